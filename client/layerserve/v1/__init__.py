@@ -1,0 +1,1 @@
+"""Stubs of the contract in `proto/layerserve/v1`, made by `make proto`."""

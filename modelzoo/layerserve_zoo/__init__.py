@@ -1,0 +1,1 @@
+"""Models of the Keras functional-API guide."""

@@ -1,0 +1,1 @@
+"""Any Keras generation's config, turned into one canonical graph."""

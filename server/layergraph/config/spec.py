@@ -1,0 +1,64 @@
+"""The canonical graph: what every generation's config is turned into, as plain data.
+
+A `Structure` is any nesting of lists, tuples and dicts. In it, tensors stand as `TensorRef`; everything else is a plain
+JSON value. Node indices count as in Keras 3: the first call of a layer, or of a model, in its parent is node 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+#: Any nesting of list, tuple and dict, with TensorRef or JSON values as leaves.
+Structure: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """The `tensor`-th output of the `node`-th call of `layer` (Keras's history)."""
+
+    layer: str
+    node: int
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallSpec:
+    """One call of a layer: positional and keyword arguments."""
+
+    args: tuple[Structure, ...]
+    kwargs: Mapping[str, Structure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """A layer and its calls.
+
+    `config` has Keras 3's keys and values. A layer inside it (a wrapper's `layer`, a cell) is a `LayerSpec` without calls.
+    `graph` is set for a model used as a layer, and then `config` is empty. `operation` tells a `keras.ops` node from a
+    layer of the same class name.
+    """
+
+    name: str
+    class_name: str
+    config: Mapping[str, Any]
+    calls: tuple[CallSpec, ...] = ()
+    graph: GraphSpec | None = None
+    operation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """A model: its layers in the order of the file, and which tensors go in and out.
+
+    A Sequential has `sequential=True`, layers without calls, and no `inputs` and `outputs`; its first layer is an
+    InputLayer where the file gives an input shape.
+    """
+
+    name: str
+    layers: tuple[LayerSpec, ...]
+    inputs: Structure = None
+    outputs: Structure = None
+    sequential: bool = False
+    trainable: bool = True
