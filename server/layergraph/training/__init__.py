@@ -1,0 +1,1 @@
+"""Training by Keras's formulas: losses, metrics, optimizers and the loop."""

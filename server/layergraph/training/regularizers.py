@@ -1,0 +1,91 @@
+"""Regularizers: penalties on weights and outputs, by Keras's formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from layergraph.config.options import Configurable, Validator, nonnegative, one_of, option, resolve
+from layergraph.errors import ConfigError
+from layergraph.functional.naming import snake_case
+
+
+class Regularizer(Configurable):
+    """A penalty: tensor -> scalar (keras.regularizers.Regularizer)."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The penalty of `x`, a scalar of its type."""
+        raise NotImplementedError
+
+
+def _or(default: float) -> Validator[float]:
+    """Keras takes None for the default."""
+    return lambda value: default if value is None else nonnegative(value)
+
+
+class L1L2(Regularizer):
+    """l1 x sum |x| + l2 x sum x^2 (keras.regularizers.L1L2)."""
+
+    l1: float = option(_or(0.0), default=0.0)
+    l2: float = option(_or(0.0), default=0.0)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        penalty = x.new_zeros(())
+        if self.l1:
+            penalty = penalty + self.l1 * x.abs().sum()
+        if self.l2:
+            penalty = penalty + self.l2 * x.square().sum()
+        return penalty
+
+
+class L1(Regularizer):
+    """l1 x sum |x| (keras.regularizers.L1)."""
+
+    l1: float = option(_or(0.01), default=0.01)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.l1 * x.abs().sum()
+
+
+class L2(Regularizer):
+    """l2 x sum x^2, without a half (keras.regularizers.L2)."""
+
+    l2: float = option(_or(0.01), default=0.01)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.l2 * x.square().sum()
+
+
+class OrthogonalRegularizer(Regularizer):
+    """`factor` x the mean |cosine| between rows, or columns, of a matrix (keras.regularizers.OrthogonalRegularizer)."""
+
+    factor: float = option(nonnegative, default=0.01)
+    mode: str = option(one_of("rows", "columns"), default="rows")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 2:
+            raise ConfigError(f"OrthogonalRegularizer: got shape {tuple(x.shape)}, expected two dimensions")
+        vectors = x if self.mode == "rows" else x.T
+        # Keras's normalize: the squared norm is kept above 1e-12 under the root.
+        unit = vectors * torch.rsqrt(vectors.square().sum(1, keepdim=True).clamp_min(1e-12))
+        size = len(unit)
+        others = (unit @ unit.T) * (1.0 - torch.eye(size, dtype=x.dtype, device=x.device))
+        return self.factor * 0.5 * others.abs().sum() / (size * (size - 1.0) / 2.0)
+
+
+REGULARIZERS: Mapping[str, type[Regularizer]] = {
+    "L1": L1,
+    "L2": L2,
+    "L1L2": L1L2,
+    "OrthogonalRegularizer": OrthogonalRegularizer,
+}
+
+#: Other names that Keras's `get` knows.
+ALIASES: Mapping[str, str] = {**{snake_case(name): name for name in REGULARIZERS}, "l1_l2": "L1L2"}
+
+
+def regularizer(value: Any) -> Regularizer | None:
+    """Validator: None, a name, a regularizer, or its serialised form. Raises ConfigError."""
+    return None if value is None else resolve("regularizer", value, REGULARIZERS, ALIASES)
