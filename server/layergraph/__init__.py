@@ -1,1 +1,16 @@
-"""Keras graphs on torch."""
+"""Keras graphs on torch, as a library: read, build, run, train and save functional models without Keras.
+
+    import layergraph
+    from layergraph import Input, Model, layers
+
+    x = Input((784,))
+    model = Model(x, layers.Dense(10, activation="softmax")(x))
+"""
+
+from layergraph import layers
+from layergraph.functional.input import Input
+from layergraph.functional.model import Model
+from layergraph.functional.naming import clear_session
+from layergraph.functional.sequential import Sequential
+
+__all__ = ["Input", "Model", "Sequential", "clear_session", "layers"]

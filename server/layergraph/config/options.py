@@ -1,0 +1,311 @@
+"""Options: typed, validated fields of layers, optimizers, losses and whatever else has a config.
+
+A class lists its options once, as fields; a loaded file and a call in Python go through the same validation:
+
+    class Dense(Layer):
+        units: int = option(positive_int)
+        use_bias: bool = option(boolean, default=True)
+
+A validator takes any value and gives it back in its normal form, or raises `Expected` with what it accepts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from typing_extensions import Self, dataclass_transform
+
+from layergraph.errors import ConfigError, LayerGraphError, unknown_name
+
+T = TypeVar("T")
+Validator = Callable[[Any], T]
+
+
+class Expected(Exception):
+    """A value is not what an option accepts. The text completes "expected ..."."""
+
+
+class _Required:
+    """Marks an option without a default."""
+
+
+_REQUIRED = _Required()
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One field: its validator and its default, and whether it can only be given by name."""
+
+    validate: Validator[Any]
+    default: Any
+    kw_only: bool
+
+
+def option(validate: Validator[Any], *, default: Any = _REQUIRED, kw_only: bool = False) -> Any:
+    """Declares a field of a `Configurable`. Without `default` the option must be given."""
+    return Option(validate, default, kw_only)
+
+
+@dataclass_transform(field_specifiers=(option,))
+class Configurable:
+    """Something that is described by options. Subclasses declare them as fields and check combinations in `setup`."""
+
+    _options: ClassVar[dict[str, Option]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = {name: value for name, value in vars(cls).items() if isinstance(value, Option)}
+        for name in own:
+            delattr(cls, name)
+        # A subclass's options come first: they are what is given by position.
+        inherited = {name: value for name, value in cls._options.items() if name not in own}
+        positional = {n: o for n, o in inherited.items() if not o.kw_only}
+        named = {n: o for n, o in inherited.items() if o.kw_only}
+        cls._options = {**positional, **own, **named}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        owner = type(self).__name__
+        names = [name for name, field in self._options.items() if not field.kw_only]
+        if len(args) > len(names):
+            raise ConfigError(f"{owner}: got {len(args)} positional arguments, expected at most {len(names)}: {names}")
+        given = dict(zip(names, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in self._options:
+                raise ConfigError(f"{owner}: " + unknown_name("option", name, self._options))
+            if name in given:
+                raise ConfigError(f"{owner}: option '{name}' is given twice")
+            given[name] = value
+        for name, field in self._options.items():
+            value = given.get(name, field.default)
+            if value is _REQUIRED:
+                raise ConfigError(f"{owner}: option '{name}' is missing")
+            try:
+                setattr(self, name, field.validate(value))
+            except Expected as wrong:
+                raise ConfigError(f"{owner}: option '{name}' is {brief(value)}, expected {wrong}") from None
+            except LayerGraphError as wrong:
+                raise type(wrong)(f"{owner}: option '{name}': {wrong}") from wrong
+        self.setup()
+
+    def setup(self) -> None:
+        """Checks combinations of options. Called once all are set."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The options as JSON values, by Keras 3's names."""
+        return {name: serialized(getattr(self, name)) for name in self._options}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Makes one from what `get_config` gives. Raises ConfigError."""
+        return cls(**config)
+
+
+def brief(value: object) -> str:
+    """`value` for an error text: short, on one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def serialized(value: Any) -> Any:
+    """`value` as JSON holds it: objects as {"class_name", "config"}, functions of our tables by their Keras name."""
+    if isinstance(value, Configurable):
+        return {"class_name": type(value).__name__, "config": value.get_config()}
+    if isinstance(value, Mapping):
+        return {key: serialized(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [serialized(item) for item in value]
+    if callable(value):
+        return value.__name__
+    return value
+
+
+def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Mapping[str, str] | None = None) -> T:
+    """What Keras's `get` does: an object, a class name or alias, or {"class_name", "config"} gives an object of `table`.
+
+    Modules and registered names in a serialised dict are never used: only `table` is looked at. Raises ConfigError.
+    """
+    if isinstance(value, type) and value in table.values():
+        return value()
+    if any(isinstance(value, known) for known in set(table.values())):
+        return value  # type: ignore[no-any-return, return-value]
+    config: Mapping[str, Any] = {}
+    name: object = value
+    if isinstance(value, Mapping) and "class_name" in value:
+        name = value["class_name"]
+        config = value.get("config") or {}
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"config of {kind} {brief(name)} is {brief(config)}, expected an object")
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{kind} is {brief(value)}, expected a name, a {kind}, or an object with class_name and config"
+        )
+    known = (aliases or {}).get(name, name)
+    if known not in table:
+        raise ConfigError(unknown_name(kind, name, [*table, *(aliases or {})]))
+    found: Any = table[known]
+    made: T = found.from_config(config)
+    return made
+
+
+# --- validators -------------------------------------------------------------------------------------------------------
+
+#: Sizes above this are refused before anything is multiplied or allocated.
+MAX_SIZE = 2**31
+
+
+def integer(value: Any) -> int:
+    """An integer of any sign; booleans and fractions are none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or abs(int(value)) > MAX_SIZE:
+        raise Expected("an integer")
+    return int(value)
+
+
+def positive_int(value: Any) -> int:
+    """An integer above zero."""
+    try:
+        number = integer(value)
+    except Expected:
+        number = 0
+    if number < 1:
+        raise Expected("a positive integer")
+    return number
+
+
+def nonnegative_int(value: Any) -> int:
+    """An integer of zero or more."""
+    try:
+        number = integer(value)
+    except Expected:
+        number = -1
+    if number < 0:
+        raise Expected("an integer of at least 0")
+    return number
+
+
+def number(value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise Expected("a number")
+    try:
+        result = float(value)
+    except OverflowError:
+        raise Expected("a finite number") from None
+    if not math.isfinite(result):
+        raise Expected("a finite number")
+    return result
+
+
+def nonnegative(value: Any) -> float:
+    """A finite number of zero or more."""
+    result = number(value)
+    if result < 0:
+        raise Expected("a number of at least 0")
+    return result
+
+
+def fraction(value: Any) -> float:
+    """A number from 0 to 1."""
+    result = number(value)
+    if not 0 <= result <= 1:
+        raise Expected("a number from 0 to 1")
+    return result
+
+
+def boolean(value: Any) -> bool:
+    """True or False. Older Keras wrote 0 and 1."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise Expected("true or false")
+
+
+def text(value: Any) -> str:
+    """Any text."""
+    if not isinstance(value, str):
+        raise Expected("text")
+    return value
+
+
+def one_of(*choices: str) -> Validator[str]:
+    """One of a few words."""
+
+    def validate(value: Any) -> str:
+        if isinstance(value, str) and value in choices:
+            return value
+        raise Expected(" or ".join(repr(choice) for choice in choices))
+
+    return validate
+
+
+def optional(validate: Validator[T]) -> Validator[T | None]:
+    """None, or what `validate` accepts."""
+
+    def accept(value: Any) -> T | None:
+        if value is None:
+            return None
+        try:
+            return validate(value)
+        except Expected as wrong:
+            raise Expected(f"{wrong}, or nothing") from None
+
+    return accept
+
+
+def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
+    """A list or tuple of any length."""
+
+    def accept(value: Any) -> tuple[T, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise Expected("a list")
+        try:
+            return tuple(validate(item) for item in value)
+        except Expected as wrong:
+            raise Expected(f"a list in which each item is {wrong}") from None
+
+    return accept
+
+
+def one_or_list_of(validate: Validator[T]) -> Validator[T | tuple[T, ...]]:
+    """One value, or a list of them."""
+    several = list_of(validate)
+
+    def accept(value: Any) -> T | tuple[T, ...]:
+        return several(value) if isinstance(value, (list, tuple)) else validate(value)
+
+    return accept
+
+
+def sizes(rank: int, validate: Validator[int] = positive_int) -> Validator[tuple[int, ...]]:
+    """`rank` integers, or one that stands for all of them, as kernel sizes and strides are given."""
+
+    def accept(value: Any) -> tuple[int, ...]:
+        items: Iterable[Any] = value if isinstance(value, (list, tuple)) else (value,) * rank
+        try:
+            result = tuple(validate(item) for item in items)
+        except Expected as wrong:
+            raise Expected(f"{wrong}, or {rank} of them") from None
+        if len(result) != rank:
+            raise Expected(f"one integer or {rank} of them")
+        return result
+
+    return accept
+
+
+def shape(value: Any) -> tuple[int | None, ...]:
+    """A shape: a list of lengths, None (or -1 in old files) where unknown."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value,)
+    if not isinstance(value, (list, tuple)):
+        raise Expected("a shape such as [null, 28, 28]")
+    try:
+        return tuple(None if item is None else nonnegative_int(item) for item in value)
+    except Expected:
+        raise Expected("a shape such as [null, 28, 28]") from None
+
+
+def anything(value: Any) -> Any:
+    """Any value, kept as it is: for options that only files of other frameworks' backends use."""
+    return value

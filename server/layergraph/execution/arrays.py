@@ -1,0 +1,43 @@
+"""NumPy arrays in and out of a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from layergraph.errors import DataError
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.tensor import Shape, TensorSpec
+
+
+def check_fit(what: str, got: tuple[int, ...], expected: Shape) -> None:
+    """Raises DataError if an array of shape `got` doesn't fit `expected`."""
+    if len(got) != len(expected) or any(e is not None and e != g for g, e in zip(got, expected, strict=True)):
+        raise DataError(f"{what}: got shape {got}, expected {expected}")
+
+
+def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> torch.Tensor:
+    """The array as a tensor of the input's type, sharing memory where it can. Raises DataError for another kind of data.
+
+    Types are converted as Keras does: any number to floating point, integers to other integers.
+    """
+    wanted = torch_dtype(spec.dtype)
+    if array.dtype.kind not in "biufV" or (array.dtype.kind == "f" and not wanted.is_floating_point):
+        raise DataError(f"input '{spec.name}': got {array.dtype}, expected {spec.dtype}")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.ascontiguousarray(array).view(np.int16).copy()).view(torch.bfloat16).to(wanted)
+    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if native.shape != array.shape:
+        native = native.reshape(array.shape)
+    # torch has no read-only tensors and warns of read-only memory.
+    return torch.from_numpy(native if native.flags.writeable else native.copy()).to(wanted)
+
+
+def to_numpy(value: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The values as an array in C order; bfloat16, which NumPy lacks, as float32."""
+    value = value.detach()
+    if value.dtype == torch.bfloat16:
+        value = value.float()
+    return np.ascontiguousarray(value.cpu().numpy()).reshape(tuple(value.shape))

@@ -1,0 +1,221 @@
+"""Plans: the calls that some outputs of a model need, in order, with nested models laid open.
+
+A plan is made from the graph alone; weights are bound when it first runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layergraph.errors import DataError, GraphError
+from layergraph.execution.arrays import as_tensor, check_fit, to_numpy
+from layergraph.functional.addresses import find_tensor
+from layergraph.functional.binding import Binder
+from layergraph.functional.graph import Graph
+from layergraph.functional.invocation import Invocation, Mask
+from layergraph.functional.node import Node
+from layergraph.functional.run import Run
+from layergraph.functional.tensor import Tensor, TensorSpec
+
+if TYPE_CHECKING:
+    from layergraph.functional.model import Model
+
+#: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
+MAX_CALLS = 200_000
+
+
+@dataclass(slots=True)
+class Step:
+    """One call: where its inputs lie among the values, and where its outputs go."""
+
+    invocation: Invocation
+    sources: tuple[int, ...]
+    targets: tuple[int, ...]
+    frees: tuple[int, ...] = ()
+
+
+class Plan:
+    """How to compute some tensors of a model. Many threads can run one plan at a time.
+
+    `input_specs` are the inputs that the outputs need, `output_specs` what comes back, in order.
+    """
+
+    def __init__(self, model: Model, outputs: Sequence[str] | None = None) -> None:
+        layout = _Layout()
+        slots = {id(tensor): layout.new_slot() for tensor in model.inputs}
+        scopes: dict[tuple[Node, ...], dict[int, int]] = {(): slots}
+        layout.open_graph(model.graph, slots, (), None, scopes)
+        own = {name: tensor for name, tensor in zip(model.output_names, model.outputs, strict=True)}
+        names = model.output_names if outputs is None else list(outputs)
+        found: list[tuple[tuple[Node, ...], Tensor]] = [
+            ((), own[name]) if name in own else find_tensor(model, name) for name in names
+        ]
+        try:
+            self._outputs = [scopes[calls][id(tensor)] for calls, tensor in found]
+        except KeyError:
+            raise GraphError(
+                "a tensor inside of a model whose inputs are converted on the way in can't be named"
+            ) from None
+        needed = _needed(layout.steps, self._outputs)
+        self.steps = _with_frees([step for step, use in zip(layout.steps, needed, strict=True) if use], self._outputs)
+        used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
+        everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
+        self._all_inputs = [slots[id(tensor)] for tensor in model.inputs]
+        kept = [(spec, slot) for spec, slot in everything if outputs is None or slot in used]
+        self.input_specs: tuple[TensorSpec, ...] = tuple(spec for spec, _ in kept)
+        self._inputs = [slot for _, slot in kept]
+        self.output_specs: tuple[TensorSpec, ...] = tuple(
+            TensorSpec(name, tensor.shape, tensor.dtype) for name, (_, tensor) in zip(names, found, strict=True)
+        )
+        self._slot_count = layout.slot_count
+        self._mask_wants = {want: _mask_wants(self.steps, self._outputs if want else []) for want in (False, True)}
+        self._mixed = any(s.invocation.layer.compute_dtype != s.invocation.layer.dtype for s in self.steps)
+        self._bound: list[Any] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def batched(self) -> bool:
+        """Whether every input and output has the rows as its first axis, so that rows of several callers can be joined."""
+        return all(len(s.shape) > 0 and s.shape[0] is None for s in (*self.input_specs, *self.output_specs))
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        """Computes the outputs for arrays by input name. Raises DataError if one is missing or doesn't fit."""
+        values = []
+        for spec in self.input_specs:
+            if spec.name not in inputs:
+                raise DataError(f"input '{spec.name}' is missing; got {sorted(inputs)}")
+            check_fit(f"input '{spec.name}'", inputs[spec.name].shape, spec.shape)
+            values.append(as_tensor(inputs[spec.name], spec))
+        weights = self._weights()
+        with torch.inference_mode():
+            slots: list[Any] = [None] * self._slot_count
+            for slot, value in zip(self._inputs, values, strict=True):
+                slots[slot] = value
+            outputs, _ = self._execute(Run(losses=None), weights, slots, [None] * self._slot_count, output_masks=False)
+            return {spec.name: to_numpy(value) for spec, value in zip(self.output_specs, outputs, strict=True)}
+
+    def forward(self, run: Run, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
+        """Outputs and their masks for tensors in the order of `input_specs`; gradients flow where torch records them."""
+        slots: list[Any] = [None] * self._slot_count
+        for slot, value in zip(self._inputs, tensors, strict=True):
+            slots[slot] = value
+        return self._execute(run, self._weights(), slots, [None] * self._slot_count, output_masks=True)
+
+    def forward_nested(
+        self, run: Run, weights: list[Any], tensors: Sequence[torch.Tensor], masks: Sequence[Mask], *, want_masks: bool
+    ) -> tuple[list[torch.Tensor], list[Mask]]:
+        """As a part of another run: with given weights, and masks that come with all of the model's inputs."""
+        slots: list[Any] = [None] * self._slot_count
+        slot_masks: list[Mask] = [None] * self._slot_count
+        for slot, value, mask in zip(self._all_inputs, tensors, masks, strict=True):
+            slots[slot], slot_masks[slot] = value, mask
+        return self._execute(run, weights, slots, slot_masks, output_masks=want_masks)
+
+    def bind(self, binder: Binder) -> list[Any]:
+        """The weights of each step."""
+        return [binder(step.invocation.layer) for step in self.steps]
+
+    def _weights(self) -> list[Any]:
+        if self._mixed and torch.is_grad_enabled():
+            # A cast of a weight is part of the gradient's way, and is stale after each step.
+            return self.bind(Binder(lambda weight: weight.value))
+        if self._bound is None:
+            with self._lock, torch.inference_mode(False), torch.no_grad():
+                self._bound = self._bound or self.bind(Binder(lambda weight: weight.value))
+        return self._bound
+
+    def _execute(
+        self, run: Run, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
+    ) -> tuple[list[torch.Tensor], list[Mask]]:
+        wants = self._mask_wants[output_masks]
+        for step, w, want in zip(self.steps, weights, wants, strict=True):
+            outputs, made = step.invocation(
+                run, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
+            )
+            for slot, value, mask in zip(step.targets, outputs, made, strict=True):
+                values[slot] = value
+                masks[slot] = mask
+            for slot in step.frees:
+                values[slot] = masks[slot] = None
+        return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
+
+
+class _Layout:
+    """Lays a graph out as steps over numbered slots."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.slot_count = 0
+
+    def new_slot(self) -> int:
+        self.slot_count += 1
+        return self.slot_count - 1
+
+    def open_graph(
+        self,
+        graph: Graph,
+        slots: dict[int, int],
+        calls: tuple[Node, ...],
+        training: bool | None,
+        scopes: dict[tuple[Node, ...], dict[int, int]],
+    ) -> None:
+        """Adds the steps of `graph`, whose inputs have their slots; `calls` are those of the models around it."""
+        for node in graph.nodes:
+            if node.is_input or all(id(t) in slots for t in node.output_tensors):
+                continue
+            said = training if node.training is None else node.training
+            inner = node.layer.inner_model
+            if inner is not None and inner.takes_as_they_are(node.input_tensors):
+                inner_slots = {
+                    id(t): slots[id(given)] for t, given in zip(inner.inputs, node.input_tensors, strict=True)
+                }
+                scopes[(*calls, node)] = inner_slots
+                self.open_graph(inner.graph, inner_slots, (*calls, node), said, scopes)
+                targets = [inner_slots[id(t)] for t in inner.outputs]
+            else:
+                targets = [self.new_slot() for _ in node.output_tensors]
+                invocation = Invocation(node.layer, node.args, node.kwargs, said)
+                sources = tuple(slots[id(t)] for t in invocation.tensors)
+                self.steps.append(Step(invocation, sources, tuple(targets)))
+                if len(self.steps) > MAX_CALLS:
+                    raise GraphError(f"the model makes more than {MAX_CALLS} calls once nested models are laid open")
+            slots.update({id(t): slot for t, slot in zip(node.output_tensors, targets, strict=True)})
+
+
+def _needed(steps: list[Step], outputs: list[int]) -> list[bool]:
+    """Which steps the outputs need."""
+    wanted = set(outputs)
+    needed = []
+    for step in reversed(steps):
+        use = any(slot in wanted for slot in step.targets)
+        if use:
+            wanted.update(step.sources)
+        needed.append(use)
+    return needed[::-1]
+
+
+def _with_frees(steps: list[Step], outputs: list[int]) -> list[Step]:
+    """The steps, each with the slots that nothing after it reads: their memory is given back at once."""
+    alive = set(outputs)
+    for step in reversed(steps):
+        step.frees = tuple({*step.sources, *step.targets} - alive)
+        alive.update(step.sources)
+    return steps
+
+
+def _mask_wants(steps: list[Step], outputs: list[int]) -> list[bool]:
+    """Whether somebody after it needs the masks of a step's outputs."""
+    wanted = set(outputs)
+    wants = []
+    for step in reversed(steps):
+        want = any(slot in wanted for slot in step.targets)
+        if want or step.invocation.takes_masks:
+            wanted.update(step.sources)
+        wants.append(want)
+    return wants[::-1]

@@ -1,0 +1,1 @@
+"""The functional core in Keras's words: tensors, nodes, layers and models."""

@@ -1,0 +1,75 @@
+"""Names of tensors in a graph: `layer`, `layer:node`, `layer:node:tensor`, and `outer/inner` inside a nested model."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from layergraph.config.options import brief
+from layergraph.errors import UnknownTensorError, unknown_name
+from layergraph.functional.node import Node
+from layergraph.functional.tensor import Tensor
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+    from layergraph.functional.model import Model
+
+_INDICES = re.compile(r"(?::(\d{1,9}))?(?::(\d{1,9}))?(?=/|$)")
+
+
+def find_tensor(model: Model, address: str) -> tuple[tuple[Node, ...], Tensor]:
+    """The tensor of that name, behind the calls of the nested models that lead to it. Raises UnknownTensorError.
+
+    Layer names may hold slashes and colons themselves, so names are matched against those of the graph, longest first.
+    """
+    layers = sorted(model.graph.layers, key=lambda layer: -len(layer.name))
+    failure: UnknownTensorError | None = None
+    for layer in layers:
+        if not address.startswith(layer.name):
+            continue
+        rest = address[len(layer.name) :]
+        indices = _INDICES.match(rest)
+        if indices is None or (rest and rest[0] not in ":/"):
+            continue
+        rest = rest[indices.end() :]
+        try:
+            node = _node(model, layer, indices.group(1), address)
+            if not rest:
+                return (), _tensor(node, indices.group(2), address)
+            if layer.inner_model is not None and len(rest) > 1 and indices.group(2) is None:
+                calls, tensor = find_tensor(layer.inner_model, rest[1:])
+                return (node, *calls), tensor
+        except UnknownTensorError as wrong:
+            failure = failure or wrong
+    raise failure or UnknownTensorError(
+        unknown_name("tensor", address, [*model.output_names, *(layer.name for layer in model.graph.layers)])
+    )
+
+
+def _node(model: Model, layer: Layer, index: str | None, address: str) -> Node:
+    nodes = model.graph.nodes_of(layer)
+    if index is None and len(nodes) > 1:
+        choices = [f"{layer.name}:{i}" for i in range(min(len(nodes), 20))]
+        raise UnknownTensorError(
+            f"tensor {brief(address)}: layer '{layer.name}' is called {len(nodes)} times; name one call: {choices}"
+        )
+    if int(index or 0) >= len(nodes):
+        raise UnknownTensorError(
+            f"tensor {brief(address)}: layer '{layer.name}' has {len(nodes)} nodes, expected an index below that"
+        )
+    return nodes[int(index or 0)]
+
+
+def _tensor(node: Node, index: str | None, address: str) -> Tensor:
+    tensors = node.output_tensors
+    if index is None and len(tensors) > 1:
+        raise UnknownTensorError(
+            f"tensor {brief(address)}: the call gives {len(tensors)} tensors; name one as 'layer:node:tensor', "
+            f"with tensor from 0 to {len(tensors) - 1}"
+        )
+    if int(index or 0) >= len(tensors):
+        raise UnknownTensorError(
+            f"tensor {brief(address)}: the call gives {len(tensors)} tensors, expected an index below that"
+        )
+    found: Tensor = tensors[int(index or 0)]
+    return found

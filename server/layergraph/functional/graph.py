@@ -1,0 +1,165 @@
+"""The graph of a model: which calls lie between its inputs and outputs, and in what order.
+
+Calls are sorted, not layers: a shared layer's calls can lie at different depths, as in A(B(A(B(x)))). Layers are listed
+in Keras's order (by depth, then by the walk from the outputs), because weight files are numbered by it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.node import Node
+from layergraph.functional.structure import Structure, flatten, map_structure
+from layergraph.functional.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What lies between `inputs` and `outputs`.
+
+    nodes     the calls, each after those it needs
+    layers    each layer once, in Keras's order
+    numbers   node -> index of the call among those of its layer that belong to this graph
+    """
+
+    inputs: Structure
+    outputs: Structure
+    nodes: tuple[Node, ...]
+    layers: tuple[Layer, ...]
+    numbers: dict[Node, int]
+
+    def nodes_of(self, layer: Layer) -> list[Node]:
+        """The calls of `layer` in this graph, by index."""
+        return [node for node in layer.inbound_nodes if node in self.numbers]
+
+
+def map_graph(inputs: Structure, outputs: Structure) -> Graph:
+    """Finds the calls between inputs and outputs (Keras's `map_graph`, in linear time and without recursion).
+
+    Raises GraphError for an output that the inputs don't reach, and for two layers of one name.
+    """
+    flat_inputs = flatten(inputs)
+    nodes, first_seen = _walk(flat_inputs, flatten(outputs))
+    known = {id(tensor) for tensor in flat_inputs}
+    for node in nodes:
+        for tensor in node.input_tensors:
+            if id(tensor) not in known:
+                raise GraphError(
+                    f"graph disconnected: {tensor!r}, which layer '{node.layer.name}' takes, can't be computed from the inputs "
+                    f"{[t.name for t in flat_inputs]}"
+                )
+        known.update(id(tensor) for tensor in node.output_tensors)
+        if node.is_input and not any(tensor is given for tensor in node.output_tensors for given in flat_inputs):
+            raise GraphError(
+                f"graph disconnected: input '{node.layer.name}' is needed but isn't among the inputs {[t.name for t in flat_inputs]}"
+            )
+    layers = _keras_order(nodes, first_seen)
+    listed = set(layers)
+    # Inputs that no output needs belong to the model all the same; Keras lists them first among the last.
+    unused = [t.history.layer for t in flat_inputs if t.history.layer not in listed]
+    unused_nodes = [
+        t.history.layer.inbound_nodes[t.history.node_index] for t in flat_inputs if t.history.layer in unused
+    ]
+    at = _first_of_depth_zero(layers, nodes)
+    layers[at:at] = dict.fromkeys(unused)
+    repeated = [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]
+    if repeated:
+        raise GraphError(f"several layers are named {repeated[0]!r}; every layer of a model needs a name of its own")
+    everything = (*dict.fromkeys(unused_nodes), *nodes)
+    members = set(everything)
+    numbers = {
+        node: i for layer in layers for i, node in enumerate(node for node in layer.inbound_nodes if node in members)
+    }
+    return Graph(inputs, outputs, everything, tuple(layers), numbers)
+
+
+def _walk(inputs: list[Tensor], outputs: list[Tensor]) -> tuple[list[Node], dict[Layer, int]]:
+    """Depth-first from the outputs: calls in an order to carry them out, and when each layer was first met."""
+    borders = {id(tensor) for tensor in inputs}
+    finished: set[Node] = set()
+    in_progress: set[Node] = set()
+    order: list[Node] = []
+    first_seen: dict[Layer, int] = {}
+
+    def enter(tensor: Tensor) -> tuple[Node, Iterator[Tensor]] | None:
+        node = tensor.history.layer.inbound_nodes[tensor.history.node_index]
+        if node in finished:
+            return None
+        if id(tensor) in borders and not node.is_input:
+            return None
+        if node in in_progress:
+            raise GraphError(f"{tensor!r} from layer '{node.layer.name}' is part of a cycle")
+        first_seen.setdefault(node.layer, len(first_seen))
+        in_progress.add(node)
+        return node, iter(node.input_tensors)
+
+    for output in outputs:
+        entered = enter(output)
+        stack = [entered] if entered else []
+        while stack:
+            node, remaining = stack[-1]
+            for tensor in remaining:
+                below = enter(tensor)
+                if below:
+                    stack.append(below)
+                    break
+            else:
+                stack.pop()
+                in_progress.discard(node)
+                finished.add(node)
+                order.append(node)
+    return order, first_seen
+
+
+def _depths(nodes: list[Node]) -> dict[Layer, int]:
+    """Keras's depth of each layer: how many calls lie between it and the outputs, at the most."""
+    members = set(nodes)
+    node_depths: dict[Node, int] = {}
+    layer_depths: dict[Layer, int] = {}
+    for node in reversed(nodes):
+        depth = max(node_depths.get(node, 0), layer_depths.get(node.layer, 0))
+        layer_depths[node.layer] = depth
+        node_depths[node] = depth
+        for tensor in node.input_tensors:
+            parent = tensor.history.layer.inbound_nodes[tensor.history.node_index]
+            if parent in members:
+                node_depths[parent] = max(depth + 1, node_depths.get(parent, 0))
+    return layer_depths
+
+
+def _keras_order(nodes: list[Node], first_seen: dict[Layer, int]) -> list[Layer]:
+    depths = _depths(nodes)
+    return sorted(depths, key=lambda layer: (-depths[layer], first_seen[layer]))
+
+
+def _first_of_depth_zero(layers: list[Layer], nodes: list[Node]) -> int:
+    depths = _depths(nodes)
+    return next((i for i, layer in enumerate(layers) if depths[layer] == 0), len(layers))
+
+
+def clone_between(inputs: Structure, outputs: Structure, make_input: Any) -> tuple[Structure, Structure]:
+    """Inputs and outputs of the same calls made again from fresh inputs, for models cut out of others (as Keras does).
+
+    `make_input(tensor)` gives the new input that stands for a tensor.
+    """
+    flat = flatten(inputs)
+    replaced = {
+        id(t): t if t.history.layer.inbound_nodes[t.history.node_index].is_input else make_input(t) for t in flat
+    }
+    nodes, _ = _walk(flat, flatten(outputs))
+
+    def swap(leaf: Any) -> Any:
+        return replaced.get(id(leaf), leaf) if isinstance(leaf, Tensor) else leaf
+
+    for node in nodes:
+        if node.is_input:
+            continue
+        extra = {} if node.training is None else {"training": node.training}
+        again = node.layer(*map_structure(swap, list(node.args)), **map_structure(swap, node.kwargs), **extra)
+        replaced.update({id(old): new for old, new in zip(node.output_tensors, flatten(again), strict=True)})
+    return map_structure(swap, inputs), map_structure(swap, outputs)

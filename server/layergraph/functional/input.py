@@ -1,0 +1,77 @@
+"""Inputs: where data enters a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from layergraph.config.options import boolean, brief, option, shape
+from layergraph.errors import ConfigError
+from layergraph.functional.dtypes import dtype
+from layergraph.functional.layer import Layer
+from layergraph.functional.node import Node
+from layergraph.functional.tensor import History, Shape, Tensor
+
+
+class InputLayer(Layer):
+    """The layer behind `Input` (keras.layers.InputLayer). It has one node, without inputs."""
+
+    batch_shape: Shape = option(shape)
+    sparse: bool = option(boolean, default=False)
+    ragged: bool = option(boolean, default=False)
+    optional: bool = option(boolean, default=False)
+
+    def setup(self) -> None:
+        """Makes the node."""
+        if self.sparse or self.ragged:
+            raise ConfigError("InputLayer: sparse and ragged inputs are not supported, expected dense ones")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An input's dtype may be any element type, text included; it is no policy.
+        self._element_type = dtype(kwargs.pop("dtype", None) or "float32")
+        super().__init__(*args, **kwargs)
+        tensor = Tensor(self.batch_shape, self.element_type, History(self, 0, 0), name=self.name)
+        self.built = True
+        Node(self, (), {}, tensor, None)
+
+    @property
+    def element_type(self) -> str:
+        """Element type of the data."""
+        return self._element_type
+
+    def forward(self, run: Any, w: Any, x: Any) -> Any:
+        """Gives the data as it is."""
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config of an input."""
+        config = super().get_config()
+        del config["trainable"]
+        return config | {"dtype": self.element_type}
+
+
+def Input(  # noqa: N802 - Keras's name
+    shape: Any = None,
+    batch_size: int | None = None,
+    dtype: Any = None,
+    name: str | None = None,
+    batch_shape: Any = None,
+    tensor: Tensor | None = None,
+) -> Tensor:
+    """A tensor through which data enters a model (keras.Input).
+
+    shape        length of each axis without the rows; None where any length is taken
+    batch_size   number of rows, where it is fixed
+    dtype        element type, float32 by default
+    batch_shape  shape with the rows, instead of `shape`
+
+    Raises ConfigError.
+    """
+    if tensor is not None:
+        return tensor
+    if (shape is None) == (batch_shape is None):
+        raise ConfigError(f"Input: got shape={brief(shape)} and batch_shape={brief(batch_shape)}, expected one of them")
+    if batch_shape is None:
+        batch_shape = (batch_size, *((shape,) if isinstance(shape, int) else shape))
+    layer = InputLayer(batch_shape=batch_shape, dtype=dtype, name=name)
+    made: Tensor = layer.inbound_nodes[0].outputs
+    return made

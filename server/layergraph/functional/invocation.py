@@ -1,0 +1,125 @@
+"""How a layer is called: analysed once from the symbolic call, carried out many times with values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.run import Run
+from layergraph.functional.structure import Structure, flatten, map_structure
+from layergraph.functional.tensor import Tensor
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+
+#: A boolean tensor that says which steps count, or None.
+Mask: TypeAlias = "torch.Tensor | None"
+
+
+class _Slot(int):
+    """Stands in a template of arguments where the i-th tensor goes."""
+
+
+class Invocation:
+    """A call of `layer`, ready to be carried out.
+
+    Values and masks go in as flat lists, in the order of the tensors in `[args, kwargs]`, and come out as flat lists in
+    the order of the outputs. Which masks reach the layer follows Keras 3: with one argument that holds tensors, `mask`;
+    with several, `<argument>_mask`; a mask that the caller gives goes before.
+    """
+
+    __slots__ = ("_args", "_casts", "_kwargs", "_masks", "_previous", "_single", "layer", "tensors", "training")
+
+    def __init__(
+        self, layer: Layer, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None = None
+    ) -> None:
+        self.layer = layer
+        self.training = training
+        self.tensors: list[Tensor] = []
+        self._args = tuple(map_structure(self._slot, arg) for arg in args)
+        self._kwargs = {name: map_structure(self._slot, kwargs[name]) for name in sorted(kwargs)}
+        self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
+        self._casts = self._find_casts()
+        self._masks = self._find_masks()
+        explicit = {**self._kwargs, **self._masks}.get("mask")
+        first = self._args[0] if self._args else next(iter(self._kwargs.values()), None)
+        #: Whose mask the layer passes on: the explicit mask's value, or the mask of the first argument.
+        self._previous = ("value", explicit) if "mask" in self._kwargs and explicit is not None else ("mask", first)
+
+    def _slot(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        self.tensors.append(leaf)
+        return _Slot(len(self.tensors) - 1)
+
+    def _find_casts(self) -> list[tuple[int, torch.dtype]]:
+        """Floating-point inputs in another type than the layer computes in are converted, as Keras's autocast does."""
+        wanted = self.layer.compute_dtype
+        if not self.layer.autocast or not torch_dtype(wanted).is_floating_point:
+            return []
+        return [
+            (i, torch_dtype(wanted))
+            for i, tensor in enumerate(self.tensors)
+            if tensor.dtype != wanted and tensor.dtype.startswith(("float", "bfloat"))
+        ]
+
+    def _find_masks(self) -> dict[str, Structure]:
+        """Parameter of `forward` -> the argument whose masks go there."""
+        names = self.layer.call_argument_names
+        given = {**dict(zip(names, self._args, strict=False)), **self._kwargs}
+        holders = {n: v for n, v in given.items() if any(isinstance(leaf, _Slot) for leaf in flatten(v))}
+        accepted = self.layer.mask_argument_names
+        if len(holders) == 1:
+            name, value = next(iter(holders.items()))
+            return {"mask": value} if "mask" in accepted and given.get("mask") is None and name != "mask" else {}
+        return {
+            f"{name}_mask": value
+            for name, value in holders.items()
+            if f"{name}_mask" in accepted and given.get(f"{name}_mask") is None
+        }
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether `forward` is given masks of its inputs."""
+        return bool(self._masks)
+
+    def __call__(
+        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+    ) -> tuple[list[torch.Tensor], list[Mask]]:
+        """Carries the call out.
+
+        `w` holds the layer's bound weights. `masks` may be all None where neither the layer nor `want_masks` needs them.
+        Without `want_masks` the masks that come back are None.
+        """
+        if self.training is not None:
+            run = run.as_training(self.training)
+        if self._casts:
+            values = list(values)
+            for index, dtype in self._casts:
+                values[index] = values[index].to(dtype)
+        if self._single and not self._masks and not want_masks:
+            outputs, output_masks = self.layer.execute(run, w, (values[0],), {}, None, want_masks=False)
+        else:
+            args = tuple(_fill(arg, values) for arg in self._args)
+            kwargs = {name: _fill(value, values) for name, value in self._kwargs.items()}
+            for name, source in self._masks.items():
+                kwargs[name] = _fill(source, masks)
+            kind, source = self._previous
+            previous = _fill(source, values if kind == "value" else masks)
+            outputs, output_masks = self.layer.execute(run, w, args, kwargs, previous, want_masks=want_masks)
+        if isinstance(outputs, torch.Tensor):
+            return [outputs], [output_masks if want_masks else None]
+        flat = flatten(outputs)
+        if not want_masks or output_masks is None:
+            return flat, [None] * len(flat)
+        flat_masks = flatten(output_masks)
+        return flat, [*flat_masks, *[None] * (len(flat) - len(flat_masks))][: len(flat)]
+
+
+def _fill(template: Structure, leaves: list[Any]) -> Structure:
+    """The template with every slot replaced by its leaf; leaves that aren't slots stay."""
+    if isinstance(template, _Slot):
+        return leaves[template]
+    return map_structure(lambda leaf: leaves[leaf] if isinstance(leaf, _Slot) else leaf, template)

@@ -1,0 +1,441 @@
+"""Layers: options, weights and maths in one place, and what Keras lets one ask of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from layergraph.config.options import Configurable, boolean, option, optional, text
+from layergraph.errors import GraphError
+from layergraph.functional import naming
+from layergraph.functional.binding import Binder, bind_values
+from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
+from layergraph.functional.invocation import Invocation
+from layergraph.functional.node import Node
+from layergraph.functional.run import Run
+from layergraph.functional.shape_inference import infer
+from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
+from layergraph.functional.tensor import History, Shape, Tensor
+from layergraph.functional.weight import Initializer, Weight
+
+if TYPE_CHECKING:
+    from layergraph.functional.model import Model
+
+#: Parameters of `forward` that come before a call's own arguments.
+_FORWARD_CONTEXT = ("self", "run", "w")
+
+
+class _LayerOptions(Configurable):
+    """Options that every layer has."""
+
+    name: str = option(optional(text), default=None, kw_only=True)
+    trainable: bool = option(boolean, default=True, kw_only=True)
+    dtype: Any = option(dtype_policy, default=None, kw_only=True)
+
+
+class Layer(_LayerOptions):
+    """A layer, as in Keras: called on tensors it makes a node; `forward` says what it computes.
+
+    A subclass declares its options as fields, creates weights in `build`, and computes in `forward`:
+
+        class Scale(Layer):
+            units: int = option(positive_int)
+
+            def build(self, input_shape):
+                self.add_weight("scale", (input_shape[-1],), ones)
+
+            def forward(self, run, w, x):
+                return x * w.scale
+
+    `forward(run, w, x, ...)` gets the run (training, randomness), the bound weights, then the arguments of the call as
+    torch tensors. With a parameter `mask` (or `<argument>_mask`) it also gets the masks that travel with its inputs.
+    """
+
+    #: Whether masks pass through. Where not, they end here, as in Keras.
+    supports_masking: ClassVar[bool] = False
+    #: Whether floating-point inputs and weights are converted to `compute_dtype`.
+    autocast: ClassVar[bool] = True
+    #: Where in a `.weights.h5` file the layer's own arrays lie, below the layer's group (`cell` for recurrent layers).
+    vars_path: ClassVar[tuple[str, ...]] = ()
+    #: Whether this is a keras.ops node rather than a layer.
+    is_operation: ClassVar[bool] = False
+    #: Names of the arguments of a call, in order, and of those that take masks.
+    call_argument_names: ClassVar[tuple[str, ...]] = ()
+    mask_argument_names: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            names = [n for n in inspect.signature(cls.forward).parameters if n not in _FORWARD_CONTEXT]
+            cls.call_argument_names = tuple(names)
+            cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.inbound_nodes: list[Node] = []
+        self.own_weights: list[Weight] = []
+        self.sublayers: dict[str, Layer] = {}
+        self.built = False
+        self._trainable = True
+        #: Shape that `input_shape=` or `input_dim=` announced, for the first layer of a Sequential.
+        self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
+        super().__init__(*args, **kwargs)
+        if not self.name:
+            self.name = naming.default_name(type(self).__name__)
+
+    @property
+    def inner_model(self) -> Model | None:
+        """The model that the layer is, where it is one."""
+        return None
+
+    @property
+    def keras_class_name(self) -> str:
+        """The class's name in files."""
+        return type(self).__name__
+
+    # --- what a subclass writes ---------------------------------------------------------------------------------------
+
+    def build(self, *input_shapes: Any) -> None:
+        """Creates the weights. Gets the shape (or nested shapes) of each positional argument."""
+
+    def forward(self, run: Run, w: Any, x: Any) -> Any:
+        """Computes the outputs: a tensor, or a nesting of them."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """Masks of the outputs, from the first argument and its masks. By default they pass through."""
+        return mask
+
+    def add_weight(
+        self,
+        name: str,
+        shape: Iterable[int | None],
+        initializer: Initializer,
+        *,
+        trainable: bool = True,
+        dtype: str | None = None,
+        autocast: bool = True,
+        regularizer: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        constraint: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Weight:
+        """Creates a weight, found as `w.<name>` in `forward`. Raises GraphError if an axis has no known length."""
+        lengths = tuple(shape)
+        if any(length is None for length in lengths):
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): weight '{name}' would have shape {lengths}; "
+                "every axis that it depends on must have a known length"
+            )
+        weight = Weight(
+            self.name,
+            name,
+            tuple(int(length) for length in lengths if length is not None),
+            dtype or self.dtype,
+            initializer,
+            trainable=trainable,
+            autocast=autocast,
+            regularizer=regularizer,
+            constraint=constraint,
+        )
+        self.own_weights.append(weight)
+        weight.trainable = trainable and self._trainable
+        return weight
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer: on symbolic tensors it adds a node, on arrays it computes and gives torch tensors."""
+        training = kwargs.pop("training", None)
+        args, kwargs = self._positional(args, kwargs)
+        if any(isinstance(leaf, Tensor) for leaf in flatten([list(args), kwargs])):
+            return self._connect(args, kwargs, training)
+        return self._compute(args, kwargs, training)
+
+    def _positional(
+        self, args: tuple[Structure, ...], kwargs: dict[str, Structure]
+    ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+        """Arguments given by name that could stand in order do so: then there is one form of each call."""
+        names = self.call_argument_names
+        unknown = [name for name in kwargs if name not in names]
+        if unknown or len(args) > len(names):
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): called with {len(args)} arguments and {sorted(kwargs)}, "
+                f"expected {list(names)}"
+            )
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        while (
+            len(args) < len(names) and names[len(args)] in kwargs and names[len(args)] not in self.mask_argument_names
+        ):
+            args = (*args, kwargs.pop(names[len(args)]))
+        if not args:
+            raise GraphError(f"layer '{self.name}' ({type(self).__name__}): called without '{names[0]}'")
+        return args, kwargs
+
+    def build_for(self, args: tuple[Structure, ...]) -> None:
+        """Creates the weights for these arguments, unless that was done."""
+        if not self.built:
+            self.build(*(map_structure(lambda leaf: getattr(leaf, "shape", None), arg) for arg in args))
+            self.built = True
+
+    def _connect(self, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None) -> Any:
+        self.build_for(args)
+        invocation = Invocation(self, args, kwargs, training)
+        shapes, dtypes, mask_shapes = infer(invocation)
+        index = len(self.inbound_nodes)
+        many = len(shapes) > 1
+        outputs = [
+            Tensor(
+                shape,
+                dtype,
+                History(self, index, i),
+                name=self.name + (f"_{index}" if index else "") + (f"_{i}" if many else ""),
+                mask_shape=mask_shape,
+            )
+            for i, (shape, dtype, mask_shape) in enumerate(zip(shapes, dtypes, mask_shapes, strict=True))
+        ]
+        structure = self.output_structure(outputs)
+        Node(self, args, kwargs, structure, training)
+        return structure
+
+    def output_structure(self, outputs: list[Any]) -> Structure:
+        """How flat outputs are handed back: one as it is, several as a list."""
+        return single_or_list(outputs)
+
+    def _compute(self, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None) -> Any:
+        values: list[torch.Tensor] = []
+
+        def symbolic(leaf: Any) -> Any:
+            if isinstance(leaf, (np.ndarray, torch.Tensor)):
+                value = torch.as_tensor(leaf)
+                values.append(value)
+                return Tensor(tuple(value.shape), dtype_name(value.dtype), History(self, -1, 0))
+            return leaf
+
+        args = tuple(map_structure(symbolic, arg) for arg in args)
+        kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
+        self.build_for(args)
+        invocation = Invocation(self, args, kwargs, training)
+        outputs, _ = invocation(Run(losses=None), bind_values(self), values, [None] * len(values), want_masks=False)
+        return self.output_structure(outputs)
+
+    def execute(
+        self,
+        run: Run,
+        w: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        previous_mask: Any,
+        *,
+        want_masks: bool,
+    ) -> tuple[Any, Any]:
+        """Outputs of one call and, if asked for, their masks. Adds activity regularisation to the run."""
+        outputs = self.forward(run, w, *args, **kwargs)
+        regularizer = getattr(self, "activity_regularizer", None)
+        if regularizer is not None and run.losses is not None:
+            for output in flatten(outputs):
+                # Keras divides by the rows, so that the strength doesn't depend on the batch size.
+                run.losses.append(regularizer(output) / max(output.shape[0], 1))
+        if not want_masks or not self.supports_masking:
+            return outputs, None
+        return outputs, self.compute_mask(run, args[0], previous_mask)
+
+    def bind(self, binder: Binder) -> Any:
+        """The bound weights that `forward` takes as `w`."""
+        return binder.own(self)
+
+    # --- weights ------------------------------------------------------------------------------------------------------
+
+    @property  # type: ignore[misc]  # the option sets it
+    def dtype(self) -> str:
+        """Element type of the weights."""
+        return self.dtype_policy.variable_dtype
+
+    @dtype.setter
+    def dtype(self, policy: DTypePolicy) -> None:
+        self.dtype_policy = policy
+
+    @property
+    def compute_dtype(self) -> str:
+        """Element type in which the layer computes."""
+        return self.dtype_policy.compute_dtype
+
+    @property  # type: ignore[misc]  # the option sets it
+    def trainable(self) -> bool:
+        """Whether training may change the layer. Setting it sets all layers below."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for weight in self.own_weights:
+            weight.trainable = self._trainable and weight.created_trainable
+        for layer in self.sublayers.values():
+            layer.trainable = value
+
+    @property
+    def weights(self) -> list[Weight]:
+        """All weights, in Keras's order: a layer's own trainable ones, its others, then those of the layers in it."""
+        own = [w for w in self.own_weights if w.created_trainable]
+        own += [w for w in self.own_weights if not w.created_trainable]
+        below = [weight for layer in self.sublayers.values() for weight in layer.weights]
+        return list(dict.fromkeys([*own, *below]))
+
+    @property
+    def trainable_weights(self) -> list[Weight]:
+        """The weights that training changes."""
+        return [weight for weight in self.weights if weight.trainable] if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Weight]:
+        """The weights that training doesn't change."""
+        trainable = set(self.trainable_weights)
+        return [weight for weight in self.weights if weight not in trainable]
+
+    def get_weights(self) -> list[np.ndarray[Any, Any]]:
+        """Copies of all weights, in Keras's order."""
+        return [weight.numpy() for weight in self.weights]
+
+    def set_weights(self, values: list[Any]) -> None:
+        """Sets all weights, in Keras's order. Raises GraphError if their number differs, DataError if a shape does."""
+        weights = self.weights
+        if len(values) != len(weights):
+            raise GraphError(f"layer '{self.name}': got {len(values)} weights, expected {len(weights)}")
+        for weight, value in zip(weights, values, strict=True):
+            weight.assign(value)
+
+    def count_params(self) -> int:
+        """Number of elements in all weights."""
+        return sum(weight.size for weight in self.weights)
+
+    def walk_layers(self) -> Iterator[Layer]:
+        """This layer and all below it, each once."""
+        seen: set[int] = set()
+        waiting: list[Layer] = [self]
+        while waiting:
+            layer = waiting.pop()
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                yield layer
+                waiting.extend(reversed(list(layer.sublayers.values())))
+
+    # --- nodes --------------------------------------------------------------------------------------------------------
+
+    def _node_at(self, node_index: int, wanted: str) -> Node:
+        if not self.inbound_nodes:
+            raise AttributeError(f"The layer '{self.name}' has never been called and thus has no defined {wanted}")
+        if not -len(self.inbound_nodes) <= node_index < len(self.inbound_nodes):
+            raise ValueError(
+                f"Asked to get {wanted} at node {node_index}, but the layer '{self.name}' has only "
+                f"{len(self.inbound_nodes)} inbound nodes"
+            )
+        return self.inbound_nodes[node_index]
+
+    def _only_node(self, wanted: str) -> Node:
+        if len(self.inbound_nodes) > 1:
+            raise AttributeError(
+                f"The layer '{self.name}' has multiple inbound nodes, hence the notion of \"layer {wanted}\" is "
+                f"ill-defined. Use `get_{wanted}_at(node_index)` instead"
+            )
+        return self._node_at(0, wanted)
+
+    def _only_shape(self, wanted: str, shape_at: Callable[[int], Any]) -> Any:
+        self._node_at(0, f"{wanted} shape")
+        shapes = [shape_at(i) for i in range(len(self.inbound_nodes))]
+        if any(shape != shapes[0] for shape in shapes):
+            raise AttributeError(
+                f"The layer '{self.name}' has multiple inbound nodes, with different {wanted} shapes. Hence the notion "
+                f'of "{wanted} shape" is ill-defined for the layer. Use `get_{wanted}_shape_at(node_index)` instead'
+            )
+        return shapes[0]
+
+    def get_input_at(self, node_index: int) -> Any:
+        """Input tensor (or list of them) of a call. Raises ValueError if there is no such call."""
+        node = self._node_at(node_index, "input")
+        return single_or_list(node.input_tensors) if node.input_tensors else node.outputs
+
+    def get_output_at(self, node_index: int) -> Any:
+        """Output tensor (or nesting of them) of a call. Raises ValueError if there is no such call."""
+        return self._node_at(node_index, "output").outputs
+
+    def get_input_shape_at(self, node_index: int) -> Any:
+        """Shape (or list of shapes) of the inputs of a call."""
+        return map_structure(lambda tensor: tensor.shape, self.get_input_at(node_index))
+
+    def get_output_shape_at(self, node_index: int) -> Any:
+        """Shape (or nesting of shapes) of the outputs of a call."""
+        return map_structure(lambda tensor: tensor.shape, self.get_output_at(node_index))
+
+    def get_input_mask_at(self, node_index: int) -> Any:
+        """Mask (or list of masks) that comes with the inputs of a call: a boolean tensor, or None."""
+        return map_structure(_mask_of, self.get_input_at(node_index))
+
+    def get_output_mask_at(self, node_index: int) -> Any:
+        """Mask (or nesting of masks) that goes with the outputs of a call: a boolean tensor, or None."""
+        return map_structure(_mask_of, self.get_output_at(node_index))
+
+    @property
+    def input(self) -> Any:
+        """Input of the only call. Raises AttributeError where there are several."""
+        self._only_node("input")
+        return self.get_input_at(0)
+
+    @property
+    def output(self) -> Any:
+        """Output of the only call. Raises AttributeError where there are several."""
+        return self._only_node("output").outputs
+
+    @property
+    def input_mask(self) -> Any:
+        """Mask of the input of the only call."""
+        self._only_node("input_mask")
+        return self.get_input_mask_at(0)
+
+    @property
+    def output_mask(self) -> Any:
+        """Mask of the output of the only call."""
+        self._only_node("output_mask")
+        return self.get_output_mask_at(0)
+
+    @property
+    def input_shape(self) -> Any:
+        """Shape of the inputs of all calls. Raises AttributeError where they differ."""
+        return self._only_shape("input", self.get_input_shape_at)
+
+    @property
+    def output_shape(self) -> Any:
+        """Shape of the outputs of all calls. Raises AttributeError where they differ."""
+        return self._only_shape("output", self.get_output_shape_at)
+
+    # --- config -------------------------------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Name, trainable and dtype, then the layer's own options, as Keras 3 writes them."""
+        config = super().get_config()
+        config["dtype"] = self.dtype_policy.name
+        return {key: config[key] for key in ("name", "trainable", "dtype")} | config
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, built={self.built}>"
+
+
+def _mask_of(tensor: Tensor) -> Tensor | None:
+    if tensor.mask_shape is None:
+        return None
+    return Tensor(tensor.mask_shape, "bool", tensor.history, name=f"{tensor.name}_mask")
+
+
+def _announced_shape(kwargs: dict[str, Any], options: Container[str]) -> Shape | None:
+    """Takes Keras's ways to say a first layer's input shape out of the arguments, unless they are options of the layer."""
+    given = {
+        name: kwargs.pop(name)
+        for name in ("batch_input_shape", "input_shape", "input_dim")
+        if name not in options and name in kwargs
+    }
+    rows = kwargs.pop("batch_size", None) if given and "batch_size" not in options else None
+    if "batch_input_shape" in given:
+        return tuple(given["batch_input_shape"])
+    if "input_shape" in given:
+        return (rows, *given["input_shape"])
+    return (rows, given["input_dim"]) if "input_dim" in given else None

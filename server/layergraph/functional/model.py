@@ -1,0 +1,287 @@
+"""Models: graphs of layers, called like layers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from layergraph.errors import GraphError
+from layergraph.execution.plan import Plan
+from layergraph.functional.binding import Binder
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.graph import Graph, clone_between, map_graph
+from layergraph.functional.input import Input
+from layergraph.functional.layer import Layer
+from layergraph.functional.naming import default_name
+from layergraph.functional.node_shapes import LayerNodes, node_table
+from layergraph.functional.run import Run
+from layergraph.functional.structure import Structure, flatten, map_structure, pack, single_or_list
+from layergraph.functional.summary import summary_table
+from layergraph.functional.tensor import Tensor, TensorSpec
+from layergraph.training.trainer import Trainer
+
+
+class Model(Trainer, Layer):
+    """A model from input tensors to output tensors (keras.Model in its functional form).
+
+    inputs, outputs   tensors, or any nesting of them in lists and dicts; inputs need not come from `Input`
+    name              default `functional`, `functional_1`, ...
+
+    Raises GraphError if the inputs don't lead to the outputs.
+    """
+
+    supports_masking: ClassVar[bool] = True
+
+    def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
+        Layer.__init__(self, name=name or self._default_name(), trainable=trainable)
+        Trainer.__init__(self)
+        self._plans: dict[tuple[str, ...] | None, Plan] = {}
+        self._plans_lock = threading.Lock()
+        #: Version of the Keras that wrote the file the model came from.
+        self.keras_version: str | None = None
+        self._graph: Graph | None = None
+        if inputs is not None:
+            self._set_graph(inputs, outputs)
+
+    @staticmethod
+    def _default_name() -> str:
+        return default_name("Functional")
+
+    def _set_graph(self, inputs: Structure, outputs: Structure) -> None:
+        for what, structure in (("inputs", inputs), ("outputs", outputs)):
+            leaves = flatten(structure)
+            wrong = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+            if wrong or not leaves:
+                raise GraphError(
+                    f"model '{self.name}': {what} hold {wrong[:1] or 'nothing'}, expected tensors of layers"
+                )
+        if any(not t.history.layer.inbound_nodes[t.history.node_index].is_input for t in flatten(inputs)):
+            inputs, outputs = clone_between(
+                inputs, outputs, lambda t: Input(batch_shape=t.shape, dtype=t.dtype, name=f"{t.name}_clone")
+            )
+        self._graph = map_graph(inputs, outputs)
+        self.sublayers = {layer.name: layer for layer in self._graph.layers}
+        self._plans = {}
+        self.built = True
+
+    # --- the graph ----------------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        """The calls between inputs and outputs."""
+        if self._graph is None:
+            raise GraphError(f"model '{self.name}' has no graph yet: give it an Input first, or call it")
+        return self._graph
+
+    @property
+    def inner_model(self) -> Model:
+        """A model is its own inner model: plans lay it open."""
+        return self
+
+    @property
+    def keras_class_name(self) -> str:
+        """The class's name in files."""
+        return "Functional"
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers, in Keras's order, without operations."""
+        return [layer for layer in self.graph.layers if not layer.is_operation]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The input tensors, in flat order."""
+        return flatten(self.graph.inputs)
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The output tensors, in flat order."""
+        return flatten(self.graph.outputs)
+
+    @property
+    def input(self) -> Any:
+        """The inputs as they were given to the model."""
+        return _unpacked(self.graph.inputs)
+
+    @property
+    def output(self) -> Any:
+        """The outputs as they were given to the model."""
+        return _unpacked(self.graph.outputs)
+
+    @property
+    def input_shape(self) -> Any:
+        """Shapes of the inputs, nested as the inputs are."""
+        return map_structure(lambda t: t.shape, self.input)
+
+    @property
+    def output_shape(self) -> Any:
+        """Shapes of the outputs, nested as the outputs are."""
+        return map_structure(lambda t: t.shape, self.output)
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs, in flat order: those of their Input layers."""
+        return [tensor.history.layer.name for tensor in self.inputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in flat order, each once.
+
+        The keys of a dict of outputs; otherwise the name of the layer that makes the output, with the indices of its node
+        and tensor (`lstm:0:1`) where several outputs come from one layer.
+        """
+        if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
+            return sorted(self.graph.outputs)
+        names = [tensor.history.layer.name for tensor in self.outputs]
+        return [
+            name if names.count(name) == 1 else self.address(tensor)
+            for name, tensor in zip(names, self.outputs, strict=True)
+        ]
+
+    def address(self, tensor: Tensor) -> str:
+        """`layer:node:tensor`: the name by which a tensor of the graph can be asked for."""
+        layer, node_index, tensor_index = tensor.history
+        return f"{layer.name}:{self.graph.numbers[layer.inbound_nodes[node_index]]}:{tensor_index}"
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and type of each input."""
+        return tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(self.input_names, self.inputs, strict=True))
+
+    @property
+    def output_specs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and type of each output."""
+        return tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(self.output_names, self.outputs, strict=True))
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """The layer of that name, or at that place in `layers`. Raises ValueError."""
+        if index is not None:
+            if not -len(self.layers) <= index < len(self.layers):
+                raise ValueError(f"model '{self.name}' has {len(self.layers)} layers, none at index {index}")
+            return self.layers[index]
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise ValueError(f"no such layer: {name}; existing layers are: {[layer.name for layer in self.layers]}")
+
+    def node_table(self) -> tuple[LayerNodes, ...]:
+        """Every node of every layer, those of nested models included."""
+        return node_table(self)
+
+    def summary(self, print_fn: Any = print) -> None:
+        """Prints the layers with their output shapes and parameters."""
+        print_fn(summary_table(self))
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def _positional(
+        self, args: tuple[Structure, ...], kwargs: dict[str, Structure]
+    ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+        args, kwargs = super()._positional(args, kwargs)
+        if self._graph is None:
+            self.build_for(args)
+        return (_unpacked(pack(self.graph.inputs, self.flat_inputs(args[0]))), *args[1:]), kwargs
+
+    def flat_inputs(self, given: Structure) -> list[Any]:
+        """Arguments in the order of `inputs`: a dict by name (or by the model's own keys), the rest by position."""
+        expected = self.graph.inputs
+        if isinstance(given, dict):
+            keys = sorted(expected) if isinstance(expected, dict) else self.input_names
+            missing = [key for key in keys if key not in given]
+            if missing:
+                raise GraphError(f"model '{self.name}': inputs {missing} are missing; got {sorted(given)}")
+            return (
+                flatten({key: given[key] for key in keys}) if isinstance(expected, dict) else [given[k] for k in keys]
+            )
+        flat = flatten(given)
+        if len(flat) != len(self.inputs):
+            raise GraphError(
+                f"model '{self.name}': got {len(flat)} inputs, expected {len(self.inputs)}: {self.input_names}"
+            )
+        return flat
+
+    def takes_as_they_are(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether tensors can go in without a change of type or rank."""
+        return all(
+            given.dtype == own.dtype and len(given.shape) == len(own.shape)
+            for given, own in zip(tensors, self.inputs, strict=True)
+        )
+
+    def forward(self, run: Run, w: Any, inputs: Any) -> Any:
+        """Computes the outputs; `w` are the weights of the plan's steps."""
+        flat = [_adapted(value, own) for value, own in zip(flatten(inputs), self.inputs, strict=True)]
+        outputs, _ = self.plan().forward_nested(run, w, flat, [None] * len(flat), want_masks=False)
+        return self.output_structure(outputs)
+
+    def execute(
+        self,
+        run: Run,
+        w: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        previous_mask: Any,
+        *,
+        want_masks: bool,
+    ) -> tuple[Any, Any]:
+        """As a part of another run; masks of the inputs flow through the model's own layers."""
+        flat = [_adapted(value, own) for value, own in zip(flatten(args[0]), self.inputs, strict=True)]
+        masks = flatten(previous_mask) if previous_mask is not None else [None] * len(flat)
+        return self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
+
+    def output_structure(self, outputs: list[Any]) -> Structure:
+        """Nested as the model's outputs are."""
+        return _unpacked(pack(self.graph.outputs, outputs))
+
+    def bind(self, binder: Binder) -> Any:
+        """The weights of each step of the plan."""
+        return self.plan().bind(binder)
+
+    def plan(self, outputs: Sequence[str] | None = None) -> Plan:
+        """How to compute the outputs of those names, by default all of the model's. Raises UnknownTensorError.
+
+        A name is an output of the model or any tensor of the graph: `layer`, `layer:node`, `layer:node:tensor`, and
+        `outer/inner` inside a nested model.
+        """
+        key = None if outputs is None else tuple(outputs)
+        with self._plans_lock:
+            if key not in self._plans:
+                if len(self._plans) >= MAX_PLANS:
+                    self._plans.pop(next(k for k in self._plans if k is not None))
+                self._plans[key] = Plan(self, outputs)
+            return self._plans[key]
+
+    # --- config and files ---------------------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """The graph as Keras 3 writes it."""
+        from layergraph.saving.graph_config import graph_config
+
+        return graph_config(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model to a `.keras` (or `.h5`) file that stock Keras opens. Raises ConfigError for another ending."""
+        from layergraph.saving.model_file import save_model
+
+        save_model(self, Path(path))
+
+
+#: Plans kept for different choices of outputs.
+MAX_PLANS = 64
+
+
+def _unpacked(structure: Structure) -> Structure:
+    return single_or_list(structure) if isinstance(structure, list) else structure
+
+
+def _adapted(value: torch.Tensor, own: Tensor) -> torch.Tensor:
+    """A value in the type and rank of the input, as Keras adapts them: a last axis of 1 is added or taken away."""
+    value = value.to(torch_dtype(own.dtype))
+    if value.ndim == len(own.shape) + 1 and value.shape[-1] == 1:
+        return value.squeeze(-1)
+    if value.ndim == len(own.shape) - 1 and own.shape[-1] == 1:
+        return value.unsqueeze(-1)
+    return value

@@ -1,0 +1,61 @@
+"""Nodes: one call of a layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layergraph.functional.structure import Structure, flatten, walk
+from layergraph.functional.tensor import Tensor
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+
+
+class Node:
+    """A call of `layer` with `args` and `kwargs`, in which tensors stand anywhere, that gave `outputs` (any nesting)."""
+
+    __slots__ = ("args", "index", "kwargs", "layer", "outputs", "training")
+
+    def __init__(
+        self,
+        layer: Layer,
+        args: tuple[Structure, ...],
+        kwargs: dict[str, Structure],
+        outputs: Structure,
+        training: bool | None,
+    ) -> None:
+        self.layer = layer
+        self.args = args
+        self.kwargs = kwargs
+        self.outputs = outputs
+        #: What the call itself said of `training`; None leaves it to the run.
+        self.training = training
+        self.index = len(layer.inbound_nodes)
+        layer.inbound_nodes.append(self)
+
+    @property
+    def input_tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, in flat order."""
+        return [leaf for leaf in flatten([list(self.args), self.kwargs]) if isinstance(leaf, Tensor)]
+
+    @property
+    def output_tensors(self) -> list[Tensor]:
+        """All tensors it gave, in flat order."""
+        leaves: list[Any] = flatten(self.outputs)
+        return leaves
+
+    @property
+    def is_input(self) -> bool:
+        """Whether this is where data enters: the node of an InputLayer."""
+        return not self.args and not self.kwargs
+
+    def named_inputs(self) -> list[tuple[str, Tensor]]:
+        """The input tensors, each with the argument it was given as: `inputs`, `inputs[1]`, `initial_state[0]`."""
+        names = self.layer.call_argument_names
+        named = [(names[i] if i < len(names) else f"args[{i}]", arg) for i, arg in enumerate(self.args)]
+        return [
+            (name + "".join(f"[{key!r}]" if isinstance(key, str) else f"[{key}]" for key in path), leaf)
+            for name, value in [*named, *sorted(self.kwargs.items())]
+            for path, leaf in walk(value)
+            if isinstance(leaf, Tensor)
+        ]

@@ -1,0 +1,90 @@
+"""Every node of every layer, as plain data: the answer to questions about a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from layergraph.functional.graph import Graph
+from layergraph.functional.node import Node
+from layergraph.functional.tensor import Shape, Tensor
+
+if TYPE_CHECKING:
+    from layergraph.functional.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTensor:
+    """A tensor at a node: where it was made, its shape and type, and the argument it was given as (empty for outputs)."""
+
+    layer: str
+    node_index: int
+    tensor_index: int
+    shape: Shape
+    dtype: str
+    argument: str
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNode:
+    """One call of a layer."""
+
+    index: int
+    inputs: tuple[NodeTensor, ...]
+    outputs: tuple[NodeTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNodes:
+    """A layer and its calls in the model. `path` is its name behind those of the models it is nested in."""
+
+    path: str
+    name: str
+    class_name: str
+    nodes: tuple[LayerNode, ...]
+    parameter_count: int
+    trainable: bool
+
+
+def node_table(model: Model, prefix: str = "") -> tuple[LayerNodes, ...]:
+    """The layers of a model in Keras's order, the layers of a nested model after it."""
+    return tuple(_rows(model, prefix))
+
+
+def _rows(model: Model, prefix: str) -> Iterator[LayerNodes]:
+    graph = model.graph
+    for layer in graph.layers:
+        yield LayerNodes(
+            path=prefix + layer.name,
+            name=layer.name,
+            class_name=layer.keras_class_name,
+            nodes=tuple(_node(graph, node, prefix) for node in graph.nodes_of(layer)),
+            parameter_count=layer.count_params(),
+            trainable=layer.trainable,
+        )
+        inner = layer.inner_model
+        if inner is not None:
+            yield from _rows(inner, f"{prefix}{layer.name}/")
+
+
+def _node(graph: Graph, node: Node, prefix: str) -> LayerNode:
+    return LayerNode(
+        index=graph.numbers[node],
+        inputs=tuple(_tensor(graph, tensor, prefix, argument) for argument, tensor in node.named_inputs()),
+        outputs=tuple(_tensor(graph, tensor, prefix, "") for tensor in node.output_tensors),
+    )
+
+
+def _tensor(graph: Graph, tensor: Tensor, prefix: str, argument: str) -> NodeTensor:
+    layer, node_index, tensor_index = tensor.history
+    return NodeTensor(
+        layer=prefix + layer.name,
+        node_index=graph.numbers[layer.inbound_nodes[node_index]],
+        tensor_index=tensor_index,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        argument=argument,
+        masked=tensor.mask_shape is not None,
+    )

@@ -1,0 +1,61 @@
+"""Symbolic tensors: what passes between layers while a model is put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+
+#: Length of each axis; None where it is not known before data comes.
+Shape: TypeAlias = "tuple[int | None, ...]"
+
+
+class History(NamedTuple):
+    """Where a tensor comes from: the `tensor_index`-th output of the `node_index`-th call of `layer`."""
+
+    layer: Layer
+    node_index: int
+    tensor_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, shape and element type of an input or output."""
+
+    name: str
+    shape: Shape
+    dtype: str
+
+
+class Tensor:
+    """A tensor without values (keras.KerasTensor).
+
+    `mask_shape` is the shape of the boolean mask that travels with it, or None.
+    """
+
+    __slots__ = ("__weakref__", "dtype", "history", "mask_shape", "name", "shape")
+
+    def __init__(
+        self, shape: Shape, dtype: str, history: History, *, name: str = "", mask_shape: Shape | None = None
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.history = history
+        self.name = name
+        self.mask_shape = mask_shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"<Tensor shape={self.shape}, dtype={self.dtype}, name={self.name}>"
+
+    def __iter__(self) -> None:
+        raise TypeError(f"{self!r} has no values yet; it can't be iterated over")
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} has no values yet; it can't be used as a truth value")
