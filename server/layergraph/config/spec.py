@@ -37,7 +37,7 @@ class LayerSpec:
 
     `config` has Keras 3's keys and values. A layer inside it (a wrapper's `layer`, a cell) is a `LayerSpec` without calls.
     `graph` is set for a model used as a layer, and then `config` is empty. `operation` tells a `keras.ops` node from a
-    layer of the same class name.
+    layer of the same class name. Layers of one `shared_id` are one layer, that several models of the file hold.
     """
 
     name: str
@@ -46,6 +46,7 @@ class LayerSpec:
     calls: tuple[CallSpec, ...] = ()
     graph: GraphSpec | None = None
     operation: bool = False
+    shared_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

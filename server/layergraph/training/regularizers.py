@@ -68,8 +68,8 @@ class OrthogonalRegularizer(Regularizer):
         if x.ndim != 2:
             raise ConfigError(f"OrthogonalRegularizer: got shape {tuple(x.shape)}, expected two dimensions")
         vectors = x if self.mode == "rows" else x.T
-        # Keras's normalize: the squared norm is kept above 1e-12 under the root.
-        unit = vectors * torch.rsqrt(vectors.square().sum(1, keepdim=True).clamp_min(1e-12))
+        # Keras's normalize: the inverse norm is at most 1e7.
+        unit = vectors * torch.rsqrt(vectors.square().sum(1, keepdim=True).clamp_min(1e-14))
         size = len(unit)
         others = (unit @ unit.T) * (1.0 - torch.eye(size, dtype=x.dtype, device=x.device))
         return self.factor * 0.5 * others.abs().sum() / (size * (size - 1.0) / 2.0)
