@@ -1,0 +1,7 @@
+"""Bytes on disk -> a model's config and its stored arrays. Trusts nothing that it reads."""
+
+from layergraph.archive.archive import ModelArchive, open_archive
+from layergraph.archive.hdf5 import LegacyWeights, StateTree, StoredArray
+from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
+
+__all__ = ["DEFAULT_LIMITS", "LegacyWeights", "LoadLimits", "ModelArchive", "StateTree", "StoredArray", "open_archive"]

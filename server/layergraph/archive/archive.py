@@ -1,0 +1,141 @@
+"""Model files of any container, opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from layergraph.archive.files import FileWindow, find_model, open_regular
+from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, StoredArray, is_hdf5, reading
+from layergraph.archive.json_text import json_object
+from layergraph.archive.keras_zip import KerasZip
+from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
+from layergraph.errors import CorruptFileError
+
+CONFIG = "config.json"
+METADATA = "metadata.json"
+WEIGHTS = "model.weights.h5"
+_METADATA_BYTES = 1 * MIB
+
+
+class ModelArchive:
+    """An open model file: its config as parsed JSON, and its weights, unread.
+
+    path              the file
+    config            {"class_name": ..., "config": {...}} of the model, as the file has it
+    training_config   what `compile` was given, as the file has it; None where the model was not compiled
+    keras_version     version of the Keras that wrote the file, or None where it doesn't say
+    weights           StateTree or LegacyWeights, whichever layout the file has
+    stored_bytes      size of the file
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        training_config: Mapping[str, Any] | None,
+        keras_version: str | None,
+        weights: StateTree | LegacyWeights,
+        stored_bytes: int,
+        limits: LoadLimits,
+        resources: ExitStack,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.training_config = training_config
+        self.keras_version = keras_version
+        self.weights = weights
+        self.stored_bytes = stored_bytes
+        self.limits = limits
+        self._resources = resources
+
+    @property
+    def optimizer_weights(self) -> list[StoredArray]:
+        """The optimizer's state in its own order, unread; empty where the file has none."""
+        return self.weights.optimizer_weights()
+
+    def close(self) -> None:
+        """Closes the file; its arrays can't be read any more."""
+        self._resources.close()
+
+    def __enter__(self) -> ModelArchive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMITS) -> ModelArchive:
+    """Opens the model file at `path`, or the one in the version folder `path`. What it is, its first bytes tell.
+
+    Raises CorruptFileError, UnsafeFileError or UnsupportedModelError.
+    """
+    file_path = find_model(Path(path))
+    with ExitStack() as resources:
+        file = open_regular(file_path)
+        resources.callback(file.close)
+        if file.read_at(0, 4) == b"PK\x03\x04":
+            archive = _open_zip(file, file_path, limits, resources)
+        elif is_hdf5(file):
+            archive = _open_hdf5(file, file_path, limits, resources)
+        else:
+            found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5"
+            raise CorruptFileError(file_path, f"{found}; expected a .keras or .h5 model file")
+        archive._resources = resources.pop_all()
+        return archive
+
+
+def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+    members = KerasZip(file, path, limits)
+    if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
+        raise CorruptFileError(path, f"is a zip without '{missing[0]}'; expected a .keras model file")
+    config = json_object(members.read(CONFIG, 4 * limits.config_bytes), path, CONFIG, limits)
+    metadata: Mapping[str, Any] = {}
+    if METADATA in members:
+        metadata = json_object(members.read(METADATA, _METADATA_BYTES), path, METADATA, limits)
+    weights = Hdf5File(members.open(WEIGHTS), path, file.length, limits)
+    resources.callback(weights.close)
+    version = metadata.get("keras_version")
+    compile_config = config.get("compile_config")
+    return ModelArchive(
+        path,
+        config=config,
+        training_config=compile_config if isinstance(compile_config, dict) else None,
+        keras_version=version if isinstance(version, str) else None,
+        weights=StateTree(weights.root),
+        stored_bytes=file.length,
+        limits=limits,
+        resources=resources,
+    )
+
+
+def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+    content = Hdf5File(file, path, file.length, limits)
+    resources.callback(content.close)
+    root = content.root
+    config_text = root.text("model_config")
+    if config_text is None:
+        raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (weights alone are no model)")
+    training_text = root.text("training_config")
+    model = root.group("model_weights") or root
+    with reading(path, "the HDF5 file"):
+        # Keras 1 and early 2 wrote the versions beside the weights instead of beside the config.
+        version = root.text("keras_version") or model.text("keras_version")
+    training = json_object(training_text, path, "attribute 'training_config'", limits) if training_text else None
+    return ModelArchive(
+        path,
+        config=json_object(config_text, path, "attribute 'model_config'", limits),
+        training_config=training,
+        keras_version=version,
+        weights=LegacyWeights(content, model, root.group("optimizer_weights")),
+        stored_bytes=file.length,
+        limits=limits,
+        resources=resources,
+    )

@@ -1,0 +1,136 @@
+"""Files on disk: which one a path means, and reading a part of it."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from layergraph.errors import CorruptFileError, UnsafeFileError
+
+#: Names that a version folder's model may have, the first found wins; else the only file with one of the suffixes.
+MODEL_NAMES = ("model.keras", "model.h5", "model.hdf5")
+MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def find_model(path: Path) -> Path:
+    """The model file that `path` means: itself, or the one in the version folder `path`.
+
+    Raises CorruptFileError where there is none, or no telling which.
+    """
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return path
+        names = sorted(entry.name for entry in os.scandir(path) if entry.name.endswith(MODEL_SUFFIXES))
+    except (OSError, ValueError) as wrong:
+        raise CorruptFileError(path, f"can't be opened: {_reason(wrong)}") from wrong
+    # `model.weights.h5` holds weights alone; it is a model's file only where nothing else is.
+    names = [name for name in names if not name.endswith(".weights.h5")] or names
+    for name in MODEL_NAMES:
+        if name in names:
+            return path / name
+    if len(names) == 1:
+        return path / names[0]
+    if not names:
+        raise CorruptFileError(path, "the folder holds no model file; expected model.keras or model.h5")
+    raise CorruptFileError(path, f"the folder holds {len(names)} model files: {', '.join(names[:10])}; expected one")
+
+
+def open_regular(path: Path) -> FileWindow:
+    """Opens a regular file for reading. A FIFO, device or folder is refused without waiting for it.
+
+    Raises UnsafeFileError for what is no regular file, CorruptFileError for what can't be opened.
+    """
+    try:
+        # Before opening, because merely opening some devices has effects; and after, because the file may have changed.
+        _require_regular(path, path.stat())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as wrong:
+        raise CorruptFileError(path, f"can't be opened: {_reason(wrong)}") from wrong
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(path, status)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return FileWindow(descriptor, 0, status.st_size, owns=True)
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafeFileError(path, "is no regular file")
+
+
+def _reason(wrong: Exception) -> str:
+    return (wrong.strerror or "unreadable") if isinstance(wrong, OSError) else "no valid path"
+
+
+class FileWindow(io.RawIOBase):
+    """A part of an open file as a file of its own, read-only and without a copy. HDF5 and zip read through it."""
+
+    def __init__(self, descriptor: int, start: int, length: int, *, owns: bool = False) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self.start = start
+        self.length = length
+        #: The most bytes that one read may ask for; None for any. Bounds what zipfile takes for a table of contents.
+        self.largest_read: int | None = None
+        self._owns = owns
+        self._position = 0
+
+    def window(self, start: int, length: int) -> FileWindow:
+        """A part of this part. It must not outlive the file."""
+        return FileWindow(self.descriptor, self.start + start, length)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.length}[whence]
+        if origin + offset < 0:
+            raise OSError(errno.EINVAL, "seek before the start")
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = min(len(view), max(0, self.length - self._position))
+        done = 0
+        while done < wanted:
+            got = os.preadv(self.descriptor, [view[done:wanted]], self.start + self._position + done)
+            if got == 0:
+                break
+            done += got
+        self._position += done
+        return done
+
+    def read(self, size: int | None = -1) -> bytes:
+        size = self.length if size is None or size < 0 else size
+        size = min(size, max(0, self.length - self._position))
+        if self.largest_read is not None and size > self.largest_read:
+            raise OversizedReadError(size)
+        data = bytearray(size)
+        return bytes(memoryview(data)[: self.readinto(data)])
+
+    def read_at(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes from `start`."""
+        self.seek(start)
+        return self.read(size)
+
+    def close(self) -> None:
+        if self._owns and not self.closed:
+            os.close(self.descriptor)
+        super().close()
+
+
+class OversizedReadError(Exception):
+    """A reader asked for more at once than `FileWindow.largest_read`."""

@@ -1,0 +1,94 @@
+"""JSON from an untrusted file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from layergraph.archive.limits import LoadLimits
+from layergraph.errors import CorruptFileError
+
+#: Longest whole number that any config has use for; Python's own limit of 4300 digits raises a bare ValueError.
+_MAX_DIGITS = 40
+
+
+class _RefusedError(Exception):
+    """A value that JSON texts of model files must not have."""
+
+
+def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) -> dict[str, Any]:
+    """The JSON object in `text` (UTF-8). `what` names the text in errors, such as "config.json".
+
+    Raises CorruptFileError for anything else: no JSON, NaN and Infinity, repeated keys, or more than `limits` allow.
+    """
+    try:
+        plain = text.decode("utf-8") if isinstance(text, bytes) else text
+    except UnicodeDecodeError as wrong:
+        raise CorruptFileError(path, f"{what} is no UTF-8 text: byte {wrong.start} can't be read") from None
+    if len(plain) > limits.config_bytes:
+        raise CorruptFileError(path, f"{what} has {len(plain)} characters, at most {limits.config_bytes} are read")
+    if plain.count(",") + plain.count("[") + plain.count("{") > limits.config_values:
+        raise CorruptFileError(path, f"{what} has more than {limits.config_values} values")
+    try:
+        parsed = json.loads(
+            plain,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_unique_keys,
+        )
+    except _RefusedError as wrong:
+        raise CorruptFileError(path, f"{what} has {wrong}") from None
+    except RecursionError:
+        raise CorruptFileError(path, f"{what} is nested more than {limits.config_depth} deep") from None
+    except ValueError as wrong:
+        raise CorruptFileError(path, f"{what} is no JSON: {str(wrong)[:200]}") from None
+    if not isinstance(parsed, dict):
+        raise CorruptFileError(path, f"{what} is a JSON {type(parsed).__name__}, expected an object")
+    if _deeper_than(parsed, limits.config_depth):
+        raise CorruptFileError(path, f"{what} is nested more than {limits.config_depth} deep")
+    return parsed
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _RefusedError(f"the value {name}, expected finite numbers")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise _RefusedError(f"the number {digits[:40]}, expected finite numbers")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise _RefusedError(f"a number of {len(digits)} digits, at most {_MAX_DIGITS} are read")
+    return int(digits)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _RefusedError(f"the key {key[:80]!r} twice in one object")
+            seen.add(key)
+    return result
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    """Whether containers nest more than `limit` deep; level by level, since recursion is what the limit protects."""
+    level = [value]
+    for _ in range(limit):
+        inner: list[Any] = []
+        for item in level:
+            items = item.values() if isinstance(item, dict) else item
+            inner.extend(child for child in items if isinstance(child, (dict, list)))
+        if not inner:
+            return False
+        level = inner
+    return True
