@@ -1,0 +1,118 @@
+"""A server: the only place that wires its rooms together."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+
+from layerserve_server import execution
+from layerserve_server.batching import Lane
+from layerserve_server.execution import Execution, LoadModel
+from layerserve_server.metrics import Metrics
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.graph import GraphService
+from layerserve_server.services.models import ModelService
+from layerserve_server.services.prediction import PredictionService
+from layerserve_server.settings import Settings
+from layerserve_server.transport.call import Routes
+from layerserve_server.transport.grpcio import GrpcioServer, Limits
+
+logger = logging.getLogger(__name__)
+
+
+class App:
+    """A whole server in this process. `start` and `stop` it, or use it as a context.
+
+    `grpc_port` and `metrics_port` are those that it listens on, also where the settings say 0; -1 is none.
+    """
+
+    def __init__(self, settings: Settings, load: LoadModel = execution.load_model) -> None:
+        """`load` reads a model file. Raises ValueError where the path can't be served, OSError for a taken port."""
+        self.settings = settings
+        path = Path(settings.path)
+        if not path.exists():
+            raise ValueError(f"{path}: no such folder or model file")
+        self.metrics = Metrics()
+        self.repository = Repository(
+            path,
+            settings.state_folder / "models",
+            load,
+            self._lane,
+            max_old_versions=settings.max_old_versions,
+            settle_seconds=2 * settings.poll_seconds,
+            observer=self.metrics,
+        )
+        self._watcher = Watcher(self.repository, settings.poll_seconds)
+        services = (
+            PredictionService(self.repository, self.metrics),
+            GraphService(self.repository),
+            ModelService(self.repository),
+        )
+        routes = Routes()
+        for service in services:
+            routes.add(service.routes())
+        self._transport = GrpcioServer(
+            routes,
+            self.metrics,
+            Limits(
+                max_message_bytes=settings.max_message_bytes,
+                rpc_threads=settings.rpc_threads,
+                max_streams=settings.max_streams,
+                max_calls=settings.max_calls,
+            ),
+            host=settings.host,
+            port=settings.grpc_port,
+            reflect=settings.reflection,
+            certificate=_certificate(settings),
+        )
+        self.grpc_port = self._transport.port
+        self.metrics_port = -1
+
+    def start(self) -> None:
+        """Takes calls; returns when the models that are there have been read, and health says SERVING."""
+        execution.set_threads(self.settings.compute_threads)
+        if self.settings.metrics_port >= 0:
+            self.metrics_port = self.metrics.serve(self.settings.host, self.settings.metrics_port)
+        self._transport.start()
+        self.repository.sweep()
+        self.repository.scan()
+        self._watcher.start()
+        self._transport.set_serving(True)
+        logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
+
+    def drain(self) -> None:
+        """Lets health say NOT_SERVING, so that callers go elsewhere; calls are still answered."""
+        self._transport.set_serving(False)
+
+    def stop(self, grace: float = 0.0) -> None:
+        """Takes no more calls, and gives those under way `grace` seconds to finish."""
+        self._watcher.stop()
+        self._transport.stop(grace)
+        self.repository.close()
+        self.metrics.close()
+
+    def __enter__(self) -> App:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _lane(self, name: str, version: int, run: Execution) -> Lane:
+        return Lane(
+            f"model '{name}' version {version}",
+            run,
+            max_batch_rows=self.settings.max_batch_rows,
+            max_queue_rows=self.settings.max_queue_rows,
+            observer=self.metrics.lane(name, version),
+        )
+
+
+def _certificate(settings: Settings) -> tuple[Path, Path] | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return settings.tls_certificate, settings.tls_key

@@ -1,0 +1,292 @@
+"""When a batch leaves, who waits, who is refused. Knows neither gRPC nor torch.
+
+A lane is the queue before one model version, with one thread that runs batches. There is no idle wait: what arrived
+while the last batch ran is the next one. Rows are counted, not requests.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from layerserve_server.errors import (
+    BusyError,
+    CallCancelledError,
+    DeadlinePassedError,
+    InvalidRequestError,
+    UnavailableError,
+)
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+#: What may run together: the outputs asked for, and each input's name, dtype and shape without rows.
+GroupKey: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, str, tuple[int, ...]], ...]]
+
+
+class Executor(Protocol):
+    """Runs one batch. Raises InvalidRequestError where the content of an input is at fault."""
+
+    def __call__(self, outputs: tuple[str, ...], arrays: Arrays) -> Arrays:
+        """Gives the arrays of `outputs`; of inputs with joined rows, arrays with as many rows."""
+
+
+class BatchObserver(Protocol):
+    """What is told about batches: metrics."""
+
+    def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
+        """A batch ran in `seconds`."""
+
+    def queue_changed(self, rows: int) -> None:
+        """So many rows wait now."""
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request on its way: what it asks, its own clock, and its own reply.
+
+    `done` is called exactly once, from the lane's thread or from the one that cancels, with `error` or `results` set.
+    """
+
+    outputs: tuple[str, ...]
+    arrays: Arrays
+    #: Rows of every array. Without `joinable`, only what the request counts for.
+    rows: int
+    #: Whether other requests' rows may run in the same batch, and the rows of this one in several.
+    joinable: bool
+    done: Callable[[Pending], None]
+    #: When the caller stops waiting, as `time.monotonic` counts.
+    deadline: float | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    #: When its first batch began; None before.
+    started: float | None = None
+    #: Time that batches with its rows took, in seconds.
+    computed: float = 0.0
+    results: Arrays | None = None
+    error: Exception | None = None
+    _ended: bool = False
+    _parts: list[Arrays] = field(default_factory=list)
+    _taken: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def key(self) -> GroupKey:
+        """What this request may run together with."""
+        shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(self.arrays.items()))
+        return self.outputs, shapes
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that no batch has taken yet."""
+        return self.rows - self._taken
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its answer."""
+        return self._ended
+
+    def cancel(self) -> None:
+        """The caller has gone: what hasn't run doesn't run."""
+        self.fail(CallCancelledError("the caller has gone"))
+
+    def fail(self, error: Exception) -> None:
+        """Answers with an error, if it has no answer yet."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self.error = error
+        self.done(self)
+
+    def take(self, room: int) -> Piece:
+        """Takes the next rows, `room` at the most, for a batch."""
+        start = self._taken
+        stop = min(self.rows, start + room) if self.joinable else self.rows
+        self._taken = stop
+        if self.started is None:
+            self.started = time.monotonic()
+        whole = start == 0 and stop == self.rows
+        arrays = self.arrays if whole else {name: array[start:stop] for name, array in self.arrays.items()}
+        return Piece(self, arrays, stop - start)
+
+    def add_part(self, part: Arrays) -> None:
+        """Adds the results of a piece, in the order taken. With the last one the request has its answer."""
+        self._parts.append(part)
+        if self.rows_left:
+            return
+        results = part if len(self._parts) == 1 else _joined(self._parts)
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self.results = results
+        self.done(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of one request in one batch."""
+
+    owner: Pending
+    arrays: Arrays
+    rows: int
+
+
+class Lane:
+    """The queue before one version. `submit` from any thread; batches run one after another in the lane's own."""
+
+    def __init__(
+        self, name: str, execute: Executor, *, max_batch_rows: int, max_queue_rows: int, observer: BatchObserver
+    ) -> None:
+        self._name = name
+        self._execute = execute
+        self._max_batch_rows = max_batch_rows
+        self._max_queue_rows = max_queue_rows
+        self._observer = observer
+        self._queue: deque[Pending] = deque()
+        self._queued_rows = 0
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._seconds_per_row = 0.0
+
+    def submit(self, pending: Pending) -> None:
+        """Puts a request into the queue.
+
+        Raises BusyError if it is full. A request that is larger than the whole queue waits in an empty one.
+        """
+        with self._wake:
+            if self._closed:
+                raise UnavailableError(f"{self._name} is being unloaded")
+            if self._queued_rows and self._queued_rows + pending.rows > self._max_queue_rows:
+                raise BusyError(
+                    f"the queue of {self._name} is full: {self._queued_rows} rows wait, {pending.rows} more would pass "
+                    f"the limit of {self._max_queue_rows}",
+                    retry_after=min(10.0, max(0.01, self._queued_rows * self._seconds_per_row)),
+                )
+            self._queue.append(pending)
+            self._count(pending.rows)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=f"lane {self._name}", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Ends the lane's thread after the batch that runs. Requests that still wait get UnavailableError."""
+        with self._wake:
+            self._closed = True
+            left = list(self._queue)
+            self._queue.clear()
+            self._count(-self._queued_rows)
+            self._wake.notify()
+        for pending in left:
+            pending.fail(UnavailableError(f"{self._name} is being unloaded"))
+
+    def _count(self, rows: int) -> None:
+        self._queued_rows += rows
+        self._observer.queue_changed(self._queued_rows)
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._closed:
+                    self._wake.wait()
+                if self._closed:
+                    return
+                batch, dropped = self._form()
+            for pending, error in dropped:
+                pending.fail(error)
+            if batch:
+                self._run(batch)
+
+    def _form(self) -> tuple[list[Piece], list[tuple[Pending, Exception]]]:
+        """Takes the next batch from the queue: the oldest request, and those behind it that may run with it, in order.
+
+        A request larger than a batch gives one batch's rows and goes to the end of the queue, so that it shares the
+        lane with others instead of holding it.
+        """
+        batch: list[Piece] = []
+        dropped: list[tuple[Pending, Exception]] = []
+        kept: list[Pending] = []
+        room = self._max_batch_rows
+        key: GroupKey | None = None
+        now = time.monotonic()
+        unfinished: Pending | None = None
+        while self._queue and room > 0:
+            pending = self._queue.popleft()
+            if pending.ended or (pending.deadline is not None and pending.deadline <= now):
+                self._count(-pending.rows_left)
+                dropped.append((pending, DeadlinePassedError("the deadline passed while the request waited")))
+                continue
+            if key is None:
+                key = pending.key
+            elif not pending.joinable or pending.key != key:
+                kept.append(pending)
+                continue
+            elif pending.rows_left > room:
+                # First come, first served: a smaller one behind it may not take its turn.
+                kept.append(pending)
+                break
+            piece = pending.take(room)
+            self._count(-piece.rows)
+            batch.append(piece)
+            room -= piece.rows
+            if pending.rows_left:
+                unfinished = pending
+            if not pending.joinable:
+                break
+        self._queue.extendleft(reversed(kept))
+        if unfinished is not None:
+            self._queue.append(unfinished)
+        return batch, dropped
+
+    def _run(self, batch: Sequence[Piece]) -> None:
+        began = time.monotonic()
+        rows = sum(piece.rows for piece in batch)
+        try:
+            arrays = batch[0].arrays if len(batch) == 1 else _joined([piece.arrays for piece in batch])
+            results = self._execute(batch[0].owner.outputs, arrays)
+            if batch[0].owner.joinable:
+                _check_rows(results, rows)
+        except InvalidRequestError as error:
+            if len(batch) > 1:
+                # One caller's content is at fault, and the others must not pay for it.
+                for piece in batch:
+                    self._run([piece])
+            else:
+                batch[0].owner.fail(error)
+            return
+        except Exception as error:
+            for piece in batch:
+                piece.owner.fail(error)
+            return
+        seconds = time.monotonic() - began
+        self._seconds_per_row = seconds / max(rows, 1)
+        self._observer.batch_ran(rows, len(batch), seconds)
+        self._hand_out(batch, results, seconds)
+
+    def _hand_out(self, batch: Sequence[Piece], results: Arrays, seconds: float) -> None:
+        start = 0
+        for piece in batch:
+            stop = start + piece.rows
+            piece.owner.computed += seconds
+            alone = len(batch) == 1
+            piece.owner.add_part(results if alone else {name: array[start:stop] for name, array in results.items()})
+            start = stop
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check_rows(results: Arrays, rows: int) -> None:
+    """Guards the promise that no reply holds another's rows, whatever the executor does."""
+    for name, array in results.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise RuntimeError(f"output '{name}' has shape {array.shape} for a batch of {rows} rows")

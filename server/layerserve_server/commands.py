@@ -1,0 +1,131 @@
+"""The commands that need the server's packages: `layerserve serve` and `layerserve inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import version as package_version
+from pathlib import Path
+from types import FrameType
+
+from layerserve_server import logs
+from layerserve_server.app import App
+from layerserve_server.repository.repository import Description
+from layerserve_server.settings import SettingsError, in_force, read_settings
+
+#: Exit status for settings and arguments that are wrong, as shells and argparse have it.
+USAGE = 2
+#: After a second signal, time until the process ends whatever it does, in seconds.
+LAST_RESORT_SECONDS = 3.0
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Serves until SIGTERM or SIGINT; gives the exit status.
+
+    The first signal drains: health says NOT_SERVING, calls are still taken for `drain_seconds` (not after SIGINT, as
+    then a person waits), then calls under way get `grace_seconds`. A second signal ends at once.
+    """
+    try:
+        settings = read_settings(argv)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    if settings.check_config:
+        print(in_force(settings))
+        return 0
+    logs.set_up(settings.log_level, settings.log_format)
+    signals = Signals()
+    try:
+        app = App(settings)
+        app.start()
+    except (ValueError, OSError) as error:
+        print(f"layerserve serve: {error}", file=sys.stderr)
+        return USAGE
+    print(welcome(app), file=sys.stderr, flush=True)
+    first = signals.wait()
+    app.drain()
+    if first == signal.SIGTERM:
+        signals.again.wait(settings.drain_seconds)
+    ending = threading.Thread(target=app.stop, args=(settings.grace_seconds,), daemon=True)
+    ending.start()
+    while ending.is_alive() and not signals.again.is_set():
+        ending.join(0.1)
+    if signals.again.is_set():
+        app.stop(0.0)
+    return 0
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks to drain, the second to end at once."""
+
+    def __init__(self) -> None:
+        self.again = threading.Event()
+        self._first = threading.Event()
+        self._number = signal.SIGTERM
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def wait(self) -> signal.Signals:
+        """Waits for the first signal, and gives it."""
+        self._first.wait()
+        return self._number
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if not self._first.is_set():
+            self._number = signal.Signals(number)
+            self._first.set()
+        elif not self.again.is_set():
+            self.again.set()
+            backstop = threading.Timer(LAST_RESORT_SECONDS, os._exit, (1,))
+            backstop.daemon = True
+            backstop.start()
+
+
+def welcome(app: App) -> str:
+    """What a person wants to see when the server is up: the models, and where to find them."""
+    settings = app.settings
+    versions = app.repository.describe()
+    shown = [one for one in versions if one.default or one.reason]
+    models = len({one.name for one in versions})
+    lines = [f"layerserve {package_version('layerserve')} has {models} model{'s' * (models != 1)} in {settings.path}"]
+    lines += [_line(one) for one in shown]
+    if not versions:
+        lines.append("  put NAME/1/model.keras or NAME.keras there, and it is served as soon as it is complete")
+    ports = f"gRPC on {settings.host}:{app.grpc_port}"
+    if app.metrics_port >= 0:
+        ports += f", metrics on http://{settings.host}:{app.metrics_port}/metrics"
+    return "\n".join([*lines, ports + "; Ctrl-C stops"])
+
+
+def _line(one: Description) -> str:
+    return f"  {one.name:20} version {one.version:<6} {one.state.value}" + (f": {one.reason}" if one.reason else "")
+
+
+def inspect(argv: Sequence[str]) -> int:
+    """Shows what a model file holds, without a server: layers, nodes, parameters, or all that is unsupported."""
+    parser = argparse.ArgumentParser(prog="layerserve inspect", description="Show what a model file holds.")
+    parser.add_argument("file", type=Path, help="a .keras or .h5 file, or a version folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args(list(argv))
+
+    from layergraph.errors import LayerGraphError, ModelFileError
+
+    from layerserve_server import inspection
+
+    try:
+        report = inspection.inspect(arguments.file)
+    except (OSError, LayerGraphError) as error:
+        problems = list(error.problems) if isinstance(error, ModelFileError) else [str(error)]
+        if arguments.json:
+            print(json.dumps({"file": str(arguments.file), "problems": problems}, indent=1))
+        else:
+            print(f"{arguments.file} can't be served:", file=sys.stderr)
+            print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)
+        return 1
+    print(json.dumps(report, indent=1) if arguments.json else inspection.text(report))
+    return 0

@@ -1,0 +1,112 @@
+"""One batch on the device: what the server needs of a model, and how it runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from layergraph.errors import DataError, UnknownTensorError
+
+from layerserve_server.errors import InvalidTensorError, UnknownOutputError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class TensorSpec(Protocol):
+    """An input or output: name, shape with None where any length is taken, dtype."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int | None, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+class Plan(Protocol):
+    """The calls that some outputs need."""
+
+    @property
+    def input_specs(self) -> Sequence[TensorSpec]:
+        """Only the inputs that these outputs need."""
+
+    @property
+    def output_specs(self) -> Sequence[TensorSpec]:
+        """The outputs, in the order asked for."""
+
+    @property
+    def batched(self) -> bool:
+        """Whether rows of several requests may be joined."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Computes the outputs. Raises DataError where an input's content is at fault."""
+
+
+class ServedModel(Protocol):
+    """A model as the server sees it. layergraph.Model is one."""
+
+    @property
+    def input_specs(self) -> Sequence[TensorSpec]: ...
+    @property
+    def output_specs(self) -> Sequence[TensorSpec]: ...
+    @property
+    def compiled(self) -> bool: ...
+    @property
+    def keras_version(self) -> str | None: ...
+    def plan(self, outputs: Sequence[str] | None = None) -> Plan:
+        """The plan for these outputs; all of the model's where None. Raises UnknownTensorError."""
+
+    def count_params(self) -> int: ...
+    def node_table(self) -> Sequence[Any]:
+        """The nodes of every layer: objects with the fields of graph.proto's LayerNodes."""
+
+
+#: Reads a model file. Raises layergraph's errors.
+LoadModel: TypeAlias = Callable[[Path], ServedModel]
+
+
+class Execution:
+    """Runs batches of one model (see batching.Executor). Thread-safe."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+
+    def plan(self, outputs: Sequence[str]) -> Plan:
+        """The plan for the outputs, or for all of the model's. Raises UnknownOutputError."""
+        try:
+            return self._model.plan(tuple(dict.fromkeys(outputs)) or None)
+        except UnknownTensorError as error:
+            raise UnknownOutputError(str(error)) from error
+
+    def __call__(self, outputs: tuple[str, ...], arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        plan = self._model.plan(outputs)
+        try:
+            if plan.batched and all(array.shape[0] == 0 for array in arrays.values()):
+                return _no_rows(plan, arrays)
+            return plan.run(arrays)
+        except DataError as error:
+            raise InvalidTensorError(str(error)) from error
+
+
+def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Zero rows of every output, shaped and typed as for one row of zeros: many kernels refuse to run on no rows."""
+    one_row = {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
+    return {name: result[:0] for name, result in plan.run(one_row).items()}
+
+
+def load_model(path: Path) -> ServedModel:
+    """Reads a model file with layergraph. The import is here so that flags and `--help` don't wait for torch."""
+    import layergraph
+
+    return layergraph.load_model(path)
+
+
+def set_threads(count: int) -> None:
+    """Sets how many threads one execution uses; 0 leaves torch's choice, one a core."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)

@@ -1,0 +1,95 @@
+"""What a model file holds, for people and programs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from layerserve_server.admission import shape_text
+from layerserve_server.execution import TensorSpec, load_model
+
+HEADINGS = ("Layer", "Class", "Node", "Output shape", "From", "Parameters")
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """A model file as plain data. Raises layergraph's errors, which name all that is unsupported, and OSError."""
+    model = load_model(path)
+    return {
+        "file": str(path),
+        "keras_version": model.keras_version,
+        "compiled": model.compiled,
+        "parameters": model.count_params(),
+        "inputs": [_spec(spec) for spec in model.input_specs],
+        "outputs": [_spec(spec) for spec in model.output_specs],
+        "layers": [
+            {
+                "path": layer.path,
+                "class": layer.class_name,
+                "parameters": layer.parameter_count,
+                "trainable": layer.trainable,
+                "nodes": [
+                    {
+                        "index": node.index,
+                        "inputs": [
+                            {"from": f"{tensor.layer}:{tensor.node_index}:{tensor.tensor_index}", **_tensor(tensor)}
+                            for tensor in node.inputs
+                        ],
+                        "outputs": [_tensor(tensor) for tensor in node.outputs],
+                    }
+                    for node in layer.nodes
+                ],
+            }
+            for layer in model.node_table()
+        ],
+    }
+
+
+def text(report: dict[str, Any]) -> str:
+    """The report as text with a table: rich's where it is installed."""
+    head = [
+        f"{report['file']}, written by Keras {report['keras_version'] or '(unknown)'}, "
+        f"{'compiled' if report['compiled'] else 'not compiled'}, {report['parameters']:,} parameters"
+    ]
+    for kind in ("inputs", "outputs"):
+        head += [f"  {kind[:-1]} {spec['name']}: {shape_text(spec['shape'])} {spec['dtype']}" for spec in report[kind]]
+    return "\n".join([*head, _table(_rows(report))])
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A line for each node; the layer's own words stand only on its first."""
+    rows: list[tuple[str, ...]] = []
+    for layer in report["layers"]:
+        first = (layer["path"], layer["class"])
+        parameters = f"{layer['parameters']:,}"
+        for node in layer["nodes"] or [{"index": "", "inputs": [], "outputs": []}]:
+            shapes = ", ".join(shape_text(tensor["shape"]) for tensor in node["outputs"])
+            origins = ", ".join(tensor["from"] for tensor in node["inputs"])
+            rows.append((*first, str(node["index"]), shapes, origins, parameters))
+            first, parameters = ("", ""), ""
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (HEADINGS, *rows))
+    table = Table(*HEADINGS, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    stream = io.StringIO()
+    # As wide as it needs to be: a shape that is cut off tells nothing.
+    Console(file=stream, width=max(80, *(sum(map(len, row)) + 12 for row in rows))).print(table)
+    return stream.getvalue().rstrip()
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": tensor.dtype, "masked": tensor.masked}

@@ -1,0 +1,60 @@
+"""Structured logs on standard error: one line an event, as text or JSON. No line holds a tensor's content."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+#: What a log record has of itself; everything else on it was given as `extra`.
+OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line."""
+        line: dict[str, object] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, message, then what belongs to it as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line, and the traceback where there is one."""
+        extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
+        line = f"{_time(record)} {record.levelname.lower():7} {record.getMessage()}{extras}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def set_up(level: str, kind: str) -> None:
+    """Sends the logs of the server and of layergraph to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
+    for name in ("layerserve_server", "layergraph"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(level.upper())
+
+
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in OWN}
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{moment}.{int(record.msecs):03d}Z"

@@ -1,0 +1,182 @@
+"""Prometheus metrics: everything that is counted, in one place. No metric holds a tensor's content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import start_http_server
+
+if TYPE_CHECKING:
+    from layerserve_server.batching import Pending
+
+#: From a small network's 100 microseconds to a large batch's seconds, each about 2.5 times the one before.
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: Powers of two: what batches are sized by.
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+#: Loading reads files: from a small one to gigabytes.
+LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+VERSION = ("model", "version")
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._close: Callable[[], None] = lambda: None
+
+        def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+            return Counter(f"layerserve_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+            return Gauge(f"layerserve_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"layerserve_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+        self._requests = counter(
+            "requests",
+            "Calls answered, by status; model is empty where none was found.",
+            ("method", *VERSION, "status"),
+        )
+        self._errors = counter("errors", "Calls not answered with OK.", ("method", *VERSION, "status"))
+        self._request_seconds = histogram(
+            "request_seconds", "Time from a call's arrival to its answer.", ("method", "model"), SECONDS
+        )
+        self._in_flight = gauge("calls_in_flight", "Calls that wait for their answer.", ("method",))
+
+        self._rows = counter("rows", "Rows computed.", VERSION)
+        self._batches = histogram("batch_rows", "Rows that ran together.", VERSION, ROWS)
+        self._joined = counter("batch_requests", "Requests, or pieces of them, that ran in batches.", VERSION)
+        self._queue_seconds = histogram("queue_seconds", "Time that a request waited for its batch.", VERSION, SECONDS)
+        self._compute_seconds = histogram("compute_seconds", "Time that a batch took.", VERSION, SECONDS)
+        self._queue_rows = gauge("queue_rows", "Rows that wait.", VERSION)
+
+        self._loaded = gauge("model_loaded", "1 for each version in memory.", VERSION)
+        self._loads = counter("model_loads", "Versions loaded.", ("model",))
+        self._load_failures = counter("model_load_failures", "Versions that could not be loaded.", ("model",))
+        self._load_seconds = histogram("model_load_seconds", "Time that a load took.", ("model",), LOAD_SECONDS)
+
+        self._runs = gauge("training_runs", "Training runs under way, by state.", ("state",))
+        self._runs_ended = counter("training_runs_ended", "Training runs ended, by state.", ("model", "state"))
+        self._run_epoch = gauge("training_epoch", "Epoch that the newest run of a model is in, from 1.", ("model",))
+        self._run_step = gauge("training_step", "Step of that epoch, from 1.", ("model",))
+        self._run_loss = gauge("training_loss", "Loss that the run logged last.", ("model",))
+
+    # ---- calls (transport.call.Observer)
+
+    def call_began(self, method: str) -> None:
+        """A call came in."""
+        self._in_flight.labels(_short(method)).inc()
+
+    def call_ended(self, method: str, model: str, version: str, status: str, seconds: float) -> None:
+        """A call was answered."""
+        name = _short(method)
+        self._in_flight.labels(name).dec()
+        self._requests.labels(name, model, version, status).inc()
+        if status != "OK":
+            self._errors.labels(name, model, version, status).inc()
+        self._request_seconds.labels(name, model).observe(seconds)
+
+    # ---- batches
+
+    def lane(self, model: str, version: int) -> LaneMetrics:
+        """What a version's lane tells (see batching.BatchObserver)."""
+        labels = (model, str(version))
+        return LaneMetrics(
+            self._rows.labels(*labels),
+            self._joined.labels(*labels),
+            self._batches.labels(*labels),
+            self._compute_seconds.labels(*labels),
+            self._queue_rows.labels(*labels),
+        )
+
+    def request_computed(self, model: str, version: int, pending: Pending) -> None:
+        """A request left its lane."""
+        if pending.started is not None:
+            self._queue_seconds.labels(model, str(version)).observe(pending.started - pending.arrived)
+
+    # ---- loads (repository.RepositoryObserver)
+
+    def version_loaded(self, model: str, version: int, seconds: float) -> None:
+        """A version became ready."""
+        self._loaded.labels(model, str(version)).set(1)
+        self._loads.labels(model).inc()
+        self._load_seconds.labels(model).observe(seconds)
+
+    def version_failed(self, model: str, version: int) -> None:
+        """A version could not be loaded."""
+        self._load_failures.labels(model).inc()
+
+    def version_released(self, model: str, version: int) -> None:
+        """A version was freed; its gauges end with it."""
+        for gauge in (self._loaded, self._queue_rows):
+            gauge.remove(model, str(version))
+
+    # ---- training
+
+    def runs_changed(self, queued: int, running: int) -> None:
+        """So many runs wait, and so many train."""
+        self._runs.labels("queued").set(queued)
+        self._runs.labels("running").set(running)
+
+    def run_progressed(self, model: str, epoch: int, step: int, loss: float | None) -> None:
+        """A run of a model made a step."""
+        self._run_epoch.labels(model).set(epoch)
+        self._run_step.labels(model).set(step)
+        if loss is not None:
+            self._run_loss.labels(model).set(loss)
+
+    def run_ended(self, model: str, state: str) -> None:
+        """A run of a model ended."""
+        self._runs_ended.labels(model, state).inc()
+
+    # ---- HTTP
+
+    def serve(self, host: str, port: int) -> int:
+        """Answers Prometheus on a port; gives the port taken. Raises OSError where it can't."""
+        server, thread = start_http_server(port, host, self.registry)
+
+        def close() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        self._close = close
+        return int(server.server_address[1])
+
+    def close(self) -> None:
+        """Answers no more."""
+        self._close()
+
+
+class LaneMetrics:
+    """The metrics of one lane, with their labels looked up once."""
+
+    def __init__(
+        self, rows: Counter, requests: Counter, batch_rows: Histogram, seconds: Histogram, queue_rows: Gauge
+    ) -> None:
+        self._rows = rows
+        self._requests = requests
+        self._batch_rows = batch_rows
+        self._seconds = seconds
+        self._queue_rows = queue_rows
+
+    def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
+        """A batch ran."""
+        self._rows.inc(rows)
+        self._requests.inc(requests)
+        self._batch_rows.observe(rows)
+        self._seconds.observe(seconds)
+
+    def queue_changed(self, rows: int) -> None:
+        """So many rows wait now."""
+        self._queue_rows.set(rows)
+
+
+def _short(method: str) -> str:
+    """ "Predict" of "/layerserve.v1.PredictionService/Predict"."""
+    return method.rpartition("/")[2]

@@ -1,0 +1,124 @@
+"""Where model files lie, and which ones the server takes. Nothing here opens a file, so a FIFO can't hold it up.
+
+    ROOT/NAME/VERSION/model.keras    (or model.h5, or the only .keras, .h5 or .hdf5 file in the folder)
+    ROOT/NAME.keras                  served as version 1 of NAME
+
+Symbolic links below the root are never followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+LABEL = MODEL_NAME
+VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
+#: In a version folder, these come before any other name.
+FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
+SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
+#: Beside a published model file: who made it, and what it must be.
+MANIFEST = "manifest.json"
+#: Beside the version folders: labels and the versions they point at.
+LABELS = "labels.json"
+
+#: What tells one content of a file from another: device, inode, size in bytes, mtime and ctime in nanoseconds.
+Fingerprint: TypeAlias = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundVersion:
+    """A version on disk. With a `problem` it can't be taken, and `fingerprint` is empty or of what is there instead."""
+
+    name: str
+    version: int
+    path: Path
+    fingerprint: Fingerprint
+    #: Put there by a rename of the whole folder, so that it never was half written.
+    published: bool = False
+    problem: str = ""
+
+    @property
+    def size(self) -> int:
+        """Size of the file, in bytes."""
+        return self.fingerprint[2]
+
+    @property
+    def modified(self) -> float:
+        """When the file last changed, in seconds since 1970."""
+        return self.fingerprint[3] / 1e9
+
+
+NOTHING: Fingerprint = (0, 0, 0, 0, 0)
+
+
+def find_in_folder(root: Path) -> list[FoundVersion]:
+    """All versions below a repository folder. Raises OSError where the folder itself can't be read."""
+    found: dict[tuple[str, int], FoundVersion] = {}
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            if MODEL_NAME.fullmatch(entry.name):
+                found.update({(one.name, one.version): one for one in _find_in_model(entry.name, Path(entry.path))})
+        elif Path(entry.name).suffix in SUFFIXES:
+            name = Path(entry.name).stem
+            if MODEL_NAME.fullmatch(name):
+                found.setdefault((name, 1), find_file(name, 1, Path(entry.path)))
+    return list(found.values())
+
+
+def find_file(name: str, version: int, path: Path, *, published: bool = False) -> FoundVersion:
+    """One model file, as it lies there now."""
+    try:
+        state = os.lstat(path)
+    except OSError as error:
+        return FoundVersion(name, version, path, NOTHING, problem=f"{path.name}: {error.strerror}")
+    problem = "" if stat.S_ISREG(state.st_mode) else f"{path.name} is {_kind(state.st_mode)}, expected a regular file"
+    return FoundVersion(name, version, path, fingerprint(state), published, problem)
+
+
+def fingerprint(state: os.stat_result) -> Fingerprint:
+    """The fingerprint of a file's state."""
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _find_in_model(name: str, folder: Path) -> Iterator[FoundVersion]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        if VERSION_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+            yield _find_in_version(name, int(entry.name), Path(entry.path))
+
+
+def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
+    try:
+        held = set(os.listdir(folder))
+    except OSError as error:
+        return FoundVersion(name, version, folder, NOTHING, problem=f"the version's folder: {error.strerror}")
+    files = [first for first in FIRST_CHOICES if first in held][:1]
+    files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES)
+    if not files:
+        return FoundVersion(name, version, folder, NOTHING, problem="the version's folder has no model file")
+    if len(files) > 1:
+        listed = ", ".join(files[:5])
+        problem = f"the version's folder has {len(files)} model files, expected one, or a model.keras: {listed}"
+        return FoundVersion(name, version, folder, NOTHING, problem=problem)
+    return find_file(name, version, folder / files[0], published=MANIFEST in held)
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no file")

@@ -1,0 +1,487 @@
+"""All models that a server has: which versions there are, which are loaded, and which one answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+from layergraph.errors import LayerGraphError, unknown_name
+
+from layerserve_server.batching import Lane
+from layerserve_server.errors import (
+    BusyError,
+    NotTrainableError,
+    UnavailableError,
+    UnknownLabelError,
+    UnknownModelError,
+    UnknownVersionError,
+    VersionFailedError,
+    safe_text,
+)
+from layerserve_server.execution import Execution, LoadModel, TensorSpec
+from layerserve_server.repository import layout, publishing
+from layerserve_server.repository.layout import Fingerprint, FoundVersion
+from layerserve_server.repository.version import Lease, LoadedVersion
+
+logger = logging.getLogger(__name__)
+
+#: Callers that may wait while one old version is loaded for them; more would hold the threads that serve others.
+MAX_WAITING_FOR_LOAD = 8
+
+
+class State(Enum):
+    """State of a version, in the words of models.proto."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    UNLOADING = "unloading"
+    AVAILABLE = "available"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One version, as it stands."""
+
+    name: str
+    version: int
+    state: State
+    reason: str
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    path: Path
+    file_bytes: int
+    keras_version: str
+    parameter_count: int
+    #: Seconds since 1970; None before.
+    ready_time: float | None
+    training_run: str
+    compiled: bool
+    default: bool
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What the repository knows of one version."""
+
+    found: FoundVersion
+    state: State
+    reason: str = ""
+    loaded: LoadedVersion | None = None
+    #: The content that was loaded, or failed to: another one is tried anew.
+    tried: Fingerprint = layout.NOTHING
+    #: Loaded because a request named it, not because it is the newest.
+    on_demand: bool = False
+    waiting: int = 0
+    loading: threading.Lock = field(default_factory=threading.Lock)
+
+
+class RepositoryObserver(Protocol):
+    """What is told about loads: metrics."""
+
+    def version_loaded(self, model: str, version: int, seconds: float) -> None:
+        """A version became ready."""
+
+    def version_failed(self, model: str, version: int) -> None:
+        """A version could not be loaded."""
+
+    def version_released(self, model: str, version: int) -> None:
+        """A version was freed."""
+
+
+class Repository:
+    """Models below one folder, or one model file with the versions that training makes of it.
+
+    Only `scan` and `publish` look at the disk, one at a time; `lease` answers from memory, but for old versions, which
+    are loaded when first asked for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        published: Path,
+        load: LoadModel,
+        make_lane: Callable[[str, int, Execution], Lane],
+        *,
+        max_old_versions: int = 2,
+        settle_seconds: float = 2.0,
+        observer: RepositoryObserver,
+    ) -> None:
+        """`published` is where new versions of a single model file go; a folder takes its own."""
+        self._path = path
+        self._file_name = _name_of(path) if path.is_file() else None
+        self._root = path if self._file_name is None else published
+        self._load = load
+        self._make_lane = make_lane
+        self._max_old_versions = max_old_versions
+        self._settle_seconds = settle_seconds
+        self._observer = observer
+        self._models: dict[str, dict[int, Entry]] = {}
+        self._labels: dict[str, dict[str, int]] = {}
+        self._sighted: dict[tuple[str, int], Fingerprint] = {}
+        self._scanned = False
+        self._disk_problem = ""
+        #: Around the two maps of models and entries' fields; held for moments only.
+        self._lock = threading.RLock()
+        #: Around a look at the disk and the loads that follow from it.
+        self._scanning = threading.Lock()
+
+    # ---- for requests
+
+    def lease(self, name: str, version: int | None = None, label: str | None = None) -> Lease:
+        """The right to use a version: the numbered one, the labelled one, or the newest that is ready.
+
+        Loads an old version where none is ready. Raises UnknownModelError, UnknownVersionError, UnknownLabelError,
+        VersionFailedError, and UnavailableError or BusyError while the version is being loaded.
+        """
+        entry = self._entry(name, version, label)
+        for _ in range(3):
+            loaded = entry.loaded
+            lease = loaded.lease() if loaded is not None else None
+            if lease is not None:
+                return lease
+            # It was swapped or retired between the two lines, or isn't loaded.
+            entry = self._entry(name, version, label)
+            if entry.loaded is None:
+                self._load_on_demand(entry)
+        raise UnavailableError(f"{_label(entry.found)} is being unloaded")
+
+    def describe(self, name: str | None = None) -> list[Description]:
+        """All versions, or those of one model, by name, then newest first. Raises UnknownModelError."""
+        with self._lock:
+            if name is not None:
+                self._known(name)
+            return [
+                self._description(entries[version], self._default(entries))
+                for model, entries in sorted(self._models.items())
+                if name in (None, model)
+                for version in sorted(entries, reverse=True)
+            ]
+
+    def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
+        """One version, chosen as in `lease`, but neither loaded nor required to be ready."""
+        with self._lock:
+            entry = self._entry(name, version, label, any_state=True)
+            return self._description(entry, self._default(self._models[name]))
+
+    # ---- for the disk
+
+    def scan(self) -> None:
+        """Looks at the disk once: takes new and changed files, loads what should answer, lets go of what is gone."""
+        with self._scanning:
+            found = self._find()
+            if found is None:
+                return
+            with self._lock:
+                self._take_note(found)
+                names = list(self._models)
+            self._scanned = True
+            for name in names:
+                self._bring_up(name)
+            self._let_go()
+
+    def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
+        """Makes a file the next version of a model and serves it; gives its number.
+
+        Raises NotTrainableError where the repository can't be written, VersionFailedError where the new version can't
+        be loaded.
+        """
+        with self._lock:
+            above = max(self._models.get(name, {}), default=0)
+        facts = {"run": run, "base_version": base_version, "created": time.time()}
+        try:
+            version = publishing.publish(self._root, name, file, facts, above=above)
+            if label:
+                publishing.write_label(self._root / name, label, version)
+        except OSError as error:
+            raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
+        self.scan()
+        with self._lock:
+            entry = self._models.get(name, {}).get(version)
+        if entry is not None and entry.state is State.FAILED:
+            raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
+        return version
+
+    def check_writable(self, name: str) -> None:
+        """Raises NotTrainableError where no version of the model could be published."""
+        folder = self._root / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".publish-{publishing.host_name()}-0-0"
+            probe.mkdir(exist_ok=True)
+            probe.rmdir()
+        except OSError as error:
+            raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
+
+    def sweep(self) -> None:
+        """Removes what publishers that are gone have left."""
+        for path in publishing.sweep(self._root):
+            logger.info("removed what a publisher left behind", extra={"folder": path.name})
+
+    def close(self) -> None:
+        """Retires every version."""
+        with self._lock:
+            loaded = [e.loaded for entries in self._models.values() for e in entries.values() if e.loaded]
+            self._models = {}
+        for version in loaded:
+            version.retire()
+
+    # ---- choosing
+
+    def _known(self, name: str) -> dict[int, Entry]:
+        entries = self._models.get(name)
+        if not entries:
+            raise UnknownModelError(unknown_name("model", name, self._models) if self._models else "there is no model")
+        return entries
+
+    def _entry(self, name: str, version: int | None, label: str | None, *, any_state: bool = False) -> Entry:
+        with self._lock:
+            entries = self._known(name)
+            if label is not None:
+                labels = self._labels.get(name, {})
+                if label not in labels:
+                    raise UnknownLabelError(f"model '{name}': {unknown_name('label', label, labels)}")
+                version = labels[label]
+            if version is not None:
+                if version not in entries:
+                    known = ", ".join(map(str, sorted(entries, reverse=True)[:10]))
+                    pointed = f", to which label '{label}' points" if label is not None else ""
+                    raise UnknownVersionError(f"model '{name}' has no version {version}{pointed}; it has {known}")
+                entry = entries[version]
+            else:
+                entry = entries[self._default(entries) or max(entries)]
+            if not any_state:
+                _check_usable(entry)
+            return entry
+
+    @staticmethod
+    def _default(entries: Mapping[int, Entry]) -> int | None:
+        """The version that answers when a request names none: the newest that is ready."""
+        return max((number for number, entry in entries.items() if entry.state is State.READY), default=None)
+
+    def _description(self, entry: Entry, default: int | None) -> Description:
+        found, loaded = entry.found, entry.loaded
+        return Description(
+            name=found.name,
+            version=found.version,
+            state=entry.state,
+            reason=entry.reason,
+            labels=tuple(
+                sorted(k for k, version in self._labels.get(found.name, {}).items() if version == found.version)
+            ),
+            inputs=tuple(loaded.model.input_specs) if loaded else (),
+            outputs=tuple(loaded.model.output_specs) if loaded else (),
+            path=found.path,
+            file_bytes=found.size,
+            keras_version=(loaded.model.keras_version or "") if loaded else "",
+            parameter_count=loaded.parameter_count if loaded else 0,
+            ready_time=loaded.ready_time if loaded else None,
+            training_run=loaded.training_run if loaded else "",
+            compiled=loaded.model.compiled if loaded else False,
+            default=found.version == default,
+        )
+
+    # ---- what is on disk
+
+    def _find(self) -> dict[tuple[str, int], FoundVersion] | None:
+        """Everything on disk; None where the disk doesn't answer, so that what is served stays served."""
+        found: list[FoundVersion] = []
+        try:
+            if self._file_name is not None:
+                found.append(layout.find_file(self._file_name, 1, self._path))
+            if self._file_name is None or self._root.is_dir():
+                found += layout.find_in_folder(self._root)
+        except OSError as error:
+            if str(error) != self._disk_problem:
+                logger.error("can't read the repository, and go on with what is loaded: %s", error)
+            self._disk_problem = str(error)
+            return None
+        self._disk_problem = ""
+        return {(one.name, one.version): one for one in reversed(found)}
+
+    def _take_note(self, found: Mapping[tuple[str, int], FoundVersion]) -> None:
+        for key, one in found.items():
+            entries = self._models.setdefault(one.name, {})
+            entry = entries.get(one.version)
+            if entry is None:
+                state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
+                entry = entries[one.version] = Entry(one, state, reason)
+            if one.problem:
+                self._refuse(entry, one)
+            elif entry.tried != one.fingerprint and self._settled(key, one):
+                entry.found = one
+                if entry.state in (State.FAILED, State.LOADING) and not entry.loading.locked():
+                    entry.state, entry.reason = State.AVAILABLE, ""
+        for name, entries in self._models.items():
+            for version in [version for version in entries if (name, version) not in found]:
+                self._unload(entries.pop(version))
+            self._labels[name] = publishing.read_labels(self._root / name)
+        self._models = {name: entries for name, entries in self._models.items() if entries}
+        self._sighted = {key: one.fingerprint for key, one in found.items()}
+
+    def _refuse(self, entry: Entry, one: FoundVersion) -> None:
+        """There is something that can't be taken. What is loaded goes on being served."""
+        entry.reason = one.problem
+        if entry.loaded is None:
+            entry.found, entry.state = one, State.FAILED
+
+    def _settled(self, key: tuple[str, int], one: FoundVersion) -> bool:
+        """Whether a file is complete: renamed here as a whole, or unchanged for a while or between two looks.
+
+        At the first look everything is taken, so that a start doesn't wait; what was half written then is tried again
+        when it changes.
+        """
+        old = time.time() - one.modified > self._settle_seconds
+        return not self._scanned or one.published or old or self._sighted.get(key) == one.fingerprint
+
+    # ---- what is in memory
+
+    def _bring_up(self, name: str) -> None:
+        """Loads the newest version that loads, and what has changed under a version that is served."""
+        with self._lock:
+            entries = sorted(self._models.get(name, {}).items(), reverse=True)
+        newest: int | None = None
+        for number, entry in entries:
+            changed = entry.loaded is not None and entry.tried != entry.found.fingerprint
+            if changed or (newest is None and entry.state is State.AVAILABLE):
+                self._load_entry(entry)
+            if newest is None and entry.state is State.READY:
+                newest = number
+                entry.on_demand = False
+
+    def _load_entry(self, entry: Entry) -> None:
+        """Reads a version's file and swaps to it; on failure keeps what was loaded before, and says why."""
+        with entry.loading:
+            found = entry.found
+            if entry.tried == found.fingerprint and entry.loaded is not None:
+                return
+            began = time.monotonic()
+            with self._lock:
+                if entry.loaded is None:
+                    entry.state, entry.reason = State.LOADING, ""
+            try:
+                loaded = self._read(found)
+            except Exception as error:
+                self._note_failure(entry, found, error)
+                return
+            with self._lock:
+                previous, entry.loaded = entry.loaded, loaded
+                entry.tried, entry.state, entry.reason = found.fingerprint, State.READY, ""
+                gone = self._models.get(found.name, {}).get(found.version) is not entry
+        seconds = time.monotonic() - began
+        self._observer.version_loaded(found.name, found.version, seconds)
+        if previous is not None:
+            previous.retire()
+        if gone:
+            loaded.retire()
+            return
+        logger.info("%s is ready", _label(found), extra={"seconds": round(seconds, 3), "file": found.path.name})
+
+    def _note_failure(self, entry: Entry, found: FoundVersion, error: Exception) -> None:
+        known = isinstance(error, (LayerGraphError, VersionFailedError, OSError, MemoryError))
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = safe_text(text) if known else "internal error while loading; the server's log has it"
+        logger.error("%s failed to load: %s", _label(found), reason, exc_info=None if known else error)
+        self._observer.version_failed(found.name, found.version)
+        with self._lock:
+            entry.tried = found.fingerprint
+            if entry.loaded is None:
+                entry.state, entry.reason = State.FAILED, reason
+            else:
+                entry.reason = f"its file has changed and can't be loaded, so the earlier one is served: {reason}"
+
+    def _read(self, found: FoundVersion) -> LoadedVersion:
+        manifest: dict[str, Any] = {}
+        if found.published:
+            manifest = publishing.read_manifest(found.path.parent)
+            problem = publishing.check_manifest(found.path, manifest)
+            if problem:
+                raise VersionFailedError(problem)
+        model = self._load(found.path)
+        execution = Execution(model)
+        return LoadedVersion(
+            found=found,
+            model=model,
+            execution=execution,
+            lane=self._make_lane(found.name, found.version, execution),
+            parameter_count=model.count_params(),
+            training_run=str(manifest.get("run", "")),
+            released=self._released,
+        )
+
+    def _load_on_demand(self, entry: Entry) -> None:
+        """Loads an old version for a request, in its thread. Raises what `lease` raises."""
+        with self._lock:
+            if entry.waiting >= MAX_WAITING_FOR_LOAD:
+                raise BusyError(f"{_label(entry.found)} is being loaded, and {entry.waiting} calls wait for it", 0.5)
+            entry.waiting += 1
+        try:
+            self._load_entry(entry)
+            with self._lock:
+                _check_usable(entry)
+                entry.on_demand = True
+        finally:
+            with self._lock:
+                entry.waiting -= 1
+        self._let_go(entry)
+
+    def _let_go(self, keep: Entry | None = None) -> None:
+        """Unloads what is neither the newest of its model nor among the old versions used last."""
+        with self._lock:
+            old: list[Entry] = []
+            for entries in self._models.values():
+                default = self._default(entries)
+                old += [entry for number, entry in entries.items() if entry.loaded is not None and number != default]
+            asked = [entry for entry in old if entry.on_demand]
+            asked.sort(key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else 0.0), reverse=True)
+            kept = asked[: self._max_old_versions] if keep is None else asked[: max(1, self._max_old_versions)]
+            for entry in old:
+                if entry not in kept:
+                    self._unload(entry)
+
+    def _unload(self, entry: Entry) -> None:
+        loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
+        entry.tried = layout.NOTHING
+        if loaded is not None:
+            entry.state = State.UNLOADING
+            loaded.retire()
+
+    def _released(self, loaded: LoadedVersion) -> None:
+        """The last request of a retired version has ended."""
+        logger.info("%s is released", _label(loaded.found))
+        with self._lock:
+            entry = self._models.get(loaded.name, {}).get(loaded.version)
+            if entry is not None and entry.loaded is not None:
+                return  # Another content of the same version has taken its place.
+            if entry is not None and entry.state is State.UNLOADING:
+                entry.state = State.AVAILABLE
+        self._observer.version_released(loaded.name, loaded.version)
+
+
+def _check_usable(entry: Entry) -> None:
+    """Raises for a version that can't be used, now or ever. One that is on disk can: it is loaded first."""
+    if entry.state is State.FAILED:
+        raise VersionFailedError(f"{_label(entry.found)} failed to load: {entry.reason}")
+    if entry.state is State.LOADING and entry.waiting == 0:
+        raise UnavailableError(f"{_label(entry.found)} is being loaded; try again in a moment")
+
+
+def _label(found: FoundVersion) -> str:
+    return f"model '{found.name}' version {found.version}"
+
+
+def _name_of(path: Path) -> str:
+    if path.suffix not in layout.SUFFIXES:
+        raise ValueError(f"{path.name} is no model file: expected {', '.join(sorted(layout.SUFFIXES))}")
+    if not publishing.valid_name(path.stem):
+        raise ValueError(
+            f"{path.name}: a model's name has letters, digits, '.', '_' and '-', and begins with a letter or digit"
+        )
+    return path.stem

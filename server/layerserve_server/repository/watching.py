@@ -1,0 +1,37 @@
+"""Looks at the repository again and again, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from layerserve_server.repository.repository import Repository
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Scans a repository every `poll_seconds`. Loads happen in its thread, never in a request's."""
+
+    def __init__(self, repository: Repository, poll_seconds: float) -> None:
+        self._repository = repository
+        self._poll_seconds = poll_seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="repository watcher", daemon=True)
+
+    def start(self) -> None:
+        """Starts to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops to watch, after the scan under way."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self._poll_seconds):
+            try:
+                self._repository.scan()
+            except Exception:
+                logger.exception("a look at the repository failed; the next one comes in %s s", self._poll_seconds)

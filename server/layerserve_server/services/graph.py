@@ -1,0 +1,82 @@
+"""layerserve.v1.GraphService: the nodes of a model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from layergraph.errors import unknown_name
+from layerserve import tensors
+from layerserve.v1 import graph_pb2
+
+from layerserve_server.errors import UnknownLayerError
+from layerserve_server.repository.repository import Repository
+from layerserve_server.services.messages import lease, model_spec, parse, tensor_specs
+from layerserve_server.transport.call import Call, Routes
+
+SERVICE = "/layerserve.v1.GraphService/"
+
+
+class GraphService:
+    """Handlers of the graph service."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def routes(self) -> Routes:
+        """Its methods."""
+        return Routes(unary={SERVICE + "GetNodeShapes": self.get_node_shapes})
+
+    def get_node_shapes(self, call: Call) -> None:
+        """Every node of the layers asked for."""
+        request = parse(graph_pb2.GetNodeShapesRequest, call.request)
+        with lease(self._repository, request.model) as version:
+            call.about(version.name, version.version)
+            layers = _chosen(version.model.node_table(), request.layers, version.name)
+            response = graph_pb2.GetNodeShapesResponse(
+                model=model_spec(version.name, version.version),
+                layers=[_layer(layer) for layer in layers],
+                inputs=tensor_specs(version.model.input_specs),
+                outputs=tensor_specs(version.model.output_specs),
+            )
+        call.reply(response.SerializeToString)
+
+
+def _chosen(table: Sequence[Any], paths: Iterable[str], model: str) -> Sequence[Any]:
+    wanted = set(paths)
+    if not wanted:
+        return table
+    known = {layer.path for layer in table}
+    for path in sorted(wanted - known):
+        raise UnknownLayerError(f"model '{model}': {unknown_name('layer', path, known)}")
+    return [layer for layer in table if layer.path in wanted]
+
+
+def _layer(layer: Any) -> graph_pb2.LayerNodes:
+    return graph_pb2.LayerNodes(
+        path=layer.path,
+        name=layer.name,
+        class_name=layer.class_name,
+        nodes=[
+            graph_pb2.LayerNode(
+                index=node.index,
+                inputs=[_tensor(tensor) for tensor in node.inputs],
+                outputs=[_tensor(tensor) for tensor in node.outputs],
+            )
+            for node in layer.nodes
+        ],
+        parameter_count=layer.parameter_count,
+        trainable=layer.trainable,
+    )
+
+
+def _tensor(tensor: Any) -> graph_pb2.NodeTensor:
+    return graph_pb2.NodeTensor(
+        layer=tensor.layer,
+        node_index=tensor.node_index,
+        tensor_index=tensor.tensor_index,
+        shape=tensors.wire_shape(tensor.shape),
+        dtype=tensors.dtype_enum(tensor.dtype),
+        argument=tensor.argument,
+        masked=tensor.masked,
+    )

@@ -1,0 +1,103 @@
+"""layerserve.v1.ModelService: the models there are, and their files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from layerserve.v1 import models_pb2
+
+from layerserve_server.errors import UnknownVersionError
+from layerserve_server.repository.repository import Description, Repository, State
+from layerserve_server.services.messages import choice, parse, tensor_specs, timestamp
+from layerserve_server.transport.call import Call, Routes, Stream
+
+SERVICE = "/layerserve.v1.ModelService/"
+
+#: Bytes of a file in one message.
+CHUNK = 1024 * 1024
+
+STATES: dict[State, models_pb2.VersionState.ValueType] = {
+    State.LOADING: models_pb2.VERSION_STATE_LOADING,
+    State.READY: models_pb2.VERSION_STATE_READY,
+    State.FAILED: models_pb2.VERSION_STATE_FAILED,
+    State.UNLOADING: models_pb2.VERSION_STATE_UNLOADING,
+    State.AVAILABLE: models_pb2.VERSION_STATE_AVAILABLE,
+}
+
+
+class ModelService:
+    """Handlers of the model service."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def routes(self) -> Routes:
+        """Its methods."""
+        return Routes(
+            unary={SERVICE + "ListModels": self.list_models, SERVICE + "GetModel": self.get_model},
+            server_streams={SERVICE + "DownloadModel": self.download_model},
+        )
+
+    def list_models(self, call: Call) -> None:
+        """Every version, or those of one model; of an unknown one none."""
+        request = parse(models_pb2.ListModelsRequest, call.request)
+        versions = [one for one in self._repository.describe() if request.name in ("", one.name)]
+        response = models_pb2.ListModelsResponse(versions=map(_version, versions))
+        call.reply(response.SerializeToString)
+
+    def get_model(self, call: Call) -> None:
+        """One version."""
+        request = parse(models_pb2.GetModelRequest, call.request)
+        description = self._repository.describe_one(*choice(request.model))
+        call.about(description.name, description.version)
+        call.reply(models_pb2.GetModelResponse(version=_version(description)).SerializeToString)
+
+    def download_model(self, stream: Stream) -> Iterator[bytes]:
+        """The version's file, in chunks: what it is first, its sha256 last."""
+        request = parse(models_pb2.DownloadModelRequest, next(stream.requests))
+        description = self._repository.describe_one(*choice(request.model))
+        stream.about(description.name, description.version)
+        digest = hashlib.sha256()
+        with _open(description) as file:
+            head = models_pb2.DownloadModelResponse(version=_version(description))
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                head.data = chunk
+                yield head.SerializeToString()
+                head = models_pb2.DownloadModelResponse()
+        head.sha256 = digest.hexdigest()
+        yield head.SerializeToString()
+
+
+def _open(description: Description) -> BinaryIO:
+    try:
+        # Never a link or a pipe, should one have taken the file's place.
+        return os.fdopen(os.open(description.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    except OSError as error:
+        raise UnknownVersionError(
+            f"model '{description.name}' version {description.version}: its file can't be read: {error.strerror}"
+        ) from error
+
+
+def _version(one: Description) -> models_pb2.ModelVersion:
+    return models_pb2.ModelVersion(
+        name=one.name,
+        version=one.version,
+        state=STATES[one.state],
+        reason=one.reason,
+        labels=one.labels,
+        inputs=tensor_specs(one.inputs),
+        outputs=tensor_specs(one.outputs),
+        file=Path(one.path).name,
+        file_bytes=one.file_bytes,
+        keras_version=one.keras_version,
+        parameter_count=one.parameter_count,
+        ready_time=timestamp(one.ready_time) if one.ready_time is not None else None,
+        training_run=one.training_run,
+        compiled=one.compiled,
+        served_by_default=one.default,
+    )

@@ -1,0 +1,244 @@
+"""The settings of a server: flags, environment and a TOML file are three spellings of one object."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: What an environment variable's name begins with.
+PREFIX = "LAYERSERVE_"
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The text has one line for each: its three spellings, what it is set to, what is expected."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. A flag wins over the environment, the environment over the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True
+    )
+
+    path: CliPositionalArg[Path] = Field(
+        default=Path("models"),
+        description="Repository folder (NAME/VERSION/model.keras, or NAME.keras), or one model file.",
+    )
+    config: Path | None = Field(default=None, description="TOML file with settings, named as here with underscores.")
+    state: Path | None = Field(
+        default=None,
+        description="Folder for training runs and, where PATH is one file, for the versions that training publishes. "
+        "Default: '.layerserve' in the repository or beside the file.",
+    )
+
+    host: str = Field(default="0.0.0.0", description="Address to listen on.")
+    grpc_port: int = Field(default=8500, ge=0, le=65535, description="Port for gRPC; 0 takes any free one.")
+    metrics_port: int = Field(
+        default=8002,
+        ge=-1,
+        le=65535,
+        description="Port for Prometheus metrics over HTTP; 0 takes any free one, -1 none.",
+    )
+    tls_certificate: Path | None = Field(default=None, description="PEM file of the server's certificate chain.")
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    reflection: bool = Field(default=True, description="Answer gRPC server reflection, as grpcurl uses it.")
+    max_message_bytes: int = Field(
+        default=256 * MIB, ge=1024, le=2**31 - 1, description="Largest message taken, decompressed, in bytes."
+    )
+    rpc_threads: int = Field(
+        default=64, ge=1, le=4096, description="Unary calls worked on at once; each takes a thread that mostly waits."
+    )
+    max_streams: int = Field(
+        default=256, ge=1, le=4096, description="Streams (training, watching, downloading) open at once."
+    )
+    max_calls: int = Field(
+        default=4096, ge=8, description="Calls of all kinds that may be open; further ones get RESOURCE_EXHAUSTED."
+    )
+
+    max_batch_rows: int = Field(default=64, ge=1, description="Most rows that one execution joins.")
+    max_queue_rows: int = Field(
+        default=4096, ge=1, description="Most rows that wait for one version; what doesn't fit gets RESOURCE_EXHAUSTED."
+    )
+    compute_threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads that one execution uses; 0 takes one a core."
+    )
+
+    poll_seconds: float = Field(
+        default=1.0, ge=0.05, le=3600, description="Time between two looks at the repository, in seconds."
+    )
+    max_old_versions: int = Field(
+        default=2, ge=0, description="Versions besides the newest that stay loaded after a request named them."
+    )
+
+    training_slots: int = Field(default=1, ge=0, le=64, description="Training runs at once; 0 refuses training.")
+    max_queued_runs: int = Field(default=16, ge=0, description="Training runs that may wait for a slot.")
+    training_threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads that a training run uses; 0 takes half of the cores."
+    )
+    training_nice: int = Field(
+        default=10, ge=0, le=19, description="How far training stands back behind serving (nice)."
+    )
+    max_run_bytes: int = Field(default=4 * GIB, ge=1, description="Most data of one training run, in bytes.")
+    max_kept_runs: int = Field(default=200, ge=1, description="Ended training runs that stay listed.")
+    cancel_grace_seconds: float = Field(
+        default=10.0, ge=0, description="Time a cancelled run has to end by itself before it is killed, in seconds."
+    )
+
+    drain_seconds: float = Field(
+        default=5.0, ge=0, description="After SIGTERM, time to go on accepting calls while health says NOT_SERVING."
+    )
+    grace_seconds: float = Field(
+        default=30.0, ge=0, description="After that, time for calls under way to finish, in seconds."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["text", "json"] = Field(default="text", description="How a log line looks.")
+    check_config: bool = Field(default=False, description="Print the settings in force, and exit.")
+
+    @field_validator("path", "state", "config", "tls_certificate", "tls_key")
+    @classmethod
+    def _expand_user(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value is not None else None
+
+    @model_validator(mode="after")
+    def _pair_tls(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: got one of them")
+        return self
+
+    @property
+    def state_folder(self) -> Path:
+        """Where runs, and versions published for a single file, are kept."""
+        if self.state is not None:
+            return self.state
+        return (self.path.parent if self.path.is_file() else self.path) / ".layerserve"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leaves out .env files and secret folders: three spellings are enough. `read_settings` adds flags and file."""
+        return init_settings, env_settings
+
+
+def read_settings(argv: Sequence[str]) -> Settings:
+    """Reads the settings in force from command-line arguments, environment and file.
+
+    Raises SettingsError for a value that is wrong, and SystemExit (as argparse does) for an unknown flag and `--help`.
+    """
+    path = config_path(argv, os.environ)
+    values = read_file(path) if path else {}
+
+    class Command(Settings):
+        """Serve Keras models over gRPC."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            flags = CliSettingsSource[Any](
+                settings_cls,
+                cli_prog_name="layerserve serve",
+                cli_parse_args=list(argv),
+                cli_kebab_case=True,
+                cli_implicit_flags=True,
+                cli_hide_none_type=True,
+                cli_avoid_json=True,
+            )
+            return flags, env_settings, InitSettingsSource(settings_cls, values)
+
+    try:
+        found = Command()
+        return Settings.model_construct(_fields_set=set(found.model_fields_set), **dict(found))
+    except ValidationError as error:
+        raise SettingsError("\n".join(describe(entry) for entry in error.errors())) from error
+
+
+def config_path(argv: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    """The settings file that flags or environment name: it must be read before the rest is."""
+    for index, argument in enumerate(argv):
+        if argument == "--config" and index + 1 < len(argv):
+            return Path(argv[index + 1]).expanduser()
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config=")).expanduser()
+    named = environment.get(PREFIX + "CONFIG")
+    return Path(named).expanduser() if named else None
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Reads a TOML file of settings. Raises SettingsError for one that can't be read or has unknown names."""
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"settings file {path}: {error}") from error
+    names = set(Settings.model_fields) - {"config", "check_config"}
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise SettingsError(f"settings file {path}: unknown setting '{key}'{hint}")
+    return values
+
+
+def describe(entry: Mapping[str, Any]) -> str:
+    """One line for one wrong setting, with all its spellings, as the user may have used any of them."""
+    if not entry["loc"]:
+        return str(entry["msg"]).removeprefix("Value error, ")
+    name = str(entry["loc"][0])
+    flag = "PATH" if name == "path" else "--" + name.replace("_", "-")
+    expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{flag} ({PREFIX}{name.upper()}, '{name}' in the file): got {entry['input']!r}, expected {expected}"
+
+
+def in_force(settings: Settings) -> str:
+    """The settings as TOML text, with their descriptions: what `--check-config` prints, and a file to start from."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        if name in ("config", "check_config"):
+            continue
+        lines.append(f"# {field.description}")
+        value = getattr(settings, name)
+        lines.append(f"# {name} =" if value is None else f"{name} = {toml_value(value)}")
+    return "\n".join(lines)
+
+
+def toml_value(value: object) -> str:
+    """A setting's value as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: how calls come to the handlers, whatever carries them."""

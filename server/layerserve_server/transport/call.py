@@ -1,0 +1,94 @@
+"""What a transport hands to a handler: a call, with raw message bytes and a way to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+
+class Call(Protocol):
+    """A unary call. A handler returns at once or works; the answer may come later and from any thread.
+
+    `reply` or `fail` is called exactly once; what comes after the first is ignored, as is what comes after the caller
+    has gone.
+    """
+
+    @property
+    def method(self) -> str:
+        """Full name, such as "/layerserve.v1.PredictionService/Predict"."""
+
+    @property
+    def request(self) -> bytes:
+        """The request message."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When the caller stops waiting, on the clock of `time.monotonic`, in seconds. None: never."""
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Calls back when the caller cancels or its deadline passes; at once where that has happened."""
+
+    def reply(self, encode: Callable[[], bytes]) -> None:
+        """Answers with what `encode` gives. The transport chooses the thread that it runs in."""
+
+    def fail(self, error: Exception) -> None:
+        """Answers with an error."""
+
+    def about(self, model: str, version: int) -> None:
+        """Says which version the call is for, for metrics. Only names that exist: each makes a time series."""
+
+
+class Stream(Protocol):
+    """A call whose answer is a stream of messages; the request is one message, or a stream too."""
+
+    @property
+    def method(self) -> str:
+        """Full name, such as "/layerserve.v1.TrainingService/Train"."""
+
+    @property
+    def requests(self) -> Iterator[bytes]:
+        """The request messages. Ends when the caller half-closes, raises CallCancelledError when it goes away."""
+
+    def open(self) -> bool:
+        """Whether somebody still listens and the server isn't stopping."""
+
+    def on_closed(self, callback: Callable[[], None]) -> None:
+        """Calls back when `open` becomes False; at once where it is so."""
+
+    def about(self, model: str, version: int) -> None:
+        """Says which version the stream is for, for metrics."""
+
+
+Handler: TypeAlias = Callable[[Call], None]
+StreamHandler: TypeAlias = Callable[[Stream], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Which handler answers which method, by full name."""
+
+    unary: dict[str, Handler] = field(default_factory=dict)
+    server_streams: dict[str, StreamHandler] = field(default_factory=dict)
+    both_streams: dict[str, StreamHandler] = field(default_factory=dict)
+
+    def add(self, others: Routes) -> None:
+        """Takes the methods of another service."""
+        self.unary.update(others.unary)
+        self.server_streams.update(others.server_streams)
+        self.both_streams.update(others.both_streams)
+
+    def services(self) -> list[str]:
+        """Names of all services that a method belongs to."""
+        methods = [*self.unary, *self.server_streams, *self.both_streams]
+        return sorted({method.split("/")[1] for method in methods})
+
+
+class Observer(Protocol):
+    """What is told about calls: metrics."""
+
+    def call_began(self, method: str) -> None:
+        """A call came in."""
+
+    def call_ended(self, method: str, model: str, version: str, status: str, seconds: float) -> None:
+        """A call was answered, `seconds` after it came. `status` is a gRPC status name, such as "NOT_FOUND"."""

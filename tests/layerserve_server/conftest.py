@@ -1,0 +1,145 @@
+"""A model to serve that needs no engine, and servers in this process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from layergraph.errors import CorruptFileError, DataError, UnknownTensorError
+from layerserve_server.app import App
+from layerserve_server.settings import Settings
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass
+class FakeModel:
+    """Doubles its input `x` (rows, 2) and adds `offset`; refuses a row whose first number is negative."""
+
+    offset: float = 0.0
+    input_specs: Sequence[Spec] = (Spec("x", (None, 2), "float32"),)
+    output_specs: Sequence[Spec] = (Spec("y", (None, 2), "float32"),)
+    batched: bool = True
+    compiled: bool = False
+    keras_version: str | None = "3.15.1"
+    #: Set while batches may run.
+    gate: threading.Event = field(default_factory=threading.Event)
+    #: Rows of each batch that ran.
+    batches: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def plan(self, outputs: Sequence[str] | None = None) -> FakePlan:
+        names = tuple(outputs or ("y",))
+        for name in names:
+            if name not in ("y", "hidden"):
+                raise UnknownTensorError(f"unknown tensor '{name}'; known: y, hidden")
+        return FakePlan(self, names)
+
+    def count_params(self) -> int:
+        return 3
+
+    def node_table(self) -> Sequence[Any]:
+        return ()
+
+
+@dataclass
+class FakePlan:
+    model: FakeModel
+    names: tuple[str, ...]
+
+    @property
+    def batched(self) -> bool:
+        return self.model.batched
+
+    @property
+    def input_specs(self) -> Sequence[Spec]:
+        return self.model.input_specs
+
+    @property
+    def output_specs(self) -> Sequence[Spec]:
+        return tuple(Spec(name, (None, 2), "float32") for name in self.names)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert self.model.gate.wait(30)
+        x = inputs["x"]
+        self.model.batches.append(len(x))
+        if (x[..., 0] < 0).any():
+            raise DataError(f"input 'x': got id {x[..., 0].min():g}, expected 0 or more")
+        y = x * 2 + self.model.offset
+        return {name: y if name == "y" else y + 100 for name in self.names}
+
+
+def load_fake(path: Path) -> FakeModel:
+    """A 'model file' is JSON with the fake model's fields."""
+    try:
+        return FakeModel(**json.loads(path.read_text()))
+    except ValueError as error:
+        raise CorruptFileError(path, "the file is truncated") from error
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[..., Path]:
+    """Puts a version of a fake model into the repository `tmp_path / "models"`, by rename."""
+
+    def put_version(name: str = "double", version: int | str = 1, text: str | None = None, **fields: Any) -> Path:
+        folder = tmp_path / "models" / name / str(version)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = tmp_path / "being_written"
+        written.write_text(json.dumps(fields) if text is None else text)
+        return written.rename(folder / "model.keras")
+
+    (tmp_path / "models").mkdir()
+    return put_version
+
+
+def local_settings(path: Path, **changes: Any) -> Settings:
+    """Settings for a test: any free ports, and polls that come only when a test scans."""
+    defaults = {"host": "127.0.0.1", "grpc_port": 0, "metrics_port": -1, "poll_seconds": 3600, "rpc_threads": 40}
+    return Settings(path=path, **{**defaults, **changes})
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., App]]:
+    """Starts servers of the repository, with the fake loader unless told otherwise."""
+    apps = []
+
+    def start_app(path: Path | None = None, load: Any = load_fake, **changes: Any) -> App:
+        app = App(local_settings(path or tmp_path / "models", **changes), load)
+        apps.append(app)
+        app.start()
+        return app
+
+    yield start_app
+    for app in apps:
+        app.stop()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[App], grpc.Channel]]:
+    """Channels to servers."""
+    channels = []
+
+    def connect_to(app: App) -> grpc.Channel:
+        channel = grpc.insecure_channel(
+            f"127.0.0.1:{app.grpc_port}", options=[("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
+        )
+        channels.append(channel)
+        return channel
+
+    yield connect_to
+    for channel in channels:
+        channel.close()
