@@ -57,3 +57,6 @@ class Dense(Layer):
         x = x.to(w.kernel.dtype)
         y = torch.nn.functional.linear(x, w.kernel.t(), w.bias if self.use_bias else None)
         return self.activation(y)
+
+
+LAYERS: dict[str, type[Layer]] = {"Dense": Dense}

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.layers import core
 
-#: Keras class name -> class, merged from the families. A duplicate is an error.
-LAYERS: Mapping[str, type[Layer]] = {
-    "InputLayer": InputLayer,
-    "Dense": core.Dense,
-}
+
+def merged(families: Iterable[Mapping[str, type[Layer]]]) -> dict[str, type[Layer]]:
+    """One table of all families. Raises ValueError if two of them have a class of one name."""
+    table: dict[str, type[Layer]] = {}
+    for family in families:
+        twice = sorted(table.keys() & family.keys())
+        if twice:
+            raise ValueError(f"layers {twice} are in the table twice")
+        table.update(family)
+    return table
+
+
+#: Keras class name -> class.
+LAYERS: Mapping[str, type[Layer]] = merged(
+    [
+        {"InputLayer": InputLayer},
+        core.LAYERS,
+    ]
+)
