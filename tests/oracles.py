@@ -14,7 +14,6 @@ import layergraph
 import numpy as np
 from layergraph.layers.table import LAYERS
 
-
 #: Keys that Keras writes and that say nothing about the numbers; reading a file drops them.
 WITHOUT_MEANING = {"quantization_config"}
 

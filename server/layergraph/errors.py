@@ -53,7 +53,7 @@ class UnsafeFileError(ModelFileError):
 
 
 class ConfigError(LayerGraphError, ValueError):
-    """An option of a layer, optimizer, loss or metric is wrong. The text names owner, option, value and what is accepted."""
+    """An option of a layer, optimizer, loss or metric is wrong. The text names owner, option and value."""
 
 
 class GraphError(LayerGraphError, ValueError):

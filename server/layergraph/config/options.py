@@ -124,14 +124,16 @@ def serialized(value: Any) -> Any:
 
 
 def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Mapping[str, str] | None = None) -> T:
-    """What Keras's `get` does: an object, a class name or alias, or {"class_name", "config"} gives an object of `table`.
+    """What Keras's `get` does: an object, a name, or {"class_name", "config"} gives an object of `table`.
 
     Modules and registered names in a serialised dict are never used: only `table` is looked at. Raises ConfigError.
     """
     if isinstance(value, type) and value in table.values():
-        return value()
-    if any(isinstance(value, known) for known in set(table.values())):
-        return value  # type: ignore[no-any-return, return-value]
+        made: T = value()
+        return made
+    for known_class in set(table.values()):
+        if isinstance(value, known_class):
+            return value
     config: Mapping[str, Any] = {}
     name: object = value
     if isinstance(value, Mapping) and "class_name" in value:
@@ -147,7 +149,7 @@ def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Map
     if known not in table:
         raise ConfigError(unknown_name(kind, name, [*table, *(aliases or {})]))
     found: Any = table[known]
-    made: T = found.from_config(config)
+    made = found.from_config(config)
     return made
 
 

@@ -19,7 +19,7 @@ def check_fit(what: str, got: tuple[int, ...], expected: Shape) -> None:
 
 
 def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> torch.Tensor:
-    """The array as a tensor of the input's type, sharing memory where it can. Raises DataError for another kind of data.
+    """The array as a tensor of the input's type, sharing memory where it can. Raises DataError for other kinds of data.
 
     Types are converted as Keras does: any number to floating point, integers to other integers.
     """

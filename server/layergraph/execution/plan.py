@@ -51,7 +51,7 @@ class Plan:
         slots = {id(tensor): layout.new_slot() for tensor in model.inputs}
         scopes: dict[tuple[Node, ...], dict[int, int]] = {(): slots}
         layout.open_graph(model.graph, slots, (), None, scopes)
-        own = {name: tensor for name, tensor in zip(model.output_names, model.outputs, strict=True)}
+        own = dict(zip(model.output_names, model.outputs, strict=True))
         names = model.output_names if outputs is None else list(outputs)
         found: list[tuple[tuple[Node, ...], Tensor]] = [
             ((), own[name]) if name in own else find_tensor(model, name) for name in names
@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def batched(self) -> bool:
-        """Whether every input and output has the rows as its first axis, so that rows of several callers can be joined."""
+        """Whether every input and output has the rows as its first axis: then rows of several callers can be joined."""
         return all(len(s.shape) > 0 and s.shape[0] is None for s in (*self.input_specs, *self.output_specs))
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -101,7 +101,7 @@ class Plan:
             return {spec.name: to_numpy(value) for spec, value in zip(self.output_specs, outputs, strict=True)}
 
     def forward(self, run: Run, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Outputs and their masks for tensors in the order of `input_specs`; gradients flow where torch records them."""
+        """Outputs and their masks for tensors in the order of `input_specs`; gradients flow if torch records them."""
         slots: list[Any] = [None] * self._slot_count
         for slot, value in zip(self._inputs, tensors, strict=True):
             slots[slot] = value
@@ -171,12 +171,13 @@ class _Layout:
                 continue
             said = training if node.training is None else node.training
             inner = node.layer.inner_model
-            if inner is not None and inner.takes_as_they_are(node.input_tensors):
+            if inner is not None and not node.kwargs and inner.takes_as_they_are(node.input_tensors):
                 inner_slots = {
                     id(t): slots[id(given)] for t, given in zip(inner.inputs, node.input_tensors, strict=True)
                 }
-                scopes[(*calls, node)] = inner_slots
-                self.open_graph(inner.graph, inner_slots, (*calls, node), said, scopes)
+                nested = (*calls, node)
+                scopes[nested] = inner_slots
+                self.open_graph(inner.graph, inner_slots, nested, said, scopes)
                 targets = [inner_slots[id(t)] for t in inner.outputs]
             else:
                 targets = [self.new_slot() for _ in node.output_tensors]

@@ -50,13 +50,14 @@ def map_graph(inputs: Structure, outputs: Structure) -> Graph:
         for tensor in node.input_tensors:
             if id(tensor) not in known:
                 raise GraphError(
-                    f"graph disconnected: {tensor!r}, which layer '{node.layer.name}' takes, can't be computed from the inputs "
-                    f"{[t.name for t in flat_inputs]}"
+                    f"graph disconnected: {tensor!r}, which layer '{node.layer.name}' takes, can't be computed from "
+                    f"the inputs {[t.name for t in flat_inputs]}"
                 )
         known.update(id(tensor) for tensor in node.output_tensors)
         if node.is_input and not any(tensor is given for tensor in node.output_tensors for given in flat_inputs):
             raise GraphError(
-                f"graph disconnected: input '{node.layer.name}' is needed but isn't among the inputs {[t.name for t in flat_inputs]}"
+                f"graph disconnected: input '{node.layer.name}' is needed but isn't among the inputs "
+                f"{[t.name for t in flat_inputs]}"
             )
     layers = _keras_order(nodes, first_seen)
     listed = set(layers)

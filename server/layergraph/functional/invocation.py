@@ -90,7 +90,7 @@ class Invocation:
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out.
 
-        `w` holds the layer's bound weights. `masks` may be all None where neither the layer nor `want_masks` needs them.
+        `w` holds the layer's bound weights. `masks` may be all None where neither layer nor `want_masks` needs them.
         Without `want_masks` the masks that come back are None.
         """
         if self.training is not None:

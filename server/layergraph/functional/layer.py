@@ -427,7 +427,7 @@ def _mask_of(tensor: Tensor) -> Tensor | None:
 
 
 def _announced_shape(kwargs: dict[str, Any], options: Container[str]) -> Shape | None:
-    """Takes Keras's ways to say a first layer's input shape out of the arguments, unless they are options of the layer."""
+    """Takes Keras's ways to say a first layer's input shape out of the arguments, unless it has such options."""
     given = {
         name: kwargs.pop(name)
         for name in ("batch_input_shape", "input_shape", "input_dim")

@@ -131,8 +131,8 @@ class Model(Trainer, Layer):
     def output_names(self) -> list[str]:
         """Names of the outputs, in flat order, each once.
 
-        The keys of a dict of outputs; otherwise the name of the layer that makes the output, with the indices of its node
-        and tensor (`lstm:0:1`) where several outputs come from one layer.
+        The keys of a dict of outputs; otherwise the name of the layer that makes the output, with the indices of its
+        node and tensor (`lstm:0:1`) where several outputs come from one layer.
         """
         if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
             return sorted(self.graph.outputs)
@@ -263,7 +263,7 @@ class Model(Trainer, Layer):
         return graph_config(self)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model to a `.keras` (or `.h5`) file that stock Keras opens. Raises ConfigError for another ending."""
+        """Writes a `.keras` (or `.h5`) file that stock Keras opens. Raises ConfigError for another ending."""
         from layergraph.saving.model_file import save_model
 
         save_model(self, Path(path))

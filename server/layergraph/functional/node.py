@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Node:
-    """A call of `layer` with `args` and `kwargs`, in which tensors stand anywhere, that gave `outputs` (any nesting)."""
+    """A call of `layer` with `args` and `kwargs`, where tensors stand anywhere, that gave `outputs` (any nesting)."""
 
     __slots__ = ("args", "index", "kwargs", "layer", "outputs", "training")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NodeTensor:
-    """A tensor at a node: where it was made, its shape and type, and the argument it was given as (empty for outputs)."""
+    """A tensor at a node: where it was made, its shape and type, and the argument it came as (empty for outputs)."""
 
     layer: str
     node_index: int

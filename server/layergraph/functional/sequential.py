@@ -17,7 +17,7 @@ from layergraph.functional.tensor import Shape, Tensor
 class Sequential(Model):
     """A stack of layers (keras.Sequential). It has a graph once its input shape is known.
 
-    layers   layers and, first, an `Input`; without one, the first layer's `input_shape=` or the first call says the shape
+    layers   layers and, first, an `Input`; else the first layer's `input_shape=` or the first call says the shape
     """
 
     def __init__(

@@ -16,9 +16,9 @@ Initializer = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 
 class Weight:
-    """A named array of a layer. Its tensor is made when first needed, so that a graph costs no memory until it runs.
+    """A named array of a layer. Its tensor is made when first needed: a graph costs no memory until it runs.
 
-    `value` stays the same tensor object for the weight's life once made: plans hold it and training changes it in place.
+    `value` stays the same tensor object once made: plans hold it and training changes it in place.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class Weight:
         return self._value
 
     def bind(self, value: torch.Tensor) -> None:
-        """Takes `value` as the weight's tensor, without a copy where the type fits. Raises DataError for another shape."""
+        """Takes `value` as the weight's tensor, without a copy if the type fits. Raises DataError for another shape."""
         if tuple(value.shape) != self.shape:
             raise DataError(f"weight '{self.path}': got shape {tuple(value.shape)}, expected {self.shape}")
         self._value = value.to(torch_dtype(self.dtype))

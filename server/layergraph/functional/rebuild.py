@@ -1,0 +1,223 @@
+"""A GraphSpec -> its Model, by making the calls again, as Keras does."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from layergraph.config.options import brief
+from layergraph.config.problems import Problems, brief_name
+from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
+from layergraph.errors import ConfigError, GraphError, LayerGraphError
+from layergraph.functional.input import InputLayer
+from layergraph.functional.layer import Layer
+from layergraph.functional.model import Model
+from layergraph.functional.sequential import Sequential
+from layergraph.functional.structure import flatten
+
+#: Says whether an option that no layer of ours has can be left out: (key, value).
+Ignores = Callable[[str, Any], bool]
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """A model, and for it and every model in it the layers in the order of the file, by which weights are numbered."""
+
+    model: Model
+    file_order: dict[Model, tuple[Layer, ...]] = field(default_factory=dict)
+
+
+def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Problems) -> None:
+    """Adds every class and option to `problems` that layergraph doesn't have, in all nested models and wrappers."""
+    waiting: list[GraphSpec | LayerSpec] = [spec]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, GraphSpec):
+            waiting.extend(reversed(item.layers))
+        elif item.graph is not None:
+            waiting.append(item.graph)
+        else:
+            label = f"layer {brief_name(item.name)}"
+            known = _class_table(item).get(item.class_name)
+            if known is None:
+                what = "operation" if item.operation else "class"
+                problems.add(f"{label}: {what} {brief_name(item.class_name)} is not supported")
+            else:
+                for key in unknown_options(item, known, ignores):
+                    value = brief(item.config[key])
+                    problems.add(f"{label} ({item.class_name}): option {brief_name(key)} = {value} is not supported")
+            waiting.extend(leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec))
+
+
+def rebuild(spec: GraphSpec, ignores: Ignores) -> Rebuilt:
+    """Makes the model. Its weights have shapes, but no values yet.
+
+    Raises ConfigError or GraphError, which name the layer.
+    """
+    builder = _Builder(ignores)
+    model = builder.model(spec)
+    return Rebuilt(model, builder.file_order)
+
+
+def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> list[str]:
+    """Keys of the config that the class doesn't have and that can't be left out."""
+    return [key for key, value in spec.config.items() if key not in known._options and not ignores(key, value)]
+
+
+def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
+    # Here, because the tables import the layers, which import the functional core.
+    from layergraph.layers.table import LAYERS
+    from layergraph.ops.table import OPERATIONS
+
+    return OPERATIONS if spec.operation else LAYERS
+
+
+class _Builder:
+    def __init__(self, ignores: Ignores) -> None:
+        self.ignores = ignores
+        self.file_order: dict[Model, tuple[Layer, ...]] = {}
+        #: Layers that several models of the file hold.
+        self.shared: dict[int, Layer] = {}
+
+    def model(self, spec: GraphSpec) -> Model:
+        """The model of a spec, nested models first."""
+        layers = {item.name: self.layer(item) for item in spec.layers}
+        name = spec.name or None
+        model: Model
+        if spec.sequential:
+            model = Sequential(layers.values(), name=name, trainable=spec.trainable)
+        else:
+            calls = _Calls(spec, layers)
+            calls.make_all()
+            inputs, outputs = calls.tensors(spec.inputs), calls.tensors(spec.outputs)
+            model = Model(inputs, outputs, name=name, trainable=spec.trainable)
+        self.file_order[model] = tuple(
+            layers[item.name]
+            for item in spec.layers
+            if not item.operation and not (spec.sequential and item.class_name == "InputLayer")
+        )
+        return model
+
+    def layer(self, spec: LayerSpec) -> Layer:
+        """The layer of a spec; the one made before if models share it."""
+        # Each graph has inputs of its own, even where a file says they are one.
+        if spec.shared_id is None or spec.class_name == "InputLayer":
+            return self._made(spec)
+        known = self.shared.get(spec.shared_id)
+        if known is None or known.name != spec.name:
+            known = self.shared[spec.shared_id] = self._made(spec)
+        return known
+
+    def _made(self, spec: LayerSpec) -> Layer:
+        if spec.graph is not None:
+            model = self.model(spec.graph)
+            model.name = spec.name or model.name
+            return model
+        known = _class_table(spec).get(spec.class_name)
+        label = f"layer {brief_name(spec.name)}"
+        if known is None:
+            raise ConfigError(f"{label}: class {brief_name(spec.class_name)} is not supported")
+        if unknown := unknown_options(spec, known, self.ignores):
+            raise ConfigError(f"{label} ({spec.class_name}): option {brief_name(unknown[0])} is not supported")
+        config = {key: self._option(value) for key, value in spec.config.items() if key in known._options}
+        try:
+            return known.from_config(config)
+        except LayerGraphError as wrong:
+            raise ConfigError(f"{label}: {wrong}") from wrong
+
+    def _option(self, value: Any) -> Any:
+        """An option's value, with the layers in it made."""
+        if isinstance(value, LayerSpec):
+            return self.layer(value)
+        if isinstance(value, list):
+            return [self._option(item) for item in value]
+        return value
+
+
+class _Calls:
+    """The calls of one graph, each made when the tensors it needs are there and the layer's calls before it are made."""
+
+    def __init__(self, spec: GraphSpec, layers: Mapping[str, Layer]) -> None:
+        self._layers = layers
+        self._made: dict[tuple[str, int], list[Any]] = {}
+        self._calls: dict[tuple[str, int], CallSpec] = {}
+        for item in spec.layers:
+            layer = layers[item.name]
+            if isinstance(layer, InputLayer):
+                self._made[item.name, 0] = [layer.inbound_nodes[0].outputs]
+                continue
+            self._calls.update({(item.name, index): call for index, call in enumerate(item.calls)})
+
+    def make_all(self) -> None:
+        """Makes all calls, in linear time. Raises GraphError that names layers whose inputs are never there."""
+        missing: dict[tuple[str, int], int] = {}
+        waiting_for: dict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
+        for key, call in self._calls.items():
+            needs = {(ref.layer, ref.node) for ref in _references([call.args, call.kwargs])}
+            if key[1] > 0:
+                needs.add((key[0], key[1] - 1))
+            needs = {need for need in needs if need not in self._made}
+            missing[key] = len(needs)
+            for need in needs:
+                waiting_for[need].append(key)
+        ready = deque(key for key, count in missing.items() if count == 0)
+        done = 0
+        while ready:
+            key = ready.popleft()
+            self._make(key)
+            done += 1
+            for dependant in waiting_for.pop(key, ()):
+                missing[dependant] -= 1
+                if missing[dependant] == 0:
+                    ready.append(dependant)
+        if done < len(self._calls):
+            stuck = [name for (name, index) in self._calls if (name, index) not in self._made]
+            needed = next(need for need in waiting_for)
+            raise GraphError(
+                f"layer {brief_name(stuck[0])} (and {len(stuck) - 1} more) can't be called: "
+                + (
+                    "their inputs depend on one another"
+                    if needed in self._calls
+                    else f"there is no call {needed[1]} of a layer {brief_name(needed[0])}"
+                )
+            )
+
+    def tensors(self, structure: Structure) -> Structure:
+        """The structure with a tensor for each reference. Raises GraphError for one that leads nowhere."""
+        if isinstance(structure, TensorRef):
+            made = self._made.get((structure.layer, structure.node))
+            if made is None or not 0 <= structure.tensor < len(made):
+                where = f"output {structure.tensor} of call {structure.node}"
+                raise GraphError(f"there is no {where} of a layer {brief_name(structure.layer)}")
+            return made[structure.tensor]
+        if isinstance(structure, (list, tuple)):
+            return type(structure)(self.tensors(item) for item in structure)
+        if isinstance(structure, Mapping):
+            return {key: self.tensors(item) for key, item in structure.items()}
+        return structure
+
+    def _make(self, key: tuple[str, int]) -> None:
+        call = self._calls[key]
+        args = [self.tensors(arg) for arg in call.args]
+        kwargs = {name: self.tensors(value) for name, value in call.kwargs.items()}
+        layer = self._layers[key[0]]
+        try:
+            outputs = layer(*args, **kwargs)
+        except LayerGraphError as wrong:
+            text = str(wrong)
+            raise GraphError(text if layer.name in text else f"layer {brief_name(key[0])}: {text}") from wrong
+        self._made[key] = flatten(outputs)
+
+
+def _references(structure: Structure) -> Iterator[TensorRef]:
+    waiting = [structure]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, TensorRef):
+            yield item
+        elif isinstance(item, Mapping):
+            waiting.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(item)
