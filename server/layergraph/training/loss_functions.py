@@ -1,0 +1,248 @@
+"""Losses as functions: (labels, predictions) -> a value for each sample, by the formulas of keras.losses."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional
+
+#: Keras's backend.epsilon().
+EPSILON = 1e-7
+
+Tensor = torch.Tensor
+
+
+def same_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """Drops or adds a last axis of length 1 where the ranks differ by one (Keras's squeeze_or_expand_to_same_rank).
+
+    Without it (N,) against (N, 1) would broadcast to (N, N).
+    """
+    if y_true.ndim == y_pred.ndim + 1 and y_true.shape[-1] == 1:
+        return (y_true, y_pred[..., None]) if y_pred.ndim == 1 else (y_true[..., 0], y_pred)
+    if y_pred.ndim == y_true.ndim + 1 and y_pred.shape[-1] == 1:
+        return (y_true[..., None], y_pred) if y_true.ndim == 1 else (y_true, y_pred[..., 0])
+    return y_true, y_pred
+
+
+def mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """mean (y - p)^2 over the last axis."""
+    return (y_pred - y_true).square().mean(-1)
+
+
+def mean_absolute_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """mean |y - p| over the last axis."""
+    return (y_pred - y_true).abs().mean(-1)
+
+
+def mean_absolute_percentage_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """100 x mean |y - p| / max(|y|, epsilon) over the last axis."""
+    return 100.0 * ((y_true - y_pred) / y_true.abs().clamp_min(EPSILON)).abs().mean(-1)
+
+
+def mean_squared_logarithmic_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """mean (log(1 + y) - log(1 + p))^2 over the last axis, both at least epsilon."""
+    difference = torch.log(y_pred.clamp_min(EPSILON) + 1.0) - torch.log(y_true.clamp_min(EPSILON) + 1.0)
+    return difference.square().mean(-1)
+
+
+def normalized(x: Tensor, axis: int) -> Tensor:
+    """`x` over its norm along `axis`; the inverse norm is at most 1 / epsilon (Keras's normalize)."""
+    return x * torch.rsqrt(x.square().sum(axis, keepdim=True).clamp_min(EPSILON**2))
+
+
+def cosine_similarity(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+    """-cos of the angle: -1 is alike."""
+    return -(normalized(y_true, axis) * normalized(y_pred, axis)).sum(axis)
+
+
+def huber(y_true: Tensor, y_pred: Tensor, delta: float = 1.0) -> Tensor:
+    """Mean of e^2 / 2 up to `delta`, and linear beyond, over the last axis."""
+    error = (y_pred - y_true).abs()
+    return torch.where(error <= delta, 0.5 * error.square(), delta * error - 0.5 * delta**2).mean(-1)
+
+
+def log_cosh(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """mean log(cosh(p - y)) over the last axis."""
+    error = y_pred - y_true
+    return (error + functional.softplus(error * -2.0) - math.log(2.0)).mean(-1)
+
+
+def _signed(y_true: Tensor) -> Tensor:
+    """Labels 0 and 1 as -1 and 1, but only where all labels of the batch are 0 or 1."""
+    binary = ((y_true == 0) | (y_true == 1)).all()
+    return torch.where(binary, 2.0 * y_true - 1.0, y_true)
+
+
+def hinge(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """mean max(1 - y p, 0) over the last axis."""
+    return (1.0 - _signed(y_true) * y_pred).clamp_min(0.0).mean(-1)
+
+
+def squared_hinge(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """mean max(1 - y p, 0)^2 over the last axis."""
+    return (1.0 - _signed(y_true) * y_pred).clamp_min(0.0).square().mean(-1)
+
+
+def categorical_hinge(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """max(largest wrong score - right score + 1, 0)."""
+    right = (y_true * y_pred).sum(-1)
+    wrong = ((1.0 - y_true) * y_pred).amax(-1)
+    return (wrong - right + 1.0).clamp_min(0.0)
+
+
+def kl_divergence(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """sum y log(y / p) over the last axis, both clipped to [epsilon, 1]."""
+    y_true = y_true.clamp(EPSILON, 1.0)
+    return (y_true * torch.log(y_true / y_pred.clamp(EPSILON, 1.0))).sum(-1)
+
+
+def poisson(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """mean p - y log(p + epsilon) over the last axis."""
+    return (y_pred - y_true * torch.log(y_pred + EPSILON)).mean(-1)
+
+
+def _binary_crossentropies(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
+    if from_logits:
+        return functional.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
+    return functional.binary_cross_entropy(y_pred.clamp(EPSILON, 1.0 - EPSILON), y_true, reduction="none")
+
+
+def _smoothed_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
+    return y_true * (1.0 - label_smoothing) + 0.5 * label_smoothing if label_smoothing else y_true
+
+
+def _smoothed_classes(y_true: Tensor, label_smoothing: float) -> Tensor:
+    # Keras counts the classes on the last axis, whatever `axis` says.
+    return y_true * (1.0 - label_smoothing) + label_smoothing / y_true.shape[-1] if label_smoothing else y_true
+
+
+def _log_probabilities(y_pred: Tensor, from_logits: bool, axis: int) -> Tensor:
+    """Logs of the class probabilities; what doesn't add up to 1 is made to, then clipped, as Keras does."""
+    if from_logits:
+        return functional.log_softmax(y_pred, axis)
+    return torch.log((y_pred / y_pred.sum(axis, keepdim=True)).clamp(EPSILON, 1.0 - EPSILON))
+
+
+def binary_crossentropy(
+    y_true: Tensor, y_pred: Tensor, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+) -> Tensor:
+    """mean -(y log p + (1 - y) log(1 - p)) over `axis`."""
+    return _binary_crossentropies(_smoothed_binary(y_true, label_smoothing), y_pred, from_logits).mean(axis)
+
+
+def binary_focal_crossentropy(
+    y_true: Tensor,
+    y_pred: Tensor,
+    apply_class_balancing: bool = False,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+) -> Tensor:
+    """Binary crossentropy x (1 - probability of the right answer)^gamma; `alpha` counts only with class balancing."""
+    y_true = _smoothed_binary(y_true, label_smoothing)
+    y_pred = torch.sigmoid(y_pred) if from_logits else y_pred
+    right = y_true * y_pred + (1 - y_true) * (1 - y_pred)
+    value = (1.0 - right).pow(gamma) * _binary_crossentropies(y_true, y_pred, False)
+    if apply_class_balancing:
+        value = (y_true * alpha + (1 - y_true) * (1 - alpha)) * value
+    return value.mean(axis)
+
+
+def categorical_crossentropy(
+    y_true: Tensor, y_pred: Tensor, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
+) -> Tensor:
+    """-sum y log p over `axis`."""
+    return -(_smoothed_classes(y_true, label_smoothing) * _log_probabilities(y_pred, from_logits, axis)).sum(axis)
+
+
+def categorical_focal_crossentropy(
+    y_true: Tensor,
+    y_pred: Tensor,
+    alpha: float | tuple[float, ...] = 0.25,
+    gamma: float = 2.0,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+) -> Tensor:
+    """-sum alpha (1 - p)^gamma y log p over `axis`; `alpha` is one number, or one for each class."""
+    y_true = _smoothed_classes(y_true, label_smoothing)
+    y_pred = torch.softmax(y_pred, axis) if from_logits else y_pred
+    log_p = _log_probabilities(y_pred, False, axis)
+    factor = (1.0 - log_p.exp()).pow(gamma) * torch.as_tensor(alpha, dtype=y_pred.dtype, device=y_pred.device)
+    return (factor * -y_true * log_p).sum(axis)
+
+
+def sparse_categorical_crossentropy(
+    y_true: Tensor, y_pred: Tensor, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
+) -> Tensor:
+    """-log of the probability of class `y_true` along `axis`; 0 where it is `ignore_class`."""
+    labels = y_true.long()
+    if labels.ndim == y_pred.ndim and labels.shape[axis] == 1:
+        labels = labels.squeeze(axis)
+    if ignore_class is not None:
+        valid = labels != ignore_class
+        labels = labels.where(valid, 0)
+        # Predictions are dropped as well, so that a NaN there reaches nothing.
+        y_pred = y_pred.where(valid.unsqueeze(axis), torch.zeros((), dtype=y_pred.dtype, device=y_pred.device))
+    # torch wants the classes on axis 1.
+    log_p = _log_probabilities(y_pred, from_logits, axis).movedim(axis, 1)
+    loss = functional.nll_loss(log_p, labels, reduction="none")
+    return loss if ignore_class is None else loss.where(valid, 0.0)
+
+
+def categorical_generalized_cross_entropy(y_true: Tensor, y_pred: Tensor, q: float = 0.5) -> Tensor:
+    """(1 - p^q) / q with the probability p of class `y_true`."""
+    labels = y_true.long()
+    if labels.ndim < y_pred.ndim:
+        labels = labels[..., None]
+    return (1 - y_pred.gather(-1, labels)[..., 0].pow(q)) / q
+
+
+def ctc(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Connectionist temporal classification of (N, length) labels, 0 filling up, and (N, steps, classes) logits."""
+    labels = y_true.long()
+    steps = torch.full((len(y_pred),), y_pred.shape[1], dtype=torch.long)
+    log_p = functional.log_softmax(y_pred.transpose(0, 1), -1)
+    return functional.ctc_loss(log_p, labels, steps, (labels != 0).sum(-1), blank=0, reduction="none")
+
+
+def _total(x: Tensor, axis: tuple[int, ...] | None) -> Tensor:
+    return x.sum() if axis is None else x.sum(axis)
+
+
+def dice(y_true: Tensor, y_pred: Tensor, axis: tuple[int, ...] | None = None) -> Tensor:
+    """1 - 2 sum y p / (sum y + sum p + epsilon); over everything, one number for the batch, unless `axis` is given."""
+    both = _total(y_true * y_pred, axis)
+    return 1 - 2.0 * both / (_total(y_true, axis) + _total(y_pred, axis) + EPSILON)
+
+
+def tversky(
+    y_true: Tensor, y_pred: Tensor, alpha: float = 0.5, beta: float = 0.5, axis: tuple[int, ...] | None = None
+) -> Tensor:
+    """1 - both / (both + alpha x missed + beta x wrongly found + epsilon), as Keras 3 assigns alpha and beta."""
+    both = _total(y_true * y_pred, axis)
+    missed = _total((1 - y_pred) * y_true, axis)
+    wrong = _total(y_pred * (1 - y_true), axis)
+    return 1 - both / (both + missed * alpha + wrong * beta + EPSILON)
+
+
+def circle(
+    y_true: Tensor, y_pred: Tensor, remove_diagonal: bool = True, gamma: float = 80.0, margin: float = 0.4
+) -> Tensor:
+    """Circle loss of l2-normalised embeddings with class labels, one value for each row (Sun et al., 2020)."""
+    distance = (1 - y_pred @ y_pred.T).clamp_min(0.0)
+    labels = y_true.long().reshape(-1, 1)
+    same = labels == labels.T
+    other = ~same
+    if remove_diagonal:
+        same = same & ~torch.eye(len(labels), dtype=torch.bool, device=same.device)
+    near = (margin + distance).where(same, 0.0).clamp_min(0.0)
+    far = (1 + margin - distance).where(other, 0.0).clamp_min(0.0)
+    positive = -gamma * near * (margin - distance)
+    negative = gamma * far * (1 - margin - distance)
+    p_loss = torch.logsumexp(positive.where(same, -torch.inf), 1)
+    n_loss = torch.logsumexp(negative.where(other, -torch.inf), 1)
+    return functional.softplus(p_loss + n_loss)

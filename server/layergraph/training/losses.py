@@ -1,0 +1,427 @@
+"""Losses with their options, weights, masks and reductions, by Keras's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from typing_extensions import Self
+
+from layergraph.config.options import (
+    Configurable,
+    Expected,
+    anything,
+    boolean,
+    fraction,
+    integer,
+    list_of,
+    number,
+    one_of,
+    option,
+    optional,
+    resolve,
+    serialized,
+    text,
+)
+from layergraph.errors import ConfigError, unknown_name
+from layergraph.functional.naming import snake_case
+from layergraph.training import loss_functions as functions
+from layergraph.training.loss_functions import same_rank
+
+Tensor = torch.Tensor
+
+
+def reduction(value: Any) -> str | None:
+    """Validator: how the values of a batch become one number. Keras 2's 'auto' is the mean over the values."""
+    if value == "auto":
+        return "sum_over_batch_size"
+    accepted = one_of("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
+    return None if value is None else accepted(value)
+
+
+def weights_like(values: Tensor, weights: Tensor) -> Tensor:
+    """Weights with axes of length 1 appended, so that they broadcast over `values`; one axis too many is dropped."""
+    if weights.ndim == values.ndim + 1 and weights.shape[-1] == 1:
+        return weights[..., 0]
+    while weights.ndim < values.ndim:
+        weights = weights[..., None]
+    return weights
+
+
+def reduced(values: Tensor, weights: Tensor | None, mask: Tensor | None, how: str | None) -> Tensor:
+    """One number for a batch (Keras's reduce_weighted_values).
+
+    The divisor is the number of values, not the sum of weights; masked-out values don't count. Keras scales the
+    weights of valid values by total / valid for that, so that with broadcast masks the result is the same mean.
+    """
+    if mask is not None:
+        valid = mask.to(values.dtype)
+        if how in ("sum_over_batch_size", "mean"):
+            # No valid value at all gives 0 rather than NaN.
+            count = valid.sum()
+            valid = valid * torch.where(count > 0, valid.numel() / count.clamp_min(1.0), 0.0)
+        if weights is None:
+            weights = valid
+        else:
+            weights = weights_like(valid, weights) * valid if weights.ndim <= valid.ndim else weights * valid[..., None]
+    if weights is not None:
+        weights = weights_like(values, weights)
+        values = values * weights
+    if how is None or how == "none" or values.ndim == 0 or values.numel() == 0:
+        return values
+    if how == "sum":
+        return values.sum()
+    if how == "mean_with_sample_weight" and weights is not None:
+        total = weights.sum()
+        return torch.where(total != 0, values.sum() / torch.where(total != 0, total, 1.0), 0.0)
+    return values.mean()
+
+
+class Loss(Configurable):
+    """A loss of one output (keras.losses.Loss): labels and predictions -> a scalar.
+
+    reduction   'sum_over_batch_size' and 'mean': over all values; 'mean_with_sample_weight'; 'sum'; None for none
+    """
+
+    reduction: str | None = option(reduction, default="sum_over_batch_size", kw_only=True)
+    name: str | None = option(optional(text), default=None, kw_only=True)
+    dtype: Any = option(anything, default=None, kw_only=True)
+
+    #: Values by sample: (labels, predictions, **options).
+    function: ClassVar[Callable[..., Tensor]]
+    #: Whether labels are class numbers rather than values of the shape of the predictions.
+    labels_are_classes: ClassVar[bool] = False
+
+    def setup(self) -> None:
+        shared = ("reduction", "name", "dtype")
+        self._arguments = {name: getattr(self, name) for name in self._options if name not in shared}
+
+    def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """A value for each sample (or step, pixel): the shape of the predictions without the axis reduced over."""
+        y_true, y_pred = same_rank(y_true, y_pred)
+        if not self.labels_are_classes and y_true.dtype != y_pred.dtype:
+            y_true = y_true.to(y_pred.dtype)
+        return type(self).function(y_true, y_pred, **self._arguments)
+
+    def own_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
+        """Which values count, where the loss itself leaves some out."""
+        return None
+
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of a batch in float32. `mask` is that of the predictions: (N, steps) booleans."""
+        if y_pred.dtype not in (torch.float32, torch.float64):
+            y_pred = y_pred.float()
+        values = self.values(y_true, y_pred)
+        own = self.own_mask(y_true, values)
+        if own is not None:
+            mask = own if mask is None else mask & own
+        if sample_weight is None and mask is None and self.reduction == "sum_over_batch_size":
+            return values.mean()
+        return reduced(values, sample_weight, mask, self.reduction)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config. (Keras itself forgets options of some losses when it writes them; it reads them all.)"""
+        config = super().get_config()
+        del config["dtype"]
+        config["name"] = self.name or default_name(type(self))
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        # Keras 2 writes the wrapped function as well.
+        return cls(**{name: value for name, value in config.items() if name != "fn"})
+
+
+def default_name(loss: type[Loss]) -> str:
+    """The name that Keras gives a loss without one."""
+    names = {"KLDivergence": "kl_divergence", "Huber": "huber_loss", "CTC": "ctc"}
+    return names.get(loss.__name__) or snake_case(loss.__name__)
+
+
+class MeanSquaredError(Loss):
+    """mean (y - p)^2 (keras.losses.MeanSquaredError)."""
+
+    function = functions.mean_squared_error
+
+
+class MeanAbsoluteError(Loss):
+    """mean |y - p| (keras.losses.MeanAbsoluteError)."""
+
+    function = functions.mean_absolute_error
+
+
+class MeanAbsolutePercentageError(Loss):
+    """100 x mean |(y - p) / y| (keras.losses.MeanAbsolutePercentageError)."""
+
+    function = functions.mean_absolute_percentage_error
+
+
+class MeanSquaredLogarithmicError(Loss):
+    """mean (log(1 + y) - log(1 + p))^2 (keras.losses.MeanSquaredLogarithmicError)."""
+
+    function = functions.mean_squared_logarithmic_error
+
+
+class CosineSimilarity(Loss):
+    """-cos of the angle between labels and predictions (keras.losses.CosineSimilarity)."""
+
+    function = functions.cosine_similarity
+    axis: int = option(integer, default=-1)
+
+
+class Huber(Loss):
+    """Squares of small errors, amounts of large ones (keras.losses.Huber)."""
+
+    function = functions.huber
+    delta: float = option(number, default=1.0)
+
+
+class LogCosh(Loss):
+    """mean log(cosh(p - y)) (keras.losses.LogCosh)."""
+
+    function = functions.log_cosh
+
+
+class Hinge(Loss):
+    """mean max(1 - y p, 0) (keras.losses.Hinge)."""
+
+    function = functions.hinge
+
+
+class SquaredHinge(Loss):
+    """mean max(1 - y p, 0)^2 (keras.losses.SquaredHinge)."""
+
+    function = functions.squared_hinge
+
+
+class CategoricalHinge(Loss):
+    """max(largest wrong score - right score + 1, 0) (keras.losses.CategoricalHinge)."""
+
+    function = functions.categorical_hinge
+
+
+class KLDivergence(Loss):
+    """sum y log(y / p) (keras.losses.KLDivergence)."""
+
+    function = functions.kl_divergence
+
+
+class Poisson(Loss):
+    """mean p - y log p (keras.losses.Poisson)."""
+
+    function = functions.poisson
+
+
+class BinaryCrossentropy(Loss):
+    """Crossentropy of independent yes/no answers (keras.losses.BinaryCrossentropy)."""
+
+    function = functions.binary_crossentropy
+    from_logits: bool = option(boolean, default=False)
+    label_smoothing: float = option(fraction, default=0.0)
+    axis: int = option(integer, default=-1)
+
+
+class BinaryFocalCrossentropy(Loss):
+    """Binary crossentropy that weighs down what is easy (keras.losses.BinaryFocalCrossentropy)."""
+
+    function = functions.binary_focal_crossentropy
+    apply_class_balancing: bool = option(boolean, default=False)
+    alpha: float = option(number, default=0.25)
+    gamma: float = option(number, default=2.0)
+    from_logits: bool = option(boolean, default=False)
+    label_smoothing: float = option(fraction, default=0.0)
+    axis: int = option(integer, default=-1)
+
+
+class CategoricalCrossentropy(Loss):
+    """Crossentropy of one-hot labels (keras.losses.CategoricalCrossentropy)."""
+
+    function = functions.categorical_crossentropy
+    from_logits: bool = option(boolean, default=False)
+    label_smoothing: float = option(fraction, default=0.0)
+    axis: int = option(integer, default=-1)
+
+
+def _one_or_each(value: Any) -> float | tuple[float, ...]:
+    return list_of(number)(value) if isinstance(value, (list, tuple)) else number(value)
+
+
+class CategoricalFocalCrossentropy(Loss):
+    """Categorical crossentropy that weighs down what is easy (keras.losses.CategoricalFocalCrossentropy)."""
+
+    function = functions.categorical_focal_crossentropy
+    alpha: float | tuple[float, ...] = option(_one_or_each, default=0.25)
+    gamma: float = option(number, default=2.0)
+    from_logits: bool = option(boolean, default=False)
+    label_smoothing: float = option(fraction, default=0.0)
+    axis: int = option(integer, default=-1)
+
+
+class SparseCategoricalCrossentropy(Loss):
+    """Crossentropy of class numbers (keras.losses.SparseCategoricalCrossentropy)."""
+
+    function = functions.sparse_categorical_crossentropy
+    labels_are_classes = True
+    from_logits: bool = option(boolean, default=False)
+    ignore_class: int | None = option(optional(integer), default=None)
+    axis: int = option(integer, default=-1)
+
+    def own_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
+        return None if self.ignore_class is None else (y_true != self.ignore_class).reshape(values.shape)
+
+
+class CategoricalGeneralizedCrossEntropy(Loss):
+    """(1 - p^q) / q of class numbers (keras.losses.CategoricalGeneralizedCrossEntropy)."""
+
+    function = functions.categorical_generalized_cross_entropy
+    labels_are_classes = True
+    q: float = option(number, default=0.5)
+
+    def setup(self) -> None:
+        super().setup()
+        if not 0 < self.q < 1:
+            raise ConfigError(f"CategoricalGeneralizedCrossEntropy: option 'q' is {self.q}, expected between 0 and 1")
+
+
+class CTC(Loss):
+    """Connectionist temporal classification (keras.losses.CTC)."""
+
+    function = functions.ctc
+    labels_are_classes = True
+
+
+def _axes(value: Any) -> tuple[int, ...] | None:
+    try:
+        return None if value is None else list_of(integer)(value if isinstance(value, (list, tuple)) else (value,))
+    except Expected:
+        raise Expected("an integer, a list of integers, or nothing") from None
+
+
+class Dice(Loss):
+    """1 - twice the overlap over both areas (keras.losses.Dice)."""
+
+    function = functions.dice
+    axis: tuple[int, ...] | None = option(_axes, default=None)
+
+
+class Tversky(Loss):
+    """Dice with weights for what is missed and what is wrongly found (keras.losses.Tversky)."""
+
+    function = functions.tversky
+    alpha: float = option(number, default=0.5)
+    beta: float = option(number, default=0.5)
+    axis: tuple[int, ...] | None = option(_axes, default=None)
+
+
+class Circle(Loss):
+    """Circle loss of embeddings; only rows with a positive loss count (keras.losses.Circle)."""
+
+    function = functions.circle
+    labels_are_classes = True
+    gamma: float = option(number, default=80.0)
+    margin: float = option(number, default=0.4)
+    remove_diagonal: bool = option(boolean, default=True)
+
+    def own_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
+        return values.detach() > 0
+
+
+LOSSES: Mapping[str, type[Loss]] = {
+    known.__name__: known
+    for known in (
+        MeanSquaredError,
+        MeanAbsoluteError,
+        MeanAbsolutePercentageError,
+        MeanSquaredLogarithmicError,
+        CosineSimilarity,
+        Huber,
+        LogCosh,
+        Hinge,
+        SquaredHinge,
+        CategoricalHinge,
+        KLDivergence,
+        Poisson,
+        BinaryCrossentropy,
+        BinaryFocalCrossentropy,
+        CategoricalCrossentropy,
+        CategoricalFocalCrossentropy,
+        SparseCategoricalCrossentropy,
+        CategoricalGeneralizedCrossEntropy,
+        CTC,
+        Dice,
+        Tversky,
+        Circle,
+    )
+}
+
+#: Names of functions, short names, and Keras 2's names. A function's defaults are those of its class.
+ALIASES: Mapping[str, str] = {
+    **{known.function.__name__: name for name, known in LOSSES.items()},
+    "bce": "BinaryCrossentropy",
+    "BCE": "BinaryCrossentropy",
+    "kld": "KLDivergence",
+    "KLD": "KLDivergence",
+    "kullback_leibler_divergence": "KLDivergence",
+    "mae": "MeanAbsoluteError",
+    "MAE": "MeanAbsoluteError",
+    "mse": "MeanSquaredError",
+    "MSE": "MeanSquaredError",
+    "mape": "MeanAbsolutePercentageError",
+    "MAPE": "MeanAbsolutePercentageError",
+    "msle": "MeanSquaredLogarithmicError",
+    "MSLE": "MeanSquaredLogarithmicError",
+    "logcosh": "LogCosh",
+    "huber_loss": "Huber",
+}
+
+#: Losses of which the shapes of labels and predictions decide.
+BY_SHAPES = ("crossentropy", "ce")
+
+
+class FunctionLoss(Loss):
+    """A loss given as a Python function (labels, predictions) -> values. It can't be saved by value."""
+
+    def __init__(self, given: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(name=getattr(given, "__name__", "loss"))
+        self.given = given
+
+    def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self.given(*same_rank(y_true, y_pred))
+
+    def get_config(self) -> dict[str, Any]:
+        raise ConfigError(
+            f"loss '{self.name}' is a Python function and can't be saved; compile with a loss of the table"
+        )
+
+
+def loss(value: Any) -> Loss:
+    """What keras.losses.get takes: a name, a loss, a function, or a serialised form of these. Raises ConfigError."""
+    if isinstance(value, FunctionLoss):
+        return value
+    if isinstance(value, Mapping) and value.get("class_name") == "function":
+        value = value.get("config")
+        value = value.get("name") if isinstance(value, Mapping) else value
+    if callable(value) and not isinstance(value, (type, Loss)):
+        by_name = ALIASES.get(getattr(value, "__name__", ""))
+        if by_name is not None and LOSSES[by_name].function is value:
+            return LOSSES[by_name]()
+        return FunctionLoss(value)
+    if isinstance(value, str) and value not in LOSSES and value not in ALIASES:
+        raise ConfigError(unknown_name("loss", value, [*LOSSES, *ALIASES, *BY_SHAPES]))
+    return resolve("loss", value, LOSSES, ALIASES)
+
+
+def loss_for_shapes(labels: tuple[int | None, ...], predictions: tuple[int | None, ...]) -> Loss:
+    """The crossentropy that "crossentropy" stands for, by the shapes of a batch of labels and predictions."""
+    if predictions[-1] == 1:
+        return BinaryCrossentropy()
+    sparse = len(labels) < len(predictions) or labels[-1] == 1
+    return SparseCategoricalCrossentropy() if sparse else CategoricalCrossentropy()
+
+
+def keras_form(value: Loss) -> dict[str, Any]:
+    """The loss as Keras 3 writes it into a file."""
+    return {"module": "keras.losses", **serialized(value), "registered_name": None}

@@ -1,0 +1,64 @@
+"""Metrics as functions: (labels, predictions) -> a value for each sample, by the formulas of keras.metrics."""
+
+from __future__ import annotations
+
+import torch
+
+from layergraph.training import loss_functions
+from layergraph.training.loss_functions import same_rank
+
+Tensor = torch.Tensor
+
+
+def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Whether label and prediction are equal."""
+    y_true, y_pred = same_rank(y_true, y_pred)
+    return y_true.to(y_pred.dtype) == y_pred
+
+
+def binary_accuracy(y_true: Tensor, y_pred: Tensor, threshold: float = 0.5) -> Tensor:
+    """Whether the label equals 1 where the prediction is strictly above `threshold`, 0 elsewhere."""
+    y_true, y_pred = same_rank(y_true, y_pred)
+    return (y_pred > threshold).to(y_true.dtype) == y_true
+
+
+def categorical_accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Whether the largest prediction is where the largest label is."""
+    return y_true.argmax(-1) == y_pred.argmax(-1)
+
+
+def sparse_categorical_accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Whether the largest prediction is at class `y_true`."""
+    return _class_numbers(y_true, y_pred) == y_pred.argmax(-1)
+
+
+def _class_numbers(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    return y_true[..., 0] if y_true.ndim == y_pred.ndim and y_true.shape[-1] == 1 else y_true
+
+
+def top_k_categorical_accuracy(y_true: Tensor, y_pred: Tensor, k: int = 5) -> Tensor:
+    """Whether the class with the largest label is among the `k` best predictions; ties count as in."""
+    return sparse_top_k_categorical_accuracy(y_true.argmax(-1), y_pred, k)
+
+
+def sparse_top_k_categorical_accuracy(
+    y_true: Tensor, y_pred: Tensor, k: int = 5, from_sorted_ids: bool = False
+) -> Tensor:
+    """Whether class `y_true` is among the `k` best predictions, or among the first `k` class numbers predicted."""
+    labels = _class_numbers(y_true, y_pred).long()
+    if from_sorted_ids:
+        return (labels[..., None] == y_pred[..., :k]).any(-1)
+    worst = y_pred.topk(min(k, y_pred.shape[-1]), -1).values[..., -1]
+    return y_pred.gather(-1, labels[..., None])[..., 0] >= worst
+
+
+def cosine_similarity(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+    """The cosine itself: as a metric 1 is alike, as a loss -1."""
+    y_true, y_pred = same_rank(y_true, y_pred)
+    return -loss_functions.cosine_similarity(y_true, y_pred, axis)
+
+
+def squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """(y - p)^2, element by element."""
+    y_true, y_pred = same_rank(y_true, y_pred)
+    return (y_pred - y_true).square()
