@@ -1,1 +1,122 @@
-"""Python client of layerserve."""
+"""Python client of layerserve, a gRPC server of Keras functional models.
+
+    from layerserve import Client
+
+    with Client("localhost:8500") as client:
+        probabilities = client.predict("mnist", images)
+        shapes = client.node_shapes("mnist")["dense"].output_shape
+        run = client.train("mnist", images, labels, epochs=3).wait(progress=True)
+        print(run.history["loss"], run.version)
+
+`AsyncClient` does the same on asyncio. Errors are in `layerserve.errors`, a server for tests in `layerserve.testing`.
+"""
+
+from layerserve.async_client import AsyncClient, AsyncTrainingRun
+from layerserve.client import Client, TrainingRun
+from layerserve.connection import TLS
+from layerserve.errors import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    ClientClosed,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    InvalidTensor,
+    LabelNotFound,
+    LayerNotFound,
+    LayerserveError,
+    MissingInput,
+    ModelNotFound,
+    ModelNotReady,
+    NotCompiled,
+    NotFound,
+    OutOfRange,
+    Overloaded,
+    PermissionDenied,
+    RunNotFound,
+    TrainingCancelled,
+    TrainingFailed,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    UnknownError,
+    UnknownInput,
+    UnknownOutput,
+    VersionNotFound,
+)
+from layerserve.events import (
+    EpochEnd,
+    LogLine,
+    RunAccepted,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunQueued,
+    RunStarted,
+    StepProgress,
+    TrainingEvent,
+)
+from layerserve.model_info import ModelInfo, TensorSpec
+from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.prediction import Prediction
+from layerserve.run_info import RunInfo
+
+__all__ = [
+    "TLS",
+    "Aborted",
+    "AlreadyExists",
+    "AsyncClient",
+    "AsyncTrainingRun",
+    "Cancelled",
+    "Client",
+    "ClientClosed",
+    "DataLoss",
+    "DeadlineExceeded",
+    "EpochEnd",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "InvalidTensor",
+    "LabelNotFound",
+    "LayerNode",
+    "LayerNodes",
+    "LayerNotFound",
+    "LayerserveError",
+    "LogLine",
+    "MissingInput",
+    "ModelInfo",
+    "ModelNotFound",
+    "ModelNotReady",
+    "NodeShapes",
+    "NodeTensor",
+    "NotCompiled",
+    "NotFound",
+    "OutOfRange",
+    "Overloaded",
+    "PermissionDenied",
+    "Prediction",
+    "RunAccepted",
+    "RunCancelled",
+    "RunFailed",
+    "RunFinished",
+    "RunInfo",
+    "RunNotFound",
+    "RunQueued",
+    "RunStarted",
+    "StepProgress",
+    "TensorSpec",
+    "TrainingCancelled",
+    "TrainingEvent",
+    "TrainingFailed",
+    "TrainingRun",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "UnknownError",
+    "UnknownInput",
+    "UnknownOutput",
+    "VersionNotFound",
+]

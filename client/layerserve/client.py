@@ -1,0 +1,381 @@
+"""The blocking client: carries flows out on a blocking channel."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from layerserve import methods, prediction, run_info
+from layerserve.connection import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT,
+    TLS,
+    ChannelOptions,
+    Deadline,
+    connection,
+    rpc_error,
+)
+from layerserve.download import download
+from layerserve.errors import ClientClosed
+from layerserve.events import TrainingEvent
+from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
+from layerserve.model_info import ModelInfo, model_spec, read_model_info
+from layerserve.node_shapes import NodeShapes, node_shapes
+from layerserve.prediction import Prediction, Signatures
+from layerserve.progress import PlainProgress
+from layerserve.run_feed import RunFeed
+from layerserve.run_info import RunInfo
+from layerserve.tensors import Array
+from layerserve.training import train
+from layerserve.training_run import RunView
+from layerserve.v1.models_pb2 import ListModelsRequest
+from layerserve.v1.training_pb2 import ListRunsRequest
+
+T = TypeVar("T")
+
+_log = logging.getLogger("layerserve")
+
+
+class Client:
+    """A connection to a layerserve server, shared by any number of threads.
+
+    Example:
+        with Client("localhost:8500") as client:
+            probabilities = client.predict("mnist", images)
+            run = client.train("mnist", images, labels, epochs=3).wait(progress=True)
+            print(run.history["loss"], run.version)
+
+    `address` is host:port, or any name that gRPC resolves; calls are spread over all addresses of the name. `timeout`
+    is what a call may take in seconds where it says nothing else: 60 by default, `math.inf` for no limit; streams
+    (training, download) have no limit. `tls` is True, or a `TLS` with files. `token` is sent as a bearer token with
+    each call; without TLS anyone on the way can read it. `options` are channel options of gRPC, which win over the
+    client's own; there is no limit of 4 MiB to a message.
+
+    A call that finds no server is repeated for about two seconds, but for `train` and `download`. Nothing is connected
+    before the first call. What goes wrong at the server is a `LayerserveError`; see `layerserve.errors`.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: bool | TLS = False,
+        token: str | None = None,
+        options: ChannelOptions = (),
+    ) -> None:
+        Deadline(timeout)  # refuses what is no timeout here rather than at the first call
+        self.address = address
+        self.timeout = timeout
+        self._connection = connection(address, tls, token, options)
+        self._signatures = Signatures()
+        self._calls: dict[str, Callable[..., Any]] = {}
+        self._closed = False
+        self._channel = self._open_channel()
+
+    def _open_channel(self) -> grpc.Channel:
+        options, tls = self._connection.channel_options, self._connection.tls
+        if tls is None:
+            return grpc.insecure_channel(self.address, options)
+        return grpc.secure_channel(self.address, tls.credentials(), options)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Calls under way end with an error; training runs go on at the server."""
+        self._closed = True
+        self._channel.close()
+
+    def models(self, name: str | None = None) -> tuple[ModelInfo, ...]:
+        """Every version of every model, or of the model `name`: by name, then newest first.
+
+        Versions that failed to load are among them, with the reason.
+        """
+        reply = self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")))
+        return tuple(map(read_model_info, reply.versions))
+
+    def model(self, name: str, *, version: int | None = None, label: str | None = None) -> ModelInfo:
+        """One version of a model: the newest that is ready, or the one with this number or label.
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound.
+        """
+        return self._run(prediction.get_model(model_spec(name, version, label)))
+
+    def predict(
+        self,
+        model: str,
+        inputs: Any,
+        outputs: str | Sequence[str] | None = None,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> Array | dict[str, Array]:
+        """Run a model over rows of data: arrays in, arrays out.
+
+        `inputs` is a dict by input name, a list in the model's order, or the array of a model with one input. Lists of
+        numbers, scalars in lists, text and anything that NumPy takes for an array will do; numbers are converted to the
+        input's type, rounded where it is a float (as Keras does), and refused where a value would be lost otherwise.
+
+        `outputs` names what to return: outputs of the model, or any tensor of its graph as "layer", "layer:node" or
+        "layer:node:tensor" ("outer/inner" in a nested model). Default: all outputs of the model.
+
+        Returns the array where one tensor is returned, else a dict of arrays by name, in the order asked for. So a
+        model with one output gives an array, and so does `outputs="layer"`. `predict_named` always gives a mapping, and
+        says which version answered. Strings come as `bytes`, bfloat16 as float32.
+
+        `timeout` is in seconds; default: the client's.
+
+        Example:
+            client.predict("mnist", images)                                 -> array (rows, 10)
+            client.predict("tickets", {"title": titles, "body": bodies})    -> {"priority": ..., "department": ...}
+            client.predict("mnist", images, outputs="dense_1")              -> array (rows, 64)
+
+        Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
+        VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
+        """
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
+        return prediction.one_or_all(self._run(flow, timeout))
+
+    def predict_named(
+        self,
+        model: str,
+        inputs: Any,
+        outputs: str | Sequence[str] | None = None,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """As `predict`, but always a mapping from names to arrays, with the `model` and `version` that answered."""
+        return self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label), timeout)
+
+    def node_shapes(
+        self, model: str, layers: Sequence[str] = (), *, version: int | None = None, label: str | None = None
+    ) -> NodeShapes:
+        """The layers of a model, or some of them by path, with what went in and came out of each of their calls.
+
+        Example:
+            shapes = client.node_shapes("twice")
+            shapes["conv"].input_shape_at(1)     -> (None, 64, 64, 3)
+            shapes["conv"].output_shape          -> AttributeError where the calls differ, as in Keras
+            shapes["outer/inner"].input_at(0)    -> the tensor that came in: layer, node, shape, dtype
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, LayerNotFound, ModelNotReady.
+        """
+        return self._run(node_shapes(model_spec(model, version, label), layers))
+
+    def train(
+        self,
+        model: str,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation_data: Sequence[Any] | None = None,
+        validation_split: float = 0.0,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        optimizer: Any = None,
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        publish: bool = True,
+        publish_label: str | None = None,
+        description: str = "",
+        version: int | None = None,
+        label: str | None = None,
+    ) -> TrainingRun:
+        """Train a served model at the server. Returns when the server has all data; the run then goes on by itself.
+
+        `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
+        model's order, or dicts by name, as for Keras's `fit`. They are sent about 1 MiB at a time, sliced as they go: a
+        `numpy.memmap` or an h5py dataset is never read as a whole.
+
+        `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are what Keras's `compile` takes: a name,
+        a serialised object, an object with `get_config()`, or lists or dicts of these. Default: as in the model file.
+
+        `version` or `label` says which version to start from (default: the newest that is ready). When the run ends,
+        its result becomes a new version of the model, unless `publish` is False; `publish_label` is given to it.
+        `seed` makes the run repeatable (default: drawn).
+
+        Example:
+            run = client.train("mnist", images, labels, epochs=3, optimizer="adam",
+                               loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+            for event in run:
+                print(event)
+            print(run.history["loss"], run.version)
+
+        Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (a
+        repository that can't be written), Overloaded (too many runs wait, too much data), DataLoss.
+        """
+        flow = train(
+            self._signatures,
+            model,
+            x,
+            y,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation_data=validation_data,
+            validation_split=validation_split,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            shuffle=shuffle,
+            seed=seed,
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            publish=publish,
+            publish_label=publish_label,
+            description=description,
+            version=version,
+            label=label,
+        )
+        return TrainingRun(self, self._run(flow))
+
+    def runs(self, model: str | None = None) -> tuple[RunInfo, ...]:
+        """The training runs that the server knows, of all models or one, newest first."""
+        reply = self._run(call(methods.LIST_RUNS, ListRunsRequest(model_name=model or "")))
+        return tuple(map(run_info.read_run_info, reply.runs))
+
+    def run(self, id: str) -> TrainingRun:
+        """A run by its id, to watch from its first event on, or to cancel. Raises RunNotFound."""
+        feed = RunFeed(id)
+        self._run(feed.attach())
+        return TrainingRun(self, feed)
+
+    def download(
+        self,
+        model: str,
+        path: str | os.PathLike[str],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> Path:
+        """Save the file of a model, and return where it is.
+
+        `path` is a file, which is replaced, or a directory, in which the file is named "<model>-<version>.keras". The
+        file appears when it is whole and its SHA-256 is right, or not at all.
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, DataLoss, OSError.
+        """
+        return self._run(download(model_spec(model, version, label), path))
+
+    def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
+        """Carry a flow out to its end."""
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        answer: Any = None
+        error: Exception | None = None
+        try:
+            while True:
+                try:
+                    step = flow.send(answer) if error is None else flow.throw(error)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                answer = error = None
+                try:
+                    answer = self._perform(step, deadline)
+                except Exception as raised:
+                    error = raised
+        finally:
+            flow.close()
+
+    def _perform(self, step: Step, deadline: Deadline) -> Any:
+        """Carry one step out: every RPC of the client is made here."""
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        if isinstance(step, Work):
+            return step.function()
+        if self._closed:
+            raise ClientClosed(f"client of {self.address} is closed")
+        try:
+            if isinstance(step, Call):
+                return self._callable(step.method)(
+                    step.request, timeout=deadline.remaining(), metadata=self._connection.metadata
+                )
+            if isinstance(step, Open):
+                requests = iter(step.requests) if step.method.streams_requests else step.requests  # type: ignore[arg-type]
+                return Stream(self._callable(step.method)(requests, metadata=self._connection.metadata))
+            if isinstance(step, Receive):
+                return next(step.stream.handle, None)
+            return step.stream.handle.cancel()
+        except grpc.RpcError as error:
+            translated = rpc_error(error, self.address)
+            _log.debug("%s: %s: %s", type(step).__name__, translated.status.name, translated)
+            raise translated from None
+
+    def _callable(self, method: methods.Method[Any, Any]) -> Callable[..., Any]:
+        """The channel's callable for an RPC, made once."""
+        made = self._calls.get(method.path)
+        if made is None:
+            kind = ("stream" if method.streams_requests else "unary") + "_"
+            kind += "stream" if method.streams_replies else "unary"
+            made = getattr(self._channel, kind)(
+                method.path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.reply.FromString,
+            )
+            self._calls[method.path] = made
+        return made
+
+
+class TrainingRun(RunView):
+    """A training run at the server. It goes on when this object, or its client, goes away.
+
+    Iterating gives the events that weren't read yet, waits for new ones, and ends with the run. Where the connection
+    breaks, it is made again, and no event but steps is missed.
+    """
+
+    def __init__(self, client: Client, feed: RunFeed) -> None:
+        super().__init__(feed)
+        self._client = client
+
+    def __iter__(self) -> Iterator[TrainingEvent]:
+        """The events to come. Of a run that fails it gives the RunFailed, and then raises TrainingFailed."""
+        while (event := self._client._run(self._feed.next_event())) is not None:
+            yield event
+
+    def wait(self, progress: bool = False) -> TrainingRun:
+        """Wait for the end of the run, and return it. `progress` shows it on standard error.
+
+        Raises TrainingFailed with the reason, TrainingCancelled, and Unavailable where the server can't be reached any
+        more; the run may then still go on.
+        """
+        shown = PlainProgress() if progress else None
+        for event in self:
+            if shown:
+                shown.show(event)
+        self._feed.check_finished()
+        return self
+
+    def info(self) -> RunInfo:
+        """The run as it stands at the server."""
+        return self._client._run(self._feed.info())
+
+    def cancel(self) -> RunInfo:
+        """Stop the run; nothing is published. Does nothing to a run that has ended.
+
+        It may take a moment: the events go on until a RunCancelled.
+        """
+        return self._client._run(self._feed.cancel())

@@ -1,0 +1,69 @@
+"""What Keras's `compile` takes, as the JSON text that `CompileSettings` carries."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from layerserve.errors import InvalidArgument
+from layerserve.v1.training_pb2 import CompileSettings
+
+
+def compile_settings(
+    optimizer: Any = None,
+    loss: Any = None,
+    loss_weights: Any = None,
+    metrics: Any = None,
+    weighted_metrics: Any = None,
+) -> CompileSettings:
+    """Each setting as JSON; what is None is left out, which means: as the model file says."""
+    return CompileSettings(
+        optimizer=_to_json("optimizer", optimizer),
+        loss=_to_json("loss", loss),
+        loss_weights=_to_json("loss_weights", loss_weights),
+        metrics=_to_json("metrics", metrics),
+        weighted_metrics=_to_json("weighted_metrics", weighted_metrics),
+    )
+
+
+def class_weight_json(class_weight: Mapping[int, float] | None) -> str:
+    """{0: 1.0, 1: 5.0} -> '{"0": 1.0, "1": 5.0}'. Raises InvalidArgument for weights that are no numbers."""
+    if class_weight is None:
+        return ""
+    try:
+        weights = {str(int(index)): float(weight) for index, weight in class_weight.items()}
+    except (TypeError, ValueError, AttributeError):
+        raise InvalidArgument(f"class_weight: got {class_weight!r}, expected a dict of class index to number") from None
+    if not all(math.isfinite(weight) for weight in weights.values()):
+        raise InvalidArgument(f"class_weight: got {class_weight!r}, expected finite weights")
+    return json.dumps(weights)
+
+
+def _to_json(setting: str, value: Any) -> str:
+    return "" if value is None else json.dumps(plain(setting, value))
+
+
+def plain(setting: str, value: Any) -> Any:
+    """A setting in JSON's types: names, serialised objects, and lists and dicts of these.
+
+    An object with `get_config()`, as optimizers, losses, metrics and schedules of Keras and layergraph are, becomes
+    {"class_name", "config"}. Raises InvalidArgument for what can't travel, such as a function.
+    """
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(setting, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(setting, item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if callable(getattr(value, "get_config", None)) and not isinstance(value, type):
+        return {"class_name": type(value).__name__, "config": plain(setting, value.get_config())}
+    raise InvalidArgument(
+        f"{setting}: got {value!r}, expected a name, a serialised object ({{'class_name', 'config'}}), an object with "
+        "get_config(), or a list or dict of these"
+    )

@@ -1,0 +1,83 @@
+"""Download of a model file: checked against its SHA-256 and put in place as a whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from functools import partial as bind
+from pathlib import Path
+
+from layerserve.errors import DataLoss
+from layerserve.flow import Close, Flow, open_stream, receive, work
+from layerserve.methods import DOWNLOAD_MODEL
+from layerserve.v1.models_pb2 import DownloadModelRequest, ModelVersion
+from layerserve.v1.tensor_pb2 import ModelSpec
+
+
+class PartialFile:
+    """A file under way: written beside its destination, and renamed to it when it is whole and right."""
+
+    def __init__(self, destination: Path) -> None:
+        self.destination = destination
+        self._path = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part")
+        self._file = self._path.open("xb")
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+
+    def publish(self, sha256: str) -> Path:
+        """Put the file in place, over what was there. Raises DataLoss where its content isn't what was sent."""
+        if self._sha256.hexdigest() != sha256.lower():
+            raise DataLoss(
+                f"file {self.destination.name!r}: got SHA-256 {self._sha256.hexdigest()}, expected {sha256 or 'one'}"
+            )
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._path.replace(self.destination)
+        return self.destination
+
+    def discard(self) -> None:
+        """Remove what was written. Does nothing after `publish`."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def download(spec: ModelSpec, path: str | os.PathLike[str]) -> Flow[Path]:
+    """The flow of a download into a file, or into a directory under the model's name and version."""
+    stream = yield from open_stream(DOWNLOAD_MODEL, DownloadModelRequest(model=spec))
+    partial: PartialFile | None = None
+    sha256 = ""
+    try:
+        while (reply := (yield from receive(stream))) is not None:
+            if partial is None:
+                destination = _destination(os.fspath(path), reply.version)
+                partial = yield from work(bind(PartialFile, destination))
+            if reply.data:
+                yield from work(bind(partial.write, reply.data))
+            sha256 = reply.sha256 or sha256
+        if partial is None:
+            raise DataLoss(f"model {spec.name!r}: the server ended the stream before it sent anything")
+        return (yield from work(bind(partial.publish, sha256)))
+    except OSError:  # a disk that is full, a directory that isn't there
+        yield Close(stream)
+        raise
+    finally:
+        if partial is not None:
+            partial.discard()
+
+
+def _destination(path: str, version: ModelVersion) -> Path:
+    """The path itself, or "<model>-<version>.keras" in it where it is a directory or ends like one."""
+    if not (path.endswith(("/", os.sep)) or Path(path).is_dir()):
+        return Path(path)
+    # Names come from the server: what could lead out of the directory is taken out of them.
+    name = re.sub(r"[^\w.-]", "_", version.name).lstrip(".") or "model"
+    suffix = Path(version.file).suffix
+    if not re.fullmatch(r"\.\w+", suffix):
+        suffix = ".keras"
+    return Path(path) / f"{name}-{version.version}{suffix}"

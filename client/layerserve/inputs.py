@@ -1,0 +1,85 @@
+"""Which array goes to which input: what a user passes, matched by name or position to what the model has."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from layerserve.casting import as_array, cast, default_cast
+from layerserve.errors import InvalidArgument, MissingInput, UnknownInput, UnknownOutput
+from layerserve.model_info import TensorSpec
+from layerserve.tensors import encode
+from layerserve.v1.tensor_pb2 import Tensor
+
+
+def encode_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[Tensor]:
+    """The tensors of a Predict request.
+
+    `inputs` is a mapping by name, a list in the model's order, or the array of the only input. Values are converted to
+    the inputs' element types (see `layerserve.casting`). Names may be left out: which inputs are needed depends on the
+    outputs asked for, and the server says so. Raises UnknownInput, MissingInput, InvalidTensor.
+    """
+    tensors = []
+    for name, value, spec in match(inputs, specs, "input"):
+        array = as_array(value, name)
+        # A spec is lacking only where the server tells none; Keras's default type is then the best guess.
+        array = cast(array, spec.dtype, name) if spec else default_cast(array, name)
+        tensors.append(encode(array, name, spec.dtype if spec else None))
+    return tensors
+
+
+def match(
+    values: Any, specs: Sequence[TensorSpec], kind: str, *, targets: bool = False
+) -> list[tuple[str, Any, TensorSpec | None]]:
+    """(name, value, spec) for each value of a mapping, a list in the model's order, or one array.
+
+    `kind` is "input" or "output", for errors. `targets`: the values are targets, whose rank may differ from that of the
+    output.
+    """
+    known = {spec.name: spec for spec in specs}
+    if isinstance(values, Mapping):
+        for name in values:
+            if known and name not in known:
+                raise (UnknownInput if kind == "input" else UnknownOutput)(unknown_name(kind, name, known))
+        return [(str(name), value, known.get(name)) for name, value in values.items()]
+    if len(specs) > 1:
+        return _match_positions(values, specs, kind)
+    spec = specs[0] if specs else None
+    if _is_list_of_one(values, spec, targets):
+        values = values[0]
+    return [(spec.name if spec else "", values, spec)]
+
+
+def _match_positions(values: Any, specs: Sequence[TensorSpec], kind: str) -> list[tuple[str, Any, TensorSpec | None]]:
+    names = [spec.name for spec in specs]
+    if not isinstance(values, (list, tuple)):
+        raise MissingInput(
+            f"{kind}s: got one {type(values).__name__}, expected a dict or a list of {len(specs)}: {', '.join(names)}"
+        )
+    if len(values) != len(specs):
+        error = MissingInput if len(values) < len(specs) else InvalidArgument
+        raise error(f"{kind}s: got a list of {len(values)}, expected {len(specs)}: {', '.join(names)}")
+    return [(spec.name, value, spec) for spec, value in zip(specs, values, strict=True)]
+
+
+def _is_list_of_one(values: Any, spec: TensorSpec | None, targets: bool) -> bool:
+    """Whether `[array]` means a list of inputs with one in it, as Keras takes it, and not a batch of one row.
+
+    The rank tells: an input of shape (rows, 3) is fed with an array of two axes, a row of it has one.
+    """
+    if not isinstance(values, (list, tuple)) or len(values) != 1:
+        return False
+    axes = len(getattr(values[0], "shape", ()))
+    if targets or spec is None:
+        return axes > 0
+    return axes == len(spec.shape)
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Text for a name that the model doesn't have: the near names, or all."""
+    choices = list(known)
+    near = difflib.get_close_matches(str(name), choices, n=3)
+    if near:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?"
+    return f"unknown {kind} {name!r}; the model has {', '.join(map(repr, choices))}"

@@ -1,0 +1,90 @@
+"""The RPCs that the client calls, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from layerserve.v1 import graph_pb2, models_pb2, prediction_pb2, training_pb2
+
+
+class Message(Protocol):
+    """What every protobuf message has."""
+
+    def SerializeToString(self) -> bytes: ...  # noqa: N802
+    def ByteSize(self) -> int: ...  # noqa: N802
+    @staticmethod
+    def FromString(s: bytes, /) -> Message: ...  # noqa: N802
+
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+
+
+@dataclass(frozen=True)
+class Method(Generic[Q, R]):
+    """One RPC. `repeatable`: unary, and calling it twice does what calling it once does."""
+
+    service: str
+    name: str
+    request: type[Q]
+    reply: type[R]
+    streams_requests: bool = False
+    streams_replies: bool = False
+    repeatable: bool = True
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.name}"
+
+
+_PREDICTION = "layerserve.v1.PredictionService"
+_MODELS = "layerserve.v1.ModelService"
+_GRAPH = "layerserve.v1.GraphService"
+_TRAINING = "layerserve.v1.TrainingService"
+
+PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse)
+LIST_MODELS = Method(_MODELS, "ListModels", models_pb2.ListModelsRequest, models_pb2.ListModelsResponse)
+GET_MODEL = Method(_MODELS, "GetModel", models_pb2.GetModelRequest, models_pb2.GetModelResponse)
+DOWNLOAD_MODEL = Method(
+    _MODELS,
+    "DownloadModel",
+    models_pb2.DownloadModelRequest,
+    models_pb2.DownloadModelResponse,
+    streams_replies=True,
+    repeatable=False,
+)
+GET_NODE_SHAPES = Method(_GRAPH, "GetNodeShapes", graph_pb2.GetNodeShapesRequest, graph_pb2.GetNodeShapesResponse)
+TRAIN = Method(
+    _TRAINING,
+    "Train",
+    training_pb2.TrainRequest,
+    training_pb2.TrainResponse,
+    streams_requests=True,
+    streams_replies=True,
+    repeatable=False,
+)
+WATCH_RUN = Method(
+    _TRAINING,
+    "WatchRun",
+    training_pb2.WatchRunRequest,
+    training_pb2.WatchRunResponse,
+    streams_replies=True,
+    repeatable=False,
+)
+GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse)
+LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse)
+CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
+
+METHODS: tuple[Method[Message, Message], ...] = (
+    PREDICT,
+    LIST_MODELS,
+    GET_MODEL,
+    DOWNLOAD_MODEL,
+    GET_NODE_SHAPES,
+    TRAIN,
+    WATCH_RUN,
+    GET_RUN,
+    LIST_RUNS,
+    CANCEL_RUN,
+)  # type: ignore[assignment]  # a Method is read only, so it may be taken for one of wider messages

@@ -1,0 +1,100 @@
+"""What a server says of its models: versions, inputs and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Literal, cast
+
+from layerserve.errors import InvalidArgument
+from layerserve.tensors import dtype_name, read_shape
+from layerserve.v1 import models_pb2, tensor_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+#: State of a version: being read, answers, could not be loaded, finishes what it has, or on disk for the first request.
+VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of a model. An axis of `shape` is None where any length is taken; the first counts rows."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One version of a model.
+
+    `inputs` and `outputs` are empty until the version is loaded; `reason` says why it failed; `compiled` whether its
+    file says how to train; `served_by_default` whether it answers requests that name no version.
+    """
+
+    name: str
+    version: int
+    state: VersionState
+    reason: str
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    file: str
+    file_bytes: int
+    keras_version: str
+    parameter_count: int
+    ready_time: datetime | None
+    training_run: str
+    compiled: bool
+    served_by_default: bool
+
+
+def model_spec(name: str, version: int | None = None, label: str | None = None) -> tensor_pb2.ModelSpec:
+    """The reference to a model as it is sent. Raises InvalidArgument for an empty name and for version *and* label."""
+    if not isinstance(name, str) or not name:
+        raise InvalidArgument(f"model: got {name!r}, expected the name of a model")
+    if version is not None and label is not None:
+        raise InvalidArgument(f"model {name!r}: got version {version} and label {label!r}, expected one of the two")
+    spec = tensor_pb2.ModelSpec(name=name)
+    if version is not None:
+        spec.version = version
+    if label is not None:
+        spec.label = label
+    return spec
+
+
+def read_tensor_spec(message: tensor_pb2.TensorSpec) -> TensorSpec:
+    return TensorSpec(message.name, read_shape(message.shape), dtype_name(message.dtype, message.name))
+
+
+def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
+    return ModelInfo(
+        name=message.name,
+        version=message.version,
+        state=_state(message.state),
+        reason=message.reason,
+        labels=tuple(message.labels),
+        inputs=tuple(map(read_tensor_spec, message.inputs)),
+        outputs=tuple(map(read_tensor_spec, message.outputs)),
+        file=message.file,
+        file_bytes=message.file_bytes,
+        keras_version=message.keras_version,
+        parameter_count=message.parameter_count,
+        ready_time=read_time(message.ready_time) if message.HasField("ready_time") else None,
+        training_run=message.training_run,
+        compiled=message.compiled,
+        served_by_default=message.served_by_default,
+    )
+
+
+def read_time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=timezone.utc)
+
+
+def _state(number: int) -> VersionState:
+    names = models_pb2.VersionState.DESCRIPTOR.values_by_number
+    if number == 0 or number not in names:
+        return "unknown"
+    return cast(VersionState, names[number].name.removeprefix("VERSION_STATE_").lower())

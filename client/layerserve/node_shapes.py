@@ -1,0 +1,208 @@
+"""The nodes of a served model: which layer was called on what, and the shapes that went in and came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from layerserve.errors import LayerNotFound
+from layerserve.flow import Flow, call
+from layerserve.inputs import unknown_name
+from layerserve.methods import GET_NODE_SHAPES
+from layerserve.model_info import TensorSpec, read_tensor_spec
+from layerserve.tensors import dtype_name, read_shape
+from layerserve.v1 import graph_pb2
+from layerserve.v1.tensor_pb2 import ModelSpec
+
+Shape = tuple[int | None, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTensor:
+    """A tensor at a node: made by call `node_index` of `layer`, as its output `tensor_index`.
+
+    `argument` names the argument that it was given as ("inputs", "initial_state[0]") and is empty for outputs; `masked`
+    says whether a mask travels with it.
+    """
+
+    layer: str
+    node_index: int
+    tensor_index: int
+    shape: Shape
+    dtype: str
+    argument: str
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNode:
+    """One call of a layer: the tensors it took and those it gave."""
+
+    index: int
+    inputs: tuple[NodeTensor, ...]
+    outputs: tuple[NodeTensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNodes:
+    """A layer and its calls. `path` is its name with those of the models that it is nested in: "outer/inner".
+
+    Tensors and shapes are asked for as in Keras: where a node has one tensor they give it, where it has several a list.
+    """
+
+    path: str
+    name: str
+    class_name: str
+    nodes: tuple[LayerNode, ...]
+    parameter_count: int
+    trainable: bool
+
+    def input_at(self, node_index: int) -> NodeTensor | list[NodeTensor]:
+        """What the layer took in one call (Keras's `get_input_at`). Raises ValueError if there was no such call."""
+        return _one_or_list(self._node(node_index, "input").inputs)
+
+    def output_at(self, node_index: int) -> NodeTensor | list[NodeTensor]:
+        """What the layer gave in one call (Keras's `get_output_at`). Raises ValueError if there was no such call."""
+        return _one_or_list(self._node(node_index, "output").outputs)
+
+    def input_shape_at(self, node_index: int) -> Shape | list[Shape]:
+        """Shape of what the layer took in one call, None where an axis takes any length.
+
+        Raises ValueError if there was no such call.
+        """
+        return _shapes(self._node(node_index, "input shape").inputs)
+
+    def output_shape_at(self, node_index: int) -> Shape | list[Shape]:
+        """Shape of what the layer gave in one call, None where an axis may have any length.
+
+        Raises ValueError if there was no such call.
+        """
+        return _shapes(self._node(node_index, "output shape").outputs)
+
+    @property
+    def input(self) -> NodeTensor | list[NodeTensor]:
+        """What the layer took, where it was called once. AttributeError otherwise."""
+        return _one_or_list(self._only_node("input").inputs)
+
+    @property
+    def output(self) -> NodeTensor | list[NodeTensor]:
+        """What the layer gave, where it was called once. AttributeError otherwise."""
+        return _one_or_list(self._only_node("output").outputs)
+
+    @property
+    def input_shape(self) -> Shape | list[Shape]:
+        """Shape of what the layer took, where all calls agree. AttributeError otherwise."""
+        return self._agreed("input", [_shapes(node.inputs) for node in self.nodes])
+
+    @property
+    def output_shape(self) -> Shape | list[Shape]:
+        """Shape of what the layer gave, where all calls agree. AttributeError otherwise."""
+        return self._agreed("output", [_shapes(node.outputs) for node in self.nodes])
+
+    def _node(self, index: int, what: str) -> LayerNode:
+        # Not from the end: node -1 would be another node after the next call.
+        if not 0 <= index < len(self.nodes):
+            raise ValueError(
+                f"layer {self.path!r}: asked for the {what} at node {index}, but the layer has {len(self.nodes)} nodes"
+            )
+        return self.nodes[index]
+
+    def _only_node(self, what: str) -> LayerNode:
+        self._check_called(what)
+        if len(self.nodes) > 1:
+            raise AttributeError(
+                f"layer {self.path!r} has {len(self.nodes)} inbound nodes, hence the notion of 'layer {what}' is "
+                f"ill-defined; use {what}_at(node_index) instead"
+            )
+        return self.nodes[0]
+
+    def _agreed(self, what: str, shapes: Sequence[Shape | list[Shape]]) -> Shape | list[Shape]:
+        self._check_called(f"{what} shape")
+        if any(shape != shapes[0] for shape in shapes):
+            raise AttributeError(
+                f"layer {self.path!r} has {len(self.nodes)} inbound nodes with different {what} shapes, hence the "
+                f"notion of '{what} shape' is ill-defined; use {what}_shape_at(node_index) instead"
+            )
+        return shapes[0]
+
+    def _check_called(self, what: str) -> None:
+        if not self.nodes:
+            raise AttributeError(f"layer {self.path!r} has never been called and thus has no defined {what}")
+
+
+class NodeShapes(Mapping[str, LayerNodes]):
+    """The layers of a model by path, in Keras's order, with all their nodes; and the model's inputs and outputs."""
+
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        layers: Sequence[LayerNodes],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self._layers = {layer.path: layer for layer in layers}
+
+    def __getitem__(self, path: str) -> LayerNodes:
+        try:
+            return self._layers[path]
+        except KeyError:
+            raise LayerNotFound(f"model {self.model!r}: {unknown_name('layer', path, self._layers)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        return f"NodeShapes({self.model!r} version {self.version}: {len(self)} layers)"
+
+
+def node_shapes(spec: ModelSpec, layers: Sequence[str]) -> Flow[NodeShapes]:
+    reply = yield from call(GET_NODE_SHAPES, graph_pb2.GetNodeShapesRequest(model=spec, layers=layers))
+    return read_node_shapes(reply)
+
+
+def read_node_shapes(reply: graph_pb2.GetNodeShapesResponse) -> NodeShapes:
+    return NodeShapes(
+        reply.model.name,
+        reply.model.version,
+        [_read_layer(layer) for layer in reply.layers],
+        [read_tensor_spec(spec) for spec in reply.inputs],
+        [read_tensor_spec(spec) for spec in reply.outputs],
+    )
+
+
+def _read_layer(message: graph_pb2.LayerNodes) -> LayerNodes:
+    nodes = tuple(
+        LayerNode(node.index, tuple(map(_read_tensor, node.inputs)), tuple(map(_read_tensor, node.outputs)))
+        for node in message.nodes
+    )
+    return LayerNodes(message.path, message.name, message.class_name, nodes, message.parameter_count, message.trainable)
+
+
+def _read_tensor(message: graph_pb2.NodeTensor) -> NodeTensor:
+    return NodeTensor(
+        message.layer,
+        message.node_index,
+        message.tensor_index,
+        read_shape(message.shape),
+        dtype_name(message.dtype, message.layer),
+        message.argument,
+        message.masked,
+    )
+
+
+def _one_or_list(values: Sequence[T]) -> T | list[T]:
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _shapes(tensors: Sequence[NodeTensor]) -> Shape | list[Shape]:
+    return _one_or_list([tensor.shape for tensor in tensors])

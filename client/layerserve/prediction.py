@@ -1,0 +1,161 @@
+"""Predict: arrays to a request, a reply to arrays, and the models' inputs remembered in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerserve.errors import InvalidArgument, ModelNotReady
+from layerserve.flow import Flow, call
+from layerserve.inputs import encode_inputs
+from layerserve.methods import GET_MODEL, GET_NODE_SHAPES, PREDICT
+from layerserve.model_info import ModelInfo, TensorSpec, model_spec, read_model_info, read_tensor_spec
+from layerserve.tensors import Array, decode
+from layerserve.v1.graph_pb2 import GetNodeShapesRequest
+from layerserve.v1.models_pb2 import GetModelRequest
+from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
+from layerserve.v1.tensor_pb2 import ModelSpec
+
+#: Bytes of a message at the most: protobuf's own limit.
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+class Prediction(Mapping[str, Array]):
+    """The arrays that a model gave, by name, in the order asked for; and the model and version that gave them."""
+
+    def __init__(self, model: str, version: int, outputs: Mapping[str, Array]) -> None:
+        self.model = model
+        self.version = version
+        self._outputs = dict(outputs)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._outputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outputs)
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items())
+        return f"Prediction({self.model!r} version {self.version}: {arrays})"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of the version that answered a reference to a model."""
+
+    version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass
+class Signatures:
+    """What is remembered of the models, so that a prediction takes one call. A new version makes it stale."""
+
+    known: dict[tuple[str, int | None, str | None], Signature] = field(default_factory=dict)
+
+    def get(self, spec: ModelSpec) -> Signature | None:
+        return self.known.get(_key(spec))
+
+    def keep(self, spec: ModelSpec, signature: Signature) -> None:
+        self.known[_key(spec)] = signature
+
+    def answered(self, spec: ModelSpec, version: int) -> None:
+        """Forget what another version than the one that answered had told."""
+        signature = self.known.get(_key(spec))
+        if signature is not None and signature.version != version:
+            self.known.pop(_key(spec), None)
+
+
+def _key(spec: ModelSpec) -> tuple[str, int | None, str | None]:
+    version = spec.version if spec.HasField("version") else None
+    return spec.name, version, spec.label if spec.HasField("label") else None
+
+
+def predict(
+    signatures: Signatures,
+    model: str,
+    inputs: Any,
+    outputs: str | Sequence[str] | None,
+    version: int | None,
+    label: str | None,
+) -> Flow[Prediction]:
+    """The flow of a prediction. What is remembered may be stale: where it leads to an error, it is asked for anew."""
+    spec = model_spec(model, version, label)
+    names = _output_names(outputs)
+    remembered = signatures.get(spec)
+    if remembered is not None:
+        try:
+            return (yield from _predict(signatures, spec, inputs, names, remembered))
+        except InvalidArgument:
+            fresh = yield from fetch_signature(signatures, spec)
+            if fresh.inputs == remembered.inputs:
+                raise
+    else:
+        fresh = yield from fetch_signature(signatures, spec)
+    return (yield from _predict(signatures, spec, inputs, names, fresh))
+
+
+def _predict(
+    signatures: Signatures, spec: ModelSpec, inputs: Any, names: Sequence[str], signature: Signature
+) -> Flow[Prediction]:
+    request = PredictRequest(model=spec, inputs=encode_inputs(inputs, signature.inputs), outputs=names)
+    size = request.ByteSize()
+    if size > MAX_MESSAGE_BYTES:
+        raise InvalidArgument(
+            f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; send fewer rows at once"
+        )
+    reply = yield from call(PREDICT, request)
+    signatures.answered(spec, reply.model.version)
+    return read_prediction(reply)
+
+
+def read_prediction(reply: PredictResponse) -> Prediction:
+    # Copied, so that the caller may write into the arrays as into those of Keras's predict.
+    arrays = {tensor.name: decode(tensor, copy=True) for tensor in reply.outputs}
+    return Prediction(reply.model.name, reply.model.version, arrays)
+
+
+def one_or_all(prediction: Prediction) -> Array | dict[str, Array]:
+    """The array where there is one, else all of them by name."""
+    if len(prediction) == 1:
+        return next(iter(prediction.values()))
+    return dict(prediction)
+
+
+def _output_names(outputs: str | Sequence[str] | None) -> list[str]:
+    if outputs is None:
+        return []
+    names = [outputs] if isinstance(outputs, str) else list(outputs)
+    if not names:
+        raise InvalidArgument("outputs: got an empty list, expected names, or None for all outputs of the model")
+    if len(set(names)) != len(names):
+        raise InvalidArgument(f"outputs: got {names}, expected each name once")
+    return names
+
+
+def get_model(spec: ModelSpec) -> Flow[ModelInfo]:
+    reply = yield from call(GET_MODEL, GetModelRequest(model=spec))
+    return read_model_info(reply.version)
+
+
+def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
+    """Ask for a model's inputs and outputs. Raises ModelNotReady with the reason why the version failed to load."""
+    info = yield from get_model(spec)
+    if info.state == "failed":
+        raise ModelNotReady(f"model {info.name!r} version {info.version} failed to load: {info.reason}")
+    signature = Signature(info.version, info.inputs, info.outputs)
+    if not info.inputs:
+        # A version that rests on disk tells its inputs only after a request that loads it.
+        reply = yield from call(GET_NODE_SHAPES, GetNodeShapesRequest(model=spec))
+        signature = Signature(
+            reply.model.version or info.version,
+            tuple(map(read_tensor_spec, reply.inputs)),
+            tuple(map(read_tensor_spec, reply.outputs)),
+        )
+    signatures.keep(spec, signature)
+    return signature

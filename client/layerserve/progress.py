@@ -1,0 +1,52 @@
+"""Progress of training as plain text, for terminals and logs, without any package."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from layerserve.events import EpochEnd, Logs, RunCancelled, RunFailed, RunFinished, StepProgress, TrainingEvent
+
+#: Seconds between two drawings of a line that is rewritten.
+REDRAW_SECONDS = 0.1
+
+
+def format_logs(logs: Logs) -> str:
+    """'loss: 0.6931 - accuracy: 0.5'. Four digits, as Keras shows them."""
+    return " - ".join(f"{name}: {value:.4g}" for name, value in logs.items())
+
+
+class PlainProgress:
+    """Writes a line for each epoch; on a terminal also one that is rewritten while the epoch goes on."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._drawn = 0.0
+        self._width = 0
+
+    def show(self, event: TrainingEvent) -> None:
+        if isinstance(event, StepProgress):
+            if self._live and time.monotonic() - self._drawn >= REDRAW_SECONDS:
+                self._drawn = time.monotonic()
+                place = f"epoch {event.epoch}/{event.epochs} - step {event.step}/{event.steps_per_epoch}"
+                self._write(f"{place} - {format_logs(event.logs)}", "")
+        elif isinstance(event, EpochEnd):
+            self._write(f"epoch {event.epoch}/{event.epochs} - {event.seconds:.1f} s - {format_logs(event.logs)}")
+        elif isinstance(event, RunFinished):
+            ending = f"published version {event.version}" if event.version is not None else "nothing published"
+            self._write(f"finished in {event.seconds:.1f} s, {ending}")
+        elif isinstance(event, RunFailed):
+            self._write(f"failed: {event.reason}")
+        elif isinstance(event, RunCancelled):
+            self._write("cancelled")
+
+    def _write(self, text: str, end: str = "\n") -> None:
+        if self._live:
+            self._stream.write("\r" + text.ljust(self._width))
+            self._width = 0 if end else len(text)
+        else:
+            self._stream.write(text)
+        self._stream.write(end)
+        self._stream.flush()

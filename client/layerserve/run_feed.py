@@ -1,0 +1,147 @@
+"""The events of a training run as they come, and what they add up to. Survives streams that break."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from layerserve.errors import Cancelled, LayerserveError, TrainingCancelled, TrainingFailed, Unavailable
+from layerserve.events import (
+    EpochEnd,
+    LogLine,
+    RunAccepted,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunQueued,
+    RunStarted,
+    StepProgress,
+    TrainingEvent,
+    read_event,
+)
+from layerserve.flow import Flow, Pause, Stream, call, open_stream, receive
+from layerserve.methods import CANCEL_RUN, GET_RUN, TRAIN, WATCH_RUN
+from layerserve.run_info import RunInfo, RunState, read_run_info
+from layerserve.training_data import Upload
+from layerserve.v1 import training_pb2
+from layerserve.v1.training_pb2 import CancelRunRequest, GetRunRequest, WatchRunRequest
+
+#: Seconds to wait before each attempt to attach again; after the last one the error is the user's. About a minute.
+RECONNECT_DELAYS: tuple[float, ...] = (0.1, 0.2, 0.5, 1, 2, 4, 8, 8, 8, 8, 8, 8)
+
+EventStream = Stream[training_pb2.TrainResponse | training_pb2.WatchRunResponse]
+
+
+class RunFeed:
+    """One run, from the side of its reader. `next_event` moves on; the attributes say what the events so far told."""
+
+    def __init__(self, run_id: str = "", reconnect_delays: Sequence[float] = RECONNECT_DELAYS) -> None:
+        self.run_id = run_id
+        self.model = ""
+        self.base_version: int | None = None
+        self.version: int | None = None
+        self.state: RunState = "queued"
+        self.history: dict[str, list[float]] = {}
+        self.outcome: RunFinished | RunFailed | RunCancelled | None = None
+        self._reconnect_delays = reconnect_delays
+        self._stream: EventStream | None = None
+        self._next_sequence = 0
+        self._unread: deque[TrainingEvent] = deque()
+
+    def start(self, upload: Upload) -> Flow[None]:
+        """Send the request and its data; ends when the server has all of it, or the run is over."""
+        try:
+            self._stream = yield from open_stream(TRAIN, upload)
+            while True:
+                event = yield from self._receive_first(self._stream)
+                self._unread.append(event)
+                if not isinstance(event, (RunAccepted, LogLine)):
+                    break
+        except LayerserveError as error:
+            raise (upload.error or error) from None
+        if isinstance(event, RunFailed) and upload.error is not None:
+            raise upload.error
+
+    def _receive_first(self, stream: EventStream) -> Flow[TrainingEvent]:
+        """The next event while data is being sent. A stream that breaks now can't be taken up again."""
+        while True:
+            reply = yield from receive(stream)
+            if reply is None:
+                raise Unavailable("the server ended the stream before it had the training data")
+            event = self._note(reply.event)
+            if event is not None:
+                return event
+
+    def attach(self) -> Flow[None]:
+        """Look the run up. Its events are then read from the first one. Raises RunNotFound."""
+        info = yield from self.info()
+        self.model, self.base_version, self.version = info.model, info.base_version, info.version
+        self.state = info.state
+
+    def next_event(self) -> Flow[TrainingEvent | None]:
+        """The next event; None after the last. After a RunFailed it raises TrainingFailed."""
+        while not self._unread:
+            if isinstance(self.outcome, RunFailed):
+                failed = self.outcome
+                raise TrainingFailed(self.run_id, failed.reason, failed.epoch, failed.step)
+            if self.outcome is not None:
+                return None
+            event = self._note((yield from self._receive()))
+            if event is not None:
+                self._unread.append(event)
+        return self._unread.popleft()
+
+    def _receive(self) -> Flow[training_pb2.TrainEvent]:
+        """The next message, from a new stream where the one at hand broke."""
+        failure: LayerserveError = Unavailable("the stream of events ended before the run did")
+        for delay in (0.0, *self._reconnect_delays):
+            if delay:
+                yield Pause(delay)
+            try:
+                if self._stream is None:
+                    request = WatchRunRequest(run_id=self.run_id, from_sequence=self._next_sequence)
+                    self._stream = yield from open_stream(WATCH_RUN, request)
+                reply = yield from receive(self._stream)
+                if reply is not None:
+                    return reply.event
+            except (Unavailable, Cancelled) as error:  # a server that stops cancels its streams
+                failure = error
+            self._stream = None
+        raise failure
+
+    def _note(self, message: training_pb2.TrainEvent) -> TrainingEvent | None:
+        """Take an event in. None where it is known already, or of a kind that this release doesn't know."""
+        if message.sequence < self._next_sequence:
+            return None
+        self._next_sequence = message.sequence + 1
+        event = read_event(message)
+        if isinstance(event, RunAccepted):
+            self.run_id, self.model, self.base_version = event.run_id, event.model, event.version
+        elif isinstance(event, RunQueued):
+            self.state = "queued"
+        elif isinstance(event, (RunStarted, StepProgress)):
+            self.state = "running"
+        elif isinstance(event, EpochEnd):
+            self.state = "running"
+            for name, value in event.logs.items():
+                self.history.setdefault(name, []).append(value)
+        elif isinstance(event, RunFinished):
+            self.state, self.version, self.outcome = "finished", event.version, event
+        elif isinstance(event, RunFailed):
+            self.state, self.outcome = "failed", event
+        elif isinstance(event, RunCancelled):
+            self.state, self.outcome = "cancelled", event
+        return event
+
+    def check_finished(self) -> None:
+        """Raises TrainingCancelled for a run that was stopped; a failed one has raised before."""
+        if isinstance(self.outcome, RunCancelled):
+            raise TrainingCancelled(self.run_id, self.outcome.epoch)
+
+    def info(self) -> Flow[RunInfo]:
+        reply = yield from call(GET_RUN, GetRunRequest(run_id=self.run_id))
+        return read_run_info(reply.run)
+
+    def cancel(self) -> Flow[RunInfo]:
+        reply = yield from call(CANCEL_RUN, CancelRunRequest(run_id=self.run_id))
+        return read_run_info(reply.run)

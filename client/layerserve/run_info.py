@@ -1,0 +1,74 @@
+"""What a server says of its training runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, cast
+
+from layerserve.events import Logs, read_logs
+from layerserve.model_info import read_time
+from layerserve.v1 import training_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+#: State of a run: receives data or waits, trains, ended well, ended by an error, was stopped on request.
+RunState = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A training run as it stands.
+
+    It starts from `base_version` of `model` and publishes `version` when it finishes, or None; `reason` says why it
+    failed; `logs` are its newest losses and metrics.
+    """
+
+    id: str
+    state: RunState
+    model: str
+    base_version: int
+    version: int | None
+    reason: str
+    epochs_done: int
+    epochs: int
+    steps_done: int
+    steps_per_epoch: int
+    logs: Logs
+    created_time: datetime | None
+    started_time: datetime | None
+    ended_time: datetime | None
+    seed: int
+    description: str
+
+
+def read_run_info(message: training_pb2.Run) -> RunInfo:
+    def time(field: str, timestamp: Timestamp) -> datetime | None:
+        return read_time(timestamp) if message.HasField(field) else None  # type: ignore[arg-type]
+
+    return RunInfo(
+        id=message.id,
+        state=_state(message.state),
+        model=message.base.name,
+        base_version=message.base.version,
+        version=message.published.version if message.HasField("published") else None,
+        reason=message.reason,
+        epochs_done=message.epochs_done,
+        epochs=message.epochs,
+        steps_done=message.steps_done,
+        steps_per_epoch=message.steps_per_epoch,
+        logs=read_logs(message.logs),
+        created_time=time("created_time", message.created_time),
+        started_time=time("started_time", message.started_time),
+        ended_time=time("ended_time", message.ended_time),
+        seed=message.seed,
+        description=message.description,
+    )
+
+
+def _state(number: int) -> RunState:
+    names = training_pb2.RunState.DESCRIPTOR.values_by_number
+    if number == 0 or number not in names:
+        return "unknown"
+    return cast(RunState, names[number].name.removeprefix("RUN_STATE_").lower())

@@ -1,0 +1,221 @@
+"""The tensor codec: NumPy arrays to the bytes of `layerserve.v1.Tensor` and back. Client and server share it.
+
+Numbers lie row-major and little-endian. A string is its length in bytes as an unsigned 32-bit integer, then the bytes.
+NumPy has no bfloat16: such a tensor is decoded to float32, which holds every bfloat16 exactly, whatever packages are
+installed; an array of `ml_dtypes.bfloat16` is encoded as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from layerserve.errors import InvalidTensor
+from layerserve.v1.tensor_pb2 import DataType, Tensor
+
+Array = npt.NDArray[Any]
+
+#: NumPy type of each element type, in wire byte order; bfloat16 as the float32 that it is decoded to.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "bool": np.dtype("?"),
+    "uint8": np.dtype("u1"),
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+    "uint64": np.dtype("<u8"),
+    "int8": np.dtype("i1"),
+    "int16": np.dtype("<i2"),
+    "int32": np.dtype("<i4"),
+    "int64": np.dtype("<i8"),
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+    "bfloat16": np.dtype("<f4"),
+    "string": np.dtype("O"),
+}
+
+_ENUMS: dict[str, DataType.ValueType] = {name: DataType.Value(f"DATA_TYPE_{name.upper()}") for name in NUMPY_DTYPES}
+_NAMES: dict[int, str] = {value: name for name, value in _ENUMS.items()}
+
+#: Axes that a tensor has at the most: the limit of every NumPy that we support.
+MAX_RANK = 32
+#: Elements and bytes that a shape may ask for at the most: NumPy counts both in a signed 64-bit integer.
+MAX_SIZE = 2**63 - 1
+
+_LENGTH = struct.Struct("<I")
+_WIRE_BFLOAT16 = np.dtype("<u2")
+
+
+def dtype_name(dtype: int, name: str = "") -> str:
+    """'float32' for DATA_TYPE_FLOAT32. `name` is that of the tensor, for the error.
+
+    Raises InvalidTensor for DATA_TYPE_UNSPECIFIED and for a number that this release doesn't know.
+    """
+    try:
+        return _NAMES[dtype]
+    except KeyError:
+        got = "no dtype" if dtype == 0 else f"dtype number {dtype}"
+        raise InvalidTensor(name=name, got=got, expected=f"one of {', '.join(_ENUMS)}") from None
+
+
+def dtype_enum(dtype: str, name: str = "") -> DataType.ValueType:
+    """DATA_TYPE_FLOAT32 for 'float32'. Raises InvalidTensor for an unknown name."""
+    try:
+        return _ENUMS[dtype]
+    except KeyError:
+        raise InvalidTensor(name=name, got=f"dtype {dtype!r}", expected=f"one of {', '.join(_ENUMS)}") from None
+
+
+def array_dtype(array: Array, name: str = "") -> str:
+    """The element type that an array travels as. Raises InvalidTensor for what has none, such as complex numbers."""
+    dtype = array.dtype
+    if dtype.kind in "OSUT":  # object, bytes, text, NumPy 2's StringDType
+        return "string"
+    if dtype.name in _ENUMS:  # covers ml_dtypes.bfloat16, which calls itself so, without importing it
+        return str(dtype.name)
+    # On some platforms a C type such as `long long` has a name of its own; kind and size say what it is.
+    for known, numpy_dtype in NUMPY_DTYPES.items():
+        if (dtype.kind, dtype.itemsize) == (numpy_dtype.kind, numpy_dtype.itemsize):
+            return known
+    raise InvalidTensor(name=name, got=f"an array of {dtype}", expected=f"one of {', '.join(_ENUMS)}")
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes that an element takes on the wire; for 'string' the least that one can take."""
+    if dtype == "string":
+        return _LENGTH.size
+    return 2 if dtype == "bfloat16" else NUMPY_DTYPES[dtype].itemsize
+
+
+def wire_shape(shape: Iterable[int | None]) -> list[int]:
+    """(None, 3) -> [-1, 3]."""
+    return [-1 if axis is None else axis for axis in shape]
+
+
+def read_shape(dims: Iterable[int]) -> tuple[int | None, ...]:
+    """[-1, 3] -> (None, 3)."""
+    return tuple(None if axis < 0 else axis for axis in dims)
+
+
+def encode(array: Array, name: str = "", dtype: str | None = None) -> Tensor:
+    """An array as a tensor. `dtype` is needed only to send float32 as 'bfloat16'.
+
+    Byte order and memory layout of the array don't matter. Raises InvalidTensor for element types that have no
+    counterpart.
+    """
+    kind = dtype or array_dtype(array, name)
+    return Tensor(name=name, dtype=dtype_enum(kind, name), shape=array.shape, data=encode_data(array, kind, name))
+
+
+def encode_data(array: Array, dtype: str, name: str = "") -> bytes:
+    """The elements of an array as `Tensor.data`. Raises InvalidTensor where they aren't of this type.
+
+    Converting is left to `layerserve.casting`, which knows what loses nothing; only bfloat16 is rounded here.
+    """
+    held = array_dtype(array, name)
+    if held != dtype and not (held == "float32" and dtype == "bfloat16"):
+        raise InvalidTensor(name=name, got=f"an array of {held}", expected=dtype)
+    if dtype == "string":
+        return _encode_strings(array, name)
+    if dtype == "bfloat16":
+        bits = array.view(np.uint16) if held == "bfloat16" else _round_to_bfloat16(array)
+        return bits.astype(_WIRE_BFLOAT16, copy=False).tobytes()
+    return array.astype(NUMPY_DTYPES[dtype], copy=False).tobytes()
+
+
+def decode(tensor: Tensor, *, copy: bool = False) -> Array:
+    """The array of a tensor. Strings come as an object array of `bytes`.
+
+    Numbers aren't copied: the array is read-only and shares the message's bytes, unless `copy` is set.
+    Raises InvalidTensor where dtype, shape and data disagree.
+    """
+    kind = dtype_name(tensor.dtype, tensor.name)
+    return decode_data(tensor.data, kind, tensor.shape, tensor.name, copy=copy)
+
+
+def decode_data(data: bytes, dtype: str, shape: Sequence[int], name: str = "", *, copy: bool = False) -> Array:
+    """The array whose elements are `data`; as `decode`."""
+    dims = tuple(shape)
+    count = element_count(dims, dtype, name)
+    if dtype == "string":
+        return _decode_strings(data, count, name).reshape(dims)
+    expected = count * itemsize(dtype)
+    if len(data) != expected:
+        raise InvalidTensor(
+            name=name, got=f"{len(data)} bytes of data", expected=f"{expected} for shape {list(dims)} of {dtype}"
+        )
+    if dtype == "bfloat16":
+        bits: npt.NDArray[np.uint32] = np.frombuffer(data, dtype=_WIRE_BFLOAT16).astype(np.uint32)
+        widened: Array = np.left_shift(bits, np.uint32(16)).view(np.float32)
+        return widened.reshape(dims)
+    array = np.frombuffer(data, dtype=NUMPY_DTYPES[dtype]).reshape(dims)
+    if dtype == "bool" and count and array.view(np.uint8).max() > 1:
+        raise InvalidTensor(name=name, got=f"a bool of {array.view(np.uint8).max()}", expected="0 or 1")
+    return array.copy() if copy else array
+
+
+def element_count(shape: Sequence[int], dtype: str, name: str = "") -> int:
+    """Number of elements of a shape that came over the wire. Raises InvalidTensor for one that no array can have."""
+    if len(shape) > MAX_RANK:
+        raise InvalidTensor(name=name, got=f"{len(shape)} axes", expected=f"at most {MAX_RANK}")
+    if any(axis < 0 for axis in shape):
+        raise InvalidTensor(name=name, got=f"shape {list(shape)}", expected="no negative axis")
+    # NumPy refuses axes that overflow together even where another axis is 0.
+    if math.prod(axis for axis in shape if axis) * 8 > MAX_SIZE:
+        raise InvalidTensor(name=name, got=f"shape {list(shape)} of {dtype}", expected="a size below 2**63 bytes")
+    return math.prod(shape)
+
+
+def _round_to_bfloat16(array: Array) -> npt.NDArray[np.uint16]:
+    """The upper halves of float32s, rounded to nearest, ties to even, as every framework rounds."""
+    values = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
+    bits = values.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+    quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x0040)  # rounding up could turn a NaN into infinity
+    halves: npt.NDArray[np.uint16] = np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+    return halves
+
+
+def _encode_strings(array: Array, name: str) -> bytes:
+    parts: list[bytes] = []
+    for element in array.ravel().tolist():
+        if isinstance(element, str):
+            element = _utf8(element, name)
+        if not isinstance(element, bytes):
+            raise InvalidTensor(name=name, got=f"an element of type {type(element).__name__}", expected="str or bytes")
+        parts += (_LENGTH.pack(len(element)), element)
+    return b"".join(parts)
+
+
+def _utf8(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTensor(
+            name=name, got=f"text that isn't Unicode ({error.reason})", expected="str or bytes"
+        ) from None
+
+
+def _decode_strings(data: bytes, count: int, name: str) -> Array:
+    # Before anything is made: a shape of many elements costs its sender nothing.
+    if count * _LENGTH.size > len(data):
+        raise InvalidTensor(
+            name=name, got=f"{len(data)} bytes of data", expected=f"at least {count * _LENGTH.size} for {count} strings"
+        )
+    array = np.empty(count, dtype=object)
+    at = 0
+    for index in range(count):
+        start = at + _LENGTH.size
+        end = start + (_LENGTH.unpack_from(data, at)[0] if start <= len(data) else 0)
+        if start > len(data) or end > len(data):
+            raise InvalidTensor(name=name, got=f"data that ends within string {index}", expected=f"{count} strings")
+        array[index] = data[start:end]
+        at = end
+    if at != len(data):
+        raise InvalidTensor(name=name, got=f"{len(data) - at} bytes after the last string", expected="none")
+    return array

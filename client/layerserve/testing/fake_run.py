@@ -1,0 +1,149 @@
+"""Training runs of the fake server: they learn nothing, but tell of it as a server does."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from layerserve.errors import DataLoss, InvalidTensor
+from layerserve.tensors import Array, decode_data, dtype_name
+from layerserve.v1 import training_pb2
+from layerserve.v1.tensor_pb2 import ModelSpec
+
+ROLES = {
+    training_pb2.DATA_ROLE_X: "x",
+    training_pb2.DATA_ROLE_Y: "y",
+    training_pb2.DATA_ROLE_SAMPLE_WEIGHT: "sample_weight",
+    training_pb2.DATA_ROLE_VALIDATION_X: "validation_x",
+    training_pb2.DATA_ROLE_VALIDATION_Y: "validation_y",
+    training_pb2.DATA_ROLE_VALIDATION_SAMPLE_WEIGHT: "validation_sample_weight",
+}
+
+
+@dataclass(frozen=True)
+class PlannedFailure:
+    """Where the next run fails, and with what reason."""
+
+    reason: str
+    epoch: int
+    step: int
+
+
+class FakeRun:
+    """A run: its spec, the data that came, as {("x", "input"): array}, and the events so far."""
+
+    def __init__(self, id: str, spec: training_pb2.TrainSpec, base: ModelSpec) -> None:
+        self.id = id
+        self.spec = spec
+        self.base = base
+        self.published: ModelSpec | None = None
+        self.data: dict[tuple[str, str], Array] = {}
+        self.chunk_sizes: list[int] = []
+        self.events: list[training_pb2.TrainEvent] = []
+        self.state = training_pb2.RUN_STATE_QUEUED
+        self.reason = ""
+        self._changed = threading.Condition()
+        self._cancelled = False
+        self._parts: dict[int, bytearray] = {index: bytearray() for index in range(len(spec.data))}
+
+    def receive(self, chunk: training_pb2.DataChunk) -> None:
+        self.chunk_sizes.append(len(chunk.data))
+        self._parts[chunk.array] += chunk.data
+
+    def close_data(self) -> None:
+        """Put the chunks together. Raises DataLoss where rows are missing."""
+        for index, array in enumerate(self.spec.data):
+            try:
+                value = decode_data(bytes(self._parts[index]), dtype_name(array.dtype), array.shape, array.name)
+            except InvalidTensor as error:
+                raise DataLoss(f"array {array.name!r}: {error}") from None
+            self.data[ROLES[array.role], array.name] = value
+
+    @property
+    def rows(self) -> int:
+        return int(self.spec.data[0].shape[0])
+
+    def tell(self, **kind: Any) -> None:
+        """Add an event."""
+        with self._changed:
+            event = training_pb2.TrainEvent(run_id=self.id, sequence=len(self.events), **kind)
+            event.time.GetCurrentTime()
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
+
+    def watch(self, sequence: int, alive: Callable[[], bool]) -> Iterator[training_pb2.TrainEvent]:
+        """Events from one on, those to come included, until the run has ended."""
+        while True:
+            with self._changed:
+                # With a limit, so that a caller that has gone frees its thread.
+                while len(self.events) <= sequence and not self._ended() and alive():
+                    self._changed.wait(0.1)
+                new = self.events[sequence:]
+            yield from new
+            sequence += len(new)
+            if not alive() or (self._ended() and not self.events[sequence:]):
+                return
+
+    def _ended(self) -> bool:
+        return bool(self.events) and self.events[-1].WhichOneof("kind") in ("finished", "failed", "cancelled")
+
+    def execute(
+        self,
+        logs: Callable[[int], dict[str, float]],
+        failure: PlannedFailure | None,
+        wait_until_free: Callable[[], None],
+        publish: Callable[[], ModelSpec | None],
+    ) -> None:
+        """Do the run: its steps take no time, and `logs` says what each epoch gives."""
+        epochs, steps = self.spec.epochs or 1, math.ceil(self.rows / (self.spec.batch_size or 32))
+        self.state = training_pb2.RUN_STATE_RUNNING
+        self.tell(started=training_pb2.RunStarted(epochs=epochs, steps_per_epoch=steps, rows=self.rows))
+        for epoch in range(1, epochs + 1):
+            values = [training_pb2.LogValue(name=name, value=value) for name, value in logs(epoch).items()]
+            for step in range(1, steps + 1):
+                wait_until_free()
+                if self._cancelled:
+                    self.state = training_pb2.RUN_STATE_CANCELLED
+                    self.tell(cancelled=training_pb2.RunCancelled(epoch=epoch))
+                    return
+                if failure and (failure.epoch, failure.step) == (epoch, step):
+                    self.state, self.reason = training_pb2.RUN_STATE_FAILED, failure.reason
+                    self.tell(failed=training_pb2.RunFailed(reason=failure.reason, epoch=epoch, step=step))
+                    return
+                self.tell(
+                    step=training_pb2.StepProgress(
+                        epoch=epoch, step=step, steps_per_epoch=steps, logs=values, epochs=epochs
+                    )
+                )
+            self.tell(epoch=training_pb2.EpochEnd(epoch=epoch, logs=values, seconds=0.5, epochs=epochs))
+        self.published = publish()
+        self.state = training_pb2.RUN_STATE_FINISHED
+        self.tell(finished=training_pb2.RunFinished(published=self.published, logs=values, seconds=0.5 * epochs))
+
+    def describe(self) -> training_pb2.Run:
+        with self._changed:
+            ended = [event.epoch for event in self.events if event.HasField("epoch")]
+            run = training_pb2.Run(
+                id=self.id,
+                state=self.state,
+                base=self.base,
+                published=self.published,
+                reason=self.reason,
+                epochs_done=len(ended),
+                epochs=self.spec.epochs or 1,
+                steps_per_epoch=math.ceil(self.rows / (self.spec.batch_size or 32)),
+                logs=ended[-1].logs if ended else [],
+                seed=self.spec.seed,
+                description=self.spec.description,
+            )
+            if self.events:
+                run.created_time.CopyFrom(self.events[0].time)
+        return run

@@ -1,0 +1,295 @@
+"""The fake server: the four services in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from layerserve.errors import (
+    Internal,
+    LabelNotFound,
+    LayerserveError,
+    ModelNotFound,
+    RunNotFound,
+    Unavailable,
+    VersionNotFound,
+    trailing_metadata,
+)
+from layerserve.model_info import TensorSpec, VersionState
+from layerserve.node_shapes import LayerNodes
+from layerserve.testing.fake_model import FakeModel, Function
+from layerserve.testing.fake_run import FakeRun, PlannedFailure
+from layerserve.v1 import (
+    graph_pb2,
+    graph_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    prediction_pb2,
+    prediction_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
+from layerserve.v1.tensor_pb2 import ModelSpec
+
+#: Bytes in a piece of a downloaded file; small, so that files of tests come in several.
+DOWNLOAD_BYTES = 1024
+
+
+class FakeServer(
+    prediction_pb2_grpc.PredictionServiceServicer,
+    models_pb2_grpc.ModelServiceServicer,
+    graph_pb2_grpc.GraphServiceServicer,
+    training_pb2_grpc.TrainingServiceServicer,
+):
+    """A server in this process, on a free port of the loopback interface. A context manager.
+
+    `address` is where it listens, `calls` the (method, request) pairs that came, `runs` the training runs by id. What
+    an epoch of training logs is set by `train_logs`, a function of the epoch, from 1.
+    """
+
+    def __init__(self) -> None:
+        self.models: list[FakeModel] = []
+        self.runs: dict[str, FakeRun] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.metadata: list[dict[str, str | bytes]] = []
+        self._failures: defaultdict[str, deque[LayerserveError]] = defaultdict(deque)
+        self._run_failure: PlannedFailure | None = None
+        self._drops: deque[int] = deque()
+        self._free = threading.Event()
+        self._free.set()
+        self._stopped = threading.Event()
+        self._run_ids = itertools.count(1)
+        self._server = grpc.server(
+            ThreadPoolExecutor(max_workers=16), options=[("grpc.max_receive_message_length", -1)]
+        )
+        prediction_pb2_grpc.add_PredictionServiceServicer_to_server(self, self._server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
+        graph_pb2_grpc.add_GraphServiceServicer_to_server(self, self._server)
+        training_pb2_grpc.add_TrainingServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> FakeServer:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop at once; calls under way are cut."""
+        self._stopped.set()
+        self._free.set()
+        self._server.stop(None).wait()
+
+    def add_model(
+        self,
+        name: str,
+        function: Function,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        *,
+        version: int = 1,
+        labels: Sequence[str] = (),
+        layers: Sequence[LayerNodes] | None = None,
+        file: bytes = b"",
+        state: VersionState = "ready",
+        reason: str = "",
+    ) -> FakeModel:
+        """Serve a version of a model: `function` maps arrays by input name to arrays by output name.
+
+        `layers` is what GetNodeShapes tells (default: the input layers), `file` what a download gives.
+        """
+        model = FakeModel(name, function, inputs, outputs, version, tuple(labels), layers, file, state, reason)
+        self.models.append(model)
+        return model
+
+    def fail_next(self, error: LayerserveError, method: str = "Predict", times: int = 1) -> None:
+        """Let the next calls of an RPC, by its name, end with an error."""
+        self._failures[method].extend([error] * times)
+
+    def fail_training(self, reason: str, epoch: int = 1, step: int = 1) -> None:
+        """Let the next run fail at a step."""
+        self._run_failure = PlannedFailure(reason, epoch, step)
+
+    def drop_stream(self, after: int) -> None:
+        """Let the next stream of events, of Train or WatchRun, break off after some events."""
+        self._drops.append(after)
+
+    def hold_training(self) -> None:
+        """Let runs wait before their next step, until `release_training`."""
+        self._free.clear()
+
+    def release_training(self) -> None:
+        self._free.set()
+
+    def train_logs(self, epoch: int) -> dict[str, float]:
+        return {"loss": 1.0 / epoch}
+
+    @contextmanager
+    def _answering(self, method: str, request: Any, context: Any) -> Iterator[None]:
+        """Record a call, give it the error that is planned for it, and send errors as a server does."""
+        self.calls.append((method, request))
+        self.metadata.append(dict(context.invocation_metadata()))
+        try:
+            if self._failures[method]:
+                raise self._failures[method].popleft()
+            yield
+        except LayerserveError as error:
+            self._abort(context, error)
+        except Exception as error:
+            if context.code() is not None:  # that of an abort further in
+                raise
+            self._abort(context, Internal(f"{type(error).__name__}: {error}"))
+
+    def _abort(self, context: Any, error: LayerserveError) -> None:
+        context.set_trailing_metadata(trailing_metadata(error))
+        context.abort(error.status, error.details)
+
+    def _find(self, spec: ModelSpec) -> FakeModel:
+        """The version that a reference means: the newest that is ready, if it names none."""
+        named = [model for model in self.models if model.name == spec.name]
+        if not named:
+            raise ModelNotFound(f"unknown model {spec.name!r}")
+        if spec.HasField("version"):
+            found = [model for model in named if model.version == spec.version]
+            if not found:
+                raise VersionNotFound(f"model {spec.name!r} has no version {spec.version}")
+        elif spec.HasField("label"):
+            found = [model for model in named if spec.label in model.labels]
+            if not found:
+                raise LabelNotFound(f"model {spec.name!r} has no label {spec.label!r}")
+        else:
+            found = [model for model in named if model.state == "ready"] or named
+        return max(found, key=lambda model: model.version)
+
+    def _describe(self, model: FakeModel) -> models_pb2.ModelVersion:
+        return model.describe(model is self._find(ModelSpec(name=model.name)))
+
+    def Predict(  # noqa: N802
+        self, request: prediction_pb2.PredictRequest, context: Any
+    ) -> prediction_pb2.PredictResponse:
+        with self._answering("Predict", request, context):
+            return self._find(request.model).predict(request)
+        raise AssertionError("an abort raises")
+
+    def ListModels(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:  # noqa: N802
+        with self._answering("ListModels", request, context):
+            chosen = [model for model in self.models if request.name in ("", model.name)]
+            chosen.sort(key=lambda model: (model.name, -model.version))
+            return models_pb2.ListModelsResponse(versions=map(self._describe, chosen))
+        raise AssertionError("an abort raises")
+
+    def GetModel(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.GetModelResponse:  # noqa: N802
+        with self._answering("GetModel", request, context):
+            return models_pb2.GetModelResponse(version=self._describe(self._find(request.model)))
+        raise AssertionError("an abort raises")
+
+    def DownloadModel(  # noqa: N802
+        self, request: models_pb2.DownloadModelRequest, context: Any
+    ) -> Iterator[models_pb2.DownloadModelResponse]:
+        with self._answering("DownloadModel", request, context):
+            model = self._find(request.model)
+            yield models_pb2.DownloadModelResponse(version=self._describe(model))
+            for start in range(0, len(model.file), DOWNLOAD_BYTES):
+                yield models_pb2.DownloadModelResponse(data=model.file[start : start + DOWNLOAD_BYTES])
+            yield models_pb2.DownloadModelResponse(sha256=hashlib.sha256(model.file).hexdigest())
+
+    def GetNodeShapes(  # noqa: N802
+        self, request: graph_pb2.GetNodeShapesRequest, context: Any
+    ) -> graph_pb2.GetNodeShapesResponse:
+        with self._answering("GetNodeShapes", request, context):
+            return self._find(request.model).node_shapes(request.layers)
+        raise AssertionError("an abort raises")
+
+    def Train(  # noqa: N802
+        self, requests: Iterator[training_pb2.TrainRequest], context: Any
+    ) -> Iterator[training_pb2.TrainResponse]:
+        spec = next(requests).spec
+        with self._answering("Train", spec, context):
+            base = self._find(spec.model)
+            run = FakeRun(f"run-{next(self._run_ids)}", spec, base.reference())
+            self.runs[run.id] = run
+            run.tell(accepted=training_pb2.RunAccepted(base=base.reference()))
+            for request in requests:
+                run.receive(request.chunk)
+            run.close_data()
+            run.tell(queued=training_pb2.RunQueued(ahead=0))
+            self._start(run, base)
+            for event in self._watch(run, 0, context):
+                yield training_pb2.TrainResponse(event=event)
+
+    def _start(self, run: FakeRun, base: FakeModel) -> None:
+        failure, self._run_failure = self._run_failure, None
+
+        def publish() -> ModelSpec | None:
+            if run.spec.HasField("publish") and not run.spec.publish:
+                return None
+            version = max(model.version for model in self.models if model.name == base.name) + 1
+            labels = (run.spec.publish_label,) if run.spec.publish_label else ()
+            self.models.append(
+                FakeModel(
+                    base.name,
+                    base.function,
+                    base.inputs,
+                    base.outputs,
+                    version,
+                    labels,
+                    base.layers,
+                    base.file,
+                    training_run=run.id,
+                )
+            )
+            return ModelSpec(name=base.name, version=version)
+
+        threading.Thread(
+            target=run.execute, args=(self.train_logs, failure, self._free.wait, publish), daemon=True
+        ).start()
+
+    def _watch(self, run: FakeRun, sequence: int, context: Any) -> Iterator[training_pb2.TrainEvent]:
+        limit = self._drops.popleft() if self._drops else None
+        events = run.watch(sequence, lambda: context.is_active() and not self._stopped.is_set())
+        yield from itertools.islice(events, limit)
+        if limit is not None:
+            raise Unavailable("the connection was dropped")
+
+    def _run(self, run_id: str) -> FakeRun:
+        try:
+            return self.runs[run_id]
+        except KeyError:
+            raise RunNotFound(f"unknown run {run_id!r}") from None
+
+    def WatchRun(  # noqa: N802
+        self, request: training_pb2.WatchRunRequest, context: Any
+    ) -> Iterator[training_pb2.WatchRunResponse]:
+        with self._answering("WatchRun", request, context):
+            for event in self._watch(self._run(request.run_id), request.from_sequence, context):
+                yield training_pb2.WatchRunResponse(event=event)
+
+    def GetRun(self, request: training_pb2.GetRunRequest, context: Any) -> training_pb2.GetRunResponse:  # noqa: N802
+        with self._answering("GetRun", request, context):
+            return training_pb2.GetRunResponse(run=self._run(request.run_id).describe())
+        raise AssertionError("an abort raises")
+
+    def ListRuns(self, request: training_pb2.ListRunsRequest, context: Any) -> training_pb2.ListRunsResponse:  # noqa: N802
+        with self._answering("ListRuns", request, context):
+            runs = [run for run in self.runs.values() if request.model_name in ("", run.base.name)]
+            return training_pb2.ListRunsResponse(runs=[run.describe() for run in reversed(runs)])
+        raise AssertionError("an abort raises")
+
+    def CancelRun(self, request: training_pb2.CancelRunRequest, context: Any) -> training_pb2.CancelRunResponse:  # noqa: N802
+        with self._answering("CancelRun", request, context):
+            run = self._run(request.run_id)
+            run.cancel()
+            return training_pb2.CancelRunResponse(run=run.describe())
+        raise AssertionError("an abort raises")

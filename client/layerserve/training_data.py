@@ -1,0 +1,189 @@
+"""The data of a training request: announced as a whole, then cut into chunks while it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from layerserve.casting import as_array, cast, default_cast
+from layerserve.errors import InvalidArgument, LayerserveError
+from layerserve.inputs import match
+from layerserve.model_info import TensorSpec
+from layerserve.tensors import Array, array_dtype, dtype_enum, encode_data, itemsize
+from layerserve.v1 import training_pb2
+from layerserve.v1.training_pb2 import DataArray, DataChunk, DataRole, TrainRequest, TrainSpec
+
+#: Bytes of a chunk, about: a chunk holds whole rows, and at least one.
+CHUNK_BYTES = 1 << 20
+
+_X, _Y, _WEIGHT = (
+    training_pb2.DATA_ROLE_X,
+    training_pb2.DATA_ROLE_Y,
+    training_pb2.DATA_ROLE_SAMPLE_WEIGHT,
+)
+_VALIDATION = {
+    _X: training_pb2.DATA_ROLE_VALIDATION_X,
+    _Y: training_pb2.DATA_ROLE_VALIDATION_Y,
+    _WEIGHT: training_pb2.DATA_ROLE_VALIDATION_SAMPLE_WEIGHT,
+}
+_ROLE_NAMES = {
+    _X: "x",
+    _Y: "y",
+    _WEIGHT: "sample_weight",
+    _VALIDATION[_X]: "validation x",
+    _VALIDATION[_Y]: "validation y",
+    _VALIDATION[_WEIGHT]: "validation sample_weight",
+}
+
+
+@dataclass(frozen=True)
+class TrainingArray:
+    """An array to send. `rows` is sliced as it is sent: what lies on disk (memmap, h5py) is never read as a whole."""
+
+    role: DataRole.ValueType
+    name: str
+    rows: Any
+    dtype: str
+
+    @property
+    def text(self) -> str:
+        """How errors call the array."""
+        return f"{_ROLE_NAMES[self.role]}[{self.name!r}]" if self.name else _ROLE_NAMES[self.role]
+
+    @property
+    def count(self) -> int:
+        return int(self.rows.shape[0])
+
+    def announcement(self) -> DataArray:
+        return DataArray(role=self.role, name=self.name, dtype=dtype_enum(self.dtype), shape=self.rows.shape)
+
+    def slice(self, start: int, stop: int) -> Array:
+        """Some rows, in the type that they are encoded from."""
+        part = np.asarray(self.rows[start:stop])
+        return cast(part, self.dtype, self.text)
+
+    def chunks(self) -> Iterator[bytes]:
+        """All rows, as `Tensor.data`, about CHUNK_BYTES at a time."""
+        if self.dtype == "string":
+            yield from self._string_chunks()
+            return
+        row_bytes = int(np.prod(self.rows.shape[1:], dtype=np.int64)) * itemsize(self.dtype)
+        step = max(1, CHUNK_BYTES // max(1, row_bytes))
+        for start in range(0, self.count, step):
+            yield encode_data(self.slice(start, start + step), self.dtype, self.text)
+
+    def _string_chunks(self) -> Iterator[bytes]:
+        held = bytearray()
+        for row in range(self.count):
+            held += encode_data(self.slice(row, row + 1), "string", self.text)
+            if len(held) >= CHUNK_BYTES:
+                yield bytes(held)
+                held.clear()
+        if held:
+            yield bytes(held)
+
+
+def training_arrays(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    validation_data: Sequence[Any] | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> list[TrainingArray]:
+    """The arrays of a training request, matched by name or position to the model's inputs and outputs.
+
+    Raises InvalidArgument for what doesn't fit: unknown names, lists of a wrong length, rows that differ in number.
+    """
+    arrays = _data_set(x, y, sample_weight, inputs, outputs, validation=False)
+    _check_rows(arrays)
+    if validation_data is not None:
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise InvalidArgument(
+                f"validation_data: got {type(validation_data).__name__}, expected (x, y) or (x, y, sample_weight)"
+            )
+        weight = validation_data[2] if len(validation_data) == 3 else None
+        validation = _data_set(validation_data[0], validation_data[1], weight, inputs, outputs, validation=True)
+        _check_rows(validation)
+        arrays += validation
+    return arrays
+
+
+def _data_set(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    validation: bool,
+) -> list[TrainingArray]:
+    def role(of: DataRole.ValueType) -> DataRole.ValueType:
+        return _VALIDATION[of] if validation else of
+
+    arrays = [_input_array(role(_X), *item) for item in match(x, inputs, "input")]
+    # An output that gets no target, as Keras allows, has none in the lists.
+    targets = [item for item in match(y, outputs, "output", targets=True) if item[1] is not None]
+    arrays += [_loose_array(role(_Y), name, value) for name, value, _ in targets]
+    if sample_weight is not None:
+        if len(outputs) > 1 and not isinstance(sample_weight, (dict, list, tuple)):
+            arrays.append(_loose_array(role(_WEIGHT), "", sample_weight, dtype="float32"))  # for all outputs
+        else:
+            weights = [item for item in match(sample_weight, outputs, "output", targets=True) if item[1] is not None]
+            arrays += [_loose_array(role(_WEIGHT), name, value, dtype="float32") for name, value, _ in weights]
+    return arrays
+
+
+def _input_array(role: DataRole.ValueType, name: str, value: Any, spec: TensorSpec | None) -> TrainingArray:
+    return _loose_array(role, name, value, dtype=spec.dtype if spec else None)
+
+
+def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | None = None) -> TrainingArray:
+    text = TrainingArray(role, name, None, "").text
+    # What has a shape and a type already is only sliced later, not turned into an array here.
+    rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, text)
+    if not rows.shape:
+        raise InvalidArgument(f"{text}: got a scalar, expected an array of rows")
+    first = np.asarray(rows[:1])
+    if dtype is None:
+        dtype = array_dtype(default_cast(first, text), text)
+    cast(first, dtype, text)  # what is wrong in type is refused before anything is sent
+    return TrainingArray(role, name, rows, dtype)
+
+
+def _check_rows(arrays: Sequence[TrainingArray]) -> None:
+    counts = {array.text: array.count for array in arrays}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{text} has {count}" for text, count in counts.items())
+        raise InvalidArgument(
+            f"training data: got arrays with different numbers of rows, expected one number: {listed}"
+        )
+    if not any(counts.values()):
+        raise InvalidArgument("training data: got no rows, expected at least 1")
+
+
+@dataclass
+class Upload(Iterable[TrainRequest]):
+    """The requests of a Train call, made one by one as the connection takes them. Can be sent once.
+
+    `error` is what went wrong with the data while it was cut; the stream then ends early, so that the server gives the
+    run up, and whoever reads the replies finds the reason here.
+    """
+
+    spec: TrainSpec
+    arrays: Sequence[TrainingArray]
+    error: LayerserveError | None = field(default=None, init=False)
+
+    def __iter__(self) -> Iterator[TrainRequest]:
+        yield TrainRequest(spec=self.spec)
+        try:
+            for index, array in enumerate(self.arrays):
+                for data in array.chunks():
+                    yield TrainRequest(chunk=DataChunk(array=index, data=data))
+        except LayerserveError as error:
+            self.error = error
+        except Exception as error:  # of whatever the rows are sliced from, such as a file that can't be read
+            self.error = InvalidArgument(f"training data: {type(error).__name__}: {error}")
