@@ -1,0 +1,82 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+N ?= 200
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $(STAMP)
+
+.PHONY: install
+install: $(STAMP) ## Install everything into .venv
+
+.PHONY: demo
+demo: $(STAMP) ## Build the zoo, serve it, train a model through the server, predict
+	$(BIN)/python demo.py
+
+.PHONY: serve
+serve: $(STAMP) ## Serve the models in ./models (built from the zoo if missing)
+	@test -d models || $(BIN)/layerserve zoo build --small --to models
+	$(BIN)/layerserve serve models
+
+.PHONY: test
+test: $(STAMP) ## Run the tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: format-check types proto-lint proto-check manifests ## Run every quality gate
+
+.PHONY: format
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: format-check
+format-check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+.PHONY: proto
+proto: $(STAMP) ## Make the stubs from proto/
+	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=client --grpc_python_out=client \
+	  --mypy_out=quiet:client --mypy_grpc_out=quiet:client proto/layerserve/v1/*.proto
+
+.PHONY: proto-lint
+proto-lint: $(STAMP)
+	cd proto && ../$(BIN)/buf lint
+
+.PHONY: proto-check
+proto-check: $(STAMP) ## Check that the committed stubs are those of proto/
+	@rm -rf build/stubs && mkdir -p build/stubs
+	@$(BIN)/python -m grpc_tools.protoc --proto_path=proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=build/stubs --grpc_python_out=build/stubs \
+	  --mypy_out=quiet:build/stubs --mypy_grpc_out=quiet:build/stubs proto/layerserve/v1/*.proto
+	@diff -r -x __init__.py -x __pycache__ build/stubs/layerserve/v1 client/layerserve/v1 \
+	  || (echo 'stubs are stale: run `make proto` and commit'; exit 1)
+
+.PHONY: manifests
+manifests: $(STAMP) ## Validate the Kubernetes manifests offline
+	$(BIN)/python -m pytest -q tests/deploy
+
+.PHONY: fuzz-graphs
+fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
+	$(BIN)/python tests/fuzz_graphs.py $(N)
+
+.PHONY: image
+image: ## Build the container image
+	docker build --file deploy/Containerfile --tag layerserve:latest .
