@@ -1,0 +1,187 @@
+"""Learning-rate schedules: rate by step, in float32 as Keras computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from layergraph.config.options import (
+    Configurable,
+    Expected,
+    boolean,
+    brief,
+    list_of,
+    nonnegative,
+    number,
+    option,
+    optional,
+    resolve,
+    serialized,
+    text,
+)
+from layergraph.errors import ConfigError
+
+F32 = np.float32
+
+
+def steps(value: Any) -> float:
+    """Validator: a number of steps above zero; Keras takes fractions too."""
+    result = number(value)
+    if result <= 0:
+        raise Expected("a positive number of steps")
+    return int(result) if result == int(result) else result
+
+
+class Schedule(Configurable):
+    """A learning rate that depends on the step (keras.optimizers.schedules.LearningRateSchedule)."""
+
+    def __call__(self, step: int) -> float:
+        """The rate for the update after `step` finished ones."""
+        raise NotImplementedError
+
+
+class ExponentialDecay(Schedule):
+    """rate x decay_rate^(step / decay_steps); staircase: whole powers only."""
+
+    initial_learning_rate: float = option(number)
+    decay_steps: float = option(steps)
+    decay_rate: float = option(number)
+    staircase: bool = option(boolean, default=False)
+    name: str = option(text, default="ExponentialDecay")
+
+    def __call__(self, step: int) -> float:
+        power = F32(step) / F32(self.decay_steps)
+        power = np.floor(power) if self.staircase else power
+        return float(F32(self.initial_learning_rate) * F32(self.decay_rate) ** power)
+
+
+class InverseTimeDecay(Schedule):
+    """rate / (1 + decay_rate x step / decay_steps); staircase: whole quotients only."""
+
+    initial_learning_rate: float = option(number)
+    decay_steps: float = option(steps)
+    decay_rate: float = option(number)
+    staircase: bool = option(boolean, default=False)
+    name: str = option(text, default="InverseTimeDecay")
+
+    def __call__(self, step: int) -> float:
+        quotient = F32(step) / F32(self.decay_steps)
+        quotient = np.floor(quotient) if self.staircase else quotient
+        return float(F32(self.initial_learning_rate) / (F32(1) + F32(self.decay_rate) * quotient))
+
+
+class PolynomialDecay(Schedule):
+    """(rate - end) (1 - step / decay_steps)^power + end; cycle: over and over, each time stretched."""
+
+    initial_learning_rate: float = option(number)
+    decay_steps: float = option(steps)
+    end_learning_rate: float = option(number, default=0.0001)
+    power: float = option(number, default=1.0)
+    cycle: bool = option(boolean, default=False)
+    name: str = option(text, default="PolynomialDecay")
+
+    def __call__(self, step: int) -> float:
+        now, over = F32(step), F32(self.decay_steps)
+        if self.cycle:
+            # A step that ends a cycle still belongs to it.
+            over = over * (F32(1) if step == 0 else np.ceil(now / over))
+        else:
+            now = min(now, over)
+        start, end = F32(self.initial_learning_rate), F32(self.end_learning_rate)
+        return float((start - end) * (F32(1) - now / over) ** F32(self.power) + end)
+
+
+class PiecewiseConstantDecay(Schedule):
+    """`values[i]` up to and including step `boundaries[i]`, the last one after all."""
+
+    boundaries: tuple[float, ...] = option(list_of(number))
+    values: tuple[float, ...] = option(list_of(number))
+    name: str = option(text, default="PiecewiseConstant")
+
+    def setup(self) -> None:
+        if len(self.values) != len(self.boundaries) + 1:
+            raise ConfigError(
+                f"PiecewiseConstantDecay: got {len(self.boundaries)} boundaries and {len(self.values)} values, "
+                "expected one value more than boundaries"
+            )
+
+    def __call__(self, step: int) -> float:
+        # Keras casts boundaries to the type of the step, an integer.
+        below = sum(step > int(boundary) for boundary in self.boundaries)
+        return float(F32(self.values[below]))
+
+
+class CosineDecay(Schedule):
+    """Half a cosine from the rate to `alpha` x the rate, after a linear warmup if `warmup_target` is given."""
+
+    initial_learning_rate: float = option(number)
+    decay_steps: float = option(steps)
+    alpha: float = option(number, default=0.0)
+    name: str = option(text, default="CosineDecay")
+    warmup_target: float | None = option(optional(number), default=None)
+    warmup_steps: float = option(nonnegative, default=0)
+
+    def __call__(self, step: int) -> float:
+        start, over, now = F32(self.initial_learning_rate), F32(self.decay_steps), F32(step)
+        if self.warmup_target is None:
+            return self._decayed(min(now, over) / over, start)
+        target, warmup = F32(self.warmup_target), F32(self.warmup_steps)
+        now = min(now, over + warmup)
+        if now < warmup:
+            return float((target - start) * (now / warmup) + start)
+        return self._decayed((now - warmup) / over, target)
+
+    def _decayed(self, done: np.floating[Any], start: np.floating[Any]) -> float:
+        cosine = F32(0.5) * (F32(1) + np.cos(F32(math.pi) * done))
+        return float(start * ((F32(1) - F32(self.alpha)) * cosine + F32(self.alpha)))
+
+
+class CosineDecayRestarts(Schedule):
+    """Cosine decays one after another, each `t_mul` times as long and `m_mul` times as high."""
+
+    initial_learning_rate: float = option(number)
+    first_decay_steps: float = option(steps)
+    t_mul: float = option(number, default=2.0)
+    m_mul: float = option(number, default=1.0)
+    alpha: float = option(number, default=0.0)
+    name: str = option(text, default="SGDRDecay")
+
+    def __call__(self, step: int) -> float:
+        done = F32(step) / F32(self.first_decay_steps)
+        t_mul, one = F32(self.t_mul), F32(1)
+        if t_mul == 1:
+            restarts = np.floor(done)
+            done = done - restarts
+        else:
+            restarts = np.floor(np.log(one - done * (one - t_mul)) / np.log(t_mul))
+            finished = (one - t_mul**restarts) / (one - t_mul)
+            done = (done - finished) / t_mul**restarts
+        cosine = F32(0.5) * F32(self.m_mul) ** restarts * (one + np.cos(F32(math.pi) * done))
+        return float(F32(self.initial_learning_rate) * ((one - F32(self.alpha)) * cosine + F32(self.alpha)))
+
+
+SCHEDULES: Mapping[str, type[Schedule]] = {
+    "ExponentialDecay": ExponentialDecay,
+    "InverseTimeDecay": InverseTimeDecay,
+    "PolynomialDecay": PolynomialDecay,
+    "PiecewiseConstantDecay": PiecewiseConstantDecay,
+    "CosineDecay": CosineDecay,
+    "CosineDecayRestarts": CosineDecayRestarts,
+}
+
+
+def learning_rate(value: Any) -> float | Schedule:
+    """Validator: a rate of at least 0, a schedule, or a schedule's serialised form."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        return nonnegative(value)
+    if not isinstance(value, (Schedule, Mapping)):
+        raise Expected(f"a number or a schedule ({', '.join(sorted(SCHEDULES))}), not {brief(value)}")
+    return resolve("schedule", value, SCHEDULES)
+
+
+def keras_form(value: Schedule) -> dict[str, Any]:
+    """The schedule as Keras 3 writes it into a file."""
+    return {"module": "keras.optimizers.schedules", **serialized(value), "registered_name": None}
