@@ -1,0 +1,51 @@
+"""Order of layers and calls: Keras's, for any graph."""
+
+import keras
+import pytest
+from random_graphs import random_model
+
+import layergraph
+from layergraph import Input, Model
+from layergraph.errors import GraphError
+from layergraph.layers import Dense
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_layers_are_listed_as_keras_lists_them(seed: int) -> None:
+    expected = [layer.name for layer in random_model(keras, seed).layers]
+    assert [layer.name for layer in random_model(layergraph, seed).layers] == expected
+
+
+def test_calls_are_sorted_where_layers_cannot_be() -> None:
+    a, b = Dense(3, name="a"), Dense(3, name="b")
+    x = Input((3,))
+    model = Model(x, a(b(a(b(x)))))
+    order = [(node.layer.name, model.graph.numbers[node]) for node in model.graph.nodes]
+    assert order[1:] == [("b", 0), ("a", 0), ("b", 1), ("a", 1)]
+
+
+def test_a_deep_chain_needs_no_recursion() -> None:
+    layer = Dense(2)
+    x = first = Input((2,))
+    for _ in range(3000):
+        x = layer(x)
+    assert len(Model(first, x).graph.nodes) == 3001
+
+
+def test_inputs_that_nothing_needs_belong_to_the_model() -> None:
+    x, unused = Input((3,), name="x"), Input((4,), name="unused")
+    model = Model([x, unused], Dense(2)(x))
+    assert {"x", "unused"} <= {layer.name for layer in model.layers}
+    assert model.input_names == ["x", "unused"]
+
+
+def test_an_output_that_the_inputs_do_not_reach_is_refused() -> None:
+    x, other = Input((3,), name="x"), Input((3,), name="other")
+    with pytest.raises(GraphError, match=r"disconnected.*'other'"):
+        Model(x, Dense(2)(other))
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    x = Input((3,))
+    with pytest.raises(GraphError, match="several layers are named 'same'"):
+        Model(x, Dense(2, name="same")(Dense(2, name="same")(x)))

@@ -1,0 +1,126 @@
+"""The layer "node": one call of a layer, and what can be asked of it."""
+
+import numpy as np
+import pytest
+
+from layergraph import Input, Model
+from layergraph.errors import UnknownTensorError
+from layergraph.layers import Dense
+
+
+def two_calls() -> tuple[Dense, object, object]:
+    shared = Dense(2, name="shared")
+    return shared, shared(Input((4,), name="a")), shared(Input((4,), name="b"))
+
+
+def test_a_layer_called_once_has_an_output() -> None:
+    layer = Dense(2)
+    made = layer(Input((4,)))
+    assert layer.output is made
+    assert (layer.input_shape, layer.output_shape) == ((None, 4), (None, 2))
+
+
+def test_a_layer_called_twice_has_no_single_output() -> None:
+    shared, first, second = two_calls()
+    with pytest.raises(AttributeError, match=r"multiple inbound nodes.*\"layer output\" is ill-defined.*get_output_at"):
+        _ = shared.output
+    with pytest.raises(AttributeError, match=r"\"layer input\" is ill-defined.*get_input_at"):
+        _ = shared.input
+    assert shared.get_output_at(0) is first
+    assert shared.get_output_at(1) is second
+    assert shared.output_shape == (None, 2), "equal shapes have one answer"
+
+
+def test_shapes_that_differ_have_no_single_answer() -> None:
+    layer = Dense(2)
+    layer(Input((4,)))
+    layer(Input((7, 4)))
+    with pytest.raises(AttributeError, match=r"different input shapes.*get_input_shape_at"):
+        _ = layer.input_shape
+    assert layer.get_input_shape_at(1) == (None, 7, 4)
+    assert layer.get_output_shape_at(1) == (None, 7, 2)
+
+
+def test_a_layer_never_called_has_neither() -> None:
+    with pytest.raises(AttributeError, match="never been called"):
+        _ = Dense(2).output
+    with pytest.raises(ValueError, match="has only 2 inbound nodes"):
+        two_calls()[0].get_output_at(2)
+
+
+@pytest.fixture(name="nested")
+def nested_model() -> Model:
+    """outer: x -> a/b (a model) -> Dense 'head' on both of its calls."""
+    entry = Input((4,), name="entry")
+    inner = Model(entry, Dense(3, name="deep/er")(Dense(4, name="first")(entry)), name="a/b")
+    x, y = Input((4,), name="x"), Input((4,), name="y")
+    head = Dense(2, name="head:1")
+    return Model([x, y], [head(inner(x)), head(inner(y))], name="outer")
+
+
+def test_any_tensor_has_an_address(nested: Model) -> None:
+    data = {"x": np.ones((2, 4), "float32"), "y": np.zeros((2, 4), "float32")}
+    plan = nested.plan(["a/b:1", "a/b:0/deep/er", "head:1:0", "x"])
+    result = plan.run(data)
+    inner = nested.get_layer("a/b")
+    np.testing.assert_allclose(result["a/b:1"], inner(data["y"]).detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(result["a/b:0/deep/er"], inner(data["x"]).detach().numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(result["x"], data["x"])
+
+
+def test_only_what_is_asked_for_is_computed(nested: Model) -> None:
+    plan = nested.plan(["a/b:1/first"])
+    assert [step.invocation.layer.name for step in plan.steps] == ["first"]
+    assert [spec.name for spec in plan.input_specs] == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("nowhere", "unknown tensor 'nowhere'"),
+        ("head:1", "called 2 times; name one call: \\['head:1:0', 'head:1:1'\\]"),
+        ("head:1:7", "has 2 nodes"),
+        ("head:1:0:3", "gives 1 tensors"),
+        ("a/b/first", "called 2 times"),
+        ("a/b:0/", "unknown tensor"),
+        ("", "unknown tensor"),
+    ],
+)
+def test_a_wrong_address_is_refused(nested: Model, address: str, text: str) -> None:
+    with pytest.raises(UnknownTensorError, match=text):
+        nested.plan([address])
+
+
+def test_outputs_of_one_layer_get_names_of_their_own(nested: Model) -> None:
+    assert nested.output_names == ["head:1:0:0", "head:1:1:0"]
+    assert [spec.shape for spec in nested.output_specs] == [(None, 2), (None, 2)]
+
+
+def test_the_node_table_says_where_each_tensor_comes_from(nested: Model) -> None:
+    rows = {row.path: row for row in nested.node_table()}
+    head = rows["head:1"]
+    assert [[(t.layer, t.node_index, t.shape) for t in node.inputs] for node in head.nodes] == [
+        [("a/b", 0, (None, 3))],
+        [("a/b", 1, (None, 3))],
+    ]
+    assert rows["a/b/deep/er"].nodes[0].inputs[0].layer == "a/b/first"
+    assert rows["a/b"].class_name == "Functional"
+    assert rows["a/b"].parameter_count == 4 * 4 + 4 + 4 * 3 + 3
+
+
+def test_a_model_is_called_like_a_layer_on_other_shapes() -> None:
+    entry = Input((None, 4))
+    inner = Model(entry, Dense(3)(entry))
+    made = inner(Input((6, 4)))
+    assert made.shape == (None, 6, 3)
+    assert inner.get_output_shape_at(0) == (None, 6, 3)
+
+
+def test_a_model_can_be_cut_out_of_another() -> None:
+    x = Input((4,))
+    middle = Dense(3, activation="relu")(x)
+    whole = Model(x, Dense(2)(middle))
+    head = Model(middle, whole.outputs[0])
+    body = Model(x, middle)
+    data = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")
+    np.testing.assert_allclose(head(body(data)).detach(), whole(data).detach(), rtol=1e-6)
