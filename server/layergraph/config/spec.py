@@ -35,7 +35,8 @@ class CallSpec:
 class LayerSpec:
     """A layer and its calls.
 
-    `config` has Keras 3's keys and values. A layer inside it (a wrapper's `layer`, a cell) is a `LayerSpec` without calls.
+    `config` has Keras 3's keys and values. A layer inside it (a wrapper's `layer`, a cell) is a `LayerSpec` without
+    calls.
     `graph` is set for a model used as a layer, and then `config` is empty. `operation` tells a `keras.ops` node from a
     layer of the same class name. Layers of one `shared_id` are one layer, that several models of the file hold.
     """

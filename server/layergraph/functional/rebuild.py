@@ -137,7 +137,7 @@ class _Builder:
 
 
 class _Calls:
-    """The calls of one graph, each made when the tensors it needs are there and the layer's calls before it are made."""
+    """The calls of one graph. Each is made once the tensors it needs are there, and the layer's calls before it."""
 
     def __init__(self, spec: GraphSpec, layers: Mapping[str, Layer]) -> None:
         self._layers = layers

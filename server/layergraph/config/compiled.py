@@ -1,0 +1,58 @@
+"""What `compile` was given, from any generation's file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from layergraph.config.generation import KERAS3, Generation
+from layergraph.config.problems import Problems
+from layergraph.config.values import ValueReader
+
+KEYS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+_WRAPPERS = ("MeanMetricWrapper", "LossFunctionWrapper")
+
+
+def compile_config(
+    raw: Mapping[str, Any], generation: Generation, output_names: Sequence[str], problems: Problems
+) -> dict[str, Any] | None:
+    """The arguments of `compile` in serialised form: names, {"class_name", "config"}, and lists and dicts of them.
+
+    None where the file has only the arguments of a `compile` that the model's author wrote. Custom losses, metrics and
+    optimizers go to `problems`.
+    """
+    given: dict[str, Any] = dict(raw)
+    if "optimizer_config" in given:
+        given["optimizer"] = given.pop("optimizer_config")
+    if "optimizer" not in given:
+        return None
+    values = ValueReader(generation, problems, lambda value, owner: None)
+    result = {key: values.value(f"compile argument '{key}'", given.get(key)) for key in KEYS}
+    result["metrics"] = _unwrapped(result["metrics"], output_names)
+    result["weighted_metrics"] = _unwrapped(result["weighted_metrics"], output_names)
+    optimizer = result["optimizer"]
+    if isinstance(optimizer, dict) and generation is not KERAS3:
+        # Keras 2.11 registers its new optimizers as if they were custom.
+        optimizer["class_name"] = str(optimizer.get("class_name")).removeprefix("Custom>").removeprefix("Addons>")
+    return result
+
+
+def _unwrapped(metrics: Any, output_names: Sequence[str]) -> Any:
+    """A metric's name from how Keras 2's `.h5` has it: a MeanMetricWrapper, {"name": "output_accuracy", "fn": ...}."""
+    if isinstance(metrics, list):
+        return [_unwrapped(metric, output_names) for metric in metrics]
+    if not isinstance(metrics, dict):
+        return metrics
+    if metrics.get("class_name") not in _WRAPPERS:
+        return {key: _unwrapped(value, output_names) for key, value in metrics.items()} if _plain(metrics) else metrics
+    config = metrics.get("config", {})
+    name, function = config.get("name"), config.get("fn")
+    if not isinstance(function, str) or not isinstance(name, str):
+        return metrics
+    for output in output_names:
+        name = name.removeprefix(f"{output}_")
+    return name if name in ("accuracy", "acc", "crossentropy", "ce") else function
+
+
+def _plain(value: Mapping[str, Any]) -> bool:
+    return "class_name" not in value

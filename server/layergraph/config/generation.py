@@ -1,0 +1,122 @@
+"""What a generation of Keras writes into its configs, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+#: Stands for "whatever its value" in a table of ignored keys.
+ANY: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How configs of one generation differ from the canonical ones, which are Keras 3's.
+
+    name             for messages
+    ignored          config keys that mean nothing here, with the values for which that holds (or ANY)
+    classes          class name -> canonical class name
+    renamed          class name ("*" for every class) -> old key -> canonical key
+    defaults         class name -> options that this generation means when its config doesn't name them
+    activations      activation -> canonical activation
+    rules            class name -> options that make a layer behave as this generation does
+    explicit_training  whether `training` in a call's arguments is the author's word; Keras 3 writes it unasked
+    """
+
+    name: str
+    ignored: Mapping[str, object]
+    classes: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    activations: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    explicit_training: bool = True
+
+    def ignores(self, key: str, value: Any) -> bool:
+        """Whether an option that no layer here has can be left out."""
+        harmless = self.ignored.get(key, ())
+        return harmless is ANY or (isinstance(harmless, tuple) and any(value is h or value == h for h in harmless))
+
+
+_NO: Final = (False, None)
+
+#: Keys of every generation that only tell how something is computed, not what.
+_HOW: Mapping[str, object] = {
+    "implementation": ANY,
+    "unroll": ANY,
+    "use_cudnn": ANY,
+    "synchronized": ANY,
+    "fused": ANY,
+    "seed": ANY,
+    "autocast": ANY,
+    "dynamic": _NO,
+    "sparse": _NO,
+    "ragged": _NO,
+    "stateful": _NO,
+    "time_major": _NO,
+    "renorm": _NO,
+    "renorm_clipping": ANY,
+    "renorm_momentum": ANY,
+    "virtual_batch_size": (None,),
+    "adjustment": (None,),
+    "activity_regularizer": (None,),
+    "batch_input_shape": ANY,
+    "batch_size": ANY,
+    "input_length": ANY,
+    "input_dtype": ANY,
+    "zero_output_for_mask": _NO,
+    "mask_rule": ANY,
+}
+
+KERAS3 = Generation(
+    name="Keras 3",
+    ignored={
+        **_HOW,
+        "optional": _NO,
+        "quantization_config": (None,),
+        "lora_rank": (None,),
+        "lora_alpha": (None,),
+        "build_input_shape": ANY,
+    },
+    explicit_training=False,
+)
+
+_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
+
+#: Keras 2.3 and tf.keras 2.x.
+KERAS2 = Generation(
+    name="Keras 2",
+    ignored=_HOW,
+    classes={
+        "Model": "Functional",
+        "Convolution1D": "Conv1D",
+        "Convolution2D": "Conv2D",
+        "Convolution3D": "Conv3D",
+        "BatchNormalizationV1": "BatchNormalization",
+        "BatchNormalizationV2": "BatchNormalization",
+    },
+    renamed={"LeakyReLU": {"alpha": "negative_slope"}, "InputLayer": {"batch_input_shape": "batch_shape"}},
+    # Where Keras 3 has other defaults, and early configs don't name the option.
+    defaults={"GRU": {"reset_after": False}, "LeakyReLU": {"negative_slope": 0.3}},
+    # Slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
+    activations={"hard_sigmoid": "keras2_hard_sigmoid"},
+    # Keras 2 combines masks with AND, Keras 3 with OR.
+    rules={name: {"mask_rule": "keras2"} for name in _MERGING},
+)
+
+
+def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Generation:
+    """The generation that wrote a config; where it has no version, its shape tells."""
+    if keras_version is not None:
+        return KERAS2 if keras_version.strip().startswith(("0.", "1.", "2.")) else KERAS3
+    inner = config.get("config")
+    layers = inner.get("layers") if isinstance(inner, Mapping) else inner
+    if isinstance(layers, list):
+        for layer in layers:
+            nodes = layer.get("inbound_nodes") if isinstance(layer, Mapping) else None
+            if isinstance(nodes, list) and nodes:
+                return KERAS3 if isinstance(nodes[0], Mapping) and "args" in nodes[0] else KERAS2
+            if isinstance(layer, Mapping) and "module" in layer:
+                return KERAS3
+    return KERAS2

@@ -1,0 +1,114 @@
+"""Calls of layers, as each generation writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from layergraph.config.spec import CallSpec, Structure, TensorRef
+
+#: Layers whose extra tensors in a list are their states, in Keras 2.
+RECURRENT = frozenset(
+    {
+        "RNN",
+        "SimpleRNN",
+        "LSTM",
+        "GRU",
+        "CuDNNLSTM",
+        "CuDNNGRU",
+        "Bidirectional",
+        "ConvLSTM1D",
+        "ConvLSTM2D",
+        "ConvLSTM3D",
+    }
+)
+_CONSTANT = "_CONSTANT_VALUE"
+
+
+class MalformedNodeError(Exception):
+    """A node has no form that this generation writes."""
+
+
+def keras3_call(node: Any, read_value: Callable[[Any], Any], *, is_model: bool) -> CallSpec:
+    """A call from {"args": [...], "kwargs": {...}}, in which tensors are marked objects."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("args"), list):
+        raise MalformedNodeError
+    kwargs = node.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise MalformedNodeError
+    # Keras 3 writes `training` unasked, and fit and predict overrule it. Masks flow into models by themselves.
+    dropped = {"training", "mask"} if is_model else {"training"}
+    read = {name: read_value(value) for name, value in kwargs.items() if value is not None and name not in dropped}
+    return CallSpec(tuple(read_value(arg) for arg in node["args"]), read)
+
+
+def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping[str, Any]) -> CallSpec:
+    """A call from [["x", 0, 0, {kwargs}], ...], in which tensors in kwargs are ["x", 0, 0].
+
+    `constants` is the number of tensors that a recurrent layer takes after its states.
+    """
+    found: dict[str, Any] = {}
+    structure = _keras2_structure(node, found)
+    if isinstance(structure, list) and len(structure) == 1:
+        structure = structure[0]
+    kwargs = {name: _keras2_argument(value, layer_names) for name, value in found.items()}
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    if class_name in RECURRENT and isinstance(structure, list):
+        states = structure[1 : len(structure) - constants]
+        if constants:
+            kwargs["constants"] = structure[len(structure) - constants :]
+        if states:
+            kwargs["initial_state"] = states
+        structure = structure[0]
+    return CallSpec((structure,), kwargs)
+
+
+def tensor_references(structure: Structure) -> Structure:
+    """`input_layers` and `output_layers`: ["x", 0, 0] anywhere in lists and dicts. Raises MalformedNodeError."""
+    if _is_reference(structure, (3,)):
+        return TensorRef(*structure)
+    if isinstance(structure, list):
+        return [tensor_references(item) for item in structure]
+    if isinstance(structure, dict):
+        return {key: tensor_references(item) for key, item in structure.items()}
+    raise MalformedNodeError
+
+
+def _keras2_structure(value: Any, kwargs: dict[str, Any]) -> Structure:
+    """The tensors of a node; keyword arguments, which stand beside each of them, go to `kwargs`."""
+    if isinstance(value, list) and len(value) == 4 and value[0] == _CONSTANT and isinstance(value[3], dict):
+        kwargs.update(value[3])
+        return value[2]
+    if _is_reference(value, (3, 4)):
+        if len(value) == 4:
+            if not isinstance(value[3], dict):
+                raise MalformedNodeError
+            kwargs.update(value[3])
+        return TensorRef(*value[:3])
+    if isinstance(value, list):
+        return [_keras2_structure(item, kwargs) for item in value]
+    if isinstance(value, dict):
+        return {key: _keras2_structure(item, kwargs) for key, item in value.items()}
+    raise MalformedNodeError
+
+
+def _keras2_argument(value: Any, layer_names: Mapping[str, Any]) -> Any:
+    if _is_reference(value, (3,)) and value[0] in layer_names:
+        return TensorRef(*value)
+    if isinstance(value, list) and len(value) in (3, 4) and value[0] == _CONSTANT:
+        return value[2]
+    if isinstance(value, list):
+        return [_keras2_argument(item, layer_names) for item in value]
+    if isinstance(value, dict):
+        return {key: _keras2_argument(item, layer_names) for key, item in value.items()}
+    return value
+
+
+def _is_reference(value: Any, lengths: Sequence[int]) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) in lengths
+        and isinstance(value[0], str)
+        and type(value[1]) is int
+        and type(value[2]) is int
+    )

@@ -1,0 +1,297 @@
+"""A file's config -> GraphSpec."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
+from layergraph.config.generation import KERAS3, Generation
+from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
+from layergraph.config.problems import Problems, brief_name
+from layergraph.config.refused import REFUSED
+from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
+from layergraph.config.values import ValueReader, class_name
+from layergraph.errors import CorruptFileError, UnsupportedModelError
+
+_MODELS = frozenset({"Functional", "Sequential"})
+#: Modules of Keras 3's operation nodes, which may share a class name with a layer.
+_OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations")
+_WITHOUT_TRAINABLE = frozenset({"InputLayer"})
+#: Operations of Keras 2.
+_KERAS2_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
+
+
+def read_graph(
+    config: Mapping[str, Any],
+    generation: Generation,
+    path: Path,
+    problems: Problems,
+    limits: LoadLimits = DEFAULT_LIMITS,
+) -> GraphSpec:
+    """The canonical graph of a model's config, as an archive has it.
+
+    What layergraph doesn't have goes to `problems`, so that all of it can be told at once. Raises CorruptFileError for
+    a config that no Keras writes, UnsupportedModelError for what is no graph of layers.
+    """
+    return _Reader(generation, path, problems, limits).model(config)
+
+
+class _Reader:
+    """Reads one file; counts what it has read, over all nested models, against the limits."""
+
+    def __init__(self, generation: Generation, path: Path, problems: Problems, limits: LoadLimits) -> None:
+        self.generation = generation
+        self.path = path
+        self.problems = problems
+        self.limits = limits
+        self.values = ValueReader(generation, problems, self._inner_layer)
+        self.depth = 0
+        self.layers = 0
+        self.nodes = 0
+
+    def model(self, config: Mapping[str, Any]) -> GraphSpec:
+        name = self._class_name(config, "the model")
+        if name not in _MODELS:
+            if name in REFUSED:
+                raise UnsupportedModelError(self.path, f"the model: {name} {REFUSED[name]}")
+            what = f"the model is of class {brief_name(name)}"
+            raise UnsupportedModelError(self.path, f"{what}, expected a Functional or Sequential model")
+        return self._graph(config, name)
+
+    # --- models -------------------------------------------------------------------------------------------------------
+
+    def _graph(self, config: Mapping[str, Any], name: str) -> GraphSpec:
+        inner = config.get("config")
+        # Keras up to 2.2 wrote a Sequential as the bare list of its layers.
+        if isinstance(inner, list):
+            inner = {"layers": inner}
+        if not isinstance(inner, dict) or not isinstance(inner.get("layers"), list):
+            if name == "Functional":
+                raise UnsupportedModelError(self.path, "a model is a subclassed one, whose graph no file holds")
+            raise CorruptFileError(self.path, f"a {name} model has no list of layers")
+        title = inner.get("name", config.get("name"))
+        title = self._name(title) if title is not None else ""
+        trainable = inner.get("trainable", True) is not False
+        with self._deeper():
+            if name == "Sequential":
+                return GraphSpec(title, tuple(self._sequence(inner)), sequential=True, trainable=trainable)
+            return self._functional(title, inner, trainable)
+
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
+        self.depth += 1
+        if self.depth > self.limits.nesting:
+            raise CorruptFileError(self.path, f"models and layers are nested more than {self.limits.nesting} deep")
+        yield
+        self.depth -= 1
+
+    def _sequence(self, inner: Mapping[str, Any]) -> Iterator[LayerSpec]:
+        """The layers of a Sequential, with an InputLayer before them where the file gives a shape."""
+        for index, item in enumerate(inner["layers"]):
+            layer = self._layer(item, "a Sequential model")
+            if layer is None:
+                continue
+            if index == 0 and layer.class_name != "InputLayer" and layer.graph is None:
+                raw = item.get("config") if isinstance(item, dict) else None
+                shape = inner.get("build_input_shape") or self._announced_shape(raw)
+                if shape is not None:
+                    dtype = raw.get("dtype") if isinstance(raw, dict) else None
+                    dtype = dtype if isinstance(dtype, str) and not dtype.startswith("mixed_") else "float32"
+                    name = f"{layer.name}_input"
+                    yield LayerSpec(name, "InputLayer", {"name": name, "batch_shape": shape, "dtype": dtype})
+            yield layer
+
+    @staticmethod
+    def _announced_shape(config: Any) -> Any:
+        if not isinstance(config, dict):
+            return None
+        return config.get("batch_input_shape") or config.get("batch_shape")
+
+    def _functional(self, title: str, inner: Mapping[str, Any], trainable: bool) -> GraphSpec:
+        items = inner["layers"]
+        names: dict[str, Any] = {}
+        for item in items:
+            name = self._layer_name(item)
+            if name in names:
+                raise CorruptFileError(self.path, f"two layers are named {brief_name(name)}")
+            names[name] = item
+        layers = [layer for item in items if (layer := self._layer(item, "the model", names)) is not None]
+        inputs, outputs = (self._references(inner.get(key), key) for key in ("input_layers", "output_layers"))
+        if self.generation is not KERAS3:
+            layers, outputs = _first_call_is_zero(layers, outputs)
+            inputs, outputs = _single(inputs), _single(outputs)
+        return GraphSpec(title, tuple(layers), inputs, outputs, trainable=trainable)
+
+    def _references(self, value: Any, key: str) -> Structure:
+        try:
+            return tensor_references(value)
+        except MalformedNodeError:
+            raise CorruptFileError(self.path, f"{key} is no nesting of [layer, node, tensor]") from None
+
+    # --- layers -------------------------------------------------------------------------------------------------------
+
+    def _inner_layer(self, value: Any, owner: str) -> LayerSpec | None:
+        return self._layer(value, owner)
+
+    def _layer(self, value: Any, owner: str, names: Mapping[str, Any] | None = None) -> LayerSpec | None:
+        """One layer, or None where `problems` tells why not. `names` are those of the graph, for its calls."""
+        if not isinstance(value, dict):
+            raise CorruptFileError(self.path, f"{owner} holds a layer that is no object")
+        self.layers += 1
+        if self.layers > self.limits.layers:
+            raise CorruptFileError(self.path, f"has more than {self.limits.layers} layers")
+        name = self._layer_name(value)
+        label = f"layer {brief_name(name)}"
+        kind = self._class_name(value, label)
+        if kind in REFUSED:
+            self.problems.add(f"{label}: {kind} {REFUSED[kind]}")
+            return None
+        shared = value.get("shared_object_id")
+        layer = LayerSpec(name, kind, {}, shared_id=shared if type(shared) is int else None)
+        if kind in _MODELS:
+            layer = replace(layer, graph=self._graph(value, kind))
+        else:
+            layer = replace(layer, config=self._config(value, kind, name), operation=self._is_operation(value, kind))
+        return layer if names is None else replace(layer, calls=self._calls(value, layer, names))
+
+    def _config(self, value: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
+        raw = value.get("config")
+        if not isinstance(raw, dict):
+            raise CorruptFileError(self.path, f"layer {brief_name(name)}: config is no object")
+        label = f"layer {brief_name(name)} ({kind})"
+        renamed: dict[str, str] = {**self.generation.renamed.get("*", {}), **self.generation.renamed.get(kind, {})}
+        config = dict(self.generation.defaults.get(kind, {}))
+        with self._deeper():
+            for key, item in raw.items():
+                config[str(renamed.get(key, key))] = self.values.option(label, key, item)
+        config.update(self.generation.rules.get(kind, {}))
+        config.setdefault("name", name)
+        if self.generation is not KERAS3:
+            _keras2_config(kind, config)
+        return config
+
+    def _is_operation(self, value: Mapping[str, Any], kind: str) -> bool:
+        if self.generation is not KERAS3:
+            return kind in _KERAS2_OPERATIONS
+        module = value.get("module")
+        if isinstance(module, str):
+            return module.startswith(_OPERATION_MODULES)
+        # A `.h5` of Keras 3 has no modules; but every layer has `trainable`, and no operation.
+        config = value.get("config")
+        return kind not in _WITHOUT_TRAINABLE and isinstance(config, dict) and "trainable" not in config
+
+    def _calls(self, value: Mapping[str, Any], layer: LayerSpec, names: Mapping[str, Any]) -> tuple[CallSpec, ...]:
+        nodes = value.get("inbound_nodes", [])
+        if not isinstance(nodes, list):
+            raise CorruptFileError(self.path, f"layer {brief_name(layer.name)}: inbound_nodes is no list")
+        self.nodes += len(nodes)
+        if self.nodes > self.limits.nodes:
+            raise CorruptFileError(self.path, f"has more than {self.limits.nodes} calls of layers")
+        read_call = self._keras3_call if self.generation is KERAS3 else self._keras2_call
+        try:
+            return tuple(read_call(node, layer, names) for node in nodes)
+        except MalformedNodeError:
+            raise CorruptFileError(
+                self.path, f"layer {brief_name(layer.name)}: a call has no form that can be read"
+            ) from None
+
+    def _keras3_call(self, node: Any, layer: LayerSpec, names: Mapping[str, Any]) -> CallSpec:
+        label = f"layer {brief_name(layer.name)}"
+        read: Callable[[Any], Any] = lambda value: self.values.value(label, value)  # noqa: E731
+        return keras3_call(node, read, is_model=layer.graph is not None)
+
+    def _keras2_call(self, node: Any, layer: LayerSpec, names: Mapping[str, Any]) -> CallSpec:
+        constants = layer.config.get("num_constants")
+        constants = constants if type(constants) is int and constants > 0 else 0
+        call = keras2_call(node, layer.class_name, constants, names)
+        if layer.graph is None:
+            return call
+        return CallSpec(call.args, {name: value for name, value in call.kwargs.items() if name != "mask"})
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    def _class_name(self, value: Mapping[str, Any], label: str) -> str:
+        name = class_name(value)
+        if name is None:
+            raise CorruptFileError(self.path, f"{label}: class_name is {brief_name(value.get('class_name'))}")
+        return self.generation.classes.get(name, name)
+
+    def _layer_name(self, value: Any) -> str:
+        if not isinstance(value, dict):
+            raise CorruptFileError(self.path, "a layer is no object")
+        config = value.get("config")
+        name = value.get("name")
+        if name is None and isinstance(config, dict):
+            name = config.get("name")
+        return "" if name is None else self._name(name)
+
+    def _name(self, name: Any) -> str:
+        """A name is data: any text, but one that can be written down again."""
+        if not isinstance(name, str) or len(name) > self.limits.name_length or "\0" in name:
+            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected a text")
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, no Unicode text") from None
+        return name
+
+
+def _keras2_config(kind: str, config: dict[str, Any]) -> None:
+    """What a table can't say about Keras 2's configs."""
+    axis = config.get("axis")
+    if kind == "BatchNormalization" and isinstance(axis, list) and len(axis) == 1:
+        config["axis"] = axis[0]
+    # Old configs give an Embedding the type of its input.
+    if kind == "Embedding" and isinstance(config.get("dtype"), str) and config["dtype"].startswith(("int", "uint")):
+        config["dtype"] = "float32"
+    if kind == "InputLayer":
+        config.pop("trainable", None)
+        if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):
+            config["batch_shape"] = [None, *config.pop("input_shape")]
+
+
+def _single(structure: Structure) -> Structure:
+    """Keras 2 writes one input or output as a list of one."""
+    return structure[0] if isinstance(structure, list) and len(structure) == 1 else structure
+
+
+def _first_call_is_zero(layers: list[LayerSpec], outputs: Structure) -> tuple[list[LayerSpec], Structure]:
+    """Keras 2 counts a model's own building as its node 0, so its first call in the graph as node 1. Mostly: references
+    tell whether it does.
+    """
+    models = {layer.name: len(layer.calls) for layer in layers if layer.graph is not None}
+    if not models:
+        return layers, outputs
+    used: dict[str, set[int]] = defaultdict(set)
+    for reference in _references_in([[call.args, call.kwargs] for layer in layers for call in layer.calls] + [outputs]):
+        used[reference.layer].add(reference.node)
+    shifted = {name for name, count in models.items() if 0 not in used[name] or count in used[name]}
+
+    def shift(structure: Structure) -> Structure:
+        if isinstance(structure, TensorRef):
+            return replace(structure, node=structure.node - 1) if structure.layer in shifted else structure
+        if isinstance(structure, (list, tuple)):
+            return type(structure)(shift(item) for item in structure)
+        if isinstance(structure, Mapping):
+            return {key: shift(item) for key, item in structure.items()}
+        return structure
+
+    moved = [replace(x, calls=tuple(CallSpec(shift(c.args), shift(c.kwargs)) for c in x.calls)) for x in layers]
+    return moved, shift(outputs)
+
+
+def _references_in(structure: Structure) -> Iterator[TensorRef]:
+    waiting = [structure]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, TensorRef):
+            yield item
+        elif isinstance(item, Mapping):
+            waiting.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(item)

@@ -1,0 +1,155 @@
+"""Values inside configs, in their canonical form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layergraph.config.generation import Generation
+from layergraph.config.problems import Problems, brief_name
+from layergraph.config.refused import REFUSED
+from layergraph.config.spec import LayerSpec, TensorRef
+
+#: Keys under which a layer holds other layers.
+LAYER_KEYS = frozenset({"layer", "backward_layer", "forward_layer", "cell", "cells"})
+
+#: Modules whose functions a config may name. The name is looked up in our own tables alone.
+_KERAS_MODULES = ("keras", "tf_keras", "tensorflow", "builtins")
+
+_POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
+_MAX_CONSTANTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ValueReader:
+    """Turns a JSON value of a config into its canonical form. What is wrong goes to `problems`.
+
+    read_layer(config, owner) reads a layer inside a layer.
+    """
+
+    generation: Generation
+    problems: Problems
+    read_layer: Callable[[Any, str], LayerSpec | None]
+
+    def option(self, owner: str, key: str, value: Any) -> Any:
+        """The value of option `key`. `owner` names the layer in problems."""
+        if key in LAYER_KEYS:
+            return self._layers(owner, value)
+        if key == "dtype":
+            return self._dtype(owner, value)
+        canonical = self.value(owner, value)
+        if key.endswith("activation"):
+            return self._activation(owner, canonical)
+        return canonical
+
+    def value(self, owner: str, value: Any) -> Any:
+        """Any value: Keras's marked objects as Python's, serialised objects as {"class_name", "config"}."""
+        if isinstance(value, list):
+            return [self.value(owner, item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "class_name" not in value:
+            return {key: self.value(owner, item) for key, item in value.items()}
+        name = class_name(value)
+        if name is None:
+            self.problems.add(f"{owner}: class_name is {brief_name(value['class_name'])}, expected text")
+            return None
+        if name in REFUSED:
+            self.problems.add(f"{owner}: {name} {REFUSED[name]}")
+            return None
+        if name in _MARKED:
+            return self._marked(owner, name, value)
+        if name in _POLICIES:
+            return self._dtype(owner, value)
+        if name in ("function", "builtin_function_or_method"):
+            return self._function(owner, value)
+        config = value.get("config")
+        config = config if isinstance(config, dict) else {}
+        return {"class_name": name, "config": {key: self.value(owner, item) for key, item in config.items()}}
+
+    def _layers(self, owner: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.read_layer(item, owner) for item in value]
+        return None if value is None else self.read_layer(value, owner)
+
+    def _dtype(self, owner: str, value: Any) -> Any:
+        """The name of a dtype or policy."""
+        if not isinstance(value, dict):
+            return value
+        config = value.get("config")
+        name = config.get("name") if isinstance(config, dict) else None
+        if class_name(value) in _POLICIES and isinstance(name, str):
+            return name
+        self.problems.add(f"{owner}: dtype policy {brief_name(value.get('class_name'))} is not supported")
+        return None
+
+    def _activation(self, owner: str, value: Any) -> Any:
+        """An activation's canonical name, or the layer that is used as one."""
+        if isinstance(value, dict) and "class_name" in value:
+            return self.read_layer(value, owner)
+        return self.generation.activations.get(value, value) if isinstance(value, str) else value
+
+    def _function(self, owner: str, value: Mapping[str, Any]) -> str | None:
+        """The name of a function. Only tables of ours are ever asked for it."""
+        module, name = value.get("module"), value.get("config")
+        known = module is None or (isinstance(module, str) and module.partition(".")[0] in _KERAS_MODULES)
+        if known and isinstance(name, str):
+            return name
+        self.problems.add(f"{owner}: custom function {brief_name(name)} of module {brief_name(module)}")
+        return None
+
+    def _marked(self, owner: str, name: str, value: Mapping[str, Any]) -> Any:
+        try:
+            return _MARKED[name](self, owner, value)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            self.problems.add(f"{owner}: {name} has a form that can't be read")
+            return None
+
+
+def class_name(value: Mapping[str, Any]) -> str | None:
+    """The class a serialised object names; custom classes as `package>Name`. None where it is no text.
+
+    Keras's own classes have no registered name, or their plain one. The module is never looked at.
+    """
+    name, registered = value.get("class_name"), value.get("registered_name")
+    if not isinstance(name, str):
+        return None
+    if isinstance(registered, str) and ">" in registered:
+        return registered
+    return name
+
+
+def _keras_tensor(reader: ValueReader, owner: str, value: Mapping[str, Any]) -> TensorRef:
+    layer, node, tensor = value["config"]["keras_history"]
+    if not (isinstance(layer, str) and type(node) is int and type(tensor) is int):
+        raise TypeError("keras_history is no [layer, node, tensor]")
+    return TensorRef(layer, node, tensor)
+
+
+def _array(reader: ValueReader, owner: str, value: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    config = value["config"]
+    dtype = np.dtype(config["dtype"])
+    array = np.array(config["value"], dtype)
+    if dtype.kind not in "biuf" or array.size > _MAX_CONSTANTS:
+        raise ValueError("no array of numbers")
+    return array
+
+
+def _slice(reader: ValueReader, owner: str, value: Mapping[str, Any]) -> slice:
+    config = value["config"]
+    return slice(*(reader.value(owner, config[key]) for key in ("start", "stop", "step")))
+
+
+#: Objects that Keras marks with a class name of their own.
+_MARKED: Mapping[str, Callable[[ValueReader, str, Mapping[str, Any]], Any]] = {
+    "__keras_tensor__": _keras_tensor,
+    "__tuple__": lambda reader, owner, value: tuple(reader.value(owner, item) for item in value["items"]),
+    "__slice__": _slice,
+    "__ellipsis__": lambda reader, owner, value: Ellipsis,
+    "__numpy__": _array,
+    "__tensor__": _array,
+    "__bytes__": lambda reader, owner, value: value["config"]["value"].encode("utf-8"),
+}

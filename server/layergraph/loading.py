@@ -1,0 +1,57 @@
+"""Model files -> models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
+from layergraph.config.compiled import compile_config
+from layergraph.config.generation import generation_of
+from layergraph.config.problems import Problems
+from layergraph.config.reader import read_graph
+from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
+from layergraph.functional.model import Model
+from layergraph.functional.rebuild import Rebuilt, find_unsupported, rebuild
+from layergraph.saving.stored_weights import load_weights
+
+
+def load_model(path: str | os.PathLike[str], *, limits: LoadLimits = DEFAULT_LIMITS) -> Model:
+    """The model in the file at `path`, or in the version folder `path`: `.keras` of Keras 3, `.h5` of Keras 2 and 3.
+
+    Nothing in the file is run or imported, and no other file is opened. Raises errors.ModelFileError: CorruptFileError,
+    UnsafeFileError, or UnsupportedModelError, which names everything that is missing here.
+    """
+    with open_archive(path, limits) as archive:
+        try:
+            return _model(archive)
+        except RecursionError:
+            raise CorruptFileError(archive.path, "is nested too deep") from None
+        except ConfigError as wrong:
+            raise UnsupportedModelError(archive.path, str(wrong)) from wrong
+        except (GraphError, DataError) as wrong:
+            raise CorruptFileError(archive.path, str(wrong)) from wrong
+
+
+def _model(archive: ModelArchive) -> Model:
+    rebuilt = _rebuilt(archive)
+    model = rebuilt.model
+    load_weights(model, rebuilt.file_order, archive)
+    model.keras_version = archive.keras_version
+    if archive.training_config is not None:
+        generation = generation_of(archive.keras_version, archive.config)
+        problems = Problems()
+        config = compile_config(archive.training_config, generation, model.output_names, problems)
+        # A custom loss makes a model untrainable here, but it can be served.
+        model.compile_config = None if problems else config
+    return model
+
+
+def _rebuilt(archive: ModelArchive) -> Rebuilt:
+    generation = generation_of(archive.keras_version, archive.config)
+    problems = Problems()
+    spec = read_graph(archive.config, generation, archive.path, problems, archive.limits)
+    find_unsupported(spec, generation.ignores, problems)
+    if problems:
+        raise UnsupportedModelError(Path(archive.path), list(problems.texts))
+    return rebuild(spec, generation.ignores)

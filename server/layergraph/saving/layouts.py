@@ -1,0 +1,94 @@
+"""Where in a file a model's weights lie: Keras 3's layout by class and position, and the legacy one by order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from layergraph.functional.layer import Layer
+from layergraph.functional.model import Model
+from layergraph.functional.naming import snake_case
+from layergraph.functional.weight import Weight
+
+#: For each model, its layers in the order by which its file numbers them.
+FileOrder = Mapping[Model, Sequence[Layer]]
+
+
+def class_name(layer: Layer) -> str:
+    """The class's name in files."""
+    return layer.keras_class_name if isinstance(layer, Model) else type(layer).__name__
+
+
+def layers_of(model: Model, order: FileOrder) -> Sequence[Layer]:
+    """The layers of a model in the order of its file; a model made in Python has Keras's order."""
+    known = order.get(model)
+    return model.layers if known is None else known
+
+
+def state_groups(root: Layer, order: FileOrder) -> Iterator[tuple[str, Layer]]:
+    """Each layer with its group in a `.weights.h5`: (`layers/conv2d_1`, layer), depth first, as Keras saves them.
+
+    A layer that lies in several models comes with each of its groups; Keras saves it in the first, and so what is in it
+    comes once.
+    """
+    waiting: list[tuple[str, Layer]] = [("", root)]
+    seen: set[Layer] = set()
+    while waiting:
+        path, layer = waiting.pop()
+        yield path, layer
+        if layer in seen:
+            continue
+        seen.add(layer)
+        below = [(f"{path}/{name}" if path else name, inner) for name, inner in _members(layer, order)]
+        waiting.extend(reversed(below))
+
+
+def _members(layer: Layer, order: FileOrder) -> Iterator[tuple[str, Layer]]:
+    if not isinstance(layer, Model):
+        yield from layer.sublayers.items()
+        return
+    used: Counter[str] = Counter()
+    for inner in layers_of(layer, order):
+        name = snake_case(class_name(inner))
+        used[name] += 1
+        yield f"layers/{name}" + (f"_{used[name] - 1}" if used[name] > 1 else ""), inner
+
+
+def variables_path(group: str, layer: Layer) -> str:
+    """The group of a layer's own variables, which are named by their position in `own_variables`."""
+    return "/".join(part for part in (group, *layer.vars_path, "vars") if part)
+
+
+def own_variables(layer: Layer) -> list[Weight]:
+    """A layer's own weights as files number them: those created trainable first, frozen or not."""
+    return sorted(layer.own_weights, key=lambda weight: not weight.created_trainable)
+
+
+def depth_first(layer: Layer, order: FileOrder) -> list[Weight]:
+    """All weights of a layer, each once: its own, then those of the layers in it, in the order of the file."""
+    found: dict[Weight, None] = {}
+    for _, inner in state_groups(layer, order):
+        found.update(dict.fromkeys(own_variables(inner)))
+    return list(found)
+
+
+def legacy_order(layer: Layer, order: FileOrder) -> list[Weight]:
+    """A layer's weights as legacy H5 files order them: what training changes, then what it doesn't."""
+    weights = depth_first(layer, order)
+    return _partitioned(weights, [weight.trainable for weight in weights])
+
+
+def legacy_orders(layer: Layer, order: FileOrder) -> list[list[Weight]]:
+    """Orders in which Keras's releases have written a layer's weights, the likeliest first.
+
+    They differ where a layer in a model is frozen, or was frozen only after the model was built.
+    """
+    plain = depth_first(layer, order)
+    by_creation = _partitioned(plain, [weight.created_trainable for weight in plain])
+    orders = [legacy_order(layer, order), plain, by_creation]
+    return [known for i, known in enumerate(orders) if known not in orders[:i]]
+
+
+def _partitioned(weights: Sequence[Weight], first: Sequence[bool]) -> list[Weight]:
+    pairs = list(zip(weights, first, strict=True))
+    return [weight for weight, leads in pairs if leads] + [weight for weight, leads in pairs if not leads]

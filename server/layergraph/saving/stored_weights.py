@@ -1,0 +1,141 @@
+"""A file's arrays -> the weights of a rebuilt model. All are compared with the config before one is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from layergraph.archive import LegacyWeights, ModelArchive, StateTree, StoredArray
+from layergraph.config.problems import Problems, brief_name
+from layergraph.errors import CorruptFileError
+from layergraph.functional.layer import Layer
+from layergraph.functional.model import Model
+from layergraph.functional.weight import Weight
+from layergraph.saving.layouts import (
+    FileOrder,
+    depth_first,
+    layers_of,
+    legacy_orders,
+    own_variables,
+    state_groups,
+    variables_path,
+)
+
+#: Kinds of numbers; a weight of one is never filled from another.
+_KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "bool"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    layer: Layer
+    weight: Weight
+    array: StoredArray
+
+
+def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
+    """Fills the model's weights from the file.
+
+    Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
+    """
+    problems = Problems()
+    if isinstance(archive.weights, StateTree):
+        matches = list(_by_path(model, order, archive.weights, problems))
+    else:
+        matches = list(_by_order(model, order, archive.weights, problems))
+    _compare(matches, problems)
+    if problems:
+        raise CorruptFileError(archive.path, list(problems.texts))
+    _check_budget(matches, archive)
+    for match in matches:
+        match.weight.bind(torch.from_numpy(match.array.read()))
+
+
+def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems) -> Iterator[_Match]:
+    """Keras 3's layout. A layer in several models is stored in one of its groups."""
+    groups: dict[Layer, list[str]] = {}
+    for path, layer in state_groups(model, order):
+        if layer.own_weights:
+            groups.setdefault(layer, []).append(variables_path(path, layer))
+    for layer, paths in groups.items():
+        weights = own_variables(layer)
+        arrays = next((found for path in paths if (found := _variables(tree, path, weights))), None)
+        if arrays is None:
+            problems.add(f"{_label(layer)}: has no weights in the file (looked in '{paths[0]}')")
+        elif len(arrays) != len(weights):
+            problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
+        else:
+            yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+
+
+def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:
+    """The arrays of a group, which are named by position or, in some releases, by name; none where it doesn't exist."""
+    group = tree.root.group(path) or tree.root.group(path.replace("layers/", "_layer_checkpoint_dependencies/"))
+    if group is None or len(group) == 0:
+        return []
+    names = [str(position) for position in range(len(group))]
+    if len(group) == len(weights) and group.array("0") is None:
+        names = [weight.name for weight in weights]
+    return [array for name in names if (array := group.array(name)) is not None]
+
+
+def _by_order(model: Model, order: FileOrder, legacy: LegacyWeights, problems: Problems) -> Iterator[_Match]:
+    """The legacy layout. Layers match by name where all names agree, otherwise by order alone: names may mislead."""
+    stored = legacy.layers()
+    layers = [layer for layer in layers_of(model, order) if depth_first(layer, order)]
+    by_name = {layer.name: layer for layer in layers}
+    if by_name.keys() != stored.keys() and len(layers) != len(stored):
+        absent = [name for name in by_name if name not in stored] or [name for name in stored if name not in by_name]
+        text = f"the file has weights of {len(stored)} layers, expected {len(layers)}"
+        problems.add(f"{text}; without counterpart: {', '.join(brief_name(name) for name in absent[:20])}")
+        return
+    named = by_name.keys() == stored.keys()
+    pairs = [(by_name[name], stored[name]) for name in stored] if named else zip(layers, stored.values(), strict=True)
+    for layer, arrays in pairs:
+        candidates = legacy_orders(layer, order)
+        weights = max(candidates, key=lambda weights: _likeness(weights, arrays))
+        if len(weights) != len(arrays):
+            problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
+        else:
+            yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+
+
+def _likeness(weights: Sequence[Weight], arrays: Sequence[StoredArray]) -> tuple[int, int]:
+    """How many shapes and how many names agree."""
+    pairs = list(zip(weights, arrays, strict=False))
+    shapes = sum(weight.shape == array.shape for weight, array in pairs)
+    return shapes, sum(weight.name == array.name.rpartition("/")[2].partition(":")[0] for weight, array in pairs)
+
+
+def _compare(matches: Sequence[_Match], problems: Problems) -> None:
+    for match in matches:
+        weight, array = match.weight, match.array
+        if array.shape != weight.shape:
+            problems.add(
+                f"{_label(match.layer)}: weight '{weight.name}' has shape {array.shape} in the file, "
+                f"expected {weight.shape}"
+            )
+        elif _kind(array.dtype) != _kind(weight.dtype):
+            problems.add(
+                f"{_label(match.layer)}: weight '{weight.name}' has type {array.dtype} in the file, "
+                f"expected {weight.dtype}"
+            )
+
+
+def _kind(dtype: str) -> str:
+    return _KINDS.get(dtype.rstrip("0123456789"), dtype)
+
+
+def _check_budget(matches: Sequence[_Match], archive: ModelArchive) -> None:
+    """A few stored bytes can be named many times, or be unwritten: the sum is bounded, too."""
+    wanted = sum(match.array.nbytes for match in matches)
+    most = archive.limits.inflated_bytes(archive.stored_bytes)
+    if wanted > most:
+        text = f"its weights take {wanted} bytes, at most {most} are read from a file of {archive.stored_bytes} bytes"
+        raise CorruptFileError(Path(archive.path), text)
+
+
+def _label(layer: Layer) -> str:
+    return f"layer {brief_name(layer.name)} ({type(layer).__name__})"
