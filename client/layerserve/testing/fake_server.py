@@ -53,10 +53,10 @@ class FakeServer(
     """A server in this process, on a free port of the loopback interface. A context manager.
 
     `address` is where it listens, `calls` the (method, request) pairs that came, `runs` the training runs by id. What
-    an epoch of training logs is set by `train_logs`, a function of the epoch, from 1.
+    an epoch of training logs is set by `train_logs`, a function of the epoch, from 1. `credentials` are for TLS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.models: list[FakeModel] = []
         self.runs: dict[str, FakeRun] = {}
         self.calls: list[tuple[str, Any]] = []
@@ -75,7 +75,11 @@ class FakeServer(
         models_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         graph_pb2_grpc.add_GraphServiceServicer_to_server(self, self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self.address = f"127.0.0.1:{port}"
 
     def __enter__(self) -> FakeServer:
         self._server.start()

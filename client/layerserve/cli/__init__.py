@@ -1,0 +1,30 @@
+"""The command `layerserve`. Importing it needs neither typer nor the packages that other commands live in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from layerserve.cli import extensions
+
+#: Exit status for a command line that can't be carried out as it stands, as shells and argparse have it.
+USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry a command line out and return the exit status: 0 done, 1 an error, 2 usage, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before typer: a server's image has no use for it, and its commands read their arguments themselves.
+    if arguments and arguments[0] in extensions.names():
+        return extensions.run(arguments[0], arguments[1:])
+    try:
+        from layerserve.cli.app import run
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "layerserve":
+            raise
+        print(
+            f"layerserve: the command line needs {error.name}; install it with: pip install 'layerserve[cli]'",
+            file=sys.stderr,
+        )
+        return USAGE
+    return run(arguments)

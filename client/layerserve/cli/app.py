@@ -1,0 +1,55 @@
+"""The commands that talk to a server, as a typer application."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import typer
+
+from layerserve.cli import catalogue, extensions, options, training
+from layerserve.cli.predict import predict
+from layerserve.errors import LayerserveError
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry a command line out. An error is one line on standard error, never a traceback."""
+    try:
+        application()(args=list(argv), prog_name="layerserve")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except (LayerserveError, OSError) as error:
+        print(f"layerserve: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def application() -> typer.Typer:
+    """The application: our commands, and by name those of other packages."""
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.callback()(options.connection_options)
+    app.command("models")(catalogue.models)
+    app.command("predict")(predict)
+    app.command("shapes")(catalogue.shapes)
+    app.command("download")(catalogue.download)
+    app.command("train")(training.train)
+    app.command("runs")(training.runs)
+    app.command("watch")(training.watch)
+    app.command("cancel")(training.cancel)
+    for name in extensions.names():
+        app.command(
+            name,
+            help=extensions.HELP.get(name, ""),
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        )(_extension(name))
+    return app
+
+
+def _extension(name: str) -> Callable[[typer.Context], None]:
+    def call(context: typer.Context) -> None:
+        raise typer.Exit(extensions.run(name, context.args))
+
+    return call

@@ -1,0 +1,113 @@
+"""Arrays in files: .npy, .npz and JSON, read and written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layerserve.cli.output import plain
+from layerserve.errors import InvalidArgument
+
+STDIN = "-"
+
+
+def read_arrays(arguments: Sequence[str]) -> Any:
+    """What `--input`, `--x` and their like name: a dict by name, or one value without a name.
+
+    Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, of which PATH:KEY picks one array, and which
+    without a key gives all of its arrays by their names if they are several; a .json file, or "-" for JSON on standard
+    input: an object of values by name, or one value. Raises InvalidArgument for what is none of these.
+    """
+    named: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        value = _read(path if equals else argument)
+        if equals:
+            if isinstance(value, dict):
+                raise InvalidArgument(
+                    f"{path}: got {len(value)} arrays for {name!r}, expected one; pick it by PATH:KEY"
+                )
+            _add(named, name, value)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                _add(named, key, item)
+        elif len(arguments) == 1:
+            return value
+        else:
+            raise InvalidArgument(f"{argument}: got an array without a name among several, expected NAME=PATH")
+    return named
+
+
+def _add(named: dict[str, Any], name: str, value: Any) -> None:
+    if name in named:
+        raise InvalidArgument(f"{name}: got two arrays of this name, expected one")
+    named[name] = value
+
+
+def _read(path: str) -> Any:
+    if path == STDIN:
+        return _parse(sys.stdin.read(), "standard input")
+    file, colon, key = path.rpartition(":")
+    if colon and file.endswith(".npz"):
+        return _read_npz(file, key)
+    suffix = Path(path).suffix
+    if suffix == ".npz":
+        return _read_npz(path, None)
+    if suffix == ".npy":
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise InvalidArgument(f"{path}: got {error}, expected an array in .npy format") from None
+    if suffix == ".json":
+        return _parse(Path(path).read_text(), path)
+    raise InvalidArgument(f"{path}: got {suffix or 'no suffix'}, expected .npy, .npz or .json, or - for standard input")
+
+
+def _read_npz(path: str, key: str | None) -> Any:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if key is None:
+                arrays = {name: archive[name] for name in archive.files}
+                return arrays if len(arrays) != 1 else next(iter(arrays.values()))
+            if key not in archive.files:
+                raise InvalidArgument(f"{path}: got key {key!r}, expected one of {', '.join(archive.files)}")
+            return archive[key]
+    except OSError:
+        raise
+    except InvalidArgument:
+        raise
+    except Exception as error:  # whatever zipfile and NumPy raise for a damaged archive
+        raise InvalidArgument(f"{path}: got {error}, expected arrays in .npz format") from None
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{source}: got no JSON ({error}), expected an array or an object of arrays") from None
+    return {str(name): item for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+    """Write arrays to a .npy file (one array), a .npz file, or `document` to a .json file."""
+    if path.suffix == ".npy":
+        if len(arrays) != 1:
+            raise InvalidArgument(f"{path}: got {len(arrays)} outputs ({', '.join(arrays)}), expected one for .npy")
+        np.save(path, _writable(next(iter(arrays.values()))))
+    elif path.suffix == ".npz":
+        # A name of the archive's own would clash with savez's parameters.
+        np.savez(path, allow_pickle=False, **{name: _writable(array) for name, array in arrays.items()})
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(plain(document), allow_nan=False) + "\n")
+    else:
+        raise InvalidArgument(f"{path}: got {path.suffix or 'no suffix'}, expected .npy, .npz or .json")
+
+
+def _writable(array: Any) -> Any:
+    """Strings as fixed-width bytes: object arrays can be saved only as pickles."""
+    return array.astype("S") if array.dtype == object else array

@@ -1,0 +1,72 @@
+"""A training run on the terminal while it goes on: a bar with losses, steps and the time left."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from layerserve.client import TrainingRun
+from layerserve.events import EpochEnd, LogLine, RunCancelled, RunQueued, RunStarted, StepProgress, TrainingEvent
+from layerserve.progress import PlainProgress, format_logs
+
+
+def show_run(run: TrainingRun) -> RunCancelled | None:
+    """Show a run to its end, on standard error; plain lines where that is no terminal. Gives how it was cancelled."""
+    event: TrainingEvent | None = None
+    if not sys.stderr.isatty():
+        plain = PlainProgress()
+        for event in run:
+            plain.show(event)
+    else:
+        with LiveProgress(run.model) as live:
+            for event in run:
+                live.show(event)
+    return event if isinstance(event, RunCancelled) else None
+
+
+class LiveProgress:
+    """One bar over all steps of all epochs. A context manager."""
+
+    def __init__(self, model: str, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("<"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[logs]}"),
+            console=console or Console(stderr=True),
+        )
+        self._task = self._progress.add_task(escape(model), total=None, logs="waiting")
+
+    def __enter__(self) -> LiveProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: TrainingEvent) -> None:
+        if isinstance(event, RunQueued):
+            self._update(logs=f"waiting for {event.ahead} other runs" if event.ahead else "waiting")
+        elif isinstance(event, RunStarted):
+            self._update(total=event.epochs * event.steps_per_epoch, logs="starting")
+        elif isinstance(event, StepProgress):
+            self._update(
+                description=f"epoch {event.epoch}/{event.epochs}",
+                total=event.epochs * event.steps_per_epoch,
+                completed=(event.epoch - 1) * event.steps_per_epoch + event.step,
+                logs=escape(format_logs(event.logs)),
+            )
+        elif isinstance(event, EpochEnd):
+            self._update(description=f"epoch {event.epoch}/{event.epochs}", logs=escape(format_logs(event.logs)))
+        elif isinstance(event, LogLine):
+            self._progress.console.print(event.text, markup=False, highlight=False)
+
+    def _update(self, **fields: object) -> None:
+        self._progress.update(self._task, **fields)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""What the commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from layerserve.tensors import Array
+
+#: Columns to use where the output is no terminal: a table that is piped into a file shouldn't be cut at 80.
+PIPE_WIDTH = 200
+
+
+def console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table. Cells are plain text: brackets in them are no markup. Columns named with '#' are numbers."""
+    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console().print(table)
+
+
+def print_line(text: str) -> None:
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(document: Any, indent: int | None = 2) -> None:
+    """A document that any JSON reader takes."""
+    print(json.dumps(plain(document), indent=indent, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """A value in JSON's types.
+
+    Dataclasses become objects, times ISO 8601, unknown axes null. Numbers that JSON lacks become the strings "NaN",
+    "Infinity" and "-Infinity", as in the JSON of protobuf.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, np.ndarray):
+        return plain(_elements(value))
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
+
+
+def _elements(array: Array) -> Any:
+    if array.dtype in (np.float32, np.float16):
+        # By way of the shortest text: 0.1 in float32 is printed as 0.1, not as 0.10000000149011612.
+        array = array.astype("U32").astype(np.float64)
+    return array.tolist()
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """(None, 3) -> '(None, 3)', as Keras prints it."""
+    return str(tuple(shape))
+
+
+def number_text(value: float) -> str:
+    """Four digits, as Keras prints losses."""
+    return f"{value:.4g}"

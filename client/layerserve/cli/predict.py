@@ -1,0 +1,68 @@
+"""The command `predict`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from layerserve.cli.array_files import STDIN, read_arrays, write_arrays
+from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
+from layerserve.cli.output import print_json, print_line, shape_text
+from layerserve.connection import DEFAULT_ADDRESS
+
+
+def predict(
+    context: typer.Context,
+    model: ModelName,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="[NAME=]PATH",
+            help="An input: .npy, .npz (all arrays, or PATH:KEY), .json, or - for JSON on standard input.  "
+            "[default: -]",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this .npy, .npz or .json file instead.")
+    ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Outputs to return, or any tensors: layer, layer:node, layer:node:tensor."),
+    ] = None,
+    address: Address = DEFAULT_ADDRESS,
+    version: Version = None,
+    label: Label = None,
+    as_json: Json = False,
+) -> None:
+    """Run a model over rows of data.
+
+    JSON in is an object of nested lists by input name, or one nested list for a model with one input. JSON out, on
+    standard output and in a .json file, is {"model", "version", "outputs": {NAME: nested list}}; what JSON has no
+    number for comes as "NaN", "Infinity" or "-Infinity".
+    """
+    if not inputs:
+        if sys.stdin.isatty():
+            raise typer.BadParameter("nothing to predict from; name a file, or send JSON to standard input", context)
+        inputs = [STDIN]
+    names = [name.strip() for name in outputs.split(",")] if outputs else None
+    with connect(context, address) as client:
+        prediction = client.predict_named(model, read_arrays(inputs), names, version=version, label=label)
+    document = {"model": prediction.model, "version": prediction.version, "outputs": dict(prediction)}
+    if output is not None:
+        write_arrays(output, prediction, document)
+    if as_json:
+        print_json({**document, "outputs": {}} if output else document, indent=None)
+        return
+    print_line(f"{prediction.model} version {prediction.version}")
+    for name, array in prediction.items():
+        print_line(f"{name}: {array.dtype} {shape_text(array.shape)}")
+        if output is None:
+            print_line(np.array2string(array, precision=4, suppress_small=True, threshold=200))
+    if output is not None:
+        print_line(f"written to {output}")
