@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from layergraph.archive.hdf5_library import h5py
 from layergraph.errors import CorruptFileError
 
 Array = np.ndarray[Any, np.dtype[Any]]

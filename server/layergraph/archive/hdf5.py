@@ -7,7 +7,6 @@ what they become is bounded and no filter plugin is ever looked for.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")
 import h5py
 
 from layergraph.archive import chunks
+from layergraph.archive.hdf5_library import h5py
 from layergraph.archive.limits import LoadLimits
 from layergraph.errors import (
     CorruptFileError,

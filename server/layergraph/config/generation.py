@@ -39,6 +39,11 @@ class Generation:
         return harmless is ANY or (isinstance(harmless, tuple) and any(value is h or value == h for h in harmless))
 
 
+#: Key of a layer's object under which options stand that only layergraph has: Keras passes over it.
+OWN_KEY: Final = "layerserve"
+#: Options by which a layer follows an earlier generation of Keras.
+OWN_OPTIONS: Final = frozenset({"mask_rule"})
+
 _NO: Final = (False, None)
 
 #: Keys of every generation that only tell how something is computed, not what.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
-from layergraph.config.generation import KERAS3, Generation
+from layergraph.config.generation import KERAS3, OWN_KEY, OWN_OPTIONS, Generation
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
@@ -122,7 +122,9 @@ class _Reader:
             names[name] = item
         layers = [layer for item in items if (layer := self._layer(item, "the model", names)) is not None]
         inputs, outputs = (self._references(inner.get(key), key) for key in ("input_layers", "output_layers"))
-        if self.generation is not KERAS3:
+        if self.generation is KERAS3:
+            outputs = _functional_calls_from_zero(layers, outputs)
+        else:
             layers, outputs = _first_call_is_zero(layers, outputs)
             inputs, outputs = _single(inputs), _single(outputs)
         return GraphSpec(title, tuple(layers), inputs, outputs, trainable=trainable)
@@ -170,10 +172,17 @@ class _Reader:
             for key, item in raw.items():
                 config[str(renamed.get(key, key))] = self.values.option(label, key, item)
         config.update(self.generation.rules.get(kind, {}))
+        config.update(self._own_options(value))
         config.setdefault("name", name)
         if self.generation is not KERAS3:
             _keras2_config(kind, config)
         return config
+
+    @staticmethod
+    def _own_options(value: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that only layergraph has, where it wrote the file itself."""
+        own = value.get(OWN_KEY)
+        return {key: own[key] for key in OWN_OPTIONS & own.keys()} if isinstance(own, dict) else {}
 
     def _is_operation(self, value: Mapping[str, Any], kind: str) -> bool:
         if self.generation is not KERAS3:
@@ -260,6 +269,24 @@ def _single(structure: Structure) -> Structure:
     return structure[0] if isinstance(structure, list) and len(structure) == 1 else structure
 
 
+def _functional_calls_from_zero(layers: list[LayerSpec], outputs: Structure) -> Structure:
+    """In a model's outputs, and only there, Keras 3 counts the calls of a Functional from 1."""
+    functional = {layer.name for layer in layers if layer.graph is not None and not layer.graph.sequential}
+    return _shifted(outputs, functional)
+
+
+def _shifted(structure: Structure, models: Set[str]) -> Structure:
+    """The structure with the references to calls of `models` counted from 0 instead of 1."""
+    if isinstance(structure, TensorRef):
+        shift = structure.layer in models and structure.node > 0
+        return replace(structure, node=structure.node - 1) if shift else structure
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(_shifted(item, models) for item in structure)
+    if isinstance(structure, Mapping):
+        return {key: _shifted(item, models) for key, item in structure.items()}
+    return structure
+
+
 def _first_call_is_zero(layers: list[LayerSpec], outputs: Structure) -> tuple[list[LayerSpec], Structure]:
     """Keras 2 counts a model's own building as its node 0, so its first call in the graph as node 1. Mostly: references
     tell whether it does.
@@ -271,18 +298,13 @@ def _first_call_is_zero(layers: list[LayerSpec], outputs: Structure) -> tuple[li
     for reference in _references_in([[call.args, call.kwargs] for layer in layers for call in layer.calls] + [outputs]):
         used[reference.layer].add(reference.node)
     shifted = {name for name, count in models.items() if 0 not in used[name] or count in used[name]}
-
-    def shift(structure: Structure) -> Structure:
-        if isinstance(structure, TensorRef):
-            return replace(structure, node=structure.node - 1) if structure.layer in shifted else structure
-        if isinstance(structure, (list, tuple)):
-            return type(structure)(shift(item) for item in structure)
-        if isinstance(structure, Mapping):
-            return {key: shift(item) for key, item in structure.items()}
-        return structure
-
-    moved = [replace(x, calls=tuple(CallSpec(shift(c.args), shift(c.kwargs)) for c in x.calls)) for x in layers]
-    return moved, shift(outputs)
+    moved = [
+        replace(
+            layer, calls=tuple(CallSpec(_shifted(c.args, shifted), _shifted(c.kwargs, shifted)) for c in layer.calls)
+        )
+        for layer in layers
+    ]
+    return moved, _shifted(outputs, shifted)
 
 
 def _references_in(structure: Structure) -> Iterator[TensorRef]:

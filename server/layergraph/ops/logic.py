@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any as Anything
 
 import torch
 
@@ -11,7 +11,7 @@ from layergraph.functional.run import Run
 from layergraph.ops.operation import Operation
 
 #: A tensor, or a number that stands for one.
-Operand = Any
+Operand = Anything
 
 
 def _pair(x1: Operand, x2: Operand) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,7 +23,7 @@ def _pair(x1: Operand, x2: Operand) -> tuple[torch.Tensor, torch.Tensor]:
 class _Binary(Operation):
     """A function of two operands, broadcast."""
 
-    def forward(self, run: Run, w: Any, x1: Operand, x2: Operand) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Anything, x1: Operand, x2: Operand) -> torch.Tensor:  # type: ignore[override]
         """Computes the result."""
         return self.function(*_pair(x1, x2))
 
@@ -67,13 +67,13 @@ class LogicalOr(_Binary):
 class LogicalNot(Operation):
     """not x (keras.ops.logical_not)."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Anything, x: torch.Tensor) -> torch.Tensor:
         """Computes the result."""
         return torch.logical_not(x)
 
 
 class _Reduction(Operation):
-    axis: Any = option(optional(one_or_list_of(integer)), default=None)
+    axis: Anything = option(optional(one_or_list_of(integer)), default=None)
     keepdims: bool = option(boolean, default=False)
 
     def _axes(self, x: torch.Tensor) -> tuple[int, ...]:
@@ -82,10 +82,10 @@ class _Reduction(Operation):
         return self.axis if isinstance(self.axis, tuple) else (self.axis,)
 
 
-class Any_(_Reduction):  # noqa: N801 - named Any in files, which Python's typing has taken
+class Any(_Reduction):
     """Whether any element along `axis` is true (keras.ops.any)."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Anything, x: torch.Tensor) -> torch.Tensor:
         """Computes the result."""
         return torch.any(x.bool(), dim=self._axes(x), keepdim=self.keepdims)
 
@@ -93,6 +93,6 @@ class Any_(_Reduction):  # noqa: N801 - named Any in files, which Python's typin
 class All(_Reduction):
     """Whether all elements along `axis` are true (keras.ops.all)."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Anything, x: torch.Tensor) -> torch.Tensor:
         """Computes the result."""
         return torch.all(x.bool(), dim=self._axes(x), keepdim=self.keepdims)

@@ -10,7 +10,7 @@ from layergraph.ops import arrays, logic
 #: Keras class name of the operation -> class.
 OPERATIONS: Mapping[str, type[Layer]] = {
     "All": logic.All,
-    "Any": logic.Any_,
+    "Any": logic.Any,
     "BroadcastTo": arrays.BroadcastTo,
     "Cast": arrays.Cast,
     "Concatenate": arrays.Concatenate,

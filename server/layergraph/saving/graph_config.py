@@ -1,0 +1,140 @@
+"""Models and layers -> the configs that Keras 3 writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from layergraph.config.generation import OWN_KEY, OWN_OPTIONS
+from layergraph.config.values import LAYER_KEYS
+from layergraph.functional.layer import Layer
+from layergraph.functional.model import Model
+from layergraph.functional.node import Node
+from layergraph.functional.structure import Structure
+from layergraph.functional.tensor import Tensor
+from layergraph.saving.layouts import class_name
+
+#: Ends of option names -> the module in which Keras looks for the class.
+_MODULES = {
+    "_initializer": "keras.initializers",
+    "_regularizer": "keras.regularizers",
+    "_constraint": "keras.constraints",
+}
+
+
+def model_object(model: Model) -> dict[str, Any]:
+    """A model as `config.json` has it."""
+    sequential = model.keras_class_name == "Sequential"
+    return {
+        "module": "keras" if sequential else "keras.src.models.functional",
+        "class_name": model.keras_class_name,
+        "config": graph_config(model),
+        "registered_name": None if sequential else model.keras_class_name,
+    }
+
+
+def graph_config(model: Model) -> dict[str, Any]:
+    """The config of a Functional or Sequential model (keras.Model.get_config)."""
+    head = {"name": model.name, "trainable": model.trainable}
+    if model.keras_class_name == "Sequential":
+        inputs = [tensor.history.layer for tensor in model.inputs] if model.built else []
+        layers = [layer_object(layer) for layer in [*inputs, *model.layers]]
+        shape = {"build_input_shape": list(model.inputs[0].shape)} if model.built else {}
+        return {**head, "dtype": _policy(model.dtype_policy.name), "layers": layers, **shape}
+    graph = model.graph
+    return {
+        **head,
+        "layers": [
+            {
+                **layer_object(layer),
+                "name": layer.name,
+                "inbound_nodes": [_call(node, graph.numbers) for node in graph.nodes_of(layer) if not node.is_input],
+            }
+            for layer in graph.layers
+        ],
+        "input_layers": _end(graph.inputs, graph.numbers),
+        "output_layers": _end(graph.outputs, graph.numbers),
+    }
+
+
+def layer_object(layer: Layer) -> dict[str, Any]:
+    """A layer, without its calls."""
+    if isinstance(layer, Model):
+        return model_object(layer)
+    config = layer.get_config()
+    own = {key: config.pop(key) for key in OWN_OPTIONS & config.keys() if config[key] is not None}
+    for key in config:
+        inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
+        config[key] = _layers(inner) if _holds_layers(inner) else _with_module(key, config[key])
+    result = {
+        "module": "keras.src.ops.numpy" if layer.is_operation else "keras.layers",
+        "class_name": class_name(layer),
+        "config": config,
+        "registered_name": class_name(layer) if layer.is_operation else None,
+    }
+    return {**result, OWN_KEY: own} if own else result
+
+
+def _holds_layers(value: Any) -> bool:
+    return isinstance(value, Layer) or (isinstance(value, (list, tuple)) and any(isinstance(v, Layer) for v in value))
+
+
+def _layers(value: Any) -> Any:
+    return [layer_object(item) for item in value] if isinstance(value, (list, tuple)) else layer_object(value)
+
+
+def _with_module(key: str, value: Any) -> Any:
+    """A serialised initializer, regularizer, constraint or policy with the module that Keras wants beside it."""
+    if key == "dtype" and isinstance(value, str):
+        return _policy(value)
+    if not isinstance(value, Mapping) or "class_name" not in value:
+        return value
+    module = next((module for end, module in _MODULES.items() if key.endswith(end)), "keras")
+    return {"module": module, **value, "registered_name": None}
+
+
+def _policy(name: str) -> dict[str, Any]:
+    return {"module": "keras", "class_name": "DTypePolicy", "config": {"name": name}, "registered_name": None}
+
+
+def _call(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:
+    kwargs = {name: _argument(value, numbers) for name, value in node.kwargs.items()}
+    if node.training is not None:
+        kwargs["training"] = node.training
+    return {"args": [_argument(value, numbers) for value in node.args], "kwargs": kwargs}
+
+
+def _argument(value: Any, numbers: Mapping[Node, int]) -> Any:
+    """A value of a call's arguments, with Keras's marks for what JSON lacks."""
+    if isinstance(value, Tensor):
+        layer, node_index, tensor_index = value.history
+        number = numbers[layer.inbound_nodes[node_index]]
+        config = {"shape": list(value.shape), "dtype": value.dtype, "keras_history": [layer.name, number, tensor_index]}
+        return {"class_name": "__keras_tensor__", "config": config}
+    if isinstance(value, list):
+        return [_argument(item, numbers) for item in value]
+    if isinstance(value, tuple):
+        return {"class_name": "__tuple__", "items": [_argument(item, numbers) for item in value]}
+    if isinstance(value, Mapping):
+        return {key: _argument(item, numbers) for key, item in value.items()}
+    if isinstance(value, slice):
+        parts = {name: _argument(getattr(value, name), numbers) for name in ("start", "stop", "step")}
+        return {"class_name": "__slice__", "config": parts}
+    if value is Ellipsis:
+        return {"class_name": "__ellipsis__", "config": {}}
+    if isinstance(value, np.ndarray) and value.ndim:
+        return {"class_name": "__numpy__", "config": {"value": value.tolist(), "dtype": value.dtype.name}}
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _end(structure: Structure, numbers: Mapping[Node, int]) -> Structure:
+    """Inputs or outputs as [layer, node, tensor]. Here, and only here, Keras counts a Functional's calls from 1."""
+    if isinstance(structure, Tensor):
+        layer, node_index, tensor_index = structure.history
+        functional = isinstance(layer, Model) and layer.keras_class_name == "Functional"
+        return [layer.name, numbers[layer.inbound_nodes[node_index]] + functional, tensor_index]
+    if isinstance(structure, Mapping):
+        return {key: _end(item, numbers) for key, item in structure.items()}
+    return [_end(item, numbers) for item in structure]

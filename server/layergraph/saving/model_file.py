@@ -1,0 +1,103 @@
+"""Models -> `.keras` files, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from layergraph.archive.hdf5_library import h5py
+from layergraph.errors import ConfigError
+from layergraph.functional.model import Model
+from layergraph.functional.weight import Weight
+from layergraph.saving.compile_object import compile_object
+from layergraph.saving.graph_config import model_object
+from layergraph.saving.layouts import own_variables, state_groups, variables_path
+
+#: The Keras whose files ours are like.
+KERAS_VERSION = "3.15.0"
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Writes the model, with its compile arguments and optimizer state, so that stock Keras opens it.
+
+    The file appears, or replaces another, only once it is complete and on disk. Raises ConfigError for a path that
+    doesn't end in `.keras` or `.h5`, OSError where it can't be written.
+    """
+    writers: dict[str, Callable[[Model, Path], None]] = {".keras": _write_keras}
+    write = writers.get(path.suffix)
+    if write is None:
+        raise ConfigError(f"save: got path '{path.name}', expected one that ends in {' or '.join(writers)}")
+    # Hidden, and with no suffix of a model, so that a repository never takes it for one.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        write(model, unfinished)
+        _sync(unfinished)
+        os.replace(unfinished, path)
+        _sync(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_keras(model: Model, path: Path) -> None:
+    config = model_object(model)
+    if model.compile_config is not None:
+        config["compile_config"] = compile_object(model.compile_config)
+    saved = datetime.now(timezone.utc).strftime("%Y-%m-%d@%H:%M:%S")
+    weights = path.with_name(f"{path.name}.weights")
+    try:
+        with h5py.File(weights, "w") as file:
+            _write_state(model, file)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("metadata.json", json.dumps({"keras_version": KERAS_VERSION, "date_saved": saved}))
+            archive.writestr("config.json", json.dumps(config, allow_nan=False))
+            with weights.open("rb") as source, archive.open("model.weights.h5", "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    finally:
+        weights.unlink(missing_ok=True)
+
+
+def _write_state(model: Model, file: Any) -> None:
+    """The layout of `.weights.h5`. A layer that lies in several models is written in each place: Keras reads it so."""
+    for path, layer in state_groups(model, {}):
+        group = file.require_group(variables_path(path, layer))
+        group.attrs["name"] = layer.name
+        for position, weight in enumerate(own_variables(layer)):
+            _write_array(group, str(position), _values(weight))
+    optimizer = getattr(model, "optimizer", None)
+    variables = list(getattr(optimizer, "variables", ()))
+    if variables:
+        group = file.require_group("optimizer/vars")
+        for position, variable in enumerate(variables):
+            _write_array(group, str(position), variable.numpy())
+
+
+def _values(weight: Weight) -> np.ndarray[Any, Any]:
+    value = weight.value.detach().cpu()
+    if value.dtype == torch.bfloat16:
+        # NumPy lacks the type; Keras stores its two bytes as they are.
+        return value.contiguous().view(torch.int16).numpy().view("V2")
+    return value.numpy()
+
+
+def _write_array(group: Any, name: str, values: np.ndarray[Any, Any]) -> None:
+    dataset = group.create_dataset(name, data=values)
+    if values.dtype.kind == "V":
+        dataset.attrs["dtype"] = "bfloat16"
