@@ -1,0 +1,290 @@
+"""What `compile` is given, matched to the outputs of a model: optimizer, losses with weights, metrics, and their names.
+
+Keras 3 is the reference for what goes with which output. Where it refuses what Keras 2 takes (one loss with a list of
+weights, one list of metrics for all outputs), Keras 2's meaning holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layergraph.config.options import Expected, brief, number
+from layergraph.errors import ConfigError, DataError, unknown_name
+from layergraph.functional.tensor import Shape
+from layergraph.training import losses, metrics, optimizer, optimizers
+from layergraph.training.losses import Loss
+from layergraph.training.metrics import Metric
+from layergraph.training.optimizer import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class ByShapes:
+    """A word ("accuracy", "crossentropy") of which the shapes of the first batch decide."""
+
+    word: str
+
+
+def is_single(value: object) -> bool:
+    """Whether `value` stands for one loss or metric rather than for several: serialised ones are dicts too."""
+    if isinstance(value, Mapping):
+        return "class_name" in value
+    return not isinstance(value, (list, tuple))
+
+
+class Compiled:
+    """Optimizer, and by output in flat order: loss, its weight, metrics. Raises ConfigError for what isn't known."""
+
+    def __init__(
+        self,
+        output_names: Sequence[str],
+        *,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+    ) -> None:
+        self.output_names = tuple(output_names)
+        self.optimizer: Optimizer = optimizers.optimizer(optimizer)
+        self._given = {
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+        }
+        self._losses = [_loss(item) for item in _losses_by_output(loss, self.output_names)]
+        self.loss_weights = _weights_by_output(loss_weights, loss, self.output_names)
+        self._metrics = self._metrics_by_output("metrics", metrics)
+        self._weighted_metrics = self._metrics_by_output("weighted_metrics", weighted_metrics)
+
+    def _metrics_by_output(self, what: str, given: Any) -> list[list[Metric | ByShapes]]:
+        return [[_metric(m) for m in several] for several in _several_by_output(what, given, self.output_names)]
+
+    # --- known once shapes are ----------------------------------------------------------------------------------------
+
+    def resolve(self, label_shapes: Sequence[Shape | None], output_shapes: Sequence[Shape]) -> None:
+        """Decides what depends on shapes, once: later data with other shapes changes nothing, as in Keras.
+
+        Raises DataError where an output has a loss or metrics and no labels.
+        """
+        for index, (labels, outputs) in enumerate(zip(label_shapes, output_shapes, strict=True)):
+            several = [self._metrics[index], self._weighted_metrics[index]]
+            if labels is None:
+                if self._losses[index] is not None or any(several):
+                    raise DataError(f"labels of output '{self.output_names[index]}' are missing")
+                continue
+            loss = self._losses[index]
+            if isinstance(loss, ByShapes):
+                self._losses[index] = losses.loss_for_shapes(labels, outputs)
+            for ones in several:
+                ones[:] = [
+                    metrics.metric_for_shapes(m.word, labels, outputs) if isinstance(m, ByShapes) else m for m in ones
+                ]
+
+    def loss(self, index: int) -> Loss | None:
+        """The loss of an output, if it has one."""
+        loss = self._losses[index]
+        if isinstance(loss, ByShapes):
+            raise DataError(f"loss '{loss.word}' of output '{self.output_names[index]}' needs labels to be decided")
+        return loss
+
+    def needs_labels(self, index: int) -> bool:
+        """Whether an output has a loss or a metric."""
+        return self._losses[index] is not None or bool(self._metrics[index] or self._weighted_metrics[index])
+
+    def metrics(self, index: int) -> list[Metric]:
+        """The metrics of an output that no sample weights reach."""
+        return [m for m in self._metrics[index] if isinstance(m, Metric)]
+
+    def weighted_metrics(self, index: int) -> list[Metric]:
+        """The metrics of an output that take sample weights."""
+        return [m for m in self._weighted_metrics[index] if isinstance(m, Metric)]
+
+    @property
+    def shown_losses(self) -> dict[int, str]:
+        """Outputs whose own loss is logged, with the name: all that have one, if at least two have."""
+        having = [index for index, loss in enumerate(self._losses) if loss is not None]
+        return {index: f"{self.output_names[index]}_loss" for index in having} if len(having) > 1 else {}
+
+    # --- logs ---------------------------------------------------------------------------------------------------------
+
+    def reset_metrics(self) -> None:
+        """Forgets all batches."""
+        for index in range(len(self.output_names)):
+            for metric in (*self.metrics(index), *self.weighted_metrics(index)):
+                metric.reset()
+
+    def named_metrics(self) -> dict[str, Metric]:
+        """The metrics by the names they are logged under (Keras's CompileMetrics.result).
+
+        A name that comes again gets _1, _2; one of a weighted metric is prefixed with `weighted_` first.
+        """
+        named: dict[str, Metric] = {}
+        seen: Counter[str] = Counter()
+        for plain in (True, False):
+            for index, output in enumerate(self.output_names):
+                prefix = f"{output}_" if len(self.output_names) > 1 else ""
+                for metric in self.metrics(index) if plain else self.weighted_metrics(index):
+                    name = f"{prefix}{metric.name}"
+                    if seen[name] and not plain:
+                        name = f"{prefix}weighted_{metric.name}"
+                    seen[name] += 1
+                    named[name if seen[name] == 1 else f"{name}_{seen[name] - 1}"] = metric
+        return named
+
+    def in_keras_order(self, logs: Mapping[str, float]) -> list[float]:
+        """The logs as `evaluate` lists them: loss, metrics without prefix, losses of outputs, then the rest by name."""
+        own = [m.name for index in range(len(self.output_names)) for m in self.metrics(index)]
+        own += [m.name for index in range(len(self.output_names)) for m in self.weighted_metrics(index)]
+        first = ["loss", *own, *self.shown_losses.values()]
+        return [logs[n] for n in first if n in logs] + [logs[n] for n in sorted(logs) if n not in first]
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def keras_config(self) -> dict[str, Any]:
+        """Keras 3's `compile_config`. Raises ConfigError for Python functions, which no file can hold."""
+        return {
+            "optimizer": optimizer.keras_form(self.optimizer),
+            "loss": _written(self._given["loss"], lambda item: losses.keras_form(losses.loss(item))),
+            "loss_weights": _written(self._given["loss_weights"], lambda item: item),
+            "metrics": _written(self._given["metrics"], lambda item: metrics.keras_form(metrics.metric(item))),
+            "weighted_metrics": _written(
+                self._given["weighted_metrics"], lambda item: metrics.keras_form(metrics.metric(item))
+            ),
+            "run_eagerly": False,
+            "steps_per_execution": 1,
+            "jit_compile": False,
+        }
+
+
+def _loss(given: Any) -> Loss | ByShapes | None:
+    if given is None:
+        return None
+    return ByShapes(given) if isinstance(given, str) and given.lower() in losses.BY_SHAPES else losses.loss(given)
+
+
+def _metric(given: Any) -> Metric | ByShapes:
+    return ByShapes(given) if metrics.by_shapes(given) else metrics.metric(given)
+
+
+def _by_name(what: str, given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"{what}: " + unknown_name("output", name, names))
+    return [given.get(name) for name in names]
+
+
+def _losses_by_output(given: Any, names: Sequence[str]) -> list[Any]:
+    if is_single(given):
+        return [given] * len(names)
+    if isinstance(given, Mapping):
+        # Outputs that a dict doesn't name have no loss, as in Keras 2; Keras 3 wants them named.
+        return _by_name("loss", given, names)
+    if len(given) != len(names):
+        raise ConfigError(f"loss: got a list of {len(given)}, expected one for each output: {list(names)}")
+    return list(given)
+
+
+def _weights_by_output(given: Any, loss: Any, names: Sequence[str]) -> list[float | None]:
+    if given is None:
+        return [None] * len(names)
+    if isinstance(given, Mapping):
+        weights = _by_name("loss_weights", given, names)
+        if isinstance(loss, (list, tuple)):
+            # Keras 3 pairs a list of losses with a dict of weights by the sorted order of its keys, not by name.
+            if len(given) != len(names):
+                raise ConfigError(f"loss_weights: got {sorted(given)}, expected all of {list(names)}")
+            weights = [given[key] for key in sorted(given)]
+    elif isinstance(given, (list, tuple)):
+        if len(given) != len(names):
+            raise ConfigError(f"loss_weights: got a list of {len(given)}, expected one for each output: {list(names)}")
+        weights = list(given)
+    elif len(names) == 1:
+        weights = [given]
+    else:
+        raise ConfigError(f"loss_weights is {brief(given)}, expected a list or dict for outputs {list(names)}")
+    try:
+        return [None if weight is None else number(weight) for weight in weights]
+    except Expected:
+        raise ConfigError(f"loss_weights is {brief(given)}, expected numbers") from None
+
+
+def _several_by_output(what: str, given: Any, names: Sequence[str]) -> list[list[Any]]:
+    if given is None:
+        return [[] for _ in names]
+    if is_single(given):
+        return [[given] for _ in names]
+    if len(names) == 1:
+        # One output: all metrics are its own, however they are nested.
+        if isinstance(given, Mapping):
+            return [_flat(_by_name(what, given, names))]
+        return [_flat(given)]
+    if isinstance(given, Mapping):
+        return [_flat(item) for item in _by_name(what, given, names)]
+    if len(given) == len(names):
+        return [_flat(item) for item in given]
+    if all(is_single(item) for item in given):
+        return [list(given) for _ in names]
+    raise ConfigError(f"{what}: got a list of {len(given)}, expected one for each output: {list(names)}")
+
+
+def _flat(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    if is_single(given):
+        return [given]
+    items = given.values() if isinstance(given, Mapping) else given
+    return [leaf for item in items for leaf in _flat(item)]
+
+
+def _written(given: Any, serialise: Callable[[Any], Any]) -> Any:
+    """A structure as JSON. Names stay names: what they resolve to may depend on shapes."""
+    if given is None or isinstance(given, (str, bool, int, float)):
+        return given
+    if is_single(given):
+        return serialise(given)
+    if isinstance(given, Mapping):
+        return {key: _written(item, serialise) for key, item in given.items()}
+    return [_written(item, serialise) for item in given]
+
+
+def compile_arguments(config: Mapping[str, Any], output_names: Sequence[str]) -> dict[str, Any]:
+    """What a file says of training, as arguments of `compile`.
+
+    Takes `compile_config` of a Keras 3 file and `training_config` of an H5 file of Keras 2 or 3.
+    """
+    config = _without_tuples(config)
+    taken = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
+    optimizer_config = config.get("optimizer", config.get("optimizer_config"))
+    for name in ("metrics", "weighted_metrics"):
+        taken[name] = _without_prefixes(taken[name], output_names)
+    return {"optimizer": "rmsprop" if optimizer_config is None else optimizer_config, **taken}
+
+
+def _without_tuples(value: Any) -> Any:
+    """JSON in which Keras 3's {"class_name": "__tuple__", "items": [...]} are lists."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__tuple__" and isinstance(value.get("items"), list):
+            return [_without_tuples(item) for item in value["items"]]
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return [_without_tuples(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_prefixes(given: Any, names: Sequence[str]) -> Any:
+    """Keras 2 writes metrics of several outputs with the output's name in front, which the logs would repeat."""
+    if not isinstance(given, list) or len(names) < 2 or len(given) != len(names):
+        return given
+    return [[_without_prefix(m, name) for m in _flat(item)] for item, name in zip(given, names, strict=True)]
+
+
+def _without_prefix(given: Any, output: str) -> Any:
+    if not isinstance(given, Mapping) or "module" in given or not isinstance(given.get("config"), Mapping):
+        return given
+    config = given["config"]
+    name = config.get("name")
+    if not isinstance(name, str) or not name.startswith(f"{output}_"):
+        return given
+    return {**given, "config": {**config, "name": name.removeprefix(f"{output}_")}}

@@ -1,0 +1,210 @@
+"""Data of a run: arrays matched to inputs and outputs, checked, and cut into batches.
+
+Arrays in memory become tensors once, without a copy where the type fits; arrays mapped from a file stay there, and only
+the rows of a batch are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from layergraph.errors import DataError, unknown_name
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.tensor import Shape, TensorSpec
+
+Array = np.ndarray[Any, Any]
+Tensor = torch.Tensor
+
+#: Rows that a batch takes: a range, or their numbers.
+Rows = slice | Tensor
+
+
+class Column:
+    """One array of the data, whose rows come out as tensors of `dtype` on `device`."""
+
+    def __init__(self, array: Array, dtype: torch.dtype, device: torch.device) -> None:
+        self.rows = len(array)
+        self.shape = tuple(array.shape)
+        self.array = array
+        self._dtype = dtype
+        self._device = device
+        # torch has no read-only tensors; what may not be written is read by batches, as mapped files are.
+        in_memory = not isinstance(array, np.memmap) and array.flags.writeable
+        self._tensor = self._converted(array) if in_memory else None
+
+    def _converted(self, array: Array) -> Tensor:
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self._dtype)
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        return torch.from_numpy(array).to(self._dtype)
+
+    def take(self, rows: Rows) -> Tensor:
+        """The rows as a tensor; a range of an array in memory is a view of it."""
+        if self._tensor is None:
+            chosen = np.array(self.array[rows if isinstance(rows, slice) else rows.numpy()])
+            return self._converted(chosen).to(self._device)
+        part = self._tensor[rows] if isinstance(rows, slice) else self._tensor.index_select(0, rows)
+        return part.to(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of all columns: inputs in the model's order; labels and weights by output, None where there are none."""
+
+    rows: int
+    inputs: list[Tensor]
+    labels: list[Tensor | None]
+    weights: list[Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Inputs, labels and sample weights with the same number of rows."""
+
+    rows: int
+    inputs: list[Column]
+    labels: list[Column | None]
+    weights: list[Column | None]
+
+    def batch(self, rows: Rows, count: int) -> Batch:
+        """Some rows."""
+        return Batch(
+            count,
+            [column.take(rows) for column in self.inputs],
+            [None if column is None else column.take(rows) for column in self.labels],
+            [None if column is None else column.take(rows) for column in self.weights],
+        )
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+        """All rows, `size` at a time, the last batch with what is left; in `order`, or as they are."""
+        for start in range(0, self.rows, size):
+            stop = min(start + size, self.rows)
+            yield self.batch(slice(start, stop) if order is None else order[start:stop], stop - start)
+
+
+def steps_of(rows: int, size: int) -> int:
+    """Number of batches."""
+    return -(-rows // size)
+
+
+def as_array(what: str, value: Any) -> Array:
+    """Any array-like as an array of numbers, without a copy of what is one. Raises DataError."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    except ValueError:
+        raise DataError(f"{what}: rows have different lengths, expected an array") from None
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise DataError(f"{what}: got type {array.dtype}, expected numbers")
+    if array.ndim == 0:
+        raise DataError(f"{what}: got a single number, expected an array with rows")
+    return array
+
+
+def matched(what: str, given: Any, names: Sequence[str]) -> list[Any]:
+    """One item for each name: of a dict by name, of a list by position, or the one array there is.
+
+    Raises DataError for unknown and missing names and for another number of arrays.
+    """
+    if isinstance(given, Mapping):
+        for name in given:
+            if name not in names:
+                raise DataError(f"{what}: " + unknown_name("name", name, names))
+        return [given.get(name) for name in names]
+    if isinstance(given, (list, tuple)) and (len(names) > 1 or _holds_arrays(given)):
+        if len(given) != len(names):
+            raise DataError(f"{what}: got {len(given)} arrays, expected {len(names)}: {list(names)}")
+        return list(given)
+    if len(names) > 1:
+        raise DataError(f"{what}: got one array, expected {len(names)}: {list(names)}")
+    return [given]
+
+
+def _holds_arrays(given: Sequence[Any]) -> bool:
+    return len(given) == 1 and (given[0] is None or isinstance(given[0], (np.ndarray, torch.Tensor)))
+
+
+def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array]:
+    """Arrays for the inputs, in order, adapted and checked. Raises DataError."""
+    arrays = []
+    for spec, given in zip(specs, matched("inputs", x, [spec.name for spec in specs]), strict=True):
+        what = f"input '{spec.name}'"
+        if given is None:
+            raise DataError(f"{what} is missing")
+        arrays.append(_adapted(what, as_array(what, given), spec.shape))
+    return arrays
+
+
+def _adapted(what: str, array: Array, expected: Shape) -> Array:
+    """The array in the rank of the input: as Keras does, a last axis of length 1 is added or dropped."""
+    given = array.shape
+    if array.ndim == len(expected) - 1 and expected[-1] == 1:
+        array = array[..., None]
+    elif array.ndim == len(expected) + 1 and array.shape[-1] == 1:
+        array = array[..., 0]
+    fits = array.ndim == len(expected) and all(e in (None, g) for g, e in zip(array.shape, expected, strict=True))
+    if not fits:
+        raise DataError(f"{what}: got shape {given}, expected {expected}")
+    return array
+
+
+def input_columns(arrays: Sequence[Array], specs: Sequence[TensorSpec], device: torch.device) -> list[Column]:
+    """Columns of the types that the inputs have."""
+    return [Column(a, torch_dtype(spec.dtype), device) for a, spec in zip(arrays, specs, strict=True)]
+
+
+def same_rows(arrays: Mapping[str, Array | None]) -> int:
+    """The number of rows that all arrays have. Raises DataError where they differ."""
+    counts = {what: len(array) for what, array in arrays.items() if array is not None}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{what} has {count}" for what, count in counts.items())
+        raise DataError(f"arrays have different numbers of rows: {shown}")
+    return next(iter(counts.values()), 0)
+
+
+def check_rows(arrays: Mapping[str, Array | None]) -> int:
+    """The number of rows that all arrays have. Raises DataError where they differ or there are none."""
+    rows = same_rows(arrays)
+    if rows == 0:
+        raise DataError("data has no rows")
+    return rows
+
+
+def class_weights(labels: Array, weights: Mapping[int, float]) -> Array:
+    """A weight for each row by the class of its label; classes without one weigh 1 (Keras 3).
+
+    Labels with a last axis longer than 1 are one-hot, others are rounded class numbers.
+    """
+    if labels.ndim > 1 and labels.shape[-1] != 1:
+        classes = np.argmax(labels, -1)
+    else:
+        classes = np.round(labels[..., 0] if labels.ndim > 1 else labels).astype(np.int64)
+    known, places = np.unique(classes, return_inverse=True)
+    by_class: Array = np.array([weights.get(int(value), 1.0) for value in known], np.float32)
+    return np.asarray(by_class[places].reshape(classes.shape))
+
+
+def split(structure: Any, at: int) -> tuple[Any, Any]:
+    """Rows before and from `at` of all arrays in lists and dicts; None stays None."""
+    return _mapped(structure, lambda a: a[:at]), _mapped(structure, lambda a: a[at:])
+
+
+def _mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
+    if structure is None:
+        return None
+    if isinstance(structure, Mapping):
+        return {key: _mapped(item, change) for key, item in structure.items()}
+    if isinstance(structure, (list, tuple)) and any(isinstance(i, (np.ndarray, torch.Tensor)) for i in structure):
+        return [_mapped(item, change) for item in structure]
+    return change(structure if isinstance(structure, (np.ndarray, torch.Tensor)) else np.asarray(structure))

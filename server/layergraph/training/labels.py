@@ -1,0 +1,76 @@
+"""Whether labels fit a loss: said before a run starts, not by a crash in its middle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from layergraph.errors import DataError
+from layergraph.functional.tensor import Shape
+from layergraph.training.losses import CTC, Circle, FunctionLoss, Loss, SparseCategoricalCrossentropy
+
+Array = np.ndarray[Any, Any]
+
+#: Values looked at in one go, so that a mapped file is never held in memory.
+CHUNK = 1 << 20
+
+
+def check_labels(output: str, labels: Array, predictions: Shape, loss: Loss) -> None:
+    """Raises DataError if labels don't fit the shape of the predictions, or name classes that there are not."""
+    if isinstance(loss, (FunctionLoss, Circle)):
+        return
+    shape = tuple(labels.shape)
+    if isinstance(loss, CTC):
+        if len(shape) != 2:
+            raise DataError(f"labels of output '{output}': got shape {shape}, expected (rows, length) for CTC")
+        return
+    if not loss.labels_are_classes:
+        if not _same_shape(shape, predictions):
+            hint = _sparse_hint(shape, predictions) if "Categorical" in type(loss).__name__ else ""
+            raise DataError(f"labels of output '{output}': got shape {shape}, expected {predictions}{hint}")
+        return
+    axis = (loss.axis if isinstance(loss, SparseCategoricalCrossentropy) else -1) % len(predictions)
+    without = predictions[:axis] + predictions[axis + 1 :]
+    kept = (*predictions[:axis], 1, *predictions[axis + 1 :])
+    if not _fits(shape, without) and not _fits(shape, kept):
+        raise DataError(
+            f"labels of output '{output}': got shape {shape}, expected class numbers of shape {without}"
+            + (" (one-hot labels need categorical_crossentropy)" if _fits(shape, predictions) else "")
+        )
+    classes = predictions[axis]
+    if classes is not None:
+        ignored = loss.ignore_class if isinstance(loss, SparseCategoricalCrossentropy) else None
+        _check_range(output, labels, classes, ignored)
+
+
+def _fits(got: tuple[int, ...], expected: Shape) -> bool:
+    return len(got) == len(expected) and all(e in (None, g) for g, e in zip(got, expected, strict=True))
+
+
+def _same_shape(got: tuple[int, ...], expected: Shape) -> bool:
+    """Equal but for a last axis of length 1 that one of them lacks."""
+    return (
+        _fits(got, expected)
+        or (len(expected) == len(got) + 1 and expected[-1] == 1 and _fits(got, expected[:-1]))
+        or (len(got) == len(expected) + 1 and got[-1] == 1 and _fits(got[:-1], expected))
+    )
+
+
+def _sparse_hint(got: tuple[int, ...], expected: Shape) -> str:
+    sparse = _fits(got, expected[:-1]) or _fits(got, (*expected[:-1], 1))
+    return " (class numbers need sparse_categorical_crossentropy)" if sparse else ""
+
+
+def _check_range(output: str, labels: Array, classes: int, ignored: int | None) -> None:
+    rows = max(1, CHUNK // max(1, int(np.prod(labels.shape[1:], dtype=np.int64))))
+    for start in range(0, len(labels), rows):
+        chunk = np.asarray(labels[start : start + rows])
+        wrong = ~((chunk >= 0) & (chunk < classes))
+        if ignored is not None:
+            wrong &= chunk != ignored
+        if wrong.any():
+            row = start + int(np.argwhere(wrong)[0][0])
+            raise DataError(
+                f"labels of output '{output}': row {row} has class {chunk[wrong].flat[0]}, expected 0 to {classes - 1}"
+            )

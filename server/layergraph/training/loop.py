@@ -1,0 +1,180 @@
+"""The loop: steps of training and evaluation, with running losses and metrics kept on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from layergraph.errors import NonFiniteLossError, NotCompiledError
+from layergraph.functional.run import Run
+from layergraph.training.compile import Compiled
+from layergraph.training.data import Batch
+from layergraph.training.losses import weights_like
+
+if TYPE_CHECKING:
+    from layergraph.functional.model import Model
+
+Tensor = torch.Tensor
+
+
+class Loop:
+    """One model with what it was compiled with: takes batches in, and says how it goes.
+
+    Gradients are only recorded inside of `recording`. Nothing waits for the device but `logs` and `check_finite`.
+    """
+
+    def __init__(self, model: Model, compiled: Compiled, generator: torch.Generator) -> None:
+        self._plan = model.plan()
+        self._compiled = compiled
+        self._generator = generator
+        weights = model.trainable_weights
+        self._leaves = [weight.value for weight in weights]
+        # Keras 3 leaves regularizers of frozen weights out.
+        self._penalties = [(w.regularizer, w.value) for w in weights if w.regularizer is not None]
+        outputs = range(len(compiled.output_names))
+        self._losses = [(i, loss, compiled.loss_weights[i]) for i in outputs if (loss := compiled.loss(i)) is not None]
+        if not self._losses and not self._penalties:
+            raise NotCompiledError(f"model '{model.name}' was compiled without a loss")
+        self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
+        self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]
+        self._named_metrics = compiled.named_metrics()
+        self._scale = compiled.optimizer.loss_scale_factor
+        device = self._leaves[0].device if self._leaves else torch.device("cpu")
+        self._last = torch.zeros((), device=device)
+        self._total = torch.zeros((), dtype=torch.float64, device=device)
+        self._shown = {i: torch.zeros_like(self._total) for i in compiled.shown_losses}
+        self._rows = 0
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Lets torch record gradients of the trainable weights; outside of it weights are plain data."""
+        for leaf in self._leaves:
+            leaf.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for leaf in self._leaves:
+                leaf.requires_grad_(False)
+
+    def reset(self) -> None:
+        """Starts running losses and metrics anew."""
+        self._total.zero_()
+        for shown in self._shown.values():
+            shown.zero_()
+        self._rows = 0
+        self._compiled.reset_metrics()
+
+    def train(self, batch: Batch) -> None:
+        """One step: loss, gradients, update. To be called inside of `recording`."""
+        total = self._measured(batch, Run(training=True, generator=self._generator))
+        if self._leaves:
+            scaled = total if self._scale is None else total * self._scale
+            gradients = torch.autograd.grad(scaled, self._leaves, allow_unused=True)
+            self._compiled.optimizer.apply(gradients)
+
+    def test(self, batch: Batch) -> None:
+        """Measures without training."""
+        with torch.no_grad():
+            self._measured(batch, Run(training=False, generator=self._generator))
+
+    def _measured(self, batch: Batch, run: Run) -> Tensor:
+        """The total loss of a batch, by which losses and metrics have been updated."""
+        outputs, masks = self._plan.forward(run, batch.inputs)
+        parts = []
+        for index, loss, weight in self._losses:
+            labels = batch.labels[index]
+            assert labels is not None, "checked before the run"
+            value = loss(labels, outputs[index], batch.weights[index], masks[index])
+            if value.ndim:
+                # Without reduction the vector's sum drives the gradient.
+                value = value.sum()
+            if self._shown:
+                self._shown[index].add_(value.detach(), alpha=batch.rows)
+            parts.append(value if weight is None else value * weight)
+        parts += [penalty(value) for penalty, value in self._penalties]
+        parts += run.losses or ()
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        self._last = total.detach()
+        self._total.add_(self._last, alpha=batch.rows)
+        self._rows += batch.rows
+        if self._metrics:
+            self._update_metrics(batch, outputs, masks)
+        return total
+
+    @torch.no_grad()
+    def _update_metrics(self, batch: Batch, outputs: list[Tensor], masks: list[Tensor | None]) -> None:
+        for index, metric, weighted in self._metrics:
+            labels = batch.labels[index]
+            assert labels is not None, "checked before the run"
+            weights = batch.weights[index] if weighted else None
+            mask = masks[index]
+            if mask is not None and metric.masked:
+                valid = mask.to(torch.float32)
+                weights = valid if weights is None else weights_like(valid, weights) * valid
+            predictions = outputs[index].detach()
+            if predictions.dtype in (torch.float16, torch.bfloat16):
+                predictions = predictions.float()
+            metric.update(labels, predictions, weights)
+
+    def logs(self) -> dict[str, float]:
+        """Means over the rows since `reset`, by Keras's names, sorted. Waits for the device."""
+        rows = max(1, self._rows)
+        found = {"loss": float(self._total) / rows}
+        found.update({name: metric.result() for name, metric in self._named_metrics.items()})
+        names = self._compiled.shown_losses
+        found.update({names[index]: float(shown) / rows for index, shown in self._shown.items()})
+        return dict(sorted(found.items()))
+
+    def check_finite(self, epoch: int, step: int) -> None:
+        """Raises NonFiniteLossError if the last batch's loss is no number; `epoch` and `step` count from 0."""
+        value = float(self._last)
+        if not math.isfinite(value):
+            raise NonFiniteLossError(value, epoch + 1, step + 1)
+
+
+class RunningLogs(Mapping[str, float]):
+    """The logs so far, read from the device when they are looked at."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._read: dict[str, float] | None = None
+
+    def _logs(self) -> dict[str, float]:
+        if self._read is None:
+            self._read = self._loop.logs()
+        return self._read
+
+    def __getitem__(self, name: str) -> float:
+        return self._logs()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._logs())
+
+    def __len__(self) -> int:
+        return len(self._logs())
+
+    def __repr__(self) -> str:
+        return repr(self._logs())
+
+
+def new_generator(seed: int | None, device: torch.device) -> torch.Generator:
+    """A source of randomness; without a seed a random one."""
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
+    """Row numbers in the shuffled order of an epoch: the same for the same seed and epoch, however a run got there."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(rows, generator=generator)

@@ -1,0 +1,93 @@
+"""Initializers against stock Keras: the same seed gives the same values."""
+
+import keras
+import numpy as np
+import pytest
+import torch
+from layergraph.errors import ConfigError
+from layergraph.initializers import ALIASES, INITIALIZERS, RandomInitializer, initializer
+
+SHAPES = [(6, 4), (3, 7), (3, 3, 2, 5)]
+CASES = [
+    ("Zeros", {}),
+    ("Ones", {}),
+    ("Constant", {"value": 0.3}),
+    ("Identity", {}),
+    ("Identity", {"gain": 0.5}),
+    ("RandomNormal", {"mean": 0.5, "stddev": 0.2}),
+    ("TruncatedNormal", {}),
+    ("RandomUniform", {"minval": -1.0, "maxval": 2.0}),
+    *[
+        ("VarianceScaling", {"scale": 0.7, "mode": mode, "distribution": distribution})
+        for mode in ("fan_in", "fan_out", "fan_avg")
+        for distribution in ("uniform", "truncated_normal", "untruncated_normal")
+    ],
+    *[(f"{family}{kind}", {}) for family in ("Glorot", "Lecun", "He") for kind in ("Uniform", "Normal")],
+    ("Orthogonal", {}),
+    ("Orthogonal", {"gain": 1.7}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_values_as_keras(name, options, shape):
+    if name == "Identity" and len(shape) != 2:
+        pytest.skip("two dimensions only")
+    seeded = {**options, "seed": 11} if issubclass(INITIALIZERS[name], RandomInitializer) else options
+    theirs = getattr(keras.initializers, name)(**seeded)
+    ours = INITIALIZERS[name](**seeded)
+    expected = theirs(shape, "float32").detach().numpy()
+    np.testing.assert_allclose(ours(shape, torch.float32).numpy(), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{}, {"side": "imag", "scaling": "spectrum"}, {"window": None}, {"periodic": True}])
+def test_stft_kernels(options):
+    expected = keras.initializers.STFT(**options)((8, 1, 5), "float32").numpy()
+    np.testing.assert_allclose(INITIALIZERS["STFT"](**options)((8, 1, 5)).numpy(), expected, atol=1e-6)
+
+
+def test_every_initializer_of_keras_is_there():
+    theirs = {n for n in dir(keras.initializers) if isinstance(getattr(keras.initializers, n), type)}
+    aliases = {"Initializer", "IdentityInitializer", "OrthogonalInitializer", "STFTInitializer"}
+    assert {ALIASES.get(n, n) for n in theirs - aliases} - set(INITIALIZERS) == set()
+
+
+@pytest.mark.parametrize("name", sorted(INITIALIZERS))
+def test_config_is_read_by_both(name):
+    theirs = getattr(keras.initializers, name)()
+    ours = initializer(keras.initializers.serialize(theirs))
+    assert type(ours).__name__ == name
+    assert getattr(keras.initializers, name).from_config(ours.get_config()).get_config() == theirs.get_config()
+
+
+@pytest.mark.parametrize("given", ["glorot_uniform", "GlorotUniform", {"class_name": "GlorotUniform", "config": {}}])
+def test_names_classes_and_dicts(given):
+    assert type(initializer(given)).__name__ == "GlorotUniform"
+
+
+def test_array_constants_and_their_serialised_form():
+    ours = initializer({"class_name": "Constant", "config": {"value": [1.0, 2.0]}})
+    assert ours((3, 2)).tolist() == [[1.0, 2.0]] * 3
+    with pytest.raises(ConfigError, match=r"value of shape \(2,\) doesn't fit a weight of \(2, 3\)"):
+        ours((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("glorot_unifrom", "did you mean 'glorot_uniform'"),
+        ({"class_name": "RandomNormal", "config": {"stdev": 1}}, "did you mean 'stddev'"),
+        ({"class_name": "VarianceScaling", "config": {"scale": -1}}, "expected a positive number"),
+        ({"class_name": "VarianceScaling", "config": {"mode": "fan"}}, "'fan_in' or 'fan_out'"),
+        (7, "initializer is 7"),
+    ],
+)
+def test_what_is_wrong_is_named(given, message):
+    with pytest.raises(ConfigError, match=message):
+        initializer(given)
+
+
+@pytest.mark.parametrize("name", ["Identity", "Orthogonal"])
+def test_shapes_that_do_not_fit(name):
+    with pytest.raises(ConfigError, match="got a weight of shape"):
+        INITIALIZERS[name]()((3,))
