@@ -15,11 +15,6 @@ from typing import IO, Any
 
 import numpy as np
 
-# HDF5 searches folders for filter libraries and loads them, unless told not to before it starts.
-os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")
-
-import h5py
-
 from layergraph.archive import chunks
 from layergraph.archive.hdf5_library import h5py
 from layergraph.archive.limits import LoadLimits
