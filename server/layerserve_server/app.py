@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +17,10 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.prediction import PredictionService
+from layerserve_server.services.training import TrainingService
 from layerserve_server.settings import Settings
+from layerserve_server.training.model import LoadTrainable, load_trainable
+from layerserve_server.training.runs import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, Limits
 
@@ -28,8 +33,17 @@ class App:
     `grpc_port` and `metrics_port` are those that it listens on, also where the settings say 0; -1 is none.
     """
 
-    def __init__(self, settings: Settings, load: LoadModel = execution.load_model) -> None:
-        """`load` reads a model file. Raises ValueError where the path can't be served, OSError for a taken port."""
+    def __init__(
+        self,
+        settings: Settings,
+        load: LoadModel = execution.load_model,
+        load_trainable: LoadTrainable = load_trainable,
+        trainer: Sequence[str] = TRAINER,
+    ) -> None:
+        """`load` and `load_trainable` read a model file, `trainer` is the command that trains a run.
+
+        Raises ValueError where the path can't be served, OSError for a port that is taken.
+        """
         self.settings = settings
         path = Path(settings.path)
         if not path.exists():
@@ -44,11 +58,31 @@ class App:
             settle_seconds=2 * settings.poll_seconds,
             observer=self.metrics,
         )
+        self.runs = Runs(
+            settings.state_folder / "runs",
+            self.repository,
+            load_trainable,
+            RunLimits(
+                slots=settings.training_slots,
+                max_queued=settings.max_queued_runs,
+                max_bytes=settings.max_run_bytes,
+                max_kept=settings.max_kept_runs,
+                cancel_grace_seconds=settings.cancel_grace_seconds,
+            ),
+            self.metrics,
+            trainer,
+        )
         self._watcher = Watcher(self.repository, settings.poll_seconds)
         services = (
             PredictionService(self.repository, self.metrics),
             GraphService(self.repository),
             ModelService(self.repository),
+            TrainingService(
+                self.repository,
+                self.runs,
+                threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
+                nice=settings.training_nice,
+            ),
         )
         routes = Routes()
         for service in services:
@@ -78,6 +112,7 @@ class App:
         self._transport.start()
         self.repository.sweep()
         self.repository.scan()
+        self.runs.start()
         self._watcher.start()
         self._transport.set_serving(True)
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
@@ -90,6 +125,7 @@ class App:
         """Takes no more calls, and gives those under way `grace` seconds to finish."""
         self._watcher.stop()
         self._transport.stop(grace)
+        self.runs.stop()
         self.repository.close()
         self.metrics.close()
 

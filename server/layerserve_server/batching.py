@@ -229,8 +229,8 @@ class Lane:
             elif not pending.joinable or pending.key != key:
                 kept.append(pending)
                 continue
-            elif pending.rows_left > room:
-                # First come, first served: a smaller one behind it may not take its turn.
+            elif pending.rows_left > room and pending.rows <= self._max_batch_rows:
+                # It runs whole in the next batch. A smaller one behind it may not take its turn.
                 kept.append(pending)
                 break
             piece = pending.take(room)

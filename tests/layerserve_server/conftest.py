@@ -83,12 +83,18 @@ class FakePlan:
         return {name: y if name == "y" else y + 100 for name in self.names}
 
 
-def load_fake(path: Path) -> FakeModel:
+def read_fake(path: Path) -> FakeModel:
     """A 'model file' is JSON with the fake model's fields."""
     try:
         return FakeModel(**json.loads(path.read_text()))
     except ValueError as error:
         raise CorruptFileError(path, "the file is truncated") from error
+
+
+@pytest.fixture
+def load_fake() -> Callable[[Path], FakeModel]:
+    """The loader of fake models."""
+    return read_fake
 
 
 @pytest.fixture
@@ -102,7 +108,6 @@ def put(tmp_path: Path) -> Callable[..., Path]:
         written.write_text(json.dumps(fields) if text is None else text)
         return written.rename(folder / "model.keras")
 
-    (tmp_path / "models").mkdir()
     return put_version
 
 
@@ -117,7 +122,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., App]]:
     """Starts servers of the repository, with the fake loader unless told otherwise."""
     apps = []
 
-    def start_app(path: Path | None = None, load: Any = load_fake, **changes: Any) -> App:
+    def start_app(path: Path | None = None, load: Any = read_fake, **changes: Any) -> App:
         app = App(local_settings(path or tmp_path / "models", **changes), load)
         apps.append(app)
         app.start()

@@ -209,6 +209,15 @@ class Repository:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         return version
 
+    def version_of_run(self, name: str, run: str) -> int:
+        """The version of a model that a training run has published; 0 where there is none."""
+        with self._lock:
+            found = [entry.found for entry in self._models.get(name, {}).values() if entry.found.published]
+        for one in found:
+            if publishing.read_manifest(one.path.parent).get("run") == run:
+                return one.version
+        return 0
+
     def check_writable(self, name: str) -> None:
         """Raises NotTrainableError where no version of the model could be published."""
         folder = self._root / name

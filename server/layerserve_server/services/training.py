@@ -1,0 +1,266 @@
+"""layerserve.v1.TrainingService: runs and their events."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from layerserve.v1 import training_pb2 as pb
+
+from layerserve_server.errors import InvalidRequestError, ServerError, UnavailableError
+from layerserve_server.repository.repository import Repository
+from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
+from layerserve_server.training import events
+from layerserve_server.training.events import Event, Logs
+from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.run import Run, RunState
+from layerserve_server.training.runs import Runs
+from layerserve_server.training.spool import Spool
+from layerserve_server.transport.call import Call, Routes, Stream
+
+SERVICE = "/layerserve.v1.TrainingService/"
+
+ROLES: dict[int, Role] = {
+    pb.DATA_ROLE_X: Role.X,
+    pb.DATA_ROLE_Y: Role.Y,
+    pb.DATA_ROLE_SAMPLE_WEIGHT: Role.SAMPLE_WEIGHT,
+    pb.DATA_ROLE_VALIDATION_X: Role.VALIDATION_X,
+    pb.DATA_ROLE_VALIDATION_Y: Role.VALIDATION_Y,
+    pb.DATA_ROLE_VALIDATION_SAMPLE_WEIGHT: Role.VALIDATION_SAMPLE_WEIGHT,
+}
+STATES: dict[RunState, pb.RunState.ValueType] = {
+    RunState.QUEUED: pb.RUN_STATE_QUEUED,
+    RunState.RUNNING: pb.RUN_STATE_RUNNING,
+    RunState.FINISHED: pb.RUN_STATE_FINISHED,
+    RunState.FAILED: pb.RUN_STATE_FAILED,
+    RunState.CANCELLED: pb.RUN_STATE_CANCELLED,
+}
+#: Default for TrainSpec.batch_size.
+BATCH_SIZE = 32
+
+
+class TrainingService:
+    """Handlers of the training service."""
+
+    def __init__(self, repository: Repository, runs: Runs, *, threads: int, nice: int) -> None:
+        """`threads` and `nice` are what every run computes with."""
+        self._repository = repository
+        self._runs = runs
+        self._threads = threads
+        self._nice = nice
+
+    def routes(self) -> Routes:
+        """Its methods."""
+        return Routes(
+            unary={
+                SERVICE + "GetRun": self.get_run,
+                SERVICE + "ListRuns": self.list_runs,
+                SERVICE + "CancelRun": self.cancel_run,
+            },
+            server_streams={SERVICE + "WatchRun": self.watch_run},
+            both_streams={SERVICE + "Train": self.train},
+        )
+
+    def train(self, stream: Stream) -> Iterator[bytes]:
+        """Makes a run, takes its data, and sends its events until it ends."""
+        first = next(stream.requests, b"")
+        message = parse(pb.TrainRequest, first)
+        if message.WhichOneof("part") != "spec":
+            raise InvalidRequestError("the first message of a training stream must be the spec")
+        with lease(self._repository, message.spec.model) as base:
+            stream.about(base.name, base.version)
+            request = _request(message.spec, base.name, base.version, self._threads, self._nice)
+            run = self._runs.begin(request, base)
+        accepted = run.log.events[0]
+        try:
+            yield pb.TrainResponse(event=_event(run, accepted)).SerializeToString()
+            self._receive(run, stream)
+        except BaseException as error:  # also the end of a generator whose caller has gone
+            known = isinstance(error, ServerError)
+            self._runs.abandon(run, str(error) if known else "the data of the run did not all come")
+            raise
+        for event in _follow(run, accepted.sequence + 1, stream):
+            yield pb.TrainResponse(event=event).SerializeToString()
+
+    def watch_run(self, stream: Stream) -> Iterator[bytes]:
+        """Sends the events of a run from any one on, until it ends."""
+        request = parse(pb.WatchRunRequest, next(stream.requests))
+        run = self._runs.get(request.run_id)
+        stream.about(run.request.model, run.request.version)
+        for event in _follow(run, request.from_sequence, stream):
+            yield pb.WatchRunResponse(event=event).SerializeToString()
+
+    def get_run(self, call: Call) -> None:
+        """One run, as it stands."""
+        request = parse(pb.GetRunRequest, call.request)
+        call.reply(pb.GetRunResponse(run=_run(self._runs.get(request.run_id))).SerializeToString)
+
+    def list_runs(self, call: Call) -> None:
+        """All runs, or those of one model, newest first."""
+        request = parse(pb.ListRunsRequest, call.request)
+        runs = self._runs.list(request.model_name)
+        call.reply(pb.ListRunsResponse(runs=map(_run, runs)).SerializeToString)
+
+    def cancel_run(self, call: Call) -> None:
+        """Stops a run."""
+        request = parse(pb.CancelRunRequest, call.request)
+        call.reply(pb.CancelRunResponse(run=_run(self._runs.cancel(request.run_id))).SerializeToString)
+
+    def _receive(self, run: Run, stream: Stream) -> None:
+        """Takes the run's data. Raises what `Spool` raises where it doesn't come whole."""
+        with Spool(run.folder, run.request.data) as spool:
+            for data in stream.requests:
+                if run.log.ended:  # cancelled meanwhile
+                    return
+                message = parse(pb.TrainRequest, data)
+                if message.WhichOneof("part") != "chunk":
+                    raise InvalidRequestError("every message after the first must be a chunk of data")
+                spool.add(message.chunk.array, message.chunk.data)
+            spool.check_complete()
+        self._runs.enqueue(run)
+
+
+def _follow(run: Run, sequence: int, stream: Stream) -> Iterator[pb.TrainEvent]:
+    """The run's events from a number on, as they come, to the last one."""
+    stream.on_closed(run.log.wake)
+    while True:
+        for event in run.log.since(sequence, lambda: not stream.open()):
+            yield _event(run, event)
+            sequence = event.sequence + 1
+            if isinstance(event.what, events.LAST):
+                return
+        if run.log.ended:
+            return
+        if not stream.open():
+            raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again when it is back")
+
+
+# ---- convert in
+
+
+def _request(spec: pb.TrainSpec, model: str, version: int, threads: int, nice: int) -> RunRequest:
+    weights = _json(spec.class_weight, "class_weight")
+    return RunRequest(
+        model=model,
+        version=version,
+        data=tuple(map(_array, spec.data)),
+        compile={
+            field.name: _json(value, field.name) for field, value in spec.compile.ListFields() if isinstance(value, str)
+        },
+        epochs=spec.epochs or 1,
+        batch_size=spec.batch_size or BATCH_SIZE,
+        shuffle=spec.shuffle if spec.HasField("shuffle") else True,
+        seed=spec.seed if spec.HasField("seed") else secrets.randbelow(2**31),
+        validation_split=spec.validation_split,
+        class_weight=None if weights is None else _class_weight(weights),
+        publish=spec.publish if spec.HasField("publish") else True,
+        publish_label=spec.publish_label,
+        description=spec.description,
+        threads=threads,
+        nice=nice,
+    )
+
+
+def _array(array: pb.DataArray) -> DataArray:
+    role = ROLES.get(array.role)
+    if role is None:
+        raise InvalidRequestError(f"data array '{array.name}': got no role, expected what it is for")
+    return DataArray(role, array.name, dtype_name(array.dtype, array.name), tuple(array.shape))
+
+
+def _json(text: str, name: str) -> Any:
+    """The value of a field that holds JSON; None where it is empty. Raises InvalidRequestError."""
+    if not text:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{name}: {text[:80]!r} is no JSON: {error}") from error
+
+
+def _class_weight(weights: Any) -> dict[int, float]:
+    if isinstance(weights, dict):
+        try:
+            return {int(key): float(weight) for key, weight in weights.items()}
+        except (ValueError, TypeError, OverflowError):
+            pass
+    raise InvalidRequestError('class_weight: expected an object of class numbers and weights, such as {"0": 1.0}')
+
+
+# ---- convert out
+
+
+def _event(run: Run, event: Event) -> pb.TrainEvent:
+    message = pb.TrainEvent(run_id=run.id, sequence=event.sequence, time=timestamp(event.time))
+    what = event.what
+    if isinstance(what, events.Accepted):
+        message.accepted.base.CopyFrom(model_spec(what.model, what.version))
+        message.accepted.data_bytes = what.data_bytes
+    elif isinstance(what, events.Queued):
+        message.queued.ahead = what.ahead
+        message.queued.SetInParent()
+    elif isinstance(what, events.Started):
+        message.started.CopyFrom(
+            pb.RunStarted(epochs=what.epochs, steps_per_epoch=what.steps_per_epoch, rows=what.rows)
+        )
+    elif isinstance(what, events.Step):
+        message.step.CopyFrom(
+            pb.StepProgress(
+                epoch=what.epoch,
+                epochs=what.epochs,
+                step=what.step,
+                steps_per_epoch=what.steps_per_epoch,
+                logs=_logs(what.logs),
+            )
+        )
+    elif isinstance(what, events.Epoch):
+        message.epoch.CopyFrom(
+            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=_logs(what.logs), seconds=what.seconds)
+        )
+    elif isinstance(what, events.Log):
+        message.log.text = what.text
+        message.log.SetInParent()
+    elif isinstance(what, events.Finished):
+        message.finished.CopyFrom(pb.RunFinished(logs=_logs(what.logs), seconds=what.seconds))
+        if what.version:
+            message.finished.published.CopyFrom(model_spec(run.request.model, what.version))
+    elif isinstance(what, events.Failed):
+        message.failed.CopyFrom(pb.RunFailed(reason=what.reason, epoch=what.epoch, step=what.step))
+    else:
+        message.cancelled.CopyFrom(pb.RunCancelled(epoch=what.epoch))
+    return message
+
+
+def _logs(logs: Logs) -> list[pb.LogValue]:
+    return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
+
+
+def _run(run: Run) -> pb.Run:
+    request, log = run.request, run.log
+    started, epoch = log.newest(events.Started), log.newest(events.Epoch)
+    failed, finished = log.newest(events.Failed), log.newest(events.Finished)
+    message = pb.Run(
+        id=run.id,
+        state=STATES[run.state],
+        base=model_spec(request.model, request.version),
+        reason=failed.reason if failed else "",
+        epochs_done=epoch.epoch if epoch else 0,
+        epochs=request.epochs,
+        steps_done=0 if log.ended else run.place[1],
+        steps_per_epoch=started.steps_per_epoch if started else 0,
+        logs=_logs(run.logs),
+        seed=request.seed,
+        description=request.description,
+    )
+    if finished and finished.version:
+        message.published.CopyFrom(model_spec(request.model, finished.version))
+    for field, seconds in (
+        (message.created_time, log.time_of(events.Accepted)),
+        (message.started_time, log.time_of(events.Started)),
+        (message.ended_time, log.time_of(*events.LAST)),
+    ):
+        if seconds is not None:
+            field.CopyFrom(timestamp(seconds))
+    return message

@@ -1,0 +1,240 @@
+"""What happens in a run: events, kept in an append-only file, that any number of watchers read from anywhere."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+#: Name of the file in the run's folder.
+EVENTS = "events.jsonl"
+
+Logs: TypeAlias = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request is valid."""
+
+    model: str
+    version: int
+    data_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """All data has come; `ahead` runs come first."""
+
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The training process works."""
+
+    epochs: int
+    steps_per_epoch: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress within an epoch; epoch and step count from 1."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps_per_epoch: int
+    logs: Logs
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """An epoch ended, after so many seconds."""
+
+    epoch: int
+    epochs: int
+    logs: Logs
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for people."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run ended well. `version` is what it published; 0 is nothing."""
+
+    version: int
+    logs: Logs
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended by an error. Epoch and step count from 1; 0 outside of one."""
+
+    reason: str
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The run was stopped on request, in this epoch from 1, or 0 before the first."""
+
+    epoch: int = 0
+
+
+What: TypeAlias = Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled
+KINDS: dict[str, type[What]] = {
+    kind.__name__.lower(): kind for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled)
+}
+K = TypeVar("K")
+#: With one of these a run has ended.
+LAST = (Finished, Failed, Cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run: number from 0, seconds since 1970, and what."""
+
+    sequence: int
+    time: float
+    what: What
+
+    def to_line(self) -> bytes:
+        """The event as one line of the file."""
+        kind = type(self.what).__name__.lower()
+        line = {"sequence": self.sequence, "time": self.time, "kind": kind, **asdict(self.what)}
+        return json.dumps(line).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Event:
+        """Reads a line of the file. Raises ValueError, KeyError or TypeError for one that isn't an event."""
+        values = json.loads(line)
+        kind = KINDS[values.pop("kind")]
+        return cls(values.pop("sequence"), values.pop("time"), kind(**values))
+
+
+class EventWriter:
+    """Appends events to a run's file. One writer at a time: the server, the child while it lives, the server again."""
+
+    def __init__(self, folder: Path) -> None:
+        """Goes on behind the last whole line; half a line of a killed writer is cut off."""
+        path = folder / EVENTS
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        held = path.read_bytes()
+        whole = held.rfind(b"\n") + 1
+        os.ftruncate(self._file, whole)
+        last = held[:whole].rstrip(b"\n").rpartition(b"\n")[2]
+        self._next = Event.from_line(last).sequence + 1 if last else 0
+
+    def write(self, what: What) -> None:
+        """Appends an event."""
+        os.write(self._file, Event(self._next, time.time(), what).to_line())
+        self._next += 1
+
+    def close(self) -> None:
+        """Ends the writing."""
+        os.close(self._file)
+
+
+def append(folder: Path, what: What) -> None:
+    """Appends one event to a run's file."""
+    writer = EventWriter(folder)
+    try:
+        writer.write(what)
+    finally:
+        writer.close()
+
+
+@dataclass(slots=True, eq=False)
+class EventLog:
+    """A run's events in memory, as far as they have been read, for watchers to wait on.
+
+    Of step events that follow one another only the newest is kept: that is what proto's TrainEvent promises, and it
+    bounds the memory of a long run by its epochs.
+    """
+
+    folder: Path
+    events: list[Event] = field(default_factory=list)
+    _offset: int = 0
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def last(self) -> What | None:
+        """What the newest event says; None before the first."""
+        return self.events[-1].what if self.events else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event has come."""
+        return isinstance(self.last, LAST)
+
+    def refresh(self) -> list[Event]:
+        """Reads what has been appended since; gives it, and wakes the watchers. Called by one thread at a time."""
+        try:
+            with (self.folder / EVENTS).open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole:
+            return []
+        new = [Event.from_line(line) for line in whole.splitlines()]
+        with self._changed:
+            self._offset += len(whole)
+            for event in new:
+                if isinstance(event.what, Step) and self.events and isinstance(self.events[-1].what, Step):
+                    self.events[-1] = event
+                else:
+                    self.events.append(event)
+            self._changed.notify_all()
+        return new
+
+    def since(self, sequence: int, stop: Callable[[], bool]) -> list[Event]:
+        """Events from this number on. Waits until there is one, the run has ended, or `stop` says so after a `wake`."""
+        with self._changed:
+            while True:
+                start = bisect.bisect_left(self.events, sequence, key=lambda event: event.sequence)
+                if start < len(self.events) or self.ended or stop():
+                    return self.events[start:]
+                self._changed.wait()
+
+    def wake(self) -> None:
+        """Makes every watcher look whether it should stop."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def put(self, what: What) -> None:
+        """Adds an event that could not be written to the file, so that watchers still learn of it."""
+        with self._changed:
+            sequence = self.events[-1].sequence + 1 if self.events else 0
+            self.events.append(Event(sequence, time.time(), what))
+            self._changed.notify_all()
+
+    def backwards(self) -> list[What]:
+        """What has happened, newest first."""
+        with self._changed:
+            return [event.what for event in reversed(self.events)]
+
+    def newest(self, kind: type[K]) -> K | None:
+        """What the newest event of a kind says; None where there is none."""
+        return next((what for what in self.backwards() if isinstance(what, kind)), None)
+
+    def time_of(self, *kinds: type[What]) -> float | None:
+        """When the first event of these kinds happened, in seconds since 1970; None where there is none."""
+        with self._changed:
+            return next((event.time for event in self.events if isinstance(event.what, kinds)), None)

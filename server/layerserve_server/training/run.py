@@ -1,0 +1,141 @@
+"""One run, as the server sees it."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import secrets
+import subprocess
+import time
+from dataclasses import dataclass
+from enum import Enum
+from io import TextIOWrapper
+from pathlib import Path
+
+from layerserve_server.training import events
+from layerserve_server.training.child import CHILD_LOCK
+from layerserve_server.training.events import EventLog, Logs
+from layerserve_server.training.request import RunRequest
+
+RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
+OWNER_LOCK = "owner.lock"
+
+
+class RunState(Enum):
+    """State of a run, in the words of training.proto."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Phase(Enum):
+    """What the server does for a run."""
+
+    RECEIVING = "receiving data"
+    WAITING = "waiting"
+    TRAINING = "training"
+    ENDED = "ended"
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A run: its request, its events so far, and the process that trains."""
+
+    id: str
+    folder: Path
+    request: RunRequest
+    log: EventLog
+    phase: Phase = Phase.RECEIVING
+    process: subprocess.Popen[bytes] | None = None
+    #: When somebody asked to stop it, as `time.monotonic` counts; None for never.
+    cancelled_at: float | None = None
+    _owner: TextIOWrapper | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in a folder, with the events it has. Raises OSError, ValueError, KeyError or TypeError."""
+        run = cls(folder.name, folder, RunRequest.read(folder), EventLog(folder))
+        run.log.refresh()
+        if run.log.ended:
+            run.phase = Phase.ENDED
+        return run
+
+    def own(self) -> bool:
+        """Makes this server the one that looks after the run; False where another one is."""
+        file = (self.folder / OWNER_LOCK).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self._owner = file
+        return True
+
+    def disown(self) -> None:
+        """Looks after the run no more."""
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
+
+    def child_lives(self) -> bool:
+        """Whether a training process holds the run's lock, whoever started it."""
+        try:
+            with (self.folder / CHILD_LOCK).open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def child_pid(self) -> int | None:
+        """The process that holds the run's lock; None where none does."""
+        if not self.child_lives():
+            return None
+        try:
+            return int((self.folder / CHILD_LOCK).read_text())
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def state(self) -> RunState:
+        """The state that its events tell."""
+        last = self.log.last
+        if isinstance(last, events.Finished):
+            return RunState.FINISHED
+        if isinstance(last, events.Failed):
+            return RunState.FAILED
+        if isinstance(last, events.Cancelled):
+            return RunState.CANCELLED
+        return RunState.RUNNING if self.log.newest(events.Started) else RunState.QUEUED
+
+    @property
+    def created_time(self) -> float:
+        """When it was accepted, in seconds since 1970."""
+        return self.log.time_of(events.Accepted) or 0.0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and step that training was last seen in, from 1; 0 before the first, or between two epochs."""
+        step, epoch = self.log.newest(events.Step), self.log.newest(events.Epoch)
+        if step is not None and (epoch is None or step.epoch > epoch.epoch):
+            return step.epoch, step.step
+        if epoch is not None:
+            return min(epoch.epoch + 1, epoch.epochs), 0
+        return (1, 0) if self.log.newest(events.Started) else (0, 0)
+
+    @property
+    def logs(self) -> Logs:
+        """The newest logs."""
+        for what in self.log.backwards():
+            if isinstance(what, (events.Step, events.Epoch, events.Finished)) and what.logs:
+                return what.logs
+        return {}
+
+
+def new_id() -> str:
+    """An id that sorts by time, that people can tell apart, and that nobody guesses."""
+    return f"{time.strftime('%Y%m%d-%H%M', time.gmtime())}-{secrets.token_hex(4)}"

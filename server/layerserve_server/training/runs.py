@@ -1,0 +1,411 @@
+"""All runs of a server: who may start, who waits, who trains, and what becomes of the results."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from layerserve_server.errors import BusyError, NotTrainableError, ServerError, UnknownRunError, safe_text
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.training import events, validation
+from layerserve_server.training.child import BASE, OUTCOME, RESULT, Outcome
+from layerserve_server.training.events import Cancelled, Failed, What
+from layerserve_server.training.model import LoadTrainable, rehearse
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
+from layerserve_server.training.spool import DATA
+
+logger = logging.getLogger(__name__)
+
+#: Time between two looks at a training process, in seconds: how late an event may reach its watchers.
+LOOK_SECONDS = 0.05
+#: What the child's own output goes to.
+CHILD_OUTPUT = "child.log"
+#: The command that trains the run whose folder is appended to it.
+TRAINER = (sys.executable, "-m", "layerserve_server.training.child")
+SERVER_STOPPED = "the server was stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """How many runs, how large, and how long they are waited for; see the settings of the same names."""
+
+    slots: int
+    max_queued: int
+    max_bytes: int
+    max_kept: int
+    cancel_grace_seconds: float
+
+
+class RunObserver(Protocol):
+    """What is told about runs: metrics."""
+
+    def runs_changed(self, queued: int, running: int) -> None:
+        """So many runs wait, and so many train."""
+
+    def run_progressed(self, model: str, epoch: int, step: int, loss: float | None) -> None:
+        """A run of a model made a step."""
+
+    def run_ended(self, model: str, state: str) -> None:
+        """A run of a model ended."""
+
+
+class Runs:
+    """The runs below a folder. Each slot is a thread that starts a process for one run after another."""
+
+    def __init__(
+        self,
+        folder: Path,
+        repository: Repository,
+        load: LoadTrainable,
+        limits: RunLimits,
+        observer: RunObserver,
+        command: Sequence[str],
+    ) -> None:
+        """`command` trains the run whose folder is appended to it."""
+        self._folder = folder
+        self._repository = repository
+        self._load = load
+        self._limits = limits
+        self._observer = observer
+        self._command = command
+        self._runs: dict[str, Run] = {}
+        self._waiting: deque[Run] = deque()
+        self._beginning = 0
+        self._stopping = False
+        self._changed = threading.Condition()
+        #: One request is tried at a time, since each takes a copy of its model.
+        self._rehearsing = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"training {slot}", daemon=True) for slot in range(limits.slots)
+        ]
+
+    # ---- life
+
+    def start(self) -> None:
+        """Finds the runs of servers before this one, and takes new ones."""
+        self._find()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends every run: those that train have `cancel_grace_seconds` to do so by themselves."""
+        with self._changed:
+            self._stopping = True
+            training = [run for run in self._runs.values() if run.phase is Phase.TRAINING]
+            others = [run for run in self._runs.values() if run.phase in (Phase.RECEIVING, Phase.WAITING)]
+            self._waiting.clear()
+            for run in training:
+                self._signal(run)
+            self._changed.notify_all()
+        for run in others:
+            self._end(run, Failed(SERVER_STOPPED))
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    # ---- for requests
+
+    def begin(self, request: RunRequest, base: LoadedVersion) -> Run:
+        """Makes a run of a request that fits its base version; then its data may come.
+
+        Raises NotTrainableError, BusyError, TooLargeError, or an InvalidRequestError that says what doesn't fit.
+        """
+        if not self._limits.slots:
+            raise NotTrainableError("this server doesn't train: it has no training slots")
+        with self._changed:
+            active = self._beginning + sum(run.phase is not Phase.ENDED for run in self._runs.values())
+            if self._stopping or active >= self._limits.slots + self._limits.max_queued:
+                raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
+            self._beginning += 1
+        try:
+            request = validation.checked(
+                request, base.model.input_specs, base.model.output_specs, self._limits.max_bytes
+            )
+            if request.publish:
+                self._repository.check_writable(request.model)
+            with self._rehearsing:
+                rehearse(self._load, base.found.path, request)
+            run = self._make(request, base.found.path)
+            with self._changed:
+                self._runs[run.id] = run
+        finally:
+            with self._changed:
+                self._beginning -= 1
+        self._tell()
+        return run
+
+    def enqueue(self, run: Run) -> None:
+        """All data of the run has come: it waits for a slot."""
+        with self._changed:
+            if run.phase is not Phase.RECEIVING:
+                return
+            busy = sum(other.phase is Phase.TRAINING for other in self._runs.values())
+            ahead = max(0, busy + len(self._waiting) - self._limits.slots + 1)
+            events.append(run.folder, events.Queued(ahead))
+            run.log.refresh()
+            run.phase = Phase.WAITING
+            self._waiting.append(run)
+            self._changed.notify()
+        self._tell()
+
+    def abandon(self, run: Run, reason: str) -> None:
+        """The run's data won't come."""
+        if run.phase is Phase.RECEIVING:
+            self._end(run, Failed(reason))
+
+    def cancel(self, run_id: str) -> Run:
+        """Stops a run; one that has ended stays as it is. Raises UnknownRunError."""
+        run = self.get(run_id)
+        with self._changed:
+            if run.phase is Phase.TRAINING and run.cancelled_at is None:
+                run.cancelled_at = time.monotonic()
+                self._signal(run)
+            if run.phase not in (Phase.RECEIVING, Phase.WAITING):
+                return run
+            if run in self._waiting:
+                self._waiting.remove(run)
+        self._end(run, Cancelled())
+        return run
+
+    def get(self, run_id: str) -> Run:
+        """The run with this id. Raises UnknownRunError."""
+        with self._changed:
+            run = self._runs.get(run_id)
+        if run is None:
+            raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
+        return run
+
+    def list(self, model: str = "") -> list[Run]:
+        """All runs, or those of one model, newest first."""
+        with self._changed:
+            runs = [run for run in self._runs.values() if model in ("", run.request.model)]
+        return sorted(runs, key=lambda run: (run.created_time, run.id), reverse=True)
+
+    # ---- making and finding
+
+    def _make(self, request: RunRequest, base: Path) -> Run:
+        folder = self._folder / new_id()
+        try:
+            (folder / BASE).mkdir(parents=True)
+            # A copy: the version may be replaced or removed while the run waits.
+            shutil.copyfile(base, folder / BASE / base.name)
+            request.write(folder)
+            events.append(folder, events.Accepted(request.model, request.version, request.data_bytes))
+            run = Run.read(folder)
+            run.own()
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
+        return run
+
+    def _find(self) -> None:
+        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        for folder in folders:
+            if not RUN_ID.fullmatch(folder.name):
+                continue
+            try:
+                run = Run.read(folder)
+            except (OSError, ValueError, KeyError, TypeError):
+                logger.warning("no run can be read from a folder", extra={"run": folder.name})
+                continue
+            if run.phase is Phase.ENDED:
+                self._runs[run.id] = run
+            elif run.own():
+                self._runs[run.id] = run
+                self._adopt(run)
+        self._prune()
+        self._tell()
+
+    def _adopt(self, run: Run) -> None:
+        """Looks after a run that a server before this one left: its process may still train, or have ended."""
+        if run.child_lives():
+            run.phase = Phase.TRAINING
+            logger.info("found a run that still trains", extra={"run": run.id})
+            threading.Thread(target=self._guarded, args=(run,), name=f"run {run.id}", daemon=True).start()
+        elif (run.folder / OUTCOME).exists():
+            self._conclude(run)
+        else:
+            self._end(run, Failed(SERVER_STOPPED, *run.place))
+
+    # ---- training
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                run = self._waiting.popleft()
+                run.phase = Phase.TRAINING
+            self._tell()
+            self._guarded(run)
+
+    def _guarded(self, run: Run) -> None:
+        try:
+            if not run.child_lives():
+                self._launch(run)
+            self._watch(run)
+            self._conclude(run)
+        except Exception:
+            logger.exception("a run failed by a defect of the server", extra={"run": run.id})
+            self._end(run, Failed("internal error; the server's log has it", *run.place))
+
+    def _launch(self, run: Run) -> None:
+        threads = str(run.request.threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONSAFEPATH": "1"}
+        with (run.folder / CHILD_OUTPUT).open("wb") as output:
+            process = subprocess.Popen(
+                [*self._command, str(run.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Its own session: Ctrl-C in the server's terminal is for the server to act on.
+                start_new_session=True,
+            )
+        with self._changed:
+            run.process = process
+            if run.cancelled_at is not None or self._stopping:
+                self._signal(run)
+
+    def _watch(self, run: Run) -> None:
+        """Follows the training process until it ends; kills it where it was told to stop and doesn't."""
+        while True:
+            alive = self._wait(run)
+            self._follow(run)
+            if not alive:
+                return
+            with self._changed:
+                if self._stopping and run.cancelled_at is None:
+                    run.cancelled_at = time.monotonic()
+            if run.cancelled_at is not None and time.monotonic() - run.cancelled_at > self._limits.cancel_grace_seconds:
+                self._signal(run, signal.SIGKILL)
+
+    def _wait(self, run: Run) -> bool:
+        """Waits a moment; gives whether the process is still there."""
+        if run.process is None:
+            time.sleep(LOOK_SECONDS)
+            return run.child_lives()
+        try:
+            run.process.wait(LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def _follow(self, run: Run) -> None:
+        for event in run.log.refresh():
+            if isinstance(event.what, events.Started):
+                self._tell()
+            if isinstance(event.what, (events.Step, events.Epoch)):
+                step = event.what.step if isinstance(event.what, events.Step) else 0
+                loss = event.what.logs.get("loss")
+                self._observer.run_progressed(run.request.model, event.what.epoch, step, loss)
+
+    def _signal(self, run: Run, number: signal.Signals = signal.SIGTERM) -> None:
+        if run.process is not None:
+            if run.process.poll() is None:
+                run.process.send_signal(number)
+        elif (pid := run.child_pid()) is not None:
+            os.kill(pid, number)
+
+    # ---- ending
+
+    def _conclude(self, run: Run) -> None:
+        """The process has ended: publishes what it gave, or says why it gave nothing."""
+        outcome = Outcome.read(run.folder)
+        if self._stopping:
+            self._end(run, Failed(SERVER_STOPPED, *run.place))
+        elif run.cancelled_at is not None:
+            self._end(run, Cancelled(run.place[0]))
+        elif outcome is None:
+            self._end(run, Failed(_death(run), *run.place))
+        elif outcome.kind == "cancelled":
+            self._end(run, Failed("the training process was told to stop by somebody else", outcome.epoch))
+        elif outcome.kind == "failed":
+            self._end(run, Failed(safe_text(outcome.reason), outcome.epoch, outcome.step))
+        else:
+            self._finish(run, outcome)
+
+    def _finish(self, run: Run, outcome: Outcome) -> None:
+        request = run.request
+        version = 0
+        if request.publish:
+            try:
+                version = self._published(run) or self._repository.publish(
+                    request.model,
+                    run.folder / RESULT / "model.keras",
+                    run=run.id,
+                    base_version=request.version,
+                    label=request.publish_label,
+                )
+            except ServerError as error:
+                self._end(run, Failed(str(error), outcome.epoch))
+                return
+        self._end(run, events.Finished(version, outcome.logs, outcome.seconds))
+
+    def _published(self, run: Run) -> int:
+        """The version that the run has published already, where the server went away in between; else 0."""
+        if (run.folder / RESULT / "model.keras").exists():
+            return 0
+        return self._repository.version_of_run(run.request.model, run.id)
+
+    def _end(self, run: Run, what: What) -> None:
+        with self._changed:
+            if run.phase is Phase.ENDED:
+                return
+            run.phase = Phase.ENDED
+            try:
+                events.append(run.folder, what)
+                run.log.refresh()
+            except OSError as error:
+                logger.error("can't write a run's last event: %s", error.strerror, extra={"run": run.id})
+                run.log.put(what)
+        for name in (DATA, BASE):
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+        run.disown()
+        self._observer.run_ended(run.request.model, run.state.value)
+        reason = {"reason": what.reason} if isinstance(what, Failed) else {}
+        logger.info("a run ended", extra={"run": run.id, "state": run.state.value, **reason})
+        self._prune()
+        self._tell()
+
+    def _prune(self) -> None:
+        """Removes the oldest ended runs beyond those that are kept."""
+        ended = [run for run in self.list() if run.phase is Phase.ENDED]
+        for run in ended[self._limits.max_kept :]:
+            with self._changed:
+                self._runs.pop(run.id, None)
+            shutil.rmtree(run.folder, ignore_errors=True)
+
+    def _tell(self) -> None:
+        with self._changed:
+            phases = [run.phase for run in self._runs.values()]
+        self._observer.runs_changed(
+            phases.count(Phase.RECEIVING) + phases.count(Phase.WAITING), phases.count(Phase.TRAINING)
+        )
+
+
+def _death(run: Run) -> str:
+    """Why a process ended that left no outcome."""
+    code = run.process.returncode if run.process is not None else None
+    if code is None:
+        return "the training process ended without a word"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
+        return f"the training process was ended by signal {name}{hint}"
+    return f"the training process ended with status {code}; the run's log has why"

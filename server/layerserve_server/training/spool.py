@@ -1,0 +1,102 @@
+"""A run's data on its way in: chunk by chunk into .npy files, which the child maps instead of reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from layerserve import tensors
+from layerserve.errors import InvalidTensor
+
+from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
+from layerserve_server.training.request import DataArray
+
+#: Folder of the data in the run's.
+DATA = "data"
+
+
+class Spool:
+    """Takes the chunks of a run's arrays. Use it as a context; `check_complete` when the last chunk has come."""
+
+    def __init__(self, folder: Path, arrays: Sequence[DataArray]) -> None:
+        """`folder` is the run's. Raises NotTrainableError where it can't be written."""
+        self._arrays = arrays
+        self._rows = [0] * len(arrays)
+        self._files: list[BinaryIO] = []
+        try:
+            (folder / DATA).mkdir(exist_ok=True)
+            for index, array in enumerate(arrays):
+                file = data_file(folder, index).open("wb")
+                self._files.append(file)
+                header = {"descr": array.held_dtype.str, "fortran_order": False, "shape": array.shape}
+                np.lib.format.write_array_header_2_0(file, header)
+        except OSError as error:
+            self._close()
+            raise _unwritable(error) from error
+
+    def add(self, index: int, data: bytes) -> None:
+        """Takes the next rows of an array.
+
+        Raises InvalidRequestError for an unknown array or too many rows, InvalidTensorError for bytes that aren't whole
+        rows, NotTrainableError where the disk is full.
+        """
+        if not 0 <= index < len(self._arrays):
+            raise InvalidRequestError(f"a chunk is for array {index}, and the spec declares {len(self._arrays)}")
+        array = self._arrays[index]
+        row_shape = array.shape[1:]
+        row_bytes = tensors.itemsize(array.dtype) * int(np.prod(row_shape, dtype=np.int64))
+        rows, rest = divmod(len(data), row_bytes) if row_bytes else (array.rows, len(data))
+        if rest:
+            raise InvalidTensorError(
+                f"{array.label()}: got a chunk of {len(data)} bytes, expected whole rows of {row_bytes} bytes each"
+            )
+        if self._rows[index] + rows > array.rows:
+            raise InvalidRequestError(f"{array.label()}: got more than the {array.rows} rows that the spec declares")
+        try:
+            values = tensors.decode_data(data, array.dtype, (rows, *row_shape), array.name)
+        except InvalidTensor as error:
+            raise InvalidTensorError(f"{array.label()}: {error}") from error
+        try:
+            self._files[index].write(np.ascontiguousarray(values).data)
+        except OSError as error:
+            raise _unwritable(error) from error
+        self._rows[index] += rows
+
+    def check_complete(self) -> None:
+        """Raises IncompleteDataError where rows are missing."""
+        for array, rows in zip(self._arrays, self._rows, strict=True):
+            # An array whose rows hold nothing needs no chunk.
+            if rows < array.rows and array.held_bytes:
+                raise IncompleteDataError(
+                    f"{array.label()}: the stream ended after {rows} rows, expected {array.rows} as the spec declares"
+                )
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def data_file(folder: Path, index: int) -> Path:
+    """Where an array of a run lies."""
+    return folder / DATA / f"{index}.npy"
+
+
+def read_data(folder: Path, arrays: Sequence[DataArray]) -> list[npt.NDArray[Any]]:
+    """The arrays of a run, mapped into memory."""
+    return [
+        np.load(data_file(folder, index), mmap_mode="r" if array.held_bytes else None, allow_pickle=False)
+        for index, array in enumerate(arrays)
+    ]
+
+
+def _unwritable(error: OSError) -> NotTrainableError:
+    return NotTrainableError(f"the data can't be kept: {error.strerror}")

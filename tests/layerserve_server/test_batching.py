@@ -1,0 +1,295 @@
+"""Batching: rows belong to their caller, the queue is bounded, nothing waits without need."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layerserve_server.batching import Lane, Pending
+from layerserve_server.errors import (
+    BusyError,
+    CallCancelledError,
+    DeadlinePassedError,
+    InvalidRequestError,
+    UnavailableError,
+)
+
+
+class Observer:
+    def __init__(self):
+        self.batches = []
+
+    def batch_ran(self, rows, requests, seconds):
+        self.batches.append((rows, requests))
+
+    def queue_changed(self, rows):
+        self.queued = rows
+
+
+class Doubler:
+    """Doubles `x`. Runs wait for `gate`; with `running` a test knows that one has begun."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.running = threading.Semaphore(0)
+        self.seen = []
+
+    def __call__(self, outputs, arrays):
+        self.running.release()
+        assert self.gate.wait(30)
+        x = arrays["x"]
+        self.seen.append(x[:, 0].tolist() if x.ndim > 1 else x.tolist())
+        if (x < 0).any():
+            raise InvalidRequestError(f"got {x.min():g}")
+        return dict.fromkeys(outputs, x * 2)
+
+
+@pytest.fixture
+def make():
+    lanes = []
+
+    def make_lane(execute, max_batch_rows=8, max_queue_rows=1000):
+        observer = Observer()
+        lane = Lane("m", execute, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, observer=observer)
+        lanes.append(lane)
+        return lane, observer
+
+    yield make_lane
+    for lane in lanes:
+        lane.close()
+
+
+def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1):
+    """Submits rows that begin with `values`; gives the request and a future of its results."""
+    future: Future = Future()
+
+    def done(pending):
+        if pending.error is not None:
+            future.set_exception(pending.error)
+        else:
+            future.set_result(pending.results)
+
+    x = np.repeat(np.asarray(values, np.float64)[:, None], width, axis=1)
+    pending = Pending(outputs, {"x": x}, len(values), joinable, done, deadline)
+    lane.submit(pending)
+    return pending, future
+
+
+def column(future, name="y"):
+    return future.result(30)[name][:, 0].tolist()
+
+
+def held(make, **limits):
+    """A lane whose first batch is under way, so that what is asked next waits."""
+    doubler = Doubler()
+    lane, observer = make(doubler, **limits)
+    _, first = ask(lane, [1])
+    assert doubler.running.acquire(timeout=30)
+    return doubler, lane, observer, first
+
+
+def test_what_arrives_while_a_batch_runs_is_the_next_one(make):
+    doubler, lane, observer, first = held(make)
+    futures = [ask(lane, [10 * i, 10 * i + 1])[1] for i in range(1, 4)]
+    doubler.gate.set()
+    assert [column(future) for future in futures] == [[20, 22], [40, 42], [60, 62]]
+    assert column(first) == [2]
+    assert observer.batches == [(1, 1), (6, 3)]
+
+
+def test_an_idle_lane_answers_without_waiting_for_company(make):
+    doubler = Doubler()
+    doubler.gate.set()
+    lane, _ = make(doubler)
+    pending, future = ask(lane, [1])
+    assert column(future) == [2]
+    assert pending.started - pending.arrived < 0.5
+
+
+def test_a_request_larger_than_a_batch_is_split_and_rejoined_and_lets_others_in_between(make):
+    doubler, lane, observer, _ = held(make, max_batch_rows=4)
+    _, large = ask(lane, range(100, 110))
+    _, small = ask(lane, [5])
+    doubler.gate.set()
+    assert column(large) == [2 * i for i in range(100, 110)]
+    assert column(small) == [10]
+    assert observer.batches == [(1, 1), (4, 1), (4, 2), (3, 1)]
+    assert doubler.seen[2][0] == 5
+
+
+def test_first_come_first_served_within_a_batch(make):
+    doubler, lane, _, _ = held(make, max_batch_rows=4)
+    futures = [ask(lane, values)[1] for values in ([1, 2, 3], [4, 5], [6])]
+    doubler.gate.set()
+    for future in futures:
+        future.result(30)
+    assert doubler.seen[1:] == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("change", [{"outputs": ("z",)}, {"width": 3}])
+def test_what_differs_in_outputs_or_shape_runs_apart(make, change):
+    doubler, lane, observer, _ = held(make)
+    _, one = ask(lane, [1, 2])
+    _, other = ask(lane, [3], **change)
+    _, third = ask(lane, [4])
+    doubler.gate.set()
+    assert column(one) == [2, 4]
+    assert column(third) == [8]
+    assert column(other, change.get("outputs", ("y",))[0]) == [6]
+    assert observer.batches[1:] == [(3, 2), (1, 1)]
+
+
+def test_a_model_without_a_row_axis_runs_alone(make):
+    doubler, lane, observer, _ = held(make, max_batch_rows=2)
+    futures = [ask(lane, [1, 2, 3], joinable=False)[1] for _ in range(2)]
+    doubler.gate.set()
+    assert [column(future) for future in futures] == [[2, 4, 6]] * 2
+    assert observer.batches[1:] == [(3, 1), (3, 1)]
+
+
+def test_only_the_caller_whose_content_is_wrong_fails(make):
+    doubler, lane, _, _ = held(make)
+    _, good = ask(lane, [1])
+    _, bad = ask(lane, [-7])
+    _, also_good = ask(lane, [3])
+    doubler.gate.set()
+    assert column(good) == [2]
+    assert column(also_good) == [6]
+    with pytest.raises(InvalidRequestError, match="got -7"):
+        bad.result(30)
+
+
+def test_a_defect_of_the_executor_fails_the_batch_and_not_the_lane(make):
+    calls = []
+
+    def execute(outputs, arrays):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return {"y": arrays["x"]}
+
+    lane, _ = make(execute)
+    with pytest.raises(ZeroDivisionError):
+        ask(lane, [1])[1].result(30)
+    assert column(ask(lane, [1])[1]) == [1]
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((3, 1)), np.zeros(())])
+def test_results_with_other_rows_are_never_handed_out(make, wrong):
+    lane, _ = make(lambda outputs, arrays: {"y": wrong})
+    with pytest.raises(RuntimeError, match="output 'y' has shape"):
+        ask(lane, [1, 2])[1].result(30)
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(make):
+    doubler, lane, observer, _ = held(make, max_queue_rows=4)
+    ask(lane, [1, 2, 3])
+    with pytest.raises(BusyError, match="3 rows wait, 2 more would pass the limit of 4") as caught:
+        ask(lane, [4, 5])
+    assert 0 < caught.value.retry_after <= 10
+    _, last = ask(lane, [6])
+    doubler.gate.set()
+    assert column(last) == [12]
+
+
+def test_a_request_larger_than_the_queue_waits_in_an_empty_one(make):
+    doubler, lane, _, _ = held(make, max_queue_rows=4)
+    _, large = ask(lane, range(20))
+    doubler.gate.set()
+    assert column(large) == [2 * i for i in range(20)]
+
+
+def test_who_has_gone_or_is_too_late_is_not_computed(make):
+    doubler, lane, observer, _ = held(make)
+    gone, gone_future = ask(lane, [10])
+    _, late_future = ask(lane, [20], deadline=time.monotonic() - 1)
+    _, here = ask(lane, [30])
+    gone.cancel()
+    doubler.gate.set()
+    assert column(here) == [60]
+    with pytest.raises(CallCancelledError):
+        gone_future.result(30)
+    with pytest.raises(DeadlinePassedError):
+        late_future.result(30)
+    assert doubler.seen == [[1], [30]]
+    assert observer.queued == 0
+
+
+def test_a_closed_lane_answers_everyone_and_takes_nobody(make):
+    doubler, lane, _, _ = held(make)
+    _, waiting = ask(lane, [1])
+    lane.close()
+    with pytest.raises(UnavailableError):
+        waiting.result(30)
+    with pytest.raises(UnavailableError):
+        ask(lane, [1])
+    doubler.gate.set()
+
+
+def test_each_request_knows_how_long_it_waited_and_ran(make):
+    doubler, lane, _, _ = held(make)
+    pending, future = ask(lane, [1])
+    doubler.gate.set()
+    future.result(30)
+    assert pending.arrived <= pending.started
+    assert pending.computed >= 0
+
+
+class Scrambler:
+    """An executor that takes its time and gives its arrays in another order, another layout and other types."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def __call__(self, outputs, arrays):
+        time.sleep(self.random.random() * 0.002)
+        names = list(outputs)
+        self.random.shuffle(names)
+        x = arrays["x"]
+        return {name: np.asfortranarray(x.astype(np.float32)) + (name == "z") for name in names}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    max_batch_rows=st.integers(1, 40),
+    sizes=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), min_size=32, max_size=32),
+)
+def test_every_reply_has_its_own_rows(seed, max_batch_rows, sizes):
+    """32 callers at once, random row counts, some of whom go away: nobody ever gets another's rows."""
+    lane = Lane("m", Scrambler(seed), max_batch_rows=max_batch_rows, max_queue_rows=10**6, observer=Observer())
+    wrong: list[str] = []
+    start = threading.Barrier(len(sizes))
+
+    def call(number):
+        choose = random.Random(seed + number)
+        start.wait()
+        for turn, rows in enumerate(sizes[number]):
+            first = number * 10_000 + turn * 1000
+            expected = np.arange(first, first + rows, dtype=np.float64)
+            outputs = choose.choice([("y",), ("z",), ("y", "z")])
+            pending, future = ask(lane, expected, outputs=outputs)
+            if choose.random() < 0.2:
+                pending.cancel()
+            try:
+                results = future.result(60)
+            except CallCancelledError:
+                continue
+            for name in outputs:
+                got = results[name]
+                if got.shape != (rows, 1) or (got[:, 0] != expected + (name == "z")).any():
+                    wrong.append(f"caller {number} got {got[:, 0].tolist()} for {expected.tolist()}")
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(len(sizes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lane.close()
+    assert wrong == []

@@ -1,0 +1,114 @@
+"""Layout: which files in a repository are versions, and which are named with what is wrong."""
+
+import os
+import socket
+
+import pytest
+from layerserve_server.repository.layout import find_file, find_in_folder
+
+
+def found(root):
+    return {(one.name, one.version): one for one in find_in_folder(root)}
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("model")
+    return path
+
+
+def test_versions_are_folders_with_a_number_and_a_model_file(tmp_path):
+    touch(tmp_path / "a" / "1" / "model.keras")
+    touch(tmp_path / "a" / "20" / "model.h5")
+    touch(tmp_path / "b" / "3" / "any name.hdf5")
+    touch(tmp_path / "flat.keras")
+    assert set(found(tmp_path)) == {("a", 1), ("a", 20), ("b", 3), ("flat", 1)}
+    assert not any(one.problem for one in found(tmp_path).values())
+
+
+def test_a_folder_comes_before_a_flat_file_of_the_same_name(tmp_path):
+    touch(tmp_path / "a.keras")
+    inside = touch(tmp_path / "a" / "1" / "model.keras")
+    assert found(tmp_path)["a", 1].path == inside
+
+
+@pytest.mark.parametrize("name", ["0", "01", "-1", "1e3", "99999999999999999999", "v1", "1 ", "١"])
+def test_what_is_no_version_number_is_no_version(tmp_path, name):
+    touch(tmp_path / "a" / name / "model.keras")
+    assert found(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", [".hidden", "-a", "a b", "a\nb", "ä", "x" * 129])
+def test_what_is_no_model_name_is_no_model(tmp_path, name):
+    touch(tmp_path / name / "1" / "model.keras")
+    assert found(tmp_path) == {}
+
+
+def test_model_keras_comes_before_other_files(tmp_path):
+    touch(tmp_path / "a" / "1" / "other.h5")
+    touch(tmp_path / "a" / "1" / "model.keras")
+    assert found(tmp_path)["a", 1].path.name == "model.keras"
+
+
+def link_outside(path):
+    path.symlink_to("/etc/hostname")
+
+
+def link_loop(path):
+    path.symlink_to(path)
+
+
+def named_socket(path):
+    here = os.getcwd()
+    os.chdir(path.parent)  # socket names are short
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a named pipe"),
+        (os.mkdir, "a folder"),
+        (link_outside, "a symbolic link"),
+        (link_loop, "a symbolic link"),
+        (named_socket, "a socket"),
+    ],
+)
+def test_what_is_no_regular_file_is_told_and_not_opened(tmp_path, make, kind):
+    folder = tmp_path / "a" / "1"
+    folder.mkdir(parents=True)
+    make(folder / "model.keras")
+    assert found(tmp_path)["a", 1].problem == f"model.keras is {kind}, expected a regular file"
+
+
+def test_a_version_folder_that_is_a_link_is_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    touch(outside / "1" / "model.keras")
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "root" / "a" / "1").symlink_to(outside / "1")
+    (tmp_path / "root" / "b").symlink_to(outside)
+    assert found(tmp_path / "root") == {}
+
+
+def test_several_or_no_model_files_are_told(tmp_path):
+    touch(tmp_path / "a" / "1" / "x.h5")
+    touch(tmp_path / "a" / "1" / "y.keras")
+    (tmp_path / "a" / "2").mkdir()
+    versions = found(tmp_path)
+    assert "2 model files, expected one, or a model.keras: x.h5, y.keras" in versions["a", 1].problem
+    assert "no model file" in versions["a", 2].problem
+
+
+def test_another_content_has_another_fingerprint_even_with_the_same_size_and_mtime(tmp_path):
+    path = touch(tmp_path / "m.keras")
+    before = find_file("m", 1, path)
+    state = path.stat()
+    path.write_text("MODEL")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    after = find_file("m", 1, path)
+    assert (before.size, before.modified) == (after.size, after.modified)
+    assert before.fingerprint != after.fingerprint

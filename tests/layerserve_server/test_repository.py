@@ -1,0 +1,364 @@
+"""Repository: which version answers, and that nothing on disk takes it away from its callers."""
+
+import os
+import threading
+import time
+
+import pytest
+from layerserve_server.batching import Lane
+from layerserve_server.errors import (
+    BusyError,
+    NotTrainableError,
+    UnavailableError,
+    UnknownLabelError,
+    UnknownModelError,
+    UnknownVersionError,
+    VersionFailedError,
+)
+from layerserve_server.metrics import Metrics
+from layerserve_server.repository import publishing
+from layerserve_server.repository.repository import Repository, State
+
+
+@pytest.fixture
+def make(tmp_path, load_fake):
+    """A repository of tmp_path/models that has looked once."""
+    made = []
+
+    def make_repository(path=None, load=load_fake, **options):
+        metrics = Metrics()
+
+        def lane(name, version, execution):
+            return Lane(name, execution, max_batch_rows=8, max_queue_rows=8, observer=metrics.lane(name, version))
+
+        repository = Repository(
+            path or tmp_path / "models", tmp_path / "published", load, lane, observer=metrics, **options
+        )
+        made.append(repository)
+        repository.scan()
+        return repository
+
+    yield make_repository
+    for repository in made:
+        repository.close()
+
+
+def answering(repository, *choice):
+    """Version and offset of what answers."""
+    with repository.lease(*choice) as version:
+        return version.version, version.model.offset
+
+
+def states(repository):
+    return {one.version: one.state for one in repository.describe()}
+
+
+def test_the_newest_version_answers_and_older_ones_are_loaded_when_asked_for(make, put):
+    put(version=1, offset=1)
+    put(version=2, offset=2)
+    repository = make()
+    assert states(repository) == {1: State.AVAILABLE, 2: State.READY}
+    assert answering(repository, "double") == (2, 2)
+    assert answering(repository, "double", 1) == (1, 1)
+    assert states(repository) == {1: State.READY, 2: State.READY}
+    assert answering(repository, "double") == (2, 2)
+
+
+def test_only_so_many_old_versions_stay_loaded(make, put):
+    for version in range(1, 6):
+        put(version=version, offset=version)
+    repository = make(max_old_versions=2)
+    for version in (1, 2, 3):
+        answering(repository, "double", version)
+    ready = State.READY
+    available = State.AVAILABLE
+    assert states(repository) == {5: ready, 4: available, 3: ready, 2: ready, 1: available}
+    answering(repository, "double", 2)
+    answering(repository, "double", 4)
+    assert states(repository) == {5: ready, 4: ready, 3: available, 2: ready, 1: available}
+
+
+def test_a_new_version_takes_over_while_the_old_one_finishes(make, put):
+    put(version=1, offset=1)
+    repository = make()
+    lease = repository.lease("double")
+    put(version=2, offset=2)
+    repository.scan()
+    repository.scan()
+    assert answering(repository, "double") == (2, 2)
+    assert states(repository) == {1: State.UNLOADING, 2: State.READY}
+    assert lease.version.model.offset == 1
+    lease.end()
+    assert states(repository) == {1: State.AVAILABLE, 2: State.READY}
+
+
+def test_a_version_that_fails_leaves_the_old_one_and_says_why(make, put):
+    put(version=1, offset=1)
+    repository = make()
+    put(version=2, text="{")
+    repository.scan()
+    repository.scan()
+    assert answering(repository, "double") == (1, 1)
+    assert states(repository)[2] is State.FAILED
+    assert repository.describe("double")[0].reason == "model.keras: the file is truncated"
+    with pytest.raises(VersionFailedError, match="model 'double' version 2 failed to load: .*truncated"):
+        repository.lease("double", 2)
+
+
+def test_at_the_start_the_newest_that_loads_is_taken(make, put):
+    put(version=1, offset=1)
+    put(version=2, offset=2)
+    put(version=3, text="{")
+    repository = make()
+    assert answering(repository, "double") == (2, 2)
+    assert states(repository) == {1: State.AVAILABLE, 2: State.READY, 3: State.FAILED}
+
+
+def test_a_broken_model_does_not_harm_others_and_is_tried_again_when_it_changes(make, put):
+    put("good")
+    put("bad", text="{")
+    repository = make()
+    assert answering(repository, "good") == (1, 0)
+    with pytest.raises(VersionFailedError):
+        repository.lease("bad")
+    put("bad", offset=5)
+    repository.scan()
+    repository.scan()
+    assert answering(repository, "bad") == (1, 5)
+
+
+def test_a_defect_while_loading_is_not_told_to_callers(make, put, caplog):
+    put()
+
+    def load(path):
+        raise ZeroDivisionError("/secret/path")
+
+    repository = make(load=load)
+    assert repository.describe()[0].reason == "internal error while loading; the server's log has it"
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")])
+def test_what_is_no_file_is_listed_with_its_reason(make, put, tmp_path, make_it):
+    put("good")
+    folder = tmp_path / "models" / "odd" / "1"
+    folder.mkdir(parents=True)
+    make_it(folder / "model.keras")
+    repository = make()
+    assert answering(repository, "good") == (1, 0)
+    (odd,) = repository.describe("odd")
+    assert odd.state is State.FAILED
+    assert "expected a regular file" in odd.reason
+
+
+def test_a_file_that_grows_is_taken_when_it_stops(make, put, tmp_path):
+    put("other")
+    repository = make(settle_seconds=1000)
+    path = put("slow", text="{")
+    repository.scan()
+    assert [one.state for one in repository.describe("slow")] == [State.LOADING]
+    with pytest.raises(UnavailableError):
+        repository.lease("slow")
+    path.write_text('{"offset": 3')
+    repository.scan()
+    path.write_text('{"offset": 3}')
+    repository.scan()
+    assert [one.state for one in repository.describe("slow")] == [State.LOADING]
+    repository.scan()
+    assert answering(repository, "slow") == (1, 3)
+
+
+def test_a_file_that_lay_still_before_it_came_is_taken_at_once(make, put):
+    put("other")
+    repository = make(settle_seconds=60)
+    path = put("moved", offset=4)
+    os.utime(path, (time.time() - 100,) * 2)
+    repository.scan()
+    assert answering(repository, "moved") == (1, 4)
+
+
+def test_a_served_file_that_is_overwritten_is_swapped_or_kept(make, put):
+    path = put(offset=1)
+    repository = make()
+    path.write_text("{")
+    repository.scan()
+    repository.scan()
+    assert answering(repository, "double") == (1, 1)
+    assert "can't be loaded, so the earlier one is served" in repository.describe()[0].reason
+    path.write_text('{"offset": 9}')
+    repository.scan()
+    repository.scan()
+    assert answering(repository, "double") == (1, 9)
+    assert repository.describe()[0].reason == ""
+
+
+def test_a_version_that_is_removed_finishes_and_the_one_before_takes_over(make, put):
+    put(version=1, offset=1)
+    path = put(version=2, offset=2)
+    repository = make()
+    lease = repository.lease("double")
+    path.unlink()
+    path.parent.rmdir()
+    repository.scan()
+    assert answering(repository, "double") == (1, 1)
+    assert lease.version.model.offset == 2
+    lease.end()
+    with pytest.raises(UnknownVersionError, match="model 'double' has no version 2; it has 1"):
+        repository.lease("double", 2)
+
+
+def test_a_disk_that_does_not_answer_takes_nothing_away(make, put, tmp_path, caplog):
+    put(offset=1)
+    repository = make()
+    (tmp_path / "models").rename(tmp_path / "gone")
+    repository.scan()
+    repository.scan()
+    assert answering(repository, "double") == (1, 1)
+    assert caplog.text.count("can't read the repository") == 1
+
+
+def test_labels_choose(make, put, tmp_path):
+    put(version=1, offset=1)
+    put(version=2, offset=2)
+    publishing.write_label(tmp_path / "models" / "double", "stable", 1)
+    publishing.write_label(tmp_path / "models" / "double", "lost", 7)
+    repository = make()
+    assert answering(repository, "double", None, "stable") == (1, 1)
+    assert [one.labels for one in repository.describe()] == [(), ("stable",)]
+    with pytest.raises(UnknownLabelError, match="model 'double': unknown label 'stabel'; did you mean 'stable'?"):
+        repository.lease("double", None, "stabel")
+    with pytest.raises(UnknownVersionError, match="no version 7, to which label 'lost' points"):
+        repository.lease("double", None, "lost")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc", "..%2f", "a/b", ".", "", " ", "\0", "x" * 10_000, "dоuble", "\ud800"], ids=ascii
+)
+def test_names_that_are_no_model_are_unknown(make, put, name):
+    put()
+    with pytest.raises(UnknownModelError, match="unknown model"):
+        make().lease(name)
+
+
+def test_an_empty_repository_says_so(make, tmp_path):
+    (tmp_path / "models").mkdir()
+    with pytest.raises(UnknownModelError, match="there is no model"):
+        make().lease("m")
+
+
+def test_callers_wait_for_an_old_version_but_not_without_bound(make, put, load_fake):
+    put(version=1, offset=1)
+    put(version=2, offset=2)
+    gate, loading = threading.Event(), threading.Event()
+
+    def load(path):
+        if path.parent.name == "1":
+            loading.set()
+            assert gate.wait(30)
+        return load_fake(path)
+
+    repository = make(load=load)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(answering(repository, "double", 1))) for _ in range(8)]
+    threads[0].start()
+    assert loading.wait(30)
+    for thread in threads[1:]:
+        thread.start()
+    while repository._models["double"][1].waiting < 8:
+        time.sleep(0.001)
+    with pytest.raises(BusyError, match="8 calls wait for it"):
+        repository.lease("double", 1)
+    assert answering(repository, "double") == (2, 2)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert results == [(1, 1)] * 8
+
+
+def test_a_published_version_is_served_when_publish_returns(make, put, tmp_path):
+    put(version=1, offset=1)
+    repository = make(settle_seconds=1000)
+    result = tmp_path / "result.keras"
+    result.write_text('{"offset": 7}')
+    assert repository.publish("double", result, run="r1", base_version=1, label="best") == 2
+    assert answering(repository, "double") == (2, 7)
+    newest = repository.describe()[0]
+    assert (newest.training_run, newest.labels, newest.default) == ("r1", ("best",), True)
+    assert repository.version_of_run("double", "r1") == 2
+    assert repository.version_of_run("double", "r2") == 0
+
+
+def test_a_published_file_that_does_not_load_is_told_and_not_served(make, put, tmp_path):
+    put(version=1, offset=1)
+    repository = make()
+    result = tmp_path / "result.keras"
+    result.write_text("{")
+    with pytest.raises(VersionFailedError, match="published as version 2, which can't be loaded"):
+        repository.publish("double", result, run="r1", base_version=1)
+    assert answering(repository, "double") == (1, 1)
+
+
+def test_a_published_file_that_was_changed_is_not_loaded(make, put, tmp_path):
+    put(version=1, offset=1)
+    result = tmp_path / "result.keras"
+    result.write_text('{"offset": 7}')
+    publishing.publish(tmp_path / "models", "double", result, {})
+    (tmp_path / "models" / "double" / "2" / "model.keras").write_text('{"offset": 8}')
+    repository = make()
+    assert answering(repository, "double") == (1, 1)
+    assert "another sha256" in repository.describe()[0].reason
+
+
+def test_a_single_file_is_version_1_and_training_publishes_beside_it(make, put, tmp_path):
+    path = put(offset=1).rename(tmp_path / "digits.keras")
+    repository = make(path)
+    assert answering(repository, "digits") == (1, 1)
+    result = tmp_path / "result.keras"
+    result.write_text('{"offset": 7}')
+    assert repository.publish("digits", result, run="r1", base_version=1) == 2
+    assert (tmp_path / "published" / "digits" / "2" / "model.keras").exists()
+    assert answering(repository, "digits") == (2, 7)
+    assert answering(repository, "digits", 1) == (1, 1)
+
+
+def test_a_repository_that_can_not_be_written_is_told(make, put, tmp_path, monkeypatch):
+    put()
+    repository = make()
+
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(NotTrainableError, match="can't be written: Permission denied"):
+        repository.check_writable("double")
+
+
+def test_many_swaps_under_load_lose_no_request(make, put):
+    """Callers never see an error, and never a version that isn't there."""
+    put(version=1, offset=1)
+    repository = make()
+    stop = threading.Event()
+    problems, seen = [], set()
+
+    def call():
+        while not stop.is_set():
+            try:
+                seen.add(answering(repository, "double"))
+            except Exception as error:
+                problems.append(error)
+                return
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for version in range(2, 30):
+        path = put(version=version, offset=version)
+        os.utime(path, (0, 0))
+        repository.scan()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert all(version == offset for version, offset in seen)
+    assert states(repository)[29] is State.READY
+    assert list(states(repository).values()).count(State.READY) == 1
