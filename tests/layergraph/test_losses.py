@@ -140,7 +140,9 @@ def test_row_weights_reach_all_steps_of_a_row():
 
 
 @pytest.mark.parametrize("name", ["MeanSquaredError", "MeanAbsoluteError", "BinaryCrossentropy", "Huber", "LogCosh"])
-@pytest.mark.parametrize(("y_shape", "p_shape"), [((5,), (5, 1)), ((5, 1), (5,)), ((5, 4, 1), (5, 4)), ((5, 4), (5, 4, 1))])
+@pytest.mark.parametrize(
+    ("y_shape", "p_shape"), [((5,), (5, 1)), ((5, 1), (5,)), ((5, 4, 1), (5, 4)), ((5, 4), (5, 4, 1))]
+)
 def test_ranks_that_differ_by_one_do_not_broadcast(name, y_shape, p_shape):
     y = RNG.integers(0, 2, y_shape).astype("float32")
     check(both(name, {}, y, RNG.uniform(0.1, 0.9, p_shape).astype("float32")))

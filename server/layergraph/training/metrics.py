@@ -203,13 +203,23 @@ class CategoricalCrossentropy(_LossMean):
 
 
 class SparseCategoricalCrossentropy(FunctionMean):
-    """Mean crossentropy of class numbers; ignored ones count as 0, as in Keras 3."""
+    """Mean crossentropy of class numbers (keras.metrics.SparseCategoricalCrossentropy).
+
+    As in Keras 3, ignored classes count as 0 without sample weights, and not at all with them.
+    """
 
     function = loss_functions.sparse_categorical_crossentropy
     direction = "down"
     from_logits: bool = option(boolean, default=False)
     ignore_class: int | None = option(optional(integer), default=None)
     axis: int = option(integer, default=-1)
+
+    def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
+        values = self.values(y_true, y_pred)
+        if sample_weight is not None and self.ignore_class is not None:
+            valid = (y_true != self.ignore_class).reshape(values.shape).to(torch.float32)
+            sample_weight = weights_like(valid, sample_weight) * valid
+        self.accumulate(values, sample_weight)
 
 
 class KLDivergence(_LossMean):

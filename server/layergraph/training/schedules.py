@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from layergraph.config.options import (
     Configurable,
@@ -156,7 +157,9 @@ class CosineDecayRestarts(Schedule):
             restarts = np.floor(done)
             done = done - restarts
         else:
-            restarts = np.floor(np.log(one - done * (one - t_mul)) / np.log(t_mul))
+            # At a restart the last bit of the logarithm decides: it has to be torch's, as in Keras on torch.
+            stretch, base = torch.tensor(one - done * (one - t_mul)), torch.tensor(t_mul)
+            restarts = F32(torch.floor(torch.log(stretch) / torch.log(base)))
             finished = (one - t_mul**restarts) / (one - t_mul)
             done = (done - finished) / t_mul**restarts
         cosine = F32(0.5) * F32(self.m_mul) ** restarts * (one + np.cos(F32(math.pi) * done))

@@ -1,0 +1,288 @@
+"""Optimizers and schedules against stock Keras: weights and state after given gradients."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pytest
+import torch
+from layergraph.errors import ConfigError, DataError
+from layergraph.functional.weight import Weight
+from layergraph.training.constraints import MaxNorm
+from layergraph.training.optimizers import OPTIMIZERS, optimizer
+from layergraph.training.schedules import SCHEDULES, learning_rate
+
+STEPS = 12
+SHAPES = [(4, 3), (3,), (2, 2, 3)]
+CASES = [
+    ("SGD", {}),
+    ("SGD", {"learning_rate": 0.1, "momentum": 0.9}),
+    ("SGD", {"learning_rate": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1}),
+    ("RMSprop", {}),
+    ("RMSprop", {"learning_rate": 0.05, "rho": 0.8, "momentum": 0.9}),
+    ("RMSprop", {"learning_rate": 0.05, "centered": True}),
+    ("RMSprop", {"learning_rate": 0.05, "centered": True, "momentum": 0.5, "epsilon": 1e-3}),
+    ("Adam", {}),
+    ("Adam", {"learning_rate": 0.05, "amsgrad": True, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2}),
+    ("Adam", {"learning_rate": 0.05, "weight_decay": 0.1}),
+    ("AdamW", {"learning_rate": 0.05}),
+    ("AdamW", {"learning_rate": 0.05, "weight_decay": 0.3, "amsgrad": True}),
+    ("Adamax", {"learning_rate": 0.05}),
+    ("Adagrad", {"learning_rate": 0.05}),
+    ("Adagrad", {"learning_rate": 0.05, "initial_accumulator_value": 0.0}),
+    ("Adadelta", {"learning_rate": 0.5}),
+    ("Lion", {"learning_rate": 0.01}),
+    ("Ftrl", {"learning_rate": 0.05}),
+    (
+        "Ftrl",
+        {
+            "learning_rate": 0.05,
+            "learning_rate_power": -0.7,
+            "l1_regularization_strength": 0.1,
+            "l2_regularization_strength": 0.2,
+            "l2_shrinkage_regularization_strength": 0.05,
+            "beta": 0.1,
+        },
+    ),
+    *[
+        ("Adam", {"learning_rate": 0.05, **shared})
+        for shared in (
+            {"clipnorm": 0.5},
+            {"clipvalue": 0.3},
+            {"global_clipnorm": 0.7},
+            {"global_clipnorm": 100.0},
+            {"use_ema": True, "ema_momentum": 0.8},
+            {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 5},
+            {"loss_scale_factor": 8.0, "clipnorm": 0.5},
+            {"gradient_accumulation_steps": 3, "clipnorm": 0.5, "weight_decay": 0.1},
+            {"gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.7},
+        )
+    ],
+    ("SGD", {"learning_rate": {"class_name": "ExponentialDecay", "config": (0.3, 4, 0.5)}, "weight_decay": 0.1}),
+    (
+        "Adam",
+        {
+            "learning_rate": {"class_name": "PiecewiseConstantDecay", "config": ([3, 6], [0.1, 0.05, 0.01])},
+            "gradient_accumulation_steps": 2,
+        },
+    ),
+]
+
+
+@dataclass
+class Pair:
+    """The same weights in both worlds."""
+
+    ours: list[Weight]
+    theirs: list[keras.Variable]
+
+
+def pair(constrained=False):
+    rng = np.random.default_rng(1)
+    ours, theirs = [], []
+    for index, shape in enumerate(SHAPES):
+        value = rng.standard_normal(shape).astype("float32")
+        limit = MaxNorm(1.0) if constrained else None
+        weight = Weight("dense", f"w{index}", shape, "float32", lambda s, d: torch.zeros(s), constraint=limit)
+        weight.assign(value)
+        variable = keras.Variable(value.copy(), name=f"w{index}")
+        variable.constraint = keras.constraints.MaxNorm(1.0) if constrained else None
+        ours.append(weight)
+        theirs.append(variable)
+    return Pair(ours, theirs)
+
+
+def made(name, options):
+    """Both optimizers; a schedule is given by class and positional arguments."""
+    given = dict(options)
+    rate = given.get("learning_rate")
+    if not isinstance(rate, dict):
+        return optimizer({"class_name": name, "config": given}), getattr(keras.optimizers, name)(**given)
+    theirs = getattr(keras.optimizers.schedules, rate["class_name"])(*rate["config"])
+    ours = SCHEDULES[rate["class_name"]](*rate["config"])
+    return (
+        OPTIMIZERS[name](**{**given, "learning_rate": ours}),
+        getattr(keras.optimizers, name)(**{**given, "learning_rate": theirs}),
+    )
+
+
+def run(ours, theirs, weights, steps=STEPS, missing=(), seed=5):
+    rng = np.random.default_rng(seed)
+    ours.build(weights.ours)
+    theirs.build(weights.theirs)
+    for step in range(steps):
+        gradients = [(rng.standard_normal(s) * rng.uniform(0.1, 3)).astype("float32") for s in SHAPES]
+        dropped = [None if i in missing and step % 2 else g for i, g in enumerate(gradients)]
+        ours.apply([None if g is None else torch.tensor(g) for g in dropped])
+        theirs.apply([None if g is None else torch.tensor(g) for g in dropped], weights.theirs)
+
+
+def check(ours, theirs, weights, tolerance=2e-5):
+    for own, their in zip(weights.ours, weights.theirs, strict=True):
+        np.testing.assert_allclose(own.numpy(), their.numpy(), rtol=tolerance, atol=tolerance)
+    assert len(ours.variables) == len(theirs.variables)
+    for own, their in zip(ours.variables, theirs.variables, strict=True):
+        assert own.name.rsplit("_", 1)[-1] == their.name.rsplit("_", 1)[-1]
+        np.testing.assert_allclose(own.numpy(), their.numpy(), rtol=1e-4, atol=1e-5, err_msg=own.name)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_weights_and_state(name, options):
+    weights = pair()
+    ours, theirs = made(name, options)
+    run(ours, theirs, weights)
+    check(ours, theirs, weights)
+    theirs.finalize_variable_values(weights.theirs)
+    ours.finalize()
+    check(ours, theirs, weights)
+
+
+def test_every_optimizer_and_schedule_has_a_case():
+    assert {name for name, _ in CASES} == set(OPTIMIZERS)
+    assert {name for name, _ in SCHEDULE_CASES} == set(SCHEDULES)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"use_ema": True}, {"gradient_accumulation_steps": 3}])
+def test_weights_without_a_gradient_rest(options):
+    weights = pair(constrained=True)
+    ours, theirs = made("Adam", {"learning_rate": 0.05, **options})
+    run(ours, theirs, weights, missing=(1,))
+    check(ours, theirs, weights)
+
+
+def test_constraints_are_applied_after_each_update():
+    weights = pair(constrained=True)
+    ours, theirs = made("SGD", {"learning_rate": 0.3, "use_ema": True})
+    run(ours, theirs, weights)
+    check(ours, theirs, weights)
+    assert np.linalg.norm(weights.ours[0].numpy(), axis=0).max() <= 1.0 + 1e-6
+
+
+def test_exclusion_from_weight_decay():
+    weights = pair()
+    ours, theirs = made("AdamW", {"learning_rate": 0.05, "weight_decay": 0.5})
+    ours.build(weights.ours)
+    ours.exclude_from_weight_decay(var_list=[weights.ours[0]], var_names=["w2"])
+    theirs.exclude_from_weight_decay(var_list=[weights.theirs[0]], var_names=["w2"])
+    run(ours, theirs, weights)
+    check(ours, theirs, weights)
+
+
+def test_a_changed_rate_counts_from_the_next_step():
+    weights = pair()
+    ours, theirs = made("SGD", {"learning_rate": 0.1, "momentum": 0.9})
+    run(ours, theirs, weights, steps=3)
+    ours.learning_rate = 0.01
+    theirs.learning_rate = 0.01
+    run(ours, theirs, weights, steps=3, seed=6)
+    check(ours, theirs, weights)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_a_saved_state_goes_on_where_keras_stopped(name, options):
+    weights = pair()
+    ours, theirs = made(name, options)
+    run(made(name, options)[0], theirs, weights, steps=5)
+    for own, their in zip(weights.ours, weights.theirs, strict=True):
+        own.assign(their.numpy())
+    ours.build(weights.ours)
+    ours.load([variable.numpy() for variable in theirs.variables])
+    run(ours, theirs, weights, steps=5, seed=9)
+    check(ours, theirs, weights)
+
+
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
+    weights = pair()
+    ours, theirs = made("Adam", {})
+    run(ours, theirs, weights, steps=2)
+    state = [variable.numpy() for variable in ours.variables]
+    with pytest.raises(DataError, match="got 4 arrays of state, expected 8"):
+        ours.load(state[:4])
+    with pytest.raises(DataError, match=r"dense_w2_velocity has shape \(5,\), expected \(2, 2, 3\)"):
+        ours.load([np.zeros_like(a) for a in state[:-1]] + [np.zeros(5)])
+    for before, after in zip(state, ours.variables, strict=True):
+        assert (before == after.numpy()).all()
+
+
+def test_keras_2_state_has_no_rate():
+    weights = pair()
+    ours, _ = made("Adam", {"learning_rate": 0.3})
+    ours.build(weights.ours)
+    state = [variable.numpy() for variable in ours.variables]
+    ours.load([np.array(7, "int64"), *state[2:]])
+    assert ours.iterations == 7
+    assert ours.learning_rate == 0.3
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_config_is_read_by_both(name):
+    theirs = getattr(keras.optimizers, name)(use_ema=True, clipnorm=0.5)
+    ours = optimizer(keras.optimizers.serialize(theirs))
+    assert type(ours).__name__ == name
+    again = getattr(keras.optimizers, name).from_config(ours.get_config()).get_config()
+    assert again == pytest.approx(theirs.get_config())
+    assert set(ours.get_config()) == set(theirs.get_config())
+
+
+def test_a_schedule_in_the_config():
+    theirs = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 100, warmup_target=0.2, warmup_steps=5))
+    ours = optimizer(keras.optimizers.serialize(theirs))
+    assert ours.rate() == pytest.approx(0.1)
+    assert keras.optimizers.Adam.from_config(ours.get_config()).get_config() == theirs.get_config()
+
+
+def test_keras_2_configs():
+    ours = optimizer({"class_name": "Custom>Adam", "config": {"learning_rate": 0.1, "jit_compile": True}})
+    assert ours.rate() == 0.1
+    legacy = optimizer({"class_name": "SGD", "config": {"lr": 0.5, "decay": 0.1, "momentum": 0.0}})
+    legacy.iterations = 5
+    assert legacy.rate() == pytest.approx(0.5 / 1.5)
+
+
+@pytest.mark.parametrize("given", ["adam", "Adam", "ADAM", OPTIMIZERS["Adam"], {"class_name": "adam", "config": {}}])
+def test_names_classes_and_dicts(given):
+    assert type(optimizer(given)).__name__ == "Adam"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("adm", "unknown optimizer 'adm'; did you mean 'adam'"),
+        ({"class_name": "Adam", "config": {"beta1": 0.9}}, "did you mean 'beta_1'"),
+        ({"class_name": "Adam", "config": {"learning_rate": "fast"}}, "option 'learning_rate' is 'fast'"),
+        ({"class_name": "Adam", "config": {"learning_rate": {"class_name": "Cosine"}}}, "unknown schedule 'Cosine'"),
+        ({"class_name": "Adam", "config": {"clipnorm": 1, "clipvalue": 1}}, "got clipnorm and clipvalue"),
+        ({"class_name": "Adam", "config": {"gradient_accumulation_steps": 1}}, "expected 2 or more"),
+        ({"class_name": "SGD", "config": {"momentum": 2}}, "expected a number from 0 to 1"),
+    ],
+)
+def test_what_is_wrong_is_named(given, message):
+    with pytest.raises(ConfigError, match=message):
+        optimizer(given)
+
+
+SCHEDULE_CASES = [
+    ("ExponentialDecay", (0.1, 10, 0.9)),
+    ("ExponentialDecay", (0.1, 10, 0.9, True)),
+    ("InverseTimeDecay", (0.1, 10, 0.5)),
+    ("InverseTimeDecay", (0.1, 10, 0.5, True)),
+    ("PolynomialDecay", (0.1, 20)),
+    ("PolynomialDecay", (0.1, 10, 0.01, 2.0, True)),
+    ("PiecewiseConstantDecay", ([5, 10, 20], [0.4, 0.3, 0.2, 0.1])),
+    ("CosineDecay", (0.1, 20)),
+    ("CosineDecay", (0.1, 20, 0.1, "CosineDecay", 0.5, 7)),
+    ("CosineDecayRestarts", (0.1, 7)),
+    ("CosineDecayRestarts", (0.1, 5, 1.0, 0.8, 0.1)),
+    ("CosineDecayRestarts", (0.1, 4, 1.5, 0.9)),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), SCHEDULE_CASES, ids=str)
+def test_schedules(name, arguments):
+    ours = SCHEDULES[name](*arguments)
+    theirs = getattr(keras.optimizers.schedules, name)(*arguments)
+    for step in range(45):
+        assert ours(step) == pytest.approx(float(theirs(torch.tensor(step))), rel=1e-5, abs=1e-7), step
+    serialised = keras.optimizers.schedules.serialize(theirs)
+    assert learning_rate(serialised).get_config() == ours.get_config()
