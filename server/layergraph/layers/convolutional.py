@@ -1,0 +1,205 @@
+"""Convolutions (keras.layers.Conv1D, Conv2D, Conv3D)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from layergraph.config.options import anything, boolean, option, positive_int
+from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.initializers import initializer
+from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.spatial import Pads, SpatialLayer, check_windows, data_format, padding, same_padding
+from layergraph.training.constraints import constraint
+from layergraph.training.regularizers import regularizer
+
+
+class WindowedConvolution(SpatialLayer):
+    """What convolutions over sliding windows share: a kernel (*kernel_size, inputs, outputs), strides and dilation."""
+
+    if TYPE_CHECKING:
+        # Subclasses declare these options, where they stand in the order of Keras's arguments.
+        @property
+        def kernel_size(self) -> tuple[int, ...]: ...
+        @property
+        def strides(self) -> tuple[int, ...]: ...
+        @property
+        def dilation_rate(self) -> tuple[int, ...]: ...
+        @property
+        def padding(self) -> str: ...
+        @property
+        def use_bias(self) -> bool: ...
+        @property
+        def bias_initializer(self) -> Any: ...
+        @property
+        def bias_regularizer(self) -> Any: ...
+        @property
+        def bias_constraint(self) -> Any: ...
+
+    def setup(self) -> None:
+        """Brings sizes to one value an axis."""
+        for name in ("kernel_size", "strides", "dilation_rate"):
+            self.each_axis(name)
+        self.check_padding(self.padding)
+
+    def refuse_strided_dilation(self) -> None:
+        """Raises ConfigError where both strides and dilation are above 1: Keras doesn't define that."""
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ConfigError(
+                f"{type(self).__name__}: option 'strides' is {self.strides} with dilation_rate {self.dilation_rate}, "
+                "expected one of them to be 1"
+            )
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Steps that a dilated kernel spans on each axis."""
+        pairs = zip(self.kernel_size, self.dilation_rate, strict=True)
+        return tuple((size - 1) * rate + 1 for size, rate in pairs)
+
+    def add_bias(self, channels: int) -> None:
+        """Creates the bias, if there is one."""
+        if self.use_bias:
+            self.add_weight(
+                "bias",
+                (channels,),
+                self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def pads(self, lengths: tuple[int, ...]) -> Pads:
+        """Zeros around each spatial axis. Raises DataError if no window fits."""
+        windows = self.windows
+        if self.padding == "same":
+            return [same_padding(*axis) for axis in zip(lengths, windows, self.strides, strict=True)]
+        if self.padding == "causal":
+            return [(window - 1, 0) for window in windows]
+        check_windows(lengths, windows, self.spatial_axes[0])
+        return [(0, 0)] * self.rank
+
+    def convolve(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
+        """The convolution of an input in Keras's layout with a kernel (*kernel_size, inputs / groups, outputs)."""
+        x = x.to(kernel.dtype)
+        pads = self.pads(self.lengths(x))
+        even = [before for before, after in pads if before == after]
+        if len(even) < self.rank:
+            # torch pads both sides alike; the rest is done here.
+            x, even = self.padded(x, pads), [0] * self.rank
+        y = _convolution(
+            self.to_torch(x),
+            kernel_to_torch(kernel),
+            bias,
+            stride=self.torch_sizes(self.strides),
+            padding=self.torch_sizes(even, 0),
+            dilation=self.torch_sizes(self.dilation_rate),
+            groups=groups,
+        )
+        return self.from_torch(y)
+
+
+def _convolution(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, **sizes: Any) -> torch.Tensor:
+    convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
+    return convolution(x, kernel, bias, **sizes)
+
+
+def pointwise(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A convolution with windows of one step, of an input in torch's layout."""
+    return _convolution(x, kernel_to_torch(kernel), bias)
+
+
+def kernel_to_torch(kernel: torch.Tensor) -> torch.Tensor:
+    """A view of a kernel (*spatial, a, b) as torch has it, (b, a, *spatial); of rank 1 with a height of 1."""
+    if kernel.ndim == 3:
+        kernel = kernel.unsqueeze(0)
+    return kernel.movedim((-1, -2), (0, 1))
+
+
+class _Convolution(WindowedConvolution):
+    """activation(kernel * x + bias) over sliding windows.
+
+    Input (rows, *spatial, channels), kernel (*kernel_size, channels / groups, filters), output
+    (rows, *spatial, filters); with data_format='channels_first' channels and filters come second.
+    """
+
+    filters: int = option(positive_int)
+    kernel_size: Any = option(anything)
+    strides: Any = option(anything, default=1)
+    padding: str = option(padding, default="valid")
+    data_format: str = option(data_format, default=None)
+    dilation_rate: Any = option(anything, default=1)
+    groups: int = option(positive_int, default=1)
+    activation: Activation = option(activation, default=None)
+    use_bias: bool = option(boolean, default=True)
+    kernel_initializer: Any = option(initializer, default="glorot_uniform")
+    bias_initializer: Any = option(initializer, default="zeros")
+    kernel_regularizer: Any = option(regularizer, default=None)
+    bias_regularizer: Any = option(regularizer, default=None)
+    activity_regularizer: Any = option(regularizer, default=None)
+    kernel_constraint: Any = option(constraint, default=None)
+    bias_constraint: Any = option(constraint, default=None)
+
+    def setup(self) -> None:
+        """Checks strides against dilation, and groups against filters."""
+        super().setup()
+        self.refuse_strided_dilation()
+        if self.filters % self.groups:
+            raise ConfigError(
+                f"{type(self).__name__}: option 'groups' is {self.groups}, expected a divisor of {self.filters} filters"
+            )
+
+    def check_rank(self, rank: int) -> None:
+        """Raises GraphError for an input without rows. tf.keras takes any number of axes as rows."""
+        if rank < self.rank + 2 or (rank > self.rank + 2 and self.channels_first):
+            super().check_rank(rank)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates kernel and bias."""
+        channels = self.channels_of(input_shape)
+        if channels % self.groups:
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): got {channels} channels, expected a multiple of "
+                f"groups, which is {self.groups}"
+            )
+        self.add_weight(
+            "kernel",
+            (*self.kernel_size, channels // self.groups, self.filters),
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.add_bias(self.filters)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Computes the outputs."""
+        bias = w.bias if self.use_bias else None
+        if x.ndim > self.rank + 2:
+            rows = x.shape[: -self.rank - 1]
+            y = self.convolve(x.flatten(0, len(rows) - 1), w.kernel, bias, self.groups)
+            return self.activation(y.reshape(*rows, *y.shape[1:]))
+        return self.activation(self.convolve(x, w.kernel, bias, self.groups))
+
+
+class Conv1D(_Convolution):
+    """Convolution over one axis; padding='causal' looks only back (keras.layers.Conv1D)."""
+
+    rank = 1
+    causal = True
+
+
+class Conv2D(_Convolution):
+    """Convolution over images (keras.layers.Conv2D)."""
+
+    rank = 2
+
+
+class Conv3D(_Convolution):
+    """Convolution over volumes (keras.layers.Conv3D)."""
+
+    rank = 3
+
+
+LAYERS: dict[str, type[Layer]] = {"Conv1D": Conv1D, "Conv2D": Conv2D, "Conv3D": Conv3D}

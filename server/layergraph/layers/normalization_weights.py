@@ -1,0 +1,61 @@
+"""The scale and shift that follow a normalization, and the type in which it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from layergraph.config.options import option
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.initializers import initializer
+from layergraph.training.constraints import constraint
+from layergraph.training.regularizers import regularizer
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """The input in float32 or wider: statistics in half precision would be noise."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def axis_length(layer: Layer, shape: Any, axis: int) -> int:
+    """Length of an axis of an input. Raises GraphError where the axis doesn't exist, or its length is unknown."""
+    if not -len(shape) <= axis < len(shape) or shape[axis] is None:
+        raise GraphError(
+            f"layer '{layer.name}' ({type(layer).__name__}): axis is {axis}, expected one of known length in {shape}"
+        )
+    return int(shape[axis])
+
+
+class AffineLayer(Layer):
+    """A layer with weights gamma, a factor, and beta, a summand."""
+
+    beta_initializer: Any = option(initializer, default="zeros")
+    gamma_initializer: Any = option(initializer, default="ones")
+    beta_regularizer: Any = option(regularizer, default=None)
+    gamma_regularizer: Any = option(regularizer, default=None)
+    beta_constraint: Any = option(constraint, default=None)
+    gamma_constraint: Any = option(constraint, default=None)
+
+    def add_affine(self, shape: Sequence[int], *, gamma: bool, beta: bool) -> None:
+        """Creates the weights that are wanted, gamma first; they keep their type where a layer computes in another."""
+        if gamma:
+            self.add_weight(
+                "gamma",
+                shape,
+                self.gamma_initializer,
+                autocast=False,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
+        if beta:
+            self.add_weight(
+                "beta",
+                shape,
+                self.beta_initializer,
+                autocast=False,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )

@@ -1,0 +1,134 @@
+"""Pooling over windows (keras.layers.MaxPooling*, AveragePooling*)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from layergraph.config.options import anything, option
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.layers.pooling_whole import LAYERS as WHOLE
+from layergraph.layers.spatial import SpatialLayer, check_windows, data_format, padding, same_padding
+
+
+class _Pooling(SpatialLayer):
+    """One value for each window of each channel. Without `strides`, windows lie side by side.
+
+    Input (rows, *spatial, channels), output (rows, *windows, channels).
+    """
+
+    pool_size: Any = option(anything, default=2)
+    strides: Any = option(anything, default=None)
+    padding: str = option(padding, default="valid")
+    data_format: str = option(data_format, default=None)
+
+    def setup(self) -> None:
+        """Brings sizes to one value an axis."""
+        self.each_axis("pool_size")
+        if self.strides is None:
+            self.strides = self.pool_size
+        self.each_axis("strides")
+        self.check_padding(self.padding)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Computes the outputs."""
+        lengths = self.lengths(x)
+        same = self.padding == "same"
+        if not same:
+            check_windows(lengths, self.pool_size, self.spatial_axes[0])
+        pads = [
+            same_padding(*axis) if same else (0, 0) for axis in zip(lengths, self.pool_size, self.strides, strict=True)
+        ]
+        # torch pads both sides alike. Where one step more is due after, a copy is spared: with strides, rounding the
+        # number of windows up adds the last one; without, padding more on both sides adds a first one, dropped below.
+        surplus = [
+            after - before if stride == 1 else 0 for (before, after), stride in zip(pads, self.strides, strict=True)
+        ]
+        y = self.pool(
+            self.to_torch(self.floating(x)),
+            self.torch_sizes(self.pool_size),
+            self.torch_sizes(self.strides),
+            self.torch_sizes([before + extra for (before, _), extra in zip(pads, surplus, strict=True)], 0),
+            same,
+        )
+        return self.cropped(self.from_torch(y), [(extra, 0) for extra in surplus])
+
+    def pool(
+        self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
+    ) -> torch.Tensor:
+        """The pooling itself, in torch's layout."""
+        raise NotImplementedError
+
+
+class _MaxPooling(_Pooling):
+    """The largest value of each window; padding counts as minus infinity."""
+
+    def pool(
+        self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
+    ) -> torch.Tensor:
+        """The largest values."""
+        pool: Any = functional.max_pool2d if x.ndim == 4 else functional.max_pool3d
+        pooled: torch.Tensor = pool(x, window, strides, pads, ceil_mode=round_up)
+        return pooled
+
+
+class _AveragePooling(_Pooling):
+    """The mean of each window; padding doesn't count, as in TensorFlow (Keras on torch counts it in some cases)."""
+
+    def pool(
+        self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
+    ) -> torch.Tensor:
+        """The means."""
+        pool: Any = functional.avg_pool2d if x.ndim == 4 else functional.avg_pool3d
+        pooled: torch.Tensor = pool(x, window, strides, pads, round_up, count_include_pad=False)
+        return pooled
+
+
+class MaxPooling1D(_MaxPooling):
+    """Largest value of windows over one axis (keras.layers.MaxPooling1D)."""
+
+    rank = 1
+
+
+class MaxPooling2D(_MaxPooling):
+    """Largest value of windows over images (keras.layers.MaxPooling2D)."""
+
+    rank = 2
+
+
+class MaxPooling3D(_MaxPooling):
+    """Largest value of windows over volumes (keras.layers.MaxPooling3D)."""
+
+    rank = 3
+
+
+class AveragePooling1D(_AveragePooling):
+    """Mean of windows over one axis (keras.layers.AveragePooling1D)."""
+
+    rank = 1
+
+
+class AveragePooling2D(_AveragePooling):
+    """Mean of windows over images (keras.layers.AveragePooling2D)."""
+
+    rank = 2
+
+
+class AveragePooling3D(_AveragePooling):
+    """Mean of windows over volumes (keras.layers.AveragePooling3D)."""
+
+    rank = 3
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "MaxPooling1D": MaxPooling1D,
+    "MaxPooling2D": MaxPooling2D,
+    "MaxPooling3D": MaxPooling3D,
+    "AveragePooling1D": AveragePooling1D,
+    "AveragePooling2D": AveragePooling2D,
+    "AveragePooling3D": AveragePooling3D,
+    **WHOLE,
+}

@@ -1,0 +1,89 @@
+"""Layers that repeat or interpolate steps of the spatial axes (keras.layers.UpSampling*)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import Expected, anything, option
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.layers.interpolation import INTERPOLATIONS, resize
+from layergraph.layers.spatial import SpatialLayer, data_format
+
+
+def interpolation(value: Any) -> str:
+    """Validator: the name of an interpolation, in any case."""
+    name = value.lower() if isinstance(value, str) else value
+    if name in INTERPOLATIONS:
+        return str(name)
+    raise Expected("one of " + ", ".join(INTERPOLATIONS))
+
+
+class _UpSampling(SpatialLayer):
+    """Each step of the spatial axes `size` times."""
+
+    size: Any = option(anything, default=2)
+    data_format: str = option(data_format, default=None)
+
+    def setup(self) -> None:
+        """Brings the size to one value an axis."""
+        self.each_axis("size")
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Computes the outputs."""
+        self.check_rank(x.ndim)
+        return self.repeated(self.floating(x))
+
+    def repeated(self, x: torch.Tensor) -> torch.Tensor:
+        """The input with its steps repeated, in one copy."""
+        inserted = x
+        expanded = list(x.shape)
+        shape = list(x.shape)
+        for axis, times in reversed(list(zip(self.spatial_axes, self.size, strict=True))):
+            inserted = inserted.unsqueeze(axis + 1)
+            expanded.insert(axis + 1, times)
+            shape[axis] *= times
+        return inserted.expand(expanded).reshape(shape)
+
+
+class UpSampling1D(_UpSampling):
+    """Each step of one axis `size` times (keras.layers.UpSampling1D)."""
+
+    rank = 1
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras keeps a plain number here, and no data format."""
+        config = super().get_config() | {"size": self.size[0]}
+        if not self.channels_first:
+            del config["data_format"]
+        return config
+
+
+class UpSampling2D(_UpSampling):
+    """Images enlarged by whole factors (keras.layers.UpSampling2D)."""
+
+    rank = 2
+    interpolation: str = option(interpolation, default="nearest")
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Computes the outputs."""
+        if self.interpolation in ("nearest", "area"):
+            # By a whole factor, every new pixel lies within one old one.
+            return super().forward(run, w, x)
+        height, width = (n * size for n, size in zip(self.lengths(x), self.size, strict=True))
+        return self.from_torch(resize(self.to_torch(self.floating(x)), (height, width), self.interpolation))
+
+
+class UpSampling3D(_UpSampling):
+    """Volumes enlarged by whole factors (keras.layers.UpSampling3D)."""
+
+    rank = 3
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "UpSampling1D": UpSampling1D,
+    "UpSampling2D": UpSampling2D,
+    "UpSampling3D": UpSampling3D,
+}
