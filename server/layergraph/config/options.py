@@ -62,7 +62,10 @@ class Configurable:
         for name in own:
             delattr(cls, name)
         # A subclass's options come first: they are what is given by position.
-        inherited = {name: value for name, value in cls._options.items() if name not in own}
+        inherited: dict[str, Option] = {}
+        for base in cls.__bases__:
+            known = getattr(base, "_options", {})
+            inherited |= {name: value for name, value in known.items() if name not in own and name not in inherited}
         positional = {n: o for n, o in inherited.items() if not o.kw_only}
         named = {n: o for n, o in inherited.items() if o.kw_only}
         cls._options = {**positional, **own, **named}

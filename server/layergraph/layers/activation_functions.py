@@ -1,36 +1,269 @@
-"""Activation functions by name (keras.activations)."""
+"""Activation functions by name (keras.activations), and what may be given for one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from torch.nn import functional
 
 from layergraph.config.options import Expected
+from layergraph.errors import unknown_name
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
 
+#: A function of a tensor, or an activation layer such as LeakyReLU that stands for one.
 Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 def linear(x: torch.Tensor) -> torch.Tensor:
-    """x."""
+    """x itself."""
     return x
 
 
-def relu(x: torch.Tensor) -> torch.Tensor:
-    """max(x, 0)."""
-    return torch.relu(x)
+def relu(
+    x: torch.Tensor, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
+) -> torch.Tensor:
+    """max_value above it, x from threshold up, negative_slope * (x - threshold) below."""
+    if negative_slope and max_value is None and not threshold:
+        return functional.leaky_relu(x, negative_slope)
+    y = torch.where(x > threshold, x, 0) if threshold else torch.relu(x)
+    if max_value is not None:
+        y = y.clamp(0, max_value)
+    return y - negative_slope * torch.relu(threshold - x) if negative_slope else y
 
 
-ACTIVATIONS = {"linear": linear, "relu": relu}
+def leaky_relu(x: torch.Tensor, negative_slope: float = 0.2) -> torch.Tensor:
+    """x above zero, negative_slope * x below."""
+    return functional.leaky_relu(x, negative_slope)
+
+
+def relu6(x: torch.Tensor) -> torch.Tensor:
+    """min(max(x, 0), 6)."""
+    return functional.relu6(x)
+
+
+def softmax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    """exp(x) / sum exp(x) along `axis`."""
+    return torch.softmax(x, axis)
+
+
+def log_softmax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    """log(softmax(x)) along `axis`."""
+    return torch.log_softmax(x, axis)
+
+
+def sparsemax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    """The point of the probability simplex next to x (Martins and Astudillo, 2016)."""
+    ordered = x.sort(dim=axis, descending=True).values
+    total = ordered.cumsum(axis)
+    rank_shape = [1] * x.ndim
+    rank_shape[axis] = -1
+    rank = torch.arange(1, x.shape[axis] + 1, device=x.device, dtype=x.dtype).view(rank_shape)
+    support = ordered - (total - 1) / rank > 0
+    # As Keras sums it: the running totals of the support, not its values.
+    excess = torch.where(support, total, 0).sum(axis, keepdim=True) - 1
+    return (x - excess / support.sum(axis, keepdim=True)).clamp_min(0)
+
+
+def celu(x: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
+    """x above zero, alpha * (exp(x / alpha) - 1) below."""
+    return functional.celu(x, alpha)
+
+
+def elu(x: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
+    """x above zero, alpha * (exp(x) - 1) below."""
+    return functional.elu(x, alpha)
+
+
+def selu(x: torch.Tensor) -> torch.Tensor:
+    """1.0507 * elu(x, alpha=1.6733), which keeps mean and variance (Klambauer et al., 2017)."""
+    return torch.selu(x)
+
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    """log(exp(x) + 1)."""
+    return functional.softplus(x)
+
+
+def softsign(x: torch.Tensor) -> torch.Tensor:
+    """x / (|x| + 1)."""
+    return functional.softsign(x)
+
+
+def soft_shrink(x: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+    """x drawn towards zero by threshold."""
+    return functional.softshrink(x, threshold)
+
+
+def hard_shrink(x: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
+    """x where |x| > threshold, else 0."""
+    return functional.hardshrink(x, threshold)
+
+
+def squareplus(x: torch.Tensor, b: float = 4) -> torch.Tensor:
+    """(x + sqrt(x^2 + b)) / 2."""
+    return (x + (x.square() + b).sqrt()) / 2
+
+
+def sparse_plus(x: torch.Tensor) -> torch.Tensor:
+    """0 below -1, x above 1, (x + 1)^2 / 4 between."""
+    return torch.where(x <= -1, 0, torch.where(x < 1, (x + 1).square() / 4, x))
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    """x * sigmoid(x), also called swish."""
+    return functional.silu(x)
+
+
+def hard_silu(x: torch.Tensor) -> torch.Tensor:
+    """x * relu6(x + 3) / 6, also called hard_swish."""
+    return functional.hardswish(x)
+
+
+def gelu(x: torch.Tensor, approximate: bool = False) -> torch.Tensor:
+    """x * P(X <= x) for a standard normal X; by tanh if approximate."""
+    return functional.gelu(x, approximate="tanh" if approximate else "none")
+
+
+def glu(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
+    """a * sigmoid(b), where a and b are the halves of x along `axis`."""
+    return functional.glu(x, axis)
+
+
+def tanh(x: torch.Tensor) -> torch.Tensor:
+    """Hyperbolic tangent."""
+    return torch.tanh(x)
+
+
+def tanh_shrink(x: torch.Tensor) -> torch.Tensor:
+    """x - tanh(x)."""
+    return functional.tanhshrink(x)
+
+
+def hard_tanh(x: torch.Tensor) -> torch.Tensor:
+    """x clipped to -1 .. 1."""
+    return functional.hardtanh(x)
+
+
+def sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """1 / (1 + exp(-x))."""
+    return torch.sigmoid(x)
+
+
+def hard_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """relu6(x + 3) / 6: Keras 3's."""
+    return functional.hardsigmoid(x)
+
+
+def keras2_hard_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """x / 5 + 1 / 2 clipped to 0 .. 1: what Keras 1 and 2 call hard_sigmoid."""
+    return (0.2 * x + 0.5).clamp(0, 1)
+
+
+def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """log(sigmoid(x))."""
+    return functional.logsigmoid(x)
+
+
+def sparse_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """(x + 1) / 2 clipped to 0 .. 1."""
+    return (0.5 * (x + 1)).clamp(0, 1)
+
+
+def exponential(x: torch.Tensor) -> torch.Tensor:
+    """exp(x)."""
+    return torch.exp(x)
+
+
+def mish(x: torch.Tensor) -> torch.Tensor:
+    """x * tanh(softplus(x))."""
+    return functional.mish(x)
+
+
+_FUNCTIONS: tuple[Activation, ...] = (
+    celu,
+    elu,
+    exponential,
+    gelu,
+    glu,
+    hard_shrink,
+    hard_sigmoid,
+    hard_silu,
+    hard_tanh,
+    keras2_hard_sigmoid,
+    leaky_relu,
+    linear,
+    log_sigmoid,
+    log_softmax,
+    mish,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    soft_shrink,
+    softmax,
+    softplus,
+    softsign,
+    sparse_plus,
+    sparse_sigmoid,
+    sparsemax,
+    squareplus,
+    tanh,
+    tanh_shrink,
+)
+
+#: Name -> function. Keras's `threshold` is left out: it needs arguments, so Keras itself can't use it as an activation.
+ACTIVATIONS: Mapping[str, Activation] = {
+    **{function.__name__: function for function in _FUNCTIONS},
+    "swish": silu,
+    "hard_swish": hard_silu,
+}
 
 
 def activation(value: Any) -> Activation:
-    """Validator: the name of an activation function."""
+    """Validator: a name, a function of our table, an activation layer, or Keras's serialised form of one of them.
+
+    None is `linear`. Layers must be those of `layers/activations.py`; a config never names anything else.
+    """
     if value is None:
         return linear
-    if callable(value):
+    if isinstance(value, Layer):
         return value
-    if isinstance(value, str) and value in ACTIVATIONS:
+    if isinstance(value, Mapping) and "class_name" in value:
+        return _deserialized(value)
+    if isinstance(value, str):
+        if value not in ACTIVATIONS:
+            raise Expected("the name of an activation function; " + unknown_name("activation", value, ACTIVATIONS))
         return ACTIVATIONS[value]
-    raise Expected("the name of an activation function")
+    if callable(value) and any(value is known for known in _FUNCTIONS):
+        return value  # type: ignore[no-any-return]
+    raise Expected("the name of an activation function, or an activation layer")
+
+
+def _deserialized(value: Mapping[str, Any]) -> Activation:
+    # Here, because activation layers use this module.
+    from layergraph.layers.activations import LAYERS
+
+    name, config = value["class_name"], value.get("config")
+    if name in ("function", "builtin_function_or_method") and isinstance(config, str):
+        return activation(config)
+    if name in LAYERS and isinstance(config, Mapping):
+        return LAYERS[name].from_config(config)
+    raise Expected(f"an activation function or layer: {', '.join(sorted(LAYERS))}")
+
+
+def adopt_activation(owner: Layer, chosen: Activation) -> None:
+    """Makes an activation layer a part of `owner`, so that its weights are the owner's too. To be called in `setup`."""
+    if isinstance(chosen, Layer):
+        owner.sublayers["activation"] = chosen
+
+
+def activate(chosen: Activation, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    """The activation of `x`, in the forward of a layer that adopted it; `w` are the owner's weights."""
+    if isinstance(chosen, Layer):
+        y: torch.Tensor = chosen.forward(run, w.activation, x)
+        return y
+    return chosen(x)

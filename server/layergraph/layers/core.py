@@ -1,4 +1,4 @@
-"""Core layers: Dense, Dropout, reshaping-free basics (keras.layers.core)."""
+"""Core layers: Dense, Embedding, Masking and those that only pass data on (keras.layers.core)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 import torch
 
 from layergraph.config.options import boolean, option, positive_int
+from layergraph.errors import DataError, GraphError
+from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
+from layergraph.functional.tensor import History, Tensor
+from layergraph.initializers import constant, initializer
+from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.training.constraints import constraint
 from layergraph.training.regularizers import regularizer
 
@@ -34,8 +37,14 @@ class Dense(Layer):
 
     supports_masking = True
 
+    def setup(self) -> None:
+        """Takes an activation layer in."""
+        adopt_activation(self, self.activation)
+
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias."""
+        """Creates kernel and bias. Raises GraphError for inputs of fewer than two axes."""
+        if len(input_shape) < 2:
+            raise GraphError(f"layer '{self.name}' (Dense): got shape {input_shape}, expected (rows, ..., features)")
         self.add_weight(
             "kernel",
             (input_shape[-1], self.units),
@@ -51,12 +60,102 @@ class Dense(Layer):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
+        if isinstance(self.activation, Layer):
+            outputs = Tensor((*input_shape[:-1], self.units), self.compute_dtype, History(self, 0, 0))
+            self.activation.build_for((outputs,))
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
-        x = x.to(w.kernel.dtype)
-        y = torch.nn.functional.linear(x, w.kernel.t(), w.bias if self.use_bias else None)
-        return self.activation(y)
+        """activation(x @ kernel + bias)."""
+        y = torch.nn.functional.linear(x.to(w.kernel.dtype), w.kernel.t(), w.bias if self.use_bias else None)
+        return activate(self.activation, run, w, y)
 
 
-LAYERS: dict[str, type[Layer]] = {"Dense": Dense}
+class Embedding(Layer):
+    """A learned vector for each id (keras.layers.Embedding). Ids (...), outputs (..., output_dim).
+
+    mask_zero   id 0 is padding: the mask that goes on is `ids != 0`
+    """
+
+    input_dim: int = option(positive_int)
+    output_dim: int = option(positive_int)
+    embeddings_initializer: Any = option(initializer, default="uniform")
+    embeddings_regularizer: Any = option(regularizer, default=None)
+    embeddings_constraint: Any = option(constraint, default=None)
+    mask_zero: bool = option(boolean, default=False)
+    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
+
+    supports_masking = True
+    # Ids of a float type are cast to integers, never rounded to the computing type first.
+    autocast = False
+
+    def __init__(self, *args: Any, weights: Any = None, input_length: Any = None, **kwargs: Any) -> None:
+        # `input_length` is Keras 2's; Keras 3 takes it and does nothing with it.
+        super().__init__(*args, **kwargs)
+        if weights is not None:
+            self.build(None)
+            self.built = True
+            self.set_weights(weights if isinstance(weights, list) and len(weights) == 1 else [weights])
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the embeddings."""
+        self.add_weight(
+            "embeddings",
+            (self.input_dim, self.output_dim),
+            self.embeddings_initializer,
+            regularizer=self.embeddings_regularizer,
+            constraint=self.embeddings_constraint,
+        )
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """The vectors of the ids. Raises DataError for an id that has none."""
+        ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
+        if not ids.is_meta and ids.numel():
+            self._check_range(ids)
+        return torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
+
+    def _check_range(self, ids: torch.Tensor) -> None:
+        lowest, highest = (int(bound) for bound in torch.aminmax(ids))
+        if lowest < 0 or highest >= self.input_dim:
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(f"layer '{self.name}' (Embedding): got id {wrong}, expected 0 to {self.input_dim - 1}")
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """Which ids aren't 0, if 0 is padding."""
+        return inputs != 0 if self.mask_zero else None
+
+
+class Masking(Layer):
+    """Masks the steps in which all features equal `mask_value`, and sets them to 0 (keras.layers.Masking)."""
+
+    mask_value: Any = option(constant, default=0.0)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """The inputs, 0 where masked."""
+        return torch.where(self._mask(inputs)[..., None], inputs, 0)
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """Which steps count."""
+        return self._mask(inputs)
+
+    def _mask(self, inputs: torch.Tensor) -> torch.Tensor:
+        return (inputs != torch.as_tensor(self.mask_value, dtype=inputs.dtype, device=inputs.device)).any(-1)
+
+
+class Identity(Layer):
+    """Gives what it gets, any nesting of tensors (keras.layers.Identity)."""
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, inputs: Any) -> Any:
+        """The inputs."""
+        return inputs
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "Dense": Dense,
+    "Embedding": Embedding,
+    "Identity": Identity,
+    "Masking": Masking,
+}

@@ -6,7 +6,19 @@ from collections.abc import Iterable, Mapping
 
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.layers import core
+from layergraph.layers import (
+    activations,
+    convolutional,
+    convolutional_depthwise,
+    convolutional_transpose,
+    core,
+    merging,
+    normalization,
+    pooling,
+    recurrent,
+    regularization,
+    reshaping,
+)
 
 
 def merged(families: Iterable[Mapping[str, type[Layer]]]) -> dict[str, type[Layer]]:
@@ -25,5 +37,15 @@ LAYERS: Mapping[str, type[Layer]] = merged(
     [
         {"InputLayer": InputLayer},
         core.LAYERS,
+        activations.LAYERS,
+        regularization.LAYERS,
+        merging.LAYERS,
+        recurrent.LAYERS,
+        convolutional.LAYERS,
+        convolutional_depthwise.LAYERS,
+        convolutional_transpose.LAYERS,
+        pooling.LAYERS,
+        reshaping.LAYERS,
+        normalization.LAYERS,
     ]
 )

@@ -1,0 +1,180 @@
+"""Activations as layers (keras.layers.ReLU and its like)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import integer, nonnegative, number, one_or_list_of, option, optional
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.initializers import initializer
+from layergraph.layers.activation_functions import (
+    Activation as ActivationFunction,
+)
+from layergraph.layers.activation_functions import activate, activation, adopt_activation, elu, leaky_relu, relu
+from layergraph.training.constraints import constraint
+from layergraph.training.regularizers import regularizer
+
+
+class Activation(Layer):
+    """An activation function by name (keras.layers.Activation). Any shape in, the same out."""
+
+    activation: ActivationFunction = option(activation)
+
+    supports_masking = True
+
+    def setup(self) -> None:
+        """Takes an activation layer in."""
+        adopt_activation(self, self.activation)
+
+    def build_for(self, args: tuple[Any, ...]) -> None:
+        """Builds an activation layer."""
+        if isinstance(self.activation, Layer):
+            self.activation.build_for(args)
+        super().build_for(args)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The activation of x."""
+        return activate(self.activation, run, w, x)
+
+
+class ReLU(Layer):
+    """max_value above it, x from threshold up, negative_slope * (x - threshold) below (keras.layers.ReLU)."""
+
+    max_value: float | None = option(optional(nonnegative), default=None)
+    negative_slope: float = option(nonnegative, default=0.0)
+    threshold: float = option(nonnegative, default=0.0)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        return relu(x, self.negative_slope, self.max_value, self.threshold)
+
+
+class LeakyReLU(Layer):
+    """x above zero, negative_slope * x below (keras.layers.LeakyReLU)."""
+
+    negative_slope: float = option(nonnegative, default=0.3)
+
+    supports_masking = True
+
+    def __init__(self, *args: Any, alpha: float | None = None, **kwargs: Any) -> None:
+        # Keras 2's name, which Keras 3 still takes.
+        if alpha is not None:
+            kwargs["negative_slope"] = alpha
+        super().__init__(*args, **kwargs)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        return leaky_relu(x, self.negative_slope)
+
+
+class PReLU(Layer):
+    """x above zero, alpha * x below, with a learned alpha for each element (keras.layers.PReLU).
+
+    alpha has the shape of a row, with 1 on the `shared_axes` (which count from 1).
+    """
+
+    alpha_initializer: Any = option(initializer, default="zeros")
+    alpha_regularizer: Any = option(regularizer, default=None)
+    alpha_constraint: Any = option(constraint, default=None)
+    shared_axes: Any = option(optional(one_or_list_of(integer)), default=None)
+
+    supports_masking = True
+
+    def setup(self) -> None:
+        """Keeps the shared axes as a list, as Keras does."""
+        if isinstance(self.shared_axes, int):
+            self.shared_axes = (self.shared_axes,)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates alpha. Raises GraphError for a shared axis that isn't there."""
+        shape = list(input_shape[1:])
+        for axis in self.shared_axes or ():
+            if not 1 <= axis <= len(shape):
+                raise GraphError(f"layer '{self.name}': shared axis {axis}, expected 1 to {len(shape)}")
+            shape[axis - 1] = 1
+        self.add_weight(
+            "alpha",
+            shape,
+            self.alpha_initializer,
+            regularizer=self.alpha_regularizer,
+            constraint=self.alpha_constraint,
+        )
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        y: torch.Tensor = torch.relu(x) - w.alpha * torch.relu(-x)
+        return y
+
+
+class ELU(Layer):
+    """x above zero, alpha * (exp(x) - 1) below (keras.layers.ELU)."""
+
+    alpha: float = option(number, default=1.0)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        return elu(x, self.alpha)
+
+
+class ThresholdedReLU(Layer):
+    """x above theta, else 0 (tf.keras.layers.ThresholdedReLU; Keras 3 has no such layer)."""
+
+    theta: float = option(nonnegative, default=1.0)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The thresholded x."""
+        # Keras multiplies, so that an infinite x below the threshold gives NaN as there.
+        return x * (x > self.theta).to(x.dtype)
+
+
+class Softmax(Layer):
+    """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). A mask takes elements out: they give 0."""
+
+    axis: Any = option(one_or_list_of(integer), default=-1)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The softmax. Raises GraphError for a mask that doesn't fit."""
+        if mask is not None:
+            self._check_mask(inputs, mask)
+            # Keras tells other masks than boolean ones at one half, and takes the lowest number for minus infinity.
+            mask = mask if mask.dtype == torch.bool else mask > 0.5
+            inputs = torch.where(mask, inputs, _LOWEST.get(inputs.dtype, -1e9))
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        if len(axes) == 1:
+            outputs = torch.softmax(inputs, axes[0])
+        else:
+            outputs = torch.exp(inputs - torch.logsumexp(inputs, axes, keepdim=True))
+        return outputs if mask is None else torch.where(mask, outputs, 0)
+
+    def _check_mask(self, inputs: torch.Tensor, mask: torch.Tensor) -> None:
+        pairs = zip(reversed(mask.shape), reversed(inputs.shape), strict=False)
+        if mask.ndim > inputs.ndim or any(m not in (1, i) for m, i in pairs):
+            raise GraphError(
+                f"mask of shape {tuple(mask.shape)}, expected one that broadcasts to the inputs, {tuple(inputs.shape)}"
+            )
+
+
+#: What Keras puts for minus infinity (_large_negative_number).
+_LOWEST = {torch.float16: -3e4}
+
+LAYERS: dict[str, type[Layer]] = {
+    "Activation": Activation,
+    "ELU": ELU,
+    "LeakyReLU": LeakyReLU,
+    "PReLU": PReLU,
+    "ReLU": ReLU,
+    "Softmax": Softmax,
+    "ThresholdedReLU": ThresholdedReLU,
+}

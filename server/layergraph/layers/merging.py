@@ -1,0 +1,343 @@
+"""Layers that make one tensor of several (keras.layers.merging), and the lower-case functions that call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from layergraph.config.options import Expected, boolean, integer, one_of, option
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.shape_inference import LENGTHS, ROWS
+
+#: The mask of each input, or None where none of them has one.
+Masks: TypeAlias = "Sequence[torch.Tensor | None] | None"
+
+
+class _Merge(Layer):
+    """A layer that is called on a list of tensors.
+
+    mask_rule   how masks are combined: as `keras3` does, or as `keras2` did. It is told by the file's version and never
+                saved
+    """
+
+    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+        """One tensor of the list. Raises GraphError for anything but a list of tensors that fit."""
+        tensors = self.checked(inputs)
+        return self.merge(tensors, mask if self.mask_rule == "keras3" else None)
+
+    def checked(self, inputs: Any) -> list[torch.Tensor]:
+        """The inputs, if they are a list of tensors."""
+        if not isinstance(inputs, (list, tuple)) or not inputs:
+            raise GraphError(f"a {type(self).__name__} layer is called on a list of tensors, got a single one")
+        return list(inputs)
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """One tensor of several; `masks` for those whose masked elements don't take part."""
+        raise NotImplementedError
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """Keras 3: a step counts if it does in any input, and there is no mask if one input has none. Keras 2: a step
+        counts if it does in all inputs that have a mask.
+        """
+        masks = mask if isinstance(mask, (list, tuple)) else [mask]
+        given = [known for known in masks if known is not None]
+        if not given or (self.mask_rule == "keras3" and len(given) < len(masks)):
+            return None
+        combine = torch.logical_or if self.mask_rule == "keras3" else torch.logical_and
+        result = given[0]
+        for known in given[1:]:
+            result = combine(result, known)
+        return result
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = super().get_config()
+        del config["mask_rule"]
+        return config
+
+
+class _Elementwise(_Merge):
+    """Combines elements at the same place. Inputs of fewer axes get axes of length 1 after the rows, and broadcast."""
+
+    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+        """One tensor of the list."""
+        tensors = self.checked(inputs)
+        rank = max(tensor.ndim for tensor in tensors)
+        expanded = [_with_rank(tensor, rank) for tensor in tensors]
+        if expanded[0].is_meta:
+            expanded = _with_one_unknown(expanded, range(rank), {1})
+        masks = None
+        if self.mask_rule == "keras3" and mask is not None:
+            # In Keras an input that gets new axes loses its mask.
+            masks = [m if t.ndim == rank else None for m, t in zip(mask, tensors, strict=True)]
+        return self.merge(expanded, masks)
+
+
+class Add(_Elementwise):
+    """Sum of the inputs (keras.layers.Add)."""
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """The sum."""
+        return _reduced(torch.add, tensors)
+
+
+class Subtract(_Elementwise):
+    """First input minus the second (keras.layers.Subtract)."""
+
+    def checked(self, inputs: Any) -> list[torch.Tensor]:
+        """The inputs, if they are two."""
+        return _two(self, super().checked(inputs))
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """The difference."""
+        return tensors[0] - tensors[1]
+
+
+class Multiply(_Elementwise):
+    """Product of the inputs (keras.layers.Multiply). A masked element counts as 1; one masked in all inputs gives 0."""
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """The product."""
+        if masks is None or all(mask is None for mask in masks):
+            return _reduced(torch.mul, tensors)
+        factors = [t if m is None else torch.where(m[..., None], t, 1) for t, m in zip(tensors, masks, strict=True)]
+        product = _reduced(torch.mul, factors)
+        known = [m[..., None].expand(t.shape) for t, m in zip(tensors, masks, strict=True) if m is not None]
+        return torch.where(_reduced(torch.logical_or, known), product, 0) if len(known) == len(tensors) else product
+
+
+class Average(_Elementwise):
+    """Mean of the inputs (keras.layers.Average)."""
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """The mean."""
+        return _reduced(torch.add, tensors) / len(tensors)
+
+
+class _Extreme(_Elementwise):
+    """The largest or smallest of the elements that aren't masked."""
+
+    pick: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """The extreme. As Keras computes it, one input after the other."""
+        pick = type(self).pick
+        if masks is None or all(mask is None for mask in masks):
+            return _reduced(pick, tensors)
+        output = tensors[0]
+        known = None if masks[0] is None else masks[0][..., None].expand(output.shape)
+        for tensor, mask in zip(tensors[1:], masks[1:], strict=True):
+            wide = None if mask is None else mask[..., None].expand(tensor.shape)
+            if wide is not None:
+                tensor = torch.where(wide, tensor, output)
+            if known is not None:
+                output = torch.where(known, output, tensor)
+            known = torch.logical_or(known, wide) if known is not None and wide is not None else None
+            output = pick(output, tensor)
+        return output
+
+
+class Maximum(_Extreme):
+    """Largest of the inputs, element by element (keras.layers.Maximum)."""
+
+    pick = torch.maximum
+
+
+class Minimum(_Extreme):
+    """Smallest of the inputs, element by element (keras.layers.Minimum)."""
+
+    pick = torch.minimum
+
+
+class Concatenate(_Merge):
+    """The inputs one after the other along `axis` (keras.layers.Concatenate)."""
+
+    axis: int = option(integer, default=-1)
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """The inputs in a row. Raises GraphError if another axis differs."""
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        rank = len(shapes[0])
+        if any(len(shape) != rank for shape in shapes) or not -rank <= self.axis < rank:
+            raise GraphError(f"got shapes {shapes}, expected equal numbers of axes, with an axis {self.axis} to join")
+        if tensors[0].is_meta:
+            tensors = _with_one_unknown(tensors, [axis for axis in range(rank) if axis != self.axis % rank], set())
+        return torch.cat(tensors, self.axis)
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """The masks joined as the inputs are, where an input without one counts as a whole. A step counts if any of its
+        features does (Keras 3), or if all do (Keras 2).
+        """
+        masks = mask if isinstance(mask, (list, tuple)) else [mask]
+        if all(known is None for known in masks):
+            return None
+        wide = []
+        for tensor, known in zip(inputs, masks, strict=True):
+            if known is None:
+                known = torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device)
+            elif known.ndim < tensor.ndim:
+                known = known[..., None].expand(tensor.shape)
+            wide.append(known)
+        joined = torch.cat(wide, self.axis)
+        return joined.any(-1) if self.mask_rule == "keras3" else joined.all(-1)
+
+
+def _axes(value: Any) -> int | tuple[int, int]:
+    if isinstance(value, (list, tuple)):
+        if len(value) != 2:
+            raise Expected("an integer or two of them")
+        return integer(value[0]), integer(value[1])
+    return integer(value)
+
+
+class Dot(_Merge):
+    """Products of two inputs summed over an axis of each, row by row (keras.layers.Dot).
+
+    axes        the axis of both inputs, or one for each; the rows, axis 0, can't be summed
+    normalize   scale to unit length along the axes first, which gives the cosine
+
+    (rows, a..., d) and (rows, d, b...) give (rows, a..., b...); two inputs of two axes give (rows, 1).
+    """
+
+    axes: int | tuple[int, int] = option(_axes)
+    normalize: bool = option(boolean, default=False)
+
+    def checked(self, inputs: Any) -> list[torch.Tensor]:
+        """The inputs, if they are two."""
+        return _two(self, super().checked(inputs))
+
+    def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
+        """The products. Raises GraphError for axes that aren't there or differ in length."""
+        axes = (self.axes, self.axes) if isinstance(self.axes, int) else self.axes
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        a, b = (self._axis(axis, shape) for axis, shape in zip(axes, shapes, strict=True))
+        first, second = tensors
+        if first.is_meta and {first.shape[a], second.shape[b]} & set(LENGTHS):
+            first, second = (_resized(t, axis, LENGTHS[0]) for t, axis in ((first, a), (second, b)))
+        if first.shape[a] != second.shape[b]:
+            raise GraphError(f"got shapes {shapes}, expected equal lengths along axes {[a, b]}")
+        if self.normalize:
+            first, second = _unit_length(first, a), _unit_length(second, b)
+        kept = [n for i, n in enumerate(first.shape) if i != a] + [
+            n for i, n in enumerate(second.shape) if i not in (0, b)
+        ]
+        left = first.movedim(a, -1).flatten(1, -2) if first.ndim > 2 else first[:, None]
+        right = second.movedim(b, 1).flatten(2) if second.ndim > 2 else second[:, :, None]
+        if left.dtype != right.dtype:
+            wider = torch.promote_types(left.dtype, right.dtype)
+            left, right = left.to(wider), right.to(wider)
+        return torch.matmul(left, right).reshape(kept if len(kept) > 1 else [*kept, 1])
+
+    def _axis(self, axis: int, shape: tuple[int, ...]) -> int:
+        if len(shape) < 2 or not -len(shape) < axis < len(shape) or axis == 0:
+            raise GraphError(f"axes is {self.axes}, expected axes of shape {shape} other than the rows")
+        return axis % len(shape)
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """None: what comes out has other steps."""
+        return None
+
+
+def _with_rank(tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    while tensor.ndim < rank:
+        tensor = tensor.unsqueeze(1)
+    return tensor
+
+
+def _two(layer: Layer, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    if len(tensors) != 2:
+        raise GraphError(f"a {type(layer).__name__} layer is called on 2 tensors, got {len(tensors)}")
+    return tensors
+
+
+def _reduced(
+    combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tensors: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = combine(result, tensor)
+    return result
+
+
+def _unit_length(x: torch.Tensor, axis: int) -> torch.Tensor:
+    # Keras's normalize: the inverse length is at most 1 / epsilon = 1e7.
+    return x * torch.rsqrt(x.square().sum(axis, keepdim=True)).clamp_max(1e7)
+
+
+def _with_one_unknown(tensors: list[torch.Tensor], axes: Iterable[int], fits_all: set[int]) -> list[torch.Tensor]:
+    """Tensors without values, where a length that stands for an unknown one is made to fit a known one.
+
+    In Keras an unknown length fits every length, and makes the result's unknown; the rows are known if one says them.
+    """
+    for axis in axes:
+        lengths = {tensor.shape[axis] for tensor in tensors} - fits_all
+        unknown = lengths & set(ROWS if axis == 0 else LENGTHS)
+        known = lengths - unknown
+        if len(unknown) == 1 and len(known) == 1:
+            (length,) = known if axis == 0 else unknown
+            tensors = [t if t.shape[axis] in fits_all else _resized(t, axis, length) for t in tensors]
+    return tensors
+
+
+def _resized(tensor: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    return tensor.new_empty((*tensor.shape[:axis], length, *tensor.shape[axis + 1 :]))
+
+
+def add(inputs: Any, **kwargs: Any) -> Any:
+    """`Add(**kwargs)(inputs)`."""
+    return Add(**kwargs)(inputs)
+
+
+def subtract(inputs: Any, **kwargs: Any) -> Any:
+    """`Subtract(**kwargs)(inputs)`."""
+    return Subtract(**kwargs)(inputs)
+
+
+def multiply(inputs: Any, **kwargs: Any) -> Any:
+    """`Multiply(**kwargs)(inputs)`."""
+    return Multiply(**kwargs)(inputs)
+
+
+def average(inputs: Any, **kwargs: Any) -> Any:
+    """`Average(**kwargs)(inputs)`."""
+    return Average(**kwargs)(inputs)
+
+
+def maximum(inputs: Any, **kwargs: Any) -> Any:
+    """`Maximum(**kwargs)(inputs)`."""
+    return Maximum(**kwargs)(inputs)
+
+
+def minimum(inputs: Any, **kwargs: Any) -> Any:
+    """`Minimum(**kwargs)(inputs)`."""
+    return Minimum(**kwargs)(inputs)
+
+
+def concatenate(inputs: Any, axis: int = -1, **kwargs: Any) -> Any:
+    """`Concatenate(axis, **kwargs)(inputs)`."""
+    return Concatenate(axis=axis, **kwargs)(inputs)
+
+
+def dot(inputs: Any, axes: Any = -1, **kwargs: Any) -> Any:
+    """`Dot(axes, **kwargs)(inputs)`."""
+    return Dot(axes=axes, **kwargs)(inputs)
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "Add": Add,
+    "Average": Average,
+    "Concatenate": Concatenate,
+    "Dot": Dot,
+    "Maximum": Maximum,
+    "Minimum": Minimum,
+    "Multiply": Multiply,
+    "Subtract": Subtract,
+}

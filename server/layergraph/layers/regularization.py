@@ -1,0 +1,196 @@
+"""Noise and penalties that act in training only (keras.layers.regularization)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    anything,
+    fraction,
+    list_of,
+    nonnegative,
+    one_of,
+    option,
+    optional,
+    positive_int,
+)
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.training.regularizers import L1L2, Regularizer
+
+
+def dropped(run: Run, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | None = None) -> torch.Tensor:
+    """x with a fraction `rate` of it set to 0 and the rest scaled by 1 / (1 - rate).
+
+    Elements that share an element of `noise_shape`, which broadcasts to x, share their fate.
+    """
+    return x * dropout_mask(run, x, rate, noise_shape)
+
+
+def dropout_mask(
+    run: Run, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | torch.Size | None = None
+) -> torch.Tensor:
+    """What dropout multiplies by: 0 with probability `rate`, else 1 / (1 - rate). Type and device are those of x."""
+    keep = 1.0 - rate
+    mask = torch.empty(noise_shape or x.shape, dtype=x.dtype, device=x.device)
+    return mask.bernoulli_(keep, generator=run.generator).mul_(1 / keep if keep else 0.0)
+
+
+def _normal(run: Run, x: torch.Tensor, mean: float, stddev: float) -> torch.Tensor:
+    return torch.empty_like(x).normal_(mean, stddev, generator=run.generator)
+
+
+class Dropout(Layer):
+    """In training sets a fraction `rate` of the inputs to 0 and scales the rest to keep the sum (keras.layers.Dropout).
+
+    noise_shape   shape of the random mask, which broadcasts to the inputs; None on an axis takes the inputs' length
+    seed          kept for saving; randomness comes from the run
+    """
+
+    rate: float = option(fraction)
+    noise_shape: Any = option(optional(list_of(optional(positive_int))), default=None)
+    seed: Any = option(anything, default=None)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The inputs, or what dropout leaves of them."""
+        if not run.training or not self.rate:
+            return x
+        return dropped(run, x, self.rate, _concrete(self.noise_shape, x))
+
+
+def _concrete(noise_shape: Any, x: torch.Tensor) -> tuple[int, ...] | None:
+    if noise_shape is None:
+        return None
+    return tuple(x.shape[axis] if length is None else length for axis, length in enumerate(noise_shape))
+
+
+class AlphaDropout(Layer):
+    """Dropout that keeps mean and variance of what SELU gives (keras.layers.AlphaDropout; Klambauer et al., 2017)."""
+
+    rate: float = option(fraction)
+    noise_shape: Any = option(optional(list_of(optional(positive_int))), default=None)
+    seed: Any = option(anything, default=None)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The inputs, or a * (x or SELU's lowest value) + b."""
+        if not run.training or not self.rate:
+            return x
+        lowest = -1.6732632423543772 * 1.0507009873554805
+        shape = _concrete(self.noise_shape, x) or x.shape
+        kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate, generator=run.generator)
+        a = ((1 - self.rate) * (1 + self.rate * lowest**2)) ** -0.5 if self.rate < 1 else 0.0
+        return a * (x * kept + lowest * (1 - kept)) - a * lowest * self.rate
+
+
+class GaussianDropout(Layer):
+    """In training multiplies by noise of mean 1 and variance rate / (1 - rate) (keras.layers.GaussianDropout)."""
+
+    rate: float = option(fraction)
+    seed: Any = option(anything, default=None)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The inputs, in training with noise."""
+        if not run.training or not self.rate:
+            return x
+        stddev = math.sqrt(self.rate / (1 - self.rate)) if self.rate < 1 else math.inf
+        return x * _normal(run, x, 1.0, stddev)
+
+
+class GaussianNoise(Layer):
+    """In training adds noise of mean 0 and deviation `stddev` (keras.layers.GaussianNoise)."""
+
+    stddev: float = option(nonnegative)
+    seed: Any = option(anything, default=None)
+
+    supports_masking = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The inputs, in training with noise."""
+        return x + _normal(run, x, 0.0, self.stddev) if run.training and self.stddev else x
+
+
+class _SpatialDropout(Layer):
+    """Drops whole channels: each is kept or dropped at all places at once."""
+
+    rate: float = option(fraction)
+    seed: Any = option(anything, default=None)
+
+    supports_masking = True
+
+    def noise_shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        """Shape of the random mask: rows and channels."""
+        return (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The inputs, in training without some channels."""
+        return dropped(run, x, self.rate, self.noise_shape(x)) if run.training and self.rate else x
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config, which has no `trainable`: Keras doesn't take it back here."""
+        config = super().get_config()
+        del config["trainable"]
+        return config
+
+
+class SpatialDropout1D(_SpatialDropout):
+    """Drops channels of (rows, steps, channels) (keras.layers.SpatialDropout1D)."""
+
+
+class _ChannelSpatialDropout(_SpatialDropout):
+    data_format: Any = option(optional(one_of("channels_last", "channels_first")), default=None)
+
+    def setup(self) -> None:
+        """Channels come last where nothing is said."""
+        self.data_format = self.data_format or "channels_last"
+
+    def noise_shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        """Shape of the random mask: rows and channels."""
+        if self.data_format == "channels_first":
+            return (*x.shape[:2], *[1] * (x.ndim - 2))
+        return super().noise_shape(x)
+
+
+class SpatialDropout2D(_ChannelSpatialDropout):
+    """Drops channels of images (keras.layers.SpatialDropout2D)."""
+
+
+class SpatialDropout3D(_ChannelSpatialDropout):
+    """Drops channels of volumes (keras.layers.SpatialDropout3D)."""
+
+
+class ActivityRegularization(Layer):
+    """Adds l1 * sum |x| + l2 * sum x^2, divided by the rows, to the loss (keras.layers.ActivityRegularization)."""
+
+    l1: float = option(nonnegative, default=0.0)
+    l2: float = option(nonnegative, default=0.0)
+
+    supports_masking = True
+
+    def setup(self) -> None:
+        """Makes the penalty."""
+        self.activity_regularizer: Regularizer = L1L2(self.l1, self.l2)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The inputs."""
+        return x
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "ActivityRegularization": ActivityRegularization,
+    "AlphaDropout": AlphaDropout,
+    "Dropout": Dropout,
+    "GaussianDropout": GaussianDropout,
+    "GaussianNoise": GaussianNoise,
+    "SpatialDropout1D": SpatialDropout1D,
+    "SpatialDropout2D": SpatialDropout2D,
+    "SpatialDropout3D": SpatialDropout3D,
+}
