@@ -18,6 +18,7 @@ from layergraph.layers import (
     recurrent,
     regularization,
     reshaping,
+    wrappers,
 )
 
 
@@ -41,6 +42,7 @@ LAYERS: Mapping[str, type[Layer]] = merged(
         regularization.LAYERS,
         merging.LAYERS,
         recurrent.LAYERS,
+        wrappers.LAYERS,
         convolutional.LAYERS,
         convolutional_depthwise.LAYERS,
         convolutional_transpose.LAYERS,

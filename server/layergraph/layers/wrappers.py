@@ -1,0 +1,206 @@
+"""Layers around layers (keras.layers.TimeDistributed, Bidirectional)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from layergraph.config.options import Expected, one_of, option, optional
+from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.structure import flatten, map_structure
+from layergraph.functional.tensor import History, Tensor
+
+
+def _layer(value: Any) -> Layer:
+    """Validator: a layer or model, or Keras's serialised form of a layer."""
+    if isinstance(value, Layer):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
+        # Here, because the table holds the wrappers too.
+        from layergraph.layers.table import LAYERS
+
+        known = LAYERS.get(value.get("class_name", ""))
+        if known is not None:
+            return known.from_config(value["config"])
+    raise Expected("a layer")
+
+
+class _Wrapper(Layer):
+    """A layer around others."""
+
+    supports_masking = True
+
+    def hold(self, **layers: Layer) -> None:
+        """Takes layers in, by the names of their groups in files; they are frozen if the wrapper is."""
+        self.sublayers.update(layers)
+        if not self.trainable:
+            self.trainable = False
+
+
+class TimeDistributed(_Wrapper):
+    """Calls a layer on every step: (rows, steps, ...) is taken as rows * steps rows (keras.layers.TimeDistributed).
+
+    A mask (rows, steps, ...) goes to a layer that takes one, step by step, and is passed on.
+    """
+
+    layer: Layer = option(_layer)
+
+    def setup(self) -> None:
+        """Takes the layer in."""
+        self.hold(layer=self.layer)
+
+    def build_for(self, args: tuple[Any, ...]) -> None:
+        """Builds the layer for the rows that it will get."""
+        tensor = args[0]
+        if not isinstance(tensor, Tensor) or len(tensor.shape) < 3:
+            got = tensor.shape if isinstance(tensor, Tensor) else tensor
+            raise GraphError(f"layer '{self.name}' (TimeDistributed): got {got}, expected a tensor (rows, steps, ...)")
+        step = Tensor((tensor.shape[0], *tensor.shape[2:]), tensor.dtype, History(self, 0, 0))
+        self.layer.build_for((step,))
+        super().build_for(args)
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+        """What the layer gives for each step. Raises GraphError for a mask that doesn't fit."""
+        rows, steps = inputs.shape[:2]
+        flat = inputs.reshape(rows * steps, *inputs.shape[2:])
+        flat_mask = None if mask is None else self._flat_mask(mask, inputs)
+        outputs = self._inner(run, w.layer, flat, flat_mask)
+        return map_structure(lambda y: y.reshape(rows, steps, *y.shape[1:]), outputs)
+
+    def _flat_mask(self, mask: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        if mask.ndim < 2 or (mask.shape[:2] != inputs.shape[:2] and not mask.is_meta):
+            raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected {tuple(inputs.shape[:2])} and more")
+        return mask.reshape(mask.shape[0] * mask.shape[1], *mask.shape[2:])
+
+    def _inner(self, run: Run, w: Any, flat: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        if self.layer.inner_model is not None:
+            outputs, _ = self.layer.execute(run, w, (flat,), {}, mask, want_masks=False)
+            return self.layer.output_structure(outputs)
+        # As Keras does, past the call's machinery: the layer's activity regularisation doesn't count in here.
+        takes_mask = mask is not None and "mask" in self.layer.mask_argument_names
+        return self.layer.forward(run, w, flat, **({"mask": mask} if takes_mask else {}))
+
+
+class Bidirectional(_Wrapper):
+    """Takes a recurrent layer over the steps in both directions (keras.layers.Bidirectional).
+
+    layer            the layer for the way forward; a copy is used
+    merge_mode       how the two outputs are joined: concat, sum, mul, ave; None gives both
+    backward_layer   the layer for the way back, by default a copy of `layer` that goes backwards
+
+    The outputs of the way back are put in order of time. States, if the layers give them, come forward's first.
+    """
+
+    layer: Layer = option(_layer)
+    merge_mode: str | None = option(optional(one_of("concat", "sum", "mul", "ave")), default="concat")
+    backward_layer: Layer | None = option(optional(_layer), default=None, kw_only=True)
+
+    def setup(self) -> None:
+        """Makes the copies. Raises ConfigError for layers that don't go together."""
+        given = self.layer
+        for layer in (given, self.backward_layer):
+            if layer is not None and "initial_state" not in layer.call_argument_names:
+                raise ConfigError(f"Bidirectional: got {layer!r}, expected a recurrent layer")
+        self.layer = _copy(given, name="forward_" + given.name.removeprefix("forward_"))
+        if self.backward_layer is None:
+            self.backward_layer = _copy(
+                given,
+                name="backward_" + given.name.removeprefix("backward_"),
+                go_backwards=not self._flag(given, "go_backwards"),
+            )
+        self._check_pair(self.layer, self.backward_layer)
+        for layer in (self.layer, self.backward_layer):
+            # Else the two directions' outputs of padded steps would mix.
+            layer.zero_output_for_mask = self._flag(layer, "return_sequences")  # type: ignore[attr-defined]
+        self.hold(forward_layer=self.layer, backward_layer=self.backward_layer)
+
+    @property
+    def forward_layer(self) -> Layer:
+        """The layer for the way forward."""
+        return self.layer
+
+    @staticmethod
+    def _flag(layer: Layer, option_name: str) -> bool:
+        return bool(getattr(layer, option_name))
+
+    def _check_pair(self, forward: Layer, backward: Layer) -> None:
+        if self._flag(forward, "go_backwards") == self._flag(backward, "go_backwards"):
+            raise ConfigError("Bidirectional: both layers go the same way, expected opposite values of go_backwards")
+        for name in ("stateful", "return_sequences", "return_state"):
+            if self._flag(forward, name) != self._flag(backward, name):
+                raise ConfigError(f"Bidirectional: the two layers differ in {name}, expected the same")
+
+    def build(self, *input_shapes: Any) -> None:
+        """Builds both layers."""
+        for layer in self.sublayers.values():
+            if not layer.built:
+                layer.build(input_shapes[0])
+                layer.built = True
+
+    def forward(
+        self,
+        run: Run,
+        w: Any,
+        sequences: torch.Tensor,
+        initial_state: Any = None,
+        mask: Any = None,
+        sequences_mask: Any = None,
+    ) -> Any:
+        """The joined outputs and, if the layers give them, the states."""
+        states = flatten(initial_state) if initial_state is not None else []
+        half = len(states) // 2
+        ways = []
+        for layer, bound, start in (
+            (self.layer, w.forward_layer, states[:half]),
+            (self.sublayers["backward_layer"], w.backward_layer, states[half:]),
+        ):
+            masks = {"mask": mask, "sequences_mask": sequences_mask}
+            outputs, _ = layer.execute(
+                run, bound, (sequences,), {"initial_state": start or None, **masks}, None, want_masks=False
+            )
+            ways.append(flatten(outputs))
+        dtype = torch_dtype(self.compute_dtype)
+        ahead, back = (outputs[0].to(dtype) for outputs in ways)
+        if self._flag(self.layer, "return_sequences"):
+            back = back.flip(1)
+        return [*self._joined(ahead, back), *ways[0][1:], *ways[1][1:]]
+
+    def _joined(self, ahead: torch.Tensor, back: torch.Tensor) -> list[torch.Tensor]:
+        match self.merge_mode:
+            case "concat":
+                return [torch.cat([ahead, back], -1)]
+            case "sum":
+                return [ahead + back]
+            case "ave":
+                return [(ahead + back) / 2]
+            case "mul":
+                return [ahead * back]
+            case _:
+                return [ahead, back]
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """The mask of the steps for each sequence that comes out; states have none."""
+        if not self._flag(self.layer, "return_sequences"):
+            return None
+        known = next(iter(flatten(mask)), None)
+        return [known] if self.merge_mode else [known, known]
+
+
+def _copy(layer: Layer, **changes: Any) -> Layer:
+    """A new layer with the same options, but for `changes`."""
+    made = type(layer).from_config({**layer.get_config(), **changes})
+    if hasattr(layer, "mask_rule"):
+        # Not in the config, because it comes from the version of a file.
+        made.mask_rule = layer.mask_rule  # type: ignore[attr-defined]
+    return made
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "Bidirectional": Bidirectional,
+    "TimeDistributed": TimeDistributed,
+}
