@@ -12,6 +12,7 @@ import torch
 from layergraph.config.options import brief
 from layergraph.errors import ConfigError, DataError, NotCompiledError
 from layergraph.functional.run import Run
+from layergraph.functional.tensor import Shape
 from layergraph.training import data
 from layergraph.training.callbacks import Callback, Callbacks, History
 from layergraph.training.compile import Compiled, compile_arguments
@@ -377,8 +378,8 @@ class Trainer:
             if array is not None and loss is not None:
                 check_labels(names[index], array, shapes[index], loss)
             label_columns.append(None if array is None else Column(array, _label_dtype(array, loss), device))
-        for name, weight, array in zip(names, weights, labels, strict=True):
-            _check_weights(name, weight, array)
+        for index, name in enumerate(names):
+            _check_weights(name, weights[index], shapes[index], compiled.loss(index))
         rows = data.check_rows(
             {
                 **{f"input '{s.name}'": a for s, a in zip(model.input_specs, inputs, strict=True)},
@@ -432,15 +433,16 @@ def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | None]:
     ]
 
 
-def _check_weights(name: str, weights: Array | None, labels: Array | None) -> None:
-    """Weights are by row, or by row and step: their shape is the beginning of the labels' shape."""
-    if weights is None or labels is None:
+def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: Loss | None) -> None:
+    """Weights are by row, or by row and step: the beginning of the predictions' shape without the axis of a loss."""
+    if weights is None or getattr(loss, "axis", -1) != -1:
         return
-    fits = all(w in (1, n) for w, n in zip(weights.shape[1:], labels.shape[1:], strict=False))
-    if not fits:
+    shape = weights.shape[:-1] if weights.ndim == len(predictions) and weights.shape[-1] == 1 else weights.shape
+    steps = predictions[1:-1]
+    if len(shape) > 1 + len(steps) or any(w not in (1, n or w) for w, n in zip(shape[1:], steps, strict=False)):
         raise DataError(
-            f"sample_weight of output '{name}': got shape {weights.shape}, "
-            f"expected ({len(labels)},) or the beginning of the labels' shape {labels.shape}"
+            f"sample_weight of output '{name}': got shape {weights.shape}, expected (rows,)"
+            + (f" or {predictions[:-1]}" if steps else "")
         )
 
 
