@@ -63,8 +63,6 @@ def resize(x: torch.Tensor, size: tuple[int, int], interpolation: str, *, antial
 
     `antialias` widens the kernel where an image shrinks; 'nearest' and 'area' don't know it.
     """
-    if tuple(x.shape[2:]) == size:
-        return x
     if interpolation == "nearest":
         return _nearest(x, size)
     if x.is_meta or (interpolation == "bilinear" and not antialias):

@@ -82,9 +82,16 @@ class _AveragePooling(_Pooling):
         self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
     ) -> torch.Tensor:
         """The means."""
-        pool: Any = functional.avg_pool2d if x.ndim == 4 else functional.avg_pool3d
-        pooled: torch.Tensor = pool(x, window, strides, pads, round_up, count_include_pad=False)
-        return pooled
+        if x.ndim == 4:
+            return functional.avg_pool2d(x, window, strides, pads, round_up, count_include_pad=False)
+        # torch's own pooling of volumes refuses windows longer than an axis. The mean of a volume is the mean over its
+        # depth of the means of its images, and the layout makes all of these views.
+        rows, channels, depth = x.shape[:3]
+        images = self.pool(x.movedim(2, 1).flatten(0, 1), window[1:], strides[1:], pads[1:], round_up)
+        height, width = images.shape[2:]
+        columns = images.reshape(rows, depth, channels, height * width).movedim(1, 2)
+        means = self.pool(columns, (window[0], 1), (strides[0], 1), (pads[0], 0), round_up)
+        return means.reshape(rows, channels, means.shape[2], height, width)
 
 
 class MaxPooling1D(_MaxPooling):
