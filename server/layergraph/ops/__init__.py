@@ -1,1 +1,1 @@
-"""Operations as nodes: what keras.ops makes of `x != 0` or `x + y` in a functional model."""
+"""Operations as nodes: what Keras writes for masks, for arithmetic on tensors, and for keras.ops."""

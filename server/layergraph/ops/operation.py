@@ -1,23 +1,85 @@
-"""Operations: calls of keras.ops in a graph."""
+"""Operations: layers without weights that a file lists beside the layers (keras.Operation)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
+
+from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
 
 
 class Operation(Layer):
-    """A node that computes a keras.ops function. Static arguments are options, tensors are arguments of the call.
-
-    It has no weights, passes no masks, and isn't among a model's `layers`.
-    """
+    """An operation. Options are those of the file; tensors and plain values come as arguments of the call."""
 
     is_operation: ClassVar[bool] = True
+    # Operations compute in the types that they are given.
     autocast: ClassVar[bool] = False
+    #: The module that Keras names in files. Several operations share their class name with a layer.
+    keras_module: ClassVar[str] = "keras.src.ops.numpy"
 
     def get_config(self) -> dict[str, Any]:
-        """Name and static arguments; an operation has neither `trainable` nor a dtype policy."""
+        """Keras 3's config of an operation: its name and its own options."""
         config = super().get_config()
-        own = type(self)._options.keys() - Layer._options.keys()
-        return {"name": config["name"]} | {key: config[key] for key in config if key in own}
+        for key in ("trainable", "dtype"):
+            del config[key]
+        return config
+
+
+class Typed(Operation):
+    """An operation whose option `dtype` is the element type of what comes out; None leaves it as it is."""
+
+    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+        # A layer's `dtype` is a policy; this is none.
+        self.element_type = None if dtype is None else _element_type(dtype)
+        super().__init__(*args, **kwargs)
+
+    def converted(self, x: torch.Tensor) -> torch.Tensor:
+        """x in the type asked for."""
+        return x if self.element_type is None else x.to(torch_dtype(self.element_type))
+
+    def get_config(self) -> dict[str, Any]:
+        """Name, type and options."""
+        return {**super().get_config(), "dtype": self.element_type}
+
+
+_element_type = dtype
+
+
+class Unary(Operation):
+    """A function of one tensor, element by element."""
+
+    function: ClassVar[Callable[[torch.Tensor], torch.Tensor]]
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The function of x."""
+        return type(self).function(x)
+
+
+class Binary(Operation):
+    """A function of two operands, of which one may be a plain number. They broadcast."""
+
+    function: ClassVar[Callable[[Any, Any], torch.Tensor]]
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+        """The function of both."""
+        return type(self).function(*as_tensors(x1, x2))
+
+
+def as_tensors(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both operands as tensors. A plain number becomes one without axes, which doesn't widen the other's type."""
+    like = x1 if isinstance(x1, torch.Tensor) else x2
+    return _as_tensor(x1, like), _as_tensor(x2, like)
+
+
+def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
+    return x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device=like.device)
+
+
+def operation(kind: type[Operation], name: str, module: str, function: Callable[..., Any]) -> type[Operation]:
+    """An operation of that kind and Keras's name and module, computed by `function`."""
+    members = {"function": staticmethod(function), "keras_module": module, "__doc__": f"{module}.{name}."}
+    return type(name, (kind,), members)

@@ -1,26 +1,12 @@
-"""The closed table of operations: what a file may name, whatever its module."""
+"""The closed table of operations: what a file may name as one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from layergraph.functional.layer import Layer
-from layergraph.ops import arrays, logic
+from layergraph.layers.table import merged
+from layergraph.ops import elementwise, reductions, shapes
 
-#: Keras class name of the operation -> class.
-OPERATIONS: Mapping[str, type[Layer]] = {
-    "All": logic.All,
-    "Any": logic.Any,
-    "BroadcastTo": arrays.BroadcastTo,
-    "Cast": arrays.Cast,
-    "Concatenate": arrays.Concatenate,
-    "Equal": logic.Equal,
-    "ExpandDims": arrays.ExpandDims,
-    "LogicalAnd": logic.LogicalAnd,
-    "LogicalNot": logic.LogicalNot,
-    "LogicalOr": logic.LogicalOr,
-    "NotEqual": logic.NotEqual,
-    "OnesLike": arrays.OnesLike,
-    "Squeeze": arrays.Squeeze,
-    "ZerosLike": arrays.ZerosLike,
-}
+#: Keras class name -> class.
+OPERATIONS: Mapping[str, type[Layer]] = merged([elementwise.OPERATIONS, reductions.OPERATIONS, shapes.OPERATIONS])

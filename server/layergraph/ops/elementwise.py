@@ -1,0 +1,277 @@
+"""Operations element by element: arithmetic, comparisons, logic, functions (keras.ops.numpy and keras.ops.nn)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from layergraph.config.options import anything, boolean, integer, number, option, optional
+from layergraph.functional.run import Run
+from layergraph.layers import activation_functions as activations
+from layergraph.ops.operation import Binary, Operation, Typed, Unary, operation
+
+
+def _floating(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function on floating-point numbers; integers become float32, as Keras makes them."""
+    return lambda x: function(x if x.is_floating_point() else x.to(torch.float32))
+
+
+def _truth(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.bool)
+
+
+_UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Abs": torch.abs,
+    "Absolute": torch.abs,
+    "Negative": torch.neg,
+    "Sign": torch.sign,
+    "Square": torch.square,
+    "LogicalNot": torch.logical_not,
+    "Isfinite": torch.isfinite,
+    "Isinf": torch.isinf,
+    "Isnan": torch.isnan,
+    "Copy": torch.clone,
+    "StopGradient": torch.detach,
+    **{
+        name: _floating(function)
+        for name, function in {
+            "Arccos": torch.arccos,
+            "Arccosh": torch.arccosh,
+            "Arcsin": torch.arcsin,
+            "Arcsinh": torch.arcsinh,
+            "Arctan": torch.arctan,
+            "Arctanh": torch.arctanh,
+            "Ceil": torch.ceil,
+            "Cos": torch.cos,
+            "Cosh": torch.cosh,
+            "Erf": torch.erf,
+            "Exp": torch.exp,
+            "Expm1": torch.expm1,
+            "Floor": torch.floor,
+            "HardSigmoid": activations.hard_sigmoid,
+            "HardSilu": activations.hard_silu,
+            "HardTanh": activations.hard_tanh,
+            "Log": torch.log,
+            "Log10": torch.log10,
+            "Log1p": torch.log1p,
+            "Log2": torch.log2,
+            "LogSigmoid": activations.log_sigmoid,
+            "Mish": activations.mish,
+            "Reciprocal": torch.reciprocal,
+            "Relu": activations.relu,
+            "Relu6": activations.relu6,
+            "Rsqrt": torch.rsqrt,
+            "Selu": activations.selu,
+            "Sigmoid": activations.sigmoid,
+            "Silu": activations.silu,
+            "Sin": torch.sin,
+            "Sinh": torch.sinh,
+            "Softplus": activations.softplus,
+            "Softsign": activations.softsign,
+            "SparsePlus": activations.sparse_plus,
+            "SparseSigmoid": activations.sparse_sigmoid,
+            "Sqrt": torch.sqrt,
+            "Tan": torch.tan,
+            "Tanh": torch.tanh,
+            "TanhShrink": activations.tanh_shrink,
+        }.items()
+    },
+}
+
+
+#: Where Keras keeps them, if not among NumPy's.
+_MODULES: Mapping[str, frozenset[str]] = {
+    "keras.src.ops.core": frozenset({"StopGradient"}),
+    "keras.src.ops.math": frozenset({"Erf", "Rsqrt"}),
+    "keras.src.ops.nn": frozenset(
+        {
+            "HardSigmoid",
+            "HardSilu",
+            "HardTanh",
+            "LogSigmoid",
+            "Relu",
+            "Relu6",
+            "Selu",
+            "Sigmoid",
+            "Silu",
+            "Softplus",
+            "Softsign",
+            "SparsePlus",
+            "SparseSigmoid",
+            "TanhShrink",
+        }
+    ),
+    "keras.src.activations.activations": frozenset({"Mish"}),
+}
+
+
+def _module(name: str) -> str:
+    return next((module for module, names in _MODULES.items() if name in names), Operation.keras_module)
+
+
+_BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
+    "Add": torch.add,
+    "Arctan2": torch.arctan2,
+    "Divide": torch.true_divide,
+    "Equal": torch.eq,
+    "FloorDivide": torch.floor_divide,
+    "Greater": torch.gt,
+    "GreaterEqual": torch.ge,
+    "Less": torch.lt,
+    "LessEqual": torch.le,
+    "LogicalAnd": lambda x1, x2: torch.logical_and(_truth(x1), _truth(x2)),
+    "LogicalOr": lambda x1, x2: torch.logical_or(_truth(x1), _truth(x2)),
+    "LogicalXor": lambda x1, x2: torch.logical_xor(_truth(x1), _truth(x2)),
+    "Maximum": torch.maximum,
+    "Minimum": torch.minimum,
+    "Mod": torch.remainder,
+    "Multiply": torch.mul,
+    "NotEqual": torch.ne,
+    "Power": torch.pow,
+    "Subtract": torch.sub,
+    "TrueDivide": torch.true_divide,
+}
+
+
+class Cast(Typed):
+    """x in another element type (keras.ops.cast)."""
+
+    keras_module = "keras.src.ops.core"
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x converted."""
+        return self.converted(x)
+
+
+class ZerosLike(Typed):
+    """Zeros in the shape of x (keras.ops.zeros_like)."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The zeros."""
+        return torch.zeros_like(self.converted(x.new_empty(()))).expand(x.shape)
+
+
+class OnesLike(Typed):
+    """Ones in the shape of x (keras.ops.ones_like)."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The ones."""
+        return torch.ones_like(self.converted(x.new_empty(()))).expand(x.shape)
+
+
+class Clip(Operation):
+    """x cut off at both ends (keras.ops.clip)."""
+
+    x_min: Any = option(anything)
+    x_max: Any = option(anything)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x within the bounds."""
+        return x.clamp(self.x_min, self.x_max)
+
+
+class Where(Operation):
+    """x1 where the condition holds, else x2 (keras.ops.where)."""
+
+    def forward(self, run: Run, w: Any, condition: torch.Tensor, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+        """The choice."""
+        return torch.where(condition.to(torch.bool), x1, x2)
+
+
+class ReLU(Operation):
+    """keras.activations.relu with its arguments."""
+
+    keras_module = "keras.src.activations.activations"
+
+    negative_slope: float = option(number, default=0.0)
+    max_value: float | None = option(optional(number), default=None)
+    threshold: float = option(number, default=0.0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        return activations.relu(x, self.negative_slope, self.max_value, self.threshold)
+
+
+class LeakyRelu(Operation):
+    """keras.ops.leaky_relu."""
+
+    keras_module = "keras.src.ops.nn"
+
+    negative_slope: float = option(number, default=0.2)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        return activations.leaky_relu(x, self.negative_slope)
+
+
+class Elu(Operation):
+    """keras.ops.elu."""
+
+    keras_module = "keras.src.ops.nn"
+
+    alpha: float = option(number, default=1.0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        return activations.elu(x, self.alpha)
+
+
+class Celu(Elu):
+    """keras.ops.celu."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The rectified x."""
+        return activations.celu(x, self.alpha)
+
+
+class Gelu(Operation):
+    """keras.ops.gelu."""
+
+    keras_module = "keras.src.ops.nn"
+
+    approximate: bool = option(boolean, default=True)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The activation of x."""
+        return activations.gelu(x, self.approximate)
+
+
+class Softmax(Operation):
+    """keras.ops.softmax. Without an axis over all elements."""
+
+    keras_module = "keras.src.ops.nn"
+
+    axis: int | None = option(optional(integer), default=-1)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The softmax of x."""
+        return activations.softmax(x.reshape(-1)).reshape(x.shape) if self.axis is None else x.softmax(self.axis)
+
+
+class LogSoftmax(Softmax):
+    """keras.ops.log_softmax."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The logarithm of the softmax of x."""
+        flat = self.axis is None
+        return x.reshape(-1).log_softmax(0).reshape(x.shape) if flat else x.log_softmax(self.axis or 0)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    **{name: operation(Unary, name, _module(name), function) for name, function in _UNARY.items()},
+    **{name: operation(Binary, name, _module(name), function) for name, function in _BINARY.items()},
+    "Cast": Cast,
+    "Celu": Celu,
+    "Clip": Clip,
+    "Elu": Elu,
+    "Gelu": Gelu,
+    "LeakyRelu": LeakyRelu,
+    "LogSoftmax": LogSoftmax,
+    "OnesLike": OnesLike,
+    "ReLU": ReLU,
+    "Softmax": Softmax,
+    "Where": Where,
+    "ZerosLike": ZerosLike,
+}

@@ -1,0 +1,188 @@
+"""Operations that sum up along axes (keras.ops.numpy), and products of matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import boolean, integer, one_or_list_of, option, optional, text
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation, as_tensors
+
+#: Small integers are summed in int32, as Keras does.
+_SUMMED_IN_INT32 = (torch.bool, torch.uint8, torch.int8, torch.int16)
+
+
+class _Reduction(Operation):
+    """Over one axis, several, or all."""
+
+    axis: Any = option(optional(one_or_list_of(integer)), default=None)
+    keepdims: bool = option(boolean, default=False)
+
+    def axes(self, x: torch.Tensor) -> list[int]:
+        """The axes, all if none is named."""
+        if self.axis is None:
+            return list(range(x.ndim))
+        return [self.axis] if isinstance(self.axis, int) else list(self.axis)
+
+
+class Any_(_Reduction):  # noqa: N801 - `Any` is taken
+    """Whether any element holds (keras.ops.any)."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The answer."""
+        return torch.any(x.to(torch.bool), self.axes(x), self.keepdims)
+
+
+class All(_Reduction):
+    """Whether all elements hold (keras.ops.all)."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The answer."""
+        return torch.all(x.to(torch.bool), self.axes(x), self.keepdims)
+
+
+class Sum(_Reduction):
+    """keras.ops.sum."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The sum."""
+        dtype = torch.int32 if x.dtype in _SUMMED_IN_INT32 else x.dtype
+        return torch.sum(x, self.axes(x), self.keepdims, dtype=dtype)
+
+
+class Mean(_Reduction):
+    """keras.ops.mean."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The mean."""
+        return torch.mean(x if x.is_floating_point() else x.float(), self.axes(x), self.keepdims)
+
+
+class Max(_Reduction):
+    """keras.ops.max."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The largest element."""
+        return torch.amax(x, self.axes(x), self.keepdims)
+
+
+class Min(_Reduction):
+    """keras.ops.min."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The smallest element."""
+        return torch.amin(x, self.axes(x), self.keepdims)
+
+
+class Var(_Reduction):
+    """keras.ops.var: divided by the number of elements."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The variance."""
+        x = x if x.is_floating_point() else x.float()
+        return torch.var(x, self.axes(x), correction=0, keepdim=self.keepdims)
+
+
+class Std(_Reduction):
+    """keras.ops.std: divided by the number of elements."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The standard deviation."""
+        x = x if x.is_floating_point() else x.float()
+        return torch.std(x, self.axes(x), correction=0, keepdim=self.keepdims)
+
+
+class Logsumexp(_Reduction):
+    """keras.ops.logsumexp."""
+
+    keras_module = "keras.src.ops.math"
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """log sum exp(x)."""
+        return torch.logsumexp(x, self.axes(x), self.keepdims)
+
+
+class _Arg(Operation):
+    axis: int | None = option(optional(integer), default=None)
+    keepdims: bool = option(boolean, default=False)
+
+
+class Argmax(_Arg):
+    """keras.ops.argmax."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Where the largest element is."""
+        return torch.argmax(x, self.axis, self.keepdims).to(torch.int32)
+
+
+class Argmin(_Arg):
+    """keras.ops.argmin."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Where the smallest element is."""
+        return torch.argmin(x, self.axis, self.keepdims).to(torch.int32)
+
+
+class Matmul(Operation):
+    """keras.ops.matmul."""
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+        """x1 @ x2."""
+        a, b = as_tensors(x1, x2)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        return torch.matmul(a.to(dtype), b.to(dtype))
+
+
+class Einsum(Operation):
+    """keras.ops.einsum of two operands."""
+
+    subscripts: str = option(text)
+
+    def forward(self, run: Run, w: Any, x1: torch.Tensor, x2: Any = None) -> torch.Tensor:
+        """The sum of products that the subscripts say."""
+        if x2 is None:
+            return torch.einsum(self.subscripts, x1)
+        a, b = as_tensors(x1, x2)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        return torch.einsum(self.subscripts, a.to(dtype), b.to(dtype))
+
+
+class Normalize(Operation):
+    """keras.ops.normalize of order 2: x / its length, which is at least `epsilon`."""
+
+    keras_module = "keras.src.ops.nn"
+
+    axis: Any = option(one_or_list_of(integer), default=-1)
+    order: int = option(integer, default=2)
+    epsilon: Any = option(lambda value: 1e-7 if value is None else float(value), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x scaled."""
+        axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
+        if self.order == 2:
+            inverse: torch.Tensor = torch.rsqrt(x.square().sum(axes, keepdim=True)).clamp_max(1 / self.epsilon)
+            return x * inverse
+        norm: torch.Tensor = torch.linalg.vector_norm(x, self.order, axes, keepdim=True)
+        return x / norm.clamp_min(self.epsilon)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "All": All,
+    "Amax": Max,
+    "Amin": Min,
+    "Any": Any_,
+    "Argmax": Argmax,
+    "Argmin": Argmin,
+    "Einsum": Einsum,
+    "Logsumexp": Logsumexp,
+    "Matmul": Matmul,
+    "Max": Max,
+    "Mean": Mean,
+    "Min": Min,
+    "Normalize": Normalize,
+    "Std": Std,
+    "Sum": Sum,
+    "Var": Var,
+}
