@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import typing as t
 
 import torch
 
@@ -17,7 +17,7 @@ _SUMMED_IN_INT32 = (torch.bool, torch.uint8, torch.int8, torch.int16)
 class _Reduction(Operation):
     """Over one axis, several, or all."""
 
-    axis: Any = option(optional(one_or_list_of(integer)), default=None)
+    axis: t.Any = option(optional(one_or_list_of(integer)), default=None)
     keepdims: bool = option(boolean, default=False)
 
     def axes(self, x: torch.Tensor) -> list[int]:
@@ -27,10 +27,10 @@ class _Reduction(Operation):
         return [self.axis] if isinstance(self.axis, int) else list(self.axis)
 
 
-class Any_(_Reduction):  # noqa: N801 - `Any` is taken
+class Any(_Reduction):
     """Whether any element holds (keras.ops.any)."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The answer."""
         return torch.any(x.to(torch.bool), self.axes(x), self.keepdims)
 
@@ -38,7 +38,7 @@ class Any_(_Reduction):  # noqa: N801 - `Any` is taken
 class All(_Reduction):
     """Whether all elements hold (keras.ops.all)."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The answer."""
         return torch.all(x.to(torch.bool), self.axes(x), self.keepdims)
 
@@ -46,7 +46,7 @@ class All(_Reduction):
 class Sum(_Reduction):
     """keras.ops.sum."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
         dtype = torch.int32 if x.dtype in _SUMMED_IN_INT32 else x.dtype
         return torch.sum(x, self.axes(x), self.keepdims, dtype=dtype)
@@ -55,7 +55,7 @@ class Sum(_Reduction):
 class Mean(_Reduction):
     """keras.ops.mean."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The mean."""
         return torch.mean(x if x.is_floating_point() else x.float(), self.axes(x), self.keepdims)
 
@@ -63,7 +63,7 @@ class Mean(_Reduction):
 class Max(_Reduction):
     """keras.ops.max."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The largest element."""
         return torch.amax(x, self.axes(x), self.keepdims)
 
@@ -71,7 +71,7 @@ class Max(_Reduction):
 class Min(_Reduction):
     """keras.ops.min."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The smallest element."""
         return torch.amin(x, self.axes(x), self.keepdims)
 
@@ -79,7 +79,7 @@ class Min(_Reduction):
 class Var(_Reduction):
     """keras.ops.var: divided by the number of elements."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The variance."""
         x = x if x.is_floating_point() else x.float()
         return torch.var(x, self.axes(x), correction=0, keepdim=self.keepdims)
@@ -88,7 +88,7 @@ class Var(_Reduction):
 class Std(_Reduction):
     """keras.ops.std: divided by the number of elements."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The standard deviation."""
         x = x if x.is_floating_point() else x.float()
         return torch.std(x, self.axes(x), correction=0, keepdim=self.keepdims)
@@ -99,7 +99,7 @@ class Logsumexp(_Reduction):
 
     keras_module = "keras.src.ops.math"
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """log sum exp(x)."""
         return torch.logsumexp(x, self.axes(x), self.keepdims)
 
@@ -112,7 +112,7 @@ class _Arg(Operation):
 class Argmax(_Arg):
     """keras.ops.argmax."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the largest element is."""
         return torch.argmax(x, self.axis, self.keepdims).to(torch.int32)
 
@@ -120,7 +120,7 @@ class Argmax(_Arg):
 class Argmin(_Arg):
     """keras.ops.argmin."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the smallest element is."""
         return torch.argmin(x, self.axis, self.keepdims).to(torch.int32)
 
@@ -128,7 +128,7 @@ class Argmin(_Arg):
 class Matmul(Operation):
     """keras.ops.matmul."""
 
-    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: t.Any, x1: t.Any, x2: t.Any) -> torch.Tensor:  # type: ignore[override]
         """x1 @ x2."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
@@ -140,7 +140,7 @@ class Einsum(Operation):
 
     subscripts: str = option(text)
 
-    def forward(self, run: Run, w: Any, x1: torch.Tensor, x2: Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x1: torch.Tensor, x2: t.Any = None) -> torch.Tensor:
         """The sum of products that the subscripts say."""
         if x2 is None:
             return torch.einsum(self.subscripts, x1)
@@ -154,11 +154,11 @@ class Normalize(Operation):
 
     keras_module = "keras.src.ops.nn"
 
-    axis: Any = option(one_or_list_of(integer), default=-1)
+    axis: t.Any = option(one_or_list_of(integer), default=-1)
     order: int = option(integer, default=2)
-    epsilon: Any = option(lambda value: 1e-7 if value is None else float(value), default=None)
+    epsilon: t.Any = option(lambda value: 1e-7 if value is None else float(value), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """x scaled."""
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
         if self.order == 2:
@@ -172,7 +172,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "All": All,
     "Amax": Max,
     "Amin": Min,
-    "Any": Any_,
+    "Any": Any,
     "Argmax": Argmax,
     "Argmin": Argmin,
     "Einsum": Einsum,
