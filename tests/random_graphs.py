@@ -43,7 +43,13 @@ class GraphMaker:
 
     def input(self, kind: str) -> Any:
         width = self.pick(WIDTHS)
-        shapes = {"vector": (width,), "sequence": (5, width), "open": (None, width), "image": (7, 6, width), "ids": (5,)}
+        shapes = {
+            "vector": (width,),
+            "sequence": (5, width),
+            "open": (None, width),
+            "image": (7, 6, width),
+            "ids": (5,),
+        }
         dtype = "int32" if kind == "ids" else "float32"
         return self.api.Input(shapes[kind], dtype=dtype, name=self.name())
 
@@ -108,7 +114,9 @@ class GraphMaker:
 
     def merge(self, pool: Pool) -> Any | None:
         first = self.pick(pool.tensors)
-        twins = [t for t in pool.tensors if tuple(t.shape) == tuple(first.shape)]
+        # Two unknown lengths may differ once data comes: such a tensor only meets itself.
+        open_axis = any(size is None for size in first.shape[1:])
+        twins = [first] if open_axis else [t for t in pool.tensors if tuple(t.shape) == tuple(first.shape)]
         others = [self.pick(twins) for _ in range(int(self.rng.integers(1, 3)))]
         kind = self.pick(("Add", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Subtract"))
         if kind == "Subtract":
@@ -152,7 +160,10 @@ class GraphMaker:
         pool.reusable.append((layer, shape))
 
     def model(self) -> Any:
-        inputs = [self.input(self.pick(("vector", "sequence", "open", "image", "ids"))) for _ in range(int(self.rng.integers(1, 4)))]
+        inputs = [
+            self.input(self.pick(("vector", "sequence", "open", "image", "ids")))
+            for _ in range(int(self.rng.integers(1, 4)))
+        ]
         pool = Pool([], [])
         for tensor in inputs:
             if tensor.dtype == "int32":

@@ -12,5 +12,6 @@ from layergraph.functional.input import Input
 from layergraph.functional.model import Model
 from layergraph.functional.naming import clear_session
 from layergraph.functional.sequential import Sequential
+from layergraph.loading import load_model
 
-__all__ = ["Input", "Model", "Sequential", "clear_session", "layers"]
+__all__ = ["Input", "Model", "Sequential", "clear_session", "layers", "load_model"]

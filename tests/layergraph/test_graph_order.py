@@ -1,15 +1,15 @@
 """Order of layers and calls: Keras's, for any graph."""
 
 import keras
-import pytest
-from random_graphs import random_model
-
 import layergraph
+import pytest
 from layergraph import Input, Model
 from layergraph.errors import GraphError
 from layergraph.layers import Dense
+from random_graphs import random_model
 
 
+@pytest.mark.filterwarnings("ignore:.*destroy the mask information:UserWarning")
 @pytest.mark.parametrize("seed", range(25))
 def test_layers_are_listed_as_keras_lists_them(seed: int) -> None:
     expected = [layer.name for layer in random_model(keras, seed).layers]

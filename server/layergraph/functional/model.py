@@ -132,15 +132,16 @@ class Model(Trainer, Layer):
         """Names of the outputs, in flat order, each once.
 
         The keys of a dict of outputs; otherwise the name of the layer that makes the output, with the indices of its
-        node and tensor (`lstm:0:1`) where several outputs come from one layer.
+        node and tensor (`lstm:0:1`) where several outputs come from one layer, and numbered where one tensor goes out twice.
         """
         if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
             return sorted(self.graph.outputs)
         names = [tensor.history.layer.name for tensor in self.outputs]
-        return [
+        addressed = [
             name if names.count(name) == 1 else self.address(tensor)
             for name, tensor in zip(names, self.outputs, strict=True)
         ]
+        return _distinct(addressed)
 
     def address(self, tensor: Tensor) -> str:
         """`layer:node:tensor`: the name by which a tensor of the graph can be asked for."""
@@ -271,6 +272,22 @@ class Model(Trainer, Layer):
 
 #: Plans kept for different choices of outputs.
 MAX_PLANS = 64
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, a repeated one with the first free number behind it."""
+    taken: set[str] = set(names)
+    seen: set[str] = set()
+    result = []
+    for name in names:
+        number = 1
+        unique = name
+        while unique in seen or (unique != name and unique in taken):
+            unique = f"{name}_{number}"
+            number += 1
+        seen.add(unique)
+        result.append(unique)
+    return result
 
 
 def _unpacked(structure: Structure) -> Structure:
