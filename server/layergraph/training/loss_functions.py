@@ -105,7 +105,9 @@ def poisson(y_true: Tensor, y_pred: Tensor) -> Tensor:
 def _binary_crossentropies(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
     if from_logits:
         return functional.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
-    return functional.binary_cross_entropy(y_pred.clamp(EPSILON, 1.0 - EPSILON), y_true, reduction="none")
+    # Not torch's binary_cross_entropy, which refuses labels outside 0 .. 1: Keras's guide itself trains with such.
+    y_pred = y_pred.clamp(EPSILON, 1.0 - EPSILON)
+    return (y_true - 1.0) * torch.log1p(-y_pred) - y_true * torch.log(y_pred)
 
 
 def _smoothed_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
@@ -187,9 +189,13 @@ def sparse_categorical_crossentropy(
         labels = labels.where(valid, 0)
         # Predictions are dropped as well, so that a NaN there reaches nothing.
         y_pred = y_pred.where(valid.unsqueeze(axis), torch.zeros((), dtype=y_pred.dtype, device=y_pred.device))
-    # torch wants the classes on axis 1.
-    log_p = _log_probabilities(y_pred, from_logits, axis).movedim(axis, 1)
-    loss = functional.nll_loss(log_p, labels, reduction="none")
+    if from_logits:
+        # torch wants the classes on axis 1.
+        loss = functional.cross_entropy(y_pred.movedim(axis, 1), labels, reduction="none")
+    else:
+        # As `_log_probabilities`, but only for the class that counts: logarithms of all would cost most of the time.
+        right = y_pred.gather(axis, labels.unsqueeze(axis)).squeeze(axis)
+        loss = -torch.log((right / y_pred.sum(axis)).clamp(EPSILON, 1.0 - EPSILON))
     return loss if ignore_class is None else loss.where(valid, 0.0)
 
 
