@@ -1,4 +1,4 @@
-"""Reshaping, padding, cropping and up-sampling against stock Keras, and TensorFlow where Keras on torch has no kernel."""
+"""Reshaping, padding, cropping and up-sampling against stock Keras; TensorFlow for kernels that torch lacks."""
 
 import layergraph
 import numpy as np

@@ -21,6 +21,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.initializers import Ones, initializer
 from layergraph.layers.normalization_batch import LAYERS as BATCH
+from layergraph.layers.normalization_spectral import LAYERS as SPECTRAL
 from layergraph.layers.normalization_weights import AffineLayer, axis_length, wide
 from layergraph.training.constraints import constraint
 from layergraph.training.regularizers import regularizer
@@ -200,4 +201,5 @@ LAYERS: dict[str, type[Layer]] = {
     "UnitNormalization": UnitNormalization,
     "RMSNormalization": RMSNormalization,
     **BATCH,
+    **SPECTRAL,
 }

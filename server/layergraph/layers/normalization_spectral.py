@@ -1,0 +1,89 @@
+"""Spectral normalization: a layer whose kernel is kept at spectral norm 1 (keras.layers.SpectralNormalization)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import option, positive_int
+from layergraph.errors import GraphError
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.weight import Weight
+from layergraph.initializers import TruncatedNormal
+from layergraph.layers.wrappers import _layer, _Wrapper
+
+#: 1 / Keras's backend.epsilon(): the most by which a vector is stretched to length 1.
+MAX_FACTOR = 1e7
+
+
+class SpectralNormalization(_Wrapper):
+    """Before each step of training, divides the kernel of `layer` by its largest singular value.
+
+    The value is found by `power_iterations` steps of the power method, which go on from where the last training step
+    left `vector_u`, (1, outputs). In inference the layer computes with its kernel as training left it.
+    """
+
+    layer: Layer = option(_layer)
+    power_iterations: int = option(positive_int, default=1)
+
+    supports_masking = False
+
+    def setup(self) -> None:
+        """Takes the layer in."""
+        self.hold(layer=self.layer)
+
+    def build_for(self, args: tuple[Any, ...]) -> None:
+        """Builds the layer for the same inputs."""
+        self.layer.build_for(args)
+        super().build_for(args)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates `vector_u`. Raises GraphError for a layer with neither kernel nor embeddings."""
+        kernel = self._kernel()
+        # In files the kernel is the wrapper's weight, too, and comes before the vector.
+        self.own_weights.append(kernel)
+        self.add_weight(
+            "vector_u", (1, kernel.shape[-1]), TruncatedNormal(stddev=0.02), trainable=False, dtype=kernel.dtype
+        )
+
+    def _kernel(self) -> Weight:
+        for weight in self.layer.own_weights:
+            if weight.name in ("kernel", "embeddings"):
+                return weight
+        raise GraphError(
+            f"layer '{self.name}' (SpectralNormalization): got layer '{self.layer.name}' "
+            f"({type(self.layer).__name__}), expected one with a kernel or embeddings"
+        )
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Computes the outputs, in the type of the inputs."""
+        # Serving runs in inference mode, and must not change what is served.
+        if run.training and not torch.is_inference_mode_enabled():
+            self._normalize(getattr(w.layer, self._kernel().name), w.vector_u)
+        y, _ = self.layer.execute(run, w.layer, (x,), {}, None, want_masks=False)
+        result: torch.Tensor = y.to(x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype))
+        return result
+
+    @torch.no_grad()
+    def _normalize(self, kernel: torch.Tensor, vector_u: torch.Tensor) -> None:
+        """Divides the kernel by its largest singular value, and keeps the vector; both in place."""
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        u = vector_u
+        for _ in range(self.power_iterations):
+            v = _unit(u @ matrix.t())
+            u = _unit(v @ matrix)
+        sigma = v @ matrix @ u.t()
+        # A kernel of zeros has no direction; nothing is looked at in Python, so that no device waits.
+        empty = (kernel == 0).all()
+        vector_u.copy_(torch.where(empty, vector_u, u))
+        kernel.copy_(torch.where(empty, kernel, kernel / sigma))
+
+
+def _unit(vector: torch.Tensor) -> torch.Tensor:
+    return vector * vector.square().sum().rsqrt().clamp(max=MAX_FACTOR)
+
+
+LAYERS: dict[str, type[Layer]] = {"SpectralNormalization": SpectralNormalization}
