@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -16,19 +17,19 @@ from types import FrameType
 from layerserve_server import logs
 from layerserve_server.app import App
 from layerserve_server.repository.repository import Description
-from layerserve_server.settings import SettingsError, in_force, read_settings
+from layerserve_server.settings import Settings, SettingsError, in_force, read_settings
 
 #: Exit status for settings and arguments that are wrong, as shells and argparse have it.
 USAGE = 2
-#: After a second signal, time until the process ends whatever it does, in seconds.
-LAST_RESORT_SECONDS = 3.0
+#: Time between two looks whether the server has stopped, in seconds.
+LOOK_SECONDS = 0.1
 
 
 def serve(argv: Sequence[str]) -> int:
     """Serves until SIGTERM or SIGINT; gives the exit status.
 
     The first signal drains: health says NOT_SERVING, calls are still taken for `drain_seconds` (not after SIGINT, as
-    then a person waits), then calls under way get `grace_seconds`. A second signal ends at once.
+    then a person waits), then calls under way get `grace_seconds`. A second signal ends them at once.
     """
     try:
         settings = read_settings(argv)
@@ -41,49 +42,55 @@ def serve(argv: Sequence[str]) -> int:
     logs.set_up(settings.log_level, settings.log_format)
     signals = Signals()
     try:
-        app = App(settings)
-        app.start()
+        app = started(settings)
     except (ValueError, OSError) as error:
         print(f"layerserve serve: {error}", file=sys.stderr)
         return USAGE
     print(welcome(app), file=sys.stderr, flush=True)
-    first = signals.wait()
-    app.drain()
-    if first == signal.SIGTERM:
-        signals.again.wait(settings.drain_seconds)
+    again = None
+    if signals.wait() == signal.SIGTERM:
+        app.drain()
+        again = signals.wait(settings.drain_seconds)
     ending = threading.Thread(target=app.stop, args=(settings.grace_seconds,), daemon=True)
     ending.start()
-    while ending.is_alive() and not signals.again.is_set():
-        ending.join(0.1)
-    if signals.again.is_set():
+    while ending.is_alive() and not again:
+        again = signals.wait(LOOK_SECONDS)
+    if again:
         app.stop(0.0)
     return 0
 
 
+def started(settings: Settings) -> App:
+    """A server that serves. Raises ValueError for a path that can't be served, OSError for a port that is taken."""
+    app = App(settings)
+    try:
+        app.start()
+    except BaseException:
+        app.stop()
+        raise
+    return app
+
+
 class Signals:
-    """SIGTERM and SIGINT: the first asks to drain, the second to end at once."""
+    """SIGTERM and SIGINT as they come. The third one ends the process, whatever it does."""
 
     def __init__(self) -> None:
-        self.again = threading.Event()
-        self._first = threading.Event()
-        self._number = signal.SIGTERM
+        # A pipe, because a handler may interrupt whoever holds the lock of a threading.Event.
+        self._reader, self._writer = os.pipe()
+        self._count = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._take)
 
-    def wait(self) -> signal.Signals:
-        """Waits for the first signal, and gives it."""
-        self._first.wait()
-        return self._number
+    def wait(self, seconds: float | None = None) -> signal.Signals | None:
+        """Waits for the next signal, and gives it; None where none came in time."""
+        readable, _, _ = select.select([self._reader], [], [], seconds)
+        return signal.Signals(os.read(self._reader, 1)[0]) if readable else None
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if not self._first.is_set():
-            self._number = signal.Signals(number)
-            self._first.set()
-        elif not self.again.is_set():
-            self.again.set()
-            backstop = threading.Timer(LAST_RESORT_SECONDS, os._exit, (1,))
-            backstop.daemon = True
-            backstop.start()
+        self._count += 1
+        if self._count > 2:
+            os._exit(1)
+        os.write(self._writer, bytes([number]))
 
 
 def welcome(app: App) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from layergraph.errors import CorruptFileError, DataError, UnknownTensorError
+from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 
@@ -36,8 +38,12 @@ class FakeModel:
     keras_version: str | None = "3.15.1"
     #: Set while batches may run.
     gate: threading.Event = field(default_factory=threading.Event)
-    #: Rows of each batch that ran.
+    #: Rows of each batch that began, and of each that ran.
+    begun: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    #: What it was compiled with.
+    compile_config: dict[str, Any] | None = None
+    optimizer: Any = None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -51,6 +57,15 @@ class FakeModel:
 
     def count_params(self) -> int:
         return 3
+
+    def compile(self, **settings: Any) -> None:
+        if settings["loss"] != "mse":
+            raise ConfigError(f"unknown loss {settings['loss']!r}; did you mean 'mse'?")
+        self.compile_config, self.compiled = settings, True
+
+    def fit(self, x: Any, y: Any, **options: Any) -> None:
+        if y["y"].shape[1:] != (2,):
+            raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")
 
     def node_table(self) -> Sequence[Any]:
         return ()
@@ -74,8 +89,9 @@ class FakePlan:
         return tuple(Spec(name, (None, 2), "float32") for name in self.names)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        assert self.model.gate.wait(30)
         x = inputs["x"]
+        self.model.begun.append(len(x))
+        assert self.model.gate.wait(30)
         self.model.batches.append(len(x))
         if (x[..., 0] < 0).any():
             raise DataError(f"input 'x': got id {x[..., 0].min():g}, expected 0 or more")
@@ -123,7 +139,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., App]]:
     apps = []
 
     def start_app(path: Path | None = None, load: Any = read_fake, **changes: Any) -> App:
-        app = App(local_settings(path or tmp_path / "models", **changes), load)
+        trainer = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
+        app = App(local_settings(path or tmp_path / "models", **changes), load, load, trainer)
         apps.append(app)
         app.start()
         return app
@@ -148,3 +165,16 @@ def connect() -> Iterator[Callable[[App], grpc.Channel]]:
     yield connect_to
     for channel in channels:
         channel.close()
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], Any]], None]:
+    """Looks until something that has been asked for has happened."""
+
+    def wait(condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.002)
+
+    return wait

@@ -188,7 +188,7 @@ def test_results_with_other_rows_are_never_handed_out(make, wrong):
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(make):
-    doubler, lane, observer, _ = held(make, max_queue_rows=4)
+    doubler, lane, _, _ = held(make, max_queue_rows=4)
     ask(lane, [1, 2, 3])
     with pytest.raises(BusyError, match="3 rows wait, 2 more would pass the limit of 4") as caught:
         ask(lane, [4, 5])

@@ -101,7 +101,7 @@ def test_a_version_that_fails_leaves_the_old_one_and_says_why(make, put):
     assert answering(repository, "double") == (1, 1)
     assert states(repository)[2] is State.FAILED
     assert repository.describe("double")[0].reason == "model.keras: the file is truncated"
-    with pytest.raises(VersionFailedError, match="model 'double' version 2 failed to load: .*truncated"):
+    with pytest.raises(VersionFailedError, match=r"model 'double' version 2 failed to load: .*truncated"):
         repository.lease("double", 2)
 
 
@@ -225,14 +225,14 @@ def test_labels_choose(make, put, tmp_path):
     repository = make()
     assert answering(repository, "double", None, "stable") == (1, 1)
     assert [one.labels for one in repository.describe()] == [(), ("stable",)]
-    with pytest.raises(UnknownLabelError, match="model 'double': unknown label 'stabel'; did you mean 'stable'?"):
+    with pytest.raises(UnknownLabelError, match="model 'double': unknown label 'stabel'; did you mean 'stable'"):
         repository.lease("double", None, "stabel")
     with pytest.raises(UnknownVersionError, match="no version 7, to which label 'lost' points"):
         repository.lease("double", None, "lost")
 
 
 @pytest.mark.parametrize(
-    "name", ["../../etc", "..%2f", "a/b", ".", "", " ", "\0", "x" * 10_000, "dоuble", "\ud800"], ids=ascii
+    "name", ["../../etc", "..%2f", "a/b", ".", "", " ", "\0", "x" * 10_000, "d\u043euble", "\ud800"], ids=ascii
 )
 def test_names_that_are_no_model_are_unknown(make, put, name):
     put()

@@ -38,7 +38,7 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
     [
         (
             ["--max-batch-rows", "0"],
-            "--max-batch-rows (LAYERSERVE_MAX_BATCH_ROWS, 'max_batch_rows' in the file): got '0'",
+            "--max-batch-rows (LAYERSERVE_MAX_BATCH_ROWS, 'max_batch_rows' in the file): got '0', ",
         ),
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
@@ -58,7 +58,7 @@ def test_a_name_that_is_wrong_in_the_file_is_told_with_the_near_one(file):
 
 @pytest.mark.parametrize("text", ["= 1", "grpc_port = "])
 def test_a_file_that_is_no_toml_is_told(file, text):
-    with pytest.raises(SettingsError, match="layerserve.toml"):
+    with pytest.raises(SettingsError, match=r"layerserve.toml"):
         read_settings(["--config=" + file(text)])
 
 

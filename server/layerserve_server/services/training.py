@@ -126,13 +126,14 @@ def _follow(run: Run, sequence: int, stream: Stream) -> Iterator[pb.TrainEvent]:
     """The run's events from a number on, as they come, to the last one."""
     stream.on_closed(run.log.wake)
     while True:
-        for event in run.log.since(sequence, lambda: not stream.open()):
+        new = run.log.since(sequence, lambda: not stream.open())
+        for event in new:
             yield _event(run, event)
             sequence = event.sequence + 1
             if isinstance(event.what, events.LAST):
                 return
-        if run.log.ended:
-            return
+        if not new and run.log.ended:
+            return  # It was asked for what comes after the last one.
         if not stream.open():
             raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again when it is back")
 

@@ -368,24 +368,26 @@ class Runs:
             if run.phase is Phase.ENDED:
                 return
             run.phase = Phase.ENDED
-            try:
-                events.append(run.folder, what)
-                run.log.refresh()
-            except OSError as error:
-                logger.error("can't write a run's last event: %s", error.strerror, extra={"run": run.id})
-                run.log.put(what)
+        state = type(what).__name__.lower()
+        self._observer.run_ended(run.request.model, state)
+        self._tell()
+        reason = {"reason": what.reason} if isinstance(what, Failed) else {}
+        logger.info("a run ended", extra={"run": run.id, "state": state, **reason})
         for name in (DATA, BASE):
             shutil.rmtree(run.folder / name, ignore_errors=True)
+        # Last, so that whoever sees the run ended sees all that follows from it.
+        try:
+            events.append(run.folder, what)
+            run.log.refresh()
+        except OSError as error:
+            logger.error("can't write a run's last event: %s", error.strerror, extra={"run": run.id})
+            run.log.put(what)
         run.disown()
-        self._observer.run_ended(run.request.model, run.state.value)
-        reason = {"reason": what.reason} if isinstance(what, Failed) else {}
-        logger.info("a run ended", extra={"run": run.id, "state": run.state.value, **reason})
         self._prune()
-        self._tell()
 
     def _prune(self) -> None:
         """Removes the oldest ended runs beyond those that are kept."""
-        ended = [run for run in self.list() if run.phase is Phase.ENDED]
+        ended = [run for run in self.list() if run.log.ended]
         for run in ended[self._limits.max_kept :]:
             with self._changed:
                 self._runs.pop(run.id, None)

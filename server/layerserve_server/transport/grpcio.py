@@ -21,6 +21,9 @@ from layerserve_server.transport.status import failure
 #: Streams that grpcio may start beyond the limit, so that they can be refused instead of waiting for a thread.
 SPARE_STREAM_THREADS = 8
 
+#: More than any caller means, in seconds.
+FOREVER_SECONDS = 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -189,7 +192,8 @@ class GrpcioCall:
         self._encode: Callable[[], bytes] | None = None
         self._error: Exception | None = None
         remaining = context.time_remaining()
-        self.deadline = None if remaining is None else time.monotonic() + remaining
+        # Without a deadline grpcio gives None, or the centuries left until the end of its clock.
+        self.deadline = None if remaining is None or remaining > FOREVER_SECONDS else time.monotonic() + remaining
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         def gone() -> None:

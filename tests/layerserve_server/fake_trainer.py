@@ -1,0 +1,54 @@
+"""A training process that needs no engine. What it does is the first word of the run's description.
+
+It goes from one step to the next when a file `go` appears in the run's folder, so that tests decide when.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from layerserve_server.training import events
+from layerserve_server.training.child import Outcome, StopRequest, _locked, _stop
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.spool import read_data
+
+
+def train(folder: Path, request: RunRequest) -> Outcome:
+    behaviour = request.description.partition(" ")[0]
+    writer = events.EventWriter(folder)
+    rows = request.data[0].rows
+    writer.write(events.Started(request.epochs, 2, rows))
+    for epoch in range(1, request.epochs + 1):
+        for step in (1, 2):
+            writer.write(events.Step(epoch, request.epochs, step, 2, {"loss": 1.0 / step}))
+            if behaviour == "die" and step == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if behaviour == "nan" and step == 2:
+                return Outcome("failed", f"loss is nan in step {step} of epoch {epoch}", epoch, step)
+            while behaviour in ("wait", "stubborn") and not (folder / "go").exists():
+                time.sleep(0.005)
+        writer.write(events.Epoch(epoch, request.epochs, {"loss": 0.5}, 0.1))
+    if behaviour == "exit":
+        sys.exit(3)
+    (folder / "result").mkdir()
+    x = read_data(folder, request.data)[0]
+    text = "{" if behaviour == "broken" else f'{{"offset": {float(x.sum())}}}'
+    (folder / "result" / "model.keras").write_text(text)
+    return Outcome("trained", seconds=0.1, logs={"loss": 0.5})
+
+
+def main(folder: Path) -> None:
+    request = RunRequest.read(folder)
+    stubborn = request.description.startswith("stubborn")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else _stop)
+    with _locked(folder):
+        try:
+            outcome = train(folder, request)
+        except StopRequest:
+            outcome = Outcome("cancelled", epoch=1)
+        outcome.write(folder)
+
+
+main(Path(sys.argv[1]))

@@ -1,0 +1,181 @@
+"""A whole server: ports, metrics, a version that takes over, TLS, draining."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from layerserve import tensors
+from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.app import App
+from layerserve_server.commands import serve
+from layerserve_server.settings import Settings
+
+X = np.ones((2, 2), np.float32)
+
+
+def predict(channel, x=X):
+    message = prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name="double"), inputs=[tensors.encode(x, "x")])
+    return prediction_pb2_grpc.PredictionServiceStub(channel).Predict(message, timeout=30)
+
+
+def test_a_new_version_takes_over_by_itself(put, start, connect):
+    put(version=1)
+    channel = connect(start(poll_seconds=0.05))
+    assert predict(channel).model.version == 1
+    put(version=2, offset=5)
+    while predict(channel).model.version == 1:
+        pass
+    assert predict(channel).model.version == 2
+
+
+def test_metrics_are_served_over_http(put, start, connect):
+    put()
+    app = start(metrics_port=0)
+    predict(connect(app))
+    with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    for line in (
+        'layerserve_requests_total{method="Predict",model="double",status="OK",version="1"} 1.0',
+        'layerserve_rows_total{model="double",version="1"} 2.0',
+        'layerserve_batch_rows_count{model="double",version="1"} 1.0',
+        'layerserve_queue_seconds_count{model="double",version="1"} 1.0',
+        'layerserve_compute_seconds_count{model="double",version="1"} 1.0',
+        'layerserve_model_loads_total{model="double"} 1.0',
+        'layerserve_model_loaded{model="double",version="1"} 1.0',
+        'layerserve_training_runs{state="running"} 0.0',
+    ):
+        assert line in text
+
+
+def test_names_that_no_model_has_make_no_time_series(put, start, connect):
+    put()
+    app = start()
+    for name in ("a", "b"):
+        with pytest.raises(grpc.RpcError):
+            prediction_pb2_grpc.PredictionServiceStub(connect(app)).Predict(
+                prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name=name)), timeout=30
+            )
+    labels = {"method": "Predict", "model": "", "version": "", "status": "NOT_FOUND"}
+    assert app.metrics.registry.get_sample_value("layerserve_requests_total", labels) == 2
+
+
+def test_while_draining_health_says_no_and_calls_are_answered(put, start, connect):
+    put()
+    app = start()
+    channel = connect(app)
+    health = health_pb2_grpc.HealthStub(channel)
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+    app.drain()
+    request = health_pb2.HealthCheckRequest(service="layerserve.v1.PredictionService")
+    assert health.Check(request, timeout=30).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert predict(channel).model.version == 1
+
+
+def test_a_path_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such folder or model file"):
+        App(Settings(path=tmp_path / "nowhere"))
+
+
+def test_a_file_that_is_no_model_is_told(tmp_path):
+    path = tmp_path / "model.txt"
+    path.touch()
+    with pytest.raises(ValueError, match=r"model.txt is no model file: expected .h5, .hdf5, .keras"):
+        App(Settings(path=path, grpc_port=0))
+
+
+def test_tls(put, start, tmp_path):
+    put()
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = subprocess.run(
+        (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
+            f"-keyout {key} -out {certificate} -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+        ).split(),
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("openssl makes no certificate here")
+    app = start(tls_certificate=certificate, tls_key=key)
+    credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+    with grpc.secure_channel(
+        f"127.0.0.1:{app.grpc_port}", credentials, [("grpc.ssl_target_name_override", "localhost")]
+    ) as channel:
+        assert predict(channel).model.version == 1
+
+
+# ---- the process
+
+
+@pytest.fixture
+def process(tmp_path):
+    """A server process of an empty repository."""
+    (tmp_path / "models").mkdir()
+    started = []
+
+    def start_process(*flags):
+        command = [sys.executable, "-m", "layerserve_server", str(tmp_path / "models"), "--host", "127.0.0.1"]
+        command += ["--grpc-port", "0", "--metrics-port", "-1", "--log-format", "json", *flags]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start_process
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def port_of(process):
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line)["message"] == "serving":
+            return json.loads(line)["grpc_port"]
+    raise AssertionError("the server didn't start")
+
+
+def list_models(port):
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        return models_pb2_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest(), timeout=30)
+
+
+def test_sigterm_drains_and_ends_well(process):
+    server = process("--drain-seconds", "0.2")
+    assert len(list_models(port_of(server)).versions) == 0
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 0
+
+
+def test_a_second_signal_ends_at_once(process):
+    server = process("--drain-seconds", "1000")
+    list_models(port_of(server))
+    server.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.wait(0.3)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 0
+
+
+def test_check_config_prints_and_exits(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "layerserve_server", "--check-config", "--grpc-port", "1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "grpc_port = 1\n" in done.stdout
+
+
+def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("layerserve_server.logs.set_up", lambda level, kind: None)
+    assert serve(["--grpc-port", "x"]) == 2
+    assert "--grpc-port" in capsys.readouterr().err
+    assert serve([str(tmp_path / "nowhere")]) == 2
+    assert "no such folder or model file" in capsys.readouterr().err

@@ -1,0 +1,278 @@
+"""The prediction and model services through a real port, with a model that needs no engine."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from layerserve import tensors
+from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+
+
+def request(x, name="double", outputs=(), version=None, label=None, input_name="x", id=""):
+    model = tensor_pb2.ModelSpec(name=name, version=version, label=label)
+    return prediction_pb2.PredictRequest(model=model, inputs=[tensors.encode(x, input_name)], outputs=outputs, id=id)
+
+
+@pytest.fixture
+def serve(put, start, connect):
+    """A server of 'double', with its model and its prediction stub."""
+
+    def serve_double(fields=None, **settings):
+        put("double", **(fields or {}))
+        app = start(**settings)
+        with app.repository.lease("double") as version:
+            model = version.model
+        return app, model, prediction_pb2_grpc.PredictionServiceStub(connect(app))
+
+    return serve_double
+
+
+X = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def test_predict_answers_with_version_outputs_and_id(serve):
+    _, _, stub = serve()
+    response = stub.Predict(request(X, id="abc"), timeout=30)
+    assert (response.model.name, response.model.version, response.id) == ("double", 1, "abc")
+    assert [tensor.name for tensor in response.outputs] == ["y"]
+    np.testing.assert_array_equal(tensors.decode(response.outputs[0]), X * 2)
+
+
+def test_outputs_come_in_the_order_asked_for_also_twice(serve):
+    _, _, stub = serve()
+    response = stub.Predict(request(X, outputs=["hidden", "y", "hidden"]), timeout=30)
+    assert [tensor.name for tensor in response.outputs] == ["hidden", "y", "hidden"]
+    np.testing.assert_array_equal(tensors.decode(response.outputs[2]), X * 2 + 100)
+
+
+def test_zero_rows_give_zero_rows(serve):
+    _, _, stub = serve()
+    response = stub.Predict(request(X[:0]), timeout=30)
+    assert tensors.decode(response.outputs[0]).shape == (0, 2)
+
+
+def test_nan_is_a_number_like_others(serve):
+    _, _, stub = serve()
+    response = stub.Predict(request(np.full((1, 2), np.nan, np.float32)), timeout=30)
+    assert np.isnan(tensors.decode(response.outputs[0])).all()
+
+
+INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "word", "text"),
+    [
+        (request(X, name="doubel"), NOT_FOUND, "model_not_found", "did you mean 'double'?"),
+        (request(X, name="../../etc"), NOT_FOUND, "model_not_found", "unknown model '../../etc'"),
+        (request(X, name=""), INVALID, "invalid_request", "names no model"),
+        (request(X, version=7), NOT_FOUND, "version_not_found", "model 'double' has no version 7; it has 1"),
+        (request(X, label="stable"), NOT_FOUND, "label_not_found", "unknown label 'stable'"),
+        (request(X, outputs=["z"]), INVALID, "unknown_output", "unknown tensor 'z'"),
+        (request(X, input_name="z"), INVALID, "unknown_input", "unknown input 'z'"),
+        (request(X[:, :1]), INVALID, "invalid_tensor", "input 'x': got length 1 on axis 1"),
+        (request(X - 9), INVALID, "invalid_tensor", "got id -9, expected 0 or more"),
+        (
+            prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name="double")),
+            INVALID,
+            "missing_input",
+            "missing input 'x'",
+        ),
+        (
+            prediction_pb2.PredictRequest(
+                model=tensor_pb2.ModelSpec(name="double"), inputs=[tensor_pb2.Tensor(name="x", dtype=11, shape=[3, 2])]
+            ),
+            INVALID,
+            "invalid_tensor",
+            "got 0 bytes of data, expected 24",
+        ),
+        (
+            prediction_pb2.PredictRequest(
+                model=tensor_pb2.ModelSpec(name="double"), inputs=[tensor_pb2.Tensor(name="x", shape=[3, 2])]
+            ),
+            INVALID,
+            "invalid_tensor",
+            "got no dtype",
+        ),
+    ],
+)
+def test_bad_requests_are_told_what_is_wrong(serve, message, code, word, text):
+    _, _, stub = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(message, timeout=30)
+    assert caught.value.code() is code
+    assert dict(caught.value.trailing_metadata())["layerserve-reason"] == word
+    assert text in caught.value.details()
+    stub.Predict(request(X), timeout=30)
+
+
+def test_bytes_that_are_no_message_are_refused(serve, connect):
+    app, _, _ = serve()
+    call = connect(app).unary_unary("/layerserve.v1.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff", timeout=30)
+    assert caught.value.code() is INVALID
+    assert caught.value.details() == "the message is no PredictRequest"
+
+
+def test_a_version_that_failed_to_load_is_a_failed_precondition(serve, put):
+    app, _, stub = serve()
+    put("bad", text="{")
+    app.repository.scan()
+    app.repository.scan()
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(request(X, name="bad"), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "model 'bad' version 1 failed to load: model.keras: the file is truncated" in caught.value.details()
+
+
+def test_only_the_caller_with_wrong_content_fails(serve):
+    _, model, stub = serve()
+    model.gate.clear()
+    first = stub.Predict.future(request(X), timeout=30)
+    others = [stub.Predict.future(request(X + i), timeout=30) for i in range(3)]
+    bad = stub.Predict.future(request(X - 9), timeout=30)
+    model.gate.set()
+    for i, future in enumerate([first, *others]):
+        np.testing.assert_array_equal(tensors.decode(future.result().outputs[0]), (X + max(0, i - 1)) * 2)
+    with pytest.raises(grpc.RpcError):
+        bad.result()
+
+
+def test_a_full_queue_refuses_at_once_with_a_hint(serve, connect):
+    _, model, stub = serve(max_queue_rows=3)
+    model.gate.clear()
+    calls = [stub.Predict.future(request(X), timeout=30) for _ in range(3)]
+    refused = next(call for call in iter(lambda: next((c for c in calls if c.done()), None), 0) if call is not None)
+    with pytest.raises(grpc.RpcError) as caught:
+        refused.result()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+    model.gate.set()
+    for call in calls:
+        if call is not refused:
+            call.result()
+
+
+def test_a_caller_that_goes_away_is_not_computed(serve, wait_until):
+    app, model, stub = serve()
+    model.gate.clear()
+    first = stub.Predict.future(request(X), timeout=30)
+    wait_until(lambda: model.begun)
+    gone = stub.Predict.future(request(np.ones((5, 2), np.float32)), timeout=30)
+    sample = app.metrics.registry.get_sample_value
+    wait_until(lambda: sample("layerserve_queue_rows", {"model": "double", "version": "1"}) == 5)
+    gone.cancel()
+    ended = {"method": "Predict", "model": "double", "version": "1", "status": "CANCELLED"}
+    wait_until(lambda: sample("layerserve_requests_total", ended))
+    last = stub.Predict.future(request(X), timeout=30)
+    model.gate.set()
+    first.result()
+    last.result()
+    assert model.batches == [3, 3]
+
+
+def test_32_callers_each_get_their_own_rows_while_others_go_away(serve, connect):
+    app, _, _ = serve(max_batch_rows=16, rpc_threads=40)
+    wrong, answered = [], []
+    start = threading.Barrier(32)
+
+    def run(number):
+        stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
+        choose = random.Random(number)
+        start.wait()
+        for turn in range(12):
+            first = number * 1000 + turn * 50
+            rows = choose.randint(0, 40)
+            x = np.stack([np.arange(first, first + rows, dtype=np.float32), np.full(rows, number, np.float32)], 1)
+            future = stub.Predict.future(request(x, outputs=choose.choice([(), ("hidden",)])), timeout=60)
+            if choose.random() < 0.2:
+                future.cancel()
+                continue
+            (output,) = future.result().outputs
+            answered.append(rows)
+            if not np.array_equal(tensors.decode(output), x * 2 + (output.name == "hidden") * 100):
+                wrong.append((number, turn))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(answered) > 200
+
+
+# ---- models
+
+
+@pytest.fixture
+def models(put, start, connect):
+    put("double", 1)
+    put("double", 2)
+    put("bad", text="{")
+    app = start()
+    return app, models_pb2_grpc.ModelServiceStub(connect(app))
+
+
+def test_list_models_shows_every_version_by_name_newest_first(models):
+    _, stub = models
+    versions = stub.ListModels(models_pb2.ListModelsRequest(), timeout=30).versions
+    assert [(one.name, one.version) for one in versions] == [("bad", 1), ("double", 2), ("double", 1)]
+    bad, newest, old = versions
+    assert (bad.state, bad.reason) == (models_pb2.VERSION_STATE_FAILED, "model.keras: the file is truncated")
+    assert (newest.state, newest.served_by_default) == (models_pb2.VERSION_STATE_READY, True)
+    assert (old.state, old.served_by_default) == (models_pb2.VERSION_STATE_AVAILABLE, False)
+    assert [(spec.name, list(spec.shape)) for spec in newest.inputs] == [("x", [-1, 2])]
+    assert (newest.file, newest.file_bytes, newest.keras_version) == ("model.keras", 2, "3.15.1")
+    assert newest.HasField("ready_time")
+    assert list(old.inputs) == []
+
+
+def test_list_models_of_one_name(models):
+    _, stub = models
+    assert len(stub.ListModels(models_pb2.ListModelsRequest(name="double"), timeout=30).versions) == 2
+    assert len(stub.ListModels(models_pb2.ListModelsRequest(name="nothing"), timeout=30).versions) == 0
+
+
+def test_get_model_describes_also_what_is_not_loaded(models):
+    _, stub = models
+
+    def get(**choice):
+        return stub.GetModel(models_pb2.GetModelRequest(model=tensor_pb2.ModelSpec(**choice)), timeout=30).version
+
+    assert get(name="double").version == 2
+    assert get(name="double", version=1).state == models_pb2.VERSION_STATE_AVAILABLE
+    assert get(name="bad").state == models_pb2.VERSION_STATE_FAILED
+    with pytest.raises(grpc.RpcError) as caught:
+        get(name="nothing")
+    assert caught.value.code() is NOT_FOUND
+
+
+def test_download_sends_the_file_and_its_hash(models, put, tmp_path):
+    _, stub = models
+    content = random.Random(0).randbytes(2_500_000)
+    (tmp_path / "models" / "double" / "2" / "model.keras").write_bytes(content)
+    parts = list(
+        stub.DownloadModel(models_pb2.DownloadModelRequest(model=tensor_pb2.ModelSpec(name="double")), timeout=30)
+    )
+    assert b"".join(part.data for part in parts) == content
+    assert parts[0].version.version == 2
+    assert not any(part.HasField("version") for part in parts[1:])
+    assert [part.sha256 for part in parts] == [""] * (len(parts) - 1) + [hashlib.sha256(content).hexdigest()]
+
+
+def test_download_of_a_file_that_is_gone_or_a_link_is_not_found(models, tmp_path):
+    _, stub = models
+    path = tmp_path / "models" / "double" / "2" / "model.keras"
+    path.unlink()
+    for replace in (lambda: None, lambda: path.symlink_to("/etc/hostname")):
+        replace()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.DownloadModel(models_pb2.DownloadModelRequest(model={"name": "double"}), timeout=30))
+        assert caught.value.code() is NOT_FOUND

@@ -1,0 +1,292 @@
+"""The parts of training that need no process: validation, spool, events, compile settings."""
+
+import math
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from layerserve import tensors
+from layerserve_server.errors import (
+    IncompleteDataError,
+    InvalidRequestError,
+    InvalidTensorError,
+    MissingInputError,
+    NotTrainableError,
+    TooLargeError,
+    UnknownInputError,
+    UnknownOutputError,
+)
+from layerserve_server.training import events
+from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.model import compile_model, fit_arguments
+from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.spool import Spool, data_file, read_data
+from layerserve_server.training.validation import checked
+
+INPUTS = [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")]
+OUTPUTS = [SimpleNamespace(name="y", shape=(None, 2), dtype="float32")]
+TWO = [*OUTPUTS, SimpleNamespace(name="z", shape=(None, 1), dtype="float32")]
+
+
+def array(role="x", name="", dtype="float32", shape=(6, 2)):
+    return DataArray(Role(role), name, dtype, shape)
+
+
+GOOD = RunRequest("m", 1, (array("x"), array("y")))
+
+
+def check(request, outputs=OUTPUTS, max_bytes=10**6):
+    return checked(request, INPUTS, outputs, max_bytes)
+
+
+# ---- validation
+
+
+def test_empty_names_are_filled_in():
+    assert [one.name for one in check(GOOD).data] == ["x", "y"]
+
+
+def test_one_array_may_weigh_all_outputs():
+    data = (array("x"), array("y", "y"), array("sample_weight", shape=(6,)))
+    assert [one.name for one in check(replace(GOOD, data=data), TWO).data] == ["x", "y", ""]
+
+
+VALIDATION = (array("validation_x", shape=(2, 2)), array("validation_y", shape=(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"epochs": -1}, InvalidRequestError, "epochs: got -1, expected 1 or more"),
+        ({"batch_size": -1}, InvalidRequestError, "batch_size: got -1"),
+        ({"seed": -1}, InvalidRequestError, "seed: got -1"),
+        ({"validation_split": 1.0}, InvalidRequestError, "validation_split: got 1.0"),
+        ({"validation_split": math.nan}, InvalidRequestError, "validation_split: got nan"),
+        ({"validation_split": 0.9}, InvalidRequestError, "leaves none"),
+        ({"publish_label": "a b"}, InvalidRequestError, "publish_label: got 'a b'"),
+        ({"data": ()}, MissingInputError, "training data: no x for input 'x'"),
+        ({"data": (array("x"),)}, InvalidRequestError, "training data: no y; expected targets for 'y'"),
+        ({"data": (array("y"),)}, MissingInputError, "no x for input 'x'"),
+        ({"data": (array("x"), array("x"), array("y"))}, InvalidRequestError, "x 'x': given twice"),
+        ({"data": (array("x", "a"), array("y"))}, UnknownInputError, "x: unknown input 'a'"),
+        ({"data": (array("x"), array("y", "a"))}, UnknownOutputError, "y: unknown output 'a'"),
+        ({"data": (array("x"), array("y", shape=(5, 2)))}, InvalidTensorError, "x 'x' has 6, y 'y' has 5"),
+        ({"data": (array("x", shape=(6, 3)), array("y"))}, InvalidTensorError, "x 'x': got length 3 on axis 1"),
+        ({"data": (array("x", dtype="string"), array("y"))}, InvalidTensorError, "got dtype string"),
+        ({"data": (array("x", shape=()), array("y"))}, InvalidTensorError, "got a scalar"),
+        ({"data": (array("x", shape=(-1, 2)), array("y"))}, InvalidTensorError, "no negative length"),
+        ({"data": (array("x", shape=(0, 2)), array("y", shape=(0, 2)))}, InvalidTensorError, "got no rows"),
+        ({"data": (array("x", shape=(2**60, 2)), array("y"))}, TooLargeError, "too large"),
+        ({"data": (array("x", shape=(10**6, 2)), array("y", shape=(10**6, 2)))}, TooLargeError, "at most 1000000"),
+        ({"data": (*GOOD.data, *VALIDATION), "validation_split": 0.5}, InvalidRequestError, "exclude each other"),
+        ({"data": (*GOOD.data, VALIDATION[0])}, InvalidRequestError, "validation data: no y"),
+        ({"data": (*GOOD.data, *(array("sample_weight", "y"),) * 600)}, InvalidRequestError, "at most 512"),
+    ],
+)
+def test_requests_that_do_not_fit(changes, error, text):
+    with pytest.raises(error) as caught:
+        check(replace(GOOD, **changes))
+    assert text in str(caught.value)
+
+
+def test_a_request_comes_back_from_its_folder(tmp_path):
+    request = replace(check(GOOD), compile={"loss": {"y": "mse"}}, class_weight={0: 1.0, 1: 5.0}, seed=7)
+    request.write(tmp_path)
+    assert RunRequest.read(tmp_path) == request
+
+
+# ---- spool
+
+X = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+
+def test_chunks_of_arrays_that_take_turns_become_arrays(tmp_path):
+    arrays = (array(), array("y", dtype="bfloat16", shape=(6,)), array("sample_weight", dtype="bool", shape=(6,)))
+    y, w = np.arange(6, dtype=np.float32), np.array([True, False] * 3)
+    with Spool(tmp_path, arrays) as spool:
+        for start in (0, 2, 4):
+            rows = slice(start, start + 2)
+            spool.add(0, tensors.encode_data(X[rows], "float32"))
+            spool.add(1, tensors.encode_data(y[rows], "bfloat16"))
+            spool.add(2, tensors.encode_data(w[rows], "bool"))
+        spool.check_complete()
+    for got, expected in zip(read_data(tmp_path, arrays), (X, y, w), strict=True):
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_arrays_without_elements_need_no_chunk(tmp_path):
+    arrays = (array(shape=(6, 0)),)
+    with Spool(tmp_path, arrays) as spool:
+        spool.check_complete()
+    assert read_data(tmp_path, arrays)[0].shape == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("index", "data", "error", "text"),
+    [
+        (1, b"", InvalidRequestError, "a chunk is for array 1, and the spec declares 1"),
+        (-1, b"", InvalidRequestError, "a chunk is for array -1"),
+        (0, bytes(7), InvalidTensorError, "x: got a chunk of 7 bytes, expected whole rows of 8 bytes each"),
+        (0, bytes(56), InvalidRequestError, "x: got more than the 6 rows"),
+    ],
+)
+def test_chunks_that_do_not_fit(tmp_path, index, data, error, text):
+    with Spool(tmp_path, (array(),)) as spool, pytest.raises(error) as caught:
+        spool.add(index, data)
+    assert text in str(caught.value)
+
+
+def test_a_bool_that_is_none_is_refused(tmp_path):
+    with Spool(tmp_path, (array(dtype="bool"),)) as spool, pytest.raises(InvalidTensorError, match="expected 0 or 1"):
+        spool.add(0, b"\x02\x00")
+
+
+def test_rows_that_are_missing_are_told(tmp_path):
+    with Spool(tmp_path, (array(),)) as spool:
+        spool.add(0, bytes(16))
+        with pytest.raises(IncompleteDataError, match="x: the stream ended after 2 rows, expected 6"):
+            spool.check_complete()
+
+
+def test_a_disk_that_is_full_is_told(tmp_path):
+    with Spool(tmp_path, (array(),)) as spool:
+        spool._files[0].close()
+        spool._files[0] = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+        with pytest.raises(NotTrainableError, match="can't be kept: No space left on device"):
+            spool.add(0, bytes(16))
+
+
+def test_the_data_is_mapped_and_not_read(tmp_path):
+    with Spool(tmp_path, (array(),)) as spool:
+        spool.add(0, X.tobytes())
+    assert isinstance(read_data(tmp_path, (array(),))[0], np.memmap)
+    assert data_file(tmp_path, 0).exists()
+
+
+# ---- events
+
+
+def step(number):
+    return events.Step(1, 1, number, 9, {"loss": math.nan})
+
+
+EVERY_KIND = [
+    events.Accepted("m", 1, 10),
+    events.Queued(2),
+    events.Started(1, 2, 3),
+    events.Step(1, 2, 3, 4, {"loss": 0.5}),
+    events.Epoch(1, 2, {"loss": 0.5}, 0.25),
+    events.Log("text"),
+    events.Finished(3, {"loss": 0.5}, 1.5),
+    events.Failed("reason", 1, 2),
+    events.Cancelled(1),
+]
+
+
+def test_every_kind_comes_back_from_the_file(tmp_path):
+    writer = EventWriter(tmp_path)
+    for what in EVERY_KIND:
+        writer.write(what)
+    writer.close()
+    log = EventLog(tmp_path)
+    log.refresh()
+    assert [event.what for event in log.events] == EVERY_KIND
+    assert [event.sequence for event in log.events] == list(range(len(EVERY_KIND)))
+
+
+def test_of_step_events_in_a_row_only_the_newest_is_kept(tmp_path):
+    writer = EventWriter(tmp_path)
+    for what in (step(1), step(2), events.Log("a"), step(3), step(4)):
+        writer.write(what)
+    writer.close()
+    log = EventLog(tmp_path)
+    log.refresh()
+    assert [event.sequence for event in log.events] == [1, 2, 4]
+    assert [event.sequence for event in log.since(2, lambda: False)] == [2, 4]
+
+
+def test_a_writer_goes_on_behind_half_a_line_of_a_killed_one(tmp_path):
+    events.append(tmp_path, events.Log("a"))
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b'{"sequence": 1, "ti')
+    log = EventLog(tmp_path)
+    log.refresh()
+    assert len(log.events) == 1
+    events.append(tmp_path, events.Failed("killed"))
+    log.refresh()
+    assert [(event.sequence, event.what) for event in log.events] == [
+        (0, events.Log("a")),
+        (1, events.Failed("killed")),
+    ]
+
+
+def test_watchers_wait_for_what_comes_and_can_be_woken_to_stop(tmp_path):
+    log = EventLog(tmp_path)
+    stop = threading.Event()
+    seen = []
+    waiting = threading.Thread(target=lambda: seen.append(log.since(0, stop.is_set)))
+    waiting.start()
+    events.append(tmp_path, events.Log("a"))
+    log.refresh()
+    waiting.join()
+    assert [event.what for event in seen[0]] == [events.Log("a")]
+    waiting = threading.Thread(target=lambda: seen.append(log.since(1, stop.is_set)))
+    waiting.start()
+    stop.set()
+    log.wake()
+    waiting.join()
+    assert seen[1] == []
+
+
+# ---- compile settings and fit's arguments
+
+
+class Compiled:
+    compiled = True
+    optimizer = "the file's, with its state"
+    compile_config = {
+        "optimizer": {},
+        "loss": "mse",
+        "loss_weights": [1.0],
+        "metrics": ["mae"],
+        "weighted_metrics": None,
+    }
+
+    def compile(self, **arguments):
+        self.arguments = arguments
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ({"optimizer": "sgd"}, {"optimizer": "sgd", "loss": "mse", "loss_weights": [1.0], "metrics": ["mae"]}),
+        ({"loss": "mae"}, {"optimizer": Compiled.optimizer, "loss": "mae"}),
+        (
+            {"metrics": ["mse"]},
+            {"optimizer": Compiled.optimizer, "loss": "mse", "loss_weights": [1.0], "metrics": ["mse"]},
+        ),
+    ],
+)
+def test_what_the_request_leaves_out_is_as_in_the_file(settings, arguments):
+    model = Compiled()
+    compile_model(model, settings)
+    assert model.arguments == arguments
+
+
+def test_without_settings_the_file_is_not_compiled_anew():
+    model = Compiled()
+    compile_model(model, {})
+    assert not hasattr(model, "arguments")
+
+
+def test_fit_gets_dicts_by_name():
+    data = (array("x", "x"), array("y", "y"), array("sample_weight", ""), *VALIDATION)
+    arguments = fit_arguments(replace(GOOD, data=data, epochs=3), [1, 2, 3, 4, 5])
+    assert arguments["x"] == {"x": 1}
+    assert arguments["y"] == {"y": 2}
+    assert arguments["sample_weight"] == 3
+    assert arguments["validation_data"] == ({"": 4}, {"": 5})
+    assert arguments["epochs"] == 3

@@ -1,0 +1,393 @@
+"""The training service through a real port, with a training process that needs no engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import grpc
+import numpy as np
+import pytest
+from layerserve import tensors
+from layerserve.v1 import tensor_pb2, training_pb2_grpc
+from layerserve.v1 import training_pb2 as pb
+from layerserve_server.repository.publishing import version_numbers
+
+X = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+
+def spec(behaviour="train", arrays=(), **fields):
+    data = list(arrays) or [
+        pb.DataArray(role=pb.DATA_ROLE_X, dtype=tensors.dtype_enum("float32"), shape=[6, 2]),
+        pb.DataArray(role=pb.DATA_ROLE_Y, dtype=tensors.dtype_enum("float32"), shape=[6, 2]),
+    ]
+    fields.setdefault("compile", pb.CompileSettings(optimizer='"sgd"', loss='"mse"'))
+    return pb.TrainSpec(model=tensor_pb2.ModelSpec(name="double"), data=data, description=behaviour, **fields)
+
+
+def messages(train_spec, chunks=(0, 1, 0, 1)):
+    yield pb.TrainRequest(spec=train_spec)
+    rows = {}
+    for index in chunks:
+        start = rows.get(index, 0) % len(X)
+        rows[index] = start + 3
+        yield pb.TrainRequest(chunk=pb.DataChunk(array=index, data=X[start : start + 3].tobytes()))
+
+
+def kinds(events):
+    return [event.WhichOneof("kind") for event in events]
+
+
+class Trainer:
+    """Calls of one server."""
+
+    def __init__(self, app, channel, tmp_path):
+        self.app = app
+        self.stub = training_pb2_grpc.TrainingServiceStub(channel)
+        self.runs_folder = tmp_path / "models" / ".layerserve" / "runs"
+        self.model_folder = tmp_path / "models" / "double"
+
+    def train(self, train_spec, **options):
+        return [response.event for response in self.stub.Train(messages(train_spec, **options), timeout=60)]
+
+    def begin(self, train_spec):
+        """Starts a run whose process waits for `go`; gives the call, and the run's id once it trains."""
+        call = self.stub.Train(messages(train_spec), timeout=60)
+        for response in call:
+            if response.event.HasField("step"):
+                return call, response.event.run_id
+        raise AssertionError("the run ended before its first step")
+
+    def run(self, run_id):
+        return self.stub.GetRun(pb.GetRunRequest(run_id=run_id), timeout=30).run
+
+    def watch(self, run_id, start=0):
+        request = pb.WatchRunRequest(run_id=run_id, from_sequence=start)
+        return [response.event for response in self.stub.WatchRun(request, timeout=60)]
+
+    def cancel(self, run_id):
+        return self.stub.CancelRun(pb.CancelRunRequest(run_id=run_id), timeout=30).run
+
+    def go(self, run_id):
+        (self.runs_folder / run_id / "go").touch()
+
+    def offset(self):
+        with self.app.repository.lease("double") as version:
+            return version.version, version.model.offset
+
+
+@pytest.fixture
+def trainer(put, start, connect, tmp_path):
+    put("double")
+    app = start()
+    return Trainer(app, connect(app), tmp_path)
+
+
+def test_a_run_goes_from_accepted_to_finished_and_its_version_answers(trainer):
+    events = trainer.train(spec("train it", epochs=2, publish_label="best"))
+    assert kinds(events) == ["accepted", "queued", "started", "step", "epoch", "step", "epoch", "finished"]
+    accepted, finished = events[0].accepted, events[-1].finished
+    assert (accepted.base.name, accepted.base.version, accepted.data_bytes) == ("double", 1, 96)
+    assert (finished.published.name, finished.published.version) == ("double", 2)
+    assert [(log.name, log.value) for log in finished.logs] == [("loss", 0.5)]
+    assert trainer.offset() == (2, X.sum())
+    newest = trainer.app.repository.describe("double")[0]
+    assert (newest.training_run, newest.labels) == (events[0].run_id, ("best",))
+
+
+def test_a_run_is_described(trainer):
+    run_id = trainer.train(spec("train it", epochs=2))[0].run_id
+    run = trainer.run(run_id)
+    assert run.state == pb.RUN_STATE_FINISHED
+    assert (run.epochs_done, run.epochs, run.steps_per_epoch, run.description) == (2, 2, 2, "train it")
+    assert (run.base.version, run.published.version) == (1, 2)
+    assert run.created_time.ToSeconds() <= run.started_time.ToSeconds() <= run.ended_time.ToSeconds()
+    assert run.seed >= 0
+
+
+def test_data_and_base_are_removed_when_the_run_has_ended(trainer):
+    run_id = trainer.train(spec())[0].run_id
+    left = os.listdir(trainer.runs_folder / run_id)
+    assert "data" not in left
+    assert "base" not in left
+
+
+def test_without_publishing_nothing_changes(trainer):
+    events = trainer.train(spec(publish=False))
+    assert not events[-1].finished.HasField("published")
+    assert version_numbers(trainer.model_folder) == [1]
+
+
+def test_any_number_of_watchers_attach_from_anywhere(trainer):
+    call, run_id = trainer.begin(spec("wait"))
+    call.cancel()  # the run lives on
+    trainer.go(run_id)
+    events = trainer.watch(run_id)
+    assert [kind for kind in kinds(events) if kind != "step"] == ["accepted", "queued", "started", "epoch", "finished"]
+    assert kinds(trainer.watch(run_id)) == ["accepted", "queued", "started", "step", "epoch", "finished"]
+    assert kinds(trainer.watch(run_id, events[-2].sequence)) == ["epoch", "finished"]
+    assert trainer.watch(run_id, 1000) == []
+
+
+def test_a_run_that_trains_can_be_cancelled(trainer):
+    _, run_id = trainer.begin(spec("wait"))
+    trainer.cancel(run_id)
+    assert trainer.watch(run_id)[-1].cancelled.epoch == 1
+    assert trainer.run(run_id).state == pb.RUN_STATE_CANCELLED
+    assert trainer.offset() == (1, 0)
+    assert trainer.cancel(run_id).state == pb.RUN_STATE_CANCELLED
+
+
+def test_a_process_that_does_not_stop_is_killed(put, start, connect, tmp_path):
+    put("double")
+    app = start(cancel_grace_seconds=0.1)
+    trainer = Trainer(app, connect(app), tmp_path)
+    _, run_id = trainer.begin(spec("stubborn"))
+    trainer.cancel(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "cancelled"
+
+
+def test_runs_wait_for_a_slot_and_too_many_are_refused(put, start, connect, tmp_path):
+    put("double")
+    app = start(max_queued_runs=1)
+    trainer = Trainer(app, connect(app), tmp_path)
+    _, first = trainer.begin(spec("wait"))
+    second_call = trainer.stub.Train(messages(spec("train")), timeout=60)
+    accepted, queued = next(second_call).event, next(second_call).event
+    assert queued.queued.ahead == 1
+    with pytest.raises(grpc.RpcError) as caught:
+        trainer.train(spec())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "2 training runs are under way" in caught.value.details()
+    listed = trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
+    assert {run.id for run in listed} == {first, accepted.run_id}
+    assert trainer.run(accepted.run_id).state == pb.RUN_STATE_QUEUED
+    sample = app.metrics.registry.get_sample_value
+    assert sample("layerserve_training_runs", {"state": "running"}) == 1
+    assert sample("layerserve_training_runs", {"state": "queued"}) == 1
+    trainer.go(first)
+    assert kinds(response.event for response in second_call)[-1] == "finished"
+    assert sample("layerserve_training_runs_ended_total", {"model": "double", "state": "finished"}) == 2
+
+
+def test_a_run_that_waits_can_be_cancelled(trainer):
+    _, first = trainer.begin(spec("wait"))
+    call = trainer.stub.Train(messages(spec("train")), timeout=60)
+    waiting = next(call).event.run_id
+    next(call)
+    trainer.cancel(waiting)
+    assert kinds(response.event for response in call) == ["cancelled"]
+    trainer.go(first)
+    assert kinds(trainer.watch(first))[-1] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "place"),
+    [
+        ("nan", "loss is nan in step 2 of epoch 1", (1, 2)),
+        ("die", "the training process was ended by signal SIGKILL; the system may have run out of memory", (1, 2)),
+        ("exit", "the training process ended with status 3", (1, 0)),
+        ("broken", "published as version 2, which can't be loaded", (0, 0)),
+    ],
+)
+def test_a_run_that_fails_says_why_and_leaves_what_is_served(trainer, behaviour, reason, place):
+    events = trainer.train(spec(behaviour))
+    assert kinds(events)[-1] == "failed"
+    failed = events[-1].failed
+    assert reason in failed.reason
+    assert (failed.epoch, failed.step) == place
+    assert trainer.offset() == (1, 0)
+    assert kinds(trainer.train(spec()))[-1] == "finished"
+
+
+def bad_specs():
+    f32 = tensors.dtype_enum("float32")
+    x, y = pb.DATA_ROLE_X, pb.DATA_ROLE_Y
+    good = pb.DataArray(role=x, dtype=f32, shape=[6, 2])
+    nothing = pb.CompileSettings()
+    invalid = grpc.StatusCode.INVALID_ARGUMENT
+    return {
+        "rows": (spec(arrays=[good, pb.DataArray(role=y, dtype=f32, shape=[5, 2])]), invalid, "differ in rows"),
+        "labels": (
+            spec(arrays=[good, pb.DataArray(role=y, dtype=f32, shape=[6, 3])]),
+            invalid,
+            "y 'y': got shape (2, 3)",
+        ),
+        "role": (spec(arrays=[pb.DataArray(dtype=f32, shape=[6, 2])]), invalid, "got no role"),
+        "dtype": (spec(arrays=[pb.DataArray(role=x, shape=[6, 2])]), invalid, "got no dtype"),
+        "loss": (spec(compile=pb.CompileSettings(optimizer='"sgd"', loss='"msee"')), invalid, "did you mean 'mse'"),
+        "json": (spec(compile=pb.CompileSettings(optimizer="sgd")), invalid, "optimizer: 'sgd' is no JSON"),
+        "deep json": (spec(compile=pb.CompileSettings(loss="[" * 10**5)), invalid, "is no JSON"),
+        "class_weight": (spec(class_weight="[1]"), invalid, "class_weight: expected an object"),
+        "compile": (
+            spec(compile=nothing),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "neither the request nor the model file",
+        ),
+        "half compile": (
+            spec(compile=pb.CompileSettings(loss='"mse"')),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "neither the request nor the model file has an optimizer",
+        ),
+    }
+
+
+@pytest.mark.parametrize("case", bad_specs())
+def test_a_spec_that_does_not_fit_starts_no_run(trainer, case):
+    train_spec, code, text = bad_specs()[case]
+    with pytest.raises(grpc.RpcError) as caught:
+        trainer.train(train_spec)
+    assert caught.value.code() is code
+    assert text in caught.value.details()
+    assert list(trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs) == []
+
+
+def test_data_that_is_too_large_is_refused(put, start, connect, tmp_path):
+    put("double")
+    app = start(max_run_bytes=50)
+    with pytest.raises(grpc.RpcError) as caught:
+        Trainer(app, connect(app), tmp_path).train(spec())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "the data has 96 bytes, expected at most 50" in caught.value.details()
+
+
+def test_a_server_without_slots_does_not_train(put, start, connect, tmp_path):
+    put("double")
+    app = start(training_slots=0)
+    with pytest.raises(grpc.RpcError) as caught:
+        Trainer(app, connect(app), tmp_path).train(spec())
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize(
+    ("stream", "code", "text"),
+    [
+        (lambda: messages(spec(), chunks=(0, 1, 0)), grpc.StatusCode.DATA_LOSS, "y 'y': the stream ended after 3 rows"),
+        (lambda: messages(spec(), chunks=(0, 0, 0)), grpc.StatusCode.INVALID_ARGUMENT, "more than the 6 rows"),
+        (lambda: messages(spec(), chunks=(2,)), grpc.StatusCode.INVALID_ARGUMENT, "a chunk is for array 2"),
+        (lambda: [pb.TrainRequest(spec=spec())] * 2, grpc.StatusCode.INVALID_ARGUMENT, "must be a chunk"),
+    ],
+)
+def test_data_that_does_not_come_as_declared_fails_the_call_and_the_run(trainer, stream, code, text):
+    call = trainer.stub.Train(iter(stream()), timeout=60)
+    run_id = next(call).event.run_id
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    assert caught.value.code() is code
+    assert text in caught.value.details()
+    run = trainer.run(run_id)
+    assert run.state == pb.RUN_STATE_FAILED
+    assert text in run.reason
+
+
+def test_the_first_message_must_be_a_spec(trainer):
+    for first in ([], [pb.TrainRequest(chunk=pb.DataChunk())]):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(trainer.stub.Train(iter(first), timeout=30))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_client_that_goes_away_before_its_data_has_come_fails_its_run(trainer):
+    def hang():
+        yield pb.TrainRequest(spec=spec())
+        time.sleep(30)
+
+    call = trainer.stub.Train(hang(), timeout=60)
+    run_id = next(call).event.run_id
+    call.cancel()
+    assert kinds(trainer.watch(run_id))[-1] == "failed"
+
+
+@pytest.mark.parametrize("method", ["WatchRun", "GetRun", "CancelRun"])
+@pytest.mark.parametrize("run_id", ["", "../x", "20261125-1302-ab12cd34"])
+def test_a_run_that_is_not_there_is_not_found(trainer, method, run_id):
+    request = getattr(pb, method + "Request")(run_id=run_id)
+    call = getattr(trainer.stub, method)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call(request, timeout=30)) if method == "WatchRun" else call(request, timeout=30)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "run_not_found"
+
+
+# ---- across servers
+
+
+def test_runs_are_found_again_after_a_restart(put, start, connect, tmp_path):
+    put("double")
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    finished = trainer.train(spec())
+    _, waiting = trainer.begin(spec("wait"))
+    app.stop()
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    assert trainer.watch(finished[0].run_id)[-1] == finished[-1]
+    run = trainer.run(waiting)
+    assert (run.state, run.reason) == (pb.RUN_STATE_FAILED, "the server was stopped")
+    assert [one.id for one in trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs][-1] == finished[0].run_id
+
+
+def abandon_server(app):
+    """What a kill -9 of the server leaves: its locks are free, its training processes live."""
+    for run in app.runs.list():
+        run.disown()
+    app.runs._conclude = lambda run: None
+    app.runs._signal = lambda run, number=signal.SIGTERM: None
+
+
+def test_a_run_whose_process_lives_is_taken_over_and_published(put, start, connect, tmp_path):
+    put("double")
+    old = start()
+    trainer = Trainer(old, connect(old), tmp_path)
+    _, run_id = trainer.begin(spec("wait"))
+    abandon_server(old)
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    assert trainer.run(run_id).state == pb.RUN_STATE_RUNNING
+    trainer.go(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
+    assert trainer.offset() == (2, X.sum())
+
+
+def test_a_run_that_was_taken_over_can_be_cancelled(put, start, connect, tmp_path):
+    put("double")
+    old = start()
+    _, run_id = Trainer(old, connect(old), tmp_path).begin(spec("wait"))
+    abandon_server(old)
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    trainer.cancel(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "cancelled"
+
+
+def test_a_run_of_another_server_on_the_same_folder_is_left_alone(put, start, connect, tmp_path):
+    put("double")
+    first = start()
+    trainer = Trainer(first, connect(first), tmp_path)
+    _, run_id = trainer.begin(spec("wait"))
+    start()
+    trainer.go(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
+
+
+def test_only_so_many_ended_runs_are_kept(put, start, connect, tmp_path, wait_until):
+    put("double")
+    app = start(max_kept_runs=2)
+    trainer = Trainer(app, connect(app), tmp_path)
+    ids = [trainer.train(spec(publish=False))[0].run_id for _ in range(3)]
+    wait_until(lambda: sorted(os.listdir(trainer.runs_folder)) == sorted(ids[1:]))
+
+
+def test_a_request_file_that_is_damaged_does_not_keep_a_server_from_starting(put, start, connect, tmp_path):
+    put("double")
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    run_id = trainer.train(spec())[0].run_id
+    app.stop()
+    for text in ("", "[]", json.dumps({"model": "m"})):
+        (trainer.runs_folder / run_id / "request.json").write_text(text)
+        app = start()
+        assert app.runs.list() == []
+        app.stop()

@@ -1,0 +1,253 @@
+"""The grpcio transport: raw bytes through a real port, errors as statuses, streams apart from unary calls."""
+
+import threading
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from layerserve_server.errors import BusyError, InvalidRequestError
+from layerserve_server.transport.call import Routes
+from layerserve_server.transport.grpcio import GrpcioServer, Limits
+
+ECHO = "/test.v1.Echo/"
+
+
+class Observer:
+    def __init__(self):
+        self.ended = []
+        self.changed = threading.Condition()
+
+    def call_began(self, method):
+        pass
+
+    def call_ended(self, method, model, version, status, seconds):
+        with self.changed:
+            self.ended.append((method.removeprefix(ECHO), model, status))
+            self.changed.notify_all()
+
+    def wait_for(self, entry):
+        with self.changed:
+            assert self.changed.wait_for(lambda: entry in self.ended, 30), self.ended
+
+
+class Echo:
+    def __init__(self):
+        self.gone = threading.Event()
+        self.called = threading.Event()
+        self.deadline = None
+
+    def routes(self):
+        return Routes(
+            unary={ECHO + name: getattr(self, name) for name in ("echo", "later", "invalid", "busy", "defect", "hang")},
+            server_streams={ECHO + "count": self.count, ECHO + "endless": self.endless},
+            both_streams={ECHO + "upper": self.upper},
+        )
+
+    def echo(self, call):
+        self.deadline = call.deadline
+        call.about("m", 1)
+        call.reply(lambda: call.request)
+
+    def later(self, call):
+        threading.Timer(0.01, call.reply, [lambda: call.request]).start()
+
+    def invalid(self, call):
+        raise InvalidRequestError("no\ngood \ud800")
+
+    def busy(self, call):
+        call.fail(BusyError("full", 0.5))
+
+    def defect(self, call):
+        raise KeyError("secret")
+
+    def hang(self, call):
+        call.on_gone(self.gone.set)
+        self.called.set()
+
+    def count(self, stream):
+        for number in range(int(next(stream.requests))):
+            yield str(number).encode()
+
+    def endless(self, stream):
+        closed = threading.Event()
+        stream.on_closed(closed.set)
+        yield b"open"
+        closed.wait(30)
+        self.gone.set()
+
+    def upper(self, stream):
+        for message in stream.requests:
+            yield message.upper()
+
+
+@pytest.fixture
+def serve():
+    stops = []
+
+    def start(rpc_threads=4, max_streams=4, max_message_bytes=10_000, **options):
+        echo, observer = Echo(), Observer()
+        server = GrpcioServer(
+            echo.routes(),
+            observer,
+            Limits(max_message_bytes, rpc_threads, max_streams, max_calls=100),
+            host="127.0.0.1",
+            port=0,
+            **options,
+        )
+        server.start()
+        channel = grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.enable_retries", 0)])
+        stops.extend([channel.close, lambda: server.stop(0)])
+        return echo, observer, server, channel
+
+    yield start
+    for stop in reversed(stops):
+        stop()
+
+
+def call(channel, method, data=b"x", **options):
+    return channel.unary_unary(ECHO + method)(data, timeout=30, **options)
+
+
+@pytest.mark.parametrize("method", ["echo", "later"])
+def test_bytes_come_back(serve, method):
+    _, observer, _, channel = serve()
+    assert call(channel, method, b"\0\xff") == b"\0\xff"
+    observer.wait_for((method, "m" if method == "echo" else "", "OK"))
+
+
+def test_a_deadline_comes_along(serve):
+    echo, _, _, channel = serve()
+    channel.unary_unary(ECHO + "echo")(b"")
+    assert echo.deadline is None
+    call(channel, "echo")
+    assert echo.deadline is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "metadata"),
+    [
+        ("invalid", grpc.StatusCode.INVALID_ARGUMENT, {"layerserve-reason": "invalid_request"}),
+        ("busy", grpc.StatusCode.RESOURCE_EXHAUSTED, {"grpc-retry-pushback-ms": "500"}),
+        ("defect", grpc.StatusCode.INTERNAL, {"layerserve-reason": "internal"}),
+    ],
+)
+def test_errors_become_statuses(serve, method, code, metadata):
+    _, observer, _, channel = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, method)
+    assert caught.value.code() is code
+    assert metadata.items() <= dict(caught.value.trailing_metadata()).items()
+    assert "secret" not in caught.value.details()
+    observer.wait_for((method, "", code.name))
+
+
+def test_an_unknown_method_is_unimplemented(serve):
+    _, _, _, channel = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "nothing")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
+def test_a_message_that_is_too_large_is_refused_also_when_it_is_small_on_the_wire(serve, compression):
+    _, _, _, channel = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "echo", bytes(20_000), compression=compression)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_caller_that_goes_away_is_noticed(serve):
+    echo, observer, _, channel = serve()
+    future = channel.unary_unary(ECHO + "hang").future(b"")
+    assert echo.called.wait(30)
+    future.cancel()
+    assert echo.gone.wait(30)
+    observer.wait_for(("hang", "", "CANCELLED"))
+
+
+def test_a_deadline_that_passes_is_noticed(serve):
+    echo, _, _, channel = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(ECHO + "hang")(b"", timeout=0.05)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert echo.gone.wait(30)
+
+
+def test_streams_go_both_ways(serve):
+    _, _, _, channel = serve()
+    assert list(channel.unary_stream(ECHO + "count")(b"3", timeout=30)) == [b"0", b"1", b"2"]
+    assert list(channel.stream_stream(ECHO + "upper")(iter([b"a", b"b"]), timeout=30)) == [b"A", b"B"]
+
+
+def open_streams(channel, count):
+    streams = [channel.unary_stream(ECHO + "endless")(b"", timeout=60) for _ in range(count)]
+    assert [next(stream) for stream in streams] == [b"open"] * count
+    return streams
+
+
+def test_watchers_never_keep_unary_calls_waiting_and_too_many_are_refused(serve):
+    _, _, _, channel = serve(rpc_threads=1, max_streams=3)
+    streams = open_streams(channel, 3)
+    assert call(channel, "echo") == b"x"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(channel.unary_stream(ECHO + "endless")(b"", timeout=30))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "all 3 streams" in caught.value.details()
+    for stream in streams:
+        stream.cancel()
+
+
+def test_a_stream_that_ends_makes_room(serve):
+    _, observer, _, channel = serve(max_streams=1)
+    for _ in range(3):
+        assert len(list(channel.unary_stream(ECHO + "count")(b"2", timeout=30))) == 2
+        observer.wait_for(("count", "", "OK"))
+        observer.ended.clear()
+
+
+def test_stopping_closes_streams_and_lets_calls_finish(serve):
+    echo, _, server, channel = serve()
+    (stream,) = open_streams(channel, 1)
+    server.stop(30)
+    assert echo.gone.is_set()
+    assert list(stream) == []
+
+
+def test_health_says_what_it_was_told_for_every_service(serve):
+    _, _, server, channel = serve()
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    def status(name):
+        return stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30).status
+
+    assert {status(""), status("test.v1.Echo")} == {health_pb2.HealthCheckResponse.NOT_SERVING}
+    server.set_serving(True)
+    assert {status(""), status("test.v1.Echo")} == {health_pb2.HealthCheckResponse.SERVING}
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=30)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    server.set_serving(False)
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
+
+
+def services(channel):
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (response,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
+    return {service.name for service in response.list_services_response.service}
+
+
+def test_reflection_lists_the_services_unless_it_is_off(serve):
+    _, _, _, channel = serve()
+    assert {"test.v1.Echo", "grpc.health.v1.Health"} <= services(channel)
+    _, _, _, channel = serve(reflect=False)
+    with pytest.raises(grpc.RpcError) as caught:
+        services(channel)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_port_that_is_taken_is_told(serve):
+    _, observer, server, _ = serve()
+    with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{server.port}"):
+        GrpcioServer(Routes(), observer, Limits(1024, 1, 1, 8), host="127.0.0.1", port=server.port)
