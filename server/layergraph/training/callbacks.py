@@ -21,7 +21,7 @@ class Callback:
     means of the epoch so far; they are read from the device when looked at, and only valid during the call.
     """
 
-    model: Trainer | None = None
+    model: Trainer
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}

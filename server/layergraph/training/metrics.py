@@ -103,7 +103,7 @@ class Mean(Metric):
             values = values.float().mean(tuple(range(weights.ndim, values.ndim)))
         weights = weights.expand(values.shape) if weights.ndim == values.ndim else weights
         self._total.add_((values * weights).sum(), alpha=_per_row(values))
-        self._count = self._count + weights.sum() * _per_row(weights)
+        self._count = self._count + weights.sum(dtype=torch.float64) * _per_row(weights)
 
     def result(self) -> float:
         count = float(self._count)

@@ -42,7 +42,10 @@ class Trainer:
         self._filed_config: Mapping[str, Any] | None = None
         #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is made.
         self.optimizer_state: Sequence[Array] | None = None
+        #: Set by a callback to end the run after the batch.
         self.stop_training = False
+        #: What the last `fit` gave back.
+        self.history: History | None = None
 
     @property
     def _model(self) -> Model:
@@ -156,7 +159,8 @@ class Trainer:
         class_weight        weight by class number, for models with one output; not together with sample_weight
         sample_weight       by row (or row and step), for all outputs, or a list or dict by output
         seed                of shuffling and of layers that draw; None for a random one
-        stop_on_nan         ends with NonFiniteLossError when the loss is no number; Keras, and False, go on
+        stop_on_nan         ends with NonFiniteLossError when the loss is no number, for which each step waits for the
+                            device; Keras, and False, go on
 
         The order of an epoch depends on seed and epoch number only. Raises DataError for data that doesn't fit, before
         anything is trained, and NotCompiledError.
@@ -172,7 +176,7 @@ class Trainer:
         loop = Loop(self._model, compiled, new_generator(seed, device))
         compiled.optimizer.build(self._model.trainable_weights)
 
-        history = History()
+        self.history = history = History()
         steps = data.steps_of(training.rows, size)
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
         self.stop_training = False
