@@ -92,7 +92,14 @@ _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Con
 #: Keras 2.3 and tf.keras 2.x.
 KERAS2 = Generation(
     name="Keras 2",
-    ignored=_HOW,
+    ignored={
+        **_HOW,
+        # tf.keras writes a convolution's options for transposed, depthwise and separable ones, which don't have them.
+        "groups": (1,),
+        "kernel_initializer": ANY,
+        "kernel_regularizer": ANY,
+        "kernel_constraint": ANY,
+    },
     classes={
         "Model": "Functional",
         "Convolution1D": "Conv1D",
