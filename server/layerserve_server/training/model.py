@@ -25,8 +25,14 @@ class TrainableModel(Protocol):
 
     @property
     def optimizer(self) -> Any: ...
-    def compile(self, **settings: Any) -> None: ...
-    def fit(self, x: Any = None, y: Any = None, **options: Any) -> Any: ...
+    @property
+    def compile(self) -> Callable[..., None]:
+        """Takes Keras's arguments."""
+
+    @property
+    def fit(self) -> Callable[..., Any]:
+        """Takes Keras's arguments, `seed` and `stop_on_nan`."""
+
     def save(self, path: Path) -> None: ...
 
 
@@ -84,6 +90,7 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
         "validation_split": request.validation_split,
         "class_weight": dict(request.class_weight) if request.class_weight else None,
         "seed": request.seed,
+        "stop_on_nan": True,
     }
     if groups[Role.VALIDATION_X]:
         data: tuple[Any, ...] = (groups[Role.VALIDATION_X], groups[Role.VALIDATION_Y])
