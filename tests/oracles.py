@@ -51,8 +51,7 @@ def check_layer(case: LayerCase, tolerance: float = 1e-5) -> None:
     perturb(layer)
     expected = flat(model.predict_on_batch(arrays))
 
-    config = {key: value for key, value in layer.get_config().items() if key not in WITHOUT_MEANING}
-    ours = LAYERS[case.class_name].from_config(config)
+    ours = LAYERS[case.class_name].from_config(with_meaning(layer.get_config()))
     inputs = [layergraph.Input(batch_shape=known(a), dtype=a.dtype.name) for a in arrays]
     made = ours(inputs if len(inputs) > 1 else inputs[0], **case.call)
     rebuilt = layergraph.Model(inputs, made)
@@ -65,6 +64,13 @@ def check_layer(case: LayerCase, tolerance: float = 1e-5) -> None:
         assert_close(got, want, tolerance)
         assert tuple(symbol.shape) == spec.shape, f"Keras says shape {symbol.shape}, layergraph {spec.shape}"
         assert str(symbol.dtype) == spec.dtype, f"Keras says {symbol.dtype}, layergraph {spec.dtype}"
+
+
+def with_meaning(config: Any) -> Any:
+    """The config without keys that say nothing, in layers inside of it too."""
+    if isinstance(config, dict):
+        return {key: with_meaning(value) for key, value in config.items() if key not in WITHOUT_MEANING}
+    return [with_meaning(item) for item in config] if isinstance(config, list) else config
 
 
 def perturb(layer: Any, seed: int = 1) -> None:

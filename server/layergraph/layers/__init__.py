@@ -65,6 +65,9 @@ from layergraph.layers.normalization import (
 from layergraph.layers.normalization_batch import (
     BatchNormalization,
 )
+from layergraph.layers.normalization_spectral import (
+    SpectralNormalization,
+)
 from layergraph.layers.pooling import (
     AveragePooling1D,
     AveragePooling2D,
@@ -205,6 +208,7 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "SpectralNormalization",
     "StackedRNNCells",
     "Subtract",
     "ThresholdedReLU",

@@ -295,15 +295,15 @@ class GruCell(GatedCell):
             inner = _recurrent(h, w.recurrent_kernel, masks)
             if recurrent_bias is not None:
                 inner = inner + recurrent_bias
-            zr = gate(inputs[t][:, : 2 * units] + inner[:, : 2 * units])
-            z, r = zr[:, :units], zr[:, units:]
+            z = gate(inputs[t][:, :units] + inner[:, :units])
+            r = gate(inputs[t][:, units : 2 * units] + inner[:, units : 2 * units])
             return [_mixed(z, h, self.activation(inputs[t][:, 2 * units :] + r * inner[:, 2 * units :]))]
 
         def before(t: int, states: States) -> list[torch.Tensor]:
             (h,) = states
             gates, candidate = w.recurrent_kernel[:, : 2 * units], w.recurrent_kernel[:, 2 * units :]
-            zr = gate(inputs[t][:, : 2 * units] + _recurrent(h, gates, masks and masks[:2]))
-            z, r = zr[:, :units], zr[:, units:]
+            zr = inputs[t][:, : 2 * units] + _recurrent(h, gates, masks and masks[:2])
+            z, r = gate(zr[:, :units]), gate(zr[:, units:])
             kept = h if masks is None else h * masks[2]
             return [_mixed(z, h, self.activation(inputs[t][:, 2 * units :] + (r * kept) @ candidate))]
 

@@ -1,0 +1,143 @@
+"""Merging layers against stock Keras."""
+
+import layergraph
+import numpy as np
+import pytest
+from layergraph import layers
+from layergraph.errors import ConfigError, GraphError
+from oracles import LayerCase, assert_close, check_layer, keras, random_arrays
+
+ELEMENTWISE = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"]
+SHAPES = [
+    [(2, 3), (2, 3)],
+    [(2, 3, 4), (2, 3, 4)],
+    [(2, 3, 4), (2, 1, 4)],
+    [(2, 3, 4), (2, 4)],
+    [(2, 4), (2, 5, 3, 4)],
+    [(2, 1, 4), (2, 5, 1)],
+]
+CASES = [
+    *(LayerCase(name, {}, shapes) for name in ELEMENTWISE for shapes in SHAPES),
+    *(LayerCase(name, {}, [(2, 3, 4)] * 2, unknown_axes=True) for name in ELEMENTWISE),
+    *(LayerCase(name, {}, [(2, 3), (2, 3), (2, 3), (2, 1)]) for name in ELEMENTWISE if name != "Subtract"),
+    LayerCase("Add", {"dtype": "float64"}, [(2, 3), (2, 3)]),
+    LayerCase("Concatenate", {}, [(2, 3), (2, 4)]),
+    LayerCase("Concatenate", {"axis": 1}, [(2, 3, 4), (2, 5, 4), (2, 1, 4)]),
+    LayerCase("Concatenate", {"axis": -2}, [(2, 3, 4), (2, 5, 4)]),
+    LayerCase("Concatenate", {"axis": 3}, [(2, 3, 4, 1), (2, 3, 4, 2)]),
+    LayerCase("Concatenate", {}, [(2, 3, 4), (2, 3, 2)], unknown_axes=True),
+    LayerCase("Concatenate", {"axis": 1}, [(2, 3, 4), (2, 6, 4)], unknown_axes=True),
+    LayerCase("Dot", {"axes": 1}, [(2, 3), (2, 3)]),
+    LayerCase("Dot", {"axes": -1}, [(2, 3), (2, 3)]),
+    LayerCase("Dot", {"axes": -1, "normalize": True}, [(2, 3), (2, 3)]),
+    LayerCase("Dot", {"axes": (1, 2)}, [(2, 3, 5), (2, 4, 3)]),
+    LayerCase("Dot", {"axes": [2, 1]}, [(2, 3, 5), (2, 5, 4)]),
+    LayerCase("Dot", {"axes": 1, "normalize": True}, [(2, 3, 5), (2, 3, 4)]),
+    LayerCase("Dot", {"axes": 2}, [(2, 3, 5), (2, 4, 5)]),
+    LayerCase("Dot", {"axes": (1, 2)}, [(2, 3), (2, 4, 3)]),
+    LayerCase("Dot", {"axes": (2, 1)}, [(2, 4, 3), (2, 3)]),
+    LayerCase("Dot", {"axes": (1, 3)}, [(2, 3, 4), (2, 5, 6, 3)]),
+    LayerCase("Dot", {"axes": (2, 2), "normalize": True}, [(2, 4, 3, 2), (2, 5, 3)]),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_layer_gives_keras_numbers(case: LayerCase) -> None:
+    check_layer(case)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_merge_gives_keras_numbers(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rank = int(rng.integers(2, 5))
+    shape = tuple(int(n) for n in rng.integers(1, 5, rank))
+    name = str(rng.choice([*ELEMENTWISE, "Concatenate", "Dot"]))
+    count = 2 if name in ("Subtract", "Dot") else int(rng.integers(2, 5))
+    if name == "Concatenate":
+        axis = int(rng.integers(1, rank))
+        widths = rng.integers(1, 5, count)
+        shapes = [(*shape[:axis], int(n), *shape[axis + 1 :]) for n in widths]
+        config = {"axis": axis - rank * int(rng.integers(2))}
+    elif name == "Dot":
+        axes = [int(axis) for axis in rng.integers(1, rank, 2)]
+        other = [shape[0], *(int(n) for n in rng.integers(1, 5, rank - 1))]
+        other[axes[1]] = shape[axes[0]]
+        shapes, config = [shape, tuple(other)], {"axes": axes, "normalize": bool(rng.integers(2))}
+    else:
+        shapes = [
+            shape,
+            *(tuple(1 if i and rng.integers(3) == 0 else n for i, n in enumerate(shape)) for _ in range(count - 1)),
+        ]
+        config = {}
+    check_layer(LayerCase(name, config, shapes))
+
+
+def test_integers_stay_integers() -> None:
+    a, b = (np.array([[1, -2], [3, 4]], "int32") * factor for factor in (1, 3))
+    for name in ELEMENTWISE:
+        got = getattr(layers, name)()([a, b]).numpy()
+        want = getattr(keras.layers, name)()([a, b]).numpy()
+        assert got.dtype == want.dtype
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", ["add", "subtract", "multiply", "average", "maximum", "minimum", "concatenate"])
+def test_function_calls_its_layer(name: str) -> None:
+    arrays = random_arrays([(2, 3), (2, 3)])
+    tensors = [layergraph.Input((3,), name="a"), layergraph.Input((3,), name="b")]
+    made = getattr(layers, name)(tensors, name="merged")
+    model = layergraph.Model(tensors, made)
+    want = getattr(keras.layers, name)(arrays)
+    assert_close(model.plan().run(dict(zip("ab", arrays, strict=True)))["merged"], want)
+
+
+def test_dot_and_concatenate_functions_take_axes() -> None:
+    a, b = layergraph.Input((3, 4)), layergraph.Input((5, 4))
+    assert layers.dot([a, b], axes=2, normalize=True).shape == (None, 3, 5)
+    assert layers.dot([a, b]).shape == (None, 3, 5)
+    assert layers.concatenate([a, b], axis=1).shape == (None, 8, 4)
+
+
+def test_an_unknown_length_fits_a_known_one() -> None:
+    x, y = layergraph.Input((None, 4)), layergraph.Input((5, 4))
+    theirs = keras.Input((None, 4)), keras.Input((5, 4))
+    for name in ["Add", "Concatenate"]:
+        assert getattr(layers, name)()([x, y]).shape == tuple(getattr(keras.layers, name)()(theirs).shape)
+    assert layers.Dot(axes=1)([x, y]).shape == (None, 4, 4)
+    assert layers.add([x, layergraph.Input(batch_shape=(7, None, 4))]).shape == (7, None, 4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "message"),
+    [
+        (layers.Subtract(), [(3,), (3,), (3,)], "called on 2 tensors, got 3"),
+        (layers.Dot(axes=1), [(3,)], "called on 2 tensors, got 1"),
+        (layers.Add(), [(3,), (4,)], "can't be called on shapes"),
+        (layers.Concatenate(axis=1), [(3, 4), (3, 5)], "can't be called on shapes"),
+        (layers.Concatenate(), [(3, 4), (3,)], "expected equal numbers of axes"),
+        (layers.Dot(axes=1), [(3,), (4,)], r"expected equal lengths along axes \[1, 1\]"),
+        (layers.Dot(axes=0), [(3,), (3,)], "other than the rows"),
+        (layers.Dot(axes=(1, 2)), [(3,), (3,)], "other than the rows"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(layer: layers.Layer, shapes: list, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        layer([layergraph.Input(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "Concatenate"])
+def test_a_single_tensor_is_refused(name: str) -> None:
+    with pytest.raises(GraphError, match="called on a list of tensors"):
+        getattr(layers, name)()(layergraph.Input((3,)))
+
+
+@pytest.mark.parametrize("axes", ["last", (1, 2, 3), 1.5])
+def test_dot_refuses_wrong_axes(axes: object) -> None:
+    with pytest.raises(ConfigError, match="Dot: option 'axes'"):
+        layers.Dot(axes=axes)
+
+
+def test_the_mask_rule_is_not_saved() -> None:
+    config = layers.Add(mask_rule="keras2").get_config()
+    assert "mask_rule" not in config
+    assert keras.layers.Add.from_config(config)
