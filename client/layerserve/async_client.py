@@ -24,7 +24,7 @@ from layerserve.connection import (
     rpc_error,
 )
 from layerserve.download import download
-from layerserve.errors import ClientClosed
+from layerserve.errors import ClientClosed, Unavailable
 from layerserve.events import TrainingEvent
 from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
 from layerserve.model_info import ModelInfo, model_spec, read_model_info
@@ -322,8 +322,7 @@ class AsyncClient:
             if isinstance(step, Open):
                 return Stream(self._callable(step.method)(step.requests, metadata=self._connection.metadata))
             if isinstance(step, Receive):
-                message = await step.stream.handle.read()
-                return None if message is grpc.aio.EOF else message
+                return await _read(step.stream.handle)
             return step.stream.handle.cancel()
         except grpc.RpcError as error:
             translated = rpc_error(error, self.address)
@@ -346,6 +345,18 @@ class AsyncClient:
             )
             self._calls[method.path] = made
         return made
+
+
+async def _read(call: Any) -> Any:
+    """The next message of a stream, None at its end."""
+    try:
+        message = await call.read()
+    except grpc.aio.AioRpcError as error:
+        if error.details() != "Internal error from Core":
+            raise
+        # What grpc.aio says, in place of the server's status, where the call ended while a request was written.
+        raise Unavailable("the stream ended while data was being sent") from None
+    return None if message is grpc.aio.EOF else message
 
 
 class AsyncTrainingRun(RunView):

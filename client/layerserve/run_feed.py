@@ -51,16 +51,31 @@ class RunFeed:
     def start(self, upload: Upload) -> Flow[None]:
         """Send the request and its data; ends when the server has all of it, or the run is over."""
         try:
-            self._stream = yield from open_stream(TRAIN, upload)
-            while True:
-                event = yield from self._receive_first(self._stream)
-                self._unread.append(event)
-                if not isinstance(event, (RunAccepted, LogLine)):
-                    break
+            yield from self._send(upload)
         except LayerserveError as error:
+            if upload.error is None and isinstance(error, Unavailable) and self.run_id:
+                yield from self._check_failed()
             raise (upload.error or error) from None
-        if isinstance(event, RunFailed) and upload.error is not None:
+        finally:
+            upload.abandon()
+        if self.state == "failed" and upload.error is not None:
             raise upload.error
+
+    def _send(self, upload: Upload) -> Flow[None]:
+        self._stream = yield from open_stream(TRAIN, upload)
+        while True:
+            event = yield from self._receive_first(self._stream)
+            self._unread.append(event)
+            if isinstance(event, RunAccepted):
+                upload.accept()
+            elif not isinstance(event, LogLine):
+                return
+
+    def _check_failed(self) -> Flow[None]:
+        """Raises TrainingFailed where the stream ended because the server gave the run up, and not by itself."""
+        info = yield from self.info()
+        if info.state == "failed":
+            raise TrainingFailed(self.run_id, info.reason)
 
     def _receive_first(self, stream: EventStream) -> Flow[TrainingEvent]:
         """The next event while data is being sent. A stream that breaks now can't be taken up again."""

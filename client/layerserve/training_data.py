@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -165,20 +167,46 @@ def _check_rows(arrays: Sequence[TrainingArray]) -> None:
         raise InvalidArgument("training data: got no rows, expected at least 1")
 
 
-@dataclass
-class Upload(Iterable[TrainRequest]):
+class Upload(Iterable[TrainRequest], AsyncIterable[TrainRequest]):
     """The requests of a Train call, made one by one as the connection takes them. Can be sent once.
+
+    The data waits until the server has accepted the spec: nothing is sent in vain, and grpc.aio, which reports a write
+    that fails in place of the server's status, has none under way when a request is refused (seen with grpcio 1.85).
 
     `error` is what went wrong with the data while it was cut; the stream then ends early, so that the server gives the
     run up, and whoever reads the replies finds the reason here.
     """
 
-    spec: TrainSpec
-    arrays: Sequence[TrainingArray]
-    error: LayerserveError | None = field(default=None, init=False)
+    def __init__(self, spec: TrainSpec, arrays: Sequence[TrainingArray]) -> None:
+        self.spec = spec
+        self.arrays = arrays
+        self.error: LayerserveError | None = None
+        self._decided = threading.Event()
+        self._accepted = False
+
+    def accept(self) -> None:
+        """Let the data go."""
+        self._accepted = True
+        self._decided.set()
+
+    def abandon(self) -> None:
+        """Send no more, if nothing was accepted; whoever waits to send is freed. Does nothing after `accept`."""
+        self._decided.set()
 
     def __iter__(self) -> Iterator[TrainRequest]:
         yield TrainRequest(spec=self.spec)
+        self._decided.wait()
+        yield from self._data()
+
+    async def __aiter__(self) -> AsyncIterator[TrainRequest]:
+        yield TrainRequest(spec=self.spec)
+        await asyncio.to_thread(self._decided.wait)
+        for request in self._data():
+            yield request
+
+    def _data(self) -> Iterator[TrainRequest]:
+        if not self._accepted:
+            return
         try:
             for index, array in enumerate(self.arrays):
                 for data in array.chunks():

@@ -20,10 +20,16 @@ def run(argv: Sequence[str]) -> int:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except KeyboardInterrupt:
         return 130
-    except (LayerserveError, OSError) as error:
-        print(f"layerserve: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    except LayerserveError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return 0
+
+
+def _fail(text: str) -> int:
+    print(f"layerserve: {' '.join(text.split())}", file=sys.stderr)
+    return 1
 
 
 def application() -> typer.Typer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,11 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], document: Mapping[str, A
             raise InvalidArgument(f"{path}: got {len(arrays)} outputs ({', '.join(arrays)}), expected one for .npy")
         np.save(path, _writable(next(iter(arrays.values()))))
     elif path.suffix == ".npz":
-        # A name of the archive's own would clash with savez's parameters.
-        np.savez(path, allow_pickle=False, **{name: _writable(array) for name, array in arrays.items()})
+        # Not by savez, in which outputs called "file" or "allow_pickle" would clash with its parameters.
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, _writable(array), allow_pickle=False)
     elif path.suffix == ".json":
         path.write_text(json.dumps(plain(document), allow_nan=False) + "\n")
     else:

@@ -62,6 +62,11 @@ class FakeRun:
                 raise DataLoss(f"array {array.name!r}: {error}") from None
             self.data[ROLES[array.role], array.name] = value
 
+    def abandon(self, reason: str) -> None:
+        """Fail, before training began."""
+        self.state, self.reason = training_pb2.RUN_STATE_FAILED, reason
+        self.tell(failed=training_pb2.RunFailed(reason=reason))
+
     @property
     def rows(self) -> int:
         return int(self.spec.data[0].shape[0])

@@ -127,7 +127,7 @@ class FakeServer(
         self._run_failure = PlannedFailure(reason, epoch, step)
 
     def drop_stream(self, after: int) -> None:
-        """Let the next stream of events, of Train or WatchRun, break off after some events."""
+        """Let the next stream of events break off after some: of WatchRun, or of Train after it has the data."""
         self._drops.append(after)
 
     def hold_training(self) -> None:
@@ -225,12 +225,17 @@ class FakeServer(
             run = FakeRun(f"run-{next(self._run_ids)}", spec, base.reference())
             self.runs[run.id] = run
             run.tell(accepted=training_pb2.RunAccepted(base=base.reference()))
-            for request in requests:
-                run.receive(request.chunk)
-            run.close_data()
+            yield training_pb2.TrainResponse(event=run.events[0])
+            try:
+                for request in requests:
+                    run.receive(request.chunk)
+                run.close_data()
+            except LayerserveError as error:
+                run.abandon(str(error))
+                raise
             run.tell(queued=training_pb2.RunQueued(ahead=0))
             self._start(run, base)
-            for event in self._watch(run, 0, context):
+            for event in self._watch(run, 1, context):
                 yield training_pb2.TrainResponse(event=event)
 
     def _start(self, run: FakeRun, base: FakeModel) -> None:
@@ -264,7 +269,7 @@ class FakeServer(
         limit = self._drops.popleft() if self._drops else None
         events = run.watch(sequence, lambda: context.is_active() and not self._stopped.is_set())
         yield from itertools.islice(events, limit)
-        if limit is not None:
+        if limit is not None or self._stopped.is_set():
             raise Unavailable("the connection was dropped")
 
     def _run(self, run_id: str) -> FakeRun:

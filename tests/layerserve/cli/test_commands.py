@@ -1,0 +1,233 @@
+"""The command line, called as the console script calls it, against the fake server."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from layerserve.cli import main
+
+
+@pytest.fixture
+def cli(server, capsys, monkeypatch, tmp_path):
+    """Run a command line in a folder of its own: gives (status, standard output, standard error)."""
+    monkeypatch.setenv("LAYERSERVE_ADDRESS", server.address)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line, stdin=None):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin or ""))
+        status = main(line.split())
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.zeros((64, 3)), y=np.zeros(64))
+    return "--x d.npz:x --y d.npz:y"
+
+
+def test_models_are_a_table_for_people(cli):
+    status, out, err = cli("models")
+    assert (status, err) == (0, "")
+    assert "failed: file is truncated" in out
+    assert "x (None, 3) float32" in out
+
+
+def test_models_are_json_for_programs(cli):
+    status, out, _ = cli("models --json double")
+    (model,) = json.loads(out)["models"]
+    assert (status, model["name"], model["state"], model["labels"]) == (0, "double", "ready", ["stable"])
+    assert model["inputs"] == [{"name": "x", "shape": [None, 3], "dtype": "float32"}]
+
+
+def test_no_models_is_said(cli):
+    assert cli("models nope")[1] == "no model 'nope'\n"
+
+
+@pytest.mark.parametrize("text", ["[[1, 2, 0.1]]", '{"x": [[1, 2, 0.1]]}'])
+def test_predict_takes_json_and_gives_json(cli, text):
+    status, out, _ = cli("predict double --json", text)
+    assert status == 0
+    assert json.loads(out) == {"model": "double", "version": 1, "outputs": {"y": [[2.0, 4.0, 0.2]]}}
+
+
+def test_what_json_has_no_number_for_comes_as_text(cli):
+    _, out, _ = cli("predict double --json", "[[NaN, Infinity, -Infinity]]")
+    assert json.loads(out)["outputs"]["y"] == [["NaN", "Infinity", "-Infinity"]]
+
+
+def test_predict_shows_arrays_to_people(cli):
+    status, out, _ = cli("predict double", "[[1, 2, 3]]")
+    assert (status, out) == (0, "double version 1\ny: float32 (1, 3)\n[[2. 4. 6.]]\n")
+
+
+def test_predict_takes_files_and_writes_files(cli, tmp_path):
+    np.save(tmp_path / "left.npy", np.ones((2, 2)))
+    (tmp_path / "right.json").write_text("[[1, 2], [3, 4]]")
+    inputs = "predict two -i left=left.npy -i right=right.json"
+    assert cli(f"{inputs} -o both.npz")[0] == 0
+    with np.load("both.npz") as written:
+        assert written["sum"].tolist() == [[2, 3], [4, 5]]
+        assert written["ids"].dtype == np.int64
+    assert cli(f"{inputs} --outputs ids -o ids.npy")[0] == 0
+    assert np.load("ids.npy").tolist() == [[1, 1], [1, 1]]
+    assert cli(f"{inputs} --outputs ids,sum -o both.json")[0] == 0
+    assert list(json.loads((tmp_path / "both.json").read_text())["outputs"]) == ["ids", "sum"]
+
+
+def test_predict_takes_the_arrays_of_an_archive_by_name(cli, tmp_path):
+    np.savez(tmp_path / "two.npz", left=np.ones((1, 2)), right=np.ones((1, 2)))
+    assert json.loads(cli("predict two --json -i two.npz --outputs sum")[1])["outputs"] == {"sum": [[2.0, 2.0]]}
+
+
+def test_shapes_show_every_call(cli):
+    status, out, _ = cli("shapes shared")
+    assert status == 0
+    for text in ("conv", "Conv2D", "(None, 16, 16, 3)", "b:0:0", "never called"):
+        assert text in out
+    layers = json.loads(cli("shapes shared conv --json")[1])["layers"]
+    assert [node["inputs"][0]["shape"] for node in layers[0]["nodes"]] == [[None, 8, 8, 3], [None, 16, 16, 3]]
+
+
+def test_train_shows_losses_and_what_it_published(cli, data):
+    status, out, err = cli(f"train double {data} --epochs 2")
+    assert status == 0
+    assert "epoch 2/2 - 0.5 s - loss: 0.5" in err
+    assert "published double version 2" in out
+    assert "0.5" in out
+
+
+def test_train_settings_arrive(cli, server, data):
+    line = f"train double {data} --loss mse --metric mae --metric mse --no-shuffle --no-publish --detach -b 8 --seed 3"
+    status, out, _ = cli(f'{line} --optimizer {{"class_name":"SGD","config":{{}}}} --loss-weights [0.5]')
+    spec = server.runs[out.strip()].spec
+    assert status == 0
+    assert json.loads(spec.compile.optimizer) == {"class_name": "SGD", "config": {}}
+    assert (spec.compile.loss, spec.compile.metrics, spec.compile.loss_weights) == ('"mse"', '["mae", "mse"]', "[0.5]")
+    assert (spec.shuffle, spec.publish, spec.batch_size, spec.seed) == (False, False, 8, 3)
+
+
+def test_train_tells_programs_each_event_on_a_line(cli, data):
+    status, out, err = cli(f"train double {data} --json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert [event["event"] for event in events] == [
+        "accepted",
+        "queued",
+        "started",
+        "step",
+        "step",
+        "epoch",
+        "finished",
+    ]
+    assert events[-1]["version"] == 2
+
+
+def test_a_run_that_fails_or_is_cancelled_gives_status_1(cli, server, data):
+    server.fail_training("loss is NaN", 1, 2)
+    status, _, err = cli(f"train double {data}")
+    assert status == 1
+    assert err.splitlines()[-1] == "layerserve: training run 'run-1' failed in epoch 1, step 2: loss is NaN"
+    server.hold_training()
+    run_id = cli(f"train double {data} --detach")[1].strip()
+    assert cli(f"cancel {run_id}")[:2] == (0, f"run {run_id} of double is being stopped\n")
+    server.release_training()
+    assert cli(f"watch {run_id}")[0] == 1
+    assert cli(f"cancel {run_id}")[1] == f"run {run_id} of double is cancelled\n"
+
+
+def test_runs_are_listed_and_watched(cli, data):
+    assert cli("runs")[1] == "no runs\n"
+    cli(f"train double {data} --description try")
+    status, out, _ = cli("runs")
+    assert status == 0
+    assert "finished" in out
+    assert "try" in out
+    assert json.loads(cli("runs double --json")[1])["runs"][0]["version"] == 2
+    assert "published double version 2" in cli("watch run-1")[1]
+
+
+def test_interrupting_leaves_the_run_and_says_how_to_go_on(cli, data, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("layerserve.cli.training.show_run", interrupted)
+    status, _, err = cli(f"train double {data}")
+    assert status == 130
+    assert "layerserve watch run-1" in err
+
+
+def test_download_says_where_the_file_is(cli, tmp_path):
+    assert cli("download double") == (0, "double-1.keras\n", "")
+    assert (tmp_path / "double-1.keras").stat().st_size == 5120
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("predict dooble", "unknown model 'dooble'"),
+        ("predict double -i x=nope.npy", "nope.npy: No such file or directory"),
+        ("predict double -i setup.cfg", "setup.cfg: got .cfg, expected .npy, .npz or .json, or - for standard input"),
+        ("predict double --version 3", "has no version 3"),
+        ("predict double -o out.csv", "out.csv: got .csv, expected"),
+        ("predict double -i bad.npy", "bad.npy: got"),
+        ("predict double -i bad.npz", "bad.npz: got"),
+        ("predict double -i bad.json", "bad.json: got no JSON"),
+        ("predict double -i d.npz:z", "d.npz: got key 'z', expected one of x, y"),
+        ("predict double -i a=d.npz", "pick it by PATH:KEY"),
+        ("predict double -i d.npz:x -i d.npz:y", "expected NAME=PATH"),
+        ("predict double -i x=d.npz:x -i x=d.npz:y", "two arrays of this name"),
+        ("train double --x d.npz:x --y d.npz:y --loss {oops", "--loss: got '{oops', expected JSON"),
+        ("train double --x d.npz:x --y d.npz:y --validation-x d.npz:x", "expected both or none"),
+        ("shapes shared nope", "unknown layer 'nope'"),
+        ("watch run-9", "unknown run 'run-9'"),
+        ("models --address http://x", "expected host:port"),
+    ],
+)
+def test_an_error_is_one_line_and_status_1(cli, data, tmp_path, line, text):
+    for name in ("bad.npy", "bad.npz", "bad.json"):
+        (tmp_path / name).write_text("rubbish")
+    status, out, err = cli(line, "[[1, 2, 3]]")
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("layerserve: ")
+    assert text in err
+
+
+@pytest.mark.parametrize("line", ["nope", "predict", "train double", "models --nope"])
+def test_a_wrong_command_line_is_status_2(cli, line):
+    status, _, err = cli(line)
+    assert status == 2
+    assert "Error" in err
+
+
+def test_help_names_every_command(cli):
+    status, out, _ = cli("--help")
+    assert status == 0
+    for name in (
+        "models",
+        "predict",
+        "shapes",
+        "download",
+        "train",
+        "runs",
+        "watch",
+        "cancel",
+        "serve",
+        "inspect",
+        "zoo",
+    ):
+        assert f"\n  {name} " in out
+
+
+def test_brackets_in_names_are_no_markup(cli, server):
+    server.add_model("m[red]", lambda a: {}, [], [], state="failed", reason="layer [bold] is unsupported")
+    out = cli("models")[1]
+    assert "m[red]" in out
+    assert "layer [bold] is unsupported" in out

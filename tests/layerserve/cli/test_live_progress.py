@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import io
+from datetime import datetime, timezone
+
+from layerserve import EpochEnd, LogLine, RunQueued, RunStarted, StepProgress
+from layerserve.cli.live_progress import LiveProgress
+from rich.console import Console
+
+AT = ("r", 0, datetime(2020, 1, 1, tzinfo=timezone.utc))
+
+
+def test_the_bar_shows_epoch_steps_and_losses():
+    console = Console(file=io.StringIO(), force_terminal=True, width=150, color_system=None, legacy_windows=False)
+    with LiveProgress("mnist [x]", console) as live:
+        live.show(RunQueued(*AT, 2))
+        live.show(RunStarted(*AT, 2, 5, 160))
+        live.show(LogLine(*AT, "warming [up]"))
+        live.show(StepProgress(*AT, 2, 2, 3, 5, {"loss": 0.693147}))
+        live.show(EpochEnd(*AT, 2, 2, 1.0, {"loss": 0.5, "val_loss": 0.25}))
+    shown = console.file.getvalue()
+    assert "warming [up]" in shown
+    last = shown.split("\r")[-1]
+    assert "epoch 2/2" in last
+    assert "8/10 steps" in last.replace(" 8/10", "8/10")
+    assert "loss: 0.5 - val_loss: 0.25" in last

@@ -1,0 +1,113 @@
+"""A fake server with a few models, and both clients behind one blocking face."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from layerserve import AsyncClient, Client, LayerNode, LayerNodes, NodeTensor, TensorSpec
+from layerserve.testing import FakeServer
+
+
+class Blocking:
+    """An AsyncClient or AsyncTrainingRun, used as its blocking twin is."""
+
+    def __init__(self, wrapped: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._wrapped = wrapped
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._wrapped, name)
+        if not inspect.iscoroutinefunction(value):
+            return value
+        return lambda *args, **kwargs: self._blocking(self._loop.run_until_complete(value(*args, **kwargs)))
+
+    def _blocking(self, value: Any) -> Any:
+        return Blocking(value, self._loop) if type(value).__name__.startswith("Async") else value
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = self._wrapped.__aiter__()
+
+        async def next_one() -> Any:
+            return await anext(iterator, None)
+
+        while (value := self._loop.run_until_complete(next_one())) is not None:
+            yield value
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as running:
+        add_models(running)
+        yield running
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def client(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Any]:
+    """A client of the server: the same test runs with both."""
+    if request.param == "blocking":
+        with Client(server.address, timeout=20) as blocking:
+            yield blocking
+        return
+    loop = asyncio.new_event_loop()
+    wrapped = Blocking(AsyncClient(server.address, timeout=20), loop)
+    yield wrapped
+    wrapped.close()
+    loop.close()
+
+
+def add_models(server: FakeServer) -> None:
+    x = TensorSpec("x", (None, 3), "float32")
+    y = TensorSpec("y", (None, 3), "float32")
+    server.add_model("double", lambda a: {"y": 2 * a["x"]}, [x], [y], labels=["stable"], file=bytes(range(256)) * 20)
+    server.add_model(
+        "two",
+        lambda a: {"sum": a["left"] + a["right"], "ids": a["left"].astype(np.int64), "hidden": a["left"]},
+        [TensorSpec("left", (None, 2), "float32"), TensorSpec("right", (None, 2), "int32")],
+        [TensorSpec("sum", (None, 2), "float32"), TensorSpec("ids", (None, 2), "int64")],
+    )
+    server.add_model("broken", lambda a: {}, [], [], state="failed", reason="file is truncated")
+    server.add_model("shared", lambda a: {}, [], [], layers=shared_layers())
+
+
+def shared_layers() -> list[LayerNodes]:
+    """Two inputs of different sizes through one convolution, whose results are added; and a layer without a call."""
+
+    def tensor(layer: str, node: int, shape: tuple[int | None, ...], argument: str = "") -> NodeTensor:
+        return NodeTensor(layer, node, 0, shape, "float32", argument, masked=False)
+
+    small, large = (None, 8, 8, 3), (None, 16, 16, 3)
+    out_small, out_large = (None, 8, 8, 4), (None, 16, 16, 4)
+    return [
+        LayerNodes("a", "a", "InputLayer", (LayerNode(0, (), (tensor("a", 0, small),)),), 0, True),
+        LayerNodes(
+            "conv",
+            "conv",
+            "Conv2D",
+            (
+                LayerNode(0, (tensor("a", 0, small, "inputs"),), (tensor("conv", 0, out_small),)),
+                LayerNode(1, (tensor("b", 0, large, "inputs"),), (tensor("conv", 1, out_large),)),
+            ),
+            112,
+            True,
+        ),
+        LayerNodes(
+            "add",
+            "add",
+            "Add",
+            (
+                LayerNode(
+                    0,
+                    (tensor("conv", 0, out_small, "inputs[0]"), tensor("conv", 0, out_small, "inputs[1]")),
+                    (tensor("add", 0, out_small),),
+                ),
+            ),
+            0,
+            True,
+        ),
+        LayerNodes("unused", "unused", "Dense", (), 5, True),
+    ]

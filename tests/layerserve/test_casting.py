@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layerserve import InvalidTensor
+from layerserve.casting import as_array, cast, default_cast
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([1, 2], "float32"),
+        ([0.1, 0.2], "float32"),
+        ([True, False], "float32"),
+        ([1.0, 2.0], "int32"),
+        ([1, 255], "uint8"),
+        ([-(2**31), 2**31 - 1], "int32"),
+        (np.array([2**63], np.uint64), "float64"),
+        ([0, 1], "bool"),
+        ([True], "int64"),
+        (np.array([1, 2], np.int8), "bfloat16"),
+        ([], "int32"),
+        ([[], []], "string"),
+        (["a", "b"], "string"),
+        ([b"a"], "string"),
+    ],
+)
+def test_what_loses_nothing_is_converted(value, dtype):
+    array = cast(as_array(value, "x"), dtype, "x")
+    expected = np.asarray(value)
+    if dtype not in ("string", "float32") and expected.size:
+        np.testing.assert_array_equal(array, expected)
+    assert array.shape == expected.shape
+
+
+def test_floats_are_rounded_as_keras_rounds_them():
+    assert cast(np.array([0.1]), "float32", "x")[0] == np.float32(0.1)
+    assert np.isnan(cast(np.array([np.nan]), "float16", "x")[0])
+    assert np.isposinf(cast(np.array([np.inf]), "float32", "x")[0])
+
+
+def test_an_array_of_the_right_type_is_not_copied():
+    array = np.zeros(3, np.float32)
+    assert cast(array, "float32", "x") is array
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "lost"),
+    [
+        ([1.0, 1.5], "int32", "1.5"),
+        ([np.nan], "int64", "nan"),
+        ([np.inf], "int64", "inf"),
+        ([2.0**31], "int32", "2147483648.0"),
+        ([2.0**63], "int64", "9.22"),
+        (np.array([60000.0], np.float16), "int8", "60000.0"),
+        ([-1], "uint8", "-1"),
+        ([256], "uint8", "256"),
+        (np.array([2**64 - 1], np.uint64), "int64", "18446744073709551615"),
+        (np.array([-1]), "uint64", "-1"),
+        ([2], "bool", "2"),
+        ([0.5], "bool", "0.5"),
+    ],
+)
+def test_what_would_lose_a_value_is_refused_with_the_value(value, dtype, lost):
+    with pytest.raises(InvalidTensor) as caught:
+        cast(as_array(value, "x"), dtype, "x")
+    assert lost in caught.value.got
+    assert dtype in caught.value.expected
+
+
+def test_a_finite_number_does_not_become_infinite():
+    with pytest.raises(InvalidTensor, match="too large"):
+        cast(np.array([1e300]), "float32", "x")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(["a"], "float32"), ([1], "string")])
+def test_text_and_numbers_are_not_mixed_up(value, dtype):
+    with pytest.raises(InvalidTensor, match=f"expected {dtype}"):
+        cast(as_array(value, "x"), dtype, "x")
+
+
+@pytest.mark.parametrize("value", [[[1, 2], [3]], [None], [object()], {"a": 1}])
+def test_what_is_no_array_is_refused(value):
+    with pytest.raises(InvalidTensor, match="'x'"):
+        as_array(value, "x")
+
+
+def test_targets_keep_their_type_but_for_float64():
+    assert default_cast(np.zeros(2), "y").dtype == np.float32
+    assert default_cast(np.zeros(2, np.int64), "y").dtype == np.int64

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from layerserve import DataLoss, ModelNotFound, download
+from layerserve.v1.models_pb2 import ModelVersion
+
+CONTENT = bytes(range(256)) * 20
+
+
+def test_into_a_directory_the_file_is_named_after_model_and_version(client, tmp_path):
+    saved = client.download("double", tmp_path)
+    assert saved == tmp_path / "double-1.keras"
+    assert saved.read_bytes() == CONTENT
+    assert os.listdir(tmp_path) == [saved.name]
+
+
+def test_a_file_is_replaced(client, tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_text("old")
+    assert client.download("double", str(path), version=1) == path
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_file_that_came_damaged_does_not_appear(client, tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    path.write_text("old")
+    write = download.PartialFile.write
+    monkeypatch.setattr(download.PartialFile, "write", lambda self, data: write(self, data[:-1]))
+    with pytest.raises(DataLoss, match=r"file 'model\.keras': got SHA-256 .*, expected "):
+        client.download("double", path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["model.keras"]
+
+
+def test_errors_leave_nothing_behind(client, tmp_path):
+    with pytest.raises(ModelNotFound):
+        client.download("dooble", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        client.download("double", tmp_path / "missing" / "model.keras")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "expected"),
+    [
+        ("m", "model.h5", "m-3.h5"),
+        ("../../m", "model.keras", "_.._m-3.keras"),
+        ("..", "../x/..", "model-3.keras"),
+        ("a b", "model.ke/ras", "a_b-3.keras"),
+    ],
+)
+def test_names_from_the_server_do_not_lead_out_of_the_directory(tmp_path, name, file, expected):
+    destination = download._destination(f"{tmp_path}/", ModelVersion(name=name, version=3, file=file))
+    assert destination == tmp_path / expected

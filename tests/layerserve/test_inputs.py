@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layerserve import InvalidArgument, InvalidTensor, MissingInput, TensorSpec, UnknownInput, UnknownOutput
+from layerserve.inputs import encode_inputs, match
+from layerserve.tensors import decode
+
+ONE = [TensorSpec("x", (None, 3), "float32")]
+TWO = [TensorSpec("left", (None, 2), "float32"), TensorSpec("right", (None,), "string")]
+
+
+def sent(inputs, specs):
+    return {tensor.name: decode(tensor).tolist() for tensor in encode_inputs(inputs, specs)}
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [[1, 2, 3]],
+        np.array([[1, 2, 3]]),
+        [np.array([[1.0, 2.0, 3.0]])],  # a list of inputs
+        [np.array([1.0, 2.0, 3.0])],  # a list of rows
+        ((1, 2, 3),),
+        {"x": [[1, 2, 3]]},
+    ],
+)
+def test_the_only_input_may_come_in_any_form(inputs):
+    assert sent(inputs, ONE) == {"x": [[1.0, 2.0, 3.0]]}
+
+
+@pytest.mark.parametrize("inputs", [[[[1, 2]], ["a"]], ([[1, 2]], "a"), {"right": ["a"], "left": [[1, 2]]}])
+def test_several_inputs_come_by_position_or_name(inputs):
+    arrays = sent(inputs, TWO)
+    assert arrays["left"] == [[1.0, 2.0]]
+    assert arrays["right"] in ([b"a"], b"a")
+
+
+def test_an_input_may_be_left_out_as_the_outputs_may_not_need_it():
+    assert sent({"left": [[1, 2]]}, TWO) == {"left": [[1.0, 2.0]]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "specs", "error", "text"),
+    [
+        ({"lft": 1}, TWO, UnknownInput, "unknown input 'lft'; did you mean 'left'?"),
+        ({"zzz": 1}, TWO, UnknownInput, "the model has 'left', 'right'"),
+        (np.zeros((2, 2)), TWO, MissingInput, "got one ndarray, expected a dict or a list of 2: left, right"),
+        ([[[1, 2]]], TWO, MissingInput, "got a list of 1, expected 2"),
+        ([1, 2, 3], TWO, InvalidArgument, "got a list of 3, expected 2"),
+        ({"left": [["a", "b"]]}, TWO, InvalidTensor, "tensor 'left': got dtype string, expected float32"),
+        ([[1, 2], [3]], ONE, InvalidTensor, "tensor 'x'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(inputs, specs, error, text):
+    with pytest.raises(error) as caught:
+        encode_inputs(inputs, specs)
+    assert text in str(caught.value)
+
+
+def test_without_a_signature_names_are_taken_as_they_are():
+    assert sent({"anything": [0.5]}, []) == {"anything": [0.5]}
+    tensor = encode_inputs([[0.1]], [])[0]
+    assert (tensor.name, decode(tensor).dtype) == ("", np.float32)
+
+
+def test_targets_may_have_another_rank_than_the_output():
+    specs = [TensorSpec("probabilities", (None, 10), "float32")]
+    labels = np.array([1, 2, 3])
+    assert match(labels, specs, "output", targets=True)[0][1] is labels
+    assert match([labels], specs, "output", targets=True)[0][1] is labels
+    with pytest.raises(UnknownOutput, match="unknown output 'probs'"):
+        match({"probs": labels}, specs, "output", targets=True)

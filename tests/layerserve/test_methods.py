@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+from layerserve.methods import METHODS
+from layerserve.v1 import graph_pb2, models_pb2, prediction_pb2, training_pb2
+
+SERVICES = [
+    service
+    for module in (prediction_pb2, models_pb2, graph_pb2, training_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
+DESCRIBED = {f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods}
+
+
+def test_the_table_has_every_rpc_of_the_contract():
+    assert {method.path for method in METHODS} == set(DESCRIBED)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_an_rpc_is_as_the_contract_has_it(method):
+    described = DESCRIBED[method.path]
+    assert method.request.DESCRIPTOR is described.input_type
+    assert method.reply.DESCRIPTOR is described.output_type
+    assert (method.streams_requests, method.streams_replies) == (described.client_streaming, described.server_streaming)
+    assert method.repeatable == (not described.client_streaming and not described.server_streaming)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+from datetime import datetime, timezone
+
+from layerserve import EpochEnd, RunCancelled, RunFailed, RunFinished, StepProgress
+from layerserve.progress import PlainProgress, format_logs
+
+AT = ("r", 0, datetime(2020, 1, 1, tzinfo=timezone.utc))
+STEP = StepProgress(*AT, 1, 2, 3, 4, {"loss": 0.693147, "accuracy": 0.5})
+EPOCH = EpochEnd(*AT, 1, 2, 1.25, {"loss": 0.5})
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_numbers_have_four_digits():
+    assert format_logs({"loss": 0.693147, "lr": 1e-6, "n": float("nan")}) == "loss: 0.6931 - lr: 1e-06 - n: nan"
+
+
+def test_a_log_gets_a_line_for_each_epoch_and_none_for_steps():
+    stream = io.StringIO()
+    progress = PlainProgress(stream)
+    for event in (STEP, EPOCH, RunFinished(*AT, None, 2.5, {})):
+        progress.show(event)
+    assert stream.getvalue() == "epoch 1/2 - 1.2 s - loss: 0.5\nfinished in 2.5 s, nothing published\n"
+
+
+def test_a_terminal_gets_a_line_that_is_rewritten_and_wiped():
+    stream = Terminal()
+    progress = PlainProgress(stream)
+    progress.show(STEP)
+    progress.show(EPOCH)
+    first, second = stream.getvalue().split("\r")[1:]
+    assert first == "epoch 1/2 - step 3/4 - loss: 0.6931 - accuracy: 0.5"
+    assert second == "epoch 1/2 - 1.2 s - loss: 0.5".ljust(len(first)) + "\n"
+
+
+def test_endings_are_said():
+    stream = io.StringIO()
+    progress = PlainProgress(stream)
+    for event in (RunFailed(*AT, "loss is NaN", 1, 2), RunCancelled(*AT, 1), RunFinished(*AT, 7, 1.0, {})):
+        progress.show(event)
+    assert stream.getvalue().splitlines() == [
+        "failed: loss is NaN",
+        "cancelled",
+        "finished in 1.0 s, published version 7",
+    ]

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import layerserve
+import pytest
+from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+
+PUBLIC = [
+    "TLS",
+    "Aborted",
+    "AlreadyExists",
+    "AsyncClient",
+    "AsyncTrainingRun",
+    "Cancelled",
+    "Client",
+    "ClientClosed",
+    "DataLoss",
+    "DeadlineExceeded",
+    "EpochEnd",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "InvalidTensor",
+    "LabelNotFound",
+    "LayerNode",
+    "LayerNodes",
+    "LayerNotFound",
+    "LayerserveError",
+    "LogLine",
+    "MissingInput",
+    "ModelInfo",
+    "ModelNotFound",
+    "ModelNotReady",
+    "NodeShapes",
+    "NodeTensor",
+    "NotCompiled",
+    "NotFound",
+    "OutOfRange",
+    "Overloaded",
+    "PermissionDenied",
+    "Prediction",
+    "RunAccepted",
+    "RunCancelled",
+    "RunFailed",
+    "RunFinished",
+    "RunInfo",
+    "RunNotFound",
+    "RunQueued",
+    "RunStarted",
+    "StepProgress",
+    "TensorSpec",
+    "TrainingCancelled",
+    "TrainingEvent",
+    "TrainingFailed",
+    "TrainingRun",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "UnknownError",
+    "UnknownInput",
+    "UnknownOutput",
+    "VersionNotFound",
+]
+
+HEAVY = [
+    "torch",
+    "h5py",
+    "typer",
+    "rich",
+    "layerserve_server",
+    "layergraph",
+    "layerserve_zoo",
+    "keras",
+    "pydantic",
+    "google.rpc",
+]
+
+
+def test_the_public_names_are_these():
+    assert layerserve.__all__ == PUBLIC
+    assert all(hasattr(layerserve, name) for name in PUBLIC)
+
+
+def test_every_error_is_public():
+    from layerserve import errors
+
+    named = {n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, errors.LayerserveError)}
+    assert named <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("module", ["layerserve", "layerserve.testing", "layerserve.cli", "layerserve.tensors"])
+def test_importing_the_client_imports_nothing_heavy(module):
+    program = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(("blocking", "asynchronous"), [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun)])
+def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
+    names = {name for name in vars(blocking) if not name.startswith("_")}
+    assert names == {name for name in vars(asynchronous) if not name.startswith("_")}
+    for name in sorted(names | {"__init__"}):
+        ours, theirs = getattr(blocking, name), getattr(asynchronous, name)
+        assert parameters(ours) == parameters(theirs), name
+        assert result(ours) == result(theirs), name
+        assert ours.__doc__ == theirs.__doc__, name
+        if name != "__init__":
+            assert ours.__doc__, name
+            assert inspect.iscoroutinefunction(theirs), name
+    assert blocking.__iter__.__doc__ == asynchronous.__aiter__.__doc__ if blocking is TrainingRun else True
+
+
+def parameters(function) -> list[inspect.Parameter]:
+    found = inspect.signature(function).parameters.values()
+    return [p.replace(annotation=str(p.annotation).replace("AsyncClient", "Client")) for p in found]
+
+
+def result(function) -> str:
+    return str(inspect.signature(function).return_annotation).replace("Async", "")
+
+
+def test_the_package_is_typed():
+    from importlib.resources import files
+
+    assert files("layerserve").joinpath("py.typed").is_file()
