@@ -148,6 +148,15 @@ def test_ranks_that_differ_by_one_do_not_broadcast(name, y_shape, p_shape):
     check(both(name, {}, y, RNG.uniform(0.1, 0.9, p_shape).astype("float32")))
 
 
+def test_a_prediction_that_is_no_number_gives_a_loss_that_is_none():
+    predictions = torch.tensor([[0.5, np.nan], [0.2, 0.3]], requires_grad=True)
+    value = LOSSES["BinaryCrossentropy"]()(torch.ones(2, 2), predictions)
+    assert torch.isnan(value)
+    value.backward()
+    finite = LOSSES["BinaryCrossentropy"](reduction=None)(torch.ones(2, 2), predictions.detach())
+    assert float(finite[1]) == pytest.approx(-np.log([0.2, 0.3]).mean(), rel=1e-5)
+
+
 def test_half_precision_predictions_are_compared_in_float32():
     value = LOSSES["MeanSquaredError"]()(torch.zeros(2, 3), torch.full((2, 3), 300.0, dtype=torch.float16))
     assert value.dtype == torch.float32

@@ -245,6 +245,47 @@ def test_sample_weights_by_output(as_dict):
     check_logs(ours.fit(X, MIXED, sample_weight=given, **options).history, expected)
 
 
+def test_one_array_of_sample_weights_is_for_all_outputs():
+    weights = RNG.uniform(0, 2, 50).astype("float32")
+    arguments = {"optimizer": "adam", "loss": LOSSES, "weighted_metrics": {"main": ["acc"]}}
+    check_fit(two_outputs, arguments, X, MIXED, sample_weight=weights)
+
+
+def test_outputs_in_a_dict():
+    def build(k):
+        x = k.Input((6,), name="x")
+        h = k.layers.Dense(8, activation="tanh", name="h")(x)
+        outputs = {"z": k.layers.Dense(3, activation="softmax", name="main")(h), "a": k.layers.Dense(1, name="aux")(h)}
+        return k.Model(x, outputs)
+
+    ours, theirs = both(build)
+    for model in (ours, theirs):
+        model.compile(
+            "adam",
+            {"z": "sparse_categorical_crossentropy", "a": "mse"},
+            loss_weights={"z": 1.0, "a": 0.5},
+            metrics={"z": ["acc"]},
+        )
+    options = {"epochs": 2, "batch_size": 16, "shuffle": False, "verbose": 0}
+    labels = {"z": CLASSES, "a": YES_NO}
+    check_logs(ours.fit(X, labels, **options).history, theirs.fit(X, labels, **options).history)
+    check_weights(ours, theirs)
+    found, expected = ours.predict(X), theirs.predict(X, verbose=0)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_models_in_models_and_shared_layers():
+    def build(k):
+        inner_input = k.Input((6,))
+        inner = k.Model(inner_input, k.layers.Dense(5, activation="tanh", kernel_regularizer="l2")(inner_input))
+        stack = k.Sequential([k.Input((5,)), k.layers.Dense(4, activation="relu"), k.layers.Dense(3)])
+        a, b = k.Input((6,), name="a"), k.Input((6,), name="b")
+        return k.Model([a, b], stack(k.layers.add([inner(a), inner(b)])))
+
+    check_fit(build, {"optimizer": "adam", "loss": "mse", "metrics": ["mae"]}, [X, X[::-1].copy()], TARGET)
+
+
 @pytest.mark.parametrize("y", [CLASSES, ONE_HOT], ids=["numbers", "one-hot"])
 def test_class_weights(y):
     loss = "sparse_categorical_crossentropy" if y.ndim == 1 else "categorical_crossentropy"

@@ -237,7 +237,8 @@ def test_callbacks_hear_what_keras_says():
     ours.fit(X, CLASSES, callbacks=[recorder], **options)
     theirs.fit(X, CLASSES, callbacks=[their_recorder], **options)
     assert recorder.calls == their_recorder.calls
-    assert recorder.params == {"epochs": 2, "steps": 2, "rows": 16, "verbose": 0}
+    logs = ["acc", "loss", "val_acc", "val_loss"]
+    assert recorder.params == {"epochs": 2, "steps": 2, "rows": 16, "verbose": 0, "logs": logs}
     assert recorder.model is ours
 
 

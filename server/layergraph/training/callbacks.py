@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layergraph.training.trainer import Trainer
+    from layergraph.functional.model import Model
 
 Logs = Mapping[str, Any]
 
@@ -15,18 +15,18 @@ class Callback:
     """Base of callbacks (keras.callbacks.Callback). All hooks do nothing.
 
     model    the model that is trained or evaluated; `model.stop_training = True` ends the run after the batch
-    params   "epochs", "steps" (of an epoch), "rows", "verbose"
+    params   "epochs", "steps" (of an epoch), "rows", "verbose", and in `fit` "logs": the names that epochs will log
 
     Hooks of batches cost time in each batch: only those that a subclass defines are called. Their logs are the running
     means of the epoch so far; they are read from the device when looked at, and only valid during the call.
     """
 
-    model: Trainer
+    model: Model
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}
 
-    def set_model(self, model: Trainer) -> None:
+    def set_model(self, model: Model) -> None:
         """Called once, before a run."""
         self.model = model
 
@@ -101,8 +101,10 @@ class History(Callback):
 class Callbacks:
     """Several callbacks, called in order. Hooks of batches go only to those that define them."""
 
-    def __init__(self, callbacks: Iterable[Callback], model: Trainer, params: dict[str, Any]) -> None:
+    def __init__(self, callbacks: Iterable[Callback], model: Model, params: dict[str, Any]) -> None:
         self.all = list(callbacks)
+        #: What all callbacks were given, the same object.
+        self.params = params
         for callback in self.all:
             callback.set_params(params)
             callback.set_model(model)

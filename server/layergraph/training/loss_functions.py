@@ -105,7 +105,8 @@ def poisson(y_true: Tensor, y_pred: Tensor) -> Tensor:
 def _binary_crossentropies(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
     if from_logits:
         return functional.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
-    # Not torch's binary_cross_entropy, which refuses labels outside 0 .. 1: Keras's guide itself trains with such.
+    # Not torch's binary_cross_entropy, which refuses labels outside 0 .. 1 (Keras's guide itself trains with such) and
+    # predictions that are NaN, on a GPU for good.
     y_pred = y_pred.clamp(EPSILON, 1.0 - EPSILON)
     return (y_true - 1.0) * torch.log1p(-y_pred) - y_true * torch.log(y_pred)
 

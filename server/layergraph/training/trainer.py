@@ -114,6 +114,14 @@ class Trainer:
         ready = self._ready()
         return sorted(["loss", *ready.shown_losses.values(), *ready.named_metrics()])
 
+    def log_direction(self, name: str) -> str | None:
+        """Whether a log is better when it goes "up" or "down"; None where that isn't known."""
+        ready = self._ready()
+        if name == "loss" or name in ready.shown_losses.values():
+            return "down"
+        metric = ready.named_metrics().get(name)
+        return None if metric is None else metric.direction
+
     def _ready(self) -> Compiled:
         """What to train with, the optimizer's state loaded. Raises NotCompiledError."""
         if self._compiled is None:
@@ -179,6 +187,10 @@ class Trainer:
         self.history = history = History()
         steps = data.steps_of(training.rows, size)
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
+        hooks.params["logs"] = [
+            *self.metrics_names,
+            *(f"val_{n}" for n in self.metrics_names if validation is not None),
+        ]
         self.stop_training = False
         logs: dict[str, Any] = {}
         hooks.call("on_train_begin", {})
@@ -350,7 +362,8 @@ class Trainer:
         verbose = 1 if verbose == "auto" else int(verbose)
         shown = [Progress(verbose)] if verbose else []
         params = {"epochs": epochs, "steps": steps, "rows": rows, "verbose": verbose}
-        return Callbacks([*more, *shown, *own], self, params)
+        # As in Keras the caller's callbacks come first: what they add to the logs is shown and kept.
+        return Callbacks([*own, *shown, *more], self._model, params)
 
     def _split(self, x: Any, y: Any, weight: Any, share: float) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
         """The rows to train on, and the last ones for validation."""

@@ -1,0 +1,199 @@
+"""Callbacks that watch a log and act on it, by Keras's rules: stop, keep the best weights, lower the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from layergraph.config.options import (
+    Configurable,
+    boolean,
+    nonnegative,
+    nonnegative_int,
+    number,
+    one_of,
+    option,
+    optional,
+    resolve,
+    text,
+)
+from layergraph.errors import ConfigError, unknown_name
+from layergraph.training.callbacks import Callback, Logs
+from layergraph.training.schedules import Schedule
+
+
+class Monitor(Configurable, Callback):
+    """Base of callbacks that compare a log with the best so far.
+
+    monitor     name of the log
+    mode        "min" or "max" is better; "auto" asks the metric: losses and errors want to be small
+    min_delta   what a value must be better by to count as better
+
+    Raises ConfigError when training begins, if no epoch will have the log or "auto" can't decide.
+    """
+
+    monitor: str = option(text, default="val_loss", kw_only=True)
+    mode: str = option(one_of("auto", "min", "max"), default="auto", kw_only=True)
+    min_delta: float = option(nonnegative, default=0.0, kw_only=True)
+
+    def setup(self) -> None:
+        self.params = {}
+        self.best: float | None = None
+        self._sign = 1.0
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        known = self.params["logs"]
+        if self.monitor not in known:
+            raise ConfigError(f"{type(self).__name__}: " + unknown_name("log", self.monitor, known))
+        self.best = None
+        self._sign = {"min": -1.0, "max": 1.0}.get(self.mode) or self._direction()
+
+    def _direction(self) -> float:
+        direction = self.model.log_direction(self.monitor.removeprefix("val_"))
+        if direction is None:
+            raise ConfigError(
+                f"{type(self).__name__}: mode 'auto' doesn't know whether '{self.monitor}' should be large or small; "
+                "give mode 'min' or 'max'"
+            )
+        return 1.0 if direction == "up" else -1.0
+
+    def improves(self, value: float, reference: float | None) -> bool:
+        """Whether `value` beats `reference` by more than `min_delta`."""
+        return reference is None or self._sign * (value - reference) > self.min_delta
+
+
+class EarlyStopping(Monitor):
+    """Ends a run whose monitored log has not improved for `patience` epochs (keras.callbacks.EarlyStopping).
+
+    baseline               patience only starts anew for values that beat it
+    restore_best_weights   at the end, also of a run that was not stopped, the best epoch's weights come back
+    start_from_epoch       epochs before it don't count
+    """
+
+    monitor: str = option(text, default="val_loss")
+    min_delta: float = option(nonnegative, default=0.0)
+    patience: int = option(nonnegative_int, default=0)
+    verbose: int = option(nonnegative_int, default=0)
+    mode: str = option(one_of("auto", "min", "max"), default="auto")
+    baseline: float | None = option(optional(number), default=None)
+    restore_best_weights: bool = option(boolean, default=False)
+    start_from_epoch: int = option(nonnegative_int, default=0)
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
+        self.wait = self.stopped_epoch = self.best_epoch = 0
+        self.best_weights: list[Any] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        value = (logs or {}).get(self.monitor)
+        if value is None or epoch < self.start_from_epoch:
+            return
+        # The first epoch that counts is the best so far even if its value is no number.
+        self._keep(epoch, first=True)
+        self.wait += 1
+        if self.improves(value, self.best):
+            self.best = value
+            self._keep(epoch)
+            if self.baseline is None or self.improves(value, self.baseline):
+                self.wait = 0
+        elif self.wait >= self.patience and epoch > 0:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def _keep(self, epoch: int, *, first: bool = False) -> None:
+        if first and self.best_weights is not None:
+            return
+        self.best_epoch = epoch
+        if self.restore_best_weights:
+            self.best_weights = self.model.get_weights()
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
+        if self.stopped_epoch and self.verbose:
+            print(f"Epoch {self.stopped_epoch + 1}: early stopping; best epoch {self.best_epoch + 1}")
+
+
+class ReduceLROnPlateau(Monitor):
+    """Multiplies the rate by `factor` after `patience` epochs without improvement (keras.callbacks.ReduceLROnPlateau).
+
+    Logs `learning_rate`, as it was in the epoch. Raises ConfigError for an optimizer with a schedule.
+    """
+
+    monitor: str = option(text, default="val_loss")
+    factor: float = option(nonnegative, default=0.1)
+    patience: int = option(nonnegative_int, default=10)
+    verbose: int = option(nonnegative_int, default=0)
+    mode: str = option(one_of("auto", "min", "max"), default="auto")
+    min_delta: float = option(nonnegative, default=1e-4)
+    cooldown: int = option(nonnegative_int, default=0)
+    min_lr: float = option(nonnegative, default=0.0)
+
+    def setup(self) -> None:
+        super().setup()
+        if self.factor >= 1:
+            raise ConfigError(f"ReduceLROnPlateau: option 'factor' is {self.factor}, expected less than 1")
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
+        self.wait = self.cooling = 0
+        self._rate()
+
+    def _rate(self) -> float:
+        rate = self.model.optimizer.learning_rate if self.model.optimizer is not None else None
+        if rate is None or isinstance(rate, Schedule):
+            raise ConfigError("ReduceLROnPlateau: the learning rate is a schedule, expected a number")
+        return rate
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        given: dict[str, Any] = logs if isinstance(logs, dict) else {}
+        given["learning_rate"] = self._rate()
+        value = given.get(self.monitor)
+        if value is None:
+            return
+        if self.cooling:
+            self.cooling -= 1
+            self.wait = 0
+        if self.improves(value, self.best):
+            self.best = value
+            self.wait = 0
+        elif not self.cooling:
+            self.wait += 1
+            if self.wait >= self.patience:
+                self._reduce(epoch)
+
+    def _reduce(self, epoch: int) -> None:
+        old = self._rate()
+        # Rates are float32 in Keras: one that min_lr rounds to is not above it.
+        if old <= float(np.float32(self.min_lr)):
+            return
+        assert self.model.optimizer is not None
+        self.model.optimizer.learning_rate = max(old * self.factor, self.min_lr)
+        self.cooling = self.cooldown
+        self.wait = 0
+        if self.verbose:
+            print(f"Epoch {epoch + 1}: learning rate reduced to {self._rate():g}")
+
+
+class TerminateOnNaN(Configurable, Callback):
+    """Ends a run after the batch that makes the loss no number; its epoch is still logged (keras.callbacks)."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if logs and not math.isfinite(logs["loss"]):
+            print(f"Batch {batch}: the loss is no number; training ends")
+            self.model.stop_training = True
+
+
+CALLBACKS: Mapping[str, type[Callback]] = {
+    "EarlyStopping": EarlyStopping,
+    "ReduceLROnPlateau": ReduceLROnPlateau,
+    "TerminateOnNaN": TerminateOnNaN,
+}
+
+
+def callback(value: Any) -> Callback:
+    """A callback, its name, or {"class_name", "config"}. Raises ConfigError."""
+    return value if isinstance(value, Callback) else resolve("callback", value, CALLBACKS)

@@ -1,0 +1,125 @@
+"""Callbacks that watch a log, against stock Keras: which epoch, which weights, which rates."""
+
+import keras
+import numpy as np
+import pytest
+from layergraph import Input, Model, layers
+from layergraph.errors import ConfigError
+from layergraph.training.monitors import CALLBACKS, callback
+
+RNG = np.random.default_rng(12)
+X = RNG.standard_normal((24, 5)).astype("float32")
+Y = RNG.integers(0, 2, 24).astype("float32")
+VALIDATION = RNG.standard_normal((12, 5)).astype("float32"), RNG.integers(0, 2, 12).astype("float32")
+
+
+def models(optimizer=("SGD", {"learning_rate": 0.8})):
+    name, options = optimizer
+    x = keras.Input((5,))
+    theirs = keras.Model(x, keras.layers.Dense(1, activation="sigmoid")(keras.layers.Dense(9, activation="tanh")(x)))
+    x = Input((5,))
+    ours = Model(x, layers.Dense(1, activation="sigmoid")(layers.Dense(9, activation="tanh")(x)))
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal(w.shape).astype("float32") for w in ours.get_weights()]
+    for model in (ours, theirs):
+        model.set_weights(weights)
+    theirs.compile(getattr(keras.optimizers, name)(**options), "binary_crossentropy", metrics=["accuracy"])
+    ours.compile({"class_name": name, "config": options}, "binary_crossentropy", metrics=["accuracy"])
+    return ours, theirs
+
+
+CASES = [
+    ("EarlyStopping", {}),
+    ("EarlyStopping", {"patience": 1}),
+    ("EarlyStopping", {"patience": 3, "restore_best_weights": True}),
+    ("EarlyStopping", {"patience": 50, "restore_best_weights": True}),
+    ("EarlyStopping", {"monitor": "val_accuracy", "patience": 2, "restore_best_weights": True}),
+    ("EarlyStopping", {"monitor": "accuracy", "mode": "min", "patience": 2, "min_delta": 0.05}),
+    ("EarlyStopping", {"monitor": "loss", "baseline": 0.3, "patience": 4}),
+    ("EarlyStopping", {"patience": 2, "start_from_epoch": 4, "restore_best_weights": True}),
+    ("ReduceLROnPlateau", {"patience": 1, "factor": 0.5}),
+    ("ReduceLROnPlateau", {"patience": 2, "factor": 0.2, "cooldown": 2, "min_lr": 0.1}),
+    ("ReduceLROnPlateau", {"monitor": "val_accuracy", "patience": 1, "min_delta": 0.1}),
+    ("TerminateOnNaN", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_same_run_as_keras(name, options):
+    ours, theirs = models()
+    fit = {"epochs": 15, "batch_size": 8, "shuffle": False, "verbose": 0, "validation_data": VALIDATION}
+    own = ours.fit(X, Y, callbacks=[CALLBACKS[name](**options)], **fit)
+    their = theirs.fit(X, Y, callbacks=[getattr(keras.callbacks, name)(**options)], **fit)
+    assert own.epoch == their.epoch
+    assert list(own.history) == list(their.history)
+    for log, values in their.history.items():
+        np.testing.assert_allclose(own.history[log], values, rtol=1e-4, atol=1e-6, err_msg=log)
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_some_case_stops_early_and_some_case_lowers_the_rate():
+    ours, _ = models()
+    fit = {"epochs": 15, "batch_size": 8, "shuffle": False, "verbose": 0, "validation_data": VALIDATION}
+    assert len(ours.fit(X, Y, callbacks=CALLBACKS["EarlyStopping"](patience=1), **fit).epoch) < 15
+    ours, _ = models()
+    rates = ours.fit(X, Y, callbacks=CALLBACKS["ReduceLROnPlateau"](patience=1), **fit).history["learning_rate"]
+    assert rates[-1] < rates[0]
+
+
+def test_a_callback_of_the_table_for_every_case():
+    assert {name for name, _ in CASES} == set(CALLBACKS)
+
+
+def test_termination_by_a_loss_that_is_no_number(capsys):
+    ours, theirs = models()
+    # On torch, Keras's binary crossentropy can't be asked about NaN.
+    for model in (ours, theirs):
+        model.compile("sgd", "mse")
+    x = X.copy()
+    x[10] = np.nan
+    fit = {"epochs": 3, "batch_size": 8, "shuffle": False, "verbose": 0}
+    own = ours.fit(x, Y, callbacks=[callback("TerminateOnNaN")], **fit)
+    their = theirs.fit(x, Y, callbacks=[keras.callbacks.TerminateOnNaN()], **fit)
+    assert own.epoch == their.epoch == [0]
+    assert np.isnan(own.history["loss"][0])
+    assert "Batch 1: the loss is no number" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("EarlyStoping", "unknown callback 'EarlyStoping'; did you mean 'EarlyStopping'"),
+        ({"class_name": "EarlyStopping", "config": {"patiance": 1}}, "did you mean 'patience'"),
+        ({"class_name": "EarlyStopping", "config": {"mode": "up"}}, "'auto' or 'min' or 'max'"),
+        ({"class_name": "ReduceLROnPlateau", "config": {"factor": 1.5}}, "expected less than 1"),
+    ],
+)
+def test_options_that_are_wrong(given, message):
+    with pytest.raises(ConfigError, match=message):
+        callback(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"class_name": "EarlyStopping", "config": {"monitor": "val_acuracy"}}, "did you mean 'val_accuracy'"),
+        ({"class_name": "EarlyStopping", "config": {"monitor": "val_loss"}}, "unknown log 'val_loss'"),
+    ],
+)
+def test_a_log_that_no_epoch_has_is_refused_before_training(given, message):
+    ours, _ = models()
+    before = ours.get_weights()
+    data = {"validation_data": VALIDATION} if "acuracy" in str(given) else {}
+    with pytest.raises(ConfigError, match=message):
+        ours.fit(X, Y, callbacks=[callback(given)], verbose=0, **data)
+    assert all((a == b).all() for a, b in zip(before, ours.get_weights(), strict=True))
+
+
+def test_a_schedule_can_not_be_reduced():
+    schedule = {"class_name": "CosineDecay", "config": {"initial_learning_rate": 0.1, "decay_steps": 5}}
+    x = Input((5,))
+    ours = Model(x, layers.Dense(1)(x))
+    ours.compile({"class_name": "SGD", "config": {"learning_rate": schedule}}, "mse")
+    with pytest.raises(ConfigError, match="the learning rate is a schedule"):
+        ours.fit(X, Y, callbacks=[CALLBACKS["ReduceLROnPlateau"](monitor="loss")], verbose=0)
