@@ -1,0 +1,167 @@
+"""Training through the server: Keras's losses, publication, and what survives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from layerserve import Client, errors
+from layerserve.events import EpochEnd, RunStarted
+from layerserve_server.app import App
+from layerserve_zoo.zoo import ZOO
+
+ROWS, STEPS = 32, 20
+LOSSES: dict[str, tuple[Any, Any]] = {
+    "string": ("binary_crossentropy", [1.0, 0.2]),
+    "list": (["binary_crossentropy", "binary_crossentropy"], [1.0, 0.2]),
+    "dict": (
+        {"main_output": "binary_crossentropy", "aux_output": "binary_crossentropy"},
+        {"main_output": 1.0, "aux_output": 0.2},
+    ),
+}
+
+
+def headline_data(
+    rows: int = ROWS, vocabulary: int = ZOO["headline"].small["vocabulary"]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    x = {
+        "main_input": rng.integers(0, vocabulary, (rows, 12)).astype("int32"),
+        "aux_input": rng.standard_normal((rows, 5)).astype("float32"),
+    }
+    y = {name: rng.integers(0, 2, (rows, 1)).astype("float32") for name in ("main_output", "aux_output")}
+    return x, y
+
+
+@pytest.mark.filterwarnings("ignore:.*structure of `inputs`.*:UserWarning")
+@pytest.mark.parametrize("form", LOSSES)
+def test_twenty_steps_of_the_headline_model_give_keras_losses(client: Client, repository: Path, form: str) -> None:
+    loss, weights = LOSSES[form]
+    x, y = headline_data()
+    oracle = keras.models.load_model(repository / "headline_keras" / "1" / "model.keras", compile=False)
+    # A list of loss weights wants a list of losses in Keras 3; the string stands for both outputs.
+    given = [loss, loss] if isinstance(loss, str) else loss
+    oracle.compile(optimizer="rmsprop", loss=given, loss_weights=weights)
+    targets = y if isinstance(given, dict) else [y["main_output"], y["aux_output"]]
+    # One batch an epoch: twenty steps, each logged.
+    expected = oracle.fit(x, targets, batch_size=ROWS, epochs=STEPS, shuffle=False, verbose=0).history
+
+    run = client.train(
+        "headline_keras",
+        x,
+        y,
+        batch_size=ROWS,
+        epochs=STEPS,
+        shuffle=False,
+        version=1,
+        publish=False,
+        optimizer="rmsprop",
+        loss=loss,
+        loss_weights=weights,
+    )
+    history = run.wait().history
+    assert list(history) == list(expected)
+    assert set(history) == {"loss", "main_output_loss", "aux_output_loss"}
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_the_trained_version_takes_over_and_the_old_one_stays(client: Client) -> None:
+    x, y = headline_data(64)
+    before = client.predict_named("headline_here", x)
+    run = client.train("headline_here", x, y, epochs=3, seed=7).wait()
+    assert run.version == before.version + 1
+    after = client.predict_named("headline_here", x)
+    assert after.version == run.version
+    assert not np.allclose(after["main_output"], before["main_output"])
+    old = client.predict_named("headline_here", x, version=before.version)
+    np.testing.assert_array_equal(old["main_output"], before["main_output"])
+
+
+def test_a_seed_repeats_a_run(client: Client) -> None:
+    x, y = headline_data(64)
+    histories = [
+        client.train("headline_keras", x, y, epochs=2, seed=3, version=1, publish=False).wait().history
+        for _ in range(2)
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_a_run_survives_its_client(app: App) -> None:
+    x, y = headline_data()
+    with Client(f"127.0.0.1:{app.grpc_port}") as first:
+        id = first.train("headline_keras", x, y, epochs=3, publish=False).id
+    with Client(f"127.0.0.1:{app.grpc_port}") as second:
+        events = list(second.run(id))
+    assert [event.epoch for event in events if isinstance(event, EpochEnd)] == [1, 2, 3]
+
+
+def test_a_cancelled_run_publishes_nothing(client: Client) -> None:
+    x, y = headline_data(256)
+    versions = [model.version for model in client.models("headline_keras")]
+    run = client.train("headline_keras", x, y, epochs=100_000)
+    for event in run:
+        if isinstance(event, EpochEnd):
+            run.cancel()
+            break
+    with pytest.raises(errors.TrainingCancelled):
+        run.wait()
+    assert [model.version for model in client.models("headline_keras")] == versions
+
+
+def children_of(process: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_kill_9_of_the_training_child_harms_neither_serving_nor_repository(
+    client: Client, repository: Path, moment: int
+) -> None:
+    # The fixture of Keras 2.15 has a vocabulary of 50.
+    x, y = headline_data(128, vocabulary=50)
+    name = "headline_keras2"
+    answers = client.predict(name, x)
+    before = contents(repository / name)
+    run = client.train(name, x, y, epochs=100_000 if moment < 5 else 1, optimizer="rmsprop", loss="binary_crossentropy")
+    wanted = {0: None, 1: RunStarted}.get(moment, EpochEnd)
+    epochs = 0
+    for event in run:
+        epochs += isinstance(event, EpochEnd)
+        if wanted is None or (isinstance(event, wanted) and epochs >= moment - 2):
+            break
+    killed = [pid for pid in children_of(os.getpid()) if _trains(pid)]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    if moment < 5:
+        with pytest.raises(errors.TrainingFailed, match=r"(?i)kill"):
+            run.wait()
+        assert contents(repository / name) == before
+    else:
+        # At the very end either side may win; a version that appears is whole.
+        try:
+            run.wait()
+        except errors.TrainingFailed:
+            assert contents(repository / name) == before
+        else:
+            assert client.predict_named(name, x).version == run.version
+    again = client.predict(name, x, version=1)
+    for output in answers:
+        np.testing.assert_array_equal(again[output], answers[output])
+
+
+def _trains(pid: int) -> bool:
+    try:
+        return b"layerserve_server.training" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
