@@ -200,6 +200,14 @@ def test_integers_are_taken_as_numbers() -> None:
     torch.testing.assert_close(layer(x.to(torch.uint8)), layer(x.float()))
 
 
+@pytest.mark.parametrize("class_name", ["Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv1DTranspose"])
+def test_activation_may_be_a_layer_with_weights(class_name: str) -> None:
+    options = {"kernel_size": 3} | ({} if class_name == "DepthwiseConv1D" else {"filters": 4})
+    check_layer(LayerCase(class_name, options | {"activation": keras.layers.PReLU()}, [(2, 7, 3)]))
+    shared = {"activation": keras.layers.PReLU(shared_axes=[1])}
+    check_layer(LayerCase(class_name, options | shared, [(2, 7, 3)], unknown_axes=True))
+
+
 def test_arguments_stand_in_keras_order() -> None:
     ours = LAYERS["Conv2D"](4, (3, 2), 2, "same", "channels_first", 1, 2, "relu").get_config()
     theirs = keras.layers.Conv2D(4, (3, 2), 2, "same", "channels_first", 1, 2, "relu").get_config()

@@ -170,6 +170,16 @@ def test_permuting_and_repeating_copy_nothing() -> None:
     assert LAYERS["RepeatVector"](5)(vector).data_ptr() == vector.data_ptr()
 
 
+def test_what_serving_keeps_can_be_trained_with() -> None:
+    x = layergraph.Input((3, 7, 2))
+    layer = LAYERS["UpSampling2D"](interpolation="lanczos3")
+    plan = layergraph.Model(x, layer(x)).plan()
+    plan.run({plan.input_specs[0].name: np.zeros((1, 3, 7, 2), "float32")})
+    given = torch.ones((1, 3, 7, 2), requires_grad=True)
+    layer.forward(None, None, given * 2).sum().backward()
+    assert given.grad is not None
+
+
 @pytest.mark.parametrize("class_name", ["ZeroPadding1D", "Cropping1D", "UpSampling1D", "UpSampling2D", "Reshape"])
 def test_keras_takes_the_config(class_name: str) -> None:
     options = {"target_shape": (-1, 2)} if class_name == "Reshape" else {}

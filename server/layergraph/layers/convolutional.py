@@ -9,11 +9,15 @@ from torch.nn import functional
 
 from layergraph.config.options import anything, boolean, option, positive_int
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.binding import bind_meta
+from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.shape_inference import LENGTHS, ROWS, concrete
+from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
-from layergraph.layers.spatial import Pads, SpatialLayer, check_windows, data_format, padding, same_padding
+from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.spatial import Pads, SpatialLayer, data_format, padding, same_padding
 from layergraph.training.constraints import constraint
 from layergraph.training.regularizers import regularizer
 
@@ -32,6 +36,8 @@ class WindowedConvolution(SpatialLayer):
         @property
         def padding(self) -> str: ...
         @property
+        def activation(self) -> Activation: ...
+        @property
         def use_bias(self) -> bool: ...
         @property
         def bias_initializer(self) -> Any: ...
@@ -41,10 +47,11 @@ class WindowedConvolution(SpatialLayer):
         def bias_constraint(self) -> Any: ...
 
     def setup(self) -> None:
-        """Brings sizes to one value an axis."""
+        """Brings sizes to one value an axis, and takes an activation layer in."""
         for name in ("kernel_size", "strides", "dilation_rate"):
             self.each_axis(name)
         self.check_padding(self.padding)
+        adopt_activation(self, self.activation)
 
     def refuse_strided_dilation(self) -> None:
         """Raises ConfigError where both strides and dilation are above 1: Keras doesn't define that."""
@@ -60,6 +67,25 @@ class WindowedConvolution(SpatialLayer):
         pairs = zip(self.kernel_size, self.dilation_rate, strict=True)
         return tuple((size - 1) * rate + 1 for size, rate in pairs)
 
+    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The outputs before the activation."""
+        raise NotImplementedError
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Computes the outputs."""
+        return activate(self.activation, run, w, self.convolved(w, x))
+
+    def build_activation(self, input_shape: Any) -> None:
+        """Builds a layer that is the activation for what the convolution will give it. To be called last in `build`."""
+        if not isinstance(self.activation, Layer):
+            return
+        w = bind_meta(self)
+        dtype = torch_dtype(self.compute_dtype)
+        sizes = [concrete(input_shape, *lengths) for lengths in zip(ROWS, LENGTHS, strict=True)]
+        first, second = (self.convolved(w, torch.empty(size, dtype=dtype, device="meta")).shape for size in sizes)
+        shape = tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+        self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))
+
     def add_bias(self, channels: int) -> None:
         """Creates the bias, if there is one."""
         if self.use_bias:
@@ -74,11 +100,11 @@ class WindowedConvolution(SpatialLayer):
     def pads(self, lengths: tuple[int, ...]) -> Pads:
         """Zeros around each spatial axis. Raises DataError if no window fits."""
         windows = self.windows
+        self.check_windows(lengths, windows if self.padding == "valid" else [1] * self.rank)
         if self.padding == "same":
             return [same_padding(*axis) for axis in zip(lengths, windows, self.strides, strict=True)]
         if self.padding == "causal":
             return [(window - 1, 0) for window in windows]
-        check_windows(lengths, windows, self.spatial_axes[0])
         return [(0, 0)] * self.rank
 
     def convolve(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
@@ -172,15 +198,16 @@ class _Convolution(WindowedConvolution):
             constraint=self.kernel_constraint,
         )
         self.add_bias(self.filters)
+        self.build_activation(input_shape)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
+    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """kernel * x + bias."""
         bias = w.bias if self.use_bias else None
         if x.ndim > self.rank + 2:
             rows = x.shape[: -self.rank - 1]
             y = self.convolve(x.flatten(0, len(rows) - 1), w.kernel, bias, self.groups)
-            return self.activation(y.reshape(*rows, *y.shape[1:]))
-        return self.activation(self.convolve(x, w.kernel, bias, self.groups))
+            return y.reshape(*rows, *y.shape[1:])
+        return self.convolve(x, w.kernel, bias, self.groups)
 
 
 class Conv1D(_Convolution):

@@ -8,7 +8,6 @@ import torch
 
 from layergraph.config.options import anything, boolean, option, positive_int
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.convolutional import WindowedConvolution, pointwise
@@ -59,11 +58,12 @@ class _DepthwiseConvolution(WindowedConvolution):
             constraint=self.depthwise_constraint,
         )
         self.add_bias(channels * self.depth_multiplier)
+        self.build_activation(input_shape)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
+    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Each channel's convolutions, plus bias."""
         groups = w.kernel.shape[-2]
-        return self.activation(self.convolve(x, depthwise_kernel(w.kernel), w.bias if self.use_bias else None, groups))
+        return self.convolve(x, depthwise_kernel(w.kernel), w.bias if self.use_bias else None, groups)
 
 
 class DepthwiseConv1D(_DepthwiseConvolution):
@@ -123,13 +123,14 @@ class _SeparableConvolution(WindowedConvolution):
             constraint=self.pointwise_constraint,
         )
         self.add_bias(self.filters)
+        self.build_activation(input_shape)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
+    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Both convolutions, plus bias."""
         groups = w.depthwise_kernel.shape[-2]
         y = self.convolve(x, depthwise_kernel(w.depthwise_kernel), None, groups)
         y = pointwise(self.to_torch(y), w.pointwise_kernel, w.bias if self.use_bias else None)
-        return self.activation(self.from_torch(y))
+        return self.from_torch(y)
 
 
 class SeparableConv1D(_SeparableConvolution):

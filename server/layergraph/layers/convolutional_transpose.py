@@ -10,7 +10,6 @@ from torch.nn import functional
 from layergraph.config.options import anything, boolean, nonnegative_int, option, positive_int
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.convolutional import WindowedConvolution, kernel_to_torch
@@ -75,11 +74,14 @@ class _TransposedConvolution(WindowedConvolution):
             constraint=self.kernel_constraint,
         )
         self.add_bias(self.filters)
+        self.build_activation(input_shape)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
+    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The transposed convolution, plus bias."""
         x = x.to(w.kernel.dtype)
-        crops, extras, surplus = self._borders(self.lengths(x))
+        lengths = self.lengths(x)
+        self.check_windows(lengths, [1] * self.rank)
+        crops, extras, surplus = self._borders(lengths)
         transpose: Any = functional.conv_transpose3d if self.rank == 3 else functional.conv_transpose2d
         y = transpose(
             self.to_torch(x),
@@ -90,8 +92,7 @@ class _TransposedConvolution(WindowedConvolution):
             output_padding=self.torch_sizes(extras, 0),
             dilation=self.torch_sizes(self.dilation_rate),
         )
-        y = self.cropped(self.from_torch(y), [(0, steps) for steps in surplus])
-        return self.activation(y)
+        return self.cropped(self.from_torch(y), [(0, steps) for steps in surplus])
 
     def _borders(self, lengths: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]:
         """For each axis: what torch crops on both sides, what it adds after, and what is then left over after.

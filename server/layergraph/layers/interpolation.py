@@ -65,6 +65,7 @@ def resize(x: torch.Tensor, size: tuple[int, int], interpolation: str, *, antial
     """
     if interpolation == "nearest":
         return _nearest(x, size)
+    # Where only the shape is asked for, any kernel will do.
     if x.is_meta or (interpolation == "bilinear" and not antialias):
         return functional.interpolate(x, size, mode="bilinear", align_corners=False)
     for axis, length in ((2, size[0]), (3, size[1])):
@@ -81,6 +82,7 @@ def _nearest(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # A tensor made while serving could not be trained with.
 def _weights(old: int, new: int, interpolation: str, antialias: bool) -> torch.Tensor:
     """How much each old step counts in each new one: (new, old), rows that sum to 1."""
     scale = old / new

@@ -89,9 +89,15 @@ class BatchNormalization(AffineLayer):
         factor = torch.rsqrt(variance + self.epsilon)
         if self.scale:
             factor = factor * w.gamma.to(x.dtype)
-        y = (x - self._along(mean, x)) * self._along(factor, x)
-        if self.center:
-            y = y + self._along(w.beta.to(x.dtype), x)
+        # Not folded into one factor and summand: far from zero, that would lose what x - mean keeps.
+        y = x - self._along(mean, x)
+        factor = self._along(factor, x)
+        if not self.center:
+            y = y * factor
+        elif torch.is_grad_enabled():
+            y = torch.addcmul(self._along(w.beta.to(x.dtype), x), y, factor)
+        else:
+            y = torch.addcmul(self._along(w.beta.to(x.dtype), x), y, factor, out=y)
         return y.to(torch_dtype(self.compute_dtype))
 
     def _along(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -109,7 +115,9 @@ class BatchNormalization(AffineLayer):
             variance, mean = torch.var_mean(x, axes, correction=0)
             return mean, variance
         if mask.ndim != x.ndim - 1:
-            raise DataError(f"mask has {mask.ndim} axes, expected {x.ndim - 1}: one less than the input")
+            raise DataError(
+                f"layer '{self.name}' (BatchNormalization): mask has {mask.ndim} axes, expected {x.ndim - 1}"
+            )
         counts = mask.bool().unsqueeze(-1).expand(x.shape)
         count = counts.to(x.dtype).sum(axes) + EPSILON
         mean = x.where(counts, 0).sum(axes) / count

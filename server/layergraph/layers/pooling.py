@@ -11,7 +11,7 @@ from layergraph.config.options import anything, option
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.layers.pooling_whole import LAYERS as WHOLE
-from layergraph.layers.spatial import SpatialLayer, check_windows, data_format, padding, same_padding
+from layergraph.layers.spatial import SpatialLayer, data_format, padding, same_padding
 
 
 class _Pooling(SpatialLayer):
@@ -37,8 +37,7 @@ class _Pooling(SpatialLayer):
         """Computes the outputs."""
         lengths = self.lengths(x)
         same = self.padding == "same"
-        if not same:
-            check_windows(lengths, self.pool_size, self.spatial_axes[0])
+        self.check_windows(lengths, [1] * self.rank if same else self.pool_size)
         pads = [
             same_padding(*axis) if same else (0, 0) for axis in zip(lengths, self.pool_size, self.strides, strict=True)
         ]

@@ -10,7 +10,7 @@ from torch.nn import functional
 from layergraph.config.options import anything, boolean, option
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.layers.spatial import SpatialLayer, check_windows, data_format
+from layergraph.layers.spatial import SpatialLayer, data_format
 
 
 class _GlobalPooling(SpatialLayer):
@@ -21,7 +21,7 @@ class _GlobalPooling(SpatialLayer):
 
     def pooled_axes(self, x: torch.Tensor) -> tuple[int, ...]:
         """The axes to pool over. Raises DataError where one is empty, GraphError for an input of another rank."""
-        check_windows(self.lengths(x), [1] * self.rank, self.spatial_axes[0])
+        self.check_windows(self.lengths(x), [1] * self.rank)
         return self.spatial_axes
 
 
@@ -107,7 +107,7 @@ class _AdaptivePooling(SpatialLayer):
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
-        check_windows(self.lengths(x), [1] * self.rank, self.spatial_axes[0])
+        self.check_windows(self.lengths(x), [1] * self.rank)
         y = self.pool(self.to_torch(self.floating(x)), self.torch_sizes(self.output_size))
         return self.from_torch(y)
 

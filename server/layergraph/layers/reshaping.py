@@ -13,7 +13,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import Structure
-from layergraph.layers.spatial import SpatialLayer, check_windows, data_format
+from layergraph.layers.spatial import SpatialLayer, data_format
 from layergraph.layers.up_sampling import LAYERS as UP_SAMPLING
 
 
@@ -68,7 +68,9 @@ class Reshape(Layer):
             # unknown as they are.
             left = math.prod(x.shape[1:])
             return x.new_empty((x.shape[0], *(left if length == -1 else length for length in self.target_shape)))
-        raise DataError(f"rows of shape {tuple(x.shape[1:])} can't be brought to {self.target_shape}")
+        raise DataError(
+            f"layer '{self.name}' (Reshape): rows of shape {tuple(x.shape[1:])} can't be brought to {self.target_shape}"
+        )
 
     def _lengths(self, shape: Any) -> tuple[int, ...] | None:
         """`target_shape` for rows of that shape, or None if it doesn't fit."""
@@ -205,7 +207,7 @@ class _Cropping(_BorderLayer):
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs. Raises DataError where nothing would be left."""
         crops = self.pairs(self.cropping)
-        check_windows(self.lengths(x), [sum(pair) + 1 for pair in crops], self.spatial_axes[0])
+        self.check_windows(self.lengths(x), [sum(pair) + 1 for pair in crops])
         return self.cropped(self.floating(x), crops)
 
 

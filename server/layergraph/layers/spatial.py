@@ -99,19 +99,28 @@ class SpatialLayer(Layer):
         self.check_rank(x.ndim)
         return tuple(x.shape[axis] for axis in self.spatial_axes)
 
+    def check_windows(self, lengths: Sequence[int], windows: Sequence[int]) -> None:
+        """Raises DataError if a window is longer than its axis."""
+        for axis, length, window in zip(self.spatial_axes, lengths, windows, strict=True):
+            if length < window:
+                raise DataError(
+                    f"layer '{self.name}' ({type(self).__name__}): axis {axis} of the input is {length} long, "
+                    f"expected at least {window}"
+                )
+
     def floating(self, x: torch.Tensor) -> torch.Tensor:
         """The input in floating point: Keras's symbolic outputs are so where the input has integers."""
         return x if x.is_floating_point() else x.to(torch_dtype(self.compute_dtype))
 
-    def padded(self, x: torch.Tensor, pads: Pads, value: float = 0.0) -> torch.Tensor:
-        """The input with values around its spatial axes."""
+    def padded(self, x: torch.Tensor, pads: Pads) -> torch.Tensor:
+        """The input with zeros around its spatial axes."""
         if not any(map(any, pads)):
             return x
         # torch wants the last axis first. Padding before the layout changes keeps the memory layout.
         flat = [] if self.channels_first else [0, 0]
         for before, after in reversed(pads):
             flat += [before, after]
-        return functional.pad(x, flat, value=value)
+        return functional.pad(x, flat)
 
     def cropped(self, x: torch.Tensor, crops: Pads) -> torch.Tensor:
         """A view of the input without so many steps before and after."""
@@ -139,10 +148,3 @@ class SpatialLayer(Layer):
     def torch_sizes(self, values: Sequence[int], unit: int = 1) -> tuple[int, ...]:
         """One value for each axis of `to_torch`'s result: `unit` for the height that it adds."""
         return (unit, *values) if self.rank == 1 else tuple(values)
-
-
-def check_windows(lengths: Sequence[int], windows: Sequence[int], first_axis: int) -> None:
-    """Raises DataError if a window is longer than its axis."""
-    for axis, (length, window) in enumerate(zip(lengths, windows, strict=True), first_axis):
-        if length < window:
-            raise DataError(f"axis {axis} of the input is {length} long, expected at least {window} for one window")
