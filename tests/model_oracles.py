@@ -34,7 +34,9 @@ def check_model(build: Build, arrays: list[np.ndarray], folder: Path, tolerance:
 def in_order_of_making(model: Any) -> list[Any]:
     """The layers with weights, by class and by the number in their default names, which both count alike."""
     layers = [layer for layer in model.layers if layer.get_weights()]
-    return sorted(layers, key=lambda layer: (type(layer).__name__, int((re.findall(r"_(\d+)$", layer.name) or [0])[0])))
+    return sorted(
+        layers, key=lambda layer: (layer.name.rstrip("_0123456789"), int(*re.findall(r"_(\d+)$", layer.name)))
+    )
 
 
 def compare(model: Any, arrays: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> None:
