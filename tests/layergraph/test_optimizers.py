@@ -215,6 +215,14 @@ def test_keras_2_state_has_no_rate():
     assert ours.learning_rate == 0.3
 
 
+def test_the_state_of_an_optimizer_that_never_stepped():
+    ours, theirs = made("Adam", {"learning_rate": 0.25})
+    ours.build(pair().ours)
+    ours.learning_rate = 0.5
+    ours.load([variable.numpy() for variable in theirs.variables])
+    assert (ours.iterations, ours.learning_rate) == (0, 0.25)
+
+
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_config_is_read_by_both(name):
     theirs = getattr(keras.optimizers, name)(use_ema=True, clipnorm=0.5)

@@ -172,10 +172,15 @@ class Optimizer(Configurable):
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         """Takes a state in the order of `variables`; Keras 2.15's, which lacks the learning rate, as well.
 
+        Keras saves an optimizer that has not stepped without slots; they stay as they are then.
+
         Raises DataError where number or shapes differ; the state then stays as it was.
         """
         state = self.variables
-        if len(arrays) == len(state) - 1 and not isinstance(self.learning_rate, Schedule):
+        unbuilt = 1 if isinstance(self.learning_rate, Schedule) else 2
+        if len(arrays) == unbuilt and not any(array.shape for array in arrays):
+            state = state[:unbuilt]
+        elif len(arrays) == len(state) - 1 and not isinstance(self.learning_rate, Schedule):
             state = [state[0], *state[2:]]
         if len(arrays) != len(state):
             raise DataError(f"optimizer '{self.name}': got {len(arrays)} arrays of state, expected {len(state)}")

@@ -12,14 +12,12 @@ import torch
 from layergraph.config.options import brief
 from layergraph.errors import ConfigError, DataError, NotCompiledError
 from layergraph.functional.run import Run
-from layergraph.functional.tensor import Shape
 from layergraph.training import data
 from layergraph.training.callbacks import Callback, Callbacks, History
 from layergraph.training.compile import Compiled, compile_arguments
-from layergraph.training.data import Array, Column, Data
-from layergraph.training.labels import check_labels
+from layergraph.training.data import Array, Data
 from layergraph.training.loop import Loop, RunningLogs, epoch_order, new_generator
-from layergraph.training.losses import Loss
+from layergraph.training.matching import matched_data, model_device, split_rows
 from layergraph.training.optimizer import Optimizer
 from layergraph.training.progress import Progress
 
@@ -175,11 +173,13 @@ class Trainer:
         """
         compiled = self._ready()
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = self._split(x, y, sample_weight, validation_split)
-        training = self._data(x, y, sample_weight, class_weight)
-        validation = None if validation_data is None else self._data(*_unpacked(validation_data))
+            (x, y, sample_weight), validation_data = split_rows(self._model, x, y, sample_weight, validation_split)
+        training = matched_data(self._model, compiled, x, y, sample_weight, class_weight)
+        validation = (
+            None if validation_data is None else matched_data(self._model, compiled, *_unpacked(validation_data))
+        )
         size = _batch_size(batch_size)
-        device = self._device()
+        device = model_device(self._model)
         seed = random.randrange(2**31) if seed is None else seed
         loop = Loop(self._model, compiled, new_generator(seed, device))
         compiled.optimizer.build(self._model.trainable_weights)
@@ -261,8 +261,8 @@ class Trainer:
     ) -> Any:
         """One step on one batch. Gives the loss before it, with metrics as a list, or a dict by name."""
         compiled = self._ready()
-        batch = self._data(x, y, sample_weight, class_weight)
-        loop = Loop(self._model, compiled, new_generator(None, self._device()))
+        batch = matched_data(self._model, compiled, x, y, sample_weight, class_weight)
+        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
         compiled.optimizer.build(self._model.trainable_weights)
         loop.reset()
         with loop.recording():
@@ -283,16 +283,17 @@ class Trainer:
     ) -> Any:
         """Loss and metrics on data: one number, a list in Keras's order, or a dict by name. Raises as `fit` does."""
         compiled = self._ready()
-        rows = self._data(x, y, sample_weight)
+        rows = matched_data(self._model, compiled, x, y, sample_weight)
         size = _batch_size(batch_size)
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=data.steps_of(rows.rows, size), rows=rows.rows)
-        loop = Loop(self._model, compiled, new_generator(None, self._device()))
+        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
         return self._numbers(self._tested(loop, rows, size, hooks), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics on one batch."""
-        batch = self._data(x, y, sample_weight)
-        loop = Loop(self._model, self._ready(), new_generator(None, self._device()))
+        compiled = self._ready()
+        batch = matched_data(self._model, compiled, x, y, sample_weight)
+        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
         loop.reset()
         loop.test(batch.batch(slice(0, batch.rows), batch.rows))
         return self._numbers(loop.logs(), return_dict)
@@ -316,7 +317,7 @@ class Trainer:
         model = self._model
         arrays = data.input_arrays(x, model.input_specs)
         count = data.same_rows({f"input '{s.name}'": a for s, a in zip(model.input_specs, arrays, strict=True)})
-        columns = data.input_columns(arrays, model.input_specs, self._device())
+        columns = data.input_columns(arrays, model.input_specs, model_device(self._model))
         rows = Data(count, columns, [], [])
         size = _batch_size(batch_size)
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=data.steps_of(count, size), rows=count)
@@ -342,12 +343,6 @@ class Trainer:
         arrays = data.input_arrays(x, self._model.input_specs)
         return self.predict(arrays if len(arrays) > 1 else arrays[0], batch_size=max(1, len(arrays[0])))
 
-    # --- data ---------------------------------------------------------------------------------------------------------
-
-    def _device(self) -> torch.device:
-        weights = self._model.weights
-        return weights[0].value.device if weights else torch.device("cpu")
-
     def _hooks(
         self,
         callbacks: Callback | Iterable[Callback] | None,
@@ -364,109 +359,6 @@ class Trainer:
         params = {"epochs": epochs, "steps": steps, "rows": rows, "verbose": verbose}
         # As in Keras the caller's callbacks come first: what they add to the logs is shown and kept.
         return Callbacks([*own, *shown, *more], self._model, params)
-
-    def _split(self, x: Any, y: Any, weight: Any, share: float) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
-        """The rows to train on, and the last ones for validation."""
-        arrays = data.input_arrays(x, self._model.input_specs)
-        rows = data.check_rows({"x": arrays[0]})
-        at = int(np.floor(rows * (1.0 - share)))
-        if not 0 < share < 1 or at in (0, rows):
-            raise DataError(f"validation_split is {share}, expected a share that leaves rows on both sides of {rows}")
-        halves = [data.split(part, at) for part in (arrays, y, weight)]
-        return (halves[0][0], halves[1][0], halves[2][0]), (halves[0][1], halves[1][1], halves[2][1])
-
-    def _data(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
-    ) -> Data:
-        """Checked columns. Raises DataError where shapes, rows, names or labels don't fit."""
-        model, compiled = self._model, self._ready()
-        names = model.output_names
-        inputs = data.input_arrays(x, model.input_specs)
-        labels = self._label_arrays(y, compiled)
-        shapes = [spec.shape for spec in model.output_specs]
-        compiled.resolve([None if a is None else a.shape for a in labels], shapes)
-        if class_weight is not None:
-            sample_weight = self._from_classes(labels, class_weight, sample_weight)
-        weights = _weight_arrays(sample_weight, names)
-        device = self._device()
-        label_columns: list[Column | None] = []
-        for index, array in enumerate(labels):
-            loss = compiled.loss(index)
-            if array is not None and loss is not None:
-                check_labels(names[index], array, shapes[index], loss)
-            label_columns.append(None if array is None else Column(array, _label_dtype(array, loss), device))
-        for index, name in enumerate(names):
-            _check_weights(name, weights[index], shapes[index], compiled.loss(index))
-        rows = data.check_rows(
-            {
-                **{f"input '{s.name}'": a for s, a in zip(model.input_specs, inputs, strict=True)},
-                **{f"labels of output '{n}'": a for n, a in zip(names, labels, strict=True)},
-                **{f"sample_weight of output '{n}'": a for n, a in zip(names, weights, strict=True)},
-            }
-        )
-        return Data(
-            rows,
-            data.input_columns(inputs, model.input_specs, device),
-            label_columns,
-            [None if a is None else Column(a, torch.float32, device) for a in weights],
-        )
-
-    def _label_arrays(self, y: Any, compiled: Compiled) -> list[Array | None]:
-        """Labels by output. A list may leave out outputs without a loss, as in Keras."""
-        names = compiled.output_names
-        wanted = [name for index, name in enumerate(names) if compiled.needs_labels(index)]
-        if y is None:
-            given: dict[str, Any] = {}
-        elif isinstance(y, Mapping):
-            given = dict(zip(names, data.matched("labels", y, names), strict=True))
-        else:
-            count = len(y) if isinstance(y, (list, tuple)) else 1
-            taken = wanted if count == len(wanted) else list(names)
-            given = dict(zip(taken, data.matched("labels", y, taken), strict=True))
-        for name in wanted:
-            if given.get(name) is None:
-                raise DataError(f"labels of output '{name}' are missing")
-        return [
-            None if given.get(name) is None else data.as_array(f"labels of output '{name}'", given[name])
-            for name in names
-        ]
-
-    def _from_classes(self, labels: Sequence[Array | None], weights: Mapping[int, float], sample_weight: Any) -> Array:
-        if sample_weight is not None:
-            raise ConfigError("class_weight and sample_weight can't be given together")
-        if len(labels) != 1 or labels[0] is None:
-            raise ConfigError("class_weight is only for models with one output; use sample_weight")
-        return data.class_weights(labels[0], {int(key): float(value) for key, value in weights.items()})
-
-
-def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | None]:
-    """Sample weights by output; one array is for all outputs."""
-    if given is None:
-        return [None] * len(names)
-    single = not isinstance(given, (Mapping, list, tuple))
-    items = [given] * len(names) if single else data.matched("sample_weight", given, names)
-    return [
-        None if i is None else data.as_array(f"sample_weight of '{n}'", i) for n, i in zip(names, items, strict=True)
-    ]
-
-
-def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: Loss | None) -> None:
-    """Weights are by row, or by row and step: the beginning of the predictions' shape without the axis of a loss."""
-    if weights is None or getattr(loss, "axis", -1) != -1:
-        return
-    shape = weights.shape[:-1] if weights.ndim == len(predictions) and weights.shape[-1] == 1 else weights.shape
-    steps = predictions[1:-1]
-    if len(shape) > 1 + len(steps) or any(w not in (1, n or w) for w, n in zip(shape[1:], steps, strict=False)):
-        raise DataError(
-            f"sample_weight of output '{name}': got shape {weights.shape}, expected (rows,)"
-            + (f" or {predictions[:-1]}" if steps else "")
-        )
-
-
-def _label_dtype(labels: Array, loss: Loss | None) -> torch.dtype:
-    """Class numbers stay integers; all other labels get the type of the predictions."""
-    classes = loss.labels_are_classes if loss is not None else labels.dtype.kind in "iu"
-    return torch.int64 if classes else torch.float32
 
 
 def _unpacked(validation: Any) -> tuple[Any, Any, Any]:
