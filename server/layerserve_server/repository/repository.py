@@ -153,15 +153,13 @@ class Repository:
                 self._load_on_demand(entry)
         raise UnavailableError(f"{_label(entry.found)} is being unloaded")
 
-    def describe(self, name: str | None = None) -> list[Description]:
-        """All versions, or those of one model, by name, then newest first. Raises UnknownModelError."""
+    def describe(self, name: str = "") -> list[Description]:
+        """All versions, or those of one model, by name, then newest first. An unknown model has none."""
         with self._lock:
-            if name is not None:
-                self._known(name)
             return [
                 self._description(entries[version], self._default(entries))
                 for model, entries in sorted(self._models.items())
-                if name in (None, model)
+                if name in ("", model)
                 for version in sorted(entries, reverse=True)
             ]
 

@@ -45,7 +45,7 @@ class ModelService:
     def list_models(self, call: Call) -> None:
         """Every version, or those of one model; of an unknown one none."""
         request = parse(models_pb2.ListModelsRequest, call.request)
-        versions = [one for one in self._repository.describe() if request.name in ("", one.name)]
+        versions = self._repository.describe(request.name)
         response = models_pb2.ListModelsResponse(versions=map(_version, versions))
         call.reply(response.SerializeToString)
 

@@ -183,7 +183,20 @@ class EventLog:
         return isinstance(self.last, LAST)
 
     def refresh(self) -> list[Event]:
-        """Reads what has been appended since; gives it, and wakes the watchers. Called by one thread at a time."""
+        """Reads what has been appended since; gives it, and wakes the watchers."""
+        with self._changed:
+            new = self._read()
+            for event in new:
+                if isinstance(event.what, Step) and isinstance(self.last, Step):
+                    self.events[-1] = event
+                else:
+                    self.events.append(event)
+            if new:
+                self._changed.notify_all()
+            return new
+
+    def _read(self) -> list[Event]:
+        """The events behind the offset, in whole lines."""
         try:
             with (self.folder / EVENTS).open("rb") as file:
                 file.seek(self._offset)
@@ -191,18 +204,8 @@ class EventLog:
         except OSError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
-        if not whole:
-            return []
-        new = [Event.from_line(line) for line in whole.splitlines()]
-        with self._changed:
-            self._offset += len(whole)
-            for event in new:
-                if isinstance(event.what, Step) and self.events and isinstance(self.events[-1].what, Step):
-                    self.events[-1] = event
-                else:
-                    self.events.append(event)
-            self._changed.notify_all()
-        return new
+        self._offset += len(whole)
+        return [Event.from_line(line) for line in whole.splitlines()]
 
     def since(self, sequence: int, stop: Callable[[], bool]) -> list[Event]:
         """Events from this number on. Waits until there is one, the run has ended, or `stop` says so after a `wake`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import events, validation
 from layerserve_server.training.child import BASE, OUTCOME, RESULT, Outcome
-from layerserve_server.training.events import Cancelled, Failed, What
+from layerserve_server.training.events import Cancelled, EventLog, Failed, What
 from layerserve_server.training.model import LoadTrainable, rehearse
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
@@ -88,17 +89,15 @@ class Runs:
         self._changed = threading.Condition()
         #: One request is tried at a time, since each takes a copy of its model.
         self._rehearsing = threading.Lock()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"training {slot}", daemon=True) for slot in range(limits.slots)
-        ]
+        self._threads: list[threading.Thread] = []
 
     # ---- life
 
     def start(self) -> None:
         """Finds the runs of servers before this one, and takes new ones."""
         self._find()
-        for thread in self._threads:
-            thread.start()
+        for slot in range(self._limits.slots):
+            self._spawn(f"training {slot}", self._work)
 
     def stop(self) -> None:
         """Ends every run: those that train have `cancel_grace_seconds` to do so by themselves."""
@@ -113,8 +112,7 @@ class Runs:
         for run in others:
             self._end(run, Failed(SERVER_STOPPED))
         for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+            thread.join()
 
     # ---- for requests
 
@@ -198,15 +196,18 @@ class Runs:
 
     def _make(self, request: RunRequest, base: Path) -> Run:
         folder = self._folder / new_id()
+        run = Run(folder.name, folder, request, EventLog(folder))
         try:
             (folder / BASE).mkdir(parents=True)
+            # First of all, so that no other server on this folder takes the run for one that was left behind.
+            run.own()
             # A copy: the version may be replaced or removed while the run waits.
             shutil.copyfile(base, folder / BASE / base.name)
             request.write(folder)
             events.append(folder, events.Accepted(request.model, request.version, request.data_bytes))
-            run = Run.read(folder)
-            run.own()
+            run.log.refresh()
         except OSError as error:
+            run.disown()
             shutil.rmtree(folder, ignore_errors=True)
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         return run
@@ -234,13 +235,18 @@ class Runs:
         if run.child_lives():
             run.phase = Phase.TRAINING
             logger.info("found a run that still trains", extra={"run": run.id})
-            threading.Thread(target=self._guarded, args=(run,), name=f"run {run.id}", daemon=True).start()
+            self._spawn(f"run {run.id}", lambda: self._look_after(run, launch=False))
         elif (run.folder / OUTCOME).exists():
             self._conclude(run)
         else:
             self._end(run, Failed(SERVER_STOPPED, *run.place))
 
     # ---- training
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _work(self) -> None:
         while True:
@@ -252,16 +258,18 @@ class Runs:
                 run = self._waiting.popleft()
                 run.phase = Phase.TRAINING
             self._tell()
-            self._guarded(run)
+            self._look_after(run, launch=True)
 
-    def _guarded(self, run: Run) -> None:
+    def _look_after(self, run: Run, *, launch: bool) -> None:
+        """Sees a run through to its end, whatever happens."""
         try:
-            if not run.child_lives():
+            if launch:
                 self._launch(run)
             self._watch(run)
             self._conclude(run)
         except Exception:
             logger.exception("a run failed by a defect of the server", extra={"run": run.id})
+            self._signal(run, signal.SIGKILL)
             self._end(run, Failed("internal error; the server's log has it", *run.place))
 
     def _launch(self, run: Run) -> None:
@@ -320,7 +328,8 @@ class Runs:
             if run.process.poll() is None:
                 run.process.send_signal(number)
         elif (pid := run.child_pid()) is not None:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     # ---- ending
 

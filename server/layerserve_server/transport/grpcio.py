@@ -14,13 +14,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from layerserve_server.errors import BusyError, CallCancelledError
+from layerserve_server.errors import BusyError, CallCancelledError, DeadlinePassedError
 from layerserve_server.transport.call import Handler, Observer, Routes, StreamHandler
 from layerserve_server.transport.status import failure
 
 #: Streams that grpcio may start beyond the limit, so that they can be refused instead of waiting for a thread.
 SPARE_STREAM_THREADS = 8
 
+GONE = "the caller has gone"
+LATE = "the deadline passed before the answer was there"
 #: More than any caller means, in seconds.
 FOREVER_SECONDS = 1e9
 
@@ -79,7 +81,8 @@ class GrpcioServer:
         if reflect:
             self._add_reflection()
         self.set_serving(False)
-        self.port = self._bind(f"{host}:{port}", certificate)
+        # An IPv6 address has colons of its own.
+        self.port = self._bind(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", certificate)
 
     def start(self) -> None:
         """Starts to take calls. Health stays NOT_SERVING until `set_serving`."""
@@ -198,8 +201,9 @@ class GrpcioCall:
     def on_gone(self, callback: Callable[[], None]) -> None:
         def gone() -> None:
             if not self._answered.is_set():
+                late = self.deadline is not None and time.monotonic() >= self.deadline
+                self.fail(DeadlinePassedError(LATE) if late else CallCancelledError(GONE))
                 callback()
-                self.fail(CallCancelledError("the caller has gone"))
 
         if not self._context.add_callback(gone):
             gone()
@@ -221,7 +225,7 @@ class GrpcioCall:
         self._answered.wait()
         if self._encode is not None:
             return self._encode()
-        raise self._error or CallCancelledError("the caller has gone")
+        raise self._error or CallCancelledError(GONE)
 
 
 class Closing:
@@ -298,7 +302,7 @@ class _Observed:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         call = self._call
         if isinstance(error, GeneratorExit):
-            error = CallCancelledError("the caller has gone")
+            error = CallCancelledError(GONE)
         if error is not None and not isinstance(error, Exception):
             return
         wire = failure(error, call.method) if error is not None else None
@@ -325,5 +329,5 @@ def _caller_messages(requests: Iterator[bytes]) -> Iterator[bytes]:
         except StopIteration:
             return
         except Exception as error:
-            raise CallCancelledError("the caller has gone") from error
+            raise CallCancelledError(GONE) from error
         yield message
