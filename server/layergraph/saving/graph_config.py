@@ -24,23 +24,43 @@ _MODULES = {
 }
 
 
-def model_object(model: Model) -> dict[str, Any]:
+#: Layer -> the number by which a file says that it is one and the same in several places.
+SharedIds = Mapping[Layer, int]
+
+
+def shared_ids(model: Model) -> SharedIds:
+    """Numbers for the layers that a wrapper holds and that lie in another place of the model too.
+
+    Not for those that only lie in several models: Keras, told that they are one, miscounts their calls.
+    """
+    holders: dict[Layer, list[Layer]] = {}
+    for layer in model.walk_layers():
+        for inner in layer.sublayers.values():
+            holders.setdefault(inner, []).append(layer)
+    shared = [
+        inner for inner, held in holders.items() if len(held) > 1 and not all(isinstance(one, Model) for one in held)
+    ]
+    return {layer: number for number, layer in enumerate(shared, 1)}
+
+
+def model_object(model: Model, shared: SharedIds | None = None) -> dict[str, Any]:
     """A model as `config.json` has it."""
     sequential = model.keras_class_name == "Sequential"
     return {
         "module": "keras" if sequential else "keras.src.models.functional",
         "class_name": model.keras_class_name,
-        "config": graph_config(model),
+        "config": graph_config(model, shared),
         "registered_name": None if sequential else model.keras_class_name,
     }
 
 
-def graph_config(model: Model) -> dict[str, Any]:
+def graph_config(model: Model, shared: SharedIds | None = None) -> dict[str, Any]:
     """The config of a Functional or Sequential model (keras.Model.get_config)."""
+    shared = shared_ids(model) if shared is None else shared
     head = {"name": model.name, "trainable": model.trainable}
     if model.keras_class_name == "Sequential":
         inputs = [tensor.history.layer for tensor in model.inputs] if model.built else []
-        layers = [layer_object(layer) for layer in [*inputs, *model.layers]]
+        layers = [layer_object(layer, shared) for layer in [*inputs, *model.layers]]
         shape = {"build_input_shape": list(model.inputs[0].shape)} if model.built else {}
         return {**head, "dtype": _policy(model.dtype_policy.name), "layers": layers, **shape}
     graph = model.graph
@@ -48,7 +68,7 @@ def graph_config(model: Model) -> dict[str, Any]:
         **head,
         "layers": [
             {
-                **layer_object(layer),
+                **layer_object(layer, shared),
                 "name": layer.name,
                 "inbound_nodes": [_call(node, graph.numbers) for node in graph.nodes_of(layer) if not node.is_input],
             }
@@ -59,15 +79,18 @@ def graph_config(model: Model) -> dict[str, Any]:
     }
 
 
-def layer_object(layer: Layer) -> dict[str, Any]:
+def layer_object(layer: Layer, shared: SharedIds) -> dict[str, Any]:
     """A layer, without its calls."""
-    if isinstance(layer, Model):
-        return model_object(layer)
+    described = model_object(layer, shared) if isinstance(layer, Model) else _plain_object(layer, shared)
+    return {**described, "shared_object_id": shared[layer]} if layer in shared else described
+
+
+def _plain_object(layer: Layer, shared: SharedIds) -> dict[str, Any]:
     config = layer.get_config()
     own = {key: config.pop(key) for key in OWN_OPTIONS & config.keys() if config[key] is not None}
     for key in config:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
-        config[key] = _layers(inner) if _holds_layers(inner) else _with_module(key, config[key])
+        config[key] = _layers(inner, shared) if _holds_layers(inner) else _with_module(key, config[key])
     result = {
         "module": "keras.src.ops.numpy" if layer.is_operation else "keras.layers",
         "class_name": class_name(layer),
@@ -81,8 +104,10 @@ def _holds_layers(value: Any) -> bool:
     return isinstance(value, Layer) or (isinstance(value, (list, tuple)) and any(isinstance(v, Layer) for v in value))
 
 
-def _layers(value: Any) -> Any:
-    return [layer_object(item) for item in value] if isinstance(value, (list, tuple)) else layer_object(value)
+def _layers(value: Any, shared: SharedIds) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [layer_object(item, shared) for item in value]
+    return layer_object(value, shared)
 
 
 def _with_module(key: str, value: Any) -> Any:

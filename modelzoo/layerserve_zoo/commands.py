@@ -1,0 +1,131 @@
+"""The command `layerserve zoo`: lists the models of the zoo, and builds them into a repository."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layergraph import Model
+    from layergraph.functional.tensor import TensorSpec
+
+    from layerserve_zoo.zoo import ZooModel
+
+#: Exit status for arguments that are wrong, as shells and argparse have it, and for what fails otherwise.
+USAGE = 2
+FAILED = 1
+#: Where a model lies in its repository: the zoo's models are first versions.
+VERSION, FILE = "1", "model.keras"
+
+
+def zoo(argv: Sequence[str]) -> int:
+    """Runs `layerserve zoo ARGV`; gives the exit status."""
+    arguments = _parser().parse_args(list(argv))
+    status: int = arguments.run(arguments)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="layerserve zoo", description="The ten models of Keras's functional-API guide, ready to be served."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="show the models with their inputs and outputs")
+    listing.add_argument("--small", action="store_true", help="at the small sizes instead of the guide's")
+    listing.add_argument("--json", action="store_true", help="print JSON instead of text")
+    listing.set_defaults(run=_list)
+
+    building = commands.add_parser("build", help="build models into a repository, as DIR/NAME/1/model.keras")
+    building.add_argument("names", nargs="*", metavar="NAME", help="models to build; all if none is named")
+    building.add_argument("--to", type=Path, required=True, metavar="DIR", help="the repository's folder")
+    building.add_argument("--small", action="store_true", help="at sizes that run in milliseconds")
+    building.add_argument("--force", action="store_true", help="replace models that are there already")
+    building.add_argument("--seed", type=int, default=0, help="draw the weights from this seed (default 0)")
+    building.add_argument("--json", action="store_true", help="print JSON instead of text")
+    building.set_defaults(run=_build)
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from layerserve_zoo.zoo import ZOO
+
+    entries = [_described(entry, arguments.small) for entry in ZOO.values()]
+    print(json.dumps(entries, indent=1) if arguments.json else "\n".join(map(_text, entries)))
+    return 0
+
+
+def _described(entry: ZooModel, small: bool) -> dict[str, Any]:
+    model = entry.build(**entry.small) if small else entry.build()
+    return {
+        "name": entry.name,
+        "description": entry.description,
+        "parameters": model.count_params(),
+        "compiled": model.compiled,
+        "inputs": [_spec(spec) for spec in model.input_specs],
+        "outputs": [_spec(spec) for spec in model.output_specs],
+    }
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _text(entry: dict[str, Any]) -> str:
+    tensors = [f"    {way[:-1]:6} {_tensor_text(spec)}" for way in ("inputs", "outputs") for spec in entry[way]]
+    return "\n".join([f"{entry['name']}: {entry['description']}", *tensors, f"    {entry['parameters']:,} parameters"])
+
+
+def _tensor_text(spec: dict[str, Any]) -> str:
+    lengths = ", ".join("?" if length is None else str(length) for length in spec["shape"])
+    return f"{spec['name']} ({lengths}) {spec['dtype']}"
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from layerserve_zoo.zoo import ZOO
+
+    names = list(dict.fromkeys(arguments.names)) or list(ZOO)
+    if unknown := [name for name in names if name not in ZOO]:
+        return _refuse(f"no model of the zoo is named {', '.join(map(repr, unknown))}; there are {', '.join(ZOO)}")
+    targets = {name: arguments.to / name / VERSION / FILE for name in names}
+    present = [str(path) for path in targets.values() if path.exists()]
+    if present and not arguments.force:
+        return _refuse(f"{', '.join(present)} there already; --force replaces")
+    built = []
+    for name, path in targets.items():
+        try:
+            parameters = _write(ZOO[name].make(small=arguments.small, seed=arguments.seed), path)
+        except OSError as error:
+            return _refuse(f"{path}: {error.strerror or error}", FAILED)
+        built.append({"name": name, "path": str(path), "parameters": parameters})
+        if not arguments.json:
+            print(f"{path}  {parameters:,} parameters", flush=True)
+    if arguments.json:
+        print(json.dumps(built, indent=1))
+    return 0
+
+
+def _write(model: Model, path: Path) -> int:
+    """Writes beside the version's folder and moves, so that a server that watches never meets half a version.
+
+    Gives the number of parameters.
+    """
+    folder = path.parent
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".zoo-", dir=folder.parent) as temporary:
+        written = Path(temporary) / path.name
+        model.save(written)
+        folder.mkdir(exist_ok=True)
+        os.replace(written, path)
+    return model.count_params()
+
+
+def _refuse(reason: str, status: int = USAGE) -> int:
+    print(f"layerserve zoo: {reason}", file=sys.stderr)
+    return status
