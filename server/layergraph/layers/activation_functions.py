@@ -13,8 +13,11 @@ from layergraph.errors import unknown_name
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 
-#: A function of a tensor, or an activation layer such as LeakyReLU that stands for one.
-Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+#: A function of a tensor.
+Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+#: A function, or an activation layer such as LeakyReLU that stands for one. For type checkers it is anything: where a
+#: layer is made, a name or Keras's serialised form does as well, which `activation` turns into one of them.
+Activation: TypeAlias = Any
 
 
 def linear(x: torch.Tensor) -> torch.Tensor:
@@ -182,7 +185,7 @@ def mish(x: torch.Tensor) -> torch.Tensor:
     return functional.mish(x)
 
 
-_FUNCTIONS: tuple[Activation, ...] = (
+_FUNCTIONS: tuple[Function, ...] = (
     celu,
     elu,
     exponential,
@@ -216,7 +219,7 @@ _FUNCTIONS: tuple[Activation, ...] = (
 )
 
 #: Name -> function. Keras's `threshold` is left out: it needs arguments, so Keras itself can't use it as an activation.
-ACTIVATIONS: Mapping[str, Activation] = {
+ACTIVATIONS: Mapping[str, Function] = {
     **{function.__name__: function for function in _FUNCTIONS},
     "swish": silu,
     "hard_swish": hard_silu,
@@ -239,7 +242,7 @@ def activation(value: Any) -> Activation:
             raise Expected("the name of an activation function; " + unknown_name("activation", value, ACTIVATIONS))
         return ACTIVATIONS[value]
     if callable(value) and any(value is known for known in _FUNCTIONS):
-        return value  # type: ignore[no-any-return]
+        return value
     raise Expected("the name of an activation function, or an activation layer")
 
 
@@ -263,7 +266,5 @@ def adopt_activation(owner: Layer, chosen: Activation) -> None:
 
 def activate(chosen: Activation, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
     """The activation of `x`, in the forward of a layer that adopted it; `w` are the owner's weights."""
-    if isinstance(chosen, Layer):
-        y: torch.Tensor = chosen.forward(run, w.activation, x)
-        return y
-    return chosen(x)
+    y: torch.Tensor = chosen.forward(run, w.activation, x) if isinstance(chosen, Layer) else chosen(x)
+    return y
