@@ -88,6 +88,15 @@ def test_data_that_does_not_fit_is_refused_before_training(x, y, message):
     assert (weights_of(model) == before).all()
 
 
+def test_refused_data_decides_nothing():
+    model = one_output(loss="crossentropy", metrics=["accuracy"])
+    with pytest.raises(DataError):
+        model.fit(X, np.eye(4)[CLASSES], verbose=0)
+    model.fit(X, CLASSES, verbose=0)
+    assert type(model._ready().loss(0)).__name__ == "SparseCategoricalCrossentropy"
+    assert type(model._ready().metrics(0)[0]).__name__ == "SparseCategoricalAccuracy"
+
+
 @pytest.mark.parametrize(
     ("loss", "y", "message"),
     [

@@ -7,12 +7,13 @@ weights, one list of metrics for all outputs), Keras 2's meaning holds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from layergraph.config.options import Expected, brief, number
-from layergraph.errors import ConfigError, DataError, unknown_name
+from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_name
 from layergraph.functional.tensor import Shape
 from layergraph.training import losses, metrics, optimizer, optimizers
 from layergraph.training.losses import Loss
@@ -83,6 +84,16 @@ class Compiled:
                 ones[:] = [
                     metrics.metric_for_shapes(m.word, labels, outputs) if isinstance(m, ByShapes) else m for m in ones
                 ]
+
+    @contextmanager
+    def undecided_on_error(self) -> Iterator[None]:
+        """Takes back what shapes decided if the data turns out not to fit."""
+        before = self._losses[:], [m[:] for m in self._metrics], [m[:] for m in self._weighted_metrics]
+        try:
+            yield
+        except LayerGraphError:
+            self._losses, self._metrics, self._weighted_metrics = before
+            raise
 
     def loss(self, index: int) -> Loss | None:
         """The loss of an output, if it has one."""

@@ -38,6 +38,18 @@ def matched_data(
 
     Raises DataError where shapes, rows, names or labels don't fit.
     """
+    with compiled.undecided_on_error():
+        return _matched_data(model, compiled, x, y, sample_weight, class_weight)
+
+
+def _matched_data(
+    model: Model,
+    compiled: Compiled,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | None,
+) -> Data:
     names = model.output_names
     inputs = data.input_arrays(x, model.input_specs)
     labels = _label_arrays(y, compiled)
