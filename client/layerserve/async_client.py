@@ -27,6 +27,7 @@ from layerserve.download import download
 from layerserve.errors import ClientClosed, Unavailable
 from layerserve.events import TrainingEvent
 from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
+from layerserve.health import wait_until_ready
 from layerserve.model_info import ModelInfo, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.prediction import Prediction, Signatures
@@ -103,6 +104,13 @@ class AsyncClient:
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
+
+    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Wait until the server has read its models and serves, at most `timeout` seconds.
+
+        Raises Unavailable where it doesn't.
+        """
+        await self._run(wait_until_ready(self.address, timeout), timeout)
 
     async def models(self, name: str | None = None) -> tuple[ModelInfo, ...]:
         """Every version of every model, or of the model `name`: by name, then newest first.

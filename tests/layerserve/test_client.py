@@ -32,6 +32,20 @@ def test_one_output_gives_an_array(client):
     result[0, 0] = 9  # the caller's to write into
 
 
+def test_waiting_ends_when_the_server_serves(client, server):
+    server.serving = False
+    with pytest.raises(Unavailable, match="still loading"):
+        client.wait_until_ready(timeout=0.3)
+    threading.Timer(0.3, lambda: setattr(server, "serving", True)).start()
+    client.wait_until_ready(timeout=20)
+
+
+def test_waiting_for_a_server_that_is_gone_says_so(client, server):
+    server.stop()
+    with pytest.raises(Unavailable):
+        client.wait_until_ready(timeout=0.5)
+
+
 def test_several_outputs_give_a_dict_in_order(client):
     result = client.predict("two", {"left": [[1, 2]], "right": [[10, 20]]})
     assert list(result) == ["sum", "ids"]

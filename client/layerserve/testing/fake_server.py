@@ -24,6 +24,7 @@ from layerserve.errors import (
     VersionNotFound,
     trailing_metadata,
 )
+from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse
 from layerserve.model_info import TensorSpec, VersionState
 from layerserve.node_shapes import LayerNodes
 from layerserve.testing.fake_model import FakeModel, Function
@@ -52,11 +53,12 @@ class FakeServer(
 ):
     """A server in this process, on a free port of the loopback interface. A context manager.
 
-    `address` is where it listens, `calls` the (method, request) pairs that came, `runs` the training runs by id. What
+    `address` is where it listens, `serving` what its health check says, `calls` the (method, request) pairs that came, `runs` the training runs by id. What
     an epoch of training logs is set by `train_logs`, a function of the epoch, from 1. `credentials` are for TLS.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        self.serving = True
         self.models: list[FakeModel] = []
         self.runs: dict[str, FakeRun] = {}
         self.calls: list[tuple[str, Any]] = []
@@ -75,6 +77,14 @@ class FakeServer(
         models_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         graph_pb2_grpc.add_GraphServiceServicer_to_server(self, self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(self, self._server)
+        check = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: HealthCheckResponse(self.serving),
+            request_deserializer=HealthCheckRequest.FromString,
+            response_serializer=HealthCheckResponse.SerializeToString,
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(CHECK.service, {CHECK.name: check}),)
+        )
         if credentials is None:
             port = self._server.add_insecure_port("127.0.0.1:0")
         else:
