@@ -53,8 +53,9 @@ class FakeServer(
 ):
     """A server in this process, on a free port of the loopback interface. A context manager.
 
-    `address` is where it listens, `serving` what its health check says, `calls` the (method, request) pairs that came, `runs` the training runs by id. What
-    an epoch of training logs is set by `train_logs`, a function of the epoch, from 1. `credentials` are for TLS.
+    `address` is where it listens, `serving` what its health check says, `calls` the (method, request) pairs that came,
+    `runs` the training runs by id. What an epoch of training logs is set by `train_logs`, a function of the epoch, from
+    1. `credentials` are for TLS.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
