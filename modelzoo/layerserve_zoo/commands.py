@@ -62,7 +62,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _described(entry: ZooModel, small: bool) -> dict[str, Any]:
-    model = entry.build(**entry.small) if small else entry.build()
+    model = entry.outline(small=small)
     return {
         "name": entry.name,
         "description": entry.description,

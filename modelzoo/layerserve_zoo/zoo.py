@@ -38,16 +38,16 @@ class ZooModel:
     build: Callable[..., Model]
     small: Mapping[str, int]
 
-    def make(self, *, small: bool = False, seed: int = 0) -> Model:
-        """The model with default names counted from zero and weights drawn from `seed`: the same each time.
-
-        Leaves the caller's random state as it was.
-        """
+    def outline(self, *, small: bool = False) -> Model:
+        """The model with default names counted from zero, and weights that are drawn only when first asked for."""
         clear_session()
+        return self.build(**self.small) if small else self.build()
+
+    def make(self, *, small: bool = False, seed: int = 0) -> Model:
+        """The model with weights drawn from `seed`: the same each time. The caller's random state stays as it was."""
+        model = self.outline(small=small)
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            model = self.build(**self.small) if small else self.build()
-            # Weights are drawn when first asked for; asking for all of them now puts them under the seed.
             for weight in model.weights:
                 _ = weight.value
         return model

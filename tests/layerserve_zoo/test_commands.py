@@ -26,6 +26,9 @@ def test_list_gives_json(capsys: Output) -> None:
     assert zoo(["list", "--small", "--json"]) == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert list(entries) == list(ZOO)
+    assert {name: [spec["name"] for spec in entry["outputs"]] for name, entry in entries.items()} == {
+        name: entry.make(small=True).output_names for name, entry in ZOO.items()
+    }
     assert entries["tweets"]["inputs"][0] == {"name": "tweet_a", "shape": [None, 24, 16], "dtype": "float32"}
     assert {name for name, entry in entries.items() if entry["compiled"]} == {"dense", "headline", "tweets"}
 
