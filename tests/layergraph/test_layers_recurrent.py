@@ -202,9 +202,13 @@ def test_wrong_options_are_named(make: Callable[[], Any], message: str) -> None:
         make()
 
 
-def test_inputs_of_wrong_rank_are_refused() -> None:
+def test_inputs_of_wrong_shapes_are_refused() -> None:
     with pytest.raises(GraphError, match=r"expected \(rows, steps, features\)"):
         layers.LSTM(3)(layergraph.Input((4,)))
+    shared = layers.LSTM(3)
+    shared(layergraph.Input((5, 4)))
+    with pytest.raises(GraphError, match="got 6 features, expected 4"):
+        shared(layergraph.Input((5, 6)))
 
 
 def test_no_rows_and_no_steps_give_no_numbers() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from layergraph.functional.operators import Operators
+
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
@@ -29,7 +31,7 @@ class TensorSpec:
     dtype: str
 
 
-class Tensor:
+class Tensor(Operators):
     """A tensor without values (keras.KerasTensor).
 
     `mask_shape` is the shape of the boolean mask that travels with it, or None.

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from layergraph.config.options import anything, boolean, fraction, option, positive_int
+from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.initializers import Initializer, initializer
@@ -97,7 +98,7 @@ class Cell(Layer):
         if run.training and self.dropout and not self.recurrent_dropout:
             x = x * dropout_mask(run, x[:, 0], self.dropout)[:, None]
         if x.is_meta:
-            return self._shapes(run, w, x, states)
+            return self._shapes(w, x, states)
         if not (run.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
             done = self.fused(w, x, states, mask, need_states=need_states)
             if done is not None:
@@ -133,10 +134,11 @@ class Cell(Layer):
         like = x.new_empty((x.shape[0], self.units))
         return [dropout_mask(run, like, self.recurrent_dropout) for _ in range(self.gates)]
 
-    def _shapes(self, run: Run, w: Any, x: torch.Tensor, states: States) -> Scanned:
-        """Without values one step tells all shapes."""
-        ends = self.step(run, w, x[:, :1])(0, states) if x.shape[1] else list(states)
-        return ends[0].new_empty((x.shape[0], x.shape[1], self.state_sizes[0])), ends
+    def _shapes(self, w: Any, x: torch.Tensor, states: States) -> Scanned:
+        """Without values, shapes are told rather than computed: thousands of steps on `meta` take seconds."""
+        if x.shape[2] != w.kernel.shape[0]:
+            raise GraphError(f"got {x.shape[2]} features, expected {w.kernel.shape[0]}")
+        return x.new_empty((x.shape[0], x.shape[1], self.state_sizes[0])), list(states)
 
 
 def _loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None) -> Scanned:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import anything, boolean, integer, number, option, optional
+from layergraph.errors import DataError
 from layergraph.functional.run import Run
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, operation
@@ -16,6 +17,18 @@ from layergraph.ops.operation import Binary, Operation, Typed, Unary, operation
 def _floating(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     """The function on floating-point numbers; integers become float32, as Keras makes them."""
     return lambda x: function(x if x.is_floating_point() else x.to(torch.float32))
+
+
+def _by_nonzero(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A division. Raises DataError where integers are divided by zero."""
+
+    def divided(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        integers = not (x1.is_floating_point() or x2.is_floating_point())
+        if integers and not x2.is_meta and bool((x2 == 0).any()):
+            raise DataError("integers are divided by zero")
+        return function(x1, x2)
+
+    return divided
 
 
 def _truth(x: torch.Tensor) -> torch.Tensor:
@@ -47,8 +60,6 @@ _FLOATING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "LogSigmoid": activations.log_sigmoid,
     "Mish": activations.mish,
     "Reciprocal": torch.reciprocal,
-    "Relu": activations.relu,
-    "Relu6": activations.relu6,
     "Rsqrt": torch.rsqrt,
     "Selu": activations.selu,
     "Sigmoid": activations.sigmoid,
@@ -66,6 +77,8 @@ _FLOATING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 _UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Relu": torch.relu,
+    "Relu6": activations.relu6,
     "Abs": torch.abs,
     "Absolute": torch.abs,
     "Negative": torch.neg,
@@ -115,7 +128,7 @@ _BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
     "Arctan2": torch.arctan2,
     "Divide": torch.true_divide,
     "Equal": torch.eq,
-    "FloorDivide": torch.floor_divide,
+    "FloorDivide": _by_nonzero(torch.floor_divide),
     "Greater": torch.gt,
     "GreaterEqual": torch.ge,
     "Less": torch.lt,
@@ -125,7 +138,7 @@ _BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
     "LogicalXor": lambda x1, x2: torch.logical_xor(_truth(x1), _truth(x2)),
     "Maximum": torch.maximum,
     "Minimum": torch.minimum,
-    "Mod": torch.remainder,
+    "Mod": _by_nonzero(torch.remainder),
     "Multiply": torch.mul,
     "NotEqual": torch.ne,
     "Power": torch.pow,

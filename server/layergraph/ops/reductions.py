@@ -6,7 +6,7 @@ import typing as t
 
 import torch
 
-from layergraph.config.options import boolean, integer, one_or_list_of, option, optional, text
+from layergraph.config.options import boolean, integer, number, one_or_list_of, option, optional, text
 from layergraph.functional.run import Run
 from layergraph.ops.operation import Operation, as_tensors
 
@@ -61,19 +61,25 @@ class Mean(_Reduction):
 
 
 class Max(_Reduction):
-    """keras.ops.max."""
+    """keras.ops.max. `initial` counts as one more element."""
+
+    initial: float | None = option(optional(number), default=None)
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The largest element."""
-        return torch.amax(x, self.axes(x), self.keepdims)
+        y = torch.amax(x, self.axes(x), self.keepdims)
+        return y if self.initial is None else y.clamp_min(self.initial)
 
 
 class Min(_Reduction):
-    """keras.ops.min."""
+    """keras.ops.min. `initial` counts as one more element."""
+
+    initial: float | None = option(optional(number), default=None)
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The smallest element."""
-        return torch.amin(x, self.axes(x), self.keepdims)
+        y = torch.amin(x, self.axes(x), self.keepdims)
+        return y if self.initial is None else y.clamp_max(self.initial)
 
 
 class Var(_Reduction):
