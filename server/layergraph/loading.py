@@ -43,7 +43,7 @@ def _model(archive: ModelArchive) -> Model:
         problems = Problems()
         config = compile_config(archive.training_config, generation, model.output_names, problems)
         # A custom loss makes a model untrainable here, but it can be served.
-        model.compile_config = None if problems else config  # type: ignore[assignment]
+        model.compile_config = None if problems else config
     return model
 
 

@@ -28,13 +28,19 @@ def compile_config(
         return None
     values = ValueReader(generation, problems, lambda value, owner: None)
     result = {key: values.value(f"compile argument '{key}'", given.get(key)) for key in KEYS}
-    result["metrics"] = _unwrapped(result["metrics"], output_names)
-    result["weighted_metrics"] = _unwrapped(result["weighted_metrics"], output_names)
+    for key in ("metrics", "weighted_metrics"):
+        result[key] = _of_one_output(_unwrapped(result[key], output_names), output_names)
     optimizer = result["optimizer"]
     if isinstance(optimizer, dict) and generation is not KERAS3:
         # Keras 2.11 registers its new optimizers as if they were custom.
         optimizer["class_name"] = str(optimizer.get("class_name")).removeprefix("Custom>").removeprefix("Addons>")
     return result
+
+
+def _of_one_output(metrics: Any, output_names: Sequence[str]) -> Any:
+    """Keras 2 writes one list for each output, even where there is one."""
+    nested = isinstance(metrics, list) and len(metrics) == len(output_names) == 1 and isinstance(metrics[0], list)
+    return metrics[0] if nested else metrics
 
 
 def _unwrapped(metrics: Any, output_names: Sequence[str]) -> Any:

@@ -43,6 +43,8 @@ class Generation:
 OWN_KEY: Final = "layerserve"
 #: Options by which a layer follows an earlier generation of Keras.
 OWN_OPTIONS: Final = frozenset({"mask_rule"})
+#: What such an option says where the layer follows Keras 3, and the file need not name it.
+KERAS3_RULE: Final = "keras3"
 
 _NO: Final = (False, None)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.generation import OWN_KEY, OWN_OPTIONS
+from layergraph.config.generation import KERAS3_RULE, OWN_KEY, OWN_OPTIONS
 from layergraph.config.values import LAYER_KEYS
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
@@ -87,7 +87,7 @@ def layer_object(layer: Layer, shared: SharedIds) -> dict[str, Any]:
 
 def _plain_object(layer: Layer, shared: SharedIds) -> dict[str, Any]:
     config = layer.get_config()
-    own = {key: config.pop(key) for key in OWN_OPTIONS & config.keys() if config[key] is not None}
+    own = {key: getattr(layer, key) for key in OWN_OPTIONS if getattr(layer, key, KERAS3_RULE) != KERAS3_RULE}
     for key in config:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
         config[key] = _layers(inner, shared) if _holds_layers(inner) else _with_module(key, config[key])

@@ -54,20 +54,30 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
 
 
 def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems) -> Iterator[_Match]:
-    """Keras 3's layout. A layer in several models is stored in one of its groups."""
+    """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
     groups: dict[Layer, list[str]] = {}
     for path, layer in state_groups(model, order):
         if layer.own_weights:
             groups.setdefault(layer, []).append(variables_path(path, layer))
+    found: dict[Layer, list[StoredArray]] = {}
+    for layer, paths in groups.items():
+        candidates = (_variables(tree, path, own_variables(layer)) for path in paths)
+        found[layer] = next((arrays for arrays in candidates if arrays), [])
+    twins = {_identity(layer): arrays for layer, arrays in found.items() if arrays}
     for layer, paths in groups.items():
         weights = own_variables(layer)
-        arrays = next((found for path in paths if (found := _variables(tree, path, weights))), None)
+        arrays = found[layer] or twins.get(_identity(layer))
         if arrays is None:
             problems.add(f"{_label(layer)}: has no weights in the file (looked in '{paths[0]}')")
         elif len(arrays) != len(weights):
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+
+
+def _identity(layer: Layer) -> tuple[type, str, str]:
+    """The same for two layers that were one in the Keras that wrote the file, which so wrote their weights once."""
+    return type(layer), layer.name, repr(layer.get_config())
 
 
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:

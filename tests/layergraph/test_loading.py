@@ -1,0 +1,106 @@
+"""Model files of both generations give Keras's numbers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+from layergraph.errors import CorruptFileError, UnsupportedModelError
+from model_files import ENDING_MASKS, FIXTURES, MODELS, example, halves, numbered, predict
+from oracles import assert_close, perturb
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("*.h5")) + sorted(FIXTURES.glob("*.keras")), ids=lambda p: p.name)
+def test_files_of_tf_keras_215_give_its_numbers(path: Path) -> None:
+    model = layergraph.load_model(path)
+    assert model.keras_version == "2.15.0"
+    with np.load(path.with_suffix(".npz")) as arrays:
+        inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
+    result = model.plan().run(dict(zip(model.input_names, inputs, strict=True)))
+    assert len(result) == len(expected)
+    for got, want in zip(result.values(), expected, strict=True):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", ["dense.h5", "dense.keras", "headline.h5", "headline.keras"])
+def test_compile_arguments_of_keras_2_are_kept(name: str) -> None:
+    config: Any = layergraph.load_model(FIXTURES / name).compile_config
+    optimizer = config["optimizer"]
+    assert (optimizer if isinstance(optimizer, str) else optimizer["class_name"]).lower() == "rmsprop"
+    if name.startswith("dense"):
+        assert config["loss"] == "categorical_crossentropy"
+        assert config["metrics"] == (["accuracy"])
+    else:
+        assert config["loss"] == "binary_crossentropy"
+        assert config["loss_weights"] == [1.0, 0.2]
+
+
+pytestmark = pytest.mark.filterwarnings(ENDING_MASKS)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("build", MODELS, ids=lambda f: f.__name__)
+def test_files_of_stock_keras_3_give_its_numbers(build: Any, ending: str, tmp_path: Path) -> None:
+    model = build()
+    perturb(model)
+    arrays = example(model)
+    expected = predict(model, arrays)
+    model.save(tmp_path / f"model{ending}")
+    loaded = layergraph.load_model(tmp_path)
+    result = loaded.plan().run(dict(zip(loaded.input_names, arrays, strict=True)))
+    for got, want in zip(result.values(), expected, strict=True):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_other_types_are_read(ending: str, tmp_path: Path) -> None:
+    model = halves()
+    perturb(model)
+    model.save(tmp_path / f"model{ending}")
+    loaded = layergraph.load_model(tmp_path)
+    assert [weight.dtype for weight in loaded.weights] == ["float64", "float64", "bfloat16", "bfloat16"]
+    for got, want in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(got.value.detach().float().numpy(), want.value.detach().float().numpy())
+
+
+def test_all_that_is_unsupported_is_named_at_once(tmp_path: Path) -> None:
+    @keras.saving.register_keras_serializable("mine")
+    class Odd(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x
+
+    x = keras.Input((4,))
+    y = keras.layers.Lambda(lambda t: t + 1, name="plus")(Odd(name="odd")(x))
+    keras.Model(x, keras.layers.TimeDistributed(keras.layers.Dense(2))(keras.layers.Reshape((2, 2))(y))).save(
+        tmp_path / "model.keras"
+    )
+    with pytest.raises(UnsupportedModelError) as raised:
+        layergraph.load_model(tmp_path)
+    text = str(raised.value)
+    assert "layer 'plus': Lambda holds Python code" in text
+    assert "layer 'odd': class 'mine>Odd' is not supported" in text
+    assert len(raised.value.problems) == 2
+
+
+def test_a_wrong_weight_is_named_with_its_layer(tmp_path: Path) -> None:
+    x = keras.Input((4,))
+    keras.Model(x, keras.layers.Dense(2, name="out")(x)).save(tmp_path / "good.h5")
+    import h5py
+
+    with h5py.File(tmp_path / "good.h5", "r+") as file:
+        del file["model_weights/out/out/kernel"]
+        file["model_weights/out/out/kernel"] = np.ones((2, 4), "f4")
+    with pytest.raises(
+        CorruptFileError, match=r"layer 'out' \(Dense\): weight 'kernel' has shape \(2, 4\) .* \(4, 2\)"
+    ):
+        layergraph.load_model(tmp_path / "good.h5")

@@ -1,0 +1,133 @@
+"""Saved models open in stock Keras and predict the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+from layergraph.errors import ConfigError
+from model_files import ENDING_MASKS, FIXTURES, MODELS, example, numbered, predict
+from oracles import assert_close, perturb
+from random_graphs import random_inputs, random_model
+
+pytestmark = pytest.mark.filterwarnings(ENDING_MASKS)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def check_saved(model: Any, inputs: list[np.ndarray], expected: list[np.ndarray], path: Path) -> None:
+    """Saves, opens with stock Keras and with layergraph, and compares."""
+    model.save(path)
+    reopened = keras.models.load_model(path, compile=False)
+    for got, want in zip(predict(reopened, inputs), expected, strict=True):
+        assert_close(got, want)
+    again = layergraph.load_model(path)
+    for got, want in zip(
+        again.plan().run(dict(zip(again.input_names, inputs, strict=True))).values(), expected, strict=True
+    ):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("build", MODELS, ids=lambda f: f.__name__)
+def test_a_loaded_model_is_saved_as_it_was(build: Any, tmp_path: Path) -> None:
+    model = build()
+    perturb(model)
+    arrays = example(model)
+    model.save(tmp_path / "stock.keras")
+    expected = predict(model, arrays)
+    check_saved(layergraph.load_model(tmp_path / "stock.keras"), arrays, expected, tmp_path / "ours.keras")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_random_graph_is_saved(seed: int, tmp_path: Path) -> None:
+    model = random_model(layergraph, seed)
+    arrays = random_inputs(random_model(keras, seed), seed)
+    expected = list(model.plan().run(dict(zip(model.input_names, arrays, strict=True))).values())
+    check_saved(model, arrays, expected, tmp_path / "ours.keras")
+
+
+#: Those whose numbers Keras 3 shares: others have Keras 2's hard_sigmoid or rules of masks.
+@pytest.mark.parametrize("name", ["dense", "headline", "inception", "merging", "shared_vision", "video_qa"])
+def test_a_model_of_keras_2_opens_in_keras_3(name: str, tmp_path: Path) -> None:
+    with np.load(FIXTURES / f"{name}.npz") as arrays:
+        inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
+    check_saved(layergraph.load_model(FIXTURES / f"{name}.h5"), inputs, expected, tmp_path / "ours.keras")
+
+
+@pytest.mark.parametrize("name", ["masks", "recurrent", "activations"])
+def test_a_model_of_keras_2_keeps_its_numbers_here(name: str, tmp_path: Path) -> None:
+    """Where Keras 3 would answer otherwise, the saved file still says which generation it follows."""
+    with np.load(FIXTURES / f"{name}.npz") as arrays:
+        inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
+    layergraph.load_model(FIXTURES / f"{name}.h5").save(tmp_path / "ours.keras")
+    again = layergraph.load_model(tmp_path / "ours.keras")
+    for got, want in zip(
+        again.plan().run(dict(zip(again.input_names, inputs, strict=True))).values(), expected, strict=True
+    ):
+        assert_close(got, want)
+
+
+def compiled(api: Any) -> Any:
+    x = api.Input((4,), name="x")
+    hidden = api.layers.Dense(5, activation="tanh", name="hidden")(x)
+    model = api.Model(x, [api.layers.Dense(2, name="a")(hidden), api.layers.Dense(1, name="b")(hidden)])
+    model.compile(
+        optimizer="adam", loss={"a": "mse", "b": "mae"}, loss_weights={"a": 1.0, "b": 0.3}, metrics={"a": ["mae"]}
+    )
+    return model
+
+
+def test_compile_arguments_and_optimizer_state_go_to_stock_keras_and_back(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((16, 4)).astype("f4")
+    y = [random.standard_normal((16, 2)).astype("f4"), random.standard_normal((16, 1)).astype("f4")]
+    ours, stock = compiled(layergraph), compiled(keras)
+    stock.set_weights(ours.get_weights())
+    for _ in range(3):
+        ours.train_on_batch(x, y)
+        stock.train_on_batch(x, y)
+    ours.save(tmp_path / "ours.keras")
+    stock.save(tmp_path / "stock.keras")
+    opened, ours_again = (
+        keras.models.load_model(tmp_path / "ours.keras"),
+        layergraph.load_model(tmp_path / "stock.keras"),
+    )
+    assert int(opened.optimizer.iterations.value) == 3
+    want = stock.train_on_batch(x, y, return_dict=True)
+    for model in (opened, ours_again):
+        got = model.train_on_batch(x, y, return_dict=True)
+        for key, value in want.items():
+            assert got[key] == pytest.approx(value, abs=1e-5), key
+    for got_weights, want_weights in zip(opened.get_weights(), stock.get_weights(), strict=True):
+        assert_close(got_weights, want_weights, 1e-4)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = layergraph.Input((4,))
+    model = layergraph.Model(x, layergraph.layers.Dense(2)(x))
+    (tmp_path / "m.keras").write_bytes(b"the version before")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        model.save(tmp_path / "m.keras")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
+    assert (tmp_path / "m.keras").read_bytes() == b"the version before"
+    model.save(tmp_path / "m.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
+    assert zipfile.ZipFile(tmp_path / "m.keras").namelist() == ["metadata.json", "config.json", "model.weights.h5"]
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    x = layergraph.Input((4,))
+    with pytest.raises(ConfigError, match=r"path 'm.pb', expected one that ends in .keras"):
+        layergraph.Model(x, layergraph.layers.Dense(2)(x)).save(tmp_path / "m.pb")
