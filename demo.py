@@ -38,10 +38,13 @@ def served(repository: Path) -> Iterator[str]:
     """A server of its own process, as a user would start it; stopped by SIGTERM."""
     port = free_port()
     log = repository.parent / "server.log"
-    command = [BIN / "layerserve", "serve", repository, "--host", "127.0.0.1", "--grpc-port", port, "--metrics-port", 0]
+    command = [BIN / "layerserve", "serve", repository, "--host", "127.0.0.1", "--grpc-port", port]
+    command += ["--metrics-port", 0, "--drain-seconds", 0]
     print("$ layerserve serve", repository, "--grpc-port", port)
     with log.open("w") as output:
-        server = subprocess.Popen([str(word) for word in [*command, "--drain-seconds", 0]], stderr=output, stdout=output)
+        server = subprocess.Popen(
+            [str(word) for word in [*command, "--drain-seconds", 0]], stderr=output, stdout=output
+        )
     try:
         yield f"127.0.0.1:{port}"
     except BaseException:
@@ -57,7 +60,7 @@ def served(repository: Path) -> Iterator[str]:
 def show_models(client: Client) -> None:
     for model in client.models():
         inputs = ", ".join(f"{spec.name} {spec.shape}" for spec in model.inputs)
-        print(f"  {model.name:<14} version {model.version}  {model.state.value:<8}  {inputs}")
+        print(f"  {model.name:<14} version {model.version}  {model.state:<6}  {inputs}")
 
 
 def show_nodes(client: Client) -> None:
@@ -80,7 +83,7 @@ def main() -> None:
     started = time.monotonic()
     digits = load_digits()
     pixels = (digits.data / 16).astype("float32")
-    x, test_x, y, test_y = train_test_split(pixels, digits.target, test_size=0.25, random_state=0)
+    x, test_x, y, test_y = train_test_split(pixels, digits.target, test_size=0.25, random_state=42)
     with tempfile.TemporaryDirectory(prefix="layerserve-demo-") as folder:
         repository = Path(folder) / "models"
         say("1. Build the models of the Keras functional-API guide, and put them into a folder")
@@ -103,7 +106,7 @@ def main() -> None:
             say(f"4. Train the dense network on {len(x)} handwritten digits, through the server")
             print(f"  before: {before:.1%} of {len(test_y)} test digits are read right")
             one_hot = np.eye(10, dtype="float32")[y]
-            run = client.train("dense", x, one_hot, epochs=60, batch_size=32, seed=1, description="demo")
+            run = client.train("dense", x, one_hot, epochs=40, batch_size=32, seed=1, description="demo")
             run.wait(progress=True)
             print(f"  run {run.id} published version {run.version} of 'dense'; last loss {run.history['loss'][-1]:.4f}")
 

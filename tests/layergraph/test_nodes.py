@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from layergraph import Input, Model
 from layergraph.errors import UnknownTensorError
 from layergraph.layers import Dense
