@@ -21,7 +21,7 @@ ELSEWHERE = {"layergraph": keras, "layergraph.layers": keras.layers}
 
 def stock(name: str, seed: int = 1) -> Any:
     """The small model of that name made by stock Keras, with weights of its own and default names from zero."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
     return in_keras(name).build(**ZOO[name].small)
 
