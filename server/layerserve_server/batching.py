@@ -66,8 +66,6 @@ class Pending:
     arrived: float = field(default_factory=time.monotonic)
     #: When its first batch began; None before.
     started: float | None = None
-    #: Time that batches with its rows took, in seconds.
-    computed: float = 0.0
     results: Arrays | None = None
     error: Exception | None = None
     _ended: bool = False
@@ -269,13 +267,12 @@ class Lane:
         seconds = time.monotonic() - began
         self._seconds_per_row = seconds / max(rows, 1)
         self._observer.batch_ran(rows, len(batch), seconds)
-        self._hand_out(batch, results, seconds)
+        self._hand_out(batch, results)
 
-    def _hand_out(self, batch: Sequence[Piece], results: Arrays, seconds: float) -> None:
+    def _hand_out(self, batch: Sequence[Piece], results: Arrays) -> None:
         start = 0
         for piece in batch:
             stop = start + piece.rows
-            piece.owner.computed += seconds
             alone = len(batch) == 1
             piece.owner.add_part(results if alone else {name: array[start:stop] for name, array in results.items()})
             start = stop

@@ -144,19 +144,20 @@ def test_only_the_caller_with_wrong_content_fails(serve):
         bad.result()
 
 
-def test_a_full_queue_refuses_at_once_with_a_hint(serve, connect):
-    _, model, stub = serve(max_queue_rows=3)
+def test_a_full_queue_refuses_at_once_with_a_hint(serve, wait_until):
+    app, model, stub = serve(max_queue_rows=3)
     model.gate.clear()
-    calls = [stub.Predict.future(request(X), timeout=30) for _ in range(3)]
-    refused = next(call for call in iter(lambda: next((c for c in calls if c.done()), None), 0) if call is not None)
+    running = stub.Predict.future(request(X), timeout=30)
+    wait_until(lambda: model.begun)
+    waiting = stub.Predict.future(request(X), timeout=30)
+    labels = {"model": "double", "version": "1"}
+    wait_until(lambda: app.metrics.registry.get_sample_value("layerserve_queue_rows", labels) == 3)
     with pytest.raises(grpc.RpcError) as caught:
-        refused.result()
+        stub.Predict(request(X), timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
     model.gate.set()
-    for call in calls:
-        if call is not refused:
-            call.result()
+    assert running.result().outputs[0].shape == waiting.result().outputs[0].shape == [3, 2]
 
 
 def test_a_caller_that_goes_away_is_not_computed(serve, wait_until):

@@ -105,6 +105,7 @@ def _train(folder: Path, request: RunRequest, place: Place) -> Outcome:
     arguments = fit_arguments(request, read_data(folder, request.data))
     writer = EventWriter(folder)
     began = time.monotonic()
+    writer.write(events.Log(f"from version {request.version}, seed {request.seed}, threads {request.threads}"))
     reporter = _reporter(writer, place)
     model.fit(**arguments, callbacks=[reporter])
     result = folder / RESULT
