@@ -167,8 +167,11 @@ def keras_losses() -> tuple[list[np.ndarray], dict[str, list[float]]]:
     return weights, model.fit(data, binary(labels), epochs=STEPS, batch_size=32, shuffle=False, verbose=0).history
 
 
-@pytest.mark.parametrize("by_name", [False, True], ids=["lists", "dicts by name"])
-@pytest.mark.parametrize("settings", COMPILED.values(), ids=COMPILED.keys())
+@pytest.mark.parametrize(
+    ("settings", "by_name"),
+    [*((settings, False) for settings in COMPILED.values()), (COMPILED["a dict"], True)],
+    ids=[*COMPILED, "a dict, as the data"],
+)
 def test_two_losses_train_as_in_keras_however_they_are_given(
     settings: dict[str, Any], by_name: bool, keras_losses: tuple[list[np.ndarray], dict[str, list[float]]]
 ) -> None:
