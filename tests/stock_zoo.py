@@ -15,15 +15,21 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 import numpy as np
 from layerserve_zoo.zoo import ZOO
+from oracles import perturb
 
 ELSEWHERE = {"layergraph": keras, "layergraph.layers": keras.layers}
 
 
 def stock(name: str, seed: int = 1) -> Any:
-    """The small model of that name made by stock Keras, with weights of its own and default names from zero."""
+    """The small model of that name made by stock Keras, with weights of its own and default names from zero.
+
+    No weight stays at an initial zero or one, so that a swapped one shows.
+    """
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
-    return in_keras(name).build(**ZOO[name].small)
+    model = in_keras(name).build(**ZOO[name].small)
+    perturb(model)
+    return model
 
 
 def in_keras(name: str) -> ModuleType:
