@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from layergraph import layers
 from layergraph.ops.table import OPERATIONS
-from model_oracles import check_model
+from model_oracles import check_model, compare
 from oracles import keras
 
 # Keras warns of layers that lose masks.
@@ -198,3 +198,10 @@ def test_keras_agrees_that_states_hide_masks() -> None:
     start = np.zeros((3, 2), "float32")
     beside, alone = layer(x, initial_state=start), layer(x)
     assert not np.allclose(beside.detach().numpy(), alone.detach().numpy())
+
+
+def test_keras2_files_keep_the_masks_of_keras2() -> None:
+    folder = Path(__file__).parents[1] / "fixtures"
+    with np.load(folder / "keras2_masks.npz") as arrays:
+        expected = [arrays[f"out{i}"] for i in range(len(arrays) - 2)]
+        compare(layergraph.load_model(folder / "keras2_masks.h5"), [arrays["x"], arrays["y"]], expected, 1e-5)

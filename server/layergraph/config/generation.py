@@ -90,6 +90,7 @@ KERAS3 = Generation(
 )
 
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
+_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "RNN")
 
 #: Keras 2.3 and tf.keras 2.x.
 KERAS2 = Generation(
@@ -101,6 +102,8 @@ KERAS2 = Generation(
         "kernel_initializer": ANY,
         "kernel_regularizer": ANY,
         "kernel_constraint": ANY,
+        # And a dropout's for spatial ones.
+        "noise_shape": (None,),
     },
     classes={
         "Model": "Functional",
@@ -115,8 +118,8 @@ KERAS2 = Generation(
     defaults={"GRU": {"reset_after": False}, "LeakyReLU": {"negative_slope": 0.3}},
     # Slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
     activations={"hard_sigmoid": "keras2_hard_sigmoid"},
-    # Keras 2 combines masks with AND, Keras 3 with OR.
-    rules={name: {"mask_rule": "keras2"} for name in _MERGING},
+    # Keras 2 combines masks with AND, Keras 3 with OR; Keras 3 forgets the mask where states are given as tensors.
+    rules={name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT)},
 )
 
 
