@@ -231,6 +231,16 @@ def test_health_says_what_it_was_told_for_every_service(serve):
     watch.cancel()
 
 
+def test_health_answers_while_every_thread_works(serve):
+    echo, _, server, channel = serve(rpc_threads=1)
+    server.set_serving(True)
+    future = channel.unary_unary(ECHO + "hang").future(b"")
+    assert echo.called.wait(30)
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    future.cancel()
+
+
 def services(channel):
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")

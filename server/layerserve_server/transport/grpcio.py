@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from layerserve_server.errors import BusyError, CallCancelledError, DeadlinePassedError
@@ -74,10 +74,9 @@ class GrpcioServer:
         )
         self._services = routes.services()
         self._server.add_generic_rpc_handlers((_RouteTable(self._handlers(routes)),))
-        self._health = health.HealthServicer(
-            experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "health")
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health_pool = ThreadPoolExecutor(1, "health")
+        self._health = health.HealthServicer()
+        self._add_health()
         if reflect:
             self._add_reflection()
         self.set_serving(False)
@@ -101,8 +100,8 @@ class GrpcioServer:
         stopped = self._server.stop(grace)
         self._closing.close()
         stopped.wait()
-        self._unary_pool.shutdown(wait=False, cancel_futures=True)
-        self._stream_pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._unary_pool, self._stream_pool, self._health_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _bind(self, address: str, certificate: tuple[Path, Path] | None) -> int:
         try:
@@ -158,6 +157,34 @@ class GrpcioServer:
 
         answer.experimental_thread_pool = self._stream_pool  # type: ignore[attr-defined]
         return answer
+
+    def _add_health(self) -> None:
+        """Health in a thread of its own: a probe must get its answer also while every other thread works.
+
+        The servicer's own way to do so sets attributes of its class, which ties all servers of a process together.
+        """
+        servicer = self._health
+
+        def check(request: Any, context: grpc.ServicerContext) -> Any:
+            return servicer.Check(request, context)
+
+        def watch(request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
+            return servicer.Watch(request, context, send_response_callback)
+
+        check.experimental_thread_pool = self._health_pool  # type: ignore[attr-defined]
+        watch.experimental_thread_pool = self._health_pool  # type: ignore[attr-defined]
+        # Watchers hold no thread: the servicer calls back.
+        watch.experimental_non_blocking = True  # type: ignore[attr-defined]
+        codecs = {
+            "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+            "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
+        }
+        methods = {
+            "Check": grpc.unary_unary_rpc_method_handler(check, **codecs),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, **codecs),
+        }
+        handler = grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods)
+        self._server.add_generic_rpc_handlers((handler,))
 
     def _add_reflection(self) -> None:
         names = [*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME]
