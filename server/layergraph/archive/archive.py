@@ -11,6 +11,7 @@ from typing import Any
 
 from layergraph.archive.files import FileWindow, find_model, open_regular
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, StoredArray, is_hdf5, reading
+from layergraph.archive.heap_check import check_heaps
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
@@ -117,6 +118,7 @@ def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitS
 
 
 def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+    check_heaps(file, path)
     content = Hdf5File(file, path, file.length, limits)
     resources.callback(content.close)
     root = content.root

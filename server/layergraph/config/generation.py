@@ -129,11 +129,9 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
         return KERAS2 if keras_version.strip().startswith(("0.", "1.", "2.")) else KERAS3
     inner = config.get("config")
     layers = inner.get("layers") if isinstance(inner, Mapping) else inner
-    if isinstance(layers, list):
-        for layer in layers:
-            nodes = layer.get("inbound_nodes") if isinstance(layer, Mapping) else None
-            if isinstance(nodes, list) and nodes:
-                return KERAS3 if isinstance(nodes[0], Mapping) and "args" in nodes[0] else KERAS2
-            if isinstance(layer, Mapping) and "module" in layer:
-                return KERAS3
-    return KERAS2
+    items = [layer for layer in layers if isinstance(layer, Mapping)] if isinstance(layers, list) else []
+    for layer in items:
+        nodes = layer.get("inbound_nodes")
+        if isinstance(nodes, list) and nodes:
+            return KERAS3 if isinstance(nodes[0], Mapping) and "args" in nodes[0] else KERAS2
+    return KERAS3 if any("module" in layer for layer in items) else KERAS2

@@ -1,0 +1,410 @@
+"""Hostile and broken containers: each costs its own typed error, little time and little memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
+from layergraph.loading import load_model
+
+MIB = 1024**2
+Bytes = bytes | bytearray
+LAYERS: list[dict[str, Any]] = [
+    {"class_name": "InputLayer", "config": {"batch_shape": [None, 4], "dtype": "float32", "name": "x"}},
+    {"class_name": "Dense", "config": {"name": "a", "trainable": True, "units": 3}},
+    {"class_name": "Dense", "config": {"name": "b", "trainable": True, "units": 3}},
+]
+CONFIG = {"module": "keras", "class_name": "Sequential", "config": {"name": "s", "trainable": True, "layers": LAYERS}}
+ARRAYS = {("a", "kernel"): (4, 3), ("a", "bias"): (3,), ("b", "kernel"): (3, 3), ("b", "bias"): (3,)}
+
+
+def state(change: Callable[[h5py.File], object] = lambda file: None) -> bytes:
+    """A good `model.weights.h5`, changed."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for (layer, name), shape in ARRAYS.items():
+            group = "dense" if layer == "a" else "dense_1"
+            file[f"layers/{group}/vars/{int(name == 'bias')}"] = np.ones(shape, "f4")
+        change(file)
+    return buffer.getvalue()
+
+
+def keras(config: str | bytes | None = None, weights: bytes | None = None, **options: Any) -> bytes:
+    """A `.keras` file in memory; good where nothing else is given."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **options) as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.8.0"}))
+        archive.writestr("config.json", json.dumps(CONFIG) if config is None else config)
+        archive.writestr("model.weights.h5", state() if weights is None else weights)
+    return buffer.getvalue()
+
+
+def h5(change: Callable[[h5py.File], object] = lambda file: None, config: Any = None) -> bytes:
+    """A legacy `.h5` file in memory, changed."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["model_config"] = json.dumps(CONFIG) if config is None else config
+        file.attrs["keras_version"] = "3.8.0"
+        model = file.create_group("model_weights")
+        model.attrs["layer_names"] = ["a", "b"]
+        for layer in ("a", "b"):
+            model.create_group(layer).attrs["weight_names"] = [f"{layer}/kernel", f"{layer}/bias"]
+        for (layer, name), shape in ARRAYS.items():
+            model[f"{layer}/{layer}/{name}"] = np.ones(shape, "f4")
+        change(file)
+    return buffer.getvalue()
+
+
+def replaced(make: Callable[[h5py.Group, str], object]) -> Callable[[h5py.File], None]:
+    """Puts something else in the place of the first layer's kernel."""
+
+    def change(file: h5py.File) -> None:
+        group = file["layers/dense/vars"]
+        del group["0"]
+        make(group, "0")
+
+    return change
+
+
+def dataset(**options: Any) -> bytes:
+    return keras(weights=state(replaced(lambda group, name: group.create_dataset(name, **options))))
+
+
+def bomb_json(size: int = 128 * MIB) -> bytes:
+    """A config of zeros, deflated a thousandfold."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("config.json", "model.weights.h5"):
+            with archive.open(name, "w") as member:
+                for _ in range(size // MIB):
+                    member.write(b"\0" * MIB)
+    return buffer.getvalue()
+
+
+def patched(data: bytes, at: int, form: str, *values: int, last: bool = True) -> bytes:
+    """Changes a field of the central directory's last (or first) header."""
+    result = bytearray(data)
+    start = data.rfind(b"PK\1\2") if last else data.find(b"PK\1\2")
+    struct.pack_into(form, result, start + at, *values)
+    return bytes(result)
+
+
+def lying_bomb() -> bytes:
+    """The bomb with headers that claim 100 bytes."""
+    data = bytearray(bomb_json())
+    struct.pack_into("<I", data, data.find(b"PK\1\2") + 24, 100)
+    struct.pack_into("<I", data, data.find(b"PK\3\4") + 22, 100)
+    return bytes(data)
+
+
+def overlapping() -> bytes:
+    """Two members over the same bytes."""
+    data = keras()
+    first = data.find(b"PK\1\2")
+    second = data.find(b"PK\1\2", first + 4)
+    return data[: second + 42] + data[first + 42 : first + 46] + data[second + 46 :]
+
+
+def many_members() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for index in range(60_000):
+            archive.writestr(f"m{index}", b"")
+    return buffer.getvalue()
+
+
+def duplicate() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("config.json", "config.jsom"):
+            archive.writestr(name, json.dumps(CONFIG))
+        archive.writestr("model.weights.h5", state())
+    return buffer.getvalue().replace(b"config.jsom", b"config.json")
+
+
+def filtered(group: h5py.Group, name: str) -> None:
+    """A chunk that only a plugin could decode."""
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk((4, 3))
+    plan.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, ())
+    space = h5py.h5s.create_simple((4, 3))
+    made = h5py.h5d.create(group.id, name.encode(), h5py.h5t.IEEE_F32LE, space, dcpl=plan)
+    made.write_direct_chunk((0, 0), b"x" * 48)
+
+
+def inflating_chunk(size: int) -> Callable[[h5py.Group, str], None]:
+    """A chunk of the right shape that inflates to `size` bytes."""
+
+    def make(group: h5py.Group, name: str) -> None:
+        made = group.create_dataset(name, (4, 3), "f4", chunks=(4, 3), compression="gzip")
+        made.id.write_direct_chunk((0, 0), zlib.compress(b"\0" * size))
+
+    return make
+
+
+def virtual(group: h5py.Group, name: str) -> None:
+    layout = h5py.VirtualLayout((4, 3), "f4")
+    layout[:] = h5py.VirtualSource("/etc/hostname", "x", (4, 3))
+    group.create_virtual_dataset(name, layout)
+
+
+def self_linked(file: h5py.File) -> None:
+    file["layers/dense/vars"]["loop"] = file["/"]
+
+
+def shared_by_thousands(file: h5py.File) -> None:
+    for index in range(5000):
+        file[f"layers/dense/vars/{index + 2}"] = file["layers/dense/vars/0"]
+
+
+def config_with(**changes: Any) -> str:
+    return json.dumps({**CONFIG, **changes})
+
+
+def deep(levels: int) -> str:
+    return '{"class_name": "Sequential", "config": ' + '{"a": ' * levels + "1" + "}" * (levels + 1)
+
+
+CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
+    # --- neither zip nor HDF5 ---
+    "empty": (lambda: b"", CorruptFileError, "is empty"),
+    "random": (lambda: np.random.default_rng(0).bytes(5000), CorruptFileError, "neither"),
+    "half a zip": (lambda: keras()[: len(keras()) // 2], CorruptFileError, "damaged zip"),
+    "half an h5": (lambda: h5()[: len(h5()) // 2], CorruptFileError, "can't be read"),
+    "zip without config": (lambda: keras().replace(b"config.json", b"konfig.json"), CorruptFileError, "config.json"),
+    "h5 with weights alone": (lambda: state(), CorruptFileError, "model_config"),
+    # --- zip ---
+    "duplicate members": (duplicate, UnsafeFileError, "two members"),
+    "bomb": (bomb_json, CorruptFileError, "more than"),
+    "bomb with a lying header": (lying_bomb, CorruptFileError, "config.json"),
+    "size near 4 GiB": (lambda: patched(keras(), 24, "<I", 0xFFFFFFFE), ModelFileError, "model.weights.h5"),
+    "encrypted": (lambda: patched(keras(), 8, "<H", 1), UnsupportedModelError, "encrypted"),
+    "method 99": (lambda: patched(keras(), 10, "<H", 99), UnsupportedModelError, "method 99"),
+    "lzma": (lambda: keras(compression=zipfile.ZIP_LZMA), UnsupportedModelError, "method 14"),
+    "bzip2": (lambda: keras(compression=zipfile.ZIP_BZIP2), UnsupportedModelError, "method 12"),
+    "wrong checksum": (lambda: patched(keras(), 16, "<I", 1), CorruptFileError, "checksum"),
+    "headers that disagree": (lambda: patched(keras(), 10, "<H", 8), UnsafeFileError, "disagree"),
+    "overlap": (overlapping, UnsafeFileError, "overlaps"),
+    "60000 members": (many_members, CorruptFileError, "table of contents"),
+    "name with NUL": (
+        lambda: keras().replace(b"metadata.json", b"metadata\0json"),
+        UnsafeFileError,
+        "NUL",
+    ),
+    "weights that are no HDF5": (lambda: keras(weights=b"x" * 5000), CorruptFileError, "HDF5"),
+    "truncated weights": (lambda: keras(weights=state()[:3000]), CorruptFileError, "can't be read"),
+    # --- JSON ---
+    "not JSON": (lambda: keras("class_name: Sequential"), CorruptFileError, "no JSON"),
+    "a list": (lambda: keras("[1]"), CorruptFileError, "expected an object"),
+    "UTF-16": (lambda: keras(json.dumps(CONFIG).encode("utf-16")), CorruptFileError, "UTF-8"),
+    "BOM": (lambda: keras(b"\xef\xbb\xbf{}"), CorruptFileError, "no JSON"),
+    "deep": (lambda: keras(deep(500)), CorruptFileError, "deep"),
+    "very deep": (lambda: keras(deep(100_000)), CorruptFileError, "deep"),
+    "unclosed": (lambda: keras("[" * 100_000), CorruptFileError, "deep"),
+    "NaN": (lambda: keras(json.dumps(CONFIG).replace("3}", "NaN}")), CorruptFileError, "NaN"),
+    "1e999": (lambda: keras(json.dumps(CONFIG).replace("3}", "1e999}")), CorruptFileError, "1e999"),
+    "5000 digits": (lambda: keras(json.dumps(CONFIG).replace("3}", "9" * 5000 + "}")), CorruptFileError, "digits"),
+    "repeated keys": (lambda: keras('{"class_name": "a", "class_name": "b"}'), CorruptFileError, "twice"),
+    "millions of values": (lambda: keras('{"a": [' + "[]," * 1_500_000 + "1]}"), CorruptFileError, "values"),
+    # --- attributes of HDF5 ---
+    "config is empty": (lambda: h5(config=h5py.Empty("S1")), CorruptFileError, "model_config"),
+    "config is a number": (lambda: h5(config=3.5), CorruptFileError, "no text"),
+    "layer_names are floats": (
+        lambda: h5(lambda f: f["model_weights"].attrs.create("layer_names", np.ones(3))),
+        CorruptFileError,
+        "no text",
+    ),
+    "no layer_names": (
+        lambda: h5(lambda f: f["model_weights"].attrs.__delitem__("layer_names")),
+        CorruptFileError,
+        "layer_names",
+    ),
+    "repeated layer_names": (
+        lambda: h5(lambda f: f["model_weights"].attrs.__setitem__("layer_names", np.array([b"a"] * 6000, "S1"))),
+        CorruptFileError,
+        "twice",
+    ),
+    "layer_names with a way out": (
+        lambda: h5(lambda f: f["model_weights"].attrs.__setitem__("layer_names", [b"../../a", b"b"])),
+        CorruptFileError,
+        "no weights of layer",
+    ),
+    "weight_names lead nowhere": (
+        lambda: h5(lambda f: f["model_weights/a"].attrs.__setitem__("weight_names", [b"a/kernel", b"x"])),
+        CorruptFileError,
+        "no array 'x'",
+    ),
+    # --- links and storage of HDF5 ---
+    "external link": (
+        lambda: h5(lambda f: (f.pop("model_weights"), f.__setitem__("model_weights", h5py.ExternalLink("/a", "/")))),
+        UnsafeFileError,
+        "is a link",
+    ),
+    "soft link loop": (
+        lambda: keras(weights=state(replaced(lambda g, n: g.__setitem__(n, h5py.SoftLink("/layers/dense/vars/0"))))),
+        UnsafeFileError,
+        "is a link",
+    ),
+    "5000 links to one array": (
+        lambda: keras(weights=state(shared_by_thousands)),
+        CorruptFileError,
+        "5002 weights in the file",
+    ),
+    "external storage": (
+        lambda: dataset(shape=(4, 3), dtype="f4", external=[("/etc/hostname", 0, 48)]),
+        UnsafeFileError,
+        "other files",
+    ),
+    "virtual": (lambda: keras(weights=state(replaced(virtual))), UnsafeFileError, "other files"),
+    # --- arrays of HDF5 ---
+    "huge, unwritten": (lambda: dataset(shape=(10**6, 10**6), dtype="f4"), CorruptFileError, r"expected \(4, 3\)"),
+    "unwritten": (lambda: dataset(shape=(4, 3), dtype="f4"), CorruptFileError, "0 bytes"),
+    "unwritten chunks": (
+        lambda: dataset(shape=(4, 3), dtype="f4", chunks=(2, 3), compression="gzip"),
+        CorruptFileError,
+        "0 chunks, expected 2",
+    ),
+    "huge chunks": (
+        lambda: dataset(shape=(4, 3), dtype="f4", chunks=(16384, 16384), maxshape=(None, None)),
+        CorruptFileError,
+        "chunks of",
+    ),
+    "a chunk that inflates": (
+        lambda: keras(weights=state(replaced(inflating_chunk(40_000)))),
+        CorruptFileError,
+        "inflates",
+    ),
+    "a large chunk that inflates": (
+        lambda: keras(weights=state(replaced(inflating_chunk(128 * MIB)))),
+        CorruptFileError,
+        "has a chunk of",
+    ),
+    "foreign filter": (lambda: keras(weights=state(replaced(filtered))), UnsupportedModelError, "filter 32001"),
+    "lzf": (
+        lambda: dataset(data=np.ones((4, 3), "f4"), chunks=(4, 3), compression="lzf"),
+        UnsupportedModelError,
+        "filter 32000",
+    ),
+    "text": (lambda: dataset(data=["x"] * 12), UnsupportedModelError, "expected numbers"),
+    "records": (lambda: dataset(data=np.ones((4, 3), "f4,f4")), UnsupportedModelError, "expected numbers"),
+    "array type": (
+        lambda: dataset(shape=(4,), dtype=np.dtype(("f4", (3,)))),
+        UnsupportedModelError,
+        "expected numbers",
+    ),
+    "complex": (lambda: dataset(data=np.ones((4, 3), "c8")), UnsupportedModelError, "expected numbers"),
+    "integers for floats": (lambda: dataset(data=np.ones((4, 3), "i4")), CorruptFileError, "type int32"),
+    "transposed": (lambda: dataset(data=np.ones((3, 4), "f4")), CorruptFileError, r"shape \(3, 4\)"),
+    "scalar": (lambda: dataset(data=np.float32(1)), CorruptFileError, r"shape \(\)"),
+    "nothing": (lambda: dataset(data=h5py.Empty("f4")), CorruptFileError, "is empty"),
+    "a group for an array": (
+        lambda: keras(weights=state(replaced(lambda g, n: g.create_group(n)))),
+        CorruptFileError,
+        "no array",
+    ),
+    "an array for a group": (
+        lambda: keras(weights=state(lambda f: (f.pop("layers/dense"), f.__setitem__("layers/dense", 1)))),
+        CorruptFileError,
+        "",
+    ),
+    "missing array": (
+        lambda: keras(weights=state(replaced(lambda g, n: None))),
+        CorruptFileError,
+        "layer 'a'.* has no weights in the file",
+    ),
+    "missing layer": (
+        lambda: keras(weights=state(lambda f: f.pop("layers/dense"))),
+        CorruptFileError,
+        "layer 'a'.* has no weights in the file",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_file_costs_one_typed_error(tmp_path: Path, name: str) -> None:
+    make, kind, text = CASES[name]
+    path = tmp_path / "model.keras"
+    path.write_bytes(make())
+    start = time.process_time()
+    with pytest.raises(kind, match=f"model.keras: .*{text}"):
+        load_model(path)
+    assert time.process_time() - start < 2
+
+
+def test_the_good_files_that_the_cases_change_are_good(tmp_path: Path) -> None:
+    # A loop of hard links is harmless where nothing is looked up but what the config demands.
+    others = [keras(compression=zipfile.ZIP_DEFLATED), keras(weights=state(self_linked))]
+    for data in (keras(), h5(), dataset(data=np.ones((4, 3), ">f8")), *others):
+        (tmp_path / "model").write_bytes(data)
+        assert load_model(tmp_path / "model").count_params() == 27
+
+
+def truncations(data: bytes) -> Iterator[bytes]:
+    step = max(1, len(data) // 60)
+    for end in range(0, len(data), step):
+        yield data[:end]
+
+
+@pytest.mark.parametrize("make", [keras, h5], ids=["keras", "h5"])
+def test_a_truncated_file_is_corrupt(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    path = tmp_path / "model"
+    for data in truncations(make()):
+        path.write_bytes(data)
+        with pytest.raises(ModelFileError):
+            load_model(path)
+
+
+@pytest.mark.parametrize("make", [keras, h5], ids=["keras", "h5"])
+def test_flipped_bits_give_a_model_or_a_typed_error(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    path = tmp_path / "model"
+    good = make()
+    random = np.random.default_rng(3)
+    for _ in range(150):
+        data = bytearray(good)
+        for at in random.integers(0, len(data), 3):
+            data[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(data)
+        with contextlib.suppress(ModelFileError):
+            load_model(path)
+
+
+def test_bombs_take_little_memory(tmp_path: Path) -> None:
+    """In a process of its own, because the peak never falls."""
+    names = ["bomb", "bomb with a lying header", "a large chunk that inflates", "huge chunks", "huge, unwritten"]
+    for index, name in enumerate(names):
+        (tmp_path / f"{index}.keras").write_bytes(CASES[name][0]())
+    script = (
+        "import resource, sys\n"
+        "from layergraph.loading import load_model\n"
+        "from layergraph.errors import ModelFileError\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: load_model(path)\n"
+        "    except ModelFileError: continue\n"
+        "    sys.exit('loaded ' + path)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    paths = [str(path) for path in sorted(tmp_path.iterdir())]
+    done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kilobytes = int(done.stdout) // (1024 if sys.platform == "darwin" else 1)
+    assert kilobytes < 300 * 1024, f"{kilobytes} kB above the start"
+
+
+def test_hdf5_looks_for_no_plugins() -> None:
+    assert os.environ["HDF5_PLUGIN_PRELOAD"] == "::"

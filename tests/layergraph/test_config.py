@@ -1,0 +1,288 @@
+"""Configs: what is canonical, and what hostile or broken ones get."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from layergraph.config.generation import KERAS2, KERAS3, generation_of
+from layergraph.config.problems import Problems
+from layergraph.config.reader import read_graph
+from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
+from layergraph.errors import ModelFileError
+from layergraph.loading import load_model
+
+
+def layer(kind: str, name: str, inbound: list[Any] | None = None, **config: Any) -> dict[str, Any]:
+    nodes = [{"args": inbound, "kwargs": {}}] if inbound is not None else []
+    base = {"name": name} | ({} if kind == "InputLayer" else {"trainable": True, "dtype": "float32"})
+    return {"module": "keras.layers", "class_name": kind, "config": base | config, "name": name, "inbound_nodes": nodes}
+
+
+def tensor(name: str, node: Any = 0, index: Any = 0) -> dict[str, Any]:
+    config = {"shape": [None, 4], "dtype": "float32", "keras_history": [name, node, index]}
+    return {"class_name": "__keras_tensor__", "config": config}
+
+
+def functional(*layers: Any, inputs: Any = None, outputs: Any = None) -> dict[str, Any]:
+    inputs, outputs = inputs or [["x", 0, 0]], outputs or [["a", 0, 0]]
+    config = {"name": "m", "trainable": True, "layers": list(layers), "input_layers": inputs, "output_layers": outputs}
+    return {"module": "keras.src.models.functional", "class_name": "Functional", "config": config}
+
+
+X = layer("InputLayer", "x", batch_shape=[None, 4])
+
+
+def dense(name: str = "a", of: str = "x", **changes: Any) -> dict[str, Any]:
+    return layer("Dense", name, [tensor(of)], **{"units": 3, **changes})
+
+
+def spec_of(config: Any, generation: Any = KERAS3) -> tuple[Any, list[str]]:
+    problems = Problems()
+    return read_graph(config, generation, Path("m"), problems), list(problems.texts)
+
+
+def write(path: Path, config: Any) -> Path:
+    """The config in a file of its container, without weights: they are looked at last."""
+    text = config if isinstance(config, str) else json.dumps(config)
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file.attrs["model_config"] = text
+            file.attrs["keras_version"] = "3.8.0"
+            file.create_group("model_weights").attrs["layer_names"] = []
+        return path
+    buffer = io.BytesIO()
+    h5py.File(buffer, "w").close()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.8.0"}))
+        archive.writestr("config.json", text)
+        archive.writestr("model.weights.h5", buffer.getvalue())
+    return path
+
+
+# --- canonical values -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "generation"), [("2.15.0", KERAS2), ("2.2.4-tf", KERAS2), ("1.2.2", KERAS2), ("3.0.0", KERAS3)]
+)
+def test_the_version_tells_the_generation(version: str, generation: Any) -> None:
+    assert generation_of(version, {}) is generation
+
+
+def test_without_a_version_the_form_of_calls_tells() -> None:
+    assert generation_of(None, functional(X, dense())) is KERAS3
+    old = functional(X, {**dense(), "inbound_nodes": [[["x", 0, 0, {}]]]})
+    assert generation_of(None, old) is KERAS2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "canonical"),
+    [
+        ("activation", "relu", "relu"),
+        ("activation", {"class_name": "function", "config": "relu", "module": "keras.activations"}, "relu"),
+        ("activation", {"class_name": "function", "config": "relu", "module": "builtins"}, "relu"),
+        ("dtype", {"class_name": "DTypePolicy", "config": {"name": "mixed_float16"}}, "mixed_float16"),
+        ("dtype", {"class_name": "Policy", "config": {"name": "float32"}}, "float32"),
+        (
+            "kernel_initializer",
+            {"module": "keras.initializers", "class_name": "Zeros", "config": {}, "registered_name": None},
+            {"class_name": "Zeros", "config": {}},
+        ),
+    ],
+)
+def test_values_take_their_canonical_form(key: str, value: Any, canonical: Any) -> None:
+    spec, problems = spec_of(functional(X, dense(**{key: value})))
+    assert spec.layers[1].config[key] == canonical
+    assert problems == []
+
+
+def test_keras_2_calls_options_and_rules_become_canonical() -> None:
+    inner = functional(X, {**dense(), "inbound_nodes": [[["x", 0, 0, {}]]]})
+    nodes = [[["x", 0, 0, {}]], [["inner", 1, 0, {}]]]
+    layers = [
+        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 4], "name": "x"}, "inbound_nodes": []},
+        {**inner, "class_name": "Model", "name": "inner", "inbound_nodes": nodes},
+        {"class_name": "LeakyReLU", "config": {"name": "r", "alpha": 0.1}, "inbound_nodes": [[["inner", 2, 0, {}]]]},
+        {"class_name": "Add", "config": {"name": "s"}, "inbound_nodes": [[["r", 0, 0, {}], ["inner", 1, 0, {}]]]},
+        {
+            "class_name": "LSTM",
+            "config": {"name": "l", "units": 2, "recurrent_activation": "hard_sigmoid"},
+            "inbound_nodes": [[["s", 0, 0, {"mask": ["r", 0, 0]}], ["s", 0, 0, {}], ["r", 0, 0, {}]]],
+        },
+    ]
+    spec, _ = spec_of(functional(*layers, outputs=[["inner", 2, 0], ["l", 0, 0]]), KERAS2)
+    x, model, leaky, add, lstm = spec.layers
+    assert x.config["batch_shape"] == [None, 4]
+    assert model.calls == (CallSpec((TensorRef("x", 0, 0),)), CallSpec((TensorRef("inner", 0, 0),)))
+    assert leaky.config["negative_slope"] == 0.1
+    assert leaky.calls[0].args == (TensorRef("inner", 1, 0),)
+    assert add.config["mask_rule"] == "keras2"
+    assert lstm.config["recurrent_activation"] == "keras2_hard_sigmoid"
+    states = [TensorRef("s", 0, 0), TensorRef("r", 0, 0)]
+    assert lstm.calls == (CallSpec((TensorRef("s", 0, 0),), {"mask": TensorRef("r", 0, 0), "initial_state": states}),)
+    assert spec.outputs == [TensorRef("inner", 1, 0), TensorRef("l", 0, 0)]
+    assert spec.inputs == TensorRef("x", 0, 0)
+
+
+def test_a_bare_list_of_layers_is_a_sequential_model() -> None:
+    first = {"class_name": "Dense", "config": {"name": "d", "units": 2, "batch_input_shape": [None, 4]}}
+    spec, _ = spec_of({"class_name": "Sequential", "config": [first]}, KERAS2)
+    assert [item.class_name for item in spec.layers] == ["InputLayer", "Dense"]
+    assert spec.layers[0].config == {"name": "d_input", "batch_shape": [None, 4], "dtype": "float32"}
+
+
+def test_an_operation_and_a_layer_of_one_name_are_told_apart() -> None:
+    operation = {**layer("Add", "add", [tensor("x"), 1]), "module": "keras.src.ops.numpy", "config": {"name": "add"}}
+    for module in ({}, {"module": None}):
+        spec, _ = spec_of(functional(X, layer("Add", "a", [[tensor("x"), tensor("x")]]), {**operation, **module}))
+        assert [item.operation for item in spec.layers] == [False, False, True]
+
+
+def test_a_layer_inside_a_layer_is_a_spec() -> None:
+    inner = layer("Dense", "i", units=2)
+    spec, _ = spec_of(functional(X, layer("TimeDistributed", "a", [tensor("x")], layer=inner)))
+    assert isinstance(spec.layers[1].config["layer"], LayerSpec)
+
+
+# --- hostile ----------------------------------------------------------------------------------------------------------
+
+COMMAND = "touch layergraph_was_here"
+FUNCTIONS = [("os", "system"), ("keras.utils", "get_file"), ("keras.config", "enable_unsafe_deserialization")]
+
+
+def with_code() -> dict[str, Any]:
+    """Code in every place of a config that Keras ever looked for it in."""
+    call = {"module": "os", "class_name": "system", "config": COMMAND, "registered_name": None}
+    function = {"module": "os", "class_name": "function", "config": "system", "registered_name": "function"}
+    lambda_ = {"class_name": "__lambda__", "config": {"code": "4wAAAA==", "value": ["4wAAAA==", None, None]}}
+    cases: dict[str, Any] = {
+        "a class of os": functional(X, {**dense(), **call}),
+        "a custom class": functional(X, {**dense(), "registered_name": "builtins>Dense"}),
+        "the model itself": {**functional(X, dense()), **call},
+        "a subclassed model": {"class_name": "MyModel", "config": {"layers": []}},
+        "Lambda": functional(X, {**dense(), "class_name": "Lambda", "config": {"name": "a", "function": lambda_}}),
+        "Lambda inside": functional(
+            X, layer("TimeDistributed", "a", [tensor("x")], layer={"class_name": "Lambda", "config": {}})
+        ),
+        "TorchModuleWrapper": functional(X, layer("TorchModuleWrapper", "a", [tensor("x")], module="gASVAAAA")),
+        "TFSMLayer": functional(X, layer("TFSMLayer", "a", [tensor("x")], filepath="/etc")),
+        "vocabulary from a file": functional(X, layer("StringLookup", "a", [tensor("x")], vocabulary="/etc/passwd")),
+    }
+    for key in ("activation", "kernel_initializer", "bias_regularizer", "kernel_constraint", "dtype", "name", "units"):
+        for what, value in (("call", call), ("function", function), ("lambda", lambda_)):
+            cases[f"{what} as {key}"] = functional(X, dense(**{key: value}))
+    for module, name in FUNCTIONS:
+        value = {"module": module, "class_name": "function", "config": name, "registered_name": name}
+        cases[f"{module}.{name}"] = functional(X, dense(activation=value))
+    call_with = {"args": [tensor("x")], "kwargs": {"mask": lambda_}}
+    cases["an argument of a call"] = functional(X, {**dense(), "inbound_nodes": [call_with]})
+    return cases
+
+
+def odd() -> dict[str, Any]:
+    """Graphs that no Keras writes."""
+    many = [layer("InputLayer", f"x{i}", batch_shape=[None, 4]) for i in range(2000)]
+    wrapped: dict[str, Any] = layer("Dense", "d", units=1)
+    for depth in range(100):
+        wrapped = layer("TimeDistributed", f"t{depth}", layer=wrapped)
+    nested = functional(X, dense())
+    for _ in range(70):
+        nested = functional(X, {**nested, "name": "a", "inbound_nodes": [{"args": [tensor("x")], "kwargs": {}}]})
+    return {
+        "self-loop": functional(X, dense(of="a")),
+        "cycle": functional(X, dense("a", "b"), dense("b", "a")),
+        "dangling layer": functional(X, dense(of="zz")),
+        "dangling output": functional(X, dense(), outputs=[["zz", 0, 0]]),
+        "dangling node": functional(X, layer("Dense", "a", [tensor("x", 2**40)], units=3)),
+        "negative node": functional(X, layer("Dense", "a", [tensor("x", -1)], units=3)),
+        "negative tensor": functional(X, layer("Dense", "a", [tensor("x", 0, -1)], units=3)),
+        "node that is text": functional(X, layer("Dense", "a", [tensor("x", "0")], units=3)),
+        "two of one name": functional(X, dense(), dense()),
+        "layers that are no list": {"class_name": "Functional", "config": {"name": "m", "layers": {}}},
+        "layers that are numbers": functional(1, 2),
+        "calls that are numbers": functional(X, {**dense(), "inbound_nodes": [3]}),
+        "calls that are text": functional(X, {**dense(), "inbound_nodes": "x"}),
+        "class that is a list": functional(X, {**dense(), "class_name": ["Dense"]}),
+        "config that is a list": functional(X, {**dense(), "config": []}),
+        "no outputs": functional(X, dense(), outputs=[[]]),
+        "outputs that are text": functional(X, dense(), outputs="a"),
+        "not connected": functional(X, layer("InputLayer", "y", batch_shape=[None, 4]), dense(of="y")),
+        "arity": functional(X, layer("Dense", "a", [[tensor("x")] * 3, tensor("x")], units=3)),
+        "no arguments": functional(X, layer("Dense", "a", [], units=3)),
+        "no layers": functional(),
+        "unused inputs": functional(*many, dense(of="x0"), inputs=[["x0", 0, 0]], outputs=[["a", 1, 0]]),
+        "wrapped 100 deep": functional(X, {**wrapped, "inbound_nodes": [{"args": [tensor("x")], "kwargs": {}}]}),
+        "nested 70 deep": nested,
+        "name with NUL": functional(X, dense("a\0b")),
+        "name of 100 kB": functional(X, dense("a" * 100_000)),
+        "name with a lone surrogate": functional(X, dense("\ud800")),
+        "name that is a number": functional(X, {**dense(), "name": 3}),
+        "an unknown option": functional(X, dense(colour="red")),
+        "an unknown operation": functional(X, {**dense(), "module": "keras.src.ops.numpy", "class_name": "Frobnicate"}),
+    }
+
+
+SIZES = [-3, 0, True, "3", 3.7, 10**10, 10**30, None, [3], {}]
+BAD = with_code() | odd() | {f"units {value!r}": functional(X, dense(units=value)) for value in SIZES}
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("name", BAD)
+def test_a_hostile_config_costs_one_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ending: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / f"model{ending}", BAD[name])
+    start = time.process_time()
+    with pytest.raises(ModelFileError) as raised:
+        load_model(path)
+    assert time.process_time() - start < 2
+    assert len(str(raised.value)) < 10_000
+    assert "weights in the file" not in str(raised.value), "refused for its weights alone"
+    str(raised.value).encode()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+
+WATCHED = ("import", "os", "subprocess", "socket", "open", "exec", "compile", "marshal", "pickle")
+
+
+def test_no_config_leads_to_an_import_or_a_process(tmp_path: Path) -> None:
+    """Python's audit hook sees imports, processes, sockets and opened files. It stays, so it listens only here."""
+    events: list[tuple[str, Any]] = []
+    listening = False
+
+    def listen(event: str, arguments: tuple[Any, ...]) -> None:
+        if listening and event.split(".")[0] in WATCHED:
+            events.append((event, arguments[:1]))
+
+    paths = [write(tmp_path / f"{i}.keras", config) for i, config in enumerate(with_code().values())]
+    for path in paths:  # once unheard, for what layergraph itself imports late
+        with pytest.raises(ModelFileError):
+            load_model(path)
+    sys.addaudithook(listen)
+    for path in paths:
+        listening = True
+        try:
+            load_model(path)
+        except ModelFileError:
+            listening = False
+    own = {str(path) for path in paths}
+    foreign = [event for event in events if not (event[0] in ("open", "os.scandir") and str(event[1][0]) in own)]
+    assert foreign == []
+
+
+def test_calls_of_the_model_before_grow_only_linearly(tmp_path: Path) -> None:
+    """A hundred thousand layers, and one with thousands of inputs, are read in time linear to the file."""
+    layers = [X, *(dense(f"d{i}", f"d{i - 1}" if i else "x") for i in range(20_000))]
+    start = time.process_time()
+    spec, _ = spec_of(functional(*reversed(layers), outputs=[["d19999", 0, 0]]))
+    assert len(spec.layers) == 20_001
+    assert time.process_time() - start < 5
