@@ -97,7 +97,7 @@ def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitS
     members = KerasZip(file, path, limits)
     if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
         raise CorruptFileError(path, f"is a zip without '{missing[0]}'; expected a .keras model file")
-    config = json_object(members.read(CONFIG, 4 * limits.config_bytes), path, CONFIG, limits)
+    config = json_object(members.read(CONFIG, limits.config_bytes), path, CONFIG, limits)
     metadata: Mapping[str, Any] = {}
     if METADATA in members:
         metadata = json_object(members.read(METADATA, _METADATA_BYTES), path, METADATA, limits)

@@ -153,7 +153,7 @@ class Hdf5Group:
             if kind != h5py.h5t.STRING and count:
                 raise CorruptFileError(self._file.path, f"attribute '{name}' of '{self.name}/' is no text")
             limits = self._file.limits
-            if count and (count > limits.names or attribute.get_storage_size() > 4 * limits.config_bytes):
+            if count and (count > limits.names or attribute.get_storage_size() > limits.config_bytes):
                 raise CorruptFileError(self._file.path, f"attribute '{name}' of '{self.name}/' is too large")
             return self._group.attrs[name] if count else np.empty(0)
 

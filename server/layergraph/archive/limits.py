@@ -12,7 +12,7 @@ GIB = 1024**3
 class LoadLimits:
     """Budgets of loading. The defaults are far above any real model; what exceeds one is refused before it costs.
 
-    config_bytes        length of a config's JSON text
+    config_bytes        bytes of a config's JSON text
     config_values       values (and containers) in one config
     config_depth        JSON nesting of one config
     nesting             models and wrapped layers inside one another
