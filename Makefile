@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 N ?= 200
+CONTAINER ?= docker
+IMAGE_ARGS ?=
 
 .DEFAULT_GOAL := help
 
@@ -78,5 +80,5 @@ fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_graphs.py $(N)
 
 .PHONY: image
-image: ## Build the container image
-	docker build --file deploy/Containerfile --tag layerserve:latest .
+image: ## Build the container image (CONTAINER=podman, IMAGE_ARGS='--build-arg ...')
+	$(CONTAINER) build --file deploy/Containerfile --tag layerserve:latest $(IMAGE_ARGS) .

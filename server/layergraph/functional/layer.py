@@ -71,7 +71,8 @@ class Layer(_LayerOptions):
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
             names = [n for n in inspect.signature(cls.forward).parameters if n not in _FORWARD_CONTEXT]
-            cls.call_argument_names = tuple(names)
+            # The maths says `x` for what Keras's `call` names `inputs`.
+            cls.call_argument_names = tuple("inputs" if n == "x" else n for n in names)
             cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
