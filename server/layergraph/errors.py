@@ -87,7 +87,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
 
     Example: unknown_name("optimizer", "adm", TABLE) -> "unknown optimizer 'adm'; did you mean 'adam'?"
     """
-    choices = sorted(known)
+    choices = sorted(set(known))
     shown = str(name)[:80]
     near = difflib.get_close_matches(shown.lower(), choices, n=3, cutoff=0.6)
     near = near or difflib.get_close_matches(shown, choices, n=3, cutoff=0.6)

@@ -52,7 +52,8 @@ def _run_on_meta(invocation: Invocation, rows: int, length: int) -> tuple[list[t
             return invocation(Run(losses=None), bind_meta(layer), values, masks, want_masks=True)
     except LayerGraphError as wrong:
         kind = GraphError if isinstance(wrong, DataError) else type(wrong)
-        raise kind(f"layer '{layer.name}' ({type(layer).__name__}): {wrong}") from wrong
+        name = f"layer '{layer.name}' ({type(layer).__name__}): "
+        raise kind(name + str(wrong).removeprefix(name)) from wrong
     except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as wrong:
         got = map_structure(lambda t: t.shape, invocation.tensors)
         reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
