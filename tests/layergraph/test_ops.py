@@ -175,6 +175,16 @@ def test_integers_divided_by_zero_are_refused() -> None:
             layergraph.Model(x, y).plan().run({"x": np.array([[1, 0]], "int32")})
 
 
+@pytest.mark.parametrize("name", ["operators", "slices"])
+def test_stock_keras_opens_what_operators_made(name: str, tmp_path: Path) -> None:
+    inputs = [layergraph.Input((3, 4)), layergraph.Input((3, 4)), layergraph.Input((3, 4), dtype="int32")]
+    relu, rsqrt = (OPERATIONS[operation]()(inputs[0]) for operation in ("Relu", "Rsqrt"))
+    model = layergraph.Model(inputs, [*MODELS[name](*inputs), inputs[2] * 1.5, relu, rsqrt])
+    model.save(tmp_path / "model.keras")
+    expected = keras.models.load_model(tmp_path / "model.keras").predict_on_batch([X, Y, N])
+    compare(model, [X, Y, N], expected, 1e-5)
+
+
 def test_an_operation_has_the_config_that_keras_writes() -> None:
     inputs = [keras.Input((3, 4))] * 2
     for operation in keras.Model(

@@ -63,6 +63,8 @@ class Layer(_LayerOptions):
     vars_path: ClassVar[tuple[str, ...]] = ()
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
+    #: The module that Keras names in files. Several operations share their class name with a layer.
+    keras_module: ClassVar[str] = "keras.layers"
     #: Names of the arguments of a call, in order, and of those that take masks.
     call_argument_names: ClassVar[tuple[str, ...]] = ()
     mask_argument_names: ClassVar[frozenset[str]] = frozenset()

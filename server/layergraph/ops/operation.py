@@ -18,7 +18,6 @@ class Operation(Layer):
     is_operation: ClassVar[bool] = True
     # Operations compute in the types that they are given.
     autocast: ClassVar[bool] = False
-    #: The module that Keras names in files. Several operations share their class name with a layer.
     keras_module: ClassVar[str] = "keras.src.ops.numpy"
 
     def get_config(self) -> dict[str, Any]:

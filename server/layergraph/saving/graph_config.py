@@ -92,7 +92,7 @@ def _plain_object(layer: Layer, shared: SharedIds) -> dict[str, Any]:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
         config[key] = _layers(inner, shared) if _holds_layers(inner) else _with_module(key, config[key])
     result = {
-        "module": "keras.src.ops.numpy" if layer.is_operation else "keras.layers",
+        "module": layer.keras_module,
         "class_name": class_name(layer),
         "config": config,
         "registered_name": class_name(layer) if layer.is_operation else None,
@@ -138,10 +138,9 @@ def _argument(value: Any, numbers: Mapping[Node, int]) -> Any:
         number = numbers[layer.inbound_nodes[node_index]]
         config = {"shape": list(value.shape), "dtype": value.dtype, "keras_history": [layer.name, number, tensor_index]}
         return {"class_name": "__keras_tensor__", "config": config}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
+        # Keras makes no difference here, and reads no tuples back.
         return [_argument(item, numbers) for item in value]
-    if isinstance(value, tuple):
-        return {"class_name": "__tuple__", "items": [_argument(item, numbers) for item in value]}
     if isinstance(value, Mapping):
         return {key: _argument(item, numbers) for key, item in value.items()}
     if isinstance(value, slice):
