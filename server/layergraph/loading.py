@@ -13,6 +13,7 @@ from layergraph.config.reader import read_graph
 from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
 from layergraph.functional.model import Model
 from layergraph.functional.rebuild import Rebuilt, find_unsupported, rebuild
+from layergraph.saving.optimizer_state import OptimizerState
 from layergraph.saving.stored_weights import load_weights
 
 
@@ -44,6 +45,8 @@ def _model(archive: ModelArchive) -> Model:
         config = compile_config(archive.training_config, generation, model.output_names, problems)
         # A custom loss makes a model untrainable here, but it can be served.
         model.compile_config = None if problems else config
+        if model.compile_config is not None:
+            model.optimizer_state = OptimizerState(archive) or None
     return model
 
 

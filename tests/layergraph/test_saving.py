@@ -108,8 +108,9 @@ def test_compile_arguments_and_optimizer_state_go_to_stock_keras_and_back(tmp_pa
         got = model.train_on_batch(x, y, return_dict=True)
         for key, value in want.items():
             assert got[key] == pytest.approx(value, abs=1e-5), key
-    for got_weights, want_weights in zip(opened.get_weights(), stock.get_weights(), strict=True):
-        assert_close(got_weights, want_weights, 1e-4)
+        # The fourth step is Adam's fourth only where the state of the first three came along.
+        for got_weights, want_weights in zip(model.get_weights(), stock.get_weights(), strict=True):
+            assert_close(got_weights, want_weights, 1e-5)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

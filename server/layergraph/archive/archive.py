@@ -32,6 +32,8 @@ class ModelArchive:
     keras_version     version of the Keras that wrote the file, or None where it doesn't say
     weights           StateTree or LegacyWeights, whichever layout the file has
     stored_bytes      size of the file
+
+    It takes over what `resources` hold open, and lets go of it in `close`.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class ModelArchive:
         self.weights = weights
         self.stored_bytes = stored_bytes
         self.limits = limits
-        self._resources = resources
+        self._resources = resources.pop_all()
 
     @property
     def optimizer_weights(self) -> list[StoredArray]:
@@ -83,14 +85,11 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
         file = open_regular(file_path)
         resources.callback(file.close)
         if file.read_at(0, 4) == b"PK\x03\x04":
-            archive = _open_zip(file, file_path, limits, resources)
-        elif is_hdf5(file):
-            archive = _open_hdf5(file, file_path, limits, resources)
-        else:
-            found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5"
-            raise CorruptFileError(file_path, f"{found}; expected a .keras or .h5 model file")
-        archive._resources = resources.pop_all()
-        return archive
+            return _open_zip(file, file_path, limits, resources)
+        if is_hdf5(file):
+            return _open_hdf5(file, file_path, limits, resources)
+        found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5"
+        raise CorruptFileError(file_path, f"{found}; expected a .keras or .h5 model file")
 
 
 def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
@@ -126,7 +125,9 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     if config_text is None:
         raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (weights alone are no model)")
     training_text = root.text("training_config")
-    model = root.group("model_weights") or root
+    # Weights of a whole model lie in a group of their own, those that were saved alone at the root.
+    model = root.group("model_weights")
+    model = root if model is None else model
     with reading(path, "the HDF5 file"):
         # Keras 1 and early 2 wrote the versions beside the weights instead of beside the config.
         version = root.text("keras_version") or model.text("keras_version")

@@ -226,7 +226,10 @@ class StoredArray:
             raise CorruptFileError(path, f"array '{self.name}' has {stored} bytes, expected {self.nbytes}")
         values = np.empty(self.shape, dataset.dtype)
         if values.size:
-            dataset.read_direct(values) if self.shape else values.__setitem__((), dataset[()])
+            if self.shape:
+                dataset.read_direct(values)
+            else:
+                values[()] = dataset[()]
         return values
 
 

@@ -21,7 +21,6 @@ class Generation:
     defaults         class name -> options that this generation means when its config doesn't name them
     activations      activation -> canonical activation
     rules            class name -> options that make a layer behave as this generation does
-    explicit_training  whether `training` in a call's arguments is the author's word; Keras 3 writes it unasked
     """
 
     name: str
@@ -31,7 +30,6 @@ class Generation:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     activations: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    explicit_training: bool = True
 
     def ignores(self, key: str, value: Any) -> bool:
         """Whether an option that no layer here has can be left out."""
@@ -86,7 +84,6 @@ KERAS3 = Generation(
         "lora_alpha": (None,),
         "build_input_shape": ANY,
     },
-    explicit_training=False,
 )
 
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")

@@ -63,7 +63,8 @@ def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems
     for layer, paths in groups.items():
         candidates = (_variables(tree, path, own_variables(layer)) for path in paths)
         found[layer] = next((arrays for arrays in candidates if arrays), [])
-    twins = {_identity(layer): arrays for layer, arrays in found.items() if arrays}
+    complete = all(found.values())
+    twins = {} if complete else {_identity(layer): arrays for layer, arrays in found.items() if arrays}
     for layer, paths in groups.items():
         weights = own_variables(layer)
         arrays = found[layer] or twins.get(_identity(layer))
@@ -82,7 +83,10 @@ def _identity(layer: Layer) -> tuple[type, str, str]:
 
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:
     """The arrays of a group, which are named by position or, in some releases, by name; none where it doesn't exist."""
-    group = tree.root.group(path) or tree.root.group(path.replace("layers/", "_layer_checkpoint_dependencies/"))
+    group = tree.root.group(path)
+    if group is None:
+        # Keras 2.13 and 2.14.
+        group = tree.root.group(path.replace("layers/", "_layer_checkpoint_dependencies/"))
     if group is None or len(group) == 0:
         return []
     names = [str(position) for position in range(len(group))]

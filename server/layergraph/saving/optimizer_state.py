@@ -1,0 +1,59 @@
+"""The optimizer's arrays in a model file, read when training first needs them: serving never does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from layergraph.archive import LoadLimits, ModelArchive, open_archive
+from layergraph.errors import CorruptFileError
+
+Array = np.ndarray[Any, Any]
+
+
+class OptimizerState(Sequence[Array]):
+    """The arrays in the optimizer's order. The file is opened again for them.
+
+    Raises CorruptFileError on first use if the file is another by then, or is damaged.
+    """
+
+    def __init__(self, archive: ModelArchive) -> None:
+        self._path: Path = archive.path
+        self._limits: LoadLimits = archive.limits
+        self._file = _identity(archive.path)
+        self._count = len(archive.optimizer_weights)
+        self._arrays: list[Array] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Array]: ...
+    def __getitem__(self, index: int | slice) -> Array | list[Array]:
+        if self._arrays is None:
+            self._arrays = self._read()
+        return self._arrays[index]
+
+    def _read(self) -> list[Array]:
+        if _identity(self._path) != self._file:
+            raise CorruptFileError(self._path, "was replaced since the model was loaded; its optimizer state is gone")
+        with open_archive(self._path, self._limits) as archive:
+            stored = archive.optimizer_weights
+            wanted, most = sum(array.nbytes for array in stored), self._limits.inflated_bytes(archive.stored_bytes)
+            if wanted > most:
+                raise CorruptFileError(self._path, f"its optimizer state takes {wanted} bytes, at most {most} are read")
+            return [array.read() for array in stored]
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
