@@ -1,7 +1,7 @@
 """Compares random graphs with stock Keras: `python tests/fuzz_graphs.py [COUNT [FIRST_SEED]]`.
 
 Each graph is built by stock Keras, saved as `.keras` and as `.h5`, loaded here, and must predict the same; it is also
-built here, saved, and opened by stock Keras. A failure prints its seed; `python tests/fuzz_graphs.py 1 SEED` replays it.
+built here, saved, and opened by stock Keras. A failure prints its seed; `fuzz_graphs.py 1 SEED` replays it.
 """
 
 from __future__ import annotations
