@@ -132,7 +132,8 @@ class Model(Trainer, Layer):
         """Names of the outputs, in flat order, each once.
 
         The keys of a dict of outputs; otherwise the name of the layer that makes the output, with the indices of its
-        node and tensor (`lstm:0:1`) where several outputs come from one layer, and numbered where one tensor goes out twice.
+        node and tensor (`lstm:0:1`) where several outputs come from one layer. A tensor that goes out twice gets a
+        number behind its second name.
         """
         if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
             return sorted(self.graph.outputs)
