@@ -18,7 +18,7 @@ from layergraph.functional.tensor import Shape
 from layergraph.training import losses, metrics, optimizer, optimizers
 from layergraph.training.losses import Loss
 from layergraph.training.metrics import Metric
-from layergraph.training.optimizer import Optimizer
+from layergraph.training.optimizer import BaseOptimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Compiled:
         weighted_metrics: Any = None,
     ) -> None:
         self.output_names = tuple(output_names)
-        self.optimizer: Optimizer = optimizers.optimizer(optimizer)
+        self.optimizer: BaseOptimizer = optimizers.optimizer(optimizer)
         self._given = {
             "loss": loss,
             "loss_weights": loss_weights,

@@ -42,7 +42,6 @@ class Loop:
         self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
         self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]
         self._named_metrics = compiled.named_metrics()
-        self._scale = compiled.optimizer.loss_scale_factor
         device = self._leaves[0].device if self._leaves else torch.device("cpu")
         self._last = torch.zeros((), device=device)
         self._total = torch.zeros((), dtype=torch.float64, device=device)
@@ -73,9 +72,8 @@ class Loop:
         """One step: loss, gradients, update. To be called inside of `recording`."""
         total = self._measured(batch, Run(training=True, generator=self._generator))
         if self._leaves:
-            scaled = total if self._scale is None else total * self._scale
-            gradients = torch.autograd.grad(scaled, self._leaves, allow_unused=True)
-            self._compiled.optimizer.apply(gradients)
+            optimizer = self._compiled.optimizer
+            optimizer.apply(torch.autograd.grad(optimizer.scaled(total), self._leaves, allow_unused=True))
 
     def test(self, batch: Batch) -> None:
         """Measures without training."""

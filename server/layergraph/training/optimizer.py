@@ -62,9 +62,13 @@ class Variable:
         return np.array(value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value)
 
 
+#: What stands in a list of slots for a weight that has no such slot.
+ABSENT = torch.empty(0)
+
+
 @dataclass(slots=True)
 class Slots:
-    """What is kept for a list of weights: the weights' tensors and, by name, one tensor for each of them."""
+    """What is kept for a list of weights: the weights' tensors and, by name, one tensor for each of them, or ABSENT."""
 
     weights: Tensors
     by_name: dict[str, Tensors]
@@ -77,8 +81,51 @@ class Slots:
         )
 
 
-class Optimizer(Configurable):
-    """Base of all optimizers (keras.optimizers.Optimizer).
+class BaseOptimizer(Configurable):
+    """What training needs of an optimizer: state for a list of weights, and a step with their gradients."""
+
+    name: str | None = option(optional(text), default=None, kw_only=True)
+
+    #: Steps done so far, with those that only accumulated.
+    iterations: int
+    learning_rate: float | Schedule
+
+    def setup(self) -> None:
+        if self.name is None:
+            self.name = snake_case(type(self).__name__)
+
+    @property
+    def variables(self) -> list[Variable]:
+        """The state in Keras 3's order."""
+        raise NotImplementedError
+
+    def build(self, weights: Iterable[Trainable]) -> None:
+        """Makes the state for the trainable weights of a model. A second call for the same weights does nothing."""
+        raise NotImplementedError
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        """Takes a state out of a file of Keras. Raises DataError where it doesn't fit; the state stays as it was."""
+        raise NotImplementedError
+
+    def restore(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        """Takes a state in the order of `variables`. Raises DataError where it doesn't fit."""
+        raise NotImplementedError
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss of which `apply` wants the gradients."""
+        raise NotImplementedError
+
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        """One step. `gradients` go with the weights it was built for; None leaves a weight as it is."""
+        raise NotImplementedError
+
+    def finalize(self) -> None:
+        """Ends training: weights that were averaged become the averages."""
+        raise NotImplementedError
+
+
+class Optimizer(BaseOptimizer):
+    """Base of optimizers with a formula (keras.optimizers.Optimizer).
 
     weight_decay                   share of a weight x learning rate that each step takes off; None for none
     clipnorm                       largest norm of one gradient
@@ -100,21 +147,22 @@ class Optimizer(Configurable):
     ema_overwrite_frequency: int | None = option(optional(positive_int), default=None, kw_only=True)
     loss_scale_factor: float | None = option(optional(number), default=None, kw_only=True)
     gradient_accumulation_steps: int | None = option(optional(positive_int), default=None, kw_only=True)
-    name: str | None = option(optional(text), default=None, kw_only=True)
 
+    #: Whether slots alternate weight by weight in states of the legacy optimizer too.
+    legacy_alternates: ClassVar[bool] = False
     #: Options of Keras 2 that change nothing here.
     ignored: ClassVar[tuple[str, ...]] = ("jit_compile", "is_legacy_optimizer")
 
     def setup(self) -> None:
+        super().setup()
         clips = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, name) is not None]
         if len(clips) > 1:
             raise ConfigError(f"{type(self).__name__}: got {' and '.join(clips)}, expected at most one of them")
         if self.gradient_accumulation_steps == 1:
             raise ConfigError(f"{type(self).__name__}: gradient_accumulation_steps is 1, expected 2 or more")
-        if self.name is None:
-            self.name = snake_case(type(self).__name__)
-        #: Steps done so far, with those that only accumulated.
         self.iterations = 0
+        #: Whether Keras 2's legacy optimizers have written the config: their states have another order.
+        self.legacy = False
         self.weights: tuple[Trainable, ...] = ()
         self._slots = Slots([], {})
         self._not_decayed: set[int] = set()
@@ -130,6 +178,17 @@ class Optimizer(Configurable):
         """Changes `slots.weights` in place; `step` counts updates from 1."""
         raise NotImplementedError
 
+    def decay(self, slots: Slots, rate: float) -> None:
+        """Takes the weight decay off `slots.weights`, before the update."""
+        if self.weight_decay is not None:
+            torch._foreach_mul_(self.decayed(slots.weights), 1 - self.weight_decay * rate)
+
+    def decayed(self, weights: Tensors) -> Tensors:
+        """Those of the weights that decay."""
+        if not self._not_decayed:
+            return weights
+        return [weight for weight in weights if id(weight) not in self._not_decayed]
+
     # --- state --------------------------------------------------------------------------------------------------------
 
     @property
@@ -138,7 +197,6 @@ class Optimizer(Configurable):
         return bool(self.weights)
 
     def build(self, weights: Iterable[Trainable]) -> None:
-        """Makes the state for the trainable weights of a model. A second call for the same weights does nothing."""
         weights = tuple(weights)
         if self.built and [id(w.value) for w in weights] == [id(tensor) for tensor in self._slots.weights]:
             return
@@ -146,11 +204,19 @@ class Optimizer(Configurable):
         self._active = None
         tensors = [weight.value for weight in weights]
         names = [name for group in self._groups() for name in group]
-        self._slots = Slots(tensors, {name: [self.first_value(name, value) for value in tensors] for name in names})
+        self._slots = Slots(tensors, {name: [self.first_value(name, weight) for weight in weights] for name in names})
 
-    def first_value(self, slot: str, weight: Tensor) -> Tensor:
-        """What a slot holds before the first step."""
-        return torch.zeros_like(weight, requires_grad=False)
+    def first_value(self, slot: str, weight: Trainable) -> Tensor:
+        """What a slot holds before the first step; ABSENT if the weight has no such slot."""
+        return torch.zeros_like(weight.value, requires_grad=False)
+
+    def slot_name(self, slot: str, weight: Trainable) -> str:
+        """The name of a slot in `variables`."""
+        return f"{weight.path.replace('/', '_')}_{slot}"
+
+    def scalars(self) -> list[str]:
+        """Attributes that are state, one number for all weights; Keras has them at the end."""
+        return []
 
     def _groups(self) -> list[tuple[str, ...]]:
         averages = [("average",)] if self.use_ema else []
@@ -163,25 +229,35 @@ class Optimizer(Configurable):
         state = [Variable("iteration", np.array(self.iterations, np.int32))]
         if not isinstance(self.learning_rate, Schedule):
             state.append(Variable("learning_rate", np.array(self.learning_rate, np.float32)))
-        for group in self._groups() if self.built else []:
-            for index, weight in enumerate(self.weights):
-                prefix = weight.path.replace("/", "_")
-                state += [Variable(f"{prefix}_{slot}", self._slots.by_name[slot][index]) for slot in group]
-        return state
+        if not self.built:
+            return state
+        scalars = [Variable(name, np.array(getattr(self, name), np.float32)) for name in self.scalars()]
+        return [*state, *self._slot_variables(self._groups()), *scalars]
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        """Takes a state in the order of `variables`; Keras 2.15's, which lacks the learning rate, as well.
+        """Takes a state out of a file of Keras 3 or 2.
 
-        Keras saves an optimizer that has not stepped without slots; they stay as they are then.
+        2.15's lack the rate and what is one number for all weights; legacy ones have another order. Keras saves an
+        optimizer that has not stepped without slots; they stay as they are then.
 
         Raises DataError where number or shapes differ; the state then stays as it was.
         """
         state = self.variables
-        unbuilt = 1 if isinstance(self.learning_rate, Schedule) else 2
-        if len(arrays) == unbuilt and not any(array.shape for array in arrays):
-            state = state[:unbuilt]
-        elif len(arrays) == len(state) - 1 and not isinstance(self.learning_rate, Schedule):
-            state = [state[0], *state[2:]]
+        unbuilt = state[: 1 if isinstance(self.learning_rate, Schedule) else 2]
+        if len(arrays) <= len(unbuilt) and not any(array.shape for array in arrays):
+            self._take(unbuilt[: len(arrays)], arrays)
+            return
+        keras2 = self.keras2_variables()
+        if len(arrays) == len(keras2) and (self.legacy or len(keras2) < len(state)):
+            self._take(keras2, arrays)
+            self.complete_scalars([variable.name for variable in keras2])
+            return
+        self._take(state, arrays)
+
+    def restore(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        self._take(self.variables, arrays)
+
+    def _take(self, state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         if len(arrays) != len(state):
             raise DataError(f"optimizer '{self.name}': got {len(arrays)} arrays of state, expected {len(state)}")
         for variable, array in zip(state, arrays, strict=True):
@@ -197,7 +273,24 @@ class Optimizer(Configurable):
             elif variable.name == "iteration":
                 self.iterations = int(array)
             else:
-                self.learning_rate = float(array)
+                setattr(self, variable.name, float(array))
+
+    def keras2_variables(self) -> list[Variable]:
+        """The state in Keras 2.15's order: no rate, no scalars; most legacy ones go slot by slot over all weights."""
+        split = self.legacy and not self.legacy_alternates
+        groups = [(slot,) for group in self._groups() for slot in group] if split else self._groups()
+        return [self.variables[0], *self._slot_variables(groups)]
+
+    def complete_scalars(self, known: Sequence[str]) -> None:
+        """Computes the scalars that a state did not have from the iterations."""
+
+    def _slot_variables(self, groups: Iterable[tuple[str, ...]]) -> list[Variable]:
+        found = []
+        for group in groups:
+            for index, weight in enumerate(self.weights):
+                kept = {slot: self._slots.by_name[slot][index] for slot in group}
+                found += [Variable(self.slot_name(s, weight), v) for s, v in kept.items() if v is not ABSENT]
+        return found
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -205,6 +298,9 @@ class Optimizer(Configurable):
         """The learning rate of the next step. A schedule is asked with all steps, accumulating ones too."""
         rate = self.learning_rate
         return rate(self.iterations) if isinstance(rate, Schedule) else rate
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
 
     def exclude_from_weight_decay(self, var_list: Iterable[Trainable] = (), var_names: Iterable[str] = ()) -> None:
         """Spares weights from decay: those given, and those in whose name one of the regular expressions is found."""
@@ -217,7 +313,6 @@ class Optimizer(Configurable):
 
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step. `gradients` go with the weights it was built for; None leaves a weight as it is."""
         indices = tuple(i for i, gradient in enumerate(gradients) if gradient is not None)
         if not indices:
             raise ConfigError("the loss depends on no trainable weight")
@@ -249,9 +344,7 @@ class Optimizer(Configurable):
             torch._foreach_zero_(self._slots.by_name["gradient_accumulator"])
         rate = self.rate()
         gradients = self._clipped(gradients)
-        if self.weight_decay is not None:
-            decayed = [weight for weight in slots.weights if id(weight) not in self._not_decayed]
-            torch._foreach_mul_(decayed, 1 - self.weight_decay * rate)
+        self.decay(slots, rate)
         self.update(slots, gradients, rate, self._updates() + 1)
 
     def _updates(self) -> int:
@@ -304,12 +397,23 @@ class Optimizer(Configurable):
             options.setdefault("learning_rate", options.pop("lr"))
         decay = options.pop("decay", None)
         made = cls(**options)
+        made.legacy = is_legacy(config)
         if decay and not isinstance(made.learning_rate, Schedule):
             # Keras 2's legacy optimizers: rate / (1 + decay x iterations).
             made.learning_rate = InverseTimeDecay(made.learning_rate, 1, decay)
         return made
 
 
-def keras_form(value: Optimizer) -> dict[str, Any]:
+def is_legacy(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of Keras 2's legacy optimizers, the only ones with `decay` (and once with `lr`)."""
+    return ("decay" in config or "lr" in config) and config.get("is_legacy_optimizer") is not False
+
+
+def power(base: float, exponent: float) -> float:
+    """base^exponent in float32, as Keras has it: 1 - 0.999 differs in the fifth digit."""
+    return float(np.float32(base) ** np.float32(exponent))
+
+
+def keras_form(value: BaseOptimizer) -> dict[str, Any]:
     """The optimizer as Keras 3 writes it into a file."""
     return {"module": "keras.optimizers", **serialized(value), "registered_name": None}

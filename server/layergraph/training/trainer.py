@@ -18,7 +18,7 @@ from layergraph.training.compile import Compiled, compile_arguments
 from layergraph.training.data import Array, Data
 from layergraph.training.loop import Loop, RunningLogs, epoch_order, new_generator
 from layergraph.training.matching import matched_data, model_device, split_rows
-from layergraph.training.optimizer import Optimizer
+from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Trainer:
         self._compiled = None
 
     @property
-    def optimizer(self) -> Optimizer | None:
+    def optimizer(self) -> BaseOptimizer | None:
         """The optimizer, with the state that it had in the file; None before `compile`."""
         return self._ready().optimizer if self.compiled else None
 

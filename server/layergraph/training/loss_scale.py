@@ -1,0 +1,153 @@
+"""Losses scaled up before the backward pass, so that small gradients survive float16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from typing_extensions import Self
+
+from layergraph.config.options import Expected, number, option, positive_int, serialized
+from layergraph.errors import ConfigError, DataError
+from layergraph.training.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable
+from layergraph.training.schedules import Schedule
+
+#: Options of other optimizers that Keras writes here too, all at what they are by default.
+_IDLE = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "global_clipnorm": None,
+    "clipvalue": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+#: Variables of its own: an iteration and a rate that never change, the count of finite steps, and the scale.
+_OWN = 4
+
+
+def _inner(value: Any) -> Optimizer:
+    if isinstance(value, (str, Mapping)):
+        from layergraph.training.optimizers import optimizer
+
+        value = optimizer(value)
+    if not isinstance(value, Optimizer):
+        raise Expected("an optimizer other than LossScaleOptimizer")
+    return value
+
+
+class LossScaleOptimizer(BaseOptimizer):
+    """Scales the loss by what gradients bear (keras.optimizers.LossScaleOptimizer).
+
+    A step with a gradient that isn't finite is left out and halves the scale; `dynamic_growth_steps` finite steps on
+    end double it. Whether gradients are finite decides each step, so that each waits for the device.
+    """
+
+    inner_optimizer: Optimizer = option(_inner)
+    initial_scale: float = option(number, default=2.0**15)
+    dynamic_growth_steps: int = option(positive_int, default=2000)
+
+    def setup(self) -> None:
+        super().setup()
+        # As in Keras the inner one scales nothing itself.
+        self.inner_optimizer.loss_scale_factor = None
+        self.dynamic_scale = self.initial_scale
+        self.step_counter = 0
+        self._built = False
+
+    @property  # type: ignore[misc]
+    def iterations(self) -> int:  # type: ignore[override]
+        """Steps of the inner optimizer: those left out don't count."""
+        return self.inner_optimizer.iterations
+
+    @property  # type: ignore[misc]
+    def learning_rate(self) -> float | Schedule:
+        """The inner optimizer's."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float | Schedule) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    @property
+    def variables(self) -> list[Variable]:
+        own = [Variable("iteration", np.array(0, np.int32)), Variable("learning_rate", np.array(0.0, np.float32))]
+        if self._built:
+            own += [
+                Variable("step_counter", np.array(self.step_counter, np.int32)),
+                Variable("dynamic_scale", np.array(self.dynamic_scale, np.float32)),
+            ]
+        return [*own, *self.inner_optimizer.variables]
+
+    def build(self, weights: Iterable[Trainable]) -> None:
+        self.inner_optimizer.build(weights)
+        self._built = True
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        if len(arrays) < _OWN or any(array.shape for array in arrays[:_OWN]):
+            raise DataError(f"optimizer '{self.name}': got a state of {len(arrays)} arrays, expected its scale in it")
+        # An optimizer that never stepped has neither count nor scale.
+        unbuilt = len(arrays) == _OWN and not any(array.shape for array in arrays)
+        own = _OWN // 2 if unbuilt else _OWN
+        self.inner_optimizer.load(arrays[own:])
+        if not unbuilt:
+            self._take_own(arrays)
+
+    def restore(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        self.inner_optimizer.restore(arrays[_OWN:])
+        self._take_own(arrays)
+
+    def _take_own(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        self.step_counter, self.dynamic_scale = int(arrays[2]), float(arrays[3])
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.inner_optimizer.rate()
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss * self.dynamic_scale
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        given = [gradient for gradient in gradients if gradient is not None]
+        if given and not bool(torch.stack([gradient.isfinite().all() for gradient in given]).all()):
+            self.step_counter = 0
+            self.dynamic_scale *= 0.5
+            return
+        scale = self.dynamic_scale
+        self.inner_optimizer.apply([None if gradient is None else gradient / scale for gradient in gradients])
+        if self.step_counter == self.dynamic_growth_steps - 1:
+            self.step_counter = 0
+            self.dynamic_scale *= 2.0
+        else:
+            self.step_counter += 1
+
+    def finalize(self) -> None:
+        self.inner_optimizer.finalize()
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "inner_optimizer": {
+                "module": "keras.optimizers",
+                **serialized(self.inner_optimizer),
+                "registered_name": None,
+            },
+            "initial_scale": self.initial_scale,
+            "dynamic_growth_steps": self.dynamic_growth_steps,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        options = dict(config)
+        # Keras 2's fixed scale is an option of the inner optimizer.
+        if options.pop("dynamic", True) is False:
+            raise ConfigError("LossScaleOptimizer: option 'dynamic' is false; set loss_scale_factor of the optimizer")
+        for name, idle in _IDLE.items():
+            if options.pop(name, idle) != idle:
+                raise ConfigError(f"LossScaleOptimizer: set '{name}' of the inner optimizer")
+        return cls(**options)
