@@ -67,6 +67,7 @@ MODELS: dict[str, Model] = {
         f"{name} of integers over steps": lambda x, y, i, name=name: getattr(ops, name)(i, axis=1)
         for name in ["sum", "mean", "max", "var", "any", "argmin"]
     },
+    "convert": lambda x, y, i: [ops.convert_to_tensor(x), ops.convert_to_tensor(i, "float32", sparse=False)],
     "cast": lambda x, y, i: [ops.cast(i, "float32"), ops.cast(10 * x, "int32"), ops.cast(i, "bool")],
     "arccosh": lambda x, y, i: ops.arccosh(x + 1),
     "clip": lambda x, y, i: [ops.clip(x, 0.3, 0.6), ops.clip(i, -1, 2)],

@@ -101,6 +101,10 @@ KERAS2 = Generation(
         "kernel_constraint": ANY,
         # And a dropout's for spatial ones.
         "noise_shape": (None,),
+        # What an attention's projections were built for.
+        "query_shape": ANY,
+        "key_shape": ANY,
+        "value_shape": ANY,
     },
     classes={
         "Model": "Functional",
@@ -116,7 +120,8 @@ KERAS2 = Generation(
     # Slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
     activations={"hard_sigmoid": "keras2_hard_sigmoid"},
     # Keras 2 combines masks with AND, Keras 3 with OR; Keras 3 forgets the mask where states are given as tensors.
-    rules={name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT)},
+    # And it lets a query that may attend to nothing attend to all.
+    rules={name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, "MultiHeadAttention")},
 )
 
 

@@ -99,7 +99,11 @@ class Configurable:
 
     def get_config(self) -> dict[str, Any]:
         """The options as JSON values, by Keras 3's names."""
-        return {name: serialized(getattr(self, name)) for name in self._options}
+        return {name: serialized(self.option_value(name)) for name in self._options}
+
+    def option_value(self, name: str) -> Any:
+        """The value of an option, for the config. Overridden where an attribute of that name is something else."""
+        return getattr(self, name)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

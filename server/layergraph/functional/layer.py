@@ -87,7 +87,7 @@ class Layer(_LayerOptions):
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
         super().__init__(*args, **kwargs)
         if not self.name:
-            self.name = naming.default_name(type(self).__name__)
+            self.name = naming.default_name(self.group_name)
 
     @property
     def inner_model(self) -> Model | None:
@@ -98,6 +98,11 @@ class Layer(_LayerOptions):
     def keras_class_name(self) -> str:
         """The class's name in files."""
         return type(self).__name__
+
+    @property
+    def group_name(self) -> str:
+        """What the layer's group in a `.weights.h5`, and a layer without a name, are called before they are numbered."""
+        return naming.snake_case(self.keras_class_name)
 
     # --- what a subclass writes ---------------------------------------------------------------------------------------
 

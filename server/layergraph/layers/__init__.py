@@ -16,6 +16,14 @@ from layergraph.layers.activations import (
     Softmax,
     ThresholdedReLU,
 )
+from layergraph.layers.attention import (
+    AdditiveAttention,
+    Attention,
+)
+from layergraph.layers.attention_multi_head import (
+    GroupQueryAttention,
+    MultiHeadAttention,
+)
 from layergraph.layers.convolutional import (
     Conv1D,
     Conv2D,
@@ -37,6 +45,9 @@ from layergraph.layers.core import (
     Embedding,
     Identity,
     Masking,
+)
+from layergraph.layers.einsum import (
+    EinsumDense,
 )
 from layergraph.layers.merging import (
     Add,
@@ -146,7 +157,9 @@ __all__ = [
     "AdaptiveMaxPooling2D",
     "AdaptiveMaxPooling3D",
     "Add",
+    "AdditiveAttention",
     "AlphaDropout",
+    "Attention",
     "Average",
     "AveragePooling1D",
     "AveragePooling2D",
@@ -168,6 +181,7 @@ __all__ = [
     "DepthwiseConv2D",
     "Dot",
     "Dropout",
+    "EinsumDense",
     "Embedding",
     "Flatten",
     "GRUCell",
@@ -180,6 +194,7 @@ __all__ = [
     "GlobalMaxPooling2D",
     "GlobalMaxPooling3D",
     "GroupNormalization",
+    "GroupQueryAttention",
     "Identity",
     "Input",
     "InputLayer",
@@ -193,6 +208,7 @@ __all__ = [
     "MaxPooling3D",
     "Maximum",
     "Minimum",
+    "MultiHeadAttention",
     "Multiply",
     "PReLU",
     "Permute",

@@ -8,10 +8,12 @@ from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.layers import (
     activations,
+    attention,
     convolutional,
     convolutional_depthwise,
     convolutional_transpose,
     core,
+    einsum,
     merging,
     normalization,
     pooling,
@@ -49,5 +51,7 @@ LAYERS: Mapping[str, type[Layer]] = merged(
         pooling.LAYERS,
         reshaping.LAYERS,
         normalization.LAYERS,
+        einsum.LAYERS,
+        attention.LAYERS,
     ]
 )

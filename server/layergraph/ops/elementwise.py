@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import anything, boolean, integer, number, option, optional
-from layergraph.errors import DataError
+from layergraph.errors import ConfigError, DataError
 from layergraph.functional.run import Run
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, operation
@@ -157,6 +157,20 @@ class Cast(Typed):
         return self.converted(x)
 
 
+class ConvertToTensor(Cast):
+    """x, in another type where one is asked for (keras.ops.convert_to_tensor); always a dense tensor."""
+
+    keras_module = "keras.src.ops.core"
+
+    sparse: Any = option(optional(boolean), default=None)
+    ragged: Any = option(optional(boolean), default=None)
+
+    def setup(self) -> None:
+        """Raises ConfigError where another kind of tensor is asked for."""
+        if self.sparse or self.ragged:
+            raise ConfigError("ConvertToTensor: sparse and ragged tensors are not supported, expected dense ones")
+
+
 class ZerosLike(Typed):
     """Zeros in the shape of x (keras.ops.zeros_like)."""
 
@@ -275,6 +289,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     **{name: operation(Unary, name, _module(name), function) for name, function in _UNARY.items()},
     **{name: operation(Binary, name, _module(name), function) for name, function in _BINARY.items()},
     "Cast": Cast,
+    "ConvertToTensor": ConvertToTensor,
     "Celu": Celu,
     "Clip": Clip,
     "Elu": Elu,

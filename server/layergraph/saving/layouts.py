@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
-from layergraph.functional.naming import snake_case
 from layergraph.functional.weight import Weight
 
 #: For each model, its layers in the order by which its file numbers them.
@@ -49,7 +48,7 @@ def _members(layer: Layer, order: FileOrder) -> Iterator[tuple[str, Layer]]:
         return
     used: Counter[str] = Counter()
     for inner in layers_of(layer, order):
-        name = snake_case(class_name(inner))
+        name = inner.group_name
         used[name] += 1
         yield f"layers/{name}" + (f"_{used[name] - 1}" if used[name] > 1 else ""), inner
 

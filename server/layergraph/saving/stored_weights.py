@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,18 @@ def _identity(layer: Layer) -> tuple[type, str, str]:
     return type(layer), layer.name, repr(layer.get_config())
 
 
+def _spellings(path: str) -> Iterator[str]:
+    """The path of a group in all releases that write this layout."""
+    # Keras 2.15 has a leading underscore before the projections of an attention.
+    for spelt in (path, re.sub(r"/(\w+_dense/vars)$", r"/_\1", path)):
+        yield spelt
+        # Keras 2.13 and 2.14.
+        yield spelt.replace("layers/", "_layer_checkpoint_dependencies/")
+
+
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:
     """The arrays of a group, which are named by position or, in some releases, by name; none where it doesn't exist."""
-    group = tree.root.group(path)
-    if group is None:
-        # Keras 2.13 and 2.14.
-        group = tree.root.group(path.replace("layers/", "_layer_checkpoint_dependencies/"))
+    group = next((group for spelt in _spellings(path) if (group := tree.root.group(spelt)) is not None), None)
     if group is None or len(group) == 0:
         return []
     names = [str(position) for position in range(len(group))]

@@ -1,0 +1,196 @@
+"""Dense layers over any axes, by Einstein's notation (keras.layers.EinsumDense)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    Expected,
+    list_of,
+    option,
+    optional,
+    positive_int,
+    text,
+)
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.tensor import History, Shape, Tensor
+from layergraph.initializers import initializer
+from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.training.constraints import constraint
+from layergraph.training.regularizers import regularizer
+
+#: Input, kernel and output, with an ellipsis before, after, or nowhere, as Keras takes them.
+_FORMS = (
+    (re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)"), ""),
+    (re.compile(r"\.\.\.([a-zA-Z]+),([a-zA-Z]+)->\.\.\.([a-zA-Z]+)"), "left"),
+    (re.compile(r"([a-zA-Z]{2,})\.\.\.,([a-zA-Z]+)->([a-zA-Z]+)\.\.\."), "right"),
+)
+
+
+class ShapedLayer(Layer):
+    """A layer with an option `output_shape`, kept apart from the shape of its outputs, which all layers tell."""
+
+    @property
+    def output_shape(self) -> Any:
+        """Shape of the outputs of all calls. Raises AttributeError where they differ."""
+        return super().output_shape
+
+    @output_shape.setter
+    def output_shape(self, value: tuple[int | None, ...] | None) -> None:
+        self.partial_output_shape: tuple[int | None, ...] | None = value
+
+    def option_value(self, name: str) -> Any:
+        """The option, not the property."""
+        return self.partial_output_shape if name == "output_shape" else super().option_value(name)
+
+
+def lengths(value: Any) -> tuple[int | None, ...]:
+    """Validator: one length, or several, None where it is unknown."""
+    return list_of(optional(positive_int))(value if isinstance(value, (list, tuple)) else (value,))
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """A parsed equation: the letters of each operand, and on which side axes are left out."""
+
+    inputs: str
+    kernel: str
+    outputs: str
+    elided: str
+
+    @property
+    def text(self) -> str:
+        """The equation as torch takes it."""
+        before, after = ("..." if self.elided == side else "" for side in ("left", "right"))
+        return f"{before}{self.inputs}{after},{self.kernel}->{before}{self.outputs}{after}"
+
+
+def equation(value: Any) -> str:
+    """Validator: an equation of the form that Keras takes."""
+    parsed = parse(text(value).replace(" ", ""))
+    letters = parsed.inputs, parsed.kernel, parsed.outputs
+    if any(len(set(operand)) < len(operand) for operand in letters):
+        raise Expected("an equation in which no operand has a letter twice")
+    for letter in parsed.outputs:
+        if letter not in parsed.inputs + parsed.kernel:
+            raise Expected(f"an equation whose output '{letter}' is in an operand")
+    for letter in parsed.kernel:
+        if letter not in parsed.inputs + parsed.outputs:
+            raise Expected(f"an equation whose kernel axis '{letter}' is in the input or the output")
+    return str(value)
+
+
+def parse(value: str) -> Equation:
+    """The parts of an equation. Raises Expected."""
+    for form, elided in _FORMS:
+        if len(value) <= 256 and (found := form.fullmatch(value)):
+            return Equation(found[1], found[2], found[3], elided)
+    raise Expected("an equation [X],[Y]->[Z], ...[X],[Y]->...[Z] or [X]...,[Y]->[Z]...")
+
+
+class EinsumDense(ShapedLayer):
+    """activation(einsum(equation, x, kernel) + bias) (keras.layers.EinsumDense).
+
+    equation      such as 'abc,cd->abd'; the letters of the second operand are the kernel's axes
+    output_shape  length of each axis of the output that the equation names, but for the rows
+    bias_axes     letters of the output's axes that have a bias of their own
+    """
+
+    equation: str = option(equation)
+    output_shape: Any = option(lengths)
+    activation: Activation = option(activation, default=None)
+    bias_axes: str | None = option(optional(text), default=None)
+    kernel_initializer: Any = option(initializer, default="glorot_uniform")
+    bias_initializer: Any = option(initializer, default="zeros")
+    kernel_regularizer: Any = option(regularizer, default=None)
+    bias_regularizer: Any = option(regularizer, default=None)
+    kernel_constraint: Any = option(constraint, default=None)
+    bias_constraint: Any = option(constraint, default=None)
+    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
+
+    def setup(self) -> None:
+        """Takes an activation layer in."""
+        self.parsed = parse(self.equation.replace(" ", ""))
+        adopt_activation(self, self.activation)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates kernel and bias. Raises GraphError where the shapes don't go together."""
+        output_shape = self._full_output_shape(input_shape)
+        extra = len(input_shape) - len(self.parsed.inputs)
+        first = extra if self.parsed.elided == "left" else 0
+        sizes = dict(zip(self.parsed.outputs, output_shape[first:], strict=False))
+        given = dict(zip(self.parsed.inputs, input_shape[first:], strict=False))
+        for letter in set(given) & set(sizes):
+            if sizes[letter] is not None and sizes[letter] != given[letter]:
+                raise self._misfit(input_shape)
+        axes = [i for i, letter in enumerate(self.parsed.kernel) if letter in sizes]
+        self.add_weight(
+            "kernel",
+            [sizes[letter] if letter in sizes else given[letter] for letter in self.parsed.kernel],
+            _with_axes(self.kernel_initializer, [i for i in range(len(self.parsed.kernel)) if i not in axes], axes),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        if self.bias_axes is not None:
+            self._add_bias(sizes, extra)
+        if isinstance(self.activation, Layer):
+            self.activation.build_for((Tensor(tuple(output_shape), self.compute_dtype, History(self, 0, 0)),))
+
+    def _add_bias(self, sizes: dict[str, int | None], extra: int) -> None:
+        axes = self.bias_axes or ""
+        if not axes or any(letter not in sizes for letter in axes):
+            raise GraphError(
+                f"layer '{self.name}' (EinsumDense): bias_axes is '{axes}', expected letters of "
+                f"the output, '{self.parsed.outputs}'"
+            )
+        named = self.parsed.outputs[min(self.parsed.outputs.find(letter) for letter in axes) :]
+        shape = [sizes[letter] if letter in axes else 1 for letter in named]
+        self.add_weight(
+            "bias",
+            shape if self.parsed.elided == "left" else [*shape, *[1] * extra],
+            self.bias_initializer,
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
+        )
+
+    def _full_output_shape(self, input_shape: Shape) -> list[int | None]:
+        extra = len(input_shape) - len(self.parsed.inputs)
+        shape = [input_shape[0], *(self.partial_output_shape or ())]
+        if self.parsed.elided == "left":
+            shape[1:1] = input_shape[1:extra]
+        elif self.parsed.elided == "right":
+            shape += input_shape[len(input_shape) - extra :]
+        named = len(self.parsed.outputs) + (extra if self.parsed.elided else 0)
+        if extra < 0 or (extra and not self.parsed.elided) or len(shape) != named:
+            raise self._misfit(input_shape)
+        return shape
+
+    def _misfit(self, input_shape: Shape) -> GraphError:
+        return GraphError(
+            f"layer '{self.name}' (EinsumDense): got shape {tuple(input_shape)}, which doesn't fit equation "
+            f"'{self.equation}' and output_shape {self.partial_output_shape}"
+        )
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """The outputs."""
+        outputs = torch.einsum(self.parsed.text, inputs.to(w.kernel.dtype), w.kernel)
+        if self.bias_axes is not None:
+            outputs = outputs + w.bias
+        return activate(self.activation, run, w, outputs)
+
+
+def _with_axes(given: Any, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
+    """An initializer that counts the kernel's units by the equation, where it counts them at all."""
+    if "input_axes" not in given._options or given.input_axes is not None or given.output_axes is not None:
+        return given
+    return type(given).from_config({**given.get_config(), "input_axes": list(inputs), "output_axes": list(outputs)})
+
+
+LAYERS: dict[str, type[Layer]] = {"EinsumDense": EinsumDense}

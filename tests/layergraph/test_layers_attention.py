@@ -1,0 +1,311 @@
+"""Attention and EinsumDense against stock Keras."""
+
+from pathlib import Path
+from typing import Any
+
+import layergraph
+import numpy as np
+import pytest
+import torch
+from layergraph import layers
+from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.binding import bind_values
+from layergraph.functional.run import Run
+from model_oracles import check_model
+from oracles import LayerCase, check_layer, keras, random_arrays
+
+# Keras's projections say that they lose masks, which attention has used by then.
+pytestmark = pytest.mark.filterwarnings(r"ignore:.*was passed an input with a mask attached to it:UserWarning")
+
+QKV = [(2, 4, 6), (2, 4, 6), (2, 4, 6)]
+CASES = [
+    LayerCase("Attention", {}, QKV[:2]),
+    LayerCase("Attention", {}, [(2, 4, 6), (2, 5, 3), (2, 5, 6)]),
+    LayerCase("Attention", {"use_scale": True}, QKV),
+    LayerCase("Attention", {"score_mode": "concat"}, QKV),
+    LayerCase("Attention", {"score_mode": "concat", "use_scale": True, "dropout": 0.3}, QKV[:2]),
+    LayerCase("Attention", {"use_scale": True}, QKV, call={"use_causal_mask": True}),
+    LayerCase("Attention", {}, QKV, call={"return_attention_scores": True}),
+    LayerCase("Attention", {"dtype": "float64"}, QKV),
+    LayerCase("Attention", {}, QKV, unknown_axes=True),
+    LayerCase("AdditiveAttention", {}, QKV[:2]),
+    LayerCase("AdditiveAttention", {"dropout": 0.1}, [(2, 4, 6), (2, 5, 3), (2, 5, 6)]),
+    LayerCase("AdditiveAttention", {"use_scale": False}, QKV),
+    LayerCase(
+        "AdditiveAttention", {}, QKV, call={"use_causal_mask": True, "return_attention_scores": True}, unknown_axes=True
+    ),
+    LayerCase("EinsumDense", {"equation": "ab,bc->ac", "output_shape": 5}, [(2, 6)]),
+    LayerCase("EinsumDense", {"equation": "abc,cd->abd", "output_shape": [4, 5], "bias_axes": "d"}, [(2, 4, 6)]),
+    LayerCase("EinsumDense", {"equation": "abc,cd->abd", "output_shape": [4, 5], "bias_axes": "bd"}, [(2, 4, 6)]),
+    LayerCase("EinsumDense", {"equation": "abc,cde->abde", "output_shape": [4, 5, 2], "bias_axes": "d"}, [(2, 4, 6)]),
+    LayerCase("EinsumDense", {"equation": "abcd,cde->abe", "output_shape": [4, 5], "bias_axes": "e"}, [(2, 4, 3, 6)]),
+    LayerCase(
+        "EinsumDense",
+        {"equation": "...x,xy->...y", "output_shape": 5, "bias_axes": "y", "activation": "tanh"},
+        [(2, 3, 3, 6)],
+    ),
+    LayerCase("EinsumDense", {"equation": "...bc,bcd->...d", "output_shape": 5, "bias_axes": "d"}, [(2, 3, 4, 6)]),
+    LayerCase("EinsumDense", {"equation": "ab...,bc->ac...", "output_shape": 5, "bias_axes": "c"}, [(2, 3, 4, 6)]),
+    LayerCase("EinsumDense", {"equation": "abc,cd->abd", "output_shape": [None, 5]}, [(2, 4, 6)], unknown_axes=True),
+    LayerCase("EinsumDense", {"equation": "abc,bc->ab", "output_shape": 4, "dtype": "float64"}, [(2, 4, 6)]),
+]
+
+SMALL = {"num_heads": 2, "key_dim": 3}
+GROUPS = {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2}
+HEADS = [
+    *(
+        ("MultiHeadAttention", {**SMALL, **options}, call)
+        for options, call in [
+            ({}, {}),
+            ({"value_dim": 5}, {}),
+            ({"use_bias": False}, {"use_causal_mask": True}),
+            ({"output_shape": 7}, {}),
+            ({"output_shape": [2, 3]}, {"return_attention_scores": True}),
+            ({"attention_axes": 1}, {}),
+            ({"attention_axes": [-2]}, {"use_causal_mask": True}),
+            ({"dropout": 0.2}, {"use_causal_mask": True}),
+            ({"use_gate": True, "value_dim": 4}, {}),
+            ({"sliding_window": 2}, {}),
+            ({"sliding_window": 2}, {"use_causal_mask": True, "return_attention_scores": True}),
+            ({"kernel_initializer": "he_normal", "kernel_regularizer": "l2", "bias_constraint": "max_norm"}, {}),
+            ({"dtype": "float64"}, {}),
+        ]
+    ),
+    *(
+        ("GroupQueryAttention", {**GROUPS, **options}, call)
+        for options, call in [
+            ({}, {}),
+            ({"num_key_value_heads": 1}, {"use_causal_mask": True}),
+            ({"num_key_value_heads": 4, "use_bias": False}, {}),
+            ({"dropout": 0.2}, {}),
+            ({"use_gate": True}, {"return_attention_scores": True}),
+            ({"sliding_window": 2}, {"use_causal_mask": True}),
+            ({}, {"return_attention_scores": True, "use_causal_mask": True}),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_layer_gives_keras_numbers(case: LayerCase) -> None:
+    check_layer(case)
+
+
+@pytest.mark.parametrize(("name", "options", "call"), HEADS, ids=str)
+@pytest.mark.parametrize("keys", [False, True])
+def test_heads_give_keras_numbers(
+    name: str, options: dict[str, Any], call: dict[str, Any], keys: bool, tmp_path: Path
+) -> None:
+    def build(k: Any) -> tuple[list[Any], list[Any]]:
+        inputs = [k.Input((4, 6)), k.Input((5, 6)), *([k.Input((5, 3))] if keys else [])]
+        named = {"key": inputs[2]} if keys else {}
+        outputs = getattr(k.layers, name)(**options)(inputs[0], inputs[1], **named, **call)
+        return inputs, list(outputs) if call.get("return_attention_scores") else [outputs]
+
+    check_model(build, random_arrays([(2, 4, 6), (2, 5, 6), *([(2, 5, 3)] if keys else [])]), tmp_path)
+
+
+@pytest.mark.parametrize("axes", [None, 1, [2], [1, 2], [-2]])
+@pytest.mark.parametrize("call", [{}, {"return_attention_scores": True}])
+def test_heads_attend_over_chosen_axes(axes: Any, call: dict[str, Any], tmp_path: Path) -> None:
+    def build(k: Any) -> tuple[list[Any], list[Any]]:
+        x = k.Input((4, 5, 6))
+        outputs = k.layers.MultiHeadAttention(**SMALL, attention_axes=axes)(x, x, **call)
+        return [x], list(outputs) if call else [outputs]
+
+    check_model(build, random_arrays([(2, 4, 5, 6)]), tmp_path)
+
+
+MASK_CALLS = [
+    {},
+    {"use_causal_mask": True},
+    {"return_attention_scores": True},
+    {"return_attention_scores": True, "use_causal_mask": True},
+]
+
+
+@pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention"])
+@pytest.mark.parametrize("call", MASK_CALLS, ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("masked", ["query", "value", "both", "one"])
+def test_masks_count_as_in_keras(name: str, call: dict[str, Any], dropout: float, masked: str, tmp_path: Path) -> None:
+    options = {"MultiHeadAttention": SMALL, "GroupQueryAttention": GROUPS}.get(name, {})
+
+    def build(k: Any) -> tuple[list[Any], list[Any]]:
+        ids, others = k.Input((4,), dtype="int32"), k.Input((5,), dtype="int32")
+        query = k.layers.Embedding(9, 6, mask_zero=masked != "value")(ids)
+        value = query if masked == "one" else k.layers.Embedding(9, 6, mask_zero=masked != "query")(others)
+        layer = getattr(k.layers, name)(**options, dropout=dropout)
+        outputs = layer(query, value, **call) if options else layer([query, value], **call)
+        several = call.get("return_attention_scores")
+        attended = outputs[0] if several else outputs
+        # An LSTM tells which mask goes on.
+        return [ids] if masked == "one" else [ids, others], [
+            *(outputs if several else [outputs]),
+            k.layers.LSTM(2)(attended),
+        ]
+
+    ids = np.array([[1, 2, 0, 3], [4, 0, 0, 0], [0, 0, 0, 0]], "int32")
+    others = np.array([[1, 0, 2, 0, 5], [0, 0, 0, 0, 0], [3, 3, 0, 0, 0]], "int32")
+    check_model(build, [ids] if masked == "one" else [ids, others], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention"])
+@pytest.mark.parametrize("which", ["attention_mask", "value_mask", "key_mask", "query_mask"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_masks_can_be_arguments(name: str, which: str, dropout: float, tmp_path: Path) -> None:
+    options = SMALL if name == "MultiHeadAttention" else GROUPS
+    shape = {"attention_mask": (4, 5), "query_mask": (4,)}.get(which, (5,))
+
+    def build(k: Any) -> tuple[list[Any], list[Any]]:
+        query, value, mask = k.Input((4, 6)), k.Input((5, 6)), k.Input(shape, dtype="bool")
+        layer = getattr(k.layers, name)(**options, dropout=dropout)
+        return [query, value, mask], [layer(query, value, **{which: mask})]
+
+    mask = np.random.default_rng(0).integers(0, 2, (3, *shape)).astype(bool)
+    mask[1] = False
+    check_model(build, [*random_arrays([(3, 4, 6), (3, 5, 6)]), mask], tmp_path)
+
+
+def random_heads(count: int, seed: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Options at random."""
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(count):
+        options: dict[str, Any] = {
+            "dropout": float(rng.choice([0.0, 0.5])),
+            "use_bias": bool(rng.integers(2)),
+            "use_gate": bool(rng.integers(2)),
+            "sliding_window": [None, 1, 3][int(rng.integers(3))],
+        }
+        if rng.integers(2):
+            name = "MultiHeadAttention"
+            options |= {"num_heads": int(rng.integers(1, 4)), "key_dim": int(rng.integers(1, 5))}
+            options |= {
+                "value_dim": [None, 2, 5][int(rng.integers(3))],
+                "output_shape": [None, 3][int(rng.integers(2))],
+            }
+        else:
+            name, groups = "GroupQueryAttention", int(rng.integers(1, 4))
+            options |= {"head_dim": int(rng.integers(1, 5)), "num_key_value_heads": groups}
+            options["num_query_heads"] = groups * int(rng.integers(1, 4))
+        call = {key: True for key in ("use_causal_mask", "return_attention_scores") if rng.integers(2)}
+        drawn.append((name, options, call))
+    return drawn
+
+
+@pytest.mark.parametrize(("name", "options", "call"), random_heads(40, seed=5), ids=str)
+def test_random_options_give_keras_numbers(
+    name: str, options: dict[str, Any], call: dict[str, Any], tmp_path: Path
+) -> None:
+    test_heads_give_keras_numbers(name, options, call, False, tmp_path)
+
+
+def test_attention_in_files_keeps_its_numbers(tmp_path: Path) -> None:
+    def build(k: Any) -> tuple[list[Any], list[Any]]:
+        query, value = k.Input((4, 6)), k.Input((5, 6))
+        make = k.layers
+        return [query, value], [
+            make.Attention(use_scale=True, score_mode="concat")([query, value]),
+            make.AdditiveAttention()([query, value]),
+            make.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d", activation="relu")(query),
+        ]
+
+    check_model(build, random_arrays([(2, 4, 6), (2, 5, 6)]), tmp_path)
+
+
+def test_saved_attention_opens_in_keras(tmp_path: Path) -> None:
+    query, value = layergraph.Input((4, 6), name="q"), layergraph.Input((5, 6), name="v")
+    outputs = [
+        layers.MultiHeadAttention(**SMALL, use_gate=True)(query, value, use_causal_mask=True),
+        layers.GroupQueryAttention(**GROUPS)(query, value),
+        layers.AdditiveAttention()([query, value]),
+        layers.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d")(query),
+    ]
+    model = layergraph.Model([query, value], outputs)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    arrays = random_arrays([(2, 4, 6), (2, 5, 6)])
+    expected = keras.models.load_model(path).predict_on_batch(arrays)
+    results = model.plan().run(dict(zip("qv", arrays, strict=True)))
+    for got, want in zip(results.values(), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_acts_on_weights_in_training() -> None:
+    x = np.ones((1, 50, 4), "float32")
+    for layer in (layers.MultiHeadAttention(1, 2, dropout=0.5), layers.GroupQueryAttention(2, 1, 1, dropout=0.5)):
+        _, weights = layer(x, x, return_attention_scores=True, training=True)
+        assert weights.sum(-1).allclose(weights.new_ones(1))
+        rows = layer(x, x, training=True).detach().numpy()[0]
+        assert len(np.unique(rows.round(6), axis=0)) > 5
+    rows = layers.Attention(dropout=0.5)([x, x], training=True).numpy()[0]
+    assert abs(rows.mean() - 1) < 0.1
+    assert len(np.unique(rows)) > 5
+
+
+def test_regularization_of_activity_is_the_projections() -> None:
+    x = np.ones((2, 4, 6), "float32")
+    theirs = keras.layers.MultiHeadAttention(**SMALL, activity_regularizer="l2")
+    ours = layers.MultiHeadAttention(**SMALL, activity_regularizer="l2")
+    theirs(x, x)
+    ours(x, x)
+    ours.set_weights(theirs.get_weights())
+    theirs(x, x)
+    run = Run()
+    value = torch.from_numpy(x)
+    ours.execute(run, bind_values(ours), (value, value), {}, None, want_masks=False)
+    assert run.losses is not None
+    got, want = (sum(float(loss.detach()) for loss in losses) for losses in (run.losses, theirs.losses))
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+def test_frozen_attention_has_frozen_projections() -> None:
+    layer = layers.MultiHeadAttention(**SMALL, trainable=False)
+    layer(layergraph.Input((4, 6)), layergraph.Input((4, 6)))
+    assert len(layer.weights) == 8
+    assert layer.trainable_weights == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("MultiHeadAttention", {"num_heads": 0, "key_dim": 2}, "option 'num_heads' is 0"),
+        ("MultiHeadAttention", {"num_heads": 2, "key_dim": "3"}, "option 'key_dim' is '3'"),
+        ("MultiHeadAttention", {**SMALL, "dropout": 1.5}, "option 'dropout' is 1.5"),
+        ("MultiHeadAttention", {**SMALL, "output_shape": [3, -1]}, "option 'output_shape'"),
+        ("MultiHeadAttention", {**SMALL, "attention_axes": "1"}, "option 'attention_axes'"),
+        ("MultiHeadAttention", {**SMALL, "sliding_window": 0}, "option 'sliding_window'"),
+        ("GroupQueryAttention", {**GROUPS, "num_key_value_heads": 3}, "option 'num_query_heads' is 4"),
+        ("Attention", {"score_mode": "cosine"}, "option 'score_mode' is 'cosine'"),
+        ("AdditiveAttention", {"score_mode": "dot"}, "option 'score_mode'"),
+        ("EinsumDense", {"equation": "ab,bc", "output_shape": 3}, "option 'equation'"),
+        ("EinsumDense", {"equation": "ab,bc->aq", "output_shape": 3}, "whose output 'q' is in an operand"),
+        ("EinsumDense", {"equation": "ab,bqc->ac", "output_shape": 3}, "whose kernel axis 'q'"),
+        ("EinsumDense", {"equation": "aab,bc->ac", "output_shape": 3}, "twice"),
+        ("EinsumDense", {"equation": "ab,bc->ac", "output_shape": 0}, "option 'output_shape'"),
+    ],
+)
+def test_wrong_option_is_named(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        getattr(layers, name)(**options)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    x, y = layergraph.Input((4, 6)), layergraph.Input((5, 6))
+    with pytest.raises(GraphError, match=r"expected a list \[query, value\]"):
+        layers.Attention()(x)
+    with pytest.raises(GraphError, match="expected as many keys as values"):
+        layers.MultiHeadAttention(**SMALL)(x, x, key=y)
+    with pytest.raises(GraphError, match="attention_axes"):
+        layers.MultiHeadAttention(**SMALL, attention_axes=2)(x, x)
+    with pytest.raises(GraphError, match="value None"):
+        layers.MultiHeadAttention(**SMALL)(x)
+    with pytest.raises(GraphError, match="expected shapes"):
+        layers.GroupQueryAttention(**GROUPS)(layergraph.Input((4, 5, 6)), x)
+    with pytest.raises(GraphError, match="doesn't fit equation"):
+        layers.EinsumDense("abc,cd->abd", (None, 3))(layergraph.Input((3,)))
+    with pytest.raises(GraphError, match="doesn't fit equation"):
+        layers.EinsumDense("abc,cd->abd", (7, 3))(x)
+    with pytest.raises(GraphError, match="bias_axes is 'q'"):
+        layers.EinsumDense("abc,cd->abd", (None, 3), bias_axes="q")(x)
