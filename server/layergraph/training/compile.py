@@ -17,7 +17,7 @@ from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_n
 from layergraph.functional.tensor import Shape
 from layergraph.training import losses, metrics, optimizer, optimizers
 from layergraph.training.losses import Loss
-from layergraph.training.metrics import Metric
+from layergraph.training.metric import Metric, Result
 from layergraph.training.optimizer import BaseOptimizer
 
 
@@ -69,7 +69,7 @@ class Compiled:
     def resolve(self, label_shapes: Sequence[Shape | None], output_shapes: Sequence[Shape]) -> None:
         """Decides what depends on shapes, once: later data with other shapes changes nothing, as in Keras.
 
-        Raises DataError where an output has a loss or metrics and no labels.
+        Raises DataError where an output has a loss or metrics and no labels, or shapes that a metric isn't for.
         """
         for index, (labels, outputs) in enumerate(zip(label_shapes, output_shapes, strict=True)):
             several = [self._metrics[index], self._weighted_metrics[index]]
@@ -84,6 +84,9 @@ class Compiled:
                 ones[:] = [
                     metrics.metric_for_shapes(m.word, labels, outputs) if isinstance(m, ByShapes) else m for m in ones
                 ]
+                for metric in ones:
+                    if isinstance(metric, Metric):
+                        metric.check_shapes(labels, outputs)
 
     @contextmanager
     def undecided_on_error(self) -> Iterator[None]:
@@ -146,7 +149,7 @@ class Compiled:
                     named[name if seen[name] == 1 else f"{name}_{seen[name] - 1}"] = metric
         return named
 
-    def in_keras_order(self, logs: Mapping[str, float]) -> list[float]:
+    def in_keras_order(self, logs: Mapping[str, Result]) -> list[Result]:
         """The logs as `evaluate` lists them: loss, metrics without prefix, losses of outputs, then the rest by name."""
         own = [m.name for index in range(len(self.output_names)) for m in self.metrics(index)]
         own += [m.name for index in range(len(self.output_names)) for m in self.weighted_metrics(index)]

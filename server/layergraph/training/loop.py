@@ -14,6 +14,7 @@ from layergraph.functional.run import Run
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
 from layergraph.training.losses import weights_like
+from layergraph.training.metric import Result
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
@@ -121,10 +122,10 @@ class Loop:
                 predictions = predictions.float()
             metric.update(labels, predictions, weights)
 
-    def logs(self) -> dict[str, float]:
+    def logs(self) -> dict[str, Result]:
         """Means over the rows since `reset`, by Keras's names, sorted. Waits for the device."""
         rows = max(1, self._rows)
-        found = {"loss": float(self._total) / rows}
+        found: dict[str, Result] = {"loss": float(self._total) / rows}
         found.update({name: metric.result() for name, metric in self._named_metrics.items()})
         names = self._compiled.shown_losses
         found.update({names[index]: float(shown) / rows for index, shown in self._shown.items()})
@@ -137,19 +138,19 @@ class Loop:
             raise NonFiniteLossError(value, epoch + 1, step + 1)
 
 
-class RunningLogs(Mapping[str, float]):
+class RunningLogs(Mapping[str, Result]):
     """The logs so far, read from the device when they are looked at."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._read: dict[str, float] | None = None
+        self._read: dict[str, Result] | None = None
 
-    def _logs(self) -> dict[str, float]:
+    def _logs(self) -> dict[str, Result]:
         if self._read is None:
             self._read = self._loop.logs()
         return self._read
 
-    def __getitem__(self, name: str) -> float:
+    def __getitem__(self, name: str) -> Result:
         return self._logs()[name]
 
     def __iter__(self) -> Iterator[str]:

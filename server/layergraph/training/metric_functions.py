@@ -62,3 +62,27 @@ def squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """(y - p)^2, element by element."""
     y_true, y_pred = same_rank(y_true, y_pred)
     return (y_pred - y_true).square()
+
+
+def pearson_correlation(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+    """Mean product of both, standardised, along `axis`."""
+    y_true, y_pred = same_rank(y_true, y_pred)
+    return (_standardised(y_true, axis) * _standardised(y_pred, axis)).mean(axis)
+
+
+def _standardised(x: Tensor, axis: int) -> Tensor:
+    centred = x - x.mean(axis, keepdim=True)
+    return centred / centred.std(axis, keepdim=True, correction=0)
+
+
+def concordance_correlation(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+    """2 x covariance / (both variances + squared distance of the means + epsilon) along `axis`.
+
+    As in Keras, the labels too are centred at the mean of the predictions; in the mean that makes no difference.
+    """
+    y_true, y_pred = same_rank(y_true, y_pred)
+    true_mean, pred_mean = y_true.mean(axis, keepdim=True), y_pred.mean(axis, keepdim=True)
+    covariance = (y_true - pred_mean) * (y_pred - pred_mean)
+    variances = y_true.var(axis, keepdim=True, correction=0) + y_pred.var(axis, keepdim=True, correction=0)
+    distance = (true_mean - pred_mean).square()
+    return (2.0 * covariance / (variances + distance + loss_functions.EPSILON)).mean(axis)

@@ -18,6 +18,7 @@ from layergraph.training.compile import Compiled, compile_arguments
 from layergraph.training.data import Array, Data
 from layergraph.training.loop import Loop, RunningLogs, epoch_order, new_generator
 from layergraph.training.matching import matched_data, model_device, split_rows
+from layergraph.training.metric import Result
 from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.progress import Progress
 
@@ -235,7 +236,7 @@ class Trainer:
                     break
         return loop.logs()
 
-    def _tested(self, loop: Loop, rows: Data, size: int, hooks: Callbacks) -> dict[str, float]:
+    def _tested(self, loop: Loop, rows: Data, size: int, hooks: Callbacks) -> dict[str, Result]:
         begin, end = hooks.defining("on_test_batch_begin"), hooks.defining("on_test_batch_end")
         hooks.call("on_test_begin", {})
         loop.reset()
@@ -298,7 +299,7 @@ class Trainer:
         loop.test(batch.batch(slice(0, batch.rows), batch.rows))
         return self._numbers(loop.logs(), return_dict)
 
-    def _numbers(self, logs: dict[str, float], as_dict: bool) -> Any:
+    def _numbers(self, logs: dict[str, Result], as_dict: bool) -> Any:
         if as_dict:
             return logs
         numbers = self._ready().in_keras_order(logs)
