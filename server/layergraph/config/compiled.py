@@ -44,7 +44,10 @@ def _of_one_output(metrics: Any, output_names: Sequence[str]) -> Any:
 
 
 def _unwrapped(metrics: Any, output_names: Sequence[str]) -> Any:
-    """A metric's name from how Keras 2's `.h5` has it: a MeanMetricWrapper, {"name": "output_accuracy", "fn": ...}."""
+    """The words that shapes decide, from how Keras 2's `.h5` has them: {"name": "output_accuracy", "fn": ...}.
+
+    Other metrics stay as they are wrapped: the wrapper has the name that the logs are to have.
+    """
     if isinstance(metrics, list):
         return [_unwrapped(metric, output_names) for metric in metrics]
     if not isinstance(metrics, dict):
@@ -57,7 +60,7 @@ def _unwrapped(metrics: Any, output_names: Sequence[str]) -> Any:
         return metrics
     for output in output_names:
         name = name.removeprefix(f"{output}_")
-    return name if name in ("accuracy", "acc", "crossentropy", "ce") else function
+    return name if name in ("accuracy", "acc", "crossentropy", "ce") else metrics
 
 
 def _plain(value: Mapping[str, Any]) -> bool:

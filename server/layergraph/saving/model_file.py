@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from layergraph.functional.weight import Weight
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
+from layergraph.training.loss_scale import LossScaleOptimizer
+from layergraph.training.optimizer import Variable
 
 #: The Keras whose files ours are like.
 KERAS_VERSION = "3.15.0"
@@ -81,12 +83,20 @@ def _write_state(model: Model, file: Any) -> None:
         group.attrs["name"] = layer.name
         for position, weight in enumerate(own_variables(layer)):
             _write_array(group, str(position), _values(weight))
-    optimizer = getattr(model, "optimizer", None)
-    variables = list(getattr(optimizer, "variables", ()))
-    if variables:
-        group = file.require_group("optimizer/vars")
-        for position, variable in enumerate(variables):
-            _write_array(group, str(position), variable.numpy())
+    optimizer = model.optimizer
+    if optimizer is not None:
+        # Keras wants the state whole: without slots it takes none of it, and warns.
+        optimizer.build(model.trainable_weights)
+        _write_variables(file, "optimizer/vars", optimizer.variables)
+        if isinstance(optimizer, LossScaleOptimizer):
+            # Keras writes the state of the optimizer inside twice, and reads both.
+            _write_variables(file, "optimizer/inner_optimizer/vars", optimizer.inner_optimizer.variables)
+
+
+def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> None:
+    group = file.require_group(name)
+    for position, variable in enumerate(variables):
+        _write_array(group, str(position), variable.numpy())
 
 
 def _values(weight: Weight) -> np.ndarray[Any, Any]:
