@@ -90,7 +90,9 @@ ENDING_MASKS = "ignore:Layer .* was passed an input with a mask attached to it"
 
 def predict(model: keras.Model, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Outputs in flat order for inputs in flat order."""
-    return list(keras.tree.flatten(model.predict_on_batch(keras.tree.pack_sequence_as(model.input, arrays))))
+    # A Sequential has no `input` in Keras before it is called.
+    nested = arrays[0] if isinstance(model, keras.Sequential) else keras.tree.pack_sequence_as(model.input, arrays)
+    return list(keras.tree.flatten(model.predict_on_batch(nested)))
 
 
 MODELS = [masked, nested, frozen, images]

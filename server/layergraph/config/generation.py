@@ -39,6 +39,10 @@ class Generation:
 
 #: Key of a layer's object under which options stand that only layergraph has: Keras passes over it.
 OWN_KEY: Final = "layerserve"
+#: There, the number that a layer's first call in the graph has; 0 where it isn't said.
+FIRST_CALL: Final = "first_call"
+#: There, the name of an activation that Keras 3 has to put together.
+ACTIVATION: Final = "activation"
 #: Options by which a layer follows an earlier generation of Keras.
 OWN_OPTIONS: Final = frozenset({"mask_rule"})
 #: What such an option says where the layer follows Keras 3, and the file need not name it.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
-from layergraph.config.generation import KERAS3, OWN_KEY, OWN_OPTIONS, Generation
+from layergraph.config.generation import FIRST_CALL, KERAS3, OWN_KEY, OWN_OPTIONS, Generation
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
@@ -124,6 +124,7 @@ class _Reader:
         inputs, outputs = (self._references(inner.get(key), key) for key in ("input_layers", "output_layers"))
         if self.generation is KERAS3:
             outputs = _functional_calls_from_zero(layers, outputs)
+            layers, outputs = _counted_from_first(layers, outputs, _first_calls(names))
         else:
             layers, outputs = _first_call_is_zero(layers, outputs)
             inputs, outputs = _single(inputs), _single(outputs)
@@ -271,19 +272,35 @@ def _single(structure: Structure) -> Structure:
 
 def _functional_calls_from_zero(layers: list[LayerSpec], outputs: Structure) -> Structure:
     """In a model's outputs, and only there, Keras 3 counts the calls of a Functional from 1."""
-    functional = {layer.name for layer in layers if layer.graph is not None and not layer.graph.sequential}
+    functional = {layer.name: 1 for layer in layers if layer.graph is not None and not layer.graph.sequential}
     return _shifted(outputs, functional)
 
 
-def _shifted(structure: Structure, models: Set[str]) -> Structure:
-    """The structure with the references to calls of `models` counted from 0 instead of 1."""
+def _first_calls(items: Mapping[str, Any]) -> dict[str, int]:
+    """Layers whose calls in a file of ours count from another number than 0, with that number."""
+    own = {name: item.get(OWN_KEY) for name, item in items.items()}
+    firsts = {name: mine.get(FIRST_CALL) for name, mine in own.items() if isinstance(mine, dict)}
+    return {name: first for name, first in firsts.items() if type(first) is int and first > 0}
+
+
+def _counted_from_first(
+    layers: list[LayerSpec], outputs: Structure, firsts: Mapping[str, int]
+) -> tuple[list[LayerSpec], Structure]:
+    if not firsts:
+        return layers, outputs
+    calls = [tuple(CallSpec(_shifted(c.args, firsts), _shifted(c.kwargs, firsts)) for c in one.calls) for one in layers]
+    return [replace(one, calls=made) for one, made in zip(layers, calls, strict=True)], _shifted(outputs, firsts)
+
+
+def _shifted(structure: Structure, firsts: Mapping[str, int]) -> Structure:
+    """The structure with the references to calls of some layers counted from 0 instead of the layer's first number."""
     if isinstance(structure, TensorRef):
-        shift = structure.layer in models and structure.node > 0
-        return replace(structure, node=structure.node - 1) if shift else structure
+        first = firsts.get(structure.layer, 0)
+        return replace(structure, node=structure.node - first) if structure.node >= first > 0 else structure
     if isinstance(structure, (list, tuple)):
-        return type(structure)(_shifted(item, models) for item in structure)
+        return type(structure)(_shifted(item, firsts) for item in structure)
     if isinstance(structure, Mapping):
-        return {key: _shifted(item, models) for key, item in structure.items()}
+        return {key: _shifted(item, firsts) for key, item in structure.items()}
     return structure
 
 
@@ -297,7 +314,7 @@ def _first_call_is_zero(layers: list[LayerSpec], outputs: Structure) -> tuple[li
     used: dict[str, set[int]] = defaultdict(set)
     for reference in _references_in([[call.args, call.kwargs] for layer in layers for call in layer.calls] + [outputs]):
         used[reference.layer].add(reference.node)
-    shifted = {name for name, count in models.items() if 0 not in used[name] or count in used[name]}
+    shifted = {name: 1 for name, count in models.items() if 0 not in used[name] or count in used[name]}
     moved = [
         replace(
             layer, calls=tuple(CallSpec(_shifted(c.args, shifted), _shifted(c.kwargs, shifted)) for c in layer.calls)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.generation import Generation
+from layergraph.config.generation import ACTIVATION, OWN_KEY, Generation
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import LayerSpec, TensorRef
@@ -40,6 +40,11 @@ class ValueReader:
             return self._layers(owner, value)
         if key == "dtype":
             return self._dtype(owner, value)
+        if key.endswith("activation"):
+            own = value.get(OWN_KEY) if isinstance(value, dict) else None
+            # Ours, put together of layers for Keras; the option's own table says whether there is such an activation.
+            if isinstance(own, dict) and isinstance(own.get(ACTIVATION), str):
+                return own[ACTIVATION]
         canonical = self.value(owner, value)
         if key.endswith("activation"):
             return self._activation(owner, canonical)

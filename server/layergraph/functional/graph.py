@@ -7,7 +7,7 @@ in Keras's order (by depth, then by the walk from the outputs), because weight f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,16 +38,23 @@ class Graph:
         return [node for node in layer.inbound_nodes if node in self.numbers]
 
 
-def map_graph(inputs: Structure, outputs: Structure) -> Graph:
+#: The tensors that a call needs, in flat order.
+NeedsOf = Callable[[Node], list[Tensor]]
+
+
+def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = None) -> Graph:
     """Finds the calls between inputs and outputs (Keras's `map_graph`, in linear time and without recursion).
+
+    `needs_of` may say that calls need more than their arguments, such as masks that a file names.
 
     Raises GraphError for an output that the inputs don't reach, and for two layers of one name.
     """
+    needs_of = needs_of or _arguments
     flat_inputs = flatten(inputs)
-    nodes, first_seen = _walk(flat_inputs, flatten(outputs))
+    nodes, first_seen = _walk(flat_inputs, flatten(outputs), needs_of)
     known = {id(tensor) for tensor in flat_inputs}
     for node in nodes:
-        for tensor in node.input_tensors:
+        for tensor in needs_of(node):
             if id(tensor) not in known:
                 raise GraphError(
                     f"graph disconnected: {tensor!r}, which layer '{node.layer.name}' takes, can't be computed from "
@@ -59,14 +66,15 @@ def map_graph(inputs: Structure, outputs: Structure) -> Graph:
                 f"graph disconnected: input '{node.layer.name}' is needed but isn't among the inputs "
                 f"{[t.name for t in flat_inputs]}"
             )
-    layers = _keras_order(nodes, first_seen)
+    depths = _depths(nodes, needs_of)
+    layers = sorted(depths, key=lambda layer: (-depths[layer], first_seen[layer]))
     listed = set(layers)
     # Inputs that no output needs belong to the model all the same; Keras lists them first among the last.
     unused = [t.history.layer for t in flat_inputs if t.history.layer not in listed]
     unused_nodes = [
         t.history.layer.inbound_nodes[t.history.node_index] for t in flat_inputs if t.history.layer in unused
     ]
-    at = _first_of_depth_zero(layers, nodes)
+    at = next((i for i, layer in enumerate(layers) if depths[layer] == 0), len(layers))
     layers[at:at] = dict.fromkeys(unused)
     repeated = [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]
     if repeated:
@@ -79,7 +87,11 @@ def map_graph(inputs: Structure, outputs: Structure) -> Graph:
     return Graph(inputs, outputs, everything, tuple(layers), numbers)
 
 
-def _walk(inputs: list[Tensor], outputs: list[Tensor]) -> tuple[list[Node], dict[Layer, int]]:
+def _arguments(node: Node) -> list[Tensor]:
+    return node.input_tensors
+
+
+def _walk(inputs: list[Tensor], outputs: list[Tensor], needs_of: NeedsOf) -> tuple[list[Node], dict[Layer, int]]:
     """Depth-first from the outputs: calls in an order to carry them out, and when each layer was first met."""
     borders = {id(tensor) for tensor in inputs}
     finished: set[Node] = set()
@@ -97,7 +109,7 @@ def _walk(inputs: list[Tensor], outputs: list[Tensor]) -> tuple[list[Node], dict
             raise GraphError(f"{tensor!r} from layer '{node.layer.name}' is part of a cycle")
         first_seen.setdefault(node.layer, len(first_seen))
         in_progress.add(node)
-        return node, iter(node.input_tensors)
+        return node, iter(needs_of(node))
 
     for output in outputs:
         entered = enter(output)
@@ -117,7 +129,7 @@ def _walk(inputs: list[Tensor], outputs: list[Tensor]) -> tuple[list[Node], dict
     return order, first_seen
 
 
-def _depths(nodes: list[Node]) -> dict[Layer, int]:
+def _depths(nodes: list[Node], needs_of: NeedsOf) -> dict[Layer, int]:
     """Keras's depth of each layer: how many calls lie between it and the outputs, at the most."""
     members = set(nodes)
     node_depths: dict[Node, int] = {}
@@ -126,21 +138,11 @@ def _depths(nodes: list[Node]) -> dict[Layer, int]:
         depth = max(node_depths.get(node, 0), layer_depths.get(node.layer, 0))
         layer_depths[node.layer] = depth
         node_depths[node] = depth
-        for tensor in node.input_tensors:
+        for tensor in needs_of(node):
             parent = tensor.history.layer.inbound_nodes[tensor.history.node_index]
             if parent in members:
                 node_depths[parent] = max(depth + 1, node_depths.get(parent, 0))
     return layer_depths
-
-
-def _keras_order(nodes: list[Node], first_seen: dict[Layer, int]) -> list[Layer]:
-    depths = _depths(nodes)
-    return sorted(depths, key=lambda layer: (-depths[layer], first_seen[layer]))
-
-
-def _first_of_depth_zero(layers: list[Layer], nodes: list[Node]) -> int:
-    depths = _depths(nodes)
-    return next((i for i, layer in enumerate(layers) if depths[layer] == 0), len(layers))
 
 
 def clone_between(inputs: Structure, outputs: Structure, make_input: Any) -> tuple[Structure, Structure]:
@@ -152,7 +154,7 @@ def clone_between(inputs: Structure, outputs: Structure, make_input: Any) -> tup
     replaced = {
         id(t): t if t.history.layer.inbound_nodes[t.history.node_index].is_input else make_input(t) for t in flat
     }
-    nodes, _ = _walk(flat, flatten(outputs))
+    nodes, _ = _walk(flat, flatten(outputs), _arguments)
 
     def swap(leaf: Any) -> Any:
         return replaced.get(id(leaf), leaf) if isinstance(leaf, Tensor) else leaf

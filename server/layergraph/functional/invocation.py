@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -85,6 +86,11 @@ class Invocation:
         """Whether `forward` is given masks of its inputs."""
         return bool(self._masks)
 
+    @property
+    def mask_sources(self) -> dict[str, Structure]:
+        """Parameter of `forward` that takes masks -> the symbolic tensor, or nesting of them, whose masks go there."""
+        return {name: _fill(source, self.tensors) for name, source in self._masks.items()}
+
     def __call__(
         self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
@@ -118,7 +124,7 @@ class Invocation:
         return flat, [*flat_masks, *[None] * (len(flat) - len(flat_masks))][: len(flat)]
 
 
-def _fill(template: Structure, leaves: list[Any]) -> Structure:
+def _fill(template: Structure, leaves: Sequence[Any]) -> Structure:
     """The template with every slot replaced by its leaf; leaves that aren't slots stay."""
     if isinstance(template, _Slot):
         return leaves[template]

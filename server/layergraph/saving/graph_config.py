@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.generation import KERAS3_RULE, OWN_KEY, OWN_OPTIONS
+from layergraph.config.generation import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
 from layergraph.config.values import LAYER_KEYS
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure
 from layergraph.functional.tensor import Tensor
+from layergraph.saving.keras2_activations import IN_KERAS3
 from layergraph.saving.layouts import class_name
+from layergraph.saving.sharing import WrittenModel
 
 #: Ends of option names -> the module in which Keras looks for the class.
 _MODULES = {
@@ -24,73 +26,51 @@ _MODULES = {
 }
 
 
-#: Layer -> the number by which a file says that it is one and the same in several places.
-SharedIds = Mapping[Layer, int]
-
-
-def shared_ids(model: Model) -> SharedIds:
-    """Numbers for the layers that a wrapper holds and that lie in another place of the model too.
-
-    Not for those that only lie in several models: Keras, told that they are one, miscounts their calls.
-    """
-    holders: dict[Layer, list[Layer]] = {}
-    for layer in model.walk_layers():
-        for inner in layer.sublayers.values():
-            holders.setdefault(inner, []).append(layer)
-    shared = [
-        inner for inner, held in holders.items() if len(held) > 1 and not all(isinstance(one, Model) for one in held)
-    ]
-    return {layer: number for number, layer in enumerate(shared, 1)}
-
-
-def model_object(model: Model, shared: SharedIds | None = None) -> dict[str, Any]:
-    """A model as `config.json` has it."""
+def model_object(model: Model, written: WrittenModel) -> dict[str, Any]:
+    """A model, the whole or one in it, as `config.json` has it."""
     sequential = model.keras_class_name == "Sequential"
     return {
         "module": "keras" if sequential else "keras.src.models.functional",
         "class_name": model.keras_class_name,
-        "config": graph_config(model, shared),
+        "config": graph_config(model, written),
         "registered_name": None if sequential else model.keras_class_name,
     }
 
 
-def graph_config(model: Model, shared: SharedIds | None = None) -> dict[str, Any]:
-    """The config of a Functional or Sequential model (keras.Model.get_config)."""
-    shared = shared_ids(model) if shared is None else shared
+def graph_config(model: Model, written: WrittenModel | None = None) -> dict[str, Any]:
+    """The config of a Functional or Sequential model, by itself or in a whole one (keras.Model.get_config)."""
+    written = WrittenModel(model) if written is None else written
     head = {"name": model.name, "trainable": model.trainable}
     if model.keras_class_name == "Sequential":
         inputs = [tensor.history.layer for tensor in model.inputs] if model.built else []
-        layers = [layer_object(layer, shared) for layer in [*inputs, *model.layers]]
+        layers = [layer_object(layer, written) for layer in [*inputs, *model.layers]]
         shape = {"build_input_shape": list(model.inputs[0].shape)} if model.built else {}
         return {**head, "dtype": _policy(model.dtype_policy.name), "layers": layers, **shape}
-    graph = model.graph
+    calls = _Calls(model, written)
     return {
         **head,
-        "layers": [
-            {
-                **layer_object(layer, shared),
-                "name": layer.name,
-                "inbound_nodes": [_call(node, graph.numbers) for node in graph.nodes_of(layer) if not node.is_input],
-            }
-            for layer in graph.layers
-        ],
-        "input_layers": _end(graph.inputs, graph.numbers),
-        "output_layers": _end(graph.outputs, graph.numbers),
+        "layers": [calls.layer(layer) for layer in calls.graph.layers],
+        "input_layers": calls.end(calls.graph.inputs),
+        "output_layers": calls.end(calls.graph.outputs),
     }
 
 
-def layer_object(layer: Layer, shared: SharedIds) -> dict[str, Any]:
+def layer_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
     """A layer, without its calls."""
-    described = model_object(layer, shared) if isinstance(layer, Model) else _plain_object(layer, shared)
-    return {**described, "shared_object_id": shared[layer]} if layer in shared else described
+    described = model_object(layer, written) if isinstance(layer, Model) else _plain_object(layer, written)
+    number = written.shared.get(layer)
+    return described if number is None else {**described, "shared_object_id": number}
 
 
-def _plain_object(layer: Layer, shared: SharedIds) -> dict[str, Any]:
+def _plain_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
     config = layer.get_config()
     own = {key: getattr(layer, key) for key in OWN_OPTIONS if getattr(layer, key, KERAS3_RULE) != KERAS3_RULE}
     for key in config:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
-        config[key] = _layers(inner, shared) if _holds_layers(inner) else _with_module(key, config[key])
+        config[key] = _layers(inner, written) if _holds_layers(inner) else _with_module(key, config[key])
+        if key.endswith("activation") and isinstance(inner, Layer) and inner.own_weights:
+            # Keras builds it only when it first computes, and so finds no place for its weights.
+            config[key]["build_config"] = {"input_shape": [None, *inner.own_weights[0].shape]}
     result = {
         "module": layer.keras_module,
         "class_name": class_name(layer),
@@ -104,16 +84,18 @@ def _holds_layers(value: Any) -> bool:
     return isinstance(value, Layer) or (isinstance(value, (list, tuple)) and any(isinstance(v, Layer) for v in value))
 
 
-def _layers(value: Any, shared: SharedIds) -> Any:
+def _layers(value: Any, written: WrittenModel) -> Any:
     if isinstance(value, (list, tuple)):
-        return [layer_object(item, shared) for item in value]
-    return layer_object(value, shared)
+        return [layer_object(item, written) for item in value]
+    return layer_object(value, written)
 
 
 def _with_module(key: str, value: Any) -> Any:
     """A serialised initializer, regularizer, constraint or policy with the module that Keras wants beside it."""
     if key == "dtype" and isinstance(value, str):
         return _policy(value)
+    if key.endswith("activation") and value in IN_KERAS3:
+        return IN_KERAS3[value]
     if not isinstance(value, Mapping) or "class_name" not in value:
         return value
     module = next((module for end, module in _MODULES.items() if key.endswith(end)), "keras")
@@ -124,41 +106,61 @@ def _policy(name: str) -> dict[str, Any]:
     return {"module": "keras", "class_name": "DTypePolicy", "config": {"name": name}, "registered_name": None}
 
 
-def _call(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:
-    kwargs = {name: _argument(value, numbers) for name, value in node.kwargs.items()}
-    if node.training is not None:
-        kwargs["training"] = node.training
-    return {"args": [_argument(value, numbers) for value in node.args], "kwargs": kwargs}
+class _Calls:
+    """The calls of one graph, with the numbers that Keras will give them."""
 
+    def __init__(self, model: Model, written: WrittenModel) -> None:
+        self._model = model
+        self._written = written
+        self._masks = written.graphs[model]
+        self.graph = self._masks.graph
 
-def _argument(value: Any, numbers: Mapping[Node, int]) -> Any:
-    """A value of a call's arguments, with Keras's marks for what JSON lacks."""
-    if isinstance(value, Tensor):
-        layer, node_index, tensor_index = value.history
-        number = numbers[layer.inbound_nodes[node_index]]
-        config = {"shape": list(value.shape), "dtype": value.dtype, "keras_history": [layer.name, number, tensor_index]}
-        return {"class_name": "__keras_tensor__", "config": config}
-    if isinstance(value, (list, tuple)):
-        # Keras makes no difference here, and reads no tuples back.
-        return [_argument(item, numbers) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _argument(item, numbers) for key, item in value.items()}
-    if isinstance(value, slice):
-        parts = {name: _argument(getattr(value, name), numbers) for name in ("start", "stop", "step")}
-        return {"class_name": "__slice__", "config": parts}
-    if value is Ellipsis:
-        return {"class_name": "__ellipsis__", "config": {}}
-    if isinstance(value, np.ndarray) and value.ndim:
-        return {"class_name": "__numpy__", "config": {"value": value.tolist(), "dtype": value.dtype.name}}
-    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    def layer(self, layer: Layer) -> dict[str, Any]:
+        """A layer with its calls."""
+        described = layer_object(layer, self._written)
+        first = self._written.first_call(self._model, layer)
+        if first:
+            described[OWN_KEY] = {**described.get(OWN_KEY, {}), FIRST_CALL: first}
+        nodes = [self._call(node) for node in self.graph.nodes_of(layer) if not node.is_input]
+        return {**described, "name": layer.name, "inbound_nodes": nodes}
 
+    def end(self, structure: Structure) -> Structure:
+        """Inputs or outputs as [layer, node, tensor]. Here, and only here, Keras counts a Functional's calls from 1."""
+        if isinstance(structure, Tensor):
+            layer, number, tensor_index = self._history(structure)
+            functional = isinstance(layer, Model) and layer.keras_class_name == "Functional"
+            return [layer.name, number + functional, tensor_index]
+        if isinstance(structure, Mapping):
+            return {key: self.end(item) for key, item in structure.items()}
+        return [self.end(item) for item in structure]
 
-def _end(structure: Structure, numbers: Mapping[Node, int]) -> Structure:
-    """Inputs or outputs as [layer, node, tensor]. Here, and only here, Keras counts a Functional's calls from 1."""
-    if isinstance(structure, Tensor):
-        layer, node_index, tensor_index = structure.history
-        functional = isinstance(layer, Model) and layer.keras_class_name == "Functional"
-        return [layer.name, numbers[layer.inbound_nodes[node_index]] + functional, tensor_index]
-    if isinstance(structure, Mapping):
-        return {key: _end(item, numbers) for key, item in structure.items()}
-    return [_end(item, numbers) for item in structure]
+    def _history(self, tensor: Tensor) -> tuple[Layer, int, int]:
+        layer, node_index, tensor_index = tensor.history
+        first = self._written.first_call(self._model, layer)
+        return layer, first + self.graph.numbers[layer.inbound_nodes[node_index]], tensor_index
+
+    def _call(self, node: Node) -> dict[str, Any]:
+        kwargs = {name: self._argument(value) for name, value in self._masks.kwargs_of(node).items()}
+        if node.training is not None:
+            kwargs["training"] = node.training
+        return {"args": [self._argument(value) for value in self._masks.args_of(node)], "kwargs": kwargs}
+
+    def _argument(self, value: Any) -> Any:
+        """A value of a call's arguments, with Keras's marks for what JSON lacks."""
+        if isinstance(value, Tensor):
+            layer, number, index = self._history(value)
+            config = {"shape": list(value.shape), "dtype": value.dtype, "keras_history": [layer.name, number, index]}
+            return {"class_name": "__keras_tensor__", "config": config}
+        if isinstance(value, (list, tuple)):
+            # Keras makes no difference here, and reads no tuples back.
+            return [self._argument(item) for item in value]
+        if isinstance(value, Mapping):
+            return {key: self._argument(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            parts = {name: self._argument(getattr(value, name)) for name in ("start", "stop", "step")}
+            return {"class_name": "__slice__", "config": parts}
+        if value is Ellipsis:
+            return {"class_name": "__ellipsis__", "config": {}}
+        if isinstance(value, np.ndarray) and value.ndim:
+            return {"class_name": "__numpy__", "config": {"value": value.tolist(), "dtype": value.dtype.name}}
+        return value.item() if isinstance(value, (np.generic, np.ndarray)) else value

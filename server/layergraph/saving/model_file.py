@@ -22,6 +22,7 @@ from layergraph.functional.weight import Weight
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
+from layergraph.saving.sharing import WrittenModel
 from layergraph.training.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizer import Variable
 
@@ -50,6 +51,19 @@ def save_model(model: Model, path: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def save_weights(model: Model, path: Path) -> None:
+    """Writes a `.weights.h5` file of Keras 3, whole or not at all. Raises OSError where it can't be written."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with h5py.File(unfinished, "w") as file:
+            _write_state(WrittenModel(model), file)
+        _sync(unfinished)
+        os.replace(unfinished, path)
+        _sync(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -59,14 +73,15 @@ def _sync(path: Path) -> None:
 
 
 def _write_keras(model: Model, path: Path) -> None:
-    config = model_object(model)
+    written = WrittenModel(model)
+    config = model_object(model, written)
     if model.compile_config is not None:
         config["compile_config"] = compile_object(model.compile_config)
     saved = datetime.now(timezone.utc).strftime("%Y-%m-%d@%H:%M:%S")
     weights = path.with_name(f"{path.name}.weights")
     try:
         with h5py.File(weights, "w") as file:
-            _write_state(model, file)
+            _write_state(written, file)
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("metadata.json", json.dumps({"keras_version": KERAS_VERSION, "date_saved": saved}))
             archive.writestr("config.json", json.dumps(config, allow_nan=False))
@@ -76,13 +91,15 @@ def _write_keras(model: Model, path: Path) -> None:
         weights.unlink(missing_ok=True)
 
 
-def _write_state(model: Model, file: Any) -> None:
+def _write_state(written: WrittenModel, file: Any) -> None:
     """The layout of `.weights.h5`. A layer that lies in several models is written in each place: Keras reads it so."""
-    for path, layer in state_groups(model, {}):
+    model = written.model
+    order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
+    for path, layer in state_groups(model, order):
         group = file.require_group(variables_path(path, layer))
         group.attrs["name"] = layer.name
         for position, weight in enumerate(own_variables(layer)):
-            _write_array(group, str(position), _values(weight))
+            _write_array(group, weight.name if layer.named_variables else str(position), _values(weight))
     optimizer = model.optimizer
     if optimizer is not None:
         # Keras wants the state whole: without slots it takes none of it, and warns.

@@ -42,6 +42,11 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
     problems = Problems()
+    for path, layer in state_groups(model, order):
+        for name in layer.asset_names:
+            content = archive.asset(f"{path}/{name}")
+            if content is not None:
+                layer.load_asset(name, content)
     if isinstance(archive.weights, StateTree):
         matches = list(_by_path(model, order, archive.weights, problems))
     else:
@@ -74,6 +79,7 @@ def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems
         elif len(arrays) != len(weights):
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
+            layer.fit_stored_shapes([array.shape for array in arrays])
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
@@ -120,6 +126,7 @@ def _by_order(model: Model, order: FileOrder, legacy: LegacyWeights, problems: P
         if len(weights) != len(arrays):
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
+            layer.fit_stored_shapes([array.shape for array in arrays])
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 

@@ -1,0 +1,180 @@
+"""Masks as operations of the graph, as Keras 3 writes them.
+
+Here masks travel beside tensors. In Keras 3 they are tensors of the graph: `compute_mask` makes operations, and the
+call that takes a mask names it as an argument. A file that leaves them out makes Keras add those operations while it
+rebuilds the model, under names that may be taken; and where a model follows Keras 2's rules for masks, its own
+operations are the only way to say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from layergraph.functional.graph import Graph, map_graph
+from layergraph.functional.invocation import Invocation
+from layergraph.functional.layer import Layer
+from layergraph.functional.model import Model
+from layergraph.functional.node import Node
+from layergraph.functional.structure import Structure, flatten, map_structure
+from layergraph.functional.tensor import Tensor
+
+
+class _Unknown:
+    """Stands for a mask that only a run knows: Keras finds it then, too."""
+
+
+_UNKNOWN = _Unknown()
+Mask: TypeAlias = "Tensor | _Unknown | None"
+#: Makes a node of an operation: (class name, arguments, options).
+Operate: TypeAlias = Callable[..., Tensor]
+
+
+class WrittenGraph:
+    """A model's graph as its file has it: with the masks as operations.
+
+    graph   calls, layers in the order by which Keras will number them, and numbers of the calls
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._names = {layer.name for layer in model.graph.layers}
+        self._masks: dict[int, Mask] = {}
+        self._args: dict[Node, tuple[Structure, ...]] = {}
+        self._kwargs: dict[Node, Mapping[str, Structure]] = {}
+        for node in model.graph.nodes:
+            if node.is_input:
+                self._masks.update(dict.fromkeys(map(id, node.output_tensors)))
+            else:
+                self._add(node)
+        changed = self._args or self._kwargs
+        self.graph: Graph = map_graph(model.graph.inputs, model.graph.outputs, self._needs) if changed else model.graph
+
+    def args_of(self, node: Node) -> tuple[Structure, ...]:
+        """The call's positional arguments."""
+        return self._args.get(node, node.args)
+
+    def kwargs_of(self, node: Node) -> Mapping[str, Structure]:
+        """The call's keyword arguments, with the masks that it takes."""
+        return self._kwargs.get(node, node.kwargs)
+
+    def _needs(self, node: Node) -> list[Tensor]:
+        leaves = flatten([list(self.args_of(node)), dict(self.kwargs_of(node))])
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def _add(self, node: Node) -> None:
+        layer = node.layer
+        sources = {} if layer.is_operation else _mask_sources(node)
+        masks = {name: map_structure(self._mask_of, source) for name, source in sources.items()}
+        written = {name: mask for name, mask in masks.items() if _is_known(mask)}
+        if written:
+            self._kwargs[node] = {**node.kwargs, **written}
+        if type(layer).__name__ in _LOOKING and getattr(layer, "mask_rule", "") == "keras2":
+            self._args[node] = tuple(
+                map_structure(lambda leaf: self._without_mask(layer, leaf), arg) for arg in node.args
+            )
+        for tensor, mask in zip(node.output_tensors, self._output_masks(node), strict=True):
+            # Whether there is a mask, shape inference has told.
+            self._masks[id(tensor)] = None if tensor.mask_shape is None else mask
+
+    def _mask_of(self, leaf: Any) -> Mask:
+        return self._masks.get(id(leaf)) if isinstance(leaf, Tensor) else None
+
+    def _without_mask(self, layer: Layer, leaf: Any) -> Any:
+        """The tensor again, if it has a mask: no mask follows it through an operation."""
+        return leaf if self._mask_of(leaf) is None else self._operate(layer, "Add", leaf, 0)
+
+    def _output_masks(self, node: Node) -> Sequence[Mask]:
+        tensors = node.output_tensors
+        nothing: list[Mask] = [None] * len(tensors)
+        if all(tensor.mask_shape is None for tensor in tensors):
+            return nothing
+        if isinstance(node.layer, Model):
+            return [_UNKNOWN] * len(tensors)
+        first = node.args[0]
+        explicit = node.kwargs.get("mask")
+        given: list[Mask] = flatten(map_structure(self._mask_of, first)) if explicit is None else flatten(explicit)
+        if any(mask is _UNKNOWN for mask in given):
+            return [_UNKNOWN] * len(tensors)
+        make = _MADE.get(type(node.layer).__name__)
+        if make is not None:
+            return [make(node.layer, flatten(first), given, self._operate)]
+        # Layers that pass masks on pass their first one.
+        return [given[0] if given[0] is not None else _UNKNOWN] * len(tensors)
+
+    def _operate(self, layer: Layer, kind: str, *args: Any, **options: Any) -> Tensor:
+        """A new operation on tensors, named after the layer whose mask it makes."""
+        # Here, because the table imports the layers, which import the functional core.
+        from layergraph.ops.table import OPERATIONS
+
+        number, name = 0, f"{layer.name}_mask"
+        while name in self._names:
+            number += 1
+            name = f"{layer.name}_mask_{number}"
+        self._names.add(name)
+        made: Tensor = OPERATIONS[kind](name=name, **options)(*args)
+        return made
+
+
+def _mask_sources(node: Node) -> dict[str, Structure]:
+    """The arguments of Keras's `call` that take masks -> the tensors whose masks go there."""
+    layer = node.layer
+    if isinstance(layer, Model):
+        # Keras hands the masks of a model's only argument in; inside they go with its inputs.
+        return {"mask": node.args[0]} if len(node.args) == 1 and not node.kwargs else {}
+    if type(layer).__name__ in _MERGING:
+        # They look at the masks of their inputs themselves.
+        return {}
+    sources = Invocation(layer, node.args, node.kwargs, node.training).mask_sources
+    beside_states = sources.pop("sequences_mask", None)
+    if beside_states is not None and getattr(layer, "mask_rule", "") == "keras2":
+        sources["mask"] = beside_states
+    return sources
+
+
+def _is_known(mask: Structure) -> bool:
+    leaves = flatten(mask)
+    return any(leaf is not None for leaf in leaves) and all(leaf is not _UNKNOWN for leaf in leaves)
+
+
+def _embedding(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Operate) -> Mask:
+    return operate(layer, "NotEqual", inputs[0], 0)
+
+
+def _masking(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Operate) -> Mask:
+    return operate(layer, "Any", operate(layer, "NotEqual", inputs[0], layer.mask_value), axis=-1)
+
+
+def _merging(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Operate) -> Mask:
+    """Keras 3: OR of all; Keras 2: AND of those that are there (keras.layers.Add.compute_mask)."""
+    known = [mask for mask in given if mask is not None]
+    result = known[0]
+    for mask in known[1:]:
+        result = operate(layer, "LogicalOr" if layer.mask_rule == "keras3" else "LogicalAnd", result, mask)
+    return result
+
+
+def _concatenate(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Operate) -> Mask:
+    """keras.layers.Concatenate.compute_mask: masks as wide as their inputs, joined, and any (Keras 2: all) of them."""
+    wide: list[Mask] = []
+    for tensor, mask in zip(inputs, given, strict=True):
+        if mask is None:
+            wide.append(operate(layer, "OnesLike", tensor, dtype="bool"))
+        elif isinstance(mask, Tensor) and len(mask.shape) < len(tensor.shape):
+            nothing = operate(layer, "ZerosLike", tensor, dtype="bool")
+            wide.append(operate(layer, "LogicalOr", operate(layer, "ExpandDims", mask, axis=-1), nothing))
+        else:
+            wide.append(mask)
+    joined = operate(layer, "Concatenate", wide, axis=layer.axis)
+    return operate(layer, "Any" if layer.mask_rule == "keras3" else "All", joined, axis=-1)
+
+
+#: Merging layers that in Keras 3 leave masked elements out.
+_LOOKING = frozenset({"Maximum", "Minimum", "Multiply"})
+_MERGING = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Subtract"})
+#: Layers that make a mask rather than pass one on.
+_MADE: Mapping[str, Callable[[Any, list[Tensor], list[Mask], Operate], Mask]] = {
+    "Embedding": _embedding,
+    "Masking": _masking,
+    "Concatenate": _concatenate,
+    **dict.fromkeys(_MERGING - {"Concatenate", "Dot"}, _merging),
+}
