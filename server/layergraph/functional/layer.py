@@ -18,6 +18,7 @@ from layergraph.functional.invocation import Invocation
 from layergraph.functional.node import Node
 from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import infer
+from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weight import Initializer, Weight
@@ -61,6 +62,10 @@ class Layer(_LayerOptions):
     autocast: ClassVar[bool] = True
     #: Where in a `.weights.h5` file the layer's own arrays lie, below the layer's group (`cell` for recurrent layers).
     vars_path: ClassVar[tuple[str, ...]] = ()
+    #: Whether a file names the layer's own arrays, where it numbers those of others.
+    named_variables: ClassVar[bool] = False
+    #: Files in `assets/` that belong to the layer.
+    asset_names: ClassVar[tuple[str, ...]] = ()
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
     #: The module that Keras names in files. Several operations share their class name with a layer.
@@ -101,8 +106,13 @@ class Layer(_LayerOptions):
 
     @property
     def group_name(self) -> str:
-        """What the layer's group in a `.weights.h5`, and a layer without a name, are called before they are numbered."""
+        """What the layer's group in a `.weights.h5` and a layer without a name are called, before numbers."""
         return naming.snake_case(self.keras_class_name)
+
+    @property
+    def rows_are_independent(self) -> bool:
+        """Whether, in inference, what comes out for a row doesn't depend on the rows beside it."""
+        return True
 
     # --- what a subclass writes ---------------------------------------------------------------------------------------
 
@@ -126,6 +136,7 @@ class Layer(_LayerOptions):
         trainable: bool = True,
         dtype: str | None = None,
         autocast: bool = True,
+        memory_order: tuple[int, ...] | None = None,
         regularizer: Callable[[torch.Tensor], torch.Tensor] | None = None,
         constraint: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Weight:
@@ -144,12 +155,19 @@ class Layer(_LayerOptions):
             initializer,
             trainable=trainable,
             autocast=autocast,
+            memory_order=memory_order,
             regularizer=regularizer,
             constraint=constraint,
         )
         self.own_weights.append(weight)
         weight.trainable = trainable and self._trainable
         return weight
+
+    def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Takes note of the shapes of its own arrays in a file, before they are compared with those of the weights."""
+
+    def load_asset(self, name: str, content: bytes) -> None:
+        """Takes one of `asset_names` from a file. Raises ConfigError where it can't be read."""
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -212,11 +230,11 @@ class Layer(_LayerOptions):
         return single_or_list(outputs)
 
     def _compute(self, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None) -> Any:
-        values: list[torch.Tensor] = []
+        values: list[Any] = []
 
         def symbolic(leaf: Any) -> Any:
-            if isinstance(leaf, (np.ndarray, torch.Tensor)):
-                value = torch.as_tensor(leaf)
+            if isinstance(leaf, (np.ndarray, torch.Tensor, Strings)):
+                value = _as_value(leaf)
                 values.append(value)
                 return Tensor(tuple(value.shape), dtype_name(value.dtype), History(self, -1, 0))
             return leaf
@@ -432,6 +450,14 @@ def _mask_of(tensor: Tensor) -> Tensor | None:
     if tensor.mask_shape is None:
         return None
     return Tensor(tensor.mask_shape, "bool", tensor.history, name=f"{tensor.name}_mask")
+
+
+def _as_value(array: Any) -> Any:
+    if isinstance(array, Strings):
+        return array
+    if isinstance(array, np.ndarray) and dtype_name(array.dtype) == Strings.dtype:
+        return Strings.of(array)
+    return torch.as_tensor(array)
 
 
 def _announced_shape(kwargs: dict[str, Any], options: Container[str]) -> Shape | None:

@@ -28,6 +28,7 @@ class Weight:
         "created_trainable",
         "dtype",
         "initializer",
+        "memory_order",
         "name",
         "owner",
         "regularizer",
@@ -45,6 +46,7 @@ class Weight:
         *,
         trainable: bool = True,
         autocast: bool = True,
+        memory_order: tuple[int, ...] | None = None,
         regularizer: Callable[[torch.Tensor], torch.Tensor] | None = None,
         constraint: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
@@ -58,6 +60,9 @@ class Weight:
         self.created_trainable = trainable
         #: Whether a layer that computes in another type gets the weight in that type.
         self.autocast = autocast
+        #: The axes from the slowest to the fastest in memory, where torch's kernels want another order than Keras's. The
+        #: shape stays Keras's; a kernel in the wrong order is copied in every call.
+        self.memory_order = memory_order
         self.regularizer = regularizer
         self.constraint = constraint
         self._value: torch.Tensor | None = None
@@ -76,14 +81,21 @@ class Weight:
     def value(self) -> torch.Tensor:
         """The tensor; made by the initializer where nothing was bound."""
         if self._value is None:
-            self._value = self.initializer(self.shape, torch_dtype(self.dtype))
+            self._value = self._laid_out(self.initializer(self.shape, torch_dtype(self.dtype)))
         return self._value
 
     def bind(self, value: torch.Tensor) -> None:
         """Takes `value` as the weight's tensor, without a copy if the type fits. Raises DataError for another shape."""
         if tuple(value.shape) != self.shape:
             raise DataError(f"weight '{self.path}': got shape {tuple(value.shape)}, expected {self.shape}")
-        self._value = value.to(torch_dtype(self.dtype))
+        self._value = self._laid_out(value.to(torch_dtype(self.dtype)))
+
+    def _laid_out(self, value: torch.Tensor) -> torch.Tensor:
+        """The same values in the memory order that the weight wants."""
+        if self.memory_order is None:
+            return value
+        back = [self.memory_order.index(axis) for axis in range(value.ndim)]
+        return value.permute(self.memory_order).contiguous().permute(back)
 
     def assign(self, value: np.ndarray[Any, Any] | torch.Tensor) -> None:
         """Copies `value` into the weight, in place. Raises DataError for another shape."""

@@ -107,6 +107,10 @@ class WindowedConvolution(SpatialLayer):
             return [(window - 1, 0) for window in windows]
         return [(0, 0)] * self.rank
 
+    def plain_convolution(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        """The convolution of an input in Keras's layout, without strides, padding and dilation."""
+        return self.from_torch(_convolution(self.to_torch(x), kernel_to_torch(kernel), None))
+
     def convolve(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
         """The convolution of an input in Keras's layout with a kernel (*kernel_size, inputs / groups, outputs)."""
         x = x.to(kernel.dtype)
@@ -142,6 +146,15 @@ def kernel_to_torch(kernel: torch.Tensor) -> torch.Tensor:
     if kernel.ndim == 3:
         kernel = kernel.unsqueeze(0)
     return kernel.movedim((-1, -2), (0, 1))
+
+
+def kernel_memory_order(rank: int, channels_first: bool) -> tuple[int, ...]:
+    """How a kernel (*spatial, a, b) lies in memory so that torch, which sees (b, a, *spatial), need not copy it.
+
+    Its convolutions of channels-last images want channels-last kernels, (b, *spatial, a).
+    """
+    spatial = range(rank)
+    return (rank + 1, rank, *spatial) if channels_first else (rank + 1, *spatial, rank)
 
 
 class _Convolution(WindowedConvolution):
@@ -194,6 +207,7 @@ class _Convolution(WindowedConvolution):
             "kernel",
             (*self.kernel_size, channels // self.groups, self.filters),
             self.kernel_initializer,
+            memory_order=kernel_memory_order(self.rank, self.channels_first),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )

@@ -10,7 +10,7 @@ from layergraph.config.options import anything, boolean, option, positive_int
 from layergraph.functional.layer import Layer
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
-from layergraph.layers.convolutional import WindowedConvolution, pointwise
+from layergraph.layers.convolutional import WindowedConvolution, kernel_memory_order, pointwise
 from layergraph.layers.spatial import data_format, padding
 from layergraph.training.constraints import constraint
 from layergraph.training.regularizers import regularizer
@@ -119,6 +119,7 @@ class _SeparableConvolution(WindowedConvolution):
             "pointwise_kernel",
             (*[1] * self.rank, channels * self.depth_multiplier, self.filters),
             self.pointwise_initializer,
+            memory_order=kernel_memory_order(self.rank, self.channels_first),
             regularizer=self.pointwise_regularizer,
             constraint=self.pointwise_constraint,
         )

@@ -12,7 +12,7 @@ from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
-from layergraph.layers.convolutional import WindowedConvolution, kernel_to_torch
+from layergraph.layers.convolutional import WindowedConvolution, kernel_memory_order, kernel_to_torch
 from layergraph.layers.spatial import data_format, padding
 from layergraph.training.constraints import constraint
 from layergraph.training.regularizers import regularizer
@@ -70,6 +70,7 @@ class _TransposedConvolution(WindowedConvolution):
             "kernel",
             (*self.kernel_size, self.filters, channels),
             self.kernel_initializer,
+            memory_order=kernel_memory_order(self.rank, self.channels_first),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )

@@ -68,7 +68,8 @@ class Cell(Layer):
                 self.recurrent_constraint,
             ),
         ):
-            self.add_weight(name, (rows, width), init, regularizer=penalty, constraint=limit)
+            # torch's loops see the transposed kernel.
+            self.add_weight(name, (rows, width), init, memory_order=(1, 0), regularizer=penalty, constraint=limit)
         if self.use_bias:
             self.add_weight(
                 "bias",
@@ -218,7 +219,7 @@ class LstmCell(GatedCell):
 
     def first_bias(self) -> Any:
         """Ones for the forget gate, if asked for."""
-        return _ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer
+        return ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer
 
     def fused(
         self, w: Any, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
@@ -246,7 +247,7 @@ class LstmCell(GatedCell):
         return take
 
 
-class _ForgetBias:
+class ForgetBias:
     """First bias of an LSTM: what `initializer` gives, but ones for the forget gate (Jozefowicz et al., 2015)."""
 
     def __init__(self, initializer: Initializer) -> None:
