@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
-from layergraph.training.monitors import CALLBACKS, callback
+from layergraph.training.callback_table import CALLBACKS, callback
 
 RNG = np.random.default_rng(12)
 X = RNG.standard_normal((24, 5)).astype("float32")
@@ -41,6 +41,8 @@ CASES = [
     ("ReduceLROnPlateau", {"patience": 2, "factor": 0.2, "cooldown": 2, "min_lr": 0.1}),
     ("ReduceLROnPlateau", {"monitor": "val_accuracy", "patience": 1, "min_delta": 0.1}),
     ("TerminateOnNaN", {}),
+    ("LearningRateScheduler", {"schedule": lambda epoch, rate: rate * 0.5 if epoch % 3 == 2 else rate}),
+    ("LearningRateScheduler", {"schedule": lambda epoch: 0.5 / (epoch + 1)}),
 ]
 
 
@@ -67,8 +69,22 @@ def test_some_case_stops_early_and_some_case_lowers_the_rate():
     assert rates[-1] < rates[0]
 
 
-def test_a_callback_of_the_table_for_every_case():
-    assert {name for name, _ in CASES} == set(CALLBACKS)
+def test_every_callback_that_watches_a_log_has_a_case():
+    watching = {name for name, known in CALLBACKS.items() if known.__module__ == "layergraph.training.monitors"}
+    assert {name for name, _ in CASES} == watching
+
+
+def test_a_rate_by_a_schedule_of_epochs():
+    ours, _ = models()
+    schedule = {
+        "class_name": "ExponentialDecay",
+        "config": {"initial_learning_rate": 0.5, "decay_steps": 1, "decay_rate": 0.1},
+    }
+    scheduler = callback({"class_name": "LearningRateScheduler", "config": {"schedule": schedule}})
+    history = ours.fit(X, Y, epochs=3, verbose=0, callbacks=scheduler).history
+    assert history["learning_rate"] == pytest.approx([0.5, 0.05, 0.005])
+    with pytest.raises(ConfigError, match="expected a schedule or a function of the epoch"):
+        callback({"class_name": "LearningRateScheduler", "config": {"schedule": 3}})
 
 
 def test_termination_by_a_loss_that_is_no_number(capsys):

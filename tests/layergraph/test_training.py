@@ -414,3 +414,94 @@ def test_predict_nests_as_the_outputs_do():
         for own, their in zip(ours.predict(X[:rows]), theirs.predict(X[:rows], verbose=0), strict=True):
             np.testing.assert_allclose(own, their, rtol=1e-5, atol=1e-6)
     assert [p.shape for p in ours.predict(X[:0])] == [(0, 3), (0, 1)]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"steps_per_epoch": 2},
+        {"steps_per_epoch": 3},
+        {"steps_per_epoch": 9},
+        {"steps_per_epoch": 2, "validation_split": 0.3, "validation_steps": 1, "validation_batch_size": 4},
+        {"validation_split": 0.5, "validation_freq": 2},
+        {"validation_split": 0.5, "validation_freq": [1, 4]},
+        {"initial_epoch": 2},
+        {"epochs": 0},
+    ],
+    ids=str,
+)
+def test_steps_epochs_and_how_often_there_is_validation(steps):
+    arguments = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
+    check_fit(dense, arguments, X, CLASSES, **{"epochs": 5, **steps})
+
+
+def test_the_first_steps_of_an_evaluation():
+    ours, theirs = both(dense)
+    for model in (ours, theirs):
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    found, expected = (model.evaluate(X, CLASSES, batch_size=8, steps=2, verbose=0) for model in (ours, theirs))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+METRICS_OF_ONE = [
+    {"class_name": "AUC", "config": {"multi_label": True, "num_thresholds": 50}},
+    {"class_name": "Precision", "config": {"thresholds": [0.2, 0.5]}},
+    {"class_name": "F1Score", "config": {}},
+    {"class_name": "OneHotMeanIoU", "config": {"num_classes": 3}},
+]
+
+
+def test_metrics_with_several_values():
+    """History has arrays where a metric has a number for each class or threshold."""
+    ours, theirs = both(dense)
+    ours.compile("adam", "categorical_crossentropy", metrics=METRICS_OF_ONE)
+    their_metrics = [
+        getattr(keras.metrics, given["class_name"])(**given["config"], name=name)
+        for given, name in zip(METRICS_OF_ONE, "abcd", strict=True)
+    ]
+    theirs.compile("adam", "categorical_crossentropy", metrics=their_metrics)
+    options = {"epochs": 3, "batch_size": 16, "shuffle": False, "verbose": 0, "validation_split": 0.3}
+    history, expected = (model.fit(X, ONE_HOT, **options).history for model in (ours, theirs))
+    names = dict(zip(("auc", "precision", "f1_score", "one_hot_mean_io_u"), "abcd", strict=True))
+    for name, their in names.items():
+        for prefix in ("", "val_"):
+            np.testing.assert_allclose(history[prefix + name], expected[prefix + their], rtol=TOLERANCE, atol=1e-5)
+    assert np.shape(history["f1_score"]) == (3, 3)
+
+
+MIXED_CASES = [("mixed_bfloat16", 2e-2), ("mixed_float16", 5e-3), ("float64", 1e-4)]
+
+
+@pytest.mark.parametrize(("policy", "tolerance"), MIXED_CASES)
+def test_mixed_precision(policy, tolerance):
+    """Weights stay float32, layers compute in half precision; with float16 the loss is scaled without being told."""
+
+    def build(k):
+        x = k.Input((6,), name="x")
+        h = k.layers.Dense(16, activation="relu", dtype=policy)(x)
+        h = k.layers.LayerNormalization(dtype=policy)(h)
+        return k.Model(x, k.layers.Dense(3, activation="softmax", dtype="float32")(h))
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        ours, theirs = both(build)
+        theirs.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    finally:
+        keras.config.set_dtype_policy(before)
+    ours.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert type(ours.optimizer).__name__ == type(theirs.optimizer).__name__
+    options = {"epochs": 3, "batch_size": 16, "shuffle": False, "verbose": 0}
+    history, expected = (model.fit(X, CLASSES, **options).history for model in (ours, theirs))
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=tolerance)
+    for own, their in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        assert own.dtype == their.dtype
+        np.testing.assert_allclose(own, their, rtol=tolerance, atol=tolerance)
+
+
+def test_scaling_of_losses_can_be_refused():
+    x = layergraph.Input((6,))
+    model = layergraph.Model(x, own_layers.Dense(3, dtype="mixed_float16")(x))
+    model.compile("adam", "mse", auto_scale_loss=False)
+    assert type(model.optimizer).__name__ == "Adam"

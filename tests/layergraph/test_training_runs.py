@@ -247,7 +247,7 @@ def test_callbacks_hear_what_keras_says():
     theirs.fit(X, CLASSES, callbacks=[their_recorder], **options)
     assert recorder.calls == their_recorder.calls
     logs = ["acc", "loss", "val_acc", "val_loss"]
-    assert recorder.params == {"epochs": 2, "steps": 2, "rows": 16, "verbose": 0, "logs": logs}
+    assert recorder.params == {"epochs": 2, "steps": 2, "rows": 16, "verbose": 0, "logs": logs, "resumed": False}
     assert recorder.model is ours
 
 

@@ -34,14 +34,21 @@ class Callback:
         """Called once, before a run."""
         self.params = params
 
+    def state(self) -> dict[str, Any]:
+        """What a run that goes on from a checkpoint has to know: arrays, tensors and plain values."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state`. Called between `on_train_begin` and the next `on_epoch_begin`."""
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Before the first epoch."""
+        """Before the first epoch. `params["resumed"]` says whether the run goes on from a checkpoint."""
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """After the last epoch, with its logs."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Before an epoch; `epoch` counts from 0."""
+        """Before an epoch, and again where a run goes on in the middle of one; `epoch` counts from 0."""
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """After an epoch and its validation. `logs` is a dict, sorted by name, to which keys may be added."""
@@ -91,6 +98,13 @@ class History(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.epoch = []
+
+    def state(self) -> dict[str, Any]:
+        return {"history": {name: list(values) for name, values in self.history.items()}, "epoch": list(self.epoch)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.history = {name: list(values) for name, values in state["history"].items()}
+        self.epoch = list(state["epoch"])
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch.append(epoch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -131,6 +131,23 @@ class Loop:
         found.update({names[index]: float(shown) / rows for index, shown in self._shown.items()})
         return dict(sorted(found.items()))
 
+    def state(self) -> dict[str, Any]:
+        """Running losses and randomness, for `restore`; metrics have their own."""
+        return {
+            "total": self._total.clone(),
+            "shown": {index: shown.clone() for index, shown in self._shown.items()},
+            "rows": self._rows,
+            "generator": self._generator.get_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state`."""
+        self._total.copy_(state["total"])
+        for index, shown in self._shown.items():
+            shown.copy_(state["shown"][index])
+        self._rows = state["rows"]
+        self._generator.set_state(state["generator"])
+
     def check_finite(self, epoch: int, step: int) -> None:
         """Raises NonFiniteLossError if the last batch's loss is no number; `epoch` and `step` count from 0."""
         value = float(self._last)
@@ -171,9 +188,3 @@ def new_generator(seed: int | None, device: torch.device) -> torch.Generator:
     else:
         generator.manual_seed(seed)
     return generator
-
-
-def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
-    """Row numbers in the shuffled order of an epoch: the same for the same seed and epoch, however a run got there."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(rows, generator=generator)

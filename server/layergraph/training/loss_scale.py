@@ -95,17 +95,17 @@ class LossScaleOptimizer(BaseOptimizer):
         own = _OWN // 2 if unbuilt else _OWN
         self.inner_optimizer.load(arrays[own:])
         if not unbuilt:
-            self._take_own(arrays)
+            self.step_counter, self.dynamic_scale = int(arrays[2]), float(arrays[3])
 
-    def restore(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        self.inner_optimizer.restore(arrays[_OWN:])
-        self._take_own(arrays)
+    def state(self) -> dict[str, Any]:
+        own = {"step_counter": self.step_counter, "dynamic_scale": self.dynamic_scale}
+        return {**own, "inner": self.inner_optimizer.state()}
 
-    def _take_own(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        self.step_counter, self.dynamic_scale = int(arrays[2]), float(arrays[3])
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.inner_optimizer.restore(state["inner"])
+        self.step_counter, self.dynamic_scale = state["step_counter"], state["dynamic_scale"]
 
     def rate(self) -> float:
-        """The learning rate of the next step."""
         return self.inner_optimizer.rate()
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -151,3 +151,10 @@ class LossScaleOptimizer(BaseOptimizer):
             if options.pop(name, idle) != idle:
                 raise ConfigError(f"LossScaleOptimizer: set '{name}' of the inner optimizer")
         return cls(**options)
+
+
+def with_scale(optimizer: BaseOptimizer) -> BaseOptimizer:
+    """The optimizer with a LossScaleOptimizer around it, if it isn't one itself."""
+    if isinstance(optimizer, Optimizer):
+        return LossScaleOptimizer.from_config({"inner_optimizer": optimizer})
+    return optimizer

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from layergraph.config.options import (
     Configurable,
+    Expected,
     boolean,
     nonnegative,
     nonnegative_int,
@@ -17,10 +18,10 @@ from layergraph.config.options import (
     one_of,
     option,
     optional,
-    resolve,
     text,
 )
 from layergraph.errors import ConfigError, unknown_name
+from layergraph.training import schedules
 from layergraph.training.callbacks import Callback, Logs
 from layergraph.training.schedules import Schedule
 
@@ -39,6 +40,9 @@ class Monitor(Configurable, Callback):
     mode: str = option(one_of("auto", "min", "max"), default="auto", kw_only=True)
     min_delta: float = option(nonnegative, default=0.0, kw_only=True)
 
+    #: Attributes that a run which goes on has to know.
+    state_names: ClassVar[tuple[str, ...]] = ("best",)
+
     def setup(self) -> None:
         self.params = {}
         self.best: float | None = None
@@ -50,6 +54,13 @@ class Monitor(Configurable, Callback):
             raise ConfigError(f"{type(self).__name__}: " + unknown_name("log", self.monitor, known))
         self.best = None
         self._sign = {"min": -1.0, "max": 1.0}.get(self.mode) or self._direction()
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.state_names}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name in self.state_names:
+            setattr(self, name, state[name])
 
     def _direction(self) -> float:
         direction = self.model.log_direction(self.monitor.removeprefix("val_"))
@@ -81,6 +92,8 @@ class EarlyStopping(Monitor):
     baseline: float | None = option(optional(number), default=None)
     restore_best_weights: bool = option(boolean, default=False)
     start_from_epoch: int = option(nonnegative_int, default=0)
+
+    state_names = ("best", "wait", "stopped_epoch", "best_epoch", "best_weights")
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
@@ -132,6 +145,8 @@ class ReduceLROnPlateau(Monitor):
     cooldown: int = option(nonnegative_int, default=0)
     min_lr: float = option(nonnegative, default=0.0)
 
+    state_names = ("best", "wait", "cooling")
+
     def setup(self) -> None:
         super().setup()
         if self.factor >= 1:
@@ -143,10 +158,7 @@ class ReduceLROnPlateau(Monitor):
         self._rate()
 
     def _rate(self) -> float:
-        rate = self.model.optimizer.learning_rate if self.model.optimizer is not None else None
-        if rate is None or isinstance(rate, Schedule):
-            raise ConfigError("ReduceLROnPlateau: the learning rate is a schedule, expected a number")
-        return rate
+        return constant_rate(self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         given: dict[str, Any] = logs if isinstance(logs, dict) else {}
@@ -187,13 +199,55 @@ class TerminateOnNaN(Configurable, Callback):
             self.model.stop_training = True
 
 
-CALLBACKS: Mapping[str, type[Callback]] = {
-    "EarlyStopping": EarlyStopping,
-    "ReduceLROnPlateau": ReduceLROnPlateau,
-    "TerminateOnNaN": TerminateOnNaN,
-}
+def _schedule(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return schedules.learning_rate(value)
+    if not callable(value):
+        raise Expected("a schedule or a function of the epoch")
+    return value
 
 
-def callback(value: Any) -> Callback:
-    """A callback, its name, or {"class_name", "config"}. Raises ConfigError."""
-    return value if isinstance(value, Callback) else resolve("callback", value, CALLBACKS)
+class LearningRateScheduler(Configurable, Callback):
+    """Sets the rate at the start of each epoch (keras.callbacks.LearningRateScheduler). Logs `learning_rate`.
+
+    schedule   one of the learning-rate schedules, asked with the epoch, from 0; or a function (epoch, rate) -> rate, or
+               (epoch) -> rate, as Keras takes it
+
+    Raises ConfigError for an optimizer with a schedule of its own.
+    """
+
+    schedule: Any = option(_schedule)
+    verbose: int = option(nonnegative_int, default=0)
+
+    def setup(self) -> None:
+        self.params = {}
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        constant_rate(self)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        assert self.model.optimizer is not None
+        rate = self._rate(epoch)
+        self.model.optimizer.learning_rate = rate
+        if self.verbose:
+            print(f"Epoch {epoch + 1}: learning rate set to {rate:g}")
+
+    def _rate(self, epoch: int) -> float:
+        if isinstance(self.schedule, Schedule):
+            return self.schedule(epoch)
+        try:
+            return float(self.schedule(epoch, constant_rate(self)))
+        except TypeError:
+            return float(self.schedule(epoch))
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        if isinstance(logs, dict):
+            logs["learning_rate"] = constant_rate(self)
+
+
+def constant_rate(callback: Callback) -> float:
+    """The learning rate of the model's optimizer. Raises ConfigError where it is a schedule."""
+    rate = callback.model.optimizer.learning_rate if callback.model.optimizer is not None else None
+    if rate is None or isinstance(rate, Schedule):
+        raise ConfigError(f"{type(callback).__name__}: the learning rate is a schedule, expected a number")
+    return rate

@@ -107,8 +107,16 @@ class BaseOptimizer(Configurable):
         """Takes a state out of a file of Keras. Raises DataError where it doesn't fit; the state stays as it was."""
         raise NotImplementedError
 
-    def restore(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        """Takes a state in the order of `variables`. Raises DataError where it doesn't fit."""
+    def state(self) -> dict[str, Any]:
+        """The state as it is, for `restore`: unlike `variables`, numbers have all their digits."""
+        raise NotImplementedError
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state` of the same weights."""
+        raise NotImplementedError
+
+    def rate(self) -> float:
+        """The learning rate of the next step. A schedule is asked with all steps, accumulating ones too."""
         raise NotImplementedError
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -254,8 +262,16 @@ class Optimizer(BaseOptimizer):
             return
         self._take(state, arrays)
 
-    def restore(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        self._take(self.variables, arrays)
+    def state(self) -> dict[str, Any]:
+        scheduled = isinstance(self.learning_rate, Schedule)
+        names = ["iterations", *self.scalars(), *([] if scheduled else ["learning_rate"])]
+        slots = [variable.value for variable in self._slot_variables(self._groups())]
+        return {"numbers": {name: getattr(self, name) for name in names}, "slots": slots}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._take(self._slot_variables(self._groups()), state["slots"])
+        for name, value in state["numbers"].items():
+            setattr(self, name, value)
 
     def _take(self, state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         if len(arrays) != len(state):
@@ -295,7 +311,6 @@ class Optimizer(BaseOptimizer):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def rate(self) -> float:
-        """The learning rate of the next step. A schedule is asked with all steps, accumulating ones too."""
         rate = self.learning_rate
         return rate(self.iterations) if isinstance(rate, Schedule) else rate
 

@@ -14,13 +14,18 @@ from layergraph.errors import ConfigError, DataError, NotCompiledError
 from layergraph.functional.run import Run
 from layergraph.training import data
 from layergraph.training.callbacks import Callback, Callbacks, History
+from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments
 from layergraph.training.data import Array, Data
-from layergraph.training.loop import Loop, RunningLogs, epoch_order, new_generator
+from layergraph.training.fitting import Fit, Validation, tested
+from layergraph.training.loop import Loop, new_generator
+from layergraph.training.loss_scale import with_scale
 from layergraph.training.matching import matched_data, model_device, split_rows
 from layergraph.training.metric import Result
 from layergraph.training.optimizer import BaseOptimizer
+from layergraph.training.passes import Passes
 from layergraph.training.progress import Progress
+from layergraph.training.recording import BackupAndRestore
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
@@ -67,11 +72,14 @@ class Trainer:
         """Says how to train: optimizer, and for the outputs losses, their weights, and metrics.
 
         Each is a name, an object, or Keras's {"class_name", "config"}; losses and metrics one for all outputs, a list
-        in the order of the outputs, or a dict by output name. How batches are executed (the last four arguments) is
-        layergraph's own affair. Raises ConfigError for what isn't known or doesn't fit the outputs.
+        in the order of the outputs, or a dict by output name. With `auto_scale_loss` an optimizer of a model that
+        computes in float16 gets a LossScaleOptimizer around it. How batches are executed (run_eagerly,
+        steps_per_execution, jit_compile) is layergraph's own affair.
+
+        Raises ConfigError for what isn't known or doesn't fit the outputs.
         """
-        self._compiled = Compiled(
-            self._model.output_names,
+        self._compiled = self._compiled_with(
+            auto_scale_loss,
             optimizer=optimizer,
             loss=loss,
             loss_weights=loss_weights,
@@ -79,6 +87,13 @@ class Trainer:
             weighted_metrics=weighted_metrics,
         )
         self.optimizer_state = None
+
+    def _compiled_with(self, auto_scale_loss: bool, **arguments: Any) -> Compiled:
+        compiled = Compiled(self._model.output_names, **arguments)
+        # Keras asks its process-wide policy, which a model of a file doesn't know.
+        if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self._model.walk_layers()):
+            compiled.optimizer = with_scale(compiled.optimizer)
+        return compiled
 
     @property
     def compiled(self) -> bool:
@@ -128,8 +143,8 @@ class Trainer:
                 raise NotCompiledError(
                     f"model '{self._model.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
                 )
-            names = self._model.output_names
-            self._compiled = Compiled(names, **compile_arguments(self._filed_config, names))
+            arguments = compile_arguments(self._filed_config, self._model.output_names)
+            self._compiled = self._compiled_with(True, **arguments)
         if self.optimizer_state is not None:
             self._compiled.optimizer.build(self._model.trainable_weights)
             self._compiled.optimizer.load(self.optimizer_state)
@@ -152,10 +167,13 @@ class Trainer:
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
         seed: int | None = None,
         stop_on_nan: bool = False,
+        checkpoints: Checkpoints | None = None,
     ) -> History:
         """Trains for some epochs and gives back their logs.
 
@@ -165,14 +183,21 @@ class Trainer:
         validation_data     (x, y) or (x, y, sample_weight) to be evaluated after each epoch
         class_weight        weight by class number, for models with one output; not together with sample_weight
         sample_weight       by row (or row and step), for all outputs, or a list or dict by output
+        steps_per_epoch     an epoch ends after so many batches, and the next goes on behind them; one also ends where
+                            the rows end
+        validation_steps    only the first batches are evaluated
+        validation_freq     epochs from one evaluation to the next, or a list of epochs, from 1
         seed                of shuffling and of layers that draw; None for a random one
         stop_on_nan         ends with NonFiniteLossError when the loss is no number, for which each step waits for the
                             device; Keras, and False, go on
+        checkpoints         where the state of the run is kept. If one is there already, the run goes on from it, with
+                            the same data and arguments: to the very weights it would have had without a break
 
         The order of an epoch depends on seed and epoch number only. Raises DataError for data that doesn't fit, before
         anything is trained, and NotCompiledError.
         """
         compiled = self._ready()
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(self._model, x, y, sample_weight, validation_split)
         training = matched_data(self._model, compiled, x, y, sample_weight, class_weight)
@@ -180,77 +205,37 @@ class Trainer:
             None if validation_data is None else matched_data(self._model, compiled, *_unpacked(validation_data))
         )
         size = _batch_size(batch_size)
-        device = model_device(self._model)
-        seed = random.randrange(2**31) if seed is None else seed
-        loop = Loop(self._model, compiled, new_generator(seed, device))
+        checkpoints = checkpoints or _backup(callbacks)
+        resumed = None if checkpoints is None else checkpoints.read()
+        if seed is None:
+            seed = random.randrange(2**31) if resumed is None else int(resumed["run"]["seed"])
+        loop = Loop(self._model, compiled, new_generator(seed, model_device(self._model)))
         compiled.optimizer.build(self._model.trainable_weights)
-
+        passes = Passes(training, size, seed=seed, shuffle=shuffle, number=initial_epoch)
         self.history = history = History()
-        steps = data.steps_of(training.rows, size)
+        steps = steps_per_epoch or passes.steps
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
-        hooks.params["logs"] = [
-            *self.metrics_names,
-            *(f"val_{n}" for n in self.metrics_names if validation is not None),
-        ]
+        names = self.metrics_names
+        hooks.params["logs"] = [*names, *(f"val_{name}" for name in names if validation is not None)]
+        hooks.params["resumed"] = resumed is not None
         self.stop_training = False
-        logs: dict[str, Any] = {}
-        hooks.call("on_train_begin", {})
-        for epoch in range(initial_epoch, epochs):
-            hooks.call("on_epoch_begin", epoch, {})
-            order = epoch_order(training.rows, seed, epoch) if shuffle else None
-            logs = self._train_epoch(loop, training, size, order, hooks, epoch if stop_on_nan else None)
-            if validation is not None and _validates(epoch, validation_freq):
-                found = self._tested(loop, validation, validation_batch_size or size, hooks)
-                logs.update({f"val_{name}": value for name, value in found.items()})
-            hooks.call("on_epoch_end", epoch, logs)
-            if self.stop_training:
-                break
-        if epochs > 0:
-            compiled.optimizer.finalize()
-        hooks.call("on_train_end", logs)
+        fit = Fit(
+            self._model,
+            compiled,
+            loop,
+            passes,
+            None
+            if validation is None
+            else Validation(validation, _batch_size(validation_batch_size or size), validation_steps, validation_freq),
+            hooks,
+            epochs=range(initial_epoch, epochs),
+            steps=steps_per_epoch,
+            seed=seed,
+            stop_on_nan=stop_on_nan,
+            checkpoints=checkpoints,
+        )
+        fit.run(resumed)
         return history
-
-    def _train_epoch(
-        self,
-        loop: Loop,
-        rows: Data,
-        size: int,
-        order: torch.Tensor | None,
-        hooks: Callbacks,
-        checked_epoch: int | None,
-    ) -> dict[str, Any]:
-        begin, end = hooks.defining("on_train_batch_begin"), hooks.defining("on_train_batch_end")
-        loop.reset()
-        with loop.recording():
-            for step, batch in enumerate(rows.batches(size, order)):
-                for callback in begin:
-                    callback.on_train_batch_begin(step, {})
-                loop.train(batch)
-                if checked_epoch is not None:
-                    loop.check_finite(checked_epoch, step)
-                if end:
-                    running = RunningLogs(loop)
-                    for callback in end:
-                        callback.on_train_batch_end(step, running)
-                if self.stop_training:
-                    break
-        return loop.logs()
-
-    def _tested(self, loop: Loop, rows: Data, size: int, hooks: Callbacks) -> dict[str, Result]:
-        begin, end = hooks.defining("on_test_batch_begin"), hooks.defining("on_test_batch_end")
-        hooks.call("on_test_begin", {})
-        loop.reset()
-        for step, batch in enumerate(rows.batches(size)):
-            for callback in begin:
-                callback.on_test_batch_begin(step, {})
-            loop.test(batch)
-            if end:
-                running = RunningLogs(loop)
-                for callback in end:
-                    callback.on_test_batch_end(step, running)
-        logs = loop.logs()
-        hooks.call("on_test_end", logs)
-        return logs
 
     def train_on_batch(
         self,
@@ -279,16 +264,21 @@ class Trainer:
         batch_size: int | None = None,
         verbose: int | str = "auto",
         sample_weight: Any = None,
+        steps: int | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """Loss and metrics on data: one number, a list in Keras's order, or a dict by name. Raises as `fit` does."""
+        """Loss and metrics on data, or its first `steps` batches: one number, a list in Keras's order, or a dict.
+
+        Raises as `fit` does.
+        """
         compiled = self._ready()
         rows = matched_data(self._model, compiled, x, y, sample_weight)
         size = _batch_size(batch_size)
-        hooks = self._hooks(callbacks, verbose, epochs=1, steps=data.steps_of(rows.rows, size), rows=rows.rows)
+        count = data.steps_of(rows.rows, size) if steps is None else steps
+        hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
         loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
-        return self._numbers(self._tested(loop, rows, size, hooks), return_dict)
+        return self._numbers(tested(loop, rows, size, steps, hooks), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics on one batch."""
@@ -377,8 +367,12 @@ def _batch_size(given: int | None) -> int:
     return int(given)
 
 
-def _validates(epoch: int, frequency: int | Sequence[int]) -> bool:
-    return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
+def _backup(callbacks: Iterable[Callback]) -> Checkpoints | None:
+    """The checkpoints that a BackupAndRestore among the callbacks asks for."""
+    for callback in callbacks:
+        if isinstance(callback, BackupAndRestore):
+            return callback.checkpoints
+    return None
 
 
 def _as_numpy(tensor: torch.Tensor) -> Array:

@@ -1,0 +1,150 @@
+"""Checkpoints: everything a run needs to go on, in one file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from layergraph.errors import CorruptFileError
+
+#: Written into each checkpoint; another number is another layout.
+FORMAT = 1
+NAME = "training.ckpt"
+#: Stands for a NumPy array among what torch writes, which is tensors only.
+_ARRAY = "__array__"
+
+
+class Checkpoints:
+    """The checkpoint of a run in `folder`, and when it is written: always the newest one, which replaces the last.
+
+    every_steps      after so many batches, counted over epochs
+    every_seconds    after the first batch so many seconds after the last one
+    every_epoch      at the end of an epoch; with `every_seconds` only if the last one is older than that
+    remove           the checkpoint goes once the run has ended
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        every_epoch: bool = True,
+        remove: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.every_steps = every_steps
+        self.every_seconds = every_seconds
+        self.every_epoch = every_epoch
+        self.remove = remove
+        self._asked = False
+        self._steps = 0
+        self._written = time.monotonic()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / NAME
+
+    def ask(self) -> None:
+        """Has a checkpoint written after the current batch. May be called from a signal handler."""
+        self._asked = True
+
+    def due_after_batch(self) -> bool:
+        """Whether to write one now. To be asked once after each batch."""
+        self._steps += 1
+        return self._asked or (self.every_steps is not None and self._steps >= self.every_steps) or self._is_old(False)
+
+    def due_after_epoch(self) -> bool:
+        """Whether to write one now. To be asked at the end of each epoch."""
+        return self._asked or (self.every_epoch and self._is_old(True))
+
+    def _is_old(self, without_limit: bool) -> bool:
+        if self.every_seconds is None:
+            return without_limit
+        return time.monotonic() - self._written >= self.every_seconds
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replaces the checkpoint; whenever the process is killed, the old one or the new one is there, whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, {"format": FORMAT, **state})
+        self._asked = False
+        self._steps = 0
+        self._written = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """The state of the checkpoint, None where there is none. Raises CorruptFileError."""
+        for unfinished in self.folder.glob(f".{NAME}.*.tmp"):
+            unfinished.unlink(missing_ok=True)
+        if not self.path.exists():
+            return None
+        with self.path.open("rb") as file:
+            state = self._unpickled(file)
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise CorruptFileError(self.path, f"is no checkpoint of format {FORMAT}")
+        return state
+
+    def _unpickled(self, file: BinaryIO) -> Any:
+        try:
+            # torch doesn't compare the checksums that it writes.
+            with zipfile.ZipFile(file) as members:
+                if members.testzip() is not None:
+                    raise ValueError("a checksum is wrong")
+            file.seek(0)
+            # Nothing but tensors and plain values is unpickled.
+            return _with_arrays(torch.load(file, map_location="cpu", weights_only=True))
+        except (RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as wrong:
+            raise CorruptFileError(self.path, "is no checkpoint, or is damaged") from wrong
+
+    def discard(self) -> None:
+        """Removes the checkpoint."""
+        self.path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes tensors, arrays and plain values to `path`, which is replaced once all is on the disk."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(_without_arrays(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _without_arrays(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {_ARRAY: torch.from_numpy(np.array(value))}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _without_arrays(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_arrays(item) for item in value)
+    return value
+
+
+def _with_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {_ARRAY}:
+            return value[_ARRAY].numpy()
+        return {key: _with_arrays(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_arrays(item) for item in value)
+    return value

@@ -1,0 +1,197 @@
+"""One call of `fit`: epochs of steps with validation, callbacks and checkpoints, from the first or a checkpoint on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from layergraph.errors import DataError
+from layergraph.training.callbacks import Callbacks
+from layergraph.training.checkpoint import Checkpoints
+from layergraph.training.compile import Compiled
+from layergraph.training.data import Data
+from layergraph.training.loop import Loop, RunningLogs
+from layergraph.training.metric import Result
+from layergraph.training.passes import Passes
+
+if TYPE_CHECKING:
+    from layergraph.functional.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What is evaluated after epochs: `rows` in batches of `size`, at most `steps` of them, each `frequency` epochs."""
+
+    rows: Data
+    size: int
+    steps: int | None
+    frequency: int | Sequence[int]
+
+    def follows(self, epoch: int) -> bool:
+        """Whether there is an evaluation after that epoch."""
+        if isinstance(self.frequency, int):
+            return (epoch + 1) % self.frequency == 0
+        return epoch + 1 in self.frequency
+
+
+class Fit:
+    """A run: `run` carries it out, and its place at any batch's end can be kept and taken up again."""
+
+    def __init__(
+        self,
+        model: Model,
+        compiled: Compiled,
+        loop: Loop,
+        passes: Passes,
+        validation: Validation | None,
+        hooks: Callbacks,
+        *,
+        epochs: range,
+        steps: int | None,
+        seed: int,
+        stop_on_nan: bool,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self._model = model
+        self._compiled = compiled
+        self._loop = loop
+        self._passes = passes
+        self._validation = validation
+        self._hooks = hooks
+        self._epochs = epochs
+        self._steps = steps
+        self._seed = seed
+        self._stop_on_nan = stop_on_nan
+        self._checkpoints = checkpoints
+        #: The epoch that is going on or comes next, and how many of its batches are done.
+        self._epoch = epochs.start
+        self._step = 0
+        self._logs: dict[str, Any] = {}
+
+    def run(self, resumed: dict[str, Any] | None) -> None:
+        """Trains to the end; `resumed` is the state of a checkpoint to go on from."""
+        self._hooks.call("on_train_begin", {})
+        if resumed is not None:
+            self._restore(resumed)
+        while self._epoch < self._epochs.stop and not self._model.stop_training:
+            self._run_epoch()
+        if self._epochs.stop > 0:
+            self._compiled.optimizer.finalize()
+        self._hooks.call("on_train_end", self._logs)
+        if self._checkpoints is not None and self._checkpoints.remove:
+            self._checkpoints.discard()
+
+    def _run_epoch(self) -> None:
+        epoch = self._epoch
+        self._hooks.call("on_epoch_begin", epoch, {})
+        if self._step == 0:
+            self._loop.reset()
+        with self._loop.recording():
+            self._run_steps()
+        logs: dict[str, Any] = dict(self._loop.logs())
+        if self._validation is not None and self._validation.follows(epoch):
+            found = tested(
+                self._loop, self._validation.rows, self._validation.size, self._validation.steps, self._hooks
+            )
+            logs.update({f"val_{name}": value for name, value in found.items()})
+        self._hooks.call("on_epoch_end", epoch, logs)
+        self._logs = logs
+        self._epoch, self._step = epoch + 1, 0
+        self._passes.start_next_if_finished()
+        if self._checkpoints is not None and self._checkpoints.due_after_epoch():
+            self._checkpoints.write(self.state())
+
+    def _run_steps(self) -> None:
+        begin = self._hooks.defining("on_train_batch_begin")
+        end = self._hooks.defining("on_train_batch_end")
+        loop, passes, model, checkpoints = self._loop, self._passes, self._model, self._checkpoints
+        # An epoch also ends where a pass does, however many steps it was to have, as in Keras 3.
+        last = passes.steps if self._steps is None else self._steps
+        while self._step < last and not passes.finished:
+            step = self._step
+            for callback in begin:
+                callback.on_train_batch_begin(step, {})
+            loop.train(passes.take())
+            if self._stop_on_nan:
+                loop.check_finite(self._epoch, step)
+            self._step = step + 1
+            if end:
+                running = RunningLogs(loop)
+                for callback in end:
+                    callback.on_train_batch_end(step, running)
+            if model.stop_training:
+                return
+            if checkpoints is not None and checkpoints.due_after_batch():
+                checkpoints.write(self.state())
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "run": self._identity(),
+            "epoch": self._epoch,
+            "step": self._step,
+            "pass": (self._passes.number, self._passes.done),
+            "stopped": self._model.stop_training,
+            "weights": [weight.value.detach() for weight in self._model.weights],
+            "optimizer": self._compiled.optimizer.state(),
+            "loop": self._loop.state(),
+            "metrics": {name: metric.state for name, metric in self._compiled.named_metrics().items()},
+            "callbacks": [(type(callback).__name__, callback.state()) for callback in self._hooks.all],
+            "logs": self._logs,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same where a run goes on."""
+        return {
+            "seed": self._seed,
+            "batches": self._passes.steps,
+            "steps_per_epoch": self._steps,
+            "optimizer": type(self._compiled.optimizer).__name__,
+            "weights": [tuple(weight.shape) for weight in self._model.weights],
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        own = self._identity()
+        for what, value in own.items():
+            kept = state["run"].get(what)
+            if kept != value:
+                raise DataError(f"the checkpoint is of another run: {what} is {kept}, expected {value}")
+        for weight, value in zip(self._model.weights, state["weights"], strict=True):
+            weight.assign(value)
+        self._compiled.optimizer.restore(state["optimizer"])
+        self._loop.restore(state["loop"])
+        for name, metric in self._compiled.named_metrics().items():
+            metric.restore(state["metrics"][name])
+        self._epoch, self._step = state["epoch"], state["step"]
+        self._passes.start_at(*state["pass"])
+        self._model.stop_training = state["stopped"]
+        self._logs = state["logs"]
+        kept_of: dict[str, list[Any]] = {}
+        for kind, kept in state["callbacks"]:
+            kept_of.setdefault(kind, []).append(kept)
+        for callback in self._hooks.all:
+            # By class and turn: a run that goes on may show its progress differently.
+            if kept_of.get(type(callback).__name__):
+                callback.restore(kept_of[type(callback).__name__].pop(0))
+
+
+def tested(loop: Loop, rows: Data, size: int, steps: int | None, hooks: Callbacks) -> dict[str, Result]:
+    """Logs of an evaluation: of all batches, or of the first `steps`."""
+    begin, end = hooks.defining("on_test_batch_begin"), hooks.defining("on_test_batch_end")
+    hooks.call("on_test_begin", {})
+    loop.reset()
+    for step, batch in enumerate(islice(rows.batches(size), steps)):
+        for callback in begin:
+            callback.on_test_batch_begin(step, {})
+        loop.test(batch)
+        if end:
+            running = RunningLogs(loop)
+            for callback in end:
+                callback.on_test_batch_end(step, running)
+    logs = loop.logs()
+    hooks.call("on_test_end", logs)
+    return logs

@@ -1,0 +1,52 @@
+"""The rows of a run, batch after batch, pass after pass, from any place on."""
+
+from __future__ import annotations
+
+import torch
+
+from layergraph.training.data import Batch, Data, steps_of
+
+
+def pass_order(rows: int, seed: int, number: int) -> torch.Tensor:
+    """Row numbers in the shuffled order of a pass: the same for the same seed and number, however a run got there."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+    return torch.randperm(rows, generator=generator)
+
+
+class Passes:
+    """Batches of `size` rows; after the last one of a pass the next pass begins.
+
+    number   of the current pass; without steps_per_epoch it is the epoch
+    done     batches of the pass that were taken
+    """
+
+    def __init__(self, rows: Data, size: int, *, seed: int, shuffle: bool, number: int) -> None:
+        self._rows = rows
+        self._size = size
+        self._seed = seed
+        self._shuffle = shuffle
+        self.steps = steps_of(rows.rows, size)
+        self.start_at(number, 0)
+
+    def start_at(self, number: int, done: int) -> None:
+        """Goes to a place."""
+        self.number, self.done = number, done
+        self._order = pass_order(self._rows.rows, self._seed, number) if self._shuffle else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the pass has no batch left."""
+        return self.done >= self.steps
+
+    def start_next_if_finished(self) -> None:
+        """Begins the next pass where the current one has ended."""
+        if self.finished:
+            self.start_at(self.number + 1, 0)
+
+    def take(self) -> Batch:
+        """The next batch; the last one of a pass has what is left."""
+        start = self.done * self._size
+        stop = min(start + self._size, self._rows.rows)
+        self.done += 1
+        rows = slice(start, stop) if self._order is None else self._order[start:stop]
+        return self._rows.batch(rows, stop - start)

@@ -1,0 +1,284 @@
+"""Checkpoints: a run that was broken off anywhere ends with the very weights of one that wasn't."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from layergraph import Input, Model, layers
+from layergraph.errors import CorruptFileError, DataError
+from layergraph.training.callback_table import callback
+from layergraph.training.callbacks import Callback
+from layergraph.training.checkpoint import Checkpoints
+
+RNG = np.random.default_rng(4)
+X = RNG.standard_normal((40, 6)).astype("float32")
+Y = RNG.integers(0, 3, 40)
+FIT = {"batch_size": 8, "epochs": 4, "verbose": 0, "seed": 5, "validation_split": 0.2}
+STEPS = 16
+OPTIMIZERS = [
+    ("Adam", {"use_ema": True, "gradient_accumulation_steps": 3}),
+    ("Nadam", {"clipnorm": 0.5}),
+    ("SGD", {"momentum": 0.9, "learning_rate": 0.5}),
+    ("LossScaleOptimizer", {"inner_optimizer": "Adafactor", "dynamic_growth_steps": 5}),
+]
+
+
+def model(optimizer=("Adam", {}), metrics=("accuracy", "sparse_categorical_crossentropy")):
+    x = Input((6,))
+    h = layers.BatchNormalization()(layers.Dense(7, activation="relu")(x))
+    h = layers.GaussianNoise(0.1)(layers.Dropout(0.3)(h))
+    made = Model(x, layers.Dense(3, activation="softmax")(h))
+    rng = np.random.default_rng(0)
+    made.set_weights([rng.uniform(0.1, 1, w.shape).astype("float32") for w in made.weights])
+    name, config = optimizer
+    made.compile({"class_name": name, "config": config}, "sparse_categorical_crossentropy", metrics=list(metrics))
+    return made
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter(Callback):
+    """Breaks a run off after so many batches; its own count of them is no part of the run."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.left = batches
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+def stoppers():
+    return [
+        callback({"class_name": "ReduceLROnPlateau", "config": {"monitor": "val_loss", "patience": 1, "factor": 0.5}}),
+        callback({"class_name": "EarlyStopping", "config": {"monitor": "val_loss", "patience": 2, **BEST}}),
+    ]
+
+
+BEST = {"restore_best_weights": True}
+
+
+def final(trained):
+    state = [variable.numpy() for variable in trained.optimizer.variables]
+    return [*trained.get_weights(), *state]
+
+
+def check_same(run, unbroken):
+    ours, expected = final(run), final(unbroken)
+    assert len(ours) == len(expected)
+    for one, other in zip(ours, expected, strict=True):
+        assert (one == other).all()
+    assert run.history.history == unbroken.history.history
+    assert run.history.epoch == unbroken.history.epoch
+
+
+@pytest.mark.parametrize("every_steps", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o[0])
+def test_runs_broken_off_anywhere_end_the_same(tmp_path, optimizer, every_steps):
+    adapts = optimizer[0] != "LossScaleOptimizer"
+    unbroken = model(optimizer)
+    unbroken.fit(X, Y, callbacks=stoppers() if adapts else [], **FIT)
+    moments = random.Random(every_steps)
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        for _ in range(50):
+            run = model(optimizer)
+            checkpoints = Checkpoints(folder, every_steps=every_steps)
+            try:
+                run.fit(
+                    X,
+                    Y,
+                    callbacks=[*(stoppers() if adapts else []), KillAfter(moments.randrange(every_steps, 12))],
+                    checkpoints=checkpoints,
+                    **FIT,
+                )
+            except Killed:
+                continue
+            break
+        check_same(run, unbroken)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [3, 5])
+def test_the_place_in_the_rows_is_kept_over_epochs(tmp_path, steps_per_epoch):
+    fit = {**FIT, "steps_per_epoch": steps_per_epoch, "epochs": 5}
+    unbroken = model()
+    unbroken.fit(X, Y, **fit)
+    for _ in range(50):
+        run = model()
+        try:
+            run.fit(X, Y, callbacks=[KillAfter(4)], checkpoints=Checkpoints(tmp_path, every_steps=1), **fit)
+        except Killed:
+            continue
+        break
+    check_same(run, unbroken)
+
+
+def test_a_killed_process_goes_on(tmp_path):
+    """SIGKILL at any moment, also while a checkpoint is being written."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            import numpy as np
+            sys.path.insert(0, sys.argv[1])
+            import test_checkpoint
+            from layergraph.training.checkpoint import Checkpoints
+            run = test_checkpoint.model()
+            print("ready", flush=True)
+            run.fit(test_checkpoint.X, test_checkpoint.Y, checkpoints=Checkpoints(sys.argv[2], every_steps=1), **FIT)
+            np.savez(sys.argv[3], *test_checkpoint.final(run))
+            print("done", flush=True)
+            """
+        ).replace("**FIT", "**{**test_checkpoint.FIT, 'epochs': 60}")
+    )
+    here = str(__file__).rsplit("/", 1)[0]
+    result = tmp_path / "result.npz"
+    folder = tmp_path / "state"
+    for delay in (0.1, 0.4):
+        process = subprocess.Popen(
+            [sys.executable, script, here, folder, result], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "ready\n", process.communicate()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not result.exists()
+    assert Checkpoints(folder).read() is not None
+    subprocess.run([sys.executable, script, here, folder, result], check=True, capture_output=True)
+    unbroken = model()
+    unbroken.fit(X, Y, **{**FIT, "epochs": 60})
+    stored = np.load(result)
+    for one, other in zip((stored[name] for name in stored.files), final(unbroken), strict=True):
+        assert (one == other).all()
+
+
+def test_files_of_callbacks_go_on_too(tmp_path):
+    def files(folder):
+        return [
+            callback({"class_name": "CSVLogger", "config": {"filename": "logs.csv"}}, folder),
+            callback({"class_name": "JSONLogger", "config": {"filename": "logs.jsonl"}}, folder),
+            callback({"class_name": "ModelCheckpoint", "config": {"filepath": "{epoch}.keras"}}, folder),
+        ]
+
+    class KillAfterEpoch(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
+                raise Killed
+
+    metric = {"class_name": "F1Score", "config": {}}
+    y = np.eye(3, dtype="float32")[Y]
+    arguments = {"optimizer": "adam", "loss": "categorical_crossentropy", "metrics": [metric]}
+    unbroken = model()
+    unbroken.compile(**arguments)
+    unbroken.fit(X, y, callbacks=files(tmp_path / "a"), **FIT)
+    run = model()
+    run.compile(**arguments)
+    # Lines of the third epoch are written twice: its checkpoint is missing.
+    with pytest.raises(Killed):
+        run.fit(X, y, callbacks=[*files(tmp_path / "b"), KillAfterEpoch()], checkpoints=Checkpoints(tmp_path), **FIT)
+    run = model()
+    run.compile(**arguments)
+    run.fit(X, y, callbacks=files(tmp_path / "b"), checkpoints=Checkpoints(tmp_path), **FIT)
+    for name in ("logs.csv", "logs.jsonl"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    lines = [json.loads(line) for line in (tmp_path / "b" / "logs.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert len(lines[0]["f1_score"]) == 3
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {path.name for path in (tmp_path / "a").iterdir()}
+
+
+def test_backup_and_restore(tmp_path):
+    def backup(freq):
+        config = {"backup_dir": "backup", "save_freq": freq}
+        return callback({"class_name": "BackupAndRestore", "config": config}, tmp_path)
+
+    unbroken = model()
+    unbroken.fit(X, Y, **FIT)
+    for freq in ("epoch", 3):
+        with pytest.raises(Killed):
+            model().fit(X, Y, callbacks=[backup(freq), KillAfter(9)], **FIT)
+        assert list((tmp_path / "backup").iterdir())
+        run = model()
+        run.fit(X, Y, callbacks=[backup(freq)], **FIT)
+        check_same(run, unbroken)
+        assert not list((tmp_path / "backup").iterdir())
+
+
+def test_a_run_that_ended_trains_no_more(tmp_path):
+    run = model()
+    run.fit(X, Y, checkpoints=Checkpoints(tmp_path), **FIT)
+    again = model()
+    history = again.fit(X, Y, checkpoints=Checkpoints(tmp_path), **FIT)
+    assert history.epoch == [0, 1, 2, 3]
+    check_same(again, run)
+
+
+def test_a_random_seed_is_kept(tmp_path):
+    fit = {**FIT, "seed": None}
+    with pytest.raises(Killed):
+        model().fit(X, Y, callbacks=[KillAfter(6)], checkpoints=Checkpoints(tmp_path, every_steps=1), **fit)
+    seed = Checkpoints(tmp_path).read()["run"]["seed"]
+    run, unbroken = model(), model()
+    run.fit(X, Y, checkpoints=Checkpoints(tmp_path), **fit)
+    unbroken.fit(X, Y, **{**FIT, "seed": seed})
+    check_same(run, unbroken)
+
+
+def test_when_checkpoints_are_due(tmp_path):
+    steps = Checkpoints(tmp_path, every_steps=3)
+    assert [steps.due_after_batch() for _ in range(3)] == [False, False, True]
+    assert steps.due_after_epoch()
+    steps.write({})
+    assert not steps.due_after_batch()
+    steps.ask()
+    assert steps.due_after_batch()
+    old = Checkpoints(tmp_path, every_seconds=1000.0)
+    assert not old.due_after_batch()
+    assert not old.due_after_epoch()
+    assert Checkpoints(tmp_path, every_seconds=0.0).due_after_batch()
+    assert not Checkpoints(tmp_path, every_epoch=False).due_after_epoch()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 6}, "seed is 5, expected 6"),
+        ({"batch_size": 16}, "batches is 4, expected 2"),
+        ({"steps_per_epoch": 2}, "steps_per_epoch is None, expected 2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, changed, message):
+    model().fit(X, Y, checkpoints=Checkpoints(tmp_path), **{**FIT, "epochs": 1})
+    with pytest.raises(DataError, match=message):
+        model().fit(X, Y, checkpoints=Checkpoints(tmp_path), **{**FIT, **changed})
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write({"value": np.arange(1000)})
+    assert (checkpoints.read()["value"] == np.arange(1000)).all()
+    whole = checkpoints.path.read_bytes()
+    for damaged in (whole[:100], whole[:-50], b"", whole[:800] + b"\x55" * 20 + whole[820:]):
+        checkpoints.path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match="is no checkpoint, or is damaged"):
+            checkpoints.read()
+    checkpoints.discard()
+    assert checkpoints.read() is None
+
+
+def test_unfinished_files_are_cleared_away(tmp_path):
+    (tmp_path / ".training.ckpt.0123.tmp").write_bytes(b"torn")
+    assert Checkpoints(tmp_path).read() is None
+    assert not list(tmp_path.iterdir())
