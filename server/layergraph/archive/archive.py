@@ -30,6 +30,7 @@ class ModelArchive:
     config            {"class_name": ..., "config": {...}} of the model, as the file has it
     training_config   what `compile` was given, as the file has it; None where the model was not compiled
     keras_version     version of the Keras that wrote the file, or None where it doesn't say
+    backend           the framework under the Keras that wrote the file, as Keras 2 writes it; None where it doesn't say
     weights           StateTree or LegacyWeights, whichever layout the file has
     stored_bytes      size of the file
 
@@ -47,20 +48,31 @@ class ModelArchive:
         stored_bytes: int,
         limits: LoadLimits,
         resources: ExitStack,
+        members: KerasZip | None = None,
+        backend: str | None = None,
     ) -> None:
         self.path = path
         self.config = config
         self.training_config = training_config
         self.keras_version = keras_version
+        self.backend = backend
         self.weights = weights
         self.stored_bytes = stored_bytes
         self.limits = limits
         self._resources = resources.pop_all()
+        self._members = members
 
     @property
     def optimizer_weights(self) -> list[StoredArray]:
         """The optimizer's state in its own order, unread; empty where the file has none."""
         return self.weights.optimizer_weights()
+
+    def asset(self, path: str) -> bytes | None:
+        """The file at `path` below `assets/`, None where there is none. Raises CorruptFileError for a damaged one."""
+        name = f"assets/{path}"
+        if self._members is None or name not in self._members:
+            return None
+        return self._members.read(name, 4 * self.limits.config_bytes)
 
     def close(self) -> None:
         """Closes the file; its arrays can't be read any more."""
@@ -113,6 +125,7 @@ def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitS
         stored_bytes=file.length,
         limits=limits,
         resources=resources,
+        members=members,
     )
 
 
@@ -131,12 +144,14 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     with reading(path, "the HDF5 file"):
         # Keras 1 and early 2 wrote the versions beside the weights instead of beside the config.
         version = root.text("keras_version") or model.text("keras_version")
+        backend = root.text("backend") or model.text("backend")
     training = json_object(training_text, path, "attribute 'training_config'", limits) if training_text else None
     return ModelArchive(
         path,
         config=json_object(config_text, path, "attribute 'model_config'", limits),
         training_config=training,
         keras_version=version,
+        backend=backend,
         weights=LegacyWeights(content, model, root.group("optimizer_weights")),
         stored_bytes=file.length,
         limits=limits,

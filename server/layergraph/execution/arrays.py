@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from layergraph.errors import DataError
-from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.dtypes import dtype_name, torch_dtype
+from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Shape, TensorSpec
 
 
@@ -18,11 +19,15 @@ def check_fit(what: str, got: tuple[int, ...], expected: Shape) -> None:
         raise DataError(f"{what}: got shape {got}, expected {expected}")
 
 
-def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> torch.Tensor:
+def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> Any:
     """The array as a tensor of the input's type, sharing memory where it can. Raises DataError for other kinds of data.
 
-    Types are converted as Keras does: any number to floating point, integers to other integers.
+    Types are converted as Keras does: any number to floating point, integers to other integers. Text becomes `Strings`.
     """
+    if spec.dtype == Strings.dtype:
+        if dtype_name(array.dtype) != Strings.dtype:
+            raise DataError(f"input '{spec.name}': got {array.dtype}, expected {spec.dtype}")
+        return Strings.of(array, f"input '{spec.name}'")
     wanted = torch_dtype(spec.dtype)
     if array.dtype.kind not in "biufV" or (array.dtype.kind == "f" and not wanted.is_floating_point):
         raise DataError(f"input '{spec.name}': got {array.dtype}, expected {spec.dtype}")
@@ -35,8 +40,10 @@ def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> torch.Tensor:
     return torch.from_numpy(native if native.flags.writeable else native.copy()).to(wanted)
 
 
-def to_numpy(value: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The values as an array in C order; bfloat16, which NumPy lacks, as float32."""
+def to_numpy(value: torch.Tensor | Strings) -> np.ndarray[Any, Any]:
+    """The values as an array in C order; bfloat16, which NumPy lacks, as float32, and text as objects of `bytes`."""
+    if isinstance(value, Strings):
+        return value.values
     value = value.detach()
     if value.dtype == torch.bfloat16:
         value = value.float()

@@ -76,13 +76,18 @@ class Plan:
         self._slot_count = layout.slot_count
         self._mask_wants = {want: _mask_wants(self.steps, self._outputs if want else []) for want in (False, True)}
         self._mixed = any(s.invocation.layer.compute_dtype != s.invocation.layer.dtype for s in self.steps)
+        self._independent = all(
+            layer.rows_are_independent for s in self.steps for layer in s.invocation.layer.walk_layers()
+        )
         self._bound: list[Any] | None = None
         self._lock = threading.Lock()
 
     @property
     def batched(self) -> bool:
         """Whether every input and output has the rows as its first axis: then rows of several callers can be joined."""
-        return all(len(s.shape) > 0 and s.shape[0] is None for s in (*self.input_specs, *self.output_specs))
+        return self._independent and all(
+            len(s.shape) > 0 and s.shape[0] is None for s in (*self.input_specs, *self.output_specs)
+        )
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Computes the outputs for arrays by input name. Raises DataError if one is missing or doesn't fit."""

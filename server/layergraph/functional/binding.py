@@ -35,11 +35,11 @@ class Binder:
 
     def own(self, layer: Layer) -> SimpleNamespace:
         """The namespace of a layer's own weights and of its sublayers."""
-        wanted = torch_dtype(layer.compute_dtype)
+        wanted = torch_dtype(layer.compute_dtype) if layer.autocast else None
         space = SimpleNamespace()
         for weight in layer.own_weights:
             tensor = self._tensor_of(weight)
-            if weight.autocast and layer.autocast and tensor.is_floating_point() and wanted.is_floating_point:
+            if wanted is not None and wanted.is_floating_point and weight.autocast and tensor.is_floating_point():
                 tensor = tensor.to(wanted)
             setattr(space, weight.name, tensor)
         for name, sublayer in layer.sublayers.items():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from layergraph.config.options import Expected
+from layergraph.errors import DataError
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bool": torch.bool,
@@ -30,15 +31,19 @@ NAMES: Mapping[torch.dtype, str] = {torch_dtype: name for name, torch_dtype in D
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's object for a Keras dtype name."""
+    """torch's object for a Keras dtype name. Raises DataError for text, which torch has no type for."""
+    if name not in DTYPES:
+        raise DataError(f"element type '{name}' is not one to compute with, expected one of {list(DTYPES)}")
     return DTYPES[name]
 
 
-def dtype_name(value: torch.dtype | np.dtype[Any]) -> str:
-    """Keras's name of a torch or NumPy dtype."""
+def dtype_name(value: torch.dtype | np.dtype[Any] | str) -> str:
+    """Keras's name of a torch or NumPy dtype; a name is one already."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, torch.dtype):
         return NAMES[value]
-    return value.name if value.kind not in "OSU" else "string"
+    return value.name if value.kind not in "OSUT" else "string"
 
 
 def dtype(value: Any) -> str:

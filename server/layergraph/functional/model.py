@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from layergraph.errors import GraphError
 from layergraph.execution.plan import Plan
 from layergraph.functional.binding import Binder
@@ -19,6 +17,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.naming import default_name
 from layergraph.functional.node_shapes import LayerNodes, node_table
 from layergraph.functional.run import Run
+from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.summary import summary_table
 from layergraph.functional.tensor import Tensor, TensorSpec
@@ -295,8 +294,10 @@ def _unpacked(structure: Structure) -> Structure:
     return single_or_list(structure) if isinstance(structure, list) else structure
 
 
-def _adapted(value: torch.Tensor, own: Tensor) -> torch.Tensor:
+def _adapted(value: Any, own: Tensor) -> Any:
     """A value in the type and rank of the input, as Keras adapts them: a last axis of 1 is added or taken away."""
+    if isinstance(value, Strings):
+        return value
     value = value.to(torch_dtype(own.dtype))
     if value.ndim == len(own.shape) + 1 and value.shape[-1] == 1:
         return value.squeeze(-1)

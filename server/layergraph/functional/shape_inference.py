@@ -15,6 +15,7 @@ from layergraph.functional.binding import bind_meta
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.run import Run
+from layergraph.functional.strings import Strings
 from layergraph.functional.structure import map_structure
 from layergraph.functional.tensor import Shape
 
@@ -42,7 +43,9 @@ def concrete(shape: Shape, rows: int, length: int) -> tuple[int, ...]:
 def _run_on_meta(invocation: Invocation, rows: int, length: int) -> tuple[list[torch.Tensor], list[Any]]:
     layer = invocation.layer
 
-    def empty(shape: Shape, dtype: str) -> torch.Tensor:
+    def empty(shape: Shape, dtype: str) -> Any:
+        if dtype == Strings.dtype:
+            return Strings(concrete(shape, rows, length))
         return torch.empty(concrete(shape, rows, length), dtype=torch_dtype(dtype), device="meta")
 
     values = [empty(tensor.shape, tensor.dtype) for tensor in invocation.tensors]
