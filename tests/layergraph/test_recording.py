@@ -99,6 +99,9 @@ def test_model_checkpoints(tmp_path, options):
         for who in ("ours", "theirs")
     ]
     assert names[0] == names[1]
+    if "save_freq" in options:
+        # Keras calls hooks of batches in a thread, while the next step is already changing the weights.
+        return
     for name in names[0]:
         found, expected = (tmp_path / who / name for who in ("ours", "theirs"))
         if options.get("save_weights_only"):
@@ -109,6 +112,19 @@ def test_model_checkpoints(tmp_path, options):
             one, other = load_model(found), keras.saving.load_model(expected)
         for weight, their in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_allclose(weight, their, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_is_saved_in_an_epoch_has_the_weights_of_that_step(tmp_path):
+    ours, again = models()[0], models()[0]
+    again.set_weights(ours.get_weights())
+    ours.fit(
+        X, Y, callbacks=CALLBACKS["ModelCheckpoint"](tmp_path / "{batch}.keras", save_freq=2), **{**FIT, "epochs": 1}
+    )
+    for start in (0, 8):
+        rows = slice(start, min(start + 8, int(24 * 0.7)))
+        again.train_on_batch(X[rows], Y[rows])
+    for weight, other in zip(load_model(tmp_path / "2.keras").get_weights(), again.get_weights(), strict=True):
+        assert (weight == other).all()
 
 
 @pytest.mark.parametrize(

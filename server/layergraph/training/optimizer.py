@@ -100,7 +100,7 @@ class BaseOptimizer(Configurable):
         raise NotImplementedError
 
     def build(self, weights: Iterable[Trainable]) -> None:
-        """Makes the state for the trainable weights of a model. A second call for the same weights does nothing."""
+        """Makes the state for the trainable weights of a model; what there is of weights among them is kept."""
         raise NotImplementedError
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
@@ -208,11 +208,16 @@ class Optimizer(BaseOptimizer):
         weights = tuple(weights)
         if self.built and [id(w.value) for w in weights] == [id(tensor) for tensor in self._slots.weights]:
             return
+        before, known = self._slots, {id(tensor): place for place, tensor in enumerate(self._slots.weights)}
         self.weights = weights
         self._active = None
-        tensors = [weight.value for weight in weights]
-        names = [name for group in self._groups() for name in group]
-        self._slots = Slots(tensors, {name: [self.first_value(name, weight) for weight in weights] for name in names})
+
+        def kept_or_first(slot: str, weight: Trainable) -> Tensor:
+            place = known.get(id(weight.value))
+            return self.first_value(slot, weight) if place is None else before.by_name[slot][place]
+
+        slots = {slot: [kept_or_first(slot, w) for w in weights] for group in self._groups() for slot in group}
+        self._slots = Slots([weight.value for weight in weights], slots)
 
     def first_value(self, slot: str, weight: Trainable) -> Tensor:
         """What a slot holds before the first step; ABSENT if the weight has no such slot."""

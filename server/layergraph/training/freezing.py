@@ -1,0 +1,65 @@
+"""Which layers of a model are trained, by patterns of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from layergraph.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+    from layergraph.functional.model import Model
+
+
+def layer_paths(model: Model) -> dict[str, Layer]:
+    """All layers by path: `layer`, and `outer/inner` inside of a nested model; outer ones first."""
+    return dict(_paths(model, ""))
+
+
+def _paths(model: Model, prefix: str) -> Iterator[tuple[str, Layer]]:
+    for layer in model.layers:
+        path = prefix + layer.name
+        yield path, layer
+        if layer.inner_model is not None:
+            yield from _paths(layer.inner_model, path + "/")
+
+
+def freeze(model: Model, patterns: Sequence[str]) -> list[str]:
+    """Keeps layers from being trained, as `layer.trainable = False` does in Keras: with all below them.
+
+    A pattern is a path in which `*`, `?` and `[...]` stand for other characters, slashes among them. Gives the paths of
+    the layers that match. A state that the model's optimizer has is kept for the weights that are still trained.
+
+    Raises ConfigError for a pattern that matches no layer; nothing is changed then.
+    """
+    return _set_trainable(model, patterns, trainable=False)
+
+
+def unfreeze(model: Model, patterns: Sequence[str]) -> list[str]:
+    """Has layers trained, with all below them; otherwise as `freeze`.
+
+    A layer inside of a frozen model is trained too, and layers of a model that is frozen as a whole, the others not.
+    """
+    return _set_trainable(model, patterns, trainable=True)
+
+
+def _set_trainable(model: Model, patterns: Sequence[str], *, trainable: bool) -> list[str]:
+    layers = layer_paths(model)
+    chosen = [path for path in layers if any(fnmatchcase(path, pattern) for pattern in patterns)]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in layers):
+            raise ConfigError(f"pattern '{pattern}' matches no layer: " + unknown_name("layer", pattern, layers))
+    if not chosen:
+        return []
+    if model.compiled:
+        # What the file has of the optimizer belongs to the weights that were trained up to now.
+        _ = model.optimizer
+    if trainable and not model.trainable:
+        model.trainable = True
+        for layer in layers.values():
+            layer.trainable = False
+    for path in chosen:
+        layers[path].trainable = trainable
+    return chosen
