@@ -69,7 +69,7 @@ def test_any_tensor_has_an_address(nested: Model) -> None:
 
 def test_only_what_is_asked_for_is_computed(nested: Model) -> None:
     plan = nested.plan(["a/b:1/first"])
-    assert [step.invocation.layer.name for step in plan.steps] == ["first"]
+    assert [step.call.layer.name for step in plan.steps] == ["first"]
     assert [spec.name for spec in plan.input_specs] == ["y"]
 
 

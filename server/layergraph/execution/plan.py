@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.arrays import as_tensor, check_fit, to_numpy
+from layergraph.execution.step import Step
 from layergraph.functional.addresses import find_tensor
 from layergraph.functional.binding import Binder
 from layergraph.functional.graph import Graph
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
 MAX_CALLS = 200_000
-
-
-@dataclass(slots=True)
-class Step:
-    """One call: where its inputs lie among the values, and where its outputs go."""
-
-    invocation: Invocation
-    sources: tuple[int, ...]
-    targets: tuple[int, ...]
-    frees: tuple[int, ...] = ()
 
 
 class Plan:
@@ -75,11 +65,10 @@ class Plan:
         )
         self._slot_count = layout.slot_count
         self._mask_wants = {want: _mask_wants(self.steps, self._outputs if want else []) for want in (False, True)}
-        self._mixed = any(s.invocation.layer.compute_dtype != s.invocation.layer.dtype for s in self.steps)
-        self._independent = all(
-            layer.rows_are_independent for s in self.steps for layer in s.invocation.layer.walk_layers()
-        )
+        self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self.steps)
+        self._independent = all(layer.rows_are_independent for s in self.steps for layer in s.call.layer.walk_layers())
         self._bound: list[Any] | None = None
+        self._program: _Program | None = None
         self._lock = threading.Lock()
 
     @property
@@ -97,12 +86,13 @@ class Plan:
                 raise DataError(f"input '{spec.name}' is missing; got {sorted(inputs)}")
             check_fit(f"input '{spec.name}'", inputs[spec.name].shape, spec.shape)
             values.append(as_tensor(inputs[spec.name], spec))
-        weights = self._weights()
+        program = self._inference()
         with torch.inference_mode():
             slots: list[Any] = [None] * self._slot_count
             for slot, value in zip(self._inputs, values, strict=True):
                 slots[slot] = value
-            outputs, _ = self._execute(Run(losses=None), weights, slots, [None] * self._slot_count, output_masks=False)
+            program.carry_out(Run(losses=None), slots, [None] * self._slot_count)
+            outputs = [slots[slot] for slot in self._outputs]
             return {spec.name: to_numpy(value) for spec, value in zip(self.output_specs, outputs, strict=True)}
 
     def forward(self, run: Run, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
@@ -124,7 +114,19 @@ class Plan:
 
     def bind(self, binder: Binder) -> list[Any]:
         """The weights of each step."""
-        return [binder(step.invocation.layer) for step in self.steps]
+        return [binder(step.call.layer) for step in self.steps]
+
+    def _inference(self) -> _Program:
+        """The steps for inference: fewer and larger ones. Made when first needed."""
+        if self._program is None:
+            # Here, since the layers that are fused are models' layers, and models have plans.
+            from layergraph.execution.fusion import fuse
+
+            with self._lock, torch.inference_mode(False), torch.no_grad():
+                steps = fuse(self.steps, self._outputs)
+                bind = Binder(lambda weight: weight.value)
+                self._program = _Program(steps, _mask_wants(steps, []), [bind(step.call.layer) for step in steps])
+        return self._program
 
     def _weights(self) -> list[Any]:
         if self._mixed and torch.is_grad_enabled():
@@ -138,9 +140,21 @@ class Plan:
     def _execute(
         self, run: Run, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        wants = self._mask_wants[output_masks]
-        for step, w, want in zip(self.steps, weights, wants, strict=True):
-            outputs, made = step.invocation(
+        _Program(self.steps, self._mask_wants[output_masks], weights).carry_out(run, values, masks)
+        return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
+
+
+class _Program(NamedTuple):
+    """Steps, whether somebody needs the masks of each one's outputs, and its bound weights."""
+
+    steps: Sequence[Step]
+    wants: Sequence[bool]
+    weights: Sequence[Any]
+
+    def carry_out(self, run: Run, values: list[Any], masks: list[Mask]) -> None:
+        """Fills the slots of all outputs, and empties those that nobody reads any more."""
+        for step, want, w in zip(self.steps, self.wants, self.weights, strict=True):
+            outputs, made = step.call(
                 run, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
             )
             for slot, value, mask in zip(step.targets, outputs, made, strict=True):
@@ -148,7 +162,6 @@ class Plan:
                 masks[slot] = mask
             for slot in step.frees:
                 values[slot] = masks[slot] = None
-        return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
 
 
 class _Layout:
@@ -221,7 +234,7 @@ def _mask_wants(steps: list[Step], outputs: list[int]) -> list[bool]:
     wants = []
     for step in reversed(steps):
         want = any(slot in wanted for slot in step.targets)
-        if want or step.invocation.takes_masks:
+        if want or step.call.takes_masks:
             wanted.update(step.sources)
         wants.append(want)
     return wants[::-1]

@@ -82,6 +82,11 @@ class Invocation:
         }
 
     @property
+    def is_single(self) -> bool:
+        """Whether the call takes one tensor and nothing else, as it comes."""
+        return self._single and not self._casts
+
+    @property
     def takes_masks(self) -> bool:
         """Whether `forward` is given masks of its inputs."""
         return bool(self._masks)

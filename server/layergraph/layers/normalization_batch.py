@@ -100,6 +100,14 @@ class BatchNormalization(AffineLayer):
             y = torch.addcmul(self._along(w.beta.to(x.dtype), x), y, factor, out=y)
         return y.to(torch_dtype(self.compute_dtype))
 
+    def as_affine(self, w: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What inference does to each step of the axis, as x * factor + summand."""
+        factor = torch.rsqrt(w.moving_variance + self.epsilon)
+        if self.scale:
+            factor = factor * w.gamma
+        shift = w.moving_mean * factor
+        return factor, w.beta - shift if self.center else -shift
+
     def _along(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """One value for each step of the axis, shaped so that it broadcasts."""
         if self.axis % x.ndim == x.ndim - 1:

@@ -1,0 +1,186 @@
+"""Fewer, larger calls for inference: a convolution with the normalisation and activation that follow it.
+
+The normalisation goes into kernel and bias, the kernel is packed once as the processor's convolutions want it, and the
+activation is applied in place. Training runs the graph as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from layergraph.execution.step import Step
+from layergraph.functional.binding import Binder
+from layergraph.functional.invocation import Mask
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.layers.activation_functions import Function, linear, relu, relu6
+from layergraph.layers.activations import Activation, ReLU
+from layergraph.layers.convolutional import Conv1D, Conv2D, kernel_to_torch
+from layergraph.layers.convolutional_depthwise import DepthwiseConv1D, DepthwiseConv2D, depthwise_kernel
+from layergraph.layers.normalization_batch import BatchNormalization
+
+_DEPTHWISE = (DepthwiseConv1D, DepthwiseConv2D)
+_CONVOLUTIONS = (Conv1D, Conv2D, *_DEPTHWISE)
+#: A normalisation that scales or shifts by more than this is applied to the result: a kernel that holds it would
+#: lose what subtracting the mean first keeps.
+_MAX_FACTOR = 1e4
+
+
+def fuse(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
+    """The steps, with each convolution and what follows it as one. `outputs` are the slots that are asked for."""
+    readers = Counter(slot for step in steps for slot in step.sources)
+    readers.update(outputs)
+    following = {step.sources[0]: step for step in steps if len(step.sources) == 1}
+    inside: set[int] = set()
+    result: list[Step] = []
+    for step in steps:
+        if id(step) in inside:
+            continue
+        chain = _chain(step, readers, following)
+        inside.update(id(part) for part in chain)
+        result.append(_joined(chain) if chain else step)
+    return result
+
+
+def _chain(first: Step, readers: Counter[int], following: dict[int, Step]) -> list[Step]:
+    """A convolution, its normalisation and its activation, where nobody else reads what is between; else nothing."""
+    layer = first.call.layer
+    if type(layer) not in _CONVOLUTIONS or not _plain(first) or layer.channels_first:
+        return []
+    if isinstance(layer.activation, Layer):
+        return []
+    chain = [first]
+    activated = layer.activation is not linear
+    while not activated and readers[chain[-1].targets[0]] == 1:
+        after = following.get(chain[-1].targets[0])
+        if after is None or not _plain(after):
+            break
+        activated = _function(after.call.layer) is not None
+        if not activated and not (len(chain) == 1 and _normalizes(after)):
+            break
+        chain.append(after)
+    return chain
+
+
+def _plain(step: Step) -> bool:
+    """Whether a call takes one float32 tensor and no mask, and computes in float32 as in inference."""
+    call = step.call
+    if not call.is_single or call.training or call.layer.compute_dtype != "float32":
+        return False
+    return call.tensors[0].dtype == "float32" and call.tensors[0].mask_shape is None
+
+
+def _normalizes(step: Step) -> bool:
+    """Whether a call is a normalisation of the last axis."""
+    layer = step.call.layer
+    rank = len(step.call.tensors[0].shape)
+    return isinstance(layer, BatchNormalization) and layer.axis % rank == rank - 1
+
+
+def _function(layer: Layer) -> Function | None:
+    """The activation function that a layer is, if it is one that can be applied here."""
+    if isinstance(layer, Activation) and not isinstance(layer.activation, Layer):
+        function: Function = layer.activation
+        return function
+    if type(layer) is ReLU and not layer.negative_slope and not layer.threshold:
+        return {None: relu, 6.0: relu6}.get(layer.max_value)
+    return None
+
+
+def _joined(chain: list[Step]) -> Step:
+    """One step for the chain."""
+    layers = [step.call.layer for step in chain]
+    normalization = layers[1] if len(layers) > 1 and isinstance(layers[1], BatchNormalization) else None
+    function = _function(layers[-1]) or layers[0].activation
+    between = {slot for step in chain[:-1] for slot in step.targets}
+    frees = {slot for step in chain for slot in step.frees} - between
+    call = FusedConvolution(layers[0], normalization, function)
+    return Step(call, chain[0].sources, chain[-1].targets, tuple(frees))
+
+
+class _Folded(NamedTuple):
+    """Kernel and bias with the normalisation in them; `late` has the weights of one that couldn't go in."""
+
+    versions: list[int]
+    kernel: torch.Tensor
+    bias: torch.Tensor | None
+    packed: bool
+    late: Any
+
+
+class FusedConvolution:
+    """activation(normalization(convolution(x))) as one call, in the place of a step's `Invocation`.
+
+    The kernel is made when the call is first carried out, and anew when training has changed a weight.
+    """
+
+    takes_masks = False
+
+    def __init__(self, layer: Any, normalization: BatchNormalization | None, function: Function) -> None:
+        self.layer = layer
+        self._normalization = normalization
+        self._function = function
+        own = [*layer.own_weights, *(normalization.own_weights if normalization else ())]
+        self._weights = [weight.value for weight in own]
+        self._folded: _Folded | None = None
+
+    def __call__(
+        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+    ) -> tuple[list[torch.Tensor], list[Mask]]:
+        """Carries the call out. No masks come, and none go."""
+        layer, x = self.layer, values[0]
+        pads = layer.pads(layer.lengths(x))
+        even = [before for before, after in pads if before == after]
+        if len(even) < layer.rank:
+            x, even = layer.padded(x, pads), [0] * layer.rank
+        x = layer.to_torch(x)
+        padding, strides = layer.torch_sizes(even, 0), layer.torch_sizes(layer.strides)
+        dilation = layer.torch_sizes(layer.dilation_rate)
+        groups = x.shape[1] if isinstance(layer, _DEPTHWISE) else layer.groups
+        folded = self._folded
+        if folded is None or folded.versions != [weight._version for weight in self._weights]:
+            folded = self._folded = self._fold(x, padding, strides, dilation, groups)
+        if folded.packed and x.numel():
+            convolution = torch.ops.mkldnn._convolution_pointwise
+            y = convolution(x, folded.kernel, folded.bias, padding, strides, dilation, groups, "none", [], "")
+        else:
+            y = torch.nn.functional.conv2d(x, folded.kernel, folded.bias, strides, padding, dilation, groups)
+        y = layer.from_torch(y)
+        if folded.late is not None and self._normalization is not None:
+            y = self._normalization.forward(run, folded.late, y)
+        return [self._activated(y)], [None]
+
+    def _activated(self, y: torch.Tensor) -> torch.Tensor:
+        # Not by the convolution's own post-operation, which makes 0 of NaN.
+        if self._function is relu:
+            return torch.relu_(y)
+        if self._function is relu6:
+            return torch.nn.functional.hardtanh(y, 0.0, 6.0, inplace=True)
+        return self._function(y)
+
+    def _fold(self, x: torch.Tensor, padding: Any, strides: Any, dilation: Any, groups: int) -> _Folded:
+        versions = [weight._version for weight in self._weights]
+        with torch.inference_mode(False), torch.no_grad():
+            bind = Binder(lambda weight: weight.value)
+            own = bind(self.layer)
+            kernel = depthwise_kernel(own.kernel) if isinstance(self.layer, _DEPTHWISE) else own.kernel
+            bias = own.bias if self.layer.use_bias else None
+            late = None
+            if self._normalization is not None:
+                weights = bind(self._normalization)
+                factor, summand = self._normalization.as_affine(weights)
+                if max(factor.abs().max(), summand.abs().max()) < _MAX_FACTOR:
+                    kernel = kernel * factor
+                    bias = summand if bias is None else bias * factor + summand
+                else:
+                    late = weights
+            kernel = kernel_to_torch(kernel).contiguous(memory_format=torch.channels_last)
+            packed = x.device.type == "cpu" and x.numel() > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+            if packed:
+                pack = torch.ops.mkldnn._reorder_convolution_weight
+                kernel = pack(kernel, padding, strides, dilation, groups, list(x.shape))
+        return _Folded(versions, kernel, bias, packed, late)
