@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+from layergraph.config import keras1, keras2
 
 #: Stands for "whatever its value" in a table of ignored keys.
 ANY: Final = object()
@@ -21,6 +24,7 @@ class Generation:
     defaults         class name -> options that this generation means when its config doesn't name them
     activations      activation -> canonical activation
     rules            class name -> options that make a layer behave as this generation does
+    adapt            what tables can't say: changes a config whose keys are renamed already, (class name, config)
     """
 
     name: str
@@ -30,6 +34,7 @@ class Generation:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     activations: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    adapt: Callable[[str, dict[str, Any]], None] = lambda kind, config: None
 
     def ignores(self, key: str, value: Any) -> bool:
         """Whether an option that no layer here has can be left out."""
@@ -44,7 +49,7 @@ FIRST_CALL: Final = "first_call"
 #: There, the name of an activation that Keras 3 has to put together.
 ACTIVATION: Final = "activation"
 #: Options by which a layer follows an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"mask_rule"})
+OWN_OPTIONS: Final = frozenset({"mask_rule", "image_rule"})
 #: What such an option says where the layer follows Keras 3, and the file need not name it.
 KERAS3_RULE: Final = "keras3"
 
@@ -63,7 +68,6 @@ _HOW: Mapping[str, object] = {
     "sparse": _NO,
     "ragged": _NO,
     "stateful": _NO,
-    "time_major": _NO,
     "renorm": _NO,
     "renorm_clipping": ANY,
     "renorm_momentum": ANY,
@@ -91,9 +95,18 @@ KERAS3 = Generation(
 )
 
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
-_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "RNN")
+_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+#: Slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
+_ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
+#: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 forgets the mask where states are given as tensors.
+#: They let a query that may attend to nothing attend to all, cut images where Keras 3 lets them pass, and make
+#: fractions of integers that Keras 3 keeps.
+_RULES = {
+    **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, "MultiHeadAttention")},
+    **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
+}
 
-#: Keras 2.3 and tf.keras 2.x.
+#: Keras 2.0 to 2.3 and tf.keras 2.x.
 KERAS2 = Generation(
     name="Keras 2",
     ignored={
@@ -115,27 +128,88 @@ KERAS2 = Generation(
         "Convolution1D": "Conv1D",
         "Convolution2D": "Conv2D",
         "Convolution3D": "Conv3D",
+        "Convolution1DTranspose": "Conv1DTranspose",
+        "Convolution2DTranspose": "Conv2DTranspose",
+        "Convolution3DTranspose": "Conv3DTranspose",
+        "Deconvolution2D": "Conv2DTranspose",
+        "Deconvolution3D": "Conv3DTranspose",
+        "Deconv2D": "Conv2DTranspose",
+        "Deconv3D": "Conv3DTranspose",
+        "SeparableConvolution1D": "SeparableConv1D",
+        "SeparableConvolution2D": "SeparableConv2D",
+        "DepthwiseConvolution1D": "DepthwiseConv1D",
+        "DepthwiseConvolution2D": "DepthwiseConv2D",
+        "MaxPool1D": "MaxPooling1D",
+        "MaxPool2D": "MaxPooling2D",
+        "MaxPool3D": "MaxPooling3D",
+        "AvgPool1D": "AveragePooling1D",
+        "AvgPool2D": "AveragePooling2D",
+        "AvgPool3D": "AveragePooling3D",
+        "GlobalMaxPool1D": "GlobalMaxPooling1D",
+        "GlobalMaxPool2D": "GlobalMaxPooling2D",
+        "GlobalMaxPool3D": "GlobalMaxPooling3D",
+        "GlobalAvgPool1D": "GlobalAveragePooling1D",
+        "GlobalAvgPool2D": "GlobalAveragePooling2D",
+        "GlobalAvgPool3D": "GlobalAveragePooling3D",
         "BatchNormalizationV1": "BatchNormalization",
         "BatchNormalizationV2": "BatchNormalization",
+        "SyncBatchNormalization": "BatchNormalization",
+        "CuDNNLSTM": "LSTM",
+        "CuDNNGRU": "GRU",
+        "LSTMV1": "LSTM",
+        "LSTMV2": "LSTM",
+        "GRUV1": "GRU",
+        "GRUV2": "GRU",
     },
     renamed={"LeakyReLU": {"alpha": "negative_slope"}, "InputLayer": {"batch_input_shape": "batch_shape"}},
     # Where Keras 3 has other defaults, and early configs don't name the option.
-    defaults={"GRU": {"reset_after": False}, "LeakyReLU": {"negative_slope": 0.3}},
-    # Slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
-    activations={"hard_sigmoid": "keras2_hard_sigmoid"},
-    # Keras 2 combines masks with AND, Keras 3 with OR; Keras 3 forgets the mask where states are given as tensors.
-    # And it lets a query that may attend to nothing attend to all.
-    rules={name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, "MultiHeadAttention")},
+    defaults={
+        "GRU": {"reset_after": False},
+        "GRUCell": {"reset_after": False},
+        "CuDNNGRU": {"reset_after": True},
+        "LeakyReLU": {"negative_slope": 0.3},
+    },
+    activations=_ACTIVATIONS,
+    rules=_RULES,
+    adapt=keras2.adapt,
 )
+
+#: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't clear masked steps.
+MULTI_BACKEND = replace(
+    KERAS2, name="multi-backend Keras 2", rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}}
+)
+
+#: Keras 1.0 to 1.2.
+KERAS1 = Generation(
+    name="Keras 1",
+    ignored={**KERAS2.ignored, **keras1.IGNORED},
+    classes=keras1.CLASSES,
+    renamed=keras1.RENAMED,
+    defaults={"GRU": {"reset_after": False}, "LeakyReLU": {"negative_slope": 0.3}},
+    activations=_ACTIVATIONS,
+    rules=MULTI_BACKEND.rules,
+    adapt=keras1.adapt,
+)
+
+
+#: tf.keras of those days says "2.3.0-tf".
+_MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
 
 
 def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Generation:
     """The generation that wrote a config; where it has no version, its shape tells."""
     if keras_version is not None:
-        return KERAS2 if keras_version.strip().startswith(("0.", "1.", "2.")) else KERAS3
+        version = keras_version.strip()
+        if version.startswith(("0.", "1.")):
+            return KERAS1
+        if _MULTI_BACKEND.fullmatch(version):
+            return MULTI_BACKEND
+        return KERAS2 if version.startswith("2.") else KERAS3
     inner = config.get("config")
     layers = inner.get("layers") if isinstance(inner, Mapping) else inner
     items = [layer for layer in layers if isinstance(layer, Mapping)] if isinstance(layers, list) else []
+    if any(keras1.OPTIONS & layer["config"].keys() for layer in items if isinstance(layer.get("config"), Mapping)):
+        return KERAS1
     for layer in items:
         nodes = layer.get("inbound_nodes")
         if isinstance(nodes, list) and nodes:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
-from layergraph.config.generation import FIRST_CALL, KERAS3, OWN_KEY, OWN_OPTIONS, Generation
+from layergraph.config import keras1
+from layergraph.config.generation import FIRST_CALL, KERAS1, KERAS3, OWN_KEY, OWN_OPTIONS, Generation
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
@@ -55,6 +56,7 @@ class _Reader:
         self.nodes = 0
 
     def model(self, config: Mapping[str, Any]) -> GraphSpec:
+        config = self._as_graph(config)
         name = self._class_name(config, "the model")
         if name not in _MODELS:
             if name in REFUSED:
@@ -62,6 +64,9 @@ class _Reader:
             what = f"the model is of class {brief_name(name)}"
             raise UnsupportedModelError(self.path, f"{what}, expected a Functional or Sequential model")
         return self._graph(config, name)
+
+    def _as_graph(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return keras1.without_branches(config) if self.generation is KERAS1 else config
 
     # --- models -------------------------------------------------------------------------------------------------------
 
@@ -150,6 +155,8 @@ class _Reader:
             raise CorruptFileError(self.path, f"has more than {self.limits.layers} layers")
         name = self._layer_name(value)
         label = f"layer {brief_name(name)}"
+        if self.generation is KERAS1:
+            value = keras1.merge_layer(self._as_graph(value))
         kind = self._class_name(value, label)
         if kind in REFUSED:
             self.problems.add(f"{label}: {kind} {REFUSED[kind]}")
@@ -168,15 +175,16 @@ class _Reader:
             raise CorruptFileError(self.path, f"layer {brief_name(name)}: config is no object")
         label = f"layer {brief_name(name)} ({kind})"
         renamed: dict[str, str] = {**self.generation.renamed.get("*", {}), **self.generation.renamed.get(kind, {})}
-        config = dict(self.generation.defaults.get(kind, {}))
+        defaults = self.generation.defaults
+        # A class that has another name now may have had defaults of its own.
+        config = dict(defaults.get(str(value.get("class_name"))) or defaults.get(kind, {}))
         with self._deeper():
             for key, item in raw.items():
                 config[str(renamed.get(key, key))] = self.values.option(label, key, item)
         config.update(self.generation.rules.get(kind, {}))
         config.update(self._own_options(value))
         config.setdefault("name", name)
-        if self.generation is not KERAS3:
-            _keras2_config(kind, config)
+        self.generation.adapt(kind, config)
         return config
 
     @staticmethod
@@ -249,20 +257,6 @@ class _Reader:
         except UnicodeEncodeError:
             raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, no Unicode text") from None
         return name
-
-
-def _keras2_config(kind: str, config: dict[str, Any]) -> None:
-    """What a table can't say about Keras 2's configs."""
-    axis = config.get("axis")
-    if kind == "BatchNormalization" and isinstance(axis, list) and len(axis) == 1:
-        config["axis"] = axis[0]
-    # Old configs give an Embedding the type of its input.
-    if kind == "Embedding" and isinstance(config.get("dtype"), str) and config["dtype"].startswith(("int", "uint")):
-        config["dtype"] = "float32"
-    if kind == "InputLayer":
-        config.pop("trainable", None)
-        if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):
-            config["batch_shape"] = [None, *config.pop("input_shape")]
 
 
 def _single(structure: Structure) -> Structure:

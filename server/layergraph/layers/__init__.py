@@ -92,6 +92,13 @@ from layergraph.layers.core import (
 from layergraph.layers.einsum import (
     EinsumDense,
 )
+from layergraph.layers.embedding_reversible import (
+    ReversibleEmbedding,
+)
+from layergraph.layers.image_contrast import (
+    AutoContrast,
+    ContrastLimitedAdaptiveHistogramEqualization,
+)
 from layergraph.layers.images import (
     CenterCrop,
     Normalization,
@@ -135,6 +142,9 @@ from layergraph.layers.normalization_batch import (
 )
 from layergraph.layers.normalization_spectral import (
     SpectralNormalization,
+)
+from layergraph.layers.pipeline import (
+    Pipeline,
 )
 from layergraph.layers.pooling import (
     AveragePooling1D,
@@ -226,6 +236,7 @@ __all__ = [
     "AlphaDropout",
     "Attention",
     "AugMix",
+    "AutoContrast",
     "Average",
     "AveragePooling1D",
     "AveragePooling2D",
@@ -235,6 +246,7 @@ __all__ = [
     "CategoryEncoding",
     "CenterCrop",
     "Concatenate",
+    "ContrastLimitedAdaptiveHistogramEqualization",
     "Conv1D",
     "Conv1DTranspose",
     "Conv2D",
@@ -295,6 +307,7 @@ __all__ = [
     "Normalization",
     "PReLU",
     "Permute",
+    "Pipeline",
     "RMSNormalization",
     "RandAugment",
     "RandomBrightness",
@@ -324,6 +337,7 @@ __all__ = [
     "Rescaling",
     "Reshape",
     "Resizing",
+    "ReversibleEmbedding",
     "STFTSpectrogram",
     "SeparableConv1D",
     "SeparableConv2D",

@@ -92,6 +92,7 @@ class Bidirectional(_Wrapper):
     layer            the layer for the way forward; a copy is used
     merge_mode       how the two outputs are joined: concat, sum, mul, ave; None gives both
     backward_layer   the layer for the way back, by default a copy of `layer` that goes backwards
+    mask_rule        in `keras3`, outputs of masked steps are 0; in `keras2`, as in multi-backend Keras, they aren't
 
     The outputs of the way back are put in order of time. States, if the layers give them, come forward's first.
     """
@@ -99,6 +100,7 @@ class Bidirectional(_Wrapper):
     layer: Layer = option(_layer)
     merge_mode: str | None = option(optional(one_of("concat", "sum", "mul", "ave")), default="concat")
     backward_layer: Layer | None = option(optional(_layer), default=None, kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def setup(self) -> None:
         """Makes the copies. Raises ConfigError for layers that don't go together."""
@@ -114,10 +116,14 @@ class Bidirectional(_Wrapper):
                 go_backwards=not self._flag(given, "go_backwards"),
             )
         self._check_pair(self.layer, self.backward_layer)
-        for layer in (self.layer, self.backward_layer):
+        for layer in (self.layer, self.backward_layer) if self.mask_rule == "keras3" else ():
             # Else the two directions' outputs of padded steps would mix.
             layer.zero_output_for_mask = self._flag(layer, "return_sequences")  # type: ignore[attr-defined]
         self.hold(forward_layer=self.layer, backward_layer=self.backward_layer)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        return {key: value for key, value in super().get_config().items() if key != "mask_rule"}
 
     @property
     def forward_layer(self) -> Layer:

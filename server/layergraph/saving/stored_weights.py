@@ -24,6 +24,7 @@ from layergraph.saving.layouts import (
     state_groups,
     variables_path,
 )
+from layergraph.saving.old_layouts import Origin, Stored, modern, origin_of
 
 #: Kinds of numbers; a weight of one is never filled from another.
 _KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "bool"}
@@ -33,7 +34,7 @@ _KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "boo
 class _Match:
     layer: Layer
     weight: Weight
-    array: StoredArray
+    array: Stored
 
 
 def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
@@ -50,7 +51,8 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
     if isinstance(archive.weights, StateTree):
         matches = list(_by_path(model, order, archive.weights, problems))
     else:
-        matches = list(_by_order(model, order, archive.weights, problems))
+        origin = origin_of(archive.keras_version, archive.backend)
+        matches = list(_by_order(model, order, archive.weights, origin, problems))
     _compare(matches, problems)
     if problems:
         raise CorruptFileError(archive.path, list(problems.texts))
@@ -108,7 +110,9 @@ def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[St
     return [array for name in names if (array := group.array(name)) is not None]
 
 
-def _by_order(model: Model, order: FileOrder, legacy: LegacyWeights, problems: Problems) -> Iterator[_Match]:
+def _by_order(
+    model: Model, order: FileOrder, legacy: LegacyWeights, origin: Origin, problems: Problems
+) -> Iterator[_Match]:
     """The legacy layout. Layers match by name where all names agree, otherwise by order alone: names may mislead."""
     stored = legacy.layers()
     layers = [layer for layer in layers_of(model, order) if depth_first(layer, order)]
@@ -120,9 +124,10 @@ def _by_order(model: Model, order: FileOrder, legacy: LegacyWeights, problems: P
         return
     named = by_name.keys() == stored.keys()
     pairs = [(by_name[name], stored[name]) for name in stored] if named else zip(layers, stored.values(), strict=True)
-    for layer, arrays in pairs:
-        candidates = legacy_orders(layer, order)
-        weights = max(candidates, key=lambda weights: _likeness(weights, arrays))
+    owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
+    for layer, found in pairs:
+        candidates = [(weights, modern(weights, owners, found, origin)) for weights in legacy_orders(layer, order)]
+        weights, arrays = max(candidates, key=lambda candidate: _likeness(*candidate))
         if len(weights) != len(arrays):
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
@@ -130,7 +135,7 @@ def _by_order(model: Model, order: FileOrder, legacy: LegacyWeights, problems: P
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
-def _likeness(weights: Sequence[Weight], arrays: Sequence[StoredArray]) -> tuple[int, int]:
+def _likeness(weights: Sequence[Weight], arrays: Sequence[Stored]) -> tuple[int, int]:
     """How many shapes and how many names agree."""
     pairs = list(zip(weights, arrays, strict=False))
     shapes = sum(weight.shape == array.shape for weight, array in pairs)

@@ -1,0 +1,296 @@
+"""Configs of Keras 1: the names and values of Keras 2 for them, and the merging of models that it had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+#: Keras 1's class -> Keras 2's.
+CLASSES: Mapping[str, str] = {
+    "Model": "Functional",
+    "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D",
+    "Convolution3D": "Conv3D",
+    "AtrousConvolution1D": "Conv1D",
+    "AtrousConvolution2D": "Conv2D",
+    "AtrousConv1D": "Conv1D",
+    "AtrousConv2D": "Conv2D",
+    "Deconvolution2D": "Conv2DTranspose",
+    "Deconv2D": "Conv2DTranspose",
+    "SeparableConvolution2D": "SeparableConv2D",
+    "TimeDistributedDense": "Dense",
+}
+
+_PENALTIES = {
+    "W_regularizer": "kernel_regularizer",
+    "U_regularizer": "recurrent_regularizer",
+    "b_regularizer": "bias_regularizer",
+    "W_constraint": "kernel_constraint",
+    "U_constraint": "recurrent_constraint",
+    "b_constraint": "bias_constraint",
+}
+_RECURRENT = {
+    "output_dim": "units",
+    "inner_init": "recurrent_initializer",
+    "inner_activation": "recurrent_activation",
+    "dropout_W": "dropout",
+    "dropout_U": "recurrent_dropout",
+}
+_POOLING = {"pool_length": "pool_size", "stride": "strides"}
+
+#: Class ("*" for every class) -> old key -> key of Keras 3.
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "*": {
+        **_PENALTIES,
+        "bias": "use_bias",
+        "init": "kernel_initializer",
+        "border_mode": "padding",
+        "dim_ordering": "data_format",
+        "subsample": "strides",
+        "subsample_length": "strides",
+        "atrous_rate": "dilation_rate",
+        "nb_filter": "filters",
+        "filter_length": "kernel_size",
+    },
+    "InputLayer": {"batch_input_shape": "batch_shape", "input_dtype": "dtype"},
+    "Dense": {"output_dim": "units"},
+    "Embedding": {
+        "init": "embeddings_initializer",
+        "W_regularizer": "embeddings_regularizer",
+        "W_constraint": "embeddings_constraint",
+    },
+    "SimpleRNN": _RECURRENT,
+    "LSTM": _RECURRENT,
+    "GRU": _RECURRENT,
+    "ConvLSTM2D": _RECURRENT,
+    "Dropout": {"p": "rate"},
+    "SpatialDropout1D": {"p": "rate"},
+    "SpatialDropout2D": {"p": "rate"},
+    "SpatialDropout3D": {"p": "rate"},
+    "GaussianDropout": {"p": "rate"},
+    "GaussianNoise": {"sigma": "stddev"},
+    "BatchNormalization": {"beta_init": "beta_initializer", "gamma_init": "gamma_initializer"},
+    "LeakyReLU": {"alpha": "negative_slope"},
+    "PReLU": {"init": "alpha_initializer"},
+    "MaxPooling1D": _POOLING,
+    "AveragePooling1D": _POOLING,
+    "UpSampling1D": {"length": "size"},
+}
+
+#: Options that only Keras 1 has: they tell its files where no version does.
+OPTIONS = frozenset(
+    {
+        "nb_filter",
+        "W_regularizer",
+        "border_mode",
+        "dim_ordering",
+        "inner_init",
+        "consume_less",
+        "pool_length",
+        "concat_axis",
+    }
+)
+
+#: Keys that say nothing about the numbers, or that `adapt` has used, with the values for which that holds.
+IGNORED: Mapping[str, tuple[Any, ...]] = {
+    "mode": (0,),
+    "mode_type": ("raw",),
+    "output_shape_type": ("raw",),
+    "output_mask": (None,),
+    "output_mask_type": ("raw",),
+    "arguments": ({},),
+}
+
+_MERGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "sum": ("Add", {}),
+    "mul": ("Multiply", {}),
+    "concat": ("Concatenate", {}),
+    "ave": ("Average", {}),
+    "max": ("Maximum", {}),
+    "dot": ("Dot", {}),
+    "cos": ("Dot", {"normalize": True}),
+}
+_DATA_FORMATS = {"th": "channels_first", "tf": "channels_last", "default": "channels_last"}
+
+
+def merge_layer(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A `Merge` as the merging layer of Keras 2 for its mode; one with code or an unknown mode as it is."""
+    config = value.get("config")
+    if value.get("class_name") != "Merge" or not isinstance(config, Mapping):
+        return value
+    mode = config.get("mode")
+    known = _MERGES.get(mode) if isinstance(mode, str) else None
+    plain = all(config.get(key) is None for key in ("output_shape", "output_mask"))
+    if known is None or not plain or config.get("mode_type", "raw") != "raw" or config.get("layers"):
+        return value
+    kind, options = known
+    made: dict[str, Any] = {"name": config.get("name"), **options}
+    if kind == "Concatenate":
+        made["axis"] = config.get("concat_axis", -1)
+    if kind == "Dot":
+        axes = config.get("dot_axes", -1)
+        # Keras 1 wrote a pair of lists of one axis, too.
+        made["axes"] = [a[0] if isinstance(a, list) and len(a) == 1 else a for a in axes] if _is_list(axes) else axes
+    return {**value, "class_name": kind, "config": made}
+
+
+def adapt(kind: str, config: dict[str, Any]) -> None:
+    """What a table can't say about a layer's config, whose keys are renamed already."""
+    if isinstance(config.get("data_format"), str):
+        config["data_format"] = _DATA_FORMATS.get(config["data_format"], config["data_format"])
+    for key, parts in (("nb_row", ("nb_row", "nb_col")), ("kernel_dim1", tuple(f"kernel_dim{i}" for i in (1, 2, 3)))):
+        if key in config:
+            config["kernel_size"] = [config.pop(part, None) for part in parts]
+    for key in [key for key in config if key.endswith("_regularizer")]:
+        config[key] = _regularizer(config[key])
+    for key in [key for key in config if key.endswith("_constraint")]:
+        config[key] = _constraint(config[key])
+    special = _SPECIAL.get(kind)
+    if special is not None:
+        special(config)
+
+
+def _regularizer(value: Any) -> Any:
+    """{"name": "WeightRegularizer", "l1": ..., "l2": ...} as Keras 2 writes it."""
+    if isinstance(value, dict) and "class_name" not in value and {"l1", "l2"} <= value.keys():
+        return {"class_name": "L1L2", "config": {"l1": value["l1"], "l2": value["l2"]}}
+    return value
+
+
+def _constraint(value: Any) -> Any:
+    """{"name": "MaxNorm", "m": ..., "axis": ...} as Keras 2 writes it."""
+    if not isinstance(value, dict) or "class_name" in value or not isinstance(value.get("name"), str):
+        return value
+    options = {"max_value" if key == "m" else key: item for key, item in value.items() if key != "name"}
+    return {"class_name": value["name"], "config": options}
+
+
+def _recurrent(config: dict[str, Any]) -> None:
+    config.pop("consume_less", None)
+    config.pop("input_dim", None)
+    if "forget_bias_init" in config:
+        first = config.pop("forget_bias_init")
+        config["unit_forget_bias"] = first in ("one", "ones")
+
+
+def _without(*keys: str) -> Callable[[dict[str, Any]], None]:
+    def remove(config: dict[str, Any]) -> None:
+        for key in keys:
+            config.pop(key, None)
+
+    return remove
+
+
+def _embedding(config: dict[str, Any]) -> None:
+    # Dropout of whole words in training.
+    config.pop("dropout", None)
+    config.pop("dtype", None)
+
+
+def _padding(config: dict[str, Any]) -> None:
+    padding = config.get("padding")
+    if isinstance(padding, Mapping):
+        names = ("left_pad", "right_pad"), ("top_pad", "bottom_pad")
+        pairs = [[padding.get(a, 0), padding.get(b, 0)] for a, b in names if {a, b} & padding.keys()]
+        config["padding"] = pairs[0] if len(pairs) == 1 else pairs[::-1]
+    elif isinstance(padding, (list, tuple)) and len(padding) == 4:
+        config["padding"] = [padding[:2], padding[2:]]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+_SPECIAL: Mapping[str, Callable[[dict[str, Any]], None]] = {
+    "SimpleRNN": _recurrent,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "ConvLSTM2D": _recurrent,
+    "Dense": _without("input_dim"),
+    "Conv1D": _without("input_dim"),
+    "LocallyConnected1D": _without("input_dim"),
+    "Conv2DTranspose": _without("output_shape"),
+    "Embedding": _embedding,
+    "ZeroPadding1D": _padding,
+    "ZeroPadding2D": _padding,
+}
+
+
+def without_branches(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A Sequential that starts by merging other Sequentials, as the graph that it is; any other config unchanged.
+
+    Its file lists the layers of all branches one after the other, so that they are not nested in the graph.
+    """
+    layers = _sequence(config)
+    if layers is None or not _is_branching(layers):
+        return config
+    graph = _Unbranched()
+    last = graph.add_all(layers)
+    if last is None:
+        return config
+    inner = config.get("config")
+    name = inner.get("name", "") if isinstance(inner, Mapping) else ""
+    return {
+        "class_name": "Model",
+        "config": {
+            "name": name,
+            "layers": graph.layers,
+            "input_layers": [[name, 0, 0] for name in graph.inputs],
+            "output_layers": [[last, 0, 0]],
+        },
+    }
+
+
+def _sequence(value: Any) -> list[Any] | None:
+    """The layers of a Sequential."""
+    if not isinstance(value, Mapping) or value.get("class_name") != "Sequential":
+        return None
+    inner = value.get("config")
+    inner = inner.get("layers") if isinstance(inner, Mapping) else inner
+    return inner if isinstance(inner, list) and inner and all(isinstance(item, Mapping) for item in inner) else None
+
+
+def _is_branching(layers: list[Any]) -> bool:
+    config = layers[0].get("config")
+    return layers[0].get("class_name") == "Merge" and isinstance(config, Mapping) and bool(config.get("layers"))
+
+
+class _Unbranched:
+    """The layers of all branches, in the order in which Keras 1 stores their weights."""
+
+    def __init__(self) -> None:
+        self.layers: list[dict[str, Any]] = []
+        self.inputs: list[str] = []
+
+    def add_all(self, layers: list[Any], depth: int = 0) -> str | None:
+        """The name of the last layer of a branch; None where the branch has another form."""
+        last: str | None = None
+        for index, layer in enumerate(layers):
+            config = layer.get("config")
+            if not isinstance(config, Mapping) or not isinstance(config.get("name"), str) or depth > _MAX_BRANCHES:
+                return None
+            sources = [last]
+            if index == 0 and _is_branching(layers):
+                branches = [_sequence(branch) for branch in config["layers"]] if _is_list(config["layers"]) else []
+                sources = [None if branch is None else self.add_all(branch, depth + 1) for branch in branches]
+                layer = {**layer, "config": {key: item for key, item in config.items() if key != "layers"}}
+            elif index == 0:
+                sources = [self._input(config)]
+            if not sources or any(source is None for source in sources):
+                return None
+            last = str(config["name"])
+            self.layers.append({**layer, "name": last, "inbound_nodes": [[[source, 0, 0] for source in sources]]})
+        return last
+
+    def _input(self, config: Mapping[str, Any]) -> str | None:
+        if config.get("batch_input_shape") is None:
+            return None
+        name = f"{config['name']}_input"
+        options = {"batch_input_shape": config["batch_input_shape"], "input_dtype": config.get("input_dtype")}
+        self.layers.append({"class_name": "InputLayer", "name": name, "config": {"name": name, **options}})
+        self.inputs.append(name)
+        return name
+
+
+#: Branches inside of branches.
+_MAX_BRANCHES = 32

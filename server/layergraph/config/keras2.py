@@ -1,0 +1,19 @@
+"""Configs of Keras 2: what tables can't say about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def adapt(kind: str, config: dict[str, Any]) -> None:
+    """Brings a layer's config, whose keys are renamed already, to Keras 3's values."""
+    axis = config.get("axis")
+    if kind == "BatchNormalization" and isinstance(axis, list) and len(axis) == 1:
+        config["axis"] = axis[0]
+    # Old configs give an Embedding the type of its input.
+    if kind == "Embedding" and isinstance(config.get("dtype"), str) and config["dtype"].startswith(("int", "uint")):
+        config["dtype"] = "float32"
+    if kind == "InputLayer":
+        config.pop("trainable", None)
+        if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):
+            config["batch_shape"] = [None, *config.pop("input_shape")]

@@ -1,0 +1,208 @@
+"""Arrays as older Kerases laid them out -> as Keras 3 does: Keras 1's twelve arrays of an LSTM, Theano's mirrored
+kernels, cuDNN's matrices.
+
+Formulas are those by which Keras 2.3 loads such files (keras.engine.saving.preprocess_weights_for_loading).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from layergraph.archive import StoredArray
+from layergraph.functional.layer import Layer
+from layergraph.functional.weight import Weight
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """An array that is put together from stored ones when it is read."""
+
+    parts: tuple[StoredArray | Derived, ...]
+    shape: tuple[int, ...]
+    compute: Callable[..., Array]
+
+    @property
+    def name(self) -> str:
+        """That of the first part."""
+        return self.parts[0].name
+
+    @property
+    def dtype(self) -> str:
+        """That of the first part."""
+        return self.parts[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the parts in memory."""
+        return sum(part.nbytes for part in self.parts)
+
+    def read(self) -> Array:
+        """The values. Raises CorruptFileError."""
+        return np.ascontiguousarray(self.compute(*(part.read() for part in self.parts)))
+
+
+Stored: TypeAlias = "StoredArray | Derived"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which Keras wrote a file: `keras1` tells its first major version, `mirrored` that Theano computed."""
+
+    keras1: bool = False
+    mirrored: bool = False
+
+
+def origin_of(keras_version: str | None, backend: str | None) -> Origin:
+    """By what the file says of itself. Keras 1 doesn't name its backend, so its kernels are never mirrored."""
+    return Origin((keras_version or "").strip().startswith(("0.", "1.")), backend == "theano")
+
+
+def modern(
+    weights: Sequence[Weight], owners: Mapping[Weight, Layer], arrays: Sequence[StoredArray], origin: Origin
+) -> list[Stored]:
+    """The arrays for `weights`, one each, in Keras 3's layout; those that need no change, or fit none, as they are."""
+    result: list[Stored] = []
+    waiting: list[Stored] = list(arrays)
+    for layer, run in itertools.groupby(weights, key=lambda weight: owners[weight]):
+        own = list(run)
+        count = _stored_count(layer, own, waiting, origin)
+        taken, waiting = waiting[:count], waiting[count:]
+        result += _modern(layer, own, taken, origin)
+    return result + waiting
+
+
+def _stored_count(layer: Layer, weights: Sequence[Weight], arrays: Sequence[Stored], origin: Origin) -> int:
+    """How many arrays hold these weights: in Keras 1 three for each gate, but where they were computed as one."""
+    gates = _GATES.get(type(layer).__name__)
+    if not origin.keras1 or gates is None or len(weights) != 3 or len(arrays) < 3 * gates:
+        return len(weights)
+    return 3 * gates if arrays[0].shape != weights[0].shape else 3
+
+
+def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[Stored], origin: Origin) -> list[Stored]:
+    kind = type(layer).__name__
+    if kind in _GATES and len(arrays) == 3 * _GATES[kind] and origin.keras1:
+        arrays = _joined(arrays, _GATES[kind])
+    if kind in ("LSTM", "GRU"):
+        return _from_cudnn(arrays, weights, _GATES[kind])
+    change = _KERNELS.get(kind)
+    if change is None:
+        return arrays
+    return [
+        change(layer, weight, array, origin) if "kernel" in weight.name else array
+        for weight, array in zip(weights, arrays, strict=False)
+    ] + arrays[len(weights) :]
+
+
+# --- recurrent layers -------------------------------------------------------------------------------------------------
+
+_GATES = {"LSTM": 4, "GRU": 3, "ConvLSTM2D": 4}
+#: Where Keras 1 stores the gates that now stand in this order: an LSTM's i, c, f, o; a GRU's z, r, h.
+_KERAS1_GATES = {4: (0, 2, 1, 3), 3: (0, 1, 2)}
+
+
+def _joined(arrays: Sequence[Stored], gates: int) -> list[Stored]:
+    """Kernel, recurrent kernel and bias from those of each gate."""
+    result: list[Stored] = []
+    for index in range(3):
+        parts = tuple(arrays[3 * gate + index] for gate in _KERAS1_GATES[gates])
+        shape = parts[0].shape
+        # Convolution kernels with channels first have their outputs first; `_convolution` turns them round.
+        axis = 0 if len(shape) == 4 and _outputs_first(parts[0], arrays[2]) else -1
+        if any(part.shape != shape for part in parts) or not shape:
+            return list(arrays)
+        width = list(shape)
+        width[axis] *= gates
+        result.append(Derived(parts, tuple(width), lambda *p, axis=axis: np.concatenate(p, axis)))
+    return result
+
+
+def _outputs_first(kernel: Stored, bias: Stored) -> bool:
+    return kernel.shape[0] == bias.shape[0] and kernel.shape[-1] != bias.shape[0]
+
+
+def _from_cudnn(arrays: list[Stored], weights: Sequence[Weight], gates: int) -> list[Stored]:
+    """cuDNN's layout, which its two biases for each gate tell, in that of the ordinary layers.
+
+    Each gate's input kernel is a buffer in C order that is read in Fortran order, its recurrent kernel is transposed.
+    """
+    if len(arrays) != 3 or len(arrays[1].shape) != 2 or arrays[2].shape != (2 * gates * arrays[1].shape[0],):
+        return arrays
+    kernel, recurrent, bias = arrays
+
+    def input_kernel(values: Array) -> Array:
+        return np.hstack([gate.T.reshape(gate.shape, order="F") for gate in np.hsplit(values, gates)])
+
+    def recurrent_kernel(values: Array) -> Array:
+        return np.hstack([gate.T for gate in np.hsplit(values, gates)])
+
+    units = recurrent.shape[0]
+    if kernel.shape != weights[0].shape or recurrent.shape != weights[1].shape:
+        return arrays
+    summed = Derived((bias,), (gates * units,), lambda values: values.reshape(2, -1).sum(0))
+    rows = Derived((bias,), (2, gates * units), lambda values: values.reshape(2, -1))
+    return [
+        Derived((kernel,), kernel.shape, input_kernel),
+        Derived((recurrent,), recurrent.shape, recurrent_kernel),
+        summed if gates == _GATES["LSTM"] else rows,
+    ]
+
+
+# --- convolutions -----------------------------------------------------------------------------------------------------
+
+
+def _convolution(layer: Layer, weight: Weight, array: Stored, origin: Origin) -> Stored:
+    """A kernel with its axes and its direction as Keras 3 has them."""
+    if origin.keras1:
+        array = _keras1_kernel(layer, weight, array)
+    rank = len(weight.shape) - 2
+    if origin.mirrored and type(layer).__name__ in _MIRRORED and len(array.shape) == len(weight.shape):
+        mirror = (slice(None, None, -1),) * rank
+        array = Derived((array,), array.shape, lambda values: values[mirror])
+    # Keras 2's first releases wrote (outputs, inputs, rows, columns) with channels first.
+    return array if array.shape == weight.shape else _transposed(array, (3, 2, 0, 1), weight.shape)
+
+
+def _keras1_kernel(layer: Layer, weight: Weight, array: Stored) -> Stored:
+    if type(layer).__name__ == "Conv1D" and len(array.shape) == 4:
+        if array.shape[1] != 1 or array.shape[0] != weight.shape[0]:
+            # Keras 1.1: (outputs, inputs, length, 1)
+            array = _transposed(array, (2, 3, 1, 0), (array.shape[2], array.shape[3], array.shape[1], array.shape[0]))
+        if array.shape[1] == 1:
+            return Derived((array,), (array.shape[0], *array.shape[2:]), lambda values: values[:, 0])
+        return array
+    axes = _KERAS1_AXES.get(len(array.shape), ())
+    if type(layer).__name__ == "Conv2DTranspose":
+        axes = (2, 3, 0, 1) if _channels_first(layer) else (0, 1, 3, 2)
+    elif not _channels_first(layer):
+        return array
+    return _transposed(array, axes, weight.shape)
+
+
+#: (outputs, inputs, *spatial) -> (*spatial, inputs, outputs), by number of axes.
+_KERAS1_AXES = {4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
+
+
+def _channels_first(layer: Layer) -> bool:
+    return getattr(layer, "data_format", None) == "channels_first"
+
+
+def _transposed(array: Stored, axes: Sequence[int], wanted: tuple[int, ...]) -> Stored:
+    """The array with its axes in another order, if that gives the wanted shape."""
+    if len(axes) != len(array.shape) or tuple(array.shape[axis] for axis in axes) != wanted:
+        return array
+    return Derived((array,), wanted, lambda values: values.transpose(axes))
+
+
+#: Layers whose kernels Theano uses the other way round.
+_MIRRORED = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "ConvLSTM2D")
+_KERNELS: Mapping[str, Callable[[Layer, Weight, Stored, Origin], Stored]] = dict.fromkeys(
+    (*_MIRRORED, "SeparableConv2D"), _convolution
+)
