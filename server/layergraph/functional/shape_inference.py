@@ -57,7 +57,7 @@ def _run_on_meta(invocation: Invocation, rows: int, length: int) -> tuple[list[t
         kind = GraphError if isinstance(wrong, DataError) else type(wrong)
         name = f"layer '{layer.name}' ({type(layer).__name__}): "
         raise kind(name + str(wrong).removeprefix(name)) from wrong
-    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as wrong:
+    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError, AttributeError) as wrong:
         got = map_structure(lambda t: t.shape, invocation.tensors)
         reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
         raise GraphError(

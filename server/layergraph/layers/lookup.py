@@ -74,6 +74,8 @@ class Lookup(Layer):
     autocast = False
     asset_names: ClassVar[tuple[str, ...]] = ("vocabulary.txt",)
     named_variables: ClassVar[bool] = True
+    #: Whether terms are text.
+    of_text: ClassVar[bool]
 
     def setup(self) -> None:
         """Checks the options and takes the vocabulary in, if it is there."""
@@ -150,7 +152,8 @@ class Lookup(Layer):
         if self._known is not None:
             return
         lines = content.decode("utf-8", "replace").split("\n")
-        while lines and not lines[-1]:
+        # The last term may be empty text, and a line may be ended or not: the number of terms tells.
+        while lines and not lines[-1] and len(lines) > (self.vocabulary_size or 0):
             lines.pop()
         self.set_vocabulary([self.term_of_line(line) for line in lines])
 
@@ -193,6 +196,9 @@ class Lookup(Layer):
 
     def forward(self, run: Run, w: Any, inputs: Any) -> Any:
         """Indices, vectors over the vocabulary, or terms. Raises DataError for a value that has no place."""
+        if isinstance(inputs, Strings) is not (self.of_text and not self.invert):
+            expected = "text" if self.of_text and not self.invert else "integers"
+            raise GraphError(f"layer '{self.name}' ({type(self).__name__}): got {inputs.dtype}, expected {expected}")
         if self.invert:
             return self.looked_back(inputs)
         if inputs.is_meta:
@@ -250,7 +256,10 @@ class StringLookup(Lookup):
     """Text to indices of a vocabulary, or back (keras.layers.StringLookup). Terms come out as UTF-8."""
 
     oov_token: Any = option(anything, default="[UNK]")
+    vocabulary: Any = option(optional(terms), default=None)
     encoding: str = option(text, default="utf-8", kw_only=True)
+
+    of_text = True
 
     def term(self, value: Any) -> Term:
         """Text, as UTF-8 can hold it."""
@@ -264,10 +273,8 @@ class StringLookup(Lookup):
         """Makes the terms findable."""
         self._indices = {term.encode("utf-8"): start + i for i, term in enumerate(known)}
 
-    def places(self, inputs: Any) -> torch.Tensor:
+    def places(self, inputs: Strings) -> torch.Tensor:
         """The index of each piece of text."""
-        if not isinstance(inputs, Strings):
-            raise GraphError(f"layer '{self.name}' ({type(self).__name__}): got {inputs.dtype}, expected text")
         return torch.from_numpy(inputs.numbers(self.place))
 
     def place(self, item: bytes) -> int:
@@ -303,7 +310,10 @@ class IntegerLookup(Lookup):
     """
 
     oov_token: Any = option(anything, default=-1)
+    vocabulary: Any = option(optional(terms), default=None)
     vocabulary_dtype: str = option(one_of("int64", "int32"), default="int64", kw_only=True)
+
+    of_text = False
 
     def setup(self) -> None:
         """Checks the options and takes the vocabulary in, if it is there."""

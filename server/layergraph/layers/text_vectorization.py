@@ -140,7 +140,7 @@ class TextVectorization(Layer):
             length = next(_SOME_LENGTH) if self.split is not None or self.ngrams else shape[-1]
             return self._encoded(w, torch.empty((shape[0], length), dtype=torch.int64, device="meta"))
         self.lookup.check_known()
-        rows = [self._tokens(row) for row in inputs.values.reshape(shape[0], -1).tolist()]
+        rows = [self._tokens(row) for row in inputs.values.reshape(shape[0], *(shape[1:] or (1,))).tolist()]
         longest = max(map(len, rows), default=0)
         # Token -1 is none: it is filled up with 0 in sequences and doesn't count in vectors.
         places = torch.full((len(rows), longest), -1, dtype=torch.int64)

@@ -1,0 +1,81 @@
+"""Layers one after another as one (keras.layers.Pipeline)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from layergraph.config.options import Expected, option
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.structure import map_structure
+from layergraph.functional.tensor import Tensor
+
+
+def _layers(value: Any) -> tuple[Layer, ...]:
+    """Validator: layers, or Keras's serialised forms of them."""
+    if not isinstance(value, (list, tuple)):
+        raise Expected("a list of layers")
+    return tuple(_layer(item) for item in value)
+
+
+def _layer(value: Any) -> Layer:
+    if isinstance(value, Layer):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
+        # Here, because the table holds this layer, too.
+        from layergraph.layers.table import LAYERS
+
+        known = LAYERS.get(value.get("class_name", ""))
+        if known is not None:
+            return known.from_config(value["config"])
+    raise Expected("a list of layers")
+
+
+class Pipeline(Layer):
+    """Takes what it gets through `layers`, one after another (keras.layers.Pipeline)."""
+
+    layers: tuple[Layer, ...] = option(_layers)
+
+    supports_masking = True
+
+    def setup(self) -> None:
+        """Takes the layers in, by the names of their groups in files."""
+        used: Counter[str] = Counter()
+        for layer in self.layers:
+            used[layer.group_name] += 1
+            number = f"_{used[layer.group_name] - 1}" if used[layer.group_name] > 1 else ""
+            self.sublayers[f"_pipeline_layers/{layer.group_name}{number}"] = layer
+
+    def build_for(self, args: tuple[Any, ...]) -> None:
+        """Builds the layers, each for what the one before it gives."""
+        if not self.built:
+            outputs = args[0]
+            for layer in self.layers:
+                calls = len(layer.inbound_nodes)
+                outputs = layer(map_structure(self._described, outputs))
+                del layer.inbound_nodes[calls:]
+        super().build_for(args)
+
+    def _described(self, leaf: Any) -> Any:
+        from layergraph.functional.input import Input
+
+        dtype = leaf.dtype if isinstance(leaf, Tensor) else "float32"
+        return Input(batch_shape=tuple(leaf.shape), dtype=dtype)
+
+    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> Any:
+        """What the last layer gives."""
+        for name, layer in self.sublayers.items():
+            takes_mask = mask is not None and "mask" in layer.mask_argument_names
+            kwargs = {"mask": mask} if takes_mask else {}
+            inputs, mask = layer.execute(run, getattr(w, name), (inputs,), kwargs, mask, want_masks=True)
+        return inputs
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config, which has the name and the layers."""
+        config = super().get_config()
+        return {"name": config["name"], "layers": config["layers"]}
+
+
+LAYERS: dict[str, type[Layer]] = {"Pipeline": Pipeline}
