@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 import pytest
-from layergraph.config.generation import KERAS2, KERAS3, generation_of
+from layergraph.config.generation import KERAS1, KERAS2, KERAS3, MULTI_BACKEND, generation_of
 from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
@@ -71,7 +71,8 @@ def write(path: Path, config: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("version", "generation"), [("2.15.0", KERAS2), ("2.2.4-tf", KERAS2), ("1.2.2", KERAS2), ("3.0.0", KERAS3)]
+    ("version", "generation"),
+    [("2.15.0", KERAS2), ("2.2.4-tf", KERAS2), ("1.2.2", KERAS1), ("2.3.1", MULTI_BACKEND), ("3.0.0", KERAS3)],
 )
 def test_the_version_tells_the_generation(version: str, generation: Any) -> None:
     assert generation_of(version, {}) is generation
