@@ -55,6 +55,7 @@ from layerserve.events import (
     RunFailed,
     RunFinished,
     RunQueued,
+    RunResumed,
     RunStarted,
     StepProgress,
     TrainingEvent,
@@ -63,6 +64,7 @@ from layerserve.model_info import ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from layerserve.prediction import Prediction
 from layerserve.run_info import RunInfo
+from layerserve.server_file import ServerFile
 
 __all__ = [
     "TLS",
@@ -105,7 +107,9 @@ __all__ = [
     "RunInfo",
     "RunNotFound",
     "RunQueued",
+    "RunResumed",
     "RunStarted",
+    "ServerFile",
     "StepProgress",
     "TensorSpec",
     "TrainingCancelled",

@@ -35,7 +35,7 @@ from layerserve.progress import PlainProgress
 from layerserve.run_feed import RunFeed
 from layerserve.run_info import RunInfo
 from layerserve.tensors import Array
-from layerserve.training import train
+from layerserve.training import TrainSettings, evaluate, train
 from layerserve.training_run import RunView
 from layerserve.v1.models_pb2 import ListModelsRequest
 from layerserve.v1.training_pb2 import ListRunsRequest
@@ -199,8 +199,10 @@ class AsyncClient:
         *,
         epochs: int = 1,
         batch_size: int = 32,
+        steps_per_epoch: int | None = None,
         validation_data: Sequence[Any] | None = None,
         validation_split: float = 0.0,
+        validation_batch_size: int | None = None,
         sample_weight: Any = None,
         class_weight: Mapping[int, float] | None = None,
         shuffle: bool = True,
@@ -210,8 +212,20 @@ class AsyncClient:
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
-        publish: bool = True,
+        freeze: str | Sequence[str] = (),
+        unfreeze: str | Sequence[str] = (),
+        callbacks: Any = None,
+        publish: bool | str = True,
         publish_label: str | None = None,
+        monitor: str | None = None,
+        monitor_mode: str | None = None,
+        publish_if_improved: str | None = None,
+        priority: int = 0,
+        checkpoint_seconds: float | None = None,
+        on_nan: str = "stop",
+        max_seconds: float | None = None,
+        max_memory_bytes: int | None = None,
+        max_disk_bytes: int | None = None,
         description: str = "",
         version: int | None = None,
         label: str | None = None,
@@ -220,14 +234,26 @@ class AsyncClient:
 
         `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
         model's order, or dicts by name, as for Keras's `fit`. They are sent about 1 MiB at a time, sliced as they go: a
-        `numpy.memmap` or an h5py dataset is never read as a whole.
+        `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array isn't sent: the
+        server reads it.
 
         `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are what Keras's `compile` takes: a name,
         a serialised object, an object with `get_config()`, or lists or dicts of these. Default: as in the model file.
+        `callbacks` are names or {"class_name", "config"}, such as EarlyStopping.
+
+        `freeze` and `unfreeze` are patterns of layers' paths ("block1_*"): layers not to train, and then to train.
 
         `version` or `label` says which version to start from (default: the newest that is ready). When the run ends,
-        its result becomes a new version of the model, unless `publish` is False; `publish_label` is given to it.
-        `seed` makes the run repeatable (default: drawn).
+        its result becomes a new version of the model, unless `publish` is False: the last weights, or with
+        publish="best" those of the epoch whose `monitor` is best (default: val_loss with validation data, else loss).
+        With `publish_if_improved` ("loss", "accuracy", ...) it is only published if it beats the version it started
+        from in that, on the validation data. `publish_label` is given to the new version. `monitor_mode` is "min" or
+        "max", for metrics that don't say what is better.
+
+        `seed` makes the run repeatable (default: drawn). Runs of higher `priority` leave the queue first. `on_nan` is
+        "stop" (the run fails where the loss is NaN or infinite) or "continue". `max_seconds`, `max_memory_bytes` and
+        `max_disk_bytes` are what it may use. `checkpoint_seconds` is the time between two checkpoints, from which an
+        interrupted run goes on.
 
         Example:
             run = client.train("mnist", images, labels, epochs=3, optimizer="adam",
@@ -237,18 +263,15 @@ class AsyncClient:
             print(run.history["loss"], run.version)
 
         Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (a
-        repository that can't be written), Overloaded (too many runs wait, too much data), DataLoss.
+        repository that can't be written), PermissionDenied (a ServerFile outside of the server's data root), Overloaded
+        (too many runs wait, disk or memory won't suffice), DataLoss.
         """
-        flow = train(
-            self._signatures,
-            model,
-            x,
-            y,
+        settings = TrainSettings(
             epochs=epochs,
             batch_size=batch_size,
-            validation_data=validation_data,
+            steps_per_epoch=steps_per_epoch,
             validation_split=validation_split,
-            sample_weight=sample_weight,
+            validation_batch_size=validation_batch_size,
             class_weight=class_weight,
             shuffle=shuffle,
             seed=seed,
@@ -257,13 +280,66 @@ class AsyncClient:
             loss_weights=loss_weights,
             metrics=metrics,
             weighted_metrics=weighted_metrics,
+            freeze=freeze,
+            unfreeze=unfreeze,
+            callbacks=callbacks,
             publish=publish,
             publish_label=publish_label,
+            monitor=monitor,
+            monitor_mode=monitor_mode,
+            publish_if_improved=publish_if_improved,
+            priority=priority,
+            checkpoint_seconds=checkpoint_seconds,
+            on_nan=on_nan,
+            max_seconds=max_seconds,
+            max_memory_bytes=max_memory_bytes,
+            max_disk_bytes=max_disk_bytes,
+            description=description,
+        )
+        flow = train(self._signatures, model, x, y, sample_weight, validation_data, settings, version, label)
+        return AsyncTrainingRun(self, await self._run(flow))
+
+    async def evaluate(
+        self,
+        model: str,
+        x: Any,
+        y: Any,
+        *,
+        batch_size: int = 32,
+        sample_weight: Any = None,
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        description: str = "",
+        version: int | None = None,
+        label: str | None = None,
+    ) -> dict[str, float]:
+        """Loss and metrics of a served model on data, as Keras's `evaluate(return_dict=True)` gives them.
+
+        The arguments are those of `train`. The server evaluates in a process of its own; this waits for it.
+
+        Example:
+            client.evaluate("mnist", images, labels)     -> {"accuracy": 0.97, "loss": 0.09}
+
+        Raises what `train` raises, TrainingFailed, and TrainingCancelled.
+        """
+        flow = evaluate(
+            self._signatures,
+            model,
+            x,
+            y,
+            batch_size=batch_size,
+            sample_weight=sample_weight,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
             description=description,
             version=version,
             label=label,
         )
-        return AsyncTrainingRun(self, await self._run(flow))
+        return await self._run(flow)
 
     async def runs(self, model: str | None = None) -> tuple[RunInfo, ...]:
         """The training runs that the server knows, of all models or one, newest first."""
@@ -271,7 +347,7 @@ class AsyncClient:
         return tuple(map(run_info.read_run_info, reply.runs))
 
     async def run(self, id: str) -> AsyncTrainingRun:
-        """A run by its id, to watch from its first event on, or to cancel. Raises RunNotFound."""
+        """A run by its id, to watch from its first event on, to cancel, resume or delete. Raises RunNotFound."""
         feed = RunFeed(id)
         await self._run(feed.attach())
         return AsyncTrainingRun(self, feed)
@@ -406,3 +482,16 @@ class AsyncTrainingRun(RunView):
         It may take a moment: the events go on until a RunCancelled.
         """
         return await self._client._run(self._feed.cancel())
+
+    async def resume(self) -> AsyncTrainingRun:
+        """Let a run that was interrupted go on from its newest checkpoint, and return it. Its events go on here.
+
+        It goes on to the very weights that it would have had without the interruption. Raises FailedPrecondition for a
+        run that ended otherwise; does nothing to one that is under way.
+        """
+        await self._client._run(self._feed.resume())
+        return self
+
+    async def delete(self) -> None:
+        """Remove the run from the server; the version it published stays. Raises FailedPrecondition before its end."""
+        await self._client._run(self._feed.delete())

@@ -43,6 +43,24 @@ def class_weight_json(class_weight: Mapping[int, float] | None) -> str:
     return json.dumps(weights)
 
 
+def callbacks_json(callbacks: Any) -> str:
+    """A callback, or a list of them, as JSON: names, serialised objects, or objects with `get_config()`."""
+    if callbacks is None:
+        return ""
+    several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    return json.dumps([_callback(callback) for callback in several])
+
+
+def _callback(callback: Any) -> Any:
+    """One callback. Keras's have no `get_config`: their attributes aren't their options, so they can't travel."""
+    if not isinstance(callback, (str, Mapping)) and not callable(getattr(callback, "get_config", None)):
+        raise InvalidArgument(
+            f"callbacks: got {callback!r}, expected a name or {{'class_name', 'config'}}, such as "
+            "{'class_name': 'EarlyStopping', 'config': {'patience': 3}}"
+        )
+    return plain("callbacks", callback)
+
+
 def _to_json(setting: str, value: Any) -> str:
     return "" if value is None else json.dumps(plain(setting, value))
 

@@ -24,7 +24,7 @@
     ├── Cancelled
     │   └── TrainingCancelled         a run was stopped on request: `run_id`, `epoch`
     ├── Aborted
-    │   └── TrainingFailed            a run ended by an error: `run_id`, `reason`, `epoch`, `step`
+    │   └── TrainingFailed            a run ended by an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
     ├── Unauthenticated
     ├── PermissionDenied
     ├── DataLoss                      data is damaged or incomplete
@@ -254,12 +254,17 @@ class Aborted(LayerserveError):
 
 
 class TrainingFailed(Aborted):
-    """A run ended by an error. `epoch` and `step` count from 1; 0 outside of one."""
+    """A run ended by an error. `epoch` and `step` count from 1; 0 outside of one.
+
+    A `resumable` one was interrupted (its process was killed, the server was stopped): `TrainingRun.resume` goes on.
+    """
 
     code = "training_failed"
 
-    def __init__(self, run_id: str = "", reason: str = "", epoch: int = 0, step: int = 0) -> None:
-        self.run_id, self.reason, self.epoch, self.step = run_id, reason, epoch, step
+    def __init__(
+        self, run_id: str = "", reason: str = "", epoch: int = 0, step: int = 0, *, resumable: bool = False
+    ) -> None:
+        self.run_id, self.reason, self.epoch, self.step, self.resumable = run_id, reason, epoch, step, resumable
         super().__init__(f"training run {run_id!r} failed{_place(epoch, step)}: {reason}")
 
 

@@ -77,20 +77,28 @@ class LogLine(TrainingEvent):
 
 @dataclass(frozen=True, slots=True)
 class RunFinished(TrainingEvent):
-    """The run ended well and published `version`, or None where none was asked for; training took `seconds`."""
+    """The run ended well and published `version`, or None where none was asked for; training took `seconds`.
+
+    `withheld` says why nothing was published although it was asked for: no improvement.
+    """
 
     version: int | None
     seconds: float
     logs: Logs
+    withheld: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFailed(TrainingEvent):
-    """The run ended by an error. `epoch` and `step` count from 1; 0 outside of one."""
+    """The run ended by an error. `epoch` and `step` count from 1; 0 outside of one.
+
+    A `resumable` one was interrupted: `resume` goes on with it.
+    """
 
     reason: str
     epoch: int
     step: int
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,17 @@ class RunCancelled(TrainingEvent):
     """The run was stopped on request, in `epoch`, from 1; 0 before the first."""
 
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed(TrainingEvent):
+    """The run goes on from its checkpoint: `step` steps of `epoch` (from 1) are done; epoch 0 is the very beginning.
+
+    What was done behind that is done again: of two events about one epoch the later one counts.
+    """
+
+    epoch: int
+    step: int
 
 
 def read_logs(values: Iterable[training_pb2.LogValue]) -> Logs:
@@ -127,9 +146,12 @@ def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
     if kind == "finished":
         finished = message.finished
         version = finished.published.version if finished.HasField("published") else None
-        return RunFinished(*at, version, finished.seconds, read_logs(finished.logs))
+        return RunFinished(*at, version, finished.seconds, read_logs(finished.logs), finished.withheld)
     if kind == "failed":
-        return RunFailed(*at, message.failed.reason, message.failed.epoch, message.failed.step)
+        failed = message.failed
+        return RunFailed(*at, failed.reason, failed.epoch, failed.step, failed.resumable)
+    if kind == "resumed":
+        return RunResumed(*at, message.resumed.epoch, message.resumed.step)
     if kind == "cancelled":
         return RunCancelled(*at, message.cancelled.epoch)
     return None

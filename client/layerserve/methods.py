@@ -64,6 +64,15 @@ TRAIN = Method(
     streams_replies=True,
     repeatable=False,
 )
+EVALUATE = Method(
+    _TRAINING,
+    "Evaluate",
+    training_pb2.EvaluateRequest,
+    training_pb2.EvaluateResponse,
+    streams_requests=True,
+    streams_replies=True,
+    repeatable=False,
+)
 WATCH_RUN = Method(
     _TRAINING,
     "WatchRun",
@@ -75,6 +84,8 @@ WATCH_RUN = Method(
 GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse)
 LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
+RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
+DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
 
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
@@ -83,8 +94,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     DOWNLOAD_MODEL,
     GET_NODE_SHAPES,
     TRAIN,
+    EVALUATE,
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,
     CANCEL_RUN,
+    RESUME_RUN,
+    DELETE_RUN,
 )  # type: ignore[assignment]  # a Method is read only, so it may be taken for one of wider messages

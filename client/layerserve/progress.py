@@ -6,7 +6,16 @@ import sys
 import time
 from typing import TextIO
 
-from layerserve.events import EpochEnd, Logs, RunCancelled, RunFailed, RunFinished, StepProgress, TrainingEvent
+from layerserve.events import (
+    EpochEnd,
+    Logs,
+    RunCancelled,
+    RunFailed,
+    RunFinished,
+    RunResumed,
+    StepProgress,
+    TrainingEvent,
+)
 
 #: Seconds between two drawings of a line that is rewritten.
 REDRAW_SECONDS = 0.1
@@ -36,7 +45,10 @@ class PlainProgress:
             self._write(f"epoch {event.epoch}/{event.epochs} - {event.seconds:.1f} s - {format_logs(event.logs)}")
         elif isinstance(event, RunFinished):
             ending = f"published version {event.version}" if event.version is not None else "nothing published"
+            ending += f": {event.withheld}" if event.withheld else ""
             self._write(f"finished in {event.seconds:.1f} s, {ending}")
+        elif isinstance(event, RunResumed):
+            self._write(f"resumed in epoch {event.epoch}, after step {event.step}" if event.epoch else "begins anew")
         elif isinstance(event, RunFailed):
             self._write(f"failed: {event.reason}")
         elif isinstance(event, RunCancelled):

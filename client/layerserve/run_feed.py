@@ -9,27 +9,35 @@ from layerserve.errors import Cancelled, LayerserveError, TrainingCancelled, Tra
 from layerserve.events import (
     EpochEnd,
     LogLine,
+    Logs,
     RunAccepted,
     RunCancelled,
     RunFailed,
     RunFinished,
     RunQueued,
+    RunResumed,
     RunStarted,
     StepProgress,
     TrainingEvent,
     read_event,
 )
 from layerserve.flow import Flow, Pause, Stream, call, open_stream, receive
-from layerserve.methods import CANCEL_RUN, GET_RUN, TRAIN, WATCH_RUN
+from layerserve.methods import CANCEL_RUN, DELETE_RUN, GET_RUN, RESUME_RUN, WATCH_RUN
 from layerserve.run_info import RunInfo, RunState, read_run_info
 from layerserve.training_data import Upload
 from layerserve.v1 import training_pb2
-from layerserve.v1.training_pb2 import CancelRunRequest, GetRunRequest, WatchRunRequest
+from layerserve.v1.training_pb2 import (
+    CancelRunRequest,
+    DeleteRunRequest,
+    GetRunRequest,
+    ResumeRunRequest,
+    WatchRunRequest,
+)
 
 #: Seconds to wait before each attempt to attach again; after the last one the error is the user's. About a minute.
 RECONNECT_DELAYS: tuple[float, ...] = (0.1, 0.2, 0.5, 1, 2, 4, 8, 8, 8, 8, 8, 8)
 
-EventStream = Stream[training_pb2.TrainResponse | training_pb2.WatchRunResponse]
+EventStream = Stream[training_pb2.TrainResponse | training_pb2.EvaluateResponse | training_pb2.WatchRunResponse]
 
 
 class RunFeed:
@@ -41,12 +49,25 @@ class RunFeed:
         self.base_version: int | None = None
         self.version: int | None = None
         self.state: RunState = "queued"
-        self.history: dict[str, list[float]] = {}
+        self._epochs: dict[int, Logs] = {}
         self.outcome: RunFinished | RunFailed | RunCancelled | None = None
         self._reconnect_delays = reconnect_delays
         self._stream: EventStream | None = None
         self._next_sequence = 0
         self._unread: deque[TrainingEvent] = deque()
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Values of the logs by epoch. An epoch that was done again after an interruption counts once."""
+        found: dict[str, list[float]] = {}
+        for epoch in sorted(self._epochs):
+            for name, value in self._epochs[epoch].items():
+                found.setdefault(name, []).append(value)
+        return found
+
+    @property
+    def withheld(self) -> str:
+        return self.outcome.withheld if isinstance(self.outcome, RunFinished) else ""
 
     def start(self, upload: Upload) -> Flow[None]:
         """Send the request and its data; ends when the server has all of it, or the run is over."""
@@ -62,7 +83,7 @@ class RunFeed:
             raise upload.error
 
     def _send(self, upload: Upload) -> Flow[None]:
-        self._stream = yield from open_stream(TRAIN, upload)
+        self._stream = yield from open_stream(upload.method, upload)
         while True:
             event = yield from self._receive_first(self._stream)
             self._unread.append(event)
@@ -98,7 +119,7 @@ class RunFeed:
         while not self._unread:
             if isinstance(self.outcome, RunFailed):
                 failed = self.outcome
-                raise TrainingFailed(self.run_id, failed.reason, failed.epoch, failed.step)
+                raise TrainingFailed(self.run_id, failed.reason, failed.epoch, failed.step, resumable=failed.resumable)
             if self.outcome is not None:
                 return None
             event = self._note((yield from self._receive()))
@@ -138,8 +159,10 @@ class RunFeed:
             self.state = "running"
         elif isinstance(event, EpochEnd):
             self.state = "running"
-            for name, value in event.logs.items():
-                self.history.setdefault(name, []).append(value)
+            self._epochs[event.epoch] = event.logs
+        elif isinstance(event, RunResumed):
+            # Epochs behind the checkpoint are done again.
+            self._epochs = {epoch: logs for epoch, logs in self._epochs.items() if epoch < event.epoch}
         elif isinstance(event, RunFinished):
             self.state, self.version, self.outcome = "finished", event.version, event
         elif isinstance(event, RunFailed):
@@ -160,3 +183,14 @@ class RunFeed:
     def cancel(self) -> Flow[RunInfo]:
         reply = yield from call(CANCEL_RUN, CancelRunRequest(run_id=self.run_id))
         return read_run_info(reply.run)
+
+    def resume(self) -> Flow[RunInfo]:
+        """Let an interrupted run go on; its events are then read on from where they were."""
+        reply = yield from call(RESUME_RUN, ResumeRunRequest(run_id=self.run_id))
+        info = read_run_info(reply.run)
+        if info.state in ("queued", "running"):
+            self.outcome, self.state, self._stream = None, info.state, None
+        return info
+
+    def delete(self) -> Flow[None]:
+        yield from call(DELETE_RUN, DeleteRunRequest(run_id=self.run_id))

@@ -13,6 +13,8 @@ from layerserve.v1 import training_pb2
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
+#: What a run does.
+RunKind = Literal["training", "evaluation", "unknown"]
 #: State of a run: receives data or waits, trains, ended well, ended by an error, was stopped on request.
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
 
@@ -22,7 +24,8 @@ class RunInfo:
     """A training run as it stands.
 
     It starts from `base_version` of `model` and publishes `version` when it finishes, or None; `reason` says why it
-    failed; `logs` are its newest losses and metrics.
+    failed; `logs` are its newest losses and metrics. A `resumable` run was interrupted, and `resume` goes on with it;
+    `resumed` is how often that was done.
     """
 
     id: str
@@ -41,6 +44,10 @@ class RunInfo:
     ended_time: datetime | None
     seed: int
     description: str
+    kind: RunKind
+    resumable: bool
+    resumed: int
+    priority: int
 
 
 def read_run_info(message: training_pb2.Run) -> RunInfo:
@@ -64,6 +71,10 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         ended_time=time("ended_time", message.ended_time),
         seed=message.seed,
         description=message.description,
+        kind=_kind(message.kind),
+        resumable=message.resumable,
+        resumed=message.resumed,
+        priority=message.priority,
     )
 
 
@@ -72,3 +83,10 @@ def _state(number: int) -> RunState:
     if number == 0 or number not in names:
         return "unknown"
     return cast(RunState, names[number].name.removeprefix("RUN_STATE_").lower())
+
+
+def _kind(number: int) -> RunKind:
+    names = training_pb2.RunKind.DESCRIPTOR.values_by_number
+    if number == 0 or number not in names:
+        return "unknown"
+    return cast(RunKind, names[number].name.removeprefix("RUN_KIND_").lower())

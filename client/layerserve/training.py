@@ -1,18 +1,127 @@
-"""Train: settings and arrays to a request."""
+"""Train and evaluate: settings and arrays to a request."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from layerserve.compile_settings import class_weight_json, compile_settings
-from layerserve.errors import InvalidArgument
+from layerserve.compile_settings import callbacks_json, class_weight_json, compile_settings
+from layerserve.errors import InvalidArgument, TrainingCancelled
+from layerserve.events import Logs, RunFinished
 from layerserve.flow import Flow
 from layerserve.model_info import model_spec
 from layerserve.prediction import Signatures, fetch_signature
 from layerserve.run_feed import RunFeed
 from layerserve.training_data import Upload, training_arrays
-from layerserve.v1.training_pb2 import TrainSpec
+from layerserve.v1 import training_pb2
+from layerserve.v1.training_pb2 import Budget, EvaluateSpec, NanPolicy, PublishChoice, TrainSpec
+
+#: What `publish` may be, and whether that publishes anything and which weights.
+_PUBLISH: dict[Any, tuple[bool, PublishChoice.ValueType]] = {
+    True: (True, training_pb2.PUBLISH_CHOICE_LAST),
+    False: (False, training_pb2.PUBLISH_CHOICE_UNSPECIFIED),
+    "last": (True, training_pb2.PUBLISH_CHOICE_LAST),
+    "best": (True, training_pb2.PUBLISH_CHOICE_BEST),
+}
+_NAN: dict[str, NanPolicy.ValueType] = {
+    "stop": training_pb2.NAN_POLICY_STOP,
+    "continue": training_pb2.NAN_POLICY_CONTINUE,
+}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The settings of `Client.train`, by its parameters."""
+
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int | None
+    validation_split: float
+    validation_batch_size: int | None
+    class_weight: Mapping[int, float] | None
+    shuffle: bool
+    seed: int | None
+    optimizer: Any
+    loss: Any
+    loss_weights: Any
+    metrics: Any
+    weighted_metrics: Any
+    freeze: str | Sequence[str]
+    unfreeze: str | Sequence[str]
+    callbacks: Any
+    publish: bool | str
+    publish_label: str | None
+    monitor: str | None
+    monitor_mode: str | None
+    publish_if_improved: str | None
+    priority: int
+    checkpoint_seconds: float | None
+    on_nan: str
+    max_seconds: float | None
+    max_memory_bytes: int | None
+    max_disk_bytes: int | None
+    description: str
+
+    def check(self) -> None:
+        """Raises InvalidArgument for what can mean nothing, whatever the model is."""
+        for name in ("epochs", "batch_size"):
+            _check_at_least_one(name, getattr(self, name))
+        for name in ("steps_per_epoch", "validation_batch_size", "max_memory_bytes", "max_disk_bytes"):
+            if getattr(self, name) is not None:
+                _check_at_least_one(name, getattr(self, name), limit=2**63)
+        for name in ("checkpoint_seconds", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InvalidArgument(f"{name}: got {value!r}, expected seconds from 0")
+        if not 0 <= self.validation_split < 1:
+            raise InvalidArgument(
+                f"validation_split: got {self.validation_split}, expected a share from 0 to 1 (exclusive)"
+            )
+        if not isinstance(self.publish, (bool, str)) or self.publish not in _PUBLISH:
+            raise InvalidArgument(f"publish: got {self.publish!r}, expected True, False, 'last' or 'best'")
+        if self.on_nan not in _NAN:
+            raise InvalidArgument(f"on_nan: got {self.on_nan!r}, expected 'stop' or 'continue'")
+        if self.monitor_mode not in (None, "min", "max"):
+            raise InvalidArgument(f"monitor_mode: got {self.monitor_mode!r}, expected 'min' or 'max'")
+        for name in ("publish_label", "publish_if_improved"):
+            if getattr(self, name) and not self.publish:
+                raise InvalidArgument(f"{name}: got {getattr(self, name)!r} with publish=False, expected none")
+
+    def spec(self, model: str, version: int | None, label: str | None) -> TrainSpec:
+        """The request, but for its data. Raises InvalidArgument for what can't travel."""
+        publish, choice = _PUBLISH[self.publish]
+        return TrainSpec(
+            model=model_spec(model, version, label),
+            compile=compile_settings(self.optimizer, self.loss, self.loss_weights, self.metrics, self.weighted_metrics),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            steps_per_epoch=self.steps_per_epoch or 0,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            validation_split=self.validation_split,
+            validation_batch_size=self.validation_batch_size or 0,
+            class_weight=class_weight_json(self.class_weight),
+            freeze=[self.freeze] if isinstance(self.freeze, str) else self.freeze,
+            unfreeze=[self.unfreeze] if isinstance(self.unfreeze, str) else self.unfreeze,
+            callbacks=callbacks_json(self.callbacks),
+            publish=publish,
+            publish_choice=choice,
+            publish_label=self.publish_label or "",
+            monitor=self.monitor or "",
+            monitor_mode=self.monitor_mode or "",
+            publish_if_improved=self.publish_if_improved or "",
+            priority=self.priority,
+            checkpoint_seconds=self.checkpoint_seconds,
+            nan_policy=_NAN[self.on_nan],
+            budget=Budget(
+                seconds=self.max_seconds or 0.0,
+                memory_bytes=self.max_memory_bytes or 0,
+                disk_bytes=self.max_disk_bytes or 0,
+            ),
+            description=self.description,
+        )
 
 
 def train(
@@ -20,48 +129,17 @@ def train(
     model: str,
     x: Any,
     y: Any,
-    *,
-    epochs: int,
-    batch_size: int,
-    validation_data: Sequence[Any] | None,
-    validation_split: float,
     sample_weight: Any,
-    class_weight: Mapping[int, float] | None,
-    shuffle: bool,
-    seed: int | None,
-    optimizer: Any,
-    loss: Any,
-    loss_weights: Any,
-    metrics: Any,
-    weighted_metrics: Any,
-    publish: bool,
-    publish_label: str | None,
-    description: str,
+    validation_data: Sequence[Any] | None,
+    settings: TrainSettings,
     version: int | None,
     label: str | None,
 ) -> Flow[RunFeed]:
     """The flow that starts a run: what can be checked here is checked before anything is sent."""
-    _check_at_least_one("epochs", epochs)
-    _check_at_least_one("batch_size", batch_size)
-    if not 0 <= validation_split < 1:
-        raise InvalidArgument(f"validation_split: got {validation_split}, expected a share from 0 to 1 (exclusive)")
-    if validation_split and validation_data is not None:
+    settings.check()
+    if settings.validation_split and validation_data is not None:
         raise InvalidArgument("validation_split and validation_data: got both, expected one of the two")
-    if publish_label and not publish:
-        raise InvalidArgument(f"publish_label: got {publish_label!r} with publish=False, expected none")
-    spec = TrainSpec(
-        model=model_spec(model, version, label),
-        compile=compile_settings(optimizer, loss, loss_weights, metrics, weighted_metrics),
-        epochs=epochs,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        validation_split=validation_split,
-        publish=publish,
-        publish_label=publish_label or "",
-        description=description,
-        class_weight=class_weight_json(class_weight),
-    )
+    spec = settings.spec(model, version, label)
     signature = yield from fetch_signature(signatures, spec.model)
     arrays = training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
     spec.data.extend(array.announcement() for array in arrays)
@@ -70,6 +148,42 @@ def train(
     return feed
 
 
-def _check_at_least_one(name: str, value: int) -> None:
-    if isinstance(value, bool) or value != int(value) or not 1 <= value < 2**31:
+def evaluate(
+    signatures: Signatures,
+    model: str,
+    x: Any,
+    y: Any,
+    *,
+    batch_size: int,
+    sample_weight: Any,
+    loss: Any,
+    loss_weights: Any,
+    metrics: Any,
+    weighted_metrics: Any,
+    description: str,
+    version: int | None,
+    label: str | None,
+) -> Flow[Logs]:
+    """The flow that evaluates, from the request to the numbers."""
+    _check_at_least_one("batch_size", batch_size)
+    spec = EvaluateSpec(
+        model=model_spec(model, version, label),
+        compile=compile_settings(None, loss, loss_weights, metrics, weighted_metrics),
+        batch_size=batch_size,
+        description=description,
+    )
+    signature = yield from fetch_signature(signatures, spec.model)
+    arrays = training_arrays(x, y, sample_weight, None, signature.inputs, signature.outputs)
+    spec.data.extend(array.announcement() for array in arrays)
+    feed = RunFeed()
+    yield from feed.start(Upload(spec, arrays))
+    while (yield from feed.next_event()) is not None:
+        pass
+    if not isinstance(feed.outcome, RunFinished):
+        raise TrainingCancelled(feed.run_id)
+    return feed.outcome.logs
+
+
+def _check_at_least_one(name: str, value: int, limit: int = 2**31) -> None:
+    if isinstance(value, bool) or value != int(value) or not 1 <= value < limit:
         raise InvalidArgument(f"{name}: got {value!r}, expected a whole number from 1")

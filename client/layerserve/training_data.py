@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,21 @@ import numpy as np
 from layerserve.casting import as_array, cast, default_cast
 from layerserve.errors import InvalidArgument, LayerserveError
 from layerserve.inputs import match
+from layerserve.methods import EVALUATE, TRAIN, Method
 from layerserve.model_info import TensorSpec
+from layerserve.server_file import ServerFile
 from layerserve.tensors import Array, array_dtype, dtype_enum, encode_data, itemsize
 from layerserve.v1 import training_pb2
-from layerserve.v1.training_pb2 import DataArray, DataChunk, DataRole, TrainRequest, TrainSpec
+from layerserve.v1.training_pb2 import (
+    DataArray,
+    DataChunk,
+    DataDigest,
+    DataRole,
+    EvaluateRequest,
+    EvaluateSpec,
+    TrainRequest,
+    TrainSpec,
+)
 
 #: Bytes of a chunk, about: a chunk holds whole rows, and at least one.
 CHUNK_BYTES = 1 << 20
@@ -43,7 +55,10 @@ _ROLE_NAMES = {
 
 @dataclass(frozen=True)
 class TrainingArray:
-    """An array to send. `rows` is sliced as it is sent: what lies on disk (memmap, h5py) is never read as a whole."""
+    """An array to send. `rows` is sliced as it is sent: what lies on disk (memmap, h5py) is never read as a whole.
+
+    Or one that isn't sent, as the server reads it from a file: `rows` is a ServerFile then.
+    """
 
     role: DataRole.ValueType
     name: str
@@ -56,10 +71,17 @@ class TrainingArray:
         return f"{_ROLE_NAMES[self.role]}[{self.name!r}]" if self.name else _ROLE_NAMES[self.role]
 
     @property
+    def filed(self) -> bool:
+        """Whether the server reads it from a file."""
+        return isinstance(self.rows, ServerFile)
+
+    @property
     def count(self) -> int:
         return int(self.rows.shape[0])
 
     def announcement(self) -> DataArray:
+        if isinstance(self.rows, ServerFile):
+            return DataArray(role=self.role, name=self.name, path=self.rows.path, key=self.rows.key)
         return DataArray(role=self.role, name=self.name, dtype=dtype_enum(self.dtype), shape=self.rows.shape)
 
     def slice(self, start: int, stop: int) -> Array:
@@ -145,6 +167,10 @@ def _input_array(role: DataRole.ValueType, name: str, value: Any, spec: TensorSp
 
 def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | None = None) -> TrainingArray:
     text = TrainingArray(role, name, None, "").text
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], ServerFile):
+        value = value[0]
+    if isinstance(value, ServerFile):
+        return TrainingArray(role, name, value, "")
     # What has a shape and a type already is only sliced later, not turned into an array here.
     rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, text)
     if not rows.shape:
@@ -157,18 +183,18 @@ def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | N
 
 
 def _check_rows(arrays: Sequence[TrainingArray]) -> None:
-    counts = {array.text: array.count for array in arrays}
+    counts = {array.text: array.count for array in arrays if not array.filed}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{text} has {count}" for text, count in counts.items())
         raise InvalidArgument(
             f"training data: got arrays with different numbers of rows, expected one number: {listed}"
         )
-    if not any(counts.values()):
+    if counts and not any(counts.values()):
         raise InvalidArgument("training data: got no rows, expected at least 1")
 
 
-class Upload(Iterable[TrainRequest], AsyncIterable[TrainRequest]):
-    """The requests of a Train call, made one by one as the connection takes them. Can be sent once.
+class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainRequest | EvaluateRequest]):
+    """The requests of a Train or Evaluate call, made one by one as the connection takes them. Can be sent once.
 
     The data waits until the server has accepted the spec: nothing is sent in vain, and grpc.aio, which reports a write
     that fails in place of the server's status, has none under way when a request is refused (seen with grpcio 1.85).
@@ -177,12 +203,17 @@ class Upload(Iterable[TrainRequest], AsyncIterable[TrainRequest]):
     run up, and whoever reads the replies finds the reason here.
     """
 
-    def __init__(self, spec: TrainSpec, arrays: Sequence[TrainingArray]) -> None:
+    def __init__(self, spec: TrainSpec | EvaluateSpec, arrays: Sequence[TrainingArray]) -> None:
         self.spec = spec
         self.arrays = arrays
         self.error: LayerserveError | None = None
         self._decided = threading.Event()
         self._accepted = False
+
+    @property
+    def method(self) -> Method[Any, Any]:
+        """The RPC that takes it."""
+        return TRAIN if isinstance(self.spec, TrainSpec) else EVALUATE
 
     def accept(self) -> None:
         """Let the data go."""
@@ -193,24 +224,32 @@ class Upload(Iterable[TrainRequest], AsyncIterable[TrainRequest]):
         """Send no more, if nothing was accepted; whoever waits to send is freed. Does nothing after `accept`."""
         self._decided.set()
 
-    def __iter__(self) -> Iterator[TrainRequest]:
-        yield TrainRequest(spec=self.spec)
+    def __iter__(self) -> Iterator[TrainRequest | EvaluateRequest]:
+        yield self._request(spec=self.spec)
         self._decided.wait()
         yield from self._data()
 
-    async def __aiter__(self) -> AsyncIterator[TrainRequest]:
-        yield TrainRequest(spec=self.spec)
+    async def __aiter__(self) -> AsyncIterator[TrainRequest | EvaluateRequest]:
+        yield self._request(spec=self.spec)
         await asyncio.to_thread(self._decided.wait)
         for request in self._data():
             yield request
 
-    def _data(self) -> Iterator[TrainRequest]:
+    def _request(self, **part: Any) -> TrainRequest | EvaluateRequest:
+        return TrainRequest(**part) if isinstance(self.spec, TrainSpec) else EvaluateRequest(**part)
+
+    def _data(self) -> Iterator[TrainRequest | EvaluateRequest]:
         if not self._accepted:
             return
         try:
             for index, array in enumerate(self.arrays):
+                if array.filed:
+                    continue
+                digest = hashlib.sha256()
                 for data in array.chunks():
-                    yield TrainRequest(chunk=DataChunk(array=index, data=data))
+                    digest.update(data)
+                    yield self._request(chunk=DataChunk(array=index, data=data))
+                yield self._request(digest=DataDigest(array=index, sha256=digest.digest()))
         except LayerserveError as error:
             self.error = error
         except Exception as error:  # of whatever the rows are sliced from, such as a file that can't be read

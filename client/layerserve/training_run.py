@@ -42,5 +42,10 @@ class RunView:
         """Losses and metrics of the epochs, as Keras's `History.history`: {"loss": [0.9, 0.5], "val_loss": [...]}."""
         return {name: list(values) for name, values in self._feed.history.items()}
 
+    @property
+    def withheld(self) -> str:
+        """Why nothing was published although it was asked for: no improvement. Empty otherwise, and before the end."""
+        return self._feed.withheld
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r} of {self.model!r}: {self.state})"

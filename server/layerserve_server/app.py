@@ -17,7 +17,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.prediction import PredictionService
-from layerserve_server.services.training import TrainingService
+from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.model import LoadTrainable, load_trainable
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
@@ -68,6 +68,7 @@ class App:
                 max_bytes=settings.max_run_bytes,
                 max_kept=settings.max_kept_runs,
                 cancel_grace_seconds=settings.cancel_grace_seconds,
+                auto_resume=settings.training_resume == "auto",
             ),
             self.metrics,
             trainer,
@@ -80,8 +81,12 @@ class App:
             TrainingService(
                 self.repository,
                 self.runs,
-                threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
-                nice=settings.training_nice,
+                RunDefaults(
+                    threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
+                    nice=settings.training_nice,
+                    checkpoint_seconds=settings.checkpoint_seconds,
+                    data_root=settings.data_root,
+                ),
             ),
         )
         routes = Routes()

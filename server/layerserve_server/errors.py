@@ -12,6 +12,7 @@ ServerError
 │   ├── UnknownInputError
 │   ├── MissingInputError
 │   └── UnknownOutputError
+├── ForbiddenPathError          a path leads out of the folder that callers may name files in
 ├── IncompleteDataError         a stream of data ended early
 ├── VersionFailedError          the version is there and can't be loaded
 ├── NotTrainableError           the model can't be trained here
@@ -104,8 +105,14 @@ class UnknownOutputError(InvalidRequestError):
     reason = "unknown_output"
 
 
+class ForbiddenPathError(ServerError):
+    """A path leads out of the folder that callers may name files in."""
+
+    reason = "forbidden_path"
+
+
 class IncompleteDataError(ServerError):
-    """A stream of data ended before all that it declared had come."""
+    """A stream of data ended before all that it declared had come, or isn't what its digest says."""
 
     reason = "incomplete_data"
 

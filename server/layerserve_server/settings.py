@@ -100,7 +100,21 @@ class Settings(BaseSettings):
     training_nice: int = Field(
         default=10, ge=0, le=19, description="How far training stands back behind serving (nice)."
     )
-    max_run_bytes: int = Field(default=4 * GIB, ge=1, description="Most data of one training run, in bytes.")
+    training_resume: Literal["auto", "manual"] = Field(
+        default="auto",
+        description="What becomes of runs that a stop of the server interrupted: 'auto' goes on with them at the next "
+        "start, 'manual' waits for ResumeRun.",
+    )
+    checkpoint_seconds: float = Field(
+        default=60.0, ge=0, description="Time between two checkpoints of a training run, in seconds; 0 is each step."
+    )
+    data_root: Path | None = Field(
+        default=None,
+        description="Folder from which requests may have data files read (.npy, .npz, .parquet). Default: none are.",
+    )
+    max_run_bytes: int = Field(
+        default=4 * GIB, ge=1, description="Most data that one training run keeps in its folder, in bytes."
+    )
     max_kept_runs: int = Field(default=200, ge=1, description="Ended training runs that stay listed.")
     cancel_grace_seconds: float = Field(
         default=10.0, ge=0, description="Time a cancelled run has to end by itself before it is killed, in seconds."
@@ -117,7 +131,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(default="text", description="How a log line looks.")
     check_config: bool = Field(default=False, description="Print the settings in force, and exit.")
 
-    @field_validator("path", "state", "config", "tls_certificate", "tls_key")
+    @field_validator("path", "state", "data_root", "config", "tls_certificate", "tls_key")
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None

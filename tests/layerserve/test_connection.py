@@ -24,6 +24,8 @@ def test_calls_are_spread_and_only_repeatable_ones_repeated():
         "GetRun",
         "ListRuns",
         "CancelRun",
+        "ResumeRun",
+        "DeleteRun",
     }
 
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from layerserve_server.training import events
-from layerserve_server.training.child import Outcome, StopRequest, _locked, _stop
+from layerserve_server.training.child import _locked, _stop
+from layerserve_server.training.outcome import Outcome, StopRequest
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.spool import read_data
 
@@ -19,6 +20,10 @@ def train(folder: Path, request: RunRequest) -> Outcome:
     behaviour = request.description.partition(" ")[0]
     writer = events.EventWriter(folder)
     rows = request.data[0].rows
+    behaviour = "wait" if behaviour == "die" and (folder / "go").exists() else behaviour
+    if (folder / "seen").exists():
+        writer.write(events.Resumed())
+    (folder / "seen").touch()
     writer.write(events.Started(request.epochs, 2, rows))
     for epoch in range(1, request.epochs + 1):
         for step in (1, 2):

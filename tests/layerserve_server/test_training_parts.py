@@ -180,8 +180,9 @@ EVERY_KIND = [
     events.Step(1, 2, 3, 4, {"loss": 0.5}),
     events.Epoch(1, 2, {"loss": 0.5}, 0.25),
     events.Log("text"),
-    events.Finished(3, {"loss": 0.5}, 1.5),
-    events.Failed("reason", 1, 2),
+    events.Resumed(1, 2),
+    events.Finished(3, {"loss": 0.5}, 1.5, "no improvement"),
+    events.Failed("reason", 1, 2, resumable=True),
     events.Cancelled(1),
 ]
 
@@ -191,10 +192,22 @@ def test_every_kind_comes_back_from_the_file(tmp_path):
     for what in EVERY_KIND:
         writer.write(what)
     writer.close()
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    read = [events.Event.from_line(line) for line in lines]
+    assert [event.what for event in read] == EVERY_KIND
+    assert {type(what) for what in EVERY_KIND} == set(events.KINDS.values())
+    assert [event.sequence for event in read] == list(range(len(EVERY_KIND)))
+
+
+def test_a_last_event_that_others_follow_was_not_the_last(tmp_path):
     log = EventLog(tmp_path)
+    events.append(tmp_path, events.Failed("killed", 1, 2, resumable=True))
     log.refresh()
-    assert [event.what for event in log.events] == EVERY_KIND
-    assert [event.sequence for event in log.events] == list(range(len(EVERY_KIND)))
+    assert log.ended
+    events.append(tmp_path, events.Queued(0))
+    log.refresh()
+    assert not log.ended
+    assert [event.what for event in log.events] == [events.Log("interrupted: killed"), events.Queued(0)]
 
 
 def test_of_step_events_in_a_row_only_the_newest_is_kept(tmp_path):

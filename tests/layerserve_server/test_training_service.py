@@ -40,6 +40,15 @@ def kinds(events):
     return [event.WhichOneof("kind") for event in events]
 
 
+def wait_for(events, kind, count):
+    """Reads events until so many of a kind have come."""
+    for event in events:
+        count -= event.HasField(kind)
+        if not count:
+            return True
+    return False
+
+
 class Trainer:
     """Calls of one server."""
 
@@ -69,6 +78,21 @@ class Trainer:
 
     def cancel(self, run_id):
         return self.stub.CancelRun(pb.CancelRunRequest(run_id=run_id), timeout=30).run
+
+    def resume(self, run_id):
+        return self.stub.ResumeRun(pb.ResumeRunRequest(run_id=run_id), timeout=30).run
+
+    def delete(self, run_id):
+        self.stub.DeleteRun(pb.DeleteRunRequest(run_id=run_id), timeout=30)
+
+    def watching(self, run_id):
+        """The run's events as they come."""
+        call = self.stub.WatchRun(pb.WatchRunRequest(run_id=run_id), timeout=60)
+        return (response.event for response in call)
+
+    def run_here(self, run_id):
+        """The run as the server's own object, also after its stop."""
+        return self.app.runs.get(run_id)
 
     def go(self, run_id):
         (self.runs_folder / run_id / "go").touch()
@@ -300,7 +324,7 @@ def test_a_client_that_goes_away_before_its_data_has_come_fails_its_run(trainer)
     assert kinds(trainer.watch(run_id))[-1] == "failed"
 
 
-@pytest.mark.parametrize("method", ["WatchRun", "GetRun", "CancelRun"])
+@pytest.mark.parametrize("method", ["WatchRun", "GetRun", "CancelRun", "ResumeRun", "DeleteRun"])
 @pytest.mark.parametrize("run_id", ["", "../x", "20261125-1302-ab12cd34"])
 def test_a_run_that_is_not_there_is_not_found(trainer, method, run_id):
     request = getattr(pb, method + "Request")(run_id=run_id)
@@ -311,6 +335,115 @@ def test_a_run_that_is_not_there_is_not_found(trainer, method, run_id):
     assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "run_not_found"
 
 
+# ---- what goes on after an interruption
+
+
+@pytest.fixture
+def killed(trainer):
+    """A run whose process was killed in its second step."""
+    return trainer.train(spec("die"))[0].run_id
+
+
+def test_a_run_whose_process_was_killed_can_be_resumed(trainer, killed):
+    run = trainer.run(killed)
+    assert (run.state, run.resumable, run.resumed) == (pb.RUN_STATE_FAILED, True, 0)
+    (trainer.runs_folder / killed / "go").touch()
+    run = trainer.resume(killed)
+    assert run.state in (pb.RUN_STATE_QUEUED, pb.RUN_STATE_RUNNING)
+    events = trainer.watch(killed)
+    assert [kind for kind in kinds(events) if kind != "step"] == [
+        *("accepted", "queued", "started", "log", "queued", "resumed", "started", "epoch", "finished"),
+    ]
+    assert "SIGKILL" in events[kinds(events).index("log")].log.text
+    assert [event.sequence for event in events] == sorted({event.sequence for event in events})
+    run = trainer.run(killed)
+    assert (run.state, run.resumable, run.resumed, run.published.version) == (pb.RUN_STATE_FINISHED, False, 1, 2)
+    assert trainer.offset() == (2, X.sum())
+
+
+def test_only_a_run_that_was_interrupted_can_be_resumed(trainer):
+    for behaviour, code in (("train", "finished"), ("nan", "failed"), ("exit", "failed")):
+        run_id = trainer.train(spec(behaviour))[0].run_id
+        assert not trainer.run(run_id).resumable
+        with pytest.raises(grpc.RpcError, match=f"was not interrupted.*{code}") as caught:
+            trainer.resume(run_id)
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_resuming_a_run_that_is_under_way_does_nothing(trainer):
+    _, run_id = trainer.begin(spec("wait"))
+    assert trainer.resume(run_id).state == pb.RUN_STATE_RUNNING
+    trainer.go(run_id)
+    assert "resumed" not in kinds(trainer.watch(run_id))
+
+
+def test_runs_that_a_stop_interrupted_go_on_at_the_next_start(put, start, connect, tmp_path):
+    put("double")
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    _, training = trainer.begin(spec("wait"))
+    call = trainer.stub.Train(messages(spec("train")), timeout=60)
+    waiting = [next(call).event for _ in ("accepted", "queued")][-1].run_id
+    app.stop()
+    trainer.go(training)
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    for run_id in (training, waiting):
+        assert kinds(trainer.watch(run_id))[-1] == "finished"
+    assert trainer.run(training).resumed == 1
+
+
+def test_runs_that_a_stop_interrupted_wait_for_somebody_where_the_policy_says_so(put, start, connect, tmp_path):
+    put("double")
+    app = start(training_resume="manual")
+    trainer = Trainer(app, connect(app), tmp_path)
+    _, run_id = trainer.begin(spec("wait"))
+    app.stop()
+    trainer.go(run_id)
+    app = start(training_resume="manual")
+    trainer = Trainer(app, connect(app), tmp_path)
+    run = trainer.run(run_id)
+    assert (run.state, run.reason, run.resumable) == (pb.RUN_STATE_FAILED, "the server was stopped", True)
+    trainer.resume(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
+
+
+def test_a_run_that_gets_no_further_is_not_resumed_for_ever(put, start, connect, tmp_path):
+    put("double")
+    for attempt in range(5):
+        app = start()
+        trainer = Trainer(app, connect(app), tmp_path)
+        if not attempt:
+            _, run_id = trainer.begin(spec("wait"))
+        elif attempt < 4:
+            assert wait_for(trainer.watching(run_id), "resumed", attempt)
+        app.stop()
+    run = trainer.run_here(run_id)
+    assert (run.resumed, run.resumable) == (3, True)
+    assert "3 times without progress" in run.log.last.reason
+
+
+# ---- deleting
+
+
+def test_a_run_that_has_ended_can_be_deleted(trainer, killed):
+    trainer.delete(killed)
+    assert not (trainer.runs_folder / killed).exists()
+    with pytest.raises(grpc.RpcError) as caught:
+        trainer.run(killed)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_run_that_is_under_way_is_not_deleted(trainer):
+    _, run_id = trainer.begin(spec("wait"))
+    with pytest.raises(grpc.RpcError, match="cancel it first") as caught:
+        trainer.delete(run_id)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    trainer.go(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
+    assert trainer.offset() == (2, X.sum())
+
+
 # ---- across servers
 
 
@@ -319,13 +452,10 @@ def test_runs_are_found_again_after_a_restart(put, start, connect, tmp_path):
     app = start()
     trainer = Trainer(app, connect(app), tmp_path)
     finished = trainer.train(spec())
-    _, waiting = trainer.begin(spec("wait"))
     app.stop()
     app = start()
     trainer = Trainer(app, connect(app), tmp_path)
     assert trainer.watch(finished[0].run_id)[-1] == finished[-1]
-    run = trainer.run(waiting)
-    assert (run.state, run.reason) == (pb.RUN_STATE_FAILED, "the server was stopped")
     assert [one.id for one in trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs][-1] == finished[0].run_id
 
 

@@ -44,6 +44,9 @@ def application() -> typer.Typer:
     app.command("runs")(training.runs)
     app.command("watch")(training.watch)
     app.command("cancel")(training.cancel)
+    app.command("resume")(training.resume)
+    app.command("delete")(training.delete)
+    app.command("evaluate")(training.evaluate)
     for name in extensions.names():
         app.command(
             name,

@@ -13,8 +13,11 @@ import numpy as np
 
 from layerserve.cli.output import plain
 from layerserve.errors import InvalidArgument
+from layerserve.server_file import ServerFile
 
 STDIN = "-"
+#: What a path begins with that is not here but below the server's data root.
+SERVER = "server:"
 
 
 def read_arrays(arguments: Sequence[str]) -> Any:
@@ -22,7 +25,8 @@ def read_arrays(arguments: Sequence[str]) -> Any:
 
     Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, of which PATH:KEY picks one array, and which
     without a key gives all of its arrays by their names if they are several; a .json file, or "-" for JSON on standard
-    input: an object of values by name, or one value. Raises InvalidArgument for what is none of these.
+    input: an object of values by name, or one value. `server:PATH` and `server:PATH:KEY` name files that the server
+    reads. Raises InvalidArgument for what is none of these.
     """
     named: dict[str, Any] = {}
     for argument in arguments:
@@ -51,6 +55,9 @@ def _add(named: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _read(path: str) -> Any:
+    if path.startswith(SERVER):
+        file, _, key = path.removeprefix(SERVER).partition(":")
+        return ServerFile(file, key)
     if path == STDIN:
         return _parse(sys.stdin.read(), "standard input")
     file, colon, key = path.rpartition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -30,14 +31,19 @@ class PlannedFailure:
     reason: str
     epoch: int
     step: int
+    resumable: bool = False
 
 
 class FakeRun:
     """A run: its spec, the data that came, as {("x", "input"): array}, and the events so far."""
 
-    def __init__(self, id: str, spec: training_pb2.TrainSpec, base: ModelSpec) -> None:
+    def __init__(self, id: str, spec: training_pb2.TrainSpec | training_pb2.EvaluateSpec, base: ModelSpec) -> None:
         self.id = id
         self.spec = spec
+        self.evaluates = isinstance(spec, training_pb2.EvaluateSpec)
+        self.epochs = (spec.epochs or 1) if isinstance(spec, training_pb2.TrainSpec) else 1
+        self.resumable = False
+        self.resumed = 0
         self.base = base
         self.published: ModelSpec | None = None
         self.data: dict[tuple[str, str], Array] = {}
@@ -45,6 +51,7 @@ class FakeRun:
         self.events: list[training_pb2.TrainEvent] = []
         self.state = training_pb2.RUN_STATE_QUEUED
         self.reason = ""
+        self._interrupted_epoch = 1
         self._changed = threading.Condition()
         self._cancelled = False
         self._parts: dict[int, bytearray] = {index: bytearray() for index in range(len(spec.data))}
@@ -53,9 +60,16 @@ class FakeRun:
         self.chunk_sizes.append(len(chunk.data))
         self._parts[chunk.array] += chunk.data
 
+    def check(self, digest: training_pb2.DataDigest) -> None:
+        """Raises DataLoss where the array that came isn't the one that was sent."""
+        if hashlib.sha256(self._parts[digest.array]).digest() != digest.sha256:
+            raise DataLoss(f"array {digest.array}: the data isn't what its digest says")
+
     def close_data(self) -> None:
         """Put the chunks together. Raises DataLoss where rows are missing."""
         for index, array in enumerate(self.spec.data):
+            if array.path:
+                continue
             try:
                 value = decode_data(bytes(self._parts[index]), dtype_name(array.dtype), array.shape, array.name)
             except InvalidTensor as error:
@@ -69,7 +83,8 @@ class FakeRun:
 
     @property
     def rows(self) -> int:
-        return int(self.spec.data[0].shape[0])
+        """Rows of the first array; 1 where the fake server can't know, as it reads no files."""
+        return int(self.spec.data[0].shape[0]) if self.spec.data[0].shape else 1
 
     def tell(self, **kind: Any) -> None:
         """Add an event."""
@@ -78,6 +93,15 @@ class FakeRun:
             event.time.GetCurrentTime()
             self.events.append(event)
             self._changed.notify_all()
+
+    def resume(self) -> None:
+        """Be queued again, after an interruption; `execute` then goes on with the epoch that it was in."""
+        with self._changed:
+            last = self.events[-1]
+            last.log.text = f"interrupted: {last.failed.reason}"
+            self.state, self.reason, self.resumable = training_pb2.RUN_STATE_QUEUED, "", False
+            self.resumed += 1
+        self.tell(queued=training_pb2.RunQueued(ahead=0))
 
     def cancel(self) -> None:
         with self._changed:
@@ -89,15 +113,17 @@ class FakeRun:
         while True:
             with self._changed:
                 # With a limit, so that a caller that has gone frees its thread.
-                while len(self.events) <= sequence and not self._ended() and alive():
+                while len(self.events) <= sequence and not self.ended and alive():
                     self._changed.wait(0.1)
                 new = self.events[sequence:]
             yield from new
             sequence += len(new)
-            if not alive() or (self._ended() and not self.events[sequence:]):
+            if not alive() or (self.ended and not self.events[sequence:]):
                 return
 
-    def _ended(self) -> bool:
+    @property
+    def ended(self) -> bool:
+        """Whether its last event has come."""
         return bool(self.events) and self.events[-1].WhichOneof("kind") in ("finished", "failed", "cancelled")
 
     def execute(
@@ -108,10 +134,12 @@ class FakeRun:
         publish: Callable[[], ModelSpec | None],
     ) -> None:
         """Do the run: its steps take no time, and `logs` says what each epoch gives."""
-        epochs, steps = self.spec.epochs or 1, math.ceil(self.rows / (self.spec.batch_size or 32))
+        epochs, steps = self.epochs, math.ceil(self.rows / (self.spec.batch_size or 32))
+        if self.resumed:
+            self.tell(resumed=training_pb2.RunResumed(epoch=self._interrupted_epoch))
         self.state = training_pb2.RUN_STATE_RUNNING
         self.tell(started=training_pb2.RunStarted(epochs=epochs, steps_per_epoch=steps, rows=self.rows))
-        for epoch in range(1, epochs + 1):
+        for epoch in range(self._interrupted_epoch, epochs + 1):
             values = [training_pb2.LogValue(name=name, value=value) for name, value in logs(epoch).items()]
             for step in range(1, steps + 1):
                 wait_until_free()
@@ -120,15 +148,22 @@ class FakeRun:
                     self.tell(cancelled=training_pb2.RunCancelled(epoch=epoch))
                     return
                 if failure and (failure.epoch, failure.step) == (epoch, step):
+                    self._interrupted_epoch = epoch
                     self.state, self.reason = training_pb2.RUN_STATE_FAILED, failure.reason
-                    self.tell(failed=training_pb2.RunFailed(reason=failure.reason, epoch=epoch, step=step))
+                    self.resumable = failure.resumable
+                    self.tell(
+                        failed=training_pb2.RunFailed(
+                            reason=failure.reason, epoch=epoch, step=step, resumable=failure.resumable
+                        )
+                    )
                     return
                 self.tell(
                     step=training_pb2.StepProgress(
                         epoch=epoch, step=step, steps_per_epoch=steps, logs=values, epochs=epochs
                     )
                 )
-            self.tell(epoch=training_pb2.EpochEnd(epoch=epoch, logs=values, seconds=0.5, epochs=epochs))
+            if not self.evaluates:
+                self.tell(epoch=training_pb2.EpochEnd(epoch=epoch, logs=values, seconds=0.5, epochs=epochs))
         self.published = publish()
         self.state = training_pb2.RUN_STATE_FINISHED
         self.tell(finished=training_pb2.RunFinished(published=self.published, logs=values, seconds=0.5 * epochs))
@@ -143,11 +178,15 @@ class FakeRun:
                 published=self.published,
                 reason=self.reason,
                 epochs_done=len(ended),
-                epochs=self.spec.epochs or 1,
+                epochs=self.epochs,
                 steps_per_epoch=math.ceil(self.rows / (self.spec.batch_size or 32)),
                 logs=ended[-1].logs if ended else [],
-                seed=self.spec.seed,
+                seed=self.spec.seed if isinstance(self.spec, training_pb2.TrainSpec) else 0,
                 description=self.spec.description,
+                kind=training_pb2.RUN_KIND_EVALUATION if self.evaluates else training_pb2.RUN_KIND_TRAINING,
+                resumable=self.resumable,
+                resumed=self.resumed,
+                priority=self.spec.priority if isinstance(self.spec, training_pb2.TrainSpec) else 0,
             )
             if self.events:
                 run.created_time.CopyFrom(self.events[0].time)

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from layerserve.errors import (
+    FailedPrecondition,
     Internal,
     LabelNotFound,
     LayerserveError,
@@ -133,9 +134,9 @@ class FakeServer(
         """Let the next calls of an RPC, by its name, end with an error."""
         self._failures[method].extend([error] * times)
 
-    def fail_training(self, reason: str, epoch: int = 1, step: int = 1) -> None:
-        """Let the next run fail at a step."""
-        self._run_failure = PlannedFailure(reason, epoch, step)
+    def fail_training(self, reason: str, epoch: int = 1, step: int = 1, *, resumable: bool = False) -> None:
+        """Let the next run fail at a step; a resumable one is interrupted there."""
+        self._run_failure = PlannedFailure(reason, epoch, step, resumable)
 
     def drop_stream(self, after: int) -> None:
         """Let the next stream of events break off after some: of WatchRun, or of Train after it has the data."""
@@ -230,30 +231,44 @@ class FakeServer(
     def Train(  # noqa: N802
         self, requests: Iterator[training_pb2.TrainRequest], context: Any
     ) -> Iterator[training_pb2.TrainResponse]:
+        for event in self._carry_out("Train", requests, context):
+            yield training_pb2.TrainResponse(event=event)
+
+    def Evaluate(  # noqa: N802
+        self, requests: Iterator[training_pb2.EvaluateRequest], context: Any
+    ) -> Iterator[training_pb2.EvaluateResponse]:
+        for event in self._carry_out("Evaluate", requests, context):
+            yield training_pb2.EvaluateResponse(event=event)
+
+    def _carry_out(self, method: str, requests: Iterator[Any], context: Any) -> Iterator[training_pb2.TrainEvent]:
         spec = next(requests).spec
-        with self._answering("Train", spec, context):
+        with self._answering(method, spec, context):
             base = self._find(spec.model)
             run = FakeRun(f"run-{next(self._run_ids)}", spec, base.reference())
             self.runs[run.id] = run
             run.tell(accepted=training_pb2.RunAccepted(base=base.reference()))
-            yield training_pb2.TrainResponse(event=run.events[0])
+            yield run.events[0]
             try:
                 for request in requests:
-                    run.receive(request.chunk)
+                    if request.HasField("digest"):
+                        run.check(request.digest)
+                    else:
+                        run.receive(request.chunk)
                 run.close_data()
             except LayerserveError as error:
                 run.abandon(str(error))
                 raise
             run.tell(queued=training_pb2.RunQueued(ahead=0))
             self._start(run, base)
-            for event in self._watch(run, 1, context):
-                yield training_pb2.TrainResponse(event=event)
+            yield from self._watch(run, 1, context)
 
     def _start(self, run: FakeRun, base: FakeModel) -> None:
         failure, self._run_failure = self._run_failure, None
 
         def publish() -> ModelSpec | None:
-            if run.spec.HasField("publish") and not run.spec.publish:
+            if not isinstance(run.spec, training_pb2.TrainSpec) or (
+                run.spec.HasField("publish") and not run.spec.publish
+            ):
                 return None
             version = max(model.version for model in self.models if model.name == base.name) + 1
             labels = (run.spec.publish_label,) if run.spec.publish_label else ()
@@ -312,4 +327,23 @@ class FakeServer(
             run = self._run(request.run_id)
             run.cancel()
             return training_pb2.CancelRunResponse(run=run.describe())
+        raise AssertionError("an abort raises")
+
+    def ResumeRun(self, request: training_pb2.ResumeRunRequest, context: Any) -> training_pb2.ResumeRunResponse:  # noqa: N802
+        with self._answering("ResumeRun", request, context):
+            run = self._run(request.run_id)
+            if run.resumable:
+                run.resume()
+                self._start(run, self._find(run.base))
+            elif run.ended:
+                raise FailedPrecondition(f"run {run.id!r} was not interrupted, and can't be resumed")
+            return training_pb2.ResumeRunResponse(run=run.describe())
+        raise AssertionError("an abort raises")
+
+    def DeleteRun(self, request: training_pb2.DeleteRunRequest, context: Any) -> training_pb2.DeleteRunResponse:  # noqa: N802
+        with self._answering("DeleteRun", request, context):
+            if not self._run(request.run_id).ended:
+                raise FailedPrecondition(f"run {request.run_id!r} is under way; cancel it first")
+            del self.runs[request.run_id]
+            return training_pb2.DeleteRunResponse()
         raise AssertionError("an abort raises")

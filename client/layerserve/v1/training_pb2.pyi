@@ -36,7 +36,7 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_FINISHED: _RunState.ValueType  # 3
     """Ended well; its version is published, if one was asked for."""
     RUN_STATE_FAILED: _RunState.ValueType  # 4
-    """Ended by an error. Nothing is published."""
+    """Ended by an error, or interrupted; Run.resumable tells the two apart. Nothing is published."""
     RUN_STATE_CANCELLED: _RunState.ValueType  # 5
     """Stopped on request. Nothing is published."""
 
@@ -52,10 +52,82 @@ RUN_STATE_RUNNING: RunState.ValueType  # 2
 RUN_STATE_FINISHED: RunState.ValueType  # 3
 """Ended well; its version is published, if one was asked for."""
 RUN_STATE_FAILED: RunState.ValueType  # 4
-"""Ended by an error. Nothing is published."""
+"""Ended by an error, or interrupted; Run.resumable tells the two apart. Nothing is published."""
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
 """Stopped on request. Nothing is published."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
+class _RunKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_KIND_UNSPECIFIED: _RunKind.ValueType  # 0
+    """Not set."""
+    RUN_KIND_TRAINING: _RunKind.ValueType  # 1
+    """Trains."""
+    RUN_KIND_EVALUATION: _RunKind.ValueType  # 2
+    """Evaluates."""
+
+class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
+    """What a run does."""
+
+RUN_KIND_UNSPECIFIED: RunKind.ValueType  # 0
+"""Not set."""
+RUN_KIND_TRAINING: RunKind.ValueType  # 1
+"""Trains."""
+RUN_KIND_EVALUATION: RunKind.ValueType  # 2
+"""Evaluates."""
+Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
+
+class _PublishChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PublishChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PublishChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PUBLISH_CHOICE_UNSPECIFIED: _PublishChoice.ValueType  # 0
+    """Not set: the last ones."""
+    PUBLISH_CHOICE_LAST: _PublishChoice.ValueType  # 1
+    """Those at the end of the run."""
+    PUBLISH_CHOICE_BEST: _PublishChoice.ValueType  # 2
+    """Those of the epoch whose `monitor` is best."""
+
+class PublishChoice(_PublishChoice, metaclass=_PublishChoiceEnumTypeWrapper):
+    """Which weights a run publishes."""
+
+PUBLISH_CHOICE_UNSPECIFIED: PublishChoice.ValueType  # 0
+"""Not set: the last ones."""
+PUBLISH_CHOICE_LAST: PublishChoice.ValueType  # 1
+"""Those at the end of the run."""
+PUBLISH_CHOICE_BEST: PublishChoice.ValueType  # 2
+"""Those of the epoch whose `monitor` is best."""
+Global___PublishChoice: _TypeAlias = PublishChoice  # noqa: Y015
+
+class _NanPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NanPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NanPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NAN_POLICY_UNSPECIFIED: _NanPolicy.ValueType  # 0
+    """Not set: stop."""
+    NAN_POLICY_STOP: _NanPolicy.ValueType  # 1
+    """The run fails, with the step; nothing is published."""
+    NAN_POLICY_CONTINUE: _NanPolicy.ValueType  # 2
+    """Training goes on, as in Keras."""
+
+class NanPolicy(_NanPolicy, metaclass=_NanPolicyEnumTypeWrapper):
+    """What happens when a loss is NaN or infinite."""
+
+NAN_POLICY_UNSPECIFIED: NanPolicy.ValueType  # 0
+"""Not set: stop."""
+NAN_POLICY_STOP: NanPolicy.ValueType  # 1
+"""The run fails, with the step; nothing is published."""
+NAN_POLICY_CONTINUE: NanPolicy.ValueType  # 2
+"""Training goes on, as in Keras."""
+Global___NanPolicy: _TypeAlias = NanPolicy  # noqa: Y015
 
 class _DataRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -99,7 +171,7 @@ Global___DataRole: _TypeAlias = DataRole  # noqa: Y015
 
 @_typing.final
 class DataArray(_message.Message):
-    """One array of the data, announced before its rows are sent."""
+    """One array of the data: announced before its rows are sent, or read by the server from a file that it sees (`path`)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -107,6 +179,8 @@ class DataArray(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
     """What the array is for."""
     name: _builtins.str
@@ -114,10 +188,20 @@ class DataArray(_message.Message):
     outputs, empty means all of them.
     """
     dtype: _tensor_pb2.DataType.ValueType
-    """Element type."""
+    """Element type. Not to be set with `path`: the file says it."""
+    path: _builtins.str
+    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz or .parquet. No
+    chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
+    """
+    key: _builtins.str
+    """Which array of a .npz file (may be empty where it has one), or which columns of a .parquet file, separated by commas:
+    several columns become the last axis of the array.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Shape of the whole array, rows first. Arrays of training (and those of validation) have the same number of rows."""
+        """Shape of the whole array, rows first. Arrays of training (and those of validation) have the same number of rows. Not to
+        be set with `path`: the file says it.
+        """
 
     def __init__(
         self,
@@ -126,10 +210,12 @@ class DataArray(_message.Message):
         name: _builtins.str = ...,
         dtype: _tensor_pb2.DataType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        path: _builtins.str = ...,
+        key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +280,19 @@ class TrainSpec(_message.Message):
     PUBLISH_LABEL_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    FREEZE_FIELD_NUMBER: _builtins.int
+    UNFREEZE_FIELD_NUMBER: _builtins.int
+    CALLBACKS_FIELD_NUMBER: _builtins.int
+    PUBLISH_CHOICE_FIELD_NUMBER: _builtins.int
+    MONITOR_FIELD_NUMBER: _builtins.int
+    MONITOR_MODE_FIELD_NUMBER: _builtins.int
+    PUBLISH_IF_IMPROVED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    STEPS_PER_EPOCH_FIELD_NUMBER: _builtins.int
+    VALIDATION_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_SECONDS_FIELD_NUMBER: _builtins.int
+    NAN_POLICY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
     batch_size: _builtins.int
@@ -213,9 +312,33 @@ class TrainSpec(_message.Message):
     description: _builtins.str
     """Free text for people, kept with the run. Default: empty."""
     class_weight: _builtins.str
-    """Weight of each class in the loss, as JSON ({"0": 1.0, "1": 5.0}), for a model with one output. Default: 1 for each.
-    13 to 31 are kept for data on the server, frozen layers, callbacks, budgets, priority and workers.
+    """Weight of each class in the loss, as JSON ({"0": 1.0, "1": 5.0}), for a model with one output. Default: 1 for each."""
+    callbacks: _builtins.str
+    """Callbacks as JSON: a list of names or of Keras's {"class_name", "config"}. Files that they write lie in the run's folder.
+    Default: none.
     """
+    publish_choice: Global___PublishChoice.ValueType
+    """Which weights become the new version, where `publish` is true. Default: the last ones."""
+    monitor: _builtins.str
+    """Log by which the best epoch is chosen. Default: "val_loss" with validation data, else "loss"."""
+    monitor_mode: _builtins.str
+    """Whether small ("min") or large ("max") is better in `monitor` and `publish_if_improved`. Default: what the log means."""
+    publish_if_improved: _builtins.str
+    """A log ("loss", "accuracy"): the result is only published if it is better in it than the version the run started from,
+    both evaluated on the validation data. Needs validation data. Default: published in any case.
+    """
+    priority: _builtins.int
+    """Runs of a higher priority leave the queue first. Default 0."""
+    steps_per_epoch: _builtins.int
+    """Steps in an epoch; the next epoch goes on behind them. Default: as many as the data gives."""
+    validation_batch_size: _builtins.int
+    """Rows in a step of validation. Default: batch_size."""
+    checkpoint_seconds: _builtins.float
+    """Time between two checkpoints, in seconds; there is also one at the end of an epoch, if the last is older than this.
+    Default: the server's setting.
+    """
+    nan_policy: Global___NanPolicy.ValueType
+    """What happens when a loss is NaN or infinite. Default: the run fails."""
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """Model to start from. Default version: the newest that is ready."""
@@ -227,6 +350,22 @@ class TrainSpec(_message.Message):
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataArray]:
         """Arrays that follow, in the order in which chunks refer to them."""
+
+    @_builtins.property
+    def freeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers that are not trained, as patterns of their paths in which '*' stands for any text ("block1_*", "encoder/*").
+        A pattern that matches no layer gives INVALID_ARGUMENT.
+        """
+
+    @_builtins.property
+    def unfreeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers that are trained, as patterns; applied after `freeze`."""
+
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What the run may use. A run that uses more fails.
+        26 to 31 are kept for workers.
+        """
 
     def __init__(
         self,
@@ -243,17 +382,34 @@ class TrainSpec(_message.Message):
         publish_label: _builtins.str = ...,
         description: _builtins.str = ...,
         class_weight: _builtins.str = ...,
+        freeze: _abc.Iterable[_builtins.str] | None = ...,
+        unfreeze: _abc.Iterable[_builtins.str] | None = ...,
+        callbacks: _builtins.str = ...,
+        publish_choice: Global___PublishChoice.ValueType = ...,
+        monitor: _builtins.str = ...,
+        monitor_mode: _builtins.str = ...,
+        publish_if_improved: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        steps_per_epoch: _builtins.int = ...,
+        validation_batch_size: _builtins.int = ...,
+        checkpoint_seconds: _builtins.float | None = ...,
+        nan_policy: Global___NanPolicy.ValueType = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "model", b"model", "publish", b"publish", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "validation_split", b"validation_split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "freeze", b"freeze", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
+    _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015
     _WhichOneofReturnType__publish: _TypeAlias = _typing.Literal["publish"]  # noqa: Y015
     _WhichOneofArgType__publish: _TypeAlias = _typing.Literal["_publish", b"_publish"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__shuffle: _TypeAlias = _typing.Literal["shuffle"]  # noqa: Y015
     _WhichOneofArgType__shuffle: _TypeAlias = _typing.Literal["_shuffle", b"_shuffle"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_seconds) -> _WhichOneofReturnType__checkpoint_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__publish) -> _WhichOneofReturnType__publish | None: ...
     @_typing.overload
@@ -262,6 +418,80 @@ class TrainSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shuffle) -> _WhichOneofReturnType__shuffle | None: ...
 
 Global___TrainSpec: _TypeAlias = TrainSpec  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """What a run may use. 0 is no limit but the server's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """Time of training, in seconds, not counting the time in the queue."""
+    memory_bytes: _builtins.int
+    """Memory of the training process, in bytes, not counting data that is mapped from files."""
+    disk_bytes: _builtins.int
+    """Size of the run's folder (data, checkpoints, result), in bytes."""
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_bytes", b"disk_bytes", "memory_bytes", b"memory_bytes", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
+
+@_typing.final
+class EvaluateSpec(_message.Message):
+    """What to evaluate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    COMPILE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    batch_size: _builtins.int
+    """Rows in a step. Default 32."""
+    description: _builtins.str
+    """Free text for people, kept with the run. Default: empty."""
+    @_builtins.property
+    def model(self) -> _tensor_pb2.ModelSpec:
+        """The model. Default version: the newest that is ready."""
+
+    @_builtins.property
+    def compile(self) -> Global___CompileSettings:
+        """Compile settings. Default: those in the model file. An optimizer isn't needed."""
+
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataArray]:
+        """Arrays: x, y and sample_weight."""
+
+    def __init__(
+        self,
+        *,
+        model: _tensor_pb2.ModelSpec | None = ...,
+        compile: Global___CompileSettings | None = ...,
+        data: _abc.Iterable[Global___DataArray] | None = ...,
+        batch_size: _builtins.int = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateSpec: _TypeAlias = EvaluateSpec  # noqa: Y015
 
 @_typing.final
 class DataChunk(_message.Message):
@@ -290,6 +520,34 @@ class DataChunk(_message.Message):
 Global___DataChunk: _TypeAlias = DataChunk  # noqa: Y015
 
 @_typing.final
+class DataDigest(_message.Message):
+    """What the client says of an array that it has sent, after its last chunk. A server that got something else ends the call
+    with DATA_LOSS. May be left out; nothing but the rows' number and form is checked then.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARRAY_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    array: _builtins.int
+    """Index of the array in TrainSpec.data."""
+    sha256: _builtins.bytes
+    """SHA-256 of the data of all its chunks, joined: 32 bytes."""
+    def __init__(
+        self,
+        *,
+        array: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataDigest: _TypeAlias = DataDigest  # noqa: Y015
+
+@_typing.final
 class TrainRequest(_message.Message):
     """What the client sends."""
 
@@ -297,6 +555,7 @@ class TrainRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> Global___TrainSpec:
         """How to train. Only in the first message."""
@@ -305,17 +564,22 @@ class TrainRequest(_message.Message):
     def chunk(self) -> Global___DataChunk:
         """Data. Only after the spec."""
 
+    @_builtins.property
+    def digest(self) -> Global___DataDigest:
+        """What was sent. Only after the array's last chunk."""
+
     def __init__(
         self,
         *,
         spec: Global___TrainSpec | None = ...,
         chunk: Global___DataChunk | None = ...,
+        digest: Global___DataDigest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "digest", b"digest", "part", b"part", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "digest", b"digest", "part", b"part", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["spec", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["spec", "chunk", "digest"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -344,6 +608,68 @@ class TrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainResponse: _TypeAlias = TrainResponse  # noqa: Y015
+
+@_typing.final
+class EvaluateRequest(_message.Message):
+    """What the client sends to evaluate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> Global___EvaluateSpec:
+        """What to evaluate. Only in the first message."""
+
+    @_builtins.property
+    def chunk(self) -> Global___DataChunk:
+        """Data. Only after the spec."""
+
+    @_builtins.property
+    def digest(self) -> Global___DataDigest:
+        """What was sent. Only after the array's last chunk."""
+
+    def __init__(
+        self,
+        *,
+        spec: Global___EvaluateSpec | None = ...,
+        chunk: Global___DataChunk | None = ...,
+        digest: Global___DataDigest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "digest", b"digest", "part", b"part", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "digest", b"digest", "part", b"part", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["spec", "chunk", "digest"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___EvaluateRequest: _TypeAlias = EvaluateRequest  # noqa: Y015
+
+@_typing.final
+class EvaluateResponse(_message.Message):
+    """What the server sends while it evaluates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___TrainEvent:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___TrainEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateResponse: _TypeAlias = EvaluateResponse  # noqa: Y015
 
 @_typing.final
 class LogValue(_message.Message):
@@ -389,6 +715,7 @@ class TrainEvent(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run."""
     sequence: _builtins.int
@@ -433,6 +760,10 @@ class TrainEvent(_message.Message):
     def cancelled(self) -> Global___RunCancelled:
         """The run was stopped on request."""
 
+    @_builtins.property
+    def resumed(self) -> Global___RunResumed:
+        """The run goes on after an interruption."""
+
     def __init__(
         self,
         *,
@@ -448,12 +779,13 @@ class TrainEvent(_message.Message):
         finished: Global___RunFinished | None = ...,
         failed: Global___RunFailed | None = ...,
         cancelled: Global___RunCancelled | None = ...,
+        resumed: Global___RunResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "queued", b"queued", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "queued", b"queued", "resumed", b"resumed", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "queued", b"queued", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "queued", b"queued", "resumed", b"resumed", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled", "resumed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -646,8 +978,11 @@ class RunFinished(_message.Message):
     PUBLISHED_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
     """How long training took, in seconds."""
+    withheld: _builtins.str
+    """Why nothing is published although it was asked for: no improvement. Empty otherwise."""
     @_builtins.property
     def published(self) -> _tensor_pb2.ModelSpec:
         """The version it published. Not set where none was asked for."""
@@ -662,10 +997,11 @@ class RunFinished(_message.Message):
         published: _tensor_pb2.ModelSpec | None = ...,
         logs: _abc.Iterable[Global___LogValue] | None = ...,
         seconds: _builtins.float = ...,
+        withheld: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["published", b"published"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "published", b"published", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "published", b"published", "seconds", b"seconds", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,22 +1016,26 @@ class RunFailed(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """What went wrong, for a person to read."""
     epoch: _builtins.int
     """Epoch in which it did, from 1; 0 before the first."""
     step: _builtins.int
     """Step of that epoch in which it did, from 1; 0 outside of a step."""
+    resumable: _builtins.bool
+    """Whether the run was interrupted rather than wrong: ResumeRun can go on with it."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         epoch: _builtins.int = ...,
         step: _builtins.int = ...,
+        resumable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "reason", b"reason", "resumable", b"resumable", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -724,6 +1064,34 @@ class RunCancelled(_message.Message):
 Global___RunCancelled: _TypeAlias = RunCancelled  # noqa: Y015
 
 @_typing.final
+class RunResumed(_message.Message):
+    """The run goes on after an interruption, from its newest checkpoint. What was done behind that is done again: of two events
+    about the same epoch the later one counts. The `failed` event before it, where there was one, is sent as `log` from now on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Epoch of the checkpoint, from 1; 0 where there was none, and the run begins anew."""
+    step: _builtins.int
+    """Steps of that epoch that are done."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        step: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
+
+@_typing.final
 class Run(_message.Message):
     """A run, as it stands."""
 
@@ -744,6 +1112,10 @@ class Run(_message.Message):
     ENDED_TIME_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -762,6 +1134,14 @@ class Run(_message.Message):
     """Seed of everything random in the run."""
     description: _builtins.str
     """The request's description."""
+    kind: Global___RunKind.ValueType
+    """What the run does."""
+    resumable: _builtins.bool
+    """Whether it was interrupted (its process was killed, the server was stopped), and ResumeRun can go on with it."""
+    resumed: _builtins.int
+    """How often it was resumed."""
+    priority: _builtins.int
+    """The request's priority."""
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -804,10 +1184,14 @@ class Run(_message.Message):
         ended_time: _timestamp_pb2.Timestamp | None = ...,
         seed: _builtins.int = ...,
         description: _builtins.str = ...,
+        kind: Global___RunKind.ValueType = ...,
+        resumable: _builtins.bool = ...,
+        resumed: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "logs", b"logs", "published", b"published", "reason", b"reason", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "priority", b"priority", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1000,3 +1384,88 @@ class CancelRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRunResponse: _TypeAlias = CancelRunResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRunRequest(_message.Message):
+    """Which run to go on with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunRequest: _TypeAlias = ResumeRunRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRunResponse(_message.Message):
+    """The run, as it stands after the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRunRequest(_message.Message):
+    """Which run to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRunRequest: _TypeAlias = DeleteRunRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRunResponse(_message.Message):
+    """The run is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRunResponse: _TypeAlias = DeleteRunResponse  # noqa: Y015

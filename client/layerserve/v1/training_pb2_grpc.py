@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class TrainingServiceStub(object):
-    """Runs training in a process of its own and publishes what it gives. A run lives on when its client goes away: WatchRun
-    attaches again.
+    """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
+    goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
     """
 
     def __init__(self, channel):
@@ -40,6 +41,11 @@ class TrainingServiceStub(object):
                 '/layerserve.v1.TrainingService/Train',
                 request_serializer=layerserve_dot_v1_dot_training__pb2.TrainRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.TrainResponse.FromString,
+                _registered_method=True)
+        self.Evaluate = channel.stream_stream(
+                '/layerserve.v1.TrainingService/Evaluate',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
                 _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/layerserve.v1.TrainingService/WatchRun',
@@ -61,11 +67,22 @@ class TrainingServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_training__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/ResumeRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.DeleteRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/DeleteRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.DeleteRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.DeleteRunResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer(object):
-    """Runs training in a process of its own and publishes what it gives. A run lives on when its client goes away: WatchRun
-    attaches again.
+    """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
+    goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
     """
 
     def Train(self, request_iterator, context):
@@ -73,8 +90,17 @@ class TrainingServiceServicer(object):
         The stream of events begins with `accepted` and ends with `finished`, `failed` or `cancelled`. Closing the stream does
         not stop the run. Errors before the run starts: NOT_FOUND (model, version, label), INVALID_ARGUMENT (data or settings
         that don't fit the model; the text says which), FAILED_PRECONDITION (no compile settings in request or file, or a
-        repository that can't be written), RESOURCE_EXHAUSTED (too many runs wait, or the data is larger than allowed),
-        DATA_LOSS (the stream ended before all declared rows came).
+        repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root), RESOURCE_EXHAUSTED (too
+        many runs wait, or disk or memory won't suffice, or the data is larger than allowed), DATA_LOSS (the stream ended before
+        all declared rows came, or what came isn't what the client's digest says).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Evaluate(self, request_iterator, context):
+        """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
+        the logs of `finished` are the numbers. Errors: as for Train.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +134,23 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeRun(self, request, context):
+        """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
+        on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
+        RESOURCE_EXHAUSTED (too many runs wait).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRun(self, request, context):
+        """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
+        FAILED_PRECONDITION (a run that is under way).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -115,6 +158,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.Train,
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.TrainRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.TrainResponse.SerializeToString,
+            ),
+            'Evaluate': grpc.stream_stream_rpc_method_handler(
+                    servicer.Evaluate,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.EvaluateRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.EvaluateResponse.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
@@ -136,6 +184,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.CancelRunRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.CancelRunResponse.SerializeToString,
             ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.ResumeRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'DeleteRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.DeleteRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.DeleteRunResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'layerserve.v1.TrainingService', rpc_method_handlers)
@@ -145,8 +203,9 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainingService(object):
-    """Runs training in a process of its own and publishes what it gives. A run lives on when its client goes away: WatchRun
-    attaches again.
+    """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
+    goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
     """
 
     @staticmethod
@@ -166,6 +225,33 @@ class TrainingService(object):
             '/layerserve.v1.TrainingService/Train',
             layerserve_dot_v1_dot_training__pb2.TrainRequest.SerializeToString,
             layerserve_dot_v1_dot_training__pb2.TrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evaluate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/layerserve.v1.TrainingService/Evaluate',
+            layerserve_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -274,6 +360,60 @@ class TrainingService(object):
             '/layerserve.v1.TrainingService/CancelRun',
             layerserve_dot_v1_dot_training__pb2.CancelRunRequest.SerializeToString,
             layerserve_dot_v1_dot_training__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/ResumeRun',
+            layerserve_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/DeleteRun',
+            layerserve_dot_v1_dot_training__pb2.DeleteRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.DeleteRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainingServiceStub:
-    """Runs training in a process of its own and publishes what it gives. A run lives on when its client goes away: WatchRun
-    attaches again.
+    """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
+    goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
     """
 
     @_typing.overload
@@ -40,8 +41,13 @@ class TrainingServiceStub:
     The stream of events begins with `accepted` and ends with `finished`, `failed` or `cancelled`. Closing the stream does
     not stop the run. Errors before the run starts: NOT_FOUND (model, version, label), INVALID_ARGUMENT (data or settings
     that don't fit the model; the text says which), FAILED_PRECONDITION (no compile settings in request or file, or a
-    repository that can't be written), RESOURCE_EXHAUSTED (too many runs wait, or the data is larger than allowed),
-    DATA_LOSS (the stream ended before all declared rows came).
+    repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root), RESOURCE_EXHAUSTED (too
+    many runs wait, or disk or memory won't suffice, or the data is larger than allowed), DATA_LOSS (the stream ended before
+    all declared rows came, or what came isn't what the client's digest says).
+    """
+    Evaluate: _grpc.StreamStreamMultiCallable[_training_pb2.EvaluateRequest, _training_pb2.EvaluateResponse]
+    """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
+    the logs of `finished` are the numbers. Errors: as for Train.
     """
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """Sends the events of a run, from any event on, and goes on with new ones until the run ends. Errors: NOT_FOUND (run)."""
@@ -51,11 +57,21 @@ class TrainingServiceStub:
     """Lists runs, newest first."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
+    """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
+    on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
+    RESOURCE_EXHAUSTED (too many runs wait).
+    """
+    DeleteRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeleteRunRequest, _training_pb2.DeleteRunResponse]
+    """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
+    FAILED_PRECONDITION (a run that is under way).
+    """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
-    """Runs training in a process of its own and publishes what it gives. A run lives on when its client goes away: WatchRun
-    attaches again.
+    """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
+    goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -64,8 +80,13 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     The stream of events begins with `accepted` and ends with `finished`, `failed` or `cancelled`. Closing the stream does
     not stop the run. Errors before the run starts: NOT_FOUND (model, version, label), INVALID_ARGUMENT (data or settings
     that don't fit the model; the text says which), FAILED_PRECONDITION (no compile settings in request or file, or a
-    repository that can't be written), RESOURCE_EXHAUSTED (too many runs wait, or the data is larger than allowed),
-    DATA_LOSS (the stream ended before all declared rows came).
+    repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root), RESOURCE_EXHAUSTED (too
+    many runs wait, or disk or memory won't suffice, or the data is larger than allowed), DATA_LOSS (the stream ended before
+    all declared rows came, or what came isn't what the client's digest says).
+    """
+    Evaluate: _aio.StreamStreamMultiCallable[_training_pb2.EvaluateRequest, _training_pb2.EvaluateResponse]  # type: ignore[assignment]
+    """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
+    the logs of `finished` are the numbers. Errors: as for Train.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Sends the events of a run, from any event on, and goes on with new ones until the run ends. Errors: NOT_FOUND (run)."""
@@ -75,10 +96,20 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Lists runs, newest first."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]  # type: ignore[assignment]
+    """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
+    on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
+    RESOURCE_EXHAUSTED (too many runs wait).
+    """
+    DeleteRun: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteRunRequest, _training_pb2.DeleteRunResponse]  # type: ignore[assignment]
+    """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
+    FAILED_PRECONDITION (a run that is under way).
+    """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs training in a process of its own and publishes what it gives. A run lives on when its client goes away: WatchRun
-    attaches again.
+    """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
+    goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
     """
 
     @_abc_1.abstractmethod
@@ -91,8 +122,19 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         The stream of events begins with `accepted` and ends with `finished`, `failed` or `cancelled`. Closing the stream does
         not stop the run. Errors before the run starts: NOT_FOUND (model, version, label), INVALID_ARGUMENT (data or settings
         that don't fit the model; the text says which), FAILED_PRECONDITION (no compile settings in request or file, or a
-        repository that can't be written), RESOURCE_EXHAUSTED (too many runs wait, or the data is larger than allowed),
-        DATA_LOSS (the stream ended before all declared rows came).
+        repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root), RESOURCE_EXHAUSTED (too
+        many runs wait, or disk or memory won't suffice, or the data is larger than allowed), DATA_LOSS (the stream ended before
+        all declared rows came, or what came isn't what the client's digest says).
+        """
+
+    @_abc_1.abstractmethod
+    def Evaluate(
+        self,
+        request_iterator: _MaybeAsyncIterator[_training_pb2.EvaluateRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_pb2.EvaluateResponse], _abc.AsyncIterator[_training_pb2.EvaluateResponse]]:
+        """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
+        the logs of `finished` are the numbers. Errors: as for Train.
         """
 
     @_abc_1.abstractmethod
@@ -126,5 +168,26 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.CancelRunResponse, _abc.Awaitable[_training_pb2.CancelRunResponse]]:
         """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _training_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ResumeRunResponse, _abc.Awaitable[_training_pb2.ResumeRunResponse]]:
+        """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
+        on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
+        RESOURCE_EXHAUSTED (too many runs wait).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRun(
+        self,
+        request: _training_pb2.DeleteRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.DeleteRunResponse, _abc.Awaitable[_training_pb2.DeleteRunResponse]]:
+        """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
+        FAILED_PRECONDITION (a run that is under way).
+        """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

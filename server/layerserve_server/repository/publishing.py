@@ -30,7 +30,8 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
     """Moves a model file into `root` as the next version of the model, and gives the version's number.
 
     The number is one more than the highest on disk and than `above`. The version's folder appears by one rename, with a
-    manifest (`facts`, and the file's sha256 and size). Raises OSError where that can't be done, with nothing changed.
+    manifest (`facts`, and the file's sha256 and size). The file leaves its old place last, so that a publisher that is
+    killed before can begin anew. Raises OSError where that can't be done, with nothing changed.
     """
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
     temporary.mkdir()
     try:
         target = temporary / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
-        move_file(file, target)
+        link_file(file, target)
         manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         for path in (target, temporary / MANIFEST, temporary):
@@ -48,6 +49,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(folder)
+    file.unlink()
     return version
 
 
@@ -74,12 +76,12 @@ def version_numbers(folder: Path) -> list[int]:
     return [int(name) for name in os.listdir(folder) if VERSION_FOLDER.fullmatch(name)]
 
 
-def move_file(source: Path, target: Path) -> None:
-    """Moves a file, also to another filesystem."""
+def link_file(source: Path, target: Path) -> None:
+    """Gives a file a second name; copies it where that can't be, as on another filesystem."""
     try:
-        os.rename(source, target)
+        os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
             raise
         shutil.copyfile(source, target)
 

@@ -207,6 +207,19 @@ class Repository:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         return version
 
+    def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
+        """As `publish`, but where the run has published already (and its server was killed then) only what is left."""
+        version = self.version_of_run(name, run)
+        if not version:
+            return self.publish(name, file, run=run, base_version=base_version, label=label)
+        if label:
+            try:
+                publishing.write_label(self._root / name, label, version)
+            except OSError as error:
+                raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
+            self.scan()
+        return version
+
     def version_of_run(self, name: str, run: str) -> int:
         """The version of a model that a training run has published; 0 where there is none."""
         with self._lock:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from layerserve.v1 import training_pb2 as pb
@@ -14,7 +16,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
-from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
 from layerserve_server.training.run import Run, RunState
 from layerserve_server.training.runs import Runs
 from layerserve_server.training.spool import Spool
@@ -37,19 +39,31 @@ STATES: dict[RunState, pb.RunState.ValueType] = {
     RunState.FAILED: pb.RUN_STATE_FAILED,
     RunState.CANCELLED: pb.RUN_STATE_CANCELLED,
 }
-#: Default for TrainSpec.batch_size.
+KINDS: dict[Kind, pb.RunKind.ValueType] = {
+    Kind.TRAINING: pb.RUN_KIND_TRAINING,
+    Kind.EVALUATION: pb.RUN_KIND_EVALUATION,
+}
+#: Default for the rows of a step.
 BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RunDefaults:
+    """What the server says of every run: threads, nice, seconds between checkpoints, and where data files may lie."""
+
+    threads: int
+    nice: int
+    checkpoint_seconds: float
+    data_root: Path | None
 
 
 class TrainingService:
     """Handlers of the training service."""
 
-    def __init__(self, repository: Repository, runs: Runs, *, threads: int, nice: int) -> None:
-        """`threads` and `nice` are what every run computes with."""
+    def __init__(self, repository: Repository, runs: Runs, defaults: RunDefaults) -> None:
         self._repository = repository
         self._runs = runs
-        self._threads = threads
-        self._nice = nice
+        self._defaults = defaults
 
     def routes(self) -> Routes:
         """Its methods."""
@@ -58,31 +72,44 @@ class TrainingService:
                 SERVICE + "GetRun": self.get_run,
                 SERVICE + "ListRuns": self.list_runs,
                 SERVICE + "CancelRun": self.cancel_run,
+                SERVICE + "ResumeRun": self.resume_run,
+                SERVICE + "DeleteRun": self.delete_run,
             },
             server_streams={SERVICE + "WatchRun": self.watch_run},
-            both_streams={SERVICE + "Train": self.train},
+            both_streams={SERVICE + "Train": self.train, SERVICE + "Evaluate": self.evaluate},
         )
 
     def train(self, stream: Stream) -> Iterator[bytes]:
         """Makes a run, takes its data, and sends its events until it ends."""
-        first = next(stream.requests, b"")
-        message = parse(pb.TrainRequest, first)
+        return self._carry_out(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
+
+    def evaluate(self, stream: Stream) -> Iterator[bytes]:
+        """As `train`, for a run that evaluates."""
+        return self._carry_out(stream, pb.EvaluateRequest, pb.EvaluateResponse, _evaluation_request)
+
+    def _carry_out(
+        self,
+        stream: Stream,
+        kind: type[pb.TrainRequest] | type[pb.EvaluateRequest],
+        reply: type[pb.TrainResponse] | type[pb.EvaluateResponse],
+        read: Callable[[Any, str, int, RunDefaults], RunRequest],
+    ) -> Iterator[bytes]:
+        message = parse(kind, next(stream.requests, b""))
         if message.WhichOneof("part") != "spec":
-            raise InvalidRequestError("the first message of a training stream must be the spec")
+            raise InvalidRequestError("the first message of the stream must be the spec")
         with lease(self._repository, message.spec.model) as base:
             stream.about(base.name, base.version)
-            request = _request(message.spec, base.name, base.version, self._threads, self._nice)
-            run = self._runs.begin(request, base)
+            run = self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
         accepted = run.log.events[0]
         try:
-            yield pb.TrainResponse(event=_event(run, accepted)).SerializeToString()
-            self._receive(run, stream)
+            yield reply(event=_event(run, accepted)).SerializeToString()
+            self._receive(run, stream, kind)
         except BaseException as error:  # also the end of a generator whose caller has gone
             known = isinstance(error, ServerError)
             self._runs.abandon(run, str(error) if known else "the data of the run did not all come")
             raise
         for event in _follow(run, accepted.sequence + 1, stream):
-            yield pb.TrainResponse(event=event).SerializeToString()
+            yield reply(event=event).SerializeToString()
 
     def watch_run(self, stream: Stream) -> Iterator[bytes]:
         """Sends the events of a run from any one on, until it ends."""
@@ -108,16 +135,31 @@ class TrainingService:
         request = parse(pb.CancelRunRequest, call.request)
         call.reply(pb.CancelRunResponse(run=_run(self._runs.cancel(request.run_id))).SerializeToString)
 
-    def _receive(self, run: Run, stream: Stream) -> None:
+    def resume_run(self, call: Call) -> None:
+        """Goes on with a run that was interrupted."""
+        request = parse(pb.ResumeRunRequest, call.request)
+        call.reply(pb.ResumeRunResponse(run=_run(self._runs.resume(request.run_id))).SerializeToString)
+
+    def delete_run(self, call: Call) -> None:
+        """Removes a run that has ended."""
+        request = parse(pb.DeleteRunRequest, call.request)
+        self._runs.delete(request.run_id)
+        call.reply(pb.DeleteRunResponse().SerializeToString)
+
+    def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Takes the run's data. Raises what `Spool` raises where it doesn't come whole."""
         with Spool(run.folder, run.request.data) as spool:
             for data in stream.requests:
                 if run.log.ended:  # cancelled meanwhile
                     return
-                message = parse(pb.TrainRequest, data)
-                if message.WhichOneof("part") != "chunk":
-                    raise InvalidRequestError("every message after the first must be a chunk of data")
-                spool.add(message.chunk.array, message.chunk.data)
+                message = parse(kind, data)
+                part = message.WhichOneof("part")
+                if part == "chunk":
+                    spool.add(message.chunk.array, message.chunk.data)
+                elif part == "digest":
+                    spool.check_digest(message.digest.array, message.digest.sha256)
+                else:
+                    raise InvalidRequestError("every message after the first must be a chunk of data, or a digest")
             spool.check_complete()
         self._runs.enqueue(run)
 
@@ -141,34 +183,68 @@ def _follow(run: Run, sequence: int, stream: Stream) -> Iterator[pb.TrainEvent]:
 # ---- convert in
 
 
-def _request(spec: pb.TrainSpec, model: str, version: int, threads: int, nice: int) -> RunRequest:
+def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
     weights = _json(spec.class_weight, "class_weight")
     return RunRequest(
-        model=model,
-        version=version,
-        data=tuple(map(_array, spec.data)),
-        compile={
-            field.name: _json(value, field.name) for field, value in spec.compile.ListFields() if isinstance(value, str)
-        },
+        **_common(spec, model, version, defaults),
         epochs=spec.epochs or 1,
-        batch_size=spec.batch_size or BATCH_SIZE,
         shuffle=spec.shuffle if spec.HasField("shuffle") else True,
         seed=spec.seed if spec.HasField("seed") else secrets.randbelow(2**31),
         validation_split=spec.validation_split,
         class_weight=None if weights is None else _class_weight(weights),
         publish=spec.publish if spec.HasField("publish") else True,
         publish_label=spec.publish_label,
-        description=spec.description,
-        threads=threads,
-        nice=nice,
+        freeze=tuple(spec.freeze),
+        unfreeze=tuple(spec.unfreeze),
+        callbacks=_callbacks(_json(spec.callbacks, "callbacks")),
+        publish_best=spec.publish_choice == pb.PUBLISH_CHOICE_BEST,
+        monitor=spec.monitor,
+        monitor_mode=spec.monitor_mode,
+        publish_if_improved=spec.publish_if_improved,
+        priority=spec.priority,
+        steps_per_epoch=spec.steps_per_epoch,
+        validation_batch_size=spec.validation_batch_size,
+        checkpoint_seconds=(
+            spec.checkpoint_seconds if spec.HasField("checkpoint_seconds") else defaults.checkpoint_seconds
+        ),
+        stop_on_nan=spec.nan_policy != pb.NAN_POLICY_CONTINUE,
+        budget=Budget(spec.budget.seconds, spec.budget.memory_bytes, spec.budget.disk_bytes),
     )
+
+
+def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+    return RunRequest(**_common(spec, model, version, defaults), kind=Kind.EVALUATION, publish=False)
+
+
+def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
+    """The part of a request that training and evaluation share."""
+    return {
+        "model": model,
+        "version": version,
+        "data": tuple(map(_array, spec.data)),
+        "compile": {
+            field.name: _json(value, field.name) for field, value in spec.compile.ListFields() if isinstance(value, str)
+        },
+        "batch_size": spec.batch_size or BATCH_SIZE,
+        "description": spec.description,
+        "threads": defaults.threads,
+        "nice": defaults.nice,
+        "data_root": str(defaults.data_root or ""),
+    }
 
 
 def _array(array: pb.DataArray) -> DataArray:
     role = ROLES.get(array.role)
     if role is None:
         raise InvalidRequestError(f"data array '{array.name}': got no role, expected what it is for")
-    return DataArray(role, array.name, dtype_name(array.dtype, array.name), tuple(array.shape))
+    dtype = "" if array.path and not array.dtype else dtype_name(array.dtype, array.name)
+    return DataArray(role, array.name, dtype, tuple(array.shape), path=array.path, key=array.key)
+
+
+def _callbacks(given: Any) -> tuple[Any, ...]:
+    if given is not None and not isinstance(given, list):
+        raise InvalidRequestError('callbacks: expected a list of names and objects, such as ["TerminateOnNaN"]')
+    return tuple(given or ())
 
 
 def _json(text: str, name: str) -> Any:
@@ -224,11 +300,15 @@ def _event(run: Run, event: Event) -> pb.TrainEvent:
         message.log.text = what.text
         message.log.SetInParent()
     elif isinstance(what, events.Finished):
-        message.finished.CopyFrom(pb.RunFinished(logs=_logs(what.logs), seconds=what.seconds))
+        finished = pb.RunFinished(logs=_logs(what.logs), seconds=what.seconds, withheld=what.withheld)
+        message.finished.CopyFrom(finished)
         if what.version:
             message.finished.published.CopyFrom(model_spec(run.request.model, what.version))
     elif isinstance(what, events.Failed):
-        message.failed.CopyFrom(pb.RunFailed(reason=what.reason, epoch=what.epoch, step=what.step))
+        failed = pb.RunFailed(reason=what.reason, epoch=what.epoch, step=what.step, resumable=what.resumable)
+        message.failed.CopyFrom(failed)
+    elif isinstance(what, events.Resumed):
+        message.resumed.CopyFrom(pb.RunResumed(epoch=what.epoch, step=what.step))
     else:
         message.cancelled.CopyFrom(pb.RunCancelled(epoch=what.epoch))
     return message
@@ -240,20 +320,24 @@ def _logs(logs: Logs) -> list[pb.LogValue]:
 
 def _run(run: Run) -> pb.Run:
     request, log = run.request, run.log
-    started, epoch = log.newest(events.Started), log.newest(events.Epoch)
+    started = log.newest(events.Started)
     failed, finished = log.newest(events.Failed), log.newest(events.Finished)
     message = pb.Run(
         id=run.id,
         state=STATES[run.state],
         base=model_spec(request.model, request.version),
         reason=failed.reason if failed else "",
-        epochs_done=epoch.epoch if epoch else 0,
+        epochs_done=run.epochs_done,
         epochs=request.epochs,
         steps_done=0 if log.ended else run.place[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
         logs=_logs(run.logs),
         seed=request.seed,
         description=request.description,
+        kind=KINDS[request.kind],
+        resumable=run.resumable,
+        resumed=run.resumed,
+        priority=request.priority,
     )
     if finished and finished.version:
         message.published.CopyFrom(model_spec(request.model, finished.version))

@@ -1,8 +1,13 @@
-"""Training runs: a child process each, its folder, its data, its events, its result.
+"""Runs that train or evaluate: a child process each, its folder, its data, its events, its checkpoints, its result.
+
+A run that is interrupted (its process killed, the server stopped) keeps all that it needs to be resumed.
 
 STATE/runs/ID/request.json     what was asked for, and the base version
 STATE/runs/ID/base/            a copy of the base version's file, until the run ends
-STATE/runs/ID/data/N.npy       the arrays, until the run ends
+STATE/runs/ID/data/N.npy       the arrays that were sent, and those unpacked from files, until the run ends
+STATE/runs/ID/checkpoints/     the state that training goes on from, until the run ends
+STATE/runs/ID/best/            the best epoch's model so far, where that is to be published, until the run ends
+STATE/runs/ID/files/           what callbacks write
 STATE/runs/ID/events.jsonl     all that happened; append only, one writer at a time
 STATE/runs/ID/outcome.json     how the child ended, unless it was killed
 STATE/runs/ID/result/          the trained model, until it is published

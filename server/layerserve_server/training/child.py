@@ -1,82 +1,49 @@
-"""The process that trains: `python -m layerserve_server.training.child RUN_FOLDER`.
+"""The process that trains or evaluates: `python -m layerserve_server.training.child RUN_FOLDER`.
 
-It reads the run's folder, appends to its events, and leaves a result and an outcome there. It never touches the
-repository, so whenever it is killed, what is served stays as it is.
+It reads the run's folder, appends to its events, and leaves checkpoints, a result and an outcome there. It never
+touches the repository, so whenever it is killed, what is served stays as it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from layerserve_server.training import events
-from layerserve_server.training.events import EventWriter
-from layerserve_server.training.request import RunRequest
+from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.outcome import INTERRUPT, Interruption, Outcome, StopRequest
+from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, FILES, MODEL, RESULT
 from layerserve_server.training.spool import read_data
 
-CHILD_LOCK = "child.lock"
-OUTCOME = "outcome.json"
-BASE = "base"
-RESULT = "result"
-
-#: Least time between two step events, in seconds: at first a bar should move, later a glance is enough.
-STEP_SECONDS = 0.1
-LATER_STEP_SECONDS = 1.0
-#: How long "at first" lasts, in seconds.
-LIVELY_SECONDS = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a child ended: "trained", "failed" or "cancelled"."""
-
-    kind: str
-    reason: str = ""
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    logs: Mapping[str, float] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        """Leaves the outcome in the run's folder, whole or not at all."""
-        temporary = folder / (OUTCOME + ".part")
-        temporary.write_text(json.dumps(asdict(self)), "utf-8")
-        os.replace(temporary, folder / OUTCOME)
-
-    @classmethod
-    def read(cls, folder: Path) -> Outcome | None:
-        """The outcome in a run's folder; None where the child left none."""
-        try:
-            return cls(**json.loads((folder / OUTCOME).read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-
-class StopRequest(BaseException):
-    """SIGTERM came. Not an Exception, so that nothing on the way takes it for an error of its own."""
+if TYPE_CHECKING:
+    from layerserve_server.training.reporting import Place
 
 
 def main(folder: Path) -> int:
-    """Trains the run in `folder`; gives the exit status, 0 for whatever it could say in its outcome."""
+    """Carries the run in `folder` out; gives the exit status, 0 for whatever it could say in its outcome."""
     with _locked(folder):
         request = RunRequest.read(folder)
         os.nice(request.nice)
         signal.signal(signal.SIGTERM, _stop)
+        from layerserve_server.training.reporting import Place
+
         place = Place()
+        work = _train if request.kind is Kind.TRAINING else _evaluate
         try:
-            outcome = _train(folder, request, place)
+            outcome = work(folder, request, place)
         except StopRequest:
             outcome = Outcome("cancelled", epoch=place.epoch)
+        except Interruption:
+            outcome = Outcome("interrupted", epoch=place.epoch)
         except Exception as error:
             outcome = _failure(error, place)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -84,101 +51,89 @@ def main(folder: Path) -> int:
     return 0
 
 
-@dataclass(slots=True)
-class Place:
-    """Where training is: epoch and step from 1, 0 outside of one."""
-
-    epoch: int = 0
-    step: int = 0
-
-
 def _train(folder: Path, request: RunRequest, place: Place) -> Outcome:
     import torch
     from layergraph import load_model
 
-    from layerserve_server.training.model import compile_model, fit_arguments
+    from layerserve_server.training.checkpoints import RunCheckpoints
+    from layerserve_server.training.model import compile_model, configured_callbacks, fit_arguments
+    from layerserve_server.training.reporting import Reporter
+    from layerserve_server.training.selection import BestEpoch, read_best, why_withheld
 
     torch.set_num_threads(request.threads)
     (base,) = (folder / BASE).iterdir()
     model = load_model(base)
     compile_model(model, request.compile)
-    arguments = fit_arguments(request, read_data(folder, request.data))
+    arrays = read_data(folder, request.data, Path(request.data_root))
     writer = EventWriter(folder)
     began = time.monotonic()
     writer.write(events.Log(f"from version {request.version}, seed {request.seed}, threads {request.threads}"))
-    reporter = _reporter(writer, place)
-    model.fit(**arguments, callbacks=[reporter])
-    result = folder / RESULT
-    result.mkdir(exist_ok=True)
-    model.save(result / "model.keras")
+    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds)
+    signal.signal(INTERRUPT, lambda *_: checkpoints.interrupt())
+    if EventLog.read(folder).newest(events.Started) and not checkpoints.path.exists():
+        writer.write(events.Resumed())
+    reporter = Reporter(writer, place)
+    configured = configured_callbacks(request, folder / FILES)
+    best = [BestEpoch(folder, request)] if request.publish_best else []
+    # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
+    model.fit(**fit_arguments(request, arrays), callbacks=[*configured, reporter, *best], checkpoints=checkpoints)
+    signal.signal(INTERRUPT, signal.SIG_IGN)
+    result = folder / RESULT / MODEL
+    result.parent.mkdir(exist_ok=True)
+    kept = read_best(folder)
+    if request.publish_best and kept:
+        writer.write(events.Log(f"the best epoch is {kept['epoch']}"))
+        # A second link: a process that is killed now and resumed needs the first one again.
+        part = result.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        os.link(folder / BEST / kept["file"], part)
+        os.replace(part, result)
+    else:
+        model.save(result)
+    withheld = why_withheld(load_model, base, result, request, arrays) if request.publish_if_improved else ""
     writer.close()
-    return Outcome("trained", epoch=place.epoch, seconds=time.monotonic() - began, logs=reporter.logs)
+    return Outcome(
+        "trained", epoch=place.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
+    )
+
+
+def _evaluate(folder: Path, request: RunRequest, place: Place) -> Outcome:
+    import torch
+    from layergraph import load_model
+
+    from layerserve_server.training.model import compile_model, evaluate_arguments
+    from layerserve_server.training.reporting import EvaluationReporter, numbers
+
+    torch.set_num_threads(request.threads)
+    (base,) = (folder / BASE).iterdir()
+    model = load_model(base)
+    compile_model(model, request.compile, updates=False)
+    arguments = evaluate_arguments(request, read_data(folder, request.data, Path(request.data_root)))
+    writer = EventWriter(folder)
+    began = time.monotonic()
+    logs = numbers(model.evaluate(**arguments, callbacks=[EvaluationReporter(writer, place)]))
+    writer.close()
+    return Outcome("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 
 
 def _failure(error: Exception, place: Place) -> Outcome:
-    """What a person is told. Errors that aren't layergraph's own are defects: their traceback goes to the run's log."""
+    """What a person is told. Errors that aren't our own are defects: their traceback goes to the run's log."""
     from layergraph.errors import LayerGraphError, NonFiniteLossError
+
+    from layerserve_server.errors import ServerError
 
     if isinstance(error, NonFiniteLossError):
         return Outcome("failed", str(error), error.epoch, error.step)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return Outcome("failed", "out of memory", place.epoch, place.step)
-    if isinstance(error, LayerGraphError):
+    if isinstance(error, (LayerGraphError, ServerError)):
         return Outcome("failed", str(error), place.epoch, place.step)
+    if isinstance(error, OSError) and error.strerror:
+        return Outcome("failed", f"the run's folder can't be written: {error.strerror}", place.epoch, place.step)
     import traceback
 
     traceback.print_exc()
     return Outcome("failed", f"internal error ({type(error).__name__}); the run's log has it", place.epoch, place.step)
-
-
-def _reporter(writer: EventWriter, place: Place) -> Any:
-    from layergraph.training.callbacks import Callback
-
-    class Reporter(Callback):
-        """Turns Keras's hooks into events. Logs are read only for an event: reading waits for the device."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.logs: dict[str, float] = {}
-            self._began = self._epoch_began = time.monotonic()
-            self._reported = 0.0
-
-        def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-            writer.write(events.Started(self._epochs, self._steps, self.params["rows"]))
-
-        def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            place.epoch, place.step = epoch + 1, 0
-            self._epoch_began = time.monotonic()
-
-        def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-            place.step = batch + 1
-
-        def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-            now = time.monotonic()
-            least = STEP_SECONDS if now - self._began < LIVELY_SECONDS else LATER_STEP_SECONDS
-            if now - self._reported >= least or place.step == self._steps:
-                self._reported = now
-                writer.write(events.Step(place.epoch, self._epochs, place.step, self._steps, _numbers(logs)))
-
-        def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            self.logs = _numbers(logs)
-            seconds = time.monotonic() - self._epoch_began
-            place.step = 0
-            writer.write(events.Epoch(place.epoch, self._epochs, self.logs, seconds))
-
-        @property
-        def _epochs(self) -> int:
-            return int(self.params["epochs"])
-
-        @property
-        def _steps(self) -> int:
-            return int(self.params["steps"])
-
-    return Reporter()
-
-
-def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    return {name: float(value) for name, value in (logs or {}).items()}
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

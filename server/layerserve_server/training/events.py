@@ -73,20 +73,22 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run ended well. `version` is what it published; 0 is nothing."""
+    """The run ended well. `version` is what it published; 0 is nothing, `withheld` says why not what was asked for."""
 
     version: int
     logs: Logs
     seconds: float
+    withheld: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The run ended by an error. Epoch and step count from 1; 0 outside of one."""
+    """The run ended by an error. Epoch and step count from 1; 0 outside of one. A resumable one was interrupted."""
 
     reason: str
     epoch: int = 0
     step: int = 0
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +98,21 @@ class Cancelled:
     epoch: int = 0
 
 
-What: TypeAlias = Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The run goes on from its checkpoint: so many steps of this epoch (from 1) are done; 0 is the very beginning."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+What: TypeAlias = Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled | Resumed
 KINDS: dict[str, type[What]] = {
-    kind.__name__.lower(): kind for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled)
+    kind.__name__.lower(): kind
+    for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled, Resumed)
 }
 K = TypeVar("K")
-#: With one of these a run has ended.
+#: With one of these a run has ended, unless it was resumed.
 LAST = (Finished, Failed, Cancelled)
 
 
@@ -159,6 +170,12 @@ def append(folder: Path, what: What) -> None:
         writer.close()
 
 
+def _superseded(event: Event) -> Event:
+    """What a last event becomes when the run is resumed: readers take a last event for the end."""
+    reason = event.what.reason if isinstance(event.what, Failed) else type(event.what).__name__.lower()
+    return Event(event.sequence, event.time, Log(f"interrupted: {reason}"))
+
+
 @dataclass(slots=True, eq=False)
 class EventLog:
     """A run's events in memory, as far as they have been read, for watchers to wait on.
@@ -171,6 +188,13 @@ class EventLog:
     events: list[Event] = field(default_factory=list)
     _offset: int = 0
     _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @classmethod
+    def read(cls, folder: Path) -> EventLog:
+        """The events that a run has now."""
+        log = cls(folder)
+        log.refresh()
+        return log
 
     @property
     def last(self) -> What | None:
@@ -187,6 +211,8 @@ class EventLog:
         with self._changed:
             new = self._read()
             for event in new:
+                if self.ended:
+                    self.events[-1] = _superseded(self.events[-1])
                 if isinstance(event.what, Step) and isinstance(self.last, Step):
                     self.events[-1] = event
                 else:
@@ -227,6 +253,11 @@ class EventLog:
             sequence = self.events[-1].sequence + 1 if self.events else 0
             self.events.append(Event(sequence, time.time(), what))
             self._changed.notify_all()
+
+    def copy(self) -> list[Event]:
+        """The events, from the first on."""
+        with self._changed:
+            return list(self.events)
 
     def backwards(self) -> list[What]:
         """What has happened, newest first."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from layergraph.errors import ConfigError, DataError, GraphError, NonFiniteLossError, NotCompiledError
+from layergraph.errors import ConfigError, DataError, GraphError, NonFiniteLossError, NotCompiledError, unknown_name
 
 from layerserve_server import errors
 from layerserve_server.execution import Array
-from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 
 class TrainableModel(Protocol):
@@ -33,6 +34,13 @@ class TrainableModel(Protocol):
     def fit(self) -> Callable[..., Any]:
         """Takes Keras's arguments, `seed` and `stop_on_nan`."""
 
+    @property
+    def evaluate(self) -> Callable[..., Any]:
+        """Takes Keras's arguments."""
+
+    def log_direction(self, name: str) -> str | None:
+        """Whether a log is better when it goes "up" or "down"; None where that isn't known."""
+
     def save(self, path: Path) -> None: ...
 
 
@@ -50,10 +58,11 @@ def load_trainable(path: Path) -> TrainableModel:
 REHEARSAL_ROWS = 2
 
 
-def compile_model(model: TrainableModel, settings: Mapping[str, Any]) -> None:
+def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates: bool = True) -> None:
     """Compiles as the request says; what it leaves out is as in the file, also the optimizer's state.
 
-    Loss weights and metrics of the file belong to its loss: another loss starts without them.
+    Loss weights and metrics of the file belong to its loss: another loss starts without them. Where nothing `updates`
+    the weights, no optimizer is needed. Raises NotCompiledError and ConfigError.
     """
     if not settings:
         if not model.compiled:
@@ -62,6 +71,8 @@ def compile_model(model: TrainableModel, settings: Mapping[str, Any]) -> None:
     filed = model.compile_config or {}
     arguments = dict(settings)
     arguments.setdefault("optimizer", model.optimizer)
+    if arguments["optimizer"] is None and not updates:
+        arguments["optimizer"] = "sgd"
     if "loss" not in settings:
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if filed.get(name) is not None:
@@ -76,9 +87,7 @@ def compile_model(model: TrainableModel, settings: Mapping[str, Any]) -> None:
 
 def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any]:
     """Arguments of `fit` for the request's data: `arrays[i]` is that of `request.data[i]`."""
-    groups: dict[Role, dict[str, Array]] = {role: {} for role in Role}
-    for info, array in zip(request.data, arrays, strict=True):
-        groups[info.role][info.name] = array
+    groups = _groups(request, arrays)
     arguments = {
         "x": groups[Role.X],
         "y": groups[Role.Y],
@@ -90,8 +99,12 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
         "validation_split": request.validation_split,
         "class_weight": dict(request.class_weight) if request.class_weight else None,
         "seed": request.seed,
-        "stop_on_nan": True,
+        "stop_on_nan": request.stop_on_nan,
     }
+    if request.steps_per_epoch:
+        arguments["steps_per_epoch"] = request.steps_per_epoch
+    if request.validation_batch_size:
+        arguments["validation_batch_size"] = request.validation_batch_size
     if groups[Role.VALIDATION_X]:
         data: tuple[Any, ...] = (groups[Role.VALIDATION_X], groups[Role.VALIDATION_Y])
         weights = _weights(groups[Role.VALIDATION_SAMPLE_WEIGHT])
@@ -99,20 +112,61 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
     return arguments
 
 
-def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
-    """Trains a fresh copy of the model on a few rows of zeros, to find out what training would refuse.
+def configured_callbacks(request: RunRequest, folder: Path) -> list[Any]:
+    """The callbacks that a request asks for; files that they write are below the folder. Raises ConfigError."""
+    if not request.callbacks:
+        return []
+    from layergraph.training.callback_table import callback
 
-    So exactly what `fit` refuses is refused here: compile settings, shapes of targets and weights. Raises
+    return [callback(given, folder) for given in request.callbacks]
+
+
+def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any]:
+    """Arguments of `evaluate` for the data of an evaluation, or for the validation data of a run that trains."""
+    groups = _groups(request, arrays)
+    if request.validation_split:
+        groups = {role: {name: _last(array, request) for name, array in held.items()} for role, held in groups.items()}
+    if groups[Role.VALIDATION_X]:
+        x, y, weight = Role.VALIDATION_X, Role.VALIDATION_Y, Role.VALIDATION_SAMPLE_WEIGHT
+    else:
+        x, y, weight = Role.X, Role.Y, Role.SAMPLE_WEIGHT
+    return {
+        "x": groups[x],
+        "y": groups[y],
+        "sample_weight": _weights(groups[weight]),
+        "batch_size": request.validation_batch_size or request.batch_size,
+        "verbose": 0,
+        "return_dict": True,
+    }
+
+
+def monitored(request: RunRequest) -> str:
+    """The log by which the best epoch is chosen."""
+    return request.monitor or ("val_loss" if request.validates else "loss")
+
+
+def larger_is_better(model: TrainableModel, log: str, mode: str) -> bool:
+    """What better means for a log. Raises ConfigError where neither the mode nor the log says it."""
+    direction = {"min": "down", "max": "up"}.get(mode) or model.log_direction(log.removeprefix("val_"))
+    if direction is None:
+        raise ConfigError(f"'{log}' doesn't say whether it should be large or small; give monitor_mode min or max")
+    return direction == "up"
+
+
+def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
+    """Trains, or evaluates, a fresh copy of the model on a few rows of zeros, to find out what would be refused.
+
+    So exactly what `fit` and `evaluate` refuse is refused here: compile settings, shapes of targets and weights. Raises
     InvalidRequestError, InvalidTensorError or NotCompiledError.
     """
     model = load(path)
     zeros = [np.zeros(_few_rows(info), info.held_dtype) for info in request.data]
-    arguments = fit_arguments(request, zeros) | {"epochs": 1, "batch_size": REHEARSAL_ROWS}
-    if request.validation_split:
-        arguments["validation_split"] = 0.5
     try:
-        compile_model(model, request.compile)
-        model.fit(**arguments)
+        compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
+        if request.kind is Kind.EVALUATION:
+            model.evaluate(**evaluate_arguments(request, zeros))
+        else:
+            _rehearse_training(model, request, zeros)
     except NonFiniteLossError:
         pass  # Zeros aren't the data: only their shapes and types were on trial.
     except NotCompiledError as error:
@@ -121,6 +175,34 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         raise errors.InvalidTensorError(str(error)) from error
     except (ConfigError, GraphError) as error:
         raise errors.InvalidRequestError(str(error)) from error
+
+
+def _rehearse_training(model: TrainableModel, request: RunRequest, zeros: Sequence[Array]) -> None:
+    arguments = fit_arguments(request, zeros)
+    arguments |= {"epochs": 1, "batch_size": REHEARSAL_ROWS, "stop_on_nan": False}
+    if request.validation_split:
+        arguments["validation_split"] = 0.5
+    with tempfile.TemporaryDirectory() as folder:
+        history = model.fit(**arguments, callbacks=configured_callbacks(request, Path(folder)))
+    deciding = {"monitor": monitored(request)} if request.publish_best else {}
+    if request.publish_if_improved:
+        deciding["publish_if_improved"] = request.publish_if_improved
+    for name, log in deciding.items():
+        if log not in history.history:
+            raise ConfigError(f"{name}: {unknown_name('log', log, history.history)}")
+        larger_is_better(model, log, request.monitor_mode)
+
+
+def _groups(request: RunRequest, arrays: Sequence[Array]) -> dict[Role, dict[str, Array]]:
+    groups: dict[Role, dict[str, Array]] = {role: {} for role in Role}
+    for info, array in zip(request.data, arrays, strict=True):
+        groups[info.role][info.name] = array
+    return groups
+
+
+def _last(array: Array, request: RunRequest) -> Array:
+    """The rows that validate: Keras trains on the first int(rows * (1 - split))."""
+    return array[int(len(array) * (1 - request.validation_split)) :]
 
 
 def _weights(by_output: dict[str, Array]) -> Any:

@@ -37,14 +37,30 @@ class Role(str, Enum):
         return Role(self.value.removeprefix("validation_"))
 
 
+class Kind(str, Enum):
+    """What a run does."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+
+
 @dataclass(frozen=True, slots=True)
 class DataArray:
-    """One array: what for, for which input or output, element type, whole shape with rows first."""
+    """One array: what for, for which input or output, element type, whole shape with rows first.
+
+    With a `path` it isn't sent but lies in a file below the data root, of which `key` picks it.
+    """
 
     role: Role
     name: str
     dtype: str
     shape: tuple[int, ...]
+    path: str = ""
+    key: str = ""
+    #: Whether the file's bytes can be mapped as they are, so that nothing of it is kept in the run's folder.
+    mapped: bool = False
+    #: Size in bytes and mtime in nanoseconds that the file had when the request was accepted.
+    stamp: tuple[int, ...] = ()
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
@@ -53,8 +69,13 @@ class DataArray:
 
     @property
     def held_bytes(self) -> int:
-        """What it takes on the disk, in bytes."""
+        """What all its elements take, in bytes."""
         return math.prod(self.shape) * self.held_dtype.itemsize
+
+    @property
+    def kept_bytes(self) -> int:
+        """What it takes in the run's folder, in bytes."""
+        return 0 if self.mapped else self.held_bytes
 
     @property
     def rows(self) -> int:
@@ -67,8 +88,17 @@ class DataArray:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may use: seconds of training, bytes of memory, bytes of its folder. 0 is no limit."""
+
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
-    """How to train, with every default filled in."""
+    """How to train or to evaluate, with every default filled in."""
 
     model: str
     version: int
@@ -87,11 +117,44 @@ class RunRequest:
     #: Threads that the run computes with, and how far it stands back (nice).
     threads: int = 1
     nice: int = 10
+    kind: Kind = Kind.TRAINING
+    #: Patterns of layers' paths.
+    freeze: tuple[str, ...] = ()
+    unfreeze: tuple[str, ...] = ()
+    #: Names, and Keras's {"class_name", "config"}.
+    callbacks: tuple[Any, ...] = ()
+    #: Whether the best epoch's weights are published rather than the last ones: best by `monitor`.
+    publish_best: bool = False
+    monitor: str = ""
+    #: "min" or "max"; empty where the log itself says what is better.
+    monitor_mode: str = ""
+    #: The log in which the result must be better than its base version to be published; empty for none.
+    publish_if_improved: str = ""
+    priority: int = 0
+    #: 0 is what the data gives, and what `batch_size` says.
+    steps_per_epoch: int = 0
+    validation_batch_size: int = 0
+    #: Time between two checkpoints.
+    checkpoint_seconds: float = 60.0
+    stop_on_nan: bool = True
+    budget: Budget = Budget()
+    #: Folder that the paths of data are below.
+    data_root: str = ""
 
     @property
-    def data_bytes(self) -> int:
-        """What all arrays take, in bytes."""
-        return sum(array.held_bytes for array in self.data)
+    def sent_bytes(self) -> int:
+        """What the client sends, in bytes."""
+        return sum(array.held_bytes for array in self.data if not array.path)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What all arrays take in the run's folder, in bytes."""
+        return sum(array.kept_bytes for array in self.data)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is validation data."""
+        return bool(self.validation_split) or any(array.role.validation for array in self.data)
 
     def write(self, folder: Path) -> None:
         """Keeps the request in a run's folder."""
@@ -101,9 +164,16 @@ class RunRequest:
     def read(cls, folder: Path) -> RunRequest:
         """The request of a run's folder. Raises OSError, and ValueError or TypeError for a file that isn't one."""
         values = json.loads((folder / REQUEST).read_text("utf-8"))
-        values["data"] = tuple(
-            DataArray(Role(one["role"]), one["name"], one["dtype"], tuple(one["shape"])) for one in values["data"]
-        )
+        values["data"] = tuple(_array(one) for one in values["data"])
+        values["kind"] = Kind(values.get("kind", Kind.TRAINING))
+        values["budget"] = Budget(**values.get("budget", {}))
+        for name in ("freeze", "unfreeze", "callbacks"):
+            values[name] = tuple(values.get(name, ()))
         if values["class_weight"] is not None:
             values["class_weight"] = {int(key): weight for key, weight in values["class_weight"].items()}
         return cls(**values)
+
+
+def _array(values: dict[str, Any]) -> DataArray:
+    sequences = {"shape": tuple(values["shape"]), "stamp": tuple(values.get("stamp", ()))}
+    return DataArray(**{**values, "role": Role(values["role"]), **sequences})

@@ -13,9 +13,9 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from layerserve_server.training import events
-from layerserve_server.training.child import CHILD_LOCK
-from layerserve_server.training.events import EventLog, Logs
+from layerserve_server.training.events import LAST, EventLog, Logs
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run_folder import BASE, CHILD_LOCK
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
 OWNER_LOCK = "owner.lock"
@@ -52,6 +52,8 @@ class Run:
     process: subprocess.Popen[bytes] | None = None
     #: When somebody asked to stop it, as `time.monotonic` counts; None for never.
     cancelled_at: float | None = None
+    #: What it used more of than it may; empty where it didn't.
+    overspent: str = ""
     _owner: TextIOWrapper | None = None
 
     @classmethod
@@ -110,7 +112,40 @@ class Run:
             return RunState.FAILED
         if isinstance(last, events.Cancelled):
             return RunState.CANCELLED
-        return RunState.RUNNING if self.log.newest(events.Started) else RunState.QUEUED
+        # A resumed run is queued again.
+        for what in self.log.backwards():
+            if isinstance(what, (events.Queued, events.Started)):
+                return RunState.RUNNING if isinstance(what, events.Started) else RunState.QUEUED
+        return RunState.QUEUED
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it was interrupted, and what it needs to go on is still there."""
+        return isinstance(self.log.last, events.Failed) and self.log.last.resumable and (self.folder / BASE).is_dir()
+
+    @property
+    def resumed(self) -> int:
+        """How often it was resumed."""
+        return sum(isinstance(what, events.Resumed) for what in self.log.backwards())
+
+    @property
+    def futile(self) -> int:
+        """How often in a row, up to now, it was resumed at the same place: each time it got no further."""
+        places = [what for what in self.log.backwards() if isinstance(what, events.Resumed)]
+        return next((count for count, place in enumerate(places) if place != places[0]), len(places))
+
+    @property
+    def seconds(self) -> float:
+        """How long it has trained, in seconds, without the time between an interruption and the next start."""
+        spent, began, last = 0.0, None, 0.0
+        for event in self.log.copy():
+            if isinstance(event.what, events.Started):
+                began = event.time
+            elif isinstance(event.what, (events.Queued, *LAST)) and began is not None:
+                # What happened between the last event of a killed process and its end is lost anyway.
+                spent, began = spent + last - began, None
+            last = event.time
+        return spent if began is None else spent + time.time() - began
 
     @property
     def created_time(self) -> float:
@@ -120,12 +155,24 @@ class Run:
     @property
     def place(self) -> tuple[int, int]:
         """Epoch and step that training was last seen in, from 1; 0 before the first, or between two epochs."""
-        step, epoch = self.log.newest(events.Step), self.log.newest(events.Epoch)
-        if step is not None and (epoch is None or step.epoch > epoch.epoch):
-            return step.epoch, step.step
-        if epoch is not None:
-            return min(epoch.epoch + 1, epoch.epochs), 0
-        return (1, 0) if self.log.newest(events.Started) else (0, 0)
+        for what in self.log.backwards():
+            if isinstance(what, (events.Step, events.Resumed)):
+                return what.epoch, what.step
+            if isinstance(what, events.Epoch):
+                return min(what.epoch + 1, what.epochs), 0
+            if isinstance(what, events.Started):
+                return 1, 0
+        return 0, 0
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are done, and won't be done again."""
+        for what in self.log.backwards():
+            if isinstance(what, events.Epoch):
+                return what.epoch
+            if isinstance(what, (events.Step, events.Resumed)):
+                return max(0, what.epoch - 1)
+        return 0
 
     @property
     def logs(self) -> Logs:

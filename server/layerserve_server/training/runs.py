@@ -1,4 +1,4 @@
-"""All runs of a server: who may start, who waits, who trains, and what becomes of the results."""
+"""All runs of a server: who may start, who waits, who trains, who goes on, and what becomes of the results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +19,26 @@ from typing import Protocol
 from layerserve_server.errors import BusyError, NotTrainableError, ServerError, UnknownRunError, safe_text
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.training import events, validation
-from layerserve_server.training.child import BASE, OUTCOME, RESULT, Outcome
+from layerserve_server.training import budget, events, validation
 from layerserve_server.training.events import Cancelled, EventLog, Failed, What
 from layerserve_server.training.model import LoadTrainable, rehearse
-from layerserve_server.training.request import RunRequest
+from layerserve_server.training.outcome import INTERRUPT, Outcome
+from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
+from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, CHILD_OUTPUT, MODEL, OUTCOME, RESULT
 from layerserve_server.training.spool import DATA
 
 logger = logging.getLogger(__name__)
 
 #: Time between two looks at a training process, in seconds: how late an event may reach its watchers.
 LOOK_SECONDS = 0.05
-#: What the child's own output goes to.
-CHILD_OUTPUT = "child.log"
 #: The command that trains the run whose folder is appended to it.
 TRAINER = (sys.executable, "-m", "layerserve_server.training.child")
 SERVER_STOPPED = "the server was stopped"
+#: What a run needs to go on, and nobody afterwards.
+MEANS = (DATA, BASE, CHECKPOINTS, BEST)
+#: Times that a run is resumed at the same place by itself: what never gets further would only kill the server again.
+MAX_FUTILE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class RunLimits:
     max_bytes: int
     max_kept: int
     cancel_grace_seconds: float
+    auto_resume: bool = True
 
 
 class RunObserver(Protocol):
@@ -64,7 +67,10 @@ class RunObserver(Protocol):
 
 
 class Runs:
-    """The runs below a folder. Each slot is a thread that starts a process for one run after another."""
+    """The runs below a folder. Each slot is a thread that starts a process for one run after another.
+
+    Evaluations have a slot of their own, so that they don't wait for hours of training.
+    """
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class Runs:
         self._observer = observer
         self._command = command
         self._runs: dict[str, Run] = {}
-        self._waiting: deque[Run] = deque()
+        self._waiting: list[Run] = []
         self._beginning = 0
         self._stopping = False
         self._changed = threading.Condition()
@@ -97,20 +103,28 @@ class Runs:
         """Finds the runs of servers before this one, and takes new ones."""
         self._find()
         for slot in range(self._limits.slots):
-            self._spawn(f"training {slot}", self._work)
+            self._spawn(f"training {slot}", lambda: self._work(Kind.TRAINING))
+        if self._limits.slots:
+            self._spawn("evaluation", lambda: self._work(Kind.EVALUATION))
 
     def stop(self) -> None:
-        """Ends every run: those that train have `cancel_grace_seconds` to do so by themselves."""
+        """Interrupts every run: those that train have `cancel_grace_seconds` to leave a checkpoint.
+
+        With `auto_resume` the next server goes on with them, and until then they count as under way.
+        """
         with self._changed:
             self._stopping = True
             training = [run for run in self._runs.values() if run.phase is Phase.TRAINING]
-            others = [run for run in self._runs.values() if run.phase in (Phase.RECEIVING, Phase.WAITING)]
+            receiving = [run for run in self._runs.values() if run.phase is Phase.RECEIVING]
+            waiting = [run for run in self._runs.values() if run.phase is Phase.WAITING]
             self._waiting.clear()
             for run in training:
-                self._signal(run)
+                self._signal(run, INTERRUPT)
             self._changed.notify_all()
-        for run in others:
+        for run in receiving:
             self._end(run, Failed(SERVER_STOPPED))
+        for run in waiting:
+            self._interrupt(run)
         for thread in self._threads:
             thread.join()
 
@@ -119,7 +133,8 @@ class Runs:
     def begin(self, request: RunRequest, base: LoadedVersion) -> Run:
         """Makes a run of a request that fits its base version; then its data may come.
 
-        Raises NotTrainableError, BusyError, TooLargeError, or an InvalidRequestError that says what doesn't fit.
+        Raises NotTrainableError, BusyError, TooLargeError, ForbiddenPathError, or an InvalidRequestError that says what
+        doesn't fit.
         """
         if not self._limits.slots:
             raise NotTrainableError("this server doesn't train: it has no training slots")
@@ -132,6 +147,7 @@ class Runs:
             request = validation.checked(
                 request, base.model.input_specs, base.model.output_specs, self._limits.max_bytes
             )
+            budget.check_room(request, self._folder, base.parameter_count, base.found.size)
             if request.publish:
                 self._repository.check_writable(request.model)
             with self._rehearsing:
@@ -150,14 +166,22 @@ class Runs:
         with self._changed:
             if run.phase is not Phase.RECEIVING:
                 return
-            busy = sum(other.phase is Phase.TRAINING for other in self._runs.values())
-            ahead = max(0, busy + len(self._waiting) - self._limits.slots + 1)
-            events.append(run.folder, events.Queued(ahead))
-            run.log.refresh()
-            run.phase = Phase.WAITING
-            self._waiting.append(run)
-            self._changed.notify()
+            self._queue(run)
         self._tell()
+
+    def _queue(self, run: Run) -> None:
+        """Puts a run behind those that wait and are as urgent. To be called with the lock."""
+        kind = run.request.kind
+        busy = sum(one.phase is Phase.TRAINING and one.request.kind is kind for one in self._runs.values())
+        before = [one for one in self._waiting if one.request.kind is kind and not _later(one, run)]
+        slots = self._limits.slots if kind is Kind.TRAINING else 1
+        events.append(run.folder, events.Queued(max(0, busy + len(before) - slots + 1)))
+        run.log.refresh()
+        run.phase = Phase.WAITING
+        behind = next((place for place, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
+        self._waiting.insert(behind, run)
+        # All, as only the threads of its kind can take it.
+        self._changed.notify_all()
 
     def abandon(self, run: Run, reason: str) -> None:
         """The run's data won't come."""
@@ -177,6 +201,43 @@ class Runs:
                 self._waiting.remove(run)
         self._end(run, Cancelled())
         return run
+
+    def resume(self, run_id: str) -> Run:
+        """Goes on with a run that was interrupted; one that is under way stays as it is.
+
+        Raises UnknownRunError, NotTrainableError for a run that ended otherwise, and BusyError.
+        """
+        run = self.get(run_id)
+        with self._changed:
+            if run.phase is not Phase.ENDED:
+                return run
+            if not run.resumable:
+                raise NotTrainableError(
+                    f"run '{run.id}' can't be resumed: it was not interrupted, it {run.state.value}"
+                )
+            active = self._beginning + sum(one.phase is not Phase.ENDED for one in self._runs.values())
+            if self._stopping or active >= self._limits.slots + self._limits.max_queued:
+                raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
+            if not run.own():
+                raise NotTrainableError(f"run '{run.id}' is looked after by another server")
+            self._requeue(run)
+        self._tell()
+        return run
+
+    def _requeue(self, run: Run) -> None:
+        """Lets an interrupted run wait for a slot again. To be called with the lock."""
+        (run.folder / OUTCOME).unlink(missing_ok=True)
+        run.process, run.cancelled_at, run.overspent = None, None, ""
+        self._queue(run)
+
+    def delete(self, run_id: str) -> None:
+        """Removes a run that has ended. Raises UnknownRunError, and NotTrainableError for one that is under way."""
+        run = self.get(run_id)
+        with self._changed:
+            if run.phase is not Phase.ENDED or not run.log.ended:
+                raise NotTrainableError(f"run '{run.id}' is under way; cancel it first")
+            self._runs.pop(run.id, None)
+        shutil.rmtree(run.folder, ignore_errors=True)
 
     def get(self, run_id: str) -> Run:
         """The run with this id. Raises UnknownRunError."""
@@ -204,7 +265,7 @@ class Runs:
             # A copy: the version may be replaced or removed while the run waits.
             shutil.copyfile(base, folder / BASE / base.name)
             request.write(folder)
-            events.append(folder, events.Accepted(request.model, request.version, request.data_bytes))
+            events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
             run.log.refresh()
         except OSError as error:
             run.disown()
@@ -238,8 +299,17 @@ class Runs:
             self._spawn(f"run {run.id}", lambda: self._look_after(run, launch=False))
         elif (run.folder / OUTCOME).exists():
             self._conclude(run)
+        elif run.log.newest(events.Queued) is None:
+            self._end(run, Failed(f"{SERVER_STOPPED} before all data had come"))
+        elif not self._limits.auto_resume or not self._limits.slots:
+            self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
+        elif run.futile >= MAX_FUTILE:
+            reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
+            self._end(run, Failed(reason, *run.place, resumable=True))
         else:
-            self._end(run, Failed(SERVER_STOPPED, *run.place))
+            logger.info("resumes a run", extra={"run": run.id})
+            with self._changed:
+                self._requeue(run)
 
     # ---- training
 
@@ -248,14 +318,15 @@ class Runs:
         self._threads.append(thread)
         thread.start()
 
-    def _work(self) -> None:
+    def _work(self, kind: Kind) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._stopping:
+                while not (found := [run for run in self._waiting if run.request.kind is kind]) and not self._stopping:
                     self._changed.wait()
                 if self._stopping:
                     return
-                run = self._waiting.popleft()
+                run = found[0]
+                self._waiting.remove(run)
                 run.phase = Phase.TRAINING
             self._tell()
             self._look_after(run, launch=True)
@@ -275,7 +346,7 @@ class Runs:
     def _launch(self, run: Run) -> None:
         threads = str(run.request.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONSAFEPATH": "1"}
-        with (run.folder / CHILD_OUTPUT).open("wb") as output:
+        with (run.folder / CHILD_OUTPUT).open("ab") as output:
             process = subprocess.Popen(
                 [*self._command, str(run.folder)],
                 stdin=subprocess.DEVNULL,
@@ -288,20 +359,27 @@ class Runs:
         with self._changed:
             run.process = process
             if run.cancelled_at is not None or self._stopping:
-                self._signal(run)
+                self._signal(run, INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
 
     def _watch(self, run: Run) -> None:
-        """Follows the training process until it ends; kills it where it was told to stop and doesn't."""
+        """Follows the training process until it ends; kills it where it was told to stop and doesn't, or overspends."""
+        watch = budget.Watch(run.request.budget, run.folder)
+        stopping_at: float | None = None
         while True:
             alive = self._wait(run)
             self._follow(run)
             if not alive:
                 return
-            with self._changed:
-                if self._stopping and run.cancelled_at is None:
-                    run.cancelled_at = time.monotonic()
-            if run.cancelled_at is not None and time.monotonic() - run.cancelled_at > self._limits.cancel_grace_seconds:
+            if self._stopping and stopping_at is None:
+                stopping_at = time.monotonic()
+            told = [at for at in (run.cancelled_at, stopping_at) if at is not None]
+            if told and time.monotonic() - min(told) > self._limits.cancel_grace_seconds:
                 self._signal(run, signal.SIGKILL)
+            if not run.overspent:
+                pid = run.process.pid if run.process is not None else run.child_pid()
+                run.overspent = watch.overspent(pid, run.seconds if run.request.budget.seconds else 0.0)
+                if run.overspent:
+                    self._signal(run, signal.SIGKILL)
 
     def _wait(self, run: Run) -> bool:
         """Waits a moment; gives whether the process is still there."""
@@ -336,27 +414,38 @@ class Runs:
     def _conclude(self, run: Run) -> None:
         """The process has ended: publishes what it gave, or says why it gave nothing."""
         outcome = Outcome.read(run.folder)
-        if self._stopping:
-            self._end(run, Failed(SERVER_STOPPED, *run.place))
-        elif run.cancelled_at is not None:
+        if run.cancelled_at is not None:
             self._end(run, Cancelled(run.place[0]))
-        elif outcome is None:
-            self._end(run, Failed(_death(run), *run.place))
-        elif outcome.kind == "cancelled":
-            self._end(run, Failed("the training process was told to stop by somebody else", outcome.epoch))
+        elif run.overspent:
+            self._end(run, Failed(f"the run was ended: {run.overspent}", *run.place))
+        elif outcome is None or outcome.kind in ("cancelled", "interrupted"):
+            if self._stopping:
+                self._interrupt(run)
+                return
+            told = "the training process was told to stop by somebody else"
+            self._end(run, Failed(told if outcome else _death(run), *run.place, resumable=_interrupted(run, outcome)))
         elif outcome.kind == "failed":
             self._end(run, Failed(safe_text(outcome.reason), outcome.epoch, outcome.step))
         else:
             self._finish(run, outcome)
 
+    def _interrupt(self, run: Run) -> None:
+        """The server stops before the run has ended."""
+        if not self._limits.auto_resume:
+            self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
+            return
+        with self._changed:
+            run.phase = Phase.ENDED
+        run.disown()
+
     def _finish(self, run: Run, outcome: Outcome) -> None:
         request = run.request
         version = 0
-        if request.publish:
+        if request.publish and not outcome.withheld and request.kind is Kind.TRAINING:
             try:
-                version = self._published(run) or self._repository.publish(
+                version = self._repository.publish_once(
                     request.model,
-                    run.folder / RESULT / "model.keras",
+                    run.folder / RESULT / MODEL,
                     run=run.id,
                     base_version=request.version,
                     label=request.publish_label,
@@ -364,13 +453,8 @@ class Runs:
             except ServerError as error:
                 self._end(run, Failed(str(error), outcome.epoch))
                 return
-        self._end(run, events.Finished(version, outcome.logs, outcome.seconds))
-
-    def _published(self, run: Run) -> int:
-        """The version that the run has published already, where the server went away in between; else 0."""
-        if (run.folder / RESULT / "model.keras").exists():
-            return 0
-        return self._repository.version_of_run(run.request.model, run.id)
+        seconds = run.seconds if run.resumed else outcome.seconds
+        self._end(run, events.Finished(version, outcome.logs, seconds, safe_text(outcome.withheld)))
 
     def _end(self, run: Run, what: What) -> None:
         with self._changed:
@@ -382,8 +466,10 @@ class Runs:
         self._tell()
         reason = {"reason": what.reason} if isinstance(what, Failed) else {}
         logger.info("a run ended", extra={"run": run.id, "state": state, **reason})
-        for name in (DATA, BASE):
-            shutil.rmtree(run.folder / name, ignore_errors=True)
+        if not (isinstance(what, Failed) and what.resumable):
+            published = isinstance(what, events.Finished) and what.version
+            for name in (*MEANS, RESULT) if published else MEANS:
+                shutil.rmtree(run.folder / name, ignore_errors=True)
         # Last, so that whoever sees the run ended sees all that follows from it.
         try:
             events.append(run.folder, what)
@@ -408,6 +494,16 @@ class Runs:
         self._observer.runs_changed(
             phases.count(Phase.RECEIVING) + phases.count(Phase.WAITING), phases.count(Phase.TRAINING)
         )
+
+
+def _later(one: Run, other: Run) -> bool:
+    """Whether one of two runs leaves the queue after the other, which came later."""
+    return one.request.priority < other.request.priority
+
+
+def _interrupted(run: Run, outcome: Outcome | None) -> bool:
+    """Whether a process without a result was stopped from outside: one that ends by itself would do so again."""
+    return outcome is not None or run.process is None or (run.process.returncode or 0) < 0
 
 
 def _death(run: Run) -> str:

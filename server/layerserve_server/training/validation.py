@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from layergraph.errors import unknown_name
@@ -20,7 +21,8 @@ from layerserve_server.errors import (
 )
 from layerserve_server.execution import TensorSpec
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training import data_root
+from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Arrays of one run at the most: each is an open file while its data comes.
 MAX_ARRAYS = 512
@@ -31,26 +33,29 @@ def checked(
 ) -> RunRequest:
     """The request with the names of its arrays filled in, if it fits a model with these inputs and outputs.
 
-    Raises an InvalidRequestError, or TooLargeError.
+    Raises an InvalidRequestError, TooLargeError, or what `data_root.describe` raises.
     """
     _check_settings(request)
     if len(request.data) > MAX_ARRAYS:
         raise InvalidRequestError(f"data has {len(request.data)} arrays, expected at most {MAX_ARRAYS}")
-    arrays = tuple(_named(array, inputs, outputs) for array in request.data)
+    root = Path(request.data_root) if request.data_root else None
+    arrays = tuple(_filed(_named(array, inputs, outputs), root) for array in request.data)
+    _check_kind(request, arrays)
     _check_repeats(arrays)
     for array in arrays:
         _check_array(array, inputs)
     training = [array for array in arrays if not array.role.validation]
     validation = [array for array in arrays if array.role.validation]
-    _check_group("training data", training, inputs, outputs)
+    _check_group(f"{request.kind.value} data", training, inputs, outputs)
     if validation:
         _check_group("validation data", validation, inputs, outputs)
         if request.validation_split:
             raise InvalidRequestError("validation_split and validation arrays exclude each other: got both")
     _check_split(request.validation_split, training[0].rows)
     checked_request = replace(request, data=arrays)
-    if checked_request.data_bytes > max_bytes:
-        raise TooLargeError(f"the data has {checked_request.data_bytes} bytes, expected at most {max_bytes}")
+    if checked_request.kept_bytes > max_bytes:
+        raise TooLargeError(f"the data has {checked_request.kept_bytes} bytes, expected at most {max_bytes}")
+    _check_publication(checked_request)
     return checked_request
 
 
@@ -64,8 +69,50 @@ def _check_settings(request: RunRequest) -> None:
         raise InvalidRequestError(
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
-    if request.seed < 0:
-        raise InvalidRequestError(f"seed: got {request.seed}, expected 0 or more")
+    for name, number in (
+        ("seed", request.seed),
+        ("steps_per_epoch", request.steps_per_epoch),
+        ("validation_batch_size", request.validation_batch_size),
+        ("budget.memory_bytes", request.budget.memory_bytes),
+        ("budget.disk_bytes", request.budget.disk_bytes),
+    ):
+        if number < 0:
+            raise InvalidRequestError(f"{name}: got {number}, expected 0 or more")
+    for name, seconds in (
+        ("checkpoint_seconds", request.checkpoint_seconds),
+        ("budget.seconds", request.budget.seconds),
+    ):
+        if not 0.0 <= seconds < math.inf:  # also refuses NaN
+            raise InvalidRequestError(f"{name}: got {seconds}, expected 0 or more")
+    if request.monitor_mode not in ("", "min", "max"):
+        raise InvalidRequestError(f"monitor_mode: got '{request.monitor_mode}', expected min or max")
+
+
+def _check_publication(request: RunRequest) -> None:
+    """Checks that what decides about publishing will be there. Whether the logs exist, the rehearsal finds out."""
+    if not request.publish:
+        for name, given in (
+            ("publish_label", request.publish_label),
+            ("publish_choice", request.publish_best),
+            ("publish_if_improved", request.publish_if_improved),
+        ):
+            if given:
+                raise InvalidRequestError(f"{name}: given for a run that publishes nothing")
+    if not request.validates:
+        if request.publish_if_improved:
+            raise InvalidRequestError("publish_if_improved: needs validation data, or a validation_split")
+        if request.publish_best and request.monitor.startswith("val_"):
+            raise InvalidRequestError(f"monitor: '{request.monitor}' needs validation data, or a validation_split")
+
+
+def _filed(array: DataArray, root: Path | None) -> DataArray:
+    """The array with what its file says of it, where it is in one. Raises what `data_root.describe` raises."""
+    if not array.path:
+        return array
+    if array.shape or array.dtype:
+        raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected the file to say them")
+    found = data_root.describe(root, array.path, array.key)
+    return replace(array, dtype=found.dtype, shape=found.shape, mapped=found.mapped, stamp=found.stamp)
 
 
 def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> DataArray:
@@ -84,6 +131,13 @@ def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
         return array
     text = f"{array.role.value}: an array has no name, and the model has {len(known)} {kind}s: {names(specs)}"
     raise UnknownInputError(text) if is_input else UnknownOutputError(text)
+
+
+def _check_kind(request: RunRequest, arrays: Sequence[DataArray]) -> None:
+    if request.kind is Kind.EVALUATION:
+        for array in arrays:
+            if array.role.validation:
+                raise InvalidRequestError(f"{array.label()}: evaluation takes x, y and sample_weight")
 
 
 def _check_repeats(arrays: Sequence[DataArray]) -> None:

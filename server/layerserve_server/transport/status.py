@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ForbiddenPathError: grpc.StatusCode.PERMISSION_DENIED,
     errors.IncompleteDataError: grpc.StatusCode.DATA_LOSS,
     errors.VersionFailedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotTrainableError: grpc.StatusCode.FAILED_PRECONDITION,

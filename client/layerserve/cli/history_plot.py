@@ -1,0 +1,70 @@
+"""The history of a run as a small plot: in the terminal, or as a PNG file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from layerserve.cli.output import number_text, print_table
+from layerserve.errors import InvalidArgument
+
+#: From low to high.
+BARS = "▁▂▃▄▅▆▇█"
+#: Bars in a line at the most: of a longer history each bar is the mean of several epochs.
+WIDTH = 40
+
+
+def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
+    """Values as a line of bars, from the lowest of them to the highest; '·' for what is no finite number."""
+    count = min(width, len(values))
+    parts = [values[len(values) * place // count : len(values) * (place + 1) // count] for place in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
+    return "".join(_bar((mean - low) / span if span else 0.0) if math.isfinite(mean) else "·" for mean in means)
+
+
+def _bar(share: float) -> str:
+    return BARS[min(len(BARS) - 1, int(share * len(BARS)))]
+
+
+def print_plot(history: Mapping[str, Sequence[float]]) -> None:
+    """A line for each log: its way, first, lowest, highest and last value. Nothing for a single epoch."""
+    rows = [
+        (name, sparkline(values), *map(number_text, (values[0], min(values), max(values), values[-1])))
+        for name, values in history.items()
+        if len(values) > 1
+    ]
+    if rows:
+        print_table("", ("Log", "By epoch", "#First", "#Lowest", "#Highest", "#Last"), rows)
+
+
+def check_plot(path: Path | None) -> None:
+    """Raises InvalidArgument where no plot can be written: before a run, not after it."""
+    if path is None:
+        return
+    if path.suffix != ".png":
+        raise InvalidArgument(f"--plot: got {path}, expected a name that ends in .png")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise InvalidArgument("--plot: needs matplotlib: pip install 'layerserve[plot]'") from None
+
+
+def save_plot(path: Path, title: str, history: Mapping[str, Sequence[float]]) -> None:
+    """Writes a PNG: one panel for each log, in which its validation is a second line."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in history if not (name.startswith("val_") and name.removeprefix("val_") in history)]
+    figure = Figure(figsize=(6.4, 2.4 * max(1, len(names)) + 0.6), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(max(1, len(names)), squeeze=False)[:, 0]
+    for panel, name in zip(panels, names, strict=False):
+        for log, label in ((name, "training"), (f"val_{name}", "validation")):
+            if log in history:
+                panel.plot(range(1, len(history[log]) + 1), history[log], marker=".", label=label)
+        panel.set_ylabel(name)
+        panel.legend()
+    panels[-1].set_xlabel("epoch")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,135 @@
+"""What runs may use: room that must be there before one starts, and what its process and folder use meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerserve_server.errors import TooLargeError
+from layerserve_server.training.request import Budget, Kind, RunRequest
+
+#: Bytes of a parameter in training at the least: weight, gradient, and two numbers of an optimizer such as Adam.
+TRAINING_BYTES = 16
+#: Bytes of a parameter in evaluation.
+EVALUATION_BYTES = 4
+#: Bytes of a parameter in a file: weight and two numbers of the optimizer.
+FILED_BYTES = 12
+#: Files that lie in a run's folder at once: two checkpoints (the new one while the old one holds), best, and result.
+FILES = 4
+#: Time between two looks at memory, and at the disk, in seconds.
+MEMORY_SECONDS = 0.25
+DISK_SECONDS = 2.0
+
+
+def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: int) -> None:
+    """Raises TooLargeError where disk or memory won't suffice for a run of a model with so many parameters.
+
+    `folder` is where runs lie, or a folder above it. Memory is judged by the weights alone: what a step needs beside
+    them depends on the model, and data is mapped.
+    """
+    training = request.kind is Kind.TRAINING
+    disk = request.kept_bytes + base_bytes + (FILES * FILED_BYTES * parameters if training else 0)
+    memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters
+    _check("disk", disk, "its budget", request.budget.disk_bytes or None)
+    _check("memory", memory, "its budget", request.budget.memory_bytes or None)
+    _check("disk", disk, "free", _free_bytes(folder))
+    _check("memory", memory, "available", available_memory())
+
+
+def _check(what: str, needed: int, whose: str, there: int | None) -> None:
+    if there is not None and needed > there:
+        raise TooLargeError(f"the run needs {needed} bytes of {what} at the least, expected at most {there}: {whose}")
+
+
+def _free_bytes(folder: Path) -> int | None:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that a new process may take, by the system and by the container's limit. None where unknown."""
+    found = [_system_memory(root), _container_memory(root)]
+    return min((bytes for bytes in found if bytes is not None), default=None)
+
+
+def _system_memory(root: Path) -> int | None:
+    return _kilobytes(root / "proc/meminfo", "MemAvailable")
+
+
+def _container_memory(root: Path) -> int | None:
+    """What the control group leaves, version 2 or 1; None without a limit."""
+    for limit, used in (
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return max(0, int((root / limit).read_text()) - int((root / used).read_text()))
+        except (OSError, ValueError):  # "max" is no number
+            continue
+    return None
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    """A line such as "MemAvailable:   1234 kB" of a file, in bytes."""
+    try:
+        for line in path.read_text().splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+@dataclass(slots=True)
+class Watch:
+    """Looks at what a run uses. `overspent` is cheap to call often: it looks only when it is time to."""
+
+    budget: Budget
+    folder: Path
+    _memory_at: float = field(default=0.0)
+    _disk_at: float = field(default=0.0)
+
+    def overspent(self, pid: int | None, seconds: float) -> str:
+        """What the run has used more of than it may, for a person to read; empty where nothing.
+
+        `pid` is its process, `seconds` how long it trained.
+        """
+        if self.budget.seconds and seconds > self.budget.seconds:
+            return f"it trained longer than its budget of {self.budget.seconds:g} seconds"
+        now = time.monotonic()
+        if self.budget.memory_bytes and pid is not None and now >= self._memory_at:
+            self._memory_at = now + MEMORY_SECONDS
+            used = memory_of(pid)
+            if used > self.budget.memory_bytes:
+                return f"it used {used} bytes of memory, more than its budget of {self.budget.memory_bytes}"
+        if self.budget.disk_bytes and now >= self._disk_at:
+            self._disk_at = now + DISK_SECONDS
+            used = folder_bytes(self.folder)
+            if used > self.budget.disk_bytes:
+                return f"its folder took {used} bytes, more than its budget of {self.budget.disk_bytes}"
+        return ""
+
+
+def memory_of(pid: int) -> int:
+    """Memory of a process in bytes, without pages of files that it maps: the system takes those back at need."""
+    return _kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") or 0
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files below a folder, in bytes; a file with two names counts once."""
+    sizes: dict[int, int] = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                state = os.lstat(os.path.join(path, name))
+            except OSError:
+                continue
+            sizes[state.st_ino] = state.st_size
+    return sum(sizes.values())

@@ -1,0 +1,53 @@
+"""How a training process ends, and how it is asked to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from layerserve_server.training.run_folder import OUTCOME
+
+#: Asks a process to end and be resumed later; SIGTERM asks it to end.
+INTERRUPT = signal.SIGUSR1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a child ended: "trained", "evaluated", "failed", "cancelled" or "interrupted".
+
+    `withheld` says why what was trained is not to be published.
+    """
+
+    kind: str
+    reason: str = ""
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    logs: Mapping[str, float] = field(default_factory=dict)
+    withheld: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Leaves the outcome in the run's folder, whole or not at all."""
+        temporary = folder / (OUTCOME + ".part")
+        temporary.write_text(json.dumps(asdict(self)), "utf-8")
+        os.replace(temporary, folder / OUTCOME)
+
+    @classmethod
+    def read(cls, folder: Path) -> Outcome | None:
+        """The outcome in a run's folder; None where the child left none."""
+        try:
+            return cls(**json.loads((folder / OUTCOME).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+class Interruption(BaseException):
+    """The run is to be resumed later."""
+
+
+class StopRequest(BaseException):
+    """SIGTERM came. Not an Exception, so that nothing on the way takes it for an error of its own."""

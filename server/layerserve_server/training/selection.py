@@ -1,0 +1,82 @@
+"""Which weights a run publishes, and whether: the best epoch's, and only what beats the served version."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layergraph.training.callbacks import Callback
+
+from layerserve_server.training.model import (
+    TrainableModel,
+    compile_model,
+    evaluate_arguments,
+    larger_is_better,
+    monitored,
+)
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run_folder import BEST
+
+#: In the folder of the best epoch's model: epoch, value and file.
+NOTE = "best.json"
+
+
+class BestEpoch(Callback):
+    """Keeps the model of the epoch that is best so far in the run's folder.
+
+    The note is written after the file and replaced in one step, so a killed process leaves a whole pair. A resumed run
+    does its epochs again to the same values, of which none beats itself: what was kept stays right.
+    """
+
+    def __init__(self, folder: Path, request: RunRequest) -> None:
+        super().__init__()
+        self._folder = folder / BEST
+        self._log = monitored(request)
+        self._mode = request.monitor_mode
+        self._best = read_best(folder)
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._folder.mkdir(exist_ok=True)
+        self._sign = 1.0 if larger_is_better(self.model, self._log, self._mode) else -1.0
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        value = float((logs or {}).get(self._log, math.nan))
+        if math.isnan(value) or (self._best and self._sign * (value - self._best["value"]) <= 0):
+            return
+        old, self._best = self._best, {"epoch": epoch + 1, "value": value, "file": f"{epoch + 1}.keras"}
+        self.model.save(self._folder / self._best["file"])
+        part = self._folder / (NOTE + ".part")
+        part.write_text(json.dumps(self._best), "utf-8")
+        os.replace(part, self._folder / NOTE)
+        if old and old["file"] != self._best["file"]:
+            (self._folder / old["file"]).unlink(missing_ok=True)
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """Epoch, value and file of a run's best epoch; None before the first."""
+    try:
+        best: dict[str, Any] = json.loads((folder / BEST / NOTE).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return best
+
+
+def why_withheld(
+    load: Callable[[Path], TrainableModel], base: Path, result: Path, request: RunRequest, arrays: list[Any]
+) -> str:
+    """Why a result isn't to be published: it is no better than its base on the validation data. Empty where it is."""
+    log = request.publish_if_improved
+    values = []
+    for path in (base, result):
+        model = load(path)
+        compile_model(model, request.compile)
+        values.append(float(model.evaluate(**evaluate_arguments(request, arrays))[log]))
+    before, after = values
+    better = after > before if larger_is_better(model, log, request.monitor_mode) else after < before
+    if better:
+        return ""
+    return f"{log} {after:.6g} is no improvement on {before:.6g} of version {request.version}"
