@@ -49,6 +49,8 @@ REASON_KEY = "layerserve-reason"
 CORRELATION_KEY = "layerserve-correlation-id"
 #: Trailing metadata key of gRPC itself: when to try again, in milliseconds; negative means not at all.
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+#: The same from a transport that can't send gRPC's own key.
+OWN_PUSHBACK_KEY = "layerserve-retry-pushback-ms"
 
 
 class LayerserveError(Exception):
@@ -213,7 +215,7 @@ class Overloaded(LayerserveError):
     @property
     def retry_after(self) -> float | None:
         try:
-            milliseconds = int(self.metadata.get(PUSHBACK_KEY, ""))
+            milliseconds = int(self.metadata.get(PUSHBACK_KEY) or self.metadata.get(OWN_PUSHBACK_KEY, ""))
         except ValueError:
             return None
         return milliseconds / 1000 if milliseconds >= 0 else None

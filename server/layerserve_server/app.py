@@ -23,6 +23,7 @@ from layerserve_server.training.model import LoadTrainable, load_trainable
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, Limits
+from layerserve_server.transport.native import NativeServer
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class App:
         )
         self._watcher = Watcher(self.repository, settings.poll_seconds)
         services = (
-            PredictionService(self.repository, self.metrics),
+            PredictionService(self.repository),
             GraphService(self.repository),
             ModelService(self.repository),
             TrainingService(
@@ -92,7 +93,8 @@ class App:
         routes = Routes()
         for service in services:
             routes.add(service.routes())
-        self._transport = GrpcioServer(
+        server = NativeServer if settings.transport == "native" else GrpcioServer
+        self._transport = server(
             routes,
             self.metrics,
             Limits(
@@ -144,13 +146,15 @@ class App:
         self.stop()
 
     def _lane(self, name: str, version: int, run: Execution) -> Lane:
-        return Lane(
+        lane = Lane(
             f"model '{name}' version {version}",
             run,
             max_batch_rows=self.settings.max_batch_rows,
             max_queue_rows=self.settings.max_queue_rows,
             observer=self.metrics.lane(name, version),
         )
+        self.metrics.watch_queue(name, version, lambda: lane.queued_rows)
+        return lane
 
 
 def _certificate(settings: Settings) -> tuple[Path, Path] | None:

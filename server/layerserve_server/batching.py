@@ -1,11 +1,16 @@
 """When a batch leaves, who waits, who is refused. Knows neither gRPC nor torch.
 
-A lane is the queue before one model version, with one thread that runs batches. There is no idle wait: what arrived
-while the last batch ran is the next one. Rows are counted, not requests.
+A lane is the queue before one model version. There is no idle wait: what arrived while the last batch ran is the next
+one. Rows are counted, not requests.
+
+Batches run one after another, each in the thread of whoever leads: a thread that brought a request and found nobody
+leading, as waking another one costs more than a small model does; then the thread of one that waits, which has to wake
+up anyway; or the lane's own, where no thread waits.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -24,10 +29,13 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 
+logger = logging.getLogger(__name__)
+
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
-#: What may run together: the outputs asked for, and each input's name, dtype and shape without rows.
-GroupKey: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, str, tuple[int, ...]], ...]]
+#: A model is quick while its batches take less than this, in seconds: then a burst of calls is best computed where it
+#: was taken, although no further call is taken meanwhile.
+QUICK_SECONDS = 0.002
 
 
 class Executor(Protocol):
@@ -43,8 +51,8 @@ class BatchObserver(Protocol):
     def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
         """A batch ran in `seconds`."""
 
-    def queue_changed(self, rows: int) -> None:
-        """So many rows wait now."""
+    def request_waited(self, seconds: float) -> None:
+        """A request's first batch began `seconds` after it came."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,19 +71,29 @@ class Pending:
     done: Callable[[Pending], None]
     #: When the caller stops waiting, as `time.monotonic` counts.
     deadline: float | None = None
+    #: Goes before what has less.
+    priority: int = 0
+    #: When it would rather be refused than wait on, as `time.monotonic` counts.
+    give_up: float | None = None
+    #: What it may run together with, where the caller knows; else found from the arrays.
+    group: object = None
+    #: Hands work to a thread that waits for this request; gives False where none does any more.
+    lend: Callable[[Callable[[], None]], bool] | None = None
     arrived: float = field(default_factory=time.monotonic)
     #: When its first batch began; None before.
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
     _ended: bool = False
-    _parts: list[Arrays] = field(default_factory=list)
+    _parts: list[Arrays] | None = None
     _taken: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def key(self) -> GroupKey:
+    def key(self) -> object:
         """What this request may run together with."""
+        if self.group is not None:
+            return self.group
         shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(self.arrays.items()))
         return self.outputs, shapes
 
@@ -107,23 +125,22 @@ class Pending:
         start = self._taken
         stop = min(self.rows, start + room) if self.joinable else self.rows
         self._taken = stop
-        if self.started is None:
-            self.started = time.monotonic()
         whole = start == 0 and stop == self.rows
         arrays = self.arrays if whole else {name: array[start:stop] for name, array in self.arrays.items()}
         return Piece(self, arrays, stop - start)
 
     def add_part(self, part: Arrays) -> None:
         """Adds the results of a piece, in the order taken. With the last one the request has its answer."""
-        self._parts.append(part)
-        if self.rows_left:
-            return
-        results = part if len(self._parts) == 1 else _joined(self._parts)
+        if self._parts is not None or self._taken != self.rows:
+            self._parts = [*(self._parts or ()), part]
+            if self.rows_left:
+                return
+            part = _joined(self._parts)
         with self._lock:
             if self._ended:
                 return
             self._ended = True
-            self.results = results
+            self.results = part
         self.done(self)
 
 
@@ -137,7 +154,7 @@ class Piece:
 
 
 class Lane:
-    """The queue before one version. `submit` from any thread; batches run one after another in the lane's own."""
+    """The queue before one version. All methods may be called from any thread."""
 
     def __init__(
         self, name: str, execute: Executor, *, max_batch_rows: int, max_queue_rows: int, observer: BatchObserver
@@ -149,15 +166,18 @@ class Lane:
         self._observer = observer
         self._queue: deque[Pending] = deque()
         self._queued_rows = 0
-        self._wake = threading.Condition()
+        self._wake = threading.Condition(threading.Lock())
+        #: Whether somebody runs batches, and so looks at the queue again before ceasing to.
+        self._led = False
         self._closed = False
         self._thread: threading.Thread | None = None
         self._seconds_per_row = 0.0
+        self._seconds_per_batch = float("inf")
 
-    def submit(self, pending: Pending) -> None:
-        """Puts a request into the queue.
+    def put(self, pending: Pending) -> None:
+        """Puts a request into the queue; `run` or `run_if_quick` must follow.
 
-        Raises BusyError if it is full. A request that is larger than the whole queue waits in an empty one.
+        Raises BusyError if the queue is full. A request that is larger than the whole queue waits in an empty one.
         """
         with self._wake:
             if self._closed:
@@ -166,61 +186,120 @@ class Lane:
                 raise BusyError(
                     f"the queue of {self._name} is full: {self._queued_rows} rows wait, {pending.rows} more would pass "
                     f"the limit of {self._max_queue_rows}",
-                    retry_after=min(10.0, max(0.01, self._queued_rows * self._seconds_per_row)),
+                    retry_after=self._wait_seconds(),
                 )
-            self._queue.append(pending)
-            self._count(pending.rows)
+            self._insert(pending)
+            self._queued_rows += pending.rows
+
+    def submit(self, pending: Pending) -> None:
+        """Puts a request into the queue and returns; its batch runs in the lane's own thread, or that of others.
+
+        Raises BusyError if the queue is full.
+        """
+        self.put(pending)
+        self._call_thread()
+
+    def run(self) -> None:
+        """Runs batches in this thread, unless somebody does: until nothing waits, or another thread takes over."""
+        with self._wake:
+            if self._led or not self._queue:
+                return
+            self._led = True
+        self._lead()
+
+    def run_if_quick(self) -> None:
+        """As `run`, if the model is quick; else the lane's own thread runs what waits."""
+        if self._seconds_per_batch < QUICK_SECONDS:
+            self.run()
+        else:
+            self._call_thread()
+
+    def close(self) -> None:
+        """Ends the lane after the batch that runs. Requests that still wait get UnavailableError."""
+        with self._wake:
+            self._closed = True
+            left = list(self._queue)
+            self._queue.clear()
+            self._queued_rows = 0
+            self._wake.notify()
+        for pending in left:
+            pending.fail(UnavailableError(f"{self._name} is being unloaded"))
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait now."""
+        return self._queued_rows
+
+    def _insert(self, pending: Pending) -> None:
+        """Behind all that have as much priority or more."""
+        place = len(self._queue)
+        while place and self._queue[place - 1].priority < pending.priority:
+            place -= 1
+        self._queue.insert(place, pending)
+
+    def _wait_seconds(self) -> float:
+        """How long the queue will last, within reason."""
+        return min(10.0, max(0.01, self._queued_rows * self._seconds_per_row))
+
+    def _call_thread(self) -> None:
+        """Lets the lane's own thread lead, unless somebody does."""
+        with self._wake:
+            if self._led or self._closed:
+                return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=f"lane {self._name}", daemon=True)
                 self._thread.start()
             self._wake.notify()
 
-    def close(self) -> None:
-        """Ends the lane's thread after the batch that runs. Requests that still wait get UnavailableError."""
-        with self._wake:
-            self._closed = True
-            left = list(self._queue)
-            self._queue.clear()
-            self._count(-self._queued_rows)
-            self._wake.notify()
-        for pending in left:
-            pending.fail(UnavailableError(f"{self._name} is being unloaded"))
-
-    def _count(self, rows: int) -> None:
-        self._queued_rows += rows
-        self._observer.queue_changed(self._queued_rows)
-
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not self._queue and not self._closed:
+                while not self._closed and (self._led or not self._queue):
                     self._wake.wait()
                 if self._closed:
+                    return
+                self._led = True
+            self._lead()
+
+    def _lead(self) -> None:
+        """Runs batches until nothing waits, or until a thread that waits for its answer takes over after a batch."""
+        while True:
+            with self._wake:
+                if not self._queue:
+                    self._led = False
                     return
                 batch, dropped = self._form()
             for pending, error in dropped:
                 pending.fail(error)
-            if batch:
+            if not batch:
+                continue
+            try:
                 self._run(batch)
+            except Exception:
+                # A defect outside of the model. Whoever leads must go on, or nobody will ever be answered.
+                logger.exception("a batch of %s", self._name)
+            if any(pending.lend(self._lead) for pending in tuple(self._queue) if pending.lend is not None):
+                return
 
     def _form(self) -> tuple[list[Piece], list[tuple[Pending, Exception]]]:
         """Takes the next batch from the queue: the oldest request, and those behind it that may run with it, in order.
 
-        A request larger than a batch gives one batch's rows and goes to the end of the queue, so that it shares the
-        lane with others instead of holding it.
+        A request larger than a batch gives one batch's rows and goes behind the others of its priority, so that it
+        shares the lane instead of holding it.
         """
         batch: list[Piece] = []
         dropped: list[tuple[Pending, Exception]] = []
         kept: list[Pending] = []
         room = self._max_batch_rows
-        key: GroupKey | None = None
+        key: object = None
         now = time.monotonic()
         unfinished: Pending | None = None
         while self._queue and room > 0:
             pending = self._queue.popleft()
-            if pending.ended or (pending.deadline is not None and pending.deadline <= now):
-                self._count(-pending.rows_left)
-                dropped.append((pending, DeadlinePassedError("the deadline passed while the request waited")))
+            refusal = self._refusal(pending, now)
+            if refusal is not None:
+                self._queued_rows -= pending.rows_left
+                dropped.append((pending, refusal))
                 continue
             if key is None:
                 key = pending.key
@@ -231,8 +310,11 @@ class Lane:
                 # It runs whole in the next batch. A smaller one behind it may not take its turn.
                 kept.append(pending)
                 break
+            if pending.started is None:
+                pending.started = now
+                self._observer.request_waited(now - pending.arrived)
             piece = pending.take(room)
-            self._count(-piece.rows)
+            self._queued_rows -= piece.rows
             batch.append(piece)
             room -= piece.rows
             if pending.rows_left:
@@ -241,8 +323,18 @@ class Lane:
                 break
         self._queue.extendleft(reversed(kept))
         if unfinished is not None:
-            self._queue.append(unfinished)
+            self._insert(unfinished)
         return batch, dropped
+
+    def _refusal(self, pending: Pending, now: float) -> Exception | None:
+        """Why a request that waited isn't computed any more. None: it is."""
+        if pending.ended:
+            return CallCancelledError("the caller has gone")
+        if pending.deadline is not None and pending.deadline <= now:
+            return DeadlinePassedError("the deadline passed while the request waited")
+        if pending.give_up is not None and pending.give_up <= now and pending.started is None:
+            return BusyError("the request waited for longer than it wanted to", retry_after=self._wait_seconds())
+        return None
 
     def _run(self, batch: Sequence[Piece]) -> None:
         began = time.monotonic()
@@ -266,6 +358,8 @@ class Lane:
             return
         seconds = time.monotonic() - began
         self._seconds_per_row = seconds / max(rows, 1)
+        # The first one is often much longer than the rest: it must not count for long.
+        self._seconds_per_batch = min(seconds, (self._seconds_per_batch + seconds) / 2)
         self._observer.batch_ran(rows, len(batch), seconds)
         self._hand_out(batch, results)
 

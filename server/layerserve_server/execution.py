@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,11 @@ class ServedModel(Protocol):
         """The nodes of every layer: objects with the fields of graph.proto's LayerNodes."""
 
 
+#: Selections of outputs for which a version keeps what was made of them. Callers choose them, so there is a bound.
+MAX_KEPT = 64
+
+T = TypeVar("T")
+
 #: Reads a model file. Raises layergraph's errors.
 LoadModel: TypeAlias = Callable[[Path], ServedModel]
 
@@ -73,6 +78,17 @@ class Execution:
 
     def __init__(self, model: ServedModel) -> None:
         self._model = model
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def kept(self, outputs: tuple[str, ...], make: Callable[[], T]) -> T:
+        """What `make` made the first time that somebody asked for these outputs."""
+        made: T | None = self._kept.get(outputs)
+        if made is None:
+            made = make()
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[outputs] = made
+        return made
 
     def plan(self, outputs: Sequence[str]) -> Plan:
         """The plan for the outputs, or for all of the model's. Raises UnknownOutputError."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import start_http_server
-
-if TYPE_CHECKING:
-    from layerserve_server.batching import Pending
 
 #: From a small network's 100 microseconds to a large batch's seconds, each about 2.5 times the one before.
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -27,6 +23,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._close: Callable[[], None] = lambda: None
+        # Looking a child up by its labels costs more than counting: what every call needs is kept at hand.
+        self._ended: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
+        self._open: dict[str, Gauge] = {}
 
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
             return Counter(f"layerserve_{name}", text, labels, registry=self.registry)
@@ -70,34 +69,42 @@ class Metrics:
 
     def call_began(self, method: str) -> None:
         """A call came in."""
-        self._in_flight.labels(_short(method)).inc()
+        gauge = self._open.get(method)
+        if gauge is None:
+            gauge = self._open[method] = self._in_flight.labels(_short(method))
+        gauge.inc()
 
     def call_ended(self, method: str, model: str, version: str, status: str, seconds: float) -> None:
         """A call was answered."""
-        name = _short(method)
-        self._in_flight.labels(name).dec()
-        self._requests.labels(name, model, version, status).inc()
+        self._open[method].dec()
+        key = method, model, version, status
+        kept = self._ended.get(key)
+        if kept is None:
+            name = _short(method)
+            kept = self._requests.labels(name, model, version, status), self._request_seconds.labels(name, model)
+            self._ended[key] = kept
+        answered, request_seconds = kept
+        answered.inc()
+        request_seconds.observe(seconds)
         if status != "OK":
-            self._errors.labels(name, model, version, status).inc()
-        self._request_seconds.labels(name, model).observe(seconds)
+            self._errors.labels(_short(method), model, version, status).inc()
 
     # ---- batches
 
     def lane(self, model: str, version: int) -> LaneMetrics:
-        """What a version's lane tells (see batching.BatchObserver)."""
+        """What a version's lane tells (see batching.BatchObserver), and its requests."""
         labels = (model, str(version))
         return LaneMetrics(
             self._rows.labels(*labels),
             self._joined.labels(*labels),
             self._batches.labels(*labels),
             self._compute_seconds.labels(*labels),
-            self._queue_rows.labels(*labels),
+            self._queue_seconds.labels(*labels),
         )
 
-    def request_computed(self, model: str, version: int, pending: Pending) -> None:
-        """A request left its lane."""
-        if pending.started is not None:
-            self._queue_seconds.labels(model, str(version)).observe(pending.started - pending.arrived)
+    def watch_queue(self, model: str, version: int, rows: Callable[[], int]) -> None:
+        """Asks `rows` how many rows wait for a version, when somebody looks."""
+        self._queue_rows.labels(model, str(version)).set_function(rows)
 
     # ---- loads (repository.RepositoryObserver)
 
@@ -157,13 +164,13 @@ class LaneMetrics:
     """The metrics of one lane, with their labels looked up once."""
 
     def __init__(
-        self, rows: Counter, requests: Counter, batch_rows: Histogram, seconds: Histogram, queue_rows: Gauge
+        self, rows: Counter, requests: Counter, batch_rows: Histogram, seconds: Histogram, queue_seconds: Histogram
     ) -> None:
         self._rows = rows
         self._requests = requests
         self._batch_rows = batch_rows
         self._seconds = seconds
-        self._queue_rows = queue_rows
+        self._queue_seconds = queue_seconds
 
     def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
         """A batch ran."""
@@ -172,9 +179,9 @@ class LaneMetrics:
         self._batch_rows.observe(rows)
         self._seconds.observe(seconds)
 
-    def queue_changed(self, rows: int) -> None:
-        """So many rows wait now."""
-        self._queue_rows.set(rows)
+    def request_waited(self, seconds: float) -> None:
+        """A request's first batch began `seconds` after it came."""
+        self._queue_seconds.observe(seconds)
 
 
 def _short(method: str) -> str:

@@ -1,14 +1,22 @@
-"""The grpcio transport: raw bytes through a real port, errors as statuses, streams apart from unary calls."""
+"""The transports: raw bytes through a real port, errors as statuses, streams apart from unary calls."""
 
+import sys
 import threading
+import time
+from importlib.util import find_spec
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from layerserve.errors import from_status
 from layerserve_server.errors import BusyError, InvalidRequestError
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, Limits
+from layerserve_server.transport.native import NativeServer, NativeUnavailableError
+
+needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed")
+SERVERS = [GrpcioServer, pytest.param(NativeServer, marks=needs_native)]
 
 ECHO = "/test.v1.Echo/"
 
@@ -36,10 +44,13 @@ class Echo:
         self.gone = threading.Event()
         self.called = threading.Event()
         self.deadline = None
+        self.waiting = []
 
     def routes(self):
+        names = ("echo", "later", "invalid", "busy", "defect", "hang", "together", "slow", "slow_defect")
         return Routes(
-            unary={ECHO + name: getattr(self, name) for name in ("echo", "later", "invalid", "busy", "defect", "hang")},
+            unary={ECHO + name: getattr(self, name) for name in names},
+            prompt={ECHO + name for name in names},
             server_streams={ECHO + "count": self.count, ECHO + "endless": self.endless},
             both_streams={ECHO + "upper": self.upper},
         )
@@ -65,6 +76,22 @@ class Echo:
         call.on_gone(self.gone.set)
         self.called.set()
 
+    def together(self, call):
+        """Waits for company: answers all that came, once their handlers have run."""
+        self.waiting.append(call)
+        call.afterwards(self.answer_all)
+
+    def answer_all(self):
+        waiting, self.waiting = self.waiting, []
+        for call in waiting:
+            call.reply(lambda: b"done")
+
+    def slow(self, call):
+        call.may_block(lambda: call.reply(lambda: threading.current_thread().name.encode()))
+
+    def slow_defect(self, call):
+        call.may_block(lambda: 1 / 0)
+
     def count(self, stream):
         for number in range(int(next(stream.requests))):
             yield str(number).encode()
@@ -81,13 +108,13 @@ class Echo:
             yield message.upper()
 
 
-@pytest.fixture
-def serve():
+@pytest.fixture(params=SERVERS)
+def serve(request):
     stops = []
 
     def start(rpc_threads=4, max_streams=4, max_message_bytes=10_000, **options):
         echo, observer = Echo(), Observer()
-        server = GrpcioServer(
+        server = request.param(
             echo.routes(),
             observer,
             Limits(max_message_bytes, rpc_threads, max_streams, max_calls=100),
@@ -128,8 +155,9 @@ def test_a_deadline_comes_along(serve):
     ("method", "code", "metadata"),
     [
         ("invalid", grpc.StatusCode.INVALID_ARGUMENT, {"layerserve-reason": "invalid_request"}),
-        ("busy", grpc.StatusCode.RESOURCE_EXHAUSTED, {"grpc-retry-pushback-ms": "500"}),
+        ("busy", grpc.StatusCode.RESOURCE_EXHAUSTED, {"layerserve-reason": "busy"}),
         ("defect", grpc.StatusCode.INTERNAL, {"layerserve-reason": "internal"}),
+        ("slow_defect", grpc.StatusCode.INTERNAL, {"layerserve-reason": "internal"}),
     ],
 )
 def test_errors_become_statuses(serve, method, code, metadata):
@@ -140,6 +168,14 @@ def test_errors_become_statuses(serve, method, code, metadata):
     assert metadata.items() <= dict(caught.value.trailing_metadata()).items()
     assert "secret" not in caught.value.details()
     observer.wait_for((method, "", code.name))
+
+
+def test_who_comes_too_early_is_told_when_to_come_back(serve):
+    _, _, _, channel = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "busy")
+    error = from_status(caught.value.code(), caught.value.details(), caught.value.trailing_metadata())
+    assert error.retry_after == 0.5
 
 
 def test_an_unknown_method_is_unimplemented(serve):
@@ -260,4 +296,46 @@ def test_reflection_lists_the_services_unless_it_is_off(serve):
 def test_a_port_that_is_taken_is_told(serve):
     _, observer, server, _ = serve()
     with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{server.port}"):
-        GrpcioServer(Routes(), observer, Limits(1024, 1, 1, 8), host="127.0.0.1", port=server.port)
+        type(server)(Routes(), observer, Limits(1024, 1, 1, 8), host="127.0.0.1", port=server.port)
+
+
+def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve):
+    _, _, _, channel = serve()
+    futures = [channel.unary_unary(ECHO + "together").future(b"", timeout=30) for _ in range(4)]
+    assert [future.result() for future in futures] == [b"done"] * 4
+    assert call(channel, "slow") != b"native"
+
+
+def test_a_waiting_thread_can_be_lent_until_it_has_its_answer(serve):
+    echo, _, server, _ = serve()
+    held = []
+    echo.hang = held.append
+    server = type(server)(echo.routes(), Observer(), Limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        future = channel.unary_unary(ECHO + "hang").future(b"", timeout=30)
+        while not held:
+            time.sleep(0.001)
+        (waiting,) = held
+        if waiting.lend is not None:
+            ran = threading.Event()
+            assert waiting.lend(ran.set)
+            assert ran.wait(30)
+        waiting.reply(lambda: b"answer")
+        assert future.result() == b"answer"
+    server.stop(0)
+    assert waiting.lend is None or not waiting.lend(lambda: None)
+
+
+@needs_native
+def test_the_native_transport_refuses_tls(tmp_path):
+    with pytest.raises(NativeUnavailableError, match="has no TLS"):
+        NativeServer(
+            Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificate=(tmp_path, tmp_path)
+        )
+
+
+def test_a_missing_extension_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygrpc_native", None)
+    with pytest.raises(NativeUnavailableError, match=r"pip install 'layerserve\[fast\]'"):
+        NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)

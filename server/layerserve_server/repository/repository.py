@@ -153,6 +153,11 @@ class Repository:
                 self._load_on_demand(entry)
         raise UnavailableError(f"{_label(entry.found)} is being unloaded")
 
+    def lease_loaded(self, name: str, version: int | None = None, label: str | None = None) -> Lease | None:
+        """As `lease`, but in no time: None where the version would have to be loaded first."""
+        loaded = self._entry(name, version, label).loaded
+        return loaded.lease() if loaded is not None else None
+
     def describe(self, name: str = "") -> list[Description]:
         """All versions, or those of one model, by name, then newest first. An unknown model has none."""
         with self._lock:

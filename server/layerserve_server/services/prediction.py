@@ -2,72 +2,90 @@
 
 from __future__ import annotations
 
-from layerserve import tensors
+from dataclasses import dataclass
+
 from layerserve.v1 import prediction_pb2
 
-from layerserve_server.admission import admit
-from layerserve_server.batching import Arrays, Pending
-from layerserve_server.metrics import Metrics
+from layerserve_server.admission import Admission
+from layerserve_server.batching import Pending
 from layerserve_server.repository.repository import Repository
-from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.messages import decode, lease, model_spec, parse
+from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.services.messages import choice, decode, parse
+from layerserve_server.services.reply import ReplyForm
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/layerserve.v1.PredictionService/"
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a version has ready for requests that ask for the same outputs."""
+
+    admission: Admission
+    #: Each output once, as the model computes them.
+    computed: tuple[str, ...]
+    reply: ReplyForm
+
+
 class PredictionService:
     """Handlers of the prediction service."""
 
-    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._metrics = metrics
 
     def routes(self) -> Routes:
         """Its methods."""
-        return Routes(unary={SERVICE + "Predict": self.predict})
+        return Routes(unary={SERVICE + "Predict": self.predict}, prompt={SERVICE + "Predict"})
 
     def predict(self, call: Call) -> None:
         """Puts the request's rows into the version's lane. The reply comes from there."""
         request = parse(prediction_pb2.PredictRequest, call.request)
-        held = lease(self._repository, request.model)
+        name, version, label = choice(request.model)
+        held = self._repository.lease_loaded(name, version, label)
+        if held is not None:
+            self._put(call, request, held)
+        else:
+            call.may_block(lambda: self._put(call, request, self._repository.lease(name, version, label)))
+
+    def _put(self, call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> None:
         version = held.version
+        lane = version.lane
         try:
             call.about(version.name, version.version)
-            plan = version.execution.plan(request.outputs)
-            given = [(tensor.name, decode(tensor)) for tensor in request.inputs]
-            admitted = admit(plan, version.model.input_specs, given)
-            names = tuple(request.outputs) or tuple(spec.name for spec in version.model.output_specs)
+            outputs = tuple(request.outputs)
+            selection = version.execution.kept(outputs, lambda: _selection(version, outputs))
+            admitted = selection.admission.admit([(tensor.name, decode(tensor)) for tensor in request.inputs])
 
             def answer(pending: Pending) -> None:
                 held.end()
-                self._metrics.request_computed(version.name, version.version, pending)
-                if pending.results is None:
+                results = pending.results
+                if results is None:
                     call.fail(pending.error or RuntimeError("a request ended without results or error"))
                 else:
-                    results = pending.results
-                    call.reply(lambda: _encode(request, version, names, results))
+                    call.reply(lambda: selection.reply.fill(results, request.id))
 
             pending = Pending(
-                outputs=tuple(dict.fromkeys(names)),
+                outputs=selection.computed,
                 arrays=admitted.arrays,
                 rows=admitted.rows,
-                joinable=plan.batched,
+                joinable=selection.admission.joinable,
                 done=answer,
                 deadline=call.deadline,
+                group=selection.admission.group,
+                lend=call.lend,
             )
-            version.lane.submit(pending)
+            lane.put(pending)
         except BaseException:
             held.end()
             raise
         call.on_gone(pending.cancel)
+        # Where no thread waits for this call, the one that took it has others to take.
+        call.afterwards(lane.run_if_quick if call.lend is None else lane.run)
 
 
-def _encode(
-    request: prediction_pb2.PredictRequest, version: LoadedVersion, names: tuple[str, ...], results: Arrays
-) -> bytes:
-    return prediction_pb2.PredictResponse(
-        model=model_spec(version.name, version.version),
-        outputs=[tensors.encode(results[name], name) for name in names],
-        id=request.id,
-    ).SerializeToString()
+def _selection(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
+    plan = version.execution.plan(outputs)
+    names = outputs or tuple(spec.name for spec in version.model.output_specs)
+    computed = tuple(dict.fromkeys(names))
+    admission = Admission(plan, version.model.input_specs, computed)
+    return Selection(admission, computed, ReplyForm(version.name, version.version, names))

@@ -38,6 +38,22 @@ class Call(Protocol):
     def about(self, model: str, version: int) -> None:
         """Says which version the call is for, for metrics. Only names that exist: each makes a time series."""
 
+    def afterwards(self, work: Callable[[], None]) -> None:
+        """Runs `work` in this thread once its handlers have seen all calls that came together with this one.
+
+        The same `work` of several of them runs once.
+        """
+
+    def may_block(self, work: Callable[[], None]) -> None:
+        """Runs `work` in a thread that may be kept; an error in it is the call's."""
+
+    @property
+    def lend(self) -> Callable[[Callable[[], None]], bool] | None:
+        """Runs work in the thread that waits for this call's answer; gives False where it waits no more.
+
+        None where no thread waits: then the one that took the call must soon be free to take others.
+        """
+
 
 class Stream(Protocol):
     """A call whose answer is a stream of messages; the request is one message, or a stream too."""
@@ -69,12 +85,15 @@ class Routes:
     """Which handler answers which method, by full name."""
 
     unary: dict[str, Handler] = field(default_factory=dict)
+    #: Methods of `unary` whose handlers return at once, but for what they run by `Call.may_block`.
+    prompt: set[str] = field(default_factory=set)
     server_streams: dict[str, StreamHandler] = field(default_factory=dict)
     both_streams: dict[str, StreamHandler] = field(default_factory=dict)
 
     def add(self, others: Routes) -> None:
         """Takes the methods of another service."""
         self.unary.update(others.unary)
+        self.prompt.update(others.prompt)
         self.server_streams.update(others.server_streams)
         self.both_streams.update(others.both_streams)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -80,8 +81,7 @@ class GrpcioServer:
         if reflect:
             self._add_reflection()
         self.set_serving(False)
-        # An IPv6 address has colons of its own.
-        self.port = self._bind(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", certificate)
+        self.port = self._bind(address(host, port), certificate)
 
     def start(self) -> None:
         """Starts to take calls. Health stays NOT_SERVING until `set_serving`."""
@@ -209,8 +209,16 @@ class GrpcioServer:
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
+def address(host: str, port: int) -> str:
+    """Where to listen, as gRPC writes it. A host "unix:PATH" is a socket in the file system."""
+    if host.startswith("unix:"):
+        return host
+    # An IPv6 address has colons of its own.
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class GrpcioCall:
-    """A unary call whose grpcio thread waits for the answer (see transport.call.Call)."""
+    """A unary call whose grpcio thread waits for the answer, and works meanwhile (see transport.call.Call)."""
 
     def __init__(self, method: str, request: bytes, context: grpc.ServicerContext) -> None:
         self.method = method
@@ -218,7 +226,10 @@ class GrpcioCall:
         self.model = ""
         self.version = ""
         self._context = context
-        self._answered = threading.Event()
+        #: What the waiting thread has to do; None: nothing more, the answer is there.
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lending = threading.Lock()
+        self._waits = True
         self._encode: Callable[[], bytes] | None = None
         self._error: Exception | None = None
         remaining = context.time_remaining()
@@ -227,7 +238,7 @@ class GrpcioCall:
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         def gone() -> None:
-            if not self._answered.is_set():
+            if self._encode is None and self._error is None:
                 late = self.deadline is not None and time.monotonic() >= self.deadline
                 self.fail(DeadlinePassedError(LATE) if late else CallCancelledError(GONE))
                 callback()
@@ -236,20 +247,40 @@ class GrpcioCall:
             gone()
 
     def reply(self, encode: Callable[[], bytes]) -> None:
-        self._encode = encode
-        self._answered.set()
+        if self._error is None:
+            self._encode = encode
+            self._work.put(None)
 
     def fail(self, error: Exception) -> None:
-        if not self._answered.is_set():
+        if self._encode is None and self._error is None:
             self._error = error
-            self._answered.set()
+            self._work.put(None)
 
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
 
+    def afterwards(self, work: Callable[[], None]) -> None:
+        work()
+
+    def may_block(self, work: Callable[[], None]) -> None:
+        work()
+
+    def lend(self, work: Callable[[], None]) -> bool:
+        with self._lending:
+            if self._waits:
+                self._work.put(work)
+            return self._waits
+
     def wait(self) -> bytes:
         """Waits for the answer and encodes it. Raises the error that it is."""
-        self._answered.wait()
+        while (work := self._work.get()) is not None:
+            work()
+        with self._lending:
+            self._waits = False
+        # What was lent while the answer came is nobody else's.
+        while not self._work.empty():
+            if (work := self._work.get()) is not None:
+                work()
         if self._encode is not None:
             return self._encode()
         raise self._error or CallCancelledError(GONE)

@@ -1,0 +1,50 @@
+"""Replies written by hand are those that protobuf writes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from layerserve import tensors
+from layerserve.v1 import prediction_pb2, tensor_pb2
+from layerserve_server.services.reply import ReplyForm, varint
+
+
+def by_protobuf(names, results, id):
+    return prediction_pb2.PredictResponse(
+        model=tensor_pb2.ModelSpec(name="m", version=300),
+        outputs=[tensors.encode(results[name], name) for name in names],
+        id=id,
+    ).SerializeToString()
+
+
+DTYPES = st.sampled_from([dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name != "string"])
+
+
+@given(
+    st.lists(arrays.arrays(DTYPES, arrays.array_shapes(min_dims=0, min_side=0, max_side=200)), max_size=3), st.text()
+)
+def test_any_arrays(values, id):
+    results = {f"output {place}": value for place, value in enumerate(values)}
+    form = ReplyForm("m", 300, list(results))
+    assert form.fill(results, id) == by_protobuf(list(results), results, id)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([["a", "b"]], object),
+        np.arange(12, dtype=">f4").reshape(3, 4),
+        np.arange(12.0).reshape(3, 4).T,
+        np.arange(12.0).reshape(3, 4)[:, ::2],
+    ],
+)
+def test_text_and_other_layouts(array):
+    assert ReplyForm("m", 300, ["y", "y"]).fill({"y": array}, "") == by_protobuf(["y", "y"], {"y": array}, "")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (2**40, None)])
+def test_varints(value, expected):
+    written = varint(value)
+    assert expected in (None, written)
+    assert sum((byte & 127) << 7 * place for place, byte in enumerate(written)) == value
