@@ -75,10 +75,10 @@ def test_layer_gives_tensorflow_numbers(case: TextCase) -> None:
     if output.dtype == "string":
         np.testing.assert_array_equal(plain(result), want)
     else:
-        np.testing.assert_allclose(result, want, rtol=1e-6)
+        np.testing.assert_allclose(result, want, rtol=1e-5, atol=1e-4 if want.max(initial=0) > 100 else 1e-6)
     assert len(output.shape) == result.ndim
     assert all(known in (None, length) for known, length in zip(output.shape, result.shape, strict=True))
-    if layer.output_mode == "int":
+    if getattr(layer, "output_mode", "int") == "int":
         assert output.dtype == case.output["dtype"]
 
 

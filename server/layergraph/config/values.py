@@ -14,7 +14,7 @@ from layergraph.config.refused import REFUSED
 from layergraph.config.spec import LayerSpec, TensorRef
 
 #: Keys under which a layer holds other layers.
-LAYER_KEYS = frozenset({"layer", "backward_layer", "forward_layer", "cell", "cells"})
+LAYER_KEYS = frozenset({"layer", "layers", "backward_layer", "forward_layer", "cell", "cells"})
 
 #: Modules whose functions a config may name. The name is looked up in our own tables alone.
 _KERAS_MODULES = ("keras", "tf_keras", "tensorflow", "builtins")

@@ -25,13 +25,18 @@ from layergraph.layers.interpolation import resize
 FILL_MODES = ("reflect", "wrap", "constant", "nearest")
 
 
-def factor(value: Any) -> Any:
+def bounds(value: Any) -> Any:
     """Validator: a number, or the lowest and the highest that is drawn."""
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
             raise Expected("a number, or two of them")
-        return tuple(number(item) for item in value)
-    return number(value)
+        return tuple(_kept(item) for item in value)
+    return _kept(value)
+
+
+def _kept(value: Any) -> float:
+    """A number, which stays an integer if it is one: of bits, Keras takes nothing else."""
+    return value if type(value) is int and abs(value) < 2**31 else number(value)
 
 
 def value_range(value: Any) -> tuple[float, float]:
@@ -62,6 +67,16 @@ class RandomImageLayer(ImageLayer):
         )
 
 
+class Unseeded(RandomImageLayer):
+    """A layer whose seed Keras doesn't save."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = super().get_config()
+        del config["seed"]
+        return config
+
+
 class RandomFlip(RandomImageLayer):
     """Mirrors images (keras.layers.RandomFlip). mode: horizontal, vertical, horizontal_and_vertical."""
 
@@ -79,7 +94,7 @@ class RandomFlip(RandomImageLayer):
 class RandomBrightness(RandomImageLayer):
     """Adds a number to all pixels of an image, `factor` of the range of values (keras.layers.RandomBrightness)."""
 
-    factor: Any = option(factor)
+    factor: Any = option(bounds)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
     def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
@@ -92,13 +107,14 @@ class RandomBrightness(RandomImageLayer):
 class RandomContrast(RandomImageLayer):
     """Moves pixels from or to their channel's mean (keras.layers.RandomContrast)."""
 
-    factor: Any = option(factor)
+    factor: Any = option(bounds)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
     def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
         """Images of more or less contrast."""
-        low, high = self.factor if isinstance(self.factor, tuple) else (self.factor, self.factor)
-        scale = _uniform(run, x, 1 - abs(low), 1 + abs(high))
+        # Of a single number, Keras 3 only takes the upper half.
+        low, high = sorted(self.factor) if isinstance(self.factor, tuple) else (0.0, abs(self.factor))
+        scale = _uniform(run, x, 1 - low, 1 + high)
         mean = x.mean((2, 3), keepdim=True)
         return ((x - mean) * scale + mean).clamp(*self.value_range)
 
@@ -135,7 +151,7 @@ class RandomCrop(RandomImageLayer):
         return config
 
 
-class RandomGrayscale(RandomImageLayer):
+class RandomGrayscale(Unseeded):
     """Takes the colours out of a fraction `factor` of images (keras.layers.RandomGrayscale)."""
 
     factor: float = option(fraction, default=0.5)
@@ -145,17 +161,11 @@ class RandomGrayscale(RandomImageLayer):
         weights = torch.tensor([0.2989, 0.587, 0.114], dtype=x.dtype, device=x.device).reshape(1, 3, 1, 1)
         return torch.where(_chance(run, x, self.factor), (x * weights).sum(1, keepdim=True), x)
 
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["seed"]
-        return config
-
 
 class RandomInvert(RandomImageLayer):
     """Makes negatives of images (keras.layers.RandomInvert). factor: how likely, or between what that is drawn."""
 
-    factor: Any = option(factor, default=1.0)
+    factor: Any = option(bounds, default=1.0)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
     def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
@@ -182,6 +192,10 @@ class _Warp(RandomImageLayer):
         from_x = self._inside(places[..., 0] + (width - 1) / 2, width)
         from_y = self._inside(places[..., 1] + (height - 1) / 2, height)
         # grid_sample counts from -1 to 1 between the outer edges of the pixels.
+        if self.fill_mode == "wrap":
+            # Between the last pixel and the first lies what is between the last and the one after it.
+            x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="circular")
+            from_x, from_y, width, height = from_x + 1, from_y + 1, width + 2, height + 2
         grid = torch.stack([(from_x * 2 + 1) / width - 1, (from_y * 2 + 1) / height - 1], -1)
         padding = {"reflect": "reflection", "constant": "zeros"}.get(self.fill_mode, "border")
         fill = self.fill_value if self.fill_mode == "constant" else 0.0
@@ -197,7 +211,7 @@ class _Warp(RandomImageLayer):
 class RandomRotation(_Warp):
     """Turns images around their middle (keras.layers.RandomRotation). factor: fractions of a full turn."""
 
-    factor: Any = option(factor)
+    factor: Any = option(bounds)
 
     def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
         """The turned images."""
@@ -210,8 +224,8 @@ class RandomRotation(_Warp):
 class RandomTranslation(_Warp):
     """Moves images up, down and sideways by a fraction of their size (keras.layers.RandomTranslation)."""
 
-    height_factor: Any = option(factor)
-    width_factor: Any = option(factor)
+    height_factor: Any = option(bounds)
+    width_factor: Any = option(bounds)
 
     def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
         """The moved images."""
@@ -224,8 +238,8 @@ class RandomTranslation(_Warp):
 class RandomZoom(_Warp):
     """Zooms into images or out of them (keras.layers.RandomZoom). Positive factors make what is seen smaller."""
 
-    height_factor: Any = option(factor)
-    width_factor: Any = option(optional(factor), default=None)
+    height_factor: Any = option(bounds)
+    width_factor: Any = option(optional(bounds), default=None)
 
     def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
         """The zoomed images; without a width factor they keep their aspect ratio."""
@@ -241,9 +255,9 @@ def _uniform(run: Run, x: torch.Tensor, low: float | torch.Tensor, high: float |
     return low + drawn * (high - low)
 
 
-def _drawn(run: Run, x: torch.Tensor, bounds: Any) -> torch.Tensor:
+def _drawn(run: Run, x: torch.Tensor, limits: Any) -> torch.Tensor:
     """A number for each image, between two bounds, or within one on either side of zero."""
-    low, high = bounds if isinstance(bounds, tuple) else (-abs(bounds), abs(bounds))
+    low, high = limits if isinstance(limits, tuple) else (-abs(limits), abs(limits))
     return _uniform(run, x, low, high)
 
 

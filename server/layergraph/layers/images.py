@@ -154,8 +154,8 @@ class Resizing(ImageLayer):
         high = max(height, int(float(width * size[0]) / size[1]))
         wide = max(width, int(float(height * size[1]) / size[0]))
         top, left = int((high - height) / 2), int((wide - width) / 2)
-        pads = (left, wide - width - left, top, high - height - top)
-        return functional.pad(x, pads, value=self.fill_value)
+        # The same on both sides: where the rest is odd, Keras leaves one out.
+        return functional.pad(x, (left, left, top, top), value=self.fill_value)
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""

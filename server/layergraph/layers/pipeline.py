@@ -46,7 +46,7 @@ class Pipeline(Layer):
         for layer in self.layers:
             used[layer.group_name] += 1
             number = f"_{used[layer.group_name] - 1}" if used[layer.group_name] > 1 else ""
-            self.sublayers[f"_pipeline_layers/{layer.group_name}{number}"] = layer
+            self.sublayers[f"layers/{layer.group_name}{number}"] = layer
 
     def build_for(self, args: tuple[Any, ...]) -> None:
         """Builds the layers, each for what the one before it gives."""
