@@ -68,6 +68,10 @@ class Layer(_LayerOptions):
     asset_names: ClassVar[tuple[str, ...]] = ()
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
+    #: Whether the shape of the result depends on values of its inputs, but the first, such as one that tells a shape.
+    reads_values: ClassVar[bool] = False
+    #: Whether values that are known are computed with, rather than only shapes.
+    computes_values: ClassVar[bool] = False
     #: The module that Keras names in files. Several operations share their class name with a layer.
     keras_module: ClassVar[str] = "keras.layers"
     #: Names of the arguments of a call, in order, and of those that take masks.
@@ -221,6 +225,8 @@ class Layer(_LayerOptions):
             )
             for i, (shape, dtype, mask_shape) in enumerate(zip(shapes, dtypes, mask_shapes, strict=True))
         ]
+        for tensor, known in zip(outputs, invocation.known, strict=True):
+            tensor.values = known
         structure = self.output_structure(outputs)
         Node(self, args, kwargs, structure, training)
         return structure
@@ -258,9 +264,9 @@ class Layer(_LayerOptions):
     ) -> tuple[Any, Any]:
         """Outputs of one call and, if asked for, their masks. Adds activity regularisation to the run."""
         outputs = self.forward(run, w, *args, **kwargs)
-        regularizer = getattr(self, "activity_regularizer", None)
-        if regularizer is not None and run.losses is not None:
-            for output in flatten(outputs):
+        if run.losses is not None:
+            regularizer = getattr(self, "activity_regularizer", None)
+            for output in flatten(outputs) if regularizer is not None else ():
                 # Keras divides by the rows, so that the strength doesn't depend on the batch size.
                 run.losses.append(regularizer(output) / max(output.shape[0], 1))
         if not want_masks or not self.supports_masking:
