@@ -56,9 +56,14 @@ class Served:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of h2load: requests a second; latencies in milliseconds; requests that failed."""
+    """One run of h2load: requests a second; latencies in milliseconds; requests that failed.
+
+    `cpu` is the processor time that the server's processes took for a request, in microseconds: on a machine with other
+    work it tells more than the clock.
+    """
 
     rate: float
+    cpu: float
     p50: float
     p99: float
     failed: int
@@ -204,18 +209,37 @@ def measure(served: Served, callers: int, seconds: int) -> Measured:
             *("-H", "content-type: application/grpc", "-H", "te: trailers"),
             f"http://127.0.0.1:{served.port}{served.load.path}",
         ]
+        before = cpu_seconds(served.process.pid)
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        spent = cpu_seconds(served.process.pid) - before
         latencies = sorted(int(line.split()[2]) / 1000 for line in log.read_text().splitlines())
     rate = re.search(r"finished in .*?, ([\d.]+) req/s", said)
     counts = re.search(r"(\d+) failed, (\d+) errored", said)
+    total = re.search(r"requests: (\d+) total", said)
     assert rate, said
     assert counts, said
+    assert total, said
+    warm_up = 1 + 1 / seconds  # h2load counts no requests of its warm-up, which takes a second
     return Measured(
         float(rate[1]),
+        spent / (int(total[1]) * warm_up) * 1e6,
         latencies[len(latencies) // 2],
         latencies[int(len(latencies) * 0.99)],
         int(counts[1]) + int(counts[2]),
     )
+
+
+def cpu_seconds(group: int) -> float:
+    """What all processes of a group have used so far."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        if int(fields[2]) == group:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def bench(models: Path, model: str, names: Sequence[str], callers: Sequence[int], rounds: int, seconds: int) -> None:
@@ -238,7 +262,7 @@ def show(
     model: str, names: Sequence[str], callers: Sequence[int], results: dict[tuple[str, int], list[Measured]]
 ) -> None:
     """The table in Markdown. Ratios are medians of the rounds' own, so that a slow minute doesn't blur them."""
-    print(f"\n{model}: requests/s (ratio to the first row; p50, p99 in ms)\n")
+    print(f"\n{model}: requests/s (ratio to the first row; p50, p99 in ms; server's CPU us a request)\n")
     print(f"| server | {' | '.join(f'callers {number}' for number in callers)} |")
     print("|---" * (len(callers) + 1) + "|")
     for name in names:
@@ -249,8 +273,8 @@ def show(
             failed = sum(run.failed for run in runs)
             cells.append(
                 f"{statistics.median(run.rate for run in runs):,.0f} ({ratio:.2f}; "
-                f"{statistics.median(run.p50 for run in runs):.2f}, {statistics.median(run.p99 for run in runs):.2f})"
-                + (f" {failed} FAILED" if failed else "")
+                f"{statistics.median(run.p50 for run in runs):.2f}, {statistics.median(run.p99 for run in runs):.2f}; "
+                f"{statistics.median(run.cpu for run in runs):.0f})" + (f" {failed} FAILED" if failed else "")
             )
         print(f"| {TITLES[name]} | {' | '.join(cells)} |", flush=True)
 

@@ -25,42 +25,16 @@ class Admission:
 
     def __init__(self, plan: Plan, model_inputs: Sequence[TensorSpec], outputs: tuple[str, ...]) -> None:
         self.joinable = plan.batched
+        self.inputs = tuple(plan.input_specs)
+        self.model_inputs = tuple(model_inputs)
         self._plan = plan
-        self._model_inputs = tuple(model_inputs)
-        needed = plan.input_specs
-        self._needed = {spec.name: (numpy_dtype(_dtype_in_numpy(spec)), tuple(spec.shape)) for spec in needed}
-        self._only = self._model_inputs[0].name if len(self._model_inputs) == 1 else ""
-        fixed = self.joinable and all(None not in spec.shape[1:] for spec in needed)
+        fixed = self.joinable and all(None not in spec.shape[1:] for spec in self.inputs)
         #: What all requests admitted here may run together with, if their shapes differ in nothing but rows.
         self.group: tuple[str, ...] | None = outputs if fixed else None
 
     def admit(self, tensors: Sequence[tuple[str, Array]]) -> Admitted:
-        """As `admit`. Most requests fit as they are, which is seen in a moment."""
-        if not self.joinable or len(tensors) != len(self._needed):
-            return admit(self._plan, self._model_inputs, tensors)
-        arrays: dict[str, Array] = {}
-        rows = -1
-        for name, array in tensors:
-            name = name or self._only
-            wanted = self._needed.get(name)
-            shape = array.shape
-            if (
-                wanted is None
-                or wanted[0] != array.dtype
-                or len(shape) != len(wanted[1])
-                or (rows not in (-1, shape[0]))
-                or any(length is not None and length != got for length, got in zip(wanted[1], shape, strict=True))
-            ):
-                return admit(self._plan, self._model_inputs, tensors)
-            rows = shape[0]
-            arrays[name] = array
-        if len(arrays) != len(self._needed):
-            return admit(self._plan, self._model_inputs, tensors)
-        return Admitted(arrays, rows)
-
-
-def _dtype_in_numpy(spec: TensorSpec) -> str:
-    return "object" if spec.dtype == "string" else spec.dtype
+        """As the function of this name."""
+        return admit(self._plan, self.model_inputs, tensors)
 
 
 def admit(plan: Plan, model_inputs: Sequence[TensorSpec], tensors: Sequence[tuple[str, Array]]) -> Admitted:

@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
-#: A model is quick while its batches take less than this, in seconds: then a burst of calls is best computed where it
-#: was taken, although no further call is taken meanwhile.
+#: A model is quick while its batches take less than this, in seconds of a thread's own time: then a burst of calls is
+#: best computed where it was taken, although no further call is taken meanwhile.
 QUICK_SECONDS = 0.002
 
 
@@ -337,7 +337,7 @@ class Lane:
         return None
 
     def _run(self, batch: Sequence[Piece]) -> None:
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.thread_time()
         rows = sum(piece.rows for piece in batch)
         try:
             arrays = batch[0].arrays if len(batch) == 1 else _joined([piece.arrays for piece in batch])
@@ -358,8 +358,10 @@ class Lane:
             return
         seconds = time.monotonic() - began
         self._seconds_per_row = seconds / max(rows, 1)
-        # The first one is often much longer than the rest: it must not count for long.
-        self._seconds_per_batch = min(seconds, (self._seconds_per_batch + seconds) / 2)
+        # By the thread's own time, as waiting for other threads makes no model slow. The first batch is often much
+        # longer than the rest, and must not count for long.
+        busy = time.thread_time() - busy
+        self._seconds_per_batch = min(busy, (self._seconds_per_batch + busy) / 2)
         self._observer.batch_ran(rows, len(batch), seconds)
         self._hand_out(batch, results)
 

@@ -10,8 +10,9 @@ from layerserve_server.admission import Admission
 from layerserve_server.batching import Pending
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
-from layerserve_server.services.messages import choice, decode, parse
+from layerserve_server.services.messages import choice, parse
 from layerserve_server.services.reply import ReplyForm
+from layerserve_server.services.request import RequestForm
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/layerserve.v1.PredictionService/"
@@ -22,6 +23,7 @@ class Selection:
     """What a version has ready for requests that ask for the same outputs."""
 
     admission: Admission
+    request: RequestForm
     #: Each output once, as the model computes them.
     computed: tuple[str, ...]
     reply: ReplyForm
@@ -54,7 +56,7 @@ class PredictionService:
             call.about(version.name, version.version)
             outputs = tuple(request.outputs)
             selection = version.execution.kept(outputs, lambda: _selection(version, outputs))
-            admitted = selection.admission.admit([(tensor.name, decode(tensor)) for tensor in request.inputs])
+            admitted = selection.request.read(request.inputs)
 
             def answer(pending: Pending) -> None:
                 held.end()
@@ -88,4 +90,4 @@ def _selection(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
     names = outputs or tuple(spec.name for spec in version.model.output_specs)
     computed = tuple(dict.fromkeys(names))
     admission = Admission(plan, version.model.input_specs, computed)
-    return Selection(admission, computed, ReplyForm(version.name, version.version, names))
+    return Selection(admission, RequestForm(admission), computed, ReplyForm(version.name, version.version, names))

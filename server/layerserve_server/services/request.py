@@ -1,0 +1,60 @@
+"""The arrays of a PredictRequest: read in place where they come as the model takes them, as nearly all do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from layerserve import tensors
+from layerserve.v1 import tensor_pb2
+
+from layerserve_server.admission import Admission, Admitted
+from layerserve_server.execution import Array
+from layerserve_server.services.messages import decode
+
+#: Types whose bytes on the wire are an array as they are, whatever they hold.
+PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}
+
+
+class RequestForm:
+    """How requests for the same outputs of a version mostly look."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        #: By name: the type in both spellings, the shape without rows, and the bytes of a row.
+        self._layout: dict[str, tuple[int, np.dtype[np.generic], tuple[int, ...], int]] = {}
+        if admission.group is None or any(spec.dtype not in PLAIN for spec in admission.inputs):
+            return
+        for spec in admission.inputs:
+            row = tuple(length for length in spec.shape[1:] if length is not None)
+            dtype = PLAIN[spec.dtype]
+            entry = tensors.dtype_enum(spec.dtype), dtype, row, prod(row) * dtype.itemsize
+            self._layout[spec.name] = entry
+            if len(admission.model_inputs) == 1:
+                self._layout[""] = entry
+        self._count = len(admission.inputs)
+
+    def read(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted:
+        """The arrays that the model gets. Raises an InvalidRequestError."""
+        admitted = self._read_in_place(given) if self._layout else None
+        return admitted or self._admission.admit([(tensor.name, decode(tensor)) for tensor in given])
+
+    def _read_in_place(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted | None:
+        """None for anything unusual: rightly or wrongly so, the long way finds out."""
+        arrays: dict[str, Array] = {}
+        rows = 0
+        for tensor in given:
+            entry = self._layout.get(tensor.name)
+            shape = tuple(tensor.shape)
+            if entry is None or not shape:
+                return None
+            enum, dtype, row, row_bytes = entry
+            data = tensor.data
+            if tensor.dtype != enum or shape[1:] != row or shape[0] < 1 or len(data) != shape[0] * row_bytes:
+                return None
+            if arrays and shape[0] != rows:
+                return None
+            rows = shape[0]
+            arrays[tensor.name or self._admission.model_inputs[0].name] = np.frombuffer(data, dtype).reshape(shape)
+        return Admitted(arrays, rows) if len(arrays) == len(given) == self._count else None

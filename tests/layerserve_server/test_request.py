@@ -1,0 +1,98 @@
+"""Requests read in place are those that the long way reads; all else is left to it."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from layerserve import tensors
+from layerserve.v1 import tensor_pb2
+from layerserve_server.admission import Admission, admit
+from layerserve_server.errors import InvalidRequestError
+from layerserve_server.services.messages import decode
+from layerserve_server.services.request import RequestForm
+
+
+@dataclass
+class Spec:
+    name: str
+    shape: tuple
+    dtype: str
+
+
+class Plan:
+    batched = True
+
+    def __init__(self, *specs):
+        self.input_specs = specs
+
+
+X, IDS, ANY, FLAG = (
+    Spec("x", (None, 2), "float32"),
+    Spec("ids", (None,), "int64"),
+    Spec("any", (None, None), "float32"),
+    Spec("flag", (None, 1), "bool"),
+)
+ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def tensor(array, name="x", **changes):
+    made = tensors.encode(array, name)
+    made.MergeFrom(tensor_pb2.Tensor(**changes))
+    return made
+
+
+CASES = {
+    "as it is": ([X], [tensor(ROWS)]),
+    "without a name": ([X], [tensor(ROWS, "")]),
+    "two": ([X, IDS], [tensor(np.arange(3), "ids"), tensor(ROWS)]),
+    "other type": ([X], [tensor(ROWS.astype(np.float64))]),
+    "no rows": ([X], [tensor(ROWS[:0])]),
+    "any length": ([ANY], [tensor(ROWS, "any")]),
+    "bool": ([FLAG], [tensor(np.ones((2, 1), bool), "flag")]),
+    "wrong length": ([X], [tensor(ROWS[:, :1])]),
+    "one axis too many": ([X], [tensor(ROWS[..., None])]),
+    "a scalar": ([X], [tensor(np.float32(1.0).reshape(()))]),
+    "an unknown name": ([X], [tensor(ROWS, "y")]),
+    "twice": ([X], [tensor(ROWS), tensor(ROWS)]),
+    "twice, once without a name": ([X], [tensor(ROWS), tensor(ROWS, "")]),
+    "one missing": ([X, IDS], [tensor(ROWS)]),
+    "other rows": ([X, IDS], [tensor(ROWS), tensor(np.arange(4), "ids")]),
+    "negative rows": (
+        [X],
+        [tensor_pb2.Tensor(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[-1, 2], data=bytes(8))],
+    ),
+    "too little data": (
+        [X],
+        [tensor_pb2.Tensor(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[2, 2], data=bytes(8))],
+    ),
+    "a bool of 2": (
+        [FLAG],
+        [tensor_pb2.Tensor(name="flag", dtype=tensor_pb2.DATA_TYPE_BOOL, shape=[1, 1], data=b"\2")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_short_way_agrees_with_the_long_one(case):
+    specs, given = CASES[case]
+    plan = Plan(*specs)
+    form = RequestForm(Admission(plan, specs, ("y",)))
+    try:
+        expected = admit(plan, specs, [(one.name, decode(one)) for one in given])
+    except InvalidRequestError as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            form.read(given)
+        return
+    got = form.read(given)
+    assert (list(got.arrays), got.rows) == (list(got.arrays), expected.rows)
+    for name, array in expected.arrays.items():
+        assert got.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(got.arrays[name], array)
+
+
+@pytest.mark.parametrize(("case", "in_place"), [("as it is", True), ("two", True), ("other type", False)])
+def test_what_fits_is_not_copied(case, in_place):
+    specs, given = CASES[case]
+    form = RequestForm(Admission(Plan(*specs), specs, ("y",)))
+    assert (form._read_in_place(given) is not None) is in_place
