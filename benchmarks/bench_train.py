@@ -249,7 +249,8 @@ def measure(column: str, row: Row, threads: int, clock: str) -> float:
 def _in_a_process(python: str, column: str, row: str, options: argparse.Namespace) -> float:
     backend = "tensorflow" if column == "keras-tensorflow" else "torch"
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    environment["OMP_NUM_THREADS"] = environment["TF_NUM_INTRAOP_THREADS"] = str(options.threads)
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        environment[name] = str(options.threads)
     command = [python, __file__, "--measure", column, row, "--threads", str(options.threads), "--clock", options.clock]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -148,6 +148,36 @@ def test_ranks_that_differ_by_one_do_not_broadcast(name, y_shape, p_shape):
     check(both(name, {}, y, RNG.uniform(0.1, 0.9, p_shape).astype("float32")))
 
 
+@pytest.mark.parametrize(
+    "name", ["SparseCategoricalCrossentropy", "CategoricalCrossentropy", "CategoricalFocalCrossentropy"]
+)
+@pytest.mark.parametrize("shape", [(6, 5), (6, 100), (4, 3, 5)])
+@pytest.mark.parametrize("scale", [1.0, 12.0, 60.0])
+def test_predictions_of_a_softmax_have_the_gradients_that_others_have(name, shape, scale):
+    """Right behind a softmax the division by the sum is left out; the clipping at both ends is not."""
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(shape, generator=generator) * scale).requires_grad_()
+    labels = torch.randint(0, shape[-1], shape[:-1], generator=generator)
+    if not name.startswith("Sparse"):
+        labels = torch.nn.functional.one_hot(labels, shape[-1]).float()
+    results = []
+    for loss_of in (LOSSES[name](reduction=None), getattr(keras.losses, name)(reduction=None)):
+        values = loss_of(labels, torch.softmax(logits, -1))
+        results.append((values.detach().numpy(), torch.autograd.grad(values.sum(), logits)[0].numpy()))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_softmax_over_another_axis_is_no_reason():
+    logits = torch.randn((4, 4), requires_grad=True)
+    labels = torch.arange(4)
+    results = [
+        torch.autograd.grad(loss_of(labels, torch.softmax(logits, 0)), logits)[0].numpy()
+        for loss_of in (LOSSES["SparseCategoricalCrossentropy"](), keras.losses.SparseCategoricalCrossentropy())
+    ]
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-6)
+
+
 def test_a_prediction_that_is_no_number_gives_a_loss_that_is_none():
     predictions = torch.tensor([[0.5, np.nan], [0.2, 0.3]], requires_grad=True)
     value = LOSSES["BinaryCrossentropy"]()(torch.ones(2, 2), predictions)

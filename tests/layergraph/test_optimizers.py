@@ -243,6 +243,42 @@ def test_a_step_that_is_not_finite_is_left_out_and_halves_the_scale():
     check(ours, theirs, weights)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"learning_rate": 0.1}),
+        ("RMSprop", {"learning_rate": 0.05, "rho": 0.8}),
+        ("Adagrad", {"learning_rate": 0.1}),
+    ],
+)
+def test_gradients_of_some_rows_do_what_whole_ones_do(name, options):
+    whole, of_rows = pair().ours, pair().ours
+    first, second = (made(name, options)[0] for _ in range(2))
+    first.build(whole)
+    second.build(of_rows)
+    assert second.takes_rows
+    rng = np.random.default_rng(2)
+    for _ in range(STEPS):
+        rows = torch.tensor(rng.integers(0, 3, (1, 5)))
+        values = torch.tensor(rng.standard_normal((5, 3)).astype("float32"))
+        gradient = torch.sparse_coo_tensor(rows, values, (4, 3), check_invariants=True)
+        others = [torch.tensor(rng.standard_normal(shape).astype("float32")) for shape in SHAPES[1:]]
+        first.apply([gradient.to_dense(), *others])
+        second.apply([gradient, *others])
+    for one, other in zip(whole, of_rows, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=1e-7)
+    for variable, other in zip(first.variables, second.variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), other.numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_where_all_rows_move_gradients_must_be_whole():
+    assert not made("Adam", {})[0].takes_rows
+    assert not made("SGD", {"momentum": 0.9})[0].takes_rows
+    assert not made("SGD", {"weight_decay": 0.1})[0].takes_rows
+    assert not made("RMSprop", {"use_ema": True})[0].takes_rows
+    assert not made("RMSprop", {"clipnorm": 1.0})[0].takes_rows
+
+
 LEGACY_CASES = [
     ("SGD", {"momentum": 0.9, "nesterov": True}),
     ("RMSprop", {"epsilon": 1e-2}),

@@ -505,3 +505,18 @@ def test_scaling_of_losses_can_be_refused():
     model = layergraph.Model(x, own_layers.Dense(3, dtype="mixed_float16")(x))
     model.compile("adam", "mse", auto_scale_loss=False)
     assert type(model.optimizer).__name__ == "Adam"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad", "adam"])
+@pytest.mark.parametrize(
+    "options", [{}, {"embeddings_regularizer": "l2"}, {"embeddings_constraint": "unit_norm"}], ids=str
+)
+def test_embeddings_that_are_shared_and_look_ids_up_twice(optimizer, options):
+    def build(k):
+        a, b = k.Input((4,), dtype="int32", name="a"), k.Input((3,), dtype="int32", name="b")
+        shared = k.layers.Embedding(20, 5, **options)
+        h = k.layers.concatenate([k.layers.Flatten()(shared(a)), k.layers.Flatten()(shared(b))])
+        return k.Model([a, b], k.layers.Dense(3)(h))
+
+    ids = [RNG.integers(0, 15, (50, 4)), RNG.integers(0, 3, (50, 3))]
+    check_fit(build, {"optimizer": optimizer, "loss": "mse"}, ids, TARGET)

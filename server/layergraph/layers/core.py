@@ -66,7 +66,12 @@ class Dense(Layer):
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """activation(x @ kernel + bias)."""
-        y = torch.nn.functional.linear(x.to(w.kernel.dtype), w.kernel.t(), w.bias if self.use_bias else None)
+        if x.dtype != w.kernel.dtype:
+            x = x.to(w.kernel.dtype)
+        if x.ndim == 2 and self.use_bias:
+            y = torch.addmm(w.bias, x, w.kernel)
+        else:
+            y = torch.nn.functional.linear(x, w.kernel.t(), w.bias if self.use_bias else None)
         return activate(self.activation, run, w, y)
 
 
@@ -111,7 +116,8 @@ class Embedding(Layer):
         ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
         if not ids.is_meta and ids.numel():
             self._check_range(ids)
-        return torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
+        vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=run.row_gradients)
+        return vectors.to(torch_dtype(self.compute_dtype))
 
     def _check_range(self, ids: torch.Tensor) -> None:
         lowest, highest = (int(bound) for bound in torch.aminmax(ids))

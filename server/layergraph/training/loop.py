@@ -15,6 +15,7 @@ from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
 from layergraph.training.losses import weights_like
 from layergraph.training.metric import Result
+from layergraph.training.optimizer import BaseOptimizer
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
@@ -43,6 +44,7 @@ class Loop:
         self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
         self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]
         self._named_metrics = compiled.named_metrics()
+        self._row_gradients = takes_row_gradients(model, compiled.optimizer)
         device = self._leaves[0].device if self._leaves else torch.device("cpu")
         self._last = torch.zeros((), device=device)
         self._total = torch.zeros((), dtype=torch.float64, device=device)
@@ -71,7 +73,8 @@ class Loop:
 
     def train(self, batch: Batch) -> None:
         """One step: loss, gradients, update. To be called inside of `recording`."""
-        total = self._measured(batch, Run(training=True, generator=self._generator))
+        run = Run(training=True, generator=self._generator, row_gradients=self._row_gradients)
+        total = self._measured(batch, run)
         if self._leaves:
             optimizer = self._compiled.optimizer
             optimizer.apply(torch.autograd.grad(optimizer.scaled(total), self._leaves, allow_unused=True))
@@ -153,6 +156,20 @@ class Loop:
         value = float(self._last)
         if not math.isfinite(value):
             raise NonFiniteLossError(value, epoch + 1, step + 1)
+
+
+def takes_row_gradients(model: Model, optimizer: BaseOptimizer) -> bool:
+    """Whether each step may touch only those rows of embeddings that were looked up, with the same numbers."""
+    from layergraph.layers.core import Embedding
+
+    found = [layer for layer in model.walk_layers() if isinstance(layer, Embedding)]
+    return (
+        bool(found)
+        and optimizer.takes_rows
+        # Other embeddings may use their weights in other ways; what is cast, penalised or projected is so as a whole.
+        and all(type(layer) is Embedding and layer.compute_dtype == layer.dtype for layer in found)
+        and not any(w.regularizer or w.constraint for layer in found for w in layer.weights)
+    )
 
 
 class RunningLogs(Mapping[str, Result]):

@@ -95,6 +95,11 @@ class BaseOptimizer(Configurable):
             self.name = snake_case(type(self).__name__)
 
     @property
+    def takes_rows(self) -> bool:
+        """Whether gradients may be sparse tensors, of some rows: where a gradient of 0 leaves a weight as it is."""
+        return False
+
+    @property
     def variables(self) -> list[Variable]:
         """The state in Keras 3's order."""
         raise NotImplementedError
@@ -184,6 +189,19 @@ class Optimizer(BaseOptimizer):
 
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         """Changes `slots.weights` in place; `step` counts updates from 1."""
+        raise NotImplementedError
+
+    @property
+    def takes_rows(self) -> bool:
+        idle = (self.weight_decay, self.clipnorm, self.clipvalue, self.global_clipnorm, self.loss_scale_factor)
+        return self.leaves_rows() and not any(idle) and not self.use_ema and not self.gradient_accumulation_steps
+
+    def leaves_rows(self) -> bool:
+        """Whether the formula changes no row of a weight whose gradient is 0; then there is `update_rows`."""
+        return False
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        """As `update`, of one weight whose gradient is `gradients` in some `rows`, each there once, and 0 elsewhere."""
         raise NotImplementedError
 
     def decay(self, slots: Slots, rate: float) -> None:
@@ -333,17 +351,19 @@ class Optimizer(BaseOptimizer):
 
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
-        indices = tuple(i for i, gradient in enumerate(gradients) if gradient is not None)
-        if not indices:
+        if all(gradient is None for gradient in gradients):
             raise ConfigError("the loss depends on no trainable weight")
+        if self.takes_rows:
+            gradients = self._apply_rows(gradients)
+        indices = tuple(i for i, gradient in enumerate(gradients) if gradient is not None)
         if self._active is None or self._active[0] != indices:
             slots = self._slots if len(indices) == len(self.weights) else self._slots.chosen(indices)
             self._active = (indices, slots)
-        slots = self._active[1]
         given: Tensors = [gradient for gradient in gradients if gradient is not None]
-        if self.loss_scale_factor is not None:
-            given = list(torch._foreach_div(given, self.loss_scale_factor))
-        self._accumulate_or_update(slots, given)
+        if given:
+            if self.loss_scale_factor is not None:
+                given = list(torch._foreach_div(given, self.loss_scale_factor))
+            self._accumulate_or_update(self._active[1], given)
         if self.use_ema:
             self._average()
         for index in indices:
@@ -351,6 +371,16 @@ class Optimizer(BaseOptimizer):
             if constraint is not None:
                 self._slots.weights[index].copy_(constraint(self._slots.weights[index]))
         self.iterations += 1
+
+    def _apply_rows(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Updates weights with sparse gradients; gives the other gradients, with None for these."""
+        left = list(gradients)
+        for index, gradient in enumerate(gradients):
+            if gradient is not None and gradient.is_sparse:
+                summed = gradient.coalesce()
+                self.update_rows(self._slots.chosen([index]), summed.indices()[0], summed.values(), self.rate())
+                left[index] = None
+        return left
 
     def _accumulate_or_update(self, slots: Slots, gradients: Tensors) -> None:
         every = self.gradient_accumulation_steps

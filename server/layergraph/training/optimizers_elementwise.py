@@ -41,6 +41,12 @@ class SGD(Optimizer):
         else:
             torch._foreach_add_(slots.weights, momenta)
 
+    def leaves_rows(self) -> bool:
+        return not self.momentum
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        slots.weights[0].index_add_(0, rows, gradients, alpha=-rate)
+
 
 class RMSprop(Optimizer):
     """v = rho v + (1 - rho) g^2; w -= lr g / sqrt(v + epsilon) (keras.optimizers.RMSprop).
@@ -78,6 +84,16 @@ class RMSprop(Optimizer):
             torch._foreach_sub_(slots.weights, momenta)
         else:
             torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
+
+    def leaves_rows(self) -> bool:
+        return not self.momentum and not self.centered
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        velocity = slots.by_name["velocity"][0]
+        velocity.mul_(self.rho)
+        squares = velocity.index_select(0, rows).addcmul_(gradients, gradients, value=1 - self.rho)
+        velocity.index_copy_(0, rows, squares)
+        slots.weights[0].index_add_(0, rows, gradients / squares.add_(self.epsilon).sqrt_(), alpha=-rate)
 
 
 class Adam(Optimizer):
@@ -209,6 +225,15 @@ class Adagrad(Optimizer):
         roots = torch._foreach_add(sums, self.epsilon)
         torch._foreach_sqrt_(roots)
         torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
+
+    def leaves_rows(self) -> bool:
+        return True
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        total = slots.by_name["accumulator"][0]
+        sums = total.index_select(0, rows).addcmul_(gradients, gradients)
+        total.index_copy_(0, rows, sums)
+        slots.weights[0].index_add_(0, rows, gradients / sums.add_(self.epsilon).sqrt_(), alpha=-rate)
 
 
 class Adadelta(Optimizer):

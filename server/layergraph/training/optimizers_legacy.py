@@ -37,6 +37,9 @@ class LegacyRMSprop(RMSprop):
         torch._foreach_add_(roots, self.epsilon)
         torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
 
+    def leaves_rows(self) -> bool:
+        return False
+
 
 class LegacyAdagrad(Adagrad):
     """Adagrad with epsilon outside of the root (keras.optimizers.legacy.Adagrad)."""
@@ -47,6 +50,9 @@ class LegacyAdagrad(Adagrad):
         roots = torch._foreach_sqrt(sums)
         torch._foreach_add_(roots, self.epsilon)
         torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
+
+    def leaves_rows(self) -> bool:
+        return False
 
 
 class LegacyNadam(Nadam):
