@@ -27,6 +27,9 @@ from layergraph.errors import (
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Where we put an optimizer's state in an `.h5` of Keras 3, which can't train on after it has read one.
+OWN_OPTIMIZER_GROUP = "layerserve_optimizer_weights"
+
 #: HDF5 finds its signature at 0 and at these user block sizes.
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SIGNATURE_OFFSETS = (0, *(512 << power for power in range(12)))
@@ -310,7 +313,8 @@ class LegacyWeights:
 
     def optimizer_weights(self) -> list[StoredArray]:
         """The optimizer's variables, in its order."""
-        return [] if self._optimizer is None else _named_arrays(self._file.path, self._optimizer)
+        group = self._file.root.group(OWN_OPTIMIZER_GROUP) if self._optimizer is None else self._optimizer
+        return [] if group is None else _named_arrays(self._file.path, group)
 
 
 def _named_arrays(path: Path, group: Hdf5Group) -> list[StoredArray]:

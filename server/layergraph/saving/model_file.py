@@ -1,4 +1,4 @@
-"""Models -> `.keras` files, whole or not at all."""
+"""Models -> `.keras` and `.h5` files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from layergraph.archive.hdf5_library import h5py
 from layergraph.errors import ConfigError
 from layergraph.functional.model import Model
-from layergraph.functional.weight import Weight
+from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
+from layergraph.saving.legacy_h5 import write_h5
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizer import Variable
@@ -33,10 +33,12 @@ KERAS_VERSION = "3.15.0"
 def save_model(model: Model, path: Path) -> None:
     """Writes the model, with its compile arguments and optimizer state, so that stock Keras opens it.
 
+    A `.h5` is such that tf.keras 2.15 opens it too wherever the model can be said there (see `legacy_h5`).
+
     The file appears, or replaces another, only once it is complete and on disk. Raises ConfigError for a path that
     doesn't end in `.keras` or `.h5`, OSError where it can't be written.
     """
-    writers: dict[str, Callable[[Model, Path], None]] = {".keras": _write_keras}
+    writers: dict[str, Callable[[Model, Path], None]] = {".keras": _write_keras, ".h5": _write_h5}
     write = writers.get(path.suffix)
     if write is None:
         raise ConfigError(f"save: got path '{path.name}', expected one that ends in {' or '.join(writers)}")
@@ -91,6 +93,11 @@ def _write_keras(model: Model, path: Path) -> None:
         weights.unlink(missing_ok=True)
 
 
+def _write_h5(model: Model, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        write_h5(model, file, KERAS_VERSION)
+
+
 def _write_state(written: WrittenModel, file: Any) -> None:
     """The layout of `.weights.h5`. A layer that lies in several models is written in each place: Keras reads it so."""
     model = written.model
@@ -99,7 +106,7 @@ def _write_state(written: WrittenModel, file: Any) -> None:
         group = file.require_group(variables_path(path, layer))
         group.attrs["name"] = layer.name
         for position, weight in enumerate(own_variables(layer)):
-            _write_array(group, weight.name if layer.named_variables else str(position), _values(weight))
+            _write_array(group, weight.name if layer.named_variables else str(position), stored_values(weight))
     optimizer = model.optimizer
     if optimizer is not None:
         # Keras wants the state whole: without slots it takes none of it, and warns.
@@ -114,14 +121,6 @@ def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> Non
     group = file.require_group(name)
     for position, variable in enumerate(variables):
         _write_array(group, str(position), variable.numpy())
-
-
-def _values(weight: Weight) -> np.ndarray[Any, Any]:
-    value = weight.value.detach().cpu()
-    if value.dtype == torch.bfloat16:
-        # NumPy lacks the type; Keras stores its two bytes as they are.
-        return value.contiguous().view(torch.int16).numpy().view("V2")
-    return value.numpy()
 
 
 def _write_array(group: Any, name: str, values: np.ndarray[Any, Any]) -> None:

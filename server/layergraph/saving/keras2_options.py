@@ -1,0 +1,115 @@
+"""What tf.keras 2.15 lacks of Keras 3, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_RECURRENT = ("implementation", "use_cudnn", "seed")
+_LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization")
+
+#: Layers that it doesn't have, or whose weights or options it writes in a form of its own.
+ABSENT_LAYERS = frozenset(
+    {
+        "AdaptiveAveragePooling1D",
+        "AdaptiveAveragePooling2D",
+        "AdaptiveAveragePooling3D",
+        "AdaptiveMaxPooling1D",
+        "AdaptiveMaxPooling2D",
+        "AdaptiveMaxPooling3D",
+        "RMSNormalization",
+        "GroupQueryAttention",
+        "LayerScale",
+        "Normalization",
+        *_LOOKUPS,
+    }
+)
+
+#: Options that it doesn't have. They can be left out where they say nothing.
+LATER_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "GRU": _RECURRENT,
+    "LSTM": _RECURRENT,
+    "RNN": (*_RECURRENT, "activity_regularizer"),
+    "SimpleRNN": _RECURRENT,
+    "ConvLSTM1D": _RECURRENT,
+    "ConvLSTM2D": _RECURRENT,
+    "ConvLSTM3D": _RECURRENT,
+    "InputLayer": ("optional",),
+    "ZeroPadding1D": ("data_format",),
+    "Cropping1D": ("data_format",),
+    "UpSampling1D": ("data_format",),
+    "LayerNormalization": ("rms_scaling",),
+    "MultiHeadAttention": ("flash_attention", "seed", "sliding_window", "use_gate"),
+}
+
+#: Layer -> option -> its name there.
+OLD_NAMES: Mapping[str, Mapping[str, str]] = {
+    "InputLayer": {"batch_shape": "batch_input_shape"},
+    "LeakyReLU": {"negative_slope": "alpha"},
+}
+
+LATER_INITIALIZER_OPTIONS = frozenset({"input_axes", "output_axes"})
+
+#: Activations that it has -> their name there.
+ACTIVATIONS: Mapping[str, str] = {
+    **{
+        name: name
+        for name in (
+            "elu",
+            "exponential",
+            "gelu",
+            "hard_sigmoid",
+            "linear",
+            "mish",
+            "relu",
+            "selu",
+            "sigmoid",
+            "softmax",
+            "softplus",
+            "softsign",
+            "swish",
+            "tanh",
+        )
+    },
+    "silu": "swish",
+}
+
+LOSSES = frozenset(
+    {
+        "BinaryCrossentropy",
+        "BinaryFocalCrossentropy",
+        "CategoricalCrossentropy",
+        "CategoricalFocalCrossentropy",
+        "CategoricalHinge",
+        "CosineSimilarity",
+        "Hinge",
+        "Huber",
+        "KLDivergence",
+        "LogCosh",
+        "MeanAbsoluteError",
+        "MeanAbsolutePercentageError",
+        "MeanSquaredError",
+        "MeanSquaredLogarithmicError",
+        "Poisson",
+        "SparseCategoricalCrossentropy",
+        "SquaredHinge",
+    }
+)
+REDUCTIONS = frozenset({"sum_over_batch_size", "sum", "none"})
+
+OPTIMIZERS = frozenset(
+    {
+        "Adadelta",
+        "Adafactor",
+        "Adagrad",
+        "Adam",
+        "Adamax",
+        "AdamW",
+        "Ftrl",
+        "Lion",
+        "Nadam",
+        "RMSprop",
+        "SGD",
+    }
+)
+#: Options of optimizers that it doesn't have.
+LATER_OPTIMIZER_OPTIONS = ("loss_scale_factor", "gradient_accumulation_steps")

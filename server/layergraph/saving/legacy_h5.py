@@ -1,0 +1,209 @@
+"""Models -> whole-model `.h5` files, the format that Keras 2 and 3 share.
+
+Where a model means the same in both, the file is as tf.keras 2.15 writes it, and both open it, 2.15 with the state of
+the optimizer. Otherwise it is as Keras 3 writes it; or as 2.15 does, for a model that came from there.
+
+Stock Keras 3 reads no optimizer's state from an `.h5`: with one in the file, its own files too, training fails there
+until the model is compiled again. Its state goes through `.keras`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layergraph.archive.hdf5 import OWN_OPTIMIZER_GROUP
+from layergraph.errors import ConfigError
+from layergraph.functional.model import Model
+from layergraph.functional.weight import Weight
+from layergraph.saving.arrays import stored_values
+from layergraph.saving.graph_config import model_object
+from layergraph.saving.keras2_config import keras2_model
+from layergraph.saving.keras2_options import LATER_OPTIMIZER_OPTIONS, LOSSES, OPTIMIZERS, REDUCTIONS
+from layergraph.saving.layouts import FileOrder, legacy_order
+from layergraph.saving.sharing import WrittenModel
+from layergraph.training import losses
+from layergraph.training.optimizer import Optimizer, Variable
+
+KERAS2_VERSION = "2.15.0"
+#: Largest attribute that HDF5 keeps beside a group.
+_ATTRIBUTE_BYTES = 64512
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What is written: configs of one generation, and the order of the layers."""
+
+    keras_version: str
+    config: Mapping[str, Any]
+    order: FileOrder
+
+
+def write_h5(model: Model, file: Any, keras3_version: str) -> None:
+    """Writes the model into an open HDF5 file. Raises ConfigError for what no `.h5` can say."""
+    written = WrittenModel(model)
+    if written.shared:
+        name = next(iter(written.shared)).name
+        raise ConfigError(
+            f"save: layer '{name}' lies in several models or wrappers, which an .h5 file can't say; use .keras"
+        )
+    training = None if model.compile_config is None else _training_config(model)
+    form = _form(model, written, training, keras3_version)
+    keras2 = form.keras_version == KERAS2_VERSION
+    if keras2 and training is not None:
+        training["optimizer_config"] = _keras2_optimizer(**training["optimizer_config"])
+    file.attrs["keras_version"] = form.keras_version
+    file.attrs["backend"] = "tensorflow" if keras2 else "torch"
+    file.attrs["model_config"] = json.dumps(form.config, allow_nan=False)
+    if training is not None:
+        file.attrs["training_config"] = json.dumps(training, allow_nan=False)
+    _write_weights(model, form, file.create_group("model_weights"))
+    optimizer = model.optimizer
+    if optimizer is not None:
+        optimizer.build(model.trainable_weights)
+        if keras2 and isinstance(optimizer, Optimizer):
+            _write_variables(file.create_group("optimizer_weights"), _keras2_variables(optimizer))
+        else:
+            _write_variables(file.create_group(OWN_OPTIMIZER_GROUP), optimizer.variables)
+
+
+def _form(model: Model, written: WrittenModel, training: Mapping[str, Any] | None, keras3_version: str) -> _Form:
+    said = keras2_model(model)
+    unsayable = said.unsayable or (training is not None and not _is_of_keras2(training))
+    in_both = not unsayable and not said.keras2_only and not said.keras3_only
+    from_keras2 = (model.keras_version or "").startswith(("1.", "2.")) and not unsayable and not said.keras3_only
+    if in_both or from_keras2:
+        return _Form(KERAS2_VERSION, said.config, {})
+    order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
+    return _Form(keras3_version, model_object(model, written), order)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _write_weights(model: Model, form: _Form, group: Any) -> None:
+    layers = form.order.get(model, model.layers)
+    inputs = (
+        [] if model.keras_class_name == "Functional" or not model.built else [t.history.layer for t in model.inputs]
+    )
+    _write_names(group, "layer_names", [layer.name for layer in [*inputs, *layers]])
+    group.attrs["backend"] = "tensorflow"
+    group.attrs["keras_version"] = form.keras_version
+    # Sorted, so that the group `a` is there before its name turns up in `a/b`.
+    for layer in sorted([*inputs, *layers], key=lambda layer: layer.name):
+        _write_arrays(group.require_group(layer.name), legacy_order(layer, form.order))
+    _write_names(group.create_group("top_level_model_weights"), "weight_names", [])
+
+
+def _write_arrays(group: Any, weights: Sequence[Weight]) -> None:
+    names = _distinct([f"{weight.path}:0" for weight in weights])
+    _write_names(group, "weight_names", names)
+    for name, weight in zip(names, weights, strict=True):
+        group.create_dataset(name, data=stored_values(weight))
+
+
+def _write_variables(group: Any, variables: Sequence[Variable]) -> None:
+    names = _distinct([f"{variable.name}:0" for variable in variables])
+    _write_names(group, "weight_names", names)
+    for name, variable in zip(names, variables, strict=True):
+        group.create_dataset(name, data=variable.numpy())
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    return [name if names.index(name) == i else f"{name.removesuffix(':0')}_{i}:0" for i, name in enumerate(names)]
+
+
+def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:
+    """A list of texts, in parts where HDF5 takes no larger attribute, as Keras writes it."""
+    array = np.array([name.encode("utf-8") for name in names])
+    parts = 1
+    while any(part.nbytes > _ATTRIBUTE_BYTES for part in np.array_split(array, parts)):
+        parts += 1
+    if parts == 1:
+        group.attrs[attribute] = array if names else np.empty(0)
+        return
+    for index, part in enumerate(np.array_split(array, parts)):
+        group.attrs[f"{attribute}{index}"] = part
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _training_config(model: Model) -> dict[str, Any]:
+    """The arguments of `compile` as both generations read them: losses as objects, one for each of several outputs."""
+    given = model.compile_config or {}
+    names = model.output_names
+    kind = given["optimizer"]["class_name"]
+    config = {k: v for k, v in given["optimizer"]["config"].items() if k not in LATER_OPTIMIZER_OPTIONS or v}
+    loss = _by_output(given.get("loss"), names)
+    written = [_loss(item) for item in loss] if isinstance(loss, list) else _loss(loss)
+    result = {
+        "loss": written,
+        "loss_weights": _by_output(given.get("loss_weights"), names),
+        "optimizer_config": {"class_name": kind, "config": config},
+    }
+    for key in ("metrics", "weighted_metrics"):
+        value = given.get(key)
+        result[key] = _plain(_by_output(value, names) if isinstance(value, Mapping) else value)
+    return result
+
+
+def _keras2_optimizer(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """As 2.15 writes it: the plain class name would mean one of its legacy optimizers.
+
+    Keras 3 takes the optimizer that is called like this one, with its defaults: the name must be a class's.
+    """
+    return {"class_name": f"Custom>{class_name}", "config": {**config, "name": class_name.lower()}}
+
+
+def _by_output(value: Any, names: Sequence[str]) -> Any:
+    """A dict by output as a list; one loss for several outputs as a list of it."""
+    if isinstance(value, Mapping) and "class_name" not in value:
+        return [value.get(name) for name in names]
+    if value is None or isinstance(value, (list, tuple)) or len(names) == 1:
+        return list(value) if isinstance(value, tuple) else value
+    return [value] * len(names)
+
+
+def _loss(value: Any) -> Any:
+    """A loss as an object: Keras 3 can't read the names of some."""
+    if value is None or value in losses.BY_SHAPES:
+        return value
+    return _plain(losses.keras_form(losses.loss(value)))
+
+
+def _plain(value: Any) -> Any:
+    """Without the modules, by which Keras 3 tells its own form."""
+    if isinstance(value, Mapping) and "class_name" in value:
+        config = value.get("config")
+        config = {k: v for k, v in config.items() if k != "dtype" or v} if isinstance(config, Mapping) else config
+        return {"class_name": value["class_name"], "config": config}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _is_of_keras2(training: Mapping[str, Any]) -> bool:
+    """Whether tf.keras 2.15 has the optimizer and the losses."""
+    optimizer = training["optimizer_config"]
+    known = optimizer["class_name"] in OPTIMIZERS and not set(LATER_OPTIMIZER_OPTIONS) & set(optimizer["config"])
+    several = training["loss"] if isinstance(training["loss"], list) else [training["loss"]]
+    return known and all(
+        loss is None
+        or (isinstance(loss, dict) and loss["class_name"] in LOSSES and loss["config"].get("reduction") in REDUCTIONS)
+        for loss in several
+    )
+
+
+def _keras2_variables(optimizer: Optimizer) -> list[Variable]:
+    """The state as 2.15's optimizers have it, and not its legacy ones, whose config isn't written."""
+    legacy, optimizer.legacy = optimizer.legacy, False
+    try:
+        _, *slots = optimizer.keras2_variables()
+    finally:
+        optimizer.legacy = legacy
+    return [Variable("iteration", np.array(optimizer.iterations, np.int64)), *slots]
