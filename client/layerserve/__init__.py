@@ -11,8 +11,8 @@
 `AsyncClient` does the same on asyncio. Errors are in `layerserve.errors`, a server for tests in `layerserve.testing`.
 """
 
-from layerserve.async_client import AsyncClient, AsyncTrainingRun
-from layerserve.client import Client, TrainingRun
+from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
+from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
 from layerserve.errors import (
     Aborted,
@@ -71,6 +71,7 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
     "Client",
@@ -100,6 +101,7 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "Prediction",
+    "PreparedCall",
     "RunAccepted",
     "RunCancelled",
     "RunFailed",

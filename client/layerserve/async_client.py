@@ -31,6 +31,7 @@ from layerserve.health import wait_until_ready
 from layerserve.model_info import ModelInfo, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.prediction import Prediction, Signatures
+from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
 from layerserve.run_feed import RunFeed
 from layerserve.run_info import RunInfo
@@ -41,6 +42,7 @@ from layerserve.v1.models_pb2 import ListModelsRequest
 from layerserve.v1.training_pb2 import ListRunsRequest
 
 T = TypeVar("T")
+R = TypeVar("R", bound=methods.Message)
 
 _log = logging.getLogger("layerserve")
 
@@ -81,7 +83,7 @@ class AsyncClient:
         self.timeout = timeout
         self._connection = connection(address, tls, token, options)
         self._signatures = Signatures()
-        self._calls: dict[str, Callable[..., Any]] = {}
+        self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
 
@@ -175,6 +177,28 @@ class AsyncClient:
     ) -> Prediction:
         """As `predict`, but always a mapping from names to arrays, with the `model` and `version` that answered."""
         return await self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label), timeout)
+
+    async def prepare(
+        self,
+        model: str,
+        outputs: str | Sequence[str] | None = None,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> AsyncPreparedCall:
+        """A prediction to call over and over with different inputs, for less than `predict` costs.
+
+        The model is asked for its inputs now, and not again: prepare anew when they change. Results are as those of
+        `predict`, but their arrays are read-only, as they share the reply's memory.
+
+        Example:
+            classify = client.prepare("mnist")
+            for images in batches:
+                classify(images)                                             -> array (rows, 10)
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, ModelNotReady, InvalidArgument.
+        """
+        return AsyncPreparedCall(self, await self._run(prepare(self._signatures, model, outputs, version, label)))
 
     async def node_shapes(
         self, model: str, layers: Sequence[str] = (), *, version: int | None = None, label: str | None = None
@@ -413,9 +437,22 @@ class AsyncClient:
             _log.debug("%s: %s: %s", type(step).__name__, translated.status.name, translated)
             raise translated from None
 
-    def _callable(self, method: methods.Method[Any, Any]) -> Callable[..., Any]:
-        """The channel's callable for an RPC, made once."""
-        made = self._calls.get(method.path)
+    async def _call_raw(self, method: methods.Method[Any, R], request: bytes, timeout: float | None) -> R:
+        """Call a unary RPC with a message that is written already."""
+        if self._closed:
+            raise ClientClosed(f"client of {self.address} is closed")
+        deadline = Deadline(self.timeout if timeout is None else timeout)
+        try:
+            reply: R = await self._callable(method, raw=True)(
+                request, timeout=deadline.remaining(), metadata=self._connection.metadata
+            )
+            return reply
+        except grpc.RpcError as error:
+            raise rpc_error(error, self.address) from None
+
+    def _callable(self, method: methods.Method[Any, Any], *, raw: bool = False) -> Callable[..., Any]:
+        """The channel's callable for an RPC, made once; with `raw` for requests that are bytes."""
+        made = self._calls.get((method.path, raw))
         if made is None:
             kind = ("stream" if method.streams_requests else "unary") + "_"
             kind += "stream" if method.streams_replies else "unary"
@@ -424,10 +461,10 @@ class AsyncClient:
                 self._channel = self._open_channel()
             made = getattr(self._channel, kind)(
                 method.path,
-                request_serializer=method.request.SerializeToString,
+                request_serializer=None if raw else method.request.SerializeToString,
                 response_deserializer=method.reply.FromString,
             )
-            self._calls[method.path] = made
+            self._calls[method.path, raw] = made
         return made
 
 
@@ -441,6 +478,19 @@ async def _read(call: Any) -> Any:
         # What grpc.aio says, in place of the server's status, where the call ended while a request was written.
         raise Unavailable("the stream ended while data was being sent") from None
     return None if message is grpc.aio.EOF else message
+
+
+class AsyncPreparedCall:
+    """A prediction with its request written ahead. Made by `AsyncClient.prepare`."""
+
+    def __init__(self, client: AsyncClient, form: RequestForm) -> None:
+        self._client = client
+        self._form = form
+
+    async def __call__(self, inputs: Any, *, timeout: float | None = None) -> Array | dict[str, Array]:
+        """Run the model over rows of data, as `AsyncClient.predict` does."""
+        request = self._form.fill(inputs)
+        return self._form.read(await self._client._call_raw(methods.PREDICT, request, timeout))
 
 
 class AsyncTrainingRun(RunView):

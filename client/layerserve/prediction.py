@@ -86,7 +86,7 @@ def predict(
 ) -> Flow[Prediction]:
     """The flow of a prediction. What is remembered may be stale: where it leads to an error, it is asked for anew."""
     spec = model_spec(model, version, label)
-    names = _output_names(outputs)
+    names = output_names(outputs)
     remembered = signatures.get(spec)
     if remembered is not None:
         try:
@@ -114,9 +114,9 @@ def _predict(
     return read_prediction(reply)
 
 
-def read_prediction(reply: PredictResponse) -> Prediction:
+def read_prediction(reply: PredictResponse, *, copy: bool = True) -> Prediction:
     # Copied, so that the caller may write into the arrays as into those of Keras's predict.
-    arrays = {tensor.name: decode(tensor, copy=True) for tensor in reply.outputs}
+    arrays = {tensor.name: decode(tensor, copy=copy) for tensor in reply.outputs}
     return Prediction(reply.model.name, reply.model.version, arrays)
 
 
@@ -127,7 +127,8 @@ def one_or_all(prediction: Prediction) -> Array | dict[str, Array]:
     return dict(prediction)
 
 
-def _output_names(outputs: str | Sequence[str] | None) -> list[str]:
+def output_names(outputs: str | Sequence[str] | None) -> list[str]:
+    """The names that a caller asks for; none for all outputs of the model. Raises InvalidArgument."""
     if outputs is None:
         return []
     names = [outputs] if isinstance(outputs, str) else list(outputs)

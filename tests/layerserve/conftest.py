@@ -26,6 +26,9 @@ class Blocking:
             return value
         return lambda *args, **kwargs: self._blocking(self._loop.run_until_complete(value(*args, **kwargs)))
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._loop.run_until_complete(self._wrapped(*args, **kwargs))
+
     def _blocking(self, value: Any) -> Any:
         return Blocking(value, self._loop) if type(value).__name__.startswith("Async") else value
 

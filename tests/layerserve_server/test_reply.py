@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve_server.services.reply import ReplyForm, varint
+from layerserve.wire import varint
+from layerserve_server.services.reply import ReplyForm
 
 
 def by_protobuf(names, results, id):

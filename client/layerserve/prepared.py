@@ -1,0 +1,61 @@
+"""Prepared predictions: what is the same in every request is written once, and the arrays are copied once a way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from layerserve.casting import as_array, cast
+from layerserve.errors import InvalidArgument, ModelNotReady
+from layerserve.flow import Flow
+from layerserve.inputs import match
+from layerserve.model_info import TensorSpec, model_spec
+from layerserve.prediction import (
+    MAX_MESSAGE_BYTES,
+    Signatures,
+    fetch_signature,
+    one_or_all,
+    output_names,
+    read_prediction,
+)
+from layerserve.tensors import Array
+from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
+from layerserve.wire import TensorWriter
+
+
+class RequestForm:
+    """Requests to one model for the same outputs, and how their replies are read. Does no I/O."""
+
+    def __init__(self, head: bytes, inputs: Sequence[TensorSpec]) -> None:
+        self._head = head
+        self._inputs = tuple(inputs)
+        self._tensors = TensorWriter(PredictRequest.INPUTS_FIELD_NUMBER)
+
+    def fill(self, inputs: Any) -> bytes:
+        """The request with these inputs. Raises UnknownInput, MissingInput, InvalidTensor, InvalidArgument."""
+        parts: list[Any] = [self._head]
+        for name, value, spec in match(inputs, self._inputs, "input"):
+            array = as_array(value, name)
+            dtype = spec.dtype if spec else None
+            self._tensors.write(parts, name, cast(array, dtype, name) if dtype else array, dtype)
+        message = b"".join(parts)
+        if len(message) > MAX_MESSAGE_BYTES:
+            raise InvalidArgument(f"request: got {len(message)} bytes, expected at most {MAX_MESSAGE_BYTES}")
+        return message
+
+    @staticmethod
+    def read(reply: PredictResponse) -> Array | dict[str, Array]:
+        """The arrays of a reply, read-only: they are the reply's own bytes."""
+        return one_or_all(read_prediction(reply, copy=False))
+
+
+def prepare(
+    signatures: Signatures, model: str, outputs: str | Sequence[str] | None, version: int | None, label: str | None
+) -> Flow[RequestForm]:
+    """The form of requests to a model, which is asked for its inputs."""
+    spec = model_spec(model, version, label)
+    signature = signatures.get(spec) or (yield from fetch_signature(signatures, spec))
+    if not signature.inputs:
+        raise ModelNotReady(f"model {model!r} tells no inputs: it isn't loaded")
+    head = PredictRequest(model=spec, outputs=output_names(outputs)).SerializeToString()
+    return RequestForm(head, signature.inputs)
