@@ -175,7 +175,7 @@ class Lane:
         self._seconds_per_batch = float("inf")
 
     def put(self, pending: Pending) -> None:
-        """Puts a request into the queue; `run` or `run_if_quick` must follow.
+        """Puts a request into the queue; one of the methods `run...` must follow.
 
         Raises BusyError if the queue is full. A request that is larger than the whole queue waits in an empty one.
         """
@@ -197,7 +197,7 @@ class Lane:
         Raises BusyError if the queue is full.
         """
         self.put(pending)
-        self._call_thread()
+        self.run_elsewhere()
 
     def run(self) -> None:
         """Runs batches in this thread, unless somebody does: until nothing waits, or another thread takes over."""
@@ -212,7 +212,17 @@ class Lane:
         if self._seconds_per_batch < QUICK_SECONDS:
             self.run()
         else:
-            self._call_thread()
+            self.run_elsewhere()
+
+    def run_elsewhere(self) -> None:
+        """Lets the lane's own thread run what waits, unless somebody does; returns at once."""
+        with self._wake:
+            if self._led or self._closed:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=f"lane {self._name}", daemon=True)
+                self._thread.start()
+            self._wake.notify()
 
     def close(self) -> None:
         """Ends the lane after the batch that runs. Requests that still wait get UnavailableError."""
@@ -240,16 +250,6 @@ class Lane:
     def _wait_seconds(self) -> float:
         """How long the queue will last, within reason."""
         return min(10.0, max(0.01, self._queued_rows * self._seconds_per_row))
-
-    def _call_thread(self) -> None:
-        """Lets the lane's own thread lead, unless somebody does."""
-        with self._wake:
-            if self._led or self._closed:
-                return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=f"lane {self._name}", daemon=True)
-                self._thread.start()
-            self._wake.notify()
 
     def _work(self) -> None:
         while True:

@@ -40,6 +40,11 @@ class PredictionServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_prediction__pb2.PredictRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_prediction__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/layerserve.v1.PredictionService/PredictStream',
+                request_serializer=layerserve_dot_v1_dot_prediction__pb2.PredictStreamRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_prediction__pb2.PredictStreamResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServiceServicer(object):
@@ -56,6 +61,17 @@ class PredictionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PredictStream(self, request_iterator, context):
+        """Runs models over many requests that come on one stream, for less than a call each. They are answered as they finish,
+        in any order: `id` says which answer belongs to which request. What is wrong with one request is told in its answer
+        and ends nothing. A server reads no further requests while many wait for their answers. The stream ends when the
+        caller has closed its side and all answers have come. Errors: RESOURCE_EXHAUSTED (too many streams are open),
+        INVALID_ARGUMENT (a message that is none).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +79,11 @@ def add_PredictionServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=layerserve_dot_v1_dot_prediction__pb2.PredictRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_prediction__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=layerserve_dot_v1_dot_prediction__pb2.PredictStreamRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_prediction__pb2.PredictStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +114,33 @@ class PredictionService(object):
             '/layerserve.v1.PredictionService/Predict',
             layerserve_dot_v1_dot_prediction__pb2.PredictRequest.SerializeToString,
             layerserve_dot_v1_dot_prediction__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/layerserve.v1.PredictionService/PredictStream',
+            layerserve_dot_v1_dot_prediction__pb2.PredictStreamRequest.SerializeToString,
+            layerserve_dot_v1_dot_prediction__pb2.PredictStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,13 @@ class PredictionServiceStub:
     failed to load), RESOURCE_EXHAUSTED (the queue is full; retry later), DEADLINE_EXCEEDED (the caller's deadline passed
     before the batch ran), UNAVAILABLE (the server is draining).
     """
+    PredictStream: _grpc.StreamStreamMultiCallable[_prediction_pb2.PredictStreamRequest, _prediction_pb2.PredictStreamResponse]
+    """Runs models over many requests that come on one stream, for less than a call each. They are answered as they finish,
+    in any order: `id` says which answer belongs to which request. What is wrong with one request is told in its answer
+    and ends nothing. A server reads no further requests while many wait for their answers. The stream ends when the
+    caller has closed its side and all answers have come. Errors: RESOURCE_EXHAUSTED (too many streams are open),
+    INVALID_ARGUMENT (a message that is none).
+    """
 
 @_typing.type_check_only
 class PredictionServiceAsyncStub(PredictionServiceStub):
@@ -50,6 +57,13 @@ class PredictionServiceAsyncStub(PredictionServiceStub):
     or output that doesn't fit; the text says which, what came and what was expected), FAILED_PRECONDITION (the version
     failed to load), RESOURCE_EXHAUSTED (the queue is full; retry later), DEADLINE_EXCEEDED (the caller's deadline passed
     before the batch ran), UNAVAILABLE (the server is draining).
+    """
+    PredictStream: _aio.StreamStreamMultiCallable[_prediction_pb2.PredictStreamRequest, _prediction_pb2.PredictStreamResponse]  # type: ignore[assignment]
+    """Runs models over many requests that come on one stream, for less than a call each. They are answered as they finish,
+    in any order: `id` says which answer belongs to which request. What is wrong with one request is told in its answer
+    and ends nothing. A server reads no further requests while many wait for their answers. The stream ends when the
+    caller has closed its side and all answers have come. Errors: RESOURCE_EXHAUSTED (too many streams are open),
+    INVALID_ARGUMENT (a message that is none).
     """
 
 class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,6 +79,19 @@ class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
         or output that doesn't fit; the text says which, what came and what was expected), FAILED_PRECONDITION (the version
         failed to load), RESOURCE_EXHAUSTED (the queue is full; retry later), DEADLINE_EXCEEDED (the caller's deadline passed
         before the batch ran), UNAVAILABLE (the server is draining).
+        """
+
+    @_abc_1.abstractmethod
+    def PredictStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_prediction_pb2.PredictStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_prediction_pb2.PredictStreamResponse], _abc.AsyncIterator[_prediction_pb2.PredictStreamResponse]]:
+        """Runs models over many requests that come on one stream, for less than a call each. They are answered as they finish,
+        in any order: `id` says which answer belongs to which request. What is wrong with one request is told in its answer
+        and ends nothing. A server reads no further requests while many wait for their answers. The stream ends when the
+        caller has closed its side and all answers have come. Errors: RESOURCE_EXHAUSTED (too many streams are open),
+        INVALID_ARGUMENT (a message that is none).
         """
 
 def add_PredictionServiceServicer_to_server(servicer: PredictionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from layerserve.v1 import prediction_pb2
 
 from layerserve_server.admission import Admission
-from layerserve_server.batching import Pending
+from layerserve_server.batching import Lane, Pending
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.services.answers import Answers
 from layerserve_server.services.messages import choice, parse
 from layerserve_server.services.reply import ReplyForm
 from layerserve_server.services.request import RequestForm
-from layerserve_server.transport.call import Call, Routes
+from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.PredictionService/"
 
@@ -37,52 +40,82 @@ class PredictionService:
 
     def routes(self) -> Routes:
         """Its methods."""
-        return Routes(unary={SERVICE + "Predict": self.predict}, prompt={SERVICE + "Predict"})
+        return Routes(
+            unary={SERVICE + "Predict": self.predict},
+            prompt={SERVICE + "Predict"},
+            both_streams={SERVICE + "PredictStream": self.predict_stream},
+        )
 
     def predict(self, call: Call) -> None:
         """Puts the request's rows into the version's lane. The reply comes from there."""
         request = parse(prediction_pb2.PredictRequest, call.request)
+
+        def run(lane: Lane) -> None:
+            # Where no thread waits for this call, the one that took it has others to take.
+            call.afterwards(lane.run_if_quick if call.lend is None else lane.run)
+
+        self._start(call, request, run)
+
+    def predict_stream(self, stream: Stream) -> Iterator[bytes]:
+        """Many requests, answered as they finish."""
+        answers = Answers(stream)
+
+        def read() -> None:
+            for call in answers.calls():
+                try:
+                    # Not here: while a batch runs, this thread reads what will be the next one.
+                    self._start(call, call.message, Lane.run_elsewhere)
+                except Exception as error:
+                    call.fail(error)
+
+        threading.Thread(target=read, name="predict stream", daemon=True).start()
+        yield from answers
+
+    def _start(self, call: Call, request: prediction_pb2.PredictRequest, run: Callable[[Lane], None]) -> None:
         name, version, label = choice(request.model)
         held = self._repository.lease_loaded(name, version, label)
         if held is not None:
-            self._put(call, request, held)
+            run(_put(call, request, held))
         else:
-            call.may_block(lambda: self._put(call, request, self._repository.lease(name, version, label)))
+            call.may_block(lambda: run(_put(call, request, self._repository.lease(name, version, label))))
 
-    def _put(self, call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> None:
-        version = held.version
-        lane = version.lane
-        try:
-            call.about(version.name, version.version)
-            outputs = tuple(request.outputs)
-            selection = version.execution.kept(outputs, lambda: _selection(version, outputs))
-            admitted = selection.request.read(request.inputs)
 
-            def answer(pending: Pending) -> None:
-                held.end()
-                results = pending.results
-                if results is None:
-                    call.fail(pending.error or RuntimeError("a request ended without results or error"))
-                else:
-                    call.reply(lambda: selection.reply.fill(results, request.id))
+def _put(call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> Lane:
+    """Puts a request into the lane of its version, which must be told to run it."""
+    version = held.version
+    try:
+        call.about(version.name, version.version)
+        outputs = tuple(request.outputs)
+        selection = version.execution.kept(outputs, lambda: _selection(version, outputs))
+        admitted = selection.request.read(request.inputs)
 
-            pending = Pending(
-                outputs=selection.computed,
-                arrays=admitted.arrays,
-                rows=admitted.rows,
-                joinable=selection.admission.joinable,
-                done=answer,
-                deadline=call.deadline,
-                group=selection.admission.group,
-                lend=call.lend,
-            )
-            lane.put(pending)
-        except BaseException:
+        def answer(pending: Pending) -> None:
             held.end()
-            raise
-        call.on_gone(pending.cancel)
-        # Where no thread waits for this call, the one that took it has others to take.
-        call.afterwards(lane.run_if_quick if call.lend is None else lane.run)
+            results = pending.results
+            if results is None:
+                call.fail(pending.error or RuntimeError("a request ended without results or error"))
+            else:
+                call.reply(lambda: selection.reply.fill(results, request.id))
+
+        pending = Pending(
+            outputs=selection.computed,
+            arrays=admitted.arrays,
+            rows=admitted.rows,
+            joinable=selection.admission.joinable,
+            done=answer,
+            deadline=call.deadline,
+            priority=request.priority,
+            group=selection.admission.group,
+            lend=call.lend,
+        )
+        if request.max_queue_ms:
+            pending.give_up = pending.arrived + request.max_queue_ms / 1000
+        version.lane.put(pending)
+    except BaseException:
+        held.end()
+        raise
+    call.on_gone(pending.cancel)
+    return version.lane
 
 
 def _selection(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:

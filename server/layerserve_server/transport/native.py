@@ -190,6 +190,8 @@ class NativeCall:
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         self._gone = callback
+        if self.id not in self._server._calls:
+            callback()
 
     def reply(self, encode: Callable[[], bytes]) -> None:
         try:
