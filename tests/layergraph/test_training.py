@@ -520,3 +520,45 @@ def test_embeddings_that_are_shared_and_look_ids_up_twice(optimizer, options):
 
     ids = [RNG.integers(0, 15, (50, 4)), RNG.integers(0, 3, (50, 3))]
     check_fit(build, {"optimizer": optimizer, "loss": "mse"}, ids, TARGET)
+
+
+def nested(k):
+    x = k.Input((6,), name="x")
+    left, right = k.layers.Dense(3, name="left")(x), k.layers.Dense(1, name="right")(x)
+    return k.Model(x, {"heads": {"l": left, "r": right}, "other": k.layers.Dense(3, name="third")(x)})
+
+
+def list_of_dicts(k):
+    x = k.Input((6,), name="x")
+    left, right = k.layers.Dense(3, name="left")(x), k.layers.Dense(1, name="right")(x)
+    return k.Model(x, [k.layers.Dense(3, name="third")(x), {"r": right, "l": left}])
+
+
+@pytest.mark.parametrize(
+    ("build", "loss", "y"),
+    [
+        (
+            nested,
+            {"heads": {"r": "mse", "l": "mae"}, "other": "mse"},
+            {"heads": {"r": YES_NO, "l": TARGET}, "other": ONE_HOT},
+        ),
+        (list_of_dicts, ["mse", {"r": "mae", "l": "mse"}], [ONE_HOT, {"r": YES_NO, "l": TARGET}]),
+    ],
+    ids=["dict of dicts", "list of dicts"],
+)
+def test_nested_outputs(build, loss, y):
+    """Without metrics: in nestings Keras 3 pairs them with the wrong outputs."""
+    ours, theirs = both(build)
+    for model in (ours, theirs):
+        model.compile("adam", loss)
+    options = {"epochs": 2, "batch_size": 16, "shuffle": False, "verbose": 0}
+    check_logs(ours.fit(X, y, **options).history, theirs.fit(X, y, **options).history)
+    check_weights(ours, theirs)
+
+
+def test_metrics_of_nested_outputs():
+    ours, _ = both(nested)
+    metrics = {"heads": {"l": ["mae"]}, "other": "mse"}
+    ours.compile("sgd", {"heads": "mse", "other": None}, metrics=metrics)
+    history = ours.fit(X, {"heads": {"l": TARGET, "r": YES_NO}, "other": ONE_HOT}, verbose=0).history
+    assert list(history) == ["heads/l_loss", "heads/r_loss", "left_mae", "loss", "third_mse"]

@@ -35,6 +35,33 @@ def is_single(value: object) -> bool:
     return not isinstance(value, (list, tuple))
 
 
+#: Where an output lies in a nesting of dicts and lists: ("heads", "left") or (0, "left").
+Path = tuple[str | int, ...]
+
+
+def output_paths(structure: Any, path: Path = ()) -> list[Path]:
+    """Where outputs lie in a model's structure of them, in flat order: dicts by sorted keys, as Keras flattens them."""
+    if isinstance(structure, Mapping):
+        return [found for key in sorted(structure) for found in output_paths(structure[key], (*path, key))]
+    if isinstance(structure, (list, tuple)):
+        return [found for place, item in enumerate(structure) for found in output_paths(item, (*path, place))]
+    return [path]
+
+
+def at_path(what: str, given: Any, path: Path) -> Any:
+    """What is given for the output at `path`: an item of the nesting, or what is given for all outputs below it."""
+    for key in path:
+        if given is None or is_single(given):
+            return given
+        if isinstance(given, Mapping):
+            given = given.get(key)
+        elif isinstance(key, int) and key < len(given):
+            given = given[key]
+        else:
+            raise ConfigError(f"{what}: got a list of {len(given)}, expected a nesting as that of the outputs")
+    return given
+
+
 class Compiled:
     """Optimizer, and by output in flat order: loss, its weight, metrics. Raises ConfigError for what isn't known."""
 
@@ -42,6 +69,7 @@ class Compiled:
         self,
         output_names: Sequence[str],
         *,
+        paths: Sequence[Path] | None = None,
         optimizer: Any = "rmsprop",
         loss: Any = None,
         loss_weights: Any = None,
@@ -49,6 +77,8 @@ class Compiled:
         weighted_metrics: Any = None,
     ) -> None:
         self.output_names = tuple(output_names)
+        #: Where the outputs lie, if in dicts or lists inside of others.
+        self.paths = tuple(paths) if paths is not None and any(len(path) > 1 for path in paths) else None
         self.optimizer: BaseOptimizer = optimizers.optimizer(optimizer)
         self._given = {
             "loss": loss,
@@ -56,12 +86,20 @@ class Compiled:
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
         }
+        loss, loss_weights = self._flattened("loss", loss), self._flattened("loss_weights", loss_weights)
         self._losses = [_loss(item) for item in _losses_by_output(loss, self.output_names)]
         self.loss_weights = _weights_by_output(loss_weights, loss, self.output_names)
         self._metrics = self._metrics_by_output("metrics", metrics)
         self._weighted_metrics = self._metrics_by_output("weighted_metrics", weighted_metrics)
 
+    def _flattened(self, what: str, given: Any) -> Any:
+        """A nesting as that of the outputs as a list in flat order."""
+        if self.paths is None or given is None or is_single(given):
+            return given
+        return [at_path(what, given, path) for path in self.paths]
+
     def _metrics_by_output(self, what: str, given: Any) -> list[list[Metric | ByShapes]]:
+        given = self._flattened(what, given)
         return [[_metric(m) for m in several] for several in _several_by_output(what, given, self.output_names)]
 
     # --- known once shapes are ----------------------------------------------------------------------------------------
@@ -121,7 +159,13 @@ class Compiled:
     def shown_losses(self) -> dict[int, str]:
         """Outputs whose own loss is logged, with the name: all that have one, if at least two have."""
         having = [index for index, loss in enumerate(self._losses) if loss is not None]
-        return {index: f"{self.output_names[index]}_loss" for index in having} if len(having) > 1 else {}
+        return {index: f"{self._shown_name(index)}_loss" for index in having} if len(having) > 1 else {}
+
+    def _shown_name(self, index: int) -> str:
+        path = () if self.paths is None else self.paths[index]
+        if len(path) > 1 or (path and isinstance(path[0], str)):
+            return "/".join(map(str, path))
+        return self.output_names[index]
 
     # --- logs ---------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from layergraph.functional.run import Run
 from layergraph.training import data
 from layergraph.training.callbacks import Callback, Callbacks, History
 from layergraph.training.checkpoint import Checkpoints
-from layergraph.training.compile import Compiled, compile_arguments
+from layergraph.training.compile import Compiled, compile_arguments, output_paths
 from layergraph.training.data import Array, Data
 from layergraph.training.fitting import Fit, Validation, tested
 from layergraph.training.loop import Loop, new_generator
@@ -89,7 +89,8 @@ class Trainer:
         self.optimizer_state = None
 
     def _compiled_with(self, auto_scale_loss: bool, **arguments: Any) -> Compiled:
-        compiled = Compiled(self._model.output_names, **arguments)
+        model = self._model
+        compiled = Compiled(model.output_names, paths=output_paths(model.graph.outputs), **arguments)
         # Keras asks its process-wide policy, which a model of a file doesn't know.
         if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self._model.walk_layers()):
             compiled.optimizer = with_scale(compiled.optimizer)
