@@ -173,7 +173,7 @@ class UnitNormalization(Layer):
         """Computes the outputs."""
         x = x if x.is_floating_point() else x.to(torch_dtype(self.compute_dtype))
         squares = x.square().sum(_axes(self.axis), keepdim=True)
-        return x * squares.rsqrt().clamp(max=1e12)
+        return x * squares.rsqrt().clamp(max=min(1e12, torch.finfo(x.dtype).max))
 
 
 class RMSNormalization(Layer):

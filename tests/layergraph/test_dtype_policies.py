@@ -1,0 +1,116 @@
+"""Dtype policies: layers compute, and keep their weights, in the types in which stock Keras does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import layergraph
+import numpy as np
+import pytest
+from layergraph.layers.table import LAYERS
+from oracles import flat, keras, perturb, random_arrays, with_meaning
+
+#: Keras finds no orthogonal first values in half precision.
+GLOROT = {"recurrent_initializer": "glorot_uniform"}
+#: Class, options, shapes of the inputs, arguments of the call.
+LAYERS_AND_SHAPES: list[tuple[str, dict[str, Any], list[tuple[int, ...]], dict[str, Any]]] = [
+    ("Dense", {"units": 3, "activation": "softmax"}, [(2, 4)], {}),
+    ("EinsumDense", {"equation": "abc,cd->abd", "output_shape": [5, 3], "bias_axes": "d"}, [(2, 5, 4)], {}),
+    ("Conv2D", {"filters": 3, "kernel_size": 2}, [(2, 5, 5, 2)], {}),
+    ("Conv1DTranspose", {"filters": 3, "kernel_size": 2}, [(2, 5, 2)], {}),
+    ("DepthwiseConv2D", {"kernel_size": 2}, [(2, 5, 5, 2)], {}),
+    ("SeparableConv1D", {"filters": 3, "kernel_size": 2}, [(2, 5, 2)], {}),
+    ("LSTM", {"units": 3, "return_sequences": True, **GLOROT}, [(2, 5, 4)], {}),
+    ("GRU", {"units": 3, **GLOROT}, [(2, 5, 4)], {}),
+    ("SimpleRNN", {"units": 3, **GLOROT}, [(2, 5, 4)], {}),
+    ("BatchNormalization", {}, [(2, 5, 4)], {}),
+    ("LayerNormalization", {}, [(2, 5, 4)], {}),
+    ("GroupNormalization", {"groups": 2}, [(2, 5, 4)], {}),
+    ("UnitNormalization", {}, [(2, 5, 4)], {}),
+    ("RMSNormalization", {}, [(2, 5, 4)], {}),
+    ("Normalization", {}, [(2, 5, 4)], {}),
+    ("Rescaling", {"scale": 0.5}, [(2, 5, 4)], {}),
+    ("Resizing", {"height": 3, "width": 3}, [(2, 5, 4, 2)], {}),
+    ("CenterCrop", {"height": 3, "width": 3}, [(2, 5, 4, 2)], {}),
+    ("RandomFlip", {}, [(2, 5, 4, 2)], {}),
+    ("Softmax", {}, [(2, 5, 4)], {}),
+    ("PReLU", {}, [(2, 5, 4)], {}),
+    ("Activation", {"activation": "gelu"}, [(2, 5, 4)], {}),
+    ("Add", {}, [(2, 5, 4), (2, 5, 4)], {}),
+    ("Dot", {"axes": 2}, [(2, 5, 4), (2, 5, 4)], {}),
+    ("AveragePooling1D", {"pool_size": 2}, [(2, 6, 4)], {}),
+    ("GlobalAveragePooling1D", {}, [(2, 6, 4)], {}),
+    ("MaxPooling2D", {}, [(2, 6, 4, 2)], {}),
+    ("UpSampling2D", {"interpolation": "bilinear"}, [(2, 3, 4, 2)], {}),
+    ("Attention", {"use_scale": True}, [(2, 5, 4), (2, 5, 4)], {"use_causal_mask": True}),
+    ("AdditiveAttention", {}, [(2, 5, 4), (2, 5, 4)], {}),
+    ("MultiHeadAttention", {"num_heads": 2, "key_dim": 3}, [(2, 5, 4), (2, 5, 4)], {"use_causal_mask": True}),
+    ("MultiHeadAttention", {"num_heads": 2, "key_dim": 3, "dropout": 0.1}, [(2, 5, 4), (2, 5, 4)], {}),
+    (
+        "GroupQueryAttention",
+        {"head_dim": 2, "num_query_heads": 2, "num_key_value_heads": 1},
+        [(2, 5, 4), (2, 5, 4)],
+        {},
+    ),
+    ("Embedding", {"input_dim": 9, "output_dim": 3}, [], {}),
+    ("ReversibleEmbedding", {"input_dim": 9, "output_dim": 3}, [], {}),
+    ("CategoryEncoding", {"num_tokens": 9, "output_mode": "count"}, [], {}),
+    ("Discretization", {"bin_boundaries": [0.0, 3.0], "output_mode": "multi_hot"}, [], {}),
+]
+#: Layers that take their inputs one by one.
+SPREAD = ("MultiHeadAttention", "GroupQueryAttention")
+TOLERANCES = {"float16": 4e-3, "bfloat16": 4e-2, "float64": 2e-6}
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(("name", "options", "shapes", "call"), LAYERS_AND_SHAPES, ids=str)
+def test_layer_computes_in_keras_types(
+    name: str, options: dict[str, Any], shapes: list[tuple[int, ...]], call: dict[str, Any], policy: str
+) -> None:
+    if policy.startswith("mixed") and name in ("CategoryEncoding", "Discretization"):
+        pytest.skip("stock Keras forgets the policy")
+    arrays = random_arrays(shapes) or [np.random.default_rng(0).integers(0, 9, (2, 5)).astype("int32")]
+    theirs = getattr(keras.layers, name)(**options, dtype=policy)
+    symbolic = [keras.Input(a.shape[1:], dtype=a.dtype.name) for a in arrays]
+    outputs = called(theirs, symbolic, call)
+    perturbed(theirs)
+    if name == "Normalization":
+        # Which keeps its weights once more, in the type it computes in.
+        theirs.finalize_state()
+    expected = flat(called(theirs, [keras.ops.convert_to_tensor(a) for a in arrays], {**call, "training": False}))
+
+    ours = LAYERS[name].from_config(with_meaning(theirs.get_config()))
+    inputs = [layergraph.Input(a.shape[1:], dtype=a.dtype.name) for a in arrays]
+    model = layergraph.Model(inputs, called(ours, inputs, call))
+    for weight, other in zip(ours.weights, theirs.weights, strict=True):
+        assert weight.dtype == str(other.dtype).replace("torch.", ""), weight.name
+        weight.assign(other.value.detach())
+    results = list(model.plan().run(dict(zip(model.input_names, arrays, strict=True))).values())
+    tolerance = TOLERANCES[policy.removeprefix("mixed_")]
+    for got, want, symbol, known in zip(results, expected, flat(outputs), model.outputs, strict=True):
+        # Some of Keras's layers give another type than they say.
+        assert known.dtype in (str(want.dtype).removeprefix("torch."), str(symbol.dtype))
+        np.testing.assert_allclose(got, want.detach().double().numpy(), rtol=tolerance, atol=tolerance)
+
+
+def called(layer: Any, tensors: list[Any], call: dict[str, Any]) -> Any:
+    call = {key: value for key, value in call.items() if key != "training" or type(layer).__name__ in TRAINS}
+    if type(layer).__name__.replace("Grouped", "Group") in SPREAD:
+        return layer(*tensors, **call)
+    return layer(tensors if len(tensors) > 1 else tensors[0], **call)
+
+
+#: Layers of Keras whose calls have an argument `training`.
+TRAINS = (
+    *("BatchNormalization", "LSTM", "GRU", "SimpleRNN", "RandomFlip", "Attention", "AdditiveAttention"),
+    *("MultiHeadAttention", "GroupedQueryAttention"),
+)
+
+
+def perturbed(layer: Any) -> None:
+    """Moves weights off their first values, which bfloat16 ones only do by way of float32."""
+    if any("bfloat16" in str(v.dtype) for v in layer.weights):
+        for variable in layer.weights:
+            variable.assign(variable.value.detach().float() + 0.1)
+    else:
+        perturb(layer)

@@ -1,0 +1,63 @@
+"""Every layer of the table is compared with an oracle: each has a case in some `test_layers_*.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from layergraph.layers.table import LAYERS
+from oracles import keras
+
+HERE = Path(__file__).parent
+#: Where data enters, which gives no numbers, and layers whose oracle tests aren't parametrised.
+ELSEWHERE = {"InputLayer", "SpectralNormalization", "ThresholdedReLU"}
+
+
+def loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"oracle_cases_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up there.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def parameters(module: ModuleType) -> Iterator[Any]:
+    """What the module's tests are parametrised with."""
+    for test in vars(module).values():
+        for mark in getattr(test, "pytestmark", ()) if callable(test) else ():
+            if mark.name == "parametrize":
+                yield mark.args[1]
+
+
+def class_names(value: Any) -> Iterator[str]:
+    """The layers that a parameter names: cases, Keras's layers in their options, names of classes."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from class_names(item)
+    elif isinstance(value, dict):
+        yield from class_names(list(value.values()))
+    elif hasattr(value, "class_name"):
+        yield value.class_name
+        yield from class_names(value.config)
+    elif isinstance(value, keras.layers.Layer):
+        yield type(value).__name__
+        yield from class_names(list(value._layers))
+
+
+def test_every_layer_has_an_oracle_case() -> None:
+    named = {
+        name
+        for path in sorted(HERE.glob("test_layers_*.py"))
+        for parameter in parameters(loaded(path))
+        for name in class_names(parameter)
+    }
+    assert sorted(set(LAYERS) - named - ELSEWHERE) == []
