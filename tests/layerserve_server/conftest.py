@@ -67,6 +67,9 @@ class FakeModel:
         if y["y"].shape[1:] != (2,):
             raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")
 
+    def evaluate(self, x: Any, y: Any, **options: Any) -> None:
+        self.fit(x, y, **options)
+
     def node_table(self) -> Sequence[Any]:
         return ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -194,6 +195,22 @@ def test_runs_wait_for_a_slot_and_too_many_are_refused(put, start, connect, tmp_
     trainer.go(first)
     assert kinds(response.event for response in second_call)[-1] == "finished"
     assert sample("layerserve_training_runs_ended_total", {"model": "double", "state": "finished"}) == 2
+
+
+def test_urgent_runs_leave_the_queue_first(trainer):
+    _, first = trainer.begin(spec("wait"))
+    waiting = []
+    for priority in (0, 5, 1):
+        call = trainer.stub.Train(messages(spec("train", priority=priority)), timeout=60)
+        queued = [next(call).event for _ in ("accepted", "queued")][-1]
+        waiting.append((queued.run_id, queued.queued.ahead, call))
+    assert [ahead for _, ahead, _ in waiting] == [1, 1, 2]
+    trainer.go(first)
+    for *_, call in waiting:
+        list(call)
+    runs = [trainer.run(run_id) for run_id, *_ in waiting]
+    order = sorted(runs, key=lambda run: run.started_time.ToNanoseconds())
+    assert [run.priority for run in order] == [5, 1, 0]
 
 
 def test_a_run_that_waits_can_be_cancelled(trainer):
@@ -442,6 +459,58 @@ def test_a_run_that_is_under_way_is_not_deleted(trainer):
     trainer.go(run_id)
     assert kinds(trainer.watch(run_id))[-1] == "finished"
     assert trainer.offset() == (2, X.sum())
+
+
+# ---- evaluating
+
+
+def evaluation(**fields):
+    train_spec = spec(**fields)
+    settings = pb.CompileSettings(loss='"mse"')
+    yield pb.EvaluateRequest(
+        spec=pb.EvaluateSpec(
+            model=train_spec.model, data=train_spec.data, description=train_spec.description, compile=settings
+        )
+    )
+    for index in (0, 1):
+        yield pb.EvaluateRequest(chunk=pb.DataChunk(array=index, data=X.tobytes()))
+
+
+def test_an_evaluation_is_a_run_that_publishes_nothing(trainer):
+    events = [response.event for response in trainer.stub.Evaluate(evaluation(), timeout=60)]
+    assert kinds(events)[-1] == "finished"
+    assert not events[-1].finished.HasField("published")
+    assert trainer.run(events[0].run_id).kind == pb.RUN_KIND_EVALUATION
+    assert version_numbers(trainer.model_folder) == [1]
+
+
+def test_an_evaluation_does_not_wait_for_training(trainer):
+    _, training = trainer.begin(spec("wait"))
+    events = [response.event for response in trainer.stub.Evaluate(evaluation(), timeout=60)]
+    assert kinds(events)[-1] == "finished"
+    trainer.go(training)
+    assert kinds(trainer.watch(training))[-1] == "finished"
+
+
+# ---- what was sent is what came
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_data_is_compared_with_its_digest(trainer, damaged):
+    def stream():
+        yield from messages(spec())
+        sent = X.tobytes()
+        yield pb.TrainRequest(digest=pb.DataDigest(array=0, sha256=hashlib.sha256(sent[damaged:]).digest()))
+
+    call = trainer.stub.Train(stream(), timeout=60)
+    run_id = next(call).event.run_id
+    if not damaged:
+        assert kinds(response.event for response in call)[-1] == "finished"
+        return
+    with pytest.raises(grpc.RpcError, match="x 'x': got data with sha256") as caught:
+        list(call)
+    assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+    assert trainer.run(run_id).state == pb.RUN_STATE_FAILED
 
 
 # ---- across servers

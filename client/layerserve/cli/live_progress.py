@@ -9,7 +9,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from layerserve.client import TrainingRun
-from layerserve.events import EpochEnd, LogLine, RunCancelled, RunQueued, RunStarted, StepProgress, TrainingEvent
+from layerserve.events import (
+    EpochEnd,
+    LogLine,
+    RunCancelled,
+    RunQueued,
+    RunResumed,
+    RunStarted,
+    StepProgress,
+    TrainingEvent,
+)
 from layerserve.progress import PlainProgress, format_logs
 
 
@@ -65,6 +74,8 @@ class LiveProgress:
             )
         elif isinstance(event, EpochEnd):
             self._update(description=f"epoch {event.epoch}/{event.epochs}", logs=escape(format_logs(event.logs)))
+        elif isinstance(event, RunResumed):
+            self._update(logs="goes on from its checkpoint" if event.epoch else "begins anew")
         elif isinstance(event, LogLine):
             self._progress.console.print(event.text, markup=False, highlight=False)
 

@@ -56,14 +56,14 @@ def _train(folder: Path, request: RunRequest, place: Place) -> Outcome:
     from layergraph import load_model
 
     from layerserve_server.training.checkpoints import RunCheckpoints
-    from layerserve_server.training.model import compile_model, configured_callbacks, fit_arguments
+    from layerserve_server.training.model import configured_callbacks, fit_arguments, prepare_model
     from layerserve_server.training.reporting import Reporter
     from layerserve_server.training.selection import BestEpoch, read_best, why_withheld
 
     torch.set_num_threads(request.threads)
     (base,) = (folder / BASE).iterdir()
     model = load_model(base)
-    compile_model(model, request.compile)
+    prepare_model(model, request)
     arrays = read_data(folder, request.data, Path(request.data_root))
     writer = EventWriter(folder)
     began = time.monotonic()
@@ -101,13 +101,13 @@ def _evaluate(folder: Path, request: RunRequest, place: Place) -> Outcome:
     import torch
     from layergraph import load_model
 
-    from layerserve_server.training.model import compile_model, evaluate_arguments
+    from layerserve_server.training.model import evaluate_arguments, prepare_model
     from layerserve_server.training.reporting import EvaluationReporter, numbers
 
     torch.set_num_threads(request.threads)
     (base,) = (folder / BASE).iterdir()
     model = load_model(base)
-    compile_model(model, request.compile, updates=False)
+    prepare_model(model, request)
     arguments = evaluate_arguments(request, read_data(folder, request.data, Path(request.data_root)))
     writer = EventWriter(folder)
     began = time.monotonic()

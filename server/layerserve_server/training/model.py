@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from layergraph.errors import ConfigError, DataError, GraphError, NonFiniteLossError, NotCompiledError, unknown_name
@@ -13,6 +13,9 @@ from layergraph.errors import ConfigError, DataError, GraphError, NonFiniteLossE
 from layerserve_server import errors
 from layerserve_server.execution import Array
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+
+if TYPE_CHECKING:
+    import layergraph
 
 
 class TrainableModel(Protocol):
@@ -56,6 +59,17 @@ def load_trainable(path: Path) -> TrainableModel:
 
 #: Rows of the stand-in for the data that a request is tried with.
 REHEARSAL_ROWS = 2
+
+
+def prepare_model(model: TrainableModel, request: RunRequest) -> None:
+    """Freezes layers and compiles as the request says. Raises ConfigError and NotCompiledError."""
+    if request.freeze or request.unfreeze:
+        from layergraph.training import freezing
+
+        # Before it is compiled: the optimizer's state in the file belongs to the weights that were trained up to now.
+        freezing.freeze(cast("layergraph.Model", model), request.freeze)
+        freezing.unfreeze(cast("layergraph.Model", model), request.unfreeze)
+    compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
 
 
 def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates: bool = True) -> None:
@@ -162,7 +176,7 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     model = load(path)
     zeros = [np.zeros(_few_rows(info), info.held_dtype) for info in request.data]
     try:
-        compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
+        prepare_model(model, request)
         if request.kind is Kind.EVALUATION:
             model.evaluate(**evaluate_arguments(request, zeros))
         else:

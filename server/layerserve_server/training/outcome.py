@@ -30,6 +30,11 @@ class Outcome:
     logs: Mapping[str, float] = field(default_factory=dict)
     withheld: str = ""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to end before it was done."""
+        return self.kind in ("cancelled", "interrupted")
+
     def write(self, folder: Path) -> None:
         """Leaves the outcome in the run's folder, whole or not at all."""
         temporary = folder / (OUTCOME + ".part")

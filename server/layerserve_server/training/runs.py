@@ -297,7 +297,7 @@ class Runs:
             run.phase = Phase.TRAINING
             logger.info("found a run that still trains", extra={"run": run.id})
             self._spawn(f"run {run.id}", lambda: self._look_after(run, launch=False))
-        elif (run.folder / OUTCOME).exists():
+        elif (outcome := Outcome.read(run.folder)) is not None and not outcome.stopped:
             self._conclude(run)
         elif run.log.newest(events.Queued) is None:
             self._end(run, Failed(f"{SERVER_STOPPED} before all data had come"))
@@ -418,7 +418,7 @@ class Runs:
             self._end(run, Cancelled(run.place[0]))
         elif run.overspent:
             self._end(run, Failed(f"the run was ended: {run.overspent}", *run.place))
-        elif outcome is None or outcome.kind in ("cancelled", "interrupted"):
+        elif outcome is None or outcome.stopped:
             if self._stopping:
                 self._interrupt(run)
                 return

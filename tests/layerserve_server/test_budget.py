@@ -1,0 +1,100 @@
+"""Room before a run starts, and what it uses while it goes on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+from layerserve_server.errors import TooLargeError
+from layerserve_server.training import budget
+from layerserve_server.training.budget import Watch, available_memory, check_room, folder_bytes, memory_of
+from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+
+REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (1000, 10)),))
+MEMORY = Budget(memory_bytes=10**6)
+DISK = Budget(disk_bytes=10**6)
+
+
+def test_what_fits_may_start(tmp_path):
+    check_room(replace(REQUEST, budget=Budget(memory_bytes=16 * 1000, disk_bytes=10**6)), tmp_path, 1000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("request_", "parameters", "text"),
+    [
+        (
+            replace(REQUEST, budget=MEMORY),
+            10**5,
+            "needs 1600000 bytes of memory at the least, expected at most 1000000",
+        ),
+        (replace(REQUEST, budget=DISK), 10**5, "bytes of disk at the least, expected at most 1000000: its budget"),
+        (REQUEST, 10**15, "free|available"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, request_, parameters, text):
+    with pytest.raises(TooLargeError, match=text):
+        check_room(request_, tmp_path / "not" / "there", parameters, 4000)
+
+
+def test_evaluation_needs_less(tmp_path):
+    check_room(replace(REQUEST, budget=MEMORY, kind=Kind.EVALUATION), tmp_path, 10**5, 4000)
+
+
+def test_mapped_data_takes_no_disk():
+    array = replace(REQUEST.data[0], path="x.npy", mapped=True)
+    assert (REQUEST.kept_bytes, replace(REQUEST, data=(array,)).kept_bytes) == (40_000, 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   5 kB\n"}, 5120),
+        ({"proc/meminfo": "MemAvailable: 5 kB\n", "sys/fs/cgroup/memory.max": "max"}, 5120),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 5 kB\n",
+                "sys/fs/cgroup/memory.max": "3000",
+                "sys/fs/cgroup/memory.current": "1000",
+            },
+            2000,
+        ),
+        (
+            {
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "500",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "600",
+            },
+            0,
+        ),
+        ({}, None),
+    ],
+)
+def test_memory_is_what_system_and_container_leave(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_memory(tmp_path) == expected
+
+
+def test_a_run_that_overspends_is_found_out(tmp_path):
+    (tmp_path / "data").write_bytes(bytes(2000))
+    os.link(tmp_path / "data", tmp_path / "again")
+    assert folder_bytes(tmp_path) == 2000
+    assert memory_of(os.getpid()) > 10**6
+    for limits, text in (
+        (Budget(seconds=3), "longer than its budget of 3 seconds"),
+        (Budget(memory_bytes=10**6), "bytes of memory, more than its budget of 1000000"),
+        (Budget(disk_bytes=1000), "its folder took 2000 bytes, more than its budget of 1000"),
+    ):
+        assert text in Watch(limits, tmp_path).overspent(os.getpid(), 3.5)
+    assert Watch(Budget(4, 2**40, 2**40), tmp_path).overspent(os.getpid(), 3.5) == ""
+    assert Watch(Budget(), tmp_path).overspent(None, 1e9) == ""
+
+
+def test_it_looks_only_when_it_is_time_to(tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(budget, "folder_bytes", lambda folder: looks.append(folder) or 0)
+    watch = Watch(Budget(disk_bytes=1), tmp_path)
+    for _ in range(10):
+        watch.overspent(None, 0.0)
+    assert len(looks) == 1

@@ -1,0 +1,58 @@
+"""A small model that learns, its data, and what a run left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from layergraph import load_model
+from layerserve.tensors import Array
+
+SETTINGS: dict[str, Any] = {
+    "optimizer": "adam",
+    "loss": "categorical_crossentropy",
+    "metrics": ["accuracy"],
+    "seed": 3,
+    "version": 1,
+}
+
+
+def dense_data(rows: int = 256) -> tuple[Array, Array]:
+    """Images and classes for the zoo's `dense`; the class is that of the largest of the first ten pixels."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((rows, 64)).astype("float32")
+    return x, np.eye(10, dtype="float32")[x[:, :10].argmax(-1)]
+
+
+def weights(repository: Path, model: str, version: int | None) -> list[Array]:
+    """The weights of a version on the disk."""
+    return load_model(repository / model / str(version) / "model.keras").get_weights()
+
+
+def assert_bit_for_bit(got: list[Array], expected: list[Array]) -> None:
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def training_processes(server: int) -> list[int]:
+    """The processes that train for a server."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server)], capture_output=True, text=True, check=False)
+    return [pid for pid in map(int, listed.stdout.split()) if _trains(pid)]
+
+
+def _trains(pid: int) -> bool:
+    try:
+        return b"layerserve_server.training" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def kill_training(server: int | None = None) -> None:
+    """kill -9 for all that trains."""
+    for pid in training_processes(server or os.getpid()):
+        os.kill(pid, signal.SIGKILL)
