@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 N ?= 200
+KILLS ?= 30
+GB ?= 10
 CONTAINER ?= docker
 IMAGE_ARGS ?=
 
@@ -71,6 +73,10 @@ proto-check: $(STAMP) ## Check that the committed stubs are those of proto/
 	@diff -r -x __init__.py -x __pycache__ build/stubs/layerserve/v1 client/layerserve/v1 \
 	  || (echo 'stubs are stale: run `make proto` and commit'; exit 1)
 
+.PHONY: layers
+layers: $(STAMP) ## Write the list of supported layers into the README
+	$(BIN)/python -m layergraph.layers.listing README.md
+
 .PHONY: manifests
 manifests: $(STAMP) ## Validate the Kubernetes manifests offline
 	$(BIN)/python -m pytest -q tests/deploy
@@ -78,6 +84,14 @@ manifests: $(STAMP) ## Validate the Kubernetes manifests offline
 .PHONY: fuzz-graphs
 fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_graphs.py $(N)
+
+.PHONY: kills
+kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30)
+	$(BIN)/python tests/kill_runs.py $(KILLS)
+
+.PHONY: large-data
+large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
+	$(BIN)/python tests/large_data.py $(GB)
 
 .PHONY: image
 image: ## Build the container image (CONTAINER=podman, IMAGE_ARGS='--build-arg ...')
