@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from layerserve.health import wait_until_ready
 from layerserve.model_info import ModelInfo, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.prediction import Prediction, Signatures
+from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
 from layerserve.run_feed import RunFeed
@@ -194,6 +196,33 @@ class Client:
         Raises ModelNotFound, VersionNotFound, LabelNotFound, ModelNotReady, InvalidArgument.
         """
         return PreparedCall(self, self._run(prepare(self._signatures, model, outputs, version, label)))
+
+    def predict_many(
+        self,
+        model: str,
+        inputs: Iterable[Any],
+        outputs: str | Sequence[str] | None = None,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> Iterator[Array | dict[str, Array]]:
+        """Predictions for each of `inputs`, in their order, over one stream: for less than a call each costs.
+
+        Inputs are taken, and sent, while earlier ones are computed; the server batches what comes together, also with
+        requests of others. There is no time limit. What is wrong with an input is raised in its place, and ends it.
+
+        Example:
+            for probabilities in client.predict_many("mnist", batches):
+                ...
+
+        Raises what `predict` raises, and what taking the inputs raises.
+        """
+        feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
+        try:
+            while (made := self._run(feed.next(), math.inf)) is not None:
+                yield prediction.one_or_all(made)
+        finally:
+            self._run(feed.close(), math.inf)
 
     def node_shapes(
         self, model: str, layers: Sequence[str] = (), *, version: int | None = None, label: str | None = None

@@ -44,6 +44,15 @@ _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse)
+PREDICT_STREAM = Method(
+    _PREDICTION,
+    "PredictStream",
+    prediction_pb2.PredictStreamRequest,
+    prediction_pb2.PredictStreamResponse,
+    streams_requests=True,
+    streams_replies=True,
+    repeatable=False,
+)
 LIST_MODELS = Method(_MODELS, "ListModels", models_pb2.ListModelsRequest, models_pb2.ListModelsResponse)
 GET_MODEL = Method(_MODELS, "GetModel", models_pb2.GetModelRequest, models_pb2.GetModelResponse)
 DOWNLOAD_MODEL = Method(
@@ -89,6 +98,7 @@ DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, train
 
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
+    PREDICT_STREAM,
     LIST_MODELS,
     GET_MODEL,
     DOWNLOAD_MODEL,

@@ -22,6 +22,8 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._wrapped, name)
+        if inspect.isasyncgenfunction(value):
+            return lambda *args, **kwargs: Blocking(value(*args, **kwargs), self._loop)
         if not inspect.iscoroutinefunction(value):
             return value
         return lambda *args, **kwargs: self._blocking(self._loop.run_until_complete(value(*args, **kwargs)))

@@ -113,7 +113,7 @@ def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, async
         assert ours.__doc__ == theirs.__doc__, name
         if name != "__init__":
             assert ours.__doc__, name
-            assert inspect.iscoroutinefunction(theirs), name
+            assert inspect.iscoroutinefunction(theirs) or inspect.isasyncgenfunction(theirs), name
     assert blocking.__iter__.__doc__ == asynchronous.__aiter__.__doc__ if blocking is TrainingRun else True
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -198,6 +199,24 @@ class FakeServer(
         with self._answering("Predict", request, context):
             return self._find(request.model).predict(request)
         raise AssertionError("an abort raises")
+
+    def PredictStream(  # noqa: N802
+        self, requests: Iterator[prediction_pb2.PredictStreamRequest], context: Any
+    ) -> Iterator[prediction_pb2.PredictStreamResponse]:
+        """Answers two by two, the later one first: a stream's answers come in any order."""
+        with self._answering("PredictStream", None, context):
+            while pair := [message.request for message in islice(requests, 2)]:
+                yield from map(self._answer, reversed(pair))
+
+    def _answer(self, request: prediction_pb2.PredictRequest) -> prediction_pb2.PredictStreamResponse:
+        try:
+            return prediction_pb2.PredictStreamResponse(response=self._find(request.model).predict(request))
+        except LayerserveError as error:
+            metadata = {key: str(value) for key, value in trailing_metadata(error)}
+            told = prediction_pb2.PredictError(
+                id=request.id, code=error.status.value[0], message=error.details, metadata=metadata
+            )
+            return prediction_pb2.PredictStreamResponse(error=told)
 
     def ListModels(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:  # noqa: N802
         with self._answering("ListModels", request, context):

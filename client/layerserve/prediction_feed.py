@@ -1,0 +1,85 @@
+"""Many predictions over one stream: requests go out as they come, answers are put back into their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import grpc
+
+from layerserve.errors import from_status
+from layerserve.flow import Close, Flow, Stream, open_stream, receive
+from layerserve.inputs import encode_inputs
+from layerserve.methods import PREDICT_STREAM
+from layerserve.model_info import model_spec
+from layerserve.prediction import Prediction, Signature, Signatures, fetch_signature, output_names, read_prediction
+from layerserve.v1.prediction_pb2 import PredictError, PredictRequest, PredictStreamRequest, PredictStreamResponse
+
+_STATUSES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class PredictionFeed:
+    """Predictions for each of `inputs`, in their order. Does no I/O."""
+
+    def __init__(
+        self,
+        signatures: Signatures,
+        model: str,
+        inputs: Iterable[Any],
+        outputs: str | Sequence[str] | None,
+        version: int | None,
+        label: str | None,
+    ) -> None:
+        self._signatures = signatures
+        self._spec = model_spec(model, version, label)
+        self._inputs = inputs
+        self._outputs = output_names(outputs)
+        self._stream: Stream[PredictStreamResponse] | None = None
+        self._came: dict[int, PredictStreamResponse] = {}
+        self._next = 0
+        self._failure: Exception | None = None
+
+    def next(self) -> Flow[Prediction | None]:
+        """The next prediction, None at the end. Raises what is wrong with its input, or with the stream."""
+        if self._stream is None:
+            known = self._signatures.get(self._spec)
+            signature = known or (yield from fetch_signature(self._signatures, self._spec))
+            self._stream = yield from open_stream(PREDICT_STREAM, self._requests(signature))
+        while self._next not in self._came:
+            reply = yield from receive(self._stream)
+            if reply is None:
+                # What the inputs themselves raised ended the stream of requests. gRPC would only log it.
+                if self._failure is not None:
+                    raise self._failure
+                return None
+            answered = reply.response.id if reply.WhichOneof("outcome") == "response" else reply.error.id
+            self._came[int(answered)] = reply
+        reply = self._came.pop(self._next)
+        self._next += 1
+        if reply.WhichOneof("outcome") == "error":
+            raise _error(reply.error)
+        self._signatures.answered(self._spec, reply.response.model.version)
+        return read_prediction(reply.response)
+
+    def close(self) -> Flow[None]:
+        """Ends the stream, whatever is still under way."""
+        if self._stream is not None:
+            yield Close(self._stream)
+
+    def _requests(self, signature: Signature) -> Iterator[PredictStreamRequest]:
+        try:
+            for number, values in enumerate(self._inputs):
+                request = PredictRequest(
+                    model=self._spec,
+                    inputs=encode_inputs(values, signature.inputs),
+                    outputs=self._outputs,
+                    id=str(number),
+                )
+                yield PredictStreamRequest(request=request)
+        except Exception as error:
+            self._failure = error
+
+
+def _error(error: PredictError) -> Exception:
+    status = _STATUSES.get(error.code, grpc.StatusCode.UNKNOWN)
+    return from_status(status, error.message, list(error.metadata.items()))
