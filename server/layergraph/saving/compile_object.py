@@ -28,6 +28,7 @@ def _with_module(module: str, value: Any) -> Any:
         return {key: _with_module(module, item) for key, item in value.items()}
     config = value.get("config")
     if isinstance(config, Mapping):
-        # Schedules of the learning rate are the one kind of object inside of others.
-        config = {key: _with_module("keras.optimizers.schedules", item) for key, item in config.items()}
+        # Objects inside of others are schedules of the learning rate, and what LossScaleOptimizer is around.
+        inside = {"inner_optimizer": "keras.optimizers"}
+        config = {k: _with_module(inside.get(k, "keras.optimizers.schedules"), item) for k, item in config.items()}
     return {"module": module, "class_name": value["class_name"], "config": config, "registered_name": None}
