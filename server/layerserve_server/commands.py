@@ -118,6 +118,12 @@ def inspect(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="layerserve inspect", description="Show what a model file holds.")
     parser.add_argument("file", type=Path, help="a .keras or .h5 file, or a version folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--make-golden",
+        action="store_true",
+        help="write what this engine answers beside the file (golden.npz); a server then serves the file only while it "
+        "answers the same",
+    )
     arguments = parser.parse_args(list(argv))
 
     from layergraph.errors import LayerGraphError, ModelFileError
@@ -125,6 +131,8 @@ def inspect(argv: Sequence[str]) -> int:
     from layerserve_server import inspection
 
     try:
+        if arguments.make_golden:
+            print(f"wrote {inspection.make_golden(arguments.file)}", file=sys.stderr)
         report = inspection.inspect(arguments.file)
     except (OSError, LayerGraphError) as error:
         problems = list(error.problems) if isinstance(error, ModelFileError) else [str(error)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -114,10 +115,18 @@ def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
 
 
 def load_model(path: Path) -> ServedModel:
-    """Reads a model file with layergraph. The import is here so that flags and `--help` don't wait for torch."""
-    import layergraph
+    """Reads a model file with layergraph, and holds it to the proof beside it, if there is one.
 
-    return layergraph.load_model(path)
+    The import is here so that flags and `--help` don't wait for torch.
+    """
+    import layergraph
+    from layergraph.golden import check_golden, golden_path
+
+    model = layergraph.load_model(path)
+    proof = golden_path(path)
+    if os.path.lexists(proof):
+        check_golden(model, proof)
+    return model
 
 
 def set_threads(count: int) -> None:

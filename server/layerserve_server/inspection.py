@@ -14,7 +14,10 @@ HEADINGS = ("Layer", "Class", "Node", "Output shape", "From", "Parameters")
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """A model file as plain data. Raises layergraph's errors, which name all that is unsupported, and OSError."""
+    """A model file as plain data. Raises layergraph's errors, which name all that is unsupported, and OSError.
+
+    Where a proof lies beside the file, GoldenMismatchError tells by how much the model misses it.
+    """
     model = load_model(path)
     return {
         "file": str(path),
@@ -44,6 +47,18 @@ def inspect(path: Path) -> dict[str, Any]:
             for layer in model.node_table()
         ],
     }
+
+
+def make_golden(path: Path) -> Path:
+    """Writes what this engine answers beside the model file, or into the version folder; gives the proof's path."""
+    import layergraph
+    from layergraph import golden
+    from layergraph.archive.files import find_model
+
+    found = find_model(path)
+    proof = golden.golden_path(found)
+    golden.write_golden(golden.make_golden(layergraph.load_model(found)), proof)
+    return proof
 
 
 def text(report: dict[str, Any]) -> str:

@@ -1,0 +1,163 @@
+"""Proof beside a model file: `golden.npz`, inputs with the outputs that Keras gave for them.
+
+The file has arrays named `input/NAME` and `output/NAME`, by the names of the model (or all of either in the model's
+order, by any names), and two numbers: an output may differ by `atol` + `rtol` x |expected|. Whoever has Keras writes one with deploy/make_golden.py.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layergraph.archive.files import open_regular
+from layergraph.archive.keras_zip import KerasZip
+from layergraph.archive.limits import MIB, LoadLimits
+from layergraph.errors import CorruptFileError, DataError, GraphError, ModelFileError
+from layergraph.functional.model import Model
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+RTOL, ATOL = 1e-4, 1e-5
+#: Rows of a proof made here, and the length of axes that the model leaves open.
+ROWS, LENGTH = 2, 8
+#: Most bytes of one array.
+_MOST_BYTES = 256 * MIB
+_KINDS = "biuf"
+
+
+class GoldenMismatchError(ModelFileError):
+    """A model doesn't give the outputs beside its file; `problems` says for each by how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """What a model must give."""
+
+    inputs: Arrays
+    outputs: Arrays
+    rtol: float = RTOL
+    atol: float = ATOL
+
+
+def golden_path(model_file: Path) -> Path:
+    """Where a model file's proof lies: `golden.npz` in a version folder, else `NAME.golden.npz` beside the file."""
+    in_version = model_file.parent.name.isdecimal()
+    return model_file.with_name("golden.npz" if in_version else f"{model_file.stem}.golden.npz")
+
+
+def check_golden(model: Model, path: Path) -> None:
+    """Compares the model with the proof at `path`.
+
+    Raises GoldenMismatchError where an output misses it, CorruptFileError for a proof that is damaged or of another
+    model.
+    """
+    golden = read_golden(path)
+    try:
+        inputs = _named(golden.inputs, model.input_names)
+        outputs = _named(golden.outputs, model.output_names)
+        results = model.plan(tuple(outputs)).run(inputs)
+    except (DataError, GraphError) as wrong:
+        raise CorruptFileError(path, f"is no proof of this model: {wrong}") from wrong
+    problems = [text for name, want in outputs.items() if (text := _difference(name, results[name], want, golden))]
+    if problems:
+        raise GoldenMismatchError(path, problems)
+
+
+def _named(arrays: Arrays, names: Sequence[str]) -> Arrays:
+    """The arrays by the model's names. Keras has none for some outputs; if all are there, their order tells."""
+    if len(arrays) == len(names) and arrays.keys() != set(names):
+        return dict(zip(names, arrays.values(), strict=True))
+    return arrays
+
+
+def _difference(name: str, got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], golden: Golden) -> str:
+    """By how much an output differs; nothing where it doesn't."""
+    if got.shape != want.shape:
+        return f"output '{name[:80]}' has shape {got.shape}, expected {want.shape}"
+    if np.allclose(got, want, golden.rtol, golden.atol, equal_nan=True):
+        return ""
+    wide_got, wide_want = got.astype(np.float64), want.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        excess = np.abs(wide_got - wide_want) - golden.rtol * np.abs(wide_want)
+    # A NaN on one side alone is the worst that there is.
+    excess[np.isnan(excess)] = np.inf
+    excess[np.isnan(wide_got) & np.isnan(wide_want)] = -np.inf
+    at = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    wrong = int((excess > golden.atol).sum())
+    return (
+        f"output '{name[:80]}' differs by {abs(wide_got[at] - wide_want[at]):.3g} at {tuple(map(int, at))}: "
+        f"{wide_got[at]:.6g}, expected {wide_want[at]:.6g} ({wrong} of {got.size} values are out of "
+        f"rtol={golden.rtol:g}, atol={golden.atol:g})"
+    )
+
+
+def make_golden(model: Model, seed: int = 0) -> Golden:
+    """What this engine gives for random inputs: a proof that later versions of it answer the same.
+
+    Raises GraphError for inputs of text, which nothing random stands for.
+    """
+    random = np.random.default_rng(seed)
+    inputs = {}
+    for spec in model.input_specs:
+        shape = [size or (ROWS if axis == 0 else LENGTH) for axis, size in enumerate(spec.shape)]
+        if spec.dtype.startswith(("int", "uint", "bool")):
+            # 0 and 1 are indices of any table.
+            inputs[spec.name] = random.integers(0, 2, shape).astype(spec.dtype)
+        elif spec.dtype == "string":
+            raise GraphError(f"input '{spec.name}' takes text; make a golden.npz with texts of your own")
+        else:
+            wide = spec.dtype if spec.dtype in ("float16", "float32", "float64") else "float32"
+            inputs[spec.name] = random.standard_normal(shape).astype(wide)
+    return Golden(inputs, model.plan().run(inputs))
+
+
+def write_golden(golden: Golden, path: Path) -> None:
+    """Writes a proof. Raises OSError where that can't be done."""
+    arrays: dict[str, Any] = {f"input/{name}": array for name, array in golden.inputs.items()}
+    arrays |= {f"output/{name}": array for name, array in golden.outputs.items()}
+    with path.open("wb") as file:
+        np.savez(file, rtol=np.array(golden.rtol), atol=np.array(golden.atol), **arrays)
+
+
+def read_golden(path: Path) -> Golden:
+    """Reads a proof; nothing in it is trusted. Raises CorruptFileError or UnsafeFileError."""
+    with open_regular(path) as file:
+        members = KerasZip(file, path, LoadLimits())
+        arrays = {name.removesuffix(".npy"): _array(members, name, path) for name in members.names}
+    inputs = {name.removeprefix("input/"): a for name, a in arrays.items() if name.startswith("input/")}
+    outputs = {name.removeprefix("output/"): a for name, a in arrays.items() if name.startswith("output/")}
+    if not outputs:
+        raise CorruptFileError(path, "has no array 'output/NAME'; expected inputs and outputs of the model")
+    tolerances = [_tolerance(arrays, "rtol", RTOL, path), _tolerance(arrays, "atol", ATOL, path)]
+    return Golden(inputs, outputs, *tolerances)
+
+
+def _tolerance(arrays: Arrays, name: str, default: float, path: Path) -> float:
+    value = arrays.get(name)
+    if value is None:
+        return default
+    number = float(value.reshape(-1)[0]) if value.size == 1 else math.nan
+    if not 0 <= number < math.inf:
+        raise CorruptFileError(path, f"'{name}' is {number}, expected one number of at least 0")
+    return number
+
+
+def _array(members: KerasZip, name: str, path: Path) -> np.ndarray[Any, Any]:
+    data = members.read(name, _MOST_BYTES)
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(stream)
+    except (ValueError, TypeError, KeyError) as wrong:
+        raise CorruptFileError(path, f"'{name[:80]}' is no array: {str(wrong)[:100]}") from None
+    values = memoryview(data)[stream.tell() :]
+    if dtype.kind not in _KINDS or math.prod(shape) * dtype.itemsize != len(values):
+        raise CorruptFileError(path, f"'{name[:80]}' is no array of numbers that is {len(values)} bytes long")
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")

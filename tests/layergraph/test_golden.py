@@ -1,0 +1,96 @@
+"""Proofs beside model files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+from layergraph.errors import CorruptFileError, GraphError
+from layergraph.golden import GoldenMismatchError, check_golden, golden_path, make_golden, read_golden, write_golden
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "make_golden.py"
+
+
+def model() -> layergraph.Model:
+    x, ids = layergraph.Input((4,), name="x"), layergraph.Input((3,), dtype="int32", name="ids")
+    words = layergraph.layers.Flatten()(layergraph.layers.Embedding(5, 2)(ids))
+    hidden = layergraph.layers.Dense(3, name="a")(layergraph.layers.concatenate([x, words]))
+    return layergraph.Model([x, ids], [hidden, layergraph.layers.Dense(2, name="b")(hidden)])
+
+
+def test_a_proof_made_here_holds(tmp_path: Path) -> None:
+    made = model()
+    write_golden(make_golden(made), tmp_path / "golden.npz")
+    check_golden(made, tmp_path / "golden.npz")
+    assert read_golden(tmp_path / "golden.npz").rtol == 1e-4
+
+
+def test_a_model_that_misses_it_says_where_and_by_how_much(tmp_path: Path) -> None:
+    made = model()
+    write_golden(make_golden(made), tmp_path / "golden.npz")
+    bias = made.get_layer("b").own_weights[1]
+    bias.assign(np.array([0.0, 0.25], "f4"))
+    with pytest.raises(GoldenMismatchError, match=r"output 'b' differs by 0\.25 at \(.*, 1\): .* \(2 of 4 values"):
+        check_golden(made, tmp_path / "golden.npz")
+    bias.assign(np.array([0.0, np.nan], "f4"))
+    with pytest.raises(GoldenMismatchError, match="output 'b' differs by nan"):
+        check_golden(made, tmp_path / "golden.npz")
+
+
+def test_keras_writes_one_with_the_script(tmp_path: Path) -> None:
+    """The names of inputs and of nearly all outputs are Keras's; where one isn't, the order tells."""
+    x, ids = keras.Input((None, 4), name="x"), keras.Input((3,), dtype="int32", name="ids")
+    shared = keras.layers.Dense(3, name="shared")
+    words = keras.layers.Embedding(5, 4)(ids)
+    keras.Model([x, ids], [shared(x), shared(words), keras.layers.LSTM(2, name="last")(x)]).save(tmp_path / "m.keras")
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / "m.keras"), str(tmp_path / "golden.npz")],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    check_golden(layergraph.load_model(tmp_path / "m.keras"), tmp_path / "golden.npz")
+    assert len(read_golden(tmp_path / "golden.npz").outputs) == 3
+
+
+def test_where_it_lies() -> None:
+    assert golden_path(Path("/models/m/3/model.keras")) == Path("/models/m/3/golden.npz")
+    assert golden_path(Path("/models/m.keras")) == Path("/models/m.golden.npz")
+
+
+@pytest.mark.parametrize("content", ["pickle", "bomb", "short", "text", "nothing", "other model"])
+def test_a_proof_is_not_trusted(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    header = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(117)
+        + b"\n"
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        if content == "bomb":
+            with archive.open("output/a.npy", "w") as member:
+                for _ in range(300):
+                    member.write(b"\0" * (1 << 20))
+        archive.writestr("output/b.npy", b"x" * 20 if content == "short" else header)
+    if content == "pickle":
+        np.savez(path, **{"output/a": np.array([{}], dtype=object)})
+    elif content == "text":
+        path.write_text("golden")
+    elif content == "nothing":
+        np.savez(path, rtol=1e-4)
+    elif content == "other model":
+        np.savez(path, **{"input/z": np.ones((1, 2)), "output/a": np.ones(3)})
+    with pytest.raises(CorruptFileError):
+        check_golden(model(), path)
+
+
+def test_text_needs_examples_of_ones_own() -> None:
+    x = layergraph.Input((1,), dtype="string", name="words")
+    with pytest.raises(GraphError, match="input 'words' takes text"):
+        make_golden(layergraph.Model(x, layergraph.layers.Hashing(4)(x)))
