@@ -16,6 +16,11 @@ from layergraph.layers.activations import (
     Softmax,
     ThresholdedReLU,
 )
+from layergraph.layers.applications import (
+    CustomScaleLayer,
+    LayerScale,
+    StochasticDepth,
+)
 from layergraph.layers.attention import (
     AdditiveAttention,
     Attention,
@@ -259,6 +264,7 @@ __all__ = [
     "Cropping1D",
     "Cropping2D",
     "Cropping3D",
+    "CustomScaleLayer",
     "CutMix",
     "Dense",
     "DepthwiseConv1D",
@@ -290,6 +296,7 @@ __all__ = [
     "LSTMCell",
     "Layer",
     "LayerNormalization",
+    "LayerScale",
     "LeakyReLU",
     "LocallyConnected1D",
     "LocallyConnected2D",
@@ -350,6 +357,7 @@ __all__ = [
     "SpatialDropout3D",
     "SpectralNormalization",
     "StackedRNNCells",
+    "StochasticDepth",
     "StringLookup",
     "Subtract",
     "TextVectorization",

@@ -33,6 +33,7 @@ HEADINGS = {
     "augmentation": "Image and audio preprocessing",
     "audio": "Image and audio preprocessing",
     "pipeline": "Image and audio preprocessing",
+    "applications": "Of keras.applications",
     "regularization": "Noise and regularisation",
 }
 

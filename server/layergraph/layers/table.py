@@ -8,6 +8,7 @@ from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.layers import (
     activations,
+    applications,
     attention,
     audio,
     augmentation,
@@ -77,5 +78,6 @@ LAYERS: Mapping[str, type[Layer]] = merged(
         categorical.LAYERS,
         lookup.LAYERS,
         text_vectorization.LAYERS,
+        applications.LAYERS,
     ]
 )

@@ -1,0 +1,70 @@
+"""Layers that keras.applications defines beside its models; Keras loads files of them by their module."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from layergraph.config.options import fraction, number, option, positive_int
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.initializers import Constant
+
+
+class LayerScale(Layer):
+    """x * gamma over the last axis, of `projection_dim` (keras.applications.ConvNeXt)."""
+
+    keras_module: ClassVar[str] = "keras.src.applications.convnext"
+
+    init_values: float = option(number)
+    projection_dim: int = option(positive_int)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates gamma."""
+        self.add_weight("gamma", (self.projection_dim,), Constant(self.init_values))
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The scaled input."""
+        return x * w.gamma
+
+
+class StochasticDepth(Layer):
+    """In training leaves out whole rows, and scales the others so that the mean stays (keras.applications.ConvNeXt)."""
+
+    keras_module: ClassVar[str] = "keras.src.applications.convnext"
+
+    drop_path_rate: float = option(fraction)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The input, without some of its rows in training."""
+        if not run.training:
+            return x
+        keep = 1 - self.drop_path_rate
+        rows = torch.rand((x.shape[0], *[1] * (x.ndim - 1)), generator=run.generator, device=x.device, dtype=x.dtype)
+        return x / keep * (keep + rows).floor()
+
+
+class CustomScaleLayer(Layer):
+    """first + second * scale (keras.applications.InceptionResNetV2)."""
+
+    keras_module: ClassVar[str] = "keras.src.applications.inception_resnet_v2"
+
+    scale: float = option(number)
+
+    def forward(self, run: Run, w: Any, inputs: Any) -> torch.Tensor:
+        """The sum of two inputs. Raises GraphError for another number of them."""
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
+            raise GraphError(
+                f"layer '{self.name}' (CustomScaleLayer): got {type(inputs).__name__}, expected two tensors"
+            )
+        first: torch.Tensor = inputs[0]
+        return first + inputs[1] * self.scale
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "LayerScale": LayerScale,
+    "StochasticDepth": StochasticDepth,
+    "CustomScaleLayer": CustomScaleLayer,
+}
