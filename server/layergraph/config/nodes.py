@@ -99,6 +99,8 @@ def _keras2_argument(value: Any, layer_names: Mapping[str, Any]) -> Any:
         return value[2]
     if isinstance(value, list):
         return [_keras2_argument(item, layer_names) for item in value]
+    if isinstance(value, dict) and value.get("class_name") == "__ellipsis__":
+        return Ellipsis
     if isinstance(value, dict):
         return {key: _keras2_argument(item, layer_names) for key, item in value.items()}
     return value

@@ -12,10 +12,12 @@ from typing import Any
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config import keras1
 from layergraph.config.generation import FIRST_CALL, KERAS1, KERAS3, OWN_KEY, OWN_OPTIONS, Generation
+from layergraph.config.graph_nodes import graph_node
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
+from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
 from layergraph.config.values import ValueReader, class_name
 from layergraph.errors import CorruptFileError, UnsupportedModelError
 
@@ -167,7 +169,31 @@ class _Reader:
             layer = replace(layer, graph=self._graph(value, kind))
         else:
             layer = replace(layer, config=self._config(value, kind, name), operation=self._is_operation(value, kind))
-        return layer if names is None else replace(layer, calls=self._calls(value, layer, names))
+        if names is None:
+            return layer
+        layer = replace(layer, calls=self._calls(value, layer, names))
+        return self._translated(value, layer) if layer.class_name in _KERAS2_OPERATIONS else layer
+
+    def _translated(self, value: Mapping[str, Any], layer: LayerSpec) -> LayerSpec | None:
+        """A function of TensorFlow as an operation of Keras 3; None where there is none, which `problems` tells."""
+        config = value.get("config")
+        config = config if isinstance(config, dict) else {}
+        try:
+            if layer.class_name == "TensorFlowOpLayer":
+                results = [graph_node(config.get("node_def"), config.get("constants"), call) for call in layer.calls]
+            else:
+                results = [translated(config.get("function"), call) for call in layer.calls]
+        except UnknownFunctionError as wrong:
+            self.problems.add(f"layer {brief_name(layer.name)} ({layer.class_name}): {wrong}")
+            return None
+        if not results:
+            return None
+        operation, options, _ = results[0]
+        if any(other[:2] != results[0][:2] for other in results):
+            self.problems.add(f"layer {brief_name(layer.name)} ({layer.class_name}): its calls differ in their options")
+            return None
+        calls = tuple(call for _, _, call in results)
+        return replace(layer, class_name=operation, config={"name": layer.name, **options}, calls=calls)
 
     def _config(self, value: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
         raw = value.get("config")

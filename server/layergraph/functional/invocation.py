@@ -31,7 +31,18 @@ class Invocation:
     with several, `<argument>_mask`; a mask that the caller gives goes before.
     """
 
-    __slots__ = ("_args", "_casts", "_kwargs", "_masks", "_previous", "_single", "layer", "tensors", "training")
+    __slots__ = (
+        "_args",
+        "_casts",
+        "_kwargs",
+        "_masks",
+        "_previous",
+        "_single",
+        "known",
+        "layer",
+        "tensors",
+        "training",
+    )
 
     def __init__(
         self, layer: Layer, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None = None
@@ -39,6 +50,8 @@ class Invocation:
         self.layer = layer
         self.training = training
         self.tensors: list[Tensor] = []
+        #: Values of the outputs where shapes alone tell them; shape inference finds them.
+        self.known: list[tuple[torch.Tensor, torch.Tensor] | None] = []
         self._args = tuple(map_structure(self._slot, arg) for arg in args)
         self._kwargs = {name: map_structure(self._slot, kwargs[name]) for name in sorted(kwargs)}
         self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs

@@ -23,12 +23,15 @@ from layergraph.functional.tensor import Shape
 #: strided layers leaves something. Memory is none on `meta`.
 ROWS = (2, 3)
 LENGTHS = (1031, 2063)
+#: Elements of a tensor whose values are kept.
+MOST_VALUES = 4096
 
 
 def infer(invocation: Invocation) -> tuple[list[Shape], list[str], list[Shape | None]]:
     """Shape, dtype and mask shape of each output, in flat order. Raises GraphError where the call can't work."""
-    runs = [_run_on_meta(invocation, rows, length) for rows, length in zip(ROWS, LENGTHS, strict=True)]
+    runs = [_run_on_meta(invocation, index) for index in range(len(ROWS))]
     (first, first_masks), (second, second_masks) = runs
+    invocation.known = [_known(a, b) for a, b in zip(first, second, strict=True)]
     shapes = [_merge(a, b) for a, b in zip(first, second, strict=True)]
     dtypes = [dtype_name(value.dtype) for value in first]
     masks = [None if a is None or b is None else _merge(a, b) for a, b in zip(first_masks, second_masks, strict=True)]
@@ -40,15 +43,31 @@ def concrete(shape: Shape, rows: int, length: int) -> tuple[int, ...]:
     return tuple((rows if axis == 0 else length) if size is None else size for axis, size in enumerate(shape))
 
 
-def _run_on_meta(invocation: Invocation, rows: int, length: int) -> tuple[list[torch.Tensor], list[Any]]:
+def _known(first: Any, second: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The values of an output, where they were computed from shapes alone."""
+    both = (first, second)
+    plain = all(isinstance(v, torch.Tensor) and not v.is_meta and v.numel() <= MOST_VALUES for v in both)
+    return (first, second) if plain else None
+
+
+def _run_on_meta(invocation: Invocation, index: int) -> tuple[list[torch.Tensor], list[Any]]:
     layer = invocation.layer
+    rows, length = ROWS[index], LENGTHS[index]
 
     def empty(shape: Shape, dtype: str) -> Any:
         if dtype == Strings.dtype:
             return Strings(concrete(shape, rows, length))
         return torch.empty(concrete(shape, rows, length), dtype=torch_dtype(dtype), device="meta")
 
-    values = [empty(tensor.shape, tensor.dtype) for tensor in invocation.tensors]
+    # Shapes that were told from shapes stay numbers, for operations that tell a shape from them.
+    tensors = invocation.tensors
+    every = layer.computes_values and all(tensor.values is not None for tensor in tensors)
+    values = [
+        tensor.values[index]
+        if tensor.values is not None and (every or (layer.reads_values and at > 0))
+        else empty(tensor.shape, tensor.dtype)
+        for at, tensor in enumerate(tensors)
+    ]
     masks = [None if t.mask_shape is None else empty(t.mask_shape, "bool") for t in invocation.tensors]
     try:
         with torch.no_grad():

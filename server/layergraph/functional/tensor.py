@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from layergraph.functional.operators import Operators
 
@@ -34,10 +34,11 @@ class TensorSpec:
 class Tensor(Operators):
     """A tensor without values (keras.KerasTensor).
 
-    `mask_shape` is the shape of the boolean mask that travels with it, or None.
+    `mask_shape` is the shape of the boolean mask that travels with it, or None. `values` are set where shapes alone
+    tell them: one array for each of the two lengths that shape inference gives to unknown axes.
     """
 
-    __slots__ = ("__weakref__", "dtype", "history", "mask_shape", "name", "shape")
+    __slots__ = ("__weakref__", "dtype", "history", "mask_shape", "name", "shape", "values")
 
     def __init__(
         self, shape: Shape, dtype: str, history: History, *, name: str = "", mask_shape: Shape | None = None
@@ -47,6 +48,7 @@ class Tensor(Operators):
         self.history = history
         self.name = name
         self.mask_shape = mask_shape
+        self.values: tuple[Any, Any] | None = None
 
     @property
     def ndim(self) -> int:

@@ -14,7 +14,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
-from layergraph.layers.spatial import SpatialLayer, data_format, padding, same_padding
+from layergraph.layers.spatial import SpatialLayer, data_format, padding
 from layergraph.training.constraints import constraint
 from layergraph.training.regularizers import regularizer
 
@@ -120,7 +120,8 @@ class _LocallyConnected(SpatialLayer):
 
     def _along(self, length: int, windows: int, size: int, stride: int) -> Meetings:
         """Where windows meet inputs along one axis."""
-        before = same_padding(length, size, stride)[0] if self.padding == "same" else 0
+        # With 'same' padding Keras puts windows around every stride-th input, unlike in a convolution.
+        before = size // 2 if self.padding == "same" else 0
         for window in range(windows):
             for place in range(size):
                 at = window * stride + place - before

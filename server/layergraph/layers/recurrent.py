@@ -30,6 +30,7 @@ class Recurrent(Layer):
     go_backwards           takes the steps from last to first; outputs come in that order
     stateful               accepted, but each call starts from zeros: a server's calls belong to different callers
     zero_output_for_mask   gives 0 for masked steps rather than the output before
+    time_major             steps come before rows, in inputs and outputs; only in files of tf.keras
     mask_rule              whether the inputs' mask holds beside tensors of `initial_state`: only in `keras2`
 
     In a masked step states stay and the output before is given again (0 if there is none).
@@ -44,6 +45,7 @@ class Recurrent(Layer):
     activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
     use_cudnn: Any = option(anything, default="auto", kw_only=True)
     implementation: Any = option(anything, default=2, kw_only=True)
+    time_major: bool = option(boolean, default=False, kw_only=True)
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
@@ -64,6 +66,9 @@ class Recurrent(Layer):
         """Outputs and, if asked for, states. Raises GraphError for shapes that don't fit."""
         if sequences.ndim != 3:
             raise GraphError(f"got shape {tuple(sequences.shape)}, expected (rows, steps, features)")
+        if self.time_major:
+            sequences = sequences.transpose(0, 1)
+            mask, sequences_mask = (m if m is None else m.transpose(0, 1) for m in (mask, sequences_mask))
         if mask is None and self.mask_rule == "keras2":
             mask = sequences_mask
         mask = _fitting_mask(mask, sequences)
@@ -81,6 +86,8 @@ class Recurrent(Layer):
             x = torch.where(mask[:, :, None], x, 0)
         dtype = torch_dtype(self.compute_dtype)
         output = (x if self.return_sequences else _last(x)).to(dtype)
+        if self.time_major and self.return_sequences:
+            output = output.transpose(0, 1)
         return [output, *(state.to(dtype) for state in ends)] if self.return_state else output
 
     def _starts(self, cells: list[tuple[Cell, Any]], x: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
@@ -102,7 +109,9 @@ class Recurrent(Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key not in _UNSAVED}
+        config = {key: value for key, value in super().get_config().items() if key not in _UNSAVED}
+        # Keras 3 doesn't know it, so that it refuses a model which it would compute wrongly.
+        return config if self.time_major else {key: value for key, value in config.items() if key != "time_major"}
 
 
 def _last(x: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import anything, boolean, fraction, option, positive_int
-from layergraph.errors import GraphError
+from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -62,8 +62,10 @@ class _ConvLstm(WindowedConvolution, Recurrent):
     vars_path = ("cell",)
 
     def setup(self) -> None:
-        """Brings sizes to one value an axis. Raises ConfigError for strides beside dilation."""
+        """Brings sizes to one value an axis. Raises ConfigError for strides beside dilation, and for steps first."""
         super().setup()
+        if self.time_major:
+            raise ConfigError(f"{type(self).__name__}: option 'time_major' is true, expected false")
         self.refuse_strided_dilation()
 
     def build(self, input_shape: Any, *others: Any) -> None:
@@ -108,15 +110,15 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         if mask is None and self.mask_rule == "keras2":
             mask = sequences_mask
         mask = mask[0] if isinstance(mask, (list, tuple)) and mask else mask
-        if mask is not None and mask.ndim != 2:
-            raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps)")
+        if mask is not None and not 2 <= mask.ndim <= self.rank + 2:
+            raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps) or more axes")
         inputs = self._inputs(run, w, sequences.to(w.kernel.dtype))
         # The gates are (rows, steps, *spatial, filters * 4) here; states are without the steps.
         states = self._first_states(inputs, initial_state)
         outputs, states = self._scan(run, w, inputs, states, mask)
         if mask is not None and self.zero_output_for_mask:
             order = mask.flip(1) if self.go_backwards else mask
-            outputs = torch.where(order.reshape(*order.shape, *[1] * (outputs.ndim - 2)), outputs, 0)
+            outputs = torch.where(_over(order.to(torch.bool), outputs), outputs, 0)
         dtype = torch_dtype(self.compute_dtype)
         output = (outputs if self.return_sequences else outputs[:, -1]).to(dtype)
         return [output, *(state.to(dtype) for state in states)] if self.return_state else output
@@ -201,8 +203,8 @@ class _ConvLstm(WindowedConvolution, Recurrent):
 
 
 def _over(counts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """One truth value for each row, in as many axes as `like` has."""
-    return counts.reshape(-1, *[1] * (like.ndim - 1))
+    """Truth values for the first axes, in as many axes as `like` has."""
+    return counts.reshape(*counts.shape, *[1] * (like.ndim - counts.ndim))
 
 
 class ConvLSTM1D(_ConvLstm):

@@ -150,6 +150,8 @@ _BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
 class Cast(Typed):
     """x in another element type (keras.ops.cast)."""
 
+    computes_values = True
+
     keras_module = "keras.src.ops.core"
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:

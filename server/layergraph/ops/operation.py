@@ -51,6 +51,8 @@ _element_type = dtype
 class Unary(Operation):
     """A function of one tensor, element by element."""
 
+    computes_values = True
+
     function: ClassVar[Callable[[torch.Tensor], torch.Tensor]]
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
@@ -60,6 +62,8 @@ class Unary(Operation):
 
 class Binary(Operation):
     """A function of two operands, of which one may be a plain number. They broadcast."""
+
+    computes_values = True
 
     function: ClassVar[Callable[[Any, Any], torch.Tensor]]
 

@@ -11,11 +11,13 @@ from layergraph.functional.run import Run
 from layergraph.ops.operation import Operation, as_tensors
 
 #: Small integers are summed in int32, as Keras does.
-_SUMMED_IN_INT32 = (torch.bool, torch.uint8, torch.int8, torch.int16)
+SUMMED_IN_INT32 = (torch.bool, torch.uint8, torch.int8, torch.int16)
 
 
-class _Reduction(Operation):
+class Reduction(Operation):
     """Over one axis, several, or all."""
+
+    computes_values = True
 
     axis: t.Any = option(optional(one_or_list_of(integer)), default=None)
     keepdims: bool = option(boolean, default=False)
@@ -27,7 +29,7 @@ class _Reduction(Operation):
         return [self.axis] if isinstance(self.axis, int) else list(self.axis)
 
 
-class Any(_Reduction):
+class Any(Reduction):
     """Whether any element holds (keras.ops.any)."""
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
@@ -35,7 +37,7 @@ class Any(_Reduction):
         return torch.any(x.to(torch.bool), self.axes(x), self.keepdims)
 
 
-class All(_Reduction):
+class All(Reduction):
     """Whether all elements hold (keras.ops.all)."""
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
@@ -43,16 +45,16 @@ class All(_Reduction):
         return torch.all(x.to(torch.bool), self.axes(x), self.keepdims)
 
 
-class Sum(_Reduction):
+class Sum(Reduction):
     """keras.ops.sum."""
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
-        dtype = torch.int32 if x.dtype in _SUMMED_IN_INT32 else x.dtype
+        dtype = torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype
         return torch.sum(x, self.axes(x), self.keepdims, dtype=dtype)
 
 
-class Mean(_Reduction):
+class Mean(Reduction):
     """keras.ops.mean."""
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +62,7 @@ class Mean(_Reduction):
         return torch.mean(x if x.is_floating_point() else x.float(), self.axes(x), self.keepdims)
 
 
-class Max(_Reduction):
+class Max(Reduction):
     """keras.ops.max. `initial` counts as one more element."""
 
     initial: float | None = option(optional(number), default=None)
@@ -71,7 +73,7 @@ class Max(_Reduction):
         return y if self.initial is None else y.clamp_min(self.initial)
 
 
-class Min(_Reduction):
+class Min(Reduction):
     """keras.ops.min. `initial` counts as one more element."""
 
     initial: float | None = option(optional(number), default=None)
@@ -82,7 +84,7 @@ class Min(_Reduction):
         return y if self.initial is None else y.clamp_max(self.initial)
 
 
-class Var(_Reduction):
+class Var(Reduction):
     """keras.ops.var: divided by the number of elements."""
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
@@ -91,7 +93,7 @@ class Var(_Reduction):
         return torch.var(x, self.axes(x), correction=0, keepdim=self.keepdims)
 
 
-class Std(_Reduction):
+class Std(Reduction):
     """keras.ops.std: divided by the number of elements."""
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
@@ -100,7 +102,7 @@ class Std(_Reduction):
         return torch.std(x, self.axes(x), correction=0, keepdim=self.keepdims)
 
 
-class Logsumexp(_Reduction):
+class Logsumexp(Reduction):
     """keras.ops.logsumexp."""
 
     keras_module = "keras.src.ops.math"

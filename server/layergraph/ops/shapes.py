@@ -16,8 +16,17 @@ def _list(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else list(value)
 
 
+def _lengths(value: Any) -> list[int]:
+    """Numbers of a shape, some of which, or all, may be tensors whose values are known."""
+    if isinstance(value, torch.Tensor):
+        value = value.tolist()
+    return [int(n) for n in (value if isinstance(value, (list, tuple)) else [value])]
+
+
 class ExpandDims(Operation):
     """keras.ops.expand_dims."""
+
+    computes_values = True
 
     axis: Any = option(one_or_list_of(integer))
 
@@ -32,6 +41,8 @@ class ExpandDims(Operation):
 
 class Squeeze(Operation):
     """keras.ops.squeeze."""
+
+    computes_values = True
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
@@ -48,11 +59,13 @@ class Squeeze(Operation):
 class Reshape(Operation):
     """keras.ops.reshape."""
 
-    newshape: Any = option(one_or_list_of(lambda n: -1 if n is None else integer(n)))
+    reads_values = True
+    computes_values = True
+    newshape: Any = option(optional(one_or_list_of(lambda n: -1 if n is None else integer(n))), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """x in another shape."""
-        return x.reshape(_list(self.newshape))
+    def forward(self, run: Run, w: Any, x: torch.Tensor, newshape: Any = None) -> torch.Tensor:
+        """x in another shape. `newshape` in the call may hold tensors."""
+        return x.reshape(_lengths(self.newshape if newshape is None else newshape))
 
 
 class Ravel(Operation):
@@ -119,11 +132,12 @@ class Roll(Operation):
 class Tile(Operation):
     """keras.ops.tile."""
 
-    repeats: Any = option(one_or_list_of(integer))
+    reads_values = True
+    repeats: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """x many times over."""
-        return x.tile(_list(self.repeats))
+    def forward(self, run: Run, w: Any, x: torch.Tensor, repeats: Any = None) -> torch.Tensor:
+        """x many times over. `repeats` in the call may hold tensors."""
+        return x.tile(_lengths(self.repeats if repeats is None else repeats))
 
 
 class Repeat(Operation):
@@ -140,15 +154,18 @@ class Repeat(Operation):
 class BroadcastTo(Operation):
     """keras.ops.broadcast_to."""
 
-    shape: Any = option(list_of(integer))
+    reads_values = True
+    shape: Any = option(optional(list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """x in a larger shape."""
-        return x.broadcast_to(self.shape)
+    def forward(self, run: Run, w: Any, x: torch.Tensor, shape: Any = None) -> torch.Tensor:
+        """x in a larger shape. `shape` in the call may hold tensors."""
+        return x.broadcast_to(_lengths(self.shape if shape is None else shape))
 
 
 class Concatenate(Operation):
     """keras.ops.concatenate."""
+
+    computes_values = True
 
     axis: int | None = option(optional(integer), default=0)
 
@@ -162,11 +179,18 @@ class Concatenate(Operation):
 class Stack(Operation):
     """keras.ops.stack."""
 
+    computes_values = True
+
     axis: int = option(integer, default=0)
 
     def forward(self, run: Run, w: Any, x: Any) -> torch.Tensor:
         """The tensors along a new axis."""
-        return torch.stack(list(x), self.axis)
+        # Numbers may stand among them, as in a shape.
+        like = next((item for item in x if isinstance(item, torch.Tensor)), None)
+        return torch.stack(
+            [item if isinstance(item, torch.Tensor) or like is None else torch.as_tensor(item).to(like) for item in x],
+            self.axis,
+        )
 
 
 class Split(Operation):
@@ -200,9 +224,13 @@ class Unstack(Operation):
 class GetItem(Operation):
     """x[key]: integers, slices, an ellipsis and new axes, as in NumPy."""
 
+    reads_values = True
+    computes_values = True
+
     def forward(self, run: Run, w: Any, x: torch.Tensor, key: Any) -> torch.Tensor:  # type: ignore[override]
         """The part of x. Slices with a negative step, which torch lacks, are taken from the flipped axis."""
         keys = key if isinstance(key, tuple) else tuple(key) if isinstance(key, list) else (key,)
+        keys = tuple(_plain_slice(k) for k in keys)
         if Ellipsis in [k for k in keys if not isinstance(k, torch.Tensor)]:
             at = next(i for i, k in enumerate(keys) if k is Ellipsis)
             used = sum(1 for k in keys if k is not None and k is not Ellipsis)
@@ -218,6 +246,14 @@ class GetItem(Operation):
             forward.append(k)
             axis += k is not None
         return x[tuple(forward)]
+
+
+def _plain_slice(key: Any) -> Any:
+    """A slice, whose ends may be tensors of one element; in Keras 2's files it is {"start", "stop", "step"}."""
+    if not isinstance(key, dict):
+        return key
+    ends = (key.get(name) for name in ("start", "stop", "step"))
+    return slice(*(int(end.item()) if isinstance(end, torch.Tensor) else end for end in ends))
 
 
 class Take(Operation):

@@ -6,7 +6,29 @@ from collections.abc import Mapping
 
 from layergraph.functional.layer import Layer
 from layergraph.layers.table import merged
-from layergraph.ops import elementwise, reductions, shapes
+from layergraph.ops import (
+    arrangement,
+    elementwise,
+    images,
+    linear_algebra,
+    neural,
+    numbers,
+    reductions,
+    shapes,
+    statistics,
+)
 
 #: Keras class name -> class.
-OPERATIONS: Mapping[str, type[Layer]] = merged([elementwise.OPERATIONS, reductions.OPERATIONS, shapes.OPERATIONS])
+OPERATIONS: Mapping[str, type[Layer]] = merged(
+    [
+        elementwise.OPERATIONS,
+        numbers.OPERATIONS,
+        reductions.OPERATIONS,
+        statistics.OPERATIONS,
+        shapes.OPERATIONS,
+        arrangement.OPERATIONS,
+        linear_algebra.OPERATIONS,
+        neural.OPERATIONS,
+        images.OPERATIONS,
+    ]
+)

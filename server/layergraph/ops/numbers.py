@@ -1,0 +1,235 @@
+"""More functions of numbers, element by element (keras.ops.numpy, nn and math)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from layergraph.config.options import anything, boolean, integer, number, option
+from layergraph.errors import DataError
+from layergraph.functional.run import Run
+from layergraph.layers import activation_functions as activations
+from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation
+
+
+def _floating(x: torch.Tensor) -> torch.Tensor:
+    return x if x.is_floating_point() else x.to(torch.float32)
+
+
+def _of_floats(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: function(_floating(x))
+
+
+def _of_two_floats(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def widened(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        x1, x2 = torch.broadcast_tensors(_floating(x1), _floating(x2))  # type: ignore[no-untyped-call]
+        return function(x1, x2)
+
+    return widened
+
+
+def _fmod(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    if not (x1.is_floating_point() or x2.is_floating_point()) and not x2.is_meta and bool((x2 == 0).any()):
+        raise DataError("integers are divided by zero")
+    return torch.fmod(x1, x2)
+
+
+def _cbrt(x: torch.Tensor) -> torch.Tensor:
+    return torch.sign(x) * torch.abs(x) ** (1 / 3)
+
+
+def _without_nan(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    return torch.where(x2 == 0, torch.zeros_like(x2), x1 / torch.where(x2 == 0, torch.ones_like(x2), x2))
+
+
+_UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Angle": lambda x: torch.angle(_floating(x)),
+    "BitwiseInvert": torch.bitwise_not,
+    "BitwiseNot": torch.bitwise_not,
+    "Cbrt": _of_floats(_cbrt),
+    "Conj": lambda x: x,
+    "Conjugate": lambda x: x,
+    "Deg2rad": _of_floats(torch.deg2rad),
+    "Erfc": _of_floats(torch.erfc),
+    "Erfinv": _of_floats(torch.erfinv),
+    "Exp2": _of_floats(torch.exp2),
+    "Fabs": _of_floats(torch.abs),
+    "I0": _of_floats(torch.i0),
+    "Isneginf": torch.isneginf,
+    "Isposinf": torch.isposinf,
+    "Isreal": torch.isreal,
+    "Rad2deg": _of_floats(torch.rad2deg),
+    "Real": lambda x: x,
+    "Signbit": torch.signbit,
+    "Sinc": _of_floats(torch.sinc),
+    "Trunc": torch.trunc,
+}
+
+_BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
+    "BitwiseAnd": torch.bitwise_and,
+    "BitwiseLeftShift": torch.bitwise_left_shift,
+    "BitwiseOr": torch.bitwise_or,
+    "BitwiseRightShift": torch.bitwise_right_shift,
+    "BitwiseXor": torch.bitwise_xor,
+    "DivideNoNan": _of_two_floats(_without_nan),
+    "Fmax": torch.fmax,
+    "Fmin": torch.fmin,
+    "Fmod": _fmod,
+    "Gcd": torch.gcd,
+    "Heaviside": _of_two_floats(torch.heaviside),
+    "Hypot": _of_two_floats(torch.hypot),
+    "Lcm": torch.lcm,
+    "Ldexp": lambda x1, x2: torch.ldexp(_floating(x1), x2),
+    "LeftShift": torch.bitwise_left_shift,
+    "Logaddexp": _of_two_floats(torch.logaddexp),
+    "Logaddexp2": _of_two_floats(torch.logaddexp2),
+    "Nextafter": _of_two_floats(torch.nextafter),
+    "RightShift": torch.bitwise_right_shift,
+}
+
+#: TensorFlow's own, which Keras 3 has no operation for: their names can't clash with Keras's.
+_TENSORFLOW: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
+    "tf>SquaredDifference": lambda x1, x2: (x1 - x2).square(),
+    "tf>Xdivy": lambda x1, x2: torch.where(x1 == 0, torch.zeros_like(x1 * x2), x1 / x2),
+    "tf>Xlogy": torch.xlogy,
+    "tf>TruncateDiv": lambda x1, x2: torch.div(x1, x2, rounding_mode="trunc"),
+}
+
+_MATH = frozenset({"Erfc", "Erfinv"})
+
+
+class Round(Operation):
+    """keras.ops.round: halves go to the even neighbour."""
+
+    decimals: int = option(integer, default=0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x rounded."""
+        if x.is_floating_point():
+            return torch.round(x, decimals=self.decimals)
+        return torch.round(x.double(), decimals=self.decimals).to(x.dtype)
+
+
+class NanToNum(Operation):
+    """keras.ops.nan_to_num."""
+
+    nan: float = option(number, default=0.0)
+    posinf: Any = option(anything, default=None)
+    neginf: Any = option(anything, default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x with other numbers for what is none."""
+        return torch.nan_to_num(x, self.nan, self.posinf, self.neginf) if x.is_floating_point() else x
+
+
+class Isclose(Operation):
+    """keras.ops.isclose."""
+
+    equal_nan: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8) -> torch.Tensor:  # type: ignore[override]
+        """Whether the two are nearly the same."""
+        a, b = as_tensors(x1, x2)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        return torch.isclose(a.to(dtype), b.to(dtype), rtol, atol, self.equal_nan)
+
+
+class FullLike(Typed):
+    """keras.ops.full_like."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor, fill_value: Any) -> torch.Tensor:  # type: ignore[override]
+        """The value in the shape of x."""
+        like = self.converted(x.new_empty(()))
+        value = fill_value if isinstance(fill_value, torch.Tensor) else torch.as_tensor(fill_value, device=x.device)
+        return value.to(like.dtype).expand(x.shape)
+
+
+class _Shrink(Operation):
+    keras_module = "keras.src.ops.nn"
+
+    threshold: float = option(number, default=0.5)
+
+
+class SoftShrink(_Shrink):
+    """keras.ops.soft_shrink."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x moved towards 0 by the threshold."""
+        return torch.nn.functional.softshrink(x, self.threshold)
+
+
+class HardShrink(_Shrink):
+    """keras.ops.hard_shrink."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x where it is beyond the threshold, else 0."""
+        return torch.nn.functional.hardshrink(x, self.threshold)
+
+
+class Threshold(Operation):
+    """keras.ops.threshold."""
+
+    keras_module = "keras.src.ops.nn"
+
+    threshold: float = option(number)
+    default_value: float = option(number)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x where it is above the threshold, else the default."""
+        return torch.where(x > self.threshold, x, torch.as_tensor(self.default_value, dtype=x.dtype, device=x.device))
+
+
+class Squareplus(Operation):
+    """keras.ops.squareplus."""
+
+    keras_module = "keras.src.ops.nn"
+
+    b: float = option(number, default=4.0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """(x + sqrt(x^2 + b)) / 2."""
+        return (x + torch.sqrt(x.square() + self.b)) / 2
+
+
+class _AlongAxis(Operation):
+    keras_module = "keras.src.ops.nn"
+
+    axis: int = option(integer, default=-1)
+
+
+class Glu(_AlongAxis):
+    """keras.ops.glu."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The first half times the sigmoid of the second."""
+        return torch.nn.functional.glu(x, self.axis)
+
+
+class Sparsemax(_AlongAxis):
+    """keras.ops.sparsemax."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The projection on the simplex."""
+        return activations.sparsemax(x.movedim(self.axis, -1)).movedim(-1, self.axis)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    **{
+        name: operation(Unary, name, "keras.src.ops.math" if name in _MATH else Operation.keras_module, function)
+        for name, function in _UNARY.items()
+    },
+    **{name: operation(Binary, name, Operation.keras_module, function) for name, function in _BINARY.items()},
+    **{name: operation(Binary, name, "tensorflow", function) for name, function in _TENSORFLOW.items()},
+    "FullLike": FullLike,
+    "Glu": Glu,
+    "HardShrink": HardShrink,
+    "Isclose": Isclose,
+    "NanToNum": NanToNum,
+    "Round": Round,
+    "SoftShrink": SoftShrink,
+    "Sparsemax": Sparsemax,
+    "Squareplus": Squareplus,
+    "Threshold": Threshold,
+}

@@ -1,0 +1,314 @@
+"""Sums along an axis, order statistics, and reductions that pass over NaN (keras.ops.numpy)."""
+
+from __future__ import annotations
+
+import typing as t
+from collections.abc import Callable
+
+import torch
+
+from layergraph.config.options import anything, boolean, integer, one_of, one_or_list_of, option, optional, positive_int
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation, Typed, as_tensors
+from layergraph.ops.reductions import SUMMED_IN_INT32, Reduction
+
+
+def _floating(x: torch.Tensor) -> torch.Tensor:
+    return x if x.is_floating_point() else x.to(torch.float32)
+
+
+class _ByFunction(Reduction):
+    """Over the axes, flattened to the last one, by `function` of (x, the last axis)."""
+
+    function: t.ClassVar[Callable[[torch.Tensor], torch.Tensor]]
+
+    def flattened(self, x: torch.Tensor) -> torch.Tensor:
+        """x with the axes that are reduced as its last one."""
+        axes = sorted(axis % x.ndim for axis in self.axes(x))
+        kept = [axis for axis in range(x.ndim) if axis not in axes]
+        return x.permute(*kept, *axes).flatten(len(kept)) if axes else x.unsqueeze(-1)
+
+    def kept(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The result with the reduced axes of length 1, if asked for."""
+        if not self.keepdims:
+            return y
+        for axis in sorted(axis % x.ndim for axis in self.axes(x)):
+            y = y.unsqueeze(axis)
+        return y
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+        """The reduced x."""
+        return self.kept(x, type(self).function(self.flattened(x)))
+
+
+def _reduction(name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> type[Operation]:
+    return type(name, (_ByFunction,), {"function": staticmethod(function), "__doc__": f"keras.ops.numpy.{name}."})
+
+
+def _prod(x: torch.Tensor) -> torch.Tensor:
+    return torch.prod(x, -1, dtype=torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype)
+
+
+def _median(x: torch.Tensor) -> torch.Tensor:
+    return torch.quantile(_floating(x), 0.5, -1)
+
+
+def _sum(x: torch.Tensor) -> torch.Tensor:
+    return torch.sum(x, -1, dtype=torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype)
+
+
+def _zeroed(x: torch.Tensor, value: float) -> torch.Tensor:
+    return torch.nan_to_num(x, value, torch.inf, -torch.inf) if x.is_floating_point() else x
+
+
+def _or_nan(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """NaN where all of x is."""
+    return torch.where(torch.isnan(x).all(-1), torch.full_like(y, torch.nan), y) if x.is_floating_point() else y
+
+
+def _nan_var(x: torch.Tensor) -> torch.Tensor:
+    x = _floating(x)
+    mean = torch.nanmean(x, -1, keepdim=True)
+    return torch.nanmean((x - mean).square(), -1)
+
+
+class Prod(Typed, _ByFunction):
+    """keras.ops.prod."""
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+        """The product."""
+        return self.converted(self.kept(x, _prod(self.flattened(x))))
+
+
+class _Quantile(_ByFunction):
+    method: str = option(one_of("linear", "lower", "higher", "midpoint", "nearest"), default="linear")
+
+    scale: t.ClassVar[float] = 1.0
+    passes_over_nan: t.ClassVar[bool] = False
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor, q: t.Any) -> torch.Tensor:  # type: ignore[override]
+        """The quantiles; those of several q come first."""
+        values = _floating(x)
+        level = torch.as_tensor(q, dtype=values.dtype, device=values.device) / self.scale
+        function = torch.nanquantile if self.passes_over_nan else torch.quantile
+        y = function(self.flattened(values), level, -1, interpolation=self.method)
+        if not self.keepdims:
+            return y
+        for axis in sorted(axis % x.ndim for axis in self.axes(x)):
+            y = y.unsqueeze(axis + level.ndim)
+        return y
+
+
+class Quantile(_Quantile):
+    """keras.ops.quantile."""
+
+
+class Percentile(_Quantile):
+    """keras.ops.percentile."""
+
+    scale = 100.0
+
+
+class Nanquantile(_Quantile):
+    """keras.ops.nanquantile."""
+
+    passes_over_nan = True
+
+
+class Nanpercentile(_Quantile):
+    """keras.ops.nanpercentile."""
+
+    scale = 100.0
+    passes_over_nan = True
+
+
+class Average(Operation):
+    """keras.ops.average."""
+
+    axis: t.Any = option(optional(one_or_list_of(integer)), default=None)
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor, weights: t.Any = None) -> t.Any:
+        """The mean, weighted if there are weights."""
+        x = _floating(x)
+        axes = list(range(x.ndim)) if self.axis is None else [self.axis] if isinstance(self.axis, int) else self.axis
+        if weights is None:
+            return x.mean(list(axes))
+        weights = torch.as_tensor(weights, device=x.device).to(x.dtype)
+        if weights.ndim == 1 and x.ndim > 1:
+            shape = [1] * x.ndim
+            shape[axes[0]] = -1
+            weights = weights.reshape(shape)
+        total = weights.expand(x.shape).sum(list(axes))
+        return (x * weights).sum(list(axes)) / total
+
+
+class _Cumulative(Typed):
+    axis: t.Any = option(optional(integer), default=None)
+
+    function: t.ClassVar[Callable[..., torch.Tensor]]
+    neutral: t.ClassVar[float | None] = None
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+        """What there is up to each element."""
+        if self.neutral is not None:
+            x = _zeroed(x, self.neutral)
+        x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
+        dtype = torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype
+        return self.converted(type(self).function(self.converted(x.to(dtype)), axis))
+
+
+def _cumulative(name: str, function: Callable[..., torch.Tensor], neutral: float | None = None) -> type[Operation]:
+    members = {"function": staticmethod(lambda x, axis: function(x, axis, dtype=x.dtype)), "neutral": neutral}
+    return type(name, (_Cumulative,), {**members, "__doc__": f"keras.ops.numpy.{name}."})
+
+
+class _NanArg(Operation):
+    axis: int | None = option(optional(integer), default=None)
+    keepdims: bool = option(boolean, default=False)
+
+
+class Nanargmax(_NanArg):
+    """keras.ops.nanargmax."""
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+        """Where the largest number is."""
+        filled = torch.nan_to_num(x, -torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
+        return torch.argmax(filled, self.axis, self.keepdims).to(torch.int32)
+
+
+class Nanargmin(_NanArg):
+    """keras.ops.nanargmin."""
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+        """Where the smallest number is."""
+        filled = torch.nan_to_num(x, torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
+        return torch.argmin(filled, self.axis, self.keepdims).to(torch.int32)
+
+
+class Sort(Operation):
+    """keras.ops.sort."""
+
+    axis: int | None = option(optional(integer), default=-1)
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+        """x in order."""
+        return torch.sort(x.reshape(-1)).values if self.axis is None else torch.sort(x, self.axis).values
+
+
+class Argsort(Operation):
+    """keras.ops.argsort."""
+
+    axis: int | None = option(optional(integer), default=-1)
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+        """The indices in order of the values."""
+        x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
+        return torch.argsort(x, dim=axis, stable=True).to(torch.int32)
+
+
+class TopK(Operation):
+    """keras.ops.top_k."""
+
+    keras_module = "keras.src.ops.math"
+
+    k: int = option(positive_int)
+    sorted: bool = option(boolean, default=True)
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """The largest of the last axis, and where they are."""
+        values, indices = torch.topk(x, self.k, sorted=True)
+        return [values, indices.to(torch.int32)]
+
+
+class InTopK(Operation):
+    """keras.ops.in_top_k."""
+
+    keras_module = "keras.src.ops.math"
+
+    k: int = option(positive_int)
+
+    def forward(self, run: Run, w: t.Any, targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Whether the target is among the k best; ties count."""
+        chosen = predictions.gather(-1, targets.to(torch.int64)[:, None])
+        return (predictions > chosen).sum(-1) < self.k
+
+
+class Diff(Operation):
+    """keras.ops.diff."""
+
+    n: int = option(positive_int, default=1)
+    axis: int = option(integer, default=-1)
+
+    def forward(self, run: Run, w: t.Any, a: torch.Tensor) -> torch.Tensor:
+        """Differences of neighbours."""
+        return torch.diff(a, self.n, self.axis)
+
+
+class Digitize(Operation):
+    """keras.ops.digitize."""
+
+    def forward(self, run: Run, w: t.Any, x: torch.Tensor, bins: t.Any) -> torch.Tensor:  # type: ignore[override]
+        """In which bin each value is."""
+        edges = torch.as_tensor(bins, device=x.device)
+        return torch.bucketize(x.contiguous(), edges.to(x.dtype) if x.is_floating_point() else edges, right=True).to(
+            torch.int32
+        )
+
+
+class SearchSorted(Operation):
+    """keras.ops.searchsorted."""
+
+    side: str = option(one_of("left", "right"), default="left")
+
+    def forward(self, run: Run, w: t.Any, sorted_sequence: t.Any, values: t.Any) -> torch.Tensor:  # type: ignore[override]
+        """Where values would go in a sorted sequence."""
+        sequence, wanted = as_tensors(sorted_sequence, values)
+        return torch.searchsorted(sequence, wanted, side=self.side).to(torch.int32)
+
+
+class Trapezoid(Operation):
+    """keras.ops.trapezoid."""
+
+    x: t.Any = option(anything, default=None)
+    dx: float = option(anything, default=1.0)
+    axis: int = option(integer, default=-1)
+
+    def forward(self, run: Run, w: t.Any, y: torch.Tensor) -> torch.Tensor:
+        """The integral by the trapezoidal rule."""
+        if self.x is not None:
+            return torch.trapezoid(_floating(y), torch.as_tensor(self.x, device=y.device), dim=self.axis)
+        return torch.trapezoid(_floating(y), dx=self.dx, dim=self.axis)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "Argsort": Argsort,
+    "Average": Average,
+    "Cumprod": _cumulative("Cumprod", torch.cumprod),
+    "Cumsum": _cumulative("Cumsum", torch.cumsum),
+    "Diff": Diff,
+    "Digitize": Digitize,
+    "InTopK": InTopK,
+    "Median": _reduction("Median", _median),
+    "Nanargmax": Nanargmax,
+    "Nanargmin": Nanargmin,
+    "Nancumprod": _cumulative("Nancumprod", torch.cumprod, 1.0),
+    "Nancumsum": _cumulative("Nancumsum", torch.cumsum, 0.0),
+    "Nanmax": _reduction("Nanmax", lambda x: _or_nan(x, torch.amax(_zeroed(x, -torch.inf), -1))),
+    "Nanmean": _reduction("Nanmean", lambda x: torch.nanmean(_floating(x), -1)),
+    "Nanmedian": _reduction("Nanmedian", lambda x: torch.nanquantile(_floating(x), 0.5, -1)),
+    "Nanmin": _reduction("Nanmin", lambda x: _or_nan(x, torch.amin(_zeroed(x, torch.inf), -1))),
+    "Nanpercentile": Nanpercentile,
+    "Nanprod": _reduction("Nanprod", lambda x: _prod(_zeroed(x, 1.0))),
+    "Nanquantile": Nanquantile,
+    "Nanstd": _reduction("Nanstd", lambda x: _nan_var(x).sqrt()),
+    "Nansum": _reduction("Nansum", lambda x: _sum(_zeroed(x, 0.0))),
+    "Nanvar": _reduction("Nanvar", _nan_var),
+    "Percentile": Percentile,
+    "Prod": Prod,
+    "Ptp": _reduction("Ptp", lambda x: torch.amax(x, -1) - torch.amin(x, -1)),
+    "Quantile": Quantile,
+    "SearchSorted": SearchSorted,
+    "Sort": Sort,
+    "TopK": TopK,
+    "Trapezoid": Trapezoid,
+}

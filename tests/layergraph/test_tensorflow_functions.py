@@ -1,0 +1,100 @@
+"""Functions of TensorFlow as layers, layers that Keras 3 lacks, and cuDNN's weights: tf.keras 2.15's numbers."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import h5py
+import layergraph
+import numpy as np
+import pytest
+from layergraph.config.graph_nodes import graph_node
+from layergraph.config.spec import CallSpec, TensorRef
+from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
+from model_files import numbered
+from oracles import assert_close, keras, perturb
+
+FOLDER = Path(__file__).parents[1] / "fixtures" / "tensorflow_functions"
+X = TensorRef("x", 0, 0)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.h5")) + sorted(FOLDER.glob("*.keras")), ids=lambda p: p.name)
+def test_files_of_tf_keras_215_give_its_numbers(path: Path) -> None:
+    model = layergraph.load_model(path)
+    with np.load(path.with_suffix(".npz")) as arrays:
+        inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
+    result = model.plan().run(dict(zip(model.input_names, inputs, strict=True)))
+    assert len(result) == len(expected)
+    for got, want in zip(result.values(), expected, strict=True):
+        assert_close(got, want, 1e-4)
+
+
+def in_cudnn_layout(kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray, gates: int) -> list[np.ndarray]:
+    """Keras 2.3's way from ordinary weights to cuDNN's."""
+    inputs = np.hstack([gate.T.reshape(gate.shape, order="C") for gate in np.hsplit(kernel, gates)])
+    states = np.hstack([gate.T for gate in np.hsplit(recurrent, gates)])
+    return [inputs, states, np.tile(0.5 * bias, 2) if gates == 4 else bias.reshape(-1)]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_cudnn_weights_are_told_by_their_bias(kind: str, tmp_path: Path) -> None:
+    x = keras.Input((5, 4), name="x")
+    model = keras.Model(x, getattr(keras.layers, kind)(3, name="r")(x))
+    perturb(model)
+    path = tmp_path / "model.h5"
+    model.save(path)
+    weights = in_cudnn_layout(*model.get_weights(), 4 if kind == "LSTM" else 3)
+    with h5py.File(path, "r+") as file:
+        group = file["model_weights/r"]
+        for name, value in zip(group.attrs["weight_names"], weights, strict=True):
+            del group[name]
+            group[name] = value
+    data = np.random.default_rng(0).standard_normal((2, 5, 4)).astype("float32")
+    assert_close(next(iter(layergraph.load_model(path).plan().run({"x": data}).values())), model.predict_on_batch(data))
+
+
+def test_an_unknown_function_is_named() -> None:
+    with pytest.raises(UnknownFunctionError, match=r"'math\.igamma'"):
+        translated("math.igamma", CallSpec((X,)))
+    with pytest.raises(UnknownFunctionError, match="reverse"):
+        translated("math.cumsum", CallSpec((X,), {"axis": 1, "reverse": True}))
+
+
+def field(number: int, data: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+NODE = field(1, b"mul") + field(2, b"Mul") + field(3, b"x") + field(5, field(1, b"T") + field(2, b"\x30\x01"))
+SLICE = {"op": "StridedSlice", "attr": {"begin_mask": {"i": "1"}, "end_mask": {"i": "3"}, "T": {"type": "DT_FLOAT"}}}
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "expected"),
+    [
+        (NODE.decode("latin-1"), {"1": 2.0}, ("Multiply", {}, (X, 2.0))),
+        (base64.b64encode(NODE).decode(), {"0": 2.0}, ("Multiply", {}, (2.0, X))),
+        ({"op": "Mul"}, {1: 3}, ("Multiply", {}, (X, 3))),
+        ({"op": "Mean", "attr": {"keep_dims": {"b": True}}}, {"1": 1}, ("Mean", {"axis": 1, "keepdims": True}, (X,))),
+        (
+            SLICE,
+            {"1": [0, 1], "2": [0, 0], "3": [1, 1]},
+            ("GetItem", {}, (X, (slice(None, None, 1), slice(1, None, 1)))),
+        ),
+    ],
+)
+def test_a_graph_node_is_an_operation(node: Any, constants: Any, expected: Any) -> None:
+    operation, options, call = graph_node(node, constants, CallSpec((X,)))
+    args = tuple(
+        tuple(slice(k["start"], k["stop"], k["step"]) for k in arg) if isinstance(arg, tuple) else arg
+        for arg in call.args
+    )
+    assert (operation, options, args) == expected
+
+
+@pytest.mark.parametrize("node", ["\x12", "a" * 50, "", None, [], {"op": "PyFunc"}, {"op": ["Mul"]}])
+def test_a_damaged_node_is_refused(node: Any) -> None:
+    with pytest.raises(UnknownFunctionError):
+        graph_node(node, {}, CallSpec((X,)))
