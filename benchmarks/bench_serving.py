@@ -173,7 +173,8 @@ def running(name: str, models: Path, load: Load) -> Iterator[Served]:
             assert PredictResponse.FromString(reply).outputs[0].shape[0] == 1
         yield Served(name, port, load, process)
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
@@ -189,7 +190,8 @@ def first_reply(channel: grpc.Channel, load: Load, process: subprocess.Popen[byt
             reply: bytes = channel.unary_unary(load.path)(load.request, timeout=30)
             return reply
         except grpc.RpcError as error:
-            if process.poll() is not None or time.monotonic() > end:
+            starting = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND)
+            if not starting or process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{' '.join(map(str, process.args))}: {error}") from error  # type: ignore[arg-type]
             time.sleep(0.2)
 

@@ -8,6 +8,7 @@ handed to the handlers in one go, and what they left to do is done once for all 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -75,6 +76,8 @@ class NativeServer:
             self._front = native.NativeGrpcFront(
                 address(host, port),
                 [(method, False) for method in self._methods],
+                # One thread outside of the GIL carries more than one Python thread takes; on few cores two only compete.
+                io_threads=1 if (os.cpu_count() or 1) <= 4 else 2,
                 call_details=True,
                 max_concurrent_streams=limits.max_calls,
             )
