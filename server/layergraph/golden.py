@@ -1,7 +1,8 @@
 """Proof beside a model file: `golden.npz`, inputs with the outputs that Keras gave for them.
 
 The file has arrays named `input/NAME` and `output/NAME`, by the names of the model (or all of either in the model's
-order, by any names), and two numbers: an output may differ by `atol` + `rtol` x |expected|. Whoever has Keras writes one with deploy/make_golden.py.
+order, by any names), and two numbers: an output may differ by `atol` + `rtol` x |expected|. Whoever has Keras writes
+one with deploy/make_golden.py.
 """
 
 from __future__ import annotations

@@ -75,12 +75,16 @@ class KerasZip:
         member = self._member(name)
         if member.compress_type != zipfile.ZIP_STORED:
             return io.BytesIO(self.read(name, self._limits.inflated_bytes(member.compress_size)))
+        content = self._file.window(self._data_start(member), member.compress_size)
         length = checksum = 0
-        for block in self._blocks(member):
-            checksum = zlib.crc32(block, checksum)
-            length += len(block)
+        # One buffer for all blocks: it stays in the processor's cache.
+        block = memoryview(bytearray(_BLOCK))
+        while got := content.readinto(block):
+            checksum = zlib.crc32(block[:got], checksum)
+            length += got
         self._compare(member, length, checksum)
-        return self._file.window(self._data_start(member), member.compress_size)
+        content.seek(0)
+        return content
 
     def _check(self, members: list[zipfile.ZipInfo], end: int) -> None:
         if len(self._members) != len(members):
