@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 N ?= 200
+T ?= grpcio
 KILLS ?= 30
 GB ?= 10
 CONTAINER ?= docker
@@ -92,6 +93,10 @@ kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments 
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
 	$(BIN)/python tests/large_data.py $(GB)
+
+.PHONY: profile
+profile: $(STAMP) ## Show where the time of one request goes, stage by stage (T=native for the other transport)
+	$(BIN)/python benchmarks/profile_request.py --transport $(T)
 
 .PHONY: image
 image: ## Build the container image (CONTAINER=podman, IMAGE_ARGS='--build-arg ...')

@@ -65,8 +65,11 @@ def make():
         lane.close()
 
 
-def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1):
-    """Submits rows that begin with `values`; gives the request and a future of its results."""
+def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1, how=0):
+    """Submits rows that begin with `values`; gives the request and a future of its results.
+
+    `how`: 0 in the lane's thread; 1 in this one; 2 in this one, or in another that is lent.
+    """
     future: Future = Future()
 
     def done(pending):
@@ -77,7 +80,13 @@ def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1):
 
     x = np.repeat(np.asarray(values, np.float64)[:, None], width, axis=1)
     pending = Pending(outputs, {"x": x}, len(values), joinable, done, deadline)
-    lane.submit(pending)
+    if how == 0:
+        lane.submit(pending)
+    else:
+        if how == 2:
+            pending.lend = lambda work: threading.Thread(target=work).start() is None
+        lane.put(pending)
+        lane.run()
     return pending, future
 
 
@@ -240,6 +249,109 @@ def test_each_request_knows_when_it_came_and_when_its_batch_began(make):
     assert pending.arrived <= pending.started <= time.monotonic()
 
 
+def wait_here(lane, values, run, **fields):
+    """Puts a request into the lane and tells it to run; gives a future of its results, and the request."""
+    future: Future = Future()
+
+    def done(pending):
+        future.set_exception(pending.error) if pending.error else future.set_result(pending.results)
+
+    x = np.asarray(values, np.float64)[:, None]
+    pending = Pending(("y",), {"x": x}, len(values), True, done, **fields)
+    lane.put(pending)
+    run()
+    return future
+
+
+def test_an_idle_lane_runs_where_it_is_told_to(make):
+    threads = []
+
+    def execute(outputs, arrays):
+        threads.append(threading.current_thread())
+        return {"y": arrays["x"]}
+
+    lane, _ = make(execute)
+    assert column(wait_here(lane, [1], lane.run)) == [1]
+    assert threads == [threading.current_thread()]
+
+
+def test_only_a_quick_model_runs_where_a_burst_was_taken(make):
+    threads = []
+
+    def execute(outputs, arrays):
+        threads.append(threading.current_thread())
+        if arrays["x"][0, 0] == 2:
+            busy = time.thread_time() + 0.02
+            while time.thread_time() < busy:
+                pass
+        return {"y": arrays["x"]}
+
+    lane, _ = make(execute)
+    for value in (1, 1, 2, 1):
+        assert column(wait_here(lane, [value], lane.run_if_quick)) == [value]
+        while lane._led:  # whoever ran this has still to cease to
+            time.sleep(0.001)
+    here = threading.current_thread()
+    # The first time nothing is known, and after a long batch the model isn't quick.
+    assert [thread is here for thread in threads] == [False, True, True, False]
+
+
+def test_the_lead_goes_to_a_thread_that_waits(make):
+    doubler, lane, _, first = held(make, max_batch_rows=1)
+    lent = []
+
+    def lend(work):
+        lent.append(work)
+        return len(lent) > 1
+
+    futures = [wait_here(lane, [value], lane.run, lend=lend) for value in (2, 3)]
+    doubler.gate.set()
+    assert column(first) == [2]
+    # The first one that was asked waits no more.
+    while len(lent) < 2:
+        time.sleep(0.001)
+    assert not any(future.done() for future in futures)
+    lent[1]()
+    assert column(futures[0]) == [4]
+    while len(lent) < 3:
+        time.sleep(0.001)
+    lent[2]()
+    assert column(futures[1]) == [6]
+
+
+def test_who_has_priority_goes_first_and_equals_in_the_order_they_came(make):
+    doubler, lane, _, _ = held(make, max_batch_rows=1)
+    futures = [
+        wait_here(lane, [value], lane.run, priority=priority)
+        for value, priority in ((2, 0), (3, -1), (4, 5), (5, 0), (6, 5))
+    ]
+    doubler.gate.set()
+    for future in futures:
+        future.result(30)
+    assert [row for batch in doubler.seen[1:] for row in batch] == [4, 6, 2, 5, 3]
+
+
+def test_who_waited_for_longer_than_it_wanted_is_refused(make):
+    doubler, lane, _, _ = held(make)
+    hasty = wait_here(lane, [1], lane.run, give_up=time.monotonic() - 1)
+    patient = wait_here(lane, [2], lane.run, give_up=time.monotonic() + 100)
+    doubler.gate.set()
+    assert column(patient) == [4]
+    with pytest.raises(BusyError, match="longer than it wanted"):
+        hasty.result(30)
+
+
+def test_a_defect_in_an_answer_ends_no_lane(make):
+    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+
+    def done(pending):
+        raise ZeroDivisionError
+
+    lane.put(Pending(("y",), {"x": np.ones((1, 1))}, 1, True, done))
+    lane.run()
+    assert column(wait_here(lane, [1], lane.run)) == [1]
+
+
 class Scrambler:
     """An executor that takes its time and gives its arrays in another order, another layout and other types."""
 
@@ -273,7 +385,7 @@ def test_every_reply_has_its_own_rows(seed, max_batch_rows, sizes):
             first = number * 10_000 + turn * 1000
             expected = np.arange(first, first + rows, dtype=np.float64)
             outputs = choose.choice([("y",), ("z",), ("y", "z")])
-            pending, future = ask(lane, expected, outputs=outputs)
+            pending, future = ask(lane, expected, outputs=outputs, how=number % 3)
             if choose.random() < 0.2:
                 pending.cancel()
             try:

@@ -83,3 +83,8 @@ def test_state_lies_in_the_repository_or_beside_the_file(tmp_path):
     file.touch()
     assert Settings(path=file).state_folder == tmp_path / ".layerserve"
     assert Settings(path=file, state=tmp_path / "other").state_folder == tmp_path / "other"
+
+
+def test_the_native_transport_has_no_tls(tmp_path):
+    with pytest.raises(SettingsError, match="transport 'native' has no TLS: take 'grpcio'"):
+        read_settings([str(tmp_path), "--transport", "native", "--tls-certificate", "c.pem", "--tls-key", "k.pem"])
