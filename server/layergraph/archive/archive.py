@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from layergraph.archive.files import FileWindow, find_model, open_regular
+from layergraph.archive.files import FileWindow, find_config, find_model, find_weights, open_regular
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, StoredArray, is_hdf5, reading
 from layergraph.archive.heap_check import check_heaps
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
+from layergraph.archive.shards import ShardedWeights
 from layergraph.errors import CorruptFileError
 
 CONFIG = "config.json"
@@ -31,7 +32,7 @@ class ModelArchive:
     training_config   what `compile` was given, as the file has it; None where the model was not compiled
     keras_version     version of the Keras that wrote the file, or None where it doesn't say
     backend           the framework under the Keras that wrote the file, as Keras 2 writes it; None where it doesn't say
-    weights           StateTree or LegacyWeights, whichever layout the file has
+    weights           StateTree, LegacyWeights or ShardedWeights, whichever layout the file has
     stored_bytes      size of the file
 
     It takes over what `resources` hold open, and lets go of it in `close`.
@@ -44,7 +45,7 @@ class ModelArchive:
         config: Mapping[str, Any],
         training_config: Mapping[str, Any] | None,
         keras_version: str | None,
-        weights: StateTree | LegacyWeights,
+        weights: StateTree | LegacyWeights | ShardedWeights,
         stored_bytes: int,
         limits: LoadLimits,
         resources: ExitStack,
@@ -100,6 +101,8 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
             return _open_zip(file, file_path, limits, resources)
         if is_hdf5(file):
             return _open_hdf5(file, file_path, limits, resources)
+        if file_path.suffix == ".json":
+            return _open_json(file, file_path, limits, resources)
         found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5"
         raise CorruptFileError(file_path, f"{found}; expected a .keras or .h5 model file")
 
@@ -135,6 +138,10 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     resources.callback(content.close)
     root = content.root
     config_text = root.text("model_config")
+    if config_text is None and (config_path := find_config(path)) is not None:
+        config_file = open_regular(config_path)
+        resources.callback(config_file.close)
+        return _joined(config_file, config_path, content, limits, resources)
     if config_text is None:
         raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (weights alone are no model)")
     training_text = root.text("training_config")
@@ -154,6 +161,61 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         backend=backend,
         weights=LegacyWeights(content, model, root.group("optimizer_weights")),
         stored_bytes=file.length,
+        limits=limits,
+        resources=resources,
+    )
+
+
+def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+    """A `model.json`: of TensorFlow.js with its shards, or an architecture with the weights beside it."""
+    whole = _json(file, path, limits)
+    if "modelTopology" not in whole:
+        weights_path = find_weights(path)
+        weights_file = open_regular(weights_path)
+        resources.callback(weights_file.close)
+        check_heaps(weights_file, weights_path)
+        content = Hdf5File(weights_file, weights_path, weights_file.length, limits)
+        resources.callback(content.close)
+        return _joined(file, path, content, limits, resources)
+    topology = whole["modelTopology"]
+    topology = topology if isinstance(topology, dict) else {}
+    config = topology.get("model_config", topology)
+    if not isinstance(config, dict):
+        raise CorruptFileError(path, "modelTopology has no config of layers")
+    weights = ShardedWeights(whole.get("weightsManifest"), path, limits, resources)
+    version, training = topology.get("keras_version"), topology.get("training_config")
+    return ModelArchive(
+        path,
+        config=config,
+        training_config=training if isinstance(training, dict) else None,
+        keras_version=version if isinstance(version, str) else None,
+        weights=weights,
+        stored_bytes=file.length + weights.stored_bytes,
+        limits=limits,
+        resources=resources,
+    )
+
+
+def _json(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str, Any]:
+    if file.length > limits.config_bytes:
+        raise CorruptFileError(path, f"has {file.length} bytes, at most {limits.config_bytes} are read")
+    return json_object(file.read_at(0, file.length), path, path.name, limits)
+
+
+def _joined(file: FileWindow, path: Path, content: Hdf5File, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+    """An architecture, and weights in either layout: what the weights' file holds tells, not its name."""
+    config = _json(file, path, limits)
+    model = content.root.group("model_weights") or content.root
+    legacy = model.texts("layer_names") is not None
+    version, backend = config.get("keras_version"), config.get("backend")
+    return ModelArchive(
+        path,
+        config=config,
+        training_config=None,
+        keras_version=version if isinstance(version, str) else model.text("keras_version"),
+        backend=backend if isinstance(backend, str) else model.text("backend"),
+        weights=LegacyWeights(content, model, None) if legacy else StateTree(content.root),
+        stored_bytes=file.length + content.stored_bytes,
         limits=limits,
         resources=resources,
     )

@@ -12,7 +12,7 @@ from typing import Any
 from layergraph.errors import CorruptFileError, UnsafeFileError
 
 #: Names that a version folder's model may have, the first found wins; else the only file with one of the suffixes.
-MODEL_NAMES = ("model.keras", "model.h5", "model.hdf5")
+MODEL_NAMES = ("model.keras", "model.h5", "model.hdf5", "model.json")
 MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
@@ -24,7 +24,9 @@ def find_model(path: Path) -> Path:
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
             return path
-        names = sorted(entry.name for entry in os.scandir(path) if entry.name.endswith(MODEL_SUFFIXES))
+        present = [entry.name for entry in os.scandir(path) if entry.name not in _OTHER_JSON]
+        names = sorted(name for name in present if name.endswith(MODEL_SUFFIXES))
+        names = names or sorted(name for name in present if name.endswith(".json"))
     except (OSError, ValueError) as wrong:
         raise CorruptFileError(path, f"can't be opened: {_reason(wrong)}") from wrong
     # `model.weights.h5` holds weights alone; it is a model's file only where nothing else is.
@@ -37,6 +39,41 @@ def find_model(path: Path) -> Path:
     if not names:
         raise CorruptFileError(path, "the folder holds no model file; expected model.keras or model.h5")
     raise CorruptFileError(path, f"the folder holds {len(names)} model files: {', '.join(names[:10])}; expected one")
+
+
+#: JSON files of ours that are no models.
+_OTHER_JSON = ("manifest.json", "labels.json")
+
+
+def find_config(weights: Path) -> Path | None:
+    """The architecture beside a file of weights: of its name, `model.json`, or the only one; None without one."""
+    stem = weights.name.partition(".")[0]
+    names = _beside(weights, (".json",))
+    for name in (f"{stem}.json", f"{stem.removesuffix('_weights')}.json", "model.json"):
+        if name in names:
+            return weights.parent / name
+    return weights.parent / names[0] if len(names) == 1 else None
+
+
+def find_weights(config: Path) -> Path:
+    """The weights beside an architecture. Raises CorruptFileError where there are none, or no telling which."""
+    names = _beside(config, (".h5", ".hdf5"))
+    for name in (f"{config.stem}{end}" for end in (".weights.h5", ".h5", ".hdf5", "_weights.h5")):
+        if name in names:
+            return config.parent / name
+    if len(names) == 1:
+        return config.parent / names[0]
+    raise CorruptFileError(config, f"holds no weights, and {len(names)} files of weights are beside it; expected one")
+
+
+def _beside(path: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Regular files of the folder with these endings; links are none."""
+    with os.scandir(path.parent) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.name.endswith(suffixes) and entry.name not in _OTHER_JSON and entry.is_file(follow_symlinks=False)
+        )
 
 
 def open_regular(path: Path) -> FileWindow:

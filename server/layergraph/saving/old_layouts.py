@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from layergraph.archive import StoredArray
+from layergraph.archive import ShardArray, StoredArray
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 
@@ -24,7 +24,7 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 class Derived:
     """An array that is put together from stored ones when it is read."""
 
-    parts: tuple[StoredArray | Derived, ...]
+    parts: tuple[StoredArray | ShardArray | Derived, ...]
     shape: tuple[int, ...]
     compute: Callable[..., Array]
 
@@ -48,7 +48,7 @@ class Derived:
         return np.ascontiguousarray(self.compute(*(part.read() for part in self.parts)))
 
 
-Stored: TypeAlias = "StoredArray | Derived"
+Stored: TypeAlias = "StoredArray | ShardArray | Derived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,10 @@ def origin_of(keras_version: str | None, backend: str | None) -> Origin:
 
 
 def modern(
-    weights: Sequence[Weight], owners: Mapping[Weight, Layer], arrays: Sequence[StoredArray], origin: Origin
+    weights: Sequence[Weight],
+    owners: Mapping[Weight, Layer],
+    arrays: Sequence[StoredArray | ShardArray],
+    origin: Origin,
 ) -> list[Stored]:
     """The arrays for `weights`, one each, in Keras 3's layout; those that need no change, or fit none, as they are."""
     result: list[Stored] = []

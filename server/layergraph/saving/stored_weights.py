@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from layergraph.archive import LegacyWeights, ModelArchive, StateTree, StoredArray
+from layergraph.archive import LegacyWeights, ModelArchive, ShardedWeights, StateTree, StoredArray
 from layergraph.config.problems import Problems, brief_name
 from layergraph.errors import CorruptFileError
 from layergraph.functional.layer import Layer
@@ -50,6 +50,8 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
                 layer.load_asset(name, content)
     if isinstance(archive.weights, StateTree):
         matches = list(_by_path(model, order, archive.weights, problems))
+    elif isinstance(archive.weights, ShardedWeights):
+        matches = list(_in_one_row(model, order, archive.weights, problems))
     else:
         origin = origin_of(archive.keras_version, archive.backend)
         matches = list(_by_order(model, order, archive.weights, origin, problems))
@@ -133,6 +135,20 @@ def _by_order(
         else:
             layer.fit_stored_shapes([array.shape for array in arrays])
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+
+
+def _in_one_row(model: Model, order: FileOrder, sharded: ShardedWeights, problems: Problems) -> Iterator[_Match]:
+    """TensorFlow.js: all weights of the model one after the other, layer by layer or the trainable ones first."""
+    owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
+    candidates = legacy_orders(model, order)
+    by_layer = [weight for layer in layers_of(model, order) for weight in legacy_orders(layer, order)[0]]
+    candidates.append(list(dict.fromkeys(by_layer)))
+    rows = [(weights, modern(weights, owners, sharded.arrays, Origin())) for weights in candidates]
+    weights, arrays = max(rows, key=lambda row: _likeness(*row))
+    if len(weights) != len(arrays):
+        problems.add(f"the file has {len(arrays)} weights, expected {len(weights)}")
+        return
+    yield from (_Match(owners[weight], weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
 def _likeness(weights: Sequence[Weight], arrays: Sequence[Stored]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Where model files lie, and which ones the server takes. Nothing here opens a file, so a FIFO can't hold it up.
 
     ROOT/NAME/VERSION/model.keras    (or model.h5, or the only .keras, .h5 or .hdf5 file in the folder)
+    ROOT/NAME/VERSION/model.json     with weights in .h5 beside it, or with the shards of TensorFlow.js
     ROOT/NAME.keras                  served as version 1 of NAME
 
 Symbolic links below the root are never followed.
@@ -103,6 +104,8 @@ def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
         return FoundVersion(name, version, folder, NOTHING, problem=f"the version's folder: {error.strerror}")
     files = [first for first in FIRST_CHOICES if first in held][:1]
     files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES)
+    # An architecture stands for the weights beside it, or for shards of TensorFlow.js.
+    files = files or sorted(file for file in held - {MANIFEST} if Path(file).suffix == ".json")
     if not files:
         return FoundVersion(name, version, folder, NOTHING, problem="the version's folder has no model file")
     if len(files) > 1:
