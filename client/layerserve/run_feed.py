@@ -188,8 +188,9 @@ class RunFeed:
         """Let an interrupted run go on; its events are then read on from where they were."""
         reply = yield from call(RESUME_RUN, ResumeRunRequest(run_id=self.run_id))
         info = read_run_info(reply.run)
-        if info.state in ("queued", "running"):
-            self.outcome, self.state, self._stream = None, info.state, None
+        if isinstance(self.outcome, RunFailed):
+            # It was not the end; the run may have come to another one by now.
+            self.outcome, self.state, self._stream = None, "queued", None
         return info
 
     def delete(self) -> Flow[None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 from layerserve import (
     DataLoss,
     EpochEnd,
+    FailedPrecondition,
     InvalidArgument,
     InvalidTensor,
     ModelNotFound,
@@ -19,7 +21,9 @@ from layerserve import (
     RunFinished,
     RunNotFound,
     RunQueued,
+    RunResumed,
     RunStarted,
+    ServerFile,
     StepProgress,
     TensorSpec,
     TrainingCancelled,
@@ -140,6 +144,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(client, server, drops):
 
 
 def test_a_server_that_stays_away_is_unavailable(client, server):
+    server.hold_training()
     run = client.train("double", X, Y)
     server.stop()
     with pytest.raises(Unavailable):
@@ -277,3 +282,153 @@ def test_events_of_a_later_release_are_passed_over(client, server):
     server.runs[run.id].tell()  # an event of no kind that is known
     server.release_training()
     assert run.wait().version == 2
+
+
+# ---- options of a run
+
+
+def test_options_arrive(client, server):
+    run = client.train(
+        "double",
+        X,
+        Y,
+        steps_per_epoch=3,
+        validation_batch_size=5,
+        freeze="a*",
+        unfreeze=["ab", "ac"],
+        callbacks=["TerminateOnNaN", {"class_name": "EarlyStopping", "config": {"patience": 3}}],
+        publish="best",
+        monitor="val_loss",
+        monitor_mode="min",
+        publish_if_improved="loss",
+        priority=7,
+        checkpoint_seconds=0,
+        on_nan="continue",
+        max_seconds=10,
+        max_memory_bytes=2**40,
+        max_disk_bytes=100,
+    )
+    spec = server.runs[run.id].spec
+    assert (spec.steps_per_epoch, spec.validation_batch_size, spec.priority) == (3, 5, 7)
+    assert (list(spec.freeze), list(spec.unfreeze)) == (["a*"], ["ab", "ac"])
+    assert json.loads(spec.callbacks) == [
+        "TerminateOnNaN",
+        {"class_name": "EarlyStopping", "config": {"patience": 3}},
+    ]
+    assert (spec.publish, spec.publish_choice) == (True, training_pb2.PUBLISH_CHOICE_BEST)
+    assert (spec.monitor, spec.monitor_mode, spec.publish_if_improved) == ("val_loss", "min", "loss")
+    assert (spec.HasField("checkpoint_seconds"), spec.checkpoint_seconds) == (True, 0)
+    assert spec.nan_policy == training_pb2.NAN_POLICY_CONTINUE
+    assert (spec.budget.seconds, spec.budget.memory_bytes, spec.budget.disk_bytes) == (10, 2**40, 100)
+
+
+def test_options_that_are_left_out_are_the_servers(client, server):
+    spec = server.runs[client.train("double", X, Y).id].spec
+    assert not spec.HasField("checkpoint_seconds")
+    assert (spec.callbacks, list(spec.freeze), spec.monitor) == ("", [], "")
+    assert (spec.nan_policy, spec.publish_choice) == (training_pb2.NAN_POLICY_STOP, training_pb2.PUBLISH_CHOICE_LAST)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"publish": "worst"}, "publish: got 'worst', expected True, False, 'last' or 'best'"),
+        ({"publish": False, "publish_if_improved": "loss"}, "publish=False"),
+        ({"on_nan": "panic"}, "on_nan: got 'panic'"),
+        ({"monitor_mode": "up"}, "monitor_mode: got 'up'"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch: got 0"),
+        ({"max_memory_bytes": -1}, "max_memory_bytes: got -1"),
+        ({"max_seconds": math.inf}, "max_seconds: got inf"),
+        ({"checkpoint_seconds": math.nan}, "checkpoint_seconds: got nan"),
+        ({"callbacks": [print]}, "callbacks: got .*EarlyStopping"),
+    ],
+)
+def test_options_that_can_mean_nothing_are_refused_before_any_call(client, server, arguments, text):
+    with pytest.raises(InvalidArgument, match=text):
+        client.train("double", X, Y, **arguments)
+    assert server.calls == []
+
+
+# ---- data
+
+
+def test_a_file_of_the_server_is_named_and_not_sent(client, server):
+    files = ServerFile("d.npz", "x"), ServerFile("y.npy")
+    run = client.train("double", files[0], [files[1]], validation_data=(X, Y)).wait()
+    announced = server.runs[run.id].spec.data
+    assert [(array.path, array.key) for array in announced] == [("d.npz", "x"), ("y.npy", ""), ("", ""), ("", "")]
+    assert set(server.runs[run.id].data) == {("validation_x", "x"), ("validation_y", "y")}
+
+
+def test_data_that_is_damaged_on_the_way_is_found_out(client, server, monkeypatch):
+    receive = FakeRun.receive
+
+    def damaged(run, chunk):
+        receive(run, training_pb2.DataChunk(array=chunk.array, data=b"!" + chunk.data[1:]))
+
+    monkeypatch.setattr(FakeRun, "receive", damaged)
+    with pytest.raises((DataLoss, TrainingFailed), match="isn't what its digest says"):
+        client.train("double", X, Y)
+
+
+# ---- going on, and going away
+
+
+def test_an_interrupted_run_is_resumed_and_its_epochs_count_once(client, server):
+    server.fail_training("killed", epoch=2, step=2, resumable=True)
+    run = client.train("double", X, Y, epochs=3)
+    with pytest.raises(TrainingFailed, match="killed") as caught:
+        run.wait()
+    assert caught.value.resumable
+    assert run.info().resumable
+    assert run.resume() is not None
+    assert [type(event) for event in run][:3] == [RunQueued, RunResumed, RunStarted]
+    assert (run.state, run.version, run.info().resumed) == ("finished", 2, 1)
+    assert run.history == {"loss": [1.0, 0.5, 1 / 3]}
+    again = client.run(run.id).wait()
+    assert again.history == run.history
+
+
+def test_only_an_interrupted_run_can_be_resumed(client):
+    run = client.train("double", X, Y).wait()
+    with pytest.raises(FailedPrecondition, match="was not interrupted"):
+        run.resume()
+    assert run.state == "finished"
+
+
+def test_a_run_is_deleted_when_it_has_ended(client, server):
+    server.hold_training()
+    run = client.train("double", X, Y)
+    with pytest.raises(FailedPrecondition, match="under way"):
+        run.delete()
+    server.release_training()
+    run.wait().delete()
+    assert client.runs() == ()
+
+
+# ---- evaluating
+
+
+def test_evaluating_gives_the_numbers(client, server):
+    assert client.evaluate("double", X, Y, loss="mse", metrics=["mae"], batch_size=7, description="why") == {
+        "loss": 1.0
+    }
+    (info,) = client.runs()
+    assert (info.kind, info.version, info.description) == ("evaluation", None, "why")
+    spec = server.runs[info.id].spec
+    assert (spec.compile.loss, spec.compile.metrics, spec.batch_size) == ('"mse"', '["mae"]', 7)
+
+
+def test_evaluating_survives_a_stream_that_breaks(client, server):
+    server.hold_training()
+    server.drop_stream(1)
+    server.release_training()
+    assert client.evaluate("double", X, Y) == {"loss": 1.0}
+
+
+def test_evaluating_that_fails_says_why(client, server):
+    server.fail_training("no such label")
+    with pytest.raises(TrainingFailed, match="no such label"):
+        client.evaluate("double", X, Y)
+    with pytest.raises(InvalidArgument, match="batch_size"):
+        client.evaluate("double", X, Y, batch_size=0)

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from layerserve.cli import main
+from layerserve.v1 import training_pb2 as pb
 
 
 @pytest.fixture
@@ -142,6 +143,59 @@ def test_a_run_that_fails_or_is_cancelled_gives_status_1(cli, server, data):
     assert cli(f"cancel {run_id}")[1] == f"run {run_id} of double is cancelled\n"
 
 
+def test_train_options_arrive(cli, server, data):
+    line = f"train double {data} --freeze a* --freeze b --unfreeze ab --callback TerminateOnNaN --best --monitor loss"
+    more = "--if-improved loss --priority 3 --on-nan continue --max-memory 2G --max-disk 1.5k --max-seconds 60 --detach"
+    status, out, _ = cli(f"{line} {more} --validation-split 0.5 --steps-per-epoch 2 --checkpoint-seconds 5")
+    spec = server.runs[out.strip()].spec
+    assert status == 0
+    assert (list(spec.freeze), list(spec.unfreeze)) == (["a*", "b"], ["ab"])
+    assert (spec.callbacks, spec.monitor, spec.publish_if_improved) == ('["TerminateOnNaN"]', "loss", "loss")
+    assert (spec.publish_choice, spec.nan_policy) == (pb.PUBLISH_CHOICE_BEST, pb.NAN_POLICY_CONTINUE)
+    assert (spec.budget.memory_bytes, spec.budget.disk_bytes, spec.budget.seconds) == (2**31, 1536, 60)
+    assert (spec.priority, spec.steps_per_epoch, spec.checkpoint_seconds) == (3, 2, 5)
+
+
+def test_files_of_the_server_are_named_by_a_prefix(cli, server):
+    line = "train double --x server:a/d.npz:x --y y=server:y.npy --detach"
+    status, out, _ = cli(line)
+    data = server.runs[out.strip()].spec.data
+    assert status == 0
+    assert [(array.path, array.key) for array in data] == [("a/d.npz", "x"), ("y.npy", "")]
+
+
+def test_a_run_that_was_interrupted_is_resumed(cli, server, data):
+    server.fail_training("killed", 2, 1, resumable=True)
+    status, _, err = cli(f"train double {data} --epochs 2")
+    assert status == 1
+    assert "layerserve resume run-1" in err
+    assert "interrupted: killed" in cli("runs")[1]
+    status, out, err = cli("resume run-1")
+    assert status == 0
+    assert "resumed in epoch 2" in err
+    assert "published double version 2" in out
+
+
+def test_runs_are_deleted(cli, data):
+    cli(f"train double {data}")
+    assert cli("delete run-1")[:2] == (0, "run run-1 is deleted\n")
+    assert cli("runs")[1] == "no runs\n"
+
+
+def test_evaluate_shows_the_numbers(cli, data):
+    status, out, _ = cli(f"evaluate double {data} --loss mse")
+    assert status == 0
+    assert "loss" in out
+    assert json.loads(cli(f"evaluate double {data} --json")[1]) == {"loss": 1.0}
+
+
+def test_the_history_is_plotted(cli, data, tmp_path):
+    status, out, _ = cli(f"train double {data} --epochs 4 --plot history.png")
+    assert status == 0
+    assert "█▃▁▁" in out
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_runs_are_listed_and_watched(cli, data):
     assert cli("runs")[1] == "no runs\n"
     cli(f"train double {data} --description try")
@@ -185,6 +239,10 @@ def test_download_says_where_the_file_is(cli, tmp_path):
         ("predict double -i x=d.npz:x -i x=d.npz:y", "two arrays of this name"),
         ("train double --x d.npz:x --y d.npz:y --loss {oops", "--loss: got '{oops', expected JSON"),
         ("train double --x d.npz:x --y d.npz:y --validation-x d.npz:x", "expected both or none"),
+        ("train double --x d.npz:x --y d.npz:y --max-memory 3X", "--max-memory: got '3X'"),
+        ("train double --x d.npz:x --y d.npz:y --best --no-publish", "--best: got it with --no-publish"),
+        ("train double --x d.npz:x --y d.npz:y --plot history.svg", "expected a name that ends in .png"),
+        ("resume run-9", "unknown run 'run-9'"),
         ("shapes shared nope", "unknown layer 'nope'"),
         ("watch run-9", "unknown run 'run-9'"),
         ("models --address http://x", "expected host:port"),
@@ -219,6 +277,9 @@ def test_help_names_every_command(cli):
         "runs",
         "watch",
         "cancel",
+        "resume",
+        "delete",
+        "evaluate",
         "serve",
         "inspect",
         "zoo",

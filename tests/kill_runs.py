@@ -1,0 +1,172 @@
+"""kill -9 at random moments: `python tests/kill_runs.py [KILLS [SEED]]`. Each run must end as the unbroken one did.
+
+A server of its own process trains a small model; in turns the training process, or the server with it, is killed after
+a random time: while it starts, trains, writes a checkpoint (one after each step), or publishes. Then the run goes on,
+by ResumeRun or at the server's next start. After every kill each version in the repository must be whole.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from layergraph import load_model
+from layerserve import Client, EpochEnd, LayerserveError, RunStarted, TrainingFailed
+from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers
+from layerserve_zoo.zoo import ZOO
+from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, weights
+
+MODEL = "dense"
+#: Long enough for a kill to hit, short enough for thirty of them.
+EPOCHS = 8
+
+
+class Server:
+    """A server of a repository, in a process that can be killed."""
+
+    def __init__(self, repository: Path) -> None:
+        self.repository = repository
+        self.start()
+
+    def start(self) -> None:
+        port_file = self.repository.parent / "port"
+        port_file.unlink(missing_ok=True)
+        self.process = subprocess.Popen([sys.executable, __file__, "--serve", str(self.repository), str(port_file)])
+        while not port_file.exists():
+            if self.process.poll() is not None:
+                raise SystemExit("the server doesn't start")
+            time.sleep(0.02)
+        self.client = Client(f"127.0.0.1:{port_file.read_text()}", timeout=120)
+
+    def kill(self, *, training_too: bool) -> None:
+        """Ends the server at once, and what trains for it, or not."""
+        if training_too:
+            kill_training(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        self.client.close()
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+def serve(repository: Path, port_file: Path) -> None:
+    """What the server's process does."""
+    import threading
+
+    from layerserve_server.app import App
+    from layerserve_server.settings import Settings
+
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    settings = Settings(path=repository, host="127.0.0.1", grpc_port=0, metrics_port=-1, poll_seconds=0.1)
+    with App(settings) as app:
+        part = port_file.with_suffix(".part")
+        part.write_text(str(app.grpc_port))
+        part.rename(port_file)
+        ended.wait()
+
+
+def start(client: Client) -> Any:
+    x, y = dense_data()
+    return client.train(
+        MODEL,
+        x,
+        y,
+        **SETTINGS,
+        epochs=EPOCHS,
+        validation_split=0.25,
+        checkpoint_seconds=0,
+        publish="best",
+        monitor="accuracy",
+        callbacks=[{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1, "min_delta": 0.5}}],
+    )
+
+
+def check_repository(repository: Path) -> None:
+    """Every version is whole: its file is the one that its manifest describes, and loads."""
+    for version in version_numbers(repository / MODEL):
+        folder = repository / MODEL / str(version)
+        file = folder / "model.keras"
+        problem = check_manifest(file, read_manifest(folder))
+        assert not problem, problem
+        load_model(file)
+
+
+def wait_for_moment(run: Any, moment: random.Random) -> str:
+    """Waits for some random moment of a run, in words."""
+    place = moment.choice(["start", "train", "train", "train", "publish"])
+    if place == "start":
+        time.sleep(moment.uniform(0.0, 2.5))
+        return "while it starts"
+    epoch = EPOCHS - 1 if place == "publish" else moment.randint(1, EPOCHS - 2)
+    for event in run:
+        if isinstance(event, RunStarted) and not moment.randint(0, EPOCHS):
+            break
+        if isinstance(event, EpochEnd) and event.epoch == epoch:
+            break
+    # An epoch takes some hundredths of a second; the last one's end, the result and its publication some tenths.
+    time.sleep(moment.uniform(0.0, 0.5 if place == "publish" else 0.05))
+    return "about its end" if place == "publish" else f"after epoch {epoch}"
+
+
+def finish(server: Server, run_id: str) -> Any:
+    """The run at its end, resumed as often as that takes."""
+    run = server.client.run(run_id)
+    while True:
+        try:
+            return run.wait()
+        except TrainingFailed as error:
+            if not error.resumable:
+                raise
+            run.resume()
+
+
+def main(kills: int, seed: int) -> None:
+    moment = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "models"
+        (repository / MODEL / "1").mkdir(parents=True)
+        ZOO[MODEL].make(small=True).save(repository / MODEL / "1" / "model.keras")
+        server = Server(repository)
+        unbroken = start(server.client).wait()
+        expected = weights(repository, MODEL, unbroken.version)
+        for kill in range(1, kills + 1):
+            run = start(server.client)
+            victim = moment.choice(["training", "both", "server"])
+            try:
+                when = wait_for_moment(run, moment)
+            except LayerserveError as error:
+                raise SystemExit(f"kill {kill}: {error}") from error
+            if victim == "training":
+                kill_training(server.process.pid)
+            else:
+                server.kill(training_too=victim == "both")
+                check_repository(repository)
+                server.start()
+            check_repository(repository)
+            ended = finish(server, run.id)
+            assert ended.history == unbroken.history, (ended.history, unbroken.history)
+            assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
+            published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
+            assert len(published) <= 1, "a run publishes once"
+            print(f"kill {kill} of {kills}: {victim} {when}, resumed {ended.info().resumed} times: equal", flush=True)
+        check_repository(repository)
+        server.stop()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if sys.argv[1:2] == ["--serve"]:
+        serve(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main(int((sys.argv[1:] or ["30"])[0]), int((sys.argv[2:] or [random.randrange(10**6)])[0]))
