@@ -57,4 +57,4 @@ def _rebuilt(archive: ModelArchive) -> Rebuilt:
     find_unsupported(spec, generation.ignores, problems)
     if problems:
         raise UnsupportedModelError(Path(archive.path), list(problems.texts))
-    return rebuild(spec, generation.ignores)
+    return rebuild(spec, generation.ignores, archive.limits)

@@ -104,3 +104,17 @@ def test_a_wrong_weight_is_named_with_its_layer(tmp_path: Path) -> None:
         CorruptFileError, match=r"layer 'out' \(Dense\): weight 'kernel' has shape \(2, 4\) .* \(4, 2\)"
     ):
         layergraph.load_model(tmp_path / "good.h5")
+
+
+@pytest.mark.parametrize("layer", ["RepeatVector", "UpSampling1D", "ZeroPadding1D"])
+def test_a_file_that_grows_its_input_beyond_bounds_is_refused(layer: str, tmp_path: Path) -> None:
+    x = keras.Input((4,) if layer == "RepeatVector" else (3, 4))
+    keras.Model(x, getattr(keras.layers, layer)(2_000_000_000)(x)).save(tmp_path / "model.keras")
+    with pytest.raises(CorruptFileError, match=rf"{layer}.* one row of its output"):
+        layergraph.load_model(tmp_path)
+
+
+def test_long_sequences_that_are_cropped_load(tmp_path: Path) -> None:
+    x = keras.Input((None, 2))
+    keras.Model(x, keras.layers.Cropping1D(5000)(x)).save(tmp_path / "model.keras")
+    assert layergraph.load_model(tmp_path).outputs[0].shape == (None, None, 2)

@@ -141,7 +141,9 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     if config_text is None and (config_path := find_config(path)) is not None:
         config_file = open_regular(config_path)
         resources.callback(config_file.close)
-        return _joined(config_file, config_path, content, limits, resources)
+        # Any other JSON may lie beside weights, such as a vocabulary.
+        if "class_name" in _json(config_file, config_path, limits):
+            return _joined(config_file, config_path, content, limits, resources)
     if config_text is None:
         raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (weights alone are no model)")
     training_text = root.text("training_config")

@@ -21,6 +21,7 @@ class LoadLimits:
     name_length         characters of a layer's name
     directory_bytes     a zip's table of contents
     weight_bytes        all weights of a model
+    activation_bytes    what one row takes in one call of a layer, as far as its shape is known
     inflation           how many times larger than its stored form data may become, beyond `inflation_floor`
     inflation_floor     bytes that any file may become, however small it is
     names               entries of one list of names in HDF5
@@ -35,6 +36,7 @@ class LoadLimits:
     name_length: int = 4096
     directory_bytes: int = 1 * MIB
     weight_bytes: int = 256 * GIB
+    activation_bytes: int = 8 * GIB
     inflation: int = 64
     inflation_floor: int = 64 * MIB
     names: int = 200_000

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config.options import brief
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
+from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
@@ -51,14 +54,31 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Problems) -> N
             waiting.extend(leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec))
 
 
-def rebuild(spec: GraphSpec, ignores: Ignores) -> Rebuilt:
+def rebuild(spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMITS) -> Rebuilt:
     """Makes the model. Its weights have shapes, but no values yet.
 
-    Raises ConfigError or GraphError, which name the layer.
+    Raises ConfigError or GraphError, which name the layer; also where one row would take more memory than `limits` say.
     """
     builder = _Builder(ignores)
     model = builder.model(spec)
+    for inner in builder.file_order:
+        if inner.built:
+            _check_activations(inner, limits.activation_bytes)
     return Rebuilt(model, builder.file_order)
+
+
+def _check_activations(model: Model, most: int) -> None:
+    """A file of a few kilobytes can repeat or pad its input to terabytes."""
+    for node in model.graph.nodes:
+        for tensor in node.output_tensors:
+            if tensor.dtype == "string":
+                continue
+            size = torch_dtype(tensor.dtype).itemsize * math.prod(n for n in tensor.shape[1:] if n is not None)
+            if size > most:
+                raise GraphError(
+                    f"layer {brief_name(node.layer.name)} ({type(node.layer).__name__}): one row of its output, of "
+                    f"shape {tensor.shape}, takes {size} bytes, at most {most} are allowed"
+                )
 
 
 def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> list[str]:

@@ -23,13 +23,20 @@ from layergraph.functional.tensor import Shape
 #: strided layers leaves something. Memory is none on `meta`.
 ROWS = (2, 3)
 LENGTHS = (1031, 2063)
+LONG_LENGTHS = (1_000_003, 2_000_003)
 #: Elements of a tensor whose values are kept.
 MOST_VALUES = 4096
 
 
 def infer(invocation: Invocation) -> tuple[list[Shape], list[str], list[Shape | None]]:
     """Shape, dtype and mask shape of each output, in flat order. Raises GraphError where the call can't work."""
-    runs = [_run_on_meta(invocation, index) for index in range(len(ROWS))]
+    try:
+        runs = [_run_on_meta(invocation, index, LENGTHS) for index in range(len(ROWS))]
+    except GraphError:
+        if not any(None in tensor.shape[1:] for tensor in invocation.tensors):
+            raise
+        # Perhaps the lengths were too short: models of sequences crop ten thousand steps.
+        runs = [_run_on_meta(invocation, index, LONG_LENGTHS) for index in range(len(ROWS))]
     (first, first_masks), (second, second_masks) = runs
     invocation.known = [_known(a, b) for a, b in zip(first, second, strict=True)]
     shapes = [_merge(a, b) for a, b in zip(first, second, strict=True)]
@@ -50,9 +57,9 @@ def _known(first: Any, second: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     return (first, second) if plain else None
 
 
-def _run_on_meta(invocation: Invocation, index: int) -> tuple[list[torch.Tensor], list[Any]]:
+def _run_on_meta(invocation: Invocation, index: int, lengths: tuple[int, ...]) -> tuple[list[torch.Tensor], list[Any]]:
     layer = invocation.layer
-    rows, length = ROWS[index], LENGTHS[index]
+    rows, length = ROWS[index], lengths[index]
 
     def empty(shape: Shape, dtype: str) -> Any:
         if dtype == Strings.dtype:
