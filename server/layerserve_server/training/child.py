@@ -125,11 +125,12 @@ def _failure(error: Exception, place: Place) -> Outcome:
     if isinstance(error, NonFiniteLossError):
         return Outcome("failed", str(error), error.epoch, error.step)
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return Outcome("failed", "out of memory", place.epoch, place.step)
+        return Outcome("failed", "out of memory", place.epoch, place.step, resumable=True)
     if isinstance(error, (LayerGraphError, ServerError)):
         return Outcome("failed", str(error), place.epoch, place.step)
     if isinstance(error, OSError) and error.strerror:
-        return Outcome("failed", f"the run's folder can't be written: {error.strerror}", place.epoch, place.step)
+        reason = f"the run's files can't be read or written: {error.strerror}"
+        return Outcome("failed", reason, place.epoch, place.step, resumable=True)
     import traceback
 
     traceback.print_exc()

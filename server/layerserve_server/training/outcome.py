@@ -29,6 +29,8 @@ class Outcome:
     seconds: float = 0.0
     logs: Mapping[str, float] = field(default_factory=dict)
     withheld: str = ""
+    #: Whether a failure is of the machine and not of the run: with more disk or memory it may pass.
+    resumable: bool = False
 
     @property
     def stopped(self) -> bool:

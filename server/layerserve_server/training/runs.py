@@ -37,6 +37,8 @@ TRAINER = (sys.executable, "-m", "layerserve_server.training.child")
 SERVER_STOPPED = "the server was stopped"
 #: What a run needs to go on, and nobody afterwards.
 MEANS = (DATA, BASE, CHECKPOINTS, BEST)
+#: How long after its training process a server may hear that it is to stop, in seconds.
+STOP_SECONDS = 0.5
 #: Times that a run is resumed at the same place by itself: what never gets further would only kill the server again.
 MAX_FUTILE = 3
 
@@ -419,15 +421,20 @@ class Runs:
         elif run.overspent:
             self._end(run, Failed(f"the run was ended: {run.overspent}", *run.place))
         elif outcome is None or outcome.stopped:
-            if self._stopping:
+            if self._stops_soon():
                 self._interrupt(run)
                 return
             told = "the training process was told to stop by somebody else"
             self._end(run, Failed(told if outcome else _death(run), *run.place, resumable=_interrupted(run, outcome)))
         elif outcome.kind == "failed":
-            self._end(run, Failed(safe_text(outcome.reason), outcome.epoch, outcome.step))
+            self._end(run, Failed(safe_text(outcome.reason), outcome.epoch, outcome.step, outcome.resumable))
         else:
             self._finish(run, outcome)
+
+    def _stops_soon(self) -> bool:
+        """Whether the server stops: of a group of processes that is told to, the training process may hear it first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._stopping, STOP_SECONDS)
 
     def _interrupt(self, run: Run) -> None:
         """The server stops before the run has ended."""
