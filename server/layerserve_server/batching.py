@@ -29,6 +29,9 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 
+#: Batches that a thread runs for others before it goes on with its own work.
+MAX_TURNS = 16
+
 logger = logging.getLogger(__name__)
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -259,11 +262,16 @@ class Lane:
                 if self._closed:
                     return
                 self._led = True
-            self._lead()
+            self._lead(None)
 
-    def _lead(self) -> None:
-        """Runs batches until nothing waits, or until a thread that waits for its answer takes over after a batch."""
+    def _lead(self, turns: int | None = MAX_TURNS) -> None:
+        """Runs batches until nothing waits, or until a thread that waits for its answer takes over after a batch.
+
+        After so many turns the lane's own thread takes over: one that brought a request has other things to do.
+        """
         while True:
+            if turns is not None:
+                turns -= 1
             with self._wake:
                 if not self._queue:
                     self._led = False
@@ -279,6 +287,11 @@ class Lane:
                 # A defect outside of the model. Whoever leads must go on, or nobody will ever be answered.
                 logger.exception("a batch of %s", self._name)
             if any(pending.lend(self._lead) for pending in tuple(self._queue) if pending.lend is not None):
+                return
+            if turns is not None and turns <= 0:
+                with self._wake:
+                    self._led = False
+                self.run_elsewhere()
                 return
 
     def _form(self) -> tuple[list[Piece], list[tuple[Pending, Exception]]]:

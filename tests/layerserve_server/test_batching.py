@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layerserve_server import batching
 from layerserve_server.batching import Lane, Pending
 from layerserve_server.errors import (
     BusyError,
@@ -317,6 +318,25 @@ def test_the_lead_goes_to_a_thread_that_waits(make):
         time.sleep(0.001)
     lent[2]()
     assert column(futures[1]) == [6]
+
+
+def test_nobody_has_to_run_batches_for_others_for_ever(make):
+    """Each batch brings the next request, as a busy stream does."""
+    threads = []
+
+    def execute(outputs, arrays):
+        threads.append(threading.current_thread())
+        if len(threads) < 3 * batching.MAX_TURNS:
+            lane.submit(Pending(("y",), {"x": np.ones((1, 1))}, 1, True, lambda pending: None))
+        return {"y": arrays["x"]}
+
+    lane, observer = make(execute)
+    assert column(wait_here(lane, [1], lane.run)) == [1]
+    here = threading.current_thread()
+    while len(observer.batches) < 3 * batching.MAX_TURNS:
+        time.sleep(0.001)
+    assert threads.count(here) == batching.MAX_TURNS
+    assert threads[-1] is not here
 
 
 def test_who_has_priority_goes_first_and_equals_in_the_order_they_came(make):

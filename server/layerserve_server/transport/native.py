@@ -76,7 +76,7 @@ class NativeServer:
             self._front = native.NativeGrpcFront(
                 address(host, port),
                 [(method, False) for method in self._methods],
-                # One thread outside of the GIL carries more than one Python thread takes; on few cores two only compete.
+                # One thread outside of the GIL carries what a Python thread takes; on few cores two only compete.
                 io_threads=1 if (os.cpu_count() or 1) <= 4 else 2,
                 call_details=True,
                 max_concurrent_streams=limits.max_calls,
