@@ -114,6 +114,8 @@ class App:
     def start(self) -> None:
         """Takes calls; returns when the models that are there have been read, and health says SERVING."""
         execution.set_threads(self.settings.compute_threads)
+        if custom := execution.load_plugins(self.settings.plugins):
+            logger.info("custom layers: %s", ", ".join(custom))
         if self.settings.metrics_port >= 0:
             self.metrics_port = self.metrics.serve(self.settings.host, self.settings.metrics_port)
         self._transport.start()

@@ -124,13 +124,15 @@ def inspect(argv: Sequence[str]) -> int:
         help="write what this engine answers beside the file (golden.npz); a server then serves the file only while it "
         "answers the same",
     )
+    parser.add_argument("--plugins", default="", metavar="MODULES", help="modules with layers of your own, by commas")
     arguments = parser.parse_args(list(argv))
 
     from layergraph.errors import LayerGraphError, ModelFileError
 
-    from layerserve_server import inspection
+    from layerserve_server import execution, inspection
 
     try:
+        execution.load_plugins(arguments.plugins)
         if arguments.make_golden:
             print(f"wrote {inspection.make_golden(arguments.file)}", file=sys.stderr)
         report = inspection.inspect(arguments.file)

@@ -70,6 +70,9 @@ MAX_KEPT = 64
 
 T = TypeVar("T")
 
+#: Tells child processes which plugins to import. It is the setting's own variable.
+PLUGINS_VARIABLE = "LAYERSERVE_PLUGINS"
+
 #: Reads a model file. Raises layergraph's errors.
 LoadModel: TypeAlias = Callable[[Path], ServedModel]
 
@@ -127,6 +130,21 @@ def load_model(path: Path) -> ServedModel:
     if os.path.lexists(proof):
         check_golden(model, proof)
     return model
+
+
+def load_plugins(modules: str | None = None) -> list[str]:
+    """Imports modules with layers of the operator's own, separated by commas, for this process and its children.
+
+    Without `modules`, those that the parent process was given. Gives the names of all such layers. Raises ConfigError
+    for a module that can't be imported.
+    """
+    from layergraph import plugins
+
+    if modules is None:
+        modules = os.environ.get(PLUGINS_VARIABLE, "")
+    else:
+        os.environ[PLUGINS_VARIABLE] = modules
+    return plugins.load_plugins(name.strip() for name in modules.split(",") if name.strip())
 
 
 def set_threads(count: int) -> None:

@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         description="Folder for training runs and, where PATH is one file, for the versions that training publishes. "
         "Default: '.layerserve' in the repository or beside the file.",
     )
+    plugins: str = Field(
+        default="",
+        description="Python modules with layers of your own (layergraph.plugins), separated by commas; installed "
+        "packages that have them are found by themselves.",
+    )
 
     host: str = Field(default="0.0.0.0", description="Address to listen on.")
     grpc_port: int = Field(default=8500, ge=0, le=65535, description="Port for gRPC; 0 takes any free one.")

@@ -159,7 +159,15 @@ class _Reader:
         label = f"layer {brief_name(name)}"
         if self.generation is KERAS1:
             value = keras1.merge_layer(self._as_graph(value))
+        # Here, because plugins import the functional core, which imports configs.
+        from layergraph.plugins import lambda_class, replaces_lambda
+
         kind = self._class_name(value, label)
+        if kind == "Lambda" and replaces_lambda(name):
+            # Of its config nothing is read but what every layer has.
+            given = value.get("config")
+            config = {k: given[k] for k in ("trainable", "dtype") if k in given} if isinstance(given, dict) else {}
+            kind, value = lambda_class(name), {**value, "config": {**config, "name": name}}
         if kind in REFUSED:
             self.problems.add(f"{label}: {kind} {REFUSED[kind]}")
             return None

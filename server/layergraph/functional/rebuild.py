@@ -90,8 +90,12 @@ def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
     # Here, because the tables import the layers, which import the functional core.
     from layergraph.layers.table import LAYERS
     from layergraph.ops.table import OPERATIONS
+    from layergraph.plugins import custom_layers
 
-    return OPERATIONS if spec.operation else LAYERS
+    if spec.operation:
+        return OPERATIONS
+    # `package>Name` is no name of the table: what is registered adds to it, and replaces nothing.
+    return custom_layers() if ">" in spec.class_name and spec.class_name not in LAYERS else LAYERS
 
 
 class _Builder:

@@ -55,6 +55,7 @@ def _train(folder: Path, request: RunRequest, place: Place) -> Outcome:
     import torch
     from layergraph import load_model
 
+    from layerserve_server.execution import load_plugins
     from layerserve_server.training.checkpoints import RunCheckpoints
     from layerserve_server.training.model import configured_callbacks, fit_arguments, prepare_model
     from layerserve_server.training.reporting import Reporter
@@ -62,6 +63,7 @@ def _train(folder: Path, request: RunRequest, place: Place) -> Outcome:
 
     torch.set_num_threads(request.threads)
     (base,) = (folder / BASE).iterdir()
+    load_plugins()
     model = load_model(base)
     prepare_model(model, request)
     arrays = read_data(folder, request.data, Path(request.data_root))
@@ -101,11 +103,13 @@ def _evaluate(folder: Path, request: RunRequest, place: Place) -> Outcome:
     import torch
     from layergraph import load_model
 
+    from layerserve_server.execution import load_plugins
     from layerserve_server.training.model import evaluate_arguments, prepare_model
     from layerserve_server.training.reporting import EvaluationReporter, numbers
 
     torch.set_num_threads(request.threads)
     (base,) = (folder / BASE).iterdir()
+    load_plugins()
     model = load_model(base)
     prepare_model(model, request)
     arguments = evaluate_arguments(request, read_data(folder, request.data, Path(request.data_root)))

@@ -1,0 +1,127 @@
+"""Layers of an operator's own: registered by modules that a setting names, found by the names in files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+from layergraph import plugins
+from layergraph.errors import ConfigError, UnsupportedModelError
+from layergraph.plugins import load_plugins, register_layer
+from oracles import assert_close
+
+PLUGIN = """
+from layergraph.config.options import number, option
+from layergraph.functional.layer import Layer
+from layergraph.initializers import Ones
+from layergraph.plugins import register_layer, replace_lambda
+
+
+@register_layer("mine")
+class Scale(Layer):
+    factor: float = option(number)
+
+    def build(self, input_shape):
+        self.add_weight("gain", (input_shape[-1],), Ones())
+
+    def forward(self, run, w, x):
+        return x * w.gain * self.factor
+
+
+@replace_lambda("halve")
+class Halve(Layer):
+    def forward(self, run, w, x):
+        return x / 2
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "plugin_of_a_test.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_classes", {})
+    monkeypatch.setattr(plugins, "_lambdas", {})
+    monkeypatch.delitem(sys.modules, "plugin_of_a_test", raising=False)
+    return "plugin_of_a_test"
+
+
+@keras.saving.register_keras_serializable("mine")
+class Scale(keras.layers.Layer):
+    def __init__(self, factor: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.factor = factor
+
+    def build(self, input_shape: Any) -> None:
+        self.gain = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="gain")
+
+    def call(self, x: Any) -> Any:
+        return x * self.gain * self.factor
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "factor": self.factor}
+
+
+def custom(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Saves a stock model with custom code; gives an input and what it answers."""
+    x = keras.Input((3,), name="x")
+    y = keras.layers.Lambda(lambda t: t / 2, name="halve")(Scale(3.0, name="scale")(x))
+    model = keras.Model(x, keras.layers.TimeDistributed(Scale(2.0, name="inner"))(keras.layers.Reshape((1, 3))(y)))
+    random = np.random.default_rng(0)
+    model.set_weights([random.standard_normal(w.shape) for w in model.get_weights()])
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    model.save(path)
+    inputs = random.standard_normal((2, 3)).astype("f4")
+    return inputs, model.predict_on_batch(inputs)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_custom_classes_are_listed_until_a_plugin_has_them(plugin: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m{ending}"
+    inputs, expected = custom(path)
+    with pytest.raises(UnsupportedModelError) as raised:
+        layergraph.load_model(path)
+    assert len(raised.value.problems) == 3
+    assert "layer 'halve': Lambda holds Python code" in str(raised.value)
+    assert "replace_lambda" in str(raised.value)
+    assert str(raised.value).count("class 'mine>Scale' is not supported") == 2
+    assert load_plugins([plugin]) == ["mine>Scale", "Lambda 'halve'"]
+    assert_close(layergraph.load_model(path).predict(inputs), expected)
+
+
+def test_a_file_imports_nothing(plugin: str, tmp_path: Path) -> None:
+    """Its module lies on the path and its class would fit, but no setting names it."""
+    custom(tmp_path / "m.keras")
+    with pytest.raises(UnsupportedModelError):
+        layergraph.load_model(tmp_path / "m.keras")
+    assert plugin not in sys.modules
+
+
+def test_a_class_of_ours_is_never_replaced(plugin: str) -> None:
+    register_layer("keras", "Dense")(layergraph.layers.Activation)
+    x = keras.Input((3,))
+    config = keras.Model(x, keras.layers.Dense(2)(x)).get_config()
+    assert config["layers"][1]["class_name"] == "Dense"
+    from layergraph.layers.table import LAYERS
+
+    assert LAYERS["Dense"] is layergraph.layers.Dense
+    assert not [name for name in plugins.custom_layers() if ">" not in name]
+
+
+def test_two_classes_of_one_name_are_refused(plugin: str) -> None:
+    load_plugins([plugin])
+    with pytest.raises(ConfigError, match="'mine>Scale' is registered twice"):
+        register_layer("mine", "Scale")(layergraph.layers.Dense)
+
+
+def test_a_plugin_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="plugin 'no_such_module' can't be imported: ModuleNotFoundError"):
+        load_plugins(["no_such_module"])
