@@ -118,3 +118,27 @@ def test_long_sequences_that_are_cropped_load(tmp_path: Path) -> None:
     x = keras.Input((None, 2))
     keras.Model(x, keras.layers.Cropping1D(5000)(x)).save(tmp_path / "model.keras")
     assert layergraph.load_model(tmp_path).outputs[0].shape == (None, None, 2)
+
+
+@pytest.mark.parametrize("levels", [4, 40])
+def test_models_that_call_one_another_twice_are_counted(levels: int) -> None:
+    from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, TensorRef
+    from layergraph.errors import GraphError
+    from layergraph.functional.rebuild import rebuild
+
+    inside = LayerSpec("x", "InputLayer", {"name": "x", "batch_shape": [None, 4]})
+    once, again = (CallSpec((TensorRef(*ref),)) for ref in (("x", 0, 0), ("inner", 0, 0)))
+    spec = GraphSpec(
+        "m",
+        (inside, LayerSpec("inner", "ReLU", {"name": "inner"}, (once, again))),
+        TensorRef("x", 0, 0),
+        TensorRef("inner", 1, 0),
+    )
+    for _ in range(levels):
+        layers = (inside, LayerSpec("inner", "", {}, (once, again), graph=spec))
+        spec = GraphSpec("m", layers, TensorRef("x", 0, 0), TensorRef("inner", 1, 0))
+    if levels > 10:
+        with pytest.raises(GraphError, match="repeats more than"):
+            rebuild(spec, lambda key, value: False)
+    else:
+        assert rebuild(spec, lambda key, value: False).model.outputs[0].shape == (None, 4)

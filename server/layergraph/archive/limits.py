@@ -18,6 +18,7 @@ class LoadLimits:
     nesting             models and wrapped layers inside one another
     layers              layers of one file, nested ones included
     nodes               calls of layers in one file
+    calls               calls of layers that repeat because nested models are called more than once
     name_length         characters of a layer's name
     directory_bytes     a zip's table of contents
     weight_bytes        all weights of a model
@@ -33,6 +34,7 @@ class LoadLimits:
     nesting: int = 64
     layers: int = 100_000
     nodes: int = 1_000_000
+    calls: int = 10_000
     name_length: int = 4096
     directory_bytes: int = 1 * MIB
     weight_bytes: int = 256 * GIB

@@ -40,6 +40,7 @@ class Model(Trainer, Layer):
         Trainer.__init__(self)
         self._plans: dict[tuple[str, ...] | None, Plan] = {}
         self._plans_lock = threading.Lock()
+        self._meta_results: dict[Any, tuple[Any, Any]] = {}
         #: Version of the Keras that wrote the file the model came from.
         self.keras_version: str | None = None
         self._graph: Graph | None = None
@@ -65,6 +66,7 @@ class Model(Trainer, Layer):
         self._graph = map_graph(inputs, outputs)
         self.sublayers = {layer.name: layer for layer in self._graph.layers}
         self._plans = {}
+        self._meta_results = {}
         self.built = True
 
     # --- the graph ----------------------------------------------------------------------------------------------------
@@ -231,7 +233,14 @@ class Model(Trainer, Layer):
         """As a part of another run; masks of the inputs flow through the model's own layers."""
         flat = [_adapted(value, own) for value, own in zip(flatten(args[0]), self.inputs, strict=True)]
         masks = flatten(previous_mask) if previous_mask is not None else [None] * len(flat)
-        return self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
+        if not all(getattr(value, "is_meta", False) for value in flat):
+            return self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
+        # Shapes alone are asked for, often the same: models that call one another twice would double the work each time.
+        shapes = tuple(None if value is None else (tuple(value.shape), value.dtype) for value in (*flat, *masks))
+        key = (shapes, want_masks, run.training)
+        if key not in self._meta_results:
+            self._meta_results[key] = self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
+        return self._meta_results[key]
 
     def output_structure(self, outputs: list[Any]) -> Structure:
         """Nested as the model's outputs are."""

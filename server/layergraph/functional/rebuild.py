@@ -59,12 +59,30 @@ def rebuild(spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMI
 
     Raises ConfigError or GraphError, which name the layer; also where one row would take more memory than `limits` say.
     """
+    repeated = _laid_open(spec, whole=True) - _laid_open(spec, whole=False)
+    if repeated > limits.calls:
+        raise GraphError(f"repeats more than {limits.calls} calls of layers by calling nested models again and again")
     builder = _Builder(ignores)
     model = builder.model(spec)
     for inner in builder.file_order:
         if inner.built:
             _check_activations(inner, limits.activation_bytes)
     return Rebuilt(model, builder.file_order)
+
+
+def _laid_open(spec: GraphSpec, *, whole: bool) -> int:
+    """Calls of layers with nested models laid open (`whole`: each time that a model is called, else once).
+
+    Models that each call the one before twice make any number. The reader has bounded how deep they nest.
+    """
+    total = 0
+    for layer in spec.layers:
+        calls = 1 if spec.sequential else len(layer.calls)
+        if layer.graph is not None:
+            total += (calls if whole else 1) * _laid_open(layer.graph, whole=whole)
+        else:
+            total += calls
+    return total
 
 
 def _check_activations(model: Model, most: int) -> None:
