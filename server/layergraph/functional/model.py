@@ -235,7 +235,7 @@ class Model(Trainer, Layer):
         masks = flatten(previous_mask) if previous_mask is not None else [None] * len(flat)
         if not all(getattr(value, "is_meta", False) for value in flat):
             return self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
-        # Shapes alone are asked for, often the same: models that call one another twice would double the work each time.
+        # Shapes alone are asked for, often the same: models that call one another twice would double the work.
         shapes = tuple(None if value is None else (tuple(value.shape), value.dtype) for value in (*flat, *masks))
         key = (shapes, want_masks, run.training)
         if key not in self._meta_results:
