@@ -35,7 +35,7 @@ def whole(value: Any) -> int:
 class Shape(Operation):
     """The lengths of the axes (tf.shape, keras.ops.shape). Its values are known before data comes, but for None."""
 
-    keras_module = "tensorflow"
+    keras_module = "layergraph.ops"
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """The shape as int32, on the processor: it is used to tell other shapes."""
@@ -226,7 +226,7 @@ class Dstack(_Joined):
 class AddN(_Joined):
     """tf.add_n."""
 
-    keras_module = "tensorflow"
+    keras_module = "layergraph.ops"
 
     def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
         """Their sum."""
@@ -272,7 +272,7 @@ class ArraySplit(Operation):
 class SplitSizes(Operation):
     """tf.split with the lengths of the parts."""
 
-    keras_module = "tensorflow"
+    keras_module = "layergraph.ops"
     sizes: Any = option(list_of(integer))
     axis: int = option(integer, default=0)
 
@@ -332,7 +332,7 @@ class TakeAlongAxis(Operation):
 class GatherBatch(Operation):
     """tf.gather with batch dimensions, and gather_nd of the last axis."""
 
-    keras_module = "tensorflow"
+    keras_module = "layergraph.ops"
     axis: int = option(integer, default=0)
     batch_dims: int = option(positive_int, default=1)
 
@@ -445,14 +445,14 @@ class SpaceToDepth(_Blocks):
 class Identity(Operation):
     """tf.identity and the like."""
 
-    keras_module = "tensorflow"
+    keras_module = "layergraph.ops"
 
     def forward(self, run: Run, w: Any, x: Any) -> Any:
         """x as it is."""
         return x
 
 
-class Range(Typed):
+class Arange(Typed):
     """tf.range, keras.ops.arange."""
 
     computes_values = True
@@ -469,7 +469,7 @@ class Range(Typed):
 
 OPERATIONS: dict[str, type[Operation]] = {
     "Append": Append,
-    "Arange": Range,
+    "Arange": Arange,
     "ArraySplit": ArraySplit,
     "DepthToSpace": DepthToSpace,
     "Diag": Diag,

@@ -57,7 +57,7 @@ class Resize(_ImageOperation):
 class ResizeOld(_ImageOperation):
     """tf.compat.v1.image.resize: without half-pixel centres, and with corners aligned if asked for."""
 
-    keras_module = "tensorflow"
+    keras_module = "layergraph.ops"
     size: Any = option(sizes(2))
     nearest: bool = option(boolean, default=False)
     align_corners: bool = option(boolean, default=False)

@@ -159,7 +159,7 @@ class Logdet(Operation):
 class MatmulTransposed(Operation):
     """tf.matmul with its arguments."""
 
-    keras_module = "tensorflow"
+    keras_module = "layergraph.ops"
     transpose_a: bool = option(boolean, default=False)
     transpose_b: bool = option(boolean, default=False)
 

@@ -221,7 +221,7 @@ OPERATIONS: dict[str, type[Operation]] = {
         for name, function in _UNARY.items()
     },
     **{name: operation(Binary, name, Operation.keras_module, function) for name, function in _BINARY.items()},
-    **{name: operation(Binary, name, "tensorflow", function) for name, function in _TENSORFLOW.items()},
+    **{name: operation(Binary, name, "layergraph.ops", function) for name, function in _TENSORFLOW.items()},
     "FullLike": FullLike,
     "Glu": Glu,
     "HardShrink": HardShrink,

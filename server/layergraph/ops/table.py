@@ -32,3 +32,8 @@ OPERATIONS: Mapping[str, type[Layer]] = merged(
         images.OPERATIONS,
     ]
 )
+
+for _name, _known in OPERATIONS.items():
+    # TensorFlow's own are told from Keras's of the same name by a prefix, in files too.
+    if _name.startswith("tf>"):
+        _known.__name__ = _name
