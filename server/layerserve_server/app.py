@@ -37,11 +37,11 @@ class App:
     def __init__(
         self,
         settings: Settings,
-        load: LoadModel = execution.load_model,
+        load: LoadModel | None = None,
         load_trainable: LoadTrainable = load_trainable,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
-        """`load` and `load_trainable` read a model file, `trainer` is the command that trains a run.
+        """`load` (default: layergraph's) and `load_trainable` read a model file, `trainer` is what trains a run.
 
         Raises ValueError where the path can't be served, OSError for a port that is taken.
         """
@@ -49,6 +49,8 @@ class App:
         path = Path(settings.path)
         if not path.exists():
             raise ValueError(f"{path}: no such folder or model file")
+        if load is None:
+            load = execution.load_probed_model if settings.probe_files else execution.load_model
         self.metrics = Metrics()
         self.repository = Repository(
             path,

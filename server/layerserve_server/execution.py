@@ -117,6 +117,16 @@ def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
     return {name: result[:0] for name, result in plan.run(one_row).items()}
 
 
+def load_probed_model(path: Path) -> ServedModel:
+    """As `load_model`, once another process has survived the file. Raises CorruptFileError where it hasn't."""
+    from layergraph.archive.probe import probe
+    from layergraph.errors import CorruptFileError
+
+    if happened := probe(path):
+        raise CorruptFileError(path, f"{happened}, when opened in a process of its own")
+    return load_model(path)
+
+
 def load_model(path: Path) -> ServedModel:
     """Reads a model file with layergraph, and holds it to the proof beside it, if there is one.
 

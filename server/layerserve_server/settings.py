@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         description="Folder for training runs and, where PATH is one file, for the versions that training publishes. "
         "Default: '.layerserve' in the repository or beside the file.",
     )
+    probe_files: bool = Field(
+        default=True,
+        description="Open each model file in a process of its own first, so that one that crashes or hangs HDF5 harms "
+        "nothing; costs about half a second a load.",
+    )
     plugins: str = Field(
         default="",
         description="Python modules with layers of your own (layergraph.plugins), separated by commas; installed "

@@ -76,6 +76,12 @@ class Hdf5Group:
         with reading(self._file.path, f"group '{self.name}'"):
             return len(self._group)
 
+    @property
+    def address(self) -> int:
+        """Where in the file the group stands: the same for all its names."""
+        with reading(self._file.path, f"group '{self.name}'"):
+            return int(h5py.h5o.get_info(self._group.id).addr)
+
     def member_names(self) -> list[str]:
         """Names of the members, at most as many as the limits allow."""
         count = len(self)

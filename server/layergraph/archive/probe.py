@@ -1,0 +1,107 @@
+"""Opens a model file in a process of its own: HDF5's parser is C, and a damaged file can hang or crash it.
+
+`probe(path)` starts this very file as a program, which walks all that a loader could, under limits of time and memory.
+Whether the file is any good, the loader says afterwards; here it only has to survive. The program imports no torch, and
+so takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+if __name__ == "__main__":
+    # Without its package, which imports everything; and the folder of this file, where Python looks first, has modules
+    # of common names.
+    bare = ModuleType("layergraph")
+    bare.__path__ = [str(Path(__file__).parents[1])]
+    sys.modules["layergraph"] = bare
+    sys.path[:1] = []
+
+from layergraph.archive import LegacyWeights, StateTree, open_archive
+from layergraph.errors import LayerGraphError
+
+#: Seconds of computing, and bytes of memory, for any file; more for large ones.
+SECONDS = 10
+MEMORY_BYTES = 1 << 30
+#: What is run: this file. Run by its path, as `-m` would import the whole package.
+PROGRAM = __file__
+_MOST_GROUPS = 200_000
+#: Bytes that are walked in a second at the least.
+_BYTES_PER_SECOND = 50_000_000
+_SURVIVED = 0
+_OUT_OF_MEMORY = 3
+
+
+def probe(path: Path, *, seconds: float = SECONDS) -> str:
+    """What happened to a process that opened the file: nothing, or a text such as "crashes HDF5 (SIGFPE)"."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return ""
+    allowed = seconds + size / _BYTES_PER_SECOND
+    command = [sys.executable, PROGRAM, str(path), str(int(allowed) + 1), str(MEMORY_BYTES + 2 * size)]
+    try:
+        # Twice the time, as the machine may be busy: the child's own limit counts only what it computes.
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=2 * allowed + 5,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"can't be walked in {2 * allowed + 5:.0f} seconds"
+    if done.returncode == -signal.SIGXCPU:
+        return f"can't be walked in {allowed:.0f} seconds of computing"
+    if done.returncode < 0:
+        return f"crashes HDF5 ({signal.Signals(-done.returncode).name})"
+    return "asks for more memory than its size explains" if done.returncode == _OUT_OF_MEMORY else ""
+
+
+def main(path: Path, seconds: int, memory_bytes: int) -> int:
+    """The program: walks the file under its limits; gives the exit status."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    # Now, because the libraries imported above have reserved what they like.
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    try:
+        with open_archive(path) as archive:
+            _walk(archive.weights)
+    except LayerGraphError:
+        pass
+    except MemoryError:
+        return _OUT_OF_MEMORY
+    return _SURVIVED
+
+
+def _walk(weights: object) -> None:
+    if isinstance(weights, LegacyWeights):
+        weights.layers()
+        weights.optimizer_weights()
+    if not isinstance(weights, StateTree):
+        return
+    waiting, seen = [weights.root], set[int]()
+    while waiting and len(seen) < _MOST_GROUPS:
+        group = waiting.pop()
+        if group.address in seen:
+            continue
+        seen.add(group.address)
+        for name in group.member_names():
+            with contextlib.suppress(LayerGraphError):
+                below = group.group(name)
+                waiting += [] if below is None else [below]
+            with contextlib.suppress(LayerGraphError):
+                array = group.array(name)
+                if array is not None:
+                    array.read()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
