@@ -1,10 +1,10 @@
 """Keras graphs on torch, as a library: read, build, run, train and save functional models without Keras.
 
-    import layergraph
-    from layergraph import Input, Model, layers
+import layergraph
+from layergraph import Input, Model, layers
 
-    x = Input((784,))
-    model = Model(x, layers.Dense(10, activation="softmax")(x))
+x = Input((784,))
+model = Model(x, layers.Dense(10, activation="softmax")(x))
 """
 
 from layergraph import layers

@@ -1,16 +1,16 @@
 """Errors of layergraph. What a user can mend is one of these; anything else is a defect of ours.
 
-    LayerGraphError
-    ├── ModelFileError              a model file can't be used
-    │   ├── CorruptFileError        it is damaged, truncated, or no model file at all
-    │   ├── UnsupportedModelError   it needs what layergraph doesn't have; `problems` lists all of it
-    │   └── UnsafeFileError         it does what a model file has no business doing
-    ├── ConfigError                 an option of a layer, optimizer, loss or metric is wrong
-    ├── GraphError                  layers and tensors don't fit together
-    ├── DataError                   arrays don't fit the model
-    │   └── UnknownTensorError      a name is no tensor of the model
-    ├── NotCompiledError            training was asked of a model without optimizer or loss
-    └── NonFiniteLossError          training gave a loss that is NaN or infinite
+LayerGraphError
+├── ModelFileError              a model file can't be used
+│   ├── CorruptFileError        it is damaged, truncated, or no model file at all
+│   ├── UnsupportedModelError   it needs what layergraph doesn't have; `problems` lists all of it
+│   └── UnsafeFileError         it does what a model file has no business doing
+├── ConfigError                 an option of a layer, optimizer, loss or metric is wrong
+├── GraphError                  layers and tensors don't fit together
+├── DataError                   arrays don't fit the model
+│   └── UnknownTensorError      a name is no tensor of the model
+├── NotCompiledError            training was asked of a model without optimizer or loss
+└── NonFiniteLossError          training gave a loss that is NaN or infinite
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,7 @@ def test_kill_9_of_the_training_child_harms_neither_serving_nor_repository(
         epochs += isinstance(event, EpochEnd)
         if wanted is None or (isinstance(event, wanted) and epochs >= moment - 2):
             break
-    killed = [pid for pid in children_of(os.getpid()) if _trains(pid)]
-    for pid in killed:
+    for pid in training_children() if moment < 5 else [pid for pid in children_of(os.getpid()) if _trains(pid)]:
         os.kill(pid, signal.SIGKILL)
     if moment < 5:
         with pytest.raises(errors.TrainingFailed, match=r"(?i)kill"):
@@ -158,6 +158,17 @@ def test_kill_9_of_the_training_child_harms_neither_serving_nor_repository(
     again = client.predict(name, x, version=1)
     for output in answers:
         np.testing.assert_array_equal(again[output], answers[output])
+
+
+def training_children() -> list[int]:
+    """The training processes of the server in this process; waits until there is one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = [pid for pid in children_of(os.getpid()) if _trains(pid)]
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("no training process was started within a minute")
 
 
 def _trains(pid: int) -> bool:

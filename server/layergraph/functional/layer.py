@@ -265,7 +265,7 @@ class Layer(_LayerOptions):
         """Outputs of one call and, if asked for, their masks. Adds activity regularisation to the run."""
         outputs = self.forward(run, w, *args, **kwargs)
         if run.losses is not None:
-            regularizer = getattr(self, "activity_regularizer", None)
+            regularizer: Any = getattr(self, "activity_regularizer", None)
             for output in flatten(outputs) if regularizer is not None else ():
                 # Keras divides by the rows, so that the strength doesn't depend on the batch size.
                 run.losses.append(regularizer(output) / max(output.shape[0], 1))

@@ -60,8 +60,8 @@ class Weight:
         self.created_trainable = trainable
         #: Whether a layer that computes in another type gets the weight in that type.
         self.autocast = autocast
-        #: The axes from the slowest to the fastest in memory, where torch's kernels want another order than Keras's. The
-        #: shape stays Keras's; a kernel in the wrong order is copied in every call.
+        #: The axes from the slowest to the fastest in memory, where torch wants another order than Keras. The shape
+        #: stays Keras's; a kernel in the wrong order is copied in every call.
         self.memory_order = memory_order
         self.regularizer = regularizer
         self.constraint = constraint

@@ -27,7 +27,8 @@ class LayerScale(Layer):
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """The scaled input."""
-        return x * w.gamma
+        scaled: torch.Tensor = x * w.gamma
+        return scaled
 
 
 class StochasticDepth(Layer):
@@ -59,8 +60,8 @@ class CustomScaleLayer(Layer):
             raise GraphError(
                 f"layer '{self.name}' (CustomScaleLayer): got {type(inputs).__name__}, expected two tensors"
             )
-        first: torch.Tensor = inputs[0]
-        return first + inputs[1] * self.scale
+        total: torch.Tensor = inputs[0] + inputs[1] * self.scale
+        return total
 
 
 LAYERS: dict[str, type[Layer]] = {
