@@ -231,7 +231,7 @@ def config_path(argv: Sequence[str], environment: Mapping[str, str]) -> Path | N
 def read_file(path: Path) -> dict[str, Any]:
     """Reads a TOML file of settings. Raises SettingsError for one that can't be read or has unknown names."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"settings file {path}: {error}") from error
     names = set(Settings.model_fields) - {"config", "check_config"}
