@@ -14,7 +14,7 @@ from oracles import keras
 
 HERE = Path(__file__).parent
 #: Where data enters, which gives no numbers; layers whose oracle tests aren't parametrised; and layers that Keras 3 has
-#: no more: fixtures of tf.keras 2.15 and of Keras 1.2 to 2.3 hold them, which test_tensorflow_functions and test_old_keras compare.
+#: no more: test_tensorflow_functions compares them with tf.keras 2.15, test_old_keras with Keras 1.2 to 2.3.
 ELSEWHERE = {"InputLayer", "SpectralNormalization", "ThresholdedReLU", "LocallyConnected1D", "LocallyConnected2D"}
 
 
