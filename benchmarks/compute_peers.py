@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
+import tempfile
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -20,19 +19,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import numpy as np
 import tensorflow as tf
-
-
-def p50(call: Callable[[], Any], seconds: float) -> float:
-    """Median milliseconds of calls made for so many seconds, after three."""
-    for _ in range(3):
-        call()
-    times = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return 1000 * sorted(times)[len(times) // 2]
+from bench_timing import p50
 
 
 def main(path: str, data: str, seconds: float) -> None:
@@ -92,8 +79,6 @@ def main(path: str, data: str, seconds: float) -> None:
 
 def _saved(proto: Any) -> str:
     """The ONNX model as a file, which is what OpenVINO reads."""
-    import tempfile
-
     with tempfile.NamedTemporaryFile(suffix=".onnx", delete=False) as file:
         file.write(proto.SerializeToString())
     return file.name

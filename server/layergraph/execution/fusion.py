@@ -132,14 +132,9 @@ class FusedConvolution:
         self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out. No masks come, and none go."""
-        layer, x = self.layer, values[0]
-        pads = layer.pads(layer.lengths(x))
-        even = [before for before, after in pads if before == after]
-        if len(even) < layer.rank:
-            x, even = layer.padded(x, pads), [0] * layer.rank
-        x = layer.to_torch(x)
-        padding, strides = layer.torch_sizes(even, 0), layer.torch_sizes(layer.strides)
-        dilation = layer.torch_sizes(layer.dilation_rate)
+        layer = self.layer
+        x, padding = layer.framed(values[0])
+        strides, dilation = layer.torch_sizes(layer.strides), layer.torch_sizes(layer.dilation_rate)
         groups = x.shape[1] if isinstance(layer, _DEPTHWISE) else layer.groups
         folded = self._folded
         if folded is None or folded.versions != [weight._version for weight in self._weights]:

@@ -113,22 +113,26 @@ class WindowedConvolution(SpatialLayer):
 
     def convolve(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
         """The convolution of an input in Keras's layout with a kernel (*kernel_size, inputs / groups, outputs)."""
-        x = x.to(kernel.dtype)
+        x, padding = self.framed(x.to(kernel.dtype))
+        y = _convolution(
+            x,
+            kernel_to_torch(kernel),
+            bias,
+            stride=self.torch_sizes(self.strides),
+            padding=padding,
+            dilation=self.torch_sizes(self.dilation_rate),
+            groups=groups,
+        )
+        return self.from_torch(y)
+
+    def framed(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """An input in Keras's layout as torch's convolutions take it, and the padding that is left to them."""
         pads = self.pads(self.lengths(x))
         even = [before for before, after in pads if before == after]
         if len(even) < self.rank:
             # torch pads both sides alike; the rest is done here.
             x, even = self.padded(x, pads), [0] * self.rank
-        y = _convolution(
-            self.to_torch(x),
-            kernel_to_torch(kernel),
-            bias,
-            stride=self.torch_sizes(self.strides),
-            padding=self.torch_sizes(even, 0),
-            dilation=self.torch_sizes(self.dilation_rate),
-            groups=groups,
-        )
-        return self.from_torch(y)
+        return self.to_torch(x), self.torch_sizes(even, 0)
 
 
 def _convolution(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, **sizes: Any) -> torch.Tensor:
