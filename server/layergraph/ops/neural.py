@@ -1,4 +1,4 @@
-"""Operations of neural networks: windows, normalization, losses, attention (keras.ops.nn)."""
+"""Operations of neural networks: normalization, attention, one-hot codes (keras.ops.nn)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from layergraph.config.options import anything, boolean, integer, one_or_list_of, option, optional
+from layergraph.config.options import anything, boolean, integer, one_or_list_of, option, optional, positive_int
 from layergraph.errors import GraphError
-from layergraph.functional.layer import Layer
+from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
-from layergraph.layers import convolutional, convolutional_depthwise, pooling, pooling_whole
 from layergraph.ops.operation import Operation
 
 _EPSILON = 1e-7
@@ -20,123 +18,6 @@ _EPSILON = 1e-7
 
 class _Neural(Operation):
     keras_module = "keras.src.ops.nn"
-
-
-def _of_rank(layers: dict[str, type[Layer]], name: str, x: torch.Tensor) -> type[Layer]:
-    """The layer of that name for as many spatial axes as x has."""
-    known = layers.get(f"{name}{x.ndim - 2}D")
-    if known is None:
-        raise GraphError(f"got an input of {x.ndim} axes, expected rows, channels, and 1 to 3 more")
-    return known
-
-
-# --- windows ----------------------------------------------------------------------------------------------------------
-
-
-class _Pool(_Neural):
-    pool_size: Any = option(anything)
-    strides: Any = option(anything, default=None)
-    padding: Any = option(anything, default="valid")
-    data_format: Any = option(anything, default=None)
-
-    layer_name = ""
-
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> Any:
-        """One value for each window."""
-        kind = _of_rank(pooling.LAYERS, self.layer_name, inputs)
-        layer = kind(
-            pool_size=self.pool_size,
-            strides=self.strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            name="op",
-        )
-        return layer.forward(run, None, inputs)
-
-
-class MaxPool(_Pool):
-    """keras.ops.max_pool."""
-
-    layer_name = "MaxPooling"
-
-
-class AveragePool(_Pool):
-    """keras.ops.average_pool."""
-
-    layer_name = "AveragePooling"
-
-
-class _AdaptivePool(_Neural):
-    output_size: Any = option(anything)
-    data_format: Any = option(anything, default=None)
-
-    layer_name = ""
-
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> Any:
-        """One value for each of so many windows."""
-        kind = _of_rank(pooling_whole.LAYERS, self.layer_name, inputs)
-        layer = kind(output_size=self.output_size, data_format=self.data_format, name="op")
-        return layer.forward(run, None, inputs)
-
-
-class AdaptiveMaxPool(_AdaptivePool):
-    """keras.ops.adaptive_max_pool."""
-
-    layer_name = "AdaptiveMaxPooling"
-
-
-class AdaptiveAveragePool(_AdaptivePool):
-    """keras.ops.adaptive_average_pool."""
-
-    layer_name = "AdaptiveAveragePooling"
-
-
-class _Convolve(_Neural):
-    strides: Any = option(anything, default=1)
-    padding: Any = option(anything, default="valid")
-    data_format: Any = option(anything, default=None)
-    dilation_rate: Any = option(anything, default=1)
-
-    def options(self, kernel: torch.Tensor) -> dict[str, Any]:
-        """Those of the layer that computes it."""
-        return {
-            "kernel_size": tuple(kernel.shape[:-2]),
-            "strides": self.strides,
-            "padding": self.padding,
-            "data_format": self.data_format,
-            "dilation_rate": self.dilation_rate,
-            "use_bias": False,
-            "name": "op",
-        }
-
-
-class Conv(_Convolve):
-    """keras.ops.conv."""
-
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
-        """The convolution."""
-        kernel = torch.as_tensor(kernel, device=inputs.device)
-        kind: Any = _of_rank(convolutional.LAYERS, "Conv", inputs)
-        layer = kind(filters=kernel.shape[-1], **self.options(kernel))
-        channels = layer.channels_of(inputs.shape)
-        result: torch.Tensor = layer.convolve(inputs, kernel, None, channels // kernel.shape[-2])
-        return result
-
-
-class DepthwiseConv(_Convolve):
-    """keras.ops.depthwise_conv."""
-
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
-        """Each channel by itself."""
-        kernel = torch.as_tensor(kernel, device=inputs.device)
-        kind: Any = _of_rank(convolutional_depthwise.LAYERS, "DepthwiseConv", inputs)
-        layer = kind(depth_multiplier=kernel.shape[-1], **self.options(kernel))
-        flat = convolutional_depthwise.depthwise_kernel(kernel)
-        result: torch.Tensor = layer.convolve(inputs, flat, None, kernel.shape[-2])
-        return result
-
-
-# --- normalization ----------------------------------------------------------------------------------------------------
 
 
 class Moments(_Neural):
@@ -187,55 +68,6 @@ class LayerNorm(_Neural):
         return y if beta is None else y + torch.as_tensor(beta, device=x.device)
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
-
-
-class BinaryCrossentropy(_Neural):
-    """keras.ops.binary_crossentropy."""
-
-    from_logits: bool = option(boolean, default=False)
-
-    def forward(self, run: Run, w: Any, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss of each element."""
-        target = target.to(output.dtype)
-        if self.from_logits:
-            return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
-        p = output.clamp(_EPSILON, 1 - _EPSILON)
-        return -(target * torch.log(p) + (1 - target) * torch.log(1 - p))
-
-
-class _Crossentropy(_Neural):
-    from_logits: bool = option(boolean, default=False)
-    axis: int = option(integer, default=-1)
-
-    def logarithms(self, output: torch.Tensor) -> torch.Tensor:
-        """Of the probabilities."""
-        if self.from_logits:
-            return torch.log_softmax(output, self.axis)
-        p = output / output.sum(self.axis, keepdim=True)
-        return torch.log(p.clamp(_EPSILON, 1 - _EPSILON))
-
-
-class CategoricalCrossentropy(_Crossentropy):
-    """keras.ops.categorical_crossentropy."""
-
-    def forward(self, run: Run, w: Any, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss of each row."""
-        return -(target * self.logarithms(output)).sum(self.axis)
-
-
-class SparseCategoricalCrossentropy(_Crossentropy):
-    """keras.ops.sparse_categorical_crossentropy."""
-
-    def forward(self, run: Run, w: Any, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss of each row."""
-        target = target.to(torch.int64)
-        if target.ndim == output.ndim and target.shape[-1] == 1:
-            target = target.squeeze(-1)
-        logs = self.logarithms(output)
-        return -logs.gather(self.axis, target.unsqueeze(self.axis)).squeeze(self.axis)
-
-
 class DotProductAttention(_Neural):
     """keras.ops.dot_product_attention."""
 
@@ -273,21 +105,35 @@ class DotProductAttention(_Neural):
         return torch.einsum("bnts,bsnh->btnh", scores.softmax(-1), value)
 
 
+class OneHot(_Neural):
+    """keras.ops.one_hot."""
+
+    num_classes: int = option(positive_int)
+    axis: int = option(integer, default=-1)
+    sparse: bool = option(boolean, default=False)
+
+    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+        self.element_type = dtype or "float32"
+        super().__init__(*args, **kwargs)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """1 at the place of each integer, which is nowhere for one out of range."""
+        classes = torch.arange(self.num_classes, device=x.device)
+        y = (x.to(torch.int64).unsqueeze(-1) == classes).to(torch_dtype(self.element_type))
+        return y.movedim(-1, self.axis)
+
+    def get_config(self) -> dict[str, Any]:
+        """Name, type and options."""
+        return {**super().get_config(), "dtype": self.element_type}
+
+
 OPERATIONS: dict[str, type[Operation]] = {
     known.__name__: known
     for known in (
-        MaxPool,
-        AveragePool,
-        AdaptiveMaxPool,
-        AdaptiveAveragePool,
-        Conv,
-        DepthwiseConv,
         Moments,
         RMSNorm,
+        OneHot,
         LayerNorm,
-        BinaryCrossentropy,
-        CategoricalCrossentropy,
-        SparseCategoricalCrossentropy,
         DotProductAttention,
     )
 }

@@ -9,7 +9,7 @@ import torch
 
 from layergraph.config.options import anything, boolean, integer, one_of, one_or_list_of, option, optional, positive_int
 from layergraph.functional.run import Run
-from layergraph.ops.operation import Operation, Typed, as_tensors
+from layergraph.ops.operation import Operation, Typed
 from layergraph.ops.reductions import SUMMED_IN_INT32, Reduction
 
 
@@ -185,54 +185,6 @@ class Nanargmin(_NanArg):
         return torch.argmin(filled, self.axis, self.keepdims).to(torch.int32)
 
 
-class Sort(Operation):
-    """keras.ops.sort."""
-
-    axis: int | None = option(optional(integer), default=-1)
-
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """x in order."""
-        return torch.sort(x.reshape(-1)).values if self.axis is None else torch.sort(x, self.axis).values
-
-
-class Argsort(Operation):
-    """keras.ops.argsort."""
-
-    axis: int | None = option(optional(integer), default=-1)
-
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The indices in order of the values."""
-        x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
-        return torch.argsort(x, dim=axis, stable=True).to(torch.int32)
-
-
-class TopK(Operation):
-    """keras.ops.top_k."""
-
-    keras_module = "keras.src.ops.math"
-
-    k: int = option(positive_int)
-    sorted: bool = option(boolean, default=True)
-
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> list[torch.Tensor]:
-        """The largest of the last axis, and where they are."""
-        values, indices = torch.topk(x, self.k, sorted=True)
-        return [values, indices.to(torch.int32)]
-
-
-class InTopK(Operation):
-    """keras.ops.in_top_k."""
-
-    keras_module = "keras.src.ops.math"
-
-    k: int = option(positive_int)
-
-    def forward(self, run: Run, w: t.Any, targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Whether the target is among the k best; ties count."""
-        chosen = predictions.gather(-1, targets.to(torch.int64)[:, None])
-        return (predictions > chosen).sum(-1) < self.k
-
-
 class Diff(Operation):
     """keras.ops.diff."""
 
@@ -242,28 +194,6 @@ class Diff(Operation):
     def forward(self, run: Run, w: t.Any, a: torch.Tensor) -> torch.Tensor:
         """Differences of neighbours."""
         return torch.diff(a, self.n, self.axis)
-
-
-class Digitize(Operation):
-    """keras.ops.digitize."""
-
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor, bins: t.Any) -> torch.Tensor:  # type: ignore[override]
-        """In which bin each value is."""
-        edges = torch.as_tensor(bins, device=x.device)
-        return torch.bucketize(x.contiguous(), edges.to(x.dtype) if x.is_floating_point() else edges, right=True).to(
-            torch.int32
-        )
-
-
-class SearchSorted(Operation):
-    """keras.ops.searchsorted."""
-
-    side: str = option(one_of("left", "right"), default="left")
-
-    def forward(self, run: Run, w: t.Any, sorted_sequence: t.Any, values: t.Any) -> torch.Tensor:  # type: ignore[override]
-        """Where values would go in a sorted sequence."""
-        sequence, wanted = as_tensors(sorted_sequence, values)
-        return torch.searchsorted(sequence, wanted, side=self.side).to(torch.int32)
 
 
 class Trapezoid(Operation):
@@ -281,13 +211,10 @@ class Trapezoid(Operation):
 
 
 OPERATIONS: dict[str, type[Operation]] = {
-    "Argsort": Argsort,
     "Average": Average,
     "Cumprod": _cumulative("Cumprod", torch.cumprod),
     "Cumsum": _cumulative("Cumsum", torch.cumsum),
     "Diff": Diff,
-    "Digitize": Digitize,
-    "InTopK": InTopK,
     "Median": _reduction("Median", _median),
     "Nanargmax": Nanargmax,
     "Nanargmin": Nanargmin,
@@ -307,8 +234,5 @@ OPERATIONS: dict[str, type[Operation]] = {
     "Prod": Prod,
     "Ptp": _reduction("Ptp", lambda x: torch.amax(x, -1) - torch.amin(x, -1)),
     "Quantile": Quantile,
-    "SearchSorted": SearchSorted,
-    "Sort": Sort,
-    "TopK": TopK,
     "Trapezoid": Trapezoid,
 }

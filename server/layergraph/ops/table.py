@@ -8,14 +8,21 @@ from layergraph.functional.layer import Layer
 from layergraph.layers.table import merged
 from layergraph.ops import (
     arrangement,
+    diagonals,
     elementwise,
     images,
+    indexing,
+    joining,
     linear_algebra,
+    losses,
     neural,
     numbers,
     reductions,
+    searching,
+    shape_values,
     shapes,
     statistics,
+    windows,
 )
 
 #: Keras class name -> class.
@@ -25,10 +32,17 @@ OPERATIONS: Mapping[str, type[Layer]] = merged(
         numbers.OPERATIONS,
         reductions.OPERATIONS,
         statistics.OPERATIONS,
+        searching.OPERATIONS,
+        shape_values.OPERATIONS,
         shapes.OPERATIONS,
+        joining.OPERATIONS,
+        indexing.OPERATIONS,
         arrangement.OPERATIONS,
+        diagonals.OPERATIONS,
         linear_algebra.OPERATIONS,
+        windows.OPERATIONS,
         neural.OPERATIONS,
+        losses.OPERATIONS,
         images.OPERATIONS,
     ]
 )

@@ -1,0 +1,74 @@
+"""Operations on the diagonals of matrices (keras.ops.numpy)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    integer,
+    option,
+)
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation
+
+
+class _Diagonal(Operation):
+    offset: int = option(integer, default=0)
+    axis1: int = option(integer, default=0)
+    axis2: int = option(integer, default=1)
+
+
+class Diagonal(_Diagonal):
+    """keras.ops.diagonal."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The diagonal."""
+        return torch.diagonal(x, self.offset, self.axis1, self.axis2)
+
+
+class Trace(_Diagonal):
+    """keras.ops.trace."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The sum of the diagonal."""
+        y = torch.diagonal(x, self.offset, self.axis1, self.axis2).sum(-1)
+        return y if x.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.int32))
+
+
+class _Offset(Operation):
+    k: int = option(integer, default=0)
+
+
+class Diag(_Offset):
+    """keras.ops.diag."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The diagonal of a matrix, or the matrix of a diagonal."""
+        return torch.diag(x, self.k)
+
+
+class Tril(_Offset):
+    """keras.ops.tril."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """What is on and below a diagonal."""
+        return torch.tril(x, self.k)
+
+
+class Triu(_Offset):
+    """keras.ops.triu."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """What is on and above a diagonal."""
+        return torch.triu(x, self.k)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "Diag": Diag,
+    "Diagonal": Diagonal,
+    "Trace": Trace,
+    "Tril": Tril,
+    "Triu": Triu,
+}

@@ -1,0 +1,150 @@
+"""Operations that take a part of an array by index (keras.ops.numpy and core)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    integer,
+    list_of,
+    option,
+    optional,
+    positive_int,
+)
+from layergraph.errors import DataError, GraphError
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation
+from layergraph.ops.shape_values import whole
+
+
+class GetItem(Operation):
+    """x[key]: integers, slices, an ellipsis and new axes, as in NumPy."""
+
+    reads_values = True
+    computes_values = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor, key: Any) -> torch.Tensor:  # type: ignore[override]
+        """The part of x. Slices with a negative step, which torch lacks, are taken from the flipped axis."""
+        keys = key if isinstance(key, tuple) else tuple(key) if isinstance(key, list) else (key,)
+        keys = tuple(_plain_slice(k) for k in keys)
+        if Ellipsis in [k for k in keys if not isinstance(k, torch.Tensor)]:
+            at = next(i for i, k in enumerate(keys) if k is Ellipsis)
+            used = sum(1 for k in keys if k is not None and k is not Ellipsis)
+            keys = (*keys[:at], *[slice(None)] * (x.ndim - used), *keys[at + 1 :])
+        axis = 0
+        forward = []
+        for k in keys:
+            if isinstance(k, slice) and k.step is not None and k.step < 0:
+                picked = range(*k.indices(x.shape[axis]))
+                x = x.flip(axis) if len(picked) else x
+                last = x.shape[axis] - 1
+                k = slice(last - picked.start, last - picked[-1] + 1, -k.step) if len(picked) else slice(0, 0)
+            forward.append(k)
+            axis += k is not None
+        return x[tuple(forward)]
+
+
+def _plain_slice(key: Any) -> Any:
+    """A slice, whose ends may be tensors of one element; in Keras 2's files it is {"start", "stop", "step"}."""
+    if not isinstance(key, dict):
+        return key
+    ends = (key.get(name) for name in ("start", "stop", "step"))
+    return slice(*(int(end.item()) if isinstance(end, torch.Tensor) else end for end in ends))
+
+
+class Take(Operation):
+    """keras.ops.take."""
+
+    axis: int | None = option(optional(integer), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
+        """Elements of x by index along an axis; negative ones count from the end."""
+        chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
+        if self.axis is None:
+            x, axis = x.reshape(-1), 0
+        else:
+            axis = self.axis % x.ndim
+        chosen = torch.where(chosen < 0, chosen + x.shape[axis], chosen)
+        picked = x.index_select(axis, chosen.reshape(-1))
+        return picked.reshape(*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])
+
+
+class TakeAlongAxis(Operation):
+    """keras.ops.take_along_axis."""
+
+    axis: int | None = option(optional(integer), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
+        """One element for each index. Raises DataError for one out of range."""
+        chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
+        axis = self.axis
+        if axis is None:
+            x, chosen, axis = x.reshape(-1), chosen.reshape(-1), 0
+        length = x.shape[axis]
+        if not chosen.is_meta and chosen.numel() and not -length <= int(chosen.min()) <= int(chosen.max()) < length:
+            raise DataError(f"an index is not among {length} elements")
+        return torch.take_along_dim(x, torch.where(chosen < 0, chosen + length, chosen), axis)
+
+
+class GatherBatch(Operation):
+    """tf.gather with batch dimensions, and gather_nd of the last axis."""
+
+    keras_module = "layergraph.ops"
+    axis: int = option(integer, default=0)
+    batch_dims: int = option(positive_int, default=1)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
+        """Slices of x, by indices that differ in each row."""
+        chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
+        axis = self.axis % x.ndim
+        if self.batch_dims != 1 or axis < 1:
+            raise GraphError(f"gather with batch_dims {self.batch_dims} and axis {self.axis} is not supported")
+        x = x.movedim(axis, 1)
+        flat = chosen.reshape(chosen.shape[0], -1)
+        index = flat.reshape(*flat.shape, *[1] * (x.ndim - 2)).expand(*flat.shape, *x.shape[2:])
+        y = x.gather(1, index).reshape(*chosen.shape, *x.shape[2:])
+        places = chosen.ndim - 1
+        return y.movedim(tuple(range(1, 1 + places)), tuple(range(axis, axis + places)))
+
+
+class Slice(Operation):
+    """keras.ops.slice."""
+
+    keras_module = "keras.src.ops.core"
+    shape: Any = option(list_of(integer))
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor, start_indices: Any) -> torch.Tensor:  # type: ignore[override]
+        """A block of x from some place."""
+        starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices
+        for axis, (start, length) in enumerate(zip(starts, self.shape, strict=True)):
+            length = inputs.shape[axis] - whole(start) if length < 0 else length
+            inputs = inputs.narrow(axis, whole(start), length)
+        return inputs
+
+
+class SliceUpdate(Operation):
+    """keras.ops.slice_update."""
+
+    keras_module = "keras.src.ops.core"
+
+    def forward(  # type: ignore[override]
+        self, run: Run, w: Any, inputs: torch.Tensor, start_indices: Any, updates: torch.Tensor
+    ) -> torch.Tensor:
+        """x with a block of it replaced."""
+        starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices
+        place = tuple(slice(whole(s), whole(s) + n) for s, n in zip(starts, updates.shape, strict=True))
+        result = inputs.clone()
+        result[place] = updates.to(inputs.dtype)
+        return result
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "GetItem": GetItem,
+    "Slice": Slice,
+    "SliceUpdate": SliceUpdate,
+    "Take": Take,
+    "TakeAlongAxis": TakeAlongAxis,
+    "tf>GatherBatch": GatherBatch,
+}

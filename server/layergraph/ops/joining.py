@@ -1,0 +1,201 @@
+"""Operations that join arrays and part them (keras.ops.numpy)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    integer,
+    list_of,
+    one_or_list_of,
+    option,
+    optional,
+)
+from layergraph.errors import GraphError
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation, as_tensors
+
+
+class Concatenate(Operation):
+    """keras.ops.concatenate."""
+
+    computes_values = True
+
+    axis: int | None = option(optional(integer), default=0)
+
+    def forward(self, run: Run, w: Any, xs: Any) -> torch.Tensor:
+        """The tensors in a row, in the widest of their types."""
+        if self.axis is None:
+            return torch.cat([x.reshape(-1) for x in xs])
+        return torch.cat(list(xs), self.axis)
+
+
+class Stack(Operation):
+    """keras.ops.stack."""
+
+    computes_values = True
+
+    axis: int = option(integer, default=0)
+
+    def forward(self, run: Run, w: Any, x: Any) -> torch.Tensor:
+        """The tensors along a new axis."""
+        # Numbers may stand among them, as in a shape.
+        like = next((item for item in x if isinstance(item, torch.Tensor)), None)
+        return torch.stack(
+            [item if isinstance(item, torch.Tensor) or like is None else torch.as_tensor(item).to(like) for item in x],
+            self.axis,
+        )
+
+
+class Append(Operation):
+    """keras.ops.append."""
+
+    axis: int | None = option(optional(integer), default=None)
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+        """The second behind the first."""
+        a, b = as_tensors(x1, x2)
+        return torch.cat([a.reshape(-1), b.reshape(-1)]) if self.axis is None else torch.cat([a, b], self.axis)
+
+
+class _Joined(Operation):
+    def forward(self, run: Run, w: Any, xs: Any) -> torch.Tensor:
+        """The arrays as one."""
+        return self.joined(list(xs))
+
+    def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """How they are joined."""
+        raise NotImplementedError
+
+
+class Hstack(_Joined):
+    """keras.ops.hstack."""
+
+    def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """Along the second axis."""
+        return torch.hstack(xs)
+
+
+class Vstack(_Joined):
+    """keras.ops.vstack."""
+
+    def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """Along the first axis."""
+        return torch.vstack(xs)
+
+
+class Dstack(_Joined):
+    """keras.ops.dstack."""
+
+    def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """Along the third axis."""
+        return torch.dstack(xs)
+
+
+class AddN(_Joined):
+    """tf.add_n."""
+
+    keras_module = "layergraph.ops"
+
+    def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
+        """Their sum."""
+        total = xs[0]
+        for x in xs[1:]:
+            total = total + x
+        return total
+
+
+class Split(Operation):
+    """keras.ops.split."""
+
+    indices_or_sections: Any = option(one_or_list_of(integer))
+    axis: int = option(integer, default=0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """The parts. Raises GraphError if equal parts don't come out."""
+        if isinstance(self.indices_or_sections, int):
+            if x.shape[self.axis] % self.indices_or_sections:
+                raise GraphError(f"can't split {x.shape[self.axis]} elements in {self.indices_or_sections} equal parts")
+            return list(torch.tensor_split(x, self.indices_or_sections, self.axis))
+        return list(torch.tensor_split(x, list(self.indices_or_sections), self.axis))
+
+
+class Unstack(Operation):
+    """keras.ops.unstack."""
+
+    keras_module = "keras.src.ops.core"
+
+    num: int | None = option(optional(integer), default=None)
+    axis: int = option(integer, default=0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """The slices along an axis."""
+        return list(x.unbind(self.axis))
+
+
+class _SplitAlong(Operation):
+    indices_or_sections: Any = option(one_or_list_of(integer))
+    along = 0
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """The parts."""
+        return Split(self.indices_or_sections, self.along).forward(run, w, x)
+
+
+class Hsplit(_SplitAlong):
+    """keras.ops.hsplit."""
+
+    along = 1
+
+
+class Dsplit(_SplitAlong):
+    """keras.ops.dsplit."""
+
+    along = 2
+
+
+class ArraySplit(Operation):
+    """keras.ops.array_split."""
+
+    indices_or_sections: Any = option(one_or_list_of(integer))
+    axis: int = option(integer, default=0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """The parts, which may differ in length."""
+        given = self.indices_or_sections
+        return list(torch.tensor_split(x, given if isinstance(given, int) else list(given), self.axis))
+
+
+class SplitSizes(Operation):
+    """tf.split with the lengths of the parts."""
+
+    keras_module = "layergraph.ops"
+    sizes: Any = option(list_of(integer))
+    axis: int = option(integer, default=0)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """The parts. One length may be -1."""
+        rest = x.shape[self.axis] - sum(n for n in self.sizes if n >= 0)
+        sizes = [rest if n < 0 else n for n in self.sizes]
+        if min(sizes) < 0 or sum(sizes) != x.shape[self.axis]:
+            raise GraphError(f"can't split {x.shape[self.axis]} elements in parts of {list(self.sizes)}")
+        return list(torch.split(x, sizes, self.axis))
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "Append": Append,
+    "ArraySplit": ArraySplit,
+    "Concatenate": Concatenate,
+    "Dsplit": Dsplit,
+    "Dstack": Dstack,
+    "Hsplit": Hsplit,
+    "Hstack": Hstack,
+    "Split": Split,
+    "Stack": Stack,
+    "Unstack": Unstack,
+    "Vstack": Vstack,
+    "tf>AddN": AddN,
+    "tf>SplitSizes": SplitSizes,
+}

@@ -1,0 +1,142 @@
+"""Pooling and convolution with kernels that are tensors (keras.ops.nn)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    anything,
+    option,
+)
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.layers import convolutional, convolutional_depthwise, pooling, pooling_whole
+from layergraph.ops.operation import Operation
+
+
+class _Window(Operation):
+    keras_module = "keras.src.ops.nn"
+
+
+def _of_rank(layers: dict[str, type[Layer]], name: str, x: torch.Tensor) -> type[Layer]:
+    """The layer of that name for as many spatial axes as x has."""
+    known = layers.get(f"{name}{x.ndim - 2}D")
+    if known is None:
+        raise GraphError(f"got an input of {x.ndim} axes, expected rows, channels, and 1 to 3 more")
+    return known
+
+
+class _Pool(_Window):
+    pool_size: Any = option(anything)
+    strides: Any = option(anything, default=None)
+    padding: Any = option(anything, default="valid")
+    data_format: Any = option(anything, default=None)
+
+    layer_name = ""
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> Any:
+        """One value for each window."""
+        kind = _of_rank(pooling.LAYERS, self.layer_name, inputs)
+        layer = kind(
+            pool_size=self.pool_size,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            name="op",
+        )
+        return layer.forward(run, None, inputs)
+
+
+class MaxPool(_Pool):
+    """keras.ops.max_pool."""
+
+    layer_name = "MaxPooling"
+
+
+class AveragePool(_Pool):
+    """keras.ops.average_pool."""
+
+    layer_name = "AveragePooling"
+
+
+class _AdaptivePool(_Window):
+    output_size: Any = option(anything)
+    data_format: Any = option(anything, default=None)
+
+    layer_name = ""
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> Any:
+        """One value for each of so many windows."""
+        kind = _of_rank(pooling_whole.LAYERS, self.layer_name, inputs)
+        layer = kind(output_size=self.output_size, data_format=self.data_format, name="op")
+        return layer.forward(run, None, inputs)
+
+
+class AdaptiveMaxPool(_AdaptivePool):
+    """keras.ops.adaptive_max_pool."""
+
+    layer_name = "AdaptiveMaxPooling"
+
+
+class AdaptiveAveragePool(_AdaptivePool):
+    """keras.ops.adaptive_average_pool."""
+
+    layer_name = "AdaptiveAveragePooling"
+
+
+class _Convolve(_Window):
+    strides: Any = option(anything, default=1)
+    padding: Any = option(anything, default="valid")
+    data_format: Any = option(anything, default=None)
+    dilation_rate: Any = option(anything, default=1)
+
+    def options(self, kernel: torch.Tensor) -> dict[str, Any]:
+        """Those of the layer that computes it."""
+        return {
+            "kernel_size": tuple(kernel.shape[:-2]),
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "use_bias": False,
+            "name": "op",
+        }
+
+
+class Conv(_Convolve):
+    """keras.ops.conv."""
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+        """The convolution."""
+        kernel = torch.as_tensor(kernel, device=inputs.device)
+        kind: Any = _of_rank(convolutional.LAYERS, "Conv", inputs)
+        layer = kind(filters=kernel.shape[-1], **self.options(kernel))
+        channels = layer.channels_of(inputs.shape)
+        result: torch.Tensor = layer.convolve(inputs, kernel, None, channels // kernel.shape[-2])
+        return result
+
+
+class DepthwiseConv(_Convolve):
+    """keras.ops.depthwise_conv."""
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+        """Each channel by itself."""
+        kernel = torch.as_tensor(kernel, device=inputs.device)
+        kind: Any = _of_rank(convolutional_depthwise.LAYERS, "DepthwiseConv", inputs)
+        layer = kind(depth_multiplier=kernel.shape[-1], **self.options(kernel))
+        flat = convolutional_depthwise.depthwise_kernel(kernel)
+        result: torch.Tensor = layer.convolve(inputs, flat, None, kernel.shape[-2])
+        return result
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "AdaptiveAveragePool": AdaptiveAveragePool,
+    "AdaptiveMaxPool": AdaptiveMaxPool,
+    "AveragePool": AveragePool,
+    "Conv": Conv,
+    "DepthwiseConv": DepthwiseConv,
+    "MaxPool": MaxPool,
+}
