@@ -66,7 +66,7 @@ class Plan:
         self._slot_count = layout.slot_count
         self._mask_wants = {want: _mask_wants(self.steps, self._outputs if want else []) for want in (False, True)}
         self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self.steps)
-        self._independent = all(layer.rows_are_independent for s in self.steps for layer in s.call.layer.walk_layers())
+        self._rows_apart: bool | None = None
         self._bound: list[Any] | None = None
         self._program: _Program | None = None
         self._lock = threading.Lock()
@@ -74,9 +74,14 @@ class Plan:
     @property
     def batched(self) -> bool:
         """Whether every input and output has the rows as its first axis: then rows of several callers can be joined."""
-        return self._independent and all(
-            len(s.shape) > 0 and s.shape[0] is None for s in (*self.input_specs, *self.output_specs)
-        )
+        if not all(len(s.shape) > 0 and s.shape[0] is None for s in (*self.input_specs, *self.output_specs)):
+            return False
+        if self._rows_apart is None:
+            from layergraph.execution.rows import rows_stay_apart
+
+            with self._lock:
+                self._rows_apart = rows_stay_apart(self.steps)
+        return self._rows_apart
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Computes the outputs for arrays by input name. Raises DataError if one is missing or doesn't fit."""

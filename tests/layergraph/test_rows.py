@@ -1,0 +1,39 @@
+"""Which models keep rows apart, so that a server may join the rows of several callers."""
+
+import pytest
+from keras import Input, Model, layers, ops
+from layergraph import load_model
+
+MIXING = {
+    "mean over rows": (lambda x: x - ops.mean(x, axis=0, keepdims=True), [(4,)]),
+    "rows turned round": (lambda x: ops.flip(x, 0), [(4,)]),
+    "softmax over rows": (lambda x: ops.softmax(x, 0), [(4,)]),
+    "rows after rows": (lambda x, y: layers.Concatenate(axis=0)([x, y]), [(4,), (4,)]),
+    "rows made of rows": (lambda x: ops.reshape(x, (-1, 2)), [(4,)]),
+}
+APART = {
+    "plain arithmetic": (lambda x: x * 2 + 1, [(4,)]),
+    "mean within a row": (lambda x: ops.mean(x, axis=1), [(4,)]),
+    "einsum": (lambda x, y: ops.einsum("bij,bjk->bik", x, y), [(4, 5), (5, None)]),
+    "dot along the steps": (lambda x, y: layers.Dot(axes=1)([x, y]), [(4, 5), (4, 6)]),
+    "reshape": (lambda x: ops.reshape(x, (ops.shape(x)[0], 2, 2)), [(4,)]),
+    "softmax over two axes": (lambda x: layers.Softmax(axis=[1, 2])(x), [(4, 3)]),
+    "training overruled by predict": (lambda x: layers.BatchNormalization()(x, training=True), [(4,)]),
+}
+
+
+def _batched(case, tmp_path):
+    function, shapes = case
+    inputs = [Input(shape) for shape in shapes]
+    Model(inputs, function(*inputs)).save(tmp_path / "model.keras")
+    return load_model(tmp_path / "model.keras").plan().batched
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_rows_that_mix_are_not_joined(name, tmp_path):
+    assert not _batched(MIXING[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_rows_that_stay_apart_are_joined(name, tmp_path):
+    assert _batched(APART[name], tmp_path)
