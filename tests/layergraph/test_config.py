@@ -17,6 +17,7 @@ from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
 from layergraph.errors import ModelFileError
+from layergraph.layers.table import LAYERS
 from layergraph.loading import load_model
 
 
@@ -145,6 +146,17 @@ def test_an_operation_and_a_layer_of_one_name_are_told_apart() -> None:
     for module in ({}, {"module": None}):
         spec, _ = spec_of(functional(X, layer("Add", "a", [[tensor("x"), tensor("x")]]), {**operation, **module}))
         assert [item.operation for item in spec.layers] == [False, False, True]
+
+
+@pytest.mark.parametrize("kind", ["SpatialDropout1D", "Discretization", "HashedCrossing", "GroupedQueryAttention"])
+def test_a_layer_of_an_h5_file_need_not_say_trainable(kind: str) -> None:
+    """Some classes leave it out of their config, where an operation does, too."""
+    item = layer(kind, "a", [tensor("x")])
+    del item["module"], item["config"]["trainable"]
+    spec, problems = spec_of(functional(X, item))
+    assert not spec.layers[1].operation
+    assert spec.layers[1].class_name in LAYERS
+    assert problems == []
 
 
 def test_a_layer_inside_a_layer_is_a_spec() -> None:

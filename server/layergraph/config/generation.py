@@ -92,6 +92,8 @@ KERAS3 = Generation(
         "lora_alpha": (None,),
         "build_input_shape": ANY,
     },
+    # A `.h5` names the Python class, not the layer's public name.
+    classes={"GroupedQueryAttention": "GroupQueryAttention"},
 )
 
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")

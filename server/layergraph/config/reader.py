@@ -24,7 +24,6 @@ from layergraph.errors import CorruptFileError, UnsupportedModelError
 _MODELS = frozenset({"Functional", "Sequential"})
 #: Modules of Keras 3's operation nodes, which may share a class name with a layer.
 _OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations", "layergraph.ops")
-_WITHOUT_TRAINABLE = frozenset({"InputLayer"})
 #: Operations of Keras 2.
 _KERAS2_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 
@@ -233,9 +232,15 @@ class _Reader:
         module = value.get("module")
         if isinstance(module, str):
             return module.startswith(_OPERATION_MODULES)
-        # A `.h5` of Keras 3 has no modules; but every layer has `trainable`, and no operation.
+        # Here, because the tables import the layers, which import configs.
+        from layergraph.layers.table import LAYERS
+        from layergraph.ops.table import OPERATIONS
+
+        # A `.h5` of Keras 3 has no modules. Where an operation has a layer's name, the layer alone says `trainable`.
+        if kind in LAYERS and kind not in OPERATIONS:
+            return False
         config = value.get("config")
-        return kind not in _WITHOUT_TRAINABLE and isinstance(config, dict) and "trainable" not in config
+        return isinstance(config, dict) and "trainable" not in config
 
     def _calls(self, value: Mapping[str, Any], layer: LayerSpec, names: Mapping[str, Any]) -> tuple[CallSpec, ...]:
         nodes = value.get("inbound_nodes", [])

@@ -206,14 +206,18 @@ def _mel_matrix(bins: int, frequencies: int, rate: float, lowest: float, highest
     HTK's mel scale is 1127 * log(1 + f / 700). As in keras.layers.MelSpectrogram, the lowest frequency is left out.
     """
 
-    def mel(hertz: Any) -> np.ndarray[Any, Any]:
-        return np.asarray(np.float32(1127.0) * np.log(1 + np.asarray(hertz, np.float32) / np.float32(700.0)))
+    # In float32 and in Keras's order: narrow triangles are differences of large numbers, and decibels show the rest.
+    def mel(hertz: torch.Tensor) -> torch.Tensor:
+        return 1127.0 * torch.log(1.0 + hertz / 700.0)
 
-    places = mel(np.linspace(0, rate / 2, frequencies, dtype=np.float32)[1:])[:, None]
-    edges = np.linspace(mel(lowest), mel(highest), bins + 2, dtype=np.float32)
+    def evenly(first: torch.Tensor, last: torch.Tensor, count: int) -> torch.Tensor:
+        return first + torch.arange(count, dtype=torch.float32) / (count - 1) * (last - first)
+
+    places = mel(evenly(torch.tensor(0.0), torch.tensor(rate) / 2.0, frequencies)[1:])[:, None]
+    edges = evenly(mel(torch.tensor(lowest)), mel(torch.tensor(highest)), bins + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((places - left) / (centre - left), (right - places) / (right - centre)).clip(min=0)
-    return torch.from_numpy(np.pad(triangles, ((1, 0), (0, 0))).astype(np.float32))
+    triangles = torch.minimum((places - left) / (centre - left), (right - places) / (right - centre)).clamp(min=0)
+    return functional.pad(triangles, (0, 0, 1, 0))
 
 
 LAYERS: dict[str, type[Layer]] = {
