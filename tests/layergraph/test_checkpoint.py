@@ -254,7 +254,9 @@ def test_when_checkpoints_are_due(tmp_path):
     ("changed", "message"),
     [
         ({"seed": 6}, "seed is 5, expected 6"),
-        ({"batch_size": 16}, "batches is 4, expected 2"),
+        ({"batch_size": 16}, "batch_size is 8, expected 16"),
+        ({"shuffle": False}, "shuffle is True, expected False"),
+        ({"validation_split": 0.5}, "rows is 32, expected 20"),
         ({"steps_per_epoch": 2}, "steps_per_epoch is None, expected 2"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+
+from layergraph.functional.shard import Shard
 
 
 @dataclass(slots=True)
@@ -15,13 +18,30 @@ class Run:
     generator   source of randomness; None takes torch's own
     losses      activity regularisation that layers add, as scalars; None where nobody asks for it
     row_gradients   whether Embedding layers give gradients of the rows that were looked up alone, as sparse tensors
+    shard       the worker's rows of the batch, where several processes compute one
     """
 
     training: bool = False
     generator: torch.Generator | None = None
     losses: list[torch.Tensor] | None = field(default_factory=list)
     row_gradients: bool = False
+    shard: Shard | None = None
 
     def as_training(self, training: bool) -> Run:
         """The same run for a call that says itself whether it trains; losses go to the same list."""
         return self if training == self.training else replace(self, training=training)
+
+    def drawn(
+        self, shape: Sequence[int], like: torch.Tensor, draw: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """What `draw` fills an empty tensor with, of the type and on the device of `like`, whose first axis is rows.
+
+        Workers draw for the whole batch and take their rows of it: so they draw what one process would, and all draw
+        alike. A first axis of 1 is for all rows.
+        """
+        shard = self.shard
+        if shard is None or shape[0] != like.shape[0]:
+            return draw(torch.empty(tuple(shape), dtype=like.dtype, device=like.device))
+        each = shard.per_row(shape[0])
+        whole = draw(torch.empty((shard.total * each, *shape[1:]), dtype=like.dtype, device=like.device))
+        return whole[shard.rows.start * each : shard.rows.stop * each]

@@ -43,7 +43,8 @@ class StochasticDepth(Layer):
         if not run.training:
             return x
         keep = 1 - self.drop_path_rate
-        rows = torch.rand((x.shape[0], *[1] * (x.ndim - 1)), generator=run.generator, device=x.device, dtype=x.dtype)
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        rows = run.drawn(shape, x, lambda empty: empty.uniform_(generator=run.generator))
         return x / keep * (keep + rows).floor()
 
 

@@ -251,7 +251,7 @@ class RandomZoom(_Warp):
 
 def _uniform(run: Run, x: torch.Tensor, low: float | torch.Tensor, high: float | torch.Tensor) -> torch.Tensor:
     """A number from low to high for each image: (rows, 1, 1, 1)."""
-    drawn = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).uniform_(generator=run.generator)
+    drawn = run.drawn((x.shape[0], 1, 1, 1), x, lambda empty: empty.uniform_(generator=run.generator))
     return low + drawn * (high - low)
 
 

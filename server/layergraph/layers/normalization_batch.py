@@ -11,6 +11,7 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.shard import Shard
 from layergraph.initializers import initializer
 from layergraph.layers.normalization_weights import AffineLayer, axis_length, wide
 from layergraph.training.constraints import constraint
@@ -79,7 +80,7 @@ class BatchNormalization(AffineLayer):
         """Computes the outputs. Raises DataError in training where a mask doesn't have one axis less than the input."""
         x = wide(x)
         if run.training and self.trainable:
-            mean, variance = self._moments(x, mask)
+            mean, variance = self._moments(x, mask, run.shard)
             # Serving runs in inference mode: a call that asks for training itself must not change what is served.
             if not torch.is_inference_mode_enabled():
                 self._follow(w.moving_mean, mean)
@@ -116,9 +117,15 @@ class BatchNormalization(AffineLayer):
         shape[self.axis] = -1
         return values.reshape(shape)
 
-    def _moments(self, x: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and biased variance of the batch, without masked steps."""
+    def _moments(
+        self, x: torch.Tensor, mask: torch.Tensor | None, shard: Shard | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and biased variance of the batch, also of other workers' rows, without masked steps."""
         axes = tuple(axis for axis in range(x.ndim) if axis != self.axis % x.ndim)
+        if mask is None and shard is not None:
+            values = x.numel() // x.shape[self.axis] // shard.count * shard.total
+            mean = shard.summed(x.sum(axes)) / values
+            return mean, shard.summed((x - self._along(mean, x)).square().sum(axes)) / values
         if mask is None:
             variance, mean = torch.var_mean(x, axes, correction=0)
             return mean, variance
@@ -127,9 +134,10 @@ class BatchNormalization(AffineLayer):
                 f"layer '{self.name}' (BatchNormalization): mask has {mask.ndim} axes, expected {x.ndim - 1}"
             )
         counts = mask.bool().unsqueeze(-1).expand(x.shape)
-        count = counts.to(x.dtype).sum(axes) + EPSILON
-        mean = x.where(counts, 0).sum(axes) / count
-        variance = (x - self._along(mean, x)).where(counts, 0).square().sum(axes) / count
+        whole = shard.summed if shard is not None else lambda own: own
+        count = whole(counts.to(x.dtype).sum(axes)) + EPSILON
+        mean = whole(x.where(counts, 0).sum(axes)) / count
+        variance = whole((x - self._along(mean, x)).where(counts, 0).square().sum(axes)) / count
         return mean, variance
 
     def _follow(self, moving: torch.Tensor, batch: torch.Tensor) -> None:

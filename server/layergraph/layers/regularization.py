@@ -35,12 +35,12 @@ def dropout_mask(
 ) -> torch.Tensor:
     """What dropout multiplies by: 0 with probability `rate`, else 1 / (1 - rate). Type and device are those of x."""
     keep = 1.0 - rate
-    mask = torch.empty(noise_shape or x.shape, dtype=x.dtype, device=x.device)
-    return mask.bernoulli_(keep, generator=run.generator).mul_(1 / keep if keep else 0.0)
+    mask = run.drawn(noise_shape or x.shape, x, lambda empty: empty.bernoulli_(keep, generator=run.generator))
+    return mask.mul_(1 / keep if keep else 0.0)
 
 
 def _normal(run: Run, x: torch.Tensor, mean: float, stddev: float) -> torch.Tensor:
-    return torch.empty_like(x).normal_(mean, stddev, generator=run.generator)
+    return run.drawn(x.shape, x, lambda empty: empty.normal_(mean, stddev, generator=run.generator))
 
 
 class Dropout(Layer):
@@ -84,7 +84,7 @@ class AlphaDropout(Layer):
             return x
         lowest = -1.6732632423543772 * 1.0507009873554805
         shape = _concrete(self.noise_shape, x) or x.shape
-        kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate, generator=run.generator)
+        kept = run.drawn(shape, x, lambda empty: empty.bernoulli_(1 - self.rate, generator=run.generator))
         a = ((1 - self.rate) * (1 + self.rate * lowest**2)) ** -0.5 if self.rate < 1 else 0.0
         return a * (x * kept + lowest * (1 - kept)) - a * lowest * self.rate
 

@@ -15,7 +15,9 @@ import torch
 
 from layergraph.errors import DataError, unknown_name
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.shard import Shard
 from layergraph.functional.tensor import Shape, TensorSpec
+from layergraph.training.workers import Workers
 
 Array = np.ndarray[Any, Any]
 Tensor = torch.Tensor
@@ -59,12 +61,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of all columns: inputs in the model's order; labels and weights by output, None where there are none."""
+    """Rows of all columns: inputs in the model's order; labels and weights by output, None where there are none.
+
+    With a shard the inputs are those of one worker's rows; labels and weights are whole, as outputs will be gathered.
+    """
 
     rows: int
     inputs: list[Tensor]
     labels: list[Tensor | None]
     weights: list[Tensor | None]
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +82,23 @@ class Data:
     labels: list[Column | None]
     weights: list[Column | None]
 
-    def batch(self, rows: Rows, count: int) -> Batch:
-        """Some rows."""
+    def batch(self, rows: Rows, count: int, workers: Workers | None = None) -> Batch:
+        """Some rows, or what one of the workers needs of them."""
+        shard = None if workers is None else workers.shard(count)
+        own = rows if shard is None else shard.chosen(rows)
         return Batch(
             count,
-            [column.take(rows) for column in self.inputs],
+            [column.take(own) for column in self.inputs],
             [None if column is None else column.take(rows) for column in self.labels],
             [None if column is None else column.take(rows) for column in self.weights],
+            shard,
         )
 
-    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
-        """All rows, `size` at a time, the last batch with what is left; in `order`, or as they are."""
+    def batches(self, size: int, workers: Workers | None = None) -> Iterator[Batch]:
+        """All rows, `size` at a time, the last batch with what is left."""
         for start in range(0, self.rows, size):
             stop = min(start + size, self.rows)
-            yield self.batch(slice(start, stop) if order is None else order[start:stop], stop - start)
+            yield self.batch(slice(start, stop), stop - start, workers)
 
 
 def steps_of(rows: int, size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,8 @@ from layergraph.training.data import Data
 from layergraph.training.loop import Loop, RunningLogs
 from layergraph.training.metric import Result
 from layergraph.training.passes import Passes
+from layergraph.training.schedules import Schedule
+from layergraph.training.workers import Workers
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
@@ -27,7 +30,7 @@ class Validation:
     rows: Data
     size: int
     steps: int | None
-    frequency: int | Sequence[int]
+    frequency: int | Sequence[int] = 1
 
     def follows(self, epoch: int) -> bool:
         """Whether there is an evaluation after that epoch."""
@@ -53,6 +56,7 @@ class Fit:
         seed: int,
         stop_on_nan: bool,
         checkpoints: Checkpoints | None,
+        workers: Workers | None,
     ) -> None:
         self._model = model
         self._compiled = compiled
@@ -65,6 +69,7 @@ class Fit:
         self._seed = seed
         self._stop_on_nan = stop_on_nan
         self._checkpoints = checkpoints
+        self._workers = workers
         #: The epoch that is going on or comes next, and how many of its batches are done.
         self._epoch = epochs.start
         self._step = 0
@@ -75,6 +80,7 @@ class Fit:
         self._hooks.call("on_train_begin", {})
         if resumed is not None:
             self._restore(resumed)
+        self._agree()
         while self._epoch < self._epochs.stop and not self._model.stop_training:
             self._run_epoch()
         if self._epochs.stop > 0:
@@ -86,17 +92,17 @@ class Fit:
     def _run_epoch(self) -> None:
         epoch = self._epoch
         self._hooks.call("on_epoch_begin", epoch, {})
+        self._agree()
         if self._step == 0:
             self._loop.reset()
         with self._loop.recording():
             self._run_steps()
         logs: dict[str, Any] = dict(self._loop.logs())
         if self._validation is not None and self._validation.follows(epoch):
-            found = tested(
-                self._loop, self._validation.rows, self._validation.size, self._validation.steps, self._hooks
-            )
+            found = tested(self._loop, self._validation, self._hooks, workers=self._workers)
             logs.update({f"val_{name}": value for name, value in found.items()})
         self._hooks.call("on_epoch_end", epoch, logs)
+        self._agree()
         self._logs = logs
         self._epoch, self._step = epoch + 1, 0
         self._passes.start_next_if_finished()
@@ -121,10 +127,22 @@ class Fit:
                 running = RunningLogs(loop)
                 for callback in end:
                     callback.on_train_batch_end(step, running)
+            self._agree()
             if model.stop_training:
                 return
             if checkpoints is not None and checkpoints.due_after_batch():
                 checkpoints.write(self.state())
+
+    def _agree(self) -> None:
+        """Has all workers do what the first one's callbacks have decided: stop, or take another learning rate."""
+        if self._workers is None:
+            return
+        optimizer = self._compiled.optimizer
+        rate = math.nan if isinstance(optimizer.learning_rate, Schedule) else optimizer.learning_rate
+        stop, rate = self._workers.agree(float(self._model.stop_training), rate)
+        self._model.stop_training = bool(stop)
+        if not math.isnan(rate):
+            optimizer.learning_rate = rate
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -148,16 +166,21 @@ class Fit:
         """What must be the same where a run goes on."""
         return {
             "seed": self._seed,
+            "rows": self._passes.rows,
+            "batch_size": self._passes.size,
             "batches": self._passes.steps,
+            "shuffle": self._passes.shuffle,
             "steps_per_epoch": self._steps,
             "optimizer": type(self._compiled.optimizer).__name__,
+            "metrics": sorted(self._compiled.named_metrics()),
             "weights": [tuple(weight.shape) for weight in self._model.weights],
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         own = self._identity()
         for what, value in own.items():
-            kept = state["run"].get(what)
+            # What earlier releases didn't note can't be compared.
+            kept = state["run"].get(what, value)
             if kept != value:
                 raise DataError(f"the checkpoint is of another run: {what} is {kept}, expected {value}")
         for weight, value in zip(self._model.weights, state["weights"], strict=True):
@@ -179,12 +202,12 @@ class Fit:
                 callback.restore(kept_of[type(callback).__name__].pop(0))
 
 
-def tested(loop: Loop, rows: Data, size: int, steps: int | None, hooks: Callbacks) -> dict[str, Result]:
-    """Logs of an evaluation: of all batches, or of the first `steps`."""
+def tested(loop: Loop, on: Validation, hooks: Callbacks, *, workers: Workers | None) -> dict[str, Result]:
+    """Logs of an evaluation, which all workers make together, if there are any."""
     begin, end = hooks.defining("on_test_batch_begin"), hooks.defining("on_test_batch_end")
     hooks.call("on_test_begin", {})
     loop.reset()
-    for step, batch in enumerate(islice(rows.batches(size), steps)):
+    for step, batch in enumerate(islice(on.rows.batches(on.size, workers), on.steps)):
         for callback in begin:
             callback.on_test_batch_begin(step, {})
         loop.test(batch)

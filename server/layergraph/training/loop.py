@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ import torch
 
 from layergraph.errors import NonFiniteLossError, NotCompiledError
 from layergraph.functional.run import Run
+from layergraph.functional.shard import Shard
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
 from layergraph.training.losses import weights_like
 from layergraph.training.metric import Result
 from layergraph.training.optimizer import BaseOptimizer
+from layergraph.training.workers import Replica, Workers
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
@@ -29,7 +31,10 @@ class Loop:
     Gradients are only recorded inside of `recording`. Nothing waits for the device but `logs` and `check_finite`.
     """
 
-    def __init__(self, model: Model, compiled: Compiled, generator: torch.Generator) -> None:
+    def __init__(
+        self, model: Model, compiled: Compiled, generator: torch.Generator, workers: Workers | None = None
+    ) -> None:
+        """With `workers` batches have shards, and every worker makes the same calls."""
         self._plan = model.plan()
         self._compiled = compiled
         self._generator = generator
@@ -44,7 +49,9 @@ class Loop:
         self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
         self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]
         self._named_metrics = compiled.named_metrics()
-        self._row_gradients = takes_row_gradients(model, compiled.optimizer)
+        # Workers add up whole gradients only.
+        self._row_gradients = workers is None and takes_row_gradients(model, compiled.optimizer)
+        self._replica = Replica(self._leaves, self._scaled) if workers is not None and self._leaves else None
         device = self._leaves[0].device if self._leaves else torch.device("cpu")
         self._last = torch.zeros((), device=device)
         self._total = torch.zeros((), dtype=torch.float64, device=device)
@@ -73,20 +80,28 @@ class Loop:
 
     def train(self, batch: Batch) -> None:
         """One step: loss, gradients, update. To be called inside of `recording`."""
-        run = Run(training=True, generator=self._generator, row_gradients=self._row_gradients)
-        total = self._measured(batch, run)
+        run = Run(training=True, generator=self._generator, row_gradients=self._row_gradients, shard=batch.shard)
+        if self._replica is not None:
+            self._compiled.optimizer.apply(self._replica.gradients(batch, run))
+            return
+        total = self._scaled(batch, run)
         if self._leaves:
-            optimizer = self._compiled.optimizer
-            optimizer.apply(torch.autograd.grad(optimizer.scaled(total), self._leaves, allow_unused=True))
+            self._compiled.optimizer.apply(torch.autograd.grad(total, self._leaves, allow_unused=True))
+
+    def _scaled(self, batch: Batch, run: Run) -> Tensor:
+        """What the optimizer wants the gradients of."""
+        return self._compiled.optimizer.scaled(self._measured(batch, run))
 
     def test(self, batch: Batch) -> None:
         """Measures without training."""
         with torch.no_grad():
-            self._measured(batch, Run(training=False, generator=self._generator))
+            self._measured(batch, Run(training=False, generator=self._generator, shard=batch.shard))
 
     def _measured(self, batch: Batch, run: Run) -> Tensor:
         """The total loss of a batch, by which losses and metrics have been updated."""
         outputs, masks = self._plan.forward(run, batch.inputs)
+        if batch.shard is not None:
+            outputs, masks = _whole(batch, batch.shard, outputs, masks)
         parts = []
         for index, loss, weight in self._losses:
             labels = batch.labels[index]
@@ -99,7 +114,7 @@ class Loop:
                 self._shown[index].add_(value.detach(), alpha=batch.rows)
             parts.append(value if weight is None else value * weight)
         parts += [penalty(value) for penalty, value in self._penalties]
-        parts += run.losses or ()
+        parts += _summed(batch.shard, run.losses)
         total = parts[0]
         for part in parts[1:]:
             total = total + part
@@ -156,6 +171,24 @@ class Loop:
         value = float(self._last)
         if not math.isfinite(value):
             raise NonFiniteLossError(value, epoch + 1, step + 1)
+
+
+def _whole(
+    batch: Batch, shard: Shard, outputs: list[Tensor], masks: list[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Outputs and masks of all workers' rows, for the outputs that are measured."""
+    measured = [labels is not None for labels in batch.labels]
+    return (
+        [shard.gathered(o) if used else o for o, used in zip(outputs, measured, strict=True)],
+        [shard.gathered(m) if used and m is not None else m for m, used in zip(masks, measured, strict=True)],
+    )
+
+
+def _summed(shard: Shard | None, penalties: list[Tensor] | None) -> Sequence[Tensor]:
+    """The penalties of activities in the whole batch: each is a mean over rows, of which a worker has some."""
+    if shard is None or not penalties:
+        return penalties or ()
+    return shard.summed(torch.stack(penalties) * (shard.count / shard.total)).unbind()
 
 
 def takes_row_gradients(model: Model, optimizer: BaseOptimizer) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from layergraph.training.data import Batch, Data, steps_of
+from layergraph.training.workers import Workers
 
 
 def pass_order(rows: int, seed: int, number: int) -> torch.Tensor:
@@ -20,18 +21,26 @@ class Passes:
     done     batches of the pass that were taken
     """
 
-    def __init__(self, rows: Data, size: int, *, seed: int, shuffle: bool, number: int) -> None:
+    def __init__(
+        self, rows: Data, size: int, *, seed: int, shuffle: bool, number: int, workers: Workers | None = None
+    ) -> None:
         self._rows = rows
-        self._size = size
+        self.size = size
         self._seed = seed
-        self._shuffle = shuffle
+        self._workers = workers
+        self.shuffle = shuffle
         self.steps = steps_of(rows.rows, size)
         self.start_at(number, 0)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a pass."""
+        return self._rows.rows
 
     def start_at(self, number: int, done: int) -> None:
         """Goes to a place."""
         self.number, self.done = number, done
-        self._order = pass_order(self._rows.rows, self._seed, number) if self._shuffle else None
+        self._order = pass_order(self._rows.rows, self._seed, number) if self.shuffle else None
 
     @property
     def finished(self) -> bool:
@@ -45,8 +54,8 @@ class Passes:
 
     def take(self) -> Batch:
         """The next batch; the last one of a pass has what is left."""
-        start = self.done * self._size
-        stop = min(start + self._size, self._rows.rows)
+        start = self.done * self.size
+        stop = min(start + self.size, self._rows.rows)
         self.done += 1
         rows = slice(start, stop) if self._order is None else self._order[start:stop]
-        return self._rows.batch(rows, stop - start)
+        return self._rows.batch(rows, stop - start, self._workers)

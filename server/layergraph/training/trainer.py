@@ -26,6 +26,7 @@ from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.passes import Passes
 from layergraph.training.progress import Progress
 from layergraph.training.recording import BackupAndRestore
+from layergraph.training.workers import Workers, check_shareable
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
@@ -175,6 +176,7 @@ class Trainer:
         seed: int | None = None,
         stop_on_nan: bool = False,
         checkpoints: Checkpoints | None = None,
+        workers: Workers | None = None,
     ) -> History:
         """Trains for some epochs and gives back their logs.
 
@@ -193,6 +195,8 @@ class Trainer:
                             device; Keras, and False, go on
         checkpoints         where the state of the run is kept. If one is there already, the run goes on from it, with
                             the same data and arguments: to the very weights it would have had without a break
+        workers             the group of processes that make this call alike, and train one model together: the logs and
+                            weights are those of one process. Callbacks and checkpoints are the first one's
 
         The order of an epoch depends on seed and epoch number only. Raises DataError for data that doesn't fit, before
         anything is trained, and NotCompiledError.
@@ -206,13 +210,20 @@ class Trainer:
             None if validation_data is None else matched_data(self._model, compiled, *_unpacked(validation_data))
         )
         size = _batch_size(batch_size)
+        steps_per_epoch = _steps(steps_per_epoch)
         checkpoints = checkpoints or _backup(callbacks)
         resumed = None if checkpoints is None else checkpoints.read()
         if seed is None:
             seed = random.randrange(2**31) if resumed is None else int(resumed["run"]["seed"])
-        loop = Loop(self._model, compiled, new_generator(seed, model_device(self._model)))
+        if workers is not None:
+            check_shareable(self._model)
+            workers.take_over([weight.value for weight in self._model.weights])
+            (seed,) = map(int, workers.agree(seed))
+            if not workers.first:
+                callbacks, verbose, checkpoints = [], 0, None
+        loop = Loop(self._model, compiled, new_generator(seed, model_device(self._model)), workers)
         compiled.optimizer.build(self._model.trainable_weights)
-        passes = Passes(training, size, seed=seed, shuffle=shuffle, number=initial_epoch)
+        passes = Passes(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
         self.history = history = History()
         steps = steps_per_epoch or passes.steps
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
@@ -234,6 +245,7 @@ class Trainer:
             seed=seed,
             stop_on_nan=stop_on_nan,
             checkpoints=checkpoints,
+            workers=workers,
         )
         fit.run(resumed)
         return history
@@ -279,7 +291,7 @@ class Trainer:
         count = data.steps_of(rows.rows, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
         loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
-        return self._numbers(tested(loop, rows, size, steps, hooks), return_dict)
+        return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics on one batch."""
@@ -366,6 +378,12 @@ def _batch_size(given: int | None) -> int:
     if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
         raise ConfigError(f"batch_size is {brief(given)}, expected a positive integer")
     return int(given)
+
+
+def _steps(given: int | None) -> int | None:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1):
+        raise ConfigError(f"steps_per_epoch is {brief(given)}, expected a positive integer")
+    return None if given is None else int(given)
 
 
 def _backup(callbacks: Iterable[Callback]) -> Checkpoints | None:
