@@ -91,6 +91,8 @@ KERAS3 = Generation(
         "lora_rank": (None,),
         "lora_alpha": (None,),
         "build_input_shape": ANY,
+        # Of Bincount.
+        "weights": (None,),
     },
     # A `.h5` names the Python class, not the layer's public name.
     classes={"GroupedQueryAttention": "GroupQueryAttention"},

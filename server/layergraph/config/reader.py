@@ -23,7 +23,7 @@ from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 _MODELS = frozenset({"Functional", "Sequential"})
 #: Modules of Keras 3's operation nodes, which may share a class name with a layer.
-_OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations", "layergraph.ops")
+_OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations", "keras.src.quantizers", "layergraph.ops")
 #: Operations of Keras 2.
 _KERAS2_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 

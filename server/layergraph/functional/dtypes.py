@@ -27,14 +27,17 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-NAMES: Mapping[torch.dtype, str] = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
+#: Between operations alone: no layer computes in them, and no input has them.
+_COMPLEX: Mapping[str, torch.dtype] = {"complex64": torch.complex64, "complex128": torch.complex128}
+NAMES: Mapping[torch.dtype, str] = {torch_dtype: name for name, torch_dtype in {**DTYPES, **_COMPLEX}.items()}
 
 
 def torch_dtype(name: str) -> torch.dtype:
     """torch's object for a Keras dtype name. Raises DataError for text, which torch has no type for."""
-    if name not in DTYPES:
+    found = DTYPES.get(name) or _COMPLEX.get(name)
+    if found is None:
         raise DataError(f"element type '{name}' is not one to compute with, expected one of {list(DTYPES)}")
-    return DTYPES[name]
+    return found
 
 
 def dtype_name(value: torch.dtype | np.dtype[Any] | str) -> str:

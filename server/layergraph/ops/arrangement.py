@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import torch
@@ -193,6 +195,35 @@ class SpaceToDepth(_Blocks):
         return y.reshape(rows, height // block, width // block, depth * block**2)
 
 
+#: What a pattern of `rearrange` is made of: names, and groups of names in parentheses.
+_PATTERN = re.compile(r"\w+|\([\w\s]*\)")
+
+
+class Rearrange(Operation):
+    """keras.ops.rearrange: an einops pattern such as 'b h (w c) -> b (h w) c'."""
+
+    keras_module = "keras.src.ops.einops"
+    variadic = True
+
+    def forward(self, run: Run, w: Any, tensor: torch.Tensor, pattern: str, **axes_lengths: int) -> torch.Tensor:  # type: ignore[override]
+        """The elements in the order of the pattern's right side. Raises GraphError for one that doesn't fit."""
+        before, arrow, after = str(pattern).partition("->")
+        old, new = ([part.strip("()").split() for part in _PATTERN.findall(side)] for side in (before, after))
+        names = [name for group in old for name in group]
+        if not arrow or len(old) != tensor.ndim or sorted(names) != sorted(name for group in new for name in group):
+            raise GraphError(f"pattern is {str(pattern)[:80]!r}, expected one for {tensor.ndim} axes")
+        lengths: dict[str, int] = {name: int(length) for name, length in axes_lengths.items()}
+        for group, length in zip(old, tensor.shape, strict=True):
+            open_names = [name for name in group if name not in lengths]
+            if len(open_names) > 1:
+                raise GraphError(f"pattern is {str(pattern)[:80]!r}: the lengths of {open_names} are not told")
+            for name in open_names:
+                lengths[name] = length // math.prod(lengths[other] for other in group if other != name)
+        x = tensor.reshape([lengths[name] for name in names])
+        x = x.permute([names.index(name) for group in new for name in group])
+        return x.reshape([math.prod(lengths[name] for name in group) for group in new])
+
+
 OPERATIONS: dict[str, type[Operation]] = {
     "DepthToSpace": DepthToSpace,
     "Flip": Flip,
@@ -200,6 +231,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "Flipud": Flipud,
     "Meshgrid": Meshgrid,
     "Pad": Pad,
+    "Rearrange": Rearrange,
     "Repeat": Repeat,
     "Roll": Roll,
     "Rot90": Rot90,

@@ -49,6 +49,14 @@ class Diag(_Offset):
         return torch.diag(x, self.k)
 
 
+class Diagflat(_Offset):
+    """keras.ops.diagflat."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The matrix whose diagonal holds all elements."""
+        return torch.diagflat(x, self.k)
+
+
 class Tril(_Offset):
     """keras.ops.tril."""
 
@@ -67,6 +75,7 @@ class Triu(_Offset):
 
 OPERATIONS: dict[str, type[Operation]] = {
     "Diag": Diag,
+    "Diagflat": Diagflat,
     "Diagonal": Diagonal,
     "Trace": Trace,
     "Tril": Tril,

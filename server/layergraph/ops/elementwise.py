@@ -9,9 +9,10 @@ import torch
 
 from layergraph.config.options import anything, boolean, integer, number, option, optional
 from layergraph.errors import ConfigError, DataError
+from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
 from layergraph.layers import activation_functions as activations
-from layergraph.ops.operation import Binary, Operation, Typed, Unary, operation
+from layergraph.ops.operation import Binary, Operation, Typed, Unary, operation, unknown_length
 
 
 def _floating(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -159,6 +160,12 @@ class Cast(Typed):
         return self.converted(x)
 
 
+class Array(Cast):
+    """x, in another type where one is asked for (keras.ops.array)."""
+
+    keras_module = Operation.keras_module
+
+
 class ConvertToTensor(Cast):
     """x, in another type where one is asked for (keras.ops.convert_to_tensor); always a dense tensor."""
 
@@ -173,12 +180,46 @@ class ConvertToTensor(Cast):
             raise ConfigError("ConvertToTensor: sparse and ragged tensors are not supported, expected dense ones")
 
 
+class SaturateCast(Typed):
+    """x in another element type, cut off at what that type holds (keras.ops.saturate_cast)."""
+
+    keras_module = "keras.src.ops.core"
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """x converted."""
+        wanted = torch_dtype(self.element_type or "float32")
+        if wanted is torch.bool:
+            return x.clamp(0, 1).to(wanted)
+        given, limits = (
+            torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+            for dtype in (torch.uint8 if x.dtype is torch.bool else x.dtype, wanted)
+        )
+        lowest, highest = max(given.min, limits.min), min(given.max, limits.max)
+        if x.is_floating_point() and not wanted.is_floating_point:
+            bound = torch.tensor(highest, dtype=x.dtype)
+            # The type's largest integer may be none of x's numbers; then the one below is meant.
+            highest = float(bound if int(bound) <= highest else torch.nextafter(bound, torch.zeros_like(bound)))
+        return x.clamp(lowest, highest).to(wanted)
+
+
+class View(Typed):
+    """The bits of x read as another element type (keras.ops.view)."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The same bytes."""
+        return x if self.element_type is None else x.contiguous().view(torch_dtype(self.element_type))
+
+
 class ZerosLike(Typed):
     """Zeros in the shape of x (keras.ops.zeros_like)."""
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """The zeros."""
         return torch.zeros_like(self.converted(x.new_empty(()))).expand(x.shape)
+
+
+class EmptyLike(ZerosLike):
+    """What nobody may rely on, in the shape of x (keras.ops.empty_like)."""
 
 
 class OnesLike(Typed):
@@ -203,9 +244,13 @@ class Clip(Operation):
 class Where(Operation):
     """x1 where the condition holds, else x2 (keras.ops.where)."""
 
-    def forward(self, run: Run, w: Any, condition: torch.Tensor, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """The choice."""
-        return torch.where(condition.to(torch.bool), x1, x2)
+    def forward(self, run: Run, w: Any, condition: torch.Tensor, x1: Any = None, x2: Any = None) -> torch.Tensor:
+        """The choice. With the condition alone the indices where it holds: (axes, places)."""
+        if x1 is not None and x2 is not None:
+            return torch.where(condition.to(torch.bool), x1, x2)
+        if condition.is_meta:
+            return condition.new_empty((condition.ndim, unknown_length(run)), dtype=torch.int64)
+        return torch.nonzero(condition).T
 
 
 class ReLU(Operation):
@@ -290,17 +335,23 @@ class LogSoftmax(Softmax):
 OPERATIONS: dict[str, type[Operation]] = {
     **{name: operation(Unary, name, _module(name), function) for name, function in _UNARY.items()},
     **{name: operation(Binary, name, _module(name), function) for name, function in _BINARY.items()},
+    "Array": Array,
     "Cast": Cast,
     "ConvertToTensor": ConvertToTensor,
     "Celu": Celu,
     "Clip": Clip,
     "Elu": Elu,
+    "EmptyLike": type(
+        "EmptyLike", (ZerosLike,), {"__doc__": "keras.ops.empty_like; what is in it, nobody may rely on."}
+    ),
     "Gelu": Gelu,
     "LeakyRelu": LeakyRelu,
     "LogSoftmax": LogSoftmax,
     "OnesLike": OnesLike,
     "ReLU": ReLU,
+    "SaturateCast": SaturateCast,
     "Softmax": Softmax,
+    "View": View,
     "Where": Where,
     "ZerosLike": ZerosLike,
 }

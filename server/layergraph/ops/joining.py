@@ -116,6 +116,11 @@ class Split(Operation):
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
         """The parts. Raises GraphError if equal parts don't come out."""
         if isinstance(self.indices_or_sections, int):
+            unknown = run.stand_ins is not None and run.stand_ins.is_unknown(x, self.axis % x.ndim)
+            if unknown:
+                # Whether it can be divided, data will tell.
+                part = x.narrow(self.axis, 0, -(-x.shape[self.axis] // self.indices_or_sections))
+                return [part] * self.indices_or_sections
             if x.shape[self.axis] % self.indices_or_sections:
                 raise GraphError(f"can't split {x.shape[self.axis]} elements in {self.indices_or_sections} equal parts")
             return list(torch.tensor_split(x, self.indices_or_sections, self.axis))
@@ -148,6 +153,10 @@ class Hsplit(_SplitAlong):
     """keras.ops.hsplit."""
 
     along = 1
+
+
+class Vsplit(_SplitAlong):
+    """keras.ops.vsplit."""
 
 
 class Dsplit(_SplitAlong):
@@ -195,6 +204,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "Split": Split,
     "Stack": Stack,
     "Unstack": Unstack,
+    "Vsplit": Vsplit,
     "Vstack": Vstack,
     "tf>AddN": AddN,
     "tf>SplitSizes": SplitSizes,

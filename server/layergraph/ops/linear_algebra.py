@@ -1,4 +1,4 @@
-"""Products and decompositions (keras.ops.numpy and keras.ops.linalg)."""
+"""Products, norms and correlations (keras.ops.numpy and keras.ops.linalg)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import anything, boolean, integer, one_or_list_of, option, optional
+from layergraph.config.options import anything, boolean, integer, one_of, one_or_list_of, option, optional
 from layergraph.functional.run import Run
 from layergraph.ops.operation import Operation, as_tensors
 
@@ -76,6 +76,70 @@ class Tensordot(Operation):
         return torch.tensordot(a, b, dims=(left, right))
 
 
+class Cross(Operation):
+    """keras.ops.cross."""
+
+    axisa: int = option(integer, default=-1)
+    axisb: int = option(integer, default=-1)
+    axisc: int = option(integer, default=-1)
+    axis: int | None = option(optional(integer), default=None)
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+        """The cross product of vectors of length 3, or 2, whose third element is 0."""
+        a, b = _alike(x1, x2)
+        first, second, result = (self.axisa, self.axisb, self.axisc) if self.axis is None else (self.axis,) * 3
+        a, b = a.movedim(first, -1), b.movedim(second, -1)
+        flat = a.shape[-1] == b.shape[-1] == 2
+        a, b = (torch.nn.functional.pad(x, (0, 3 - x.shape[-1])) for x in (a, b))
+        y = torch.linalg.cross(*torch.broadcast_tensors(a, b))  # type: ignore[no-untyped-call]
+        return y[..., 2] if flat else y.movedim(-1, result)
+
+
+class Kron(Operation):
+    """keras.ops.kron."""
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+        """Each element of the first times the second."""
+        return torch.kron(*_alike(x1, x2))
+
+
+class CDist(Operation):
+    """keras.ops.cdist."""
+
+    keras_module = "keras.src.ops.math"
+
+    def forward(self, run: Run, w: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+        """The distance of each row from each."""
+        a, b = _alike(x, y)
+        return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1).sqrt()
+
+
+class Corrcoef(Operation):
+    """keras.ops.corrcoef."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The correlation of each row with each."""
+        x = x if x.is_floating_point() else x.to(torch.float64 if x.dtype is torch.int64 else torch.float32)
+        return x.new_empty((x.shape[0],) * 2) if x.is_meta else torch.corrcoef(x)
+
+
+class Correlate(Operation):
+    """keras.ops.correlate."""
+
+    mode: str = option(one_of("valid", "same", "full"), default="valid")
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+        """The sum of products at each shift of two vectors."""
+        a, b = (x if x.is_floating_point() else x.to(torch.float32) for x in _alike(x1, x2))
+        y = torch.nn.functional.conv1d(a[None, None], b[None, None], padding=b.shape[0] - 1)[0, 0]
+        length = {
+            "valid": max(a.shape[0], b.shape[0]) - min(a.shape[0], b.shape[0]) + 1,
+            "same": a.shape[0],
+            "full": y.shape[0],
+        }[self.mode]
+        return y.narrow(0, (y.shape[0] - length) // 2, length)
+
+
 class Norm(Operation):
     """keras.ops.norm."""
 
@@ -96,66 +160,6 @@ class Norm(Operation):
         return y
 
 
-class _Matrix(Operation):
-    keras_module = _LINALG
-
-
-class Cholesky(_Matrix):
-    """keras.ops.cholesky."""
-
-    upper: bool = option(boolean, default=False)
-
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
-        """The root."""
-        return torch.linalg.cholesky(x, upper=self.upper)
-
-
-class Det(_Matrix):
-    """keras.ops.det."""
-
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
-        """The determinant."""
-        return torch.linalg.det(x)
-
-
-class Inv(_Matrix):
-    """keras.ops.inv."""
-
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
-        """The inverse."""
-        return torch.linalg.inv(x)
-
-
-class Solve(_Matrix):
-    """keras.ops.solve."""
-
-    def forward(self, run: Run, w: Any, a: torch.Tensor, b: torch.Tensor) -> Any:  # type: ignore[override]
-        """The x for which a @ x = b."""
-        return torch.linalg.solve(a, b)
-
-
-class SolveTriangular(_Matrix):
-    """keras.ops.solve_triangular."""
-
-    lower: bool = option(boolean, default=False)
-
-    def forward(self, run: Run, w: Any, a: torch.Tensor, b: torch.Tensor) -> Any:  # type: ignore[override]
-        """The x for which a @ x = b."""
-        vector = b.ndim == a.ndim - 1
-        x = torch.linalg.solve_triangular(a, b.unsqueeze(-1) if vector else b, upper=not self.lower)
-        return x.squeeze(-1) if vector else x
-
-
-class Logdet(Operation):
-    """keras.ops.logdet."""
-
-    keras_module = "keras.src.ops.math"
-
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
-        """The logarithm of the determinant."""
-        return torch.logdet(x)
-
-
 class MatmulTransposed(Operation):
     """tf.matmul with its arguments."""
 
@@ -170,16 +174,15 @@ class MatmulTransposed(Operation):
 
 
 OPERATIONS: dict[str, type[Operation]] = {
-    "Cholesky": Cholesky,
-    "Det": Det,
+    "Correlate": Correlate,
+    "Corrcoef": Corrcoef,
+    "CDist": CDist,
+    "Kron": Kron,
+    "Cross": Cross,
     "Dot": Dot,
     "Inner": Inner,
-    "Inv": Inv,
-    "Logdet": Logdet,
     "Norm": Norm,
     "Outer": Outer,
-    "Solve": Solve,
-    "SolveTriangular": SolveTriangular,
     "Tensordot": Tensordot,
     "Vdot": Vdot,
     "tf>Matmul": MatmulTransposed,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import anything, boolean, integer, one_or_list_of, option, optional, positive_int
+from layergraph.config.options import anything, boolean, integer, number, one_or_list_of, option, optional, positive_int
 from layergraph.errors import GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
@@ -66,6 +66,27 @@ class LayerNorm(_Neural):
         y = centred * torch.rsqrt(variance + epsilon)
         y = y if gamma is None else y * torch.as_tensor(gamma, device=x.device)
         return y if beta is None else y + torch.as_tensor(beta, device=x.device)
+
+
+class BatchNorm(_Neural):
+    """keras.ops.batch_normalization."""
+
+    axis: int = option(integer)
+    epsilon: float = option(number, default=1e-3)
+
+    def forward(  # type: ignore[override]
+        self, run: Run, w: Any, x: torch.Tensor, mean: Any, variance: Any, offset: Any = None, scale: Any = None
+    ) -> Any:
+        """x by the mean and variance of each channel."""
+        shape = [1] * x.ndim
+        shape[self.axis] = -1
+        mean, variance, offset, scale = (
+            None if value is None else torch.as_tensor(value, device=x.device).reshape(shape)
+            for value in (mean, variance, offset, scale)
+        )
+        factor = torch.rsqrt(variance + self.epsilon)
+        y = (x - mean) * (factor if scale is None else factor * scale)
+        return y if offset is None else y + offset
 
 
 class DotProductAttention(_Neural):
@@ -127,12 +148,64 @@ class OneHot(_Neural):
         return {**super().get_config(), "dtype": self.element_type}
 
 
+class MultiHot(_Neural):
+    """keras.ops.multi_hot."""
+
+    num_classes: int = option(positive_int)
+    axis: int = option(integer, default=-1)
+    sparse: bool = option(boolean, default=False)
+
+    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
+        self.element_type = dtype
+        super().__init__(*args, **kwargs)
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """1 at the places of all integers of a row."""
+        codes = OneHot(self.num_classes, self.axis, dtype=self.element_type, name="op").forward(run, w, inputs)
+        return codes.amax(1 if inputs.ndim > 1 else 0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Name, type and options."""
+        return {**super().get_config(), "dtype": self.element_type}
+
+
+class FakeQuantWithMinMaxVars(Operation):
+    """keras.quantizers.fake_quant_with_min_max_vars."""
+
+    keras_module = "keras.src.quantizers.quantizers"
+
+    num_bits: int = option(positive_int, default=8)
+    narrow_range: bool = option(boolean, default=False)
+    axis: int | None = option(optional(integer), default=None)
+
+    def forward(  # type: ignore[override]
+        self, run: Run, w: Any, inputs: torch.Tensor, min_vals: Any, max_vals: Any
+    ) -> Any:
+        """x at the nearest of 2^bits steps between the bounds, which are moved so that 0 is a step."""
+        shape = [1] * inputs.ndim
+        if self.axis is not None:
+            shape[self.axis] = -1
+        low, high = (torch.as_tensor(v, dtype=torch.float32, device=inputs.device) for v in (min_vals, max_vals))
+        low, high = (v.reshape(shape if self.axis is not None else ()) for v in (low, high))
+        first, last = (1 if self.narrow_range else 0), 2**self.num_bits - 1
+        scale, inverse = (high - low) / (last - first), (last - first) / (high - low)
+        zero = first - low / scale
+        zero = torch.where(zero < first, first, torch.where(zero > last, last, torch.floor(zero + 0.5)))
+        low, high = (first - zero) * scale, (last - zero) * scale
+        steps = torch.clamp(inputs.float(), low, high) - low
+        y = torch.floor(steps * inverse - torch.floor(-low * inverse + 0.5) + 0.5) * scale
+        return y.to(inputs.dtype)
+
+
 OPERATIONS: dict[str, type[Operation]] = {
     known.__name__: known
     for known in (
         Moments,
         RMSNorm,
         OneHot,
+        BatchNorm,
+        FakeQuantWithMinMaxVars,
+        MultiHot,
         LayerNorm,
         DotProductAttention,
     )

@@ -136,6 +136,20 @@ class Isclose(Operation):
         return torch.isclose(a.to(dtype), b.to(dtype), rtol, atol, self.equal_nan)
 
 
+class AllClose(Operation):
+    """keras.ops.allclose."""
+
+    rtol: float = option(number, default=1e-5)
+    atol: float = option(number, default=1e-8)
+    equal_nan: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+        """Whether all elements of the two are nearly the same."""
+        a, b = as_tensors(x1, x2)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        return torch.isclose(a.to(dtype), b.to(dtype), self.rtol, self.atol, self.equal_nan).all()
+
+
 class FullLike(Typed):
     """keras.ops.full_like."""
 
@@ -222,6 +236,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     },
     **{name: operation(Binary, name, Operation.keras_module, function) for name, function in _BINARY.items()},
     **{name: operation(Binary, name, "layergraph.ops", function) for name, function in _TENSORFLOW.items()},
+    "AllClose": AllClose,
     "FullLike": FullLike,
     "Glu": Glu,
     "HardShrink": HardShrink,

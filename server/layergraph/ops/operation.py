@@ -10,6 +10,7 @@ import torch
 from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.structure import Structure
 
 
 class Operation(Layer):
@@ -19,6 +20,13 @@ class Operation(Layer):
     # Operations compute in the types that they are given.
     autocast: ClassVar[bool] = False
     keras_module: ClassVar[str] = "keras.src.ops.numpy"
+    #: Whether it takes any number of tensors, and arguments of any name.
+    variadic: ClassVar[bool] = False
+
+    def _positional(
+        self, args: tuple[Structure, ...], kwargs: dict[str, Structure]
+    ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+        return (args, kwargs) if self.variadic and args else super()._positional(args, kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config of an operation: its name and its own options."""
@@ -46,6 +54,11 @@ class Typed(Operation):
 
 
 _element_type = dtype
+
+
+def unknown_length(run: Run) -> int:
+    """What stands for a length that data alone will tell, while shapes are inferred."""
+    return run.stand_ins.length if run.stand_ins is not None else 1
 
 
 class Unary(Operation):

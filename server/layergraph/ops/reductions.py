@@ -144,17 +144,22 @@ class Matmul(Operation):
 
 
 class Einsum(Operation):
-    """keras.ops.einsum of two operands."""
+    """keras.ops.einsum."""
+
+    variadic = True
 
     subscripts: str = option(text)
 
-    def forward(self, run: Run, w: t.Any, x1: torch.Tensor, x2: t.Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: t.Any, *operands: t.Any) -> torch.Tensor:
         """The sum of products that the subscripts say."""
-        if x2 is None:
-            return torch.einsum(self.subscripts, x1)
-        a, b = as_tensors(x1, x2)
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        return torch.einsum(self.subscripts, a.to(dtype), b.to(dtype))
+        like = next(x for x in operands if isinstance(x, torch.Tensor))
+        tensors = [torch.as_tensor(x, device=like.device) for x in operands]
+        dtype = tensors[0].dtype
+        for x in tensors[1:]:
+            dtype = torch.promote_types(dtype, x.dtype)
+        # Sums of bytes don't fit in bytes.
+        dtype = torch.int32 if dtype is torch.int8 else dtype
+        return torch.einsum(self.subscripts, *(x.to(dtype) for x in tensors))
 
 
 class Normalize(Operation):

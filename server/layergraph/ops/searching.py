@@ -9,13 +9,17 @@ import torch
 from layergraph.config.options import (
     boolean,
     integer,
+    list_of,
+    nonnegative_int,
+    number,
     one_of,
+    one_or_list_of,
     option,
     optional,
     positive_int,
 )
 from layergraph.functional.run import Run
-from layergraph.ops.operation import Operation, as_tensors
+from layergraph.ops.operation import Operation, as_tensors, unknown_length
 
 
 class Sort(Operation):
@@ -88,7 +92,145 @@ class SearchSorted(Operation):
         return torch.searchsorted(sequence, wanted, side=self.side).to(torch.int32)
 
 
+class Argpartition(Operation):
+    """keras.ops.argpartition. Keras compares the numbers as int32."""
+
+    kth: int = option(nonnegative_int)
+    axis: int | None = option(optional(integer), default=-1)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The indices with those of the smallest first."""
+        x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
+        return torch.argsort(x.to(torch.int32), dim=axis, stable=True).to(torch.int32)
+
+
+class CountNonzero(Operation):
+    """keras.ops.count_nonzero."""
+
+    axis: Any = option(optional(one_or_list_of(integer)), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """How many elements are not 0."""
+        if self.axis == ():
+            return (x != 0).to(torch.int32)
+        return torch.count_nonzero(x, self.axis).to(torch.int32)
+
+
+class Nonzero(Operation):
+    """keras.ops.nonzero."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """Where elements are not 0: for each axis the indices. Their number is known with the data alone."""
+        if x.is_meta:
+            return [x.new_empty(unknown_length(run), dtype=torch.int32) for _ in range(x.ndim)]
+        return [axis.to(torch.int32) for axis in torch.nonzero(x, as_tuple=True)]
+
+
+class IsIn(Operation):
+    """keras.ops.isin."""
+
+    assume_unique: bool = option(boolean, default=False)
+    invert: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+        """Whether each element is among others."""
+        a, b = as_tensors(x1, x2)
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        dtype = torch.int32 if dtype is torch.bool else dtype
+        return torch.isin(a.to(dtype), b.to(dtype), invert=self.invert)
+
+
+class UnravelIndex(Operation):
+    """keras.ops.unravel_index."""
+
+    shape: Any = option(list_of(positive_int))
+
+    def forward(self, run: Run, w: Any, indices: torch.Tensor) -> list[torch.Tensor]:
+        """The index in each axis."""
+        return [index.to(indices.dtype) for index in torch.unravel_index(indices, list(self.shape))]
+
+
+class Histogram(Operation):
+    """keras.ops.histogram."""
+
+    bins: int = option(positive_int, default=10)
+    range: Any = option(optional(list_of(number)), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """How many elements each bin has, and the edges of the bins."""
+        x = x.reshape(-1) if x.is_floating_point() else x.reshape(-1).to(torch.float32)
+        if x.is_meta:
+            return [x.new_empty(self.bins), x.new_empty(self.bins + 1)]
+        found = torch.histogram(x.cpu(), self.bins, range=self.range)
+        return [found.hist.to(x.device), found.bin_edges.to(x.device)]
+
+
+class Select(Operation):
+    """keras.ops.select."""
+
+    def forward(self, run: Run, w: Any, condlist: Any, choicelist: Any, default: Any = 0) -> torch.Tensor:  # type: ignore[override]
+        """The choice of the first condition that holds."""
+        like = next(item for item in [*condlist, *choicelist] if isinstance(item, torch.Tensor))
+        y = torch.as_tensor(default, device=like.device)
+        for condition, choice in reversed(list(zip(condlist, choicelist, strict=True))):
+            y = torch.where(
+                torch.as_tensor(condition, device=like.device), torch.as_tensor(choice, device=like.device), y
+            )
+        return y
+
+
+class Unique(Operation):
+    """keras.ops.unique."""
+
+    sorted: bool = option(boolean, default=True)
+    return_index: bool = option(boolean, default=False)
+    return_inverse: bool = option(boolean, default=False)
+    return_counts: bool = option(boolean, default=False)
+    axis: int | None = option(optional(integer), default=None)
+    size: int | None = option(optional(positive_int), default=None)
+    fill_value: Any = option(optional(number), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The different elements in order; without `size` as many as the data has."""
+        flat, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis % x.ndim)
+        shape = x.shape if self.axis is None else (flat.shape[axis],)
+        if x.is_meta:
+            count = self.size or unknown_length(run)
+            values = flat.new_empty((*flat.shape[:axis], count, *flat.shape[axis + 1 :]))
+            index, inverse, counts = (flat.new_empty(n, dtype=torch.int64) for n in ((count,), shape, (count,)))
+            return self._asked(values, index, inverse, counts)
+        values, inverse, counts = torch.unique(flat, return_inverse=True, return_counts=True, dim=axis)
+        order = torch.arange(flat.shape[axis], device=x.device)
+        index = order.new_empty(values.shape[axis]).scatter_reduce(0, inverse, order, "amin", include_self=False)
+        fill = 0 if self.fill_value is None else self.fill_value
+        # Keras fills up the indices with 1.
+        values, index, counts = self._sized(values, axis, fill), self._sized(index, 0, 1), self._sized(counts, 0, 0)
+        return self._asked(values, index, inverse.reshape(shape), counts)
+
+    def _sized(self, x: torch.Tensor, axis: int, fill: float) -> torch.Tensor:
+        length = x.shape[axis]
+        if self.size is None or length == self.size:
+            return x
+        if length > self.size:
+            return x.narrow(axis, 0, self.size)
+        more = torch.full((*x.shape[:axis], self.size - length, *x.shape[axis + 1 :]), fill, device=x.device)
+        return torch.cat([x, more.to(x.dtype)], axis)
+
+    def _asked(self, *found: torch.Tensor) -> Any:
+        wanted = (True, self.return_index, self.return_inverse, self.return_counts)
+        results = [item for item, asked in zip(found, wanted, strict=True) if asked]
+        return results if len(results) > 1 else results[0]
+
+
 OPERATIONS: dict[str, type[Operation]] = {
+    "Unique": Unique,
+    "Select": Select,
+    "Histogram": Histogram,
+    "UnravelIndex": UnravelIndex,
+    "IsIn": IsIn,
+    "Nonzero": Nonzero,
+    "CountNonzero": CountNonzero,
+    "Argpartition": Argpartition,
     "Argsort": Argsort,
     "Digitize": Digitize,
     "InTopK": InTopK,

@@ -1,4 +1,4 @@
-"""Numbers that shapes tell, and arrays made of numbers alone (tf.shape, keras.ops.arange, full and the like)."""
+"""Numbers that shapes tell, and arrays filled with one number (tf.shape, keras.ops.full and the like)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from layergraph.config.options import (
     option,
     optional,
 )
-from layergraph.errors import GraphError
 from layergraph.functional.run import Run
 from layergraph.ops.operation import Operation, Typed
-
-#: Elements that a range has at the most.
-_LONGEST = 10_000_000
 
 
 def whole(value: Any) -> int:
@@ -67,23 +63,7 @@ class Full(Typed):
         return self.converted(value).expand(lengths)
 
 
-class Arange(Typed):
-    """tf.range, keras.ops.arange."""
-
-    computes_values = True
-
-    def forward(self, run: Run, w: Any, start: Any, stop: Any = None, step: Any = None) -> torch.Tensor:
-        """Evenly spaced integers."""
-        first, last = (0, start) if stop is None else (start, stop)
-        values = [x.item() if isinstance(x, torch.Tensor) else x for x in (first, last, 1 if step is None else step)]
-        if values[2] == 0 or abs(values[1] - values[0]) / abs(values[2]) > _LONGEST:
-            raise GraphError(f"a range of {values} has too many elements")
-        integers = all(isinstance(x, int) for x in values)
-        return self.converted(torch.arange(*values, dtype=torch.int32 if integers else torch.float32))
-
-
 OPERATIONS: dict[str, type[Operation]] = {
-    "Arange": Arange,
     "Full": Full,
     "Ndim": Ndim,
     "Size": Size,

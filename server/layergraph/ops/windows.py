@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from layergraph.config.options import (
-    anything,
-    option,
-)
+from layergraph.config.options import anything, nonnegative_int, option, sizes
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.layers import convolutional, convolutional_depthwise, pooling, pooling_whole
+from layergraph.layers import convolutional, convolutional_depthwise, convolutional_transpose, pooling, pooling_whole
 from layergraph.ops.operation import Operation
 
 
@@ -21,9 +20,9 @@ class _Window(Operation):
     keras_module = "keras.src.ops.nn"
 
 
-def _of_rank(layers: dict[str, type[Layer]], name: str, x: torch.Tensor) -> type[Layer]:
+def _of_rank(layers: dict[str, type[Layer]], name: str, x: torch.Tensor, ending: str = "D") -> type[Layer]:
     """The layer of that name for as many spatial axes as x has."""
-    known = layers.get(f"{name}{x.ndim - 2}D")
+    known = layers.get(f"{name}{x.ndim - 2}{ending}")
     if known is None:
         raise GraphError(f"got an input of {x.ndim} axes, expected rows, channels, and 1 to 3 more")
     return known
@@ -132,7 +131,68 @@ class DepthwiseConv(_Convolve):
         return result
 
 
+class ConvTranspose(_Convolve):
+    """keras.ops.conv_transpose."""
+
+    strides: Any = option(anything, default=1)
+    padding: Any = option(anything, default="valid")
+    output_padding: Any = option(anything, default=None)
+    data_format: Any = option(anything, default=None)
+    dilation_rate: Any = option(anything, default=1)
+
+    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+        """The transposed convolution."""
+        kernel = torch.as_tensor(kernel, device=inputs.device)
+        kind: Any = _of_rank(convolutional_transpose.LAYERS, "Conv", inputs, "DTranspose")
+        layer = kind(filters=kernel.shape[-2], output_padding=self.output_padding, **self.options(kernel))
+        result: torch.Tensor = layer.convolved(SimpleNamespace(kernel=kernel), inputs)
+        return result
+
+
+class SeparableConv(_Convolve):
+    """keras.ops.separable_conv."""
+
+    def forward(  # type: ignore[override]
+        self, run: Run, w: Any, inputs: torch.Tensor, depthwise_kernel: Any, pointwise_kernel: Any
+    ) -> torch.Tensor:
+        """Each channel by itself, and then all of each pixel."""
+        depthwise = DepthwiseConv(self.strides, self.padding, self.data_format, self.dilation_rate, name="op")
+        pointwise = Conv(1, "valid", self.data_format, name="op")
+        return pointwise.forward(run, w, depthwise.forward(run, w, inputs, depthwise_kernel), pointwise_kernel)
+
+
+class Unfold(_Window):
+    """keras.ops.unfold of images (rows, channels, height, width)."""
+
+    kernel_size: Any = option(sizes(2))
+    dilation: Any = option(sizes(2), default=1)
+    padding: Any = option(sizes(2, nonnegative_int), default=0)
+    stride: Any = option(sizes(2), default=1)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """Each window as a column."""
+        return functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+
+
+class Fold(_Window):
+    """keras.ops.fold: adds up columns to images."""
+
+    output_size: Any = option(sizes(2))
+    kernel_size: Any = option(sizes(2))
+    dilation: Any = option(sizes(2), default=1)
+    padding: Any = option(sizes(2, nonnegative_int), default=0)
+    stride: Any = option(sizes(2), default=1)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The images (rows, channels, *output_size)."""
+        return functional.fold(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
+
+
 OPERATIONS: dict[str, type[Operation]] = {
+    "Fold": Fold,
+    "Unfold": Unfold,
+    "SeparableConv": SeparableConv,
+    "ConvTranspose": ConvTranspose,
     "AdaptiveAveragePool": AdaptiveAveragePool,
     "AdaptiveMaxPool": AdaptiveMaxPool,
     "AveragePool": AveragePool,

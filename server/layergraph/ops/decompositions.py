@@ -1,0 +1,212 @@
+"""Decompositions of matrices, and what is found by them (keras.ops.linalg)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import boolean, number, one_of, option, optional
+from layergraph.errors import DataError
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation, as_tensors
+
+_NoDecomposition = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+
+
+class _Matrix(Operation):
+    keras_module = "keras.src.ops.linalg"
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """The operation. Raises DataError where a matrix has no such decomposition."""
+        try:
+            return super().execute(*args, **kwargs)
+        except _NoDecomposition as wrong:
+            raise DataError(f"{type(self).__name__}: {str(wrong).splitlines()[0]}") from wrong
+
+
+class Cholesky(_Matrix):
+    """keras.ops.cholesky."""
+
+    upper: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The root."""
+        return torch.linalg.cholesky(x, upper=self.upper)
+
+
+class CholeskyInverse(_Matrix):
+    """keras.ops.cholesky_inverse."""
+
+    upper: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The inverse of a matrix whose root x is."""
+        return torch.cholesky_inverse(x, upper=self.upper)
+
+
+class Det(_Matrix):
+    """keras.ops.det."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The determinant."""
+        return torch.linalg.det(x)
+
+
+class Eig(_Matrix):
+    """keras.ops.eig."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """Eigenvalues and eigenvectors, complex."""
+        return list(torch.linalg.eig(x))
+
+
+class Eigh(_Matrix):
+    """keras.ops.eigh."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """Eigenvalues and eigenvectors of a symmetric matrix."""
+        return list(torch.linalg.eigh(x))
+
+
+class Inv(_Matrix):
+    """keras.ops.inv."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The inverse."""
+        return torch.linalg.inv(x)
+
+
+class Lstsq(_Matrix):
+    """keras.ops.lstsq."""
+
+    rcond: float | None = option(optional(number), default=None)
+
+    def forward(self, run: Run, w: Any, a: Any, b: Any) -> Any:  # type: ignore[override]
+        """The x for which a @ x is nearest to b. Singular values under `rcond` of the largest count as 0."""
+        a, b = as_tensors(a, b)
+        vector = b.ndim == a.ndim - 1
+        b = b.unsqueeze(-1) if vector else b
+        if a.is_meta:
+            x = a.mT @ b
+        elif self.rcond is None and a.device.type == "cpu":
+            x = torch.linalg.lstsq(a, b).solution
+        else:
+            x = torch.linalg.pinv(a, rtol=self.rcond) @ b
+        return x.squeeze(-1) if vector else x
+
+
+class LuFactor(_Matrix):
+    """keras.ops.lu_factor."""
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """Both triangles in one matrix, and which rows were exchanged, counted from 0 (torch counts from 1)."""
+        factors, pivots = torch.linalg.lu_factor(x)
+        return [factors, pivots - 1]
+
+
+class MatrixRank(_Matrix):
+    """keras.ops.matrix_rank."""
+
+    tol: float | None = option(optional(number), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The rank: singular values above `tol`."""
+        return torch.linalg.matrix_rank(x, atol=self.tol).to(torch.int32)
+
+
+class Pinv(_Matrix):
+    """keras.ops.pinv."""
+
+    rcond: float | None = option(optional(number), default=None)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The pseudo-inverse."""
+        return torch.linalg.pinv(x, rtol=self.rcond)
+
+
+class Qr(_Matrix):
+    """keras.ops.qr."""
+
+    mode: str = option(one_of("reduced", "complete"), default="reduced")
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """An orthogonal and a triangular matrix."""
+        return list(torch.linalg.qr(x, mode=self.mode))
+
+
+class Solve(_Matrix):
+    """keras.ops.solve."""
+
+    def forward(self, run: Run, w: Any, a: Any, b: Any) -> Any:  # type: ignore[override]
+        """The x for which a @ x = b."""
+        return torch.linalg.solve(*as_tensors(a, b))
+
+
+class SolveTriangular(_Matrix):
+    """keras.ops.solve_triangular."""
+
+    lower: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, a: Any, b: Any) -> Any:  # type: ignore[override]
+        """The x for which a @ x = b."""
+        a, b = as_tensors(a, b)
+        vector = b.ndim == a.ndim - 1
+        x = torch.linalg.solve_triangular(a, b.unsqueeze(-1) if vector else b, upper=not self.lower)
+        return x.squeeze(-1) if vector else x
+
+
+class SVD(_Matrix):
+    """keras.ops.svd."""
+
+    full_matrices: bool = option(boolean, default=True)
+    compute_uv: bool = option(boolean, default=True)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """Left vectors, singular values, right vectors; or the values alone."""
+        if not self.compute_uv:
+            return torch.linalg.svdvals(x)
+        return list(torch.linalg.svd(x, self.full_matrices))
+
+
+class Logdet(_Matrix):
+    """keras.ops.logdet."""
+
+    keras_module = "keras.src.ops.math"
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """The logarithm of the determinant."""
+        return torch.logdet(x)
+
+
+class Slogdet(_Matrix):
+    """keras.ops.slogdet."""
+
+    keras_module = Operation.keras_module
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+        """Sign and logarithm of the determinant."""
+        return list(torch.linalg.slogdet(x))
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    known.__name__: known
+    for known in (
+        Cholesky,
+        CholeskyInverse,
+        Det,
+        Eig,
+        Eigh,
+        Inv,
+        Logdet,
+        Lstsq,
+        LuFactor,
+        MatrixRank,
+        Pinv,
+        Qr,
+        SVD,
+        Slogdet,
+        Solve,
+        SolveTriangular,
+    )
+}

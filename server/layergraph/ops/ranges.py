@@ -1,0 +1,107 @@
+"""Numbers one after the other: ranges, and powers (keras.ops.numpy)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import boolean, integer, nonnegative_int, number, option, optional
+from layergraph.errors import GraphError
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation, Typed, as_tensors
+
+#: Elements that a range has at the most.
+_LONGEST = 10_000_000
+
+
+class Arange(Typed):
+    """tf.range, keras.ops.arange."""
+
+    computes_values = True
+
+    def forward(self, run: Run, w: Any, start: Any, stop: Any = None, step: Any = None) -> torch.Tensor:
+        """Evenly spaced integers."""
+        first, last = (0, start) if stop is None else (start, stop)
+        values = [x.item() if isinstance(x, torch.Tensor) else x for x in (first, last, 1 if step is None else step)]
+        if values[2] == 0 or abs(values[1] - values[0]) / abs(values[2]) > _LONGEST:
+            raise GraphError(f"a range of {values} has too many elements")
+        integers = all(isinstance(x, int) for x in values)
+        return self.converted(torch.arange(*values, dtype=torch.int32 if integers else torch.float32))
+
+
+class _Spaced(Typed):
+    num: int = option(nonnegative_int, default=50)
+    endpoint: bool = option(boolean, default=True)
+    axis: int = option(integer, default=0)
+
+    def forward(self, run: Run, w: Any, start: Any, stop: Any) -> Any:  # type: ignore[override]
+        """Numbers from start to stop along a new axis. Raises GraphError for too many."""
+        first, last = as_tensors(start, stop)
+        if self.num * max(first.numel(), last.numel()) > _LONGEST and not first.is_meta:
+            raise GraphError(f"{self.num} numbers between two are too many")
+        widest = torch.promote_types(torch.promote_types(first.dtype, last.dtype), torch.float32)
+        widest = widest if self.element_type is None else torch_dtype(self.element_type)
+        computed = widest if widest.is_floating_point else torch.float32
+        y = self.between(*torch.broadcast_tensors(first.to(computed), last.to(computed)))  # type: ignore[no-untyped-call]
+        return y.to(widest).movedim(0, self.axis)
+
+    def between(self, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """The numbers, along the first axis."""
+        parts = self.num - 1 if self.endpoint else self.num
+        steps = torch.arange(self.num, dtype=first.dtype, device=first.device) / max(parts, 1)
+        return first + steps.reshape(-1, *[1] * first.ndim) * (last - first)
+
+
+class Linspace(_Spaced):
+    """keras.ops.linspace."""
+
+    retstep: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, start: Any, stop: Any) -> Any:  # type: ignore[override]
+        """Evenly spaced numbers, and how far apart they are if asked for."""
+        y = super().forward(run, w, start, stop)
+        if not self.retstep:
+            return y
+        parts = self.num - 1 if self.endpoint else self.num
+        first, last = as_tensors(start, stop)
+        return [y, (last - first) / parts]
+
+
+class Logspace(_Spaced):
+    """keras.ops.logspace."""
+
+    base: float = option(number, default=10)
+
+    def between(self, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """The powers of the base."""
+        return torch.pow(self.base, super().between(first, last))
+
+
+class Geomspace(_Spaced):
+    """keras.ops.geomspace."""
+
+    def between(self, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Numbers each of which is as many times the one before."""
+        return 10 ** super().between(first.abs().log10(), last.abs().log10()) * first.sign()
+
+
+class Vander(Operation):
+    """keras.ops.vander."""
+
+    N: int | None = option(optional(nonnegative_int), default=None)
+    increasing: bool = option(boolean, default=False)
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+        """The powers of each element."""
+        return torch.vander(x, self.N, self.increasing)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "Arange": Arange,
+    "Geomspace": Geomspace,
+    "Linspace": Linspace,
+    "Logspace": Logspace,
+    "Vander": Vander,
+}
