@@ -17,7 +17,7 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.functional.shape_inference import concrete
+from layergraph.functional.stand_ins import StandIns
 from layergraph.functional.strings import Strings
 
 _ROWS = 3
@@ -71,11 +71,11 @@ def _keeps_apart(step: Step) -> bool:
 def _same_alone(step: Step, length: int) -> bool:
     call = step.call
     generator = torch.Generator().manual_seed(0)
+    sizes = StandIns(_ROWS, length)
     has_rows = [bool(tensor.shape) and tensor.shape[0] is None for tensor in call.tensors]
-    values = [_random(concrete(t.shape, _ROWS, length), t.dtype, generator) for t in call.tensors]
+    values = [_random(sizes.fill(t.shape), t.dtype, generator) for t in call.tensors]
     masks = [
-        None if t.mask_shape is None else torch.ones(concrete(t.mask_shape, _ROWS, length), dtype=torch.bool)
-        for t in call.tensors
+        None if t.mask_shape is None else torch.ones(sizes.fill(t.mask_shape), dtype=torch.bool) for t in call.tensors
     ]
     with torch.inference_mode(False), torch.no_grad():
         weights = Binder(lambda weight: weight.value)(call.layer)

@@ -38,7 +38,6 @@ class Invocation:
         "_masks",
         "_previous",
         "_single",
-        "known",
         "layer",
         "tensors",
         "training",
@@ -50,8 +49,6 @@ class Invocation:
         self.layer = layer
         self.training = training
         self.tensors: list[Tensor] = []
-        #: Values of the outputs where shapes alone tell them; shape inference finds them.
-        self.known: list[tuple[torch.Tensor, torch.Tensor] | None] = []
         self._args = tuple(map_structure(self._slot, arg) for arg in args)
         self._kwargs = {name: map_structure(self._slot, kwargs[name]) for name in sorted(kwargs)}
         self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
@@ -93,6 +90,11 @@ class Invocation:
             for name, value in holders.items()
             if f"{name}_mask" in accepted and given.get(f"{name}_mask") is None
         }
+
+    @property
+    def template(self) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+        """The arguments, with a number in place of each tensor."""
+        return self._args, self._kwargs
 
     @property
     def is_single(self) -> bool:

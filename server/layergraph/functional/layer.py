@@ -17,7 +17,7 @@ from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.node import Node
 from layergraph.functional.run import Run
-from layergraph.functional.shape_inference import infer
+from layergraph.functional.shape_inference import Inferred, infer
 from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
@@ -212,24 +212,20 @@ class Layer(_LayerOptions):
     def _connect(self, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None) -> Any:
         self.build_for(args)
         invocation = Invocation(self, args, kwargs, training)
-        shapes, dtypes, mask_shapes = infer(invocation)
+        inferred = self.infer(invocation)
         index = len(self.inbound_nodes)
-        many = len(shapes) > 1
+        name = self.name + (f"_{index}" if index else "")
         outputs = [
-            Tensor(
-                shape,
-                dtype,
-                History(self, index, i),
-                name=self.name + (f"_{index}" if index else "") + (f"_{i}" if many else ""),
-                mask_shape=mask_shape,
-            )
-            for i, (shape, dtype, mask_shape) in enumerate(zip(shapes, dtypes, mask_shapes, strict=True))
+            output.tensor(History(self, index, i), f"{name}_{i}" if len(inferred) > 1 else name)
+            for i, output in enumerate(inferred)
         ]
-        for tensor, known in zip(outputs, invocation.known, strict=True):
-            tensor.values = known
         structure = self.output_structure(outputs)
         Node(self, args, kwargs, structure, training)
         return structure
+
+    def infer(self, invocation: Invocation) -> list[Inferred]:
+        """What is known of the outputs of a call before data comes, in flat order. Raises GraphError."""
+        return infer(invocation)
 
     def output_structure(self, outputs: list[Any]) -> Structure:
         """How flat outputs are handed back: one as it is, several as a list."""

@@ -13,10 +13,12 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.graph import Graph, clone_between, map_graph
 from layergraph.functional.input import Input
+from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.naming import default_name
 from layergraph.functional.node_shapes import LayerNodes, node_table
 from layergraph.functional.run import Run
+from layergraph.functional.shape_inference import Inferred
 from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.summary import summary_table
@@ -40,7 +42,7 @@ class Model(Trainer, Layer):
         Trainer.__init__(self)
         self._plans: dict[tuple[str, ...] | None, Plan] = {}
         self._plans_lock = threading.Lock()
-        self._meta_results: dict[Any, tuple[Any, Any]] = {}
+        self._inferred: dict[Any, list[Inferred]] = {}
         #: Version of the Keras that wrote the file the model came from.
         self.keras_version: str | None = None
         self._graph: Graph | None = None
@@ -66,7 +68,7 @@ class Model(Trainer, Layer):
         self._graph = map_graph(inputs, outputs)
         self.sublayers = {layer.name: layer for layer in self._graph.layers}
         self._plans = {}
-        self._meta_results = {}
+        self._inferred = {}
         self.built = True
 
     # --- the graph ----------------------------------------------------------------------------------------------------
@@ -233,14 +235,40 @@ class Model(Trainer, Layer):
         """As a part of another run; masks of the inputs flow through the model's own layers."""
         flat = [_adapted(value, own) for value, own in zip(flatten(args[0]), self.inputs, strict=True)]
         masks = flatten(previous_mask) if previous_mask is not None else [None] * len(flat)
-        if not all(getattr(value, "is_meta", False) for value in flat):
-            return self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
-        # Shapes alone are asked for, often the same: models that call one another twice would double the work.
-        shapes = tuple(None if value is None else (tuple(value.shape), value.dtype) for value in (*flat, *masks))
-        key = (shapes, want_masks, run.training)
-        if key not in self._meta_results:
-            self._meta_results[key] = self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
-        return self._meta_results[key]
+        return self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
+
+    def infer(self, invocation: Invocation) -> list[Inferred]:
+        """What is known of the outputs of a call. It is looked for once for each choice of shapes, call by call: models
+        that call one another twice would double the work, and a plan of all that they do.
+        """
+        given = invocation.tensors
+        if len(given) != len(self.inputs):
+            return super().infer(invocation)
+        own = self.inputs
+        entries = [_adapted_shape(tensor, entry) for tensor, entry in zip(given, own, strict=True)]
+        key = tuple((t.shape, t.dtype, t.mask_shape) for t in entries)
+        if key == tuple((t.shape, t.dtype, t.mask_shape) for t in own):
+            return [Inferred(t.shape, t.dtype, t.mask_shape, t.values) for t in self.outputs]
+        if key not in self._inferred:
+            self._inferred[key] = self._infer_through(entries)
+        return self._inferred[key]
+
+    def _infer_through(self, entries: list[Tensor]) -> list[Inferred]:
+        """The outputs' shapes for other inputs than the model's own, from node to node of the graph."""
+        made = {id(own): entry for own, entry in zip(self.inputs, entries, strict=True)}
+
+        def swapped(leaf: Any) -> Any:
+            return made[id(leaf)] if isinstance(leaf, Tensor) else leaf
+
+        for node in self.graph.nodes:
+            if node.is_input:
+                continue
+            args = tuple(map_structure(swapped, arg) for arg in node.args)
+            kwargs = {name: map_structure(swapped, value) for name, value in node.kwargs.items()}
+            inferred = node.layer.infer(Invocation(node.layer, args, kwargs, node.training))
+            for own, output in zip(node.output_tensors, inferred, strict=True):
+                made[id(own)] = output.tensor(own.history, own.name)
+        return [Inferred(t.shape, t.dtype, t.mask_shape, t.values) for t in (made[id(own)] for own in self.outputs)]
 
     def output_structure(self, outputs: list[Any]) -> Structure:
         """Nested as the model's outputs are."""
@@ -313,3 +341,14 @@ def _adapted(value: Any, own: Tensor) -> Any:
     if value.ndim == len(own.shape) - 1 and own.shape[-1] == 1:
         return value.unsqueeze(-1)
     return value
+
+
+def _adapted_shape(given: Tensor, own: Tensor) -> Tensor:
+    """What `_adapted` makes of a tensor of that shape and type."""
+    shape = given.shape
+    if len(shape) == len(own.shape) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    elif len(shape) == len(own.shape) - 1 and own.shape[-1] == 1:
+        shape = (*shape, 1)
+    dtype = given.dtype if given.dtype == Strings.dtype else own.dtype
+    return Tensor(shape, dtype, own.history, name=own.name, mask_shape=given.mask_shape)

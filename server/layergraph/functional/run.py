@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from layergraph.functional.shard import Shard
+from layergraph.functional.stand_ins import StandIns
 
 
 @dataclass(slots=True)
@@ -19,6 +20,7 @@ class Run:
     losses      activity regularisation that layers add, as scalars; None where nobody asks for it
     row_gradients   whether Embedding layers give gradients of the rows that were looked up alone, as sparse tensors
     shard       the worker's rows of the batch, where several processes compute one
+    stand_ins   what stands for unknown lengths, where shapes alone are asked for
     """
 
     training: bool = False
@@ -26,6 +28,7 @@ class Run:
     losses: list[torch.Tensor] | None = field(default_factory=list)
     row_gradients: bool = False
     shard: Shard | None = None
+    stand_ins: StandIns | None = None
 
     def as_training(self, training: bool) -> Run:
         """The same run for a call that says itself whether it trains; losses go to the same list."""

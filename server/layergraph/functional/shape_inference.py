@@ -1,11 +1,14 @@
 """Shapes, types and masks of a call's outputs, found by running it on torch's `meta` device.
 
 Nothing is computed by hand, so a shape can't disagree with execution: the call runs twice, with two different lengths
-for every unknown axis, and an axis of the result that differs is unknown.
+for every unknown axis, and an axis of the result that differs is unknown. Calls that are alike run once.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,71 +17,107 @@ from layergraph.errors import DataError, GraphError, LayerGraphError
 from layergraph.functional.binding import bind_meta
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
+from layergraph.functional.likeness import Memory, likeness
 from layergraph.functional.run import Run
+from layergraph.functional.stand_ins import Given, KnownValues, StandIns, agreed, pairs
 from layergraph.functional.strings import Strings
 from layergraph.functional.structure import map_structure
-from layergraph.functional.tensor import Shape
+from layergraph.functional.tensor import History, Shape, Tensor
 
-#: Two lengths for the rows, and two for every other unknown axis: odd, prime, and long enough that a deep stack of
-#: strided layers leaves something. Memory is none on `meta`.
-ROWS = (2, 3)
-LENGTHS = (1031, 2063)
-LONG_LENGTHS = (1_000_003, 2_000_003)
 #: Elements of a tensor whose values are kept.
 MOST_VALUES = 4096
 
 
-def infer(invocation: Invocation) -> tuple[list[Shape], list[str], list[Shape | None]]:
-    """Shape, dtype and mask shape of each output, in flat order. Raises GraphError where the call can't work."""
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What is known of an output before data comes: shape, element type, shape of its mask or None, values or None."""
+
+    shape: Shape
+    dtype: str
+    mask_shape: Shape | None = None
+    values: KnownValues | None = None
+
+    def tensor(self, history: History, name: str) -> Tensor:
+        """The symbolic tensor of the output."""
+        return Tensor(self.shape, self.dtype, history, name=name, mask_shape=self.mask_shape, values=self.values)
+
+
+_Results = tuple[list[torch.Tensor], list[Any]]
+
+_remembered: Memory[list[Inferred]] = Memory(4096)
+
+
+def infer(invocation: Invocation) -> list[Inferred]:
+    """What each output is, in flat order. Raises GraphError where the call can't work."""
+    key = likeness(invocation)
+    inferred = _remembered.get(key)
+    if inferred is None:
+        inferred = _inferred(invocation)
+        if all(output.values is None for output in inferred):
+            _remembered.keep(key, inferred)
+    return inferred
+
+
+def _inferred(invocation: Invocation) -> list[Inferred]:
+    given = [(tensor.shape, tensor.mask_shape) for tensor in invocation.tensors]
+    if not invocation.layer.is_operation:
+        # The tensors of a layer have their rows in common: where one says how many they are, so many they are.
+        given = agreed(given, [0], broadcasts=True)
     try:
-        runs = [_run_on_meta(invocation, index, LENGTHS) for index in range(len(ROWS))]
+        return _run_twice(invocation, given)
     except GraphError:
-        if not any(None in tensor.shape[1:] for tensor in invocation.tensors):
-            raise
-        # Perhaps the lengths were too short: models of sequences crop ten thousand steps.
-        runs = [_run_on_meta(invocation, index, LONG_LENGTHS) for index in range(len(ROWS))]
-    (first, first_masks), (second, second_masks) = runs
-    invocation.known = [_known(a, b) for a, b in zip(first, second, strict=True)]
-    shapes = [_merge(a, b) for a, b in zip(first, second, strict=True)]
-    dtypes = [dtype_name(value.dtype) for value in first]
-    masks = [None if a is None or b is None else _merge(a, b) for a, b in zip(first_masks, second_masks, strict=True)]
-    return shapes, dtypes, masks
+        rank = max((len(shape) for shape, _ in given), default=0)
+        # Perhaps an unknown length has to be what that of another tensor is: along one axis, or along all.
+        for axes in (*([axis] for axis in range(rank)), range(rank)):
+            fitted = agreed(given, axes, broadcasts=False)
+            if fitted != given:
+                with contextlib.suppress(GraphError):
+                    return _run_twice(invocation, fitted)
+        raise
 
 
-def concrete(shape: Shape, rows: int, length: int) -> tuple[int, ...]:
-    """`shape` with a length for every unknown axis."""
-    return tuple((rows if axis == 0 else length) if size is None else size for axis, size in enumerate(shape))
+def _run_twice(invocation: Invocation, given: Given) -> list[Inferred]:
+    shapes = [shape for pair in given for shape in pair if shape is not None]
+    failure: GraphError | None = None
+    # Values that shapes told hold for the lengths that stood for unknown ones then.
+    told = [tensor.values.stand_ins for tensor in invocation.tensors if tensor.values is not None]
+    for stand_ins in (*told[:1], *pairs(shapes)):
+        try:
+            first = _run_on_meta(invocation, given, stand_ins, 0)
+            if _is_clear(invocation, shapes, first, stand_ins[0]):
+                rows = stand_ins[0].rows if any(shape[:1] == (None,) for shape in shapes) else -1
+                return [_of_one_run(value, mask, rows) for value, mask in zip(*first, strict=True)]
+            second = _run_on_meta(invocation, given, stand_ins, 1)
+            return [_of_two_runs(*outputs, stand_ins) for outputs in zip(*first, *second, strict=True)]
+        except GraphError as wrong:
+            failure = failure or wrong
+            # With other lengths it may work, where there are any. How many rows there are, no layer minds.
+            if not any(None in (shape if invocation.layer.is_operation else shape[1:]) for shape in shapes):
+                break
+    assert failure is not None
+    raise failure
 
 
-def _known(first: Any, second: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The values of an output, where they were computed from shapes alone."""
-    both = (first, second)
-    plain = all(isinstance(v, torch.Tensor) and not v.is_meta and v.numel() <= MOST_VALUES for v in both)
-    return (first, second) if plain else None
-
-
-def _run_on_meta(invocation: Invocation, index: int, lengths: tuple[int, ...]) -> tuple[list[torch.Tensor], list[Any]]:
-    layer = invocation.layer
-    rows, length = ROWS[index], lengths[index]
+def _run_on_meta(invocation: Invocation, given: Given, both: tuple[StandIns, StandIns], index: int) -> _Results:
+    layer, stand_ins = invocation.layer, both[index]
 
     def empty(shape: Shape, dtype: str) -> Any:
         if dtype == Strings.dtype:
-            return Strings(concrete(shape, rows, length))
-        return torch.empty(concrete(shape, rows, length), dtype=torch_dtype(dtype), device="meta")
+            return Strings(stand_ins.fill(shape))
+        return torch.empty(stand_ins.fill(shape), dtype=torch_dtype(dtype), device="meta")
 
     # Shapes that were told from shapes stay numbers, for operations that tell a shape from them.
-    tensors = invocation.tensors
-    every = layer.computes_values and all(tensor.values is not None for tensor in tensors)
+    told = [None if tensor.values is None else tensor.values.under(both, index) for tensor in invocation.tensors]
+    every = layer.computes_values and all(value is not None for value in told)
     values = [
-        tensor.values[index]
-        if tensor.values is not None and (every or (layer.reads_values and at > 0))
-        else empty(tensor.shape, tensor.dtype)
-        for at, tensor in enumerate(tensors)
+        value if value is not None and (every or (layer.reads_values and at > 0)) else empty(shape, tensor.dtype)
+        for at, (tensor, value, (shape, _)) in enumerate(zip(invocation.tensors, told, given, strict=True))
     ]
-    masks = [None if t.mask_shape is None else empty(t.mask_shape, "bool") for t in invocation.tensors]
+    masks = [None if mask is None else empty(mask, "bool") for _, mask in given]
     try:
         with torch.no_grad():
-            return invocation(Run(losses=None), bind_meta(layer), values, masks, want_masks=True)
+            run = Run(losses=None, stand_ins=stand_ins)
+            return invocation(run, bind_meta(layer), values, masks, want_masks=True)
     except LayerGraphError as wrong:
         kind = GraphError if isinstance(wrong, DataError) else type(wrong)
         name = f"layer '{layer.name}' ({type(layer).__name__}): "
@@ -89,6 +128,39 @@ def _run_on_meta(invocation: Invocation, index: int, lengths: tuple[int, ...]) -
         raise GraphError(
             f"layer '{layer.name}' ({type(layer).__name__}): can't be called on shapes {got}: {reason}"
         ) from wrong
+
+
+def _is_clear(invocation: Invocation, shapes: Sequence[Shape], results: _Results, stand_ins: StandIns) -> bool:
+    """Whether one run tells everything: nothing is unknown but the rows, which a layer leaves where they are."""
+    values, masks = results
+    made = [*values, *(mask for mask in masks if mask is not None)]
+    if any(not value.is_meta or stand_ins.length in value.shape[1:] for value in made):
+        return False
+    if not any(None in shape for shape in shapes):
+        return True
+    if invocation.layer.is_operation or any(None in shape[1:] for shape in shapes):
+        return False
+    return all(tuple(value.shape[:1]) == (stand_ins.rows,) for value in made)
+
+
+def _of_one_run(value: torch.Tensor, mask: Any, rows: int) -> Inferred:
+    def shape_of(made: torch.Tensor) -> Shape:
+        return tuple(None if axis == 0 and size == rows else size for axis, size in enumerate(made.shape))
+
+    return Inferred(shape_of(value), dtype_name(value.dtype), None if mask is None else shape_of(mask))
+
+
+def _of_two_runs(
+    first: torch.Tensor, first_mask: Any, second: torch.Tensor, second_mask: Any, stand_ins: tuple[StandIns, StandIns]
+) -> Inferred:
+    both = (first, second)
+    plain = all(isinstance(v, torch.Tensor) and not v.is_meta and v.numel() <= MOST_VALUES for v in both)
+    return Inferred(
+        _merge(first, second),
+        dtype_name(first.dtype),
+        None if first_mask is None or second_mask is None else _merge(first_mask, second_mask),
+        KnownValues(first, second, stand_ins) if plain else None,
+    )
 
 
 def _merge(first: torch.Tensor, second: torch.Tensor) -> Shape:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from layergraph.functional.operators import Operators
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
+    from layergraph.functional.stand_ins import KnownValues
 
 #: Length of each axis; None where it is not known before data comes.
 Shape: TypeAlias = "tuple[int | None, ...]"
@@ -35,20 +36,27 @@ class Tensor(Operators):
     """A tensor without values (keras.KerasTensor).
 
     `mask_shape` is the shape of the boolean mask that travels with it, or None. `values` are set where shapes alone
-    tell them: one array for each of the two lengths that shape inference gives to unknown axes.
+    tell them, as for a tensor that is a shape.
     """
 
     __slots__ = ("__weakref__", "dtype", "history", "mask_shape", "name", "shape", "values")
 
     def __init__(
-        self, shape: Shape, dtype: str, history: History, *, name: str = "", mask_shape: Shape | None = None
+        self,
+        shape: Shape,
+        dtype: str,
+        history: History,
+        *,
+        name: str = "",
+        mask_shape: Shape | None = None,
+        values: KnownValues | None = None,
     ) -> None:
         self.shape = shape
         self.dtype = dtype
         self.history = history
         self.name = name
         self.mask_shape = mask_shape
-        self.values: tuple[Any, Any] | None = None
+        self.values = values
 
     @property
     def ndim(self) -> int:

@@ -13,7 +13,7 @@ from layergraph.functional.binding import bind_meta
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.functional.shape_inference import LENGTHS, ROWS, concrete
+from layergraph.functional.stand_ins import pairs
 from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
@@ -81,7 +81,7 @@ class WindowedConvolution(SpatialLayer):
             return
         w = bind_meta(self)
         dtype = torch_dtype(self.compute_dtype)
-        sizes = [concrete(input_shape, *lengths) for lengths in zip(ROWS, LENGTHS, strict=True)]
+        sizes = [stand_ins.fill(input_shape) for stand_ins in next(pairs([input_shape]))]
         first, second = (self.convolved(w, torch.empty(size, dtype=dtype, device="meta")).shape for size in sizes)
         shape = tuple(a if a == b else None for a, b in zip(first, second, strict=True))
         self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))

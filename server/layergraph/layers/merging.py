@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +11,6 @@ from layergraph.config.options import Expected, boolean, integer, one_of, option
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.functional.shape_inference import LENGTHS, ROWS
 
 #: The mask of each input, or None where none of them has one.
 Masks: TypeAlias = "Sequence[torch.Tensor | None] | None"
@@ -72,8 +71,9 @@ class _Elementwise(_Merge):
         tensors = self.checked(inputs)
         rank = max(tensor.ndim for tensor in tensors)
         expanded = [_with_rank(tensor, rank) for tensor in tensors]
-        if expanded[0].is_meta:
-            expanded = _with_one_unknown(expanded, range(rank), {1})
+        if run.stand_ins is not None:
+            for axis in range(1, rank):
+                expanded = _with_unknown(expanded, axis, run.stand_ins.length)
         masks = None
         if self.mask_rule == "keras3" and mask is not None:
             # In Keras an input that gets new axes loses its mask.
@@ -162,14 +162,26 @@ class Concatenate(_Merge):
 
     axis: int = option(integer, default=-1)
 
+    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+        """The inputs in a row."""
+        tensors = self.checked(inputs)
+        if run.stand_ins is not None:
+            tensors = [tensors[0], *(self._fitted(tensor, tensors[0], run.stand_ins.length) for tensor in tensors[1:])]
+        return self.merge(tensors, mask)
+
+    def _fitted(self, tensor: torch.Tensor, first: torch.Tensor, unknown: int) -> torch.Tensor:
+        """A tensor without values, whose lengths are those of the first where either is unknown, as Keras has it."""
+        for axis in range(1, min(tensor.ndim, first.ndim)):
+            if axis != self.axis % first.ndim and unknown in (tensor.shape[axis], first.shape[axis]):
+                tensor = _resized(tensor, axis, first.shape[axis])
+        return tensor
+
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
         """The inputs in a row. Raises GraphError if another axis differs."""
         shapes = [tuple(tensor.shape) for tensor in tensors]
         rank = len(shapes[0])
         if any(len(shape) != rank for shape in shapes) or not -rank <= self.axis < rank:
             raise GraphError(f"got shapes {shapes}, expected equal numbers of axes, with an axis {self.axis} to join")
-        if tensors[0].is_meta:
-            tensors = _with_one_unknown(tensors, [axis for axis in range(rank) if axis != self.axis % rank], set())
         return torch.cat(tensors, self.axis)
 
     def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
@@ -214,14 +226,27 @@ class Dot(_Merge):
         """The inputs, if they are two."""
         return _two(self, super().checked(inputs))
 
+    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+        """The products."""
+        tensors = self.checked(inputs)
+        if run.stand_ins is not None:
+            axes = self._summed_axes(tensors)
+            # An unknown length fits a known one.
+            if run.stand_ins.length in {t.shape[axis] for t, axis in zip(tensors, axes, strict=True)}:
+                pairs = zip(tensors, axes, strict=True)
+                tensors = [_resized(tensor, axis, run.stand_ins.length) for tensor, axis in pairs]
+        return self.merge(tensors, mask)
+
+    def _summed_axes(self, tensors: list[torch.Tensor]) -> list[int]:
+        """The axis of each input. Raises GraphError for one that isn't there."""
+        axes = (self.axes, self.axes) if isinstance(self.axes, int) else self.axes
+        return [self._axis(axis, tuple(tensor.shape)) for axis, tensor in zip(axes, tensors, strict=True)]
+
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
         """The products. Raises GraphError for axes that aren't there or differ in length."""
-        axes = (self.axes, self.axes) if isinstance(self.axes, int) else self.axes
         shapes = [tuple(tensor.shape) for tensor in tensors]
-        a, b = (self._axis(axis, shape) for axis, shape in zip(axes, shapes, strict=True))
+        a, b = self._summed_axes(tensors)
         first, second = tensors
-        if first.is_meta and {first.shape[a], second.shape[b]} & set(LENGTHS):
-            first, second = (_resized(t, axis, LENGTHS[0]) for t, axis in ((first, a), (second, b)))
         if first.shape[a] != second.shape[b]:
             raise GraphError(f"got shapes {shapes}, expected equal lengths along axes {[a, b]}")
         if self.normalize:
@@ -272,19 +297,15 @@ def _unit_length(x: torch.Tensor, axis: int) -> torch.Tensor:
     return x * torch.rsqrt(x.square().sum(axis, keepdim=True)).clamp_max(1e7)
 
 
-def _with_one_unknown(tensors: list[torch.Tensor], axes: Iterable[int], fits_all: set[int]) -> list[torch.Tensor]:
-    """Tensors without values, where a length that stands for an unknown one is made to fit a known one.
+def _with_unknown(tensors: list[torch.Tensor], axis: int, unknown: int) -> list[torch.Tensor]:
+    """Tensors without values, of an unknown length along `axis` where one of them is. Those of length 1 broadcast.
 
-    In Keras an unknown length fits every length, and makes the result's unknown; the rows are known if one says them.
+    Keras says so of the result, although a known length is what the others must have.
     """
-    for axis in axes:
-        lengths = {tensor.shape[axis] for tensor in tensors} - fits_all
-        unknown = lengths & set(ROWS if axis == 0 else LENGTHS)
-        known = lengths - unknown
-        if len(unknown) == 1 and len(known) == 1:
-            (length,) = known if axis == 0 else unknown
-            tensors = [t if t.shape[axis] in fits_all else _resized(t, axis, length) for t in tensors]
-    return tensors
+    lengths = {tensor.shape[axis] for tensor in tensors} - {1}
+    if unknown not in lengths or len(lengths) != 2:
+        return tensors
+    return [t if t.shape[axis] == 1 else _resized(t, axis, unknown) for t in tensors]
 
 
 def _resized(tensor: torch.Tensor, axis: int, length: int) -> torch.Tensor:

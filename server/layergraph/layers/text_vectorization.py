@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import string
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -30,9 +29,6 @@ from layergraph.layers.lookup import StringLookup, terms
 
 #: Letters that Keras strips. They are ASCII, as are those that it makes small.
 _PUNCTUATION = string.punctuation.encode("ascii")
-
-#: A length of sequences that is another one each time: shapes are found by what differs between two runs.
-_SOME_LENGTH = itertools.count(1031)
 
 
 def _widths(value: Any) -> Any:
@@ -137,7 +133,9 @@ class TextVectorization(Layer):
         if len(shape) > 2 or (self.split is not None and len(shape) != 1):
             raise GraphError(f"layer '{self.name}' (TextVectorization): got shape {inputs.shape}, expected (rows, n)")
         if inputs.is_meta:
-            length = next(_SOME_LENGTH) if self.split is not None or self.ngrams else shape[-1]
+            # How many tokens there are, the data decides.
+            unknown = self.split is not None or self.ngrams
+            length = run.stand_ins.length if unknown and run.stand_ins is not None else shape[-1]
             return self._encoded(w, torch.empty((shape[0], length), dtype=torch.int64, device="meta"))
         self.lookup.check_known()
         rows = [self._tokens(row) for row in inputs.values.reshape(shape[0], *(shape[1:] or (1,))).tolist()]

@@ -41,6 +41,9 @@ class GetItem(Operation):
                 x = x.flip(axis) if len(picked) else x
                 last = x.shape[axis] - 1
                 k = slice(last - picked.start, last - picked[-1] + 1, -k.step) if len(picked) else slice(0, 0)
+            if run.stand_ins is not None and isinstance(k, slice) and run.stand_ins.is_unknown(x, axis):
+                # What is left of an unknown length is unknown, as Keras says: data may be shorter than the slice.
+                k = slice(None)
             forward.append(k)
             axis += k is not None
         return x[tuple(forward)]

@@ -1,0 +1,123 @@
+"""Shapes of symbolic calls: where lengths are unknown, those that stock Keras says."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+from layergraph import layers
+from layergraph.errors import GraphError
+from layergraph.functional import shape_inference
+
+# Both libraries have the same names, so that one function makes a case in either.
+CASES: dict[str, Callable[[Any, Any], Any]] = {
+    "as many rows as the others": lambda api, i: api.layers.Add()([i((4,), 5), i((4,))]),
+    "rows that equal a stand-in": lambda api, i: api.layers.Add()([i((4,), 2), i((4,))]),
+    "rows that equal the other stand-in": lambda api, i: api.layers.Concatenate()([i((4,), 3), i((4,))]),
+    "products of known rows": lambda api, i: api.layers.Dot(1)([i((4,), 3), i((4,))]),
+    "attention over known rows": lambda api, i: api.layers.Attention()([i((6, 4), 2), i((3, 4))]),
+    "queries of known rows": lambda api, i: api.layers.MultiHeadAttention(2, 2)(i((6, 4), 2), i((3, 4))),
+    "states of unknown rows": lambda api, i: api.layers.LSTM(4)(i((6, 4), 3), initial_state=[i((4,)), i((4,))]),
+    "an operation on known rows": lambda api, i: i((4,), 3) + i((4,)),
+    "an operation on one row": lambda api, i: i((4,), 1) * i((4,)),
+    "an operation on known steps": lambda api, i: i((10, 4)) * i((None, 4)),
+    "known steps first": lambda api, i: api.layers.Concatenate()([i((10, 4)), i((None, 4))]),
+    "unknown steps first": lambda api, i: api.layers.Concatenate()([i((None, 4)), i((10, 4))]),
+    "steps joined": lambda api, i: api.layers.Concatenate(1)([i((10, 4)), i((None, 4))]),
+    "steps that equal a stand-in": lambda api, i: api.layers.Concatenate()([i((1031, 4)), i((None, 4))]),
+    "sides known by turns": lambda api, i: api.layers.Add()([i((None, 9, 4)), i((8, None, 4))]),
+    "units that equal a stand-in": lambda api, i: api.layers.Dense(1031)(i((None, 4))),
+    "parts of an unknown length": lambda api, i: api.layers.Reshape((-1, 16))(i((None, 8))),
+    "an operation on parts": lambda api, i: api.ops.reshape(i((8,)), (-1, 16)),
+    "a crop of many steps": lambda api, i: api.layers.Cropping1D(4000)(i((None, 8))),
+    "a wide window": lambda api, i: api.layers.Conv1D(3, 2000, strides=3)(i((None, 8))),
+    "a slice of an unknown length": lambda api, i: i((None, 8))[:, :10],
+    "the end of an unknown length": lambda api, i: i((None, 8))[:, -1:],
+    "a slice of a known length": lambda api, i: i((None, 8))[:, :, 2:5],
+    "a step of an unknown length": lambda api, i: i((None, 8))[:, 5],
+    "images within a sequence": lambda api, i: api.layers.TimeDistributed(api.layers.Conv2D(3, 3))(i((None, 8, 8, 3))),
+    "steps against features": lambda api, i: api.layers.Dot((2, 2))([i((None, 8)), i((6, 8))]),
+}
+
+
+class _Ours:
+    """The names that the cases use, of this library."""
+
+    layers = layers
+
+    class ops:  # noqa: N801 - Keras's name
+        @staticmethod
+        def reshape(x: Any, newshape: tuple[int, ...]) -> Any:
+            from layergraph.ops.table import OPERATIONS
+
+            return OPERATIONS["Reshape"](newshape=newshape)(x)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_are_those_of_keras(case: str) -> None:
+    ours = CASES[case](_Ours, lambda shape, rows=None: layergraph.Input(shape, rows))
+    theirs = CASES[case](keras, lambda shape, rows=None: keras.Input(shape, rows))
+    assert tuple(ours.shape) == tuple(theirs.shape)
+
+
+def test_known_rows_run_with_rows_of_that_number_alone() -> None:
+    x, y = layergraph.Input((4,), 3, name="x"), layergraph.Input((4,), name="y")
+    model = layergraph.Model([x, y], layers.Add()([x, y]))
+    rows = np.ones((3, 4), np.float32)
+    assert not model.plan().batched
+    (got,) = model.plan().run({"x": rows, "y": rows}).values()
+    np.testing.assert_array_equal(got, 2 * rows)
+
+
+def test_lengths_that_can_not_agree_are_refused_by_name() -> None:
+    x, y = layergraph.Input((4,)), layergraph.Input((5,))
+    with pytest.raises(GraphError, match=r"layer 'sum' \(Add\)"):
+        layers.Add(name="sum")([x, y])
+
+
+def test_calls_that_are_alike_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    run_on_meta = shape_inference._run_on_meta
+
+    def counted(invocation: Any, *args: Any) -> Any:
+        runs.append(invocation.layer.name)
+        return run_on_meta(invocation, *args)
+
+    monkeypatch.setattr(shape_inference, "_run_on_meta", counted)
+    monkeypatch.setattr(shape_inference, "_remembered", shape_inference.Memory(8))
+    x = layergraph.Input((6,))
+    for i in range(5):
+        x = layers.Dense(6, "relu", name=f"d{i}")(x)
+    assert runs == ["d0"]
+    layers.Dense(6, "tanh", name="other function")(x)
+    layers.Dense(6, "relu", dtype="float16", name="other type")(x)
+    layers.Dense(6, "relu", name="other shape")(layergraph.Input((3, 6)))
+    layers.Dense(6, "relu", name="other weights")(layergraph.Input((5,)))
+    assert runs[1:] == ["other function", "other type", "other shape", "other weights"]
+
+
+def test_a_nested_model_on_its_own_shapes_needs_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = layergraph.Input((4,))
+    inner = layergraph.Model(entry, layers.Dense(3)(entry))
+    monkeypatch.setattr(shape_inference, "_run_on_meta", None)
+    assert inner(layergraph.Input((4,))).shape == (None, 3)
+
+
+def test_a_nested_model_on_other_shapes_gives_other_shapes() -> None:
+    def model(api: Any) -> Any:
+        entry = api.Input((None, 4))
+        inner = api.Model(entry, api.layers.Concatenate()([entry, api.layers.LSTM(2, return_sequences=True)(entry)]))
+        middle_entry = api.Input((None, 4))
+        middle = api.Model(middle_entry, inner(middle_entry))
+        return middle(api.Input((7, 4), 5)), middle(api.layers.Masking()(api.Input((None, 4))))
+
+    with warnings.catch_warnings():
+        # Keras says that the mask is lost, which it isn't once there is data.
+        warnings.filterwarnings("ignore", "Layer 'functional")
+        theirs = model(keras)
+    assert [tensor.shape for tensor in model(layergraph)] == [(5, 7, 6), (None, None, 6)]
+    assert [tuple(tensor.shape) for tensor in theirs] == [(5, 7, 6), (None, None, 6)]
+    assert model(layergraph)[1].mask_shape == (None, None)
