@@ -95,7 +95,11 @@ KERAS3 = Generation(
         "weights": (None,),
     },
     # A `.h5` names the Python class, not the layer's public name.
-    classes={"GroupedQueryAttention": "GroupQueryAttention"},
+    classes={"GroupedQueryAttention": "GroupQueryAttention", "CtcLoss": "CTCLoss"},
+    renamed={
+        "MultiHot": {"num_tokens": "num_classes"},
+        "Threshold": {"threshold_value": "threshold", "value": "default_value"},
+    },
 )
 
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")

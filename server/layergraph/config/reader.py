@@ -14,6 +14,7 @@ from layergraph.config import keras1
 from layergraph.config.generation import FIRST_CALL, KERAS1, KERAS3, OWN_KEY, OWN_OPTIONS, Generation
 from layergraph.config.graph_nodes import graph_node
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
+from layergraph.config.old_operations import as_today
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
@@ -179,6 +180,8 @@ class _Reader:
         if names is None:
             return layer
         layer = replace(layer, calls=self._calls(value, layer, names))
+        if layer.operation and self.generation is KERAS3:
+            return as_today(layer)
         return self._translated(value, layer) if layer.class_name in _KERAS2_OPERATIONS else layer
 
     def _translated(self, value: Mapping[str, Any], layer: LayerSpec) -> LayerSpec | None:
