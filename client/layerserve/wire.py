@@ -17,6 +17,9 @@ from layerserve.v1 import tensor_pb2
 #: Types whose bytes in memory are those on the wire.
 WIRE_TYPES = {dtype: name for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("string", "bfloat16")}
 
+#: Tensors of one name, type and shape that a writer has ready: requests choose the number of rows.
+MAX_HEADS = 1024
+
 _SMALL = tuple(bytes([value]) for value in range(128))
 
 
@@ -46,23 +49,32 @@ class TensorWriter:
 
     def __init__(self, field_number: int) -> None:
         self._tag = tag(field_number)
-        self._heads: dict[tuple[str, np.dtype[Any]], bytes] = {}
+        self._heads: dict[tuple[str, np.dtype[Any], tuple[int, ...]], bytes] = {}
 
     def write(self, parts: list[Any], name: str, array: Array, dtype: str | None = None) -> None:
         """Appends what `b"".join` makes the field of: bytes, and the array itself. `dtype` as for `tensors.encode`."""
+        if dtype != "bfloat16":
+            head = self._heads.get((name, array.dtype, array.shape))
+            if head is not None:
+                parts += (head, np.ascontiguousarray(array))
+                return
         if array.dtype not in WIRE_TYPES or dtype == "bfloat16":
             content = tensors.encode(array, name, dtype).SerializeToString()
             parts += (self._tag, varint(len(content)), content)
             return
-        head = self._heads.get((name, array.dtype))
-        if head is None:
-            enum = tensors.dtype_enum(WIRE_TYPES[array.dtype])
-            head = tensor_pb2.Tensor(name=name, dtype=enum).SerializeToString()
-            self._heads[name, array.dtype] = head
+        if len(self._heads) >= MAX_HEADS:
+            self._heads = {}
+        head = self._heads[name, array.dtype, array.shape] = self._head(name, array)
+        parts += (head, np.ascontiguousarray(array))
+
+    def _head(self, name: str, array: Array) -> bytes:
+        """All of the field that stands before the numbers."""
+        enum = tensors.dtype_enum(WIRE_TYPES[array.dtype])
+        head = tensor_pb2.Tensor(name=name, dtype=enum).SerializeToString()
         if array.ndim:
             lengths = b"".join(map(varint, array.shape))
             head = b"".join((head, _SHAPE_TAG, varint(len(lengths)), lengths))
         size = array.nbytes
         if size:
             head = b"".join((head, _DATA_TAG, varint(size)))
-        parts += (self._tag, varint(len(head) + size), head, np.ascontiguousarray(array))
+        return b"".join((self._tag, varint(len(head) + size), head))

@@ -3,9 +3,8 @@
 A lane is the queue before one model version. There is no idle wait: what arrived while the last batch ran is the next
 one. Rows are counted, not requests.
 
-Batches run one after another, each in the thread of whoever leads: a thread that brought a request and found nobody
-leading, as waking another one costs more than a small model does; then the thread of one that waits, which has to wake
-up anyway; or the lane's own, where no thread waits.
+Batches run one after another, each in the thread of whoever leads: a thread that brought requests and found nobody
+leading, as waking another one costs more than a small model does; or the lane's own.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ class BatchObserver(Protocol):
     def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
         """A batch ran in `seconds`."""
 
-    def request_waited(self, seconds: float) -> None:
-        """A request's first batch began `seconds` after it came."""
+    def requests_waited(self, seconds: Sequence[float]) -> None:
+        """The first batches of some requests began so many seconds after they came."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,17 +79,15 @@ class Pending:
     give_up: float | None = None
     #: What it may run together with, where the caller knows; else found from the arrays.
     group: object = None
-    #: Hands work to a thread that waits for this request; gives False where none does any more.
-    lend: Callable[[Callable[[], None]], bool] | None = None
     arrived: float = field(default_factory=time.monotonic)
     #: When its first batch began; None before.
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
-    _ended: bool = False
     _parts: list[Arrays] | None = None
     _taken: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Taken by whoever answers: two threads can't both.
+    _once: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def key(self) -> object:
@@ -108,7 +105,7 @@ class Pending:
     @property
     def ended(self) -> bool:
         """Whether it has its answer."""
-        return self._ended
+        return self._once.locked()
 
     def cancel(self) -> None:
         """The caller has gone: what hasn't run doesn't run."""
@@ -116,12 +113,9 @@ class Pending:
 
     def fail(self, error: Exception) -> None:
         """Answers with an error, if it has no answer yet."""
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = True
+        if self._once.acquire(False):
             self.error = error
-        self.done(self)
+            self.done(self)
 
     def take(self, room: int) -> Piece:
         """Takes the next rows, `room` at the most, for a batch."""
@@ -139,15 +133,12 @@ class Pending:
             if self.rows_left:
                 return
             part = _joined(self._parts)
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = True
+        if self._once.acquire(False):
             self.results = part
-        self.done(self)
+            self.done(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Piece:
     """Rows of one request in one batch."""
 
@@ -169,7 +160,8 @@ class Lane:
         self._observer = observer
         self._queue: deque[Pending] = deque()
         self._queued_rows = 0
-        self._wake = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         #: Whether somebody runs batches, and so looks at the queue again before ceasing to.
         self._led = False
         self._closed = False
@@ -182,7 +174,7 @@ class Lane:
 
         Raises BusyError if the queue is full. A request that is larger than the whole queue waits in an empty one.
         """
-        with self._wake:
+        with self._lock:
             if self._closed:
                 raise UnavailableError(f"{self._name} is being unloaded")
             if self._queued_rows and self._queued_rows + pending.rows > self._max_queue_rows:
@@ -203,8 +195,8 @@ class Lane:
         self.run_elsewhere()
 
     def run(self) -> None:
-        """Runs batches in this thread, unless somebody does: until nothing waits, or another thread takes over."""
-        with self._wake:
+        """Runs batches in this thread, unless somebody does: until nothing waits, or the lane's thread takes over."""
+        with self._lock:
             if self._led or not self._queue:
                 return
             self._led = True
@@ -265,14 +257,14 @@ class Lane:
             self._lead(None)
 
     def _lead(self, turns: int | None = MAX_TURNS) -> None:
-        """Runs batches until nothing waits, or until a thread that waits for its answer takes over after a batch.
+        """Runs batches until nothing waits.
 
         After so many turns the lane's own thread takes over: one that brought a request has other things to do.
         """
         while True:
             if turns is not None:
                 turns -= 1
-            with self._wake:
+            with self._lock:
                 if not self._queue:
                     self._led = False
                     return
@@ -286,10 +278,8 @@ class Lane:
             except Exception:
                 # A defect outside of the model. Whoever leads must go on, or nobody will ever be answered.
                 logger.exception("a batch of %s", self._name)
-            if any(pending.lend(self._lead) for pending in tuple(self._queue) if pending.lend is not None):
-                return
             if turns is not None and turns <= 0:
-                with self._wake:
+                with self._lock:
                     self._led = False
                 self.run_elsewhere()
                 return
@@ -307,6 +297,7 @@ class Lane:
         key: object = None
         now = time.monotonic()
         unfinished: Pending | None = None
+        waited: list[float] = []
         while self._queue and room > 0:
             pending = self._queue.popleft()
             refusal = self._refusal(pending, now)
@@ -325,7 +316,7 @@ class Lane:
                 break
             if pending.started is None:
                 pending.started = now
-                self._observer.request_waited(now - pending.arrived)
+                waited.append(now - pending.arrived)
             piece = pending.take(room)
             self._queued_rows -= piece.rows
             batch.append(piece)
@@ -337,6 +328,8 @@ class Lane:
         self._queue.extendleft(reversed(kept))
         if unfinished is not None:
             self._insert(unfinished)
+        if waited:
+            self._observer.requests_waited(waited)
         return batch, dropped
 
     def _refusal(self, pending: Pending, now: float) -> Exception | None:
@@ -353,7 +346,7 @@ class Lane:
         began, busy = time.monotonic(), time.thread_time()
         rows = sum(piece.rows for piece in batch)
         try:
-            arrays = batch[0].arrays if len(batch) == 1 else _joined([piece.arrays for piece in batch])
+            arrays = _joined([piece.arrays for piece in batch])
             results = self._execute(batch[0].owner.outputs, arrays)
             if batch[0].owner.joinable:
                 _check_rows(results, rows)
@@ -388,6 +381,9 @@ class Lane:
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
+    if len(parts) == 1:
+        # What lies within a message can't be written to, as executors may, nor need it be aligned.
+        return {name: array if array.flags.writeable else array.copy() for name, array in parts[0].items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

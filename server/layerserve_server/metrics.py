@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import Metric
 from prometheus_client.exposition import start_http_server
+from prometheus_client.registry import Collector
+
+from layerserve_server.distributions import Distribution, Distributions
+from layerserve_server.transport.call import Ended
 
 #: From a small network's 100 microseconds to a large batch's seconds, each about 2.5 times the one before.
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -22,9 +27,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._tellers = Tellers(self.registry)
         self._close: Callable[[], None] = lambda: None
         # Looking a child up by its labels costs more than counting: what every call needs is kept at hand.
-        self._ended: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
+        self._ended: dict[tuple[str, str, str, str], tuple[Counter, Distribution]] = {}
         self._open: dict[str, Gauge] = {}
 
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
@@ -33,8 +39,8 @@ class Metrics:
         def gauge(name: str, text: str, labels: tuple[str, ...]) -> Gauge:
             return Gauge(f"layerserve_{name}", text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"layerserve_{name}", text, labels, buckets=buckets, registry=self.registry)
+        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Distributions:
+            return Distributions(f"layerserve_{name}", text, labels, buckets, self.registry)
 
         self._requests = counter(
             "requests",
@@ -67,27 +73,39 @@ class Metrics:
 
     # ---- calls (transport.call.Observer)
 
-    def call_began(self, method: str) -> None:
-        """A call came in."""
+    def calls_began(self, method: str, count: int) -> None:
+        """So many calls came in."""
+        self._calls_open(method).inc(count)
+
+    def calls_ended(self, calls: Sequence[Ended]) -> None:
+        """These calls were answered."""
+        # Those of one method, model and status, as nearly all are, count together.
+        alike: dict[tuple[str, str, str, str], list[float]] = {}
+        for call in calls:
+            alike.setdefault(call[:4], []).append(call.seconds)
+        for key, seconds in alike.items():
+            method, model, version, status = key
+            self._calls_open(method).dec(len(seconds))
+            kept = self._ended.get(key)
+            if kept is None:
+                name = _short(method)
+                kept = self._requests.labels(name, model, version, status), self._request_seconds.labels(name, model)
+                self._ended[key] = kept
+            answered, request_seconds = kept
+            answered.inc(len(seconds))
+            request_seconds.observe(seconds)
+            if status != "OK":
+                self._errors.labels(_short(method), model, version, status).inc(len(seconds))
+
+    def before_reading(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` whenever somebody looks, before anything is read."""
+        self._tellers.add(tell)
+
+    def _calls_open(self, method: str) -> Gauge:
         gauge = self._open.get(method)
         if gauge is None:
             gauge = self._open[method] = self._in_flight.labels(_short(method))
-        gauge.inc()
-
-    def call_ended(self, method: str, model: str, version: str, status: str, seconds: float) -> None:
-        """A call was answered."""
-        self._open[method].dec()
-        key = method, model, version, status
-        kept = self._ended.get(key)
-        if kept is None:
-            name = _short(method)
-            kept = self._requests.labels(name, model, version, status), self._request_seconds.labels(name, model)
-            self._ended[key] = kept
-        answered, request_seconds = kept
-        answered.inc()
-        request_seconds.observe(seconds)
-        if status != "OK":
-            self._errors.labels(_short(method), model, version, status).inc()
+        return gauge
 
     # ---- batches
 
@@ -112,7 +130,7 @@ class Metrics:
         """A version became ready."""
         self._loaded.labels(model, str(version)).set(1)
         self._loads.labels(model).inc()
-        self._load_seconds.labels(model).observe(seconds)
+        self._load_seconds.labels(model).observe((seconds,))
 
     def version_failed(self, model: str, version: int) -> None:
         """A version could not be loaded."""
@@ -160,11 +178,34 @@ class Metrics:
         self._close()
 
 
+class Tellers(Collector):
+    """What has something to tell before a registry is read. The first of its collectors, with no metric of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._tellers: list[Callable[[], None]] = []
+        registry.register(self)
+
+    def add(self, tell: Callable[[], None]) -> None:
+        """One more."""
+        self._tellers.append(tell)
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry, when somebody looks."""
+        for tell in self._tellers:
+            tell()
+        return ()
+
+
 class LaneMetrics:
     """The metrics of one lane, with their labels looked up once."""
 
     def __init__(
-        self, rows: Counter, requests: Counter, batch_rows: Histogram, seconds: Histogram, queue_seconds: Histogram
+        self,
+        rows: Counter,
+        requests: Counter,
+        batch_rows: Distribution,
+        seconds: Distribution,
+        queue_seconds: Distribution,
     ) -> None:
         self._rows = rows
         self._requests = requests
@@ -176,11 +217,11 @@ class LaneMetrics:
         """A batch ran."""
         self._rows.inc(rows)
         self._requests.inc(requests)
-        self._batch_rows.observe(rows)
-        self._seconds.observe(seconds)
+        self._batch_rows.observe((rows,))
+        self._seconds.observe((seconds,))
 
-    def request_waited(self, seconds: float) -> None:
-        """A request's first batch began `seconds` after it came."""
+    def requests_waited(self, seconds: Sequence[float]) -> None:
+        """The first batches of some requests began so many seconds after they came."""
         self._queue_seconds.observe(seconds)
 
 

@@ -29,7 +29,7 @@ class Observer:
     def batch_ran(self, rows, requests, seconds):
         self.batches.append((rows, requests))
 
-    def request_waited(self, seconds):
+    def requests_waited(self, seconds):
         pass
 
 
@@ -66,10 +66,10 @@ def make():
         lane.close()
 
 
-def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1, how=0):
+def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1, here=False):
     """Submits rows that begin with `values`; gives the request and a future of its results.
 
-    `how`: 0 in the lane's thread; 1 in this one; 2 in this one, or in another that is lent.
+    They run in the lane's thread, or `here`.
     """
     future: Future = Future()
 
@@ -81,11 +81,9 @@ def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1, 
 
     x = np.repeat(np.asarray(values, np.float64)[:, None], width, axis=1)
     pending = Pending(outputs, {"x": x}, len(values), joinable, done, deadline)
-    if how == 0:
+    if not here:
         lane.submit(pending)
     else:
-        if how == 2:
-            pending.lend = lambda work: threading.Thread(target=work).start() is None
         lane.put(pending)
         lane.run()
     return pending, future
@@ -297,29 +295,6 @@ def test_only_a_quick_model_runs_where_a_burst_was_taken(make):
     assert [thread is here for thread in threads] == [False, True, True, False]
 
 
-def test_the_lead_goes_to_a_thread_that_waits(make):
-    doubler, lane, _, first = held(make, max_batch_rows=1)
-    lent = []
-
-    def lend(work):
-        lent.append(work)
-        return len(lent) > 1
-
-    futures = [wait_here(lane, [value], lane.run, lend=lend) for value in (2, 3)]
-    doubler.gate.set()
-    assert column(first) == [2]
-    # The first one that was asked waits no more.
-    while len(lent) < 2:
-        time.sleep(0.001)
-    assert not any(future.done() for future in futures)
-    lent[1]()
-    assert column(futures[0]) == [4]
-    while len(lent) < 3:
-        time.sleep(0.001)
-    lent[2]()
-    assert column(futures[1]) == [6]
-
-
 def test_nobody_has_to_run_batches_for_others_for_ever(make):
     """Each batch brings the next request, as a busy stream does."""
     threads = []
@@ -405,7 +380,7 @@ def test_every_reply_has_its_own_rows(seed, max_batch_rows, sizes):
             first = number * 10_000 + turn * 1000
             expected = np.arange(first, first + rows, dtype=np.float64)
             outputs = choose.choice([("y",), ("z",), ("y", "z")])
-            pending, future = ask(lane, expected, outputs=outputs, how=number % 3)
+            pending, future = ask(lane, expected, outputs=outputs, here=number % 2 == 1)
             if choose.random() < 0.2:
                 pending.cancel()
             try:

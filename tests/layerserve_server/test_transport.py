@@ -2,8 +2,8 @@
 
 import sys
 import threading
-import time
 from importlib.util import find_spec
+from unittest import mock
 
 import grpc
 import pytest
@@ -11,12 +11,22 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from layerserve.errors import from_status
 from layerserve_server.errors import BusyError, InvalidRequestError
+from layerserve_server.transport import polling
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, Limits
 from layerserve_server.transport.native import NativeServer, NativeUnavailableError
 
+
+class ThreadedServer(GrpcioServer):
+    """On a release of grpcio whose inside is unknown."""
+
+    def start(self):
+        with mock.patch.object(polling, "INTERNALS", ("_unheard_of",)):
+            super().start()
+
+
 needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed")
-SERVERS = [GrpcioServer, pytest.param(NativeServer, marks=needs_native)]
+SERVERS = [GrpcioServer, ThreadedServer, pytest.param(NativeServer, marks=needs_native)]
 
 ECHO = "/test.v1.Echo/"
 
@@ -26,12 +36,15 @@ class Observer:
         self.ended = []
         self.changed = threading.Condition()
 
-    def call_began(self, method):
+    def calls_began(self, method, count):
         pass
 
-    def call_ended(self, method, model, version, status, seconds):
+    def before_reading(self, tell):
+        pass
+
+    def calls_ended(self, calls):
         with self.changed:
-            self.ended.append((method.removeprefix(ECHO), model, status))
+            self.ended += [(call.method.removeprefix(ECHO), call.model, call.status) for call in calls]
             self.changed.notify_all()
 
     def wait_for(self, entry):
@@ -306,27 +319,6 @@ def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve):
     assert call(channel, "slow") != b"native"
 
 
-def test_a_waiting_thread_can_be_lent_until_it_has_its_answer(serve):
-    echo, _, server, _ = serve()
-    held = []
-    echo.hang = held.append
-    server = type(server)(echo.routes(), Observer(), Limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        future = channel.unary_unary(ECHO + "hang").future(b"", timeout=30)
-        while not held:
-            time.sleep(0.001)
-        (waiting,) = held
-        if waiting.lend is not None:
-            ran = threading.Event()
-            assert waiting.lend(ran.set)
-            assert ran.wait(30)
-        waiting.reply(lambda: b"answer")
-        assert future.result() == b"answer"
-    server.stop(0)
-    assert waiting.lend is None or not waiting.lend(lambda: None)
-
-
 @needs_native
 def test_the_native_transport_refuses_tls(tmp_path):
     with pytest.raises(NativeUnavailableError, match="has no TLS"):
@@ -339,3 +331,44 @@ def test_a_missing_extension_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     with pytest.raises(NativeUnavailableError, match=r"pip install 'layerserve\[fast\]'"):
         NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+
+
+def test_an_unknown_release_of_grpcio_is_told(caplog):
+    server = ThreadedServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+    server.start()
+    server.stop(0)
+    assert "has no _unheard_of" in caplog.text
+
+
+def test_a_caller_that_sends_nothing_is_told():
+    """Only a client that isn't grpcio's own does: here one message too few on a call of another kind."""
+    echo = Echo()
+    server = GrpcioServer(echo.routes(), Observer(), Limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        replies = channel.stream_stream(ECHO + "echo")(iter(()), timeout=30)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(replies)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert call(channel, "echo") == b"x"
+    server.stop(0)
+
+
+def test_bursts_are_answered_whole_while_callers_come_and_go(serve):
+    """Many calls at once from several connections, of which some are cancelled: each gets its own answer."""
+    _, _, server, _ = serve(max_message_bytes=10_000)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) for _ in range(4)]
+    for _ in range(5):
+        futures = [
+            (number, channels[number % 4].unary_unary(ECHO + ("later", "echo")[number % 2]).future(b"%d" % number))
+            for number in range(80)
+        ]
+        for number, future in futures:
+            if number % 7 == 0:
+                future.cancel()
+        for number, future in futures:
+            if number % 7:
+                assert future.result(30) == b"%d" % number
+    for channel in channels:
+        channel.close()

@@ -125,6 +125,8 @@ class Repository:
         self._observer = observer
         self._models: dict[str, dict[int, Entry]] = {}
         self._labels: dict[str, dict[str, int]] = {}
+        #: What requests asked for since something last changed, and what they got: replaced with each change.
+        self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
@@ -155,8 +157,16 @@ class Repository:
 
     def lease_loaded(self, name: str, version: int | None = None, label: str | None = None) -> Lease | None:
         """As `lease`, but in no time: None where the version would have to be loaded first."""
-        loaded = self._entry(name, version, label).loaded
-        return loaded.lease() if loaded is not None else None
+        chosen = self._chosen
+        loaded = chosen.get((name, version, label))
+        lease = loaded.lease() if loaded is not None else None
+        if lease is None:
+            loaded = self._entry(name, version, label).loaded
+            lease = loaded.lease() if loaded is not None else None
+            if loaded is not None and lease is not None:
+                # Not into a newer map: what was chosen may have changed meanwhile.
+                chosen[name, version, label] = loaded
+        return lease
 
     def describe(self, name: str = "") -> list[Description]:
         """All versions, or those of one model, by name, then newest first. An unknown model has none."""
@@ -254,7 +264,7 @@ class Repository:
         """Retires every version."""
         with self._lock:
             loaded = [e.loaded for entries in self._models.values() for e in entries.values() if e.loaded]
-            self._models = {}
+            self._models, self._chosen = {}, {}
         for version in loaded:
             version.retire()
 
@@ -350,6 +360,7 @@ class Repository:
             self._labels[name] = publishing.read_labels(self._root / name)
         self._models = {name: entries for name, entries in self._models.items() if entries}
         self._sighted = {key: one.fingerprint for key, one in found.items()}
+        self._chosen = {}
 
     def _refuse(self, entry: Entry, one: FoundVersion) -> None:
         """There is something that can't be taken. What is loaded goes on being served."""
@@ -391,6 +402,7 @@ class Repository:
             with self._lock:
                 if entry.loaded is None:
                     entry.state, entry.reason = State.LOADING, ""
+                    self._chosen = {}
             try:
                 loaded = self._read(found)
             except Exception as error:
@@ -399,6 +411,7 @@ class Repository:
             with self._lock:
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.state, entry.reason = found.fingerprint, State.READY, ""
+                self._chosen = {}
                 gone = self._models.get(found.name, {}).get(found.version) is not entry
         seconds = time.monotonic() - began
         self._observer.version_loaded(found.name, found.version, seconds)
@@ -417,6 +430,7 @@ class Repository:
         self._observer.version_failed(found.name, found.version)
         with self._lock:
             entry.tried = found.fingerprint
+            self._chosen = {}
             if entry.loaded is None:
                 entry.state, entry.reason = State.FAILED, reason
             else:
@@ -473,7 +487,7 @@ class Repository:
 
     def _unload(self, entry: Entry) -> None:
         loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
-        entry.tried = layout.NOTHING
+        entry.tried, self._chosen = layout.NOTHING, {}
         if loaded is not None:
             entry.state = State.UNLOADING
             loaded.retire()

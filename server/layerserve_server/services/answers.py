@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
@@ -89,12 +90,12 @@ class StreamedCall:
     """One request of a stream (see transport.call.Call)."""
 
     deadline = None
-    lend = None
 
     def __init__(self, answers: Answers, stream: Stream, message: prediction_pb2.PredictRequest) -> None:
         self._answers = answers
         self._stream = stream
         self.message = message
+        self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
 
     @property

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from layerserve.v1 import prediction_pb2
 
 from layerserve_server.admission import Admission
-from layerserve_server.batching import Lane, Pending
+from layerserve_server.batching import Arrays, Lane, Pending
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
 from layerserve_server.services.answers import Answers
 from layerserve_server.services.messages import choice, parse
+from layerserve_server.services.pattern import Pattern, Patterns
 from layerserve_server.services.reply import ReplyForm
 from layerserve_server.services.request import RequestForm
 from layerserve_server.transport.call import Call, Routes, Stream
+
+#: Larger messages are read in another thread than the one that takes the calls, unless they need no reading.
+LONG_BYTES = 1 << 20
 
 SERVICE = "/layerserve.v1.PredictionService/"
 
@@ -37,6 +41,7 @@ class PredictionService:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
+        self._patterns = Patterns()
 
     def routes(self) -> Routes:
         """Its methods."""
@@ -48,13 +53,18 @@ class PredictionService:
 
     def predict(self, call: Call) -> None:
         """Puts the request's rows into the version's lane. The reply comes from there."""
-        request = parse(prediction_pb2.PredictRequest, call.request)
-
-        def run(lane: Lane) -> None:
-            # Where no thread waits for this call, the one that took it has others to take.
-            call.afterwards(lane.run_if_quick if call.lend is None else lane.run)
-
-        self._start(call, request, run)
+        pattern = self._patterns.find(call.request)
+        if pattern is not None:
+            held = self._repository.lease_loaded(*pattern.choice)
+            if held is not None:
+                lane = _put_known(call, pattern, held)
+                if lane is not None:
+                    call.afterwards(lane.run_if_quick)
+                    return
+        if len(call.request) > LONG_BYTES:
+            call.may_block(lambda: self._read(call))
+        else:
+            self._read(call)
 
     def predict_stream(self, stream: Stream) -> Iterator[bytes]:
         """Many requests, answered as they finish."""
@@ -71,6 +81,12 @@ class PredictionService:
         threading.Thread(target=read, name="predict stream", daemon=True).start()
         yield from answers
 
+    def _read(self, call: Call) -> None:
+        """Reads a request that is like none before it."""
+        request = parse(prediction_pb2.PredictRequest, call.request)
+        self._patterns.learn(call.request, request, choice(request.model))
+        self._start(call, request, lambda lane: call.afterwards(lane.run_if_quick))
+
     def _start(self, call: Call, request: prediction_pb2.PredictRequest, run: Callable[[Lane], None]) -> None:
         name, version, label = choice(request.model)
         held = self._repository.lease_loaded(name, version, label)
@@ -85,40 +101,70 @@ def _put(call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> Lan
     version = held.version
     try:
         call.about(version.name, version.version)
-        outputs = tuple(request.outputs)
-        selection = version.execution.kept(outputs, lambda: _selection(version, outputs))
+        selection = _selection(version, tuple(request.outputs))
         admitted = selection.request.read(request.inputs)
-
-        def answer(pending: Pending) -> None:
-            held.end()
-            results = pending.results
-            if results is None:
-                call.fail(pending.error or RuntimeError("a request ended without results or error"))
-            else:
-                call.reply(lambda: selection.reply.fill(results, request.id))
-
-        pending = Pending(
-            outputs=selection.computed,
-            arrays=admitted.arrays,
-            rows=admitted.rows,
-            joinable=selection.admission.joinable,
-            done=answer,
-            deadline=call.deadline,
-            priority=request.priority,
-            group=selection.admission.group,
-            lend=call.lend,
-        )
-        if request.max_queue_ms:
-            pending.give_up = pending.arrived + request.max_queue_ms / 1000
-        version.lane.put(pending)
+        pending = _pending(call, held, selection, admitted.arrays, admitted.rows, request.id)
+        return _queue(call, pending, version.lane, request.priority, request.max_queue_ms)
     except BaseException:
         held.end()
         raise
+
+
+def _put_known(call: Call, pattern: Pattern, held: Lease) -> Lane | None:
+    """As `_put`, for a request of a known pattern; None where its arrays must be read the long way."""
+    version = held.version
+    try:
+        selection = _selection(version, pattern.outputs)
+        layouts = selection.request.layouts(pattern)
+        if layouts is None:
+            held.end()
+            return None
+        call.about(version.name, version.version)
+        message = call.request
+        arrays = {layout.name: layout.read(message) for layout in layouts}
+        pending = _pending(call, held, selection, arrays, layouts[0].shape[0], pattern.id(message))
+        return _queue(call, pending, version.lane, pattern.priority, pattern.max_queue_ms)
+    except BaseException:
+        held.end()
+        raise
+
+
+def _pending(call: Call, held: Lease, selection: Selection, arrays: Arrays, rows: int, id: str) -> Pending:
+    def answer(pending: Pending) -> None:
+        held.end()
+        results = pending.results
+        if results is None:
+            call.fail(pending.error or RuntimeError("a request ended without results or error"))
+        else:
+            call.reply(lambda: selection.reply.fill(results, id))
+
+    admission = selection.admission
+    return Pending(
+        outputs=selection.computed,
+        arrays=arrays,
+        rows=rows,
+        joinable=admission.joinable,
+        done=answer,
+        deadline=call.deadline,
+        group=admission.group,
+        arrived=call.arrived,
+    )
+
+
+def _queue(call: Call, pending: Pending, lane: Lane, priority: int, max_queue_ms: int) -> Lane:
+    pending.priority = priority
+    if max_queue_ms:
+        pending.give_up = pending.arrived + max_queue_ms / 1000
+    lane.put(pending)
     call.on_gone(pending.cancel)
-    return version.lane
+    return lane
 
 
 def _selection(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
+    return version.execution.kept(outputs, lambda: _make_selection(version, outputs))
+
+
+def _make_selection(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
     plan = version.execution.plan(outputs)
     names = outputs or tuple(spec.name for spec in version.model.output_specs)
     computed = tuple(dict.fromkeys(names))

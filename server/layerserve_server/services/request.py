@@ -12,9 +12,14 @@ from layerserve.v1 import tensor_pb2
 from layerserve_server.admission import Admission, Admitted
 from layerserve_server.execution import Array
 from layerserve_server.services.messages import decode
+from layerserve_server.services.pattern import Layout, Pattern
 
 #: Types whose bytes on the wire are an array as they are, whatever they hold.
 PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}
+
+
+#: Patterns whose layouts are kept.
+MAX_KEPT = 2048
 
 
 class RequestForm:
@@ -23,29 +28,56 @@ class RequestForm:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         #: By name: the type in both spellings, the shape without rows, and the bytes of a row.
-        self._layout: dict[str, tuple[int, np.dtype[np.generic], tuple[int, ...], int]] = {}
+        self._inputs: dict[str, tuple[int, np.dtype[np.generic], tuple[int, ...], int]] = {}
+        self._layouts: dict[Pattern, tuple[Layout, ...] | None] = {}
         if admission.group is None or any(spec.dtype not in PLAIN for spec in admission.inputs):
             return
         for spec in admission.inputs:
             row = tuple(length for length in spec.shape[1:] if length is not None)
             dtype = PLAIN[spec.dtype]
             entry = tensors.dtype_enum(spec.dtype), dtype, row, prod(row) * dtype.itemsize
-            self._layout[spec.name] = entry
+            self._inputs[spec.name] = entry
             if len(admission.model_inputs) == 1:
-                self._layout[""] = entry
+                self._inputs[""] = entry
         self._count = len(admission.inputs)
 
     def read(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted:
         """The arrays that the model gets. Raises an InvalidRequestError."""
-        admitted = self._read_in_place(given) if self._layout else None
+        admitted = self._read_in_place(given) if self._inputs else None
         return admitted or self._admission.admit([(tensor.name, decode(tensor)) for tensor in given])
+
+    def layouts(self, pattern: Pattern) -> tuple[Layout, ...] | None:
+        """Where the arrays lie of requests of a pattern; None where they don't lie as the model takes them."""
+        try:
+            return self._layouts[pattern]
+        except KeyError:
+            if len(self._layouts) >= MAX_KEPT:
+                self._layouts = {}
+            found = self._layouts[pattern] = self._find_layouts(pattern) if self._inputs else None
+            return found
+
+    def _find_layouts(self, pattern: Pattern) -> tuple[Layout, ...] | None:
+        found: dict[str, Layout] = {}
+        for tensor in pattern.tensors:
+            entry = self._inputs.get(tensor.name)
+            if entry is None:
+                return None
+            enum, dtype, row, row_bytes = entry
+            shape, (start, stop) = tensor.shape, tensor.data
+            if tensor.dtype != enum or not shape or shape[1:] != row or shape[0] < 1:
+                return None
+            if stop - start != shape[0] * row_bytes or any(other.shape[0] != shape[0] for other in found.values()):
+                return None
+            name = tensor.name or self._admission.model_inputs[0].name
+            found[name] = Layout(name, dtype, shape, prod(shape), start)
+        return tuple(found.values()) if len(found) == len(pattern.tensors) == self._count else None
 
     def _read_in_place(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted | None:
         """None for anything unusual: rightly or wrongly so, the long way finds out."""
         arrays: dict[str, Array] = {}
         rows = 0
         for tensor in given:
-            entry = self._layout.get(tensor.name)
+            entry = self._inputs.get(tensor.name)
             shape = tuple(tensor.shape)
             if entry is None or not shape:
                 return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 
 class Call(Protocol):
@@ -21,6 +21,10 @@ class Call(Protocol):
     @property
     def request(self) -> bytes:
         """The request message."""
+
+    @property
+    def arrived(self) -> float:
+        """When it came, on the clock of `time.monotonic`, in seconds."""
 
     @property
     def deadline(self) -> float | None:
@@ -46,13 +50,6 @@ class Call(Protocol):
 
     def may_block(self, work: Callable[[], None]) -> None:
         """Runs `work` in a thread that may be kept; an error in it is the call's."""
-
-    @property
-    def lend(self) -> Callable[[Callable[[], None]], bool] | None:
-        """Runs work in the thread that waits for this call's answer; gives False where it waits no more.
-
-        None where no thread waits: then the one that took the call must soon be free to take others.
-        """
 
 
 class Stream(Protocol):
@@ -85,7 +82,8 @@ class Routes:
     """Which handler answers which method, by full name."""
 
     unary: dict[str, Handler] = field(default_factory=dict)
-    #: Methods of `unary` whose handlers return at once, but for what they run by `Call.may_block`.
+    #: Methods of `unary` whose handlers return at once, but for what they run by `Call.may_block`. A transport may run
+    #: them in the thread that takes the calls.
     prompt: set[str] = field(default_factory=set)
     server_streams: dict[str, StreamHandler] = field(default_factory=dict)
     both_streams: dict[str, StreamHandler] = field(default_factory=dict)
@@ -103,11 +101,24 @@ class Routes:
         return sorted({method.split("/")[1] for method in methods})
 
 
+class Ended(NamedTuple):
+    """A call that was answered, `seconds` after it came. `status` is a gRPC status name, such as "NOT_FOUND"."""
+
+    method: str
+    model: str
+    version: str
+    status: str
+    seconds: float
+
+
 class Observer(Protocol):
-    """What is told about calls: metrics."""
+    """What is told about calls: metrics. Many at a time, as telling costs more than a call of it is worth."""
 
-    def call_began(self, method: str) -> None:
-        """A call came in."""
+    def calls_began(self, method: str, count: int) -> None:
+        """So many calls of a method came in."""
 
-    def call_ended(self, method: str, model: str, version: str, status: str, seconds: float) -> None:
-        """A call was answered, `seconds` after it came. `status` is a gRPC status name, such as "NOT_FOUND"."""
+    def calls_ended(self, calls: Sequence[Ended]) -> None:
+        """These were answered."""
+
+    def before_reading(self, tell: Callable[[], None]) -> None:
+        """`tell` is called before somebody reads what was told, so that what has yet to be told is."""

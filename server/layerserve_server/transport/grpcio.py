@@ -1,14 +1,14 @@
-"""The reference transport: grpcio's server, with a pool of threads for unary calls and another for streams."""
+"""The reference transport: grpcio's server, with prompt calls answered where they are polled, and pools of threads."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -16,16 +16,15 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from layerserve_server.errors import BusyError, CallCancelledError, DeadlinePassedError
-from layerserve_server.transport.call import Handler, Observer, Routes, StreamHandler
+from layerserve_server.transport.burst import GONE, LATE, Bursts
+from layerserve_server.transport.call import Ended, Handler, Observer, Routes, StreamHandler
+from layerserve_server.transport.polling import FOREVER_SECONDS, OtherInternalsError, Poller
 from layerserve_server.transport.status import failure
+
+logger = logging.getLogger(__name__)
 
 #: Streams that grpcio may start beyond the limit, so that they can be refused instead of waiting for a thread.
 SPARE_STREAM_THREADS = 8
-
-GONE = "the caller has gone"
-LATE = "the deadline passed before the answer was there"
-#: More than any caller means, in seconds.
-FOREVER_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,8 @@ class GrpcioServer:
             maximum_concurrent_rpcs=limits.max_calls,
         )
         self._services = routes.services()
+        self._bursts = Bursts(observer, max_calls=limits.max_calls, max_message_bytes=limits.max_message_bytes)
+        self._prompt = {method: routes.unary[method] for method in routes.prompt}
         self._server.add_generic_rpc_handlers((_RouteTable(self._handlers(routes)),))
         self._health_pool = ThreadPoolExecutor(1, "health")
         self._health = health.HealthServicer()
@@ -85,7 +86,11 @@ class GrpcioServer:
 
     def start(self) -> None:
         """Starts to take calls. Health stays NOT_SERVING until `set_serving`."""
-        self._server.start()
+        try:
+            Poller(self._server, self._prompt, self._bursts).start()
+        except OtherInternalsError as error:
+            logger.warning("small models are answered more slowly than they could be: %s", error)
+            self._server.start()
 
     def set_serving(self, serving: bool) -> None:
         """Sets what health says, for each service and overall."""
@@ -100,6 +105,7 @@ class GrpcioServer:
         stopped = self._server.stop(grace)
         self._closing.close()
         stopped.wait()
+        self._bursts.close()
         for pool in (self._unary_pool, self._stream_pool, self._health_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -218,7 +224,7 @@ def address(host: str, port: int) -> str:
 
 
 class GrpcioCall:
-    """A unary call whose grpcio thread waits for the answer, and works meanwhile (see transport.call.Call)."""
+    """A unary call whose grpcio thread waits for the answer (see transport.call.Call)."""
 
     def __init__(self, method: str, request: bytes, context: grpc.ServicerContext) -> None:
         self.method = method
@@ -226,15 +232,13 @@ class GrpcioCall:
         self.model = ""
         self.version = ""
         self._context = context
-        #: What the waiting thread has to do; None: nothing more, the answer is there.
-        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._lending = threading.Lock()
-        self._waits = True
+        self._answered = threading.Event()
         self._encode: Callable[[], bytes] | None = None
         self._error: Exception | None = None
+        self.arrived = time.monotonic()
         remaining = context.time_remaining()
         # Without a deadline grpcio gives None, or the centuries left until the end of its clock.
-        self.deadline = None if remaining is None or remaining > FOREVER_SECONDS else time.monotonic() + remaining
+        self.deadline = None if remaining is None or remaining > FOREVER_SECONDS else self.arrived + remaining
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         def gone() -> None:
@@ -249,12 +253,12 @@ class GrpcioCall:
     def reply(self, encode: Callable[[], bytes]) -> None:
         if self._error is None:
             self._encode = encode
-            self._work.put(None)
+            self._answered.set()
 
     def fail(self, error: Exception) -> None:
         if self._encode is None and self._error is None:
             self._error = error
-            self._work.put(None)
+            self._answered.set()
 
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
@@ -265,22 +269,9 @@ class GrpcioCall:
     def may_block(self, work: Callable[[], None]) -> None:
         work()
 
-    def lend(self, work: Callable[[], None]) -> bool:
-        with self._lending:
-            if self._waits:
-                self._work.put(work)
-            return self._waits
-
     def wait(self) -> bytes:
         """Waits for the answer and encodes it. Raises the error that it is."""
-        while (work := self._work.get()) is not None:
-            work()
-        with self._lending:
-            self._waits = False
-        # What was lent while the answer came is nobody else's.
-        while not self._work.empty():
-            if (work := self._work.get()) is not None:
-                work()
+        self._answered.wait()
         if self._encode is not None:
             return self._encode()
         raise self._error or CallCancelledError(GONE)
@@ -355,7 +346,7 @@ class _Observed:
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
-        self._observer.call_began(self._call.method)
+        self._observer.calls_began(self._call.method, 1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         call = self._call
@@ -365,7 +356,8 @@ class _Observed:
             return
         wire = failure(error, call.method) if error is not None else None
         status = wire.code.name if wire else "OK"
-        self._observer.call_ended(call.method, call.model, call.version, status, time.perf_counter() - self._began)
+        seconds = time.perf_counter() - self._began
+        self._observer.calls_ended((Ended(call.method, call.model, call.version, status, seconds),))
         if wire is not None and kind is not GeneratorExit:
             self._context.set_trailing_metadata(wire.metadata)
             self._context.abort(wire.code, wire.text)

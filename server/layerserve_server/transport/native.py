@@ -13,32 +13,23 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
-from layerserve_server.errors import (
-    BusyError,
-    CallCancelledError,
-    DeadlinePassedError,
-    TooLargeError,
-    UnavailableError,
-)
+from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
 from layerserve_server.transport.call import Handler, Observer, Routes
-from layerserve_server.transport.grpcio import FOREVER_SECONDS, GONE, LATE, GrpcioServer, Limits, address
-from layerserve_server.transport.status import failure
+from layerserve_server.transport.grpcio import GrpcioServer, Limits, address
+from layerserve_server.transport.polling import FOREVER_SECONDS
+from layerserve_server.transport.status import Failure
 
 logger = logging.getLogger(__name__)
 
-#: Calls taken at once. More would let the first of them wait for the parsing of the last.
-MAX_BURST = 256
-#: Threads for calls that have to wait for something, such as a version that is read from disk.
-BLOCKING_THREADS = 8
 #: Time between two looks whether all calls have ended, while stopping, in seconds.
 LOOK_SECONDS = 0.01
+#: Time that the front has to pass on what came from behind it, in seconds.
+PASS_ON_SECONDS = 0.1
 
 
 class NativeUnavailableError(ValueError):
@@ -64,14 +55,11 @@ class NativeServer:
         if certificate is not None:
             raise NativeUnavailableError("transport 'native' has no TLS: take 'grpcio', or end TLS in front of it")
         self._event_call: int = native.EVENT_CALL
-        self._observer = observer
-        self._limits = limits
+        self._bursts = Bursts(observer, max_calls=limits.max_calls, max_message_bytes=limits.max_message_bytes)
         self._methods = sorted(routes.prompt)
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
+        #: Open calls by the front's number.
         self._calls: dict[int, NativeCall] = {}
-        self._stopping = False
-        self._burst: dict[Callable[[], None], None] = {}
-        self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
         try:
             self._front = native.NativeGrpcFront(
                 address(host, port),
@@ -103,138 +91,62 @@ class NativeServer:
     def stop(self, grace: float) -> None:
         """Takes no more calls, ends the streams, and gives calls under way `grace` seconds to finish."""
         end = time.monotonic() + grace
-        self._stopping = True
+        self._bursts.stopping = True
         self._behind.stop(grace)
-        while self._calls and time.monotonic() < end:
+        while self._bursts.open and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
+        if grace:
+            # The front has still to pass on how the streams behind it ended, and doesn't say when it has.
+            time.sleep(PASS_ON_SECONDS)
         self._front.close()
         if self._thread.is_alive():
             self._thread.join()
-        for call in list(self._calls.values()):
-            call.gone()
-        self._blocking.shutdown(wait=False, cancel_futures=True)
+        self._bursts.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _serve(self) -> None:
+        self._bursts.here()
         while (events := self._front.recv_batch_details(MAX_BURST)) is not None:
-            for event in events:
+            now = time.monotonic()
+            for kind, number, method, request, _, details in events:
                 try:
-                    self._take(*event)
+                    if kind == self._event_call:
+                        self._take(number, method, request, details[2] if details else None, now)
+                    elif (call := self._calls.get(number)) is not None:
+                        call.gone()
                 except Exception:
                     logger.exception("an event of the native front")
-            if self._burst:
-                works, self._burst = self._burst, {}
-                for work in works:
-                    try:
-                        work()
-                    except Exception:
-                        logger.exception("work for a burst of calls")
+            self._bursts.finish()
 
-    def _take(
-        self, kind: int, id: int, number: int, request: bytes | None, _: object, details: Sequence[Any] | None
+    def _take(self, number: int, method: int, request: bytes, remaining: float | None, now: float) -> None:
+        # Without a deadline the front gives None, or what a client means by none.
+        deadline = None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
+        call = NativeCall(self, self._methods[method], number, request, now, deadline)
+        self._calls[number] = call
+        self._bursts.take(call, self._handlers[method])
+
+
+class NativeCall(BurstCall):
+    """A call that came through the front."""
+
+    __slots__ = ("_number", "_server")
+
+    def __init__(
+        self, server: NativeServer, method: str, number: int, request: bytes, arrived: float, deadline: float | None
     ) -> None:
-        if kind != self._event_call or request is None:
-            call = self._calls.get(id)
-            if call is not None:
-                call.gone()
-            return
-        remaining = details[2] if details is not None else None
-        call = NativeCall(self, self._methods[number], id, request, remaining)
-        self._observer.call_began(call.method)
-        self._calls[id] = call
-        try:
-            self._check(request)
-            self._handlers[number](call)
-        except Exception as error:
-            call.fail(error)
-
-    def _check(self, request: bytes) -> None:
-        if len(request) > self._limits.max_message_bytes:
-            raise TooLargeError(f"got {len(request)} bytes, expected at most {self._limits.max_message_bytes}")
-        if self._stopping:
-            raise UnavailableError("the server is stopping")
-        if len(self._calls) > self._limits.max_calls:
-            raise BusyError(f"all {self._limits.max_calls} calls of this server are in use", retry_after=0.1)
-
-    # ---- for the calls
-
-    def _afterwards(self, work: Callable[[], None]) -> None:
-        if threading.current_thread() is self._thread:
-            self._burst[work] = None
-        else:
-            work()
-
-    def _end(self, call: NativeCall, status: str) -> bool:
-        """Whether the call is still to be answered: true once."""
-        if self._calls.pop(call.id, None) is None:
-            return False
-        seconds = time.perf_counter() - call.began
-        self._observer.call_ended(call.method, call.model, call.version, status, seconds)
-        return True
-
-
-class NativeCall:
-    """A unary call for which no thread waits (see transport.call.Call)."""
-
-    __slots__ = ("_gone", "_server", "began", "deadline", "id", "method", "model", "request", "version")
-
-    lend = None
-
-    def __init__(self, server: NativeServer, method: str, id: int, request: bytes, remaining: float | None) -> None:
+        super().__init__(server._bursts, method, request, arrived, deadline)
         self._server = server
-        self.method = method
-        self.id = id
-        self.request = request
-        self.model = ""
-        self.version = ""
-        self.began = time.perf_counter()
-        self.deadline = None if remaining is None or remaining > FOREVER_SECONDS else time.monotonic() + remaining
-        self._gone: Callable[[], None] | None = None
+        self._number = number
 
-    def on_gone(self, callback: Callable[[], None]) -> None:
-        self._gone = callback
-        if self.id not in self._server._calls:
-            callback()
+    def send(self, message: bytes) -> None:
+        self._server._calls.pop(self._number, None)
+        self._server._front.respond(self._number, message)
 
-    def reply(self, encode: Callable[[], bytes]) -> None:
-        try:
-            message = encode()
-        except Exception as error:
-            self.fail(error)
-            return
-        if self._server._end(self, "OK"):
-            self._server._front.respond(self.id, message)
-
-    def fail(self, error: Exception) -> None:
-        if self.id not in self._server._calls:
-            return
-        wire = failure(error, self.method)
-        if self._server._end(self, wire.code.name):
-            # The front keeps gRPC's own key for itself; the client looks for ours as well.
-            metadata = [(OWN_PUSHBACK_KEY if key == PUSHBACK_KEY else key, value) for key, value in wire.metadata]
-            self._server._front.fail(self.id, wire.code.value[0], wire.text, trailing_metadata=metadata)
-
-    def about(self, model: str, version: int) -> None:
-        self.model, self.version = model, str(version)
-
-    def afterwards(self, work: Callable[[], None]) -> None:
-        self._server._afterwards(work)
-
-    def may_block(self, work: Callable[[], None]) -> None:
-        def run() -> None:
-            try:
-                work()
-            except Exception as error:
-                self.fail(error)
-
-        self._server._blocking.submit(run)
-
-    def gone(self) -> None:
-        """The caller has cancelled, or its deadline has passed; the front tells it so by itself."""
-        late = self.deadline is not None and time.monotonic() >= self.deadline
-        self.fail(DeadlinePassedError(LATE) if late else CallCancelledError(GONE))
-        if self._gone is not None:
-            self._gone()
+    def send_failure(self, wire: Failure) -> None:
+        self._server._calls.pop(self._number, None)
+        # The front keeps gRPC's own key for itself; the client looks for ours as well.
+        metadata = [(OWN_PUSHBACK_KEY if key == PUSHBACK_KEY else key, value) for key, value in wire.metadata]
+        self._server._front.fail(self._number, wire.code.value[0], wire.text, trailing_metadata=metadata)
 
 
 def _load_extension() -> Any:

@@ -1,0 +1,208 @@
+"""Calls that one thread takes in bursts: what came together is handed to the handlers in one go.
+
+What the handlers left to do is done once for all of it, in the same thread, so a burst is a batch; and metrics are told
+once of all that a burst brought and ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from layerserve_server.errors import (
+    BusyError,
+    CallCancelledError,
+    DeadlinePassedError,
+    TooLargeError,
+    UnavailableError,
+)
+from layerserve_server.transport.call import Ended, Handler, Observer
+from layerserve_server.transport.status import Failure, failure
+
+logger = logging.getLogger(__name__)
+
+#: Calls taken at once. More would let the first of them wait for the parsing of the last.
+MAX_BURST = 256
+#: Threads for calls that have to wait for something, such as a version that is read from disk.
+BLOCKING_THREADS = 8
+
+GONE = "the caller has gone"
+LATE = "the deadline passed before the answer was there"
+
+
+class Bursts:
+    """The open calls of one thread that takes them, and what it has to do when a burst has been handed out."""
+
+    def __init__(self, observer: Observer, *, max_calls: int, max_message_bytes: int) -> None:
+        self._observer = observer
+        self._max_calls = max_calls
+        self._max_message_bytes = max_message_bytes
+        self._thread = 0
+        self._works: dict[Callable[[], None], None] = {}
+        self._began: dict[str, int] = {}
+        self._ended: deque[Ended] = deque()
+        self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
+        observer.before_reading(self.tell)
+        #: Calls that have no answer yet.
+        self.open: set[BurstCall] = set()
+        #: Whether no further calls are taken.
+        self.stopping = False
+
+    def here(self) -> None:
+        """Says that this is the thread that takes the calls."""
+        self._thread = threading.get_ident()
+
+    def take(self, call: BurstCall, handler: Handler) -> None:
+        """Hands a call to its handler."""
+        method = call.method
+        self._began[method] = self._began.get(method, 0) + 1
+        self.open.add(call)
+        try:
+            if len(call.request) > self._max_message_bytes:
+                raise TooLargeError(f"got {len(call.request)} bytes, expected at most {self._max_message_bytes}")
+            if self.stopping:
+                raise UnavailableError("the server is stopping")
+            if len(self.open) > self._max_calls:
+                raise BusyError(f"all {self._max_calls} calls of this server are in use", retry_after=0.1)
+            handler(call)
+        except Exception as error:
+            call.fail(error)
+
+    def finish(self) -> None:
+        """Does what the handlers of the burst left to do."""
+        if self._began:
+            began, self._began = self._began, {}
+            for method, count in began.items():
+                self._observer.calls_began(method, count)
+        if self._works:
+            works, self._works = self._works, {}
+            for work in works:
+                try:
+                    work()
+                except Exception:
+                    logger.exception("work for a burst of calls")
+        self.tell()
+
+    def tell(self) -> None:
+        """Tells the observer of calls that have ended."""
+        ended: list[Ended] = []
+        while self._ended:
+            try:
+                ended.append(self._ended.popleft())
+            except IndexError:
+                # Another thread tells as well, of what it took.
+                break
+        if ended:
+            self._observer.calls_ended(ended)
+
+    def afterwards(self, work: Callable[[], None]) -> None:
+        """See transport.call.Call."""
+        if threading.get_ident() == self._thread:
+            self._works[work] = None
+        else:
+            work()
+
+    def may_block(self, work: Callable[[], None]) -> None:
+        """Runs work in another thread."""
+        self._blocking.submit(work)
+
+    def ended(self, call: Ended) -> None:
+        """A call has its answer."""
+        if threading.get_ident() == self._thread:
+            self._ended.append(call)
+        else:
+            self._observer.calls_ended((call,))
+
+    def close(self) -> None:
+        """Ends the calls that are still open."""
+        for call in tuple(self.open):
+            call.gone()
+        self._blocking.shutdown(wait=False, cancel_futures=True)
+
+
+class BurstCall:
+    """A unary call for which no thread waits (see transport.call.Call)."""
+
+    __slots__ = ("_bursts", "_gone", "_once", "arrived", "deadline", "method", "model", "request", "version")
+
+    def __init__(self, bursts: Bursts, method: str, request: bytes, arrived: float, deadline: float | None) -> None:
+        self._bursts = bursts
+        self.method = method
+        self.request = request
+        self.arrived = arrived
+        self.deadline = deadline
+        self.model = ""
+        self.version = ""
+        self._gone: Callable[[], None] | None = None
+        # Taken by whoever answers: two threads can't both.
+        self._once = threading.Lock()
+
+    def send(self, message: bytes) -> None:
+        """Puts the answer on the wire. A transport's own."""
+        raise NotImplementedError
+
+    def send_failure(self, wire: Failure) -> None:
+        """Puts an error on the wire. A transport's own."""
+        raise NotImplementedError
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        self._gone = callback
+        if self._once.locked():
+            self._gone = None
+            callback()
+
+    def reply(self, encode: Callable[[], bytes]) -> None:
+        try:
+            message = encode()
+        except Exception as error:
+            self.fail(error)
+            return
+        if self._once.acquire(False):
+            self._end("OK")
+            self.send(message)
+            self._bursts.open.discard(self)
+
+    def fail(self, error: Exception) -> None:
+        if self._once.acquire(False):
+            wire = failure(error, self.method)
+            self._end(wire.code.name)
+            self.send_failure(wire)
+            self._bursts.open.discard(self)
+
+    def about(self, model: str, version: int) -> None:
+        self.model, self.version = model, str(version)
+
+    def afterwards(self, work: Callable[[], None]) -> None:
+        self._bursts.afterwards(work)
+
+    def may_block(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                self.fail(error)
+
+        self._bursts.may_block(run)
+
+    def gone(self) -> None:
+        """The caller has cancelled, or its deadline has passed."""
+        if self._once.acquire(False):
+            late = self.deadline is not None and time.monotonic() >= self.deadline
+            # Nobody hears it, but metrics.
+            wire = failure(DeadlinePassedError(LATE) if late else CallCancelledError(GONE), self.method)
+            callback = self._gone
+            self._end(wire.code.name)
+            self.send_failure(wire)
+            self._bursts.open.discard(self)
+            if callback is not None:
+                callback()
+
+    def _end(self, status: str) -> None:
+        # The callback refers to whoever answers, and that to this call: a circle that only the collector would undo.
+        self._gone = None
+        seconds = time.monotonic() - self.arrived
+        self._bursts.ended(Ended(self.method, self.model, self.version, status, seconds))
