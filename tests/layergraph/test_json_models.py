@@ -11,7 +11,8 @@ import keras
 import layergraph
 import numpy as np
 import pytest
-from layergraph.errors import ModelFileError, UnsafeFileError
+from layergraph.archive import ShardedWeights, open_archive
+from layergraph.errors import ModelFileError, UnsafeFileError, UnsupportedModelError
 from oracles import assert_close, perturb
 
 
@@ -57,11 +58,14 @@ def test_legacy_weights_are_told_by_what_they_hold(tmp_path: Path) -> None:
     check(tmp_path, stock)
 
 
-def write_shards(folder: Path, stock: Any, *, quantised: bool = False, trainable_first: bool = False) -> dict[str, Any]:
+def write_shards(
+    folder: Path, stock: Any, *, quantised: bool = False, trainable_first: bool = False, sort: bool = False
+) -> dict[str, Any]:
+    layers = sorted(stock.layers, key=lambda layer: layer.name) if sort else stock.layers
     if trainable_first:
         variables = [*stock.trainable_weights, *stock.non_trainable_weights]
     else:
-        variables = [v for layer in stock.layers for v in layer.weights]
+        variables = [v for layer in layers for v in layer.weights]
     data, weights = b"", []
     for variable in variables:
         value = np.asarray(keras.ops.convert_to_numpy(variable), "<f4")
@@ -90,6 +94,80 @@ def test_shards_give_keras_numbers(quantised: bool, trainable_first: bool, tmp_p
     stock = model()
     write_shards(tmp_path, stock, quantised=quantised, trainable_first=trainable_first)
     check(tmp_path, stock, 1e-3 if quantised else 1e-5)
+
+
+def many_of_a_kind() -> Any:
+    """Layers that only their names tell apart, some in a nested model."""
+    inner = keras.Sequential(
+        [keras.Input((6, 4)), keras.layers.Dense(4, name="inner"), keras.layers.Dense(4, name="a")], name="nest"
+    )
+    y = x = keras.Input((6, 4), name="x")
+    for index in range(12):
+        y = keras.layers.Dense(4, "tanh", name=f"dense_{index}")(y)
+    y = keras.layers.Bidirectional(keras.layers.LSTM(2, return_sequences=True), name="both")(inner(y))
+    made = keras.Model(x, keras.layers.Dense(4, name="dense")(y))
+    perturb(made)
+    return made
+
+
+def test_a_converter_writes_layers_by_the_alphabet(tmp_path: Path) -> None:
+    stock = many_of_a_kind()
+    write_shards(tmp_path, stock, sort=True)
+    check(tmp_path, stock)
+
+
+def test_layers_are_found_by_order_where_names_tell_nothing(tmp_path: Path) -> None:
+    stock = model()
+    whole = write_shards(tmp_path, stock, sort=True)
+    for entry in whole["weightsManifest"][0]["weights"]:
+        entry["name"] = "lost/" + entry["name"].rpartition("/")[2]
+    (tmp_path / "model.json").write_text(json.dumps(whole))
+    check(tmp_path, stock)
+
+
+def test_quantised_values_are_those_of_tensorflow_js(tmp_path: Path) -> None:
+    whole = write_shards(tmp_path, model(), quantised=True)
+    with open_archive(tmp_path) as archive:
+        assert isinstance(archive.weights, ShardedWeights)
+        data = b"".join((tmp_path / name).read_bytes() for name in whole["weightsManifest"][0]["paths"])
+        for array, entry in zip(archive.weights.arrays, whole["weightsManifest"][0]["weights"], strict=True):
+            stored = np.frombuffer(data, "<u2", int(np.prod(array.shape)), array.start).astype(float)
+            real = stored * entry["quantization"]["scale"] + entry["quantization"]["min"]
+            np.testing.assert_array_equal(array.read().ravel(), real.astype("float32"))
+
+
+def test_a_config_that_tensorflow_js_wrote_itself_is_read(tmp_path: Path) -> None:
+    stock = keras.Sequential([keras.Input((6, 4), name="x"), keras.layers.LSTM(3, recurrent_activation="hard_sigmoid")])
+    perturb(stock)
+    whole = write_shards(tmp_path, stock)
+    cell = {"units": 3, "activation": "tanh", "recurrent_activation": "hard_sigmoid", "unit_forget_bias": None}
+    layer = {"class_name": "LSTMCell", "config": cell}
+    first = {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 6, 4], "dtype": "float32", "name": "x"}}
+    rnn = {"class_name": "RNN", "config": {**cell, "name": "lstm", "trainable": True, "cell": layer}}
+    whole["modelTopology"] = {
+        "class_name": "Sequential",
+        "config": {"name": "s", "layers": [first, rnn]},
+        "keras_version": "tfjs-layers 4.22.0",
+        "backend": "tensor_flow.js",
+    }
+    (tmp_path / "model.json").write_text(json.dumps(whole))
+    kernel, recurrent, bias = (np.asarray(value, float) for value in stock.get_weights())
+    state = carry = np.zeros((2, 3))
+    for step in range(6):
+        gates = np.split(X[:, step] @ kernel + state @ recurrent + bias, 4, axis=1)
+        # Slope 1/5, as in Keras 2.
+        i, f, o = (np.clip(0.2 * gates[k] + 0.5, 0, 1) for k in (0, 1, 3))
+        carry = f * carry + i * np.tanh(gates[2])
+        state = o * np.tanh(carry)
+    result = next(iter(layergraph.load_model(tmp_path).plan().run({"x": X}).values()))
+    assert_close(result, state.astype("float32"), 1e-5)
+
+
+def test_a_graph_of_tensorflow_operations_is_told(tmp_path: Path) -> None:
+    whole = {"format": "graph-model", "modelTopology": {"node": []}, "weightsManifest": []}
+    (tmp_path / "model.json").write_text(json.dumps(whole))
+    with pytest.raises(UnsupportedModelError, match="graph-model"):
+        layergraph.load_model(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
 from layergraph.archive.shards import ShardedWeights
-from layergraph.errors import CorruptFileError
+from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
@@ -181,6 +181,10 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         return _joined(file, path, content, limits, resources)
     topology = whole["modelTopology"]
     topology = topology if isinstance(topology, dict) else {}
+    if whole.get("format") == "graph-model" or "node" in topology:
+        raise UnsupportedModelError(
+            path, "holds a graph of TensorFlow operations (graph-model), expected a layers-model"
+        )
     config = topology.get("model_config", topology)
     if not isinstance(config, dict):
         raise CorruptFileError(path, "modelTopology has no config of layers")

@@ -64,7 +64,9 @@ class ShardArray:
             raise CorruptFileError(self._path, f"array '{self.name[:80]}' is cut off")
         values = np.frombuffer(bytes(data), _DTYPES[self.stored_dtype]).reshape(self.shape)
         if self.scale is not None:
-            return (values.astype(np.float32) * self.scale + self.minimum).astype(_DTYPES[self.dtype])
+            # As TensorFlow.js does: in double precision, and integers are rounded.
+            real = values * self.scale + self.minimum
+            return (np.rint(real) if self.dtype == "int32" else real).astype(_DTYPES[self.dtype])
         return values.astype(_DTYPES[self.dtype])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from layergraph.config import keras1, keras2
+from layergraph.config import keras1, keras2, tfjs
 
 #: Stands for "whatever its value" in a table of ignored keys.
 ANY: Final = object()
@@ -168,6 +168,9 @@ KERAS2 = Generation(
         "LSTMV2": "LSTM",
         "GRUV1": "GRU",
         "GRUV2": "GRU",
+        # TensorFlow 1.13 to 2.0's previews.
+        "UnifiedLSTM": "LSTM",
+        "UnifiedGRU": "GRU",
     },
     renamed={"LeakyReLU": {"alpha": "negative_slope"}, "InputLayer": {"batch_input_shape": "batch_shape"}},
     # Where Keras 3 has other defaults, and early configs don't name the option.
@@ -186,6 +189,9 @@ KERAS2 = Generation(
 MULTI_BACKEND = replace(
     KERAS2, name="multi-backend Keras 2", rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}}
 )
+
+#: What TensorFlow.js writes itself; what its converter writes has the version of the Keras before it.
+TENSORFLOW_JS = replace(MULTI_BACKEND, name="TensorFlow.js", adapt=tfjs.adapt)
 
 #: Keras 1.0 to 1.2.
 KERAS1 = Generation(
@@ -208,6 +214,8 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
     """The generation that wrote a config; where it has no version, its shape tells."""
     if keras_version is not None:
         version = keras_version.strip()
+        if version.startswith("tfjs"):
+            return TENSORFLOW_JS
         if version.startswith(("0.", "1.")):
             return KERAS1
         if _MULTI_BACKEND.fullmatch(version):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from layergraph.archive import LegacyWeights, ModelArchive, ShardedWeights, StateTree, StoredArray
+from layergraph.archive import ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
 from layergraph.config.problems import Problems, brief_name
 from layergraph.errors import CorruptFileError
 from layergraph.functional.layer import Layer
@@ -25,6 +25,7 @@ from layergraph.saving.layouts import (
     variables_path,
 )
 from layergraph.saving.old_layouts import Origin, Stored, modern, origin_of
+from layergraph.saving.shard_owners import arrays_by_layer
 
 #: Kinds of numbers; a weight of one is never filled from another.
 _KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "bool"}
@@ -48,13 +49,15 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
             content = archive.asset(f"{path}/{name}")
             if content is not None:
                 layer.load_asset(name, content)
+    origin = origin_of(archive.keras_version, archive.backend)
     if isinstance(archive.weights, StateTree):
         matches = list(_by_path(model, order, archive.weights, problems))
-    elif isinstance(archive.weights, ShardedWeights):
-        matches = list(_in_one_row(model, order, archive.weights, problems))
+    elif not isinstance(archive.weights, ShardedWeights):
+        matches = list(_by_order(model, order, archive.weights.layers(), origin, problems))
+    elif (named := arrays_by_layer(model, order, archive.weights.arrays)) is not None:
+        matches = list(_by_order(model, order, named, origin, problems))
     else:
-        origin = origin_of(archive.keras_version, archive.backend)
-        matches = list(_by_order(model, order, archive.weights, origin, problems))
+        matches = list(_in_one_row(model, order, archive.weights, origin, problems))
     _compare(matches, problems)
     if problems:
         raise CorruptFileError(archive.path, list(problems.texts))
@@ -113,10 +116,13 @@ def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[St
 
 
 def _by_order(
-    model: Model, order: FileOrder, legacy: LegacyWeights, origin: Origin, problems: Problems
+    model: Model,
+    order: FileOrder,
+    stored: Mapping[str, Sequence[StoredArray | ShardArray]],
+    origin: Origin,
+    problems: Problems,
 ) -> Iterator[_Match]:
     """The legacy layout. Layers match by name where all names agree, otherwise by order alone: names may mislead."""
-    stored = legacy.layers()
     layers = [layer for layer in layers_of(model, order) if depth_first(layer, order)]
     by_name = {layer.name: layer for layer in layers}
     if by_name.keys() != stored.keys() and len(layers) != len(stored):
@@ -137,13 +143,17 @@ def _by_order(
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
-def _in_one_row(model: Model, order: FileOrder, sharded: ShardedWeights, problems: Problems) -> Iterator[_Match]:
-    """TensorFlow.js: all weights of the model one after the other, layer by layer or the trainable ones first."""
+def _in_one_row(
+    model: Model, order: FileOrder, sharded: ShardedWeights, origin: Origin, problems: Problems
+) -> Iterator[_Match]:
+    """TensorFlow.js where names don't tell: the trainable weights first, or layer by layer, in either order."""
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
     candidates = legacy_orders(model, order)
-    by_layer = [weight for layer in layers_of(model, order) for weight in legacy_orders(layer, order)[0]]
-    candidates.append(list(dict.fromkeys(by_layer)))
-    rows = [(weights, modern(weights, owners, sharded.arrays, Origin())) for weights in candidates]
+    layers = layers_of(model, order)
+    for sequence in (layers, sorted(layers, key=lambda layer: layer.name)):
+        by_layer = [weight for layer in sequence for weight in legacy_orders(layer, order)[0]]
+        candidates.append(list(dict.fromkeys(by_layer)))
+    rows = [(weights, modern(weights, owners, sharded.arrays, origin)) for weights in candidates]
     weights, arrays = max(rows, key=lambda row: _likeness(*row))
     if len(weights) != len(arrays):
         problems.add(f"the file has {len(arrays)} weights, expected {len(weights)}")

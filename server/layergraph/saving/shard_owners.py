@@ -1,0 +1,47 @@
+"""Which layer each array of a TensorFlow.js model belongs to: only its name tells.
+
+The converter writes layers in the order of the alphabet (`dense_10` before `dense_2`), TensorFlow.js itself writes them
+in the model's, and it reads them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from layergraph.archive import ShardArray
+from layergraph.functional.layer import Layer
+from layergraph.functional.model import Model
+from layergraph.saving.layouts import FileOrder, depth_first, layers_of, state_groups
+
+
+def arrays_by_layer(
+    model: Model, order: FileOrder, arrays: Sequence[ShardArray]
+) -> dict[str, Sequence[ShardArray]] | None:
+    """The arrays of each of the model's own layers, in the file's order; None where a name doesn't tell its layer."""
+    owners = _owners(model, order)
+    found: dict[str, list[ShardArray]] = {}
+    for array in arrays:
+        owner = next((owners[scope] for scope in _scopes(array.name) if scope in owners), None)
+        if owner is None:
+            return None
+        found.setdefault(owner.name, []).append(array)
+    return dict(found)
+
+
+def _owners(model: Model, order: FileOrder) -> dict[str, Layer | None]:
+    """Layer names, those in nested models too -> the model's own layer that holds them, None if several do."""
+    owners: dict[str, Layer | None] = {}
+    for layer in layers_of(model, order):
+        if not depth_first(layer, order):
+            continue
+        for name in {inner.name for _, inner in state_groups(layer, order)}:
+            owners[name] = None if owners.get(name, layer) is not layer else layer
+    return owners
+
+
+def _scopes(name: str) -> Iterator[str]:
+    """What may be a layer's name in `model/block/conv/kernel`: the outermost first, the longest of its kind first."""
+    parts = name.split("/")[:-1]
+    for start in range(len(parts)):
+        for end in range(len(parts), start, -1):
+            yield "/".join(parts[start:end])
