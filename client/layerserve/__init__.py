@@ -63,6 +63,7 @@ from layerserve.events import (
 from layerserve.model_info import ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from layerserve.prediction import Prediction
+from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.server_file import ServerFile
 
@@ -105,6 +106,7 @@ __all__ = [
     "RunAccepted",
     "RunCancelled",
     "RunFailed",
+    "RunFile",
     "RunFinished",
     "RunInfo",
     "RunNotFound",

@@ -36,6 +36,7 @@ from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
 from layerserve.run_feed import RunFeed
+from layerserve.run_files import RunFile, download_file, list_files
 from layerserve.run_info import RunInfo
 from layerserve.tensors import Array
 from layerserve.training import TrainSettings, evaluate, train
@@ -274,6 +275,7 @@ class AsyncClient:
         monitor_mode: str | None = None,
         publish_if_improved: str | None = None,
         priority: int = 0,
+        workers: int = 1,
         checkpoint_seconds: float | None = None,
         on_nan: str = "stop",
         max_seconds: float | None = None,
@@ -303,10 +305,11 @@ class AsyncClient:
         from in that, on the validation data. `publish_label` is given to the new version. `monitor_mode` is "min" or
         "max", for metrics that don't say what is better.
 
-        `seed` makes the run repeatable (default: drawn). Runs of higher `priority` leave the queue first. `on_nan` is
-        "stop" (the run fails where the loss is NaN or infinite) or "continue". `max_seconds`, `max_memory_bytes` and
-        `max_disk_bytes` are what it may use. `checkpoint_seconds` is the time between two checkpoints, from which an
-        interrupted run goes on.
+        `seed` makes the run repeatable (default: drawn). Runs of higher `priority` leave the queue first. `workers` is
+        the number of processes that train together, each with a part of every batch, to the same numbers up to
+        rounding; the server's setting max_workers limits it. `on_nan` is "stop" (the run fails where the loss is NaN or
+        infinite) or "continue". `max_seconds`, `max_memory_bytes` and `max_disk_bytes` are what it may use.
+        `checkpoint_seconds` is the time between two checkpoints, from which an interrupted run goes on.
 
         Example:
             run = client.train("mnist", images, labels, epochs=3, optimizer="adam",
@@ -342,6 +345,7 @@ class AsyncClient:
             monitor_mode=monitor_mode,
             publish_if_improved=publish_if_improved,
             priority=priority,
+            workers=workers,
             checkpoint_seconds=checkpoint_seconds,
             on_nan=on_nan,
             max_seconds=max_seconds,
@@ -570,6 +574,18 @@ class AsyncTrainingRun(RunView):
         """
         await self._client._run(self._feed.resume())
         return self
+
+    async def files(self) -> tuple[RunFile, ...]:
+        """The files that the run's callbacks have written so far, by name: logs, event files, saved models."""
+        return await self._client._run(list_files(self.id))
+
+    async def download(self, name: str, path: str | os.PathLike[str] = ".") -> Path:
+        """Save one of the run's files, and return where it is.
+
+        `path` is a file, which is replaced, or a directory, in which the file has its own name. The file appears when
+        it is whole and its SHA-256 is right, or not at all. Raises NotFound, DataLoss, OSError.
+        """
+        return await self._client._run(download_file(self.id, name, path))
 
     async def delete(self) -> None:
         """Remove the run from the server; the version it published stays. Raises FailedPrecondition before its end."""

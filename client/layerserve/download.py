@@ -1,4 +1,4 @@
-"""Download of a model file: checked against its SHA-256 and put in place as a whole or not at all."""
+"""Downloads of files: checked against their SHA-256 and put in place whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Callable
 from functools import partial as bind
 from pathlib import Path
+from typing import Any
 
 from layerserve.errors import DataLoss
 from layerserve.flow import Close, Flow, open_stream, receive, work
-from layerserve.methods import DOWNLOAD_MODEL
+from layerserve.methods import DOWNLOAD_MODEL, Method
 from layerserve.v1.models_pb2 import DownloadModelRequest, ModelVersion
 from layerserve.v1.tensor_pb2 import ModelSpec
 
@@ -49,19 +51,30 @@ class PartialFile:
 
 def download(spec: ModelSpec, path: str | os.PathLike[str]) -> Flow[Path]:
     """The flow of a download into a file, or into a directory under the model's name and version."""
-    stream = yield from open_stream(DOWNLOAD_MODEL, DownloadModelRequest(model=spec))
+    return (
+        yield from fetch(
+            DOWNLOAD_MODEL,
+            DownloadModelRequest(model=spec),
+            f"model {spec.name!r}",
+            lambda reply: _destination(os.fspath(path), reply.version),
+        )
+    )
+
+
+def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callable[[Any], Path]) -> Flow[Path]:
+    """The flow of a file that comes in pieces, the first of which says where it goes, and the last has its SHA-256."""
+    stream = yield from open_stream(method, request)
     partial: PartialFile | None = None
     sha256 = ""
     try:
         while (reply := (yield from receive(stream))) is not None:
             if partial is None:
-                destination = _destination(os.fspath(path), reply.version)
-                partial = yield from work(bind(PartialFile, destination))
+                partial = yield from work(bind(PartialFile, destination(reply)))
             if reply.data:
                 yield from work(bind(partial.write, reply.data))
             sha256 = reply.sha256 or sha256
         if partial is None:
-            raise DataLoss(f"model {spec.name!r}: the server ended the stream before it sent anything")
+            raise DataLoss(f"{what}: the server ended the stream before it sent anything")
         return (yield from work(bind(partial.publish, sha256)))
     except OSError:  # a disk that is full, a directory that isn't there
         yield Close(stream)

@@ -95,6 +95,15 @@ LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
+LIST_RUN_FILES = Method(_TRAINING, "ListRunFiles", training_pb2.ListRunFilesRequest, training_pb2.ListRunFilesResponse)
+DOWNLOAD_RUN_FILE = Method(
+    _TRAINING,
+    "DownloadRunFile",
+    training_pb2.DownloadRunFileRequest,
+    training_pb2.DownloadRunFileResponse,
+    streams_replies=True,
+    repeatable=False,
+)
 
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
@@ -111,4 +120,6 @@ METHODS: tuple[Method[Message, Message], ...] = (
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
+    LIST_RUN_FILES,
+    DOWNLOAD_RUN_FILE,
 )  # type: ignore[assignment]  # a Method is read only, so it may be taken for one of wider messages

@@ -25,7 +25,7 @@ class RunInfo:
 
     It starts from `base_version` of `model` and publishes `version` when it finishes, or None; `reason` says why it
     failed; `logs` are its newest losses and metrics. A `resumable` run was interrupted, and `resume` goes on with it;
-    `resumed` is how often that was done.
+    `resumed` is how often that was done. `workers` is the number of processes that train together.
     """
 
     id: str
@@ -48,6 +48,7 @@ class RunInfo:
     resumable: bool
     resumed: int
     priority: int
+    workers: int = 1
 
 
 def read_run_info(message: training_pb2.Run) -> RunInfo:
@@ -75,6 +76,7 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         resumable=message.resumable,
         resumed=message.resumed,
         priority=message.priority,
+        workers=message.workers or 1,
     )
 
 

@@ -57,6 +57,7 @@ class TrainSettings:
     monitor_mode: str | None
     publish_if_improved: str | None
     priority: int
+    workers: int
     checkpoint_seconds: float | None
     on_nan: str
     max_seconds: float | None
@@ -66,7 +67,7 @@ class TrainSettings:
 
     def check(self) -> None:
         """Raises InvalidArgument for what can mean nothing, whatever the model is."""
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "workers"):
             _check_at_least_one(name, getattr(self, name))
         for name in ("steps_per_epoch", "validation_batch_size", "max_memory_bytes", "max_disk_bytes"):
             if getattr(self, name) is not None:
@@ -113,6 +114,7 @@ class TrainSettings:
             monitor_mode=self.monitor_mode or "",
             publish_if_improved=self.publish_if_improved or "",
             priority=self.priority,
+            workers=self.workers,
             checkpoint_seconds=self.checkpoint_seconds,
             nan_policy=_NAN[self.on_nan],
             budget=Budget(

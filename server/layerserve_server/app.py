@@ -72,6 +72,7 @@ class App:
                 max_kept=settings.max_kept_runs,
                 cancel_grace_seconds=settings.cancel_grace_seconds,
                 auto_resume=settings.training_resume == "auto",
+                max_workers=settings.max_workers,
             ),
             self.metrics,
             trainer,
@@ -118,6 +119,7 @@ class App:
         execution.set_threads(self.settings.compute_threads)
         if custom := execution.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
+        execution.make_ready()
         if self.settings.metrics_port >= 0:
             self.metrics_port = self.metrics.serve(self.settings.host, self.settings.metrics_port)
         self._transport.start()

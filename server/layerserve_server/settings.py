@@ -110,7 +110,13 @@ class Settings(BaseSettings):
     training_slots: int = Field(default=1, ge=0, le=64, description="Training runs at once; 0 refuses training.")
     max_queued_runs: int = Field(default=16, ge=0, description="Training runs that may wait for a slot.")
     training_threads: int = Field(
-        default=0, ge=0, le=1024, description="Threads that a training run uses; 0 takes half of the cores."
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads that a training run uses, all its workers together; 0 takes half of the cores.",
+    )
+    max_workers: int = Field(
+        default=1, ge=1, le=1024, description="Most processes that one training run may be shared out between."
     )
     training_nice: int = Field(
         default=10, ge=0, le=19, description="How far training stands back behind serving (nice)."

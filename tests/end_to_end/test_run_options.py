@@ -71,6 +71,17 @@ def test_callbacks_by_configuration_end_a_run(client: Client) -> None:
     assert len(run.history["loss"]) == 2
 
 
+def test_what_callbacks_write_can_be_had(client: Client, tmp_path: Path) -> None:
+    callbacks = [
+        {"class_name": "CSVLogger", "config": {"filename": "log.csv"}},
+        {"class_name": "ModelCheckpoint", "config": {"filepath": "models/{epoch}.keras", "monitor": "loss"}},
+    ]
+    run = train(client, callbacks=callbacks, publish=False).wait()
+    assert [file.name for file in run.files()] == ["log.csv", *(f"models/{epoch}.keras" for epoch in (1, 2, 3))]
+    assert run.download("log.csv", tmp_path).read_text().startswith("epoch,accuracy,loss")
+    assert load_model(run.download("models/3.keras", tmp_path)).compiled
+
+
 def test_steps_of_an_epoch_and_rows_of_validation(client: Client) -> None:
     run = train(client, steps_per_epoch=2, validation_split=0.5, validation_batch_size=7, publish=False)
     started = next(event for event in run if isinstance(event, RunStarted))

@@ -26,6 +26,7 @@ def test_calls_are_spread_and_only_repeatable_ones_repeated():
         "CancelRun",
         "ResumeRun",
         "DeleteRun",
+        "ListRunFiles",
     }
 
 

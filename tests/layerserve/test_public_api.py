@@ -47,6 +47,7 @@ PUBLIC = [
     "RunAccepted",
     "RunCancelled",
     "RunFailed",
+    "RunFile",
     "RunFinished",
     "RunInfo",
     "RunNotFound",

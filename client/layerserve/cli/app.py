@@ -9,6 +9,7 @@ import typer
 
 from layerserve.cli import catalogue, extensions, options, training
 from layerserve.cli.predict import predict
+from layerserve.cli.run_files import files
 from layerserve.errors import LayerserveError
 
 
@@ -46,6 +47,7 @@ def application() -> typer.Typer:
     app.command("cancel")(training.cancel)
     app.command("resume")(training.resume)
     app.command("delete")(training.delete)
+    app.command("files")(files)
     app.command("evaluate")(training.evaluate)
     for name in extensions.names():
         app.command(

@@ -101,6 +101,9 @@ def train(
     ] = None,
     publish_label: Annotated[str | None, typer.Option(help="Label to give to the new version.")] = None,
     priority: Annotated[int, typer.Option(help="Runs of a higher one leave the queue first.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that train together, if the server allows several.")
+    ] = 1,
     on_nan: Annotated[
         str, typer.Option(metavar="[stop|continue]", help="What happens when a loss is NaN or infinite.")
     ] = "stop",
@@ -163,6 +166,7 @@ def train(
             publish_if_improved=if_improved,
             publish_label=publish_label,
             priority=priority,
+            workers=workers,
             on_nan=on_nan,
             checkpoint_seconds=checkpoint_seconds,
             max_seconds=max_seconds,
@@ -309,7 +313,7 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority"}]}.
+    "resumable", "resumed", "priority", "workers"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(model)

@@ -44,6 +44,8 @@ class FakeRun:
         self.epochs = (spec.epochs or 1) if isinstance(spec, training_pb2.TrainSpec) else 1
         self.resumable = False
         self.resumed = 0
+        #: What callbacks have written, by name.
+        self.files: dict[str, bytes] = {}
         self.base = base
         self.published: ModelSpec | None = None
         self.data: dict[tuple[str, str], Array] = {}
@@ -187,6 +189,7 @@ class FakeRun:
                 resumable=self.resumable,
                 resumed=self.resumed,
                 priority=self.spec.priority if isinstance(self.spec, training_pb2.TrainSpec) else 0,
+                workers=max(1, self.spec.workers) if isinstance(self.spec, training_pb2.TrainSpec) else 1,
             )
             if self.events:
                 run.created_time.CopyFrom(self.events[0].time)

@@ -21,6 +21,7 @@ from layerserve.errors import (
     LabelNotFound,
     LayerserveError,
     ModelNotFound,
+    NotFound,
     RunNotFound,
     Unavailable,
     VersionNotFound,
@@ -358,6 +359,29 @@ class FakeServer(
                 raise FailedPrecondition(f"run {run.id!r} was not interrupted, and can't be resumed")
             return training_pb2.ResumeRunResponse(run=run.describe())
         raise AssertionError("an abort raises")
+
+    def ListRunFiles(  # noqa: N802
+        self, request: training_pb2.ListRunFilesRequest, context: Any
+    ) -> training_pb2.ListRunFilesResponse:
+        with self._answering("ListRunFiles", request, context):
+            files = self._run(request.run_id).files
+            return training_pb2.ListRunFilesResponse(
+                files=[training_pb2.RunFile(name=name, bytes=len(files[name])) for name in sorted(files)]
+            )
+        raise AssertionError("an abort raises")
+
+    def DownloadRunFile(  # noqa: N802
+        self, request: training_pb2.DownloadRunFileRequest, context: Any
+    ) -> Iterator[training_pb2.DownloadRunFileResponse]:
+        with self._answering("DownloadRunFile", request, context):
+            data = self._run(request.run_id).files.get(request.name)
+            if data is None:
+                raise NotFound(f"the run has no file {request.name!r}")
+            file = training_pb2.RunFile(name=request.name, bytes=len(data))
+            yield training_pb2.DownloadRunFileResponse(file=file)
+            for start in range(0, len(data), DOWNLOAD_BYTES):
+                yield training_pb2.DownloadRunFileResponse(data=data[start : start + DOWNLOAD_BYTES])
+            yield training_pb2.DownloadRunFileResponse(sha256=hashlib.sha256(data).hexdigest())
 
     def DeleteRun(self, request: training_pb2.DeleteRunRequest, context: Any) -> training_pb2.DeleteRunResponse:  # noqa: N802
         with self._answering("DeleteRun", request, context):

@@ -77,6 +77,16 @@ class TrainingServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_training__pb2.DeleteRunRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.DeleteRunResponse.FromString,
                 _registered_method=True)
+        self.ListRunFiles = channel.unary_unary(
+                '/layerserve.v1.TrainingService/ListRunFiles',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.ListRunFilesRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.ListRunFilesResponse.FromString,
+                _registered_method=True)
+        self.DownloadRunFile = channel.unary_stream(
+                '/layerserve.v1.TrainingService/DownloadRunFile',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.DownloadRunFileRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.DownloadRunFileResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer(object):
@@ -151,6 +161,22 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRunFiles(self, request, context):
+        """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
+        NOT_FOUND (run).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadRunFile(self, request, context):
+        """Sends one of these files in chunks, as it is when the call comes. Errors: NOT_FOUND (run, or none of its files has that
+        name).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +219,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.DeleteRun,
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.DeleteRunRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.DeleteRunResponse.SerializeToString,
+            ),
+            'ListRunFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRunFiles,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.ListRunFilesRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.ListRunFilesResponse.SerializeToString,
+            ),
+            'DownloadRunFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadRunFile,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.DownloadRunFileRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.DownloadRunFileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -414,6 +450,60 @@ class TrainingService(object):
             '/layerserve.v1.TrainingService/DeleteRun',
             layerserve_dot_v1_dot_training__pb2.DeleteRunRequest.SerializeToString,
             layerserve_dot_v1_dot_training__pb2.DeleteRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRunFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/ListRunFiles',
+            layerserve_dot_v1_dot_training__pb2.ListRunFilesRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.ListRunFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadRunFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/DownloadRunFile',
+            layerserve_dot_v1_dot_training__pb2.DownloadRunFileRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.DownloadRunFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

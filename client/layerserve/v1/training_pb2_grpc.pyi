@@ -66,6 +66,14 @@ class TrainingServiceStub:
     """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
     FAILED_PRECONDITION (a run that is under way).
     """
+    ListRunFiles: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunFilesRequest, _training_pb2.ListRunFilesResponse]
+    """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
+    NOT_FOUND (run).
+    """
+    DownloadRunFile: _grpc.UnaryStreamMultiCallable[_training_pb2.DownloadRunFileRequest, _training_pb2.DownloadRunFileResponse]
+    """Sends one of these files in chunks, as it is when the call comes. Errors: NOT_FOUND (run, or none of its files has that
+    name).
+    """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -104,6 +112,14 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     DeleteRun: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteRunRequest, _training_pb2.DeleteRunResponse]  # type: ignore[assignment]
     """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
     FAILED_PRECONDITION (a run that is under way).
+    """
+    ListRunFiles: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunFilesRequest, _training_pb2.ListRunFilesResponse]  # type: ignore[assignment]
+    """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
+    NOT_FOUND (run).
+    """
+    DownloadRunFile: _aio.UnaryStreamMultiCallable[_training_pb2.DownloadRunFileRequest, _training_pb2.DownloadRunFileResponse]  # type: ignore[assignment]
+    """Sends one of these files in chunks, as it is when the call comes. Errors: NOT_FOUND (run, or none of its files has that
+    name).
     """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -188,6 +204,26 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.DeleteRunResponse, _abc.Awaitable[_training_pb2.DeleteRunResponse]]:
         """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
         FAILED_PRECONDITION (a run that is under way).
+        """
+
+    @_abc_1.abstractmethod
+    def ListRunFiles(
+        self,
+        request: _training_pb2.ListRunFilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ListRunFilesResponse, _abc.Awaitable[_training_pb2.ListRunFilesResponse]]:
+        """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
+        NOT_FOUND (run).
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadRunFile(
+        self,
+        request: _training_pb2.DownloadRunFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_pb2.DownloadRunFileResponse], _abc.AsyncIterator[_training_pb2.DownloadRunFileResponse]]:
+        """Sends one of these files in chunks, as it is when the call comes. Errors: NOT_FOUND (run, or none of its files has that
+        name).
         """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
 from layerserve_server.training.run import Run, RunState
+from layerserve_server.training.run_files import RunFile, chunks, listed, opened
+from layerserve_server.training.run_folder import FILES
 from layerserve_server.training.runs import Runs
 from layerserve_server.training.spool import Spool
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -74,8 +77,12 @@ class TrainingService:
                 SERVICE + "CancelRun": self.cancel_run,
                 SERVICE + "ResumeRun": self.resume_run,
                 SERVICE + "DeleteRun": self.delete_run,
+                SERVICE + "ListRunFiles": self.list_run_files,
             },
-            server_streams={SERVICE + "WatchRun": self.watch_run},
+            server_streams={
+                SERVICE + "WatchRun": self.watch_run,
+                SERVICE + "DownloadRunFile": self.download_run_file,
+            },
             both_streams={SERVICE + "Train": self.train, SERVICE + "Evaluate": self.evaluate},
         )
 
@@ -146,6 +153,29 @@ class TrainingService:
         self._runs.delete(request.run_id)
         call.reply(pb.DeleteRunResponse().SerializeToString)
 
+    def list_run_files(self, call: Call) -> None:
+        """What the callbacks of a run have written."""
+        request = parse(pb.ListRunFilesRequest, call.request)
+        found = listed(self._runs.get(request.run_id).folder / FILES)
+        call.reply(pb.ListRunFilesResponse(files=map(_file, found)).SerializeToString)
+
+    def download_run_file(self, stream: Stream) -> Iterator[bytes]:
+        """One of these files, in chunks: what it is first, its sha256 last."""
+        request = parse(pb.DownloadRunFileRequest, next(stream.requests))
+        run = self._runs.get(request.run_id)
+        stream.about(run.request.model, run.request.version)
+        described, file = opened(run.folder / FILES, request.name)
+        with file:
+            head = pb.DownloadRunFileResponse(file=_file(described))
+            digest = hashlib.sha256()
+            for chunk in chunks(file, described.bytes):
+                digest.update(chunk)
+                head.data = chunk
+                yield head.SerializeToString()
+                head = pb.DownloadRunFileResponse()
+        head.sha256 = digest.hexdigest()
+        yield head.SerializeToString()
+
     def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Takes the run's data. Raises what `Spool` raises where it doesn't come whole."""
         with Spool(run.folder, run.request.data) as spool:
@@ -202,6 +232,7 @@ def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Ru
         monitor_mode=spec.monitor_mode,
         publish_if_improved=spec.publish_if_improved,
         priority=spec.priority,
+        workers=1 if spec.workers == 0 else spec.workers,
         steps_per_epoch=spec.steps_per_epoch,
         validation_batch_size=spec.validation_batch_size,
         checkpoint_seconds=(
@@ -314,6 +345,10 @@ def _event(run: Run, event: Event) -> pb.TrainEvent:
     return message
 
 
+def _file(file: RunFile) -> pb.RunFile:
+    return pb.RunFile(name=file.name, bytes=file.bytes, modified_time=timestamp(file.modified_time))
+
+
 def _logs(logs: Logs) -> list[pb.LogValue]:
     return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
 
@@ -338,6 +373,7 @@ def _run(run: Run) -> pb.Run:
         resumable=run.resumable,
         resumed=run.resumed,
         priority=request.priority,
+        workers=request.workers,
     )
     if finished and finished.version:
         message.published.CopyFrom(model_spec(request.model, finished.version))

@@ -32,7 +32,7 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     """
     training = request.kind is Kind.TRAINING
     disk = request.kept_bytes + base_bytes + (FILES * FILED_BYTES * parameters if training else 0)
-    memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters
+    memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters * request.workers
     _check("disk", disk, "its budget", request.budget.disk_bytes or None)
     _check("memory", memory, "its budget", request.budget.memory_bytes or None)
     _check("disk", disk, "free", _free_bytes(folder))
@@ -106,7 +106,7 @@ class Watch:
         now = time.monotonic()
         if self.budget.memory_bytes and pid is not None and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
-            used = memory_of(pid)
+            used = sum(map(memory_of, (pid, *children_of(pid))))
             if used > self.budget.memory_bytes:
                 return f"it used {used} bytes of memory, more than its budget of {self.budget.memory_bytes}"
         if self.budget.disk_bytes and now >= self._disk_at:
@@ -120,6 +120,20 @@ class Watch:
 def memory_of(pid: int) -> int:
     """Memory of a process in bytes, without pages of files that it maps: the system takes those back at need."""
     return _kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") or 0
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, and that are still there."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # "12 (name) S 7 ...": the name may hold anything, also spaces and brackets.
+            parent = path.read_text(errors="replace").rpartition(")")[2].split()[1]
+        except (OSError, IndexError):
+            continue
+        if parent == str(pid):
+            found.append(int(path.parent.name))
+    return found
 
 
 def folder_bytes(folder: Path) -> int:

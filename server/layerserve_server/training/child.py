@@ -1,7 +1,8 @@
-"""The process that trains or evaluates: `python -m layerserve_server.training.child RUN_FOLDER`.
+"""The process that trains or evaluates: `python -m layerserve_server.training.child RUN_FOLDER`, alone or by torchrun.
 
 It reads the run's folder, appends to its events, and leaves checkpoints, a result and an outcome there. It never
-touches the repository, so whenever it is killed, what is served stays as it is.
+touches the repository, so whenever it is killed, what is served stays as it is. A run with several workers it has
+started by torchrun as so many of itself, unless torchrun has started it.
 """
 
 from __future__ import annotations
@@ -11,18 +12,15 @@ import fcntl
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from layerserve_server.training import events
-from layerserve_server.training.events import EventLog, EventWriter
-from layerserve_server.training.outcome import INTERRUPT, Interruption, Outcome, StopRequest
+from layerserve_server.training import workers
+from layerserve_server.training.outcome import Interruption, Outcome, StopRequest
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, FILES, MODEL, RESULT
-from layerserve_server.training.spool import read_data
+from layerserve_server.training.run_folder import CHILD_LOCK
 
 if TYPE_CHECKING:
     from layerserve_server.training.reporting import Place
@@ -30,94 +28,59 @@ if TYPE_CHECKING:
 
 def main(folder: Path) -> int:
     """Carries the run in `folder` out; gives the exit status, 0 for whatever it could say in its outcome."""
-    with _locked(folder):
-        request = RunRequest.read(folder)
+    request = RunRequest.read(folder)
+    if workers.started_here():
+        # Lock and priority are those of the process that has started all workers.
+        return _work(folder, request)
+    if workers.under_torchrun() and os.environ["RANK"] != "0":
         os.nice(request.nice)
-        signal.signal(signal.SIGTERM, _stop)
-        from layerserve_server.training.reporting import Place
+        return _work(folder, request)
+    with _locked(folder):
+        os.nice(request.nice)
+        if request.workers == 1 or workers.under_torchrun():
+            return _work(folder, request)
+        workers.launch(folder, request)
+    return 0
 
-        place = Place()
-        work = _train if request.kind is Kind.TRAINING else _evaluate
-        try:
-            outcome = work(folder, request, place)
-        except StopRequest:
-            outcome = Outcome("cancelled", epoch=place.epoch)
-        except Interruption:
-            outcome = Outcome("interrupted", epoch=place.epoch)
-        except Exception as error:
-            outcome = _failure(error, place)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+def _work(folder: Path, request: RunRequest) -> int:
+    """What one process does of a run. Gives the exit status."""
+    signal.signal(signal.SIGTERM, _stop)
+    from layerserve_server.training.reporting import Place
+
+    place = Place()
+    outcome: Outcome | None
+    try:
+        outcome = _carried_out(folder, request, place)
+    except StopRequest:
+        # Of several workers torchrun stops all where one fails: only the process that started them knows why.
+        outcome = None if workers.started_here() else Outcome("cancelled", epoch=place.epoch)
+    except Interruption:
+        outcome = Outcome("interrupted", epoch=place.epoch)
+    except Exception as error:
+        if workers.under_torchrun() and workers.left_alone(error):
+            return workers.LEFT_ALONE
+        outcome = _failure(error, place)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if outcome is not None:
         outcome.write(folder)
     return 0
 
 
-def _train(folder: Path, request: RunRequest, place: Place) -> Outcome:
-    import torch
-    from layergraph import load_model
+def _carried_out(folder: Path, request: RunRequest, place: Place) -> Outcome | None:
+    """The outcome; None for a worker that isn't the first."""
+    # Here, so that what can be refused is refused before torch comes.
+    from layerserve_server.training import work
 
-    from layerserve_server.execution import load_plugins
-    from layerserve_server.training.checkpoints import RunCheckpoints
-    from layerserve_server.training.model import configured_callbacks, fit_arguments, prepare_model
-    from layerserve_server.training.reporting import Reporter
-    from layerserve_server.training.selection import BestEpoch, read_best, why_withheld
-
-    torch.set_num_threads(request.threads)
-    (base,) = (folder / BASE).iterdir()
-    load_plugins()
-    model = load_model(base)
-    prepare_model(model, request)
-    arrays = read_data(folder, request.data, Path(request.data_root))
-    writer = EventWriter(folder)
-    began = time.monotonic()
-    writer.write(events.Log(f"from version {request.version}, seed {request.seed}, threads {request.threads}"))
-    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds)
-    signal.signal(INTERRUPT, lambda *_: checkpoints.interrupt())
-    if EventLog.read(folder).newest(events.Started) and not checkpoints.path.exists():
-        writer.write(events.Resumed())
-    reporter = Reporter(writer, place)
-    configured = configured_callbacks(request, folder / FILES)
-    best = [BestEpoch(folder, request)] if request.publish_best else []
-    # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
-    model.fit(**fit_arguments(request, arrays), callbacks=[*configured, reporter, *best], checkpoints=checkpoints)
-    signal.signal(INTERRUPT, signal.SIG_IGN)
-    result = folder / RESULT / MODEL
-    result.parent.mkdir(exist_ok=True)
-    kept = read_best(folder)
-    if request.publish_best and kept:
-        writer.write(events.Log(f"the best epoch is {kept['epoch']}"))
-        # A second link: a process that is killed now and resumed needs the first one again.
-        part = result.with_suffix(".part")
-        part.unlink(missing_ok=True)
-        os.link(folder / BEST / kept["file"], part)
-        os.replace(part, result)
-    else:
-        model.save(result)
-    withheld = why_withheld(load_model, base, result, request, arrays) if request.publish_if_improved else ""
-    writer.close()
-    return Outcome(
-        "trained", epoch=place.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
-    )
-
-
-def _evaluate(folder: Path, request: RunRequest, place: Place) -> Outcome:
-    import torch
-    from layergraph import load_model
-
-    from layerserve_server.execution import load_plugins
-    from layerserve_server.training.model import evaluate_arguments, prepare_model
-    from layerserve_server.training.reporting import EvaluationReporter, numbers
-
-    torch.set_num_threads(request.threads)
-    (base,) = (folder / BASE).iterdir()
-    load_plugins()
-    model = load_model(base)
-    prepare_model(model, request)
-    arguments = evaluate_arguments(request, read_data(folder, request.data, Path(request.data_root)))
-    writer = EventWriter(folder)
-    began = time.monotonic()
-    logs = numbers(model.evaluate(**arguments, callbacks=[EvaluationReporter(writer, place)]))
-    writer.close()
-    return Outcome("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
+    if request.kind is Kind.EVALUATION:
+        return work.evaluate(folder, request, place)
+    if not workers.under_torchrun():
+        return work.train(folder, request, place, None)
+    joined = workers.join()
+    if joined.first:
+        return work.train(folder, request, place, joined)
+    work.help_training(folder, request, joined)
+    return None
 
 
 def _failure(error: Exception, place: Place) -> Outcome:

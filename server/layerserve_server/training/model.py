@@ -177,6 +177,10 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     zeros = [np.zeros(_few_rows(info), info.held_dtype) for info in request.data]
     try:
         prepare_model(model, request)
+        if request.workers > 1:
+            from layergraph.training.workers import check_shareable
+
+            check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
             model.evaluate(**evaluate_arguments(request, zeros))
         else:

@@ -52,6 +52,13 @@ class Outcome:
             return None
 
 
+def ended_by_signal(number: int) -> str:
+    """Words for a process that was ended by a signal."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+    hint = "; the system may have run out of memory" if number == signal.SIGKILL else ""
+    return f"was ended by signal {name}{hint}"
+
+
 class Interruption(BaseException):
     """The run is to be resumed later."""
 

@@ -117,6 +117,8 @@ class RunRequest:
     #: Threads that the run computes with, and how far it stands back (nice).
     threads: int = 1
     nice: int = 10
+    #: Processes that train together, on parts of every batch; the threads are shared out between them.
+    workers: int = 1
     kind: Kind = Kind.TRAINING
     #: Patterns of layers' paths.
     freeze: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, events, validation
 from layerserve_server.training.events import Cancelled, EventLog, Failed, What
 from layerserve_server.training.model import LoadTrainable, rehearse
-from layerserve_server.training.outcome import INTERRUPT, Outcome
+from layerserve_server.training.outcome import INTERRUPT, Outcome, ended_by_signal
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
 from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, CHILD_OUTPUT, MODEL, OUTCOME, RESULT
@@ -53,6 +53,7 @@ class RunLimits:
     max_kept: int
     cancel_grace_seconds: float
     auto_resume: bool = True
+    max_workers: int = 1
 
 
 class RunObserver(Protocol):
@@ -146,6 +147,7 @@ class Runs:
                 raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
             self._beginning += 1
         try:
+            validation.check_workers(request, self._limits.max_workers)
             request = validation.checked(
                 request, base.model.input_specs, base.model.output_specs, self._limits.max_bytes
             )
@@ -519,7 +521,5 @@ def _death(run: Run) -> str:
     if code is None:
         return "the training process ended without a word"
     if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-        hint = "; the system may have run out of memory" if -code == signal.SIGKILL else ""
-        return f"the training process was ended by signal {name}{hint}"
+        return f"the training process {ended_by_signal(-code)}"
     return f"the training process ended with status {code}; the run's log has why"

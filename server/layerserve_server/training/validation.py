@@ -59,6 +59,18 @@ def checked(
     return checked_request
 
 
+def check_workers(request: RunRequest, most: int) -> None:
+    """Raises InvalidRequestError for more workers than the server allows, or than a batch has rows."""
+    if not 1 <= request.workers <= most:
+        raise InvalidRequestError(
+            f"workers: got {request.workers}, expected from 1 to {most}, which the server's setting max_workers allows"
+        )
+    if request.workers > request.batch_size >= 1:
+        raise InvalidRequestError(
+            f"workers: got {request.workers} for batches of {request.batch_size} rows, expected at most one a row"
+        )
+
+
 def _check_settings(request: RunRequest) -> None:
     for name, value in (("epochs", request.epochs), ("batch_size", request.batch_size)):
         if value < 1:

@@ -182,6 +182,17 @@ def test_runs_are_deleted(cli, data):
     assert cli("runs")[1] == "no runs\n"
 
 
+def test_files_of_runs_are_listed_and_saved(cli, server, data, tmp_path):
+    cli(f"train double {data}")
+    assert cli("files run-1")[1] == "no files\n"
+    server.runs["run-1"].files = {"log.csv": b"epoch", "logs/events.1": b"12"}
+    assert "logs/events.1" in cli("files run-1")[1]
+    assert [file["bytes"] for file in json.loads(cli("files run-1 --json")[1])["files"]] == [5, 2]
+    assert cli(f"files run-1 --to {tmp_path}/saved")[0] == 0
+    assert (tmp_path / "saved" / "logs" / "events.1").read_bytes() == b"12"
+    assert cli(f"files run-1 log.txt --to {tmp_path}/saved")[0] == 1
+
+
 def test_evaluate_shows_the_numbers(cli, data):
     status, out, _ = cli(f"evaluate double {data} --loss mse")
     assert status == 0
@@ -279,6 +290,7 @@ def test_help_names_every_command(cli):
         "cancel",
         "resume",
         "delete",
+        "files",
         "evaluate",
         "serve",
         "inspect",

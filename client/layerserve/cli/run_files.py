@@ -1,0 +1,46 @@
+"""The command `files`: what the callbacks of a run have written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layerserve.cli.options import Address, Json, RunId, connect
+from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.connection import DEFAULT_ADDRESS
+
+
+def files(
+    context: typer.Context,
+    run: RunId,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.  [default: all]")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Save them there, made if missing.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: Json = False,
+) -> None:
+    """List the files that the callbacks of a run have written (CSVLogger, TensorBoard, ...), or save them.
+
+    JSON: {"files": [{"name", "bytes", "modified_time"}]}; with --to: {"files": [{"name", "path"}]}.
+    """
+    with connect(context, address) as client:
+        found = client.run(run)
+        listed = [file for file in found.files() if not names or file.name in names]
+        if to is None:
+            if as_json:
+                print_json({"files": listed})
+            elif not listed:
+                print_line("no files")
+            else:
+                rows = [(one.name, str(one.bytes), one.modified_time.isoformat(" ", "seconds")) for one in listed]
+                print_table(f"Files of run {run}", ("Name", "#Bytes", "Written"), rows)
+            return
+        to.mkdir(parents=True, exist_ok=True)
+        # Also those that aren't listed: the server says that it has no such file.
+        saved = [(name, found.download(name, to)) for name in (names or [file.name for file in listed])]
+    if as_json:
+        print_json({"files": [{"name": name, "path": str(path)} for name, path in saved]})
+    else:
+        for _, path in saved:
+            print_line(str(path))

@@ -1,0 +1,149 @@
+"""Runs with several workers, through the server: the numbers of one, and no run is lost with a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from layergraph import Input, Model, layers
+from layerserve import Client, EpochEnd, InvalidArgument, TrainingFailed
+from layerserve_server.app import App
+from layerserve_server.settings import Settings
+from layerserve_server.training.budget import children_of
+from small_runs import assert_bit_for_bit, training_processes, weights
+
+ROWS = 90
+EPOCHS = 60
+
+
+def images() -> Model:
+    """Batches of 32, 32 and 26 rows, of which each worker normalizes and drops a part."""
+    x = Input((6, 6, 2), name="image")
+    h = layers.Conv2D(4, 3, use_bias=False)(x)
+    h = layers.Dropout(0.3)(layers.Activation("relu")(layers.BatchNormalization()(h)))
+    return Model(x, layers.Dense(3, activation="softmax")(layers.Flatten()(h)))
+
+
+def save(model: Model, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    model.save(folder / "model.keras")
+
+
+@pytest.fixture(scope="module", name="repository")
+def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workers")
+    save(images(), folder / "images" / "1")
+    x = Input((3,))
+    save(Model(x, layers.Dense(2, name="enc", activity_regularizer="orthogonal_regularizer")(x)), folder / "odd" / "1")
+    return folder
+
+
+@pytest.fixture(scope="module", name="app")
+def _app(repository: Path) -> Iterator[App]:
+    settings = Settings(
+        path=repository,
+        host="127.0.0.1",
+        grpc_port=0,
+        metrics_port=-1,
+        poll_seconds=0.1,
+        max_workers=2,
+        training_nice=0,
+    )
+    with App(settings) as app:
+        yield app
+
+
+@pytest.fixture(scope="module", name="client")
+def _client(app: App) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
+        yield client
+
+
+def start(client: Client, **changes: Any) -> Any:
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((ROWS, 6, 6, 2)).astype("float32"), rng.integers(0, 3, ROWS)
+    given: dict[str, Any] = {
+        "optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.05, "momentum": 0.9}},
+        "loss": "sparse_categorical_crossentropy",
+        "weighted_metrics": ["accuracy"],
+        "sample_weight": rng.random(ROWS).astype("float32"),
+        "validation_data": (x[:33], y[:33]),
+        "epochs": 3,
+        "seed": 4,
+        "version": 1,
+        "workers": 2,
+        "callbacks": [{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1}}],
+    }
+    return client.train("images", x, y, **{**given, **changes})
+
+
+@pytest.fixture(scope="module", name="unbroken")
+def _unbroken(client: Client) -> Any:
+    """A run of two workers that nothing disturbs, long enough that a kill comes before its end on any machine."""
+    return start(client, epochs=EPOCHS).wait()
+
+
+def test_two_workers_give_the_numbers_of_one(client: Client, unbroken: Any) -> None:
+    one = start(client, workers=1, publish=False).wait()
+    assert list(unbroken.history) == list(one.history)
+    for name, values in one.history.items():
+        np.testing.assert_allclose(unbroken.history[name][:3], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert (one.info().workers, unbroken.info().workers) == (1, 2)
+
+
+def wait_for_epoch(run: Any) -> None:
+    for event in run:
+        if isinstance(event, EpochEnd):
+            return
+
+
+def worker_processes() -> list[int]:
+    (launcher,) = training_processes(os.getpid())
+    return sorted(children_of(launcher))
+
+
+def test_a_run_that_loses_workers_goes_on_bit_for_bit(client: Client, repository: Path, unbroken: Any) -> None:
+    run = start(client, epochs=EPOCHS, checkpoint_seconds=0.02)
+    wait_for_epoch(run)
+    os.kill(worker_processes()[1], signal.SIGKILL)
+    with pytest.raises(TrainingFailed, match="worker 1 of the run was ended by signal SIGKILL") as raised:
+        run.wait()
+    assert raised.value.resumable
+    run.resume()
+    wait_for_epoch(run)
+    workers = worker_processes()
+    os.kill(*training_processes(os.getpid()), signal.SIGKILL)
+    with pytest.raises(TrainingFailed, match="ended by signal SIGKILL"):
+        run.wait()
+    while any(map(lives, workers)):
+        time.sleep(0.01)
+    run.resume().wait()
+    assert run.info().resumed == 2
+    assert run.history == unbroken.history
+    assert_bit_for_bit(*(weights(repository, "images", one.version) for one in (run, unbroken)))
+
+
+def lives(pid: int) -> bool:
+    """Whether a process still runs: one that has ended may stay listed until somebody asks how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_cannot_be_shared_out_is_refused_before_the_run(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match="workers: got 3, expected from 1 to 2, which the"):
+        start(client, workers=3)
+    with pytest.raises(InvalidArgument, match="got 2 for batches of 1 rows, expected at most one a row"):
+        start(client, batch_size=1)
+    with pytest.raises(InvalidArgument, match="workers: got 0, expected a whole number from 1"):
+        start(client, workers=0)
+    x, y = np.zeros((4, 3), "float32"), np.zeros((4, 2), "float32")
+    with pytest.raises(InvalidArgument, match="layer 'enc' has the activity regularizer OrthogonalRegularizer"):
+        client.train("odd", x, y, optimizer="sgd", loss="mse", workers=2)
