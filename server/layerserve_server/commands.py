@@ -75,8 +75,11 @@ class Signals:
     """SIGTERM and SIGINT as they come. The third one ends the process, whatever it does."""
 
     def __init__(self) -> None:
-        # A pipe, because a handler may interrupt whoever holds the lock of a threading.Event.
-        self._reader, self._writer = os.pipe()
+        # A pipe, because a handler may interrupt whoever holds the lock of a threading.Event; and Python writes into
+        # it itself, because a handler doesn't run while this thread waits, or is about to.
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._count = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._take)
@@ -90,7 +93,6 @@ class Signals:
         self._count += 1
         if self._count > 2:
             os._exit(1)
-        os.write(self._writer, bytes([number]))
 
 
 def welcome(app: App) -> str:
