@@ -18,7 +18,7 @@ def unfused(model: Model, x: np.ndarray) -> list[np.ndarray]:
 
 
 def calls(model: Model) -> list[str]:
-    return [type(step.call).__name__ for step in model.plan()._inference().steps]
+    return [type(step.call).__name__ for step in model.plan().program().steps]
 
 
 def images(rows: int = 2, channels: int = 4) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,12 @@ def to_numpy(value: torch.Tensor | Strings) -> np.ndarray[Any, Any]:
     if value.dtype == torch.bfloat16:
         value = value.float()
     return np.ascontiguousarray(value.cpu().numpy()).reshape(tuple(value.shape))
+
+
+def is_finite(array: np.ndarray[Any, Any]) -> bool:
+    """Whether there is neither NaN nor an infinity; squares that overflow count as one."""
+    if array.dtype.kind != "f":
+        return True
+    flat = array.reshape(-1)
+    # One pass in BLAS, several times as fast as looking at each number.
+    return math.isfinite(np.dot(flat, flat))

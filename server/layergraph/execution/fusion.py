@@ -30,8 +30,11 @@ _CONVOLUTIONS = (Conv1D, Conv2D, *_DEPTHWISE)
 _MAX_FACTOR = 1e4
 
 
-def fuse(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
-    """The steps, with each convolution and what follows it as one. `outputs` are the slots that are asked for."""
+def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list[Step]:
+    """The steps, with each convolution and what follows it as one. `outputs` are the slots that are asked for.
+
+    With `packed`, kernels are laid out for the processor's convolutions.
+    """
     readers = Counter(slot for step in steps for slot in step.sources)
     readers.update(outputs)
     following = {step.sources[0]: step for step in steps if len(step.sources) == 1}
@@ -42,7 +45,7 @@ def fuse(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
             continue
         chain = _chain(step, readers, following)
         inside.update(id(part) for part in chain)
-        result.append(_joined(chain) if chain else step)
+        result.append(_joined(chain, packed=packed) if chain else step)
     return result
 
 
@@ -91,15 +94,13 @@ def _function(layer: Layer) -> Function | None:
     return None
 
 
-def _joined(chain: list[Step]) -> Step:
+def _joined(chain: list[Step], *, packed: bool) -> Step:
     """One step for the chain."""
     layers = [step.call.layer for step in chain]
     normalization = layers[1] if len(layers) > 1 and isinstance(layers[1], BatchNormalization) else None
     function = _function(layers[-1]) or layers[0].activation
-    between = {slot for step in chain[:-1] for slot in step.targets}
-    frees = {slot for step in chain for slot in step.frees} - between
-    call = FusedConvolution(layers[0], normalization, function)
-    return Step(call, chain[0].sources, chain[-1].targets, tuple(frees))
+    call = FusedConvolution(layers[0], normalization, function, packed=packed)
+    return Step(call, chain[0].sources, chain[-1].targets)
 
 
 class _Folded(NamedTuple):
@@ -120,8 +121,11 @@ class FusedConvolution:
 
     takes_masks = False
 
-    def __init__(self, layer: Any, normalization: BatchNormalization | None, function: Function) -> None:
+    def __init__(
+        self, layer: Any, normalization: BatchNormalization | None, function: Function, *, packed: bool
+    ) -> None:
         self.layer = layer
+        self._packed = packed and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self._normalization = normalization
         self._function = function
         own = [*layer.own_weights, *(normalization.own_weights if normalization else ())]
@@ -174,7 +178,7 @@ class FusedConvolution:
                 else:
                     late = weights
             kernel = kernel_to_torch(kernel).contiguous(memory_format=torch.channels_last)
-            packed = x.device.type == "cpu" and x.numel() > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+            packed = self._packed and x.device.type == "cpu" and x.numel() > 0
             if packed:
                 pack = torch.ops.mkldnn._reorder_convolution_weight
                 kernel = pack(kernel, padding, strides, dilation, groups, list(x.shape))

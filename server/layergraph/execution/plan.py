@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from layergraph.errors import DataError, GraphError
-from layergraph.execution.arrays import as_tensor, check_fit, to_numpy
+from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
+from layergraph.execution.liveness import mask_wants, needed, with_frees
+from layergraph.execution.program import Program, inference_program
 from layergraph.execution.step import Step
 from layergraph.functional.addresses import find_tensor
 from layergraph.functional.binding import Binder
@@ -24,6 +26,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.tensor import Tensor, TensorSpec
 
 if TYPE_CHECKING:
+    from layergraph.execution.tuning import Tuning
     from layergraph.functional.model import Model
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
@@ -52,8 +55,7 @@ class Plan:
             raise GraphError(
                 "a tensor inside of a model whose inputs are converted on the way in can't be named"
             ) from None
-        needed = _needed(layout.steps, self._outputs)
-        self.steps = _with_frees([step for step, use in zip(layout.steps, needed, strict=True) if use], self._outputs)
+        self.steps = with_frees(needed(layout.steps, self._outputs), self._outputs)
         used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
         everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
         self._all_inputs = [slots[id(tensor)] for tensor in model.inputs]
@@ -64,41 +66,73 @@ class Plan:
             TensorSpec(name, tensor.shape, tensor.dtype) for name, (_, tensor) in zip(names, found, strict=True)
         )
         self._slot_count = layout.slot_count
-        self._mask_wants = {want: _mask_wants(self.steps, self._outputs if want else []) for want in (False, True)}
+        self._mask_wants = {want: mask_wants(self.steps, self._outputs if want else []) for want in (False, True)}
         self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self.steps)
-        self._rows_apart: bool | None = None
+        self._batched: bool | None = None
         self._bound: list[Any] | None = None
-        self._program: _Program | None = None
+        self._programs: dict[bool, Program] = {}
+        self._tuning: Tuning | None = None
         self._lock = threading.Lock()
 
     @property
     def batched(self) -> bool:
         """Whether every input and output has the rows as its first axis: then rows of several callers can be joined."""
-        if not all(len(s.shape) > 0 and s.shape[0] is None for s in (*self.input_specs, *self.output_specs)):
-            return False
-        if self._rows_apart is None:
+        if self._batched is None:
             from layergraph.execution.rows import rows_stay_apart
 
+            specs = (*self.input_specs, *self.output_specs)
             with self._lock:
-                self._rows_apart = rows_stay_apart(self.steps)
-        return self._rows_apart
+                self._batched = all(s.shape and s.shape[0] is None for s in specs) and rows_stay_apart(self.steps)
+        return self._batched
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Computes the outputs for arrays by input name. Raises DataError if one is missing or doesn't fit."""
-        values = []
+        arrays = []
         for spec in self.input_specs:
             if spec.name not in inputs:
                 raise DataError(f"input '{spec.name}' is missing; got {sorted(inputs)}")
             check_fit(f"input '{spec.name}'", inputs[spec.name].shape, spec.shape)
-            values.append(as_tensor(inputs[spec.name], spec))
-        program = self._inference()
+            arrays.append(inputs[spec.name])
+        outputs = self._run_tuned(arrays) if self._tuning else None
+        if outputs is None:
+            outputs = self.run_eagerly(arrays)
+        return {spec.name: output for spec, output in zip(self.output_specs, outputs, strict=True)}
+
+    def run_eagerly(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        """The outputs by torch, call by call, for arrays in the order of `input_specs`."""
+        values = [as_tensor(array, spec) for array, spec in zip(arrays, self.input_specs, strict=True)]
         with torch.inference_mode():
-            slots: list[Any] = [None] * self._slot_count
-            for slot, value in zip(self._inputs, values, strict=True):
-                slots[slot] = value
-            program.carry_out(Run(losses=None), slots, [None] * self._slot_count)
-            outputs = [slots[slot] for slot in self._outputs]
-            return {spec.name: to_numpy(value) for spec, value in zip(self.output_specs, outputs, strict=True)}
+            joined = self.batched and len({len(array) for array in arrays}) == 1
+            return [to_numpy(value) for value in self.program(joined=joined)(values)]
+
+    def _run_tuned(self, arrays: list[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
+        """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
+        assert self._tuning is not None
+        tuned = self._tuning.for_rows(len(arrays[0]) if self.batched else 1)
+        if tuned is None:
+            return None
+        for at, (array, spec) in enumerate(zip(arrays, self.input_specs, strict=True)):
+            if array.dtype != spec.dtype or not array.flags.c_contiguous:
+                arrays[at] = as_tensor(array, spec).numpy()
+        if tuned.only_finite and not all(is_finite(array) for array in arrays):
+            return None
+        try:
+            outputs = tuned.run(arrays)
+        except Exception:
+            # Eager torch says what is wrong with the data, or computes what the engine can't.
+            return None
+        count = len(self.output_specs)
+        return outputs[:count] if all(outputs[count:]) else None
+
+    def tune(self, **options: Any) -> Tuning:
+        """Times engines on this plan and uses the fastest from now on (see `tuning.tune` for the options).
+
+        For models that stay as they are: an engine has the weights of now.
+        """
+        from layergraph.execution.tuning import tune
+
+        self._tuning = tune(self, **options)
+        return self._tuning
 
     def forward(self, run: Run, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
         """Outputs and their masks for tensors in the order of `input_specs`; gradients flow if torch records them."""
@@ -121,17 +155,18 @@ class Plan:
         """The weights of each step."""
         return [binder(step.call.layer) for step in self.steps]
 
-    def _inference(self) -> _Program:
+    def program(self, *, joined: bool = False) -> Program:
         """The steps for inference: fewer and larger ones. Made when first needed."""
-        if self._program is None:
-            # Here, since the layers that are fused are models' layers, and models have plans.
-            from layergraph.execution.fusion import fuse
+        if joined not in self._programs:
+            with self._lock:
+                self._programs.setdefault(joined, self.inference_program(packed=True, joined=joined))
+        return self._programs[joined]
 
-            with self._lock, torch.inference_mode(False), torch.no_grad():
-                steps = fuse(self.steps, self._outputs)
-                bind = Binder(lambda weight: weight.value)
-                self._program = _Program(steps, _mask_wants(steps, []), [bind(step.call.layer) for step in steps])
-        return self._program
+    def inference_program(self, *, packed: bool, joined: bool) -> Program:
+        """A program of this plan for inference (see `program.inference_program`)."""
+        return inference_program(
+            self.steps, self._inputs, self._outputs, self._slot_count, packed=packed, joined=joined
+        )
 
     def _weights(self) -> list[Any]:
         if self._mixed and torch.is_grad_enabled():
@@ -145,28 +180,9 @@ class Plan:
     def _execute(
         self, run: Run, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        _Program(self.steps, self._mask_wants[output_masks], weights).carry_out(run, values, masks)
+        wants = self._mask_wants[output_masks]
+        Program(self.steps, wants, weights, self._inputs, self._outputs, self._slot_count).carry_out(run, values, masks)
         return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
-
-
-class _Program(NamedTuple):
-    """Steps, whether somebody needs the masks of each one's outputs, and its bound weights."""
-
-    steps: Sequence[Step]
-    wants: Sequence[bool]
-    weights: Sequence[Any]
-
-    def carry_out(self, run: Run, values: list[Any], masks: list[Mask]) -> None:
-        """Fills the slots of all outputs, and empties those that nobody reads any more."""
-        for step, want, w in zip(self.steps, self.wants, self.weights, strict=True):
-            outputs, made = step.call(
-                run, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
-            )
-            for slot, value, mask in zip(step.targets, outputs, made, strict=True):
-                values[slot] = value
-                masks[slot] = mask
-            for slot in step.frees:
-                values[slot] = masks[slot] = None
 
 
 class _Layout:
@@ -206,40 +222,7 @@ class _Layout:
                 targets = [self.new_slot() for _ in node.output_tensors]
                 invocation = Invocation(node.layer, node.args, node.kwargs, said)
                 sources = tuple(slots[id(t)] for t in invocation.tensors)
-                self.steps.append(Step(invocation, sources, tuple(targets)))
+                self.steps.append(Step(invocation, sources, tuple(targets), made=tuple(node.output_tensors)))
                 if len(self.steps) > MAX_CALLS:
                     raise GraphError(f"the model makes more than {MAX_CALLS} calls once nested models are laid open")
             slots.update({id(t): slot for t, slot in zip(node.output_tensors, targets, strict=True)})
-
-
-def _needed(steps: list[Step], outputs: list[int]) -> list[bool]:
-    """Which steps the outputs need."""
-    wanted = set(outputs)
-    needed = []
-    for step in reversed(steps):
-        use = any(slot in wanted for slot in step.targets)
-        if use:
-            wanted.update(step.sources)
-        needed.append(use)
-    return needed[::-1]
-
-
-def _with_frees(steps: list[Step], outputs: list[int]) -> list[Step]:
-    """The steps, each with the slots that nothing after it reads: their memory is given back at once."""
-    alive = set(outputs)
-    for step in reversed(steps):
-        step.frees = tuple({*step.sources, *step.targets} - alive)
-        alive.update(step.sources)
-    return steps
-
-
-def _mask_wants(steps: list[Step], outputs: list[int]) -> list[bool]:
-    """Whether somebody after it needs the masks of a step's outputs."""
-    wanted = set(outputs)
-    wants = []
-    for step in reversed(steps):
-        want = any(slot in wanted for slot in step.targets)
-        if want or step.call.takes_masks:
-            wanted.update(step.sources)
-        wants.append(want)
-    return wants[::-1]

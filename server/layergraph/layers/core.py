@@ -8,6 +8,7 @@ import torch
 
 from layergraph.config.options import boolean, option, positive_int
 from layergraph.errors import DataError, GraphError
+from layergraph.functional import demands
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -115,15 +116,22 @@ class Embedding(Layer):
         """The vectors of the ids. Raises DataError for an id that has none."""
         ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
         if not ids.is_meta and ids.numel():
-            self._check_range(ids)
+            ids = self._in_range(ids)
         vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=run.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
 
-    def _check_range(self, ids: torch.Tensor) -> None:
+    def _in_range(self, ids: torch.Tensor) -> torch.Tensor:
+        """The ids. Raises DataError for one that has no vector."""
+        if demands.recorded():
+            # An engine must not look beyond the table, whatever it is given.
+            near = ids.clamp(0, self.input_dim - 1)
+            demands.note(near == ids)
+            return near
         lowest, highest = (int(bound) for bound in torch.aminmax(ids))
         if lowest < 0 or highest >= self.input_dim:
             wrong = lowest if lowest < 0 else highest
             raise DataError(f"layer '{self.name}' (Embedding): got id {wrong}, expected 0 to {self.input_dim - 1}")
+        return ids
 
     def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
         """Which ids aren't 0, if 0 is padding."""

@@ -109,10 +109,12 @@ def masked(
 
     Only outputs give the state after a row's last step, so what has more states than its output needs `first_steps`.
     """
-    order = torch.argsort((~mask).to(torch.int8), dim=1, stable=True)
-    compact = x.gather(1, order[:, :, None].expand(-1, -1, x.shape[2]))
-    counted = mask.cumsum(1)
+    rows, steps, features = x.shape
+    counted = mask.to(torch.int64).cumsum(1)
     lengths = counted[:, -1]
+    # Steps that count go to the front, all others to one place behind the last, which is cut off.
+    place = torch.where(mask, counted - 1, steps)[:, :, None].expand(-1, -1, features)
+    compact = x.new_zeros((rows, steps + 1, features)).scatter(1, place, x)[:, :steps]
     if first_steps is not None:
         outputs, ends = first_steps(compact, states, lengths)
     else:

@@ -1,0 +1,1 @@
+"""Engines: what can carry a plan out besides torch, call by call."""

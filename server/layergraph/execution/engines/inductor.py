@@ -1,0 +1,29 @@
+"""torch.compile: operations fused into C++ that is compiled here. Takes a compiler, and many seconds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import torch
+
+from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+
+
+def inductor(source: Source) -> Engine:
+    """The graph, compiled with its weights as constants. Raises UnfitError without a C++ compiler."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        raise UnfitError("there is no C++ compiler")
+    import torch._inductor.config as settings
+
+    program = source.program
+    with settings.patch(freezing=True):
+        compiled = torch.compile(lambda *tensors: program(tensors), dynamic=True)
+        with torch.no_grad():
+            compiled(*source.samples)
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        with torch.no_grad():
+            return [output.numpy() for output in compiled(*(torch.from_numpy(array) for array in arrays))]
+
+    return run

@@ -1,0 +1,55 @@
+"""ONNX Runtime, from the graph by torch's exporter."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+
+import torch
+
+from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+
+#: Operator set of ONNX; LayerNormalization and Gelu come with 17 and 20, and torch's exporter writes up to 20.
+_OPSET = 20
+
+
+def onnx_runtime(source: Source) -> Engine:
+    """A session on the processor. Raises UnfitError where ONNX Runtime isn't installed."""
+    try:
+        import onnxruntime
+    except ImportError as missing:
+        raise UnfitError("the package 'onnxruntime' isn't installed") from missing
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = source.threads
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(_exported(source), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    if len(names) != len(source.samples):
+        raise UnfitError("an input was found to be unused")
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        outputs: list[Array] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return outputs
+
+    return run
+
+
+def _exported(source: Source) -> bytes:
+    names = [f"input_{i}" for i in range(len(source.samples))]
+    file = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old. It
+        # prints a graph that it can't export.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            source.graph,
+            source.samples,
+            file,  # type: ignore[arg-type]  # as the old exporter takes it
+            dynamo=False,
+            input_names=names,
+            opset_version=_OPSET,
+            dynamic_axes=dict(zip(names, source.open_axes, strict=True)),
+        )
+    return file.getvalue()

@@ -1,0 +1,34 @@
+"""OpenVINO, from the graph by its own reader of TorchScript."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+
+
+def open_vino(source: Source) -> Engine:
+    """A compiled model on the processor, in float32. Raises UnfitError where OpenVINO isn't installed."""
+    try:
+        import openvino
+    except ImportError as missing:
+        raise UnfitError("the package 'openvino' isn't installed") from missing
+    model = openvino.convert_model(source.graph, example_input=source.samples)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if source.threads:
+        settings["INFERENCE_NUM_THREADS"] = str(source.threads)
+    compiled = openvino.compile_model(model, "CPU", settings)
+    count = len(compiled.outputs)
+    # A request holds the values of one call.
+    own = threading.local()
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        results = own.request.infer(list(arrays), share_inputs=True)
+        return [np.asarray(results[i]) for i in range(count)]
+
+    return run

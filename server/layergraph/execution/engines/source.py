@@ -1,0 +1,64 @@
+"""What engines are made from: a plan, and its graph, which is recorded once for all of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+
+from layergraph.execution.program import Program
+from layergraph.execution.tracing import trace
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+#: One at a time: a recording changes what this process does with warnings.
+_tracing = threading.Lock()
+
+
+class UnfitError(Exception):
+    """An engine can't run a plan, or isn't installed; the text says why."""
+
+
+class Engine(Protocol):
+    """Carries a plan out. Many threads can call one at a time."""
+
+    def __call__(self, arrays: Sequence[Array]) -> Sequence[Array]:
+        """The outputs, then the demands, for arrays of the inputs' types in the plan's order."""
+
+
+class Source:
+    """A program, and inputs for it in two sizes that differ in every length that may change."""
+
+    def __init__(self, program: Program, first: Sequence[Array], second: Sequence[Array], threads: int) -> None:
+        self.program = program
+        self.samples = tuple(torch.from_numpy(array) for array in first)
+        self.threads = threads
+        self._others = tuple(torch.from_numpy(array) for array in second)
+
+    @property
+    def open_axes(self) -> list[dict[int, str]]:
+        """For each input, a name for every axis whose length may change."""
+        pairs = zip(self.samples, self._others, strict=True)
+        return [
+            {axis: f"length_{i}_{axis}" for axis in range(a.ndim) if a.shape[axis] != b.shape[axis]}
+            for i, (a, b) in enumerate(pairs)
+        ]
+
+    @cached_property
+    def _traced(self) -> tuple[Any, int]:
+        with _tracing:
+            return trace(self.program, self.samples, self._others)
+
+    @property
+    def graph(self) -> Any:
+        """The program as a `torch.jit.ScriptModule`. Raises CannotTraceError."""
+        return self._traced[0]
+
+    @property
+    def demand_count(self) -> int:
+        """How many of the graph's outputs are demands. Raises CannotTraceError."""
+        return self._traced[1]

@@ -1,0 +1,24 @@
+"""The engines by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from layergraph.execution.engines.inductor import inductor
+from layergraph.execution.engines.onnx_runtime import onnx_runtime
+from layergraph.execution.engines.open_vino import open_vino
+from layergraph.execution.engines.source import Engine, Source
+from layergraph.execution.engines.torchscript import torchscript
+
+#: torch, call by call: every plan runs on it, and all others are held to its numbers.
+EAGER = "eager"
+
+ENGINES: Mapping[str, Callable[[Source], Engine]] = {
+    "onnxruntime": onnx_runtime,
+    "torchscript": torchscript,
+    "openvino": open_vino,
+    "inductor": inductor,
+}
+
+#: Those that are tried unless others are asked for: `inductor` takes longer than all of them together.
+DEFAULT_ENGINES = ("onnxruntime", "torchscript", "openvino")

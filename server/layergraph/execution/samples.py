@@ -1,0 +1,65 @@
+"""Random inputs that a plan takes, to try engines on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from layergraph.errors import LayerGraphError
+from layergraph.functional.strings import Strings
+
+if TYPE_CHECKING:
+    from layergraph.functional.tensor import TensorSpec
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+#: Two lengths for axes that a model leaves open, the first that it takes.
+_LENGTHS = ((64, 48), (256, 224), (16, 12), (1024, 900), (12_000, 11_000))
+#: What integers stay below: the largest that the model takes, as ids of words do.
+_BOUNDS = (1000, 100, 10, 3, 2, 1)
+
+
+class NoSamplesError(Exception):
+    """No random inputs were found that a plan takes."""
+
+
+class Sampler:
+    """Makes random inputs by row count, once it is known what the plan takes.
+
+    `run` carries the plan out, and raises LayerGraphError for inputs that don't fit. Raises NoSamplesError if there are
+    none, or the model takes text.
+
+    open_axes   whether the model leaves lengths open besides the number of rows
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], run: Callable[[list[Array]], Any]) -> None:
+        if any(spec.dtype in (Strings.dtype, "bfloat16") for spec in specs):
+            raise NoSamplesError("an input has no type that engines share")
+        self._specs = specs
+        self.open_axes = any(None in spec.shape[1:] for spec in specs)
+        whole = any(not spec.dtype.startswith("float") for spec in specs)
+        for lengths in _LENGTHS if self.open_axes else _LENGTHS[:1]:
+            for bound in _BOUNDS if whole else _BOUNDS[:1]:
+                self._lengths, self._bound = lengths, bound
+                try:
+                    for other in (False, True):
+                        run(self.rows(2, other=other))
+                except LayerGraphError:
+                    continue
+                return
+        raise NoSamplesError("no random inputs were found that it takes")
+
+    def rows(self, count: int, *, other: bool = False, seed: int = 0) -> list[Array]:
+        """Random inputs; with `other`, of other lengths on the axes that the model leaves open."""
+        rng = np.random.default_rng((seed, count, other))
+        arrays = []
+        for spec in self._specs:
+            lengths = (count, *[self._lengths[other]] * len(spec.shape[1:]))
+            shape = [length if size is None else size for size, length in zip(spec.shape, lengths, strict=False)]
+            if spec.dtype.startswith("float"):
+                arrays.append(rng.standard_normal(shape).astype(spec.dtype))
+            else:
+                arrays.append(rng.integers(0, 2 if spec.dtype == "bool" else self._bound, shape).astype(spec.dtype))
+        return arrays

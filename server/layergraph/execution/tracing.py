@@ -1,0 +1,115 @@
+"""A program as a TorchScript graph: what other engines than Python take.
+
+Tracing records the operations of one run, so it is only right where no Python looks at the data, and where lengths that
+change from call to call stay in the graph while all others become numbers. Both are seen to here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from layergraph.execution.program import Program
+from layergraph.functional.demands import recording
+
+#: How torch's tracer says that data left the graph; that lengths do is taken care of.
+_LEFT_THE_GRAPH = ("NumPy", "Python list")
+
+
+class CannotTraceError(Exception):
+    """A program that is no graph of tensor operations."""
+
+
+class Traced(torch.nn.Module):
+    """A program with the demands of its layers: outputs, then one boolean scalar for each demand."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self._program = program
+        self.demand_count = 0
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs, then whether each demand is met."""
+        with recording() as demands:
+            outputs = self._program(tensors)
+        self.demand_count = len(demands)
+        # An output that is an input, or another output, must be a value of its own.
+        return (*(output.clone() if _is_any(output, tensors) else output for output in outputs), *demands)
+
+
+def trace(program: Program, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> tuple[Any, int]:
+    """The graph (a `torch.jit.ScriptModule`) and how many of its outputs are demands.
+
+    `first` and `second` are inputs that differ in every length that may change. Raises CannotTraceError.
+    """
+    module = Traced(program).eval()
+    with torch.no_grad():
+        module(*first)  # Weights are made ready when they are first used; that may look at them.
+    with torch.no_grad(), _Looking():  # type: ignore[no-untyped-call]
+        module(*first)
+    graphs = []
+    for tensors in (first, second):
+        with warnings.catch_warnings(record=True) as said, torch.no_grad():
+            warnings.simplefilter("always")
+            graphs.append(torch.jit.trace(module, tuple(tensors), check_trace=False))  # type: ignore[no-untyped-call]
+        for warning in said:
+            if any(text in str(warning.message) for text in _LEFT_THE_GRAPH):
+                raise CannotTraceError(str(warning.message).splitlines()[0])
+    traced, other = graphs
+    _fix_lengths(traced.graph, other.graph)
+    _spell_out(traced.graph)
+    return traced, module.demand_count
+
+
+class _Looking(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses operations that give a value to Python."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            raise CannotTraceError("a layer looks at its data to decide what to do")
+        return function(*args, **(kwargs or {}))
+
+
+def _is_any(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
+    return any(tensor is other for other in others)
+
+
+def _fix_lengths(graph: Any, other: Any) -> None:
+    """Makes numbers of all lengths that are the same in both graphs, as engines want them where they can have them."""
+    pairs = zip(graph.findAllNodes("aten::size"), other.findAllNodes("aten::size"), strict=True)
+    for node, twin in pairs:
+        here, there = (n.inputsAt(0).type().sizes() for n in (node, twin))
+        axis = node.inputsAt(1).toIValue()
+        if here is None or there is None or here[axis] != there[axis]:
+            continue
+        with graph.insert_point_guard(node):
+            length = graph.insertConstant(here[axis])
+        node.output().replaceAllUsesWith(length)
+    torch._C._jit_pass_dce(graph)
+    torch._C._jit_pass_constant_propagation(graph)
+
+
+def _spell_out(graph: Any) -> None:
+    """Writes `movedim` as `permute`, which every exporter knows."""
+    for node in graph.findAllNodes("aten::movedim"):
+        rank = node.inputsAt(0).type().dim()
+        source, destination = (node.inputsAt(i).toIValue() for i in (1, 2))
+        axes = _moved(rank, source, destination)
+        with graph.insert_point_guard(node):
+            permuted = graph.insertNode(graph.create("aten::permute", [node.inputsAt(0), graph.insertConstant(axes)]))
+        permuted.output().setType(node.output().type())
+        node.output().replaceAllUsesWith(permuted.output())
+    torch._C._jit_pass_dce(graph)
+
+
+def _moved(rank: int, source: Any, destination: Any) -> list[int]:
+    """The order of axes after `movedim`."""
+    sources = [axis % rank for axis in (source if isinstance(source, list) else [source])]
+    targets = [axis % rank for axis in (destination if isinstance(destination, list) else [destination])]
+    placed = dict(zip(targets, sources, strict=True))
+    rest = iter(axis for axis in range(rank) if axis not in sources)
+    return [placed[axis] if axis in placed else next(rest) for axis in range(rank)]

@@ -1,0 +1,237 @@
+"""Which engine carries a plan out fastest, for how many rows: measured, and held to eager torch's numbers.
+
+Each engine is built from the plan's graph, run on random rows beside eager torch, dropped if it differs, and timed in
+turns with the others. What is chosen for some row counts goes for those nearest to them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layergraph.errors import LayerGraphError
+from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
+from layergraph.execution.samples import NoSamplesError, Sampler
+
+if TYPE_CHECKING:
+    from layergraph.execution.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+#: Row counts that are timed.
+ROWS = (1, 8, 32)
+#: More row counts at which numbers are compared: graphs must not have learnt those by heart that they were made with.
+_CHECKED_ROWS = (1, 3, 5)
+#: Largest difference from eager torch, relative to what is larger of 1 and the number.
+TOLERANCE = 1e-5
+#: An engine must take at most this part of eager torch's time to be chosen over it.
+_WORTH = 0.95
+#: Row counts whose one call would take more than this part of the time are left out.
+_MOST_OF_THE_TIME = 0.05
+#: Calls that are timed at the most, for one engine and row count.
+_MOST_CALLS = 200
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An engine that has shown eager torch's numbers; `only_finite` if not for infinities and NaN in the inputs."""
+
+    name: str
+    run: Engine
+    only_finite: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is used for about `rows` rows.
+
+    engine         its name
+    milliseconds   the time of a call (the lower quartile) with each engine that was timed
+    tuned          the engine itself; None for eager torch
+    """
+
+    rows: int
+    engine: str
+    milliseconds: Mapping[str, float]
+    tuned: Tuned | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A choice for each row count that was timed, and why engines were dropped."""
+
+    choices: tuple[Choice, ...]
+    dropped: Mapping[str, str]
+
+    def for_rows(self, rows: int) -> Tuned | None:
+        """The engine of the row count that is nearest, by ratio; None is eager torch."""
+        nearest = min(self.choices, key=lambda choice: abs(math.log(max(rows, 1) / choice.rows)), default=None)
+        return nearest.tuned if nearest else None
+
+
+def tune(
+    plan: Plan,
+    *,
+    engines: Sequence[str] = DEFAULT_ENGINES,
+    rows: Sequence[int] = ROWS,
+    seconds: float = 10.0,
+    threads: int = 0,
+    pin: bool = False,
+    known: Sequence[Choice] = (),
+) -> Tuning:
+    """Finds the fastest engine for each of `rows`, in about `seconds`. Raises ValueError for an unknown engine.
+
+    engines   built in this order until half of the time is over
+    threads   how many each engine may use, 0 for torch's number
+    pin       use the first engine that gives eager torch's numbers, whatever its time
+    known     what was found out earlier: only those engines are built, and nothing is timed
+    """
+    unknown = [name for name in engines if name not in ENGINES and name != EAGER]
+    if unknown:
+        raise ValueError(f"engine '{unknown[0]}' isn't known: expected one of {', '.join((EAGER, *ENGINES))}")
+    until = time.monotonic() + seconds / 2
+    if known:
+        engines = list(dict.fromkeys(choice.engine for choice in known))
+    engines = [name for name in engines if name != EAGER]
+    dropped: dict[str, str] = {}
+    try:
+        bench = _Bench(plan, rows if plan.batched else (1,), seconds)
+    except (NoSamplesError, LayerGraphError) as reason:
+        return Tuning((), dict.fromkeys(engines, str(reason)))
+    source = bench.source(threads or torch.get_num_threads())
+    fit: dict[str, Tuned] = {}
+    for name in engines:
+        if time.monotonic() > until and not pin:
+            dropped[name] = "there was no time left to build it"
+            continue
+        try:
+            fit[name] = bench.built(name, source)
+        except Exception as reason:
+            # Engines raise what they like; none of it may keep a model from being served.
+            dropped[name] = _short(reason)
+            logger.debug("engine %s is dropped", name, exc_info=True)
+        if pin and fit:
+            return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
+    if known:
+        return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
+    left = max(until - time.monotonic(), 0.0) + seconds / 2
+    return Tuning(tuple(bench.choices(list(fit.values()), left)), dropped)
+
+
+class _Bench:
+    """A plan's random inputs and what eager torch makes of them."""
+
+    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float) -> None:
+        self._plan = plan
+        self._sampler = Sampler(plan.input_specs, plan.run_eagerly)
+        one = self._sampler.rows(1)
+        row = _quick({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
+        self._rows = [count for count in rows if count == 1 or count * row < seconds * _MOST_OF_THE_TIME]
+        checked = {*_CHECKED_ROWS, *self._rows} if plan.batched else {1}
+        lengths = (False, True) if self._sampler.open_axes else (False,)
+        self._cases = [self._sampler.rows(count, other=other) for count in sorted(checked) for other in lengths]
+        self._expected = [plan.run_eagerly(case) for case in self._cases]
+
+    def source(self, threads: int) -> Source:
+        """What engines are made from."""
+        program = self._plan.inference_program(packed=False, joined=self._plan.batched)
+        first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
+        return Source(program, first, second, threads)
+
+    def built(self, name: str, source: Source) -> Tuned:
+        """An engine that has shown eager torch's numbers. Raises UnfitError, or what the engine raises."""
+        engine = ENGINES[name](source)
+        for case, expected in zip(self._cases, self._expected, strict=True):
+            outputs = engine(case)
+            difference = _difference(outputs[: len(expected)], expected)
+            if not difference <= TOLERANCE:
+                raise UnfitError(f"its numbers differ by {difference:.2g} for {case[0].shape[0]} rows")
+            if not all(outputs[len(expected) :]):
+                raise UnfitError("it refuses data that eager torch takes")
+        return Tuned(name, engine, only_finite=not self._takes_anything(engine))
+
+    def _takes_anything(self, engine: Engine) -> bool:
+        """Whether NaN and infinities give what they give with eager torch."""
+        case = [array.copy() for array in self._cases[0]]
+        floating = [array for array in case if array.dtype.kind == "f"]
+        for value in (np.nan, np.inf, -np.inf):
+            for array in floating:
+                array.reshape(-1)[::2] = value
+            try:
+                expected = self._plan.run_eagerly(case)
+                if not _difference(engine(case)[: len(expected)], expected) <= TOLERANCE:
+                    return False
+            except Exception:
+                return False
+        return True
+
+    def choices(self, fit: Sequence[Tuned], seconds: float) -> list[Choice]:
+        """The fastest engine for each row count."""
+        found = []
+        for rows in self._rows:
+            inputs = self._sampler.rows(rows, seed=1)
+            calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
+            calls |= {tuned.name: partial(tuned.run, inputs) for tuned in fit}
+            times = _quick(calls, seconds / len(self._rows))
+            best = min(fit, key=lambda tuned: times[tuned.name], default=None)
+            if best is not None and times[best.name] > times[EAGER] * _WORTH:
+                best = None
+            milliseconds = {name: value * 1000 for name, value in times.items()}
+            found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
+        return found
+
+
+def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
+    return replace(choice, engine=tuned.name if tuned else EAGER, tuned=tuned)
+
+
+def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Seconds of a call of each: the lower quartile, in turns, so that what else the machine does matters little."""
+    for call in calls.values():
+        call()
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    until = time.monotonic() + seconds
+    for _ in range(_MOST_CALLS):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+        if time.monotonic() > until:
+            break
+    return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
+
+
+def _difference(got: Sequence[Array], expected: Sequence[Array]) -> float:
+    """The largest difference, relative to what is larger of 1 and the number; infinite if shapes or types differ."""
+    worst = 0.0
+    for a, b in zip(got, expected, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return math.inf
+        if not a.size:
+            continue
+        if a.dtype.kind != "f":
+            worst = max(worst, 0.0 if np.array_equal(a, b) else math.inf)
+            continue
+        finite = np.isfinite(b)
+        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+            return math.inf
+        if finite.any():
+            # The engine's own infinities make the difference infinite.
+            x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
+            worst = max(worst, float(np.max(np.abs(x - y) / np.maximum(1.0, np.abs(y)))))
+    return worst if not math.isnan(worst) else math.inf
+
+
+def _short(reason: Exception) -> str:
+    lines = str(reason).strip().splitlines()
+    return lines[0][:200] if lines else type(reason).__name__

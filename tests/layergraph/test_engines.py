@@ -1,0 +1,177 @@
+"""Other engines carry plans out: with eager torch's numbers, its refusals, and only where they may."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import torch
+from keras import layers, ops
+from layergraph import load_model
+from layergraph.errors import DataError
+from layergraph.execution.engines.table import ENGINES
+from layergraph.execution.tuning import TOLERANCE, Tuning, tune
+
+NEEDS = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+#: inductor compiles C++ for half a minute: `make engines` has it.
+QUICK = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(importlib.util.find_spec(NEEDS.get(name, "torch")) is None, reason="not there")
+    )
+    for name in ENGINES
+    if name != "inductor"
+]
+
+
+def words() -> Any:
+    """Ids, a mask, a recurrent layer and a second input."""
+    entry, extra = keras.Input((12,), dtype="int32", name="ids"), keras.Input((3,), name="extra")
+    x = layers.Embedding(50, 8, mask_zero=True)(entry)
+    x = layers.Bidirectional(layers.LSTM(5))(x)
+    return keras.Model([entry, extra], layers.Dense(4, activation="softmax")(layers.Concatenate()([x, extra])))
+
+
+def images() -> Any:
+    """Convolutions with normalisation, a residual sum, images of any size."""
+    entry = keras.Input((None, None, 3))
+    x = layers.Conv2D(8, 3, padding="same")(entry)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    y = layers.DepthwiseConv2D(3, padding="same", activation="relu")(x)
+    return keras.Model(entry, layers.Dense(5)(layers.GlobalAveragePooling2D()(layers.Add()([x, y]))))
+
+
+def twins() -> Any:
+    """A shared encoder, called on two inputs."""
+    left, right = keras.Input((10, 6)), keras.Input((10, 6))
+    inner = keras.Input((10, 6))
+    encoder = keras.Model(inner, layers.GRU(7)(layers.Dense(6, activation="gelu")(inner)))
+    both = layers.Concatenate()([encoder(left), encoder(right)])
+    return keras.Model([left, right], layers.Dense(1, activation="sigmoid")(both))
+
+
+def sequences() -> Any:
+    """Attention over sequences of any length."""
+    entry = keras.Input((None, 16))
+    x = layers.MultiHeadAttention(2, 8)(entry, entry)
+    return keras.Model(entry, layers.LayerNormalization()(layers.Add()([entry, x])))
+
+
+MODELS = {"words": words, "images": images, "twins": twins, "sequences": sequences}
+
+
+@pytest.fixture(params=MODELS)
+def stock(request: pytest.FixtureRequest) -> Any:
+    keras.utils.set_random_seed(3)
+    return MODELS[request.param]()
+
+
+@pytest.fixture
+def plan(stock: Any, tmp_path: Any) -> Any:
+    stock.save(tmp_path / "model.keras")
+    return load_model(tmp_path / "model.keras").plan()
+
+
+def data(plan: Any, rows: int, length: int = 20) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(rows)
+    made = {}
+    for spec in plan.input_specs:
+        shape = [rows, *(length if size is None else size for size in spec.shape[1:])]
+        whole = "int" in spec.dtype
+        made[spec.name] = (rng.integers(0, 50, shape) if whole else rng.standard_normal(shape)).astype(spec.dtype)
+    return made
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_an_engine_gives_keras_numbers_for_any_rows_and_lengths(engine: str, stock: Any, plan: Any) -> None:
+    found = plan.tune(engines=(engine,), seconds=60, pin=True)
+    assert not found.dropped
+    assert [choice.engine for choice in found.choices] == [engine]
+    for rows, length in ((1, 20), (2, 33), (7, 9)):
+        inputs = data(plan, rows, length)
+        arrays = list(inputs.values())
+        expected = stock.predict_on_batch(arrays if len(arrays) > 1 else arrays[0])
+        (got,) = plan.run(inputs).values()
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_an_engine_would_compute_wrongly_is_refused_as_ever(tmp_path: Any) -> None:
+    words().save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    plan.tune(engines=("torchscript",), pin=True)
+    for wrong in (-1, 50):
+        inputs = data(plan, 2)
+        inputs["ids"][1, 3] = wrong
+        with pytest.raises(DataError, match=f"got id {wrong}, expected 0 to 49"):
+            plan.run(inputs)
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_nan_stays_nan(engine: str, tmp_path: Any) -> None:
+    images().save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    plan.tune(engines=(engine,), pin=True)
+    inputs = data(plan, 2)
+    inputs[plan.input_specs[0].name][1, 5, 5, 1] = np.nan
+    (got,) = plan.run(inputs).values()
+    assert np.isfinite(got[0]).all()
+    assert np.isnan(got[1]).all()
+
+
+def test_a_graph_in_which_python_looks_at_data_runs_on_eager_torch_only(tmp_path: Any) -> None:
+    entry = keras.Input((4,), dtype="int32")
+    keras.Model(entry, ops.floor_divide(entry, entry)).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    found = plan.tune(engines=("torchscript",))
+    assert "looks at its data" in found.dropped["torchscript"] or "no random inputs" in found.dropped["torchscript"]
+    assert plan.run({plan.input_specs[0].name: np.full((1, 4), 3, "int32")})
+
+
+def test_an_engine_that_differs_or_crashes_is_dropped(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(source: Any) -> Any:
+        return lambda arrays: [output.numpy() + 3 * TOLERANCE for output in source.program(source.samples)]
+
+    def crashing(source: Any) -> Any:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"off": off, "crashing": crashing})
+    found = plan.tune(engines=("off", "crashing"))
+    assert set(found.dropped) == {"off", "crashing"}
+    assert found.dropped["crashing"] == "no such instruction"
+    assert {choice.engine for choice in found.choices} == {"eager"}
+
+
+def test_an_engine_that_fails_later_leaves_the_call_to_eager_torch(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def failing(source: Any) -> Any:
+        def run(arrays: Any) -> Any:
+            calls.append(len(arrays))
+            if len(calls) > 40:
+                raise RuntimeError("out of memory")
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"failing": failing})
+    plan.tune(engines=("failing",), pin=True)
+    calls.extend([0] * 50)
+    inputs = data(plan, 2)
+    expected = plan.run_eagerly(list(inputs.values()))
+    np.testing.assert_array_equal(next(iter(plan.run(inputs).values())), expected[0])
+
+
+def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
+    from layergraph.execution.tuning import Choice, Tuned
+
+    few, many = (Tuned(name, lambda arrays: [], only_finite=False) for name in ("few", "many"))
+    found = Tuning((Choice(1, "few", {}, few), Choice(8, "eager", {}), Choice(32, "many", {}, many)), {})
+    assert [found.for_rows(rows) for rows in (0, 1, 2, 3, 12, 20, 500)] == [few, few, few, None, None, many, many]
+    assert Tuning((), {}).for_rows(3) is None
+
+
+def test_engines_that_are_unknown_are_refused(plan: Any) -> None:
+    with pytest.raises(ValueError, match="engine 'tensorrt' isn't known: expected one of eager, "):
+        tune(plan, engines=("tensorrt",))
