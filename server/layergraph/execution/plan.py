@@ -169,8 +169,8 @@ class Plan:
         )
 
     def _weights(self) -> list[Any]:
-        if self._mixed and torch.is_grad_enabled():
-            # A cast of a weight is part of the gradient's way, and is stale after each step.
+        if self._mixed:
+            # A cast of a weight is part of the gradient's way, and stale once the weight has changed.
             return self.bind(Binder(lambda weight: weight.value))
         if self._bound is None:
             with self._lock, torch.inference_mode(False), torch.no_grad():
