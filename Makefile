@@ -86,6 +86,10 @@ manifests: $(STAMP) ## Validate the Kubernetes manifests offline
 fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_graphs.py $(N)
 
+.PHONY: fuzz-training
+fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=200)
+	$(BIN)/python tests/fuzz_training.py $(N)
+
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30)
 	$(BIN)/python tests/kill_runs.py $(KILLS)

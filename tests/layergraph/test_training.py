@@ -452,6 +452,17 @@ METRICS_OF_ONE = [
 ]
 
 
+def test_logs_are_in_the_order_of_their_names():
+    """`weighted_...` comes after `val_...`, as do outputs whose names do."""
+    ours, theirs = both(dense)
+    for model in (ours, theirs):
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=["accuracy"])
+    options = {"validation_split": 0.3, "verbose": 0}
+    names = list(ours.fit(X, CLASSES, **options).history)
+    assert names == list(theirs.fit(X, CLASSES, **options).history)
+    assert names[-1] == "weighted_accuracy"
+
+
 def test_metrics_with_several_values():
     """History has arrays where a metric has a number for each class or threshold."""
     ours, theirs = both(dense)
@@ -493,8 +504,12 @@ def test_mixed_precision(policy, tolerance):
     ours.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     assert type(ours.optimizer).__name__ == type(theirs.optimizer).__name__
     options = {"epochs": 3, "batch_size": 16, "shuffle": False, "verbose": 0}
+    # Validation, and a prediction, see the weights as they are by then.
+    options["validation_data"] = (X[:20], CLASSES[:20])
     history, expected = (model.fit(X, CLASSES, **options).history for model in (ours, theirs))
-    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=tolerance)
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(history[name], expected[name], rtol=tolerance)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X, verbose=0), rtol=tolerance, atol=tolerance)
     for own, their in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         assert own.dtype == their.dtype
         np.testing.assert_allclose(own, their, rtol=tolerance, atol=tolerance)

@@ -20,6 +20,13 @@ def build(k, layers):
 
 
 def their_optimizer(name):
+    if name == "MultiOptimizer":
+        several = {
+            "h/.*": keras.optimizers.Adam(0.01, use_ema=True),
+            "unused": keras.optimizers.Lion(),
+            "out/bias": keras.optimizers.Adam(),
+        }
+        return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.Nadam(0.01), several))
     if name == "LossScaleOptimizer":
         return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), dynamic_growth_steps=3)
     return getattr(keras.optimizers, name)(learning_rate=0.01, use_ema=True)
@@ -53,6 +60,39 @@ def test_a_run_of_ours_goes_on_in_keras(tmp_path, name):
     ours.fit(X, Y, **FIT)
     ours.save(tmp_path / "ours.keras")
     check(ours, keras.saving.load_model(tmp_path / "ours.keras"))
+
+
+SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.Adam(),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(SCHEDULE)),
+        lambda: their_optimizer("MultiOptimizer"),
+    ],
+    ids=["plain", "scaled", "scaled with a schedule", "several"],
+)
+def test_a_file_of_keras_whose_optimizer_never_stepped(tmp_path, make):
+    theirs = build(keras, keras.layers)
+    theirs.compile(make(), "sparse_categorical_crossentropy")
+    theirs.save(tmp_path / "theirs.keras")
+    check(layergraph.load_model(tmp_path / "theirs.keras"), theirs)
+
+
+def test_a_half_precision_model_whose_losses_were_not_scaled(tmp_path):
+    """Keras asks the policy of the process, not those of the layers, whether to scale losses."""
+    x = keras.Input((5,), name="x")
+    h = keras.layers.Dense(6, dtype="mixed_float16", name="h")(x)
+    theirs = keras.Model(x, keras.layers.Dense(3, activation="softmax", name="out")(h))
+    theirs.compile("adam", "sparse_categorical_crossentropy")
+    theirs.fit(X, Y, **FIT)
+    theirs.save(tmp_path / "theirs.keras")
+    ours = layergraph.load_model(tmp_path / "theirs.keras")
+    assert type(ours.optimizer).__name__ == "Adam"
+    assert ours.optimizer.iterations == 8
 
 
 def test_a_file_of_an_optimizer_that_never_stepped(tmp_path):

@@ -28,7 +28,7 @@ def _with_module(module: str, value: Any) -> Any:
         return {key: _with_module(module, item) for key, item in value.items()}
     config = value.get("config")
     if isinstance(config, Mapping):
-        # Objects inside of others are schedules of the learning rate, and what LossScaleOptimizer is around.
-        inside = {"inner_optimizer": "keras.optimizers"}
+        # Objects inside of others are schedules of the learning rate, and optimizers inside of optimizers.
+        inside = dict.fromkeys(("inner_optimizer", "optimizer_map", "default_optimizer"), "keras.optimizers")
         config = {k: _with_module(inside.get(k, "keras.optimizers.schedules"), item) for k, item in config.items()}
     return {"module": module, "class_name": value["class_name"], "config": config, "registered_name": None}

@@ -23,7 +23,6 @@ from layergraph.saving.graph_config import model_object
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import write_h5
 from layergraph.saving.sharing import WrittenModel
-from layergraph.training.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizer import Variable
 
 #: The Keras whose files ours are like.
@@ -112,9 +111,9 @@ def _write_state(written: WrittenModel, file: Any) -> None:
         # Keras wants the state whole: without slots it takes none of it, and warns.
         optimizer.build(model.trainable_weights)
         _write_variables(file, "optimizer/vars", optimizer.variables)
-        if isinstance(optimizer, LossScaleOptimizer):
-            # Keras writes the state of the optimizer inside twice, and reads both.
-            _write_variables(file, "optimizer/inner_optimizer/vars", optimizer.inner_optimizer.variables)
+        for path, inner in optimizer.inner_optimizers.items():
+            # Keras writes the state of optimizers inside twice, and reads both.
+            _write_variables(file, f"optimizer/{path}/vars", inner.variables)
 
 
 def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> None:

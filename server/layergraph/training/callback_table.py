@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.config.options import resolve
+from layergraph.training.averaging import SwapEMAWeights
 from layergraph.training.callbacks import Callback
 from layergraph.training.monitors import EarlyStopping, LearningRateScheduler, ReduceLROnPlateau, TerminateOnNaN
 from layergraph.training.recording import (
@@ -28,6 +29,7 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "CSVLogger": CSVLogger,
     "JSONLogger": JSONLogger,
     "TensorBoard": TensorBoard,
+    "SwapEMAWeights": SwapEMAWeights,
 }
 
 

@@ -16,7 +16,6 @@ from layergraph.training.data import Data
 from layergraph.training.loop import Loop, RunningLogs
 from layergraph.training.metric import Result
 from layergraph.training.passes import Passes
-from layergraph.training.schedules import Schedule
 from layergraph.training.workers import Workers
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ class Fit:
         if self._validation is not None and self._validation.follows(epoch):
             found = tested(self._loop, self._validation, self._hooks, workers=self._workers)
             logs.update({f"val_{name}": value for name, value in found.items()})
+            # As in Keras: `weighted_accuracy` comes after `val_loss`.
+            logs = dict(sorted(logs.items()))
         self._hooks.call("on_epoch_end", epoch, logs)
         self._agree()
         self._logs = logs
@@ -138,7 +139,7 @@ class Fit:
         if self._workers is None:
             return
         optimizer = self._compiled.optimizer
-        rate = math.nan if isinstance(optimizer.learning_rate, Schedule) else optimizer.learning_rate
+        rate = optimizer.learning_rate if isinstance(optimizer.learning_rate, float) else math.nan
         stop, rate = self._workers.agree(float(self._model.stop_training), rate)
         self._model.stop_training = bool(stop)
         if not math.isnan(rate):

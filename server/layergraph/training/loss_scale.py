@@ -65,12 +65,13 @@ class LossScaleOptimizer(BaseOptimizer):
         return self.inner_optimizer.iterations
 
     @property  # type: ignore[misc]
-    def learning_rate(self) -> float | Schedule:
+    def learning_rate(self) -> float | Schedule | None:
         """The inner optimizer's."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, value: float | Schedule) -> None:
+    def learning_rate(self, value: float | Schedule | None) -> None:
+        assert value is not None, "the inner optimizer has one"
         self.inner_optimizer.learning_rate = value
 
     @property
@@ -88,10 +89,10 @@ class LossScaleOptimizer(BaseOptimizer):
         self._built = True
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        if len(arrays) < _OWN or any(array.shape for array in arrays[:_OWN]):
+        if not is_scaled_state(arrays):
             raise DataError(f"optimizer '{self.name}': got a state of {len(arrays)} arrays, expected its scale in it")
-        # An optimizer that never stepped has neither count nor scale.
-        unbuilt = len(arrays) == _OWN and not any(array.shape for array in arrays)
+        # An optimizer that never stepped has neither count nor scale; the inner one no rate if that is a schedule.
+        unbuilt = len(arrays) <= _OWN
         own = _OWN // 2 if unbuilt else _OWN
         self.inner_optimizer.load(arrays[own:])
         if not unbuilt:
@@ -129,6 +130,14 @@ class LossScaleOptimizer(BaseOptimizer):
     def finalize(self) -> None:
         self.inner_optimizer.finalize()
 
+    @property
+    def averaging(self) -> list[Optimizer]:
+        return self.inner_optimizer.averaging
+
+    @property
+    def inner_optimizers(self) -> dict[str, Optimizer]:
+        return {"inner_optimizer": self.inner_optimizer}
+
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -151,6 +160,14 @@ class LossScaleOptimizer(BaseOptimizer):
             if options.pop(name, idle) != idle:
                 raise ConfigError(f"LossScaleOptimizer: set '{name}' of the inner optimizer")
         return cls(**options)
+
+
+def is_scaled_state(arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> bool:
+    """Whether the arrays of an optimizer's state are those of one with a LossScaleOptimizer around it.
+
+    They begin with its own numbers and the inner one's iteration; without it there are one or two numbers at most.
+    """
+    return len(arrays) > _OWN // 2 and not any(array.shape for array in arrays[:_OWN])
 
 
 def with_scale(optimizer: BaseOptimizer) -> BaseOptimizer:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 
 from layergraph.config.options import boolean, fraction, integer, number, option, optional, positive_int
@@ -179,6 +181,25 @@ class RootMeanSquaredError(MeanOfValues):
 
     def result(self) -> float:
         return math.sqrt(super().result())
+
+
+def _normalizer(value: Any) -> Any:
+    """Validator: a number, or lists of numbers."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    return tuple(_normalizer(item) for item in value) if isinstance(value, (list, tuple)) else number(value)
+
+
+class MeanRelativeError(MeanOfValues):
+    """Mean of |y - p| / normalizer, 0 where that is 0 (Keras 2's keras.metrics.MeanRelativeError)."""
+
+    direction = "down"
+    normalizer: Any = option(_normalizer)
+
+    def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        y_true, y_pred = loss_functions.same_rank(y_true, y_pred)
+        by = torch.as_tensor(self.normalizer, dtype=y_pred.dtype, device=y_pred.device)
+        return torch.where(by == 0, 0.0, (y_true - y_pred).abs() / torch.where(by == 0, 1.0, by))
 
 
 class PearsonCorrelation(LossMean):

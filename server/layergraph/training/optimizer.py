@@ -88,7 +88,8 @@ class BaseOptimizer(Configurable):
 
     #: Steps done so far, with those that only accumulated.
     iterations: int
-    learning_rate: float | Schedule
+    #: None where weights have different ones.
+    learning_rate: float | Schedule | None
 
     def setup(self) -> None:
         if self.name is None:
@@ -135,6 +136,16 @@ class BaseOptimizer(Configurable):
     def finalize(self) -> None:
         """Ends training: weights that were averaged become the averages."""
         raise NotImplementedError
+
+    @property
+    def averaging(self) -> list[Optimizer]:
+        """The optimizers in it that average weights."""
+        raise NotImplementedError
+
+    @property
+    def inner_optimizers(self) -> dict[str, Optimizer]:
+        """Optimizers that this one is made of, by the path under which Keras has their state in files."""
+        return {}
 
 
 class Optimizer(BaseOptimizer):
@@ -430,6 +441,23 @@ class Optimizer(BaseOptimizer):
         """Replaces the weights by their averages, as Keras does at the end of fit. Without averages nothing happens."""
         if self.use_ema and self.built:
             torch._foreach_copy_(self._slots.weights, self._slots.by_name["average"])
+
+    @property
+    def averaging(self) -> list[Optimizer]:
+        return [self] if self.use_ema else []
+
+    @torch.no_grad()
+    def exchange_averages(self) -> None:
+        """Weights become the averages, and the averages the weights."""
+        averages = self._slots.by_name["average"]
+        weights = [weight.clone() for weight in self._slots.weights]
+        torch._foreach_copy_(self._slots.weights, averages)
+        torch._foreach_copy_(averages, weights)
+
+    @torch.no_grad()
+    def average_anew(self) -> None:
+        """The averages become the weights as they are."""
+        torch._foreach_copy_(self._slots.by_name["average"], self._slots.weights)
 
     # --- config -------------------------------------------------------------------------------------------------------
 

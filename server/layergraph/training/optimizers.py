@@ -7,6 +7,7 @@ from typing import Any
 
 from layergraph.config.options import resolve
 from layergraph.training.loss_scale import LossScaleOptimizer
+from layergraph.training.multi_optimizer import MultiOptimizer
 from layergraph.training.optimizer import BaseOptimizer, is_legacy
 from layergraph.training.optimizers_elementwise import (
     SGD,
@@ -42,6 +43,7 @@ OPTIMIZERS: Mapping[str, type[BaseOptimizer]] = {
         Muon,
         ScheduleFreeAdamW,
         LossScaleOptimizer,
+        MultiOptimizer,
     )
 }
 

@@ -348,8 +348,10 @@ class ScheduleFreeAdamW(Optimizer):
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         z, velocities, weights = slots.by_name["momentum"], slots.by_name["velocity"], slots.weights
         rate *= min(step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
-        torch._foreach_mul_(velocities, self.beta_2)
-        torch._foreach_addcmul_(velocities, gradients, gradients, value=1 - self.beta_2)
+        # Other optimizers of Keras take 1 - 0.999 in double precision, this one in float32.
+        kept = float(np.float32(1) - np.float32(self.beta_2))
+        torch._foreach_mul_(velocities, 1 - kept)
+        torch._foreach_addcmul_(velocities, gradients, gradients, value=kept)
         roots = torch._foreach_div(velocities, 1 - power(self.beta_2, step))
         torch._foreach_sqrt_(roots)
         torch._foreach_add_(roots, self.epsilon)

@@ -19,7 +19,7 @@ from layergraph.training.compile import Compiled, compile_arguments, output_path
 from layergraph.training.data import Array, Data
 from layergraph.training.fitting import Fit, Validation, tested
 from layergraph.training.loop import Loop, new_generator
-from layergraph.training.loss_scale import with_scale
+from layergraph.training.loss_scale import is_scaled_state, with_scale
 from layergraph.training.matching import matched_data, model_device, split_rows
 from layergraph.training.metric import Result
 from layergraph.training.optimizer import BaseOptimizer
@@ -146,7 +146,9 @@ class Trainer:
                     f"model '{self._model.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
                 )
             arguments = compile_arguments(self._filed_config, self._model.output_names)
-            self._compiled = self._compiled_with(True, **arguments)
+            # A state without a scale goes on without one: Keras saved it where its process-wide policy was another.
+            scaled = self.optimizer_state is None or is_scaled_state(self.optimizer_state)
+            self._compiled = self._compiled_with(scaled, **arguments)
         if self.optimizer_state is not None:
             self._compiled.optimizer.build(self._model.trainable_weights)
             self._compiled.optimizer.load(self.optimizer_state)

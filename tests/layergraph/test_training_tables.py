@@ -1,0 +1,64 @@
+"""The tables of training know every public class of stock Keras that needs no code of the user."""
+
+import inspect
+from types import ModuleType
+
+import keras
+import pytest
+from layergraph import initializers
+from layergraph.training import constraints, losses, metrics, optimizers, regularizers
+from layergraph.training.callback_table import CALLBACKS
+from layergraph.training.schedules import SCHEDULES
+
+#: Classes of Keras that are in no table, and why.
+ELSEWHERE = {
+    "base classes": {
+        "Callback", "Constraint", "Initializer", "LearningRateSchedule", "Loss", "Metric", "Optimizer", "Regularizer",
+    },
+    "part of MultiOptimizer": {"OptimizerMap"},
+    "is what names a function, in files": {"MeanMetricWrapper"},
+    "what fit itself has": {"CallbackList", "History", "ProgbarLogger"},
+    "runs the user's functions": {"LambdaCallback"},
+    "sends logs to an address of the configuration's choice": {"RemoteMonitor"},
+    "writes the format of a package that is not here": {"OrbaxCheckpoint"},
+}  # fmt: skip
+#: What is here and not in Keras 3: Keras 2's, and logs as JSON.
+BEYOND = {"MeanRelativeError", "JSONLogger"}
+TABLES = [
+    (keras.optimizers, optimizers.OPTIMIZERS),
+    (keras.optimizers.schedules, SCHEDULES),
+    (keras.losses, losses.LOSSES),
+    (keras.metrics, metrics.METRICS),
+    (keras.callbacks, CALLBACKS),
+    (keras.regularizers, regularizers.REGULARIZERS),
+    (keras.constraints, constraints.CONSTRAINTS),
+    (keras.initializers, initializers.INITIALIZERS),
+]
+
+
+def class_names(module: ModuleType) -> set[str]:
+    """Names of the public classes, those with two names once."""
+    return {value.__name__ for value in vars(module).values() if inspect.isclass(value)}
+
+
+@pytest.mark.parametrize(("module", "table"), TABLES, ids=[module.__name__ for module, _ in TABLES])
+def test_every_class_of_keras_is_in_its_table(module, table):
+    elsewhere = set().union(*ELSEWHERE.values())
+    assert class_names(module) - set(table) - elsewhere == set()
+    assert set(table) - class_names(module) - BEYOND == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "known"),
+    [
+        (keras.losses, {*losses.LOSSES, *losses.ALIASES}),
+        (keras.regularizers, {*regularizers.REGULARIZERS, *regularizers.ALIASES}),
+        (keras.constraints, {*constraints.CONSTRAINTS, *constraints.ALIASES}),
+        (keras.initializers, {*initializers.INITIALIZERS, *initializers.ALIASES}),
+    ],
+    ids=["losses", "regularizers", "constraints", "initializers"],
+)
+def test_every_function_and_short_name_of_keras_is_known(module, known):
+    elsewhere = set().union(*ELSEWHERE.values()) | {"get", "serialize", "deserialize"}
+    names = {name for name, value in vars(module).items() if callable(value)}
+    assert names - known - elsewhere == set()

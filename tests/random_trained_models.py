@@ -1,0 +1,285 @@
+"""Random models to be trained, in stock Keras, with data for them: what `fuzz_training.py` trains on both sides.
+
+Sizes are small and data few, so that thousands of runs fit into an hour. Nothing draws random numbers in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+Shape = tuple[int, ...]
+Array = np.ndarray[Any, Any]
+
+#: What outputs are, and so which losses, metrics and labels go with them.
+KINDS = ("real", "positive", "binary", "multilabel", "classes", "logits")
+ACTIVATIONS = {"positive": "softplus", "binary": "sigmoid", "multilabel": "sigmoid", "classes": "softmax"}
+STEPS = 5
+WORDS = 9
+
+
+class Draw:
+    """Decisions of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def chance(self, share: float) -> bool:
+        """True in that share of cases."""
+        return bool(self.rng.random() < share)
+
+    def pick(self, choices: Any) -> Any:
+        """One of several."""
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def some(self, choices: Any, most: int) -> list[Any]:
+        """Up to `most` of several, at least one."""
+        count = int(self.rng.integers(1, most + 1))
+        order = self.rng.permutation(len(choices))[:count]
+        return [choices[int(place)] for place in order]
+
+    def between(self, low: float, high: float) -> float:
+        """A number, rounded so that files hold it exactly enough."""
+        return round(float(self.rng.uniform(low, high)), 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An output: its name, kind, and shape without rows; `masked` where a mask arrives with it."""
+
+    name: str
+    kind: str
+    shape: Shape
+    masked: bool
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether it has a value for each step."""
+        return len(self.shape) > 1
+
+
+@dataclass(slots=True)
+class Made:
+    """A model with its heads in flat order and data for its inputs; `structure` is how outputs are nested."""
+
+    model: Any
+    heads: list[Head]
+    inputs: list[Array]
+    structure: str
+
+
+class ModelMaker:
+    """Grows a random model."""
+
+    def __init__(self, draw: Draw, rows: int, policy: str | None) -> None:
+        self.draw = draw
+        self.rows = rows
+        self.policy = policy
+        self.count = 0
+        self.inputs: list[tuple[Any, Array]] = []
+
+    def name(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}{self.count}"
+
+    def options(self, kind: str, **given: Any) -> dict[str, Any]:
+        """A name, sometimes a policy, and at times what is penalised or projected."""
+        draw = self.draw
+        policy = {"dtype": self.policy} if self.policy else {}
+        extras: dict[str, Any] = {}
+        regularizers = ("l1", "l2", keras.regularizers.L1L2(0.001, 0.002), keras.regularizers.L2(0.02))
+        limits = (
+            "non_neg",
+            "unit_norm",
+            keras.constraints.MaxNorm(1.0, axis=0),
+            keras.constraints.MinMaxNorm(0.3, 0.9, rate=0.7, axis=0),
+        )
+        if draw.chance(0.2):
+            extras["kernel_regularizer"] = draw.pick(regularizers)
+        if draw.chance(0.1):
+            extras["bias_regularizer"] = draw.pick(regularizers)
+        if draw.chance(0.15):
+            extras["activity_regularizer"] = keras.regularizers.L1L2(0.0, 0.003)
+        if draw.chance(0.15):
+            extras["kernel_constraint"] = draw.pick(limits)
+        if draw.chance(0.1):
+            extras["bias_constraint"] = draw.pick(limits[:2] if draw.chance(0.2) else limits[:1])
+        return {"name": self.name(kind), **policy, **extras, **given}
+
+    def plain(self, kind: str, **given: Any) -> dict[str, Any]:
+        return {"name": self.name(kind), **({"dtype": self.policy} if self.policy else {}), **given}
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def dense(self, units: int | None = None) -> Any:
+        activation = self.draw.pick(("tanh", "sigmoid", "softplus", "gelu", "linear", "elu"))
+        return keras.layers.Dense(units or self.draw.pick((3, 4, 6)), **self.options("dense", activation=activation))
+
+    def normalization(self) -> Any:
+        draw = self.draw
+        if draw.chance(0.7):
+            momentum, frozen = draw.pick((0.8, 0.9, 0.99)), draw.chance(0.15)
+            return keras.layers.BatchNormalization(**self.plain("batch_norm", momentum=momentum, trainable=not frozen))
+        return keras.layers.LayerNormalization(**self.plain("layer_norm"))
+
+    def stack(self, x: Any, most: int = 3) -> Any:
+        """A few layers that keep the rank."""
+        for _ in range(int(self.draw.rng.integers(1, most + 1))):
+            if self.draw.chance(0.2):
+                x = self.normalization()(x)
+            elif self.draw.chance(0.1):
+                x = keras.layers.ActivityRegularization(l2=0.01, **self.plain("activity"))(x)
+            elif self.draw.chance(0.15) and len(x.shape) == 2:
+                x = self.submodel(x.shape[-1])(x)
+            else:
+                layer = self.dense()
+                if self.draw.chance(0.1):
+                    layer.trainable = False
+                x = layer(x)
+        return x
+
+    def submodel(self, width: int) -> Any:
+        """A nested model, at times frozen."""
+        kind = self.draw.pick(("Sequential", "Model"))
+        entry = keras.Input((width,), name=self.name("entry"))
+        if kind == "Sequential":
+            model = keras.Sequential([entry, self.dense(), self.normalization()], name=self.name("block"))
+        else:
+            model = keras.Model(entry, self.dense()(self.dense()(entry)), name=self.name("block"))
+        if self.draw.chance(0.3):
+            model.trainable = False
+        return model
+
+    def recurrent(self, sequences: bool) -> Any:
+        draw = self.draw
+        kind = draw.pick(("LSTM", "GRU", "SimpleRNN"))
+        options = self.options(kind.lower(), return_sequences=sequences)
+        if draw.chance(0.15):
+            options["recurrent_regularizer"] = "l2"
+        layer = getattr(keras.layers, kind)(draw.pick((3, 4)), **options)
+        if draw.chance(0.3):
+            layer.activity_regularizer = None
+            merge = draw.pick(("concat", "sum", "ave"))
+            return keras.layers.Bidirectional(layer, merge_mode=merge, name=self.name("bidirectional"))
+        return layer
+
+    # --- branches -----------------------------------------------------------------------------------------------------
+
+    def entry(self, shape: Shape, dtype: str = "float32") -> Any:
+        tensor = keras.Input(shape, dtype=dtype, name=self.name("input"))
+        full = (self.rows, *shape)
+        if dtype == "int32":
+            words = self.draw.rng.integers(1, WORDS, full)
+            # Rows end in zeros at random places, so that masks differ.
+            ends = self.draw.rng.integers(1, shape[0] + 1, (self.rows, 1))
+            data = np.where(np.arange(shape[0]) < ends, words, 0).astype("int32")
+        else:
+            data = self.draw.rng.standard_normal(full).astype("float32")
+        self.inputs.append((tensor, data))
+        return tensor
+
+    def vector(self) -> Any:
+        return self.stack(self.entry((self.draw.pick((3, 5)),)))
+
+    def image(self) -> Any:
+        draw = self.draw
+        x = self.entry((7, 6, draw.pick((1, 3))))
+        for _ in range(int(draw.rng.integers(1, 3))):
+            kind = draw.pick(("Conv2D", "Conv2D", "SeparableConv2D", "DepthwiseConv2D", "Conv2DTranspose"))
+            given = {"padding": "same", "strides": draw.pick((1, 1, 2)), "activation": draw.pick(("tanh", "softplus"))}
+            if kind == "DepthwiseConv2D":
+                x = keras.layers.DepthwiseConv2D(3, **self.plain("depthwise", **given))(x)
+            elif kind == "SeparableConv2D":
+                x = keras.layers.SeparableConv2D(3, 3, **self.plain("separable", **given))(x)
+            else:
+                x = getattr(keras.layers, kind)(draw.pick((3, 4)), 3, **self.options("conv", **given))(x)
+            if draw.chance(0.4):
+                x = self.normalization()(x)
+        if draw.chance(0.4):
+            x = draw.pick((keras.layers.MaxPooling2D, keras.layers.AveragePooling2D))(
+                2, padding="same", **self.plain("pool")
+            )(x)
+        return keras.layers.Flatten(**self.plain("flat"))(x) if draw.chance(0.5) else self.pooled(x, 2)
+
+    def pooled(self, x: Any, rank: int) -> Any:
+        kind = self.draw.pick(("GlobalAveragePooling", "GlobalMaxPooling"))
+        return getattr(keras.layers, f"{kind}{rank}D")(**self.plain("pooled"))(x)
+
+    def sequence(self) -> Any:
+        """A tensor of steps, masked or not."""
+        draw = self.draw
+        if draw.chance(0.6):
+            words = self.entry((STEPS,), "int32")
+            extras = {"embeddings_regularizer": "l2"} if draw.chance(0.15) else {}
+            extras.update({"embeddings_constraint": keras.constraints.MaxNorm(0.1, axis=1)} if draw.chance(0.1) else {})
+            mask = draw.chance(0.6)
+            x = keras.layers.Embedding(WORDS, 4, **self.plain("embedding", mask_zero=mask, **extras))(words)
+        else:
+            x = self.entry((STEPS, 3))
+            if draw.chance(0.3):
+                x = keras.layers.Masking(**self.plain("masking"))(x)
+        if draw.chance(0.3):
+            x = keras.layers.Conv1D(4, 3, **self.options("conv", padding="same", activation="tanh"))(x)
+        return self.recurrent(True)(x) if draw.chance(0.6) else x
+
+    def branch(self) -> Any:
+        kind = self.draw.pick(("vector", "vector", "image", "sequence", "sequence"))
+        if kind != "sequence":
+            return getattr(self, kind)()
+        x = self.sequence()
+        return self.recurrent(False)(x) if self.draw.chance(0.6) else self.pooled(x, 1)
+
+    # --- the whole ----------------------------------------------------------------------------------------------------
+
+    def head(self, x: Any) -> tuple[Any, Head]:
+        draw = self.draw
+        kind = draw.pick(KINDS)
+        units = 1 if kind == "binary" or (kind in ("real", "positive") and draw.chance(0.5)) else 3
+        options = self.options("out", activation=ACTIVATIONS.get(kind))
+        made = keras.layers.Dense(units, **options)(x)
+        if self.policy:
+            # Losses want predictions in float32.
+            made = keras.layers.Activation("linear", dtype="float32", name=self.name("out"))(made)
+        name = made._keras_history.operation.name
+        masked = getattr(made, "_keras_mask", None) is not None
+        return made, Head(name, kind, tuple(made.shape[1:]), masked)
+
+    def trunk(self) -> list[Any]:
+        """Tensors that outputs are made of."""
+        draw = self.draw
+        if draw.chance(0.25):
+            return [self.sequence()]
+        branches = [self.branch() for _ in range(draw.pick((1, 1, 2)))]
+        if draw.chance(0.2):
+            shared = self.dense(4)
+            width = 4
+            both = [keras.layers.Dense(width, **self.plain("to"))(b) for b in (branches * 2)[:2]]
+            branches = [keras.layers.Average(**self.plain("mean"))([shared(b) for b in both])]
+        if len(branches) > 1:
+            return [keras.layers.Concatenate(**self.plain("both"))(branches), *branches]
+        return branches
+
+    def make(self) -> Made:
+        draw = self.draw
+        trunk = self.trunk()
+        count = draw.pick((1, 1, 1, 2, 2, 3))
+        # The first comes from the trunk whole, so that no input hangs loose.
+        found = [self.head(draw.pick(trunk) if place else trunk[0]) for place in range(count)]
+        tensors, heads = [t for t, _ in found], [h for _, h in found]
+        structure = "one" if count == 1 and draw.chance(0.8) else draw.pick(("list", "list", "dict"))
+        outputs: Any = tensors[0] if structure == "one" else tensors
+        if structure == "dict":
+            outputs = {h.name: t for h, t in zip(heads, tensors, strict=True)}
+            order = sorted(range(count), key=lambda place: heads[place].name)
+            heads = [heads[place] for place in order]
+        inputs = [tensor for tensor, _ in self.inputs]
+        model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="random")
+        return Made(model, heads, [data for _, data in self.inputs], structure)
+
+
+def random_trained_model(draw: Draw, rows: int, policy: str | None) -> Made:
+    """A model and `rows` rows for its inputs; its layers have the policy."""
+    return ModelMaker(draw, rows, policy).make()
