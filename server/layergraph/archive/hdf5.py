@@ -7,6 +7,7 @@ what they become is bounded and no filter plugin is ever looked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ OWN_OPTIMIZER_GROUP = "layerserve_optimizer_weights"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SIGNATURE_OFFSETS = (0, *(512 << power for power in range(12)))
 
+#: Groups on the way to others that are kept open, so that they needn't be looked up again.
+_MOST_RECENT = 64
+#: Groups inside one another. Names hold those of the models and scopes around them.
+_DEEPEST = 256
+
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
@@ -57,7 +63,7 @@ class Hdf5File:
         self.limits = limits
         with reading(path, "the HDF5 file"):
             self._file = h5py.File(file, "r")
-            self.root = Hdf5Group(self, self._file["/"], "")
+            self.root = Hdf5Group(self, h5py.h5g.open(self._file.id, b"/"), "")
 
     def close(self) -> None:
         """Closes the file; its arrays can't be read any more."""
@@ -65,22 +71,27 @@ class Hdf5File:
 
 
 class Hdf5Group:
-    """A group. `name` is its path in the file, for errors."""
+    """A group. `name` is its path in the file, for errors.
+
+    It holds HDF5's own identifiers: h5py's objects around them take most of the time of a model with many arrays.
+    """
 
     def __init__(self, file: Hdf5File, group: Any, name: str) -> None:
         self._file = file
         self._group = group
         self.name = name
+        #: Groups below this one that lead to what was looked up last.
+        self._recent: dict[str, Any] = {}
 
     def __len__(self) -> int:
         with reading(self._file.path, f"group '{self.name}'"):
-            return len(self._group)
+            return int(self._group.get_num_objs())
 
     @property
     def address(self) -> int:
         """Where in the file the group stands: the same for all its names."""
         with reading(self._file.path, f"group '{self.name}'"):
-            return int(h5py.h5o.get_info(self._group.id).addr)
+            return int(h5py.h5o.get_info(self._group).addr)
 
     def member_names(self) -> list[str]:
         """Names of the members, at most as many as the limits allow."""
@@ -88,7 +99,7 @@ class Hdf5Group:
         if count > self._file.limits.names:
             raise CorruptFileError(self._file.path, f"group '{self.name}' has {count} members")
         with reading(self._file.path, f"group '{self.name}'"):
-            return [str(name) for name in self._group]
+            return [name.decode("utf-8", "surrogateescape") for name in self._group]
 
     def group(self, path: str) -> Hdf5Group | None:
         """The group at `path` below this one, or None. Raises UnsafeFileError for links that are not hard."""
@@ -96,7 +107,7 @@ class Hdf5Group:
         if found is None:
             return None
         name = self._below(path)
-        if not isinstance(found, h5py.Group):
+        if not isinstance(found, h5py.h5g.GroupID):
             raise CorruptFileError(self._file.path, f"'{name}' is no group")
         return Hdf5Group(self._file, found, name)
 
@@ -106,7 +117,7 @@ class Hdf5Group:
         if found is None:
             return None
         name = self._below(path)
-        if not isinstance(found, h5py.Dataset):
+        if not isinstance(found, h5py.h5d.DatasetID):
             raise CorruptFileError(self._file.path, f"'{name}' is no array")
         with reading(self._file.path, f"array '{name}'"):
             return _stored_array(self._file, found, name)
@@ -153,37 +164,56 @@ class Hdf5Group:
     def _attribute(self, name: str) -> Any:
         """An attribute's value, once it is known to be text of a bearable size; None where there is none."""
         with reading(self._file.path, f"attribute '{name}' of '{self.name}/'"):
-            if name not in self._group.attrs:
+            key = name.encode("utf-8")
+            if not h5py.h5a.exists(self._group, key):
                 return None
-            attribute = self._group.attrs.get_id(name)
-            kind = attribute.get_type().get_class()
-            count = int(np.prod(attribute.shape, dtype=object))
+            attribute = h5py.h5a.open(self._group, key)
+            kind = attribute.get_type()
+            count = math.prod(attribute.shape)
             # An empty list of names is written as an empty array of floats.
-            if kind != h5py.h5t.STRING and count:
+            if kind.get_class() != h5py.h5t.STRING and count:
                 raise CorruptFileError(self._file.path, f"attribute '{name}' of '{self.name}/' is no text")
             limits = self._file.limits
             if count and (count > limits.names or attribute.get_storage_size() > limits.config_bytes):
                 raise CorruptFileError(self._file.path, f"attribute '{name}' of '{self.name}/' is too large")
-            return self._group.attrs[name] if count else np.empty(0)
+            if not count:
+                return np.empty(0)
+            if kind.is_variable_str():
+                return h5py.AttributeManager(h5py.Group(self._group))[name]
+            values = np.empty(attribute.shape, kind.dtype)
+            attribute.read(values)
+            return values
 
     def _walk(self, path: str) -> Any:
         """The object at `path`, component by component, or None where one is missing."""
-        found = self._group
-        for part in path.split("/"):
-            if part in ("", "."):
-                continue
-            with reading(self._file.path, f"'{self._below(path)}'"):
-                if not isinstance(found, h5py.Group):
-                    return None
-                key = part.encode("utf-8")
-                if b"\0" in key or key not in found.id:
-                    return None
-                if found.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-                    raise UnsafeFileError(
-                        self._file.path, f"'{self._below(path)}' is a link, expected data in the file"
-                    )
-                found = found[part]
-        return found
+        group = self._recent.get(path.rpartition("/")[0])
+        if group is None:
+            if path.count("/") > _DEEPEST:
+                raise CorruptFileError(self._file.path, f"'{self._below(path)[:80]}...' is nested too deep")
+            group = self._group
+            for end in (at for at, letter in enumerate(path) if letter == "/"):
+                group = self._open(group, path[:end])
+        return self._open(group, path)
+
+    def _open(self, group: Any, path: str) -> Any:
+        """The member of `group` that is at `path` from here."""
+        part = path.rpartition("/")[2]
+        if part in ("", "."):
+            return group
+        if path in self._recent:
+            return self._recent[path]
+        with reading(self._file.path, f"'{self._below(path)}'"):
+            key = part.encode("utf-8")
+            if not isinstance(group, h5py.h5g.GroupID) or b"\0" in key or key not in group:
+                return None
+            if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+                raise UnsafeFileError(self._file.path, f"'{self._below(path)}' is a link, expected data in the file")
+            found = h5py.h5o.open(group, key)
+            if isinstance(found, h5py.h5g.GroupID):
+                if len(self._recent) >= _MOST_RECENT:
+                    self._recent.clear()
+                self._recent[path] = found
+            return found
 
     def _below(self, path: str) -> str:
         return f"{self.name}/{path}" if self.name else path
@@ -204,14 +234,14 @@ class StoredArray:
     dtype: str
     _file: Hdf5File
     _dataset: Any
+    _type: Any
+    _element: np.dtype[Any]
+    _chunked: bool
 
     @property
     def nbytes(self) -> int:
         """Bytes of the values in memory."""
-        size: int = self._dataset.dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
+        return self._element.itemsize * math.prod(self.shape)
 
     def read(self) -> Array:
         """The values, in the machine's byte order; bfloat16 as float32, which holds all of them.
@@ -221,45 +251,46 @@ class StoredArray:
         with reading(self._file.path, f"array '{self.name}'"):
             values = self._read_raw()
             if self.dtype == "bfloat16":
-                return (values.view("<u2").astype(np.uint32) << 16).view(np.float32)
+                # Shifted, an array without axes is no array any more.
+                return np.asarray(values.view("<u2").astype(np.uint32) << 16).view(np.float32)
             return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def _read_raw(self) -> Array:
-        path, dataset = self._file.path, self._dataset
-        if self.nbytes > self._file.limits.inflated_bytes(self._file.stored_bytes):
-            raise CorruptFileError(path, f"array '{self.name}' claims {self.nbytes} bytes, more than the file can hold")
-        stored = dataset.id.get_storage_size()
-        if dataset.chunks is not None:
-            return chunks.read(dataset, self.name, path)
-        if stored < self.nbytes:
-            raise CorruptFileError(path, f"array '{self.name}' has {stored} bytes, expected {self.nbytes}")
-        values = np.empty(self.shape, dataset.dtype)
+        path, dataset, nbytes = self._file.path, self._dataset, self.nbytes
+        if nbytes > self._file.limits.inflated_bytes(self._file.stored_bytes):
+            raise CorruptFileError(path, f"array '{self.name}' claims {nbytes} bytes, more than the file can hold")
+        if self._chunked:
+            return chunks.read(h5py.Dataset(dataset), self.name, path)
+        stored = dataset.get_storage_size()
+        if stored < nbytes:
+            raise CorruptFileError(path, f"array '{self.name}' has {stored} bytes, expected {nbytes}")
+        values = np.empty(self.shape, self._element)
         if values.size:
-            if self.shape:
-                dataset.read_direct(values)
-            else:
-                values[()] = dataset[()]
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values, self._type)
         return values
 
 
 def _stored_array(file: Hdf5File, dataset: Any, name: str) -> StoredArray:
     """Describes `dataset`; refuses what reaches outside the file and what is no plain array of numbers."""
-    plan = dataset.id.get_create_plist()
-    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
+    plan = dataset.get_create_plist()
+    layout = plan.get_layout()
+    if layout == h5py.h5d.VIRTUAL or plan.get_external_count():
         raise UnsafeFileError(file.path, f"array '{name}' keeps its values in other files")
-    if dataset.shape is None:
+    shape = dataset.shape
+    if shape is None:
         raise CorruptFileError(file.path, f"array '{name}' is empty, expected values")
     filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
     if unknown := [code for code in filters if code not in chunks.FILTERS]:
         raise UnsupportedModelError(
             file.path, f"array '{name}' has filter {unknown[0]}, expected gzip, shuffle or none"
         )
-    return StoredArray(name, tuple(dataset.shape), _dtype_name(file.path, dataset, name), file, dataset)
+    kind = dataset.get_type()
+    element = kind.dtype
+    dtype = _dtype_name(file.path, kind.get_class(), element, name)
+    return StoredArray(name, shape, dtype, file, dataset, kind, element, layout == h5py.h5d.CHUNKED)
 
 
-def _dtype_name(path: Path, dataset: Any, name: str) -> str:
-    kind = dataset.id.get_type().get_class()
-    dtype = dataset.dtype
+def _dtype_name(path: Path, kind: int, dtype: np.dtype[Any], name: str) -> str:
     if kind in (h5py.h5t.INTEGER, h5py.h5t.FLOAT) and dtype.kind in "iuf" and dtype.itemsize <= 8:
         return str(dtype.name)
     if kind == h5py.h5t.ENUM and dtype.kind == "b":
