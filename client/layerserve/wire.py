@@ -64,11 +64,11 @@ class TensorWriter:
             return
         if len(self._heads) >= MAX_HEADS:
             self._heads = {}
-        head = self._heads[name, array.dtype, array.shape] = self._head(name, array)
+        head = self._heads[name, array.dtype, array.shape] = self.head(name, array)
         parts += (head, np.ascontiguousarray(array))
 
-    def _head(self, name: str, array: Array) -> bytes:
-        """All of the field that stands before the numbers."""
+    def head(self, name: str, array: Array) -> bytes:
+        """All of the field that stands before the numbers, for an array whose type is one of `WIRE_TYPES`."""
         enum = tensors.dtype_enum(WIRE_TYPES[array.dtype])
         head = tensor_pb2.Tensor(name=name, dtype=enum).SerializeToString()
         if array.ndim:

@@ -10,6 +10,7 @@ leading, as waking another one costs more than a small model does; or the lane's
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -155,7 +156,8 @@ class Lane:
     ) -> None:
         self._name = name
         self._execute = execute
-        self._max_batch_rows = max_batch_rows
+        #: Most rows that one batch has.
+        self.max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._observer = observer
         self._queue: deque[Pending] = deque()
@@ -167,7 +169,8 @@ class Lane:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._seconds_per_row = 0.0
-        self._seconds_per_batch = float("inf")
+        #: What batches took of a thread's own time, by the bits of their number of rows; infinite where not known.
+        self._took = [math.inf] * (max_batch_rows.bit_length() + 1)
 
     def put(self, pending: Pending) -> None:
         """Puts a request into the queue; one of the methods `run...` must follow.
@@ -194,6 +197,31 @@ class Lane:
         self.put(pending)
         self.run_elsewhere()
 
+    def lead(self, rows: int) -> bool:
+        """Takes the lead if the model is quick with so many rows, nobody has it and nothing waits. `cease` must follow.
+
+        So requests that came together, and are alike, can be run without a queue.
+        """
+        if self._expected(rows) >= QUICK_SECONDS:
+            return False
+        with self._lock:
+            if self._led or self._queue or self._closed:
+                return False
+            self._led = True
+        return True
+
+    def run_now(self, outputs: tuple[str, ...], arrays: Arrays, rows: int, waited: Sequence[float]) -> Arrays:
+        """Runs one batch of joinable requests for whoever leads; each waited so many seconds for it.
+
+        Raises what the executor raises.
+        """
+        self._observer.requests_waited(waited)
+        return self._execute_timed(outputs, arrays, rows, len(waited), True)
+
+    def cease(self) -> None:
+        """Gives the lead back once nothing waits."""
+        self._lead()
+
     def run(self) -> None:
         """Runs batches in this thread, unless somebody does: until nothing waits, or the lane's thread takes over."""
         with self._lock:
@@ -204,7 +232,7 @@ class Lane:
 
     def run_if_quick(self) -> None:
         """As `run`, if the model is quick; else the lane's own thread runs what waits."""
-        if self._seconds_per_batch < QUICK_SECONDS:
+        if self._expected(self._queued_rows) < QUICK_SECONDS:
             self.run()
         else:
             self.run_elsewhere()
@@ -241,6 +269,14 @@ class Lane:
         while place and self._queue[place - 1].priority < pending.priority:
             place -= 1
         self._queue.insert(place, pending)
+
+    def _expected(self, rows: int) -> float:
+        """Seconds of a thread's own time that a batch of so many rows, or all that one holds, may take at the most."""
+        size = min(rows.bit_length(), len(self._took) - 1)
+        for smaller in range(size, -1, -1):
+            if self._took[smaller] < math.inf:
+                return self._took[smaller] * 2.0 ** (size - smaller)
+        return min(self._took)
 
     def _wait_seconds(self) -> float:
         """How long the queue will last, within reason."""
@@ -293,7 +329,7 @@ class Lane:
         batch: list[Piece] = []
         dropped: list[tuple[Pending, Exception]] = []
         kept: list[Pending] = []
-        room = self._max_batch_rows
+        room = self.max_batch_rows
         key: object = None
         now = time.monotonic()
         unfinished: Pending | None = None
@@ -310,7 +346,7 @@ class Lane:
             elif not pending.joinable or pending.key != key:
                 kept.append(pending)
                 continue
-            elif pending.rows_left > room and pending.rows <= self._max_batch_rows:
+            elif pending.rows_left > room and pending.rows <= self.max_batch_rows:
                 # It runs whole in the next batch. A smaller one behind it may not take its turn.
                 kept.append(pending)
                 break
@@ -343,33 +379,41 @@ class Lane:
         return None
 
     def _run(self, batch: Sequence[Piece]) -> None:
-        began, busy = time.monotonic(), time.thread_time()
         rows = sum(piece.rows for piece in batch)
+        owner = batch[0].owner
         try:
             arrays = _joined([piece.arrays for piece in batch])
-            results = self._execute(batch[0].owner.outputs, arrays)
-            if batch[0].owner.joinable:
-                _check_rows(results, rows)
+            results = self._execute_timed(owner.outputs, arrays, rows, len(batch), owner.joinable)
         except InvalidRequestError as error:
             if len(batch) > 1:
                 # One caller's content is at fault, and the others must not pay for it.
                 for piece in batch:
                     self._run([piece])
             else:
-                batch[0].owner.fail(error)
+                owner.fail(error)
             return
         except Exception as error:
             for piece in batch:
                 piece.owner.fail(error)
             return
+        self._hand_out(batch, results)
+
+    def _execute_timed(
+        self, outputs: tuple[str, ...], arrays: Arrays, rows: int, requests: int, joinable: bool
+    ) -> Arrays:
+        began, busy = time.monotonic(), time.thread_time()
+        results = self._execute(outputs, arrays)
+        if joinable:
+            _check_rows(results, rows)
         seconds = time.monotonic() - began
         self._seconds_per_row = seconds / max(rows, 1)
         # By the thread's own time, as waiting for other threads makes no model slow. The first batch is often much
         # longer than the rest, and must not count for long.
         busy = time.thread_time() - busy
-        self._seconds_per_batch = min(busy, (self._seconds_per_batch + busy) / 2)
-        self._observer.batch_ran(rows, len(batch), seconds)
-        self._hand_out(batch, results)
+        size = min(rows.bit_length(), len(self._took) - 1)
+        self._took[size] = min(busy, (self._took[size] + busy) / 2)
+        self._observer.batch_ran(rows, requests, seconds)
+        return results
 
     def _hand_out(self, batch: Sequence[Piece], results: Arrays) -> None:
         start = 0

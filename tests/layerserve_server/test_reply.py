@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from layerserve import tensors
@@ -22,6 +22,7 @@ def by_protobuf(names, results, id):
 DTYPES = st.sampled_from([dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name != "string"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(arrays.arrays(DTYPES, arrays.array_shapes(min_dims=0, min_side=0, max_side=200)), max_size=3), st.text()
 )
@@ -49,3 +50,25 @@ def test_varints(value, expected):
     written = varint(value)
     assert expected in (None, written)
     assert sum((byte & 127) << 7 * place for place, byte in enumerate(written)) == value
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rows: np.arange(rows * 2, dtype=np.float32).reshape(rows, 2),
+        lambda rows: np.asfortranarray(np.arange(rows * 6.0).reshape(rows, 2, 3)),
+        lambda rows: np.arange(rows),
+        lambda rows: np.zeros((rows, 0), np.int8),
+        lambda rows: np.arange(rows * 2, dtype=">f4").reshape(rows, 2),
+        lambda rows: np.array([[str(row)] for row in range(rows)], object),
+    ],
+)
+def test_results_are_cut_into_replies(make, rows):
+    ids = ["", "a", "é"]
+    results = {"y": make(rows * len(ids)), "z": np.arange(rows * len(ids), dtype=np.int16)}
+    expected = [
+        by_protobuf("yz", {name: array[start : start + rows] for name, array in results.items()}, id)
+        for start, id in zip(range(0, rows * len(ids), rows), ids, strict=True)
+    ]
+    assert ReplyForm("m", 300, ["y", "z"]).split(results, rows, ids) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+from importlib.util import find_spec
 
 import grpc
 import numpy as np
@@ -32,6 +33,13 @@ def serve(put, start, connect):
     return serve_double
 
 
+TRANSPORTS = [
+    "grpcio",
+    pytest.param(
+        "native",
+        marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed"),
+    ),
+]
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
@@ -207,6 +215,64 @@ def test_32_callers_each_get_their_own_rows_while_others_go_away(serve, connect)
         thread.join()
     assert wrong == []
     assert len(answered) > 200
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_requests_that_are_alike_are_joined_and_each_gets_its_own_rows(serve, connect, transport):
+    """Many calls at once on each of 8 connections, alike but for their numbers and ids; some go away, some are bad."""
+    app, model, stub = serve(max_batch_rows=16, transport=transport)
+    for _ in range(3):  # from the third one on the model is known to be quick, and the request by its bytes
+        stub.Predict(request(X, id="00-00"), timeout=30)
+    wrong, answered, refused = [], [], []
+
+    def run(number):
+        stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
+        choose = random.Random(number)
+        for turn in range(6):
+            futures = []
+            for place in range(20):
+                x = np.full((3, 2), number * 1000 + turn * 100 + place, np.float32)
+                bad = choose.random() < 0.1
+                id = f"{number:02}-{place:02}"
+                future = stub.Predict.future(request(-1 - x if bad else x, id=id), timeout=60)
+                if choose.random() < 0.1:
+                    future.cancel()
+                else:
+                    futures.append((x, bad, id, future))
+            for x, bad, id, future in futures:
+                if bad:
+                    refused.append(future.exception().code())
+                    continue
+                response = future.result()
+                answered.append(id)
+                if response.id != id or not np.array_equal(tensors.decode(response.outputs[0]), x * 2):
+                    wrong.append((number, turn, id))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(answered) > 500
+    assert set(refused) == {INVALID}
+    # They were joined, in whole requests.
+    assert max(model.batches) > 3
+    assert {rows % 3 for rows in model.batches} == {0}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_new_version_answers_also_those_that_are_known_by_their_bytes(serve, put, transport):
+    app, _, stub = serve(transport=transport)
+    for version in (1, 2, 3):
+        if version > 1:
+            put("double", version, offset=float(version))
+            for _ in range(2):  # a file is complete when it is the same at two looks
+                app.repository.scan()
+        for _ in range(3):
+            response = stub.Predict(request(X), timeout=30)
+            assert response.model.version == version
+            np.testing.assert_array_equal(tensors.decode(response.outputs[0]), X * 2 + (version if version > 1 else 0))
 
 
 # ---- models

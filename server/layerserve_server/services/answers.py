@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
+from typing import Any
 
 from layerserve.v1 import prediction_pb2
 from layerserve.wire import tag, varint
@@ -74,6 +75,10 @@ class Answers:
         self._room.release()
         self._ready.put(None)
 
+    def answered(self, call: StreamedCall) -> bool:
+        """Whether a call has its answer."""
+        return call not in self._under_way
+
     def end(self, call: StreamedCall, make: Callable[[], bytes]) -> None:
         """A call has its answer; later ones to it are ignored."""
         with self._lock:
@@ -118,6 +123,13 @@ class StreamedCall:
 
         self._answers.end(self, make)
 
+    def answer(self, message: bytes) -> None:
+        self.reply(lambda: message)
+
+    @property
+    def answered(self) -> bool:
+        return self._answers.answered(self)
+
     def fail(self, error: Exception) -> None:
         wire = failure(error, self.method)
         told = prediction_pb2.PredictError(
@@ -130,6 +142,9 @@ class StreamedCall:
 
     def afterwards(self, work: Callable[[], None]) -> None:
         work()
+
+    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        work((item,))
 
     def may_block(self, work: Callable[[], None]) -> None:
         work()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from layerserve.v1 import prediction_pb2
 
-from layerserve_server.admission import Admission
 from layerserve_server.batching import Arrays, Lane, Pending
+from layerserve_server.errors import ServerError
 from layerserve_server.repository.repository import Repository
-from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.repository.version import Lease
+from layerserve_server.services.alike import answer_alike
 from layerserve_server.services.answers import Answers
 from layerserve_server.services.messages import choice, parse
 from layerserve_server.services.pattern import Pattern, Patterns
-from layerserve_server.services.reply import ReplyForm
-from layerserve_server.services.request import RequestForm
+from layerserve_server.services.selection import Selection, select
 from layerserve_server.transport.call import Call, Routes, Stream
 
 #: Larger messages are read in another thread than the one that takes the calls, unless they need no reading.
@@ -25,23 +25,14 @@ LONG_BYTES = 1 << 20
 SERVICE = "/layerserve.v1.PredictionService/"
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a version has ready for requests that ask for the same outputs."""
-
-    admission: Admission
-    request: RequestForm
-    #: Each output once, as the model computes them.
-    computed: tuple[str, ...]
-    reply: ReplyForm
-
-
 class PredictionService:
     """Handlers of the prediction service."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._patterns = Patterns()
+        #: One object, as calls that name the same are answered together.
+        self._answer_known = self._answer_patterns
 
     def routes(self) -> Routes:
         """Its methods."""
@@ -52,16 +43,11 @@ class PredictionService:
         )
 
     def predict(self, call: Call) -> None:
-        """Puts the request's rows into the version's lane. The reply comes from there."""
+        """Answers with the results for the request's rows, in a batch with others."""
         pattern = self._patterns.find(call.request)
         if pattern is not None:
-            held = self._repository.lease_loaded(*pattern.choice)
-            if held is not None:
-                lane = _put_known(call, pattern, held)
-                if lane is not None:
-                    call.afterwards(lane.run_if_quick)
-                    return
-        if len(call.request) > LONG_BYTES:
+            call.gather(self._answer_known, (call, pattern))
+        elif len(call.request) > LONG_BYTES:
             call.may_block(lambda: self._read(call))
         else:
             self._read(call)
@@ -80,6 +66,54 @@ class PredictionService:
 
         threading.Thread(target=read, name="predict stream", daemon=True).start()
         yield from answers
+
+    def _answer_patterns(self, known: Sequence[tuple[Call, Pattern]]) -> None:
+        """Answers calls that came together and have patterns."""
+        calls: dict[Pattern, list[Call]] = {}
+        for call, pattern in known:
+            calls.setdefault(pattern, []).append(call)
+        patterns = Counter(pattern.choice for pattern in calls) if len(calls) > 1 else None
+        for pattern, alike in calls.items():
+            # Different requests for one model make one batch only if they meet in its queue.
+            if (patterns is not None and patterns[pattern.choice] > 1) or not self._answer_at_once(pattern, alike):
+                for call in alike:
+                    self._try(call, pattern)
+
+    def _answer_at_once(self, pattern: Pattern, calls: Sequence[Call]) -> bool:
+        """Answers calls that are alike without a queue, if that can be done."""
+        try:
+            held = self._repository.lease_loaded(*pattern.choice)
+            if held is None:
+                return False
+            with held as version:
+                selection = select(version, pattern.outputs)
+                layouts, lane = selection.request.layouts(pattern), version.lane
+                if layouts is None:
+                    return False
+                rows = layouts[0].shape[0]
+                if rows > lane.max_batch_rows or not lane.lead(min(rows * len(calls), lane.max_batch_rows)):
+                    return False
+                try:
+                    for call in calls:
+                        call.about(version.name, version.version)
+                    answer_alike(lane, selection, pattern, layouts, calls)
+                finally:
+                    lane.cease()
+        except ServerError:
+            # Whatever is wrong with the choice of a version or of outputs: each is told.
+            return False
+        return True
+
+    def _try(self, call: Call, pattern: Pattern) -> None:
+        try:
+            held = self._repository.lease_loaded(*pattern.choice)
+            lane = _put_known(call, pattern, held) if held is not None else None
+            if lane is not None:
+                call.afterwards(lane.run_if_quick)
+            else:
+                self._read(call)
+        except Exception as error:
+            call.fail(error)
 
     def _read(self, call: Call) -> None:
         """Reads a request that is like none before it."""
@@ -101,7 +135,7 @@ def _put(call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> Lan
     version = held.version
     try:
         call.about(version.name, version.version)
-        selection = _selection(version, tuple(request.outputs))
+        selection = select(version, tuple(request.outputs))
         admitted = selection.request.read(request.inputs)
         pending = _pending(call, held, selection, admitted.arrays, admitted.rows, request.id)
         return _queue(call, pending, version.lane, request.priority, request.max_queue_ms)
@@ -114,7 +148,7 @@ def _put_known(call: Call, pattern: Pattern, held: Lease) -> Lane | None:
     """As `_put`, for a request of a known pattern; None where its arrays must be read the long way."""
     version = held.version
     try:
-        selection = _selection(version, pattern.outputs)
+        selection = select(version, pattern.outputs)
         layouts = selection.request.layouts(pattern)
         if layouts is None:
             held.end()
@@ -158,15 +192,3 @@ def _queue(call: Call, pending: Pending, lane: Lane, priority: int, max_queue_ms
     lane.put(pending)
     call.on_gone(pending.cancel)
     return lane
-
-
-def _selection(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
-    return version.execution.kept(outputs, lambda: _make_selection(version, outputs))
-
-
-def _make_selection(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
-    plan = version.execution.plan(outputs)
-    names = outputs or tuple(spec.name for spec in version.model.output_specs)
-    computed = tuple(dict.fromkeys(names))
-    admission = Admission(plan, version.model.input_specs, computed)
-    return Selection(admission, RequestForm(admission), computed, ReplyForm(version.name, version.version, names))

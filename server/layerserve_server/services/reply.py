@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve.wire import TensorWriter
+from layerserve.wire import WIRE_TYPES, TensorWriter
 
 from layerserve_server.batching import Arrays
 
@@ -28,3 +28,23 @@ class ReplyForm:
         if id:
             parts.append(prediction_pb2.PredictResponse(id=id).SerializeToString())
         return b"".join(parts)
+
+    def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
+        """A message for each id, with so many rows of the results, in order."""
+        if any(results[name].dtype not in WIRE_TYPES for name in self._outputs):
+            starts = range(0, rows * len(ids), rows)
+            return [
+                self.fill({name: array[start : start + rows] for name, array in results.items()}, id)
+                for start, id in zip(starts, ids, strict=True)
+            ]
+        columns: list[list[bytes]] = []
+        for name in self._outputs:
+            array = results[name]
+            content, size = array.tobytes(), array.nbytes // len(ids)
+            head = self._tensors.head(name, array[:rows])
+            columns.append([head + content[place * size : (place + 1) * size] for place in range(len(ids))])
+        messages = [self._head + b"".join(parts) for parts in zip(*columns, strict=True)]
+        return [
+            message + prediction_pb2.PredictResponse(id=id).SerializeToString() if id else message
+            for message, id in zip(messages, ids, strict=True)
+        ]

@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from layerserve_server.errors import (
     BusyError,
@@ -42,6 +43,7 @@ class Bursts:
         self._max_calls = max_calls
         self._max_message_bytes = max_message_bytes
         self._thread = 0
+        self._gathered: dict[Callable[[Sequence[Any]], None], list[object]] = {}
         self._works: dict[Callable[[], None], None] = {}
         self._began: dict[str, int] = {}
         self._ended: deque[Ended] = deque()
@@ -78,13 +80,14 @@ class Bursts:
             began, self._began = self._began, {}
             for method, count in began.items():
                 self._observer.calls_began(method, count)
+        if self._gathered:
+            gathered, self._gathered = self._gathered, {}
+            for take, items in gathered.items():
+                _run(take, items)
         if self._works:
             works, self._works = self._works, {}
             for work in works:
-                try:
-                    work()
-                except Exception:
-                    logger.exception("work for a burst of calls")
+                _run(work)
         self.tell()
 
     def tell(self) -> None:
@@ -106,6 +109,13 @@ class Bursts:
         else:
             work()
 
+    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        """See transport.call.Call."""
+        if threading.get_ident() == self._thread:
+            self._gathered.setdefault(work, []).append(item)
+        else:
+            work((item,))
+
     def may_block(self, work: Callable[[], None]) -> None:
         """Runs work in another thread."""
         self._blocking.submit(work)
@@ -122,6 +132,13 @@ class Bursts:
         for call in tuple(self.open):
             call.gone()
         self._blocking.shutdown(wait=False, cancel_futures=True)
+
+
+def _run(work: Callable[..., None], *arguments: object) -> None:
+    try:
+        work(*arguments)
+    except Exception:
+        logger.exception("work for a burst of calls")
 
 
 class BurstCall:
@@ -149,6 +166,10 @@ class BurstCall:
         """Puts an error on the wire. A transport's own."""
         raise NotImplementedError
 
+    @property
+    def answered(self) -> bool:
+        return self._once.locked()
+
     def on_gone(self, callback: Callable[[], None]) -> None:
         self._gone = callback
         if self._once.locked():
@@ -160,7 +181,10 @@ class BurstCall:
             message = encode()
         except Exception as error:
             self.fail(error)
-            return
+        else:
+            self.answer(message)
+
+    def answer(self, message: bytes) -> None:
         if self._once.acquire(False):
             self._end("OK")
             self.send(message)
@@ -178,6 +202,9 @@ class BurstCall:
 
     def afterwards(self, work: Callable[[], None]) -> None:
         self._bursts.afterwards(work)
+
+    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        self._bursts.gather(work, item)
 
     def may_block(self, work: Callable[[], None]) -> None:
         def run() -> None:

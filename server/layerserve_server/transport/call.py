@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 
 class Call(Protocol):
@@ -33,8 +33,15 @@ class Call(Protocol):
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Calls back when the caller cancels or its deadline passes; at once where that has happened."""
 
+    @property
+    def answered(self) -> bool:
+        """Whether it has its answer, or nobody waits for one any more."""
+
     def reply(self, encode: Callable[[], bytes]) -> None:
         """Answers with what `encode` gives. The transport chooses the thread that it runs in."""
+
+    def answer(self, message: bytes) -> None:
+        """Answers with a message that is ready."""
 
     def fail(self, error: Exception) -> None:
         """Answers with an error."""
@@ -47,6 +54,9 @@ class Call(Protocol):
 
         The same `work` of several of them runs once.
         """
+
+    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        """As `afterwards`, and the calls that named the same `work` have their items come to it together."""
 
     def may_block(self, work: Callable[[], None]) -> None:
         """Runs `work` in a thread that may be kept; an error in it is the call's."""

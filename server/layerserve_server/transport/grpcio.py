@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,6 +255,13 @@ class GrpcioCall:
             self._encode = encode
             self._answered.set()
 
+    def answer(self, message: bytes) -> None:
+        self.reply(lambda: message)
+
+    @property
+    def answered(self) -> bool:
+        return self._answered.is_set()
+
     def fail(self, error: Exception) -> None:
         if self._encode is None and self._error is None:
             self._error = error
@@ -265,6 +272,9 @@ class GrpcioCall:
 
     def afterwards(self, work: Callable[[], None]) -> None:
         work()
+
+    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        work((item,))
 
     def may_block(self, work: Callable[[], None]) -> None:
         work()

@@ -1,0 +1,34 @@
+"""What a version has ready for requests that ask for the same outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from layerserve_server.admission import Admission
+from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.reply import ReplyForm
+from layerserve_server.services.request import RequestForm
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Some outputs of a version, and how requests for them are read and answered."""
+
+    admission: Admission
+    request: RequestForm
+    #: Each output once, as the model computes them.
+    computed: tuple[str, ...]
+    reply: ReplyForm
+
+
+def select(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
+    """The selection of these outputs, or of all. Raises UnknownOutputError."""
+
+    def make() -> Selection:
+        plan = version.execution.plan(outputs)
+        names = outputs or tuple(spec.name for spec in version.model.output_specs)
+        computed = tuple(dict.fromkeys(names))
+        admission = Admission(plan, version.model.input_specs, computed)
+        return Selection(admission, RequestForm(admission), computed, ReplyForm(version.name, version.version, names))
+
+    return version.execution.kept(outputs, make)
