@@ -8,26 +8,42 @@
     @replace_lambda("halve")                 # stands for the Lambda layer named `halve`
     class Halve(Layer): ...
 
+    @register_activation("my_package")       # a function of a tensor
+    def squash(x): ...
+
+Files of Keras name a class or function that was never registered by its bare name: without a package, as
+`register_layer()`, such a name is found. A lambda as an activation is `register_activation(name="<lambda>")`.
+
 Modules with such classes are imported because a setting or an installed package's entry point (group
 `layergraph.layers`) names them. No file ever does: a file's names are only looked up in what is there.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+import torch
 
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 
 ENTRY_POINTS = "layergraph.layers"
 
+Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 L = TypeVar("L", bound=type[Layer])
+A = TypeVar("A", bound=Activation)
+T = TypeVar("T")
+
+#: The package of what is registered without one.
+_NO_PACKAGE = "Custom>"
 
 _classes: dict[str, type[Layer]] = {}
 _lambdas: dict[str, type[Layer]] = {}
+_activations: dict[str, Activation] = {}
 
 
 def register_layer(package: str = "Custom", name: str | None = None) -> Callable[[L], L]:
@@ -57,9 +73,36 @@ def replace_lambda(layer_name: str) -> Callable[[L], L]:
     return register
 
 
-def _add(table: dict[str, type[Layer]], key: str, layer: type[Layer], what: str) -> None:
-    if table.setdefault(key, layer) is not layer:
-        raise ConfigError(f"{what} '{key}' is registered twice: by {table[key].__module__} and {layer.__module__}")
+def register_activation(package: str = "Custom", name: str | None = None) -> Callable[[A], A]:
+    """Adds an activation, a function of a tensor, under `package>name`, as register_keras_serializable does.
+
+    Raises ConfigError for a name that another function has.
+    """
+
+    def register(function: A) -> A:
+        key = f"{package}>{name or function.__name__}"
+
+        # Its name is what a saved model says of it.
+        @functools.wraps(function)
+        def named(x: torch.Tensor) -> torch.Tensor:
+            return function(x)
+
+        named.__name__ = key
+        _add(_activations, key, named, "activation")
+        return function
+
+    return register
+
+
+def _add(table: dict[str, Any], key: str, made: Any, what: str) -> None:
+    known = table.setdefault(key, made)
+    if _origin(known) != _origin(made):
+        raise ConfigError(f"{what} '{key}' is registered twice: by {known.__module__} and {made.__module__}")
+
+
+def _origin(made: Any) -> Any:
+    """The class, or the function that was registered."""
+    return getattr(made, "__wrapped__", made)
 
 
 def load_plugins(modules: Iterable[str] = ()) -> list[str]:
@@ -71,7 +114,8 @@ def load_plugins(modules: Iterable[str] = ()) -> list[str]:
         _import(point.value.partition(":")[0])
     for module in modules:
         _import(module)
-    return [*sorted(_classes), *(f"Lambda '{name}'" for name in sorted(_lambdas))]
+    functions = (f"activation {name}" for name in sorted(_activations))
+    return [*sorted(_classes), *(f"Lambda '{name}'" for name in sorted(_lambdas)), *functions]
 
 
 def _import(module: str) -> None:
@@ -83,7 +127,16 @@ def _import(module: str) -> None:
 
 def custom_layers() -> Mapping[str, type[Layer]]:
     """What is registered, by the name that files have for it; Lambda replacements as `Lambda>` and the layer's name."""
-    return {**_classes, **{lambda_class(name): layer for name, layer in _lambdas.items()}}
+    return {**_bare(_classes), **_classes, **{lambda_class(name): layer for name, layer in _lambdas.items()}}
+
+
+def custom_activations() -> Mapping[str, Activation]:
+    """The functions that are registered, by the names that files have for them."""
+    return {**_bare(_activations), **_activations}
+
+
+def _bare(table: Mapping[str, T]) -> dict[str, T]:
+    return {name.removeprefix(_NO_PACKAGE): made for name, made in table.items() if name.startswith(_NO_PACKAGE)}
 
 
 def lambda_class(layer_name: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import layergraph
 import numpy as np
 import pytest
 from layergraph import plugins
 from layergraph.errors import ConfigError, UnsupportedModelError
-from layergraph.plugins import load_plugins, register_layer
+from layergraph.plugins import load_plugins, register_activation, register_layer
 from oracles import assert_close
 
 PLUGIN = """
@@ -47,6 +49,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "_classes", {})
     monkeypatch.setattr(plugins, "_lambdas", {})
+    monkeypatch.setattr(plugins, "_activations", {})
     monkeypatch.delitem(sys.modules, "plugin_of_a_test", raising=False)
     return "plugin_of_a_test"
 
@@ -95,6 +98,71 @@ def test_custom_classes_are_listed_until_a_plugin_has_them(plugin: str, ending: 
     assert str(raised.value).count("class 'mine>Scale' is not supported") == 2
     assert load_plugins([plugin]) == ["mine>Scale", "Lambda 'halve'"]
     assert_close(layergraph.load_model(path).predict(inputs), expected)
+
+
+def legacy(tmp_path: Path) -> Path:
+    """An architecture as Keras 2 writes it: its custom classes and functions have no package."""
+
+    def layer(class_name: str, name: str, before: str, **config: Any) -> dict[str, Any]:
+        calls = [[[before, 0, 0, {}]]] if before else []
+        return {"class_name": class_name, "config": {"name": name, **config}, "name": name, "inbound_nodes": calls}
+
+    inner = {"class_name": "Odd", "config": {"name": "inner", "trainable": True}}
+    layers = [
+        layer("InputLayer", "x", "", batch_input_shape=[None, 3, 2], dtype="float32"),
+        layer("Odd", "odd", "x"),
+        layer("TimeDistributed", "each", "odd", layer=inner),
+        layer("Activation", "first", "each", activation="<lambda>"),
+        layer("Dense", "second", "first", units=2, activation="squash", use_bias=False),
+    ]
+    graph = {"name": "m", "layers": layers, "input_layers": [["x", 0, 0]], "output_layers": [["second", 0, 0]]}
+    whole = {"class_name": "Model", "config": graph, "keras_version": "2.2.4", "backend": "tensorflow"}
+    (tmp_path / "model.json").write_text(json.dumps(whole))
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs["layer_names"] = ["second"]
+        group = file.create_group("second")
+        group.attrs["weight_names"] = ["second/kernel:0"]
+        group["second/kernel:0"] = np.eye(2, dtype="f4")
+    return tmp_path
+
+
+def test_all_that_is_custom_is_told_with_its_place(plugin: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError) as raised:
+        layergraph.load_model(legacy(tmp_path))
+    problems = raised.value.problems
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "layer 'odd'",
+        "layer 'inner' in 'each'",
+        "layer 'first'",
+        "layer 'second'",
+    ]
+    assert all("register_layer" in problem for problem in problems[:2])
+    assert all("register_activation" in problem for problem in problems[2:])
+
+
+def test_what_a_file_names_without_a_package_is_found(plugin: str, tmp_path: Path) -> None:
+    @register_layer()
+    class Odd(layergraph.layers.Layer):
+        def forward(self, run: Any, w: Any, x: Any) -> Any:
+            return x + 1
+
+    @register_activation(name="<lambda>")
+    def doubled(x: Any) -> Any:
+        return 2 * x
+
+    register_activation(name="squash")(lambda x: x / 10)
+    model = layergraph.load_model(legacy(tmp_path))
+    x = np.random.default_rng(0).standard_normal((2, 3, 2)).astype("f4")
+    assert_close(model.predict(x), (x + 2) * 2 / 10)
+    model.save(tmp_path / "again.keras")
+    assert_close(layergraph.load_model(tmp_path / "again.keras").predict(x), (x + 2) * 2 / 10)
+
+
+def test_two_functions_of_one_name_are_refused(plugin: str) -> None:
+    register_activation("mine", "f")(np.sin)
+    register_activation("mine", "f")(np.sin)
+    with pytest.raises(ConfigError, match="'mine>f' is registered twice"):
+        register_activation("mine", "f")(np.cos)
 
 
 def test_a_file_imports_nothing(plugin: str, tmp_path: Path) -> None:

@@ -86,13 +86,18 @@ class Configurable:
             value = given.get(name, field.default)
             if value is _REQUIRED:
                 raise ConfigError(f"{owner}: option '{name}' is missing")
-            try:
-                setattr(self, name, field.validate(value))
-            except Expected as wrong:
-                raise ConfigError(f"{owner}: option '{name}' is {brief(value)}, expected {wrong}") from None
-            except LayerGraphError as wrong:
-                raise type(wrong)(f"{owner}: option '{name}': {wrong}") from wrong
+            setattr(self, name, self.validated(name, value))
         self.setup()
+
+    @classmethod
+    def validated(cls, name: str, value: Any) -> Any:
+        """The normal form of a value for the option `name`. Raises ConfigError, or what the validator raises."""
+        try:
+            return cls._options[name].validate(value)
+        except Expected as wrong:
+            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected {wrong}") from None
+        except LayerGraphError as wrong:
+            raise type(wrong)(f"{cls.__name__}: option '{name}': {wrong}") from wrong
 
     def setup(self) -> None:
         """Checks combinations of options. Called once all are set."""

@@ -98,12 +98,20 @@ class ValueReader:
         return self.generation.activations.get(value, value) if isinstance(value, str) else value
 
     def _function(self, owner: str, value: Mapping[str, Any]) -> str | None:
-        """The name of a function. Only tables of ours are ever asked for it."""
-        module, name = value.get("module"), value.get("config")
+        """The name of a function. Only tables of ours, and of plugins, are ever asked for it."""
+        # Here, because plugins import the functional core, which imports configs.
+        from layergraph.plugins import custom_activations
+
+        module, name, registered = value.get("module"), value.get("config"), value.get("registered_name")
+        custom = custom_activations()
+        for key in (registered, name):
+            if isinstance(key, str) and key in custom:
+                return key
         known = module is None or (isinstance(module, str) and module.partition(".")[0] in _KERAS_MODULES)
         if known and isinstance(name, str):
             return name
-        self.problems.add(f"{owner}: custom function {brief_name(name)} of module {brief_name(module)}")
+        remedy = "a plugin can supply an activation: layergraph.plugins.register_activation"
+        self.problems.add(f"{owner}: custom function {brief_name(name)} of module {brief_name(module)} ({remedy})")
         return None
 
     def _marked(self, owner: str, name: str, value: Mapping[str, Any]) -> Any:

@@ -34,24 +34,44 @@ class Rebuilt:
 
 def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Problems) -> None:
     """Adds every class and option to `problems` that layergraph doesn't have, in all nested models and wrappers."""
-    waiting: list[GraphSpec | LayerSpec] = [spec]
+    # Each with the layers that hold it.
+    waiting: list[tuple[GraphSpec | LayerSpec, str]] = [(spec, "")]
     while waiting:
-        item = waiting.pop()
+        item, where = waiting.pop()
         if isinstance(item, GraphSpec):
-            waiting.extend(reversed(item.layers))
-        elif item.graph is not None:
-            waiting.append(item.graph)
-        else:
-            label = f"layer {brief_name(item.name)}"
-            known = _class_table(item).get(item.class_name)
-            if known is None:
-                what = "operation" if item.operation else "class"
-                problems.add(f"{label}: {what} {brief_name(item.class_name)} is not supported")
-            else:
-                for key in unknown_options(item, known, ignores):
-                    value = brief(item.config[key])
-                    problems.add(f"{label} ({item.class_name}): option {brief_name(key)} = {value} is not supported")
-            waiting.extend(leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec))
+            waiting.extend((layer, where) for layer in reversed(item.layers))
+            continue
+        inside = f"{where}/{item.name}" if where else item.name
+        if item.graph is not None:
+            waiting.append((item.graph, inside))
+            continue
+        label = f"layer {brief_name(item.name)}" + (f" in {brief_name(where)}" if where else "")
+        for problem in _unsupported(item, label, ignores):
+            problems.add(problem)
+        inner = [leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec)]
+        waiting.extend((leaf, inside) for leaf in reversed(inner))
+
+
+def _unsupported(spec: LayerSpec, label: str, ignores: Ignores) -> Iterator[str]:
+    known = _class_table(spec).get(spec.class_name)
+    if known is None:
+        what = "operation" if spec.operation else "class"
+        remedy = "" if spec.operation else ", but a plugin can supply it (layergraph.plugins.register_layer)"
+        yield f"{label}: {what} {brief_name(spec.class_name)} is not supported{remedy}"
+        return
+    for key in unknown_options(spec, known, ignores):
+        value = brief(spec.config[key])
+        yield f"{label} ({spec.class_name}): option {brief_name(key)} = {value} is not supported"
+    for key in spec.config.keys() & known._options.keys():
+        # Layers in options are looked at by themselves.
+        if not any(isinstance(leaf, LayerSpec) for leaf in flatten([spec.config[key]])):
+            try:
+                known.validated(key, spec.config[key])
+            except ConfigError as wrong:
+                yield f"{label}: {wrong}"
+            except LayerGraphError:
+                # Told with its own error where the layer is made.
+                pass
 
 
 def rebuild(spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMITS) -> Rebuilt:
@@ -112,8 +132,8 @@ def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
 
     if spec.operation:
         return OPERATIONS
-    # `package>Name` is no name of the table: what is registered adds to it, and replaces nothing.
-    return custom_layers() if ">" in spec.class_name and spec.class_name not in LAYERS else LAYERS
+    # What is registered adds to the table, and replaces nothing.
+    return LAYERS if spec.class_name in LAYERS else custom_layers()
 
 
 class _Builder:

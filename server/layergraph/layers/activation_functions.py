@@ -12,6 +12,7 @@ from layergraph.config.options import Expected
 from layergraph.errors import unknown_name
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.plugins import custom_activations
 
 #: A function of a tensor.
 Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -225,6 +226,8 @@ ACTIVATIONS: Mapping[str, Function] = {
     "hard_swish": hard_silu,
 }
 
+_REMEDY = "a plugin can supply one: layergraph.plugins.register_activation"
+
 
 def activation(value: Any) -> Activation:
     """Validator: a name, a function of our table, an activation layer, or Keras's serialised form of one of them.
@@ -238,10 +241,14 @@ def activation(value: Any) -> Activation:
     if isinstance(value, Mapping) and "class_name" in value:
         return _deserialized(value)
     if isinstance(value, str):
-        if value not in ACTIVATIONS:
-            raise Expected("the name of an activation function; " + unknown_name("activation", value, ACTIVATIONS))
-        return ACTIVATIONS[value]
-    if callable(value) and any(value is known for known in _FUNCTIONS):
+        if value in ACTIVATIONS:
+            return ACTIVATIONS[value]
+        custom = custom_activations()
+        if value not in custom:
+            text = unknown_name("activation", value, [*ACTIVATIONS, *custom])
+            raise Expected(f"the name of an activation function; {text} ({_REMEDY})")
+        return custom[value]
+    if callable(value) and any(value is known for known in (*_FUNCTIONS, *custom_activations().values())):
         return value
     raise Expected("the name of an activation function, or an activation layer")
 
