@@ -9,13 +9,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from layergraph.layers import keras1
 from layergraph.layers.table import LAYERS
 from oracles import keras
 
 HERE = Path(__file__).parent
 #: Where data enters, which gives no numbers; layers whose oracle tests aren't parametrised; and layers that Keras 3 has
 #: no more: test_tensorflow_functions compares them with tf.keras 2.15, test_old_keras with Keras 1.2 to 2.3.
-ELSEWHERE = {"InputLayer", "SpectralNormalization", "ThresholdedReLU", "LocallyConnected1D", "LocallyConnected2D"}
+ELSEWHERE = {
+    "InputLayer",
+    "SpectralNormalization",
+    "ThresholdedReLU",
+    "LocallyConnected1D",
+    "LocallyConnected2D",
+    *keras1.LAYERS,
+}
 
 
 def loaded(path: Path) -> ModuleType:

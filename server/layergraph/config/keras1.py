@@ -54,6 +54,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     },
     "InputLayer": {"batch_input_shape": "batch_shape", "input_dtype": "dtype"},
     "Dense": {"output_dim": "units"},
+    "MaxoutDense": {"output_dim": "units"},
     "Embedding": {
         "init": "embeddings_initializer",
         "W_regularizer": "embeddings_regularizer",
@@ -108,7 +109,7 @@ _MERGES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ave": ("Average", {}),
     "max": ("Maximum", {}),
     "dot": ("Dot", {}),
-    "cos": ("Dot", {"normalize": True}),
+    "cos": ("CosineMerge", {"normalize": True}),
 }
 _DATA_FORMATS = {"th": "channels_first", "tf": "channels_last", "default": "channels_last"}
 
@@ -127,7 +128,7 @@ def merge_layer(value: Mapping[str, Any]) -> Mapping[str, Any]:
     made: dict[str, Any] = {"name": config.get("name"), **options}
     if kind == "Concatenate":
         made["axis"] = config.get("concat_axis", -1)
-    if kind == "Dot":
+    if kind in ("Dot", "CosineMerge"):
         axes = config.get("dot_axes", -1)
         # Keras 1 wrote a pair of lists of one axis, too.
         made["axes"] = [a[0] if isinstance(a, list) and len(a) == 1 else a for a in axes] if _is_list(axes) else axes
@@ -181,6 +182,25 @@ def _without(*keys: str) -> Callable[[dict[str, Any]], None]:
     return remove
 
 
+def _output_padding(config: dict[str, Any]) -> None:
+    """`output_shape`, by which Keras 1 says how long the outputs of a transposed convolution are, as Keras 3 does."""
+    shape = config.pop("output_shape", None)
+    sizes = config.get("kernel_size"), config.get("strides", [1, 1])
+    numbers = [shape, *sizes] if _is_list(shape) and len(shape) == 4 else []
+    if not numbers or not all(_is_list(s) and len(s) >= 2 and all(type(n) is int for n in s[1:]) for s in numbers):
+        return
+    lengths = shape[2:] if config.get("data_format") == "channels_first" else shape[1:3]
+    same = config.get("padding") == "same"
+    extras, usual = [], []
+    for length, window, stride in zip(lengths, *sizes, strict=False):
+        steps = -(-(length if same else length - window + 1) // stride)
+        least = (steps - 1) * stride + (window % 2 if same else window)
+        extras.append(length - least)
+        usual.append(steps * stride - least if same else max(stride - window, 0))
+    if extras != usual:
+        config["output_padding"] = extras
+
+
 def _embedding(config: dict[str, Any]) -> None:
     # Dropout of whole words in training.
     config.pop("dropout", None)
@@ -207,13 +227,41 @@ _SPECIAL: Mapping[str, Callable[[dict[str, Any]], None]] = {
     "GRU": _recurrent,
     "ConvLSTM2D": _recurrent,
     "Dense": _without("input_dim"),
+    "MaxoutDense": _without("input_dim"),
+    "Highway": _without("input_dim"),
     "Conv1D": _without("input_dim"),
     "LocallyConnected1D": _without("input_dim"),
-    "Conv2DTranspose": _without("output_shape"),
+    "Conv2DTranspose": _output_padding,
     "Embedding": _embedding,
     "ZeroPadding1D": _padding,
     "ZeroPadding2D": _padding,
 }
+
+
+#: Layers of images whose config doesn't say where the channels are.
+_WITHOUT_ORDERING = frozenset(f"{what}{rank}D" for what in ("ZeroPadding", "Cropping", "UpSampling") for rank in (2, 3))
+
+
+def tell_ordering(config: Mapping[str, Any]) -> None:
+    """Writes `dim_ordering` into the configs of layers that don't say it, where all that do say "th".
+
+    Keras 1 took it from the user's settings, as it did for all other layers.
+    """
+    said: set[str] = set()
+    silent: list[dict[str, Any]] = []
+    waiting: list[Any] = [config]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting.extend(item.values())
+            if isinstance(item.get("dim_ordering"), str):
+                said.add(item["dim_ordering"])
+            elif str(item.get("class_name")) in _WITHOUT_ORDERING and isinstance(item.get("config"), dict):
+                silent.append(item["config"])
+        elif isinstance(item, list):
+            waiting.extend(item)
+    for inner in silent if said == {"th"} else ():
+        inner.setdefault("dim_ordering", "th")
 
 
 def without_branches(config: Mapping[str, Any]) -> Mapping[str, Any]:

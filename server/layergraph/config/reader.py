@@ -58,6 +58,8 @@ class _Reader:
         self.nodes = 0
 
     def model(self, config: Mapping[str, Any]) -> GraphSpec:
+        if self.generation is KERAS1:
+            keras1.tell_ordering(config)
         config = self._as_graph(config)
         name = self._class_name(config, "the model")
         if name not in _MODELS:

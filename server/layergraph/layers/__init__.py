@@ -110,6 +110,13 @@ from layergraph.layers.images import (
     Rescaling,
     Resizing,
 )
+from layergraph.layers.keras1 import (
+    CosineMerge,
+    Highway,
+    MaxoutDense,
+    ParametricSoftplus,
+    SReLU,
+)
 from layergraph.layers.locally_connected import (
     LocallyConnected1D,
     LocallyConnected2D,
@@ -261,6 +268,7 @@ __all__ = [
     "ConvLSTM1D",
     "ConvLSTM2D",
     "ConvLSTM3D",
+    "CosineMerge",
     "Cropping1D",
     "Cropping2D",
     "Cropping3D",
@@ -289,6 +297,7 @@ __all__ = [
     "GroupQueryAttention",
     "HashedCrossing",
     "Hashing",
+    "Highway",
     "Identity",
     "Input",
     "InputLayer",
@@ -306,6 +315,7 @@ __all__ = [
     "MaxPooling2D",
     "MaxPooling3D",
     "Maximum",
+    "MaxoutDense",
     "MelSpectrogram",
     "Minimum",
     "MixUp",
@@ -313,6 +323,7 @@ __all__ = [
     "Multiply",
     "Normalization",
     "PReLU",
+    "ParametricSoftplus",
     "Permute",
     "Pipeline",
     "RMSNormalization",
@@ -345,6 +356,7 @@ __all__ = [
     "Reshape",
     "Resizing",
     "ReversibleEmbedding",
+    "SReLU",
     "STFTSpectrogram",
     "SeparableConv1D",
     "SeparableConv2D",

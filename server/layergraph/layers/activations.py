@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -73,16 +73,14 @@ class LeakyReLU(Layer):
         return leaky_relu(x, self.negative_slope)
 
 
-class PReLU(Layer):
-    """x above zero, alpha * x below, with a learned alpha for each element (keras.layers.PReLU).
-
-    alpha has the shape of a row, with 1 on the `shared_axes` (which count from 1).
+class PerElement(Layer):
+    """An activation with learned parameters for each element of a row, or one for all along the `shared_axes` (which
+    count from 1).
     """
 
-    alpha_initializer: Any = option(initializer, default="zeros")
-    alpha_regularizer: Any = option(regularizer, default=None)
-    alpha_constraint: Any = option(constraint, default=None)
-    shared_axes: Any = option(optional(one_or_list_of(integer)), default=None)
+    if TYPE_CHECKING:
+        # Subclasses declare it, where it stands in the order of Keras's arguments.
+        shared_axes: Any
 
     supports_masking = True
 
@@ -91,16 +89,40 @@ class PReLU(Layer):
         if isinstance(self.shared_axes, int):
             self.shared_axes = (self.shared_axes,)
 
-    def build(self, input_shape: Any) -> None:
-        """Creates alpha. Raises GraphError for a shared axis that isn't there."""
+    def parameter_shape(self, input_shape: Any) -> list[int | None]:
+        """A row's shape, with 1 on the shared axes. Raises GraphError for a shared axis that isn't there."""
         shape = list(input_shape[1:])
         for axis in self.shared_axes or ():
             if not 1 <= axis <= len(shape):
                 raise GraphError(f"layer '{self.name}': shared axis {axis}, expected 1 to {len(shape)}")
             shape[axis - 1] = 1
+        return shape
+
+    def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Shares the axes that the arrays have but once: Keras 1 doesn't name them."""
+        if self.shared_axes is not None or not shapes or not self.own_weights:
+            return
+        own, stored = self.own_weights[0].shape, shapes[0]
+        if len(own) == len(stored) and all(there in (1, length) for length, there in zip(own, stored, strict=True)):
+            shared = tuple(i for i, (n, there) in enumerate(zip(own, stored, strict=True), 1) if there < n)
+            self.shared_axes = shared or None
+            for weight in self.own_weights:
+                weight.shape = stored
+
+
+class PReLU(PerElement):
+    """x above zero, alpha * x below, with a learned alpha for each element (keras.layers.PReLU)."""
+
+    alpha_initializer: Any = option(initializer, default="zeros")
+    alpha_regularizer: Any = option(regularizer, default=None)
+    alpha_constraint: Any = option(constraint, default=None)
+    shared_axes: Any = option(optional(one_or_list_of(integer)), default=None)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates alpha."""
         self.add_weight(
             "alpha",
-            shape,
+            self.parameter_shape(input_shape),
             self.alpha_initializer,
             regularizer=self.alpha_regularizer,
             constraint=self.alpha_constraint,

@@ -35,6 +35,7 @@ HEADINGS = {
     "pipeline": "Image and audio preprocessing",
     "applications": "Of keras.applications",
     "regularization": "Noise and regularisation",
+    "keras1": "Of Keras 1",
 }
 
 

@@ -12,6 +12,7 @@ from layergraph.config.options import Expected, anything, boolean, integer, opti
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.spatial import SpatialLayer, data_format, padding
@@ -98,7 +99,8 @@ class _LocallyConnected(SpatialLayer):
                 constraint=self.bias_constraint,
             )
         if isinstance(self.activation, Layer):
-            raise GraphError(f"layer '{self.name}' ({type(self).__name__}): a layer as its activation is not supported")
+            shape = (input_shape[0], *self._ordered(windows, self.filters))
+            self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))
 
     def _windows(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
         """Windows along each axis."""

@@ -186,7 +186,8 @@ class SimpleCell(Cell):
         masks = self.recurrent_masks(run, x)
 
         def take(t: int, states: States) -> list[torch.Tensor]:
-            return [self.activation(inputs[t] + _recurrent(states[0], w.recurrent_kernel, masks))]
+            # A layer as the activation may give another type.
+            return [self.activation(inputs[t] + _recurrent(states[0], w.recurrent_kernel, masks)).to(x.dtype)]
 
         return take
 

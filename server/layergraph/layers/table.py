@@ -22,6 +22,7 @@ from layergraph.layers import (
     embedding_reversible,
     image_contrast,
     images,
+    keras1,
     locally_connected,
     lookup,
     merging,
@@ -79,5 +80,6 @@ LAYERS: Mapping[str, type[Layer]] = merged(
         lookup.LAYERS,
         text_vectorization.LAYERS,
         applications.LAYERS,
+        keras1.LAYERS,
     ]
 )

@@ -45,7 +45,9 @@ class Derived:
 
     def read(self) -> Array:
         """The values. Raises CorruptFileError."""
-        return np.ascontiguousarray(self.compute(*(part.read() for part in self.parts)))
+        values = self.compute(*(part.read() for part in self.parts))
+        # A mirrored axis of length 1 counts as contiguous, and torch takes no negative strides.
+        return values.copy() if min(values.strides, default=0) < 0 else np.ascontiguousarray(values)
 
 
 Stored: TypeAlias = "StoredArray | ShardArray | Derived"
@@ -60,7 +62,7 @@ class Origin:
 
 
 def origin_of(keras_version: str | None, backend: str | None) -> Origin:
-    """By what the file says of itself. Keras 1 doesn't name its backend, so its kernels are never mirrored."""
+    """By what the file says of itself. Keras 1 doesn't name its backend; the names of its weights tell it."""
     return Origin((keras_version or "").strip().startswith(("0.", "1.")), backend == "theano")
 
 
@@ -92,7 +94,7 @@ def _stored_count(layer: Layer, weights: Sequence[Weight], arrays: Sequence[Stor
 def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[Stored], origin: Origin) -> list[Stored]:
     kind = type(layer).__name__
     if kind in _GATES and len(arrays) == 3 * _GATES[kind] and origin.keras1:
-        arrays = _joined(arrays, _GATES[kind])
+        arrays = _joined(arrays, _GATES[kind], outputs_first=_channels_first(layer))
     if kind in ("LSTM", "GRU"):
         return _from_cudnn(arrays, weights, _GATES[kind])
     change = _KERNELS.get(kind)
@@ -111,24 +113,20 @@ _GATES = {"LSTM": 4, "GRU": 3, "ConvLSTM2D": 4}
 _KERAS1_GATES = {4: (0, 2, 1, 3), 3: (0, 1, 2)}
 
 
-def _joined(arrays: Sequence[Stored], gates: int) -> list[Stored]:
+def _joined(arrays: Sequence[Stored], gates: int, *, outputs_first: bool) -> list[Stored]:
     """Kernel, recurrent kernel and bias from those of each gate."""
     result: list[Stored] = []
     for index in range(3):
         parts = tuple(arrays[3 * gate + index] for gate in _KERAS1_GATES[gates])
         shape = parts[0].shape
         # Convolution kernels with channels first have their outputs first; `_convolution` turns them round.
-        axis = 0 if len(shape) == 4 and _outputs_first(parts[0], arrays[2]) else -1
+        axis = 0 if outputs_first else -1
         if any(part.shape != shape for part in parts) or not shape:
             return list(arrays)
         width = list(shape)
         width[axis] *= gates
         result.append(Derived(parts, tuple(width), lambda *p, axis=axis: np.concatenate(p, axis)))
     return result
-
-
-def _outputs_first(kernel: Stored, bias: Stored) -> bool:
-    return kernel.shape[0] == bias.shape[0] and kernel.shape[-1] != bias.shape[0]
 
 
 def _from_cudnn(arrays: list[Stored], weights: Sequence[Weight], gates: int) -> list[Stored]:
@@ -166,11 +164,18 @@ def _convolution(layer: Layer, weight: Weight, array: Stored, origin: Origin) ->
     if origin.keras1:
         array = _keras1_kernel(layer, weight, array)
     rank = len(weight.shape) - 2
-    if origin.mirrored and type(layer).__name__ in _MIRRORED and len(array.shape) == len(weight.shape):
+    mirrored = origin.mirrored or (origin.keras1 and _named_by_theano(array.name))
+    if mirrored and type(layer).__name__ in _MIRRORED and len(array.shape) == len(weight.shape):
         mirror = (slice(None, None, -1),) * rank
         array = Derived((array,), array.shape, lambda values: values[mirror])
     # Keras 2's first releases wrote (outputs, inputs, rows, columns) with channels first.
     return array if array.shape == weight.shape else _transposed(array, (3, 2, 0, 1), weight.shape)
+
+
+def _named_by_theano(name: str) -> bool:
+    """Variables of TensorFlow are called `kernel:0`, Theano's `kernel`; ones without a name are numbered."""
+    last = name.rpartition("/")[2]
+    return ":" not in last and not last.startswith("param_")
 
 
 def _keras1_kernel(layer: Layer, weight: Weight, array: Stored) -> Stored:
