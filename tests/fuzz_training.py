@@ -334,7 +334,7 @@ def describe(case: Case) -> str:
     optimizer = case.made.model.optimizer
     config = {k: v for k, v in optimizer.get_config().items() if v not in (None, False)} if optimizer else None
     arguments = {k: v for k, v in case.settings.arguments.items() if k != "optimizer"}
-    labels = {k: v.dtype.name + str(v.shape) for k, v in case.settings.labels.items() if v is not None}
+    labels = {k: v.dtype.name + str(v.shape) for k, v in case.settings.labels.items()}
     return (
         f"  heads {[(h.name, h.kind, h.shape, h.masked) for h in case.made.heads]} {case.made.structure}\n"
         f"  {type(optimizer).__name__} {config}\n  {serialised(arguments)}\n"

@@ -160,7 +160,8 @@ def random_labels(draw: Draw, head: Head, sparse: bool, rows: int) -> Array:
     rng, shape = draw.rng, (rows, *head.shape)
     if sparse:
         labels = rng.integers(0, head.shape[-1], shape[:-1]).astype(draw.pick(("int32", "int64", "float32")))
-        return labels[..., None] if draw.chance(0.3) else labels
+        # CategoricalGeneralizedCrossEntropy broadcasts (N, 1), unlike what it says.
+        return labels[..., None] if draw.chance(0.3) and head.kind != "classes" else labels
     if head.kind in ("binary", "multilabel"):
         labels = rng.integers(0, 2, shape).astype(draw.pick(("float32", "int32")))
     elif head.kind in ("classes", "logits"):
@@ -220,6 +221,8 @@ METRICS: dict[str, tuple[Any, ...]] = {
 COUNTS = (M.FalsePositives, M.TrueNegatives)
 #: Whose sample weights Keras on torch cuts to integers.
 OVERLAPS = (M.BinaryIoU, M.OneHotIoU, M.OneHotMeanIoU)
+#: Which broadcast labels (N,) and predictions (N, 1) to (N, N).
+BROADCASTING = (M.Hinge, M.Poisson)
 
 
 def random_metric(draw: Draw, head: Head, sparse: bool, without: tuple[Any, ...]) -> Any:
@@ -257,7 +260,7 @@ class Settings:
     """Arguments of `compile`, labels by output name, and whether a loss leaves out values by itself."""
 
     arguments: dict[str, Any]
-    labels: dict[str, Array | None]
+    labels: dict[str, Array]
     masks: bool
 
 
@@ -265,7 +268,7 @@ def random_settings(draw: Draw, made: Made, rows: int, *, scheduled: bool, count
     """How to compile a model, with labels."""
     losses: dict[str, Any] = {}
     sparse: dict[str, bool] = {}
-    labels: dict[str, Array | None] = {}
+    labels: dict[str, Array] = {}
     for place, head in enumerate(made.heads):
         losses[head.name], sparse[head.name] = random_loss(draw, head)
         labels[head.name] = random_labels(draw, head, sparse[head.name], rows)
@@ -287,6 +290,8 @@ def random_settings(draw: Draw, made: Made, rows: int, *, scheduled: bool, count
             "dict": weights,
         }[shape]
     counts = () if counted else COUNTS
+    if any(labels[head.name].ndim <= len(head.shape) for head in made.heads):
+        counts = (*counts, *BROADCASTING)
     for name, without in (("metrics", counts), ("weighted_metrics", (*counts, *OVERLAPS))):
         if draw.chance(0.6):
             arguments[name] = random_metrics(draw, made, sparse, without)

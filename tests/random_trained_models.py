@@ -269,7 +269,8 @@ class ModelMaker:
         # The first comes from the trunk whole, so that no input hangs loose.
         found = [self.head(draw.pick(trunk) if place else trunk[0]) for place in range(count)]
         tensors, heads = [t for t, _ in found], [h for _, h in found]
-        structure = "one" if count == 1 and draw.chance(0.8) else draw.pick(("list", "list", "dict"))
+        # Keras on torch takes one output in a list for the output itself, and labels in a list not for the labels.
+        structure = draw.pick(("one", "one", "one", "dict") if count == 1 else ("list", "list", "dict"))
         outputs: Any = tensors[0] if structure == "one" else tensors
         if structure == "dict":
             outputs = {h.name: t for h, t in zip(heads, tensors, strict=True)}
