@@ -60,7 +60,7 @@ from layerserve.events import (
     StepProgress,
     TrainingEvent,
 )
-from layerserve.model_info import ModelInfo, TensorSpec
+from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
@@ -79,6 +79,7 @@ __all__ = [
     "ClientClosed",
     "DataLoss",
     "DeadlineExceeded",
+    "EngineChoice",
     "EpochEnd",
     "FailedPrecondition",
     "Internal",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast
@@ -27,11 +28,21 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What computes about `rows` rows, and the time of a call with each engine that was timed, in milliseconds."""
+
+    rows: int
+    engine: str
+    milliseconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One version of a model.
 
     `inputs` and `outputs` are empty until the version is loaded; `reason` says why it failed; `compiled` whether its
-    file says how to train; `served_by_default` whether it answers requests that name no version.
+    file says how to train; `served_by_default` whether it answers requests that name no version; `engines`
+    what computes it, by row count, empty while it is torch, call by call.
     """
 
     name: str
@@ -49,6 +60,7 @@ class ModelInfo:
     training_run: str
     compiled: bool
     served_by_default: bool
+    engines: tuple[EngineChoice, ...] = ()
 
 
 def model_spec(name: str, version: int | None = None, label: str | None = None) -> tensor_pb2.ModelSpec:
@@ -86,6 +98,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         training_run=message.training_run,
         compiled=message.compiled,
         served_by_default=message.served_by_default,
+        engines=tuple(EngineChoice(one.rows, one.engine, dict(one.milliseconds)) for one in message.engines),
     )
 
 

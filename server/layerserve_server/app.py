@@ -52,6 +52,22 @@ class App:
         if load is None:
             load = execution.load_probed_model if settings.probe_files else execution.load_model
         self.metrics = Metrics()
+        # Here, because it imports torch.
+        from layerserve_server.tuning import Tuner, pinning
+
+        tunes = settings.engine == "auto" and settings.tuning_seconds > 0
+        self._tuner = (
+            Tuner(
+                settings.state_folder / "tuning",
+                seconds=settings.tuning_seconds,
+                threads=settings.compute_threads,
+                max_bytes=settings.tuning_max_bytes,
+            )
+            if tunes
+            else None
+        )
+        if settings.engine != "auto":
+            load = pinning(load, settings.engine, settings.compute_threads)
         self.repository = Repository(
             path,
             settings.state_folder / "models",
@@ -60,6 +76,7 @@ class App:
             max_old_versions=settings.max_old_versions,
             settle_seconds=2 * settings.poll_seconds,
             observer=self.metrics,
+            ready=self._tuner.submit if self._tuner else None,
         )
         self.runs = Runs(
             settings.state_folder / "runs",
@@ -137,6 +154,8 @@ class App:
     def stop(self, grace: float = 0.0) -> None:
         """Takes no more calls, and gives those under way `grace` seconds to finish."""
         self._watcher.stop()
+        if self._tuner:
+            self._tuner.close()
         self._transport.stop(grace)
         self.runs.stop()
         self.repository.close()

@@ -126,6 +126,9 @@ def inspect(argv: Sequence[str]) -> int:
         help="write what this engine answers beside the file (golden.npz); a server then serves the file only while it "
         "answers the same",
     )
+    parser.add_argument(
+        "--engines", action="store_true", help="time the installed engines on it, as a server does, and show the times"
+    )
     parser.add_argument("--plugins", default="", metavar="MODULES", help="modules with layers of your own, by commas")
     arguments = parser.parse_args(list(argv))
 
@@ -137,7 +140,7 @@ def inspect(argv: Sequence[str]) -> int:
         execution.load_plugins(arguments.plugins)
         if arguments.make_golden:
             print(f"wrote {inspection.make_golden(arguments.file)}", file=sys.stderr)
-        report = inspection.inspect(arguments.file)
+        report = inspection.inspect(arguments.file, engines=arguments.engines)
     except (OSError, LayerGraphError) as error:
         problems = list(error.problems) if isinstance(error, ModelFileError) else [str(error)]
         if arguments.json:

@@ -28,6 +28,17 @@ class TensorSpec(Protocol):
     def dtype(self) -> str: ...
 
 
+class EngineChoice(Protocol):
+    """What computes about `rows` rows, and the milliseconds that each engine took for them."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def engine(self) -> str: ...
+    @property
+    def milliseconds(self) -> Mapping[str, float]: ...
+
+
 class Plan(Protocol):
     """The calls that some outputs need."""
 
@@ -46,6 +57,9 @@ class Plan(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Computes the outputs. Raises DataError where an input's content is at fault."""
 
+    def tune(self, **options: Any) -> Any:
+        """Times engines and uses the fastest from now on (layergraph.execution.tuning.tune, its options and result)."""
+
 
 class ServedModel(Protocol):
     """A model as the server sees it. layergraph.Model is one."""
@@ -58,6 +72,10 @@ class ServedModel(Protocol):
     def compiled(self) -> bool: ...
     @property
     def keras_version(self) -> str | None: ...
+    @property
+    def engines(self) -> Sequence[EngineChoice]:
+        """What computes the outputs, by row count; empty while it is torch, call by call."""
+
     def plan(self, outputs: Sequence[str] | None = None) -> Plan:
         """The plan for these outputs; all of the model's where None. Raises UnknownTensorError."""
 

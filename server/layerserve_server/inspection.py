@@ -13,13 +13,15 @@ from layerserve_server.execution import TensorSpec, load_model
 HEADINGS = ("Layer", "Class", "Node", "Output shape", "From", "Parameters")
 
 
-def inspect(path: Path) -> dict[str, Any]:
+def inspect(path: Path, *, engines: bool = False) -> dict[str, Any]:
     """A model file as plain data. Raises layergraph's errors, which name all that is unsupported, and OSError.
 
-    Where a proof lies beside the file, GoldenMismatchError tells by how much the model misses it.
+    Where a proof lies beside the file, GoldenMismatchError tells by how much the model misses it. With `engines` the
+    report tells how fast each is, and why others are out of the question.
     """
     model = load_model(path)
     return {
+        **(_engines(model.plan()) if engines else {}),
         "file": str(path),
         "keras_version": model.keras_version,
         "compiled": model.compiled,
@@ -69,7 +71,21 @@ def text(report: dict[str, Any]) -> str:
     ]
     for kind in ("inputs", "outputs"):
         head += [f"  {kind[:-1]} {spec['name']}: {shape_text(spec['shape'])} {spec['dtype']}" for spec in report[kind]]
-    return "\n".join([*head, _table(_rows(report))])
+    return "\n".join([*head, *_engine_lines(report), _table(_rows(report))])
+
+
+def _engines(plan: Any) -> dict[str, Any]:
+    found = plan.tune()
+    choices = [{"rows": c.rows, "engine": c.engine, "milliseconds": dict(c.milliseconds)} for c in found.choices]
+    return {"engines": choices, "engines_dropped": dict(found.dropped)}
+
+
+def _engine_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for choice in report.get("engines", ()):
+        times = ", ".join(f"{name} {milliseconds:.3g} ms" for name, milliseconds in choice["milliseconds"].items())
+        lines.append(f"  {choice['rows']} row{'s' * (choice['rows'] != 1)}: {choice['engine']} ({times})")
+    return lines + [f"  not {name}: {reason}" for name, reason in report.get("engines_dropped", {}).items()]
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -100,6 +100,23 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="Threads that one execution uses; 0 takes one a core."
     )
 
+    engine: Literal["auto", "eager", "onnxruntime", "torchscript", "openvino", "inductor"] = Field(
+        default="auto",
+        description="What computes predictions. 'auto' times the installed engines on each model, checks their numbers "
+        "and takes the fastest for each batch size; a name pins one, and models that it can't run are refused.",
+    )
+    tuning_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="About how long 'auto' times engines for a version, once it serves; 0 leaves torch ('eager').",
+    )
+    tuning_max_bytes: int = Field(
+        default=512 * MIB,
+        ge=0,
+        description="Largest model, in bytes of weights, that 'auto' gives to other engines: they hold a second copy.",
+    )
+
     poll_seconds: float = Field(
         default=1.0, ge=0.05, le=3600, description="Time between two looks at the repository, in seconds."
     )

@@ -12,8 +12,9 @@ import torch
 from keras import layers, ops
 from layergraph import load_model
 from layergraph.errors import DataError
+from layergraph.execution.choice import Choice, Tuned, Tuning
 from layergraph.execution.engines.table import ENGINES
-from layergraph.execution.tuning import TOLERANCE, Tuning, tune
+from layergraph.execution.tuning import TOLERANCE, tune
 
 NEEDS = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 #: inductor compiles C++ for half a minute: `make engines` has it.
@@ -164,8 +165,6 @@ def test_an_engine_that_fails_later_leaves_the_call_to_eager_torch(plan: Any, mo
 
 
 def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
-    from layergraph.execution.tuning import Choice, Tuned
-
     few, many = (Tuned(name, lambda arrays: [], only_finite=False) for name in ("few", "many"))
     found = Tuning((Choice(1, "few", {}, few), Choice(8, "eager", {}), Choice(32, "many", {}, many)), {})
     assert [found.for_rows(rows) for rows in (0, 1, 2, 3, 12, 20, 500)] == [few, few, few, None, None, many, many]

@@ -36,6 +36,7 @@ class FakeModel:
     batched: bool = True
     compiled: bool = False
     keras_version: str | None = "3.15.1"
+    engines: Sequence[Any] = ()
     #: Set while batches may run.
     gate: threading.Event = field(default_factory=threading.Event)
     #: Rows of each batch that began, and of each that ran.
@@ -90,6 +91,9 @@ class FakePlan:
     @property
     def output_specs(self) -> Sequence[Spec]:
         return tuple(Spec(name, (None, 2), "float32") for name in self.names)
+
+    def tune(self, **options: Any) -> Any:
+        raise AssertionError("tests of the server set `tuning_seconds` to 0")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         x = inputs["x"]

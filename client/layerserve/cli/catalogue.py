@@ -10,7 +10,7 @@ import typer
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table, shape_text
 from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.model_info import ModelInfo, TensorSpec
+from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeTensor
 
 
@@ -25,8 +25,9 @@ def models(
     Versions that failed to load are among them, with the reason; * marks the one that answers by default.
 
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
-    "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default"}]}; an input or
-    output is {"name", "shape", "dtype"} with null for an axis of any length.
+    "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines"}]}; an
+    input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of the engines {"rows",
+    "engine", "milliseconds"}.
     """
     with connect(context, address) as client:
         found = client.models(name)
@@ -35,7 +36,7 @@ def models(
     elif not found:
         print_line(f"no model {name!r}" if name else "no models")
     else:
-        columns = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters")
+        columns = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Engine")
         print_table(f"Models on {address}", columns, map(_model_row, found))
 
 
@@ -49,7 +50,16 @@ def _model_row(info: ModelInfo) -> tuple[str, ...]:
         _specs_text(info.inputs),
         _specs_text(info.outputs),
         f"{info.parameter_count:,}" if info.inputs else "",
+        _engines_text(info.engines),
     )
+
+
+def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
+    """One name, or one for each row count where they differ."""
+    names = {choice.engine for choice in engines}
+    if len(names) < 2:
+        return "".join(names)
+    return "\n".join(f"{choice.engine} ({choice.rows} row{'s' * (choice.rows != 1)})" for choice in engines)
 
 
 def _specs_text(specs: tuple[TensorSpec, ...]) -> str:

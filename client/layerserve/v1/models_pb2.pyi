@@ -78,6 +78,7 @@ class ModelVersion(_message.Message):
     TRAINING_RUN_FIELD_NUMBER: _builtins.int
     COMPILED_FIELD_NUMBER: _builtins.int
     SERVED_BY_DEFAULT_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -116,6 +117,10 @@ class ModelVersion(_message.Message):
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """When the version became ready."""
 
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineChoice]:
+        """What computes the outputs, by row count. Empty while it is torch, call by call."""
+
     def __init__(
         self,
         *,
@@ -134,14 +139,67 @@ class ModelVersion(_message.Message):
         training_run: _builtins.str = ...,
         compiled: _builtins.bool = ...,
         served_by_default: _builtins.bool = ...,
+        engines: _abc.Iterable[Global___EngineChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compiled", b"compiled", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compiled", b"compiled", "engines", b"engines", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
+@_typing.final
+class EngineChoice(_message.Message):
+    """What computes a version's outputs for about so many rows: those of the nearest count go for all others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MillisecondsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MILLISECONDS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Number of rows for which engines were timed."""
+    engine: _builtins.str
+    """Name of the engine, such as "onnxruntime"; "eager" is torch, call by call."""
+    @_builtins.property
+    def milliseconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Engine -> time of one call when they were timed, in milliseconds. Empty for an engine that the settings name."""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        engine: _builtins.str = ...,
+        milliseconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "milliseconds", b"milliseconds", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineChoice: _TypeAlias = EngineChoice  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

@@ -26,7 +26,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.tensor import Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from layergraph.execution.tuning import Tuning
+    from layergraph.execution.choice import Choice, Tuning
     from layergraph.functional.model import Model
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
@@ -59,6 +59,8 @@ class Plan:
         used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
         everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
         self._all_inputs = [slots[id(tensor)] for tensor in model.inputs]
+        #: Whether no input is there for nothing.
+        self.needs_all_inputs = used.issuperset(self._all_inputs)
         kept = [(spec, slot) for spec, slot in everything if outputs is None or slot in used]
         self.input_specs: tuple[TensorSpec, ...] = tuple(spec for spec, _ in kept)
         self._inputs = [slot for _, slot in kept]
@@ -133,6 +135,11 @@ class Plan:
 
         self._tuning = tune(self, **options)
         return self._tuning
+
+    @property
+    def engines(self) -> Sequence[Choice]:
+        """What `tune` chose, by row count; empty before."""
+        return self._tuning.choices if self._tuning else ()
 
     def forward(self, run: Run, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
         """Outputs and their masks for tensors in the order of `input_specs`; gradients flow if torch records them."""

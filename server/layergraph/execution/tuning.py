@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from layergraph.errors import LayerGraphError
+from layergraph.execution.choice import Choice, Tuned, Tuning
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
 from layergraph.execution.samples import NoSamplesError, Sampler
@@ -39,43 +40,6 @@ _WORTH = 0.95
 _MOST_OF_THE_TIME = 0.05
 #: Calls that are timed at the most, for one engine and row count.
 _MOST_CALLS = 200
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """An engine that has shown eager torch's numbers; `only_finite` if not for infinities and NaN in the inputs."""
-
-    name: str
-    run: Engine
-    only_finite: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is used for about `rows` rows.
-
-    engine         its name
-    milliseconds   the time of a call (the lower quartile) with each engine that was timed
-    tuned          the engine itself; None for eager torch
-    """
-
-    rows: int
-    engine: str
-    milliseconds: Mapping[str, float]
-    tuned: Tuned | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """A choice for each row count that was timed, and why engines were dropped."""
-
-    choices: tuple[Choice, ...]
-    dropped: Mapping[str, str]
-
-    def for_rows(self, rows: int) -> Tuned | None:
-        """The engine of the row count that is nearest, by ratio; None is eager torch."""
-        nearest = min(self.choices, key=lambda choice: abs(math.log(max(rows, 1) / choice.rows)), default=None)
-        return nearest.tuned if nearest else None
 
 
 def tune(

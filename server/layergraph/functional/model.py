@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from layergraph.errors import GraphError
+from layergraph.execution.choice import Choice
 from layergraph.execution.plan import Plan
 from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
@@ -285,12 +286,19 @@ class Model(Trainer, Layer):
         `outer/inner` inside a nested model.
         """
         key = None if outputs is None else tuple(outputs)
+        if key == tuple(self.output_names) and self.plan().needs_all_inputs:
+            key = None
         with self._plans_lock:
             if key not in self._plans:
                 if len(self._plans) >= MAX_PLANS:
                     self._plans.pop(next(k for k in self._plans if k is not None))
                 self._plans[key] = Plan(self, outputs)
             return self._plans[key]
+
+    @property
+    def engines(self) -> Sequence[Choice]:
+        """What computes the outputs, by row count, as `plan().tune()` found; empty while it is torch, call by call."""
+        return self.plan().engines
 
     # --- config and files ---------------------------------------------------------------------------------------------
 

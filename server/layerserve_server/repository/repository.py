@@ -24,7 +24,7 @@ from layerserve_server.errors import (
     VersionFailedError,
     safe_text,
 )
-from layerserve_server.execution import Execution, LoadModel, TensorSpec
+from layerserve_server.execution import EngineChoice, Execution, LoadModel, TensorSpec
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.version import Lease, LoadedVersion
@@ -64,6 +64,7 @@ class Description:
     ready_time: float | None
     training_run: str
     compiled: bool
+    engines: tuple[EngineChoice, ...]
     default: bool
 
 
@@ -113,8 +114,12 @@ class Repository:
         max_old_versions: int = 2,
         settle_seconds: float = 2.0,
         observer: RepositoryObserver,
+        ready: Callable[[LoadedVersion], None] | None = None,
     ) -> None:
-        """`published` is where new versions of a single model file go; a folder takes its own."""
+        """`published` is where new versions of a single model file go; a folder takes its own.
+
+        `ready` is told of each version that has begun to serve.
+        """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
         self._root = path if self._file_name is None else published
@@ -123,6 +128,7 @@ class Repository:
         self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
         self._observer = observer
+        self._ready = ready
         self._models: dict[str, dict[int, Entry]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         #: What requests asked for since something last changed, and what they got: replaced with each change.
@@ -320,6 +326,7 @@ class Repository:
             ready_time=loaded.ready_time if loaded else None,
             training_run=loaded.training_run if loaded else "",
             compiled=loaded.model.compiled if loaded else False,
+            engines=tuple(loaded.model.engines) if loaded else (),
             default=found.version == default,
         )
 
@@ -421,6 +428,8 @@ class Repository:
             loaded.retire()
             return
         logger.info("%s is ready", _label(found), extra={"seconds": round(seconds, 3), "file": found.path.name})
+        if self._ready is not None:
+            self._ready(loaded)
 
     def _note_failure(self, entry: Entry, found: FoundVersion, error: Exception) -> None:
         known = isinstance(error, (LayerGraphError, VersionFailedError, OSError, MemoryError))

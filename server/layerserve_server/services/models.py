@@ -100,4 +100,8 @@ def _version(one: Description) -> models_pb2.ModelVersion:
         training_run=one.training_run,
         compiled=one.compiled,
         served_by_default=one.default,
+        engines=[
+            models_pb2.EngineChoice(rows=choice.rows, engine=choice.engine, milliseconds=choice.milliseconds)
+            for choice in one.engines
+        ],
     )

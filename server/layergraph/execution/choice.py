@@ -1,0 +1,46 @@
+"""What tuning chose: which engine for how many rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from layergraph.execution.engines.source import Engine
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An engine that has shown eager torch's numbers; `only_finite` if not for infinities and NaN in the inputs."""
+
+    name: str
+    run: Engine
+    only_finite: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is used for about `rows` rows.
+
+    engine         its name
+    milliseconds   the time of a call (the lower quartile) with each engine that was timed
+    tuned          the engine itself; None for eager torch
+    """
+
+    rows: int
+    engine: str
+    milliseconds: Mapping[str, float]
+    tuned: Tuned | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A choice for each row count that was timed, and why engines were dropped."""
+
+    choices: tuple[Choice, ...]
+    dropped: Mapping[str, str]
+
+    def for_rows(self, rows: int) -> Tuned | None:
+        """The engine of the row count that is nearest, by ratio; None is eager torch."""
+        nearest = min(self.choices, key=lambda choice: abs(math.log(max(rows, 1) / choice.rows)), default=None)
+        return nearest.tuned if nearest else None

@@ -1,0 +1,129 @@
+"""Tuning: which engine answers for a version, found out in the background once it serves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import queue
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from layergraph.errors import LayerGraphError
+from layergraph.execution.choice import Choice, Tuning
+from layergraph.execution.engines.table import EAGER
+
+from layerserve_server.execution import LoadModel, ServedModel
+from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.version import LoadedVersion
+
+logger = logging.getLogger(__name__)
+
+#: Of one weight.
+_BYTES = 4
+#: What an engine's speed depends on, besides the file and the machine.
+_PACKAGES = ("torch", "onnxruntime", "openvino", "layerserve")
+
+
+class EngineUnfitError(LayerGraphError):
+    """The engine that the settings name can't run a model."""
+
+
+def pinning(load: LoadModel, engine: str, threads: int) -> LoadModel:
+    """`load`, with the model on that engine. What it loads raises EngineUnfitError where the engine can't run it."""
+
+    def pinned(path: Path) -> ServedModel:
+        model = load(path)
+        found: Tuning = model.plan().tune(engines=(engine,), threads=threads, pin=True)
+        if found.dropped:
+            raise EngineUnfitError(f"engine '{engine}', which the settings name, can't run it: {found.dropped[engine]}")
+        return model
+
+    return load if engine == EAGER else pinned
+
+
+class Tuner:
+    """Tunes versions one after the other, in a thread of its own, and remembers what it found in a folder.
+
+    seconds     for each version, about
+    threads     that an engine may use; 0 is torch's number
+    max_bytes   of weights; a larger model stays on eager torch, because engines have weights of their own
+    """
+
+    def __init__(self, folder: Path, *, seconds: float, threads: int, max_bytes: int) -> None:
+        self._folder = folder
+        self._seconds = seconds
+        self._threads = threads
+        self._max_bytes = max_bytes
+        self._waiting: queue.SimpleQueue[LoadedVersion | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="tuner", daemon=True)
+        self._thread.start()
+
+    def submit(self, loaded: LoadedVersion) -> None:
+        """Tunes a version when its turn comes, if it is still served then."""
+        self._waiting.put(loaded)
+
+    def close(self) -> None:
+        """Tunes nothing more."""
+        self._closed = True
+        self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (loaded := self._waiting.get()) is not None and not self._closed:
+            lease = loaded.lease()
+            if lease is None:
+                continue
+            with lease:
+                try:
+                    self._tune(loaded)
+                except Exception:
+                    logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
+
+    def _tune(self, loaded: LoadedVersion) -> None:
+        if loaded.parameter_count * _BYTES > self._max_bytes:
+            return
+        note = self._folder / f"{_key(loaded.found, self._threads)}.json"
+        known = _recall(note)
+        tuned: Tuning = loaded.model.plan().tune(seconds=self._seconds, threads=self._threads, known=known)
+        if tuned.choices and not known:
+            _remember(note, tuned)
+        logger.info(
+            "model '%s' version %s is tuned",
+            loaded.name,
+            loaded.version,
+            extra={"engines": {str(c.rows): c.engine for c in tuned.choices}, "dropped": dict(tuned.dropped)},
+        )
+
+
+def _key(found: FoundVersion, threads: int) -> str:
+    """What the finding holds for: the file's content as far as the disk tells, the machine, the packages."""
+    parts: list[Any] = [found.name, found.version, found.fingerprint, os.cpu_count(), threads]
+    for package in _PACKAGES:
+        try:
+            parts.append(version(package))
+        except PackageNotFoundError:
+            parts.append(None)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _recall(note: Path) -> tuple[Choice, ...]:
+    try:
+        saved = json.loads(note.read_bytes())
+        return tuple(Choice(int(one["rows"]), str(one["engine"]), dict(one["milliseconds"])) for one in saved)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def _remember(note: Path, tuned: Tuning) -> None:
+    choices = [{"rows": c.rows, "engine": c.engine, "milliseconds": dict(c.milliseconds)} for c in tuned.choices]
+    temporary = note.with_suffix(".part")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(choices))
+        temporary.replace(note)
+    except OSError as error:
+        logger.warning("what tuning found can't be kept in %s: %s", note.parent, error.strerror)

@@ -1,0 +1,6 @@
+"""What holds for all tests."""
+
+import os
+
+# Servers of tests compute on torch, call by call, but for those that test tuning: timing engines takes seconds.
+os.environ.setdefault("LAYERSERVE_TUNING_SECONDS", "0")

@@ -1,0 +1,102 @@
+"""Engines as a user meets them: the server tunes what it serves, says so, and refuses a pinned one that can't run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from layerserve import Client
+from layerserve.cli import main
+from layerserve_server.app import App
+from layerserve_server.settings import Settings
+
+
+def _save(path: Path) -> Any:
+    entry = keras.Input((16,), name="x")
+    model = keras.Model(entry, layers.Dense(4, activation="softmax")(layers.Dense(32, activation="relu")(entry)))
+    path.parent.mkdir(parents=True)
+    model.save(path)
+    return model
+
+
+def _serve(folder: Path, **settings: Any) -> App:
+    return App(Settings(path=folder, grpc_port=0, metrics_port=-1, probe_files=False, **settings))
+
+
+def _wait_until_tuned(client: Client) -> Any:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        (info,) = client.models("dense")
+        if info.engines:
+            return info
+        time.sleep(0.05)
+    raise AssertionError("not tuned after a minute")
+
+
+@pytest.fixture
+def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(*_: Any) -> Any:
+        raise AssertionError("engines were timed again")
+
+    monkeypatch.setattr("layergraph.execution.tuning._Bench.choices", timed)
+
+
+def test_a_server_tunes_says_what_it_chose_and_remembers_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    stock = _save(tmp_path / "dense" / "1" / "model.keras")
+    rows = np.random.default_rng(0).standard_normal((5, 16)).astype("float32")
+    with _serve(tmp_path, tuning_seconds=2.0) as app, Client(f"localhost:{app.grpc_port}") as client:
+        first = _wait_until_tuned(client)
+        assert {choice.rows for choice in first.engines} == {1, 8, 32}
+        assert all("eager" in choice.milliseconds for choice in first.engines)
+        np.testing.assert_allclose(client.predict("dense", rows), stock.predict_on_batch(rows), rtol=1e-5, atol=1e-6)
+        assert main(["models", "--address", f"localhost:{app.grpc_port}"]) == 0
+        assert first.engines[0].engine in capsys.readouterr().out
+    request.getfixturevalue("no_timing")
+    with _serve(tmp_path, tuning_seconds=2.0) as app, Client(f"localhost:{app.grpc_port}") as client:
+        assert _wait_until_tuned(client).engines == first.engines
+
+
+def test_a_pinned_engine_computes_from_the_first_request_on(tmp_path: Path) -> None:
+    stock = _save(tmp_path / "dense" / "1" / "model.keras")
+    rows = np.random.default_rng(0).standard_normal((3, 16)).astype("float32")
+    with _serve(tmp_path, engine="torchscript") as app, Client(f"localhost:{app.grpc_port}") as client:
+        (info,) = client.models("dense")
+        assert [choice.engine for choice in info.engines] == ["torchscript"]
+        np.testing.assert_allclose(client.predict("dense", rows), stock.predict_on_batch(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_the_pinned_engine_cant_run_is_refused_with_the_reason(tmp_path: Path) -> None:
+    entry = keras.Input((4,), dtype="int32")
+    (tmp_path / "quotient" / "1").mkdir(parents=True)
+    keras.Model(entry, ops.floor_divide(entry, entry + 1)).save(tmp_path / "quotient" / "1" / "model.keras")
+    with _serve(tmp_path, engine="torchscript") as app, Client(f"localhost:{app.grpc_port}") as client:
+        (info,) = client.models("quotient")
+        assert info.state == "failed"
+        assert "engine 'torchscript', which the settings name, can't run it: " in info.reason
+
+
+def test_a_model_with_more_weights_than_allowed_stays_on_torch(
+    tmp_path: Path, no_timing: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    _save(tmp_path / "dense" / "1" / "model.keras")
+    with _serve(tmp_path, tuning_seconds=1.0, tuning_max_bytes=100) as app, Client(f"localhost:{app.grpc_port}") as c:
+        time.sleep(0.5)
+        assert c.models("dense")[0].engines == ()
+    assert "failed" not in caplog.text
+
+
+def test_inspect_shows_the_times(tmp_path: Path) -> None:
+    from layerserve_server.inspection import inspect, text
+
+    _save(tmp_path / "dense" / "model.keras")
+    report = inspect(tmp_path / "dense" / "model.keras", engines=True)
+    assert [choice["rows"] for choice in report["engines"]] == [1, 8, 32]
+    assert "  1 row: " in text(report)
+    assert "eager" in text(report)
