@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "deploy" / "kubernetes" / "base"
+TRAINING = BASE.parent / "training"
 #: What of a kustomization `render` follows; a key beside these would be passed over in silence.
 FOLLOWED = {"apiVersion", "kind", "labels", "resources", "configMapGenerator", "images"}
 
@@ -39,6 +40,12 @@ def read_env(path: Path) -> dict[str, str]:
 def manifests() -> dict[str, dict[str, Any]]:
     """The base's resources by kind."""
     return render(BASE)
+
+
+@pytest.fixture(scope="session")
+def training() -> dict[str, dict[str, Any]]:
+    """The resources of a training run with several workers, by kind."""
+    return render(TRAINING)
 
 
 @pytest.fixture(scope="session")

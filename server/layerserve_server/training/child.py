@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,7 +114,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock that says that this run's child lives."""
     with (folder / CHILD_LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} {socket.gethostname()}")
         file.flush()
         yield
 

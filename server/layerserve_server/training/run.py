@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 import secrets
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -94,11 +95,12 @@ class Run:
         return False
 
     def child_pid(self) -> int | None:
-        """The process that holds the run's lock; None where none does."""
+        """The process of this machine that holds the run's lock; None where none does."""
         if not self.child_lives():
             return None
         try:
-            return int((self.folder / CHILD_LOCK).read_text())
+            pid, host = (self.folder / CHILD_LOCK).read_text().split()
+            return int(pid) if host == socket.gethostname() else None
         except (OSError, ValueError):
             return None
 
