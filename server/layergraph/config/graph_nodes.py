@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layergraph.config.spec import CallSpec
-from layergraph.config.tensorflow_ops import UnknownFunctionError, holds_tensor
+from layergraph.config.tensorflow_ops import UnknownFunctionError, holds_tensor, subscript
 
 _MOST_BYTES = 1_000_000
 #: Element types by number (tensorflow/core/framework/types.proto).
@@ -332,28 +332,7 @@ def _resize(nearest: bool) -> Build:
 def _strided_slice(node: _Node, inputs: list[Any]) -> Operation:
     """x[begin:end:strides] with its five masks, as a subscript."""
     x, begin, end, strides = (inputs[0], *(_listed(value) for value in inputs[1:4]))
-    masks = {
-        name: int(node.attributes.get(name) or 0)
-        for name in ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
-    }
-    key: list[Any] = []
-    for i, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
-        bit = 1 << i
-        if masks["ellipsis_mask"] & bit:
-            key.append(Ellipsis)
-        elif masks["new_axis_mask"] & bit:
-            key.append(None)
-        elif masks["shrink_axis_mask"] & bit:
-            key.append(first)
-        else:
-            key.append(
-                {
-                    "start": None if masks["begin_mask"] & bit else first,
-                    "stop": None if masks["end_mask"] & bit else last,
-                    "step": step,
-                }
-            )
-    return "GetItem", {}, CallSpec((x, tuple(key)))
+    return "GetItem", {}, CallSpec((x, subscript(begin, end, strides, node.attributes)))
 
 
 _SAME = (

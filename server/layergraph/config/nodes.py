@@ -23,6 +23,8 @@ RECURRENT = frozenset(
     }
 )
 _CONSTANT = "_CONSTANT_VALUE"
+#: Arguments for which nothing is not what is meant without them.
+_MEANT = frozenset({"window_fn"})
 
 
 class MalformedNodeError(Exception):
@@ -52,7 +54,7 @@ def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping
     if isinstance(structure, list) and len(structure) == 1:
         structure = structure[0]
     kwargs = {name: _keras2_argument(value, layer_names) for name, value in found.items()}
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    kwargs = {name: value for name, value in kwargs.items() if value is not None or name in _MEANT}
     if class_name in RECURRENT and isinstance(structure, list):
         states = structure[1 : len(structure) - constants]
         if constants:

@@ -129,10 +129,12 @@ class Tile(Operation):
     """keras.ops.tile."""
 
     reads_values = True
+    computes_values = True
     repeats: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor, repeats: Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Any, x: Any, repeats: Any = None) -> Any:
         """x many times over. `repeats` in the call may hold tensors."""
+        x = torch.as_tensor(x)
         return x.tile(lengths_of(self.repeats if repeats is None else repeats))
 
 

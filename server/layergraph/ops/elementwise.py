@@ -213,6 +213,8 @@ class View(Typed):
 class ZerosLike(Typed):
     """Zeros in the shape of x (keras.ops.zeros_like)."""
 
+    computes_values = True
+
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """The zeros."""
         return torch.zeros_like(self.converted(x.new_empty(()))).expand(x.shape)
@@ -224,6 +226,8 @@ class EmptyLike(ZerosLike):
 
 class OnesLike(Typed):
     """Ones in the shape of x (keras.ops.ones_like)."""
+
+    computes_values = True
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """The ones."""
@@ -243,6 +247,8 @@ class Clip(Operation):
 
 class Where(Operation):
     """x1 where the condition holds, else x2 (keras.ops.where)."""
+
+    computes_values = True
 
     def forward(self, run: Run, w: Any, condition: torch.Tensor, x1: Any = None, x2: Any = None) -> torch.Tensor:
         """The choice. With the condition alone the indices where it holds: (axes, places)."""

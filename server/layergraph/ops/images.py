@@ -9,7 +9,6 @@ import torch
 from layergraph.config.options import anything, boolean, nonnegative_int, number, option, optional, positive_int, sizes
 from layergraph.errors import GraphError
 from layergraph.functional.run import Run
-from layergraph.layers.interpolation import resize
 from layergraph.ops.operation import Operation
 
 
@@ -54,38 +53,6 @@ class Resize(_ImageOperation):
         return layer.forward(run, None, images)
 
 
-class ResizeOld(_ImageOperation):
-    """tf.compat.v1.image.resize: without half-pixel centres, and with corners aligned if asked for."""
-
-    keras_module = "layergraph.ops"
-    size: Any = option(sizes(2))
-    nearest: bool = option(boolean, default=False)
-    align_corners: bool = option(boolean, default=False)
-    half_pixel_centers: bool = option(boolean, default=False)
-
-    def forward(self, run: Run, w: Any, images: torch.Tensor) -> torch.Tensor:
-        """The images in another size, in float32 unless the nearest pixels are taken."""
-        x = images if self.nearest else images.to(torch.float32)
-        if self.half_pixel_centers:
-            y = resize(x.movedim(-1, 1), self.size, "nearest" if self.nearest else "bilinear")
-            return y.movedim(1, -1)
-        for axis, length in zip((1, 2), self.size, strict=True):
-            old = x.shape[axis]
-            aligned = self.align_corners and length > 1
-            scale = (old - 1) / (length - 1) if aligned else old / length
-            places = torch.arange(length, device=x.device, dtype=torch.float32) * scale
-            if self.nearest:
-                chosen = (places + 0.5).floor() if aligned else places.floor()
-                x = x.index_select(axis, chosen.long().clamp(max=old - 1))
-                continue
-            low = places.floor().long().clamp(max=old - 1)
-            shape = [1] * x.ndim
-            shape[axis] = -1
-            part = (places - low).reshape(shape)
-            x = x.index_select(axis, low) * (1 - part) + x.index_select(axis, (low + 1).clamp(max=old - 1)) * part
-        return x
-
-
 class RGBToGrayscale(_ImageOperation):
     """keras.ops.image.rgb_to_grayscale."""
 
@@ -98,22 +65,34 @@ class RGBToGrayscale(_ImageOperation):
         return y.to(images.dtype)
 
 
+def rgb_to_hsv(images: torch.Tensor, axis: int) -> torch.Tensor:
+    """Hue, saturation and value for red, green and blue along an axis."""
+    r, g, b = images.unbind(axis)
+    value, lowest = images.amax(axis), images.amin(axis)
+    spread = value - lowest
+    saturation = torch.where(value > 0, spread / value, 0)
+    norm = torch.where(spread > 0, 1 / (6 * spread), torch.full_like(spread, 1e9))
+    hue = torch.where(
+        (r == value), norm * (g - b), torch.where(g == value, norm * (b - r) + 2 / 6, norm * (r - g) + 4 / 6)
+    )
+    hue = torch.where(spread > 0, hue, 0)
+    return torch.stack([hue + (hue < 0).to(hue.dtype), saturation, value], axis)
+
+
+def hsv_to_rgb(images: torch.Tensor, axis: int) -> torch.Tensor:
+    """Red, green and blue for hue, saturation and value along an axis."""
+    hue, saturation, value = images.unbind(axis)
+    dh = (hue % 1.0) * 6
+    parts = [(dh - 3).abs() - 1, 2 - (dh - 2).abs(), 2 - (dh - 4).abs()]
+    return torch.stack([((1 - saturation) + saturation * part.clamp(0, 1)) * value for part in parts], axis)
+
+
 class RGBToHSV(_ImageOperation):
     """keras.ops.image.rgb_to_hsv."""
 
     def forward(self, run: Run, w: Any, images: torch.Tensor) -> torch.Tensor:
         """Hue, saturation and value of each pixel."""
-        axis = -1 if self.last else -3
-        r, g, b = images.unbind(axis)
-        value, lowest = images.amax(axis), images.amin(axis)
-        spread = value - lowest
-        saturation = torch.where(value > 0, spread / value, 0)
-        norm = torch.where(spread > 0, 1 / (6 * spread), torch.full_like(spread, 1e9))
-        hue = torch.where(
-            (r == value), norm * (g - b), torch.where(g == value, norm * (b - r) + 2 / 6, norm * (r - g) + 4 / 6)
-        )
-        hue = torch.where(spread > 0, hue, 0)
-        return torch.stack([hue + (hue < 0).to(hue.dtype), saturation, value], axis)
+        return rgb_to_hsv(images, -1 if self.last else -3)
 
 
 class HSVToRGB(_ImageOperation):
@@ -121,11 +100,7 @@ class HSVToRGB(_ImageOperation):
 
     def forward(self, run: Run, w: Any, images: torch.Tensor) -> torch.Tensor:
         """Red, green and blue of each pixel."""
-        axis = -1 if self.last else -3
-        hue, saturation, value = images.unbind(axis)
-        dh = (hue % 1.0) * 6
-        parts = [(dh - 3).abs() - 1, 2 - (dh - 2).abs(), 2 - (dh - 4).abs()]
-        return torch.stack([((1 - saturation) + saturation * part.clamp(0, 1)) * value for part in parts], axis)
+        return hsv_to_rgb(images, -1 if self.last else -3)
 
 
 class _Edges(_ImageOperation):
@@ -226,5 +201,4 @@ OPERATIONS: dict[str, type[Operation]] = {
     "RGBToGrayscale": RGBToGrayscale,
     "RGBToHSV": RGBToHSV,
     "Resize": Resize,
-    "tf>ResizeOld": ResizeOld,
 }

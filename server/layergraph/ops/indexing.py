@@ -11,9 +11,8 @@ from layergraph.config.options import (
     list_of,
     option,
     optional,
-    positive_int,
 )
-from layergraph.errors import DataError, GraphError
+from layergraph.errors import DataError
 from layergraph.functional.run import Run
 from layergraph.ops.operation import Operation
 from layergraph.ops.shape_values import whole
@@ -44,9 +43,20 @@ class GetItem(Operation):
             if run.stand_ins is not None and isinstance(k, slice) and run.stand_ins.is_unknown(x, axis):
                 # What is left of an unknown length is unknown, as Keras says: data may be shorter than the slice.
                 k = slice(None)
+            if isinstance(k, torch.Tensor) and k.ndim == 0 and k.dtype is not torch.bool:
+                # Its value may be known with the data alone.
+                x, k = x.index_select(axis, _within(k, x.shape[axis]).reshape(1)), 0
             forward.append(k)
             axis += k is not None
         return x[tuple(forward)]
+
+
+def _within(indices: Any, length: int) -> torch.Tensor:
+    """Indices from the start, for some that may count from the end. Raises DataError for one out of range."""
+    chosen: torch.Tensor = indices.to(torch.int64)
+    if not chosen.is_meta and bool(((chosen < -length) | (chosen >= length)).any()):
+        raise DataError(f"an index is not among {length} elements")
+    return torch.where(chosen < 0, chosen + length, chosen)
 
 
 def _plain_slice(key: Any) -> Any:
@@ -69,7 +79,7 @@ class Take(Operation):
             x, axis = x.reshape(-1), 0
         else:
             axis = self.axis % x.ndim
-        chosen = torch.where(chosen < 0, chosen + x.shape[axis], chosen)
+        chosen = _within(chosen, x.shape[axis])
         picked = x.index_select(axis, chosen.reshape(-1))
         return picked.reshape(*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])
 
@@ -89,27 +99,6 @@ class TakeAlongAxis(Operation):
         if not chosen.is_meta and chosen.numel() and not -length <= int(chosen.min()) <= int(chosen.max()) < length:
             raise DataError(f"an index is not among {length} elements")
         return torch.take_along_dim(x, torch.where(chosen < 0, chosen + length, chosen), axis)
-
-
-class GatherBatch(Operation):
-    """tf.gather with batch dimensions, and gather_nd of the last axis."""
-
-    keras_module = "layergraph.ops"
-    axis: int = option(integer, default=0)
-    batch_dims: int = option(positive_int, default=1)
-
-    def forward(self, run: Run, w: Any, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
-        """Slices of x, by indices that differ in each row."""
-        chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
-        axis = self.axis % x.ndim
-        if self.batch_dims != 1 or axis < 1:
-            raise GraphError(f"gather with batch_dims {self.batch_dims} and axis {self.axis} is not supported")
-        x = x.movedim(axis, 1)
-        flat = chosen.reshape(chosen.shape[0], -1)
-        index = flat.reshape(*flat.shape, *[1] * (x.ndim - 2)).expand(*flat.shape, *x.shape[2:])
-        y = x.gather(1, index).reshape(*chosen.shape, *x.shape[2:])
-        places = chosen.ndim - 1
-        return y.movedim(tuple(range(1, 1 + places)), tuple(range(axis, axis + places)))
 
 
 class Slice(Operation):
@@ -149,5 +138,4 @@ OPERATIONS: dict[str, type[Operation]] = {
     "SliceUpdate": SliceUpdate,
     "Take": Take,
     "TakeAlongAxis": TakeAlongAxis,
-    "tf>GatherBatch": GatherBatch,
 }

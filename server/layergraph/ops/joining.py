@@ -26,10 +26,23 @@ class Concatenate(Operation):
     axis: int | None = option(optional(integer), default=0)
 
     def forward(self, run: Run, w: Any, xs: Any) -> torch.Tensor:
-        """The tensors in a row, in the widest of their types."""
+        """The tensors in a row, in the widest of their types. Lists of numbers may stand among them, as in shapes."""
+        xs = [x if isinstance(x, torch.Tensor) else _listed(x, xs) for x in xs]
         if self.axis is None:
             return torch.cat([x.reshape(-1) for x in xs])
         return torch.cat(list(xs), self.axis)
+
+
+def _listed(numbers: Any, others: Any) -> torch.Tensor:
+    """A list of numbers, of which some may be tensors without axes, in the type of the first tensor."""
+    like = next((x for x in others if isinstance(x, torch.Tensor)), None)
+    given = numbers if isinstance(numbers, (list, tuple)) else [numbers]
+    like = next((x for x in given if isinstance(x, torch.Tensor)), like)
+    if like is None:
+        return torch.as_tensor(given)
+    if not given:
+        return like.new_zeros(0)
+    return torch.stack([torch.as_tensor(x, device=like.device).to(like.dtype) for x in given])
 
 
 class Stack(Operation):
@@ -110,6 +123,8 @@ class AddN(_Joined):
 class Split(Operation):
     """keras.ops.split."""
 
+    computes_values = True
+
     indices_or_sections: Any = option(one_or_list_of(integer))
     axis: int = option(integer, default=0)
 
@@ -130,6 +145,7 @@ class Split(Operation):
 class Unstack(Operation):
     """keras.ops.unstack."""
 
+    computes_values = True
     keras_module = "keras.src.ops.core"
 
     num: int | None = option(optional(integer), default=None)

@@ -160,19 +160,6 @@ class Norm(Operation):
         return y
 
 
-class MatmulTransposed(Operation):
-    """tf.matmul with its arguments."""
-
-    keras_module = "layergraph.ops"
-    transpose_a: bool = option(boolean, default=False)
-    transpose_b: bool = option(boolean, default=False)
-
-    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """x1 @ x2, either transposed first."""
-        a, b = _alike(x1, x2)
-        return torch.matmul(a.mT if self.transpose_a else a, b.mT if self.transpose_b else b)
-
-
 OPERATIONS: dict[str, type[Operation]] = {
     "Correlate": Correlate,
     "Corrcoef": Corrcoef,
@@ -185,5 +172,4 @@ OPERATIONS: dict[str, type[Operation]] = {
     "Outer": Outer,
     "Tensordot": Tensordot,
     "Vdot": Vdot,
-    "tf>Matmul": MatmulTransposed,
 }

@@ -45,12 +45,12 @@ def _without_nan(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
 
 
 _UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "Angle": lambda x: torch.angle(_floating(x)),
+    "Angle": lambda x: torch.angle(x if x.is_complex() else _floating(x)),
     "BitwiseInvert": torch.bitwise_not,
     "BitwiseNot": torch.bitwise_not,
     "Cbrt": _of_floats(_cbrt),
-    "Conj": lambda x: x,
-    "Conjugate": lambda x: x,
+    "Conj": torch.conj_physical,
+    "Conjugate": torch.conj_physical,
     "Deg2rad": _of_floats(torch.deg2rad),
     "Erfc": _of_floats(torch.erfc),
     "Erfinv": _of_floats(torch.erfinv),
@@ -61,7 +61,7 @@ _UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Isposinf": torch.isposinf,
     "Isreal": torch.isreal,
     "Rad2deg": _of_floats(torch.rad2deg),
-    "Real": lambda x: x,
+    "Real": torch.real,
     "Signbit": torch.signbit,
     "Sinc": _of_floats(torch.sinc),
     "Trunc": torch.trunc,

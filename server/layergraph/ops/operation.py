@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from layergraph.config.options import Expected, brief
+from layergraph.errors import ConfigError
 from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -44,6 +46,16 @@ class Typed(Operation):
         self.element_type = None if dtype is None else _element_type(dtype)
         super().__init__(*args, **kwargs)
 
+    @classmethod
+    def validated(cls, name: str, value: Any) -> Any:
+        """The normal form of an option's value; of `dtype` it is an element type's name."""
+        if name != "dtype" or value is None:
+            return super().validated(name, value)
+        try:
+            return _element_type(value)
+        except Expected as wrong:
+            raise ConfigError(f"{cls.__name__}: option 'dtype' is {brief(value)}, expected {wrong}") from None
+
     def converted(self, x: torch.Tensor) -> torch.Tensor:
         """x in the type asked for."""
         return x if self.element_type is None else x.to(torch_dtype(self.element_type))
@@ -53,7 +65,9 @@ class Typed(Operation):
         return {**super().get_config(), "dtype": self.element_type}
 
 
-_element_type = dtype
+def _element_type(value: Any) -> str:
+    """Validator: an element type; between operations it may be a complex one."""
+    return value if value in ("complex64", "complex128") else dtype(value)
 
 
 def unknown_length(run: Run) -> int:
@@ -92,7 +106,21 @@ def as_tensors(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
-    return x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device=like.device)
+    if isinstance(x, torch.Tensor):
+        return x
+    made = torch.as_tensor(x, device=like.device)
+    # Whole numbers in a list are of the other's type, where that has numbers.
+    return made.to(like.dtype) if made.dtype is torch.int64 and made.ndim and like.dtype is not torch.bool else made
+
+
+def function_node(name: str, function: Callable[..., Any], **flags: bool) -> type[Operation]:
+    """A function of TensorFlow as an operation: what is called with goes to `function` as it is."""
+
+    def forward(self: Operation, run: Run, w: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    members = {"forward": forward, "variadic": True, "keras_module": "layergraph.ops", "__doc__": function.__doc__}
+    return type(name, (Operation,), {**members, **flags})
 
 
 def operation(kind: type[Operation], name: str, module: str, function: Callable[..., Any]) -> type[Operation]:

@@ -21,16 +21,6 @@ def whole(value: Any) -> int:
     return int(value.item()) if isinstance(value, torch.Tensor) else int(value)
 
 
-class Shape(Operation):
-    """The lengths of the axes (tf.shape, keras.ops.shape). Its values are known before data comes, but for None."""
-
-    keras_module = "layergraph.ops"
-
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
-        """The shape as int32, on the processor: it is used to tell other shapes."""
-        return torch.tensor(list(x.shape), dtype=torch.int32)
-
-
 class Size(Operation):
     """keras.ops.size."""
 
@@ -59,7 +49,8 @@ class Full(Typed):
         lengths = self.shape if shape is None else shape
         lengths = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths
         lengths = [whole(n) for n in (lengths if isinstance(lengths, (list, tuple)) else [lengths])]
-        value = fill_value if isinstance(fill_value, torch.Tensor) else torch.as_tensor(fill_value)
+        whole_number = isinstance(fill_value, int) and not isinstance(fill_value, bool)
+        value = torch.as_tensor(fill_value, dtype=torch.int32 if whole_number else None)
         return self.converted(value).expand(lengths)
 
 
@@ -67,5 +58,4 @@ OPERATIONS: dict[str, type[Operation]] = {
     "Full": Full,
     "Ndim": Ndim,
     "Size": Size,
-    "tf>Shape": Shape,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -71,7 +72,18 @@ class Reshape(Operation):
 
     def forward(self, run: Run, w: Any, x: torch.Tensor, newshape: Any = None) -> torch.Tensor:
         """x in another shape. `newshape` in the call may hold tensors."""
-        return x.reshape(lengths_of(self.newshape if newshape is None else newshape))
+        lengths = lengths_of(self.newshape if newshape is None else newshape)
+        known = run.stand_ins
+        if known is not None and not _fits(x, lengths) and any(known.is_unknown(x, axis) for axis in range(x.ndim)):
+            # What stands for an unknown length need not be what data will have: rows times steps, for one.
+            return x.new_empty(known.fill(tuple(None if n == -1 else n for n in lengths)))
+        return x.reshape(lengths)
+
+
+def _fits(x: torch.Tensor, lengths: list[int]) -> bool:
+    """Whether x has as many elements as a shape, of which one length may be -1."""
+    known = math.prod(n for n in lengths if n != -1)
+    return x.numel() == known if -1 not in lengths else known > 0 and x.numel() % known == 0
 
 
 class Ravel(Operation):

@@ -29,6 +29,12 @@ from layergraph.ops import (
     shapes,
     spectral,
     statistics,
+    tensorflow_arrays,
+    tensorflow_images,
+    tensorflow_matrices,
+    tensorflow_numbers,
+    tensorflow_signal,
+    tensorflow_windows,
     windows,
 )
 
@@ -58,6 +64,12 @@ OPERATIONS: Mapping[str, type[Layer]] = merged(
         images.OPERATIONS,
         image_filters.OPERATIONS,
         image_transforms.OPERATIONS,
+        tensorflow_arrays.OPERATIONS,
+        tensorflow_images.OPERATIONS,
+        tensorflow_matrices.OPERATIONS,
+        tensorflow_numbers.OPERATIONS,
+        tensorflow_signal.OPERATIONS,
+        tensorflow_windows.OPERATIONS,
     ]
 )
 

@@ -1,0 +1,329 @@
+"""Functions of TensorFlow that gather, scatter, mask and make arrays, where Keras 3 has none (tf)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from layergraph.errors import DataError, GraphError
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.run import Run
+from layergraph.ops.operation import Operation, function_node, unknown_length
+
+#: Elements that an array made of numbers alone has at the most.
+_MOST = 10_000_000
+
+
+def _integers(value: Any) -> list[int]:
+    """A list of numbers, of which some, or all, may be tensors whose values are known."""
+    value = value.reshape(-1).tolist() if isinstance(value, torch.Tensor) else value
+    return [int(n) for n in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+def _indices(value: Any, like: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(value, device=like.device).to(torch.int64)
+
+
+def _checked(indices: torch.Tensor, length: int) -> torch.Tensor:
+    if not indices.is_meta and bool(((indices < 0) | (indices >= length)).any()):
+        raise DataError(f"an index is not from 0 to {length - 1}")
+    return indices
+
+
+# --- by index ---------------------------------------------------------------------------------------------------------
+
+
+def _gathered(params: Any, indices: Any = None, axis: int | None = None, batch_dims: int = 0, ids: Any = None) -> Any:
+    """tf.gather: slices of `params` along `axis`, for each of the first axes its own."""
+    indices = ids if indices is None else indices
+    if not isinstance(params, torch.Tensor):
+        # A table of constants.
+        params = torch.as_tensor(params, device=indices.device)
+        params = params.to(torch.int32) if params.dtype is torch.int64 else params
+    chosen = _indices(indices, params)
+    batch = batch_dims % max(chosen.ndim, 1) if batch_dims < 0 else batch_dims
+    along = batch if axis is None else axis % params.ndim
+    places = _checked(chosen, params.shape[along])
+    x = params.movedim(along, batch)
+    rows, rest = list(x.shape[:batch]), x.shape[batch + 1 :]
+    flat = places.reshape(*rows, -1)
+    spread = flat.reshape(*flat.shape, *[1] * len(rest)).expand(*flat.shape, *rest)
+    y = x.gather(batch, spread).reshape(*chosen.shape, *rest)
+    several = chosen.ndim - batch
+    return y.movedim(tuple(range(batch, batch + several)), tuple(range(along, along + several)))
+
+
+def _gathered_nd(params: torch.Tensor, indices: Any, batch_dims: int = 0) -> torch.Tensor:
+    """tf.gather_nd: elements by tuples of indices."""
+    chosen = _indices(indices, params)
+    axes = chosen.shape[-1]
+    rows = params.shape[:batch_dims]
+    grid = [
+        torch.arange(n, device=params.device).reshape(-1, *[1] * (chosen.ndim - 2 - at)) for at, n in enumerate(rows)
+    ]
+    places = [_checked(chosen[..., at], params.shape[batch_dims + at]) for at in range(axes)]
+    at = (*grid, *places)
+    return params[at]
+
+
+def _places(indices: torch.Tensor, shape: list[int]) -> torch.Tensor:
+    """Tuples of indices as places of the flattened first axes."""
+    axes = indices.shape[-1]
+    for at in range(axes):
+        _checked(indices[..., at], shape[at])
+    strides = [math.prod(shape[at + 1 : axes]) for at in range(axes)]
+    return (indices * torch.tensor(strides, device=indices.device)).sum(-1).reshape(-1)
+
+
+def _scattered(how: str) -> Callable[..., torch.Tensor]:
+    """tf.tensor_scatter_nd_*: updates at the indices."""
+
+    def scattered(tensor: torch.Tensor, indices: Any, updates: Any) -> torch.Tensor:
+        chosen = _indices(indices, tensor)
+        axes = chosen.shape[-1]
+        places, rest = _places(chosen, list(tensor.shape)), tensor.shape[axes:]
+        flat = tensor.reshape(-1, *rest)
+        values = torch.as_tensor(updates, device=tensor.device).to(tensor.dtype).reshape(-1, *rest)
+        if how == "update":
+            changed = flat.index_copy(0, places, values)
+        elif how in ("add", "sub"):
+            changed = flat.index_add(0, places, values if how == "add" else -values)
+        else:
+            where = places.reshape(-1, *[1] * len(rest)).expand(values.shape)
+            changed = flat.scatter_reduce(0, where, values, how)
+        return changed.reshape(tensor.shape)
+
+    return scattered
+
+
+def _scatter_nd(indices: Any, updates: Any, shape: Any) -> torch.Tensor:
+    """tf.scatter_nd: updates added to zeros."""
+    like = updates if isinstance(updates, torch.Tensor) else indices
+    zeros = torch.as_tensor(updates, device=like.device).new_zeros(()).expand(_integers(shape))
+    return _scattered("add")(zeros, indices, updates)
+
+
+class BooleanMask(Operation):
+    """tf.boolean_mask. How many elements stay, data alone tells."""
+
+    keras_module = "layergraph.ops"
+
+    def forward(self, run: Run, w: Any, tensor: torch.Tensor, mask: Any, axis: int | None = None) -> torch.Tensor:  # type: ignore[override]
+        """The elements where the mask holds, in a row."""
+        holds = torch.as_tensor(mask, device=tensor.device).to(torch.bool)
+        first = axis or 0
+        rest = tensor.shape[first + holds.ndim :]
+        if tensor.is_meta:
+            return tensor.new_empty((*tensor.shape[:first], unknown_length(run), *rest))
+        flat = tensor.reshape(*tensor.shape[:first], -1, *rest)
+        return flat.index_select(first, torch.nonzero(holds.reshape(-1)).reshape(-1))
+
+
+class Where(Operation):
+    """tf.where of a condition alone."""
+
+    keras_module = "layergraph.ops"
+
+    def forward(self, run: Run, w: Any, condition: torch.Tensor) -> torch.Tensor:
+        """The indices where it holds: (places, axes)."""
+        if condition.is_meta:
+            return condition.new_empty((unknown_length(run), condition.ndim), dtype=torch.int64)
+        return torch.nonzero(condition)
+
+
+class Unique(Operation):
+    """tf.unique."""
+
+    keras_module = "layergraph.ops"
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+        """The different elements in the order in which they come first, and for each element which of them it is."""
+        if x.is_meta:
+            return [x.new_empty(unknown_length(run)), x.new_empty(x.shape[0], dtype=torch.int32)]
+        values, inverse = torch.unique(x, return_inverse=True)
+        order = torch.arange(x.shape[0], device=x.device)
+        first = order.new_empty(values.shape[0]).scatter_reduce(0, inverse, order, "amin", include_self=False)
+        by_place = torch.argsort(first)
+        return [values[by_place], torch.argsort(by_place)[inverse].to(torch.int32)]
+
+
+def _sliced(x: torch.Tensor, begin: Any, size: Any) -> torch.Tensor:
+    """tf.slice. A size of -1 is all that is left."""
+    for axis, (start, length) in enumerate(zip(_integers(begin), _integers(size), strict=True)):
+        x = x.narrow(axis, start, x.shape[axis] - start if length == -1 else length)
+    return x
+
+
+def _reversed_sequence(
+    x: torch.Tensor,
+    seq_lengths: Any,
+    seq_axis: int | None = None,
+    batch_axis: int | None = None,
+    seq_dim: int | None = None,
+    batch_dim: int | None = None,
+) -> torch.Tensor:
+    """tf.reverse_sequence: the first so many steps of each row backwards."""
+    steps = (seq_axis if seq_axis is not None else seq_dim) or 0
+    rows = (batch_axis if batch_axis is not None else batch_dim) or 0
+    y = x.movedim((rows, steps), (0, 1))
+    lengths = _indices(seq_lengths, x)[:, None]
+    at = torch.arange(y.shape[1], device=x.device)
+    source = torch.where(at < lengths, lengths - 1 - at, at)
+    source = source.reshape(*source.shape, *[1] * (y.ndim - 2)).expand(y.shape)
+    return y.gather(1, source).movedim((0, 1), (rows, steps))
+
+
+# --- arrays made of numbers -------------------------------------------------------------------------------------------
+
+
+def _sequence_mask(lengths: Any, maxlen: Any = None, dtype: str = "bool") -> torch.Tensor:
+    """tf.sequence_mask: for each length so many ones, then zeros."""
+    given = torch.as_tensor(lengths)
+    most = int(given.max()) if maxlen is None else _integers(maxlen)[0]
+    if not 0 <= most <= _MOST:
+        raise DataError(f"maxlen is {most}, expected from 0 to {_MOST}")
+    return (torch.arange(most, device=given.device) < given.unsqueeze(-1)).to(torch_dtype(dtype))
+
+
+def _one_hot(
+    indices: torch.Tensor,
+    depth: Any,
+    on_value: Any = None,
+    off_value: Any = None,
+    axis: int | None = None,
+    dtype: str | None = None,
+) -> torch.Tensor:
+    """tf.one_hot."""
+    classes = torch.arange(_integers(depth)[0], device=indices.device)
+    on, off = 1 if on_value is None else on_value, 0 if off_value is None else off_value
+    given = [torch.as_tensor(v) for v in (on_value, off_value) if v is not None]
+    told = None if dtype is None else torch_dtype(dtype)
+    kind = told or (torch.float32 if not given else given[0].dtype)
+    kind = torch.int32 if kind is torch.int64 and told is None and not isinstance(on_value, torch.Tensor) else kind
+    on, off = (torch.as_tensor(v, device=indices.device).to(kind) for v in (on, off))
+    y = torch.where(indices.unsqueeze(-1) == classes, on, off)
+    return y.movedim(-1, -1 if axis is None else axis)
+
+
+def _filled(value: float) -> Callable[..., torch.Tensor]:
+    """tf.zeros and tf.ones of a shape in which tensors may stand."""
+
+    def filled(shape: Any, dtype: str = "float32") -> torch.Tensor:
+        return torch.full((), value, dtype=torch_dtype(dtype)).expand(_integers(shape))
+
+    return filled
+
+
+def _eye(num_rows: Any, num_columns: Any = None, batch_shape: Any = None, dtype: str = "float32") -> torch.Tensor:
+    """tf.eye."""
+    rows = _integers(num_rows)[0]
+    columns = rows if num_columns is None else _integers(num_columns)[0]
+    if rows * columns > _MOST:
+        raise GraphError(f"a matrix of {rows} x {columns} is too large")
+    return torch.eye(rows, columns, dtype=torch_dtype(dtype)).expand(*_integers(batch_shape or []), rows, columns)
+
+
+def _linspace(start: Any, stop: Any, num: Any, axis: int = 0) -> torch.Tensor:
+    """tf.linspace."""
+    first, last = torch.as_tensor(start), torch.as_tensor(stop)
+    count = _integers(num)[0]
+    if not 0 < count * max(first.numel(), 1) <= _MOST and not first.is_meta:
+        raise GraphError(f"{count} numbers between two are too many")
+    steps = torch.arange(count, device=first.device, dtype=torch.float32).reshape(-1, *[1] * first.ndim)
+    y = first + (last - first) * steps / max(count - 1, 1)
+    return y.movedim(0, axis)
+
+
+def _repeated(x: torch.Tensor, repeats: Any, axis: int | None = None) -> torch.Tensor:
+    """tf.repeat: each element as often as is told, for all or for each."""
+    x, along = (x.reshape(-1), 0) if axis is None else (x, axis)
+    counts = _integers(repeats)
+    if min(counts) < 0 or sum(counts) > _MOST:
+        raise GraphError(f"repeats are {counts[:5]}, expected from 0 to {_MOST}")
+    if len(counts) == 1:
+        return x.repeat_interleave(counts[0], along)
+    order = [place for place, count in enumerate(counts) for _ in range(count)]
+    return x.index_select(along, torch.tensor(order, dtype=torch.int64, device=x.device))
+
+
+def _space_to_batch(x: torch.Tensor, block_shape: Any, paddings: Any) -> torch.Tensor:
+    """tf.space_to_batch: the pixels of a block go to different rows."""
+    blocks = _integers(block_shape)
+    pads = [[int(n) for n in pair] for pair in (paddings.tolist() if isinstance(paddings, torch.Tensor) else paddings)]
+    rest = x.ndim - 1 - len(blocks)
+    flat = [n for pair in reversed([*pads, *[[0, 0]] * rest]) for n in pair]
+    x = torch.nn.functional.pad(x, flat)
+    split = [part for n, block in zip(x.shape[1:], blocks, strict=False) for part in (n // block, block)]
+    y = x.reshape(x.shape[0], *split, *x.shape[1 + len(blocks) :])
+    count = len(blocks)
+    inner = [2 + 2 * k for k in range(count)]
+    outer = [1 + 2 * k for k in range(count)]
+    y = y.permute(*inner, 0, *outer, *range(1 + 2 * count, y.ndim))
+    return y.reshape(-1, *y.shape[count + 1 :])
+
+
+def _batch_to_space(x: torch.Tensor, block_shape: Any, crops: Any) -> torch.Tensor:
+    """tf.batch_to_space: the way back."""
+    blocks = _integers(block_shape)
+    count = len(blocks)
+    rows = x.shape[0] // math.prod(blocks)
+    y = x.reshape(*blocks, rows, *x.shape[1:])
+    order = [count, *[axis for k in range(count) for axis in (count + 1 + k, k)], *range(2 * count + 1, y.ndim)]
+    y = y.permute(order)
+    y = y.reshape(rows, *[n * block for n, block in zip(x.shape[1:], blocks, strict=False)], *x.shape[1 + count :])
+    for axis, (before, after) in enumerate(crops, start=1):
+        y = y.narrow(axis, int(before), y.shape[axis] - int(before) - int(after))
+    return y
+
+
+def _shape(x: torch.Tensor, out_type: str = "int32") -> torch.Tensor:
+    """tf.shape, on the processor: it is used to tell other shapes."""
+    return torch.tensor(list(x.shape), dtype=torch_dtype(out_type))
+
+
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "BatchFlatten": lambda x: x.flatten(1),
+    "BatchToSpace": _batch_to_space,
+    "Gather": _gathered,
+    "GatherNd": _gathered_nd,
+    "IdentityN": lambda xs: list(xs),
+    "OneHot": _one_hot,
+    "ReverseSequence": _reversed_sequence,
+    "ScatterAdd": _scattered("add"),
+    "ScatterMax": _scattered("amax"),
+    "ScatterMin": _scattered("amin"),
+    "ScatterNd": _scatter_nd,
+    "ScatterSub": _scattered("sub"),
+    "ScatterUpdate": _scattered("update"),
+    "SpaceToBatch": _space_to_batch,
+}
+#: Those that need the values of what a shape told; and of them, those that make values of such values.
+_OF_SHAPES: Mapping[str, Callable[..., Any]] = {"Repeat": _repeated, "Slice": _sliced, "SequenceMask": _sequence_mask}
+_OF_VALUES: Mapping[str, Callable[..., Any]] = {
+    "Eye": _eye,
+    "Linspace": _linspace,
+    "Ones": _filled(1),
+    "Zeros": _filled(0),
+}
+
+OPERATIONS: dict[str, type[Operation]] = {
+    **{
+        f"tf>{name}": function_node(name, function, computes_values=name in ("Gather", "IdentityN"))
+        for name, function in _FUNCTIONS.items()
+    },
+    **{
+        f"tf>{name}": function_node(name, function, reads_values=True, computes_values=name == "Slice")
+        for name, function in _OF_SHAPES.items()
+    },
+    **{
+        f"tf>{name}": function_node(name, function, reads_values=True, computes_values=True)
+        for name, function in _OF_VALUES.items()
+    },
+    "tf>BooleanMask": BooleanMask,
+    "tf>Shape": function_node("Shape", _shape),
+    "tf>Unique": Unique,
+    "tf>Where": Where,
+}
