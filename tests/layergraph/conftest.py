@@ -1,5 +1,32 @@
 """The oracle is stock Keras on torch; it must be told so before it is imported."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ["KERAS_BACKEND"] = "torch"
+
+#: Set by `make engines`: what computes plans in all tests, where it can.
+ENGINE = os.environ.get("LAYERGRAPH_TEST_ENGINE", "")
+
+
+@pytest.fixture(scope="session", autouse=bool(ENGINE))
+def _engine() -> Iterator[None]:
+    """Lets the engine compute every plan that it gives eager torch's numbers for, and tells how many those were."""
+    from layergraph.execution.plan import Plan
+
+    eagerly, refused, taken = Plan.run, [], []
+
+    def run(self, inputs):
+        if not self.engines and not getattr(self, "tried", False):
+            self.tried = True
+            found = self.tune(engines=(ENGINE,), rows=(1,), pin=True)
+            (refused if found.dropped else taken).append(found.dropped.get(ENGINE, ""))
+        return eagerly(self, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plan, "run", run)
+        yield
+    reasons = sorted({reason[:100] for reason in refused})
+    print(f"\n{ENGINE} computed {len(taken)} plans and was refused for {len(refused)}:", *reasons, sep="\n  ")

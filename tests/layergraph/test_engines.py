@@ -130,6 +130,16 @@ def test_a_graph_in_which_python_looks_at_data_runs_on_eager_torch_only(tmp_path
     assert plan.run({plan.input_specs[0].name: np.full((1, 4), 3, "int32")})
 
 
+def test_weights_that_change_later_count(plan: Any) -> None:
+    inputs = data(plan, 2)
+    plan.tune(engines=("torchscript",), pin=True)
+    before = next(iter(plan.run(inputs).values()))
+    weight = plan.steps[-1].call.layer.weights[0]
+    weight.assign(weight.numpy() * -2)
+    np.testing.assert_array_equal(next(iter(plan.run(inputs).values())), plan.run_eagerly(list(inputs.values()))[0])
+    assert not np.allclose(before, plan.run_eagerly(list(inputs.values()))[0])
+
+
 def test_an_engine_that_differs_or_crashes_is_dropped(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def off(source: Any) -> Any:
         return lambda arrays: [output.numpy() + 3 * TOLERANCE for output in source.program(source.samples)]

@@ -74,6 +74,8 @@ class Plan:
         self._bound: list[Any] | None = None
         self._programs: dict[bool, Program] = {}
         self._tuning: Tuning | None = None
+        self._tuned_state = 0
+        self._values: list[torch.Tensor] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -95,7 +97,7 @@ class Plan:
                 raise DataError(f"input '{spec.name}' is missing; got {sorted(inputs)}")
             check_fit(f"input '{spec.name}'", inputs[spec.name].shape, spec.shape)
             arrays.append(inputs[spec.name])
-        outputs = self._run_tuned(arrays) if self._tuning else None
+        outputs = self._run_tuned(arrays) if self._tuning is not None else None
         if outputs is None:
             outputs = self.run_eagerly(arrays)
         return {spec.name: output for spec, output in zip(self.output_specs, outputs, strict=True)}
@@ -111,7 +113,7 @@ class Plan:
         """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
         assert self._tuning is not None
         tuned = self._tuning.for_rows(len(arrays[0]) if self.batched else 1)
-        if tuned is None:
+        if tuned is None or self._tuned_state != self._weights_state():
             return None
         for at, (array, spec) in enumerate(zip(arrays, self.input_specs, strict=True)):
             if array.dtype != spec.dtype or not array.flags.c_contiguous:
@@ -129,12 +131,20 @@ class Plan:
     def tune(self, **options: Any) -> Tuning:
         """Times engines on this plan and uses the fastest from now on (see `tuning.tune` for the options).
 
-        For models that stay as they are: an engine has the weights of now.
+        An engine has the weights of now: once one changes, torch computes, until this is called again.
         """
         from layergraph.execution.tuning import tune
 
         self._tuning = tune(self, **options)
+        self._tuned_state = self._weights_state()
         return self._tuning
+
+    def _weights_state(self) -> int:
+        """A number that changes with any weight."""
+        if self._values is None:
+            layers = dict.fromkeys(layer for step in self.steps for layer in step.call.layer.walk_layers())
+            self._values = [weight.value for layer in layers for weight in layer.own_weights]
+        return sum(value._version for value in self._values)
 
     @property
     def engines(self) -> Sequence[Choice]:
