@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 N ?= 200
 T ?= grpcio
 KILLS ?= 30
+WORKERS ?= 1
 GB ?= 10
 CONTAINER ?= docker
 IMAGE_ARGS ?=
@@ -15,7 +16,7 @@ IMAGE_ARGS ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -63,7 +64,7 @@ proto: $(STAMP) ## Make the stubs from proto/
 
 .PHONY: proto-lint
 proto-lint: $(STAMP)
-	cd proto && ../$(BIN)/buf lint
+	$(BIN)/buf lint proto
 
 .PHONY: proto-check
 proto-check: $(STAMP) ## Check that the committed stubs are those of proto/
@@ -91,8 +92,16 @@ fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=20
 	$(BIN)/python tests/fuzz_training.py $(N)
 
 .PHONY: kills
-kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30)
-	$(BIN)/python tests/kill_runs.py $(KILLS)
+kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1)
+	$(BIN)/python tests/kill_runs.py $(KILLS) $(WORKERS)
+
+.PHONY: fuzz-workers
+fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
+	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz_workers.py $(N)
+
+.PHONY: bench-train-beside
+bench-train-beside: $(STAMP) ## Measure how Predict's p99 rises while a run trains beside it
+	$(BIN)/python benchmarks/bench_train_beside.py
 
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)

@@ -199,8 +199,8 @@ def first_reply(channel: grpc.Channel, load: Load, process: subprocess.Popen[byt
 # ---- load
 
 
-def measure(served: Served, callers: int, seconds: int) -> Measured:
-    """Drives a server from `callers` connections with one request at a time each."""
+def measure(served: Served, callers: int, seconds: int, rate: int = 0) -> Measured:
+    """Drives a server from `callers` connections with one request at a time each, `rate` a second at the most."""
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         request = served.load.request
@@ -208,6 +208,7 @@ def measure(served: Served, callers: int, seconds: int) -> Measured:
         command = [
             *("h2load", "--duration", str(seconds), "--warm-up-time", "1", "--clients", str(callers)),
             *("--max-concurrent-streams", "1", "--data", str(body), "--log-file", str(log)),
+            *(("--rps", str(rate)) if rate else ()),
             *("-H", "content-type: application/grpc", "-H", "te: trailers"),
             f"http://127.0.0.1:{served.port}{served.load.path}",
         ]

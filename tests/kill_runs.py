@@ -1,12 +1,14 @@
-"""kill -9 at random moments: `python tests/kill_runs.py [KILLS [SEED]]`. Each run must end as the unbroken one did.
+"""kill -9 at random moments: `tests/kill_runs.py [KILLS [WORKERS [SEED]]]`. All runs must end as the unbroken one.
 
-A server of its own process trains a small model; in turns the training process, or the server with it, is killed after
-a random time: while it starts, trains, writes a checkpoint (one after each step), or publishes. Then the run goes on,
-by ResumeRun or at the server's next start. After every kill each version in the repository must be whole.
+A server of its own process trains a small model, by several workers if one likes; in turns the training process, or one
+of its workers, or the server, or both are killed after a random time: while it starts, trains, writes a checkpoint (one
+after each step), or publishes. Then the run goes on, by ResumeRun or at the server's next start. After every kill each
+version in the repository must be whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -20,10 +22,12 @@ from typing import Any
 from layergraph import load_model
 from layerserve import Client, EpochEnd, LayerserveError, RunStarted, TrainingFailed
 from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers
+from layerserve_server.training.budget import children_of
 from layerserve_zoo.zoo import ZOO
-from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, weights
+from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, training_processes, weights
 
 MODEL = "dense"
+MAX_WORKERS = 8
 #: Long enough for a kill to hit, short enough for thirty of them.
 EPOCHS = 8
 
@@ -68,7 +72,9 @@ def serve(repository: Path, port_file: Path) -> None:
 
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    settings = Settings(path=repository, host="127.0.0.1", grpc_port=0, metrics_port=-1, poll_seconds=0.1)
+    settings = Settings(
+        path=repository, host="127.0.0.1", grpc_port=0, metrics_port=-1, poll_seconds=0.1, max_workers=MAX_WORKERS
+    )
     with App(settings) as app:
         part = port_file.with_suffix(".part")
         part.write_text(str(app.grpc_port))
@@ -76,7 +82,7 @@ def serve(repository: Path, port_file: Path) -> None:
         ended.wait()
 
 
-def start(client: Client) -> Any:
+def start(client: Client, workers: int) -> Any:
     x, y = dense_data()
     return client.train(
         MODEL,
@@ -84,6 +90,7 @@ def start(client: Client) -> Any:
         y,
         **SETTINGS,
         epochs=EPOCHS,
+        workers=workers,
         validation_split=0.25,
         checkpoint_seconds=0,
         publish="best",
@@ -131,23 +138,33 @@ def finish(server: Server, run_id: str) -> Any:
             run.resume()
 
 
-def main(kills: int, seed: int) -> None:
+def kill_worker(server: int, moment: random.Random) -> None:
+    """Ends one of the workers of the run that trains, if there are any by now."""
+    workers = [worker for launcher in training_processes(server) for worker in children_of(launcher)]
+    if workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(moment.choice(workers), signal.SIGKILL)
+
+
+def main(kills: int, workers: int, seed: int) -> None:
     moment = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "models"
         (repository / MODEL / "1").mkdir(parents=True)
         ZOO[MODEL].make(small=True).save(repository / MODEL / "1" / "model.keras")
         server = Server(repository)
-        unbroken = start(server.client).wait()
+        unbroken = start(server.client, workers).wait()
         expected = weights(repository, MODEL, unbroken.version)
         for kill in range(1, kills + 1):
-            run = start(server.client)
-            victim = moment.choice(["training", "both", "server"])
+            run = start(server.client, workers)
+            victim = moment.choice(["training", "both", "server", *(["worker"] if workers > 1 else [])])
             try:
                 when = wait_for_moment(run, moment)
             except LayerserveError as error:
                 raise SystemExit(f"kill {kill}: {error}") from error
-            if victim == "training":
+            if victim == "worker":
+                kill_worker(server.process.pid, moment)
+            elif victim == "training":
                 kill_training(server.process.pid)
             else:
                 server.kill(training_too=victim == "both")
@@ -169,4 +186,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        main(int((sys.argv[1:] or ["30"])[0]), int((sys.argv[2:] or [random.randrange(10**6)])[0]))
+        given = [int(text) for text in sys.argv[1:]]
+        main(*given, *[30, 1, random.randrange(10**6)][len(given) :])

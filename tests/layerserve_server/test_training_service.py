@@ -254,7 +254,7 @@ def bad_specs():
         "labels": (
             spec(arrays=[good, pb.DataArray(role=y, dtype=f32, shape=[6, 3])]),
             invalid,
-            "y 'y': got shape (2, 3)",
+            "y 'y': got shape (6, 3)",
         ),
         "role": (spec(arrays=[pb.DataArray(dtype=f32, shape=[6, 2])]), invalid, "got no role"),
         "dtype": (spec(arrays=[pb.DataArray(role=x, shape=[6, 2])]), invalid, "got no dtype"),

@@ -190,7 +190,7 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     except NotCompiledError as error:
         raise errors.NotCompiledError(str(error)) from error
     except DataError as error:
-        raise errors.InvalidTensorError(str(error)) from error
+        raise errors.InvalidTensorError(_with_all_rows(str(error), request.data)) from error
     except (ConfigError, GraphError) as error:
         raise errors.InvalidRequestError(str(error)) from error
 
@@ -209,6 +209,14 @@ def _rehearse_training(model: TrainableModel, request: RunRequest, zeros: Sequen
         if log not in history.history:
             raise ConfigError(f"{name}: {unknown_name('log', log, history.history)}")
         larger_is_better(model, log, request.monitor_mode)
+
+
+def _with_all_rows(text: str, data: Sequence[DataArray]) -> str:
+    """A message with the shapes that the data has, in place of those of the few rows that it was tried with."""
+    for info in data:
+        for rows in range(1, REHEARSAL_ROWS + 1):
+            text = text.replace(f"got shape {(rows, *info.shape[1:])}", f"got shape {info.shape}")
+    return text
 
 
 def _groups(request: RunRequest, arrays: Sequence[Array]) -> dict[Role, dict[str, Array]]:
