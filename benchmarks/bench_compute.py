@@ -3,8 +3,9 @@
     python benchmarks/bench_compute.py [--peers PYTHON] [--models A,B] [--rows 1,8,32] [--seconds 1] [--threads 2]
 
 PYTHON is the interpreter of a venv with `tensorflow-cpu keras tf2onnx onnxruntime openvino`; without it only Keras on
-torch is measured. Prints a Markdown table of p50 in milliseconds, and the ratio of the best other engine to ours (above
-1: ours is faster). Rows are measured one after the other in one run: read the ratios, not the milliseconds.
+torch is measured. Prints a Markdown table of p50 in milliseconds, tuned ("by" the engine that was chosen) and on torch
+call by call ("eager"), and the ratio of the best other engine to ours (above 1: ours is faster). Rows are measured one
+after the other in one run: read the ratios, not the milliseconds.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from layerserve_zoo.zoo import ZOO
 
 HERE = Path(__file__).parent
 LARGE = ("inception", "residual", "resnet50", "efficientnetb0")
+#: For each row of the table.
+TUNING_SECONDS = 15.0
 ENGINES = ("keras_torch", "keras_tensorflow", "tensorflow", "onnxruntime", "openvino")
 
 
@@ -76,12 +79,15 @@ def data_for(specs: Any, rows: int) -> dict[str, np.ndarray]:
     }
 
 
-def measure(path: Path, rows: int, seconds: float, peers: str | None) -> dict[str, float]:
-    """Engine -> p50 in milliseconds."""
+def measure(path: Path, rows: int, seconds: float, peers: str | None) -> tuple[dict[str, float], str]:
+    """Engine -> p50 in milliseconds, and the engine that tuning chose for us."""
     ours = layergraph.load_model(path)
     data = data_for(ours.input_specs, rows)
     plan = ours.plan()
-    found = {"layergraph": p50(lambda: plan.run(data), seconds)}
+    found = {"eager": p50(lambda: plan.run(data), seconds)}
+    tuned = plan.tune(rows=(rows,), seconds=TUNING_SECONDS)
+    print(f"{path.stem} {rows}: {tuned}", file=sys.stderr)
+    found["layergraph"] = p50(lambda: plan.run(data), seconds)
     stock = keras.models.load_model(path, compile=False)
     inputs = [data[tensor.name] for tensor in stock.inputs]
     structure = inputs if len(inputs) > 1 else inputs[0]
@@ -97,7 +103,7 @@ def measure(path: Path, rows: int, seconds: float, peers: str | None) -> dict[st
             print(done.stderr[-400:], file=sys.stderr)
         else:
             found |= {engine: values[0] for engine, values in json.loads(done.stdout.splitlines()[-1]).items()}
-    return found
+    return found, tuned.choices[0].engine if tuned.choices else "eager"
 
 
 def main() -> None:
@@ -112,8 +118,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = os.environ["TF_NUM_INTRAOP_THREADS"] = str(options.threads)
-    print("| model | rows | layergraph | " + " | ".join(ENGINES) + " | best other / ours | Keras on torch / ours |")
-    print("|---|---|---|" + "---|" * (len(ENGINES) + 2))
+    heads = ("model", "rows", "layergraph", "by", "eager", *ENGINES, "best other / ours", "Keras on torch / ours")
+    print("| " + " | ".join(heads) + " |")
+    print("|" + "---|" * len(heads))
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models.split(","):
             path = Path(folder) / f"{name}.keras"
@@ -121,12 +128,13 @@ def main() -> None:
             for rows in (int(rows) for rows in options.rows.split(",")):
                 if name in LARGE and rows > 8:
                     continue
-                found = measure(path, rows, options.seconds, options.peers)
+                found, engine = measure(path, rows, options.seconds, options.peers)
                 ours = found["layergraph"]
-                best = min(value for engine, value in found.items() if engine != "layergraph") / ours
+                best = min(found[peer] for peer in ENGINES if peer in found) / ours
                 cells = [f"{found[engine]:.3g}" if engine in found else "" for engine in ENGINES]
                 cells += [f"{best:.2f}", f"{found['keras_torch'] / ours:.1f}"]
-                print(f"| {name} | {rows} | {ours:.3g} | " + " | ".join(cells) + " |", flush=True)
+                eager = f"{found['eager']:.3g}"
+                print(" | ".join(("| " + name, str(rows), f"{ours:.3g}", engine, eager, *cells)) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ def onnx_runtime(source: Source) -> Engine:
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(_exported(source), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
+    outputs = [entry.name for entry in session.get_outputs()]
     if len(names) != len(source.samples):
         raise UnfitError("an input was found to be unused")
 
     def run(arrays: Sequence[Array]) -> list[Array]:
-        outputs: list[Array] = session.run(None, dict(zip(names, arrays, strict=True)))
-        return outputs
+        results: list[Array] = session.run(outputs, dict(zip(names, arrays, strict=True)))
+        return results
 
     return run
 
