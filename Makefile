@@ -11,6 +11,8 @@ WORKERS ?= 1
 GB ?= 10
 CONTAINER ?= docker
 IMAGE_ARGS ?=
+ARGS ?=
+PEERS ?=
 
 .DEFAULT_GOAL := help
 
@@ -90,6 +92,14 @@ fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
 .PHONY: fuzz-training
 fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_training.py $(N)
+
+.PHONY: applications
+applications: $(STAMP) ## Compare every model of keras.applications with stock Keras (ARGS='--tensorflow PYTHON' for NASNet)
+	$(BIN)/python tests/compare_applications.py $(ARGS)
+
+.PHONY: published
+published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
+	$(BIN)/python tests/compare_published.py build/published $(PEERS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1)

@@ -1,91 +1,95 @@
-"""Every model of keras.applications against stock Keras: `python tests/compare_applications.py [NAME ...]`.
+"""Every model of keras.applications against stock Keras: python tests/compare_applications.py [NAME ...].
 
-Random weights, small images where the model takes them, each file saved by stock Keras and loaded here; every output
-must agree to 1e-4 of its largest value. Needs some minutes and several GiB of memory.
+Random weights and small images; each model is built, saved and asked by stock Keras in a process of its own
+(applications_oracle.py) and loaded here. The outputs, before the softmax, must agree to 1e-4 of the largest value. The
+NASNets don't exist on Keras's torch backend: `--tensorflow PYTHON` names an interpreter with Keras 3 on TensorFlow for
+them, or for all with `--all-by-tensorflow`. Takes some minutes and several GiB of memory.
 """
 
 from __future__ import annotations
 
-import gc
+import argparse
 import inspect
 import os
+import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
 
 import keras
 import layergraph
 import numpy as np
-from oracles import flat, perturb
 
 TOLERANCE = 1e-4
+ORACLE = Path(__file__).with_name("applications_oracle.py")
+#: Models that Keras refuses to build on torch.
+NOT_ON_TORCH = ("NASNetLarge", "NASNetMobile")
 
 
-def builders() -> Iterator[tuple[str, Any]]:
-    """Name and constructor of each model, by name."""
-    for name in sorted(dir(keras.applications)):
-        made = getattr(keras.applications, name)
-        if inspect.isfunction(made) and "weights" in inspect.signature(made).parameters:
-            yield name, made
+def names() -> list[str]:
+    """The models of keras.applications."""
+    found = vars(keras.applications).items()
+    return sorted(
+        name for name, made in found if inspect.isfunction(made) and "weights" in inspect.signature(made).parameters
+    )
 
 
-def largest_difference(name: str, build: Any, folder: Path) -> tuple[float, float]:
-    """Difference to Keras relative to the largest output, and the seconds that loading took."""
-    size = {"NASNetLarge": 331, "NASNetMobile": 224}.get(name, 128)
-    model = build(weights=None, input_shape=(size, size, 3))
-    perturb_slightly(model)
-    images = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype("float32")
-    expected = flat(model.predict_on_batch(images))
-    path = folder / f"{name}.keras"
-    model.save(path)
-    del model
-    gc.collect()
+def ask_keras(name: str, python: str, backend: str, folder: Path) -> None:
+    """Raises RuntimeError with Keras's last words."""
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [python, str(ORACLE), name, str(folder)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ran.returncode:
+        raise RuntimeError(ran.stderr.strip().splitlines()[-1][:200])
+
+
+def compare(name: str, folder: Path) -> tuple[float, float, float]:
+    """Difference to Keras and between the answers to two images, relative to the largest output; seconds of loading."""
     started = time.perf_counter()
-    loaded = layergraph.load_model(path)
+    loaded = layergraph.load_model(folder / f"{name}.keras")
     seconds = time.perf_counter() - started
-    results = loaded.plan().run({loaded.input_names[0]: images})
-    path.unlink()
-    return max(
-        float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
-        for got, want in zip(results.values(), expected, strict=True)
-    ), seconds
+    with np.load(folder / f"{name}.npz") as arrays:
+        images, want = arrays["images"], arrays["outputs"]
+    (got,) = loaded.plan().run({loaded.input_names[0]: images}).values()
+    largest = float(np.abs(want).max())
+    return float(np.abs(got - want).max()) / largest, float(np.abs(want[0] - want[1]).max()) / largest, seconds
 
 
-def perturb_slightly(model: Any) -> None:
-    """Moves the statistics and scales of normalisation off 0 and 1, which hide a mistake."""
-    for layer in model.layers:
-        if "Normalization" in type(layer).__name__ and layer.weights:
-            perturb(layer)
-
-
-def main(names: list[str]) -> int:
+def main() -> int:
     """Compares the named models, or all; the exit status is 1 if any differs."""
-    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--tensorflow", metavar="PYTHON")
+    parser.add_argument("--all-by-tensorflow", action="store_true")
+    options = parser.parse_args()
     failed = []
+    print("| model | by Keras on | difference | images differ by | loaded in |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name, build in builders():
-            if names and name not in names:
+        for name in options.names or names():
+            other = name in NOT_ON_TORCH or options.all_by_tensorflow
+            if other and options.tensorflow is None:
+                print(f"| {name} | not compared: needs --tensorflow | | | |", flush=True)
                 continue
+            python, backend = (options.tensorflow, "tensorflow") if other else (sys.executable, "torch")
             try:
-                difference, seconds = largest_difference(name, build, Path(folder))
+                ask_keras(name, python, backend, Path(folder))
+                difference, spread, seconds = compare(name, Path(folder))
             except Exception as error:
-                print(f"{name:20} {type(error).__name__}: {str(error)[:300]}", flush=True)
+                print(f"| {name} | {backend} | {type(error).__name__}: {str(error)[:300]} | | |", flush=True)
                 failed.append(name)
                 continue
-            print(f"{name:20} {difference:.1e}  loaded in {seconds:.2f} s", flush=True)
+            finally:
+                for file in Path(folder).iterdir():
+                    file.unlink()
+            print(f"| {name} | {backend} | {difference:.1e} | {spread:.1e} | {seconds:.2f} s |", flush=True)
             if not difference < TOLERANCE:
                 failed.append(name)
-            keras.utils.clear_session()
-            gc.collect()
     print(f"{len(failed)} mismatches" + (f": {failed}" if failed else ""))
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Stock Keras's part of compare_applications.py: `python applications_oracle.py NAME FOLDER` builds a model of
+keras.applications with random weights, saves it, and writes two images and what it answers to them.
+
+Runs under any Keras 3; KERAS_BACKEND names its backend.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+#: Small, and nothing that the models refuse.
+SIZE = 128
+
+
+def build(name: str) -> Any:
+    """The model without the softmax, which hides differences where it saturates."""
+    make = getattr(keras.applications, name)
+    return make(weights=None, classifier_activation=None, input_shape=(SIZE, SIZE, 3))
+
+
+def vary(model: Any, images: Any) -> None:
+    """Moves weights off the zeros, ones and millionths that they start with, and which hide mistakes; then has each
+    BatchNormalization take the statistics of the images, so that signals neither die out nor grow from layer to layer.
+    """
+    random = np.random.default_rng(1)
+    for layer in model.layers:
+        values = layer.get_weights()
+        for i, variable in enumerate(layer.weights):
+            shape = values[i].shape
+            if variable.path.endswith(("gamma", "bias", "beta")):
+                centre = 1.0 if variable.path.endswith("gamma") else 0.0
+                values[i] = (centre + random.uniform(-0.2, 0.2, shape)).astype(values[i].dtype)
+        layer.set_weights(values)
+    normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normalizations:
+        layer.momentum, layer.before = 0.0, layer.momentum
+    if normalizations:
+        model(images, training=True)
+    for layer in normalizations:
+        layer.momentum = layer.before
+
+
+def main(name: str, folder: str) -> None:
+    """Writes NAME.keras and NAME.npz."""
+    warnings.filterwarnings("ignore")
+    keras.utils.set_random_seed(0)
+    model = build(name)
+    images = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype("float32")
+    vary(model, images)
+    outputs = model.predict_on_batch(images)
+    model.save(Path(folder) / f"{name}.keras")
+    np.savez(Path(folder) / f"{name}.npz", images=images, outputs=np.asarray(outputs))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
