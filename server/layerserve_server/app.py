@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from layerserve_server import execution
 from layerserve_server.batching import Lane
@@ -19,11 +21,16 @@ from layerserve_server.services.models import ModelService
 from layerserve_server.services.prediction import PredictionService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
+from layerserve_server.sharing import SharedWeights
 from layerserve_server.training.model import LoadTrainable, load_trainable
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.grpcio import GrpcioServer, Limits
+from layerserve_server.transport.grpcio import GrpcioServer, Limits, SharedPort
 from layerserve_server.transport.native import NativeServer
+from layerserve_server.workers import AllMetrics, Workers, threads
+
+if TYPE_CHECKING:
+    from layerserve_server.tuning import Tuner
 
 logger = logging.getLogger(__name__)
 
@@ -49,30 +56,15 @@ class App:
         path = Path(settings.path)
         if not path.exists():
             raise ValueError(f"{path}: no such folder or model file")
-        if load is None:
-            load = execution.load_probed_model if settings.probe_files else execution.load_model
+        self._workers = Workers(settings) if settings.workers > 1 else None
+        load = loader(settings, load, self._workers.weights if self._workers else None)
         self.metrics = Metrics()
-        # Here, because it imports torch.
-        from layerserve_server.tuning import Tuner, pinning
-
-        tunes = settings.engine == "auto" and settings.tuning_seconds > 0
-        self._tuner = (
-            Tuner(
-                settings.state_folder / "tuning",
-                seconds=settings.tuning_seconds,
-                threads=settings.compute_threads,
-                max_bytes=settings.tuning_max_bytes,
-            )
-            if tunes
-            else None
-        )
-        if settings.engine != "auto":
-            load = pinning(load, settings.engine, settings.compute_threads)
+        self._tuner = make_tuner(settings)
         self.repository = Repository(
             path,
             settings.state_folder / "models",
             load,
-            self._lane,
+            lambda name, version, run: make_lane(settings, self.metrics, name, version, run),
             max_old_versions=settings.max_old_versions,
             settle_seconds=2 * settings.poll_seconds,
             observer=self.metrics,
@@ -117,33 +109,32 @@ class App:
         self._transport = server(
             routes,
             self.metrics,
-            Limits(
-                max_message_bytes=settings.max_message_bytes,
-                rpc_threads=settings.rpc_threads,
-                max_streams=settings.max_streams,
-                max_calls=settings.max_calls,
-            ),
+            limits(settings),
             host=settings.host,
             port=settings.grpc_port,
             reflect=settings.reflection,
-            certificate=_certificate(settings),
+            certificate=certificate(settings),
+            shared=SharedPort(self._workers.socket, owner=True) if self._workers else None,
         )
         self.grpc_port = self._transport.port
         self.metrics_port = -1
 
     def start(self) -> None:
         """Takes calls; returns when the models that are there have been read, and health says SERVING."""
-        execution.set_threads(self.settings.compute_threads)
+        execution.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if custom := execution.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
         execution.make_ready()
         if self.settings.metrics_port >= 0:
-            self.metrics_port = self.metrics.serve(self.settings.host, self.settings.metrics_port)
+            whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
+            self.metrics_port = self.metrics.serve(self.settings.host, self.settings.metrics_port, whole)
         self._transport.start()
         self.repository.sweep()
         self.repository.scan()
         self.runs.start()
         self._watcher.start()
+        if self._workers is not None:
+            self._workers.start(self.grpc_port)
         self._transport.set_serving(True)
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
 
@@ -170,19 +161,63 @@ class App:
     ) -> None:
         self.stop()
 
-    def _lane(self, name: str, version: int, run: Execution) -> Lane:
-        lane = Lane(
-            f"model '{name}' version {version}",
-            run,
-            max_batch_rows=self.settings.max_batch_rows,
-            max_queue_rows=self.settings.max_queue_rows,
-            observer=self.metrics.lane(name, version),
-        )
-        self.metrics.watch_queue(name, version, lambda: lane.queued_rows)
-        return lane
+
+def loader(settings: Settings, load: LoadModel | None = None, weights: Path | None = None) -> LoadModel:
+    """What reads a model file as the settings say, by default with layergraph.
+
+    Weights are shared through the folder `weights`, if there is one.
+    """
+    if load is None:
+        load = execution.load_probed_model if settings.probe_files else execution.load_model
+        if weights is not None:
+            load = partial(load, adopt=SharedWeights(weights).adopt)
+    if settings.engine != "auto":
+        # Here, because it imports torch.
+        from layerserve_server.tuning import pinning
+
+        load = pinning(load, settings.engine, settings.compute_threads)
+    return load
 
 
-def _certificate(settings: Settings) -> tuple[Path, Path] | None:
+def make_tuner(settings: Settings) -> Tuner | None:
+    """What finds the fastest engine for each version; None where the settings say which, or that nothing is tried."""
+    if settings.engine != "auto" or settings.tuning_seconds <= 0:
+        return None
+    from layerserve_server.tuning import Tuner
+
+    return Tuner(
+        settings.state_folder / "tuning",
+        seconds=settings.tuning_seconds,
+        threads=settings.compute_threads,
+        max_bytes=settings.tuning_max_bytes,
+    )
+
+
+def limits(settings: Settings) -> Limits:
+    """What the transport takes."""
+    return Limits(
+        max_message_bytes=settings.max_message_bytes,
+        rpc_threads=settings.rpc_threads,
+        max_streams=settings.max_streams,
+        max_calls=settings.max_calls,
+    )
+
+
+def make_lane(settings: Settings, metrics: Metrics, name: str, version: int, run: Execution) -> Lane:
+    """The queue before a version."""
+    lane = Lane(
+        f"model '{name}' version {version}",
+        run,
+        max_batch_rows=settings.max_batch_rows,
+        max_queue_rows=settings.max_queue_rows,
+        observer=metrics.lane(name, version),
+    )
+    metrics.watch_queue(name, version, lambda: lane.queued_rows)
+    return lane
+
+
+def certificate(settings: Settings) -> tuple[Path, Path] | None:
+    """Chain and key for TLS, if it is on."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     return settings.tls_certificate, settings.tls_key

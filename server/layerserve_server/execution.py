@@ -94,6 +94,8 @@ PLUGINS_VARIABLE = "LAYERSERVE_PLUGINS"
 
 #: Reads a model file. Raises layergraph's errors.
 LoadModel: TypeAlias = Callable[[Path], ServedModel]
+#: Is given a model that was read, and the file that it was read from.
+Adopt: TypeAlias = Callable[[Any, Path], None]
 
 
 class Execution:
@@ -136,18 +138,20 @@ def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
     return {name: result[:0] for name, result in plan.run(one_row).items()}
 
 
-def load_probed_model(path: Path) -> ServedModel:
+def load_probed_model(path: Path, adopt: Adopt | None = None) -> ServedModel:
     """As `load_model`, once another process has survived the file. Raises CorruptFileError where it hasn't."""
     from layergraph.archive.probe import probe
     from layergraph.errors import CorruptFileError
 
     if happened := probe(path):
         raise CorruptFileError(path, f"{happened}, when opened in a process of its own")
-    return load_model(path)
+    return load_model(path, adopt)
 
 
-def load_model(path: Path) -> ServedModel:
+def load_model(path: Path, adopt: Adopt | None = None) -> ServedModel:
     """Reads a model file with layergraph, and holds it to the proof beside it, if there is one.
+
+    `adopt` is given the model before anything is computed.
 
     The import is here so that flags and `--help` don't wait for torch.
     """
@@ -155,6 +159,8 @@ def load_model(path: Path) -> ServedModel:
     from layergraph.golden import check_golden, golden_path
 
     model = layergraph.load_model(path)
+    if adopt is not None:
+        adopt(model, path)
     proof = golden_path(path)
     if os.path.lexists(proof):
         check_golden(model, proof)

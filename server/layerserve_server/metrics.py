@@ -161,9 +161,12 @@ class Metrics:
 
     # ---- HTTP
 
-    def serve(self, host: str, port: int) -> int:
-        """Answers Prometheus on a port; gives the port taken. Raises OSError where it can't."""
-        server, thread = start_http_server(port, host, self.registry)
+    def serve(self, host: str, port: int, registry: CollectorRegistry | None = None) -> int:
+        """Answers Prometheus on a port with these metrics, or those of another registry; gives the port taken.
+
+        Raises OSError where it can't.
+        """
+        server, thread = start_http_server(port, host, registry or self.registry)
 
         def close() -> None:
             server.shutdown()

@@ -82,6 +82,13 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(
         default=256 * MIB, ge=1024, le=2**31 - 1, description="Largest message taken, decompressed, in bytes."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that answer Predict on the one port, with the models' weights in memory once. A "
+        "connection stays with the process that took it; streams, training and all else are the first one's.",
+    )
     rpc_threads: int = Field(
         default=64, ge=1, le=4096, description="Unary calls worked on at once; each takes a thread that mostly waits."
     )

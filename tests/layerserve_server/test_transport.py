@@ -13,7 +13,7 @@ from layerserve.errors import from_status
 from layerserve_server.errors import BusyError, InvalidRequestError
 from layerserve_server.transport import polling
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.grpcio import GrpcioServer, Limits
+from layerserve_server.transport.grpcio import GrpcioServer, Limits, SharedPort
 from layerserve_server.transport.native import NativeServer, NativeUnavailableError
 
 
@@ -372,3 +372,32 @@ def test_bursts_are_answered_whole_while_callers_come_and_go(serve):
                 assert future.result(30) == b"%d" % number
     for channel in channels:
         channel.close()
+
+
+def test_what_another_server_answers_is_handed_on(tmp_path):
+    """Unary calls, streams both ways, errors, deadlines and callers that go away."""
+    shared = SharedPort(tmp_path / "owner.sock", owner=True)
+    echo = Echo()
+    owner = GrpcioServer(echo.routes(), Observer(), Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
+    owner.start()
+    shared = SharedPort(tmp_path / "owner.sock", owner=False)
+    other = GrpcioServer(Routes(), Observer(), Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
+    other.start()
+    with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
+        assert call(channel, "echo", b"abc") == b"abc"
+        assert echo.deadline is not None
+        assert list(channel.unary_stream(ECHO + "count")(b"3", timeout=30)) == [b"0", b"1", b"2"]
+        assert list(channel.stream_stream(ECHO + "upper")(iter([b"a", b"b"]), timeout=30)) == [b"A", b"B"]
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, "invalid")
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "invalid_request"
+        future = channel.unary_unary(ECHO + "hang").future(b"")
+        assert echo.called.wait(30)
+        future.cancel()
+        assert echo.gone.wait(30)
+        owner.set_serving(True)
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    other.stop(0)
+    owner.stop(0)

@@ -75,8 +75,10 @@ def _joined(layout: Layout, messages: Sequence[bytes]) -> Array:
     """The rows of all messages."""
     if len(messages) == 1:
         # A copy, as what lies within a message can't be written to, nor need it be aligned.
-        return layout.read(messages[0]).copy()
+        alone: Array = layout.read(messages[0]).copy()
+        return alone
     start, stop = layout.offset, layout.offset + layout.elements * layout.dtype.itemsize
     content = bytearray().join([memoryview(message)[start:stop] for message in messages])
-    joined: Array = np.frombuffer(content, layout.dtype)
-    return joined.reshape(layout.shape[0] * len(messages), *layout.shape[1:])
+    joined = np.frombuffer(content, layout.dtype)
+    rows: Array = joined.reshape(layout.shape[0] * len(messages), *layout.shape[1:])
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from layerserve_server.errors import BusyError, CallCancelledError, DeadlinePassedError
 from layerserve_server.transport.burst import GONE, LATE, Bursts
 from layerserve_server.transport.call import Ended, Handler, Observer, Routes, StreamHandler
+from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.polling import FOREVER_SECONDS, OtherInternalsError, Poller
 from layerserve_server.transport.status import failure
 
@@ -37,6 +39,15 @@ class Limits:
     max_calls: int
 
 
+@dataclass(frozen=True, slots=True)
+class SharedPort:
+    """A port that several processes listen on. One of them, the owner, answers what the others don't."""
+
+    #: Where the owner listens besides.
+    socket: Path
+    owner: bool
+
+
 class GrpcioServer:
     """Serves routes, health and reflection on one port.
 
@@ -53,7 +64,9 @@ class GrpcioServer:
         port: int,
         reflect: bool = True,
         certificate: tuple[Path, Path] | None = None,
+        shared: SharedPort | None = None,
     ) -> None:
+        """Raises OSError for a port that is taken."""
         self._observer = observer
         self._closing = Closing()
         self._max_streams = limits.max_streams
@@ -66,7 +79,7 @@ class GrpcioServer:
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Two servers on one port would share its calls without a word.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", 0 if shared is None else 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
@@ -78,10 +91,18 @@ class GrpcioServer:
         self._server.add_generic_rpc_handlers((_RouteTable(self._handlers(routes)),))
         self._health_pool = ThreadPoolExecutor(1, "health")
         self._health = health.HealthServicer()
-        self._add_health()
-        if reflect:
-            self._add_reflection()
+        self._forwarder: Forwarder | None = None
+        if shared is not None and not shared.owner:
+            self._forwarder = Forwarder(shared.socket, self._stream_pool)
+            self._server.add_generic_rpc_handlers((self._forwarder,))
+        else:
+            self._add_health()
+            if reflect:
+                self._add_reflection()
         self.set_serving(False)
+        if shared is not None and shared.owner:
+            claim(host, port)
+            self._bind(address(f"unix:{shared.socket}", 0), None)
         self.port = self._bind(address(host, port), certificate)
 
     def start(self) -> None:
@@ -106,6 +127,8 @@ class GrpcioServer:
         self._closing.close()
         stopped.wait()
         self._bursts.close()
+        if self._forwarder is not None:
+            self._forwarder.close()
         for pool in (self._unary_pool, self._stream_pool, self._health_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -213,6 +236,17 @@ class GrpcioServer:
 
 
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+
+def claim(host: str, port: int) -> None:
+    """Makes sure that nobody listens on a port that is about to be shared. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"can't listen on {address(host, port)}: is the port taken?") from error
 
 
 def address(host: str, port: int) -> str:

@@ -20,7 +20,7 @@ from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
 from layerserve_server.transport.call import Handler, Observer, Routes
-from layerserve_server.transport.grpcio import GrpcioServer, Limits, address
+from layerserve_server.transport.grpcio import GrpcioServer, Limits, SharedPort, address, claim
 from layerserve_server.transport.polling import FOREVER_SECONDS
 from layerserve_server.transport.status import Failure
 
@@ -49,6 +49,7 @@ class NativeServer:
         port: int,
         reflect: bool = True,
         certificate: tuple[Path, Path] | None = None,
+        shared: SharedPort | None = None,
     ) -> None:
         """Raises OSError for a port that is taken, NativeUnavailableError."""
         native = _load_extension()
@@ -60,6 +61,8 @@ class NativeServer:
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
         #: Open calls by the front's number.
         self._calls: dict[int, NativeCall] = {}
+        if shared is not None and shared.owner:
+            claim(host, port)
         try:
             self._front = native.NativeGrpcFront(
                 address(host, port),
@@ -68,31 +71,37 @@ class NativeServer:
                 io_threads=1 if (os.cpu_count() or 1) <= 4 else 2,
                 call_details=True,
                 max_concurrent_streams=limits.max_calls,
+                reuse_port=shared is not None,
             )
         except OSError as error:
             raise OSError(f"can't listen on {address(host, port)}: is the port taken?") from error
         self.port: int = self._front.bound_port
         self._folder = Path(tempfile.mkdtemp(prefix="layerserve-"))
-        socket = self._folder / "grpcio.sock"
-        self._behind = GrpcioServer(routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect)
+        socket = shared.socket if shared is not None else self._folder / "grpcio.sock"
+        self._behind: GrpcioServer | None = None
+        if shared is None or shared.owner:
+            self._behind = GrpcioServer(routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect)
         self._front.set_fallback(str(socket))
         self._thread = threading.Thread(target=self._serve, name="native", daemon=True)
 
     def start(self) -> None:
         """Starts to take calls. Health stays NOT_SERVING until `set_serving`."""
-        self._behind.start()
+        if self._behind is not None:
+            self._behind.start()
         self._front.start()
         self._thread.start()
 
     def set_serving(self, serving: bool) -> None:
         """Sets what health says, for each service and overall."""
-        self._behind.set_serving(serving)
+        if self._behind is not None:
+            self._behind.set_serving(serving)
 
     def stop(self, grace: float) -> None:
         """Takes no more calls, ends the streams, and gives calls under way `grace` seconds to finish."""
         end = time.monotonic() + grace
         self._bursts.stopping = True
-        self._behind.stop(grace)
+        if self._behind is not None:
+            self._behind.stop(grace)
         while self._bursts.open and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
         if grace:

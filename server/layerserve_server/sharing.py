@@ -1,0 +1,81 @@
+"""Weights in memory that several processes share: each that loads a file maps the same pages.
+
+What an executor makes of weights for itself, such as packed kernels, stays its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+#: Where weights begin in the file: at multiples of this, as vector instructions want it.
+ALIGNMENT = 64
+
+
+class SharedWeights:
+    """A folder in memory (a tmpfs) with one file for the weights of each model file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def adopt(self, model: Any, path: Path) -> None:
+        """Puts a model's weights into shared memory, or takes those that another process has put there.
+
+        `path` is the file that it was read from. To be called before anything is computed. Where there is no room, the
+        model keeps its own.
+        """
+        import torch
+
+        weights = [weight for weight in model.weights if isinstance(weight.value, torch.Tensor)]
+        places, size = [], 0
+        for weight in weights:
+            places.append(size)
+            size += -(-weight.value.numel() * weight.value.element_size() // ALIGNMENT) * ALIGNMENT
+        file = self._folder / _key(path)
+        if not size:
+            return
+        if not file.exists():
+            if shutil.disk_usage(self._folder).free < size:
+                logger.warning("no room to share the %d bytes of weights of %s", size, path.name)
+                return
+            self._write(file, [_in_order(weight) for weight in weights], places, size)
+        memory = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
+        for weight, place in zip(weights, places, strict=True):
+            own = _in_order(weight)
+            shared = memory[place : place + own.numel() * own.element_size()].view(own.dtype).view(own.shape)
+            weight.bind(shared if weight.memory_order is None else shared.permute(_back(weight.memory_order)))
+
+    def _write(self, file: Path, tensors: list[Any], places: list[int], size: int) -> None:
+        """By rename, so that nobody maps a part; of two that write at once, one wins with the same content."""
+        import torch
+
+        written = file.with_name(f"{file.name}.{os.getpid()}")
+        with written.open("wb") as out:
+            out.truncate(size)
+            for tensor, place in zip(tensors, places, strict=True):
+                out.seek(place)
+                out.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        written.rename(file)
+
+
+def _in_order(weight: Any) -> Any:
+    """A weight's tensor with its axes as they lie in memory, without gaps."""
+    value = weight.value.detach()
+    return (value if weight.memory_order is None else value.permute(weight.memory_order)).contiguous()
+
+
+def _back(order: tuple[int, ...]) -> list[int]:
+    return [order.index(axis) for axis in range(len(order))]
+
+
+def _key(path: Path) -> str:
+    """A name for the content of a file."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    facts = [(str(file.resolve()), (stat := file.stat()).st_ino, stat.st_size, stat.st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

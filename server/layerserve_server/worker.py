@@ -1,0 +1,93 @@
+"""A further process that answers Predict on the server's port: `python -m layerserve_server.worker`, run by workers.
+
+It reads its orders as JSON from its input, says when it serves, and ends when its input does, so that it never
+outlives the process that started it. It has models of its own, with weights in memory that all share, and leaves all
+but Predict to the owner of the port.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from layerserve_server import execution, logs
+from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner
+from layerserve_server.metrics import Metrics
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.prediction import PredictionService
+from layerserve_server.settings import Settings
+from layerserve_server.transport.call import Routes
+from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
+from layerserve_server.transport.native import NativeServer
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Serves until the input ends."""
+    # A signal to the whole group, as a terminal sends it, is the owner's to deal with.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orders: dict[str, Any] = json.loads(sys.stdin.readline())
+    settings = Settings.model_construct(**_settings(orders["settings"]))
+    logs.set_up(settings.log_level, settings.log_format)
+    execution.set_threads(settings.compute_threads)
+    execution.load_plugins(settings.plugins)
+    execution.make_ready()
+    metrics, tuner = Metrics(), make_tuner(settings)
+    repository = Repository(
+        settings.path,
+        settings.state_folder / "models",
+        loader(settings, weights=Path(orders["weights"])),
+        lambda name, version, run: make_lane(settings, metrics, name, version, run),
+        max_old_versions=settings.max_old_versions,
+        settle_seconds=2 * settings.poll_seconds,
+        observer=metrics,
+        ready=tuner.submit if tuner else None,
+    )
+    # Before the port is open: who comes to this process finds the models that the others have.
+    repository.scan()
+    watcher = Watcher(repository, settings.poll_seconds)
+    watcher.start()
+    routes = Routes()
+    predict = PredictionService(repository).routes()
+    routes.unary.update(predict.unary)
+    routes.prompt.update(predict.prompt)
+    transport = (NativeServer if settings.transport == "native" else GrpcioServer)(
+        routes,
+        metrics,
+        limits(settings),
+        host=settings.host,
+        port=settings.grpc_port,
+        certificate=certificate(settings),
+        shared=SharedPort(Path(orders["socket"]), owner=False),
+    )
+    transport.start()
+    print(json.dumps({"metrics_port": metrics.serve("127.0.0.1", 0)}), flush=True)
+    grace = 0.0
+    for line in sys.stdin:
+        grace = float(line)
+        break
+    watcher.stop()
+    transport.stop(grace)
+    if tuner is not None:
+        tuner.close()
+    repository.close()
+    metrics.close()
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they were before they became JSON."""
+    paths = ("path", "state", "config", "tls_certificate", "tls_key", "data_root")
+    return {key: Path(value) if key in paths and value is not None else value for key, value in values.items()}
+
+
+if __name__ == "__main__":
+    main()
+    # Threads that still wait for callers keep no process.
+    os._exit(0)

@@ -1,0 +1,157 @@
+"""The further processes on the server's port: started, watched, counted together with this one, and ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from layerserve_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Where files are memory, and the same for all processes.
+MEMORY = Path("/dev/shm")
+#: Time between the end of a worker and the start of the next, in seconds.
+AGAIN_SECONDS = 1.0
+#: Time that a worker has to tell its metrics, in seconds.
+TELL_SECONDS = 2.0
+#: Time that a worker has to end after its callers' grace, in seconds.
+END_SECONDS = 10.0
+
+COMMAND = (sys.executable, "-m", "layerserve_server.worker")
+
+
+class Workers:
+    """All processes besides the owner. Those that end are started again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = Path(tempfile.mkdtemp(prefix="layerserve-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        #: Where the owner must listen besides.
+        self.socket = self._folder / "owner.sock"
+        #: Where all keep their weights.
+        self.weights = self._folder / "weights"
+        self.weights.mkdir()
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._metrics_ports: dict[int, int] = {}
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def start(self, grpc_port: int) -> None:
+        """Starts them; returns when all answer, or have failed to."""
+        ready = [threading.Event() for _ in range(self._settings.workers - 1)]
+        for number, event in enumerate(ready):
+            thread = threading.Thread(target=self._keep, args=(number, grpc_port, event), name=f"worker {number}")
+            thread.daemon = True
+            self._threads.append(thread)
+            thread.start()
+        for event in ready:
+            event.wait()
+
+    def stop(self, grace: float) -> None:
+        """Ends them: they take no more calls, and those under way have `grace` seconds to finish."""
+        self._stopping.set()
+        with self._lock:
+            processes = list(self._processes.values())
+        for process in processes:
+            _tell(process, f"{grace}\n")
+        for process in processes:
+            try:
+                process.wait(grace + END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for thread in self._threads:
+            thread.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def metrics(self) -> Iterator[Metric]:
+        """What the workers count, each for itself."""
+        for port in list(self._metrics_ports.values()):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TELL_SECONDS) as reply:
+                    text = reply.read().decode()
+            except OSError:
+                continue  # it has just ended
+            yield from text_string_to_metric_families(text)
+
+    def _keep(self, number: int, grpc_port: int, ready: threading.Event) -> None:
+        """Starts a worker, and another when it ends."""
+        while not self._stopping.is_set():
+            process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            with self._lock:
+                self._processes[number] = process
+            _tell(process, json.dumps(self._orders(grpc_port)) + "\n", close=False)
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            if said:
+                self._metrics_ports[number] = json.loads(said)["metrics_port"]
+            ready.set()
+            code = process.wait()
+            self._metrics_ports.pop(number, None)
+            if not self._stopping.is_set():
+                logger.error("a worker ended with status %d, and another takes its place", code)
+                self._stopping.wait(AGAIN_SECONDS)
+
+    def _orders(self, grpc_port: int) -> dict[str, object]:
+        settings = self._settings
+        # What was made with model_construct may hold paths as they came.
+        values = {name: getattr(settings, name) for name in type(settings).model_fields}
+        values |= {"grpc_port": grpc_port, "compute_threads": threads(settings)}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return {"settings": plain, "socket": str(self.socket), "weights": str(self.weights)}
+
+
+class AllMetrics(CollectorRegistry):
+    """This process's metrics with the workers': counts of the same name and labels are added up."""
+
+    def __init__(self, own: CollectorRegistry, workers: Workers) -> None:
+        super().__init__()
+        self._own, self._others = own, workers
+
+    def collect(self) -> Iterator[Metric]:
+        """Called when somebody looks."""
+        families: dict[str, Metric] = {}
+        sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+        for family in (*self._own.collect(), *self._others.metrics()):
+            families.setdefault(family.name, family)
+            into = sums.setdefault(family.name, {})
+            for sample in family.samples:
+                key = sample.name, tuple(sorted(sample.labels.items()))
+                into[key] = into.get(key, 0.0) + sample.value
+        for name, family in families.items():
+            whole = Metric(name, family.documentation, family.type)
+            for (sample_name, labels), value in sums[name].items():
+                whole.add_sample(sample_name, dict(labels), value)
+            yield whole
+
+
+def threads(settings: Settings) -> int:
+    """Threads that one execution uses where several processes compute."""
+    return settings.compute_threads or max(1, (os.cpu_count() or 1) // settings.workers)
+
+
+def _tell(process: subprocess.Popen[str], text: str, *, close: bool = True) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(text)
+        process.stdin.flush()
+        if close:
+            process.stdin.close()
+    except (OSError, ValueError):
+        pass  # it has ended
