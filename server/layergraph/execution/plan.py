@@ -72,6 +72,7 @@ class Plan:
         self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self.steps)
         self._batched: bool | None = None
         self._bound: list[Any] | None = None
+        self._forward_steps: Sequence[Step] | None = None
         self._programs: dict[bool, Program] = {}
         self._tuning: Tuning | None = None
         self._tuned_state = 0
@@ -199,11 +200,22 @@ class Plan:
                 self._bound = self._bound or self.bind(Binder(lambda weight: weight.value))
         return self._bound
 
+    def _reordered(self) -> Sequence[Step]:
+        """The steps in an order that is faster, where gradients stay the same too. Made when first needed."""
+        if self._forward_steps is None:
+            # Here, since pooling and convolutions are models' layers, and models have plans.
+            from layergraph.execution.pooling_first import pool_first
+
+            self._forward_steps = pool_first(self.steps, self._outputs)
+        return self._forward_steps
+
     def _execute(
         self, run: Run, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         wants = self._mask_wants[output_masks]
-        Program(self.steps, wants, weights, self._inputs, self._outputs, self._slot_count).carry_out(run, values, masks)
+        Program(self._reordered(), wants, weights, self._inputs, self._outputs, self._slot_count).carry_out(
+            run, values, masks
+        )
         return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
 
 
