@@ -29,11 +29,15 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What computes about `rows` rows, and the time of a call with each engine that was timed, in milliseconds."""
+    """What computes about `rows` rows, and the time of a call with each engine that was timed, in milliseconds.
+
+    `difference` is the largest one to the proof beside the file, for an engine of less precision than the model's.
+    """
 
     rows: int
     engine: str
     milliseconds: Mapping[str, float]
+    difference: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,9 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         training_run=message.training_run,
         compiled=message.compiled,
         served_by_default=message.served_by_default,
-        engines=tuple(EngineChoice(one.rows, one.engine, dict(one.milliseconds)) for one in message.engines),
+        engines=tuple(
+            EngineChoice(one.rows, one.engine, dict(one.milliseconds), one.difference) for one in message.engines
+        ),
     )
 
 

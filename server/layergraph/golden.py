@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,36 @@ def check_golden(model: Model, path: Path) -> None:
     Raises GoldenMismatchError where an output misses it, CorruptFileError for a proof that is damaged or of another
     model.
     """
+    _hold_to(model, path, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
+
+
+def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0) -> None:
+    """Lets an engine compute in `precision` (int8, bfloat16, float16), which must keep within the proof's tolerances.
+
+    Raises what `check_golden` raises, and what `tuning.reduce_precision` does.
+    """
+    from layergraph.execution import tuning
+
+    def proof(run: Callable[[Arrays], Arrays]) -> float:
+        return _hold_to(model, path, lambda inputs, _: run(inputs))
+
+    model.plan().use(tuning.reduce_precision(model.plan(), precision, proof, threads))
+
+
+def _hold_to(model: Model, path: Path, run: Callable[[Arrays, Arrays], Arrays]) -> float:
+    """Holds what `run` makes of the proof's inputs to its outputs, and gives the largest difference."""
     golden = read_golden(path)
     try:
         inputs = _named(golden.inputs, model.input_names)
         outputs = _named(golden.outputs, model.output_names)
-        results = model.plan(tuple(outputs)).run(inputs)
+        results = run(inputs, outputs)
     except (DataError, GraphError) as wrong:
         raise CorruptFileError(path, f"is no proof of this model: {wrong}") from wrong
     problems = [text for name, want in outputs.items() if (text := _difference(name, results[name], want, golden))]
     if problems:
         raise GoldenMismatchError(path, problems)
+    pairs = [(results[name].astype(np.float64), want.astype(np.float64)) for name, want in outputs.items()]
+    return max(float(np.nanmax(np.abs(a - b), initial=0.0)) for a, b in pairs)
 
 
 def _named(arrays: Arrays, names: Sequence[str]) -> Arrays:

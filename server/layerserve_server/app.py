@@ -171,11 +171,15 @@ def loader(settings: Settings, load: LoadModel | None = None, weights: Path | No
         load = execution.load_probed_model if settings.probe_files else execution.load_model
         if weights is not None:
             load = partial(load, adopt=SharedWeights(weights).adopt)
+    # Imports are here because they import torch.
     if settings.engine != "auto":
-        # Here, because it imports torch.
         from layerserve_server.tuning import pinning
 
         load = pinning(load, settings.engine, settings.compute_threads)
+    if settings.precision != "float32":
+        from layerserve_server.tuning import reducing
+
+        load = reducing(load, settings.precision, settings.compute_threads)
     return load
 
 

@@ -37,6 +37,9 @@ class EngineChoice(Protocol):
     def engine(self) -> str: ...
     @property
     def milliseconds(self) -> Mapping[str, float]: ...
+    @property
+    def difference(self) -> float:
+        """The largest difference to the proof beside the file, for an engine of less precision."""
 
 
 class Plan(Protocol):

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
         description="What computes predictions. 'auto' times the installed engines on each model, checks their numbers "
         "and takes the fastest for each batch size; a name pins one, and models that it can't run are refused.",
     )
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+        default="float32",
+        description="What models of float32 compute in, where the golden.npz beside them allows it: its tolerances "
+        "must hold. int8 needs the extra 'fast', the others 'openvino'.",
+    )
     tuning_seconds: float = Field(
         default=10.0,
         ge=0,

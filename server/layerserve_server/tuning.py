@@ -10,11 +10,13 @@ import queue
 import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from layergraph.errors import LayerGraphError
 from layergraph.execution.choice import Choice, Tuning
 from layergraph.execution.engines.table import EAGER
+from layergraph.functional.model import Model
+from layergraph.golden import golden_path, reduce_precision
 
 from layerserve_server.execution import LoadModel, ServedModel
 from layerserve_server.repository.layout import FoundVersion
@@ -43,6 +45,27 @@ def pinning(load: LoadModel, engine: str, threads: int) -> LoadModel:
         return model
 
     return load if engine == EAGER else pinned
+
+
+def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
+    """`load`, with models in less precision where a proof beside the file allows that; all others as they are."""
+
+    def reduced(path: Path) -> ServedModel:
+        model = load(path)
+        proof = golden_path(path)
+        if not proof.exists():
+            logger.warning("%s stays in float32: %s needs a proof, %s", path.name, precision, proof.name)
+            return model
+        try:
+            reduce_precision(cast("Model", model), proof, precision, threads)
+        except Exception as reason:
+            logger.warning("%s stays in float32: %s", path.name, str(reason).splitlines()[0])
+        else:
+            difference = model.engines[0].difference
+            logger.info("%s computes in %s", path.name, precision, extra={"largest_difference": difference})
+        return model
+
+    return reduced
 
 
 class Tuner:
@@ -84,6 +107,8 @@ class Tuner:
                     logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
 
     def _tune(self, loaded: LoadedVersion) -> None:
+        if loaded.model.engines:
+            return  # It computes in less precision.
         if loaded.parameter_count * _BYTES > self._max_bytes:
             return
         note = self._folder / f"{_key(loaded.found, self._threads)}.json"

@@ -100,3 +100,22 @@ def test_inspect_shows_the_times(tmp_path: Path) -> None:
     assert [choice["rows"] for choice in report["engines"]] == [1, 8, 32]
     assert "  1 row: " in text(report)
     assert "eager" in text(report)
+
+
+@pytest.mark.parametrize("tolerance", [0.05, 1e-7])
+def test_less_precision_only_within_the_tolerances_of_the_proof(tmp_path: Path, tolerance: float) -> None:
+    stock = _save(tmp_path / "dense" / "1" / "model.keras")
+    rows = np.random.default_rng(0).standard_normal((3, 16)).astype("float32")
+    expected = stock.predict_on_batch(rows)
+    proof = {"input/x": rows, "output/y": expected, "atol": np.array(tolerance), "rtol": np.array(0.0)}
+    np.savez(tmp_path / "dense" / "1" / "golden.npz", **proof)
+    with _serve(tmp_path, precision="int8") as app, Client(f"localhost:{app.grpc_port}") as client:
+        (info,) = client.models("dense")
+        answer = client.predict("dense", rows)
+    if tolerance > 1e-3:
+        (choice,) = info.engines
+        assert (choice.engine, 0 < choice.difference < tolerance) == ("int8", True)
+        np.testing.assert_allclose(np.abs(answer - expected).max(), choice.difference, rtol=1e-3)
+    else:
+        assert not info.engines
+        np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)

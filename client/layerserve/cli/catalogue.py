@@ -27,7 +27,7 @@ def models(
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
     "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines"}]}; an
     input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of the engines {"rows",
-    "engine", "milliseconds"}.
+    "engine", "milliseconds", "difference"}.
     """
     with connect(context, address) as client:
         found = client.models(name)
@@ -58,7 +58,8 @@ def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
     """One name, or one for each row count where they differ."""
     names = {choice.engine for choice in engines}
     if len(names) < 2:
-        return "".join(names)
+        differences = [f" (differs by {choice.difference:.2g})" for choice in engines if choice.difference]
+        return "".join([*names, *differences])
     return "\n".join(f"{choice.engine} ({choice.rows} row{'s' * (choice.rows != 1)})" for choice in engines)
 
 

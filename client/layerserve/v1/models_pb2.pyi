@@ -178,10 +178,15 @@ class EngineChoice(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     MILLISECONDS_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Number of rows for which engines were timed."""
     engine: _builtins.str
     """Name of the engine, such as "onnxruntime"; "eager" is torch, call by call."""
+    difference: _builtins.float
+    """Largest difference to the outputs of the proof beside the file (golden.npz), for an engine that computes in less
+    than the model's precision: "int8", "bfloat16" or "float16". 0 otherwise.
+    """
     @_builtins.property
     def milliseconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Engine -> time of one call when they were timed, in milliseconds. Empty for an engine that the settings name."""
@@ -192,10 +197,11 @@ class EngineChoice(_message.Message):
         rows: _builtins.int = ...,
         engine: _builtins.str = ...,
         milliseconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        difference: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "milliseconds", b"milliseconds", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "engine", b"engine", "milliseconds", b"milliseconds", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,12 +25,14 @@ class Choice:
     engine         its name
     milliseconds   the time of a call (the lower quartile) with each engine that was timed
     tuned          the engine itself; None for eager torch
+    difference     the largest difference to the proof's outputs, for an engine of less precision; else 0
     """
 
     rows: int
     engine: str
     milliseconds: Mapping[str, float]
     tuned: Tuned | None = field(default=None, repr=False)
+    difference: float = 0.0
 
 
 @dataclass(frozen=True)

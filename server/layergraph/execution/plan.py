@@ -141,9 +141,13 @@ class Plan:
         """
         from layergraph.execution.tuning import tune
 
-        self._tuning = tune(self, **options)
+        return self.use(tune(self, **options))
+
+    def use(self, tuning: Tuning) -> Tuning:
+        """Lets the engines of `tuning` compute, until a weight changes."""
+        self._tuning = tuning
         self._tuned_state = self._weights_state()
-        return self._tuning
+        return tuning
 
     def _weights_state(self) -> int:
         """A number that changes with any weight."""

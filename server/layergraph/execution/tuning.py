@@ -19,6 +19,7 @@ import torch
 
 from layergraph.errors import LayerGraphError
 from layergraph.execution.choice import Choice, Tuned, Tuning
+from layergraph.execution.engines.reduced import PRECISIONS
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
 from layergraph.execution.samples import NoSamplesError, Sampler
@@ -89,6 +90,29 @@ def tune(
         return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
     left = max(until - time.monotonic(), 0.0) + seconds / 2
     return Tuning(tuple(bench.choices(list(fit.values()), left)), dropped)
+
+
+def reduce_precision(
+    plan: Plan,
+    precision: str,
+    proof: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
+    threads: int = 0,
+) -> Tuning:
+    """A tuning with one engine that computes in `precision`, for all row counts.
+
+    `proof` holds what it is given to known outputs, and gives the largest difference. Raises what it raises, UnfitError
+    where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
+    """
+    bench = _Bench(plan, (1,), 1.0)
+    engine = PRECISIONS[precision](bench.source(threads or torch.get_num_threads()))
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        arrays = [inputs[spec.name] for spec in plan.input_specs]
+        return dict(zip((spec.name for spec in plan.output_specs), engine(arrays), strict=False))
+
+    difference = proof(run)
+    tuned = Tuned(precision, engine, only_finite=True)
+    return Tuning((Choice(1, precision, {}, tuned, difference),), {})
 
 
 class _Bench:

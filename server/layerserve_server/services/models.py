@@ -101,7 +101,12 @@ def _version(one: Description) -> models_pb2.ModelVersion:
         compiled=one.compiled,
         served_by_default=one.default,
         engines=[
-            models_pb2.EngineChoice(rows=choice.rows, engine=choice.engine, milliseconds=choice.milliseconds)
+            models_pb2.EngineChoice(
+                rows=choice.rows,
+                engine=choice.engine,
+                milliseconds=choice.milliseconds,
+                difference=choice.difference,
+            )
             for choice in one.engines
         ],
     )

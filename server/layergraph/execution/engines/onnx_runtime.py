@@ -17,6 +17,11 @@ _OPSET = 20
 
 def onnx_runtime(source: Source) -> Engine:
     """A session on the processor. Raises UnfitError where ONNX Runtime isn't installed."""
+    return session(source, exported(source))
+
+
+def session(source: Source, model: bytes) -> Engine:
+    """A session with the model, which is in ONNX's format. Raises UnfitError where ONNX Runtime isn't installed."""
     try:
         import onnxruntime
     except ImportError as missing:
@@ -24,20 +29,21 @@ def onnx_runtime(source: Source) -> Engine:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = source.threads
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(_exported(source), options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    outputs = [entry.name for entry in session.get_outputs()]
+    opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in opened.get_inputs()]
+    outputs = [entry.name for entry in opened.get_outputs()]
     if len(names) != len(source.samples):
         raise UnfitError("an input was found to be unused")
 
     def run(arrays: Sequence[Array]) -> list[Array]:
-        results: list[Array] = session.run(outputs, dict(zip(names, arrays, strict=True)))
+        results: list[Array] = opened.run(outputs, dict(zip(names, arrays, strict=True)))
         return results
 
     return run
 
 
-def _exported(source: Source) -> bytes:
+def exported(source: Source) -> bytes:
+    """The graph in ONNX's format."""
     names = [f"input_{i}" for i in range(len(source.samples))]
     file = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):

@@ -10,14 +10,17 @@ import numpy as np
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 
 
-def open_vino(source: Source) -> Engine:
-    """A compiled model on the processor, in float32. Raises UnfitError where OpenVINO isn't installed."""
+def open_vino(source: Source, precision: str = "f32") -> Engine:
+    """A compiled model on the processor, computing in `precision` (f32, bf16, f16) where the processor can.
+
+    Raises UnfitError where OpenVINO isn't installed.
+    """
     try:
         import openvino
     except ImportError as missing:
         raise UnfitError("the package 'openvino' isn't installed") from missing
     model = openvino.convert_model(source.graph, example_input=source.samples)
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if source.threads:
         settings["INFERENCE_NUM_THREADS"] = str(source.threads)
     compiled = openvino.compile_model(model, "CPU", settings)
