@@ -151,6 +151,38 @@ def made(ops: Any) -> dict[str, Case]:
     }
 
 
+def types(ops: Any) -> dict[str, Case]:
+    """Element types that meet, and that an operation widens."""
+    return {
+        "bool": lambda x, y, i: [
+            ops.mod(x > 0.5, 2),
+            ops.subtract(x > 0.5, x),
+            ops.subtract(i, i > 0),
+            ops.abs(x > 0.5),
+            ops.square(i > 0),
+            ops.argmax(i > 0, axis=1),
+            ops.clip(i > 0, 0, 2),
+            ops.where(i > 0, 3, 2),
+            ops.where(i > 0, 1, 0.5),
+        ],
+        "integers": lambda x, y, i: [
+            ops.normalize(i, order=1),
+            ops.layer_normalization(i * 5),
+            ops.quantile(i, 0.3, axis=1),
+            ops.add(i, np.array([1, 2, 3, 4], "int32")),
+        ],
+        "without axes": lambda x, y, i: [
+            ops.mean(x) + 0.5,
+            ops.sum(i) / 2,
+        ],
+        "halves": lambda x, y, i: ops.cast(ops.quantile(ops.cast(x, "float16"), 0.5, axis=-1), "float32"),
+        "rows and steps": lambda x, y, i: [
+            ops.reshape(ops.matmul(ops.reshape(x, (-1, 4)), MATRIX), (-1, 3, 3)),
+            ops.reshape(ops.reshape(x, (-1, 2)) * 2, (-1, 3, 4)),
+        ],
+    }
+
+
 def neural(ops: Any) -> dict[str, Case]:
     """Of keras.ops.nn."""
     rng = np.random.default_rng(4)
@@ -257,6 +289,7 @@ FAMILIES: Mapping[str, Callable[[Any], dict[str, Case]]] = {
     "searched": searched,
     "matrices": matrices,
     "made": made,
+    "types": types,
     "neural": neural,
     "images": images,
 }

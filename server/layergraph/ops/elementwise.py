@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from layergraph.config.options import anything, boolean, integer, number, option, optional
@@ -12,7 +13,7 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
 from layergraph.layers import activation_functions as activations
-from layergraph.ops.operation import Binary, Operation, Typed, Unary, operation, unknown_length
+from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation, unknown_length
 
 
 def _floating(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -34,6 +35,25 @@ def _by_nonzero(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
 
 def _truth(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.bool)
+
+
+def _absolute(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype is torch.bool else torch.abs(x)
+
+
+def _square(x: torch.Tensor) -> torch.Tensor:
+    return torch.square(x.to(torch.int32) if x.dtype is torch.bool else x)
+
+
+def _subtracted(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    x1 = x1.to(x2.dtype) if x1.dtype is torch.bool else x1
+    return torch.sub(x1, x2.to(x1.dtype) if x2.dtype is torch.bool else x2)
+
+
+def _modulus(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    if x1.dtype is x2.dtype is torch.bool:
+        x1, x2 = x1.to(torch.int32), x2.to(torch.int32)
+    return torch.remainder(x1, x2)
 
 
 #: Functions of floating-point numbers.
@@ -80,11 +100,11 @@ _FLOATING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 _UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Relu": torch.relu,
     "Relu6": activations.relu6,
-    "Abs": torch.abs,
-    "Absolute": torch.abs,
+    "Abs": _absolute,
+    "Absolute": _absolute,
     "Negative": torch.neg,
     "Sign": torch.sign,
-    "Square": torch.square,
+    "Square": _square,
     "LogicalNot": torch.logical_not,
     "Isfinite": torch.isfinite,
     "Isinf": torch.isinf,
@@ -139,11 +159,11 @@ _BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
     "LogicalXor": lambda x1, x2: torch.logical_xor(_truth(x1), _truth(x2)),
     "Maximum": torch.maximum,
     "Minimum": torch.minimum,
-    "Mod": _by_nonzero(torch.remainder),
+    "Mod": _by_nonzero(_modulus),
     "Multiply": torch.mul,
     "NotEqual": torch.ne,
     "Power": torch.pow,
-    "Subtract": torch.sub,
+    "Subtract": _subtracted,
     "TrueDivide": torch.true_divide,
 }
 
@@ -242,7 +262,14 @@ class Clip(Operation):
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """x within the bounds."""
-        return x.clamp(self.x_min, self.x_max)
+        x = x.to(torch.int32) if x.dtype is torch.bool else x
+        low, high = (
+            torch.as_tensor(bound, device=x.device) if isinstance(bound, (list, tuple, np.ndarray)) else bound
+            for bound in (self.x_min, self.x_max)
+        )
+        if isinstance(low, torch.Tensor) or isinstance(high, torch.Tensor):
+            low, high = (torch.as_tensor(bound, device=x.device) for bound in (low, high))
+        return torch.clamp(x, low, high)
 
 
 class Where(Operation):
@@ -253,7 +280,10 @@ class Where(Operation):
     def forward(self, run: Run, w: Any, condition: torch.Tensor, x1: Any = None, x2: Any = None) -> torch.Tensor:
         """The choice. With the condition alone the indices where it holds: (axes, places)."""
         if x1 is not None and x2 is not None:
-            return torch.where(condition.to(torch.bool), x1, x2)
+            if not (isinstance(x1, torch.Tensor) or isinstance(x2, torch.Tensor)):
+                kind = torch.float32 if isinstance(x1, float) or isinstance(x2, float) else torch.int32
+                x1, x2 = (torch.as_tensor(x, dtype=kind, device=condition.device) for x in (x1, x2))
+            return torch.where(condition.to(torch.bool), *as_tensors(x1, x2))
         if condition.is_meta:
             return condition.new_empty((condition.ndim, unknown_length(run)), dtype=torch.int64)
         return torch.nonzero(condition).T

@@ -11,7 +11,7 @@ from layergraph.config.options import anything, boolean, integer, number, one_or
 from layergraph.errors import GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
-from layergraph.ops.operation import Operation
+from layergraph.ops.operation import Operation, at_least_float32
 
 _EPSILON = 1e-7
 
@@ -47,8 +47,10 @@ class RMSNorm(_Neural):
     def forward(self, run: Run, w: Any, x: torch.Tensor, scale: Any = None) -> torch.Tensor:
         """x by its root mean square."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
-        y = x * torch.rsqrt(x.square().mean(_axes(self.axis), keepdim=True) + epsilon)
-        return y if scale is None else y * torch.as_tensor(scale, device=x.device)
+        wide = at_least_float32(x)
+        y = wide * torch.rsqrt(wide.square().mean(_axes(self.axis), keepdim=True) + epsilon)
+        y = y if scale is None else y * torch.as_tensor(scale, device=x.device)
+        return y.to(x.dtype)
 
 
 class LayerNorm(_Neural):
@@ -61,11 +63,18 @@ class LayerNorm(_Neural):
     def forward(self, run: Run, w: Any, x: torch.Tensor, gamma: Any = None, beta: Any = None) -> torch.Tensor:
         """x by its mean and variance over the axes."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
-        variance, mean = torch.var_mean(x, _axes(self.axis), correction=0, keepdim=True)
-        centred = x if self.rms_scaling else x - mean
-        y = centred * torch.rsqrt(variance + epsilon)
-        y = y if gamma is None else y * torch.as_tensor(gamma, device=x.device)
-        return y if beta is None else y + torch.as_tensor(beta, device=x.device)
+        wide = at_least_float32(x)
+        axes = sorted(axis % x.ndim for axis in _axes(self.axis))
+        variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
+        y = (wide if self.rms_scaling else wide - mean) * torch.rsqrt(variance + epsilon)
+        gamma, beta = (
+            None if given is None else torch.as_tensor(given, device=x.device).to(y.dtype) for given in (gamma, beta)
+        )
+        if axes != [x.ndim - 1]:
+            shape = [n if axis in axes else 1 for axis, n in enumerate(x.shape)]
+            gamma, beta = (v.reshape(shape) if v is not None and v.ndim != x.ndim else v for v in (gamma, beta))
+        y = y if gamma is None else y * gamma
+        return (y if beta is None else y + beta).to(x.dtype)
 
 
 class BatchNorm(_Neural):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from layergraph.config.options import Expected, brief
@@ -100,17 +101,39 @@ class Binary(Operation):
 
 
 def as_tensors(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both operands as tensors. A plain number becomes one without axes, which doesn't widen the other's type."""
+    """Both operands as tensors. A plain number doesn't widen the other's type; a tensor without axes does, which torch
+    would treat like a number.
+    """
+    if isinstance(x1, torch.Tensor) and isinstance(x2, torch.Tensor):
+        if x1.dtype is not x2.dtype and (x1.ndim == 0 or x2.ndim == 0):
+            dtype = torch.promote_types(x1.dtype, x2.dtype)
+            return x1.to(dtype), x2.to(dtype)
+        return x1, x2
     like = x1 if isinstance(x1, torch.Tensor) else x2
     return _as_tensor(x1, like), _as_tensor(x2, like)
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """x in a type in which sums and quotients are exact enough: halves and integers in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def as_floats(x: torch.Tensor) -> torch.Tensor:
+    """x, where it holds no floating-point numbers in float32."""
+    return x if x.is_floating_point() or x.is_complex() else x.to(torch.float32)
 
 
 def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
         return x
+    if isinstance(x, float) and (like.is_floating_point() or like.is_complex()):
+        return torch.tensor(x, dtype=like.dtype, device=like.device)
     made = torch.as_tensor(x, device=like.device)
-    # Whole numbers in a list are of the other's type, where that has numbers.
-    return made.to(like.dtype) if made.dtype is torch.int64 and made.ndim and like.dtype is not torch.bool else made
+    # Keras's integers have 32 bits, where they fit.
+    if made.dtype is torch.int64 and not isinstance(x, np.ndarray) and like.dtype is not torch.int64:
+        narrow = made.to(torch.int32)
+        return narrow if made.ndim or -(2**31) <= x < 2**31 else made
+    return made
 
 
 def function_node(name: str, function: Callable[..., Any], **flags: bool) -> type[Operation]:

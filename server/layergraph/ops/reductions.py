@@ -8,7 +8,7 @@ import torch
 
 from layergraph.config.options import boolean, integer, number, one_or_list_of, option, optional, text
 from layergraph.functional.run import Run
-from layergraph.ops.operation import Operation, as_tensors
+from layergraph.ops.operation import Operation, as_floats, as_tensors
 
 #: Small integers are summed in int32, as Keras does.
 SUMMED_IN_INT32 = (torch.bool, torch.uint8, torch.int8, torch.int16)
@@ -112,6 +112,10 @@ class Logsumexp(Reduction):
         return torch.logsumexp(x, self.axes(x), self.keepdims)
 
 
+def _numbers(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.uint8) if x.dtype is torch.bool else x
+
+
 class _Arg(Operation):
     axis: int | None = option(optional(integer), default=None)
     keepdims: bool = option(boolean, default=False)
@@ -122,7 +126,7 @@ class Argmax(_Arg):
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the largest element is."""
-        return torch.argmax(x, self.axis, self.keepdims).to(torch.int32)
+        return torch.argmax(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
 
 class Argmin(_Arg):
@@ -130,7 +134,7 @@ class Argmin(_Arg):
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the smallest element is."""
-        return torch.argmin(x, self.axis, self.keepdims).to(torch.int32)
+        return torch.argmin(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
 
 class Matmul(Operation):
@@ -175,9 +179,10 @@ class Normalize(Operation):
         """x scaled."""
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
         if self.order == 2:
+            x = as_floats(x)
             inverse: torch.Tensor = torch.rsqrt(x.square().sum(axes, keepdim=True)).clamp_max(1 / self.epsilon)
             return x * inverse
-        norm: torch.Tensor = torch.linalg.vector_norm(x, self.order, axes, keepdim=True)
+        norm: torch.Tensor = torch.linalg.vector_norm(as_floats(x), self.order, axes, keepdim=True)
         return x / norm.clamp_min(self.epsilon)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from layergraph.config.options import anything, boolean, integer, one_of, one_or_list_of, option, optional, positive_int
 from layergraph.functional.run import Run
-from layergraph.ops.operation import Operation, Typed
+from layergraph.ops.operation import Operation, Typed, at_least_float32
 from layergraph.ops.reductions import SUMMED_IN_INT32, Reduction
 
 
@@ -50,7 +50,8 @@ def _prod(x: torch.Tensor) -> torch.Tensor:
 
 
 def _median(x: torch.Tensor) -> torch.Tensor:
-    return torch.quantile(_floating(x), 0.5, -1)
+    y = torch.quantile(at_least_float32(x), 0.5, -1)
+    return y.to(x.dtype) if x.is_floating_point() else y
 
 
 def _sum(x: torch.Tensor) -> torch.Tensor:
@@ -88,10 +89,11 @@ class _Quantile(_ByFunction):
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor, q: t.Any) -> torch.Tensor:  # type: ignore[override]
         """The quantiles; those of several q come first."""
-        values = _floating(x)
+        values = at_least_float32(x)
         level = torch.as_tensor(q, dtype=values.dtype, device=values.device) / self.scale
         function = torch.nanquantile if self.passes_over_nan else torch.quantile
         y = function(self.flattened(values), level, -1, interpolation=self.method)
+        y = y.to(x.dtype if x.is_floating_point() else y.dtype)
         if not self.keepdims:
             return y
         for axis in sorted(axis % x.ndim for axis in self.axes(x)):
