@@ -56,7 +56,8 @@ def _kind(step: Step, level: int) -> tuple[Any, ...] | None:
         first = call.tensors[0]
         alike: Any = (first.shape, first.dtype, first.mask_shape is None)
     else:
-        alike = tuple(id(tensor) for tensor in call.tensors)
+        # One call of the graph, in several calls of the model around it: others may differ in their arguments.
+        alike = tuple(id(tensor) for tensor in tensors)
     return (level, id(call.layer), call.training, alike)
 
 
