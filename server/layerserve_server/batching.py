@@ -58,6 +58,11 @@ class BatchObserver(Protocol):
         """The first batches of some requests began so many seconds after they came."""
 
 
+def _nobody() -> object:
+    """Callers that aren't told apart."""
+    return None
+
+
 @dataclass(slots=True, eq=False)
 class Pending:
     """A request on its way: what it asks, its own clock, and its own reply.
@@ -78,6 +83,8 @@ class Pending:
     priority: int = 0
     #: When it would rather be refused than wait on, as `time.monotonic` counts.
     give_up: float | None = None
+    #: Who asks, as far as others are to have their turn: asked for only where requests wait.
+    client: Callable[[], object] = _nobody
     #: What it may run together with, where the caller knows; else found from the arrays.
     group: object = None
     arrived: float = field(default_factory=time.monotonic)
@@ -85,6 +92,8 @@ class Pending:
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
+    #: Its place among those of its priority (see Lane._give_turn).
+    turn: float = 0.0
     _parts: list[Arrays] | None = None
     _taken: int = 0
     #: Taken by whoever answers: two threads can't both.
@@ -167,6 +176,9 @@ class Lane:
         #: Whether somebody runs batches, and so looks at the queue again before ceasing to.
         self._led = False
         self._closed = False
+        #: Rows that a client which never rested had been served by now, and those after which a client's next is due.
+        self._clock = 0.0
+        self._turns: dict[object, float] = {}
         self._thread: threading.Thread | None = None
         self._seconds_per_row = 0.0
         #: What batches took of a thread's own time, by the bits of their number of rows; infinite where not known.
@@ -186,6 +198,7 @@ class Lane:
                     f"the limit of {self._max_queue_rows}",
                     retry_after=self._wait_seconds(),
                 )
+            self._give_turn(pending)
             self._insert(pending)
             self._queued_rows += pending.rows
 
@@ -263,10 +276,27 @@ class Lane:
         """Rows that wait now."""
         return self._queued_rows
 
+    def _give_turn(self, pending: Pending) -> None:
+        """Start-time fair queueing: a client's requests are due as if each client were served the same rows at a time.
+
+        So one that sends thousands keeps nobody else waiting for more than its share (Goyal, Vin and Cheng, 1996).
+        """
+        if not self._queue:
+            self._clock, self._turns = 0.0, {}
+            return
+        client = pending.client()
+        pending.turn = max(self._clock, self._turns.get(client, 0.0))
+        self._turns[client] = pending.turn + pending.rows
+
     def _insert(self, pending: Pending) -> None:
-        """Behind all that have as much priority or more."""
+        """Behind all that have more priority, or as much and an earlier turn."""
         place = len(self._queue)
-        while place and self._queue[place - 1].priority < pending.priority:
+        while place:
+            before = self._queue[place - 1]
+            if before.priority > pending.priority or (
+                before.priority == pending.priority and before.turn <= pending.turn
+            ):
+                break
             place -= 1
         self._queue.insert(place, pending)
 
@@ -352,6 +382,7 @@ class Lane:
                 break
             if pending.started is None:
                 pending.started = now
+                self._clock = max(self._clock, pending.turn)
                 waited.append(now - pending.arrived)
             piece = pending.take(room)
             self._queued_rows -= piece.rows
@@ -363,6 +394,8 @@ class Lane:
                 break
         self._queue.extendleft(reversed(kept))
         if unfinished is not None:
+            alike = (other.turn for other in self._queue if other.priority == unfinished.priority)
+            unfinished.turn = max(alike, default=unfinished.turn)
             self._insert(unfinished)
         if waited:
             self._observer.requests_waited(waited)

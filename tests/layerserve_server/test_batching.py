@@ -326,6 +326,33 @@ def test_who_has_priority_goes_first_and_equals_in_the_order_they_came(make):
     assert [row for batch in doubler.seen[1:] for row in batch] == [4, 6, 2, 5, 3]
 
 
+def test_a_client_that_sends_much_keeps_nobody_else_waiting(make):
+    doubler, lane, _, _ = held(make, max_batch_rows=1)
+    futures = [wait_here(lane, [value], lane.run, client=lambda: "much") for value in range(10, 16)]
+    futures += [wait_here(lane, [value], lane.run, client=lambda: "little") for value in (20, 21)]
+    futures.append(wait_here(lane, [30], lane.run, client=lambda: "much", priority=1))
+    doubler.gate.set()
+    for future in futures:
+        future.result(30)
+    # The first one came when nothing waited, and so counts for nobody.
+    assert [row for batch in doubler.seen[1:] for row in batch] == [30, 10, 11, 20, 12, 21, 13, 14, 15]
+
+
+def test_clients_share_a_lane_by_rows(make):
+    doubler, lane, _, _ = held(make, max_batch_rows=2)
+    wait_here(lane, [9], lane.run)
+    futures = [wait_here(lane, [value, value], lane.run, client=lambda: "large") for value in range(10, 14)]
+    futures += [wait_here(lane, [value], lane.run, client=lambda: "small") for value in range(20, 28)]
+    doubler.gate.set()
+    for future in futures:
+        future.result(30)
+    order = [row for batch in doubler.seen[2:] for row in batch]
+    # After any number of rows both have had about as many.
+    for count in range(2, len(order), 2):
+        large = sum(row < 20 for row in order[:count])
+        assert abs(2 * large - count) <= 4, order
+
+
 def test_who_waited_for_longer_than_it_wanted_is_refused(make):
     doubler, lane, _, _ = held(make)
     hasty = wait_here(lane, [1], lane.run, give_up=time.monotonic() - 1)

@@ -123,6 +123,9 @@ class StreamedCall:
 
         self._answers.end(self, make)
 
+    def client(self) -> object:
+        return self._stream.client()
+
     def answer(self, message: bytes) -> None:
         self.reply(lambda: message)
 

@@ -180,6 +180,7 @@ def _pending(call: Call, held: Lease, selection: Selection, arrays: Arrays, rows
         joinable=admission.joinable,
         done=answer,
         deadline=call.deadline,
+        client=call.client,
         group=admission.group,
         arrived=call.arrived,
     )

@@ -166,6 +166,10 @@ class BurstCall:
         """Puts an error on the wire. A transport's own."""
         raise NotImplementedError
 
+    def client(self) -> object:
+        """See transport.call.Call. A transport's own."""
+        raise NotImplementedError
+
     @property
     def answered(self) -> bool:
         return self._once.locked()

@@ -30,6 +30,9 @@ class Call(Protocol):
     def deadline(self) -> float | None:
         """When the caller stops waiting, on the clock of `time.monotonic`, in seconds. None: never."""
 
+    def client(self) -> object:
+        """Who calls: equal for calls that come over one connection."""
+
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Calls back when the caller cancels or its deadline passes; at once where that has happened."""
 
@@ -72,6 +75,9 @@ class Stream(Protocol):
     @property
     def requests(self) -> Iterator[bytes]:
         """The request messages. Ends when the caller half-closes, raises CallCancelledError when it goes away."""
+
+    def client(self) -> object:
+        """Who calls: equal for calls that come over one connection."""
 
     def open(self) -> bool:
         """Whether somebody still listens and the server isn't stopping."""

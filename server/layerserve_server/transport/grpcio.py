@@ -289,6 +289,9 @@ class GrpcioCall:
             self._encode = encode
             self._answered.set()
 
+    def client(self) -> object:
+        return self._context.peer()
+
     def answer(self, message: bytes) -> None:
         self.reply(lambda: message)
 
@@ -362,6 +365,9 @@ class GrpcioStream:
         self.version = ""
         self._context = context
         self._closing = closing
+
+    def client(self) -> object:
+        return self._context.peer()
 
     def open(self) -> bool:
         return self._context.is_active() and not self._closing.closed

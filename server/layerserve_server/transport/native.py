@@ -117,20 +117,23 @@ class NativeServer:
         self._bursts.here()
         while (events := self._front.recv_batch_details(MAX_BURST)) is not None:
             now = time.monotonic()
-            for kind, number, method, request, _, details in events:
+            for kind, number, method, request, client, details in events:
                 try:
                     if kind == self._event_call:
-                        self._take(number, method, request, details[2] if details else None, now)
+                        self._take(number, method, request, client, details[2] if details else None, now)
                     elif (call := self._calls.get(number)) is not None:
                         call.gone()
                 except Exception:
                     logger.exception("an event of the native front")
             self._bursts.finish()
 
-    def _take(self, number: int, method: int, request: bytes, remaining: float | None, now: float) -> None:
+    def _take(
+        self, number: int, method: int, request: bytes, client: object, remaining: float | None, now: float
+    ) -> None:
         # Without a deadline the front gives None, or what a client means by none.
         deadline = None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
         call = NativeCall(self, self._methods[method], number, request, now, deadline)
+        call.peer = client
         self._calls[number] = call
         self._bursts.take(call, self._handlers[method])
 
@@ -138,7 +141,7 @@ class NativeServer:
 class NativeCall(BurstCall):
     """A call that came through the front."""
 
-    __slots__ = ("_number", "_server")
+    __slots__ = ("_number", "_server", "peer")
 
     def __init__(
         self, server: NativeServer, method: str, number: int, request: bytes, arrived: float, deadline: float | None
@@ -146,6 +149,10 @@ class NativeCall(BurstCall):
         super().__init__(server._bursts, method, request, arrived, deadline)
         self._server = server
         self._number = number
+        self.peer: object = None
+
+    def client(self) -> object:
+        return self.peer
 
     def send(self, message: bytes) -> None:
         self._server._calls.pop(self._number, None)

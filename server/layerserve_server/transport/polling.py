@@ -122,6 +122,9 @@ class PolledCall(BurstCall):
         self._begin((core.ReceiveCloseOnServerOperation(0),), self._closed)
         self._begin((core.ReceiveMessageOperation(0),), self._received)
 
+    def client(self) -> object:
+        return self._core.peer()
+
     def send(self, message: bytes) -> None:
         core = self._poller.core
         self._begin(
