@@ -51,7 +51,7 @@ def test_the_build_copies_what_the_distribution_is_made_of(stages: list[Instruct
 
 def test_it_installs_extras_that_exist(stages: list[Instructions]) -> None:
     (extras,) = re.findall(r"\.whl\)\[([a-z,]+)\]", " ".join(of(stages[0], "RUN")))
-    assert set(extras.split(",")) == {"server", "cli"} <= set(PROJECT["project"]["optional-dependencies"])
+    assert set(extras.split(",")) == {"server", "cli", "fast"} <= set(PROJECT["project"]["optional-dependencies"])
     assert any("import torch; assert torch.version.cuda is None" in rest for rest in of(stages[0], "RUN"))
 
 

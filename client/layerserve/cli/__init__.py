@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,15 @@ USAGE = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry a command line out and return the exit status: 0 done, 1 an error, 2 usage, 130 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _carry_out(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as `head` has. What is still in the buffer must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _carry_out(arguments: list[str]) -> int:
     # Before typer: a server's image has no use for it, and its commands read their arguments themselves.
     if arguments and arguments[0] in extensions.names():
         return extensions.run(arguments[0], arguments[1:])

@@ -82,3 +82,13 @@ def test_without_typer_the_command_line_says_what_to_install():
 
 def test_the_commands_of_the_other_packages_are_found():
     assert {"serve", "inspect", "zoo"} <= set(extensions.names())
+
+
+def test_a_reader_that_has_had_enough_gets_no_traceback() -> None:
+    code = "import sys; from layerserve.cli import main; sys.exit(main(['zoo', 'list']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
