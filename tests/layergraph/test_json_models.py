@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def test_layers_are_found_by_order_where_names_tell_nothing(tmp_path: Path) -> N
         entry["name"] = "lost/" + entry["name"].rpartition("/")[2]
     (tmp_path / "model.json").write_text(json.dumps(whole))
     check(tmp_path, stock)
+
+
+def test_a_name_of_many_parts_takes_no_time(tmp_path: Path) -> None:
+    stock = model()
+    whole = write_shards(tmp_path, stock)
+    for entry in whole["weightsManifest"][0]["weights"]:
+        entry["name"] = "a/" * 100_000 + entry["name"].rpartition("/")[2]
+    (tmp_path / "model.json").write_text(json.dumps(whole))
+    started = time.perf_counter()
+    check(tmp_path, stock)
+    assert time.perf_counter() - started < 10
 
 
 def test_quantised_values_are_those_of_tensorflow_js(tmp_path: Path) -> None:

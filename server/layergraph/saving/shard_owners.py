@@ -13,6 +13,9 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.saving.layouts import FileOrder, depth_first, layers_of, state_groups
 
+#: Parts of a name, which are tried in all combinations. Keras writes a handful.
+_MOST_PARTS = 32
+
 
 def arrays_by_layer(
     model: Model, order: FileOrder, arrays: Sequence[ShardArray]
@@ -41,7 +44,9 @@ def _owners(model: Model, order: FileOrder) -> dict[str, Layer | None]:
 
 def _scopes(name: str) -> Iterator[str]:
     """What may be a layer's name in `model/block/conv/kernel`: the outermost first, the longest of its kind first."""
-    parts = name.split("/")[:-1]
+    parts = name.split("/", _MOST_PARTS + 1)[:-1]
+    if len(parts) > _MOST_PARTS:
+        return
     for start in range(len(parts)):
         for end in range(len(parts), start, -1):
             yield "/".join(parts[start:end])
