@@ -147,6 +147,9 @@ class Plan:
         """Lets the engines of `tuning` compute, until a weight changes."""
         self._tuning = tuning
         self._tuned_state = self._weights_state()
+        if tuning.choices and all(choice.tuned for choice in tuning.choices):
+            # Packed kernels are a copy of weights, which torch is hardly going to need.
+            self._programs = {}
         return tuning
 
     def _weights_state(self) -> int:
@@ -184,10 +187,12 @@ class Plan:
 
     def program(self, *, joined: bool = False) -> Program:
         """The steps for inference: fewer and larger ones. Made when first needed."""
-        if joined not in self._programs:
+        program = self._programs.get(joined)
+        if program is None:
             with self._lock:
-                self._programs.setdefault(joined, self.inference_program(packed=True, joined=joined))
-        return self._programs[joined]
+                made = self.inference_program(packed=True, joined=joined)
+                program = self._programs.setdefault(joined, made)
+        return program
 
     def inference_program(self, *, packed: bool, joined: bool) -> Program:
         """A program of this plan for inference (see `program.inference_program`)."""
