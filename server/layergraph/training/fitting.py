@@ -9,7 +9,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from layergraph.errors import DataError
-from layergraph.training.allocation import kept_memory
 from layergraph.training.callbacks import Callbacks
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled
@@ -81,9 +80,8 @@ class Fit:
         if resumed is not None:
             self._restore(resumed)
         self._agree()
-        with kept_memory():
-            while self._epoch < self._epochs.stop and not self._model.stop_training:
-                self._run_epoch()
+        while self._epoch < self._epochs.stop and not self._model.stop_training:
+            self._run_epoch()
         if self._epochs.stop > 0:
             self._compiled.optimizer.finalize()
         self._hooks.call("on_train_end", self._logs)
