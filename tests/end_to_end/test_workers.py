@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,33 +107,17 @@ def worker_processes() -> list[int]:
     return sorted(children_of(launcher))
 
 
-def test_a_run_that_loses_workers_goes_on_bit_for_bit(client: Client, repository: Path, unbroken: Any) -> None:
+def test_a_run_that_loses_a_worker_goes_on_bit_for_bit(client: Client, repository: Path, unbroken: Any) -> None:
     run = start(client, epochs=EPOCHS, checkpoint_seconds=0.02)
     wait_for_epoch(run)
     os.kill(worker_processes()[1], signal.SIGKILL)
     with pytest.raises(TrainingFailed, match="worker 1 of the run was ended by signal SIGKILL") as raised:
         run.wait()
     assert raised.value.resumable
-    run.resume()
-    wait_for_epoch(run)
-    workers = worker_processes()
-    os.kill(*training_processes(os.getpid()), signal.SIGKILL)
-    with pytest.raises(TrainingFailed, match="ended by signal SIGKILL"):
-        run.wait()
-    while any(map(lives, workers)):
-        time.sleep(0.01)
     run.resume().wait()
-    assert run.info().resumed == 2
+    assert run.info().resumed == 1
     assert run.history == unbroken.history
     assert_bit_for_bit(*(weights(repository, "images", one.version) for one in (run, unbroken)))
-
-
-def lives(pid: int) -> bool:
-    """Whether a process still runs: one that has ended may stay listed until somebody asks how."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_what_cannot_be_shared_out_is_refused_before_the_run(client: Client) -> None:
