@@ -12,7 +12,15 @@ from typing import Any
 
 import h5py
 import pytest
-from layergraph.config.generation import KERAS1, KERAS2, KERAS3, MULTI_BACKEND, generation_of
+from layergraph.config.generation import (
+    KERAS1,
+    KERAS2,
+    KERAS3,
+    KERAS3_UP_TO_3,
+    KERAS3_UP_TO_9,
+    MULTI_BACKEND,
+    generation_of,
+)
 from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
@@ -73,7 +81,20 @@ def write(path: Path, config: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("version", "generation"),
-    [("2.15.0", KERAS2), ("2.2.4-tf", KERAS2), ("1.2.2", KERAS1), ("2.3.1", MULTI_BACKEND), ("3.0.0", KERAS3)],
+    [
+        ("2.15.0", KERAS2),
+        ("2.2.4-tf", KERAS2),
+        ("1.2.2", KERAS1),
+        ("2.3.1", MULTI_BACKEND),
+        ("3.0.5", KERAS3_UP_TO_3),
+        ("3.3.3", KERAS3_UP_TO_3),
+        ("3.4.0", KERAS3_UP_TO_9),
+        ("3.9.2", KERAS3_UP_TO_9),
+        ("3.10.0", KERAS3),
+        ("3.15.1", KERAS3),
+        ("3", KERAS3),
+        ("4.0.0", KERAS3),
+    ],
 )
 def test_the_version_tells_the_generation(version: str, generation: Any) -> None:
     assert generation_of(version, {}) is generation
@@ -163,6 +184,28 @@ def test_a_layer_inside_a_layer_is_a_spec() -> None:
     inner = layer("Dense", "i", units=2)
     spec, _ = spec_of(functional(X, layer("TimeDistributed", "a", [tensor("x")], layer=inner)))
     assert isinstance(spec.layers[1].config["layer"], LayerSpec)
+
+
+@pytest.mark.parametrize(
+    ("version", "rule"), [("3.3.0", "none"), ("3.4.0", None), ("3.15.0", None), ("2.15.0", "keras2")]
+)
+def test_the_release_tells_how_masks_are_merged(version: str, rule: str | None) -> None:
+    generation = generation_of(version, {})
+    assert generation.rules.get("Add", {}).get("mask_rule") == rule
+
+
+def test_what_keras_1_does_not_say_of_channels_other_layers_tell(tmp_path: Path) -> None:
+    layers = [
+        {
+            "class_name": "ZeroPadding2D",
+            "config": {"name": "z", "padding": [1, 2], "batch_input_shape": [None, 2, 5, 6]},
+        },
+        {"class_name": "MaxPooling2D", "config": {"name": "m", "pool_size": [1, 1], "strides": [1, 1]}},
+    ]
+    for ordering, told in (("th", "channels_first"), ("tf", None)):
+        layers[1]["config"]["dim_ordering"] = ordering
+        spec, _ = spec_of({"class_name": "Sequential", "config": json.loads(json.dumps(layers))}, KERAS1)
+        assert spec.layers[1].config.get("data_format") == told
 
 
 # --- hostile ----------------------------------------------------------------------------------------------------------

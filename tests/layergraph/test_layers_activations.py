@@ -125,3 +125,11 @@ def test_wrong_options_are_named(name: str, options: dict) -> None:
 def test_prelu_refuses_an_axis_that_is_not_there() -> None:
     with pytest.raises(GraphError, match="shared axis 3, expected 1 to 2"):
         layers.PReLU(shared_axes=[3])(layergraph.Input((2, 2)))
+
+
+def test_softmax_over_nothing_follows_the_release() -> None:
+    """Keras 3.10 and later give zeros where all is masked; the releases before, what is there."""
+    x, mask = np.array([[0.5, 1.5]], "float32"), np.zeros((1, 2), bool)
+    for rule, want in (("keras3", [[0.0, 0.0]]), ("keras2", [[0.5, 0.5]])):
+        np.testing.assert_allclose(layers.Softmax(mask_rule=rule)(x, mask=mask).numpy(), want)
+    assert "mask_rule" not in layers.Softmax().get_config()

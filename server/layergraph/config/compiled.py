@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layergraph.config.generation import KERAS3, Generation
+from layergraph.config.generation import Generation
 from layergraph.config.problems import Problems
 from layergraph.config.values import ValueReader
 
@@ -31,7 +31,7 @@ def compile_config(
     for key in ("metrics", "weighted_metrics"):
         result[key] = _of_one_output(_unwrapped(result[key], output_names), output_names)
     optimizer = result["optimizer"]
-    if isinstance(optimizer, dict) and generation is not KERAS3:
+    if isinstance(optimizer, dict) and generation.major != 3:
         # Keras 2.11 registers its new optimizers as if they were custom.
         optimizer["class_name"] = str(optimizer.get("class_name")).removeprefix("Custom>").removeprefix("Addons>")
     return result

@@ -18,6 +18,7 @@ class Generation:
     """How configs of one generation differ from the canonical ones, which are Keras 3's.
 
     name             for messages
+    major            first number of its version: what a graph's form depends on
     ignored          config keys that mean nothing here, with the values for which that holds (or ANY)
     classes          class name -> canonical class name
     renamed          class name ("*" for every class) -> old key -> canonical key
@@ -28,6 +29,7 @@ class Generation:
     """
 
     name: str
+    major: int
     ignored: Mapping[str, object]
     classes: Mapping[str, str] = field(default_factory=dict)
     renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -84,6 +86,7 @@ _HOW: Mapping[str, object] = {
 
 KERAS3 = Generation(
     name="Keras 3",
+    major=3,
     ignored={
         **_HOW,
         "optional": _NO,
@@ -91,6 +94,8 @@ KERAS3 = Generation(
         "lora_rank": (None,),
         "lora_alpha": (None,),
         "build_input_shape": ANY,
+        # Of random layers that don't look at values, in the first releases.
+        "value_range": ANY,
         # Of Bincount.
         "weights": (None,),
     },
@@ -103,6 +108,7 @@ KERAS3 = Generation(
 )
 
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
+_ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Softmax")
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 #: Slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
 _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
@@ -110,13 +116,19 @@ _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
 #: They let a query that may attend to nothing attend to all, cut images where Keras 3 lets them pass, and make
 #: fractions of integers that Keras 3 keeps.
 _RULES = {
-    **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, "MultiHeadAttention")},
+    **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
+
+#: Up to 3.9, who may attend to nothing attends to all alike, as in Keras 2.
+KERAS3_UP_TO_9 = replace(KERAS3, rules={name: {"mask_rule": "keras2"} for name in _ATTENTION})
+#: Up to 3.3, masks of tensors in a list are lost.
+KERAS3_UP_TO_3 = replace(KERAS3_UP_TO_9, rules={**KERAS3_UP_TO_9.rules, **{n: {"mask_rule": "none"} for n in _MERGING}})
 
 #: Keras 2.0 to 2.3 and tf.keras 2.x.
 KERAS2 = Generation(
     name="Keras 2",
+    major=2,
     ignored={
         **_HOW,
         # tf.keras writes a convolution's options for transposed, depthwise and separable ones, which don't have them.
@@ -196,6 +208,7 @@ TENSORFLOW_JS = replace(MULTI_BACKEND, name="TensorFlow.js", adapt=tfjs.adapt)
 #: Keras 1.0 to 1.2.
 KERAS1 = Generation(
     name="Keras 1",
+    major=1,
     ignored={**KERAS2.ignored, **keras1.IGNORED},
     classes=keras1.CLASSES,
     renamed=keras1.RENAMED,
@@ -208,6 +221,8 @@ KERAS1 = Generation(
 
 #: tf.keras of those days says "2.3.0-tf".
 _MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
+_KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
+_LATEST = 9999
 
 
 def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Generation:
@@ -220,7 +235,11 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
             return KERAS1
         if _MULTI_BACKEND.fullmatch(version):
             return MULTI_BACKEND
-        return KERAS2 if version.startswith("2.") else KERAS3
+        if version.startswith("2."):
+            return KERAS2
+        release = _KERAS3.match(version)
+        minor = int(release[1]) if release else _LATEST
+        return KERAS3_UP_TO_3 if minor <= 3 else KERAS3_UP_TO_9 if minor <= 9 else KERAS3
     inner = config.get("config")
     layers = inner.get("layers") if isinstance(inner, Mapping) else inner
     items = [layer for layer in layers if isinstance(layer, Mapping)] if isinstance(layers, list) else []

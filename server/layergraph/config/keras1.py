@@ -185,14 +185,14 @@ def _without(*keys: str) -> Callable[[dict[str, Any]], None]:
 def _output_padding(config: dict[str, Any]) -> None:
     """`output_shape`, by which Keras 1 says how long the outputs of a transposed convolution are, as Keras 3 does."""
     shape = config.pop("output_shape", None)
-    sizes = config.get("kernel_size"), config.get("strides", [1, 1])
+    sizes: tuple[Any, Any] = (config.get("kernel_size"), config.get("strides", [1, 1]))
     numbers = [shape, *sizes] if _is_list(shape) and len(shape) == 4 else []
     if not numbers or not all(_is_list(s) and len(s) >= 2 and all(type(n) is int for n in s[1:]) for s in numbers):
         return
     lengths = shape[2:] if config.get("data_format") == "channels_first" else shape[1:3]
     same = config.get("padding") == "same"
     extras, usual = [], []
-    for length, window, stride in zip(lengths, *sizes, strict=False):
+    for length, window, stride in zip(lengths, sizes[0], sizes[1], strict=False):
         steps = -(-(length if same else length - window + 1) // stride)
         least = (steps - 1) * stride + (window % 2 if same else window)
         extras.append(length - least)

@@ -11,7 +11,7 @@ from typing import Any
 
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config import keras1
-from layergraph.config.generation import FIRST_CALL, KERAS1, KERAS3, OWN_KEY, OWN_OPTIONS, Generation
+from layergraph.config.generation import FIRST_CALL, KERAS1, OWN_KEY, OWN_OPTIONS, Generation
 from layergraph.config.graph_nodes import graph_node
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
 from layergraph.config.old_operations import as_today
@@ -131,7 +131,7 @@ class _Reader:
             names[name] = item
         layers = [layer for item in items if (layer := self._layer(item, "the model", names)) is not None]
         inputs, outputs = (self._references(inner.get(key), key) for key in ("input_layers", "output_layers"))
-        if self.generation is KERAS3:
+        if self.generation.major == 3:
             outputs = _functional_calls_from_zero(layers, outputs)
             layers, outputs = _counted_from_first(layers, outputs, _first_calls(names))
         else:
@@ -182,7 +182,7 @@ class _Reader:
         if names is None:
             return layer
         layer = replace(layer, calls=self._calls(value, layer, names))
-        if layer.operation and self.generation is KERAS3:
+        if layer.operation and self.generation.major == 3:
             return as_today(layer)
         return self._translated(value, layer) if layer.class_name in _KERAS2_OPERATIONS else layer
 
@@ -232,7 +232,7 @@ class _Reader:
         return {key: own[key] for key in OWN_OPTIONS & own.keys()} if isinstance(own, dict) else {}
 
     def _is_operation(self, value: Mapping[str, Any], kind: str) -> bool:
-        if self.generation is not KERAS3:
+        if self.generation.major != 3:
             return kind in _KERAS2_OPERATIONS
         module = value.get("module")
         if isinstance(module, str):
@@ -254,7 +254,7 @@ class _Reader:
         self.nodes += len(nodes)
         if self.nodes > self.limits.nodes:
             raise CorruptFileError(self.path, f"has more than {self.limits.nodes} calls of layers")
-        read_call = self._keras3_call if self.generation is KERAS3 else self._keras2_call
+        read_call = self._keras3_call if self.generation.major == 3 else self._keras2_call
         try:
             return tuple(read_call(node, layer, names) for node in nodes)
         except MalformedNodeError:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layergraph.config.options import integer, nonnegative, number, one_or_list_of, option, optional
+from layergraph.config.options import integer, nonnegative, number, one_of, one_or_list_of, option, optional
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -160,9 +160,14 @@ class ThresholdedReLU(Layer):
 
 
 class Softmax(Layer):
-    """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). A mask takes elements out: they give 0."""
+    """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). A mask takes elements out: they give 0.
+
+    mask_rule   what comes of an axis on which all is taken out: zeros in `keras3`; in `keras2`, as up to Keras 3.9, all
+                count alike. The file's version tells
+    """
 
     axis: Any = option(one_or_list_of(integer), default=-1)
+    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
 
@@ -172,13 +177,21 @@ class Softmax(Layer):
             self._check_mask(inputs, mask)
             # Keras tells other masks than boolean ones at one half, and takes the lowest number for minus infinity.
             mask = mask if mask.dtype == torch.bool else mask > 0.5
-            inputs = torch.where(mask, inputs, _LOWEST.get(inputs.dtype, -1e9))
+            lowest = _LOWEST.get(inputs.dtype, -1e9)
+            if self.mask_rule == "keras2":
+                inputs = inputs + torch.where(mask, 0.0, lowest).to(inputs.dtype)
+            else:
+                inputs = torch.where(mask, inputs, lowest)
         axes = (self.axis,) if isinstance(self.axis, int) else self.axis
         if len(axes) == 1:
             outputs = torch.softmax(inputs, axes[0])
         else:
             outputs = torch.exp(inputs - torch.logsumexp(inputs, axes, keepdim=True))
-        return outputs if mask is None else torch.where(mask, outputs, 0)
+        return outputs if mask is None or self.mask_rule == "keras2" else torch.where(mask, outputs, 0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        return {key: value for key, value in super().get_config().items() if key != "mask_rule"}
 
     def _check_mask(self, inputs: torch.Tensor, mask: torch.Tensor) -> None:
         pairs = zip(reversed(mask.shape), reversed(inputs.shape), strict=False)

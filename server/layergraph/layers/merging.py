@@ -19,11 +19,11 @@ Masks: TypeAlias = "Sequence[torch.Tensor | None] | None"
 class _Merge(Layer):
     """A layer that is called on a list of tensors.
 
-    mask_rule   how masks are combined: as `keras3` does, or as `keras2` did. It is told by the file's version and never
-                saved
+    mask_rule   how masks are combined: as `keras3` does, or as `keras2` did, or not at all (`none`), as Keras 3.0 to 3.3
+                lost them. It is told by the file's version and never saved
     """
 
-    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "none"), default="keras3", kw_only=True)
 
     supports_masking = True
 
@@ -48,7 +48,7 @@ class _Merge(Layer):
         """
         masks = mask if isinstance(mask, (list, tuple)) else [mask]
         given = [known for known in masks if known is not None]
-        if not given or (self.mask_rule == "keras3" and len(given) < len(masks)):
+        if not given or self.mask_rule == "none" or (self.mask_rule == "keras3" and len(given) < len(masks)):
             return None
         combine = torch.logical_or if self.mask_rule == "keras3" else torch.logical_and
         result = given[0]
@@ -189,7 +189,7 @@ class Concatenate(_Merge):
         features does (Keras 3), or if all do (Keras 2).
         """
         masks = mask if isinstance(mask, (list, tuple)) else [mask]
-        if all(known is None for known in masks):
+        if self.mask_rule == "none" or all(known is None for known in masks):
             return None
         wide = []
         for tensor, known in zip(inputs, masks, strict=True):
