@@ -53,22 +53,23 @@ class TensorWriter:
 
     def write(self, parts: list[Any], name: str, array: Array, dtype: str | None = None) -> None:
         """Appends what `b"".join` makes the field of: bytes, and the array itself. `dtype` as for `tensors.encode`."""
-        if dtype != "bfloat16":
-            head = self._heads.get((name, array.dtype, array.shape))
-            if head is not None:
-                parts += (head, np.ascontiguousarray(array))
-                return
         if array.dtype not in WIRE_TYPES or dtype == "bfloat16":
             content = tensors.encode(array, name, dtype).SerializeToString()
             parts += (self._tag, varint(len(content)), content)
             return
-        if len(self._heads) >= MAX_HEADS:
-            self._heads = {}
-        head = self._heads[name, array.dtype, array.shape] = self.head(name, array)
-        parts += (head, np.ascontiguousarray(array))
+        parts += (self.head(name, array), np.ascontiguousarray(array))
 
     def head(self, name: str, array: Array) -> bytes:
         """All of the field that stands before the numbers, for an array whose type is one of `WIRE_TYPES`."""
+        key = name, array.dtype, array.shape
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= MAX_HEADS:
+                self._heads = {}
+            head = self._heads[key] = self._write_head(name, array)
+        return head
+
+    def _write_head(self, name: str, array: Array) -> bytes:
         enum = tensors.dtype_enum(WIRE_TYPES[array.dtype])
         head = tensor_pb2.Tensor(name=name, dtype=enum).SerializeToString()
         if array.ndim:

@@ -107,6 +107,8 @@ class Execution:
     def __init__(self, model: ServedModel) -> None:
         self._model = model
         self._kept: dict[tuple[str, ...], Any] = {}
+        #: The plan of outputs, and whether their rows may be joined.
+        self._plans: dict[tuple[str, ...], tuple[Plan, bool]] = {}
 
     def kept(self, outputs: tuple[str, ...], make: Callable[[], T]) -> T:
         """What `make` made the first time that somebody asked for these outputs."""
@@ -126,9 +128,15 @@ class Execution:
             raise UnknownOutputError(str(error)) from error
 
     def __call__(self, outputs: tuple[str, ...], arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-        plan = self._model.plan(outputs)
+        found = self._plans.get(outputs)
+        if found is None:
+            if len(self._plans) >= MAX_KEPT:
+                self._plans = {}
+            plan = self._model.plan(outputs)
+            found = self._plans[outputs] = plan, plan.batched
+        plan, batched = found
         try:
-            if plan.batched and all(array.shape[0] == 0 for array in arrays.values()):
+            if batched and not any(array.shape[0] for array in arrays.values()):
                 return _no_rows(plan, arrays)
             return plan.run(arrays)
         except DataError as error:
