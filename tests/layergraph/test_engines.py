@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from typing import Any
 
 import keras
@@ -184,3 +185,12 @@ def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
 def test_engines_that_are_unknown_are_refused(plan: Any) -> None:
     with pytest.raises(ValueError, match="engine 'tensorrt' isn't known: expected one of eager, "):
         tune(plan, engines=("tensorrt",))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not there")
+def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
+    """Its telemetry forks the process, and such a fork keeps the locks of a server that is killed."""
+    twins().save(tmp_path / "model.keras")
+    found = load_model(tmp_path / "model.keras").plan().tune(engines=("openvino",), pin=True)
+    assert not found.dropped
+    assert sys.modules.get("openvino_telemetry") is None

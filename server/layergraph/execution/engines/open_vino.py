@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ def open_vino(source: Source, precision: str = "f32") -> Engine:
 
     Raises UnfitError where OpenVINO isn't installed.
     """
+    # OpenVINO reports each conversion to a web service, from a fork of this process, which keeps a server's locks and may
+    # hang for ever where other threads are at work. Without this package it takes a stub of its own.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         import openvino
     except ImportError as missing:
