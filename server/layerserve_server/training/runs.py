@@ -292,6 +292,8 @@ class Runs:
             elif run.own():
                 self._runs[run.id] = run
                 self._adopt(run)
+            else:
+                logger.info("another server looks after a run", extra={"run": run.id})
         self._prune()
         self._tell()
 

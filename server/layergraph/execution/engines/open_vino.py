@@ -16,8 +16,8 @@ def open_vino(source: Source, precision: str = "f32") -> Engine:
 
     Raises UnfitError where OpenVINO isn't installed.
     """
-    # OpenVINO reports each conversion to a web service, from a fork of this process, which keeps a server's locks and may
-    # hang for ever where other threads are at work. Without this package it takes a stub of its own.
+    # OpenVINO reports each conversion to a web service, from a fork of this process, which keeps a server's locks and
+    # may hang for ever where other threads are at work. Without this package it takes a stub of its own.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         import openvino
