@@ -20,25 +20,28 @@ from bench_serving import inputs, predict_load, write_models
 from layerserve_server.app import App
 from layerserve_server.batching import Lane
 from layerserve_server.execution import Execution
-from layerserve_server.metrics import Metrics
+from layerserve_server.metrics import LaneMetrics, Metrics
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services import prediction
+from layerserve_server.services import alike
+from layerserve_server.services.pattern import Patterns
 from layerserve_server.services.reply import ReplyForm
-from layerserve_server.services.request import RequestForm
 from layerserve_server.settings import Settings
 
 CALLS = 2000
 #: Stage, where its function is found, and the function's name.
 STAGES: list[tuple[str, Any, str]] = [
-    ("parse the message", prediction, "parse"),
+    ("known by its bytes", Patterns, "find"),
     ("lease the version", Repository, "lease_loaded"),
-    ("admission: arrays from bytes", RequestForm, "read"),
+    ("arrays from bytes", alike, "_joined"),
     ("into the queue", Lane, "put"),
     ("form the batch", Lane, "_form"),
     ("compute", Execution, "__call__"),
+    ("reply written", ReplyForm, "split"),
     ("reply written", ReplyForm, "fill"),
-    ("metrics: call began", Metrics, "call_began"),
-    ("metrics: call ended", Metrics, "call_ended"),
+    ("metrics: calls began", Metrics, "calls_began"),
+    ("metrics: calls ended", Metrics, "calls_ended"),
+    ("metrics: batch", LaneMetrics, "batch_ran"),
+    ("metrics: waited", LaneMetrics, "requests_waited"),
 ]
 
 
