@@ -367,6 +367,9 @@ def check(seed: int, folder: Path) -> str:
         raise AssertionError(f"{describe(case)}\n{traceback.format_exc(limit=-3)}") from wrong
     wrong = differences(got, want, case.tolerance)
     if wrong:
+        if not np.isfinite(want["log loss"]).all() and np.isfinite(got["log loss"]).all():
+            # Its cosine similarity has no gradient at zero.
+            return "no number in Keras"
         if explained(wrong, moved(seed, folder, want)):
             return "rounding"
         raise AssertionError(f"{describe(case)}\n{shown(wrong, got, want)}")
@@ -386,7 +389,10 @@ def continued(case: Case, ours: Any, folder: Path) -> str:
     except ValueError:
         # Adafactor's variables have the same name twice.
         names.remove("theirs.h5")
-    want = trained_by_keras(case, folder / "theirs")
+    try:
+        want = trained_by_keras(case, folder / "theirs")
+    except Exception as refused:
+        raise Refused(f"a second time: {type(refused).__name__}") from refused
     want = {name: value for name, value in want.items() if not name.startswith("files")}
     ends = []
     for name in names:

@@ -111,9 +111,9 @@ def _write_state(written: WrittenModel, file: Any) -> None:
         # Keras wants the state whole: without slots it takes none of it, and warns.
         optimizer.build(model.trainable_weights)
         _write_variables(file, "optimizer/vars", optimizer.variables)
-        for path, inner in optimizer.inner_optimizers.items():
+        for path, variables in optimizer.inner_states.items():
             # Keras writes the state of optimizers inside twice, and reads both.
-            _write_variables(file, f"optimizer/{path}/vars", inner.variables)
+            _write_variables(file, f"optimizer/{path}/vars", variables)
 
 
 def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> None:

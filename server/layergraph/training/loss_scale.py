@@ -82,7 +82,7 @@ class LossScaleOptimizer(BaseOptimizer):
                 Variable("step_counter", np.array(self.step_counter, np.int32)),
                 Variable("dynamic_scale", np.array(self.dynamic_scale, np.float32)),
             ]
-        return [*own, *self.inner_optimizer.variables]
+        return [*own, *self.inner_optimizer.inner_variables()]
 
     def build(self, weights: Iterable[Trainable]) -> None:
         self.inner_optimizer.build(weights)
@@ -135,8 +135,8 @@ class LossScaleOptimizer(BaseOptimizer):
         return self.inner_optimizer.averaging
 
     @property
-    def inner_optimizers(self) -> dict[str, Optimizer]:
-        return {"inner_optimizer": self.inner_optimizer}
+    def inner_states(self) -> dict[str, list[Variable]]:
+        return {"inner_optimizer": self.inner_optimizer.inner_variables()}
 
     def get_config(self) -> dict[str, Any]:
         return {

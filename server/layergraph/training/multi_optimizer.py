@@ -169,12 +169,12 @@ class MultiOptimizer(BaseOptimizer):
         return [inner for inner in self.optimizers if inner.use_ema]
 
     @property
-    def inner_optimizers(self) -> dict[str, Optimizer]:
-        found: dict[str, Optimizer] = {}
+    def inner_states(self) -> dict[str, list[Variable]]:
+        found: dict[str, list[Variable]] = {}
         kinds: Counter[str] = Counter()
         for inner in self.optimizers:
             kind = snake_case(type(inner).__name__)
-            found[f"optimizers/{kind}_{kinds[kind]}" if kinds[kind] else f"optimizers/{kind}"] = inner
+            found[f"optimizers/{kind}_{kinds[kind]}" if kinds[kind] else f"optimizers/{kind}"] = inner.variables
             kinds[kind] += 1
         return found
 

@@ -143,8 +143,8 @@ class BaseOptimizer(Configurable):
         raise NotImplementedError
 
     @property
-    def inner_optimizers(self) -> dict[str, Optimizer]:
-        """Optimizers that this one is made of, by the path under which Keras has their state in files."""
+    def inner_states(self) -> dict[str, list[Variable]]:
+        """States of the optimizers that this one is made of, by the path under which Keras has them in files."""
         return {}
 
 
@@ -289,11 +289,12 @@ class Optimizer(BaseOptimizer):
         if len(arrays) <= len(unbuilt) and not any(array.shape for array in arrays):
             self._take(unbuilt[: len(arrays)], arrays)
             return
-        keras2 = self.keras2_variables()
-        if len(arrays) == len(keras2) and (self.legacy or len(keras2) < len(state)):
-            self._take(keras2, arrays)
-            self.complete_scalars([variable.name for variable in keras2])
-            return
+        keras2, inner = self.keras2_variables(), self.inner_variables()
+        for others, possible in ((keras2, self.legacy or len(keras2) < len(state)), (inner, len(inner) < len(state))):
+            if possible and len(arrays) == len(others):
+                self._take(others, arrays)
+                self.complete_scalars([variable.name for variable in others])
+                return
         self._take(state, arrays)
 
     def state(self) -> dict[str, Any]:
@@ -330,6 +331,11 @@ class Optimizer(BaseOptimizer):
         split = self.legacy and not self.legacy_alternates
         groups = [(slot,) for group in self._groups() for slot in group] if split else self._groups()
         return [self.variables[0], *self._slot_variables(groups)]
+
+    def inner_variables(self) -> list[Variable]:
+        """The state as Keras 3 has it inside of a LossScaleOptimizer: without the scalars, which it loses track of."""
+        scalars = self.scalars() if self.built else []
+        return self.variables[: -len(scalars)] if scalars else self.variables
 
     def complete_scalars(self, known: Sequence[str]) -> None:
         """Computes the scalars that a state did not have from the iterations."""

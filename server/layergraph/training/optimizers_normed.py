@@ -88,6 +88,10 @@ class Adafactor(Optimizer):
             variable for variable in super().keras2_variables() if variable.name == "iteration" or _counts(variable)
         ]
 
+    def inner_variables(self) -> list[Variable]:
+        own = ("iteration", "learning_rate")
+        return [variable for variable in super().inner_variables() if variable.name in own or _counts(variable)]
+
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         # Keras cuts a schedule's rate here too, whatever relative_step says.
         relative = min(rate, 1.0 / math.sqrt(step))
