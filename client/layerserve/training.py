@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from layerserve.compile_settings import callbacks_json, class_weight_json, compile_settings
 from layerserve.errors import InvalidArgument, TrainingCancelled
 from layerserve.events import Logs, RunFinished
@@ -72,13 +74,19 @@ class TrainSettings:
         for name in ("steps_per_epoch", "validation_batch_size", "max_memory_bytes", "max_disk_bytes"):
             if getattr(self, name) is not None:
                 _check_at_least_one(name, getattr(self, name), limit=2**63)
+        for name, least, limit in (("priority", -(2**31), 2**31), ("seed", 0, 2**63)):
+            value = getattr(self, name)
+            if value is not None and not (_is_whole(value) and least <= value < limit):
+                raise InvalidArgument(
+                    f"{name}: got {value!r}, expected a whole number" + (" from 0" if not least else "")
+                )
         for name in ("checkpoint_seconds", "max_seconds"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
+            if value is not None and not (_is_number(value) and 0 <= value < math.inf):
                 raise InvalidArgument(f"{name}: got {value!r}, expected seconds from 0")
-        if not 0 <= self.validation_split < 1:
+        if not (_is_number(self.validation_split) and 0 <= self.validation_split < 1):
             raise InvalidArgument(
-                f"validation_split: got {self.validation_split}, expected a share from 0 to 1 (exclusive)"
+                f"validation_split: got {self.validation_split!r}, expected a share from 0 to 1 (exclusive)"
             )
         if not isinstance(self.publish, (bool, str)) or self.publish not in _PUBLISH:
             raise InvalidArgument(f"publish: got {self.publish!r}, expected True, False, 'last' or 'best'")
@@ -96,13 +104,13 @@ class TrainSettings:
         return TrainSpec(
             model=model_spec(model, version, label),
             compile=compile_settings(self.optimizer, self.loss, self.loss_weights, self.metrics, self.weighted_metrics),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            steps_per_epoch=self.steps_per_epoch or 0,
+            epochs=int(self.epochs),
+            batch_size=int(self.batch_size),
+            steps_per_epoch=int(self.steps_per_epoch or 0),
             shuffle=self.shuffle,
-            seed=self.seed,
+            seed=None if self.seed is None else int(self.seed),
             validation_split=self.validation_split,
-            validation_batch_size=self.validation_batch_size or 0,
+            validation_batch_size=int(self.validation_batch_size or 0),
             class_weight=class_weight_json(self.class_weight),
             freeze=[self.freeze] if isinstance(self.freeze, str) else self.freeze,
             unfreeze=[self.unfreeze] if isinstance(self.unfreeze, str) else self.unfreeze,
@@ -113,14 +121,14 @@ class TrainSettings:
             monitor=self.monitor or "",
             monitor_mode=self.monitor_mode or "",
             publish_if_improved=self.publish_if_improved or "",
-            priority=self.priority,
-            workers=self.workers,
+            priority=int(self.priority),
+            workers=int(self.workers),
             checkpoint_seconds=self.checkpoint_seconds,
             nan_policy=_NAN[self.on_nan],
             budget=Budget(
                 seconds=self.max_seconds or 0.0,
-                memory_bytes=self.max_memory_bytes or 0,
-                disk_bytes=self.max_disk_bytes or 0,
+                memory_bytes=int(self.max_memory_bytes or 0),
+                disk_bytes=int(self.max_disk_bytes or 0),
             ),
             description=self.description,
         )
@@ -186,6 +194,15 @@ def evaluate(
     return feed.outcome.logs
 
 
-def _check_at_least_one(name: str, value: int, limit: int = 2**31) -> None:
-    if isinstance(value, bool) or value != int(value) or not 1 <= value < limit:
+def _check_at_least_one(name: str, value: Any, limit: int = 2**31) -> None:
+    if not (_is_whole(value) and 1 <= value < limit):
         raise InvalidArgument(f"{name}: got {value!r}, expected a whole number from 1")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, of Python or NumPy, and no truth value."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value) and value == int(value)

@@ -93,4 +93,6 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     near = near or difflib.get_close_matches(shown, choices, n=3, cutoff=0.6)
     if near:
         return f"unknown {kind} {shown!r}; did you mean " + " or ".join(repr(n) for n in near) + "?"
+    if not choices:
+        return f"unknown {kind} {shown!r}; there is none"
     return f"unknown {kind} {shown!r}; known: {', '.join(choices[:40])}" + (" ..." if len(choices) > 40 else "")

@@ -63,7 +63,7 @@ def check_workers(request: RunRequest, most: int) -> None:
     """Raises InvalidRequestError for more workers than the server allows, or than a batch has rows."""
     if not 1 <= request.workers <= most:
         raise InvalidRequestError(
-            f"workers: got {request.workers}, expected from 1 to {most}, which the server's setting max_workers allows"
+            f"workers: got {request.workers}, expected at most {most}, which the server's setting max_workers allows"
         )
     if request.workers > request.batch_size >= 1:
         raise InvalidRequestError(
