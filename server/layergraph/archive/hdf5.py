@@ -204,9 +204,15 @@ class Hdf5Group:
             return self._recent[path]
         with reading(self._file.path, f"'{self._below(path)}'"):
             key = part.encode("utf-8")
-            if not isinstance(group, h5py.h5g.GroupID) or b"\0" in key or key not in group:
+            if not isinstance(group, h5py.h5g.GroupID) or b"\0" in key:
                 return None
-            if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            try:
+                link = group.links.get_info(key)
+            except (LookupError, RuntimeError):
+                if key in group:
+                    raise
+                return None
+            if link.type != h5py.h5l.TYPE_HARD:
                 raise UnsafeFileError(self._file.path, f"'{self._below(path)}' is a link, expected data in the file")
             found = h5py.h5o.open(group, key)
             if isinstance(found, h5py.h5g.GroupID):

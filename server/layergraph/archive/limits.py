@@ -34,7 +34,7 @@ class LoadLimits:
     nesting: int = 64
     layers: int = 100_000
     nodes: int = 1_000_000
-    calls: int = 10_000
+    calls: int = 30_000
     name_length: int = 4096
     directory_bytes: int = 1 * MIB
     weight_bytes: int = 256 * GIB

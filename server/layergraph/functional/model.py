@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -142,9 +143,9 @@ class Model(Trainer, Layer):
         if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
             return sorted(self.graph.outputs)
         names = [tensor.history.layer.name for tensor in self.outputs]
+        uses = Counter(names)
         addressed = [
-            name if names.count(name) == 1 else self.address(tensor)
-            for name, tensor in zip(names, self.outputs, strict=True)
+            name if uses[name] == 1 else self.address(tensor) for name, tensor in zip(names, self.outputs, strict=True)
         ]
         return _distinct(addressed)
 
@@ -321,16 +322,16 @@ MAX_PLANS = 64
 
 def _distinct(names: list[str]) -> list[str]:
     """The names, a repeated one with the first free number behind it."""
-    taken: set[str] = set(names)
-    seen: set[str] = set()
+    taken = set(names)
+    numbers: Counter[str] = Counter()
     result = []
     for name in names:
-        number = 1
         unique = name
-        while unique in seen or (unique != name and unique in taken):
-            unique = f"{name}_{number}"
-            number += 1
-        seen.add(unique)
+        while numbers[name] and unique in taken:
+            unique = f"{name}_{numbers[name]}"
+            numbers[name] += 1
+        numbers[name] = numbers[name] or 1
+        taken.add(unique)
         result.append(unique)
     return result
 

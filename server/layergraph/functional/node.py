@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layergraph.functional.structure import Structure, flatten, walk
 from layergraph.functional.tensor import Tensor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Node:
     """A call of `layer` with `args` and `kwargs`, where tensors stand anywhere, that gave `outputs` (any nesting)."""
 
-    __slots__ = ("args", "index", "kwargs", "layer", "outputs", "training")
+    __slots__ = ("args", "index", "input_tensors", "kwargs", "layer", "output_tensors", "outputs", "training")
 
     def __init__(
         self,
@@ -28,21 +28,13 @@ class Node:
         self.args = args
         self.kwargs = kwargs
         self.outputs = outputs
+        #: All tensors among the arguments, and all that it gave, in flat order.
+        self.input_tensors: list[Tensor] = [leaf for leaf in flatten([list(args), kwargs]) if isinstance(leaf, Tensor)]
+        self.output_tensors: list[Tensor] = flatten(outputs)
         #: What the call itself said of `training`; None leaves it to the run.
         self.training = training
         self.index = len(layer.inbound_nodes)
         layer.inbound_nodes.append(self)
-
-    @property
-    def input_tensors(self) -> list[Tensor]:
-        """All tensors among the arguments, in flat order."""
-        return [leaf for leaf in flatten([list(self.args), self.kwargs]) if isinstance(leaf, Tensor)]
-
-    @property
-    def output_tensors(self) -> list[Tensor]:
-        """All tensors it gave, in flat order."""
-        leaves: list[Any] = flatten(self.outputs)
-        return leaves
 
     @property
     def is_input(self) -> bool:

@@ -29,7 +29,8 @@ class Sequential(Model):
         #: What each layer of the stack gives.
         self._ends: list[Any] = []
         for layer in layers or ():
-            self.add(layer)
+            self._put(layer)
+        self._rebuild()
 
     @staticmethod
     def _default_name() -> str:
@@ -47,6 +48,10 @@ class Sequential(Model):
 
     def add(self, layer: Layer | Tensor) -> None:
         """Puts a layer on top. Raises GraphError if it is none, or if its name is taken."""
+        self._put(layer)
+        self._rebuild()
+
+    def _put(self, layer: Layer | Tensor) -> None:
         if isinstance(layer, Tensor):
             layer = layer.history.layer
         if not isinstance(layer, Layer):
@@ -56,14 +61,13 @@ class Sequential(Model):
                 raise GraphError(f"model '{self.name}': an Input can only come first")
             self._input = layer.inbound_nodes[0].outputs
         else:
-            if any(known.name == layer.name for known in self._stack):
+            if layer.name in self.sublayers:
                 raise GraphError(f"model '{self.name}': there is a layer named {layer.name!r} already")
             if not self._stack and self._input is None:
                 shape = _known_input_shape(layer)
                 self._input = None if shape is None else Input(batch_shape=shape)
             self._stack.append(layer)
-        self.sublayers = {known.name: known for known in self._stack}
-        self._rebuild()
+            self.sublayers[layer.name] = layer
 
     def pop(self) -> Layer:
         """Takes the top layer away."""

@@ -107,12 +107,13 @@ def _spellings(path: str) -> Iterator[str]:
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:
     """The arrays of a group, which are named by position or, in some releases, by name; none where it doesn't exist."""
     group = next((group for spelt in _spellings(path) if (group := tree.root.group(spelt)) is not None), None)
-    if group is None or len(group) == 0:
+    count = 0 if group is None else len(group)
+    if group is None or count == 0:
         return []
-    names = [str(position) for position in range(len(group))]
-    if len(group) == len(weights) and group.array("0") is None:
-        names = [weight.name for weight in weights]
-    return [array for name in names if (array := group.array(name)) is not None]
+    arrays = [array for position in range(count) if (array := group.array(str(position))) is not None]
+    if not arrays and count == len(weights):
+        arrays = [array for weight in weights if (array := group.array(weight.name)) is not None]
+    return arrays
 
 
 def _by_order(
