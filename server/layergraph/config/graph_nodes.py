@@ -343,8 +343,8 @@ _SAME = (
     "Selu:Selu Shape:tf>Shape Sigmoid:Sigmoid Sign:Sign Sin:Sin Sinh:Sinh Size:Size Softmax:Softmax "
     "Softplus:Softplus Softsign:Softsign Sqrt:Sqrt Square:Square StopGradient:StopGradient Tan:Tan Tanh:Tanh "
     "ZerosLike:ZerosLike OnesLike:OnesLike CheckNumerics:tf>Identity Snapshot:tf>Identity "
-    "Add:Add AddV2:Add BiasAdd:Add Sub:Subtract Mul:Multiply RealDiv:TrueDivide Div:TrueDivide DivNoNan:DivideNoNan "
-    "FloorDiv:FloorDivide FloorMod:Mod Pow:Power Maximum:Maximum Minimum:Minimum "
+    "Add:Add AddV2:Add BiasAdd:Add Sub:Subtract Mul:Multiply RealDiv:TrueDivide Div:TrueDivide DivNoNan:tf>DivideNoNan "
+    "FloorDiv:tf>FloorDivide FloorMod:Mod Pow:Power Maximum:Maximum Minimum:Minimum "
     "SquaredDifference:tf>SquaredDifference Equal:Equal NotEqual:NotEqual Greater:Greater GreaterEqual:GreaterEqual "
     "Less:Less LessEqual:LessEqual LogicalAnd:LogicalAnd LogicalOr:LogicalOr Select:Where SelectV2:Where"
 )

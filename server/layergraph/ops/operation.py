@@ -126,8 +126,8 @@ def as_floats(x: torch.Tensor) -> torch.Tensor:
 def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
     if isinstance(x, torch.Tensor):
         return x
-    if isinstance(x, float) and (like.is_floating_point() or like.is_complex()):
-        return torch.tensor(x, dtype=like.dtype, device=like.device)
+    if isinstance(x, float) and like.ndim == 0 and (like.is_floating_point() or like.is_complex()):
+        return torch.tensor(x, device=like.device).to(like.dtype)
     made = torch.as_tensor(x, device=like.device)
     # Keras's integers have 32 bits, where they fit.
     if made.dtype is torch.int64 and not isinstance(x, np.ndarray) and like.dtype is not torch.int64:

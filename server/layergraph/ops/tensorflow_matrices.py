@@ -40,7 +40,7 @@ def _band(x: torch.Tensor, num_lower: Any, num_upper: Any) -> torch.Tensor:
     column = torch.arange(x.shape[-1], device=x.device)
     lower, upper = int(num_lower), int(num_upper)
     near = ((lower < 0) | (row - column <= lower)) & ((upper < 0) | (column - row <= upper))
-    return torch.where(near, x, 0)
+    return torch.where(near, x, torch.zeros_like(x))
 
 
 def _diagonal(x: torch.Tensor, k: int = 0) -> torch.Tensor:

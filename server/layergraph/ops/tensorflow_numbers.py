@@ -39,6 +39,22 @@ def _divided(x: Any, y: Any) -> torch.Tensor:
     return a.to(wide) / b.to(wide)
 
 
+def _divided_no_nan(x: Any, y: Any) -> torch.Tensor:
+    a, b = as_tensors(x, y)
+    quotient = _divided(a, b)
+    return torch.where(b == 0, torch.zeros_like(quotient), quotient)
+
+
+def _floor_divided(x: Any, y: Any) -> torch.Tensor:
+    a, b = as_tensors(x, y)
+    if a.is_floating_point() or b.is_floating_point():
+        # The quotient is rounded before it is cut off, where Python's isn't: 1 // 0.1 is 10.
+        return torch.floor(a / b)
+    if not b.is_meta and bool((b == 0).any()):
+        raise DataError("integers are divided by zero")
+    return torch.floor_divide(a, b)
+
+
 def _without_nan(x: Any, y: Any, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """The function where the first (of xlog1py) or the second (of multiply_no_nan) isn't 0, else 0."""
     a, b = torch.broadcast_tensors(*as_tensors(x, y))  # type: ignore[no-untyped-call]
@@ -111,6 +127,18 @@ def _mean(x: torch.Tensor, axis: Any = None, keepdims: bool = False) -> torch.Te
     # The mean of integers is one, cut off.
     count = x.numel() // max(torch.sum(x, axes).numel(), 1)
     return torch.div(torch.sum(x, axes, bool(keepdims), dtype=x.dtype), count, rounding_mode="trunc")
+
+
+def _euclidean(x: torch.Tensor, axis: Any = None, keepdims: bool = False) -> Any:
+    wide = x if x.is_floating_point() else x.to(torch.float64)
+    # The length of integers is one, cut off.
+    return torch.linalg.vector_norm(wide, 2, axes_of(x, axis), bool(keepdims)).to(x.dtype)
+
+
+def _largest(x: torch.Tensor, k: Any = 1, sorted: bool = True) -> list[torch.Tensor]:
+    """Of equal elements the first comes first."""
+    values, places = torch.sort(x, dim=-1, descending=True, stable=True)
+    return [values[..., : int(k)], places[..., : int(k)].to(torch.int32)]
 
 
 def _argument(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -265,7 +293,10 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "Cumsum": _cumulative(torch.cumsum, 0),
     "CumulativeLogsumexp": _cumulative(torch.logcumsumexp, -torch.inf),
     "Digamma": torch.digamma,
+    "DivideNoNan": _divided_no_nan,
+    "EuclideanNorm": _euclidean,
     "Erfcinv": lambda x: -torch.special.ndtri(x / 2) * 0.5**0.5,
+    "FloorDivide": _floor_divided,
     "Histogram": _histogram,
     "Igamma": _two(torch.special.gammainc),
     "Igammac": _two(torch.special.gammaincc),
@@ -295,6 +326,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "SegmentSum": _segments("sum"),
     "Silu": _silu,
     "Sort": _sorted,
+    "TopK": _largest,
     "TrueDivide": _divided,
     "Xlog1py": lambda x, y: _without_nan(x, y, lambda a, b: torch.where(a == 0, 0, a * torch.log1p(b))),
     "ZeroFraction": _zero_fraction,
@@ -302,6 +334,8 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 
 OPERATIONS: dict[str, type[Operation]] = {
-    f"tf>{name}": function_node(name, function, computes_values=name in ("TrueDivide", "Clip", "Cumsum", "Cumprod"))
+    f"tf>{name}": function_node(
+        name, function, computes_values=name in ("TrueDivide", "FloorDivide", "Clip", "Cumsum", "Cumprod")
+    )
     for name, function in _FUNCTIONS.items()
 }
