@@ -335,6 +335,16 @@ def test_no_config_leads_to_an_import_or_a_process(tmp_path: Path) -> None:
     assert foreign == []
 
 
+def test_a_call_without_tensors_or_with_other_things_is_refused(tmp_path: Path) -> None:
+    for argument in (5, {"a": 1}, [1, 2], "x"):
+        path = write(tmp_path / "m.keras", functional(X, layer("Dense", "a", [argument], units=3)))
+        with pytest.raises(ModelFileError, match="takes no tensor"):
+            load_model(path)
+    path = write(tmp_path / "m.keras", functional(X, layer("Dense", "a", [[tensor("x"), 5]], units=3)))
+    with pytest.raises(ModelFileError, match="layer 'a'"):
+        load_model(path)
+
+
 def test_calls_of_the_model_before_grow_only_linearly(tmp_path: Path) -> None:
     """A hundred thousand layers, and one with thousands of inputs, are read in time linear to the file."""
     layers = [X, *(dense(f"d{i}", f"d{i - 1}" if i else "x") for i in range(20_000))]

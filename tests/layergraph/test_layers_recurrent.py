@@ -292,3 +292,18 @@ def test_one_draw_of_dropout_holds_for_all_steps() -> None:
     y = layer.forward(run, bind_values(layer), x)
     assert_close(y[:, 0].detach().numpy(), y[:, 5].detach())
     assert y[:, 0].std() > 0.1
+
+
+def test_a_layer_as_activation_of_another_width_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"gives shape \(None, 2\), expected \(None, 3\)"):
+        layers.LSTM(3, activation=layers.Dense(2))(layergraph.Input((4, 5)))
+
+
+def test_a_layer_as_activation_may_compute_in_another_type() -> None:
+    rnn = keras.layers.SimpleRNN(3, activation=keras.layers.ReLU(max_value=1.5), dtype="float64")
+    x = np.random.default_rng(0).standard_normal((2, 4, 1))
+    want = rnn(x)
+    ours = layers.SimpleRNN(3, activation=layers.ReLU(max_value=1.5), dtype="float64")
+    ours(x)
+    ours.set_weights(rnn.get_weights())
+    assert_close(ours(x).detach().numpy(), want.detach().numpy())

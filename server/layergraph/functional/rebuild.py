@@ -19,6 +19,10 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.sequential import Sequential
 from layergraph.functional.structure import flatten
+from layergraph.functional.tensor import Tensor
+
+#: What torch and Python raise for arguments that don't fit.
+_UNFIT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
 
 #: Says whether an option that no layer of ours has can be left out: (key, value).
 Ignores = Callable[[str, Any], bool]
@@ -265,8 +269,14 @@ class _Calls:
         args = [self.tensors(arg) for arg in call.args]
         kwargs = {name: self.tensors(value) for name, value in call.kwargs.items()}
         layer = self._layers[key[0]]
+        if not any(isinstance(leaf, Tensor) for leaf in flatten([args, kwargs])):
+            raise GraphError(f"layer {brief_name(key[0])}: call {key[1]} takes no tensor, expected at least one")
         try:
             outputs = layer(*args, **kwargs)
+        except _UNFIT as wrong:
+            # Arguments of a kind that the layer's maths doesn't look for.
+            reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
+            raise GraphError(f"layer {brief_name(key[0])}: can't be called on what the file says: {reason}") from wrong
         except LayerGraphError as wrong:
             text = str(wrong)
             raise GraphError(text if layer.name in text else f"layer {brief_name(key[0])}: {text}") from wrong

@@ -19,7 +19,7 @@ Masks: TypeAlias = "Sequence[torch.Tensor | None] | None"
 class _Merge(Layer):
     """A layer that is called on a list of tensors.
 
-    mask_rule   how masks are combined: as `keras3` does, or as `keras2` did, or not at all (`none`), as Keras 3.0 to 3.3
+    mask_rule   how masks are combined: as `keras3` does, as `keras2` did, or not at all (`none`), as Keras 3.0 to 3.3
                 lost them. It is told by the file's version and never saved
     """
 

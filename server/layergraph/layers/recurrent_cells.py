@@ -9,8 +9,11 @@ import torch
 
 from layergraph.config.options import anything, boolean, fraction, option, positive_int
 from layergraph.errors import GraphError
+from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.shape_inference import infer
+from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import Initializer, initializer
 from layergraph.layers import recurrent_kernels
 from layergraph.layers.activation_functions import Activation, activation, relu, sigmoid, tanh
@@ -77,6 +80,20 @@ class Cell(Layer):
                 self.first_bias(),
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
+            )
+        for chosen in (self.activation, getattr(self, "recurrent_activation", None)):
+            if isinstance(chosen, Layer):
+                self._check_activation(chosen)
+
+    def _check_activation(self, layer: Layer) -> None:
+        """Raises GraphError for a layer as the activation that gives another shape: steps aren't run to find shapes."""
+        gate = Tensor((None, self.units), self.compute_dtype, History(self, 0, 0))
+        layer.build_for((gate,))
+        shapes = [output.shape for output in infer(Invocation(layer, (gate,), {}, None))]
+        if shapes != [gate.shape]:
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): as its activation, layer '{layer.name}' "
+                f"({type(layer).__name__}) gives shape {shapes[0]}, expected {gate.shape}"
             )
 
     def bias_shape(self) -> tuple[int, ...]:
