@@ -118,8 +118,9 @@ class Plan:
     def _run_tuned(self, arrays: list[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
         """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
         assert self._tuning is not None
-        tuned = self._tuning.for_rows(len(arrays[0]) if self.batched else 1)
-        if tuned is None or self._tuned_state != self._weights_state():
+        rows = len(arrays[0]) if self.batched else 1
+        tuned = self._tuning.for_rows(rows)
+        if tuned is None or rows == 0 or self._tuned_state != self._weights_state():
             return None
         for at, array in enumerate(arrays):
             if array.dtype != self._dtypes[at] or not array.flags.c_contiguous:

@@ -70,9 +70,9 @@ def tune(
     dropped: dict[str, str] = {}
     try:
         bench = _Bench(plan, rows if plan.batched else (1,), seconds)
-    except (NoSamplesError, LayerGraphError) as reason:
-        return Tuning((), dict.fromkeys(engines, str(reason)))
-    source = bench.source(threads or torch.get_num_threads())
+        source = bench.source(threads or torch.get_num_threads())
+    except (NoSamplesError, LayerGraphError, TypeError, RuntimeError) as reason:
+        return Tuning((), dict.fromkeys(engines, _short(reason)))
     fit: dict[str, Tuned] = {}
     for name in engines:
         if time.monotonic() > until and not pin:
@@ -124,7 +124,7 @@ class _Bench:
         one = self._sampler.rows(1)
         row = _quick({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
         self._rows = [count for count in rows if count == 1 or count * row < seconds * _MOST_OF_THE_TIME]
-        checked = {*_CHECKED_ROWS, *self._rows} if plan.batched else {1}
+        checked = {*_CHECKED_ROWS, *self._rows}
         lengths = (False, True) if self._sampler.open_axes else (False,)
         self._cases = [self._sampler.rows(count, other=other) for count in sorted(checked) for other in lengths]
         self._expected = [plan.run_eagerly(case) for case in self._cases]
