@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+#: Names that mean something elsewhere, or that no identifier is. Keras 3 takes no slash,
+#: and on torch no dot.
+ODD_NAMES = ("forward", "self", "training", "weight", "a b", "1x1", "bi-lstm", "größe", "{0}", "%s", "a:0")
+
 #: What the graphs are made of: length of a vector, sequence and image sizes stay small, so that thousands run.
 WIDTHS = (2, 3, 4, 6)
 
@@ -26,15 +30,31 @@ class Pool:
 class GraphMaker:
     """Grows a random graph with the classes of `api` (a module with `layers`, `Input`, `Model` and `Sequential`)."""
 
-    def __init__(self, api: Any, seed: int, prefix: str = "n") -> None:
+    def __init__(self, api: Any, seed: int, prefix: str = "n", *, rich: bool = False) -> None:
         self.api = api
         self.rng = np.random.default_rng(seed)
         self.prefix = prefix
         self.count = 0
+        #: Whether there are dicts and nests, operations, states as arguments and odd names, too.
+        self.rich = rich
+        self.odd_names = list(ODD_NAMES)
+        #: Submodels whose input is a dict.
+        self.takes_dict: set[int] = set()
+        #: Keeps them alive, so that no other has their identity.
+        self.kept: list[Any] = []
 
     def name(self) -> str:
         self.count += 1
+        if self.rich and self.odd_names and self.rng.random() < 0.15:
+            return self.odd_names.pop(int(self.rng.integers(len(self.odd_names))))
         return f"{self.prefix}{self.count}"
+
+    def call(self, layer: Any, tensor: Any) -> Any:
+        """The layer's output, or one of its outputs."""
+        output = layer({"left": tensor} if id(layer) in self.takes_dict else tensor)
+        while isinstance(output, (list, tuple, dict)):
+            output = self.pick([output[key] for key in sorted(output)] if isinstance(output, dict) else list(output))
+        return output
 
     def pick(self, choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
@@ -138,7 +158,54 @@ class GraphMaker:
         pool = Pool([entry], [])
         for _ in range(int(self.rng.integers(1, 4))):
             self.grow(pool, depth - 1)
-        return self.api.Model(entry, pool.tensors[-1], name=name)
+        if not self.rich:
+            return self.api.Model(entry, pool.tensors[-1], name=name)
+        by_name = self.flag()
+        model = self.api.Model({"left": entry} if by_name else entry, self.nested(pool.tensors), name=name)
+        if by_name:
+            self.takes_dict.add(id(model))
+        self.kept.append(model)
+        return model
+
+    def nested(self, tensors: list[Any]) -> Any:
+        """The last tensor alone, or it and others in a list, a dict, or one in the other; a tensor may come twice."""
+        some = [tensors[-1], *(self.pick(tensors) for _ in range(int(self.rng.integers(1, 4))))]
+        kind = self.rng.integers(5)
+        if kind == 0:
+            return some
+        if kind == 1:
+            return {f"out {len(some) - i}": tensor for i, tensor in enumerate(some)}
+        if kind == 2:
+            return [some[0], {"b": some[1], "a": some[1:]}]
+        if kind == 3:
+            return {"z": some[0], "y": [some[1], {"x": some[-1]}]}
+        return some[0]
+
+    def operation(self, pool: Pool) -> Any:
+        """An operator between tensors or a number, a slice, or a recurrent layer with states that are tensors."""
+        tensor = self.pick(pool.tensors)
+        shape = tuple(tensor.shape)
+        twins = [tensor] if None in shape[1:] else [t for t in pool.tensors if tuple(t.shape) == shape]
+        other = self.pick(twins)
+        units = self.pick(WIDTHS)
+        make = self.api.layers
+        choices = [
+            lambda: tensor + other,
+            lambda: tensor * 0.5,
+            lambda: 1.0 - tensor,
+            lambda: tensor - other,
+            lambda: tensor[..., :1],
+        ]
+        if len(shape) == 3:
+            state = make.Dense(units, name=self.name())(make.GlobalAveragePooling1D(name=self.name())(tensor))
+            choices += [
+                lambda: tensor[:, -1],
+                lambda: make.GRU(units, name=self.name())(tensor, initial_state=state),
+                lambda: make.LSTM(units, return_sequences=True, name=self.name())(tensor, initial_state=[state, state]),
+                lambda: make.Attention(name=self.name())([tensor, other]),
+                lambda: make.MultiHeadAttention(2, 2, name=self.name())(tensor, value=other),
+            ]
+        return self.pick(choices)()
 
     # --- the graph ----------------------------------------------------------------------------------------------------
 
@@ -151,12 +218,15 @@ class GraphMaker:
         if kind < 0.4 and pool.reusable:
             layer, shape = self.pick(pool.reusable)
             fitting = [t for t in pool.tensors if tuple(t.shape) == shape]
-            pool.tensors.append(layer(self.pick(fitting)))
+            pool.tensors.append(self.call(layer, self.pick(fitting)))
+            return
+        if self.rich and kind > 0.85:
+            pool.tensors.append(self.operation(pool))
             return
         tensor = self.pick(pool.tensors)
         shape = tuple(tensor.shape)
         layer = self.submodel(shape, depth) if kind < 0.55 and depth > 0 else self.layer(shape)
-        pool.tensors.append(layer(tensor))
+        pool.tensors.append(self.call(layer, tensor))
         pool.reusable.append((layer, shape))
 
     def model(self) -> Any:
@@ -174,12 +244,25 @@ class GraphMaker:
             self.grow(pool, depth=2)
         outputs = [pool.tensors[-1]]
         outputs += [self.pick(pool.tensors) for _ in range(int(self.rng.integers(0, 3)))]
+        if self.rich:
+            return self.api.Model(self.grouped(inputs), self.nested(pool.tensors), name="random")
         return self.api.Model(inputs, outputs, name="random")
 
+    def grouped(self, inputs: list[Any]) -> Any:
+        """The inputs, and perhaps one that nothing needs, in a list, a dict, or one in the other."""
+        if self.flag():
+            inputs = [*inputs, self.input("vector")]
+        kind = self.rng.integers(4)
+        if kind == 0:
+            return {f"in {len(inputs) - i}": tensor for i, tensor in enumerate(inputs)}
+        if kind == 1:
+            return [inputs[0], {"q": inputs[1:]}] if len(inputs) > 1 else {"only": inputs}
+        return inputs
 
-def random_model(api: Any, seed: int) -> Any:
-    """The graph of that seed, in stock Keras (`keras`) or here (`layergraph`)."""
-    return GraphMaker(api, seed).model()
+
+def random_model(api: Any, seed: int, *, rich: bool = False) -> Any:
+    """The graph of that seed, in stock Keras (`keras`) or here (`layergraph`); a `rich` one has more kinds of parts."""
+    return GraphMaker(api, seed, rich=rich).model()
 
 
 def random_inputs(model: Any, seed: int, rows: int = 3) -> list[np.ndarray]:
