@@ -363,6 +363,26 @@ def test_who_waited_for_longer_than_it_wanted_is_refused(make):
         hasty.result(30)
 
 
+def test_callers_that_ask_again_at_once_stay_together(make, monkeypatch):
+    """Without a moment's patience a batch of 3 falls apart into the first that comes back, and the other 2."""
+    for name in ("GATHER_PART", "MAX_GATHER_SECONDS", "GATHER_PAUSE_SECONDS"):
+        monkeypatch.setattr(batching, name, 30.0)
+    lane, observer = make(lambda outputs, arrays: {"y": arrays["x"]})
+    lane._last = (time.monotonic(), 30.0, 3)
+    futures = [ask(lane, [value])[1] for value in (1, 2, 3)]
+    assert [column(future) for future in futures] == [[1], [2], [3]]
+    assert observer.batches == [(3, 3)]
+
+
+def test_who_comes_alone_waits_for_nobody(make):
+    lane, _ = make(lambda outputs, arrays: time.sleep(0.1) or {"y": arrays["x"]})
+    column(ask(lane, [1])[1])
+    lane._last = (time.monotonic() - 1.0, 0.1, 8)
+    pending, future = ask(lane, [1])
+    future.result(30)
+    assert pending.started - pending.arrived < 0.05
+
+
 def test_a_defect_in_an_answer_ends_no_lane(make):
     lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
 
