@@ -41,8 +41,8 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 QUICK_SECONDS = 0.002
 
 
-#: Part of a batch's time that the next one may be held up for callers who have just got their answers, and the most that
-#: it may be, in seconds; and the pause after which no more of them are expected.
+#: Part of a batch's time that the next one may be held up for callers who have just got their answers; the most that it
+#: may be, in seconds; and the pause after which no more of them are expected.
 GATHER_PART, MAX_GATHER_SECONDS, GATHER_PAUSE_SECONDS = 0.01, 0.005, 0.0005
 
 
