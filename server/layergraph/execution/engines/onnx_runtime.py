@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -46,9 +46,8 @@ def exported(source: Source) -> bytes:
     """The graph in ONNX's format."""
     names = [f"input_{i}" for i in range(len(source.samples))]
     file = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old. It
-        # prints a graph that it can't export.
+    with torch.no_grad(), warnings.catch_warnings(), _quiet():
+        # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             source.graph,
@@ -60,3 +59,14 @@ def exported(source: Source) -> bytes:
             dynamic_axes=dict(zip(names, source.open_axes, strict=True)),
         )
     return file.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from printing a graph that it can't export, which it does on standard output, past Python's."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
