@@ -20,7 +20,9 @@ from oracles import assert_close, keras, perturb
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FILES = sorted(
-    path for folder in ("functions", "operations") for path in (FIXTURES / f"tensorflow_{folder}").glob("*.[hk]*")
+    path
+    for folder in ("functions", "operations", "nodes")
+    for path in (FIXTURES / f"tensorflow_{folder}").glob("*.[hk]*")
 )
 X = TensorRef("x", 0, 0)
 
@@ -144,7 +146,7 @@ SLICE = {"op": "StridedSlice", "attr": {"begin_mask": {"i": "1"}, "end_mask": {"
         (NODE.decode("latin-1"), {"1": 2.0}, ("Multiply", {}, (X, 2.0))),
         (base64.b64encode(NODE).decode(), {"0": 2.0}, ("Multiply", {}, (2.0, X))),
         ({"op": "Mul"}, {1: 3}, ("Multiply", {}, (X, 3))),
-        ({"op": "Mean", "attr": {"keep_dims": {"b": True}}}, {"1": 1}, ("Mean", {"axis": 1, "keepdims": True}, (X,))),
+        ({"op": "Max", "attr": {"keep_dims": {"b": True}}}, {"1": 1}, ("Max", {"axis": 1, "keepdims": True}, (X,))),
         (
             SLICE,
             {"1": [0, 1], "2": [0, 0], "3": [1, 1]},

@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
+from layergraph.config.graph_operations import NODES, Node, Operation
 from layergraph.config.spec import CallSpec
-from layergraph.config.tensorflow_ops import UnknownFunctionError, holds_tensor, subscript
+from layergraph.config.tensorflow_ops import UnknownFunctionError
 
 _MOST_BYTES = 1_000_000
 #: Element types by number (tensorflow/core/framework/types.proto).
@@ -41,21 +41,11 @@ _TYPE_NAMES = {
     **{f"DT_{name.upper()}": name for name in _TYPES.values()},
 }
 
-Operation = tuple[str, dict[str, Any], CallSpec]
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """What counts of a node: its operation, and its attributes as plain values."""
-
-    op: str
-    attributes: Mapping[str, Any]
-
 
 def graph_node(node_def: Any, constants: Any, call: CallSpec) -> Operation:
     """Class name and options of the operation, and its call. Raises UnknownFunctionError."""
     node = _node(node_def)
-    build = _NODES.get(node.op)
+    build = NODES.get(node.op)
     if build is None:
         raise UnknownFunctionError(f"operation {node.op[:80]!r} of TensorFlow is not supported")
     try:
@@ -85,11 +75,11 @@ def _inputs(constants: Any, call: CallSpec) -> list[Any]:
 # --- the forms of a node ----------------------------------------------------------------------------------------------
 
 
-def _node(node_def: Any) -> _Node:
+def _node(node_def: Any) -> Node:
     if isinstance(node_def, Mapping):
         attributes = node_def.get("attr")
         items = attributes.items() if isinstance(attributes, Mapping) else ()
-        return _Node(str(node_def.get("op")), {str(key): _json_attribute(value) for key, value in items})
+        return Node(str(node_def.get("op")), {str(key): _json_attribute(value) for key, value in items})
     if isinstance(node_def, str) and len(node_def) <= _MOST_BYTES:
         candidates = [node_def.encode("utf-8", "surrogateescape")]
         with suppress(binascii.Error, ValueError):
@@ -165,7 +155,7 @@ def _bytes(value: int | bytes) -> bytes:
     return value
 
 
-def _from_protobuf(data: bytes) -> _Node:
+def _from_protobuf(data: bytes) -> Node:
     op = ""
     attributes: dict[str, Any] = {}
     for number, value in _fields(data):
@@ -176,7 +166,7 @@ def _from_protobuf(data: bytes) -> _Node:
             attributes[_bytes(entry.get(1, b"")).decode("utf-8")] = _attribute(_bytes(entry.get(2, b"")))
     if not op:
         raise _WireError
-    return _Node(op, attributes)
+    return Node(op, attributes)
 
 
 def _attribute(data: bytes) -> Any:
@@ -211,174 +201,3 @@ def _numbers(value: int | bytes) -> Iterator[int]:
     while at < len(value):
         number, at = _varint(value, at)
         yield _signed(number)
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-Build = Callable[[_Node, list[Any]], Operation]
-
-
-def _plain(operation: str, **options: Any) -> Build:
-    """All inputs are arguments."""
-    return lambda node, inputs: (operation, dict(options), CallSpec(tuple(inputs)))
-
-
-def _listed(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _reduction(operation: str) -> Build:
-    def build(node: _Node, inputs: list[Any]) -> Operation:
-        options = {"axis": _listed(inputs[1]), "keepdims": bool(node.attributes.get("keep_dims", False))}
-        if options["axis"] == []:
-            return "tf>Identity", {}, CallSpec((inputs[0],))
-        return operation, options, CallSpec((inputs[0],))
-
-    return build
-
-
-def _with_option(operation: str, option: str) -> Build:
-    """The second input is an option, or an argument of that name where it is no constant."""
-
-    def build(node: _Node, inputs: list[Any]) -> Operation:
-        if holds_tensor(inputs[1]):
-            return operation, {}, CallSpec((inputs[0],), {option: inputs[1]})
-        return operation, {option: _listed(inputs[1])}, CallSpec((inputs[0],))
-
-    return build
-
-
-def _concat(node: _Node, inputs: list[Any]) -> Operation:
-    return "Concatenate", {"axis": int(_listed(inputs[-1]))}, CallSpec((inputs[:-1],))
-
-
-def _pack(node: _Node, inputs: list[Any]) -> Operation:
-    return "Stack", {"axis": node.attributes.get("axis") or 0}, CallSpec((inputs,))
-
-
-def _unpack(node: _Node, inputs: list[Any]) -> Operation:
-    return "Unstack", {"axis": node.attributes.get("axis") or 0}, CallSpec((inputs[0],))
-
-
-def _split(node: _Node, inputs: list[Any]) -> Operation:
-    options = {"indices_or_sections": node.attributes["num_split"], "axis": int(_listed(inputs[0]))}
-    return "Split", options, CallSpec((inputs[1],))
-
-
-def _split_sizes(node: _Node, inputs: list[Any]) -> Operation:
-    return "tf>SplitSizes", {"sizes": _listed(inputs[1]), "axis": int(_listed(inputs[2]))}, CallSpec((inputs[0],))
-
-
-def _cast(node: _Node, inputs: list[Any]) -> Operation:
-    return "Cast", {"dtype": node.attributes["DstT"]}, CallSpec((inputs[0],))
-
-
-def _matmul(node: _Node, inputs: list[Any]) -> Operation:
-    names = (("transpose_a", "adj_x"), ("transpose_b", "adj_y"))
-    options = {name: bool(node.attributes.get(name) or node.attributes.get(other)) for name, other in names}
-    return (
-        ("tf>Matmul", options, CallSpec(tuple(inputs)))
-        if any(options.values())
-        else ("Matmul", {}, CallSpec(tuple(inputs)))
-    )
-
-
-def _squeeze(node: _Node, inputs: list[Any]) -> Operation:
-    return "Squeeze", {"axis": node.attributes.get("squeeze_dims") or None}, CallSpec((inputs[0],))
-
-
-def _gather(node: _Node, inputs: list[Any]) -> Operation:
-    if node.attributes.get("batch_dims"):
-        raise UnknownFunctionError("operation 'GatherV2' of TensorFlow with batch_dims")
-    axis = int(_listed(inputs[2])) if len(inputs) > 2 else 0
-    return "Take", {"axis": axis}, CallSpec((inputs[0], _listed(inputs[1])))
-
-
-def _argument(operation: str) -> Build:
-    return lambda node, inputs: (operation, {"axis": int(_listed(inputs[1]))}, CallSpec((inputs[0],)))
-
-
-def _pad(node: _Node, inputs: list[Any]) -> Operation:
-    args = (inputs[0], *(_listed(value) for value in inputs[2:3]))
-    return "Pad", {"pad_width": _listed(inputs[1]), "mode": "constant"}, CallSpec(args)
-
-
-def _mirror_pad(node: _Node, inputs: list[Any]) -> Operation:
-    mode = str(node.attributes.get("mode", "REFLECT")).lower()
-    return "Pad", {"pad_width": _listed(inputs[1]), "mode": mode}, CallSpec((inputs[0],))
-
-
-def _fill(node: _Node, inputs: list[Any]) -> Operation:
-    return "Full", {}, CallSpec((_listed(inputs[1]),), {"shape": _listed(inputs[0])})
-
-
-def _leaky(node: _Node, inputs: list[Any]) -> Operation:
-    return "LeakyRelu", {"negative_slope": node.attributes.get("alpha", 0.2)}, CallSpec((inputs[0],))
-
-
-def _resize(nearest: bool) -> Build:
-    def build(node: _Node, inputs: list[Any]) -> Operation:
-        options = {
-            "size": _listed(inputs[1]),
-            "nearest": nearest,
-            "align_corners": bool(node.attributes.get("align_corners")),
-            "half_pixel_centers": bool(node.attributes.get("half_pixel_centers")),
-        }
-        return "tf>ResizeOld", options, CallSpec((inputs[0],))
-
-    return build
-
-
-def _strided_slice(node: _Node, inputs: list[Any]) -> Operation:
-    """x[begin:end:strides] with its five masks, as a subscript."""
-    x, begin, end, strides = (inputs[0], *(_listed(value) for value in inputs[1:4]))
-    return "GetItem", {}, CallSpec((x, subscript(begin, end, strides, node.attributes)))
-
-
-_SAME = (
-    "Abs:Abs Acos:Arccos Acosh:Arccosh Asin:Arcsin Asinh:Arcsinh Atan:Arctan Atan2:Arctan2 Atanh:Arctanh Ceil:Ceil "
-    "Cos:Cos Cosh:Cosh Elu:Elu Erf:Erf Erfc:Erfc Exp:Exp Expm1:Expm1 Floor:Floor Identity:tf>Identity "
-    "IsFinite:Isfinite IsInf:Isinf IsNan:Isnan Log:Log Log1p:Log1p LogSoftmax:LogSoftmax LogicalNot:LogicalNot "
-    "Neg:Negative Reciprocal:Reciprocal Inv:Reciprocal Relu:Relu Relu6:Relu6 Rint:Round Round:Round Rsqrt:Rsqrt "
-    "Selu:Selu Shape:tf>Shape Sigmoid:Sigmoid Sign:Sign Sin:Sin Sinh:Sinh Size:Size Softmax:Softmax "
-    "Softplus:Softplus Softsign:Softsign Sqrt:Sqrt Square:Square StopGradient:StopGradient Tan:Tan Tanh:Tanh "
-    "ZerosLike:ZerosLike OnesLike:OnesLike CheckNumerics:tf>Identity Snapshot:tf>Identity "
-    "Add:Add AddV2:Add BiasAdd:Add Sub:Subtract Mul:Multiply RealDiv:TrueDivide Div:TrueDivide DivNoNan:tf>DivideNoNan "
-    "FloorDiv:tf>FloorDivide FloorMod:Mod Pow:Power Maximum:Maximum Minimum:Minimum "
-    "SquaredDifference:tf>SquaredDifference Equal:Equal NotEqual:NotEqual Greater:Greater GreaterEqual:GreaterEqual "
-    "Less:Less LessEqual:LessEqual LogicalAnd:LogicalAnd LogicalOr:LogicalOr Select:Where SelectV2:Where"
-)
-
-_NODES: Mapping[str, Build] = {
-    **{name: _plain(operation) for name, operation in (pair.split(":") for pair in _SAME.split())},
-    **{name: _reduction(name) for name in ("Sum", "Mean", "Max", "Min", "Prod", "Any", "All")},
-    "AddN": lambda node, inputs: ("tf>AddN", {}, CallSpec((inputs,))),
-    "ArgMax": _argument("Argmax"),
-    "ArgMin": _argument("Argmin"),
-    "BatchMatMul": _matmul,
-    "BatchMatMulV2": _matmul,
-    "BroadcastTo": _with_option("BroadcastTo", "shape"),
-    "Cast": _cast,
-    "ConcatV2": _concat,
-    "Cumsum": _argument("Cumsum"),
-    "ExpandDims": _with_option("ExpandDims", "axis"),
-    "Fill": _fill,
-    "GatherV2": _gather,
-    "LeakyRelu": _leaky,
-    "MatMul": _matmul,
-    "MirrorPad": _mirror_pad,
-    "Pack": _pack,
-    "Pad": _pad,
-    "PadV2": _pad,
-    "Reshape": _with_option("Reshape", "newshape"),
-    "ResizeBilinear": _resize(nearest=False),
-    "ResizeNearestNeighbor": _resize(nearest=True),
-    "ReverseV2": _with_option("Flip", "axis"),
-    "Split": _split,
-    "SplitV": _split_sizes,
-    "Squeeze": _squeeze,
-    "StridedSlice": _strided_slice,
-    "Tile": _with_option("Tile", "repeats"),
-    "Transpose": _with_option("Transpose", "axes"),
-    "Unpack": _unpack,
-}

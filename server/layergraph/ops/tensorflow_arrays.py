@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from layergraph.config.tensorflow_ops import subscript
 from layergraph.errors import DataError, GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
+from layergraph.ops.indexing import GetItem
 from layergraph.ops.operation import Operation, function_node, unknown_length
 
 #: Elements that an array made of numbers alone has at the most.
@@ -148,6 +150,20 @@ class Unique(Operation):
         first = order.new_empty(values.shape[0]).scatter_reduce(0, inverse, order, "amin", include_self=False)
         by_place = torch.argsort(first)
         return [values[by_place], torch.argsort(by_place)[inverse].to(torch.int32)]
+
+
+class StridedSlice(Operation):
+    """tf.strided_slice with places that are tensors, whose values shapes told."""
+
+    keras_module = "layergraph.ops"
+    reads_values = True
+    computes_values = True
+    variadic = True
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor, begin: Any, end: Any, strides: Any, **masks: int) -> Any:  # type: ignore[override]
+        """The part of x."""
+        key = subscript(_integers(begin), _integers(end), _integers(strides), masks)
+        return GetItem(name="op").forward(run, w, x, key)
 
 
 def _sliced(x: torch.Tensor, begin: Any, size: Any) -> torch.Tensor:
@@ -324,6 +340,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     },
     "tf>BooleanMask": BooleanMask,
     "tf>Shape": function_node("Shape", _shape),
+    "tf>StridedSlice": StridedSlice,
     "tf>Unique": Unique,
     "tf>Where": Where,
 }

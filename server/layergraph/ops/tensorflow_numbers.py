@@ -335,7 +335,10 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 
 OPERATIONS: dict[str, type[Operation]] = {
     f"tf>{name}": function_node(
-        name, function, computes_values=name in ("TrueDivide", "FloorDivide", "Clip", "Cumsum", "Cumprod")
+        name,
+        function,
+        reads_values=name == "TopK",
+        computes_values=name in ("TrueDivide", "FloorDivide", "Clip", "Cumsum", "Cumprod"),
     )
     for name, function in _FUNCTIONS.items()
 }

@@ -187,7 +187,7 @@ def _morphology(sign: int) -> Callable[..., torch.Tensor]:
     """tf.nn.dilation2d and erosion2d: the largest sum, or smallest difference, of a window and the filter."""
 
     def computed(
-        x: torch.Tensor, filters: Any, strides: Any, padding: str, data_format: str, dilations: Any
+        x: torch.Tensor, filters: Any, strides: Any, padding: str, data_format: str = "NHWC", dilations: Any = 1
     ) -> torch.Tensor:
         kernel = _floats(filters, x)
         kernel = kernel if sign > 0 else kernel.flip(0, 1)
