@@ -8,6 +8,7 @@ is looked at here. Servers take turns, round by round, and the medians over the 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import shutil
@@ -25,7 +26,9 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from bench_timing import p50
 from layerserve.tensors import Array, encode
+from layerserve.v1 import models_pb2, models_pb2_grpc
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 
@@ -34,6 +37,12 @@ PREDICT = "/layerserve.v1.PredictionService/Predict"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 #: A server that isn't up after so many seconds has failed.
 START_SECONDS = 180
+#: Time that our server has to choose engines.
+TUNING_SECONDS = 60
+#: Rows of batches in process.
+BATCHES = (1, 2, 4, 8, 16, 32)
+#: Servers that are ours.
+OURS = ("grpcio", "native", "workers")
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ def free_port() -> int:
         return port
 
 
-def layerserve(transport: str) -> Callable[[Path, int], list[str]]:
+def layerserve(transport: str, workers: int = 1) -> Callable[[Path, int], list[str]]:
     """The command of our server."""
 
     def command(models: Path, port: int) -> list[str]:
@@ -140,6 +149,7 @@ def layerserve(transport: str) -> Callable[[Path, int], list[str]]:
             *(sys.executable, "-m", "layerserve_server", str(models)),
             *("--host", "127.0.0.1", "--grpc-port", str(port), "--metrics-port", "-1", "--log-level", "error"),
             *(("--transport", transport) if transport != "grpcio" else ()),
+            *(("--workers", str(workers)) if workers > 1 else ()),
         ]
 
     return command
@@ -149,12 +159,14 @@ SERVERS: dict[str, Callable[[Path, int], list[str]]] = {
     "constant": lambda models, port: [sys.executable, str(PEERS / "constant_reply.py"), str(port)],
     "grpcio": layerserve("grpcio"),
     "native": layerserve("native"),
+    "workers": layerserve("native", workers=2),
     "triton": lambda models, port: [os.environ["TRITON_PYTHON"], str(PEERS / "triton.py"), str(port)],
 }
 TITLES = {
     "constant": "grpcio, 16 threads, constant reply",
     "grpcio": "layerserve, transport grpcio",
     "native": "layerserve, transport native",
+    "workers": "layerserve, transport native, two processes",
     "triton": "Triton, Python backend, torch, dynamic batching",
 }
 
@@ -171,6 +183,8 @@ def running(name: str, models: Path, load: Load) -> Iterator[Served]:
             reply = first_reply(channel, load, process)
         if load.path == PREDICT:
             assert PredictResponse.FromString(reply).outputs[0].shape[0] == 1
+        if name in OURS:
+            wait_for_tuning(port)
         yield Served(name, port, load, process)
     finally:
         if process.poll() is None:
@@ -194,6 +208,59 @@ def first_reply(channel: grpc.Channel, load: Load, process: subprocess.Popen[byt
             if not starting or process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{' '.join(map(str, process.args))}: {error}") from error  # type: ignore[arg-type]
             time.sleep(0.2)
+
+
+def wait_for_tuning(port: int) -> None:
+    """Waits until our server has chosen its engines: it answers before, and more slowly."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = models_pb2_grpc.ModelServiceStub(channel)
+        end = time.monotonic() + TUNING_SECONDS
+        while time.monotonic() < end:
+            versions = stub.ListModels(models_pb2.ListModelsRequest(), timeout=30).versions
+            if all(version.engines for version in versions):
+                return
+            time.sleep(0.5)
+
+
+# ---- in process: what a server can reach at best
+
+
+def in_process(models: Path, model: str) -> dict[int, float]:
+    """Milliseconds of batches of so many rows, p50, in this process on the engine that is fastest."""
+    from layergraph import load_model
+
+    plan = load_model(models / model / "1" / "model.keras").plan()
+    plan.tune()
+    one = {name or plan.input_specs[0].name: array for name, array in inputs(model).items()}
+    times = {}
+    for rows in BATCHES:
+        arrays = {name: np.repeat(array, rows, axis=0) for name, array in one.items()}
+        times[rows] = p50(lambda arrays=arrays: plan.run(arrays), 1.0)
+    return times
+
+
+def show_limits(
+    models: Path,
+    model: str,
+    names: Sequence[str],
+    callers: Sequence[int],
+    results: dict[tuple[str, int], list[Measured]],
+) -> None:
+    """How near our servers come to the model in process: rows a second, and what a lone caller waits for longer."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        times = pool.apply(in_process, (models, model))
+    best = max(BATCHES, key=lambda rows: rows / times[rows])
+    most = best / times[best] * 1000
+    print(f"\nin process: {times[1]:.3f} ms for one row; {most:,.0f} rows/s at best, {best} at a time\n")
+    for name in names:
+        if name not in OURS:
+            continue
+        for number in callers:
+            runs = results[name, number]
+            rate, middle = statistics.median(run.rate for run in runs), statistics.median(run.p50 for run in runs)
+            line = f"- {TITLES[name]}, callers {number}: {rate / most:.2f} of that; p99 / p50 "
+            line += f"{statistics.median(run.p99 / run.p50 for run in runs):.2f}"
+            print(line + (f"; {(middle - times[1]) * 1000:.0f} us more than in process" if number == 1 else ""))
 
 
 # ---- load
@@ -259,6 +326,7 @@ def bench(models: Path, model: str, names: Sequence[str], callers: Sequence[int]
                 for served in servers if round % 2 == 0 else servers[::-1]:
                     results.setdefault((served.name, number), []).append(measure(served, number, seconds))
     show(model, names, callers, results)
+    show_limits(models, model, names, callers, results)
 
 
 def show(
@@ -296,7 +364,7 @@ def main() -> None:
         for model in arguments.models:
             write_models(Path(folder), [model])
             # Triton's peer and the constant reply know the small model only.
-            names = [name for name in arguments.servers if model == "small" or name in ("grpcio", "native")]
+            names = [name for name in arguments.servers if model == "small" or name in OURS]
             bench(Path(folder), model, names, arguments.callers, arguments.rounds, arguments.seconds)
     print(f"\nload average {os.getloadavg()[0]:.1f} at the end, {os.cpu_count()} cores")
 
