@@ -262,6 +262,16 @@ def test_requests_that_are_alike_are_joined_and_each_gets_its_own_rows(serve, co
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_requests_that_must_be_converted_or_are_long_are_answered_again_and_again(serve, transport):
+    _, _, stub = serve(transport=transport)
+    long = np.arange(300_000, dtype=np.float32).reshape(-1, 2)
+    for _ in range(3):
+        for x in (X.astype(np.float64), X, long, long.astype(np.float64), X[:1]):
+            response = stub.Predict(request(x), timeout=30)
+            np.testing.assert_array_equal(tensors.decode(response.outputs[0]), x.astype(np.float32) * 2)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_new_version_answers_also_those_that_are_known_by_their_bytes(serve, put, transport):
     app, _, stub = serve(transport=transport)
     for version in (1, 2, 3):

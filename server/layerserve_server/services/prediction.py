@@ -19,7 +19,7 @@ from layerserve_server.services.pattern import Pattern, Patterns
 from layerserve_server.services.selection import Selection, select
 from layerserve_server.transport.call import Call, Routes, Stream
 
-#: Larger messages are read in another thread than the one that takes the calls, unless they need no reading.
+#: Larger messages are read in another thread than the one that takes the calls, unless they are known by their bytes.
 LONG_BYTES = 1 << 20
 
 SERVICE = "/layerserve.v1.PredictionService/"
@@ -47,10 +47,8 @@ class PredictionService:
         pattern = self._patterns.find(call.request)
         if pattern is not None:
             call.gather(self._answer_known, (call, pattern))
-        elif len(call.request) > LONG_BYTES:
-            call.may_block(lambda: self._read(call))
         else:
-            self._read(call)
+            self._read(call, learn=True)
 
     def predict_stream(self, stream: Stream) -> Iterator[bytes]:
         """Many requests, answered as they finish."""
@@ -111,15 +109,23 @@ class PredictionService:
             if lane is not None:
                 call.afterwards(lane.run_if_quick)
             else:
-                self._read(call)
+                self._read(call, learn=False)
         except Exception as error:
             call.fail(error)
 
-    def _read(self, call: Call) -> None:
-        """Reads a request that is like none before it."""
-        request = parse(prediction_pb2.PredictRequest, call.request)
-        self._patterns.learn(call.request, request, choice(request.model))
-        self._start(call, request, lambda lane: call.afterwards(lane.run_if_quick))
+    def _read(self, call: Call, *, learn: bool) -> None:
+        """Reads a request the long way; with `learn`, one that is like none before it."""
+
+        def read() -> None:
+            request = parse(prediction_pb2.PredictRequest, call.request)
+            if learn:
+                self._patterns.learn(call.request, request, choice(request.model))
+            self._start(call, request, lambda lane: call.afterwards(lane.run_if_quick))
+
+        if len(call.request) > LONG_BYTES:
+            call.may_block(read)
+        else:
+            read()
 
     def _start(self, call: Call, request: prediction_pb2.PredictRequest, run: Callable[[Lane], None]) -> None:
         name, version, label = choice(request.model)
