@@ -7,6 +7,7 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from layerserve.client import TrainingRun
 from layerserve.events import (
@@ -20,6 +21,9 @@ from layerserve.events import (
     TrainingEvent,
 )
 from layerserve.progress import PlainProgress, format_logs
+
+#: Columns of a terminal that has room for a long bar.
+WIDE = 120
 
 
 def show_run(run: TrainingRun) -> RunCancelled | None:
@@ -40,16 +44,19 @@ class LiveProgress:
     """One bar over all steps of all epochs. A context manager."""
 
     def __init__(self, model: str, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(40 if console.width >= WIDE else 10),
             MofNCompleteColumn(),
             TextColumn("steps"),
             TimeElapsedColumn(),
             TextColumn("<"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[logs]}"),
-            console=console or Console(stderr=True),
+            # The only column that may go over several lines: a narrow terminal would else squeeze the others out.
+            TextColumn("{task.fields[logs]}", table_column=Column(no_wrap=False, ratio=1)),
+            console=console,
+            expand=True,
         )
         self._task = self._progress.add_task(escape(model), total=None, logs="waiting")
 

@@ -24,3 +24,15 @@ def test_the_bar_shows_epoch_steps_and_losses():
     assert "epoch 2/2" in last
     assert "8/10 steps" in last.replace(" 8/10", "8/10")
     assert "loss: 0.5 - val_loss: 0.25" in last
+
+
+def test_a_narrow_terminal_shows_steps_and_time_and_all_logs():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    logs = {"accuracy": 0.371875, "loss": 1.895, "val_accuracy": 0.25, "val_loss": 2.1654}
+    with LiveProgress("mnist", console) as live:
+        live.show(RunStarted(*AT, 4, 100, 3200))
+        live.show(StepProgress(*AT, 2, 4, 30, 100, logs))
+    last = console.file.getvalue().split("epoch 2/4")[-1]
+    assert "130/400 steps 0:00:00 <" in last
+    for name in logs:
+        assert name in last
