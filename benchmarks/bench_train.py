@@ -3,8 +3,9 @@
 Each measurement is a process of its own; the columns take turns, round by round, and medians are shown with their ratio
 to layergraph. With `--clock cpu` the seconds are those of the processor, for machines that others use as well.
 
-    python benchmarks/bench_train.py                              # layergraph, plain torch, Keras on torch
-    python benchmarks/bench_train.py --tensorflow ~/tf/bin/python # also Keras (or tf.keras) on TensorFlow
+    python benchmarks/bench_train.py                                # layergraph, plain torch, Keras on torch
+    python benchmarks/bench_train.py --tensorflow ~/tf/bin/python   # also Keras 3 on TensorFlow
+    python benchmarks/bench_train.py --tf-keras ~/tf215/bin/python  # also tf.keras 2.15
 """
 
 from __future__ import annotations
@@ -225,12 +226,15 @@ COLUMNS: dict[str, Callable[[Row, Arrays, Arrays], Callable[[], None]]] = {
     "plain torch": _plain,
     "keras-torch": _keras,
     "keras-tensorflow": _keras,
+    "tf.keras": _keras,
 }
+#: Columns that need a Python with TensorFlow.
+TENSORFLOW = ("keras-tensorflow", "tf.keras")
 
 
 def measure(column: str, row: Row, threads: int, clock: str) -> float:
     """Examples a second of the best of three epochs, after one to warm up."""
-    if column != "keras-tensorflow":
+    if column not in TENSORFLOW:
         import torch
 
         torch.set_num_threads(threads)
@@ -247,7 +251,7 @@ def measure(column: str, row: Row, threads: int, clock: str) -> float:
 
 
 def _in_a_process(python: str, column: str, row: str, options: argparse.Namespace) -> float:
-    backend = "tensorflow" if column == "keras-tensorflow" else "torch"
+    backend = "tensorflow" if column in TENSORFLOW else "torch"
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         environment[name] = str(options.threads)
@@ -262,8 +266,14 @@ def main() -> None:
     """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--columns", nargs="+", choices=list(COLUMNS), default=list(COLUMNS)[:3])
-    parser.add_argument("--tensorflow", help="a Python with TensorFlow, for the column keras-tensorflow")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        choices=[column for column in COLUMNS if column not in TENSORFLOW],
+        default=list(COLUMNS)[:3],
+    )
+    parser.add_argument("--tensorflow", help="a Python with Keras 3 and TensorFlow, for the column keras-tensorflow")
+    parser.add_argument("--tf-keras", help="a Python with TensorFlow 2.15, for the column tf.keras")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
@@ -273,7 +283,8 @@ def main() -> None:
         column, row = options.measure
         print(json.dumps(measure(column, ROWS[row], options.threads, options.clock)))
         return
-    columns = [*options.columns, *(["keras-tensorflow"] if options.tensorflow else [])]
+    pythons = {"keras-tensorflow": options.tensorflow, "tf.keras": options.tf_keras}
+    columns = [*options.columns, *(column for column, python in pythons.items() if python)]
     print(f"examples per {options.clock} second, {options.threads} threads, median of {options.rounds} rounds")
     print(f"| model, batch | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
@@ -281,8 +292,7 @@ def main() -> None:
         found: dict[str, list[float]] = {column: [] for column in columns}
         for _ in range(options.rounds):
             for column in columns:
-                python = options.tensorflow if column == "keras-tensorflow" else sys.executable
-                found[column].append(_in_a_process(python, column, row, options))
+                found[column].append(_in_a_process(pythons.get(column) or sys.executable, column, row, options))
         medians = {column: statistics.median(values) for column, values in found.items()}
         own = medians.get("layergraph")
         cells = [
