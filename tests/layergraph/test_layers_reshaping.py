@@ -186,3 +186,10 @@ def test_keras_takes_the_config(class_name: str) -> None:
     ours = LAYERS[class_name](**options)
     theirs = getattr(keras.layers, class_name).from_config(ours.get_config())
     assert LAYERS[class_name].from_config(theirs.get_config()).get_config() == ours.get_config()
+
+
+def test_multi_backend_keras_has_pixels_at_corners() -> None:
+    x = np.array([[0.0, 1.0], [2.0, 4.0]], "float32").reshape(1, 2, 2, 1)
+    layer = layergraph.layers.UpSampling2D((1, 2), interpolation="bilinear", image_rule="corner")
+    np.testing.assert_allclose(layer(x).numpy()[0, :, :, 0], [[0.0, 0.5, 1.0, 1.0], [2.0, 3.0, 4.0, 4.0]])
+    assert "image_rule" not in layer.get_config()

@@ -197,9 +197,12 @@ KERAS2 = Generation(
     adapt=keras2.adapt,
 )
 
-#: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't clear masked steps.
+#: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't clear masked steps, and whose images have their
+#: pixels at corners.
 MULTI_BACKEND = replace(
-    KERAS2, name="multi-backend Keras 2", rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}}
+    KERAS2,
+    name="multi-backend Keras 2",
+    rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}, "UpSampling2D": {"image_rule": "corner"}},
 )
 
 #: What TensorFlow.js writes itself; what its converter writes has the version of the Keras before it.

@@ -273,13 +273,13 @@ class _Calls:
             raise GraphError(f"layer {brief_name(key[0])}: call {key[1]} takes no tensor, expected at least one")
         try:
             outputs = layer(*args, **kwargs)
+        except LayerGraphError as wrong:
+            text = str(wrong)
+            raise GraphError(text if layer.name in text else f"layer {brief_name(key[0])}: {text}") from wrong
         except _UNFIT as wrong:
             # Arguments of a kind that the layer's maths doesn't look for.
             reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
             raise GraphError(f"layer {brief_name(key[0])}: can't be called on what the file says: {reason}") from wrong
-        except LayerGraphError as wrong:
-            text = str(wrong)
-            raise GraphError(text if layer.name in text else f"layer {brief_name(key[0])}: {text}") from wrong
         self._made[key] = flatten(outputs)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import Expected, anything, option
+from layergraph.config.options import Expected, anything, one_of, option
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.layers.interpolation import INTERPOLATIONS, resize
@@ -62,18 +62,40 @@ class UpSampling1D(_UpSampling):
 
 
 class UpSampling2D(_UpSampling):
-    """Images enlarged by whole factors (keras.layers.UpSampling2D)."""
+    """Images enlarged by whole factors (keras.layers.UpSampling2D).
+
+    image_rule   where a pixel lies for `bilinear`: at its centre in `keras3`; at its `corner` in multi-backend Keras
+    """
 
     rank = 2
     interpolation: str = option(interpolation, default="nearest")
+    image_rule: str = option(one_of("keras3", "corner"), default="keras3", kw_only=True)
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         if self.interpolation in ("nearest", "area"):
             # By a whole factor, every new pixel lies within one old one.
             return super().forward(run, w, x)
+        if self.interpolation == "bilinear" and self.image_rule == "corner":
+            x = self.floating(x)
+            for axis, times in zip(self.spatial_axes, self.size, strict=True):
+                x = _between_corners(x, axis, times)
+            return x
         height, width = (n * size for n, size in zip(self.lengths(x), self.size, strict=True))
         return self.from_torch(resize(self.to_torch(self.floating(x)), (height, width), self.interpolation))
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        return {key: value for key, value in super().get_config().items() if key != "image_rule"}
+
+
+def _between_corners(x: torch.Tensor, axis: int, times: int) -> torch.Tensor:
+    """Steps in between, on lines from each step to the next (TensorFlow's resize_bilinear without half pixels)."""
+    places = torch.arange(x.shape[axis] * times, device=x.device)
+    low = places // times
+    share = ((places % times).to(x.dtype) / times).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    high = (low + 1).clamp(max=x.shape[axis] - 1)
+    return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
 
 
 class UpSampling3D(_UpSampling):
