@@ -112,3 +112,40 @@ def test_another_content_has_another_fingerprint_even_with_the_same_size_and_mti
     after = find_file("m", 1, path)
     assert (before.size, before.modified) == (after.size, after.modified)
     assert before.fingerprint != after.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("held", "changed"),
+    [
+        (("model.keras", "golden.npz"), "golden.npz"),
+        (("model.json", "group1-shard1of1.bin"), "group1-shard1of1.bin"),
+        (("model.json", "weights.h5"), "model.json"),
+        (("model.json", "weights.h5"), "weights.h5"),
+    ],
+)
+def test_a_file_that_belongs_to_the_model_is_part_of_its_fingerprint(tmp_path, held, changed):
+    for name in held:
+        touch(tmp_path / "m" / "1" / name)
+    first = found(tmp_path)["m", 1]
+    assert found(tmp_path)["m", 1] == first
+    (tmp_path / "m" / "1" / changed).write_text("another")
+    os.utime(tmp_path / "m" / "1" / changed, (4e9, 4e9))
+    second = found(tmp_path)["m", 1]
+    assert second.fingerprint != first.fingerprint
+    assert second.modified == 4e9, "the version is not settled before the last of its files is"
+
+
+def test_other_files_beside_a_model_file_are_no_part_of_it(tmp_path):
+    touch(tmp_path / "m" / "1" / "model.keras")
+    first = found(tmp_path)["m", 1]
+    touch(tmp_path / "m" / "1" / "notes.txt")
+    assert found(tmp_path)["m", 1] == first
+
+
+def test_the_proof_of_a_file_without_a_folder_belongs_to_it(tmp_path):
+    touch(tmp_path / "m.keras")
+    first = found(tmp_path)["m", 1]
+    touch(tmp_path / "m.golden.npz")
+    assert found(tmp_path)["m", 1].fingerprint != first.fingerprint
+    (tmp_path / "m.golden.npz").unlink()
+    assert found(tmp_path)["m", 1] == first

@@ -9,10 +9,11 @@ Symbolic links below the root are never followed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -25,11 +26,14 @@ FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
 SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
 #: Beside a published model file: who made it, and what it must be.
 MANIFEST = "manifest.json"
+#: Beside a model file: what it must answer.
+PROOF = "golden.npz"
 #: Beside the version folders: labels and the versions they point at.
 LABELS = "labels.json"
 
-#: What tells one content of a file from another: device, inode, size in bytes, mtime and ctime in nanoseconds.
-Fingerprint: TypeAlias = tuple[int, int, int, int, int]
+#: What tells one content of a file from another: device, inode, size in bytes, mtime and ctime in nanoseconds. Those of
+#: the files beside it that belong to it follow.
+Fingerprint: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class FoundVersion:
 
     @property
     def modified(self) -> float:
-        """When the file last changed, in seconds since 1970."""
-        return self.fingerprint[3] / 1e9
+        """When the file, or one that belongs to it, last changed, in seconds since 1970."""
+        return max(self.fingerprint[3::5]) / 1e9
 
 
 NOTHING: Fingerprint = (0, 0, 0, 0, 0)
@@ -68,18 +72,25 @@ def find_in_folder(root: Path) -> list[FoundVersion]:
         elif Path(entry.name).suffix in SUFFIXES:
             name = Path(entry.name).stem
             if MODEL_NAME.fullmatch(name):
-                found.setdefault((name, 1), find_file(name, 1, Path(entry.path)))
+                proof = f"{name}.{PROOF}"
+                found.setdefault((name, 1), find_file(name, 1, Path(entry.path), beside=(proof,)))
     return list(found.values())
 
 
-def find_file(name: str, version: int, path: Path, *, published: bool = False) -> FoundVersion:
-    """One model file, as it lies there now."""
+def find_file(
+    name: str, version: int, path: Path, *, published: bool = False, beside: Iterable[str] = ()
+) -> FoundVersion:
+    """One model file, as it lies there now, and the files `beside` it that belong to it, where there are any."""
     try:
         state = os.lstat(path)
     except OSError as error:
         return FoundVersion(name, version, path, NOTHING, problem=f"{path.name}: {error.strerror}")
     problem = "" if stat.S_ISREG(state.st_mode) else f"{path.name} is {_kind(state.st_mode)}, expected a regular file"
-    return FoundVersion(name, version, path, fingerprint(state), published, problem)
+    marks = fingerprint(state)
+    for other in sorted(beside):
+        with contextlib.suppress(OSError):
+            marks += fingerprint(os.lstat(path.with_name(other)))
+    return FoundVersion(name, version, path, marks, published, problem)
 
 
 def fingerprint(state: os.stat_result) -> Fingerprint:
@@ -112,7 +123,10 @@ def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
         listed = ", ".join(files[:5])
         problem = f"the version's folder has {len(files)} model files, expected one, or a model.keras: {listed}"
         return FoundVersion(name, version, folder, NOTHING, problem=problem)
-    return find_file(name, version, folder / files[0], published=MANIFEST in held)
+    # An architecture may have its weights in any of the other files.
+    others = held - {files[0], MANIFEST}
+    beside = others if any(file.endswith(".json") for file in (files[0], *others)) else {PROOF}
+    return find_file(name, version, folder / files[0], published=MANIFEST in held, beside=beside)
 
 
 def _kind(mode: int) -> str:
