@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from layergraph.errors import DataError, GraphError, LayerGraphError
@@ -21,9 +22,20 @@ from layergraph.functional.likeness import Memory, likeness
 from layergraph.functional.run import Run
 from layergraph.functional.stand_ins import Given, KnownValues, StandIns, agreed, pairs
 from layergraph.functional.strings import Strings
-from layergraph.functional.structure import map_structure
+from layergraph.functional.structure import flatten, map_structure
 from layergraph.functional.tensor import History, Shape, Tensor
 
+#: What torch and Python raise where arguments make no sense together.
+_REFUSALS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    StopIteration,
+)
 #: Elements of a tensor whose values are kept.
 MOST_VALUES = 4096
 
@@ -108,7 +120,7 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[StandIns, Sta
 
     # Shapes that were told from shapes stay numbers, for operations that tell a shape from them.
     told = [None if tensor.values is None else tensor.values.under(both, index) for tensor in invocation.tensors]
-    every = layer.computes_values and all(value is not None for value in told)
+    every = layer.computes_values and all(value is not None for value in told) and _has_few_constants(invocation)
     values = [
         value if value is not None and (every or (layer.reads_values and at > 0)) else empty(shape, tensor.dtype)
         for at, (tensor, value, (shape, _)) in enumerate(zip(invocation.tensors, told, given, strict=True))
@@ -122,12 +134,18 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[StandIns, Sta
         kind = GraphError if isinstance(wrong, DataError) else type(wrong)
         name = f"layer '{layer.name}' ({type(layer).__name__}): "
         raise kind(name + str(wrong).removeprefix(name)) from wrong
-    except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError, AttributeError) as wrong:
+    except _REFUSALS as wrong:
         got = map_structure(lambda t: t.shape, invocation.tensors)
         reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
         raise GraphError(
             f"layer '{layer.name}' ({type(layer).__name__}): can't be called on shapes {got}: {reason}"
         ) from wrong
+
+
+def _has_few_constants(invocation: Invocation) -> bool:
+    """Whether the plain arguments are so small that values are worth computing: a file may hold a million."""
+    leaves = flatten(list(invocation.template))
+    return len(leaves) + sum(leaf.size for leaf in leaves if isinstance(leaf, np.ndarray)) <= MOST_VALUES
 
 
 def _is_clear(invocation: Invocation, shapes: Sequence[Shape], results: _Results, stand_ins: StandIns) -> bool:

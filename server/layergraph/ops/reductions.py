@@ -173,7 +173,7 @@ class Normalize(Operation):
 
     axis: t.Any = option(one_or_list_of(integer), default=-1)
     order: int = option(integer, default=2)
-    epsilon: t.Any = option(lambda value: 1e-7 if value is None else float(value), default=None)
+    epsilon: t.Any = option(lambda value: 1e-7 if value is None else number(value), default=None)
 
     def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """x scaled."""

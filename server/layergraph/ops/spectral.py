@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from layergraph.config.options import Expected, boolean, integer, option, optional, positive_int
+from layergraph.config.options import Expected, boolean, integer, list_of, option, optional, positive_int
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.run import Run
 from layergraph.ops.operation import Operation, Unary, operation
@@ -45,7 +45,7 @@ class FFT(_Spectral):
 class FFT2(_Spectral):
     """keras.ops.fft2."""
 
-    axes: Any = option(lambda value: tuple(integer(axis) for axis in value), default=(-2, -1))
+    axes: Any = option(list_of(integer), default=(-2, -1))
 
     def forward(self, run: Run, w: Any, x: Any) -> list[torch.Tensor]:
         """Along the last two axes."""

@@ -155,8 +155,8 @@ class _Cumulative(Typed):
         if self.neutral is not None:
             x = _zeroed(x, self.neutral)
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
-        dtype = torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype
-        return self.converted(type(self).function(self.converted(x.to(dtype)), axis))
+        x = x.to(torch.int32) if x.dtype is torch.bool else x
+        return self.converted(type(self).function(self.converted(x), axis))
 
 
 def _cumulative(name: str, function: Callable[..., torch.Tensor], neutral: float | None = None) -> type[Operation]:

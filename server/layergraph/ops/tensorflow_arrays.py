@@ -199,8 +199,8 @@ def _sequence_mask(lengths: Any, maxlen: Any = None, dtype: str = "bool") -> tor
     """tf.sequence_mask: for each length so many ones, then zeros."""
     given = torch.as_tensor(lengths)
     most = int(given.max()) if maxlen is None else _integers(maxlen)[0]
-    if not 0 <= most <= _MOST:
-        raise DataError(f"maxlen is {most}, expected from 0 to {_MOST}")
+    if not 0 <= most * max(given.numel(), 1) <= _MOST and not given.is_meta:
+        raise DataError(f"maxlen is {most}, expected from 0 to {_MOST} for all lengths together")
     return (torch.arange(most, device=given.device) < given.unsqueeze(-1)).to(torch_dtype(dtype))
 
 
@@ -305,7 +305,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "BatchToSpace": _batch_to_space,
     "Gather": _gathered,
     "GatherNd": _gathered_nd,
-    "IdentityN": lambda xs: list(xs),
+    "IdentityN": lambda xs: list(xs) if isinstance(xs, (list, tuple)) else xs,
     "OneHot": _one_hot,
     "ReverseSequence": _reversed_sequence,
     "ScatterAdd": _scattered("add"),
