@@ -93,6 +93,11 @@ fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
 fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_training.py $(N)
 
+.PHONY: engines
+engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
+	@for engine in onnxruntime torchscript openvino; do \
+	  LAYERGRAPH_TEST_ENGINE=$$engine $(BIN)/python -m pytest -q -s tests/layergraph || exit 1; done
+
 .PHONY: applications
 applications: $(STAMP) ## Compare every model of keras.applications with stock Keras (ARGS='--tensorflow PYTHON' for NASNet)
 	$(BIN)/python tests/compare_applications.py $(ARGS)
