@@ -1,0 +1,99 @@
+"""Values of a config replaced at random: a model loads and runs, or its file is refused with a typed error."""
+
+from __future__ import annotations
+
+import json
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from layergraph import load_model
+from layergraph.errors import LayerGraphError
+
+VALUES: list[Any] = [
+    *(None, True, 0, 1, -1, 3.5, float("nan"), float("inf"), 10**9, 2**63, 10**30, "", "x", "relu", "same", "é\0"),
+    *([], [1], [None], [[1, 2], [3, 4]], [10**9, 10**9], {}, {"a": 1}, ["a", 0, 0], [1] * 1000, "a" * 5000),
+    {"class_name": "Dense", "config": {"units": 3}},
+    {"class_name": "Zeros", "config": {}},
+    {"class_name": "Lambda", "config": {}},
+    {"class_name": "__keras_tensor__", "config": {}},
+    {"class_name": "RandomNormal", "config": {"mean": "x"}},
+]
+
+
+def every_kind() -> keras.Model:
+    """One layer of each family."""
+    make = keras.layers
+    ids, x, image = keras.Input((5,), dtype="int32"), keras.Input((5, 4)), keras.Input((6, 6, 2))
+    sequence = make.Bidirectional(make.LSTM(2, return_sequences=True))(make.Embedding(9, 4, mask_zero=True)(ids))
+    attended = make.MultiHeadAttention(2, 2)(make.LayerNormalization()(x), sequence)
+    steps = make.Conv1D(3, 2, padding="causal", activation="relu")(make.Add()([x, make.Dropout(0.5)(attended)]))
+    rows = make.BatchNormalization()(make.Conv2D(3, 3, strides=2, padding="same")(image))
+    rows = make.SeparableConv2D(2, 2)(make.UpSampling2D(2)(make.MaxPooling2D()(make.ZeroPadding2D(1)(rows))))
+    last = make.GRU(2)(make.TimeDistributed(make.Dense(2, kernel_regularizer="l2"))(steps))
+    merged = make.Concatenate()([make.Flatten()(rows), last, make.RNN(make.SimpleRNNCell(2))(x)])
+    return keras.Model([ids, x, image], [make.PReLU()(merged), make.Rescaling(0.5)(rows) + 1])
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The parts of a file."""
+    path = tmp_path_factory.mktemp("stored") / "model.keras"
+    every_kind().save(path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def places(config: Any) -> list[tuple[Any, Any]]:
+    """Every container of the config with each of its keys."""
+    found, waiting = [], [config]
+    while waiting:
+        item = waiting.pop()
+        pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+        for key, value in list(pairs):
+            found.append((item, key))
+            waiting.append(value)
+    return found
+
+
+def corrupt(config: Any, rng: random.Random) -> None:
+    """Changes, removes or adds a value."""
+    everywhere = places(config)
+    options = [(item, key) for item, key in everywhere if isinstance(item, dict) and "trainable" in item]
+    item, key = rng.choice(options if rng.random() < 0.6 else everywhere)
+    how = rng.random()
+    if how < 0.8:
+        item[key] = json.loads(json.dumps(rng.choice(VALUES)))
+    elif how < 0.9 or not isinstance(item, dict):
+        del item[key]
+    else:
+        item[rng.choice(["unknown", "units", "name", "dtype", "class_name"])] = rng.choice(VALUES)
+
+
+def refused(path: Path) -> LayerGraphError | None:
+    """What the file is refused with; None where it loads and its model runs on ones."""
+    try:
+        plan = load_model(path).plan()
+        shapes = {spec: tuple(2 if n is None else n for n in spec.shape) for spec in plan.input_specs}
+        if all(spec.dtype in ("int32", "float32") for spec in shapes):
+            plan.run({spec.name: np.ones(shape, spec.dtype) for spec, shape in shapes.items()})
+    except LayerGraphError as refusal:
+        return refusal
+    return None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_corrupt_config_costs_one_typed_error(seed: int, stored: dict[str, bytes], tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    for _ in range(12):
+        config = json.loads(stored["config.json"])
+        corrupt(config, rng)
+        with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+            for name, content in stored.items():
+                archive.writestr(name, json.dumps(config) if name == "config.json" else content)
+        refusal = refused(tmp_path / "model.keras")
+        assert refusal is None or "model.keras" in str(refusal)
