@@ -33,11 +33,12 @@ ECHO = "/test.v1.Echo/"
 
 class Observer:
     def __init__(self):
+        self.began = 0
         self.ended = []
         self.changed = threading.Condition()
 
     def calls_began(self, method, count):
-        pass
+        self.began += count
 
     def before_reading(self, tell):
         pass
@@ -356,7 +357,7 @@ def test_a_caller_that_sends_nothing_is_told():
 
 def test_bursts_are_answered_whole_while_callers_come_and_go(serve):
     """Many calls at once from several connections, of which some are cancelled: each gets its own answer."""
-    _, _, server, _ = serve(max_message_bytes=10_000)
+    _, observer, server, _ = serve(max_message_bytes=10_000)
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) for _ in range(4)]
     for _ in range(5):
@@ -372,6 +373,9 @@ def test_bursts_are_answered_whole_while_callers_come_and_go(serve):
                 assert future.result(30) == b"%d" % number
     for channel in channels:
         channel.close()
+    server.stop(30)
+    # Also those that were gone before their requests came.
+    assert observer.began == len(observer.ended)
 
 
 def test_what_another_server_answers_is_handed_on(tmp_path):

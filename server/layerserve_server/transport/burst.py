@@ -58,11 +58,13 @@ class Bursts:
         """Says that this is the thread that takes the calls."""
         self._thread = threading.get_ident()
 
-    def take(self, call: BurstCall, handler: Handler) -> None:
-        """Hands a call to its handler."""
-        method = call.method
-        self._began[method] = self._began.get(method, 0) + 1
+    def begin(self, call: BurstCall) -> None:
+        """A call has come, perhaps without its request yet."""
+        self._began[call.method] = self._began.get(call.method, 0) + 1
         self.open.add(call)
+
+    def take(self, call: BurstCall, handler: Handler) -> None:
+        """Hands a call that has begun to its handler."""
         try:
             if len(call.request) > self._max_message_bytes:
                 raise TooLargeError(f"got {len(call.request)} bytes, expected at most {self._max_message_bytes}")
@@ -195,8 +197,12 @@ class BurstCall:
             self._bursts.open.discard(self)
 
     def fail(self, error: Exception) -> None:
+        if not self._once.locked():
+            self.refuse(failure(error, self.method))
+
+    def refuse(self, wire: Failure) -> None:
+        """Answers with an error as it goes over the wire."""
         if self._once.acquire(False):
-            wire = failure(error, self.method)
             self._end(wire.code.name)
             self.send_failure(wire)
             self._bursts.open.discard(self)

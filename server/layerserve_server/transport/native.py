@@ -135,6 +135,7 @@ class NativeServer:
         call = NativeCall(self, self._methods[method], number, request, now, deadline)
         call.peer = client
         self._calls[number] = call
+        self._bursts.begin(call)
         self._bursts.take(call, self._handlers[method])
 
 

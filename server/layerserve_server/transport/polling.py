@@ -119,6 +119,7 @@ class PolledCall(BurstCall):
     def start(self) -> None:
         """Asks for the request, and to be told of the end."""
         core = self._poller.core
+        self._bursts.begin(self)
         self._begin((core.ReceiveCloseOnServerOperation(0),), self._closed)
         self._begin((core.ReceiveMessageOperation(0),), self._received)
 
@@ -154,10 +155,10 @@ class PolledCall(BurstCall):
         if request is not None:
             self.request = request
             self._bursts.take(self, self._handler)
-        elif self._once.acquire(False):
-            # The core refused it as too large, which it says itself, or the caller sent none.
+        else:
+            # The core refused it as too large, which it says itself, or the caller sent none, or has gone.
             text = f'"{self.method}" requires exactly one request message.'
-            self.send_failure(Failure(grpc.StatusCode.UNIMPLEMENTED, text, ()))
+            self.refuse(Failure(grpc.StatusCode.UNIMPLEMENTED, text, ()))
         return self._end_event()
 
     def _closed(self, event: Any) -> tuple[PolledCall | None, tuple[()]]:
