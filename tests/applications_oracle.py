@@ -35,7 +35,7 @@ def vary(model: Any, images: Any) -> None:
             shape = values[i].shape
             if variable.path.endswith(("gamma", "bias", "beta")):
                 centre = float(variable.path.endswith("gamma"))
-                # Branches add little to what they pass by, as in trained models: else rounding grows from block to block.
+                # Branches add little, as in trained models: else rounding grows from block to block.
                 centre = centre / 4 if _is_branch(layer) else centre
                 values[i] = (centre + random.uniform(-0.2, 0.2, shape)).astype(values[i].dtype)
         layer.set_weights(values)
