@@ -20,6 +20,7 @@ PUBLIC = [
     "ClientClosed",
     "DataLoss",
     "DeadlineExceeded",
+    "EngineChoice",
     "EpochEnd",
     "FailedPrecondition",
     "Internal",
