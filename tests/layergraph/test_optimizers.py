@@ -374,6 +374,14 @@ def test_config_is_read_by_both(name):
     assert set(ours.get_config()) == set(theirs.get_config())
 
 
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_a_schedule_without_a_name_as_2_15_writes_it(name):
+    config = next(config for case, config in SCHEDULE_CASES if case == name)
+    made = SCHEDULES[name](*config)
+    again = learning_rate({"class_name": name, "config": {**made.get_config(), "name": None}})
+    assert again.get_config() == made.get_config()
+
+
 def test_a_schedule_in_the_config():
     theirs = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 100, warmup_target=0.2, warmup_steps=5))
     ours = optimizer(keras.optimizers.serialize(theirs))

@@ -12,6 +12,7 @@ import torch
 from layergraph.config.options import (
     Configurable,
     Expected,
+    Validator,
     boolean,
     brief,
     list_of,
@@ -36,6 +37,11 @@ def steps(value: Any) -> float:
     return int(result) if result == int(result) else result
 
 
+def _named(default: str) -> Validator[str]:
+    """Validator: a name; 2.15 writes none where none was given."""
+    return lambda value: default if value is None else text(value)
+
+
 class Schedule(Configurable):
     """A learning rate that depends on the step (keras.optimizers.schedules.LearningRateSchedule)."""
 
@@ -51,7 +57,7 @@ class ExponentialDecay(Schedule):
     decay_steps: float = option(steps)
     decay_rate: float = option(number)
     staircase: bool = option(boolean, default=False)
-    name: str = option(text, default="ExponentialDecay")
+    name: str = option(_named("ExponentialDecay"), default="ExponentialDecay")
 
     def __call__(self, step: int) -> float:
         power = F32(step) / F32(self.decay_steps)
@@ -66,7 +72,7 @@ class InverseTimeDecay(Schedule):
     decay_steps: float = option(steps)
     decay_rate: float = option(number)
     staircase: bool = option(boolean, default=False)
-    name: str = option(text, default="InverseTimeDecay")
+    name: str = option(_named("InverseTimeDecay"), default="InverseTimeDecay")
 
     def __call__(self, step: int) -> float:
         quotient = F32(step) / F32(self.decay_steps)
@@ -82,7 +88,7 @@ class PolynomialDecay(Schedule):
     end_learning_rate: float = option(number, default=0.0001)
     power: float = option(number, default=1.0)
     cycle: bool = option(boolean, default=False)
-    name: str = option(text, default="PolynomialDecay")
+    name: str = option(_named("PolynomialDecay"), default="PolynomialDecay")
 
     def __call__(self, step: int) -> float:
         now, over = F32(step), F32(self.decay_steps)
@@ -100,7 +106,7 @@ class PiecewiseConstantDecay(Schedule):
 
     boundaries: tuple[float, ...] = option(list_of(number))
     values: tuple[float, ...] = option(list_of(number))
-    name: str = option(text, default="PiecewiseConstant")
+    name: str = option(_named("PiecewiseConstant"), default="PiecewiseConstant")
 
     def setup(self) -> None:
         if len(self.values) != len(self.boundaries) + 1:
@@ -121,7 +127,7 @@ class CosineDecay(Schedule):
     initial_learning_rate: float = option(number)
     decay_steps: float = option(steps)
     alpha: float = option(number, default=0.0)
-    name: str = option(text, default="CosineDecay")
+    name: str = option(_named("CosineDecay"), default="CosineDecay")
     warmup_target: float | None = option(optional(number), default=None)
     warmup_steps: float = option(nonnegative, default=0)
 
@@ -148,7 +154,7 @@ class CosineDecayRestarts(Schedule):
     t_mul: float = option(number, default=2.0)
     m_mul: float = option(number, default=1.0)
     alpha: float = option(number, default=0.0)
-    name: str = option(text, default="SGDRDecay")
+    name: str = option(_named("SGDRDecay"), default="SGDRDecay")
 
     def __call__(self, step: int) -> float:
         done = F32(step) / F32(self.first_decay_steps)
