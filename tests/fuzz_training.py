@@ -430,6 +430,8 @@ def main(count: int, first: int) -> int:
                 failed.append(seed)
                 text = str(wrong) if isinstance(wrong, AssertionError) else traceback.format_exc(limit=-3)
                 print(f"seed {seed}:\n{text}", flush=True)
+        if (seed - first + 1) % 50 == 0:
+            print(f"{seed - first + 1} runs, {len(failed)} mismatches", flush=True)
     print(f"{count} runs, {len(failed)} mismatches" + (f": seeds {failed}" if failed else "") + f"; {dict(ends)}")
     return 1 if failed else 0
 
