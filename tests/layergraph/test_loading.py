@@ -27,6 +27,15 @@ def test_files_of_tf_keras_215_give_its_numbers(path: Path) -> None:
         assert_close(got, want)
 
 
+def test_a_file_of_keras_213_counts_layers_with_weights_twice() -> None:
+    """Several Dense and BatchNormalization layers, also in nested models, between layers without weights."""
+    path = FIXTURES.parent / "keras2_13_counted.keras"
+    model = layergraph.load_model(path)
+    with np.load(path.with_suffix(".npz")) as arrays:
+        result = model.plan().run({model.input_names[0]: arrays["a"]})
+        assert_close(next(iter(result.values())), arrays["b"])
+
+
 @pytest.mark.parametrize("name", ["dense.h5", "dense.keras", "headline.h5", "headline.keras"])
 def test_compile_arguments_of_keras_2_are_kept(name: str) -> None:
     config: Any = layergraph.load_model(FIXTURES / name).compile_config

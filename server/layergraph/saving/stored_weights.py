@@ -51,7 +51,8 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
                 layer.load_asset(name, content)
     origin = origin_of(archive.keras_version, archive.backend)
     if isinstance(archive.weights, StateTree):
-        matches = list(_by_path(model, order, archive.weights, problems))
+        twice = (archive.keras_version or "").startswith("2.13.")
+        matches = list(_by_path(model, order, archive.weights, problems, twice=twice))
     elif not isinstance(archive.weights, ShardedWeights):
         matches = list(_by_order(model, order, archive.weights.layers(), origin, problems))
     elif (named := arrays_by_layer(model, order, archive.weights.arrays)) is not None:
@@ -66,12 +67,13 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
         match.weight.bind(torch.from_numpy(match.array.read()))
 
 
-def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems) -> Iterator[_Match]:
+def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems, *, twice: bool) -> Iterator[_Match]:
     """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
     groups: dict[Layer, list[str]] = {}
     for path, layer in state_groups(model, order):
         if layer.own_weights:
-            groups.setdefault(layer, []).append(variables_path(path, layer))
+            spelt = variables_path(path, layer)
+            groups.setdefault(layer, []).append(_counted_twice(spelt) if twice else spelt)
     found: dict[Layer, list[StoredArray]] = {}
     for layer, paths in groups.items():
         candidates = (_variables(tree, path, own_variables(layer)) for path in paths)
@@ -102,6 +104,11 @@ def _spellings(path: str) -> Iterator[str]:
         yield spelt
         # Keras 2.13 and 2.14.
         yield spelt.replace("layers/", "_layer_checkpoint_dependencies/")
+
+
+def _counted_twice(path: str) -> str:
+    """The path of a group in Keras 2.13, which counts each layer that has weights twice."""
+    return re.sub(r"(layers/[^/]*?_)(\d+)(?=/)", lambda found: f"{found[1]}{2 * int(found[2])}", path)
 
 
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:
