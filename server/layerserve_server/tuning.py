@@ -24,6 +24,8 @@ from layerserve_server.repository.version import LoadedVersion
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that closing waits for the step under way.
+_MOST_WAIT = 15.0
 #: Of one weight.
 _BYTES = 4
 #: What an engine's speed depends on, besides the file and the machine.
@@ -91,9 +93,10 @@ class Tuner:
         self._waiting.put(loaded)
 
     def close(self) -> None:
-        """Tunes nothing more."""
+        """Tunes nothing more, and waits for the step under way: a process must not end inside of an engine."""
         self._closed = True
         self._waiting.put(None)
+        self._thread.join(_MOST_WAIT)
 
     def _work(self) -> None:
         while (loaded := self._waiting.get()) is not None and not self._closed:
@@ -113,8 +116,10 @@ class Tuner:
             return
         note = self._folder / f"{_key(loaded.found, self._threads)}.json"
         known = _recall(note)
-        tuned: Tuning = loaded.model.plan().tune(seconds=self._seconds, threads=self._threads, known=known)
-        if tuned.choices and not known:
+        tuned: Tuning = loaded.model.plan().tune(
+            seconds=self._seconds, threads=self._threads, known=known, stopped=lambda: self._closed
+        )
+        if tuned.choices and not known and not self._closed:
             _remember(note, tuned)
         logger.info(
             "model '%s' version %s is tuned",

@@ -52,6 +52,7 @@ def tune(
     threads: int = 0,
     pin: bool = False,
     known: Sequence[Choice] = (),
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Tuning:
     """Finds the fastest engine for each of `rows`, in about `seconds`. Raises ValueError for an unknown engine.
 
@@ -59,6 +60,7 @@ def tune(
     threads   how many each engine may use, 0 for torch's number
     pin       use the first engine that gives eager torch's numbers, whatever its time
     known     what was found out earlier: only those engines are built, and nothing is timed
+    stopped   asked between steps; once it says so, no further engine is built and nothing more is timed
     """
     unknown = [name for name in engines if name not in ENGINES and name != EAGER]
     if unknown:
@@ -75,7 +77,7 @@ def tune(
         return Tuning((), dict.fromkeys(engines, _short(reason)))
     fit: dict[str, Tuned] = {}
     for name in engines:
-        if time.monotonic() > until and not pin:
+        if (time.monotonic() > until and not pin) or stopped():
             dropped[name] = "there was no time left to build it"
             continue
         try:
@@ -88,7 +90,7 @@ def tune(
             return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
     if known:
         return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
-    left = max(until - time.monotonic(), 0.0) + seconds / 2
+    left = 0.0 if stopped() else max(until - time.monotonic(), 0.0) + seconds / 2
     return Tuning(tuple(bench.choices(list(fit.values()), left)), dropped)
 
 
