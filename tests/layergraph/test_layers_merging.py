@@ -137,6 +137,18 @@ def test_dot_refuses_wrong_axes(axes: object) -> None:
         layers.Dot(axes=axes)
 
 
+def test_an_unknown_length_beside_masks_may_be_the_known_one() -> None:
+    def model(k) -> object:
+        inputs = [k.Input((2, 4)), k.Input((2, 4)), k.Input((None, 4))]
+        return k.Model(inputs, k.layers.Maximum()([inputs[0], k.layers.Masking(0.5)(inputs[1]), inputs[2]]))
+
+    theirs, ours = model(keras), model(layergraph)
+    arrays = random_arrays([(3, 2, 4)] * 3)
+    arrays[1][0, 1] = 0.5
+    got = ours.plan().run(dict(zip(ours.input_names, arrays, strict=True)))
+    assert_close(next(iter(got.values())), theirs.predict_on_batch(arrays))
+
+
 def test_the_mask_rule_is_not_saved() -> None:
     config = layers.Add(mask_rule="keras2").get_config()
     assert "mask_rule" not in config
