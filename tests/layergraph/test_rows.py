@@ -1,8 +1,10 @@
 """Which models keep rows apart, so that a server may join the rows of several callers."""
 
+import numpy as np
 import pytest
 from keras import Input, Model, layers, ops
 from layergraph import load_model
+from layergraph.errors import DataError
 
 MIXING = {
     "mean over rows": (lambda x: x - ops.mean(x, axis=0, keepdims=True), [(4,)]),
@@ -37,3 +39,11 @@ def test_rows_that_mix_are_not_joined(name, tmp_path):
 @pytest.mark.parametrize("name", APART)
 def test_rows_that_stay_apart_are_joined(name, tmp_path):
     assert _batched(APART[name], tmp_path)
+
+
+def test_open_lengths_that_dont_fit_one_another_are_refused(tmp_path):
+    one, two = Input((None, 3), name="one"), Input((None, 3), name="two")
+    Model([one, two], layers.Add()([one, two])).save(tmp_path / "model.keras")
+    arrays = {"one": np.zeros((2, 4, 3), "float32"), "two": np.zeros((2, 5, 3), "float32")}
+    with pytest.raises(DataError, match=r"'one': \(2, 4, 3\), 'two': \(2, 5, 3\)"):
+        load_model(tmp_path / "model.keras").plan().run(arrays)

@@ -109,11 +109,19 @@ class Plan:
         return {spec.name: output for spec, output in zip(self.output_specs, outputs, strict=True)}
 
     def run_eagerly(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        """The outputs by torch, call by call, for arrays in the order of `input_specs`."""
+        """The outputs by torch, call by call, for arrays in the order of `input_specs`. Raises DataError."""
         values = [as_tensor(array, spec) for array, spec in zip(arrays, self.input_specs, strict=True)]
-        with torch.inference_mode():
-            joined = self.batched and len({len(array) for array in arrays}) == 1
-            return [to_numpy(value) for value in self.program(joined=joined)(values)]
+        joined = self.batched and len({len(array) for array in arrays}) == 1
+        program = self.program(joined=joined)
+        try:
+            with torch.inference_mode():
+                return [to_numpy(value) for value in program(values)]
+        except RuntimeError as wrong:
+            if "alloc" in str(wrong) or not any(None in spec.shape[1:] for spec in self.input_specs):
+                raise
+            # Lengths that the model leaves open fit each input alone, but not one another or the windows of a layer.
+            shapes = {spec.name: array.shape for spec, array in zip(self.input_specs, arrays, strict=True)}
+            raise DataError(f"inputs of shapes {shapes} don't fit the model: {str(wrong).splitlines()[0]}") from wrong
 
     def _run_tuned(self, arrays: list[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
         """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
