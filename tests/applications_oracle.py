@@ -1,5 +1,5 @@
 """Stock Keras's part of compare_applications.py: `python applications_oracle.py NAME FOLDER` builds a model of
-keras.applications with random weights, saves it, and writes two images and what it answers to them.
+keras.applications with random weights, saves it, and writes two images and what it answers to them, also in float64.
 
 Runs under any Keras 3; KERAS_BACKEND names its backend.
 """
@@ -61,7 +61,14 @@ def main(name: str, folder: str) -> None:
     vary(model, images)
     outputs = model.predict_on_batch(images)
     model.save(Path(folder) / f"{name}.keras")
-    np.savez(Path(folder) / f"{name}.npz", images=images, outputs=np.asarray(outputs))
+    weights = model.get_weights()
+    # What both computations round: random networks let rounding grow from block to block, some to more than 1e-4.
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    exact = build(name)
+    exact.set_weights(weights)
+    truth = exact.predict_on_batch(images.astype("float64"))
+    np.savez(Path(folder) / f"{name}.npz", images=images, outputs=np.asarray(outputs), exact=np.asarray(truth))
 
 
 if __name__ == "__main__":

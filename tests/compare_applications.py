@@ -1,7 +1,8 @@
 """Every model of keras.applications against stock Keras: python tests/compare_applications.py [NAME ...].
 
 Random weights and small images; each model is built, saved and asked by stock Keras in a process of its own
-(applications_oracle.py) and loaded here. The outputs, before the softmax, must agree to 1e-4 of the largest value. The
+(applications_oracle.py) and loaded here. The outputs, before the softmax, must agree to 1e-4 of the largest value;
+where Keras's own are about as far from what it gives in float64, ours may be one and a half times as far from that. The
 NASNets don't exist on Keras's torch backend: `--tensorflow PYTHON` names an interpreter with Keras 3 on TensorFlow for
 them, or for all with `--all-by-tensorflow`. Takes some minutes and several GiB of memory.
 """
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ["KERAS_BACKEND"] = "torch"
 
@@ -24,6 +26,8 @@ import layergraph
 import numpy as np
 
 TOLERANCE = 1e-4
+#: How many times as far from float64 as Keras's ours may be, where Keras's are further than half of the tolerance.
+MOST_ERROR = 1.5
 ORACLE = Path(__file__).with_name("applications_oracle.py")
 #: Models that Keras refuses to build on torch.
 NOT_ON_TORCH = ("NASNetLarge", "NASNetMobile")
@@ -46,16 +50,38 @@ def ask_keras(name: str, python: str, backend: str, folder: Path) -> None:
         raise RuntimeError(ran.stderr.strip().splitlines()[-1][:200])
 
 
-def compare(name: str, folder: Path) -> tuple[float, float, float]:
-    """Difference to Keras and between the answers to two images, relative to the largest output; seconds of loading."""
+class Comparison(NamedTuple):
+    """Differences relative to the largest output: to Keras, of both to float64, between two images; and seconds."""
+
+    difference: float
+    error: float
+    keras_error: float
+    spread: float
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is as near as it has to be."""
+        return self.difference < TOLERANCE or (
+            self.keras_error > TOLERANCE / 2 and self.error <= MOST_ERROR * self.keras_error
+        )
+
+
+def compare(name: str, folder: Path) -> Comparison:
+    """Compares the model with what Keras wrote."""
     started = time.perf_counter()
     loaded = layergraph.load_model(folder / f"{name}.keras")
     seconds = time.perf_counter() - started
     with np.load(folder / f"{name}.npz") as arrays:
-        images, want = arrays["images"], arrays["outputs"]
+        images, want, exact = arrays["images"], arrays["outputs"], arrays["exact"]
     (got,) = loaded.plan().run({loaded.input_names[0]: images}).values()
-    largest = float(np.abs(want).max())
-    return float(np.abs(got - want).max()) / largest, float(np.abs(want[0] - want[1]).max()) / largest, seconds
+
+    def largest(values: np.ndarray) -> float:
+        return float(np.abs(values).max() / np.abs(exact).max())
+
+    return Comparison(
+        largest(got - want), largest(got - exact), largest(want - exact), largest(want[0] - want[1]), seconds
+    )
 
 
 def main() -> int:
@@ -66,26 +92,33 @@ def main() -> int:
     parser.add_argument("--all-by-tensorflow", action="store_true")
     options = parser.parse_args()
     failed = []
-    print("| model | by Keras on | difference | images differ by | loaded in |\n|---|---|---|---|---|", flush=True)
+    print(
+        "| model | by Keras on | difference | to float64 | Keras to float64 | images differ by | loaded in |\n"
+        + "|---" * 7
+        + "|",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name in options.names or names():
             other = name in NOT_ON_TORCH or options.all_by_tensorflow
             if other and options.tensorflow is None:
-                print(f"| {name} | not compared: needs --tensorflow | | | |", flush=True)
+                print(f"| {name} | not compared: needs --tensorflow | | | | | |", flush=True)
                 continue
             python, backend = (options.tensorflow, "tensorflow") if other else (sys.executable, "torch")
             try:
                 ask_keras(name, python, backend, Path(folder))
-                difference, spread, seconds = compare(name, Path(folder))
+                found = compare(name, Path(folder))
             except Exception as error:
-                print(f"| {name} | {backend} | {type(error).__name__}: {str(error)[:300]} | | |", flush=True)
+                print(f"| {name} | {backend} | {type(error).__name__}: {str(error)[:300]} | | | | |", flush=True)
                 failed.append(name)
                 continue
             finally:
                 for file in Path(folder).iterdir():
                     file.unlink()
-            print(f"| {name} | {backend} | {difference:.1e} | {spread:.1e} | {seconds:.2f} s |", flush=True)
-            if not difference < TOLERANCE:
+            figures = [found.difference, found.error, found.keras_error, found.spread]
+            cells = " | ".join([name, backend, *(f"{figure:.1e}" for figure in figures), f"{found.seconds:.2f} s"])
+            print(f"| {cells} |", flush=True)
+            if not found.holds:
                 failed.append(name)
     print(f"{len(failed)} mismatches" + (f": {failed}" if failed else ""))
     return 1 if failed else 0
