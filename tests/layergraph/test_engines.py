@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import keras
+import layergraph
 import numpy as np
 import pytest
 import torch
@@ -194,3 +195,12 @@ def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
     found = load_model(tmp_path / "model.keras").plan().tune(engines=("openvino",), pin=True)
     assert not found.dropped
     assert sys.modules.get("openvino_telemetry") is None
+
+
+def test_a_call_that_asks_for_training_stays_on_torch_and_moves_no_statistics() -> None:
+    entry, layer = layergraph.Input((4,)), layergraph.layers.BatchNormalization()
+    plan = layergraph.Model(entry, layer(entry, training=True)).plan()
+    before = layer.get_weights()
+    assert "asks for training" in plan.tune(engines=("torchscript",)).dropped["torchscript"]
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -79,6 +79,8 @@ def _same_alone(step: Step, length: int) -> bool:
     ]
     with torch.inference_mode(False), torch.no_grad():
         weights = Binder(lambda weight: weight.value)(call.layer)
+    # As in serving, where a call that trains moves no statistics.
+    with torch.inference_mode():
 
         def outputs(rows: slice) -> list[torch.Tensor]:
             taken = [v[rows] if own else v for v, own in zip(values, has_rows, strict=True)]

@@ -46,6 +46,8 @@ def trace(program: Program, first: Sequence[torch.Tensor], second: Sequence[torc
 
     `first` and `second` are inputs that differ in every length that may change. Raises CannotTraceError.
     """
+    if any(getattr(step.call, "training", None) for step in program.steps):
+        raise CannotTraceError("a call asks for training, which changes weights outside of torch's inference mode")
     module = Traced(program).eval()
     with torch.no_grad():
         module(*first)  # Weights are made ready when they are first used; that may look at them.
