@@ -39,8 +39,9 @@ TOLERANCE = 1e-5
 _WORTH = 0.95
 #: Row counts whose one call would take more than this part of the time are left out.
 _MOST_OF_THE_TIME = 0.05
-#: Calls that are timed at the most, for one engine and row count.
-_MOST_CALLS = 200
+#: Turns that are timed at the most, for one row count, and calls of an engine in each.
+_MOST_TURNS = 50
+_CALLS_A_TURN = 4
 
 
 def tune(
@@ -185,17 +186,24 @@ def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
 
 
 def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Seconds of a call of each: the lower quartile, in turns, so that what else the machine does matters little."""
+    """Seconds of a call of each: the lower quartile, in turns, so that what else the machine does matters little.
+
+    A turn is several calls, the first of which isn't timed: an engine's threads go on waiting busily for a while, and
+    would slow down whichever comes next.
+    """
     for call in calls.values():
-        call()
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     until = time.monotonic() + seconds
-    for _ in range(_MOST_CALLS):
+    for _ in range(_MOST_TURNS):
         for name, call in calls.items():
-            began = time.perf_counter()
             call()
-            times[name].append(time.perf_counter() - began)
+            for _ in range(_CALLS_A_TURN):
+                began = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - began)
+                if time.monotonic() > until:
+                    break
         if time.monotonic() > until:
             break
     return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
