@@ -34,7 +34,7 @@ from layerserve_zoo.zoo import ZOO
 HERE = Path(__file__).parent
 LARGE = ("inception", "residual", "resnet50", "efficientnetb0")
 #: For each row of the table.
-TUNING_SECONDS = 15.0
+TUNING_SECONDS = 8.0
 ENGINES = ("keras_torch", "keras_tensorflow", "tensorflow", "onnxruntime", "openvino")
 
 
