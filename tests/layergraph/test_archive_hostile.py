@@ -112,6 +112,13 @@ def lying_bomb() -> bytes:
     return bytes(data)
 
 
+def endless_heap() -> bytes:
+    """Texts of variable length in a heap whose first object has no size: HDF5 would step over it for ever."""
+    data = bytearray(h5())
+    struct.pack_into("<HH4xQ", data, data.find(b"GCOL") + 16, 0, 0, 0)
+    return bytes(data)
+
+
 def overlapping() -> bytes:
     """Two members over the same bytes."""
     data = keras()
@@ -300,6 +307,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
         UnsupportedModelError,
         "filter 32000",
     ),
+    "endless heap": (endless_heap, CorruptFileError, "heap of texts"),
     "text": (lambda: dataset(data=["x"] * 12), UnsupportedModelError, "expected numbers"),
     "records": (lambda: dataset(data=np.ones((4, 3), "f4,f4")), UnsupportedModelError, "expected numbers"),
     "array type": (

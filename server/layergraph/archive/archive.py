@@ -11,7 +11,6 @@ from typing import Any
 
 from layergraph.archive.files import FileWindow, find_config, find_model, find_weights, open_regular
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, StoredArray, is_hdf5, reading
-from layergraph.archive.heap_check import check_heaps
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
@@ -133,7 +132,6 @@ def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitS
 
 
 def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
-    check_heaps(file, path)
     content = Hdf5File(file, path, file.length, limits)
     resources.callback(content.close)
     root = content.root
@@ -175,7 +173,6 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         weights_path = find_weights(path)
         weights_file = open_regular(weights_path)
         resources.callback(weights_file.close)
-        check_heaps(weights_file, weights_path)
         content = Hdf5File(weights_file, weights_path, weights_file.length, limits)
         resources.callback(content.close)
         return _joined(file, path, content, limits, resources)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from layergraph.archive.allocation import uninitialised
 from layergraph.archive.hdf5_library import h5py
 from layergraph.errors import CorruptFileError
 
@@ -34,7 +35,7 @@ def read(dataset: Any, name: str, path: Path) -> Array:
     count = math.prod(len(axis) for axis in grid)
     if dataset.id.get_num_chunks() != count:
         raise CorruptFileError(path, f"array '{name}' has {dataset.id.get_num_chunks()} chunks, expected {count}")
-    values = np.empty(shape, dtype)
+    values = uninitialised(shape, dtype)
     for corner in itertools.product(*grid):
         chunk = _chunk(dataset, corner, filters, chunk_bytes, name, path)
         whole = np.frombuffer(chunk, dtype).reshape(chunk_shape)

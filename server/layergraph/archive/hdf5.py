@@ -17,7 +17,9 @@ from typing import IO, Any
 import numpy as np
 
 from layergraph.archive import chunks
+from layergraph.archive.allocation import uninitialised
 from layergraph.archive.hdf5_library import h5py
+from layergraph.archive.heap_check import HeapChecked
 from layergraph.archive.limits import LoadLimits
 from layergraph.errors import (
     CorruptFileError,
@@ -61,8 +63,10 @@ class Hdf5File:
         self.path = path
         self.stored_bytes = stored_bytes
         self.limits = limits
+        #: The file as HDF5 sees it.
+        self.checked = HeapChecked(file)
         with reading(path, "the HDF5 file"):
-            self._file = h5py.File(file, "r")
+            self._file = h5py.File(self.checked, "r")
             self.root = Hdf5Group(self, h5py.h5g.open(self._file.id, b"/"), "")
 
     def close(self) -> None:
@@ -270,9 +274,10 @@ class StoredArray:
         stored = dataset.get_storage_size()
         if stored < nbytes:
             raise CorruptFileError(path, f"array '{self.name}' has {stored} bytes, expected {nbytes}")
-        values = np.empty(self.shape, self._element)
+        values = uninitialised(self.shape, self._element)
         if values.size:
-            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values, self._type)
+            with self._file.checked.values_only():
+                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values, self._type)
         return values
 
 
