@@ -54,6 +54,8 @@ CASES = [
     ("SparseCategoricalCrossentropy", {"axis": 1}, RNG.integers(0, 6, (3, 4)), STEPS),
     ("CategoricalGeneralizedCrossEntropy", {}, CLASSES, PROBABILITY),
     ("CategoricalGeneralizedCrossEntropy", {"q": 0.8}, CLASSES, PROBABILITY),
+    # As Keras broadcasts it, (5, 5) values.
+    ("CategoricalGeneralizedCrossEntropy", {}, CLASSES[:, None], PROBABILITY),
     ("CTC", {}, np.array([[1, 2, 0], [3, 1, 1], [2, 0, 0]]), STEPS),
     ("Dice", {}, YES_NO, PROBABILITY),
     ("Dice", {"axis": 1}, YES_NO, PROBABILITY),

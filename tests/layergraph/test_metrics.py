@@ -72,6 +72,12 @@ CASES = [
     ("Hinge", {}, batches(yes_no(4), real(4))),
     ("SquaredHinge", {}, batches(yes_no(4), real(4))),
     ("CategoricalHinge", {}, batches(one_hot(4), real(4))),
+    # Labels (N,) and predictions (N, 1), either way: Keras makes (N, N) of them for these, and only for these.
+    *[
+        (name, {}, batches(*shapes))
+        for name in ("KLDivergence", "Poisson", "Hinge", "SquaredHinge", "CategoricalHinge", "MeanAbsoluteError")
+        for shapes in ((probability(), probability(1)), (probability(1), probability()))
+    ],
     ("PearsonCorrelation", {}, batches(real(4), real(4))),
     ("ConcordanceCorrelation", {}, batches(real(4), real(4))),
     ("ConcordanceCorrelation", {"axis": 1}, batches(real(7, 3), real(7, 3))),
@@ -118,6 +124,8 @@ CASES = [
     ],
     ("R2Score", {}, batches(real(3), real(3))),
     ("R2Score", {}, batches(real(), real(1))),
+    ("R2Score", {}, batches(real(1), real())),
+    ("R2Score", {}, batches(lambda rows: np.ones((rows, 1), "float32"), real(1))),
     ("R2Score", {"class_aggregation": None, "num_regressors": 2}, batches(real(3), real(3))),
     ("R2Score", {"class_aggregation": "variance_weighted_average"}, batches(real(3), real(3))),
     ("IoU", {"num_classes": 4, "target_class_ids": [0, 2]}, batches(classes(5, 6), classes(5, 6))),

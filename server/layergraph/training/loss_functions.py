@@ -223,11 +223,12 @@ def sparse_categorical_crossentropy(
 
 
 def categorical_generalized_cross_entropy(y_true: Tensor, y_pred: Tensor, q: float = 0.5) -> Tensor:
-    """(1 - p^q) / q with the probability p of class `y_true`."""
-    labels = y_true.long()
-    if labels.ndim < y_pred.ndim:
-        labels = labels[..., None]
-    return (1 - y_pred.gather(-1, labels)[..., 0].pow(q)) / q
+    """(1 - p^q) / q with the probability p of class `y_true`.
+
+    Keras documents labels (N, 1) too, but their one-hot form (N, 1, classes) meets each row of predictions there.
+    """
+    one_hot = functional.one_hot(y_true.long(), y_pred.shape[-1]).to(y_pred.dtype)
+    return (1 - (y_pred * one_hot).sum(-1).pow(q)) / q
 
 
 def ctc(y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -142,7 +142,8 @@ def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: L
     """Weights are by row, or by row and step: the beginning of the predictions' shape without the axis of a loss."""
     if weights is None or getattr(loss, "axis", -1) != -1:
         return
-    shape = weights.shape[:-1] if weights.ndim == len(predictions) and weights.shape[-1] == 1 else weights.shape
+    last = weights.ndim == max(2, len(predictions)) and weights.shape[-1] == 1
+    shape = weights.shape[:-1] if last else weights.shape
     steps = predictions[1:-1]
     if len(shape) > 1 + len(steps) or any(w not in (1, n or w) for w, n in zip(shape[1:], steps, strict=False)):
         raise DataError(

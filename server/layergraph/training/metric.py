@@ -156,7 +156,15 @@ class LossMean(FunctionMean):
     """Mean of a loss function, for which ranks and types of the labels are fitted first."""
 
     direction = "down"
+    #: Whether labels (N,) meet predictions (N, 1) row by row. Keras's functions of the others leave that to the loss
+    #: around them, so as metrics they broadcast both to (N, N): each prediction with all labels of the batch.
+    fits_ranks: ClassVar[bool] = True
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        y_true, y_pred = same_rank(y_true, y_pred)
+        if self.fits_ranks or not _broadcast(y_true, y_pred):
+            y_true, y_pred = same_rank(y_true, y_pred)
         return super().values(y_true.to(y_pred.dtype), y_pred)
+
+
+def _broadcast(one: Tensor, other: Tensor) -> bool:
+    return all(a == b or 1 in (a, b) for a, b in zip(reversed(one.shape), reversed(other.shape), strict=False))

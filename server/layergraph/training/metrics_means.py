@@ -105,6 +105,7 @@ class KLDivergence(LossMean):
     """Mean Kullback-Leibler divergence (keras.metrics.KLDivergence)."""
 
     function = loss_functions.kl_divergence
+    fits_ranks = False
     default_name = "kl_divergence"
 
 
@@ -112,6 +113,7 @@ class Poisson(LossMean):
     """Mean Poisson loss (keras.metrics.Poisson)."""
 
     function = loss_functions.poisson
+    fits_ranks = False
 
 
 class MeanSquaredError(LossMean):
@@ -157,18 +159,21 @@ class Hinge(LossMean):
     """Mean hinge loss (keras.metrics.Hinge)."""
 
     function = loss_functions.hinge
+    fits_ranks = False
 
 
 class SquaredHinge(LossMean):
     """Mean squared hinge loss (keras.metrics.SquaredHinge)."""
 
     function = loss_functions.squared_hinge
+    fits_ranks = False
 
 
 class CategoricalHinge(LossMean):
     """Mean categorical hinge loss (keras.metrics.CategoricalHinge)."""
 
     function = loss_functions.categorical_hinge
+    fits_ranks = False
 
 
 class RootMeanSquaredError(MeanOfValues):

@@ -118,7 +118,13 @@ class R2Score(Metric):
         self._samples = 0
 
     def check_shapes(self, labels: Shape, predictions: Shape) -> None:
-        if len(predictions) != 2:
+        rank = len(predictions)
+        if len(labels) == rank - 1 and predictions[-1] == 1:
+            # These lose their last axis; (N,) labels get one instead.
+            rank = max(2, rank - 1)
+        elif len(labels) == rank + 1 and labels[-1] == 1 and rank == 1:
+            rank = 2
+        if rank != 2:
             raise DataError(f"metric '{self.name}': predictions have shape {predictions}, expected (rows, outputs)")
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
@@ -134,7 +140,8 @@ class R2Score(Metric):
         if self._sums is None:
             return 0.0
         labels, squares, errors, count = self._sums
-        spread = squares - labels * labels / count
+        # In this order labels that are all alike give exactly 0.
+        spread = squares - labels * (labels / count)
         scores = 1 - errors / spread
         scores = torch.where(scores.isinf(), 0.0, scores)
         if self.class_aggregation is None:
