@@ -17,6 +17,7 @@ from layergraph.errors import DataError, unknown_name
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.shard import Shard
 from layergraph.functional.tensor import Shape, TensorSpec
+from layergraph.training.mapped_rows import MappedRows
 from layergraph.training.workers import Workers
 
 Array = np.ndarray[Any, Any]
@@ -38,6 +39,7 @@ class Column:
         # torch has no read-only tensors; what may not be written is read by batches, as mapped files are.
         in_memory = not isinstance(array, np.memmap) and array.flags.writeable
         self._tensor = self._converted(array) if in_memory else None
+        self._mapped = MappedRows(array)
 
     def _converted(self, array: Array) -> Tensor:
         if array.dtype.name == "bfloat16":
@@ -53,7 +55,7 @@ class Column:
     def take(self, rows: Rows) -> Tensor:
         """The rows as a tensor; a range of an array in memory is a view of it."""
         if self._tensor is None:
-            chosen = np.array(self.array[rows if isinstance(rows, slice) else rows.numpy()])
+            chosen = np.array(self.array[rows]) if isinstance(rows, slice) else self._mapped.take(rows.numpy())
             return self._converted(chosen).to(self._device)
         part = self._tensor[rows] if isinstance(rows, slice) else self._tensor.index_select(0, rows)
         return part.to(self._device)
