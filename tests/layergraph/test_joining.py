@@ -74,3 +74,32 @@ def test_joined_calls_give_the_same_numbers(make: Any, rows: int) -> None:
             np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     counts = tuple(sum(step.made != () for step in program.steps) for program in (apart, joined))
     assert counts == MODELS[make]
+
+
+def two_texts() -> Model:
+    """A shared layer on two sequences of any length."""
+    left, right = Input((None,), dtype="int32", name="left"), Input((None,), dtype="int32", name="right")
+    embedding, shared = layers.Embedding(9, 3, mask_zero=True), layers.LSTM(4)
+    return Model([left, right], layers.concatenate([shared(embedding(left)), shared(embedding(right))]))
+
+
+def cropped() -> Model:
+    """A shared layer on a sequence and on a part of it."""
+    entry, shared = Input((None, 3), name="left"), layers.GRU(4)
+    return Model(entry, layers.concatenate([shared(entry), shared(layers.Cropping1D(1)(entry))]))
+
+
+@pytest.mark.parametrize("make", [two_texts, cropped])
+def test_sequences_of_different_lengths_are_apart(make: Any) -> None:
+    plan = make().plan()
+    rng = np.random.default_rng(0)
+    for left, right in [(7, 4), (4, 4), (3, 9)]:
+        lengths = {"left": left, "right": right}
+        inputs = {
+            spec.name: rng.integers(0, 9, (2, lengths[spec.name], *spec.shape[2:])).astype(spec.dtype)
+            for spec in plan.input_specs
+        }
+        tensors = [torch.from_numpy(inputs[spec.name]) for spec in plan.input_specs]
+        with torch.no_grad():
+            (expected,) = plan.inference_program(packed=False, joined=False)(tensors)
+        np.testing.assert_allclose(next(iter(plan.run(inputs).values())), expected, rtol=1e-6, atol=1e-6)

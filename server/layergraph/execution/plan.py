@@ -78,6 +78,10 @@ class Plan:
         self._tuned_state = 0
         #: NumPy's types of the inputs, for which comparing is quicker than with names; those that it lacks are None.
         self._dtypes = [np.dtype(s.dtype) if s.dtype in np.sctypeDict else None for s in self.input_specs]
+        #: Axes of each input, besides the rows, whose length is left open.
+        self._open_axes = [[i for i, size in enumerate(s.shape) if i and size is None] for s in self.input_specs]
+        #: Whether calls of a shared layer have fit together so far.
+        self._joins = True
         self._values: list[torch.Tensor] | None = None
         self._lock = threading.Lock()
 
@@ -111,17 +115,35 @@ class Plan:
     def run_eagerly(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         """The outputs by torch, call by call, for arrays in the order of `input_specs`. Raises DataError."""
         values = [as_tensor(array, spec) for array, spec in zip(arrays, self.input_specs, strict=True)]
-        joined = self.batched and len({len(array) for array in arrays}) == 1
-        program = self.program(joined=joined)
+        joined = self._may_join(arrays)
         try:
-            with torch.inference_mode():
-                return [to_numpy(value) for value in program(values)]
+            try:
+                return self._carried_out(values, joined=joined)
+            except RuntimeError:
+                if not joined or not any(self._open_axes):
+                    raise
+                # Lengths may differ further on, as after cropping: then they always do.
+                outputs = self._carried_out(values, joined=False)
+                self._joins = False
+                return outputs
         except RuntimeError as wrong:
             if "alloc" in str(wrong) or not any(None in spec.shape[1:] for spec in self.input_specs):
                 raise
             # Lengths that the model leaves open fit each input alone, but not one another or the windows of a layer.
             shapes = {spec.name: array.shape for spec, array in zip(self.input_specs, arrays, strict=True)}
             raise DataError(f"inputs of shapes {shapes} don't fit the model: {str(wrong).splitlines()[0]}") from wrong
+
+    def _may_join(self, arrays: Sequence[np.ndarray[Any, Any]]) -> bool:
+        """Whether calls of a shared layer may be one call: not those on sequences of different lengths."""
+        if not self._joins or not self.batched or len({len(array) for array in arrays}) != 1:
+            return False
+        opened = zip(arrays, self._open_axes, strict=True)
+        return len({tuple(array.shape[axis] for axis in axes) for array, axes in opened if axes}) <= 1
+
+    def _carried_out(self, values: Sequence[torch.Tensor], *, joined: bool) -> list[np.ndarray[Any, Any]]:
+        program = self.program(joined=joined)
+        with torch.inference_mode():
+            return [to_numpy(value) for value in program(values)]
 
     def _run_tuned(self, arrays: list[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
         """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
@@ -189,6 +211,11 @@ class Plan:
         for slot, value, mask in zip(self._all_inputs, tensors, masks, strict=True):
             slots[slot], slot_masks[slot] = value, mask
         return self._execute(run, weights, slots, slot_masks, output_masks=want_masks)
+
+    @property
+    def slots(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Where the steps find the inputs, and where they leave the outputs."""
+        return self._inputs, self._outputs
 
     def bind(self, binder: Binder) -> list[Any]:
         """The weights of each step."""
