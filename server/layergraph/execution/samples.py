@@ -17,7 +17,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 #: Two lengths for axes that a model leaves open, the first that it takes.
 _LENGTHS = ((64, 48), (256, 224), (16, 12), (1024, 900), (12_000, 11_000))
-#: What integers stay below: the largest that the model takes, as ids of words do.
+#: What integers, and floats that words come as, stay below: the largest that the model takes.
 _BOUNDS = (1000, 100, 10, 3, 2, 1)
 
 
@@ -40,15 +40,16 @@ class Sampler:
         self._specs = specs
         self.open_axes = any(None in spec.shape[1:] for spec in specs)
         whole = any(not spec.dtype.startswith("float") for spec in specs)
-        for lengths in _LENGTHS if self.open_axes else _LENGTHS[:1]:
-            for bound in _BOUNDS if whole else _BOUNDS[:1]:
-                self._lengths, self._bound = lengths, bound
-                try:
-                    for other in (False, True):
-                        run(self.rows(2, other=other))
-                except LayerGraphError:
-                    continue
-                return
+        for whole_floats in (False, True):
+            for lengths in _LENGTHS if self.open_axes else _LENGTHS[:1]:
+                for bound in _BOUNDS if whole or whole_floats else _BOUNDS[:1]:
+                    self._lengths, self._bound, self._whole_floats = lengths, bound, whole_floats
+                    try:
+                        for other in (False, True):
+                            run(self.rows(2, other=other))
+                    except LayerGraphError:
+                        continue
+                    return
         raise NoSamplesError("no random inputs were found that it takes")
 
     def rows(self, count: int, *, other: bool = False, seed: int = 0) -> list[Array]:
@@ -58,7 +59,7 @@ class Sampler:
         for spec in self._specs:
             lengths = (count, *[self._lengths[other]] * len(spec.shape[1:]))
             shape = [length if size is None else size for size, length in zip(spec.shape, lengths, strict=False)]
-            if spec.dtype.startswith("float"):
+            if spec.dtype.startswith("float") and not self._whole_floats:
                 arrays.append(rng.standard_normal(shape).astype(spec.dtype))
             else:
                 arrays.append(rng.integers(0, 2 if spec.dtype == "bool" else self._bound, shape).astype(spec.dtype))
