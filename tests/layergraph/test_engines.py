@@ -15,6 +15,8 @@ from keras import layers, ops
 from layergraph import load_model
 from layergraph.errors import DataError
 from layergraph.execution.choice import Choice, Tuned, Tuning
+from layergraph.execution.engines.onnx_runtime import exported
+from layergraph.execution.engines.source import Source
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.tuning import TOLERANCE, tune
 
@@ -186,6 +188,30 @@ def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
 def test_engines_that_are_unknown_are_refused(plan: Any) -> None:
     with pytest.raises(ValueError, match="engine 'tensorrt' isn't known: expected one of eager, "):
         tune(plan, engines=("tensorrt",))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="not there")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_onnx_runtime_gets_nothing_in_16_bits(dtype: str) -> None:
+    """An LSTM in float16 ends the process that asks it for a session."""
+    entry = layergraph.Input((5, 4))
+    plan = layergraph.Model(entry, layergraph.layers.LSTM(3, dtype=dtype)(entry)).plan()
+    assert "16 bits" in plan.tune(engines=("onnxruntime",), seconds=0.5).dropped["onnxruntime"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="not there")
+def test_sizes_of_padding_are_constants_in_onnx() -> None:
+    """Only then ONNX Runtime makes them part of the convolution."""
+    import onnx
+
+    entry = layergraph.Input((8, 8, 3))
+    conv = layergraph.layers.Conv2D(4, 3, strides=2, padding="same")
+    plan = layergraph.Model(entry, conv(entry)).plan()
+    samples = [np.zeros((rows, 8, 8, 3), "float32") for rows in (2, 3)]
+    source = Source(plan.inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
+    graph = onnx.load_from_string(exported(source)).graph
+    kinds = [node.op_type for node in graph.node if node.op_type != "Constant"]
+    assert kinds == ["Transpose", "Pad", "Conv", "Transpose"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not there")

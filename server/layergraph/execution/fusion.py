@@ -1,7 +1,7 @@
-"""Fewer, larger calls for inference: a convolution with the normalisation and activation that follow it.
+"""Fewer, larger calls for inference: a convolution with the zeros before it, and what follows it.
 
-The normalisation goes into kernel and bias, the kernel is packed once as the processor's convolutions want it, and the
-activation is applied in place. Training runs the graph as it is.
+Zeros become the convolution's own padding, a normalisation goes into kernel and bias, the kernel is packed once as the
+processor's convolutions want it, and the activation is applied in place. Training runs the graph as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from layergraph.execution.step import Step
+from layergraph.execution.zero_padding import PaddedPooling, is_padding, never_negative
 from layergraph.functional.binding import Binder
 from layergraph.functional.invocation import Mask
 from layergraph.functional.layer import Layer
@@ -22,16 +23,19 @@ from layergraph.layers.activations import Activation, ReLU
 from layergraph.layers.convolutional import Conv1D, Conv2D, kernel_to_torch
 from layergraph.layers.convolutional_depthwise import DepthwiseConv1D, DepthwiseConv2D, depthwise_kernel
 from layergraph.layers.normalization_batch import BatchNormalization
+from layergraph.layers.pooling import MaxPooling1D, MaxPooling2D
+from layergraph.layers.spatial import Pads
 
 _DEPTHWISE = (DepthwiseConv1D, DepthwiseConv2D)
 _CONVOLUTIONS = (Conv1D, Conv2D, *_DEPTHWISE)
+_POOLING = (MaxPooling1D, MaxPooling2D)
 #: A normalisation that scales or shifts by more than this is applied to the result: a kernel that holds it would
 #: lose what subtracting the mean first keeps.
 _MAX_FACTOR = 1e4
 
 
 def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list[Step]:
-    """The steps, with each convolution and what follows it as one. `outputs` are the slots that are asked for.
+    """The steps, with each convolution and what belongs to it as one. `outputs` are the slots that are asked for.
 
     With `packed`, kernels are laid out for the processor's convolutions.
     """
@@ -39,34 +43,72 @@ def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list
     readers.update(outputs)
     following = {step.sources[0]: step for step in steps if len(step.sources) == 1}
     inside: set[int] = set()
+    rectified: set[int] = set()
     result: list[Step] = []
     for step in steps:
         if id(step) in inside:
             continue
-        chain = _chain(step, readers, following)
+        chain = _chain(step, readers, following) or _padded_pooling(step, readers, following, rectified)
         inside.update(id(part) for part in chain)
         result.append(_joined(chain, packed=packed) if chain else step)
+        if never_negative(result[-1].call):
+            rectified.update(result[-1].targets)
     return result
 
 
 def _chain(first: Step, readers: Counter[int], following: dict[int, Step]) -> list[Step]:
-    """A convolution, its normalisation and its activation, where nobody else reads what is between; else nothing."""
-    layer = first.call.layer
-    if type(layer) not in _CONVOLUTIONS or not _plain(first) or layer.channels_first:
-        return []
-    if isinstance(layer.activation, Layer):
-        return []
+    """A convolution, zeros before it, its normalisation and its activation, where nobody else reads what is between.
+
+    Else nothing.
+    """
     chain = [first]
+    if _pads(first):
+        after = following.get(first.targets[0])
+        if after is None or readers[first.targets[0]] != 1:
+            return []
+        chain.append(after)
+    layer = chain[-1].call.layer
+    if type(layer) not in _CONVOLUTIONS or not _plain(chain[-1]) or layer.channels_first:
+        return []
+    if isinstance(layer.activation, Layer) or (len(chain) > 1 and not _same_axes(chain[0].call.layer, layer)):
+        return []
     activated = layer.activation is not linear
+    normalized = False
     while not activated and readers[chain[-1].targets[0]] == 1:
         after = following.get(chain[-1].targets[0])
         if after is None or not _plain(after):
             break
         activated = _function(after.call.layer) is not None
-        if not activated and not (len(chain) == 1 and _normalizes(after)):
+        if not activated and (normalized or not _normalizes(after)):
             break
+        normalized = True
         chain.append(after)
     return chain
+
+
+def _padded_pooling(first: Step, readers: Counter[int], following: dict[int, Step], rectified: set[int]) -> list[Step]:
+    """Zeros around what is never negative, and the max pooling that alone reads them; else nothing."""
+    if not _pads(first) or first.sources[0] not in rectified or readers[first.targets[0]] != 1:
+        return []
+    after = following.get(first.targets[0])
+    if after is None or type(after.call.layer) not in _POOLING or not _plain(after):
+        return []
+    layer = after.call.layer
+    fits = _same_axes(first.call.layer, layer) and layer.padding == "valid"
+    return [first, after] if fits and PaddedPooling.takes(layer, _zeros(first)) else []
+
+
+def _pads(step: Step) -> bool:
+    return is_padding(step.call.layer) and _plain(step)
+
+
+def _same_axes(padding: Any, layer: Any) -> bool:
+    return bool(padding.rank == layer.rank and padding.channels_first == layer.channels_first)
+
+
+def _zeros(step: Step) -> Pads:
+    pads: Pads = step.call.layer.pairs(step.call.layer.padding)
+    return pads
 
 
 def _plain(step: Step) -> bool:
@@ -96,10 +138,14 @@ def _function(layer: Layer) -> Function | None:
 
 def _joined(chain: list[Step], *, packed: bool) -> Step:
     """One step for the chain."""
-    layers = [step.call.layer for step in chain]
+    zeros = _zeros(chain[0]) if is_padding(chain[0].call.layer) else None
+    layers = [step.call.layer for step in (chain if zeros is None else chain[1:])]
+    if isinstance(layers[0], _POOLING):
+        assert zeros is not None
+        return Step(PaddedPooling(layers[0], zeros), chain[0].sources, chain[-1].targets)
     normalization = layers[1] if len(layers) > 1 and isinstance(layers[1], BatchNormalization) else None
     function = _function(layers[-1]) or layers[0].activation
-    call = FusedConvolution(layers[0], normalization, function, packed=packed)
+    call = FusedConvolution(layers[0], normalization, function, zeros=zeros, packed=packed)
     return Step(call, chain[0].sources, chain[-1].targets)
 
 
@@ -114,7 +160,7 @@ class _Folded(NamedTuple):
 
 
 class FusedConvolution:
-    """activation(normalization(convolution(x))) as one call, in the place of a step's `Invocation`.
+    """activation(normalization(convolution(padded(x)))) as one call, in the place of a step's `Invocation`.
 
     The kernel is made when the call is first carried out, and anew when training has changed a weight.
     """
@@ -122,12 +168,19 @@ class FusedConvolution:
     takes_masks = False
 
     def __init__(
-        self, layer: Any, normalization: BatchNormalization | None, function: Function, *, packed: bool
+        self,
+        layer: Any,
+        normalization: BatchNormalization | None,
+        function: Function,
+        *,
+        zeros: Pads | None,
+        packed: bool,
     ) -> None:
         self.layer = layer
+        self.function = function
+        self._zeros = zeros
         self._packed = packed and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self._normalization = normalization
-        self._function = function
         own = [*layer.own_weights, *(normalization.own_weights if normalization else ())]
         self._weights = [weight.value for weight in own]
         self._folded: _Folded | None = None
@@ -137,7 +190,7 @@ class FusedConvolution:
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out. No masks come, and none go."""
         layer = self.layer
-        x, padding = layer.framed(values[0])
+        x, padding = layer.framed(values[0], self._zeros)
         strides, dilation = layer.torch_sizes(layer.strides), layer.torch_sizes(layer.dilation_rate)
         groups = x.shape[1] if isinstance(layer, _DEPTHWISE) else layer.groups
         folded = self._folded
@@ -155,11 +208,11 @@ class FusedConvolution:
 
     def _activated(self, y: torch.Tensor) -> torch.Tensor:
         # Not by the convolution's own post-operation, which makes 0 of NaN.
-        if self._function is relu:
+        if self.function is relu:
             return torch.relu_(y)
-        if self._function is relu6:
+        if self.function is relu6:
             return torch.nn.functional.hardtanh(y, 0.0, 6.0, inplace=True)
-        return self._function(y)
+        return self.function(y)
 
     def _fold(self, x: torch.Tensor, padding: Any, strides: Any, dilation: Any, groups: int) -> _Folded:
         versions = [weight._version for weight in self._weights]

@@ -125,14 +125,22 @@ class WindowedConvolution(SpatialLayer):
         )
         return self.from_torch(y)
 
-    def framed(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """An input in Keras's layout as torch's convolutions take it, and the padding that is left to them."""
-        pads = self.pads(self.lengths(x))
+    def framed(self, x: torch.Tensor, zeros: Pads | None = None) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """An input in Keras's layout as torch's convolutions take it, and the padding that is left to them.
+
+        `zeros` are put around each spatial axis first.
+        """
+        zeros = zeros or [(0, 0)] * self.rank
+        lengths = tuple(length + before + after for length, (before, after) in zip(self.lengths(x), zeros, strict=True))
+        own = self.pads(lengths)
+        pads = [(a + before, b + after) for (a, b), (before, after) in zip(own, zeros, strict=True)]
+        x = self.to_torch(x)
         even = [before for before, after in pads if before == after]
         if len(even) < self.rank:
-            # torch pads both sides alike; the rest is done here.
-            x, even = self.padded(x, pads), [0] * self.rank
-        return self.to_torch(x), self.torch_sizes(even, 0)
+            # torch pads both sides alike; the rest is done here, the last axis first, as torch wants it. It stands
+            # right before the convolution, where other engines take it for the convolution's own.
+            x, even = functional.pad(x, [size for pair in reversed(pads) for size in pair]), [0] * self.rank
+        return x, self.torch_sizes(even, 0)
 
 
 def _convolution(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, **sizes: Any) -> torch.Tensor:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from layergraph.execution.engines import onnx_pads
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 
 #: Operator set of ONNX; LayerNormalization and Gelu come with 17 and 20, and torch's exporter writes up to 20.
 _OPSET = 20
+#: One at a time: the exporter's settings are the process's.
+_exporting = threading.Lock()
 
 
 def onnx_runtime(source: Source) -> Engine:
-    """A session on the processor. Raises UnfitError where ONNX Runtime isn't installed."""
+    """A session on the processor. Raises UnfitError where ONNX Runtime isn't installed, or for 16 bits."""
+    if source.has_halves:
+        # Hardly any of its kernels for processors have them, and for some layers (LSTM) it ends the process.
+        raise UnfitError("it computes in 16 bits, which ONNX Runtime's kernels for processors don't")
     return session(source, exported(source))
 
 
@@ -46,7 +53,7 @@ def exported(source: Source) -> bytes:
     """The graph in ONNX's format."""
     names = [f"input_{i}" for i in range(len(source.samples))]
     file = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings(), _quiet():
+    with _exporting, torch.no_grad(), warnings.catch_warnings(), _quiet(), onnx_pads.constant(_OPSET):
         # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old.
         warnings.simplefilter("ignore")
         torch.onnx.export(

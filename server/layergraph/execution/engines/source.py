@@ -59,6 +59,15 @@ class Source:
         return self._traced[0]
 
     @property
+    def has_halves(self) -> bool:
+        """Whether the graph computes anything in floating point of 16 bits. Raises CannotTraceError."""
+        return any(
+            value.type().kind() == "TensorType" and value.type().scalarType() in ("Half", "BFloat16")
+            for node in self.graph.graph.nodes()
+            for value in node.outputs()
+        )
+
+    @property
     def demand_count(self) -> int:
         """How many of the graph's outputs are demands. Raises CannotTraceError."""
         return self._traced[1]

@@ -1,0 +1,41 @@
+"""How constant padding is written in ONNX: with its sizes as one constant, not as a calculation.
+
+torch's exporter calculates them in eight nodes. ONNX Runtime makes a padding part of the convolution behind it, but
+only where the sizes are a constant from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.onnx import symbolic_helper, symbolic_opset11
+
+
+@contextmanager
+def constant(opset: int) -> Iterator[None]:
+    """Lets torch's exporter write constant padding in this way."""
+    torch.onnx.register_custom_op_symbolic("aten::pad", _pad, opset)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic("aten::pad", opset)
+
+
+def _pad(g: Any, x: Any, sizes: Any, mode: Any, value: Any) -> Any:
+    known = symbolic_helper._maybe_get_const(sizes, "is")
+    rank = symbolic_helper._get_tensor_rank(x)
+    how = symbolic_helper._parse_arg(mode, "s")
+    if how != "constant" or rank is None or not isinstance(known, (list, tuple)):
+        return symbolic_opset11.pad(g, x, sizes, mode, value)
+    # torch says before and after for the last axis first; ONNX all befores, then all afters.
+    before, after = [0] * rank, [0] * rank
+    for i in range(len(known) // 2):
+        before[rank - 1 - i], after[rank - 1 - i] = known[2 * i], known[2 * i + 1]
+    pads = g.op("Constant", value_t=torch.tensor(before + after, dtype=torch.int64))
+    if symbolic_helper._is_none(value):
+        return g.op("Pad", x, pads, mode_s="constant")
+    value = symbolic_helper._if_scalar_type_as(symbolic_helper._maybe_get_scalar(value), x)
+    return g.op("Pad", x, pads, value, mode_s="constant")
