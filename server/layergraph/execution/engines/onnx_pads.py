@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.onnx import symbolic_helper, symbolic_opset11
+from torch.onnx import symbolic_helper, symbolic_opset11, utils
 
 
 @contextmanager
 def constant(opset: int) -> Iterator[None]:
     """Lets torch's exporter write constant padding in this way."""
-    torch.onnx.register_custom_op_symbolic("aten::pad", _pad, opset)
+    utils.register_custom_op_symbolic("aten::pad", _pad, opset)
     try:
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::pad", opset)
+        utils.unregister_custom_op_symbolic("aten::pad", opset)
 
 
 def _pad(g: Any, x: Any, sizes: Any, mode: Any, value: Any) -> Any:
@@ -37,5 +37,6 @@ def _pad(g: Any, x: Any, sizes: Any, mode: Any, value: Any) -> Any:
     pads = g.op("Constant", value_t=torch.tensor(before + after, dtype=torch.int64))
     if symbolic_helper._is_none(value):
         return g.op("Pad", x, pads, mode_s="constant")
-    value = symbolic_helper._if_scalar_type_as(symbolic_helper._maybe_get_scalar(value), x)
+    typed: Any = symbolic_helper._if_scalar_type_as
+    value = typed(symbolic_helper._maybe_get_scalar(value), x)  # type: ignore[no-untyped-call]
     return g.op("Pad", x, pads, value, mode_s="constant")
