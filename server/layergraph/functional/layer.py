@@ -11,7 +11,7 @@ import torch
 
 from layergraph.config.options import Configurable, boolean, option, optional, text
 from layergraph.errors import GraphError
-from layergraph.functional import naming
+from layergraph.functional import naming, scopes
 from layergraph.functional.binding import Binder, bind_values
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
@@ -77,6 +77,9 @@ class Layer(_LayerOptions):
     #: Names of the arguments of a call, in order, and of those that take masks.
     call_argument_names: ClassVar[tuple[str, ...]] = ()
     mask_argument_names: ClassVar[frozenset[str]] = frozenset()
+
+    #: The layer inside that Keras gives the weights of a layer to which they belong here: part of their paths.
+    weights_scope: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -152,7 +155,7 @@ class Layer(_LayerOptions):
                 "every axis that it depends on must have a known length"
             )
         weight = Weight(
-            self.name,
+            scopes.path(self, self.weights_scope),
             name,
             tuple(int(length) for length in lengths if length is not None),
             dtype or self.dtype,
@@ -206,7 +209,8 @@ class Layer(_LayerOptions):
     def build_for(self, args: tuple[Structure, ...]) -> None:
         """Creates the weights for these arguments, unless that was done."""
         if not self.built:
-            self.build(*(map_structure(lambda leaf: getattr(leaf, "shape", None), arg) for arg in args))
+            with scopes.building(self):
+                self.build(*(map_structure(lambda leaf: getattr(leaf, "shape", None), arg) for arg in args))
             self.built = True
 
     def _connect(self, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None) -> Any:

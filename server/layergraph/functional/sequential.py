@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from layergraph.errors import GraphError
+from layergraph.functional import scopes
 from layergraph.functional.input import Input, InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
@@ -96,8 +97,9 @@ class Sequential(Model):
         self.built = False
         if self._input is None or not self._stack:
             return
-        for layer in self._stack[len(self._ends) :]:
-            self._ends.append(layer(self._ends[-1] if self._ends else self._input))
+        with scopes.building(self):
+            for layer in self._stack[len(self._ends) :]:
+                self._ends.append(layer(self._ends[-1] if self._ends else self._input))
         self._set_graph([self._input], flatten(self._ends[-1]))
         self.sublayers = {layer.name: layer for layer in self._stack}
 

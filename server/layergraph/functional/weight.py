@@ -69,7 +69,7 @@ class Weight:
 
     @property
     def path(self) -> str:
-        """`layer/kernel`."""
+        """`layer/kernel`, with the layers around it that Keras names in a model just made: patterns meet it."""
         return f"{self.owner}/{self.name}"
 
     @property

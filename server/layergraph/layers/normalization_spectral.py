@@ -8,6 +8,7 @@ import torch
 
 from layergraph.config.options import option, positive_int
 from layergraph.errors import GraphError
+from layergraph.functional import scopes
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -37,7 +38,8 @@ class SpectralNormalization(_Wrapper):
 
     def build_for(self, args: tuple[Any, ...]) -> None:
         """Builds the layer for the same inputs."""
-        self.layer.build_for(args)
+        with scopes.building(self):
+            self.layer.build_for(args)
         super().build_for(args)
 
     def build(self, input_shape: Any) -> None:

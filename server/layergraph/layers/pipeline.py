@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from layergraph.config.options import Expected, option
+from layergraph.functional import scopes
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import map_structure
@@ -52,10 +53,11 @@ class Pipeline(Layer):
         """Builds the layers, each for what the one before it gives."""
         if not self.built:
             outputs = args[0]
-            for layer in self.layers:
-                calls = len(layer.inbound_nodes)
-                outputs = layer(map_structure(self._described, outputs))
-                del layer.inbound_nodes[calls:]
+            with scopes.building(self):
+                for layer in self.layers:
+                    calls = len(layer.inbound_nodes)
+                    outputs = layer(map_structure(self._described, outputs))
+                    del layer.inbound_nodes[calls:]
         super().build_for(args)
 
     def _described(self, leaf: Any) -> Any:

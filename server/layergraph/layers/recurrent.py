@@ -10,6 +10,7 @@ import torch
 
 from layergraph.config.options import Expected, anything, boolean, one_of, option
 from layergraph.errors import GraphError
+from layergraph.functional import scopes
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.naming import snake_case
@@ -144,13 +145,19 @@ class _OwnCell(Recurrent):
 class SimpleRNN(SimpleCell, _OwnCell):
     """h = activation(x @ kernel + h @ recurrent_kernel + bias) (keras.layers.SimpleRNN)."""
 
+    weights_scope = "simple_rnn_cell"
+
 
 class LSTM(LstmCell, _OwnCell):
     """Long short-term memory (keras.layers.LSTM). States are h and c, each (rows, units)."""
 
+    weights_scope = "lstm_cell"
+
 
 class GRU(GruCell, _OwnCell):
     """Gated recurrent unit (keras.layers.GRU)."""
+
+    weights_scope = "gru_cell"
 
 
 class _OneStep(Layer):
@@ -239,7 +246,8 @@ class RNN(Recurrent):
     def build(self, input_shape: Any, *others: Any) -> None:
         """Builds the cell."""
         if not self.cell.built:
-            self.cell.build((input_shape[0], *input_shape[2:]))
+            with scopes.building(self.cell):
+                self.cell.build((input_shape[0], *input_shape[2:]))
             self.cell.built = True
 
     def cells(self, w: Any) -> list[tuple[Cell, Any]]:

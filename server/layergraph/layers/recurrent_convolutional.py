@@ -59,6 +59,8 @@ class _ConvLstm(WindowedConvolution, Recurrent):
     recurrent_dropout: float = option(fraction, default=0.0)
     seed: Any = option(anything, default=None)
 
+    weights_scope = "conv_lstm_cell"
+
     vars_path = ("cell",)
 
     def setup(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from layergraph.config.options import Expected, one_of, option, optional
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional import scopes
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -61,7 +62,8 @@ class TimeDistributed(_Wrapper):
             got = tensor.shape if isinstance(tensor, Tensor) else tensor
             raise GraphError(f"layer '{self.name}' (TimeDistributed): got {got}, expected a tensor (rows, steps, ...)")
         step = Tensor((tensor.shape[0], *tensor.shape[2:]), tensor.dtype, History(self, 0, 0))
-        self.layer.build_for((step,))
+        with scopes.building(self):
+            self.layer.build_for((step,))
         super().build_for(args)
 
     def forward(self, run: Run, w: Any, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
@@ -145,7 +147,8 @@ class Bidirectional(_Wrapper):
         """Builds both layers."""
         for layer in self.sublayers.values():
             if not layer.built:
-                layer.build(input_shapes[0])
+                with scopes.building(layer):
+                    layer.build(input_shapes[0])
                 layer.built = True
 
     def forward(
