@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from layergraph.execution.layout import cancel_permutations
 from layergraph.execution.program import Program
 from layergraph.functional.demands import recording
 
 #: How torch's tracer says that data left the graph; that lengths do is taken care of.
 _LEFT_THE_GRAPH = ("NumPy", "Python list")
+
+#: Arguments of `addcmul` with the one that says where the result goes.
+_ADDCMUL_WITH_OUT = 5
 
 
 class CannotTraceError(Exception):
@@ -64,6 +68,7 @@ def trace(program: Program, first: Sequence[torch.Tensor], second: Sequence[torc
     traced, other = graphs
     _fix_lengths(traced.graph, other.graph)
     _spell_out(traced.graph)
+    cancel_permutations(traced.graph)
     return traced, module.demand_count
 
 
@@ -81,22 +86,37 @@ def _is_any(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
 
 
 def _fix_lengths(graph: Any, other: Any) -> None:
-    """Makes numbers of all lengths that are the same in both graphs, as engines want them where they can have them."""
+    """Makes numbers of all lengths that are the same in both graphs, as engines want them where they can have them.
+
+    Those that differ just as an input's do are read there: what lies between can be fused into larger operations then,
+    and torch's own fusion gets lengths of sums wrong.
+    """
+    known: dict[tuple[int, int], tuple[Any, int]] = {}
+    for value, twin in zip(list(graph.inputs())[1:], list(other.inputs())[1:], strict=True):
+        for axis, lengths in enumerate(zip(value.type().sizes() or (), twin.type().sizes() or (), strict=True)):
+            known.setdefault(lengths, (value, axis))
     pairs = zip(graph.findAllNodes("aten::size"), other.findAllNodes("aten::size"), strict=True)
     for node, twin in pairs:
         here, there = (n.inputsAt(0).type().sizes() for n in (node, twin))
         axis = node.inputsAt(1).toIValue()
-        if here is None or there is None or here[axis] != there[axis]:
+        if here is None or there is None:
             continue
-        with graph.insert_point_guard(node):
-            length = graph.insertConstant(here[axis])
-        node.output().replaceAllUsesWith(length)
+        if here[axis] == there[axis]:
+            with graph.insert_point_guard(node):
+                length = graph.insertConstant(here[axis])
+            node.output().replaceAllUsesWith(length)
+        elif (here[axis], there[axis]) in known:
+            value, place = known[here[axis], there[axis]]
+            with graph.insert_point_guard(node):
+                constant = graph.insertConstant(place)
+            node.replaceInput(0, value)
+            node.replaceInput(1, constant)
     torch._C._jit_pass_dce(graph)
     torch._C._jit_pass_constant_propagation(graph)
 
 
 def _spell_out(graph: Any) -> None:
-    """Writes `movedim` as `permute`, which every exporter knows."""
+    """Writes with fewer operations what is there, as every exporter knows it."""
     for node in graph.findAllNodes("aten::movedim"):
         rank = node.inputsAt(0).type().dim()
         source, destination = (node.inputsAt(i).toIValue() for i in (1, 2))
@@ -105,6 +125,14 @@ def _spell_out(graph: Any) -> None:
             permuted = graph.insertNode(graph.create("aten::permute", [node.inputsAt(0), graph.insertConstant(axes)]))
         permuted.output().setType(node.output().type())
         node.output().replaceAllUsesWith(permuted.output())
+    for node in graph.findAllNodes("aten::addcmul"):
+        # Where the result goes is eager torch's matter.
+        if node.inputsSize() == _ADDCMUL_WITH_OUT:
+            node.removeInput(_ADDCMUL_WITH_OUT - 1)
+    for node in graph.findAllNodes("aten::to"):
+        before, after = node.inputsAt(0).type(), node.output().type()
+        if before.kind() == "TensorType" and before.scalarType() == after.scalarType() is not None:
+            node.output().replaceAllUsesWith(node.inputsAt(0))
     torch._C._jit_pass_dce(graph)
 
 
