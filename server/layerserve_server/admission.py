@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from layergraph.errors import unknown_name
 
 from layerserve_server.errors import InvalidTensorError, MissingInputError, UnknownInputError
 from layerserve_server.execution import Array, Plan, TensorSpec
+
+if TYPE_CHECKING:
+    from layergraph.execution.sequence_padding import SequencePadding
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,15 @@ class Admitted:
 class Admission:
     """What a plan takes, made ready for many requests."""
 
-    def __init__(self, plan: Plan, model_inputs: Sequence[TensorSpec], outputs: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        model_inputs: Sequence[TensorSpec],
+        outputs: tuple[str, ...],
+        padding: SequencePadding | None = None,
+    ) -> None:
+        self.padding = padding
+        self._outputs = outputs
         self.joinable = plan.batched
         self.inputs = tuple(plan.input_specs)
         self.model_inputs = tuple(model_inputs)
@@ -31,6 +43,11 @@ class Admission:
         fixed = self.joinable and all(None not in spec.shape[1:] for spec in self.inputs)
         #: What all requests admitted here may run together with, if their shapes differ in nothing but rows.
         self.group: tuple[str, ...] | None = outputs if fixed else None
+
+    def padded_group(self, arrays: Mapping[str, Array]) -> object:
+        """What a request's sequences may be padded to run together with; None where they aren't padded."""
+        group = self.padding.group(arrays) if self.padding is not None else None
+        return None if group is None else (self._outputs, group)
 
     def admit(self, tensors: Sequence[tuple[str, Array]]) -> Admitted:
         """As the function of this name."""

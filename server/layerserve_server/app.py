@@ -208,7 +208,9 @@ def limits(settings: Settings) -> Limits:
 
 
 def make_lane(settings: Settings, metrics: Metrics, name: str, version: int, run: Execution) -> Lane:
-    """The queue before a version."""
+    """The queue before a version. Raises UnpaddableError where the settings ask for what would change its numbers."""
+    if settings.pads(name):
+        run.pad_sequences()
     lane = Lane(
         f"model '{name}' version {version}",
         run,

@@ -53,6 +53,16 @@ class Executor(Protocol):
         """Gives the arrays of `outputs`; of inputs with joined rows, arrays with as many rows."""
 
 
+class Padding(Protocol):
+    """Joins rows whose arrays differ in shape, and takes them apart again."""
+
+    def join(self, parts: Sequence[Arrays]) -> Arrays:
+        """The rows of all parts, filled up to one shape."""
+
+    def cut(self, results: Arrays, part: Arrays) -> Arrays:
+        """The results for the rows of one part, without what they were filled up with."""
+
+
 class BatchObserver(Protocol):
     """What is told about batches: metrics."""
 
@@ -92,6 +102,8 @@ class Pending:
     client: Callable[[], object] = _nobody
     #: What it may run together with, where the caller knows; else found from the arrays.
     group: object = None
+    #: Where requests of one group differ in shape.
+    padding: Padding | None = None
     arrived: float = field(default_factory=time.monotonic)
     #: When its first batch began; None before.
     started: float | None = None
@@ -443,7 +455,8 @@ class Lane:
         rows = sum(piece.rows for piece in batch)
         owner = batch[0].owner
         try:
-            arrays = _joined([piece.arrays for piece in batch])
+            parts = [piece.arrays for piece in batch]
+            arrays = owner.padding.join(parts) if owner.padding and len(parts) > 1 else _joined(parts)
             results = self._execute_timed(owner.outputs, arrays, rows, len(batch), owner.joinable)
         except InvalidRequestError as error:
             if len(batch) > 1:
@@ -478,11 +491,15 @@ class Lane:
         return results
 
     def _hand_out(self, batch: Sequence[Piece], results: Arrays) -> None:
+        if len(batch) == 1:
+            batch[0].owner.add_part(results)
+            return
         start = 0
         for piece in batch:
             stop = start + piece.rows
-            alone = len(batch) == 1
-            piece.owner.add_part(results if alone else {name: array[start:stop] for name, array in results.items()})
+            part: Arrays = {name: array[start:stop] for name, array in results.items()}
+            padding = piece.owner.padding
+            piece.owner.add_part(padding.cut(part, piece.arrays) if padding else part)
             start = stop
 
 

@@ -6,13 +6,17 @@ import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from layergraph.errors import DataError, UnknownTensorError
 
 from layerserve_server.errors import InvalidTensorError, UnknownOutputError
+
+if TYPE_CHECKING:
+    from layergraph.execution.plan import Plan as GraphPlan
+    from layergraph.execution.sequence_padding import SequencePadding
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -109,6 +113,29 @@ class Execution:
         self._kept: dict[tuple[str, ...], Any] = {}
         #: The plan of outputs, and whether their rows may be joined.
         self._plans: dict[tuple[str, ...], tuple[Plan, bool]] = {}
+        self._padding: SequencePadding | None = None
+
+    def pad_sequences(self) -> None:
+        """Lets sequences of different lengths be joined from now on. Raises UnpaddableError where numbers would change.
+
+        The import is here because it imports torch.
+        """
+        from layergraph.execution.sequence_proof import UnpaddableError, prove_padding
+
+        try:
+            self._padding = prove_padding(cast("GraphPlan", self._model.plan()))
+        except UnpaddableError as reason:
+            raise UnpaddableError(f"its sequences can't be padded, as 'pad_sequences' asks for: {reason}") from reason
+
+    def padding(self, outputs: Sequence[str], inputs: Sequence[TensorSpec]) -> SequencePadding | None:
+        """How sequences are padded where these outputs are computed from these inputs; None where they can't be.
+
+        Only of the model's own outputs it is known how.
+        """
+        padding = self._padding
+        if padding is None or not {spec.name for spec in self._model.output_specs}.issuperset(outputs):
+            return None
+        return padding if {spec.name for spec in inputs}.issuperset(padding.fills) else None
 
     def kept(self, outputs: tuple[str, ...], make: Callable[[], T]) -> T:
         """What `make` made the first time that somebody asked for these outputs."""

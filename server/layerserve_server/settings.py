@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,6 +104,12 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(
         default=4096, ge=1, description="Most rows that wait for one version; what doesn't fit gets RESOURCE_EXHAUSTED."
     )
+    pad_sequences: str = Field(
+        default="",
+        description="Models, by names or patterns such as 'text-*' separated by commas, whose requests run in one "
+        "batch although their sequences differ in length: shorter ones are padded at the end. A model whose masks "
+        "don't make that exact is refused. Elsewhere requests of the same shape run together.",
+    )
     compute_threads: int = Field(
         default=0, ge=0, le=1024, description="Threads that one execution uses; 0 takes one a core."
     )
@@ -193,6 +200,10 @@ class Settings(BaseSettings):
         if self.transport == "native" and self.tls_certificate is not None:
             raise ValueError("transport 'native' has no TLS: take 'grpcio', or end TLS in front of it")
         return self
+
+    def pads(self, model: str) -> bool:
+        """Whether sequences of a model are padded."""
+        return any(fnmatchcase(model, pattern.strip()) for pattern in self.pad_sequences.split(","))
 
     @property
     def state_folder(self) -> Path:

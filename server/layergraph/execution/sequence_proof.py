@@ -10,7 +10,7 @@ outputs are right for any data. In the end the whole plan is tried once, as it i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -65,12 +65,16 @@ class UnpaddableError(LayerGraphError):
 
 @dataclass(frozen=True)
 class _Sequences:
-    """A value with sequences along axis 1: of which input they have the length, and whether a mask hides the rest."""
+    """A value with sequences along axis 1: of which input they have the length, and whether a mask hides the rest.
+
+    fill    what lies behind the steps; None for anything. Masks that are passed as values are known by it
+    shown   of a mask that is passed as a value: whether it hides no step while none is masked
+    """
 
     origin: int
     masked: bool = False
-    #: What lies behind the steps; None for anything.
     fill: float | int | None = None
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class _Proof:
                     self._states[target] = state
                 elif target in read:
                     raise UnpaddableError(f"{_name(step)} makes more or fewer steps than it gets, or moves them")
-            if any(state is not None and state.masked for state in states):
+            if any(state is not None and (state.masked or getattr(state, "shown", False)) for state in states):
                 masking.update(step.sources)
         ends = {spec.name: self._states[slot] for spec, slot in zip(plan.output_specs, outputs, strict=True)}
         return SequencePadding(
@@ -177,10 +181,22 @@ class _Proof:
             except Exception as error:
                 wrong = error
             else:
-                if any(states != found[0] for states in found):
-                    raise UnpaddableError(f"{_name(step)} gives other shapes for other lengths")
-                return found[0]
+                return [_agreed(step, states) for states in zip(*found, strict=True)]
         raise UnpaddableError(f"{_name(step)} refuses sequences of random lengths: {str(wrong).splitlines()[0]}")
+
+
+def _agreed(step: Step, states: Sequence[State | None]) -> State | None:
+    """What holds in all rounds. Raises UnpaddableError where they differ in more than what may lie behind the steps."""
+    first = states[0]
+    if isinstance(first, _Sequences):
+        plain = replace(first, fill=None, shown=False)
+        if all(isinstance(s, _Sequences) and replace(s, fill=None, shown=False) == plain for s in states):
+            filled = all(isinstance(s, _Sequences) and s.fill is False for s in states)
+            shown = filled and all(isinstance(s, _Sequences) and s.shown for s in states)
+            return replace(plain, fill=False, shown=shown) if filled else plain
+    elif all(state == first for state in states):
+        return first
+    raise UnpaddableError(f"{_name(step)} gives other shapes for other lengths")
 
 
 class _Round:
@@ -244,7 +260,13 @@ class _Round:
         if self._masked:
             mask = self._coins(mask.shape)
             mask[hidden_row] = False
-        if state.fill is not None:
+        if values.dtype == torch.bool and state.fill is False:
+            garbage = torch.zeros_like(values)
+            if self._masked or not state.shown:
+                values[hidden_row] = False
+            else:
+                values[(..., -1) if values.ndim > 2 else ...] = True
+        elif state.fill is not None:
             garbage = torch.full_like(values, state.fill)
             values = torch.where(values == state.fill, (values == 0).to(values.dtype), values)
             if values.ndim > 2 and values.shape[-1] > 1:
@@ -299,8 +321,21 @@ class _Round:
             for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
                 if not _close(part, value[row : row + 1, :length]):
                     raise UnpaddableError(f"{name} gives other numbers for a step where padding follows")
-            return _Sequences(origin, mask is not None and self._hides(mask, part_masks, lengths))
+            hides = mask is not None and self._hides(mask, part_masks, lengths)
+            return _Sequences(origin, hides, *self._told(value, parts, lengths))
         return None
+
+    def _told(
+        self, value: torch.Tensor, parts: Sequence[torch.Tensor], lengths: Sequence[int]
+    ) -> tuple[bool | None, bool]:
+        """Of a value that may be a mask: False, if nothing else lies behind the steps, and whether it shows all steps.
+
+        One that has several numbers for a step shows it by any of them, as one that Masking is made from does.
+        """
+        if value.dtype != torch.bool or any(bool(value[row, n:].any()) for row, n in enumerate(lengths)):
+            return None, False
+        shown = [part.flatten(2).any(2) if part.ndim > 2 else part for part in parts]
+        return False, self._masked or all(bool(steps.all()) for steps in shown)
 
     def _hides(self, mask: torch.Tensor, parts: Sequence[Mask], lengths: Sequence[int]) -> bool:
         for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):

@@ -179,6 +179,7 @@ def _pending(call: Call, held: Lease, selection: Selection, arrays: Arrays, rows
             call.reply(lambda: selection.reply.fill(results, id))
 
     admission = selection.admission
+    padded = admission.padded_group(arrays)
     return Pending(
         outputs=selection.computed,
         arrays=arrays,
@@ -187,7 +188,8 @@ def _pending(call: Call, held: Lease, selection: Selection, arrays: Arrays, rows
         done=answer,
         deadline=call.deadline,
         client=call.client,
-        group=admission.group,
+        group=admission.group if padded is None else padded,
+        padding=None if padded is None else admission.padding,
         arrived=call.arrived,
     )
 

@@ -28,7 +28,8 @@ def select(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
         plan = version.execution.plan(outputs)
         names = outputs or tuple(spec.name for spec in version.model.output_specs)
         computed = tuple(dict.fromkeys(names))
-        admission = Admission(plan, version.model.input_specs, computed)
+        padding = version.execution.padding(computed, plan.input_specs)
+        admission = Admission(plan, version.model.input_specs, computed, padding)
         return Selection(admission, RequestForm(admission), computed, ReplyForm(version.name, version.version, names))
 
     return version.execution.kept(outputs, make)
