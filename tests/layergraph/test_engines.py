@@ -185,6 +185,21 @@ def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
     assert Tuning((), {}).for_rows(3) is None
 
 
+@pytest.mark.parametrize("engine", QUICK)
+def test_lengths_that_are_padded_otherwise_stay_right(engine: str, tmp_path: Any) -> None:
+    """An odd length gets a zero more, which a graph recorded with even ones knows nothing of."""
+    entry = keras.Input((None, None, 2))
+    x = layers.SeparableConv2D(3, 2, strides=2, padding="same")(entry)
+    keras.Model(entry, layers.Conv2D(2, 3, strides=2, padding="same")(x)).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    plan.tune(engines=(engine,), pin=True)
+    for shape in ((1, 8, 8, 2), (1, 7, 9, 2), (2, 6, 11, 2)):
+        x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+        for _ in range(3):
+            (got,) = plan.run({plan.input_specs[0].name: x}).values()
+            np.testing.assert_allclose(got, plan.run_eagerly([x])[0], rtol=1e-5, atol=1e-5)
+
+
 def test_engines_that_are_unknown_are_refused(plan: Any) -> None:
     with pytest.raises(ValueError, match="engine 'tensorrt' isn't known: expected one of eager, "):
         tune(plan, engines=("tensorrt",))

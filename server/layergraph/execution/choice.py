@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from layergraph.execution.engines.source import Engine
+
+#: Lengths of the inputs' open axes.
+Lengths: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """An engine that has shown eager torch's numbers; `only_finite` if not for infinities and NaN in the inputs."""
+    """An engine that has shown eager torch's numbers.
+
+    only_finite   not for infinities and NaN in the inputs
+    exact         whether it is held to eager torch's numbers; an engine of less precision is held to its shapes
+    lengths       whether it gave what eager torch gives, for lengths that have come so far
+    """
 
     name: str
     run: Engine
     only_finite: bool
+    exact: bool = True
+    lengths: dict[Lengths, bool] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from layergraph.errors import DataError, GraphError
+from layergraph.execution.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
 from layergraph.execution.liveness import mask_wants, needed, with_frees
 from layergraph.execution.program import Program, inference_program
@@ -26,11 +27,13 @@ from layergraph.functional.run import Run
 from layergraph.functional.tensor import Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from layergraph.execution.choice import Choice, Tuning
+    from layergraph.execution.choice import Choice, Lengths, Tuned, Tuning
     from layergraph.functional.model import Model
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
 MAX_CALLS = 200_000
+#: Lengths for which an engine has been tried, remembered for one plan at the most.
+MAX_LENGTHS = 20_000
 
 
 class Plan:
@@ -80,6 +83,7 @@ class Plan:
         self._dtypes = [np.dtype(s.dtype) if s.dtype in np.sctypeDict else None for s in self.input_specs]
         #: Axes of each input, besides the rows, whose length is left open.
         self._open_axes = [[i for i, size in enumerate(s.shape) if i and size is None] for s in self.input_specs]
+        self._opens = any(self._open_axes)
         #: Whether calls of a shared layer have fit together so far.
         self._joins = True
         self._values: list[torch.Tensor] | None = None
@@ -157,13 +161,42 @@ class Plan:
                 arrays[at] = as_tensor(array, self.input_specs[at]).numpy()
         if tuned.only_finite and not all(is_finite(array) for array in arrays):
             return None
+        lengths = self._lengths(arrays) if self._opens else ()
+        proven = tuned.lengths.get(lengths) if lengths else True
+        if proven is False:
+            return None
         try:
             outputs = tuned.run(arrays)
         except Exception:
             # Eager torch says what is wrong with the data, or computes what the engine can't.
             return None
         count = len(self.output_specs)
-        return outputs[:count] if all(outputs[count:]) else None
+        if not all(outputs[count:]):
+            return None
+        return outputs[:count] if proven else self._proven(tuned, lengths, arrays, outputs[:count])
+
+    def _lengths(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Lengths:
+        """The lengths of all open axes."""
+        opened = zip(arrays, self._open_axes, strict=True)
+        return tuple(tuple(array.shape[axis] for axis in axes) for array, axes in opened)
+
+    def _proven(
+        self,
+        tuned: Tuned,
+        lengths: Lengths,
+        arrays: Sequence[np.ndarray[Any, Any]],
+        outputs: Sequence[np.ndarray[Any, Any]],
+    ) -> Sequence[np.ndarray[Any, Any]]:
+        """Eager torch's outputs, for lengths that an engine has for the first time, which are held to them.
+
+        A layer may decide by lengths how to compute (where to pad an odd one), and the graph knows one way.
+        """
+        expected = self.run_eagerly(arrays)
+        off = difference(outputs, expected) if tuned.exact else 0.0
+        agrees = off <= LOOSE_TOLERANCE and same_kind(outputs, expected)
+        if len(tuned.lengths) < MAX_LENGTHS:
+            tuned.lengths[lengths] = agrees
+        return expected
 
     def tune(self, **options: Any) -> Tuning:
         """Times engines on this plan and uses the fastest from now on (see `tuning.tune` for the options).
