@@ -140,14 +140,19 @@ class Model(Trainer, Layer):
         node and tensor (`lstm:0:1`) where several outputs come from one layer. A tensor that goes out twice gets a
         number behind its second name.
         """
-        if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
-            return sorted(self.graph.outputs)
-        names = [tensor.history.layer.name for tensor in self.outputs]
+        names = self.output_layer_names
         uses = Counter(names)
         addressed = [
             name if uses[name] == 1 else self.address(tensor) for name, tensor in zip(names, self.outputs, strict=True)
         ]
         return _distinct(addressed)
+
+    @property
+    def output_layer_names(self) -> list[str]:
+        """As `output_names`, but without anything that tells outputs of one layer apart: Keras's names in logs."""
+        if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
+            return sorted(self.graph.outputs)
+        return [tensor.history.layer.name for tensor in self.outputs]
 
     def address(self, tensor: Tensor) -> str:
         """`layer:node:tensor`: the name by which a tensor of the graph can be asked for."""

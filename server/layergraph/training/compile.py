@@ -62,6 +62,20 @@ def at_path(what: str, given: Any, path: Path) -> Any:
     return given
 
 
+def labels_at(given: Any, path: Path) -> Any:
+    """The labels of the output at `path` in a nesting as that of the outputs. Raises DataError for too few arrays."""
+    for place, key in enumerate(path):
+        if given is not None and not isinstance(given, (Mapping, list, tuple)):
+            raise DataError(f"labels: got an array at {list(path[:place])}, expected a nesting as that of the outputs")
+        given = at_path("labels", given, (key,))
+    return given
+
+
+def is_flat(given: Any, outputs: int) -> bool:
+    """Whether something is given as a list with an item for each output, whatever the outputs' nesting."""
+    return isinstance(given, (list, tuple)) and len(given) == outputs and all(map(is_single, given))
+
+
 class Compiled:
     """Optimizer, and by output in flat order: loss, its weight, metrics. Raises ConfigError for what isn't known."""
 
@@ -70,6 +84,7 @@ class Compiled:
         output_names: Sequence[str],
         *,
         paths: Sequence[Path] | None = None,
+        shown_names: Sequence[str] | None = None,
         optimizer: Any = "rmsprop",
         loss: Any = None,
         loss_weights: Any = None,
@@ -77,6 +92,8 @@ class Compiled:
         weighted_metrics: Any = None,
     ) -> None:
         self.output_names = tuple(output_names)
+        #: What Keras calls them: outputs of one layer have its name, all of them.
+        self.shown_names = self.output_names if shown_names is None else tuple(shown_names)
         #: Where the outputs lie, if in dicts or lists inside of others.
         self.paths = tuple(paths) if paths is not None and any(len(path) > 1 for path in paths) else None
         self.optimizer: BaseOptimizer = optimizers.optimizer(optimizer)
@@ -93,9 +110,13 @@ class Compiled:
         self._weighted_metrics = self._metrics_by_output("weighted_metrics", weighted_metrics)
 
     def _flattened(self, what: str, given: Any) -> Any:
-        """A nesting as that of the outputs as a list in flat order."""
-        if self.paths is None or given is None or is_single(given):
+        """A nesting as that of the outputs as a list in flat order; a dict by the names that Keras has by our own."""
+        if given is None or is_single(given):
             return given
+        if self.paths is None:
+            return self._by_own_names(given) if isinstance(given, Mapping) else given
+        if what in ("loss", "loss_weights") and is_flat(given, len(self.paths)):
+            return list(given)
         return [at_path(what, given, path) for path in self.paths]
 
     def _metrics_by_output(self, what: str, given: Any) -> list[list[Metric | ByShapes]]:
@@ -161,11 +182,16 @@ class Compiled:
         having = [index for index, loss in enumerate(self._losses) if loss is not None]
         return {index: f"{self._shown_name(index)}_loss" for index in having} if len(having) > 1 else {}
 
+    def _by_own_names(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        names = {own: shown for own, shown in zip(self.output_names, self.shown_names, strict=True) if own != shown}
+        known = {own: given[shown] for own, shown in names.items() if shown in given}
+        return {**known, **{name: item for name, item in given.items() if name not in names.values()}}
+
     def _shown_name(self, index: int) -> str:
+        # As in Keras: the path, in which an output's name stands for its place in a list.
         path = () if self.paths is None else self.paths[index]
-        if len(path) > 1 or (path and isinstance(path[0], str)):
-            return "/".join(map(str, path))
-        return self.output_names[index]
+        keys = path if path and isinstance(path[-1], str) else (*path[:-1], self.shown_names[index])
+        return "/".join(map(str, keys))
 
     # --- logs ---------------------------------------------------------------------------------------------------------
 
@@ -183,8 +209,8 @@ class Compiled:
         named: dict[str, Metric] = {}
         seen: Counter[str] = Counter()
         for plain in (True, False):
-            for index, output in enumerate(self.output_names):
-                prefix = f"{output}_" if len(self.output_names) > 1 else ""
+            for index, output in enumerate(self.shown_names):
+                prefix = f"{output}_" if len(self.shown_names) > 1 else ""
                 for metric in self.metrics(index) if plain else self.weighted_metrics(index):
                     name = f"{prefix}{metric.name}"
                     if seen[name] and not plain:

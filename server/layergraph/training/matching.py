@@ -11,7 +11,7 @@ import torch
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.tensor import Shape
 from layergraph.training import data
-from layergraph.training.compile import Compiled, at_path
+from layergraph.training.compile import Compiled, at_path, is_flat, labels_at
 from layergraph.training.data import Array, Column, Data
 from layergraph.training.labels import check_labels
 from layergraph.training.losses import Loss
@@ -57,7 +57,8 @@ def _matched_data(
     compiled.resolve([None if a is None else a.shape for a in labels], shapes)
     if class_weight is not None:
         sample_weight = _from_classes(labels, class_weight, sample_weight)
-    if compiled.paths is not None and isinstance(sample_weight, (Mapping, list, tuple)):
+    nested = isinstance(sample_weight, (Mapping, list, tuple)) and not is_flat(sample_weight, len(names))
+    if compiled.paths is not None and nested:
         sample_weight = [at_path("sample_weight", sample_weight, path) for path in compiled.paths]
     weights = _weight_arrays(sample_weight, names)
     device = model_device(model)
@@ -104,7 +105,8 @@ def _label_arrays(y: Any, compiled: Compiled) -> list[Array | None]:
     if y is None:
         given: dict[str, Any] = {}
     elif compiled.paths is not None and isinstance(y, (Mapping, list, tuple)):
-        given = {name: at_path("labels", y, path) for name, path in zip(names, compiled.paths, strict=True)}
+        found = y if is_flat(y, len(names)) else [labels_at(y, path) for path in compiled.paths]
+        given = dict(zip(names, found, strict=True))
     elif isinstance(y, Mapping):
         given = dict(zip(names, data.matched("labels", y, names), strict=True))
     else:

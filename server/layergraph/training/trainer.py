@@ -91,7 +91,8 @@ class Trainer:
 
     def _compiled_with(self, auto_scale_loss: bool, **arguments: Any) -> Compiled:
         model = self._model
-        compiled = Compiled(model.output_names, paths=output_paths(model.graph.outputs), **arguments)
+        paths = output_paths(model.graph.outputs)
+        compiled = Compiled(model.output_names, paths=paths, shown_names=model.output_layer_names, **arguments)
         # Keras asks its process-wide policy, which a model of a file doesn't know.
         if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self._model.walk_layers()):
             compiled.optimizer = with_scale(compiled.optimizer)
@@ -128,7 +129,7 @@ class Trainer:
     def metrics_names(self) -> list[str]:
         """Names of the logs, sorted. Metrics that depend on shapes are among them once data was seen."""
         ready = self._ready()
-        return sorted(["loss", *ready.shown_losses.values(), *ready.named_metrics()])
+        return sorted({"loss", *ready.shown_losses.values(), *ready.named_metrics()})
 
     def log_direction(self, name: str) -> str | None:
         """Whether a log is better when it goes "up" or "down"; None where that isn't known."""
