@@ -93,6 +93,10 @@ fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
 fuzz-operations: $(STAMP) ## Compare N random graphs of operations with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_operations.py $(N)
 
+.PHONY: guide-training
+guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
+	$(BIN)/python tests/guide_training.py
+
 .PHONY: fuzz-training
 fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_training.py $(N)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import guide_training
 import keras
 import numpy as np
 import pytest
@@ -75,55 +76,17 @@ def test_a_downloaded_file_is_the_file(client: Client, repository: Path, tmp_pat
     assert saved.read_bytes() == (repository / "dense_here" / "1" / "model.keras").read_bytes()
 
 
-#: The models that the guide trains. Keras 3 no longer takes what the guide compiles the headline model with.
-TRAINED: dict[str, Any] = {"dense": None, "tweets": None, "headline": "binary_crossentropy"}
+#: With several inputs, several outputs, and models as layers; `make guide-training` trains all ten.
+TRAINED = ("dense", "tweets", "headline", "model_as_layer", "layer_node", "visual_qa")
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*structure of `inputs`:UserWarning")
 @pytest.mark.filterwarnings("ignore:(?s).*Skipping variable loading:UserWarning")
 @pytest.mark.parametrize("name", TRAINED)
 def test_three_epochs_give_keras_logs(client: Client, repository: Path, name: str) -> None:
-    """With the compile settings of the file, a last partial batch and validation: every log of every epoch."""
-    loss = TRAINED[name]
-    oracle = keras.models.load_model(repository / f"{name}_keras" / "1" / "model.keras", compile=loss is None)
-    given = {} if loss is None else {"optimizer": "adam", "loss": [loss] * len(oracle.outputs)}
-    if given:
-        oracle.compile(**given)
-    x = random_rows(client.model(f"{name}_keras", version=1).inputs, rows=44)
-    y = labels_for(oracle, rows=44)
-    inputs = [x[tensor.name] for tensor in oracle.inputs]
-    expected = oracle.fit(
-        inputs if len(inputs) > 1 else inputs[0],
-        y if len(y) > 1 else y[0],
-        epochs=3,
-        batch_size=16,
-        shuffle=False,
-        validation_split=0.25,
-        verbose=0,
-    ).history
-    run = client.train(
-        f"{name}_keras",
-        x,
-        y if len(y) > 1 else y[0],
-        epochs=3,
-        batch_size=16,
-        shuffle=False,
-        validation_split=0.25,
-        version=1,
-        publish=False,
-        **given,
-    ).wait()
-    assert list(run.history) == list(expected)
-    for log, values in expected.items():
-        np.testing.assert_allclose(run.history[log], values, rtol=1e-4, atol=1e-4, err_msg=log)
-
-
-def labels_for(model: keras.Model, rows: int) -> list[np.ndarray]:
-    """Labels of the shapes of the outputs: one class of several, or a yes or no."""
-    rng = np.random.default_rng(4)
-    found = []
-    for output in model.outputs:
-        *shape, last = (rows, *output.shape[1:])
-        classes = rng.integers(0, max(2, last), shape)
-        found.append(np.eye(last, dtype="float32")[classes] if last > 1 else classes[..., None].astype("float32"))
-    return found
+    """A last partial batch and validation: every log of every epoch."""
+    path = repository / f"{name}_keras" / "1" / "model.keras"
+    for log, (got, expected) in guide_training.logs(
+        client, f"{name}_keras", path, name, rows=44, batch_size=16
+    ).items():
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4, err_msg=log)
