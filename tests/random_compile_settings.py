@@ -59,7 +59,8 @@ def own_options(draw: Draw, name: str) -> dict[str, Any]:
         "Muon": {
             "nesterov": draw.chance(0.5),
             "ns_steps": draw.pick((2, 5)),
-            "exclude_layers": draw.pick(([], ["dense1"])),
+            "exclude_layers": draw.pick(([], ["dense1"], ["_cell", "query"], ["^conv", "forward"])),
+            "exclude_embeddings": draw.chance(0.5),
             "rms_rate": draw.pick((0.2, None)),
         },
         "ScheduleFreeAdamW": {**moments, "warmup_steps": draw.pick((0, 3))},
@@ -71,6 +72,19 @@ NAMES = (
     "SGD", "SGD", "RMSprop", "RMSprop", "Adam", "Adam", "AdamW", "Adamax", "Nadam", "Lamb", "Adagrad", "Adadelta",
     "Adafactor", "Ftrl", "Lion", "Muon", "ScheduleFreeAdamW",
 )  # fmt: skip
+
+
+def random_multi_optimizer(draw: Draw, made: Made) -> Any:
+    """Several optimizers by patterns of layers' names, any part of which is in the paths of their weights."""
+    named = [layer.name for layer in made.model.layers if layer.weights]
+    kinds = ("SGD", "Adam", "RMSprop", "Nadam", "Lion", "Adafactor")
+    chosen = dict.fromkeys(draw.pick((f".*{name}/.*", f"{name}/.*kernel")) for name in draw.some(named, 2))
+    inner = [getattr(keras.optimizers, draw.pick(kinds))(draw.between(0.002, 0.05)) for _ in range(len(chosen) + 1)]
+    if draw.chance(0.3):
+        inner[0].use_ema = True
+    options = {"loss_scale_factor": 8.0} if draw.chance(0.2) else {}
+    mapped = keras.optimizers.OptimizerMap(inner[-1], dict(zip(chosen, inner[:-1], strict=True)))
+    return keras.optimizers.MultiOptimizer(mapped, **options)
 
 
 def random_optimizer(draw: Draw, *, scheduled: bool = True) -> Any:
@@ -160,8 +174,7 @@ def random_labels(draw: Draw, head: Head, sparse: bool, rows: int) -> Array:
     rng, shape = draw.rng, (rows, *head.shape)
     if sparse:
         labels = rng.integers(0, head.shape[-1], shape[:-1]).astype(draw.pick(("int32", "int64", "float32")))
-        # CategoricalGeneralizedCrossEntropy broadcasts (N, 1), unlike what it says.
-        return labels[..., None] if draw.chance(0.3) and head.kind != "classes" else labels
+        return labels[..., None] if draw.chance(0.3) else labels
     if head.kind in ("binary", "multilabel"):
         labels = rng.integers(0, 2, shape).astype(draw.pick(("float32", "int32")))
     elif head.kind in ("classes", "logits"):
@@ -221,13 +234,16 @@ METRICS: dict[str, tuple[Any, ...]] = {
 COUNTS = (M.FalsePositives, M.TrueNegatives)
 #: Whose sample weights Keras on torch cuts to integers.
 OVERLAPS = (M.BinaryIoU, M.OneHotIoU, M.OneHotMeanIoU)
-#: Which broadcast labels (N,) and predictions (N, 1) to (N, N).
-BROADCASTING = (M.Hinge, M.Poisson)
+
+
+#: Which take (rows, outputs) only.
+FLAT = (M.FBetaScore, M.F1Score, M.R2Score)
 
 
 def random_metric(draw: Draw, head: Head, sparse: bool, without: tuple[Any, ...]) -> Any:
     """A metric for an output, none of the classes `without`."""
     choices = METRICS["sparse" if sparse else head.kind]
+    without = (*without, *FLAT) if head.stepwise else without
     given = draw.pick([c for c in choices if not (isinstance(c, tuple) and c[0] in without)])
     if isinstance(given, tuple):
         return given[0](**given[1])
@@ -243,6 +259,8 @@ def random_metrics(draw: Draw, made: Made, sparse: dict[str, bool], without: tup
     if made.structure == "one":
         only = several[made.heads[0].name]
         return draw.pick((only, tuple(only), {made.heads[0].name: only}, [only]))
+    if made.structure == "nested":
+        return made.nested(several)
     shape = draw.pick(("dict", "partial", "list"))
     single = {
         name: (items[0] if len(items) == 1 and draw.chance(0.5) else items) or None for name, items in several.items()
@@ -275,12 +293,16 @@ def random_settings(draw: Draw, made: Made, rows: int, *, scheduled: bool, count
         if place and draw.chance(0.15):
             losses[head.name] = None
     names = [head.name for head in made.heads]
-    arguments: dict[str, Any] = {"optimizer": random_optimizer(draw, scheduled=scheduled)}
-    shape = "one" if made.structure == "one" else draw.pick(("list", "dict") if made.structure == "list" else ("dict",))
+    several = scheduled and draw.chance(0.06)
+    optimizer = random_multi_optimizer(draw, made) if several else random_optimizer(draw, scheduled=scheduled)
+    arguments: dict[str, Any] = {"optimizer": optimizer}
+    shapes = {"one": ("one",), "list": ("list", "dict"), "dict": ("dict",), "nested": ("nested", "nested", "list")}
+    shape = draw.pick(shapes[made.structure])
     arguments["loss"] = {
         "one": draw.pick((losses[names[0]], losses[names[0]], [losses[names[0]]], {names[0]: losses[names[0]]})),
         "list": list(losses.values()),
         "dict": losses,
+        "nested": made.nested(losses) if shape == "nested" else None,
     }[shape]
     if draw.chance(0.4) and not any(loss is None for loss in losses.values()):
         weights = {name: draw.between(0.1, 2.0) for name in names}
@@ -288,10 +310,9 @@ def random_settings(draw: Draw, made: Made, rows: int, *, scheduled: bool, count
             "one": draw.pick(([weights[names[0]]], weights[names[0]])),
             "list": list(weights.values()),
             "dict": weights,
+            "nested": made.nested(weights) if shape == "nested" else None,
         }[shape]
     counts = () if counted else COUNTS
-    if any(labels[head.name].ndim <= len(head.shape) for head in made.heads):
-        counts = (*counts, *BROADCASTING)
     for name, without in (("metrics", counts), ("weighted_metrics", (*counts, *OVERLAPS))):
         if draw.chance(0.6):
             arguments[name] = random_metrics(draw, made, sparse, without)

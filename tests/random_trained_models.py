@@ -63,12 +63,29 @@ class Head:
 
 @dataclass(slots=True)
 class Made:
-    """A model with its heads in flat order and data for its inputs; `structure` is how outputs are nested."""
+    """A model with its heads in flat order and data for its inputs.
+
+    structure   how outputs are nested: "one", "list", "dict" by name, or "nested" as `nest` has it
+    nest        the outputs' names, nested as the outputs are
+    """
 
     model: Any
     heads: list[Head]
     inputs: list[Array]
     structure: str
+    nest: Any = None
+
+    def nested(self, by_name: dict[str, Any]) -> Any:
+        """What there is by output name, nested as the outputs are."""
+        return _renamed(self.nest, by_name)
+
+
+def _renamed(nest: Any, by_name: dict[str, Any]) -> Any:
+    if isinstance(nest, dict):
+        return {key: _renamed(item, by_name) for key, item in nest.items()}
+    if isinstance(nest, list):
+        return [_renamed(item, by_name) for item in nest]
+    return by_name[nest]
 
 
 class ModelMaker:
@@ -120,6 +137,10 @@ class ModelMaker:
 
     def normalization(self) -> Any:
         draw = self.draw
+        if draw.chance(0.1):
+            return keras.layers.GroupNormalization(1, **self.plain("group_norm"))
+        if draw.chance(0.1):
+            return keras.layers.RMSNormalization(**self.plain("rms_norm"))
         if draw.chance(0.7):
             momentum, frozen = draw.pick((0.8, 0.9, 0.99)), draw.chance(0.15)
             return keras.layers.BatchNormalization(**self.plain("batch_norm", momentum=momentum, trainable=not frozen))
@@ -134,12 +155,29 @@ class ModelMaker:
                 x = keras.layers.ActivityRegularization(l2=0.01, **self.plain("activity"))(x)
             elif self.draw.chance(0.15) and len(x.shape) == 2:
                 x = self.submodel(x.shape[-1])(x)
+            elif self.draw.chance(0.1):
+                x = self.unusual(x)
             else:
                 layer = self.dense()
                 if self.draw.chance(0.1):
                     layer.trainable = False
                 x = layer(x)
         return x
+
+    def unusual(self, x: Any) -> Any:
+        """A layer with weights of its own kind."""
+        layers, draw = keras.layers, self.draw
+        kind = draw.pick(("PReLU", "EinsumDense", "SpectralNormalization", "Dense"))
+        if kind == "PReLU":
+            return layers.PReLU(**self.plain("prelu"))(x)
+        if kind == "EinsumDense":
+            return layers.EinsumDense("...a,ab->...b", (*x.shape[1:-1], 4), bias_axes="b", **self.plain("einsum"))(x)
+        if kind == "SpectralNormalization":
+            inner = layers.Dense(4, activation="tanh", **self.plain("inner"))
+            return layers.SpectralNormalization(inner, power_iterations=draw.pick((1, 2)), **self.plain("spectral"))(x)
+        # Twice the same one.
+        shared = layers.Dense(x.shape[-1], activation="tanh", **self.options("twice"))
+        return shared(shared(x))
 
     def submodel(self, width: int) -> Any:
         """A nested model, at times frozen."""
@@ -223,6 +261,15 @@ class ModelMaker:
                 x = keras.layers.Masking(**self.plain("masking"))(x)
         if draw.chance(0.3):
             x = keras.layers.Conv1D(4, 3, **self.options("conv", padding="same", activation="tanh"))(x)
+        if draw.chance(0.15):
+            options = self.plain("attention", use_bias=draw.chance(0.7))
+            x = keras.layers.MultiHeadAttention(2, 3, **options)(x, x, use_causal_mask=draw.chance(0.3))
+        elif draw.chance(0.1):
+            x = keras.layers.TimeDistributed(self.dense(), **self.plain("steps"))(x)
+        elif draw.chance(0.1):
+            cells = [getattr(keras.layers, draw.pick(("LSTMCell", "GRUCell", "SimpleRNNCell"))) for _ in range(2)]
+            made = [cell(3, **self.plain("cell")) for cell in cells]
+            x = keras.layers.RNN(made, return_sequences=True, **self.plain("rnn"))(x)
         return self.recurrent(True)(x) if draw.chance(0.6) else x
 
     def branch(self) -> Any:
@@ -270,15 +317,21 @@ class ModelMaker:
         found = [self.head(draw.pick(trunk) if place else trunk[0]) for place in range(count)]
         tensors, heads = [t for t, _ in found], [h for _, h in found]
         # Keras on torch takes one output in a list for the output itself, and labels in a list not for the labels.
-        structure = draw.pick(("one", "one", "one", "dict") if count == 1 else ("list", "list", "dict"))
+        structure = draw.pick(("one", "one", "one", "dict") if count == 1 else ("list", "list", "dict", "nested"))
         outputs: Any = tensors[0] if structure == "one" else tensors
+        nest = None
         if structure == "dict":
             outputs = {h.name: t for h, t in zip(heads, tensors, strict=True)}
             order = sorted(range(count), key=lambda place: heads[place].name)
             heads = [heads[place] for place in order]
+        if structure == "nested":
+            first, *rest = [head.name for head in heads]
+            below: Any = draw.pick((rest, {f"of_{place}": name for place, name in enumerate(rest)}))
+            nest = draw.pick(({"first": first, "rest": below}, [first, below], {"all": [first, *rest]}))
+            outputs = _renamed(nest, {h.name: t for h, t in zip(heads, tensors, strict=True)})
         inputs = [tensor for tensor, _ in self.inputs]
         model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="random")
-        return Made(model, heads, [data for _, data in self.inputs], structure)
+        return Made(model, heads, [data for _, data in self.inputs], structure, nest)
 
 
 def random_trained_model(draw: Draw, rows: int, policy: str | None) -> Made:
