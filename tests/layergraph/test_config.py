@@ -48,6 +48,7 @@ def functional(*layers: Any, inputs: Any = None, outputs: Any = None) -> dict[st
 
 
 X = layer("InputLayer", "x", batch_shape=[None, 4])
+POLICY = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}, "registered_name": None}
 
 
 def dense(name: str = "a", of: str = "x", **changes: Any) -> dict[str, Any]:
@@ -102,9 +103,35 @@ def test_the_version_tells_the_generation(version: str, generation: Any) -> None
 
 
 def test_without_a_version_the_form_of_calls_tells() -> None:
-    assert generation_of(None, functional(X, dense())) is KERAS3
+    assert generation_of(None, functional(X, dense())).major == 3
     old = functional(X, {**dense(), "inbound_nodes": [[["x", 0, 0, {}]]]})
     assert generation_of(None, old) is KERAS2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ragged", "generation"),
+    [("float32", False, KERAS3_UP_TO_3), (POLICY, False, KERAS3_UP_TO_9), (POLICY, True, KERAS3)],
+)
+def test_without_a_version_options_tell_the_release(dtype: Any, ragged: bool, generation: Any) -> None:
+    known = {**X, "config": {**X["config"], **({"ragged": False} if ragged else {})}}
+    inner = {**functional(known, dense(dtype=dtype)), "name": "inner"}
+    assert generation_of(None, functional(known, inner)) is generation
+
+
+def test_before_3_3_calls_outside_of_the_model_count() -> None:
+    """A layer called thrice, of which only the calls 1 and 2 belong to the model, which is told of the latter as 1."""
+    calls = [{"args": [tensor(*at)], "kwargs": {}} for at in (("x",), ("d", 1))]
+    last = {**dense("last"), "inbound_nodes": [{"args": [tensor("d", 1)], "kwargs": {}}]}
+    outputs = [["last", 0, 0], ["d", 1, 0]]
+    config = functional(X, {**dense("d"), "inbound_nodes": calls}, last, outputs=outputs)
+    spec, problems = spec_of(config, KERAS3_UP_TO_3)
+    assert problems == []
+    assert [call.args for layer in spec.layers for call in layer.calls] == [
+        (TensorRef("x", 0, 0),),
+        (TensorRef("d", 0, 0),),
+        (TensorRef("d", 0, 0),),
+    ]
+    assert spec.outputs == [TensorRef("last", 0, 0), TensorRef("d", 1, 0)]
 
 
 @pytest.mark.parametrize(

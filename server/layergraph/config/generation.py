@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -243,13 +243,33 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
         release = _KERAS3.match(version)
         minor = int(release[1]) if release else _LATEST
         return KERAS3_UP_TO_3 if minor <= 3 else KERAS3_UP_TO_9 if minor <= 9 else KERAS3
-    inner = config.get("config")
-    layers = inner.get("layers") if isinstance(inner, Mapping) else inner
-    items = [layer for layer in layers if isinstance(layer, Mapping)] if isinstance(layers, list) else []
+    items = _layers_of(config)
     if any(keras1.OPTIONS & layer["config"].keys() for layer in items if isinstance(layer.get("config"), Mapping)):
         return KERAS1
     for layer in items:
         nodes = layer.get("inbound_nodes")
         if isinstance(nodes, list) and nodes:
-            return KERAS3 if isinstance(nodes[0], Mapping) and "args" in nodes[0] else KERAS2
-    return KERAS3 if any("module" in layer for layer in items) else KERAS2
+            return _release_of(items) if isinstance(nodes[0], Mapping) and "args" in nodes[0] else KERAS2
+    return _release_of(items) if any("module" in layer for layer in items) else KERAS2
+
+
+def _layers_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    inner = config.get("config")
+    layers = inner.get("layers") if isinstance(inner, Mapping) else inner
+    return [layer for layer in layers if isinstance(layer, Mapping)] if isinstance(layers, list) else []
+
+
+def _release_of(items: Sequence[Mapping[str, Any]]) -> Generation:
+    """The releases of Keras 3 that write such layers: a `model.json` has no version."""
+    # Models have no dtype of their own.
+    waiting, configs = list(items), []
+    while waiting:
+        layer = waiting.pop()
+        inner = _layers_of(layer)
+        waiting += inner
+        if not inner and isinstance(layer.get("config"), Mapping):
+            configs.append((layer.get("class_name") == "InputLayer", layer["config"]))
+    # Layers that compute have a policy since 3.4, inputs `ragged` since 3.10.
+    if any(isinstance(known.get("dtype"), str) and "trainable" in known for is_input, known in configs if not is_input):
+        return KERAS3_UP_TO_3
+    return KERAS3_UP_TO_9 if any("ragged" not in known for is_input, known in configs if is_input) else KERAS3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,13 +10,14 @@ from typing import Any
 
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config import keras1
-from layergraph.config.generation import FIRST_CALL, KERAS1, OWN_KEY, OWN_OPTIONS, Generation
+from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
+from layergraph.config.generation import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, Generation
 from layergraph.config.graph_nodes import graph_node
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
 from layergraph.config.old_operations import as_today
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
-from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
+from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
 from layergraph.config.values import ValueReader, class_name
 from layergraph.errors import CorruptFileError, UnsupportedModelError
@@ -132,10 +132,10 @@ class _Reader:
         layers = [layer for item in items if (layer := self._layer(item, "the model", names)) is not None]
         inputs, outputs = (self._references(inner.get(key), key) for key in ("input_layers", "output_layers"))
         if self.generation.major == 3:
-            outputs = _functional_calls_from_zero(layers, outputs)
-            layers, outputs = _counted_from_first(layers, outputs, _first_calls(names))
+            early = self.generation is KERAS3_UP_TO_3
+            layers, outputs = counted_as_keras3(layers, outputs, names, early=early)
         else:
-            layers, outputs = _first_call_is_zero(layers, outputs)
+            layers, outputs = counted_as_keras2(layers, outputs)
             inputs, outputs = _single(inputs), _single(outputs)
         return GraphSpec(title, tuple(layers), inputs, outputs, trainable=trainable)
 
@@ -306,69 +306,3 @@ class _Reader:
 def _single(structure: Structure) -> Structure:
     """Keras 2 writes one input or output as a list of one."""
     return structure[0] if isinstance(structure, list) and len(structure) == 1 else structure
-
-
-def _functional_calls_from_zero(layers: list[LayerSpec], outputs: Structure) -> Structure:
-    """In a model's outputs, and only there, Keras 3 counts the calls of a Functional from 1."""
-    functional = {layer.name: 1 for layer in layers if layer.graph is not None and not layer.graph.sequential}
-    return _shifted(outputs, functional)
-
-
-def _first_calls(items: Mapping[str, Any]) -> dict[str, int]:
-    """Layers whose calls in a file of ours count from another number than 0, with that number."""
-    own = {name: item.get(OWN_KEY) for name, item in items.items()}
-    firsts = {name: mine.get(FIRST_CALL) for name, mine in own.items() if isinstance(mine, dict)}
-    return {name: first for name, first in firsts.items() if type(first) is int and first > 0}
-
-
-def _counted_from_first(
-    layers: list[LayerSpec], outputs: Structure, firsts: Mapping[str, int]
-) -> tuple[list[LayerSpec], Structure]:
-    if not firsts:
-        return layers, outputs
-    calls = [tuple(CallSpec(_shifted(c.args, firsts), _shifted(c.kwargs, firsts)) for c in one.calls) for one in layers]
-    return [replace(one, calls=made) for one, made in zip(layers, calls, strict=True)], _shifted(outputs, firsts)
-
-
-def _shifted(structure: Structure, firsts: Mapping[str, int]) -> Structure:
-    """The structure with the references to calls of some layers counted from 0 instead of the layer's first number."""
-    if isinstance(structure, TensorRef):
-        first = firsts.get(structure.layer, 0)
-        return replace(structure, node=structure.node - first) if structure.node >= first > 0 else structure
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(_shifted(item, firsts) for item in structure)
-    if isinstance(structure, Mapping):
-        return {key: _shifted(item, firsts) for key, item in structure.items()}
-    return structure
-
-
-def _first_call_is_zero(layers: list[LayerSpec], outputs: Structure) -> tuple[list[LayerSpec], Structure]:
-    """Keras 2 counts a model's own building as its node 0, so its first call in the graph as node 1. Mostly: references
-    tell whether it does.
-    """
-    models = {layer.name: len(layer.calls) for layer in layers if layer.graph is not None}
-    if not models:
-        return layers, outputs
-    used: dict[str, set[int]] = defaultdict(set)
-    for reference in _references_in([[call.args, call.kwargs] for layer in layers for call in layer.calls] + [outputs]):
-        used[reference.layer].add(reference.node)
-    shifted = {name: 1 for name, count in models.items() if 0 not in used[name] or count in used[name]}
-    moved = [
-        replace(
-            layer, calls=tuple(CallSpec(_shifted(c.args, shifted), _shifted(c.kwargs, shifted)) for c in layer.calls)
-        )
-        for layer in layers
-    ]
-    return moved, _shifted(outputs, shifted)
-
-
-def _references_in(structure: Structure) -> Iterator[TensorRef]:
-    waiting = [structure]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, TensorRef):
-            yield item
-        elif isinstance(item, Mapping):
-            waiting.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            waiting.extend(item)

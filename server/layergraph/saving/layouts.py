@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
@@ -38,16 +38,45 @@ def state_groups(root: Layer, order: FileOrder) -> Iterator[tuple[str, Layer]]:
         if layer in seen:
             continue
         seen.add(layer)
-        below = [(f"{path}/{name}" if path else name, inner) for name, inner in _members(layer, order)]
-        waiting.extend(reversed(below))
+        waiting.extend(reversed(list(_under(path, _members(layer, order)))))
 
 
-def _members(layer: Layer, order: FileOrder) -> Iterator[tuple[str, Layer]]:
+def state_groups_once(
+    root: Layer, order: FileOrder, identity: Callable[[Layer], Hashable]
+) -> Iterator[tuple[str, Layer]]:
+    """As `state_groups`, but a layer that was met before (one of the same `identity`) isn't counted again."""
+    seen: set[Hashable] = set()
+    # What a model's layers are counted as depends on all that lies in those before them.
+    walks: list[Iterator[tuple[str, Layer]]] = [iter([("", root)])]
+    while walks:
+        step = next(walks[-1], None)
+        if step is None:
+            walks.pop()
+            continue
+        path, layer = step
+        key = identity(layer)
+        if key in seen:
+            continue
+        seen.add(key)
+        yield path, layer
+        walks.append(_under(path, _members(layer, order, lambda inner: identity(inner) in seen)))
+
+
+def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
+    for name, inner in members:
+        yield f"{path}/{name}" if path else name, inner
+
+
+def _members(
+    layer: Layer, order: FileOrder, passes_over: Callable[[Layer], bool] = lambda inner: False
+) -> Iterator[tuple[str, Layer]]:
     if not isinstance(layer, Model):
         yield from layer.sublayers.items()
         return
     used: Counter[str] = Counter()
     for inner in layers_of(layer, order):
+        if passes_over(inner):
+            continue
         name = inner.group_name
         used[name] += 1
         yield f"layers/{name}" + (f"_{used[name] - 1}" if used[name] > 1 else ""), inner

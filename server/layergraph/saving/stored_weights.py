@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from layergraph.saving.layouts import (
     legacy_orders,
     own_variables,
     state_groups,
+    state_groups_once,
     variables_path,
 )
 from layergraph.saving.old_layouts import Origin, Stored, modern, origin_of
@@ -51,8 +53,7 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
                 layer.load_asset(name, content)
     origin = origin_of(archive.keras_version, archive.backend)
     if isinstance(archive.weights, StateTree):
-        twice = (archive.keras_version or "").startswith("2.13.")
-        matches = list(_by_path(model, order, archive.weights, problems, twice=twice))
+        matches = list(_by_path(model, order, archive.weights, problems, archive.keras_version or ""))
     elif not isinstance(archive.weights, ShardedWeights):
         matches = list(_by_order(model, order, archive.weights.layers(), origin, problems))
     elif (named := arrays_by_layer(model, order, archive.weights.arrays)) is not None:
@@ -67,8 +68,9 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
         match.weight.bind(torch.from_numpy(match.array.read()))
 
 
-def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems, *, twice: bool) -> Iterator[_Match]:
+def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems, version: str) -> Iterator[_Match]:
     """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
+    twice = version.startswith("2.13.")
     groups: dict[Layer, list[str]] = {}
     for path, layer in state_groups(model, order):
         if layer.own_weights:
@@ -78,11 +80,13 @@ def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems
     for layer, paths in groups.items():
         candidates = (_variables(tree, path, own_variables(layer)) for path in paths)
         found[layer] = next((arrays for arrays in candidates if arrays), [])
-    complete = all(found.values())
+    if not all(found.values()) and version.startswith(("2.14.", "2.15.")):
+        found = _counted_once(model, order, tree) or found
+    complete = all(found.get(layer) for layer in groups)
     twins = {} if complete else {_identity(layer): arrays for layer, arrays in found.items() if arrays}
     for layer, paths in groups.items():
         weights = own_variables(layer)
-        arrays = found[layer] or twins.get(_identity(layer))
+        arrays = found.get(layer) or twins.get(_identity(layer))
         if arrays is None:
             problems.add(f"{_label(layer)}: has no weights in the file (looked in '{paths[0]}')")
         elif len(arrays) != len(weights):
@@ -90,6 +94,20 @@ def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems
         else:
             layer.fit_stored_shapes([array.shape for array in arrays])
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+
+
+def _counted_once(model: Model, order: FileOrder, tree: StateTree) -> dict[Layer, list[StoredArray]] | None:
+    """The arrays of the layers where those that several models hold are counted in the first alone (Keras 2.14, 2.15).
+
+    None where some would have none.
+    """
+    identity = functools.cache(_identity)
+    found = {
+        layer: _variables(tree, variables_path(path, layer), own_variables(layer))
+        for path, layer in state_groups_once(model, order, identity)
+        if layer.own_weights
+    }
+    return found if all(found.values()) else None
 
 
 def _identity(layer: Layer) -> tuple[type, str, str]:
