@@ -114,15 +114,15 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="Threads that one execution uses; 0 takes one a core."
     )
 
-    engine: Literal["auto", "eager", "onnxruntime", "torchscript", "openvino", "inductor"] = Field(
+    engine: Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"] = Field(
         default="auto",
         description="What computes predictions. 'auto' times the installed engines on each model, checks their numbers "
         "and takes the fastest for each batch size; a name pins one, and models that it can't run are refused.",
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+    precision: Literal["float32", "bfloat16", "float16", "int8", "tf32"] = Field(
         default="float32",
         description="What models of float32 compute in, where the golden.npz beside them allows it: its tolerances "
-        "must hold. int8 needs the extra 'fast', the others 'openvino'.",
+        "must hold. int8 needs the extra 'fast', tf32 a GPU, the others 'openvino'.",
     )
     tuning_seconds: float = Field(
         default=10.0,

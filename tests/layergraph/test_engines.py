@@ -20,12 +20,14 @@ from layergraph.execution.engines.source import Source
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.tuning import TOLERANCE, tune
 
-NEEDS = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+THERE = {
+    "cuda": torch.cuda.is_available(),
+    "onnxruntime": importlib.util.find_spec("onnxruntime") is not None,
+    "openvino": importlib.util.find_spec("openvino") is not None,
+}
 #: inductor compiles C++ for half a minute: `make engines` has it.
 QUICK = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(importlib.util.find_spec(NEEDS.get(name, "torch")) is None, reason="not there")
-    )
+    pytest.param(name, marks=pytest.mark.skipif(not THERE.get(name, True), reason="not there"))
     for name in ENGINES
     if name != "inductor"
 ]

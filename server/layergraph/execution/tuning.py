@@ -134,7 +134,7 @@ class _Bench:
         """What engines are made from."""
         program = self._plan.inference_program(packed=False, joined=self._plan.batched)
         first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
-        return Source(program, first, second, threads)
+        return Source(program, first, second, threads, batched=self._plan.batched)
 
     def built(self, name: str, source: Source) -> Tuned:
         """An engine that has shown eager torch's numbers. Raises UnfitError, or what the engine raises."""

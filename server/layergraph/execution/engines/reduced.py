@@ -1,4 +1,4 @@
-"""Engines with weights of less than 32 bits. They give other numbers, so they need a proof and its tolerances."""
+"""Engines that compute with less than 32 bits. They give other numbers, so they need a proof and its tolerances."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from layergraph.execution.engines.cuda import cuda
 from layergraph.execution.engines.onnx_runtime import exported, session
 from layergraph.execution.engines.open_vino import open_vino
 from layergraph.execution.engines.source import Engine, Source, UnfitError
@@ -44,4 +45,5 @@ PRECISIONS: Mapping[str, Callable[[Source], Engine]] = {
     "int8": int8,
     "bfloat16": partial(open_vino, precision="bf16"),
     "float16": partial(open_vino, precision="f16"),
+    "tf32": partial(cuda, tf32=True),
 }

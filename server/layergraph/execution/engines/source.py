@@ -31,10 +31,17 @@ class Engine(Protocol):
 
 
 class Source:
-    """A program, and inputs for it in two sizes that differ in every length that may change."""
+    """A program, and inputs for it in two sizes that differ in every length that may change.
 
-    def __init__(self, program: Program, first: Sequence[Array], second: Sequence[Array], threads: int) -> None:
+    threads   that an engine may use
+    batched   whether rows of several batches can be joined, and a batch taken apart
+    """
+
+    def __init__(
+        self, program: Program, first: Sequence[Array], second: Sequence[Array], threads: int, *, batched: bool = False
+    ) -> None:
         self.program = program
+        self.batched = batched
         self.samples = tuple(torch.from_numpy(array) for array in first)
         self.threads = threads
         self._others = tuple(torch.from_numpy(array) for array in second)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from layergraph.execution.engines.cuda import cuda
 from layergraph.execution.engines.inductor import inductor
 from layergraph.execution.engines.onnx_runtime import onnx_runtime
 from layergraph.execution.engines.open_vino import open_vino
@@ -14,6 +15,7 @@ from layergraph.execution.engines.torchscript import torchscript
 EAGER = "eager"
 
 ENGINES: Mapping[str, Callable[[Source], Engine]] = {
+    "cuda": cuda,
     "onnxruntime": onnx_runtime,
     "torchscript": torchscript,
     "openvino": open_vino,
@@ -21,4 +23,4 @@ ENGINES: Mapping[str, Callable[[Source], Engine]] = {
 }
 
 #: Those that are tried unless others are asked for: `inductor` takes longer than all of them together.
-DEFAULT_ENGINES = ("onnxruntime", "torchscript", "openvino")
+DEFAULT_ENGINES = ("cuda", "onnxruntime", "torchscript", "openvino")

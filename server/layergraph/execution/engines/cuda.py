@@ -1,0 +1,162 @@
+"""CUDA: the recorded graph on every GPU of the machine, as CUDA graphs for a ladder of row counts.
+
+A CUDA graph is one launch for all kernels of a model, for tensors of one size in one place. So there is one for each
+power of two of rows, made when it is first needed; a batch takes the next one that has room, and repeats its last row
+in what is left. Inputs and outputs go through pinned memory, so that copies and kernels follow one another on a stream
+without the processor waiting in between. cuDNN has the recurrent kernels.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from layergraph.execution.engines.devices import moved, weight_bytes
+from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+
+#: Batches that one GPU has at a time: one copies while the other computes.
+LANES = 2
+#: The top of the ladder. Larger batches, and those with open lengths, launch their kernels one by one.
+LARGEST_GRAPH = 256
+#: How often the weights must fit into the free memory: what a step needs beside them isn't known before.
+_ROOM = 2
+#: Runs before a recording, in which libraries choose kernels and take their memory.
+_WARM_UPS = 3
+
+
+def cuda(source: Source, *, tf32: bool = False) -> Engine:
+    """The graph on all GPUs, each batch on the next one that is free.
+
+    With `tf32` matrix products and convolutions round what they multiply to 10 bits of mantissa; that needs a proof.
+    Raises UnfitError where there is no GPU or one has too little free memory.
+    """
+    if not torch.cuda.is_available():
+        raise UnfitError("there is no CUDA device")
+    lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+    graphs = [_on_device(source, torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+    for _ in range(LANES):
+        for device, graph in enumerate(graphs):
+            lanes.put(_Lane(graph, source, torch.device("cuda", device), tf32))
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        lane = lanes.get()
+        try:
+            return lane.run(arrays)
+        finally:
+            lanes.put(lane)
+
+    return partial(in_halves, run, source.demand_count) if source.batched else run
+
+
+def _on_device(source: Source, device: torch.device) -> Any:
+    needed = _ROOM * weight_bytes(source.graph)
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > free:
+        raise UnfitError(f"{device} has {free} bytes free, expected {needed}: {_ROOM} times the weights")
+    return moved(source.graph, device)
+
+
+def in_halves(run: Callable[[Sequence[Array]], list[Array]], demand_count: int, arrays: Sequence[Array]) -> list[Array]:
+    """What `run` gives; where the GPU has too little memory for so many rows, one half of them after the other."""
+    try:
+        return run(arrays)
+    except RuntimeError as wrong:
+        # Not always torch's OutOfMemoryError: TorchScript makes others of what it runs into.
+        if "out of memory" not in str(wrong) or len(arrays[0]) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(arrays[0]) // 2
+    first = in_halves(run, demand_count, [array[:half] for array in arrays])
+    second = in_halves(run, demand_count, [array[half:] for array in arrays])
+    pairs = list(zip(first, second, strict=True))
+    outputs, demands = pairs[: len(pairs) - demand_count], pairs[len(pairs) - demand_count :]
+    return [*(np.concatenate(pair) for pair in outputs), *(np.logical_and(*pair) for pair in demands)]
+
+
+def rung_of(rows: int) -> int:
+    """The row count of the CUDA graph for so many rows: the next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+class _Lane:
+    """A stream of one GPU, and the CUDA graphs that run on it."""
+
+    def __init__(self, graph: Any, source: Source, device: torch.device, tf32: bool) -> None:
+        self._graph = graph
+        self._source = source
+        self._device = device
+        self._tf32 = tf32
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._rungs: dict[int, _Rung] = {}
+        self._only_rows_differ = source.batched and all(axes.keys() == {0} for axes in source.open_axes)
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        rows = len(arrays[0])
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream), torch.inference_mode():
+            if not self._only_rows_differ or rows > LARGEST_GRAPH:
+                return self._launched(arrays)
+            size = rung_of(rows)
+            if size not in self._rungs:
+                with _exactly(self._tf32):
+                    self._rungs[size] = _Rung(self._graph, self._source, size, self._stream)
+            return self._rungs[size].run(arrays, rows)
+
+    def _launched(self, arrays: Sequence[Array]) -> list[Array]:
+        with _exactly(self._tf32):
+            inputs = [torch.from_numpy(a).pin_memory().to(self._device, non_blocking=True) for a in arrays]
+            return [output.cpu().numpy() for output in self._graph(*inputs)]
+
+
+class _Rung:
+    """The graph for one row count as a CUDA graph, with the memory it reads and writes."""
+
+    def __init__(self, graph: Any, source: Source, rows: int, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._demand_count = source.demand_count
+        shapes = [(rows, *sample.shape[1:]) for sample in source.samples]
+        pairs = list(zip(shapes, source.samples, strict=True))
+        self._sent = [torch.empty(shape, dtype=sample.dtype, pin_memory=True) for shape, sample in pairs]
+        self._inputs = [torch.zeros(shape, dtype=sample.dtype, device=stream.device) for shape, sample in pairs]
+        for _ in range(_WARM_UPS):
+            graph(*self._inputs)
+        stream.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            self._outputs = list(graph(*self._inputs))
+        self._received = [torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in self._outputs]
+
+    def run(self, arrays: Sequence[Array], rows: int) -> list[Array]:
+        for array, sent, tensor in zip(arrays, self._sent, self._inputs, strict=True):
+            memory = sent.numpy()
+            memory[:rows] = array
+            # Any other row might ask for what eager torch refuses, such as an id that an embedding lacks.
+            memory[rows:] = array[-1]
+            tensor.copy_(sent, non_blocking=True)
+        self._graph.replay()
+        for output, received in zip(self._outputs, self._received, strict=True):
+            received.copy_(output, non_blocking=True)
+        self._stream.synchronize()
+        count = len(self._received) - self._demand_count
+        found = [received.numpy() for received in self._received]
+        return [*(array[:rows].copy() for array in found[:count]), *(array.copy() for array in found[count:])]
+
+
+@contextmanager
+def _exactly(tf32: bool) -> Iterator[None]:
+    """Products in float32, or in TF32 where that is asked for; kernels by trial, without torch's own fusion."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32),
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
