@@ -57,12 +57,14 @@ def inference_program(
 ) -> Program:
     """Fewer and larger steps, for inference on rows without masks.
 
-    packed   kernels lie as the processor's convolutions want them, which only torch itself understands
+    packed   kernels lie as the processor's convolutions want them, which only torch itself understands; else weights
+             are those of now, and embeddings multiplied beforehand where that saves work
     joined   calls of a shared layer that don't wait for one another are one call; for rows that stay apart
     """
     # Here, since the layers that are fused are models' layers, and models have plans.
     from layergraph.execution.fusion import fuse
     from layergraph.execution.joining import join_calls
+    from layergraph.execution.projection import project_embeddings
 
     with torch.inference_mode(False), torch.no_grad():
         if joined:
@@ -70,4 +72,6 @@ def inference_program(
         steps = with_frees(fuse(steps, outputs, packed=packed), outputs)
         bind = Binder(lambda weight: weight.value)
         weights = [bind(step.call.layer) for step in steps]
+        if not packed:
+            weights = project_embeddings(steps, outputs, weights)
     return Program(steps, mask_wants(steps, []), weights, inputs, outputs, slot_count)
