@@ -20,7 +20,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import grpc
-from bench_serving import Served, first_reply, free_port, measure, predict_load, write_models
+from h2load import measure
+from loads import predict_load, write_models
+from servers import Served, first_reply, free_port
 
 #: Between two looks of the server at its folder, in seconds.
 POLL_SECONDS = 0.1

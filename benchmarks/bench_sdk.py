@@ -14,13 +14,14 @@ from statistics import median
 
 import grpc
 import numpy as np
-from bench_serving import PEERS, PREDICT, first_reply, free_port, predict_load
 from layerserve import Client
 from layerserve.model_info import TensorSpec, model_spec
 from layerserve.prediction import Signature
 from layerserve.tensors import encode
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
+from loads import PREDICT, predict_load
+from servers import PEERS, first_reply, free_port
 
 CALLS = 1500
 

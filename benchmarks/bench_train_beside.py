@@ -20,8 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from bench_serving import Load, Measured, Served, measure, predict_load, running, write_models
+from h2load import Measured, measure
 from layerserve import Client, RunStarted
+from loads import write_models
+from servers import Served, running
 
 #: Connections, and requests a second of each: 0 is as many as are answered.
 LOADS = ((1, 100), (8, 50), (1, 0), (8, 0))
@@ -95,12 +97,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if shutil.which("h2load") is None:
         sys.exit("h2load is missing: install nghttp2 (Debian: apt-get install nghttp2-client)")
-    load: Load = predict_load("small")
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder), ["small"])
         with (
-            running(arguments.server, Path(folder), load) as served,
+            running(arguments.server, Path(folder), "small") as served,
             Client(f"127.0.0.1:{served.port}", timeout=120) as client,
         ):
             train(client, "small")

@@ -11,7 +11,8 @@ from statistics import median
 import grpc
 import numpy as np
 import torch
-from bench_serving import PEERS, PREDICT, first_reply, free_port, predict_load
+from loads import PREDICT, predict_load
+from servers import PEERS, first_reply, free_port
 from torch.nn.functional import conv2d
 
 

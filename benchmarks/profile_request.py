@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any
 
 import grpc
-from bench_serving import inputs, predict_load, write_models
 from layerserve_server.app import App
 from layerserve_server.batching import Lane
 from layerserve_server.execution import Execution
@@ -26,6 +25,7 @@ from layerserve_server.services import alike
 from layerserve_server.services.pattern import Patterns
 from layerserve_server.services.reply import ReplyForm
 from layerserve_server.settings import Settings
+from loads import inputs, predict_load, write_models
 
 CALLS = 2000
 #: Stage, where its function is found, and the function's name.

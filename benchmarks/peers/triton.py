@@ -1,4 +1,4 @@
-"""NVIDIA Triton's C++ server, with the small model in torch behind its Python backend and dynamic batching.
+"""NVIDIA Triton's C++ server, with a model in torch behind its Python backend and dynamic batching.
 
 Takes `tritonserver` from the wheel of `nvidia-pytriton`, in an environment of its own that also has torch: the wheel
 pins older releases of gRPC and protobuf than ours. The model's code runs inside of Triton's own stub process.
@@ -10,16 +10,18 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytriton
+from networks import INPUTS, OUTPUTS
 
 CONFIG = """
-name: "small"
+name: "{model}"
 backend: "python"
 max_batch_size: 64
-input [{ name: "x" data_type: TYPE_FP32 dims: [784] }]
-output [{ name: "y" data_type: TYPE_FP32 dims: [10] }]
-instance_group [{ kind: KIND_CPU count: 1 }]
-dynamic_batching { max_queue_delay_microseconds: 0 }
+input [{inputs}]
+output [{outputs}]
+instance_group [{{ kind: KIND_CPU count: 1 }}]
+dynamic_batching {{ max_queue_delay_microseconds: 0 }}
 """
 
 MODEL = '''
@@ -27,34 +29,50 @@ import sys
 
 sys.path[:0] = PATHS
 import numpy as np
-import torch
 import triton_python_backend_utils as pb
+from networks import INPUTS, network
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        torch.set_num_threads(1)
-        layers = [torch.nn.Linear(784, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64), torch.nn.ReLU()]
-        self.network = torch.nn.Sequential(*layers, torch.nn.Linear(64, 10), torch.nn.Softmax(-1))
+        self.names = [name for name, _, _ in INPUTS["NAME"]]
+        self.network = network("NAME")
 
     def execute(self, requests):
         """One batch for all requests that Triton hands over together."""
-        arrays = [pb.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
-        with torch.inference_mode():
-            results = self.network(torch.from_numpy(np.concatenate(arrays))).numpy()
-        parts = np.split(results, np.cumsum([len(array) for array in arrays])[:-1])
-        return [pb.InferenceResponse([pb.Tensor("y", np.ascontiguousarray(part))]) for part in parts]
+        arrays = {
+            name: [pb.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
+            for name in self.names
+        }
+        results = self.network({name: np.concatenate(parts) for name, parts in arrays.items()})
+        ends = np.cumsum([len(array) for array in arrays[self.names[0]]])[:-1]
+        parts = {name: np.split(array, ends) for name, array in results.items()}
+        return [
+            pb.InferenceResponse([pb.Tensor(name, np.ascontiguousarray(parts[name][i])) for name in parts])
+            for i in range(len(requests))
+        ]
 '''
+
+
+def config(name: str) -> str:
+    """Triton's description of a model."""
+    types = {np.float32: "TYPE_FP32", np.int32: "TYPE_INT32"}
+    inputs = [
+        f'{{ name: "{key}" data_type: {types[dtype]} dims: {list(shape)} }}' for key, dtype, shape in INPUTS[name]
+    ]
+    outputs = [f'{{ name: "{key}" data_type: TYPE_FP32 dims: [{length}] }}' for key, length in OUTPUTS[name]]
+    return CONFIG.format(model=name, inputs=", ".join(inputs), outputs=", ".join(outputs))
+
 
 home = Path(pytriton.__file__).parent / "tritonserver"
 python = f"{sys.version_info.major}.{sys.version_info.minor}"
 stub = home / "python_backend_stubs" / python / "triton_python_backend_stub"
 models = Path(tempfile.mkdtemp())
-(models / "small" / "1").mkdir(parents=True)
-(models / "small" / "1" / "model.py").write_text(
-    MODEL.replace("PATHS", repr([path for path in sys.path if "site-packages" in path]))
-)
-(models / "small" / "config.pbtxt").write_text(CONFIG)
+name = sys.argv[2]
+(models / name / "1").mkdir(parents=True)
+paths = [path for path in sys.path if "site-packages" in path] + [str(Path(__file__).parent)]
+(models / name / "1" / "model.py").write_text(MODEL.replace("PATHS", repr(paths)).replace("NAME", name))
+(models / name / "config.pbtxt").write_text(config(name))
 # Triton looks for the stub beside the backend; the wheel keeps one for each Python elsewhere.
 backend = Path(tempfile.mkdtemp()) / "python"
 backend.mkdir()

@@ -1,0 +1,76 @@
+"""Load by h2load (Debian: nghttp2-client): what a server bears, and what it costs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers import Served
+
+GRPC_OPTIONS = ("--max-concurrent-streams", "1", "-H", "content-type: application/grpc", "-H", "te: trailers")
+JSON_OPTIONS = ("--h1", "-H", "content-type: application/json")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of h2load: requests a second; latencies in milliseconds; requests that failed.
+
+    `cpu` is the processor time that the server's processes took for a request, in microseconds: on a machine with other
+    work it tells more than the clock.
+    """
+
+    rate: float
+    cpu: float
+    p50: float
+    p99: float
+    failed: int
+
+
+def measure(served: Served, callers: int, seconds: int, rate: int = 0) -> Measured:
+    """Drives a server from `callers` connections with one request at a time each, `rate` a second at the most."""
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder, "body"), Path(folder, "log")
+        request = served.load.request
+        body.write_bytes(request if served.load.json else b"\0" + len(request).to_bytes(4, "big") + request)
+        command = [
+            *("h2load", "--duration", str(seconds), "--warm-up-time", "1", "--clients", str(callers)),
+            *("--data", str(body), "--log-file", str(log)),
+            *(("--rps", str(rate)) if rate else ()),
+            *(JSON_OPTIONS if served.load.json else GRPC_OPTIONS),
+            f"http://127.0.0.1:{served.port}{served.load.path}",
+        ]
+        before = cpu_seconds(served.process.pid)
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        spent = cpu_seconds(served.process.pid) - before
+        latencies = sorted(int(line.split()[2]) / 1000 for line in log.read_text().splitlines())
+    rate = re.search(r"finished in .*?, ([\d.]+) req/s", said)
+    counts = re.search(r"(\d+) failed, (\d+) errored", said)
+    total = re.search(r"requests: (\d+) total", said)
+    assert rate, said
+    assert counts, said
+    assert total, said
+    warm_up = 1 + 1 / seconds  # h2load counts no requests of its warm-up, which takes a second
+    return Measured(
+        float(rate[1]),
+        spent / (int(total[1]) * warm_up) * 1e6,
+        latencies[len(latencies) // 2],
+        latencies[int(len(latencies) * 0.99)],
+        int(counts[1]) + int(counts[2]),
+    )
+
+
+def cpu_seconds(group: int) -> float:
+    """What all processes of a group have used so far."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        if int(fields[2]) == group:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

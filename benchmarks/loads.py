@@ -1,0 +1,86 @@
+"""The models that servers are measured with, and one ready-made request for each, in each protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from layerserve.tensors import Array, encode
+from layerserve.v1.prediction_pb2 import PredictRequest
+from layerserve.v1.tensor_pb2 import ModelSpec
+from layerserve.wire import tag, varint
+
+PREDICT = "/layerserve.v1.PredictionService/Predict"
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+#: How the Open Inference Protocol names types.
+OIP_TYPES = {"float32": "FP32", "int32": "INT32"}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent to which path: a message of gRPC, or JSON over HTTP/1.1."""
+
+    path: str
+    request: bytes
+    json: bool = False
+
+
+def inputs(model: str) -> dict[str, Array]:
+    """One row for a model."""
+    draw = np.random.default_rng(0)
+    if model == "small":
+        return {"": draw.random((1, 784), np.float32)}
+    if model == "middle":
+        return {
+            "main_input": draw.integers(0, 10000, (1, 100)).astype(np.int32),
+            "aux_input": draw.random((1, 5), np.float32),
+        }
+    return {"": draw.random((1, 224, 224, 3), np.float32)}
+
+
+def write_models(folder: Path, names: Sequence[str]) -> None:
+    """Small: the dense network of the guide; middle: its headline model; large: ResNet50 with random weights."""
+    from layerserve_zoo.zoo import ZOO
+
+    sources = {"small": "dense", "middle": "headline"}
+    for name in names:
+        (folder / name / "1").mkdir(parents=True)
+        path = folder / name / "1" / "model.keras"
+        if name in sources:
+            ZOO[sources[name]].make().save(path)
+        else:
+            code = f"import keras; keras.applications.ResNet50(weights=None).save({str(path)!r})"
+            subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "KERAS_BACKEND": "torch"})
+
+
+def predict_load(model: str) -> Load:
+    """A Predict of one row."""
+    tensors = [encode(array, name) for name, array in inputs(model).items()]
+    return Load(PREDICT, PredictRequest(model=ModelSpec(name=model), inputs=tensors).SerializeToString())
+
+
+def infer_load(model: str) -> Load:
+    """A ModelInfer of the same row, as Triton's clients send it."""
+
+    def field(number: int, data: bytes) -> bytes:
+        return b"".join((tag(number), varint(len(data)), data))
+
+    tensors, contents = b"", b""
+    for name, array in inputs(model).items():
+        shape = b"".join(map(varint, array.shape))
+        head = field(1, (name or "x").encode()) + field(2, OIP_TYPES[array.dtype.name].encode())
+        tensors += field(5, head + field(3, shape))
+        contents += field(7, array.tobytes())
+    return Load(MODEL_INFER, field(1, model.encode()) + tensors + contents)
+
+
+def json_load(model: str) -> Load:
+    """The same row as JSON."""
+    rows = {name or "x": array[0].tolist() for name, array in inputs(model).items()}
+    return Load("/predict", json.dumps(rows).encode(), json=True)
