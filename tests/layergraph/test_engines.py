@@ -18,7 +18,9 @@ from layergraph.execution.choice import Choice, Tuned, Tuning
 from layergraph.execution.engines.onnx_runtime import exported
 from layergraph.execution.engines.source import Source
 from layergraph.execution.engines.table import ENGINES
+from layergraph.execution.samples import NoSamplesError, Sampler
 from layergraph.execution.tuning import TOLERANCE, tune
+from layergraph.functional.tensor import TensorSpec
 
 THERE = {
     "cuda": torch.cuda.is_available(),
@@ -200,6 +202,29 @@ def test_lengths_that_are_padded_otherwise_stay_right(engine: str, tmp_path: Any
         for _ in range(3):
             (got,) = plan.run({plan.input_specs[0].name: x}).values()
             np.testing.assert_allclose(got, plan.run_eagerly([x])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_height_and_width_are_not_mistaken_for_each_other(tmp_path: Any) -> None:
+    """Random inputs have the same length on both."""
+    entry = keras.Input((None, None, 3))
+    keras.Model(entry, layers.UpSampling2D(2, interpolation="bilinear")(entry)).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    tuned = plan.tune(engines=("torchscript",), pin=True).choices[0].tuned
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 3)).astype("float32")
+    np.testing.assert_allclose(tuned.run([x])[0], plan.run_eagerly([x])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_random_inputs_never_take_a_servers_memory() -> None:
+    """Where no small ones fit, larger ones are tried, but not images of twelve thousand by twelve thousand."""
+    sizes = []
+
+    def refuse(arrays: Any) -> None:
+        sizes.extend(array.size for array in arrays)
+        raise DataError("it fits nothing")
+
+    with pytest.raises(NoSamplesError):
+        Sampler((TensorSpec("x", (None, None, None, 3), "float32"),), refuse)
+    assert max(sizes) < 10_000_000
 
 
 def test_engines_that_are_unknown_are_refused(plan: Any) -> None:

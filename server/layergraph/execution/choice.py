@@ -53,11 +53,11 @@ class Tuning:
     choices: tuple[Choice, ...]
     dropped: Mapping[str, str]
     #: What `for_rows` found, so that it is found once.
-    _found: dict[int, Tuned | None] = field(default_factory=dict, repr=False, compare=False)
+    found: dict[int, Tuned | None] = field(default_factory=dict, repr=False, compare=False)
 
     def for_rows(self, rows: int) -> Tuned | None:
         """The engine of the row count that is nearest, by ratio; None is eager torch."""
-        if rows not in self._found:
+        if rows not in self.found:
             nearest = min(self.choices, key=lambda choice: abs(math.log(max(rows, 1) / choice.rows)), default=None)
-            self._found[rows] = nearest.tuned if nearest else None
-        return self._found[rows]
+            self.found[rows] = nearest.tuned if nearest else None
+        return self.found[rows]

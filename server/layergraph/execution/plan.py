@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 MAX_CALLS = 200_000
 #: Lengths for which an engine has been tried, remembered for one plan at the most.
 MAX_LENGTHS = 20_000
+_version = attrgetter("_version")
 
 
 class Plan:
@@ -79,6 +81,9 @@ class Plan:
         self._programs: dict[bool, Program] = {}
         self._tuning: Tuning | None = None
         self._tuned_state = 0
+        #: Each input's name, its lengths behind the rows, and whether any number of rows fits.
+        self._plain_inputs = [(s.name, s.shape[1:], s.shape[:1] == (None,)) for s in self.input_specs]
+        self._output_names = [spec.name for spec in self.output_specs]
         #: NumPy's types of the inputs, for which comparing is quicker than with names; those that it lacks are None.
         self._dtypes = [np.dtype(s.dtype) if s.dtype in np.sctypeDict else None for s in self.input_specs]
         #: Axes of each input, besides the rows, whose length is left open.
@@ -102,19 +107,20 @@ class Plan:
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Computes the outputs for arrays by input name. Raises DataError if one is missing or doesn't fit."""
-        arrays = []
-        for spec in self.input_specs:
-            array = inputs.get(spec.name)
+        arrays: list[np.ndarray[Any, Any]] = []
+        for name, lengths, any_rows in self._plain_inputs:
+            array = inputs.get(name)
             if array is None:
-                raise DataError(f"input '{spec.name}' is missing; got {sorted(inputs)}")
+                raise DataError(f"input '{name}' is missing; got {sorted(inputs)}")
             # What fits in the plainest way is seen at once: a small model takes ten microseconds altogether.
-            if array.shape[1:] != spec.shape[1:] or spec.shape[:1] != (None,) or not array.shape:
-                check_fit(f"input '{spec.name}'", array.shape, spec.shape)
+            shape = array.shape
+            if not any_rows or not shape or shape[1:] != lengths:
+                check_fit(f"input '{name}'", shape, self.input_specs[len(arrays)].shape)
             arrays.append(array)
         outputs = self._run_tuned(arrays) if self._tuning is not None else None
         if outputs is None:
             outputs = self.run_eagerly(arrays)
-        return {spec.name: output for spec, output in zip(self.output_specs, outputs, strict=True)}
+        return dict(zip(self._output_names, outputs, strict=True))
 
     def run_eagerly(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         """The outputs by torch, call by call, for arrays in the order of `input_specs`. Raises DataError."""
@@ -153,7 +159,8 @@ class Plan:
         """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
         assert self._tuning is not None
         rows = len(arrays[0]) if self.batched else 1
-        tuned = self._tuning.for_rows(rows)
+        found = self._tuning.found
+        tuned = found[rows] if rows in found else self._tuning.for_rows(rows)
         if tuned is None or rows == 0 or self._tuned_state != self._weights_state():
             return None
         for at, array in enumerate(arrays):
@@ -170,10 +177,12 @@ class Plan:
         except Exception:
             # Eager torch says what is wrong with the data, or computes what the engine can't.
             return None
-        count = len(self.output_specs)
-        if not all(outputs[count:]):
-            return None
-        return outputs[:count] if proven else self._proven(tuned, lengths, arrays, outputs[:count])
+        count = len(self._output_names)
+        if len(outputs) > count:
+            if not all(outputs[count:]):
+                return None
+            outputs = outputs[:count]
+        return outputs if proven else self._proven(tuned, lengths, arrays, outputs)
 
     def _lengths(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Lengths:
         """The lengths of all open axes."""
@@ -221,7 +230,7 @@ class Plan:
         if self._values is None:
             layers = dict.fromkeys(layer for step in self.steps for layer in step.call.layer.walk_layers())
             self._values = [weight.value for layer in layers for weight in layer.own_weights]
-        return sum(value._version for value in self._values)
+        return sum(map(_version, self._values))
 
     @property
     def engines(self) -> Sequence[Choice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +20,8 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 _LENGTHS = ((64, 48), (256, 224), (16, 12), (1024, 900), (12_000, 11_000))
 #: What integers, and floats that words come as, stay below: the largest that the model takes.
 _BOUNDS = (1000, 100, 10, 3, 2, 1)
+#: Numbers that one row of an input may have at the most: trying must not take a server's memory.
+_MOST_NUMBERS = 1 << 20
 
 
 class NoSamplesError(Exception):
@@ -41,7 +44,7 @@ class Sampler:
         self.open_axes = any(None in spec.shape[1:] for spec in specs)
         whole = any(not spec.dtype.startswith("float") for spec in specs)
         for whole_floats in (False, True):
-            for lengths in _LENGTHS if self.open_axes else _LENGTHS[:1]:
+            for lengths in filter(self._small, _LENGTHS) if self.open_axes else _LENGTHS[:1]:
                 for bound in _BOUNDS if whole or whole_floats else _BOUNDS[:1]:
                     self._lengths, self._bound, self._whole_floats = lengths, bound, whole_floats
                     try:
@@ -51,6 +54,15 @@ class Sampler:
                         continue
                     return
         raise NoSamplesError("no random inputs were found that it takes")
+
+    def _small(self, lengths: tuple[int, int]) -> bool:
+        """Whether inputs of such lengths take little memory."""
+        rows = (
+            math.prod(lengths[0] if size is None else size for size in spec.shape[1:] if size != 0)
+            for spec in self._specs
+            if None in spec.shape[1:]
+        )
+        return max(rows, default=0) <= _MOST_NUMBERS
 
     def rows(self, count: int, *, other: bool = False, seed: int = 0) -> list[Array]:
         """Random inputs; with `other`, of other lengths on the axes that the model leaves open."""

@@ -45,10 +45,13 @@ class Traced(torch.nn.Module):
         return (*(output.clone() if _is_any(output, tensors) else output for output in outputs), *demands)
 
 
-def trace(program: Program, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> tuple[Any, int]:
+def trace(
+    program: Program, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], *, batched: bool = False
+) -> tuple[Any, int]:
     """The graph (a `torch.jit.ScriptModule`) and how many of its outputs are demands.
 
-    `first` and `second` are inputs that differ in every length that may change. Raises CannotTraceError.
+    `first` and `second` are inputs that differ in every length that may change, `batched` says that all inputs have as
+    many rows. Raises CannotTraceError.
     """
     if any(getattr(step.call, "training", None) for step in program.steps):
         raise CannotTraceError("a call asks for training, which changes weights outside of torch's inference mode")
@@ -66,7 +69,7 @@ def trace(program: Program, first: Sequence[torch.Tensor], second: Sequence[torc
             if any(text in str(warning.message) for text in _LEFT_THE_GRAPH):
                 raise CannotTraceError(str(warning.message).splitlines()[0])
     traced, other = graphs
-    _fix_lengths(traced.graph, other.graph)
+    _fix_lengths(traced.graph, other.graph, batched=batched)
     _spell_out(traced.graph)
     cancel_permutations(traced.graph)
     return traced, module.demand_count
@@ -85,16 +88,19 @@ def _is_any(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
     return any(tensor is other for other in others)
 
 
-def _fix_lengths(graph: Any, other: Any) -> None:
+def _fix_lengths(graph: Any, other: Any, *, batched: bool) -> None:
     """Makes numbers of all lengths that are the same in both graphs, as engines want them where they can have them.
 
-    Those that differ just as an input's do are read there: what lies between can be fused into larger operations then,
-    and torch's own fusion gets lengths of sums wrong.
+    Those that differ just as one axis of an input does are read there: what lies between can be fused into larger
+    operations then, and torch's own fusion gets lengths of sums wrong.
     """
-    known: dict[tuple[int, int], tuple[Any, int]] = {}
+    known: dict[tuple[int, int], list[tuple[Any, int]]] = {}
     for value, twin in zip(list(graph.inputs())[1:], list(other.inputs())[1:], strict=True):
         for axis, lengths in enumerate(zip(value.type().sizes() or (), twin.type().sizes() or (), strict=True)):
-            known.setdefault(lengths, (value, axis))
+            known.setdefault(lengths, []).append((value, axis))
+    if batched:
+        # The rows of one input are those of all.
+        known = {lengths: places[:1] if {a for _, a in places} == {0} else places for lengths, places in known.items()}
     pairs = zip(graph.findAllNodes("aten::size"), other.findAllNodes("aten::size"), strict=True)
     for node, twin in pairs:
         here, there = (n.inputsAt(0).type().sizes() for n in (node, twin))
@@ -105,8 +111,9 @@ def _fix_lengths(graph: Any, other: Any) -> None:
             with graph.insert_point_guard(node):
                 length = graph.insertConstant(here[axis])
             node.output().replaceAllUsesWith(length)
-        elif (here[axis], there[axis]) in known:
-            value, place = known[here[axis], there[axis]]
+        elif len(known.get((here[axis], there[axis]), ())) == 1:
+            # Of several axes that are as long in both, it could be any.
+            ((value, place),) = known[here[axis], there[axis]]
             with graph.insert_point_guard(node):
                 constant = graph.insertConstant(place)
             node.replaceInput(0, value)

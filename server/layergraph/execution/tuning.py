@@ -72,7 +72,7 @@ def tune(
     try:
         bench = _Bench(plan, rows if plan.batched else (1,), seconds)
         source = bench.source(threads or torch.get_num_threads())
-    except (NoSamplesError, LayerGraphError, TypeError, RuntimeError) as reason:
+    except (NoSamplesError, LayerGraphError, MemoryError, TypeError, RuntimeError) as reason:
         return Tuning((), dict.fromkeys(engines, _short(reason)))
     fit: dict[str, Tuned] = {}
     for name in engines:

@@ -58,7 +58,7 @@ class Source:
     @cached_property
     def _traced(self) -> tuple[Any, int]:
         with _tracing:
-            return trace(self.program, self.samples, self._others)
+            return trace(self.program, self.samples, self._others, batched=self.batched)
 
     @property
     def graph(self) -> Any:
