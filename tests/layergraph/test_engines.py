@@ -204,6 +204,20 @@ def test_lengths_that_are_padded_otherwise_stay_right(engine: str, tmp_path: Any
             np.testing.assert_allclose(got, plan.run_eagerly([x])[0], rtol=1e-5, atol=1e-5)
 
 
+def test_inputs_with_other_rows_than_one_another_are_eager_torchs(tmp_path: Any) -> None:
+    """Calls that are joined take as many rows of each."""
+    twins().save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    inputs = data(plan, 3)
+    first = plan.input_specs[0].name
+    inputs[first] = inputs[first][:1]
+    with pytest.raises(RuntimeError, match="size"):
+        plan.run(inputs)
+    plan.tune(engines=("torchscript",), pin=True)
+    with pytest.raises(RuntimeError, match="size"):
+        plan.run(inputs)
+
+
 def test_height_and_width_are_not_mistaken_for_each_other(tmp_path: Any) -> None:
     """Random inputs have the same length on both."""
     entry = keras.Input((None, None, 3))

@@ -120,6 +120,8 @@ class Plan:
         outputs = self._run_tuned(arrays) if self._tuning is not None else None
         if outputs is None:
             outputs = self.run_eagerly(arrays)
+        if len(outputs) == 1:
+            return {self._output_names[0]: outputs[0]}
         return dict(zip(self._output_names, outputs, strict=True))
 
     def run_eagerly(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
@@ -158,10 +160,13 @@ class Plan:
     def _run_tuned(self, arrays: list[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
         """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
         assert self._tuning is not None
-        rows = len(arrays[0]) if self.batched else 1
+        # Not by the properties, which `use` has asked: a small model takes ten microseconds altogether.
+        rows = len(arrays[0]) if self._batched else 1
         found = self._tuning.found
         tuned = found[rows] if rows in found else self._tuning.for_rows(rows)
-        if tuned is None or rows == 0 or self._tuned_state != self._weights_state():
+        if tuned is None or not rows or self._tuned_state != sum(map(_version, self._values or ())):
+            return None
+        if len(arrays) > 1 and self._batched and any(len(array) != rows for array in arrays):
             return None
         for at, array in enumerate(arrays):
             if array.dtype != self._dtypes[at] or not array.flags.c_contiguous:
@@ -218,6 +223,7 @@ class Plan:
 
     def use(self, tuning: Tuning) -> Tuning:
         """Lets the engines of `tuning` compute, until a weight changes."""
+        self._batched = self.batched
         self._tuning = tuning
         self._tuned_state = self._weights_state()
         if tuning.choices and all(choice.tuned for choice in tuning.choices):

@@ -46,8 +46,11 @@ def session(source: Source, model: bytes) -> Engine:
     # missing, and a plan has them all.
     call = opened._sess.run
 
+    only = names[0] if len(names) == 1 else None
+
     def run(arrays: Sequence[Array]) -> list[Array]:
-        results: list[Array] = call(outputs, dict(zip(names, arrays, strict=True)), None)
+        feed = {only: arrays[0]} if only is not None else dict(zip(names, arrays, strict=True))
+        results: list[Array] = call(outputs, feed, None)
         return results
 
     return run
