@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 import torch
+from layergraph.constraints import MaxNorm
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.weight import Weight
-from layergraph.training.constraints import MaxNorm
 from layergraph.training.optimizers import OPTIMIZERS, optimizer
 from layergraph.training.schedules import SCHEDULES, learning_rate
 

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import torch
+from layergraph.constraints import CONSTRAINTS, constraint
 from layergraph.errors import ConfigError
-from layergraph.training.constraints import CONSTRAINTS, constraint
-from layergraph.training.regularizers import REGULARIZERS, regularizer
+from layergraph.regularizers import REGULARIZERS, regularizer
 
 WEIGHTS = np.random.default_rng(0).standard_normal((4, 6)).astype("float32") * 2
 REGULARIZER_CASES = [

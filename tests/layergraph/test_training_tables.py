@@ -5,8 +5,8 @@ from types import ModuleType
 
 import keras
 import pytest
-from layergraph import initializers
-from layergraph.training import constraints, losses, metrics, optimizers, regularizers
+from layergraph import constraints, initializers, regularizers
+from layergraph.training import losses, metrics, optimizers
 from layergraph.training.callback_table import CALLBACKS
 from layergraph.training.schedules import SCHEDULES
 

@@ -13,7 +13,7 @@ from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
 from layergraph.functional.run import Run
 from layergraph.functional.shard import Shard
-from layergraph.training.regularizers import OrthogonalRegularizer
+from layergraph.regularizers import OrthogonalRegularizer
 from layergraph.training.workers import check_shareable
 
 FUZZ = Path(__file__).parents[1] / "fuzz_workers.py"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from layergraph.config.options import integer, nonnegative, number, one_of, one_or_list_of, option, optional
+from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -15,8 +16,7 @@ from layergraph.layers.activation_functions import (
     Activation as ActivationFunction,
 )
 from layergraph.layers.activation_functions import activate, activation, adopt_activation, elu, leaky_relu, relu
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 class Activation(Layer):

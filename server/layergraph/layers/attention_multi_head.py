@@ -21,6 +21,7 @@ from layergraph.config.options import (
     optional,
     positive_int,
 )
+from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -35,8 +36,7 @@ from layergraph.layers.attention_scores import (
 )
 from layergraph.layers.einsum import EinsumDense, ShapedLayer, lengths
 from layergraph.layers.regularization import dropped
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 #: Options that the projections take over.
 _PROJECTION_OPTIONS = (

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from layergraph.config.options import anything, boolean, option, positive_int
+from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import bind_meta
 from layergraph.functional.dtypes import torch_dtype
@@ -18,8 +19,7 @@ from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.spatial import Pads, SpatialLayer, data_format, padding, same_padding
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 class WindowedConvolution(SpatialLayer):

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from layergraph.config.options import anything, boolean, option, positive_int
+from layergraph.constraints import constraint
 from layergraph.functional.layer import Layer
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.convolutional import WindowedConvolution, kernel_memory_order, pointwise
 from layergraph.layers.spatial import data_format, padding
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 def depthwise_kernel(kernel: torch.Tensor) -> torch.Tensor:

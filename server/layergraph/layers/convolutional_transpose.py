@@ -8,14 +8,14 @@ import torch
 from torch.nn import functional
 
 from layergraph.config.options import anything, boolean, nonnegative_int, option, positive_int
+from layergraph.constraints import constraint
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.convolutional import WindowedConvolution, kernel_memory_order, kernel_to_torch
 from layergraph.layers.spatial import data_format, padding
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 def transposed_length(length: int, window: int, stride: int, mode: str, output_padding: int | None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import boolean, option, positive_int
+from layergraph.constraints import constraint
 from layergraph.errors import DataError, GraphError
 from layergraph.functional import demands
 from layergraph.functional.dtypes import torch_dtype
@@ -15,8 +16,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import constant, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 class Dense(Layer):

@@ -17,14 +17,14 @@ from layergraph.config.options import (
     positive_int,
     text,
 )
+from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 #: Input, kernel and output, with an ellipsis before, after, or nowhere, as Keras takes them.
 _FORMS = (

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from layergraph.config.options import boolean, number, option, optional
+from layergraph.constraints import constraint
 from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.initializers import initializer
 from layergraph.layers.core import Embedding
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 class ReversibleEmbedding(Embedding):

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from layergraph.config.options import boolean, integer, number, one_or_list_of, option, optional, positive_int
+from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -15,8 +16,7 @@ from layergraph.initializers import Constant, Ones, Zeros, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.activations import PerElement
 from layergraph.layers.merging import Dot, Masks
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 class _Dense(Layer):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import Expected, anything, boolean, integer, option, positive_int
+from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
@@ -16,8 +17,7 @@ from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.spatial import SpatialLayer, data_format, padding
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 #: Where a window meets an input, and at which place of the window: (window, place, input), all positions in C order.
 Meetings = Iterator[tuple[int, int, int]]

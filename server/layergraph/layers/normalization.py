@@ -15,6 +15,7 @@ from layergraph.config.options import (
     one_or_list_of,
     option,
 )
+from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -23,8 +24,7 @@ from layergraph.initializers import Ones, initializer
 from layergraph.layers.normalization_batch import LAYERS as BATCH
 from layergraph.layers.normalization_spectral import LAYERS as SPECTRAL
 from layergraph.layers.normalization_weights import AffineLayer, axis_length, wide
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 def _axes(value: Any) -> tuple[int, ...]:

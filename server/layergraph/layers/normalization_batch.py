@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import Expected, anything, boolean, fraction, integer, nonnegative, option
+from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -14,8 +15,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.shard import Shard
 from layergraph.initializers import initializer
 from layergraph.layers.normalization_weights import AffineLayer, axis_length, wide
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 #: Keras's backend.epsilon(), which keeps a masked mean from dividing by zero.
 EPSILON = 1e-7

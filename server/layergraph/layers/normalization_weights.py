@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from layergraph.config.options import option
+from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.initializers import initializer
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from layergraph.functional.naming import snake_case
 from layergraph.functional.run import Run
 from layergraph.functional.structure import Structure, flatten
 from layergraph.layers.recurrent_cells import Cell, GruCell, LstmCell, SimpleCell
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 #: Options that only say how something is computed, or that the file's version tells; Keras doesn't save them.
 _UNSAVED = ("use_cudnn", "implementation", "mask_rule")

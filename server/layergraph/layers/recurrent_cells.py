@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from layergraph.config.options import anything, boolean, fraction, option, positive_int
+from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
@@ -19,8 +20,7 @@ from layergraph.layers import recurrent_kernels
 from layergraph.layers.activation_functions import Activation, activation, relu, sigmoid, tanh
 from layergraph.layers.recurrent_kernels import Scanned
 from layergraph.layers.regularization import dropout_mask
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 States: TypeAlias = Sequence[torch.Tensor]
 

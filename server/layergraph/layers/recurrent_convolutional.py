@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import anything, boolean, fraction, option, positive_int
+from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -21,8 +22,7 @@ from layergraph.layers.recurrent import Recurrent
 from layergraph.layers.recurrent_cells import ForgetBias
 from layergraph.layers.regularization import dropout_mask
 from layergraph.layers.spatial import data_format, padding, same_padding
-from layergraph.training.constraints import constraint
-from layergraph.training.regularizers import regularizer
+from layergraph.regularizers import regularizer
 
 _GATES = 4
 

@@ -19,7 +19,7 @@ from layergraph.config.options import (
 )
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.training.regularizers import L1L2, Regularizer
+from layergraph.regularizers import L1L2, Regularizer
 
 
 def dropped(run: Run, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | None = None) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from layergraph.errors import ConfigError
 from layergraph.functional.shard import Shard
-from layergraph.training.regularizers import L1, L1L2, L2
+from layergraph.regularizers import L1, L1L2, L2
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
