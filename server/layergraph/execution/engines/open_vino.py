@@ -23,7 +23,12 @@ def open_vino(source: Source, precision: str = "f32") -> Engine:
         import openvino
     except ImportError as missing:
         raise UnfitError("the package 'openvino' isn't installed") from missing
-    model = openvino.convert_model(source.graph, example_input=source.samples)
+    # Without being told, it takes every length for one that may change, and leaves out what needs to know it.
+    shapes = [
+        openvino.PartialShape([-1 if axis in opened else size for axis, size in enumerate(sample.shape)])
+        for sample, opened in zip(source.samples, source.open_axes, strict=True)
+    ]
+    model = openvino.convert_model(source.graph, example_input=source.samples, input=shapes)
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if source.threads:
         settings["INFERENCE_NUM_THREADS"] = str(source.threads)
