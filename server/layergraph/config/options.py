@@ -55,6 +55,8 @@ class Configurable:
     """Something that is described by options. Subclasses declare them as fields and check combinations in `setup`."""
 
     _options: ClassVar[dict[str, Option]] = {}
+    #: The class that configs name, where it isn't this one.
+    serialized_as: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -125,7 +127,7 @@ def brief(value: object) -> str:
 def serialized(value: Any) -> Any:
     """`value` as JSON holds it: objects as {"class_name", "config"}, functions of our tables by their Keras name."""
     if isinstance(value, Configurable):
-        return {"class_name": type(value).__name__, "config": value.get_config()}
+        return {"class_name": value.serialized_as or type(value).__name__, "config": value.get_config()}
     if isinstance(value, Mapping):
         return {key: serialized(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

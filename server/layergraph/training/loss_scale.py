@@ -10,7 +10,7 @@ import torch
 from typing_extensions import Self
 
 from layergraph.config.options import Expected, number, option, positive_int, serialized
-from layergraph.errors import ConfigError, DataError
+from layergraph.errors import ConfigError
 from layergraph.training.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable
 from layergraph.training.schedules import Schedule
 
@@ -75,6 +75,14 @@ class LossScaleOptimizer(BaseOptimizer):
         self.inner_optimizer.learning_rate = value
 
     @property
+    def takes_rows(self) -> bool:
+        return self.inner_optimizer.takes_rows
+
+    @property
+    def leaves_others(self) -> bool:
+        return self.inner_optimizer.leaves_others
+
+    @property
     def variables(self) -> list[Variable]:
         own = [Variable("iteration", np.array(0, np.int32)), Variable("learning_rate", np.array(0.0, np.float32))]
         if self._built:
@@ -90,7 +98,9 @@ class LossScaleOptimizer(BaseOptimizer):
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         if not is_scaled_state(arrays):
-            raise DataError(f"optimizer '{self.name}': got a state of {len(arrays)} arrays, expected its scale in it")
+            # Keras 2.15's: the inner one's alone. The scale starts anew, as there.
+            self.inner_optimizer.load(arrays)
+            return
         # An optimizer that never stepped has neither count nor scale; the inner one no rate if that is a schedule.
         unbuilt = len(arrays) <= _OWN
         own = _OWN // 2 if unbuilt else _OWN
@@ -115,7 +125,8 @@ class LossScaleOptimizer(BaseOptimizer):
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
         given = [gradient for gradient in gradients if gradient is not None]
-        if given and not bool(torch.stack([gradient.isfinite().all() for gradient in given]).all()):
+        amounts = [gradient._values() if gradient.is_sparse else gradient for gradient in given]
+        if given and not bool(torch.stack([amount.isfinite().all() for amount in amounts]).all()):
             self.step_counter = 0
             self.dynamic_scale *= 0.5
             return
@@ -153,13 +164,22 @@ class LossScaleOptimizer(BaseOptimizer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         options = dict(config)
-        # Keras 2's fixed scale is an option of the inner optimizer.
-        if options.pop("dynamic", True) is False:
-            raise ConfigError("LossScaleOptimizer: option 'dynamic' is false; set loss_scale_factor of the optimizer")
+        # Keras 2's; without it the scale is the inner optimizer's (see `fixed_scale`).
+        options.pop("dynamic", None)
         for name, idle in _IDLE.items():
             if options.pop(name, idle) != idle:
                 raise ConfigError(f"LossScaleOptimizer: set '{name}' of the inner optimizer")
         return cls(**options)
+
+
+def fixed_scale(config: Mapping[str, Any]) -> Optimizer:
+    """What Keras 2's config with `dynamic` false stands for: the inner optimizer, which scales by one number itself."""
+    try:
+        made = _inner(config.get("inner_optimizer"))
+        made.loss_scale_factor = number(config.get("initial_scale"))
+    except Expected as wanted:
+        raise ConfigError(f"LossScaleOptimizer: expected {wanted} in a config without dynamic scale") from None
+    return made
 
 
 def is_scaled_state(arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> bool:

@@ -30,7 +30,7 @@ from layergraph.config.options import (
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.naming import snake_case
 from layergraph.training import schedules
-from layergraph.training.schedules import InverseTimeDecay, Schedule
+from layergraph.training.schedules import Decayed, InverseTimeDecay, Schedule
 
 Tensor = torch.Tensor
 Tensors = list[Tensor]
@@ -98,6 +98,11 @@ class BaseOptimizer(Configurable):
     @property
     def takes_rows(self) -> bool:
         """Whether gradients may be sparse tensors, of some rows: where a gradient of 0 leaves a weight as it is."""
+        return False
+
+    @property
+    def leaves_others(self) -> bool:
+        """Whether rows without a gradient stay as they are where the formula would move them."""
         return False
 
     @property
@@ -482,9 +487,11 @@ class Optimizer(BaseOptimizer):
         decay = options.pop("decay", None)
         made = cls(**options)
         made.legacy = is_legacy(config)
-        if decay and not isinstance(made.learning_rate, Schedule):
+        if decay:
             # Keras 2's legacy optimizers: rate / (1 + decay x iterations).
-            made.learning_rate = InverseTimeDecay(made.learning_rate, 1, decay)
+            rate = made.learning_rate
+            decayed = Decayed(rate, decay) if isinstance(rate, Schedule) else InverseTimeDecay(rate, 1, decay)
+            made.learning_rate = decayed
         return made
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from layergraph.config.options import resolve
-from layergraph.training.loss_scale import LossScaleOptimizer
+from layergraph.training.loss_scale import LossScaleOptimizer, fixed_scale
 from layergraph.training.multi_optimizer import MultiOptimizer
 from layergraph.training.optimizer import BaseOptimizer, is_legacy
 from layergraph.training.optimizers_elementwise import (
@@ -51,6 +51,7 @@ OPTIMIZERS: Mapping[str, type[BaseOptimizer]] = {
 ALIASES: Mapping[str, str] = {
     **{name.lower(): name for name in OPTIMIZERS},
     **{f"Custom>{name}": name for name in OPTIMIZERS},
+    "LossScaleOptimizerV3": "LossScaleOptimizer",
 }
 
 
@@ -61,6 +62,9 @@ def optimizer(value: Any) -> BaseOptimizer:
     """
     if isinstance(value, str) and value.lower() in ALIASES:
         value = ALIASES[value.lower()]
-    if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping) and is_legacy(value["config"]):
+    config = value.get("config") if isinstance(value, Mapping) else None
+    if isinstance(config, Mapping) and is_legacy(config):
         return resolve("optimizer", value, {**OPTIMIZERS, **LEGACY}, ALIASES)
+    if isinstance(config, Mapping) and config.get("dynamic") is False:
+        return fixed_scale(config)
     return resolve("optimizer", value, OPTIMIZERS, ALIASES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,13 @@ class SGD(Optimizer):
             torch._foreach_add_(slots.weights, gradients, alpha=-rate)
         else:
             torch._foreach_add_(slots.weights, momenta)
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        unused = not self.momentum and len(arrays) == len(self.weights) + 1
+        if unused and all(tuple(a.shape) == w.shape for a, w in zip(arrays[1:], self._slots.weights, strict=True)):
+            # Keras 2.15 keeps momenta even where there is no momentum.
+            arrays = arrays[:1]
+        super().load(arrays)
 
     def leaves_rows(self) -> bool:
         return not self.momentum

@@ -1,23 +1,128 @@
-"""Keras 2's legacy optimizers, where their formula is not that of the newer one of the same name.
+"""Keras 2's legacy optimizers, where they do not what the newer one of the same name does.
 
-Files bring them with their state (`decay` in the config tells). Embeddings are trained as in Keras 3, all rows in each
-step; the legacy optimizers of momentum kind left rows alone that were not in the batch.
+Files bring them with their state (`decay` in the config tells). Those of momentum kind leave the rows of an embedding
+alone, state and all, that are not in the batch; and norms of gradients count a row each time that it is looked up.
+Written out again they are Keras 3's optimizers of the same name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from typing_extensions import Self
 
-from layergraph.training.optimizer import BaseOptimizer, Slots, Tensors, Variable
-from layergraph.training.optimizers_elementwise import Adagrad, Nadam, RMSprop
+from layergraph.training.optimizer import BaseOptimizer, Optimizer, Slots, Tensor, Tensors, Variable
+from layergraph.training.optimizers_elementwise import SGD, Adadelta, Adagrad, Adam, Adamax, Ftrl, Nadam, RMSprop
 
 
-class LegacyRMSprop(RMSprop):
+class _ByRows(Optimizer):
+    """Part of optimizers that change the rows of a batch alone, of weights and of slots."""
+
+    @property
+    def takes_rows(self) -> bool:
+        return not (self.loss_scale_factor or self.weight_decay or self.use_ema or self.gradient_accumulation_steps)
+
+    @property
+    def leaves_others(self) -> bool:
+        return True
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        whole = [slots.weights[0], *(several[0] for several in slots.by_name.values())]
+        kept = [tensor.index_select(0, rows) for tensor in whole]
+        chosen = Slots(kept[:1], {name: [part] for name, part in zip(slots.by_name, kept[1:], strict=True)})
+        self.update(chosen, [gradients], rate, self.iterations + 1)
+        for tensor, part in zip(whole, kept, strict=True):
+            tensor.index_copy_(0, rows, part)
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        if not any(g is not None and g.is_sparse for g in gradients):
+            super().apply(gradients)
+            return
+        limits = self.clipnorm, self.clipvalue, self.global_clipnorm
+        given = [g for g in gradients if g is not None]
+        amounts = iter(self._clipped([g._values() if g.is_sparse else g for g in given]))
+        clipped = [None if g is None else _with_values(g, next(amounts)) for g in gradients]
+        self.clipnorm = self.clipvalue = self.global_clipnorm = None
+        try:
+            super().apply(clipped)
+        finally:
+            self.clipnorm, self.clipvalue, self.global_clipnorm = limits
+
+
+def _with_values(gradient: Tensor, values: Tensor) -> Tensor:
+    if not gradient.is_sparse:
+        return values
+    return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=False)
+
+
+class _ByWholes(_ByRows):
+    """Part of optimizers whose slots change as a whole, and of the weights the rows in the batch alone."""
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        weight = slots.weights[0]
+        moved, dense = weight.clone(), torch.zeros_like(weight).index_copy_(0, rows, gradients)
+        self.update(Slots([moved], slots.by_name), [dense], rate, self.iterations + 1)
+        weight.index_copy_(0, rows, moved.index_select(0, rows))
+
+
+class LegacySGD(_ByRows, SGD):
+    """SGD whose momentum rests where there is no gradient (keras.optimizers.legacy.SGD)."""
+
+    serialized_as = "SGD"
+
+    @property
+    def leaves_others(self) -> bool:
+        return self.momentum > 0
+
+
+class LegacyAdam(_ByRows, Adam):
+    """Adam that clips rows before it adds them up; all rows move (keras.optimizers.legacy.Adam)."""
+
+    serialized_as = "Adam"
+
+    @property
+    def leaves_others(self) -> bool:
+        return False
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        dense = torch.zeros_like(slots.weights[0]).index_copy_(0, rows, gradients)
+        self.update(slots, [dense], rate, self.iterations + 1)
+
+
+class LegacyAdamax(_ByRows, Adamax):
+    """Adamax that changes rows in the batch alone (keras.optimizers.legacy.Adamax)."""
+
+    serialized_as = "Adamax"
+
+
+class LegacyAdadelta(_ByRows, Adadelta):
+    """Adadelta that changes rows in the batch alone (keras.optimizers.legacy.Adadelta)."""
+
+    serialized_as = "Adadelta"
+
+
+class LegacyFtrl(_ByRows, Ftrl):
+    """Ftrl that changes rows in the batch alone (keras.optimizers.legacy.Ftrl)."""
+
+    serialized_as = "Ftrl"
+
+
+class LegacyRMSprop(_ByWholes, RMSprop):
     """RMSprop with epsilon outside of the root, unless there is momentum (keras.optimizers.legacy.RMSprop)."""
+
+    serialized_as = "RMSprop"
+
+    @property
+    def leaves_others(self) -> bool:
+        return self.momentum > 0
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        by = _ByRows if self.momentum > 0 else _ByWholes
+        by.update_rows(self, slots, rows, gradients, rate)
 
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         if self.momentum > 0:
@@ -37,12 +142,15 @@ class LegacyRMSprop(RMSprop):
         torch._foreach_add_(roots, self.epsilon)
         torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
 
-    def leaves_rows(self) -> bool:
-        return False
 
-
-class LegacyAdagrad(Adagrad):
+class LegacyAdagrad(_ByRows, Adagrad):
     """Adagrad with epsilon outside of the root (keras.optimizers.legacy.Adagrad)."""
+
+    serialized_as = "Adagrad"
+
+    @property
+    def leaves_others(self) -> bool:
+        return False
 
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         sums = slots.by_name["accumulator"]
@@ -51,19 +159,29 @@ class LegacyAdagrad(Adagrad):
         torch._foreach_add_(roots, self.epsilon)
         torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
 
-    def leaves_rows(self) -> bool:
-        return False
 
-
-class LegacyNadam(Nadam):
+class LegacyNadam(_ByWholes, Nadam):
     """Nadam with 0.96^(0.004 t) (keras.optimizers.legacy.Nadam).
 
     Its `decay` is the 0.004, not a decay of the rate.
     """
 
+    serialized_as = "Nadam"
+
     def setup(self) -> None:
         super().setup()
         self.momentum_decay = 0.004
+
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        before, step = self.u_product, self.iterations + 1
+        super().apply(gradients)
+        # Once a step, however many weights were updated by themselves.
+        self.u_product = float(np.float32(before * self._ahead(step)))
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        before = self.u_product
+        super().update_rows(slots, rows, gradients, rate)
+        self.u_product = before
 
     def keras2_variables(self) -> list[Variable]:
         iteration, *slots = super().keras2_variables()
@@ -79,4 +197,13 @@ class LegacyNadam(Nadam):
         return made
 
 
-LEGACY: Mapping[str, type[BaseOptimizer]] = {"RMSprop": LegacyRMSprop, "Adagrad": LegacyAdagrad, "Nadam": LegacyNadam}
+LEGACY: Mapping[str, type[BaseOptimizer]] = {
+    "SGD": LegacySGD,
+    "Adam": LegacyAdam,
+    "Adamax": LegacyAdamax,
+    "Adadelta": LegacyAdadelta,
+    "Ftrl": LegacyFtrl,
+    "RMSprop": LegacyRMSprop,
+    "Adagrad": LegacyAdagrad,
+    "Nadam": LegacyNadam,
+}

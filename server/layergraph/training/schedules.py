@@ -172,6 +172,21 @@ class CosineDecayRestarts(Schedule):
         return float(F32(self.initial_learning_rate) * ((one - F32(self.alpha)) * cosine + F32(self.alpha)))
 
 
+class Decayed(Schedule):
+    """A schedule that Keras 2's legacy optimizers divide by 1 + decay x step. Keras 3 has no such thing.
+
+    In files it is the schedule alone.
+    """
+
+    def __init__(self, schedule: Schedule, decay: float) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.decay = decay
+
+    def __call__(self, step: int) -> float:
+        return float(F32(self.schedule(step)) / (F32(1) + F32(self.decay) * F32(step)))
+
+
 SCHEDULES: Mapping[str, type[Schedule]] = {
     "ExponentialDecay": ExponentialDecay,
     "InverseTimeDecay": InverseTimeDecay,
@@ -193,4 +208,6 @@ def learning_rate(value: Any) -> float | Schedule:
 
 def keras_form(value: Schedule) -> dict[str, Any]:
     """The schedule as Keras 3 writes it into a file."""
+    if isinstance(value, Decayed):
+        value = value.schedule
     return {"module": "keras.optimizers.schedules", **serialized(value), "registered_name": None}

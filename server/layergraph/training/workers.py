@@ -99,7 +99,13 @@ class _Trained(torch.nn.Module):
 
 def check_shareable(model: Model) -> None:
     """Raises ConfigError, with names of layers, where batches can't be shared out to the same numbers."""
+    from layergraph.training.loop import takes_row_gradients
+
     reasons = []
+    optimizer = model.optimizer
+    if optimizer is not None and optimizer.leaves_others and takes_row_gradients(model, optimizer):
+        # Workers add up whole gradients, which don't tell what was looked up.
+        reasons.append(f"Keras 2's optimizer '{optimizer.name}' goes by the rows of embeddings that were looked up")
     for layer in model.walk_layers():
         penalty = getattr(layer, "activity_regularizer", None)
         if penalty is not None and not isinstance(penalty, ADDITIVE):
