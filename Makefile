@@ -118,6 +118,12 @@ published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS 
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1)
 	$(BIN)/python tests/kill_runs.py $(KILLS) $(WORKERS)
 
+.PHONY: fuzz-tensorflow-training
+fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 go on (N=200, PYTHON_2_15=that Python)
+	rm -rf build/tensorflow-training
+	$(PYTHON_2_15) tests/fuzz_tensorflow_training.py make build/tensorflow-training $(N) 0
+	$(BIN)/python tests/fuzz_tensorflow_training.py check build/tensorflow-training
+
 .PHONY: fuzz-workers
 fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
 	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz_workers.py $(N)
