@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from layergraph.execution.normalization import whole_normalization
 from layergraph.execution.step import Step
 from layergraph.execution.zero_padding import PaddedPooling, is_padding, never_negative
 from layergraph.functional.binding import Binder
@@ -37,7 +38,7 @@ _MAX_FACTOR = 1e4
 def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list[Step]:
     """The steps, with each convolution and what belongs to it as one. `outputs` are the slots that are asked for.
 
-    With `packed`, kernels are laid out for the processor's convolutions.
+    With `packed`, kernels are laid out for the processor's convolutions; else steps are those that engines fuse.
     """
     readers = Counter(slot for step in steps for slot in step.sources)
     readers.update(outputs)
@@ -50,7 +51,11 @@ def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list
             continue
         chain = _chain(step, readers, following) or _padded_pooling(step, readers, following, rectified)
         inside.update(id(part) for part in chain)
-        result.append(_joined(chain, packed=packed) if chain else step)
+        if chain:
+            step = _joined(chain, packed=packed)
+        elif not packed and _plain(step):
+            step = whole_normalization(step)
+        result.append(step)
         if never_negative(result[-1].call):
             rectified.update(result[-1].targets)
     return result

@@ -1,0 +1,45 @@
+"""Batch normalisation as one operation of a recorded graph: the numbers of several."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from layergraph import Input, Model, layers
+from layergraph.execution.engines.source import Source
+from layergraph.layers.normalization_batch import BatchNormalization
+
+
+def graph(model: Model, shape: tuple[int, ...]) -> Source:
+    samples = [np.random.default_rng(0).standard_normal((rows, *shape)).astype("float32") for rows in (2, 3)]
+    return Source(model.plan().inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
+
+
+def shaken(layer: BatchNormalization, variance: float = 1.0) -> None:
+    rng = np.random.default_rng(1)
+    for weight in layer.weights:
+        values = rng.uniform(0.5, 1.5, weight.shape) * (variance if "variance" in weight.name else 1)
+        weight.assign(values.astype("float32"))
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "epsilon": 0.01}])
+@pytest.mark.parametrize(("shape", "axis"), [((6,), -1), ((5, 6), -1), ((4, 5, 6), -1), ((4, 5, 6), 1), ((4, 5, 6), 2)])
+def test_one_operation_gives_the_numbers_of_eager_torch(shape: tuple[int, ...], axis: int, options: dict) -> None:
+    entry = Input(shape)
+    layer = layers.BatchNormalization(axis=axis, **options)
+    model = Model(entry, layers.Activation("relu")(layer(entry)))
+    shaken(layer)
+    source = graph(model, shape)
+    assert len(source.graph.graph.findAllNodes("aten::batch_norm")) == 1
+    x = np.random.default_rng(2).standard_normal((4, *shape)).astype("float32")
+    with torch.no_grad():
+        (got,) = source.graph(torch.from_numpy(x))
+    np.testing.assert_allclose(got.numpy(), model.plan().run_eagerly([x])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_large_factors_keep_subtracting_the_mean_first() -> None:
+    entry = Input((6,))
+    layer = layers.BatchNormalization(epsilon=0.0)
+    model = Model(entry, layer(entry))
+    shaken(layer, variance=1e-4)
+    assert not graph(model, (6,)).graph.graph.findAllNodes("aten::batch_norm")
