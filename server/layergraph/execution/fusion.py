@@ -53,7 +53,7 @@ def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list
         inside.update(id(part) for part in chain)
         if chain:
             step = _joined(chain, packed=packed)
-        elif not packed and _plain(step):
+        elif not packed and isinstance(step.call.layer, BatchNormalization) and _plain(step):
             step = whole_normalization(step)
         result.append(step)
         if never_negative(result[-1].call):
