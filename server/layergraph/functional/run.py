@@ -20,6 +20,7 @@ class Run:
     losses      activity regularisation that layers add, as scalars; None where nobody asks for it
     row_gradients   whether Embedding layers give gradients of the rows that were looked up alone, as sparse tensors
     shard       the worker's rows of the batch, where several processes compute one
+    states      what stateful layers ended the batch before with, by layer; None where each call starts from zeros
     stand_ins   what stands for unknown lengths, where shapes alone are asked for
     """
 
@@ -28,6 +29,7 @@ class Run:
     losses: list[torch.Tensor] | None = field(default_factory=list)
     row_gradients: bool = False
     shard: Shard | None = None
+    states: dict[object, list[torch.Tensor]] | None = None
     stand_ins: StandIns | None = None
 
     def as_training(self, training: bool) -> Run:

@@ -29,7 +29,8 @@ class Recurrent(Layer):
     return_sequences       gives the outputs of all steps, (rows, steps, units)
     return_state           gives the states after the last step too
     go_backwards           takes the steps from last to first; outputs come in that order
-    stateful               accepted, but each call starts from zeros: a server's calls belong to different callers
+    stateful               each batch of a training starts where the one before ended, row by row; elsewhere each call
+                           starts from zeros: a server's calls belong to different callers
     zero_output_for_mask   gives 0 for masked steps rather than the output before
     time_major             steps come before rows, in inputs and outputs; only in files of tf.keras
     mask_rule              whether the inputs' mask holds beside tensors of `initial_state`: only in `keras2`
@@ -74,15 +75,17 @@ class Recurrent(Layer):
             mask = sequences_mask
         mask = _fitting_mask(mask, sequences)
         cells = self.cells(w)
-        starts = self._starts(cells, sequences, initial_state)
+        starts = self._starts(cells, sequences, self.starting_states(run, len(sequences), initial_state))
+        keeps = self.stateful and run.states is not None
         x = sequences.flip(1) if self.go_backwards else sequences
         if mask is not None and self.go_backwards:
             mask = mask.flip(1)
         ends = []
         for cell, weights in cells:
             here, starts = starts[: len(cell.state_sizes)], starts[len(cell.state_sizes) :]
-            x, states = cell.scan(run, weights, x, here, mask, need_states=self.return_state)
+            x, states = cell.scan(run, weights, x, here, mask, need_states=self.return_state or keeps)
             ends += states
+        self.keep_states(run, ends)
         if mask is not None and self.zero_output_for_mask:
             x = torch.where(mask[:, :, None], x, 0)
         dtype = torch_dtype(self.compute_dtype)
@@ -90,6 +93,18 @@ class Recurrent(Layer):
         if self.time_major and self.return_sequences:
             output = output.transpose(0, 1)
         return [output, *(state.to(dtype) for state in ends)] if self.return_state else output
+
+    def starting_states(self, run: Run, rows: int, given: Any) -> Any:
+        """What the batch before ended with, if the layer keeps that and nothing else is given."""
+        if not self.stateful or run.states is None or any(state is not None for state in flatten(given)):
+            return given
+        kept = run.states.get(self)
+        return kept if kept and len(kept[0]) == rows else None
+
+    def keep_states(self, run: Run, states: list[torch.Tensor]) -> None:
+        """Has the next batch start from these."""
+        if self.stateful and run.states is not None:
+            run.states[self] = [state.detach() for state in states]
 
     def _starts(self, cells: list[tuple[Cell, Any]], x: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
         """The states to start from, in the type that the cells compute in: those given, or zeros."""

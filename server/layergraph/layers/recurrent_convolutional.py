@@ -116,8 +116,9 @@ class _ConvLstm(WindowedConvolution, Recurrent):
             raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps) or more axes")
         inputs = self._inputs(run, w, sequences.to(w.kernel.dtype))
         # The gates are (rows, steps, *spatial, filters * 4) here; states are without the steps.
-        states = self._first_states(inputs, initial_state)
+        states = self._first_states(inputs, self.starting_states(run, len(inputs), initial_state))
         outputs, states = self._scan(run, w, inputs, states, mask)
+        self.keep_states(run, states)
         if mask is not None and self.zero_output_for_mask:
             order = mask.flip(1) if self.go_backwards else mask
             outputs = torch.where(_over(order.to(torch.bool), outputs), outputs, 0)

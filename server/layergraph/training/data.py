@@ -153,7 +153,8 @@ def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array]:
         what = f"input '{spec.name}'"
         if given is None:
             raise DataError(f"{what} is missing")
-        arrays.append(_adapted(what, as_array(what, given), spec.shape))
+        # A fixed number of rows is that of batches, as in Keras.
+        arrays.append(_adapted(what, as_array(what, given), (None, *spec.shape[1:])))
     return arrays
 
 

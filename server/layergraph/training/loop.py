@@ -32,10 +32,20 @@ class Loop:
     """
 
     def __init__(
-        self, model: Model, compiled: Compiled, generator: torch.Generator, workers: Workers | None = None
+        self,
+        model: Model,
+        compiled: Compiled,
+        generator: torch.Generator,
+        workers: Workers | None = None,
+        states: dict[object, list[Tensor]] | None = None,
     ) -> None:
-        """With `workers` batches have shards, and every worker makes the same calls."""
+        """With `workers` batches have shards, and every worker makes the same calls.
+
+        `states` are what stateful layers have kept so far, and are changed.
+        """
         self._plan = model.plan()
+        self._states = {} if states is None else states
+        self._stateful = [layer for layer in model.walk_layers() if getattr(layer, "stateful", False)]
         self._compiled = compiled
         self._generator = generator
         weights = model.trainable_weights
@@ -80,7 +90,13 @@ class Loop:
 
     def train(self, batch: Batch) -> None:
         """One step: loss, gradients, update. To be called inside of `recording`."""
-        run = Run(training=True, generator=self._generator, row_gradients=self._row_gradients, shard=batch.shard)
+        run = Run(
+            training=True,
+            generator=self._generator,
+            row_gradients=self._row_gradients,
+            shard=batch.shard,
+            states=self._states,
+        )
         if self._replica is not None:
             self._compiled.optimizer.apply(self._replica.gradients(batch, run))
             return
@@ -95,7 +111,8 @@ class Loop:
     def test(self, batch: Batch) -> None:
         """Measures without training."""
         with torch.no_grad():
-            self._measured(batch, Run(training=False, generator=self._generator, shard=batch.shard))
+            run = Run(training=False, generator=self._generator, shard=batch.shard, states=self._states)
+            self._measured(batch, run)
 
     def _measured(self, batch: Batch, run: Run) -> Tensor:
         """The total loss of a batch, by which losses and metrics have been updated."""
@@ -156,6 +173,7 @@ class Loop:
             "shown": {index: shown.clone() for index, shown in self._shown.items()},
             "rows": self._rows,
             "generator": self._generator.get_state(),
+            "states": [[state.clone() for state in self._states.get(layer, [])] for layer in self._stateful],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -165,6 +183,9 @@ class Loop:
             shown.copy_(state["shown"][index])
         self._rows = state["rows"]
         self._generator.set_state(state["generator"])
+        # Earlier releases kept none.
+        for layer, kept in zip(self._stateful, state.get("states", ()), strict=False):
+            self._states[layer] = [value.to(self._last.device) for value in kept]
 
     def check_finite(self, epoch: int, step: int) -> None:
         """Raises NonFiniteLossError if the last batch's loss is no number; `epoch` and `step` count from 0."""

@@ -53,7 +53,8 @@ def _matched_data(
     names = model.output_names
     inputs = data.input_arrays(x, model.input_specs)
     labels = _label_arrays(y, compiled)
-    shapes = [spec.shape for spec in model.output_specs]
+    # A fixed number of rows is that of batches.
+    shapes: list[Shape] = [(None, *spec.shape[1:]) for spec in model.output_specs]
     compiled.resolve([None if a is None else a.shape for a in labels], shapes)
     if class_weight is not None:
         sample_weight = _from_classes(labels, class_weight, sample_weight)

@@ -51,10 +51,16 @@ class Trainer:
         self.stop_training = False
         #: What the last `fit` gave back.
         self.history: History | None = None
+        #: What stateful layers ended the last batch with.
+        self._states: dict[object, list[torch.Tensor]] = {}
 
     @property
     def _model(self) -> Model:
         return cast("Model", self)
+
+    def reset_states(self) -> None:
+        """Has stateful layers start from zeros again, as they do in a model just made."""
+        self._states.clear()
 
     # --- compile ------------------------------------------------------------------------------------------------------
 
@@ -224,7 +230,7 @@ class Trainer:
             (seed,) = map(int, workers.agree(seed))
             if not workers.first:
                 callbacks, verbose, checkpoints = [], 0, None
-        loop = Loop(self._model, compiled, new_generator(seed, model_device(self._model)), workers)
+        loop = Loop(self._model, compiled, new_generator(seed, model_device(self._model)), workers, self._states)
         compiled.optimizer.build(self._model.trainable_weights)
         passes = Passes(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
         self.history = history = History()
@@ -264,7 +270,7 @@ class Trainer:
         """One step on one batch. Gives the loss before it, with metrics as a list, or a dict by name."""
         compiled = self._ready()
         batch = matched_data(self._model, compiled, x, y, sample_weight, class_weight)
-        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
+        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)), states=self._states)
         compiled.optimizer.build(self._model.trainable_weights)
         loop.reset()
         with loop.recording():
@@ -293,14 +299,14 @@ class Trainer:
         size = _batch_size(batch_size)
         count = data.steps_of(rows.rows, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
-        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
+        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)), states=self._states)
         return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics on one batch."""
         compiled = self._ready()
         batch = matched_data(self._model, compiled, x, y, sample_weight)
-        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)))
+        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)), states=self._states)
         loop.reset()
         loop.test(batch.batch(slice(0, batch.rows), batch.rows))
         return self._numbers(loop.logs(), return_dict)
@@ -337,7 +343,7 @@ class Trainer:
             for step, batch in enumerate(batches):
                 for callback in begin:
                     callback.on_predict_batch_begin(step, {})
-                outputs, _ = plan.forward(Run(training=False, losses=None), batch.inputs)
+                outputs, _ = plan.forward(Run(training=False, losses=None, states=self._states), batch.inputs)
                 for part, output in zip(parts, outputs, strict=True):
                     part.append(_as_numpy(output))
                 for callback in end:

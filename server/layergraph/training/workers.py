@@ -110,6 +110,8 @@ def check_shareable(model: Model) -> None:
         penalty = getattr(layer, "activity_regularizer", None)
         if penalty is not None and not isinstance(penalty, ADDITIVE):
             reasons.append(f"layer '{layer.name}' has the activity regularizer {type(penalty).__name__}")
+        if getattr(layer, "stateful", False):
+            reasons.append(f"layer '{layer.name}' ({type(layer).__name__}) is stateful")
         if not layer.rows_are_independent:
             reasons.append(f"layer '{layer.name}' ({type(layer).__name__}) looks at all rows of a batch")
     if not reasons and not model.plan().batched:
