@@ -218,6 +218,16 @@ def test_inputs_with_other_rows_than_one_another_are_eager_torchs(tmp_path: Any)
         plan.run(inputs)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not there")
+def test_an_engine_that_misses_nan_inside_is_dropped() -> None:
+    """OpenVINO simplifies what is NaN where an image has one colour, and is replaced afterwards."""
+    entry = layergraph.Input((7, 6, 3))
+    plan = layergraph.Model(entry, layergraph.layers.AutoContrast()(entry)).plan()
+    plan.tune(engines=("openvino",), pin=True)
+    image = np.ones((1, 7, 6, 3), "float32")
+    np.testing.assert_array_equal(next(iter(plan.run({plan.input_specs[0].name: image}).values())), image)
+
+
 def test_height_and_width_are_not_mistaken_for_each_other(tmp_path: Any) -> None:
     """Random inputs have the same length on both."""
     entry = keras.Input((None, None, 3))

@@ -244,7 +244,8 @@ def test_random_colours_are_distributed_as_keras_has_them(name: str, options: di
     for quantile in (0.1, 0.9):
         got, want = (np.quantile(y.reshape(2000, -1), quantile, axis=0) for y in (ours, theirs))
         np.testing.assert_allclose(got, want, atol=0.25)
-    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.08)
+    # An inverted image differs by up to 3 from its own, so means of 2,000 draws scatter by 0.05 from each other.
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.2)
 
 
 @pytest.mark.parametrize("fill_mode", ["reflect", "wrap", "constant", "nearest"])
