@@ -294,3 +294,14 @@ def test_accuracy_by_shapes(labels, predictions, name):
 def test_what_is_wrong_is_named(given, message):
     with pytest.raises(ConfigError, match=message):
         metric(given)
+
+
+def test_micro_scores_with_a_column_of_weights():
+    """As Keras computes them; other averages it doesn't."""
+    ours, theirs = METRICS["F1Score"](average="micro", threshold=0.5), keras.metrics.F1Score("micro", threshold=0.5)
+    for rows in (6, 3):
+        y, p = yes_no(4)(rows), probability(4)(rows)
+        weights = RNG.uniform(0, 2, (rows, 1)).astype("float32")
+        ours.update(torch.tensor(y), torch.tensor(p), torch.tensor(weights))
+        theirs.update_state(y, p, weights)
+    assert ours.result() == pytest.approx(float(theirs.result()), rel=1e-5)

@@ -64,9 +64,13 @@ class FBetaScore(Metric):
             found = y_pred > self.threshold
         positive = found.to(torch.float64)
         outcomes = torch.stack([positive * y_true, positive * (1 - y_true), (1 - positive) * y_true])  # (3, N, classes)
-        if sample_weight is not None:
-            outcomes = outcomes * weights_like(y_true, sample_weight)
-        sums = outcomes.sum(1)
+        if sample_weight is None:
+            sums = outcomes.sum(1)
+        elif self.average == "micro" and sample_weight.ndim == 2:
+            # Keras broadcasts weights (N, 1) to (N, N, classes): each row counts with the weights of all.
+            sums = outcomes.sum(1) * sample_weight.sum()
+        else:
+            sums = (outcomes * weights_like(y_true, sample_weight)).sum(1)
         self._sums = sums if self._sums is None else self._sums + sums
 
     def result(self) -> Result:

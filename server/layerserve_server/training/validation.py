@@ -172,8 +172,10 @@ def _check_array(array: DataArray, inputs: Sequence[TensorSpec]) -> None:
         raise TooLargeError(f"{label}: shape {array.shape} is too large")
     if array.role.use is Role.X:
         spec = next(spec for spec in inputs if spec.name == array.name)
+        # A fixed number of rows is that of a batch, of which the data has any number.
+        rows = array.shape[0] if spec.shape[0] is None else spec.shape[0]
         # Arrays without memory stand in for the data: one has the whole shape, one has no values that could be judged.
-        fit_shape(label, spec, np.broadcast_to(np.zeros((), array.held_dtype), array.shape))
+        fit_shape(label, spec, np.broadcast_to(np.zeros((), array.held_dtype), (rows, *array.shape[1:])))
         fit_dtype(label, np.zeros(0, array.held_dtype), spec.dtype)
 
 
