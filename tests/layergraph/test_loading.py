@@ -27,9 +27,12 @@ def test_files_of_tf_keras_215_give_its_numbers(path: Path) -> None:
         assert_close(got, want)
 
 
-def test_a_file_of_keras_213_counts_layers_with_weights_twice() -> None:
-    """Several Dense and BatchNormalization layers, also in nested models, between layers without weights."""
-    path = FIXTURES.parent / "keras2_13_counted.keras"
+@pytest.mark.parametrize("name", ["counted", "weightless"])
+def test_a_file_of_keras_213_counts_layers_with_weights_twice(name: str) -> None:
+    """Several Dense and BatchNormalization layers, also in nested models, between layers without weights; and nested
+    models of which only some have weights.
+    """
+    path = FIXTURES.parent / f"keras2_13_{name}.keras"
     model = layergraph.load_model(path)
     with np.load(path.with_suffix(".npz")) as arrays:
         result = model.plan().run({model.input_names[0]: arrays["a"]})

@@ -24,11 +24,13 @@ def layers_of(model: Model, order: FileOrder) -> Sequence[Layer]:
     return model.layers if known is None else known
 
 
-def state_groups(root: Layer, order: FileOrder) -> Iterator[tuple[str, Layer]]:
+def state_groups(
+    root: Layer, order: FileOrder, times: Callable[[Layer], int] = lambda layer: 1
+) -> Iterator[tuple[str, Layer]]:
     """Each layer with its group in a `.weights.h5`: (`layers/conv2d_1`, layer), depth first, as Keras saves them.
 
     A layer that lies in several models comes with each of its groups; Keras saves it in the first, and so what is in it
-    comes once.
+    comes once. `times` says how often a layer is counted among those of its class.
     """
     waiting: list[tuple[str, Layer]] = [("", root)]
     seen: set[Layer] = set()
@@ -38,7 +40,7 @@ def state_groups(root: Layer, order: FileOrder) -> Iterator[tuple[str, Layer]]:
         if layer in seen:
             continue
         seen.add(layer)
-        waiting.extend(reversed(list(_under(path, _members(layer, order)))))
+        waiting.extend(reversed(list(_under(path, _members(layer, order, times)))))
 
 
 def state_groups_once(
@@ -59,7 +61,7 @@ def state_groups_once(
             continue
         seen.add(key)
         yield path, layer
-        walks.append(_under(path, _members(layer, order, lambda inner: identity(inner) in seen)))
+        walks.append(_under(path, _members(layer, order, lambda inner: int(identity(inner) not in seen))))
 
 
 def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
@@ -67,19 +69,16 @@ def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[st
         yield f"{path}/{name}" if path else name, inner
 
 
-def _members(
-    layer: Layer, order: FileOrder, passes_over: Callable[[Layer], bool] = lambda inner: False
-) -> Iterator[tuple[str, Layer]]:
+def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int]) -> Iterator[tuple[str, Layer]]:
     if not isinstance(layer, Model):
         yield from layer.sublayers.items()
         return
     used: Counter[str] = Counter()
     for inner in layers_of(layer, order):
-        if passes_over(inner):
-            continue
-        name = inner.group_name
-        used[name] += 1
-        yield f"layers/{name}" + (f"_{used[name] - 1}" if used[name] > 1 else ""), inner
+        name, counted = inner.group_name, times(inner)
+        if counted:
+            yield f"layers/{name}" + (f"_{used[name]}" if used[name] else ""), inner
+            used[name] += counted
 
 
 def variables_path(group: str, layer: Layer) -> str:

@@ -46,7 +46,7 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
     problems = Problems()
-    for path, layer in state_groups(model, order):
+    for path, layer in _groups(model, order, archive.keras_version or ""):
         for name in layer.asset_names:
             content = archive.asset(f"{path}/{name}")
             if content is not None:
@@ -68,14 +68,19 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
         match.weight.bind(torch.from_numpy(match.array.read()))
 
 
+def _groups(model: Model, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:
+    """The groups of all layers. Keras 2.13 counts a layer that has weights twice."""
+    if not version.startswith("2.13."):
+        return state_groups(model, order)
+    return state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
+
+
 def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems, version: str) -> Iterator[_Match]:
     """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
-    twice = version.startswith("2.13.")
     groups: dict[Layer, list[str]] = {}
-    for path, layer in state_groups(model, order):
+    for path, layer in _groups(model, order, version):
         if layer.own_weights:
-            spelt = variables_path(path, layer)
-            groups.setdefault(layer, []).append(_counted_twice(spelt) if twice else spelt)
+            groups.setdefault(layer, []).append(variables_path(path, layer))
     found: dict[Layer, list[StoredArray]] = {}
     for layer, paths in groups.items():
         candidates = (_variables(tree, path, own_variables(layer)) for path in paths)
@@ -122,11 +127,6 @@ def _spellings(path: str) -> Iterator[str]:
         yield spelt
         # Keras 2.13 and 2.14.
         yield spelt.replace("layers/", "_layer_checkpoint_dependencies/")
-
-
-def _counted_twice(path: str) -> str:
-    """The path of a group in Keras 2.13, which counts each layer that has weights twice."""
-    return re.sub(r"(layers/[^/]*?_)(\d+)(?=/)", lambda found: f"{found[1]}{2 * int(found[2])}", path)
 
 
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:
