@@ -15,6 +15,10 @@ from typing import Any
 _SIGNATURE = b"GCOL\x01"
 _COLLECTION = struct.Struct("<4sB3xQ")
 _OBJECT = struct.Struct("<HH4xQ")
+#: HDF5 reads a file of many small arrays in hundreds of thousands of small parts, a few for each. So blocks are read,
+#: of as many bytes, and kept for a while: the parts of one array lie near one another.
+_BLOCK = 1 << 16
+_MOST_BLOCKS = 32
 
 
 class DamagedHeapError(OSError):
@@ -32,6 +36,8 @@ class HeapChecked(io.RawIOBase):
         super().__init__()
         self._file = file
         self._length = int(file.seek(0, io.SEEK_END))
+        self._position = self._length
+        self._blocks: dict[int, bytes] = {}
         self._values_only = False
         # Heaps don't overlap, and so together are no longer than the file; time stays linear where they claim to be.
         self._left = self._length
@@ -53,24 +59,33 @@ class HeapChecked(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return int(self._file.tell())
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
+        if whence != io.SEEK_SET:
+            offset += self._position if whence == io.SEEK_CUR else self._length
+        self._position = offset
+        return offset
 
     def readinto(self, buffer: Any) -> int:
-        if self._values_only:
-            return int(self._file.readinto(buffer))
+        start = self._position
+        if self._values_only and len(buffer) > _BLOCK:
+            self._file.seek(start)
+            done = int(self._file.readinto(buffer))
+            self._position += done
+            return done
         view = memoryview(buffer).cast("B")
-        start = self.tell()
-        # HDF5 may join what it reads to what it has: a signature may begin before this part or end behind it.
-        around = len(_SIGNATURE) - 1
-        first = max(0, start - around)
-        data = self._read(first, start - first + len(view) + around)
-        self._check(first, data)
-        wanted = data[start - first :][: len(view)]
+        if self._values_only:
+            wanted = self._read(start, len(view))
+        else:
+            # HDF5 may join what it reads to what it has: a signature may begin before this part or end behind it.
+            around = len(_SIGNATURE) - 1
+            first = max(0, start - around)
+            data = self._read(first, start - first + len(view) + around)
+            self._check(first, data)
+            wanted = data[start - first :][: len(view)]
         view[: len(wanted)] = wanted
-        self.seek(start + len(wanted))
+        self._position = start + len(wanted)
         return len(wanted)
 
     def _check(self, first: int, data: bytes) -> None:
@@ -105,6 +120,23 @@ class HeapChecked(io.RawIOBase):
         return int(size) if len(data) == size else None
 
     def _read(self, start: int, size: int) -> bytes:
-        self._file.seek(start)
-        data: bytes = self._file.read(size)
-        return data
+        first, last = start // _BLOCK, (start + size - 1) // _BLOCK
+        if last - first > 1:
+            self._file.seek(start)
+            data: bytes = self._file.read(size)
+            return data
+        block = self._block(first)
+        if last > first:
+            block += self._block(last)
+        at = start - first * _BLOCK
+        return block[at : at + size]
+
+    def _block(self, index: int) -> bytes:
+        known = self._blocks.get(index)
+        if known is None:
+            if len(self._blocks) >= _MOST_BLOCKS:
+                # Dicts keep the order in which they were filled.
+                del self._blocks[next(iter(self._blocks))]
+            self._file.seek(index * _BLOCK)
+            known = self._blocks[index] = self._file.read(_BLOCK)
+        return known
