@@ -101,6 +101,12 @@ class Maker:
             x = layers.Embedding(WORDS, 3, mask_zero=mask, name=self.name("embedding"))(words)
         else:
             x = self.entry((STEPS, 3))
+        if self.chance(0.2):
+            x = layers.TimeDistributed(layers.Dense(3, "tanh", name=self.name("each")), name=self.name("steps"))(x)
+        elif self.chance(0.2):
+            x = layers.MultiHeadAttention(2, 2, name=self.name("attention"))(x, x)
+        elif self.chance(0.2):
+            x = layers.LayerNormalization(name=self.name("layer_norm"))(x)
         kind = self.random.choice(("LSTM", "GRU", "SimpleRNN"))
         stateful = self.batch is not None and self.chance(0.8)
         options = {"return_sequences": steps, "stateful": stateful, "name": self.name(kind.lower())}
@@ -143,7 +149,7 @@ class Maker:
                 labels.append(self.numbers.standard_normal((*shape, 1)).astype("float32"))
             elif kind == "binary":
                 losses.append(self.random.choice(("binary_crossentropy", "mse", "hinge", "binary_focal_crossentropy")))
-                metrics.append("accuracy")
+                metrics.append("accuracy" if steps else self.random.choice(("accuracy", "AUC", "Precision")))
                 labels.append(classes[..., None].astype("float32"))
             elif kind == "classes":
                 losses.append(self.random.choice(("categorical_crossentropy", "kl_divergence", "categorical_hinge")))
@@ -186,7 +192,7 @@ class Maker:
             "Ftrl": {"l1_regularization_strength": 0.01, "l2_regularization_strength": 0.1, "beta": 0.1},
             "Lion": {"beta_2": 0.9},
         }.get(kind, {})
-        if self.chance(0.3) and not self.embedded:
+        if self.chance(0.3) and (legacy or not self.embedded):
             options[self.random.choice(("clipnorm", "clipvalue", "global_clipnorm"))] = 0.1
         if legacy and kind != "Nadam" and self.chance(0.3):
             options["decay"] = 0.1
@@ -209,6 +215,7 @@ def make(folder: Path, seed: int) -> None:
         loss=losses if len(losses) > 1 else losses[0],
         loss_weights=[1.5, 0.5] if len(losses) > 1 and maker.chance(0.5) else None,
         metrics=[[m] for m in metrics] if len(metrics) > 1 else metrics,
+        weighted_metrics=[[m] for m in metrics] if len(metrics) > 1 and maker.chance(0.3) else None,
         # Tracing takes longer than all the steps, and in graphs Nadam counts wrongly.
         run_eagerly=True,
     )
@@ -220,6 +227,9 @@ def make(folder: Path, seed: int) -> None:
         weights = maker.numbers.uniform(0.2, 2.0, ROWS).astype("float32")
     if maker.chance(0.3) and maker.batch is None:
         fit["validation_split"] = 0.25
+    if weights is None and len(losses) == 1 and metrics != ["AUC"] and maker.chance(0.15) and labels[0].ndim == 2:
+        fit["class_weight"] = {0: 0.5, 1: 2.0, 2: 1.5}
+    patient = maker.chance(0.15) and isinstance(optimizer.learning_rate, maker.tf.Variable)
     # A legacy optimizer's state is in no .keras file.
     ending = "h5" if legacy or maker.chance(0.5) else "keras"
     # An .h5 written before any data was seen settles what "accuracy" means, at times wrongly.
@@ -235,10 +245,14 @@ def make(folder: Path, seed: int) -> None:
     if weights is not None:
         arrays["w"] = weights
     np.savez(path / "rows.npz", **arrays)
-    history = model.fit(data, y, epochs=2, verbose=0, sample_weight=weights, **fit).history
+    plateau = {"monitor": "loss", "factor": 0.5, "patience": 0, "min_delta": 10.0}
+    callbacks = [maker.keras.callbacks.ReduceLROnPlateau(**plateau)] if patient else []
+    history = model.fit(data, y, epochs=2, verbose=0, sample_weight=weights, callbacks=callbacks, **fit).history
     np.savez(path / "after.npz", *[weight.numpy() for weight in model.trainable_weights])
     config = json.loads(json.dumps(optimizer.get_config(), default=str))
     about = {"fit": fit, "logs": history, "optimizer": type(optimizer).__name__, "legacy": legacy, "config": config}
+    about["callbacks"] = [{"class_name": "ReduceLROnPlateau", "config": plateau}] if patient else []
+    history.pop("lr", None)
     about.update(losses=losses, metrics=metrics, epochs=epochs, layers=[type(x).__name__ for x in model.layers])
     (path / "case.json").write_text(json.dumps(about))
 
@@ -254,6 +268,7 @@ def difference(got: Any, want: Any) -> float:
 def check(path: Path) -> str | None:
     """What differs, in words; None if nothing does."""
     import layergraph
+    from layergraph.training.callback_table import callback
 
     about = json.loads((path / "case.json").read_text())
     rows, after = np.load(path / "rows.npz"), np.load(path / "after.npz")
@@ -261,7 +276,11 @@ def check(path: Path) -> str | None:
     x, y = ([rows[name] for name in sorted(rows.files) if name[0] == kind] for kind in "xy")
     weights = rows["w"] if "w" in rows.files else None
     given = (x if len(x) > 1 else x[0], y if len(y) > 1 else y[0])
-    history = model.fit(*given, epochs=2, verbose=0, sample_weight=weights, **about["fit"]).history
+    if "class_weight" in about["fit"]:
+        about["fit"]["class_weight"] = {int(key): value for key, value in about["fit"]["class_weight"].items()}
+    callbacks = [callback(config) for config in about.get("callbacks", [])]
+    fit = {"epochs": 2, "verbose": 0, "sample_weight": weights, "callbacks": callbacks, **about["fit"]}
+    history = model.fit(*given, **fit).history
     wrong = {
         f"log {n}": d
         for n, v in about["logs"].items()

@@ -6,11 +6,14 @@ every epoch must be Keras's to 1e-4.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+os.environ["KERAS_BACKEND"] = "torch"
 
 import keras
 import numpy as np
