@@ -46,6 +46,11 @@ def test_stft_kernels(options):
     np.testing.assert_allclose(INITIALIZERS["STFT"](**options)((8, 1, 5)).numpy(), expected, atol=1e-6)
 
 
+def test_every_initializer_has_a_case():
+    # Whose kernels have a shape of their own: test_stft_kernels.
+    assert {name for name, _ in CASES} == set(INITIALIZERS) - {"STFT"}
+
+
 def test_every_initializer_of_keras_is_there():
     theirs = {n for n in dir(keras.initializers) if isinstance(getattr(keras.initializers, n), type)}
     aliases = {"Initializer", "IdentityInitializer", "OrthogonalInitializer", "STFTInitializer"}

@@ -46,6 +46,11 @@ def test_projections(name, options):
     np.testing.assert_allclose(CONSTRAINTS[name](**options)(torch.tensor(WEIGHTS)), expected, rtol=1e-6, atol=1e-7)
 
 
+def test_every_regularizer_and_constraint_has_a_case():
+    assert {name for name, _ in REGULARIZER_CASES} == set(REGULARIZERS)
+    assert {name for name, _ in CONSTRAINT_CASES} == set(CONSTRAINTS)
+
+
 def test_orthogonal_regularizer_of_a_zero_row_has_a_finite_gradient():
     weights = torch.zeros(2, 3, requires_grad=True)
     REGULARIZERS["OrthogonalRegularizer"]()(weights).backward()

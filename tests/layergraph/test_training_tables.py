@@ -1,5 +1,6 @@
 """The tables of training know every public class of stock Keras that needs no code of the user."""
 
+import importlib
 import inspect
 from types import ModuleType
 
@@ -62,3 +63,26 @@ def test_every_function_and_short_name_of_keras_is_known(module, known):
     elsewhere = set().union(*ELSEWHERE.values()) | {"get", "serialize", "deserialize"}
     names = {name for name, value in vars(module).items() if callable(value)}
     assert names - known - elsewhere == set()
+
+
+#: Where each callback is compared with Keras's, or, where Keras has none or writes nothing that can be compared, with
+#: what it promises.
+CALLBACK_TESTS = {
+    "EarlyStopping": "test_monitors.test_same_run_as_keras",
+    "ReduceLROnPlateau": "test_monitors.test_same_run_as_keras",
+    "LearningRateScheduler": "test_monitors.test_a_rate_by_a_schedule_of_epochs",
+    "TerminateOnNaN": "test_monitors.test_termination_by_a_loss_that_is_no_number",
+    "ModelCheckpoint": "test_recording.test_model_checkpoints",
+    "BackupAndRestore": "test_checkpoint.test_backup_and_restore",
+    "CSVLogger": "test_recording.test_csv",
+    "JSONLogger": "test_recording.test_json_lines",
+    "TensorBoard": "test_recording.test_tensorboard_events",
+    "SwapEMAWeights": "test_averaging.test_same_run_as_keras",
+}
+
+
+def test_every_callback_has_a_test():
+    assert set(CALLBACK_TESTS) == set(CALLBACKS)
+    for place in CALLBACK_TESTS.values():
+        module, function = place.split(".")
+        assert callable(getattr(importlib.import_module(module), function))
