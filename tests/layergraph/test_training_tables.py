@@ -1,7 +1,7 @@
 """The tables of training know every public class of stock Keras that needs no code of the user."""
 
-import importlib
 import inspect
+from pathlib import Path
 from types import ModuleType
 
 import keras
@@ -85,4 +85,4 @@ def test_every_callback_has_a_test():
     assert set(CALLBACK_TESTS) == set(CALLBACKS)
     for place in CALLBACK_TESTS.values():
         module, function = place.split(".")
-        assert callable(getattr(importlib.import_module(module), function))
+        assert f"\ndef {function}(" in Path(__file__).with_name(f"{module}.py").read_text()
