@@ -309,3 +309,24 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         layers.EinsumDense("abc,cd->abd", (7, 3))(x)
     with pytest.raises(GraphError, match="bias_axes is 'q'"):
         layers.EinsumDense("abc,cd->abd", (None, 3), bias_axes="q")(x)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("values", "keys"), [(None, 4), (4, None)])
+def test_values_of_an_unknown_number_have_known_keys(values: int | None, keys: int | None, masked: bool) -> None:
+    """As tf.keras 2.15 allows; the numbers are those of a model that knows both."""
+
+    def model(of_values: int | None, of_keys: int | None) -> Any:
+        query = layergraph.Input((5, 3), name="q")
+        value, key = layergraph.Input((of_values, 3), name="v"), layergraph.Input((of_keys, 3), name="k")
+        told = layers.Masking()(value) if masked else value
+        attended = layers.MultiHeadAttention(2, 2, name="heads")(query, told, key=key)
+        return layergraph.Model([query, value, key], [layers.Attention()([query, told, key]), attended])
+
+    some, known = model(values, keys), model(4, 4)
+    assert [output.shape for output in some.outputs] == [(None, 5, 3), (None, 5, 3)]
+    known.set_weights(some.get_weights())
+    given = dict(zip("qvk", random_arrays([(2, 5, 3), (2, 4, 3), (2, 4, 3)]), strict=True))
+    given["v"][0, 1:] = 0
+    for got, want in zip(some.plan().run(given).values(), known.plan().run(given).values(), strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -12,7 +12,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.initializers import GlorotUniform, Ones
 from layergraph.layers.attention_multi_head import LAYERS as MULTI_HEAD
-from layergraph.layers.attention_scores import causal_mask
+from layergraph.layers.attention_scores import as_many_steps, causal_mask
 from layergraph.layers.regularization import dropped
 
 
@@ -53,8 +53,9 @@ class _DotAttention(Layer):
     ) -> Any:
         """The attended values, and with `return_attention_scores` the weights (rows, Tq, Tv)."""
         self.check_inputs(inputs)
-        query, value = inputs[:2]
+        query, value = inputs[0], as_many_steps(run, inputs[1], inputs[-1])
         query_mask, value_mask = (None, None) if mask is None else mask[:2]
+        value_mask = None if value_mask is None else as_many_steps(run, value_mask, inputs[-1])
         scores = self.scores(w, query, inputs[-1])
         allowed = None if value_mask is None else value_mask.unsqueeze(-2)
         if use_causal_mask or self.causal:

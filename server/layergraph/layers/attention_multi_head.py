@@ -28,6 +28,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.tensor import Shape, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers.attention_scores import (
+    as_many_steps,
     causal_mask,
     fused_attention,
     masked_softmax,
@@ -116,7 +117,7 @@ class _ProjectedAttention(ShapedLayer):
                 f"layer '{self.name}' ({type(self).__name__}): got query {query_shape}, value {value_shape}, "
                 f"key {key_shape}, expected shapes (rows, steps, features)"
             )
-        if key_shape is not None and tuple(value_shape[1:-1]) != tuple(key_shape[1:-1]):
+        if key_shape is not None and not _may_be_equal(value_shape[1:-1], key_shape[1:-1]):
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): got values of shape {value_shape} and keys of shape "
                 f"{key_shape}, expected as many keys as values"
@@ -137,6 +138,9 @@ class _ProjectedAttention(ShapedLayer):
         use_causal_mask: bool = False,
     ) -> Any:
         """The attended values, and with `return_attention_scores` the weights (rows, heads, T, S)."""
+        if key is not None:
+            value = as_many_steps(run, value, key)
+            value_mask = None if value_mask is None else as_many_steps(run, value_mask, key)
         fused = not (self.dropout or return_attention_scores or query.ndim > 3)
         masks = [
             None if mask is None else mask.bool().unsqueeze(axis)
@@ -318,6 +322,11 @@ class GroupQueryAttention(_ProjectedAttention):
 def _again(given: Any) -> Any:
     """The same initializer once more: one with a seed gives the same numbers each time, as in Keras."""
     return type(given).from_config(given.get_config())
+
+
+def _may_be_equal(first: Shape, second: Shape) -> bool:
+    """Whether two shapes are the same as far as they are known."""
+    return len(first) == len(second) and all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
 
 
 def _all_of(masks: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from layergraph.functional.run import Run
+
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
     """Which keys a query may attend to if none may come after it: boolean (1, queries, keys)."""
@@ -23,6 +25,14 @@ def with_axes_at(mask: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
     while mask.ndim < rank:
         mask = mask.unsqueeze(axis)
     return mask
+
+
+def as_many_steps(run: Run, x: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Values, or their mask, as many as keys: where only one of the numbers is known, data brings what agrees."""
+    known = run.stand_ins
+    if known is None or not (known.is_unknown(x, 1) or known.is_unknown(key, 1)):
+        return x
+    return x.new_empty((x.shape[0], key.shape[1], *x.shape[2:]))
 
 
 def masked_softmax(
