@@ -265,15 +265,34 @@ class StoredArray:
                 return np.asarray(values.view("<u2").astype(np.uint32) << 16).view(np.float32)
             return values.astype(values.dtype.newbyteorder("="), copy=False)
 
-    def _read_raw(self) -> Array:
-        path, dataset, nbytes = self._file.path, self._dataset, self.nbytes
+    def try_reading(self) -> None:
+        """Has HDF5 do all that `read` has it do, but for copying most values of an array stored in one piece.
+
+        Raises CorruptFileError.
+        """
+        if self._chunked or not self.shape or not math.prod(self.shape):
+            self.read()
+            return
+        with reading(self._file.path, f"array '{self.name}'"):
+            self._check_size()
+            space, value = self._dataset.get_space(), np.empty(1, self._element)
+            for at in {(0,) * len(self.shape), tuple(length - 1 for length in self.shape)}:
+                space.select_hyperslab(at, (1,) * len(self.shape))
+                with self._file.checked.values_only():
+                    self._dataset.read(h5py.h5s.create_simple((1,)), space, value, self._type)
+
+    def _check_size(self) -> None:
+        path, nbytes = self._file.path, self.nbytes
         if nbytes > self._file.limits.inflated_bytes(self._file.stored_bytes):
             raise CorruptFileError(path, f"array '{self.name}' claims {nbytes} bytes, more than the file can hold")
-        if self._chunked:
-            return chunks.read(h5py.Dataset(dataset), self.name, path)
-        stored = dataset.get_storage_size()
-        if stored < nbytes:
+        if not self._chunked and (stored := self._dataset.get_storage_size()) < nbytes:
             raise CorruptFileError(path, f"array '{self.name}' has {stored} bytes, expected {nbytes}")
+
+    def _read_raw(self) -> Array:
+        self._check_size()
+        dataset = self._dataset
+        if self._chunked:
+            return chunks.read(h5py.Dataset(dataset), self.name, self._file.path)
         values = uninitialised(self.shape, self._element)
         if values.size:
             with self._file.checked.values_only():

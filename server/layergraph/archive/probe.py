@@ -100,7 +100,7 @@ def _walk(weights: object) -> None:
             with contextlib.suppress(LayerGraphError):
                 array = group.array(name)
                 if array is not None:
-                    array.read()
+                    array.try_reading()
 
 
 if __name__ == "__main__":
