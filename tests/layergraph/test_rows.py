@@ -47,3 +47,11 @@ def test_open_lengths_that_dont_fit_one_another_are_refused(tmp_path):
     arrays = {"one": np.zeros((2, 4, 3), "float32"), "two": np.zeros((2, 5, 3), "float32")}
     with pytest.raises(DataError, match=r"'one': \(2, 4, 3\), 'two': \(2, 5, 3\)"):
         load_model(tmp_path / "model.keras").plan().run(arrays)
+
+
+def test_inputs_of_different_rows_are_refused(tmp_path):
+    one, two = Input((3,), name="one"), Input((3,), name="two")
+    Model([one, two], layers.Add()([one, two])).save(tmp_path / "model.keras")
+    arrays = {"one": np.zeros((2, 3), "float32"), "two": np.zeros((5, 3), "float32")}
+    with pytest.raises(DataError, match=r"'one': \(2, 3\), 'two': \(5, 3\)"):
+        load_model(tmp_path / "model.keras").plan().run(arrays)

@@ -139,9 +139,10 @@ class Plan:
                 self._joins = False
                 return outputs
         except RuntimeError as wrong:
-            if "alloc" in str(wrong) or not any(None in spec.shape[1:] for spec in self.input_specs):
+            lengths_open = any(None in spec.shape[1:] for spec in self.input_specs)
+            if "alloc" in str(wrong) or (not lengths_open and len({array.shape[:1] for array in arrays}) == 1):
                 raise
-            # Lengths that the model leaves open fit each input alone, but not one another or the windows of a layer.
+            # What the model leaves open, rows too, fits each input alone, but not one another or a layer's windows.
             shapes = {spec.name: array.shape for spec, array in zip(self.input_specs, arrays, strict=True)}
             raise DataError(f"inputs of shapes {shapes} don't fit the model: {str(wrong).splitlines()[0]}") from wrong
 
