@@ -227,9 +227,11 @@ def make(folder: Path, seed: int) -> None:
         weights = maker.numbers.uniform(0.2, 2.0, ROWS).astype("float32")
     if maker.chance(0.3) and maker.batch is None:
         fit["validation_split"] = 0.25
-    if weights is None and len(losses) == 1 and metrics != ["AUC"] and maker.chance(0.15) and labels[0].ndim == 2:
+    classes = len(losses) == 1 and labels[0].ndim == 2 and labels[0].min() >= 0
+    if weights is None and classes and maker.chance(0.15):
         fit["class_weight"] = {0: 0.5, 1: 2.0, 2: 1.5}
-    patient = maker.chance(0.15) and isinstance(optimizer.learning_rate, maker.tf.Variable)
+    scheduled = "schedules" in str(optimizer.get_config())
+    patient = maker.chance(0.15) and not scheduled
     # A legacy optimizer's state is in no .keras file.
     ending = "h5" if legacy or maker.chance(0.5) else "keras"
     # An .h5 written before any data was seen settles what "accuracy" means, at times wrongly.

@@ -138,3 +138,22 @@ def test_several_workers_do_not_know_the_rows(options: dict[str, float], refused
         return
     with pytest.raises(ConfigError, match="goes by the rows of embeddings"):
         check_shareable(model)
+
+
+def test_a_decaying_rate_can_be_changed_and_is_written_as_a_schedule() -> None:
+    """As ReduceLROnPlateau does in 2.15: the number is changed, and decays as before."""
+    ours = optimizer({"class_name": "SGD", "config": {"learning_rate": 0.5, "decay": 0.5}})
+    ours.build(weights((1,)))
+    ours.apply([torch.ones(1)])
+    ours.learning_rate = 0.25
+    assert ours.rate() == pytest.approx(0.25 / 1.5)
+    state = ours.state()
+    theirs = keras.optimizers.deserialize(keras_form(ours))
+    assert theirs._learning_rate.get_config()["decay_rate"] == 0.5
+    assert len(ours.variables) == 1
+    again = optimizer({"class_name": "SGD", "config": {"learning_rate": 0.5, "decay": 0.5}})
+    again.build(weights((1,)))
+    again.restore(state)
+    assert again.rate() == ours.rate()
+    with pytest.raises(ConfigError, match="option 'decay' is 'x', expected a number"):
+        optimizer({"class_name": "SGD", "config": {"learning_rate": 0.5, "decay": "x"}})

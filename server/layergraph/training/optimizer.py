@@ -17,7 +17,9 @@ from typing_extensions import Self
 
 from layergraph.config.options import (
     Configurable,
+    Expected,
     boolean,
+    brief,
     fraction,
     nonnegative,
     number,
@@ -192,6 +194,8 @@ class Optimizer(BaseOptimizer):
         self.iterations = 0
         #: Whether Keras 2's legacy optimizers have written the config: their states have another order.
         self.legacy = False
+        #: Keras 2's `decay`: the rate is divided by 1 + decay x iterations.
+        self.rate_decay = 0.0
         self.weights: tuple[Trainable, ...] = ()
         self._slots = Slots([], {})
         self._not_decayed: set[int] = set()
@@ -274,7 +278,7 @@ class Optimizer(BaseOptimizer):
     def variables(self) -> list[Variable]:
         """The state in Keras 3's order: iteration, learning rate (unless it is a schedule), then the slots."""
         state = [Variable("iteration", np.array(self.iterations, np.int32))]
-        if not isinstance(self.learning_rate, Schedule):
+        if not self._scheduled:
             state.append(Variable("learning_rate", np.array(self.learning_rate, np.float32)))
         if not self.built:
             return state
@@ -290,7 +294,7 @@ class Optimizer(BaseOptimizer):
         Raises DataError where number or shapes differ; the state then stays as it was.
         """
         state = self.variables
-        unbuilt = state[: 1 if isinstance(self.learning_rate, Schedule) else 2]
+        unbuilt = state[: 1 if self._scheduled else 2]
         if len(arrays) <= len(unbuilt) and not any(array.shape for array in arrays):
             self._take(unbuilt[: len(arrays)], arrays)
             return
@@ -356,8 +360,22 @@ class Optimizer(BaseOptimizer):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def rate(self) -> float:
-        rate = self.learning_rate
+        rate = self._decayed_rate()
         return rate(self.iterations) if isinstance(rate, Schedule) else rate
+
+    def _decayed_rate(self) -> float | Schedule:
+        rate = self.learning_rate
+        if not self.rate_decay:
+            return rate
+        # Keras 3 has a schedule for that; callbacks change the number.
+        if isinstance(rate, Schedule):
+            return Decayed(rate, self.rate_decay)
+        return InverseTimeDecay(rate, 1, self.rate_decay)
+
+    @property
+    def _scheduled(self) -> bool:
+        """Whether the rate is a schedule in Keras 3's form."""
+        return bool(self.rate_decay) or isinstance(self.learning_rate, Schedule)
 
     def scaled(self, loss: Tensor) -> Tensor:
         return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
@@ -474,8 +492,9 @@ class Optimizer(BaseOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        if isinstance(self.learning_rate, Schedule):
-            config["learning_rate"] = schedules.keras_form(self.learning_rate)
+        rate = self._decayed_rate()
+        if isinstance(rate, Schedule):
+            config["learning_rate"] = schedules.keras_form(rate)
         return config
 
     @classmethod
@@ -487,11 +506,10 @@ class Optimizer(BaseOptimizer):
         decay = options.pop("decay", None)
         made = cls(**options)
         made.legacy = is_legacy(config)
-        if decay:
-            # Keras 2's legacy optimizers: rate / (1 + decay x iterations).
-            rate = made.learning_rate
-            decayed = Decayed(rate, decay) if isinstance(rate, Schedule) else InverseTimeDecay(rate, 1, decay)
-            made.learning_rate = decayed
+        try:
+            made.rate_decay = number(decay or 0.0)
+        except Expected as wanted:
+            raise ConfigError(f"{cls.__name__}: option 'decay' is {brief(decay)}, expected {wanted}") from None
         return made
 
 
