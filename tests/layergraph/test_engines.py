@@ -228,6 +228,13 @@ def test_an_engine_that_misses_nan_inside_is_dropped() -> None:
     np.testing.assert_array_equal(next(iter(plan.run({plan.input_specs[0].name: image}).values())), image)
 
 
+def test_a_graph_that_lengths_change_runs_on_eager_torch_only() -> None:
+    entry = layergraph.Input((None, None, 3))
+    layer = layergraph.layers.DepthwiseConv2D((2, 3), strides=(1, 3), padding="same")
+    plan = layergraph.Model(entry, layer(entry)).plan()
+    assert "depends on lengths" in plan.tune(engines=("torchscript",), pin=True).dropped["torchscript"]
+
+
 def test_height_and_width_are_not_mistaken_for_each_other(tmp_path: Any) -> None:
     """Random inputs have the same length on both."""
     entry = keras.Input((None, None, 3))

@@ -101,8 +101,10 @@ def _fix_lengths(graph: Any, other: Any, *, batched: bool) -> None:
     if batched:
         # The rows of one input are those of all.
         known = {lengths: places[:1] if {a for _, a in places} == {0} else places for lengths, places in known.items()}
-    pairs = zip(graph.findAllNodes("aten::size"), other.findAllNodes("aten::size"), strict=True)
-    for node, twin in pairs:
+    sizes, twins = (g.findAllNodes("aten::size") for g in (graph, other))
+    if len(sizes) != len(twins):
+        raise CannotTraceError("how a layer computes depends on lengths that the model leaves open")
+    for node, twin in zip(sizes, twins, strict=True):
         here, there = (n.inputsAt(0).type().sizes() for n in (node, twin))
         axis = node.inputsAt(1).toIValue()
         if here is None or there is None:
