@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -71,6 +72,10 @@ class BatchObserver(Protocol):
 
     def requests_waited(self, seconds: Sequence[float]) -> None:
         """The first batches of some requests began so many seconds after they came."""
+
+
+def _at_once(tell: Callable[[], None]) -> None:
+    tell()
 
 
 def _nobody() -> object:
@@ -202,6 +207,8 @@ class Lane:
         self._last = (0.0, 0.0, 0)
         #: Whether the lane's thread waits for more requests, with some there or none.
         self._gathering = False
+        #: What the observer is told when whoever leads ceases to.
+        self._untold: list[Callable[[], None]] = []
         #: What batches took of a thread's own time, by the bits of their number of rows; infinite where not known.
         self._took = [math.inf] * (max_batch_rows.bit_length() + 1)
 
@@ -249,13 +256,17 @@ class Lane:
     def run_now(self, outputs: tuple[str, ...], arrays: Arrays, rows: int, waited: Sequence[float]) -> Arrays:
         """Runs one batch of joinable requests for whoever leads; each waited so many seconds for it.
 
-        Raises what the executor raises.
+        Raises what the executor raises. The observer is told when the lead ceases: after the answers, which wait for it
+        otherwise.
         """
-        self._observer.requests_waited(waited)
-        return self._execute_timed(outputs, arrays, rows, len(waited), True)
+        self._untold.append(partial(self._observer.requests_waited, waited))
+        return self._execute_timed(outputs, arrays, rows, len(waited), True, tell=self._untold.append)
 
     def cease(self) -> None:
         """Gives the lead back once nothing waits."""
+        untold, self._untold = self._untold, []
+        for tell in untold:
+            tell()
         self._lead()
 
     def run(self) -> None:
@@ -473,7 +484,14 @@ class Lane:
         self._hand_out(batch, results)
 
     def _execute_timed(
-        self, outputs: tuple[str, ...], arrays: Arrays, rows: int, requests: int, joinable: bool
+        self,
+        outputs: tuple[str, ...],
+        arrays: Arrays,
+        rows: int,
+        requests: int,
+        joinable: bool,
+        *,
+        tell: Callable[[Callable[[], None]], None] = _at_once,
     ) -> Arrays:
         began, busy = time.monotonic(), time.thread_time()
         results = self._execute(outputs, arrays)
@@ -487,7 +505,7 @@ class Lane:
         size = min(rows.bit_length(), len(self._took) - 1)
         self._took[size] = min(busy, (self._took[size] + busy) / 2)
         self._last = began + seconds, seconds, requests
-        self._observer.batch_ran(rows, requests, seconds)
+        tell(partial(self._observer.batch_ran, rows, requests, seconds))
         return results
 
     def _hand_out(self, batch: Sequence[Piece], results: Arrays) -> None:

@@ -77,15 +77,15 @@ class Bursts:
             call.fail(error)
 
     def finish(self) -> None:
-        """Does what the handlers of the burst left to do."""
-        if self._began:
-            began, self._began = self._began, {}
-            for method, count in began.items():
-                self._observer.calls_began(method, count)
+        """Does what the handlers of the burst left to do. Metrics come after the quickest answers, which would wait."""
         if self._gathered:
             gathered, self._gathered = self._gathered, {}
             for take, items in gathered.items():
                 _run(take, items)
+        if self._began:
+            began, self._began = self._began, {}
+            for method, count in began.items():
+                self._observer.calls_began(method, count)
         if self._works:
             works, self._works = self._works, {}
             for work in works:
@@ -192,8 +192,9 @@ class BurstCall:
 
     def answer(self, message: bytes) -> None:
         if self._once.acquire(False):
-            self._end("OK")
+            # First, as all else can wait.
             self.send(message)
+            self._end("OK")
             self._bursts.open.discard(self)
 
     def fail(self, error: Exception) -> None:
