@@ -18,7 +18,7 @@ PEERS ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-25s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -128,9 +128,11 @@ fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 
 fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
 	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz_workers.py $(N)
 
-.PHONY: bench-train-beside
-bench-train-beside: $(STAMP) ## Measure how Predict's p99 rises while a run trains beside it
-	$(BIN)/python benchmarks/bench_train_beside.py
+BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside)
+.PHONY: bench $(BENCHES)
+bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train ARGS='--tensorflow PYTHON')
+$(BENCHES): $(STAMP)
+	$(BIN)/python benchmarks/$(subst -,_,$@).py $(ARGS)
 
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
