@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layerserve_server import batching
-from layerserve_server.batching import Lane, Pending
+from layerserve_server.batching import Lane
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -20,6 +20,7 @@ from layerserve_server.errors import (
     InvalidRequestError,
     UnavailableError,
 )
+from layerserve_server.pending import Pending
 
 
 class Observer:

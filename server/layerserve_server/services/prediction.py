@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from layerserve.v1 import prediction_pb2
 
-from layerserve_server.batching import Arrays, Lane, Pending
+from layerserve_server.batching import Lane
 from layerserve_server.errors import ServerError
+from layerserve_server.pending import Arrays, Pending
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.alike import answer_alike
