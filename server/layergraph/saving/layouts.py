@@ -46,8 +46,12 @@ def state_groups(
 def state_groups_once(
     root: Layer, order: FileOrder, identity: Callable[[Layer], Hashable]
 ) -> Iterator[tuple[str, Layer]]:
-    """As `state_groups`, but a layer that was met before (one of the same `identity`) isn't counted again."""
+    """As `state_groups`, but a model's layer that was met before (one of the same `identity`) isn't counted again.
+
+    What is in a wrapper is its own: the two directions of a Bidirectional may be alike.
+    """
     seen: set[Hashable] = set()
+    visited: set[Layer] = set()
     # What a model's layers are counted as depends on all that lies in those before them.
     walks: list[Iterator[tuple[str, Layer]]] = [iter([("", root)])]
     while walks:
@@ -56,10 +60,10 @@ def state_groups_once(
             walks.pop()
             continue
         path, layer = step
-        key = identity(layer)
-        if key in seen:
+        if layer in visited:
             continue
-        seen.add(key)
+        visited.add(layer)
+        seen.add(identity(layer))
         yield path, layer
         walks.append(_under(path, _members(layer, order, lambda inner: int(identity(inner) not in seen))))
 

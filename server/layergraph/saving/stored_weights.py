@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,8 @@ def _groups(model: Model, order: FileOrder, version: str) -> Iterator[tuple[str,
 def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems, version: str) -> Iterator[_Match]:
     """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
     groups: dict[Layer, list[str]] = {}
-    for path, layer in _groups(model, order, version):
+    placed = list(_groups(model, order, version))
+    for path, layer in placed:
         if layer.own_weights:
             groups.setdefault(layer, []).append(variables_path(path, layer))
     found: dict[Layer, list[StoredArray]] = {}
@@ -87,11 +88,11 @@ def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems
         found[layer] = next((arrays for arrays in candidates if arrays), [])
     if not all(found.values()) and version.startswith(("2.14.", "2.15.")):
         found = _counted_once(model, order, tree) or found
-    complete = all(found.get(layer) for layer in groups)
-    twins = {} if complete else {_identity(layer): arrays for layer, arrays in found.items() if arrays}
+    identities = {} if all(found.get(layer) for layer in groups) else _places(placed)
+    twins = {identity: arrays for layer, identity in identities.items() if (arrays := found.get(layer))}
     for layer, paths in groups.items():
         weights = own_variables(layer)
-        arrays = found.get(layer) or twins.get(_identity(layer))
+        arrays = found.get(layer) or twins.get(identities.get(layer))
         if arrays is None:
             problems.add(f"{_label(layer)}: has no weights in the file (looked in '{paths[0]}')")
         elif len(arrays) != len(weights):
@@ -118,6 +119,21 @@ def _counted_once(model: Model, order: FileOrder, tree: StateTree) -> dict[Layer
 def _identity(layer: Layer) -> tuple[type, str, str]:
     """The same for two layers that were one in the Keras that wrote the file, which so wrote their weights once."""
     return type(layer), layer.name, repr(layer.get_config())
+
+
+def _places(placed: Sequence[tuple[str, Layer]]) -> dict[Layer, Hashable]:
+    """Identities of layers that have weights; of those in a wrapper, its identity and the place in it: the two
+    directions of a Bidirectional may be alike.
+    """
+    at = dict(placed)
+    identity = functools.cache(_identity)
+    places: dict[Layer, Hashable] = {}
+    for path, layer in placed:
+        head, model_layers, tail = path.rpartition("layers/")
+        member, _, inside = tail.partition("/")
+        if layer.own_weights:
+            places[layer] = (identity(at.get(head + model_layers + member, layer)), inside)
+    return places
 
 
 def _spellings(path: str) -> Iterator[str]:
