@@ -171,6 +171,7 @@ class Maker:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
+        torch.manual_seed(seed)  # For the initial weights.
 
     def pick(self, *choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
@@ -188,7 +189,8 @@ class Maker:
 
     def recurrent(self, x: Tensor, *, sequences: bool) -> Tensor:
         kind = self.pick(layers.LSTM, layers.GRU, layers.SimpleRNN)
-        layer = kind(4, return_sequences=sequences, go_backwards=self.chance(0.1), activation=self.pick("tanh", "relu"))
+        # No activation without bounds: such a layer makes much of rounding, with or without padding.
+        layer = kind(4, return_sequences=sequences, go_backwards=self.chance(0.1))
         return layers.Bidirectional(layer, merge_mode=self.pick("sum", "ave"))(x) if self.chance(0.3) else layer(x)
 
     def step(self, x: Tensor) -> Tensor:
