@@ -74,37 +74,16 @@ class App:
             settings.state_folder / "runs",
             self.repository,
             load_trainable,
-            RunLimits(
-                slots=settings.training_slots,
-                max_queued=settings.max_queued_runs,
-                max_bytes=settings.max_run_bytes,
-                max_kept=settings.max_kept_runs,
-                cancel_grace_seconds=settings.cancel_grace_seconds,
-                auto_resume=settings.training_resume == "auto",
-                max_workers=settings.max_workers,
-            ),
+            run_limits(settings),
             self.metrics,
             trainer,
         )
         self._watcher = Watcher(self.repository, settings.poll_seconds)
-        services = (
-            PredictionService(self.repository),
-            GraphService(self.repository),
-            ModelService(self.repository),
-            TrainingService(
-                self.repository,
-                self.runs,
-                RunDefaults(
-                    threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
-                    nice=settings.training_nice,
-                    checkpoint_seconds=settings.checkpoint_seconds,
-                    data_root=settings.data_root,
-                ),
-            ),
-        )
         routes = Routes()
-        for service in services:
-            routes.add(service.routes())
+        routes.add(PredictionService(self.repository).routes())
+        routes.add(GraphService(self.repository).routes())
+        routes.add(ModelService(self.repository).routes())
+        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         server = NativeServer if settings.transport == "native" else GrpcioServer
         self._transport = server(
             routes,
@@ -204,6 +183,29 @@ def limits(settings: Settings) -> Limits:
         rpc_threads=settings.rpc_threads,
         max_streams=settings.max_streams,
         max_calls=settings.max_calls,
+    )
+
+
+def run_limits(settings: Settings) -> RunLimits:
+    """What training runs may take."""
+    return RunLimits(
+        slots=settings.training_slots,
+        max_queued=settings.max_queued_runs,
+        max_bytes=settings.max_run_bytes,
+        max_kept=settings.max_kept_runs,
+        cancel_grace_seconds=settings.cancel_grace_seconds,
+        auto_resume=settings.training_resume == "auto",
+        max_workers=settings.max_workers,
+    )
+
+
+def run_defaults(settings: Settings) -> RunDefaults:
+    """How a training run is carried out where its request doesn't say."""
+    return RunDefaults(
+        threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
+        nice=settings.training_nice,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        data_root=settings.data_root,
     )
 
 
