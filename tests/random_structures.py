@@ -261,8 +261,10 @@ class StructureMaker:
 
     def mask(self, pool, steps):
         known = [t for t in pool.tensors if self.dtype(t) == "bool" and self.shape(t)[1:] == (steps,)]
-        if known or steps is None:
-            return self.pick(known) if known else None
+        if known:
+            return self.pick(known)
+        if steps is None:
+            raise UnfitError
         made = self.input((steps,), dtype="bool")
         self.more_inputs.append(made)
         pool.tensors.append(made)
