@@ -4,8 +4,10 @@ import keras
 import layergraph
 import numpy as np
 import pytest
+import torch
 from layergraph import layers as own_layers
-from layergraph.training.optimizers import OPTIMIZERS
+from layergraph.functional.weight import Weight
+from layergraph.training.optimizers import OPTIMIZERS, optimizer
 
 RNG = np.random.default_rng(14)
 X = RNG.standard_normal((32, 5)).astype("float32")
@@ -116,3 +118,18 @@ def test_a_file_of_an_optimizer_that_never_stepped(tmp_path):
     ours.compile("adam", "sparse_categorical_crossentropy")
     ours.save(tmp_path / "ours.keras")
     check(ours, keras.saving.load_model(tmp_path / "ours.keras"))
+
+
+@pytest.mark.parametrize("schedule", [False, True])
+def test_nadams_product_before_the_slots(schedule):
+    """Where Keras up to 3.8 has it."""
+    rate = {
+        "class_name": "ExponentialDecay",
+        "config": {"initial_learning_rate": 0.5, "decay_steps": 1, "decay_rate": 0.5},
+    }
+    ours = optimizer({"class_name": "Nadam", "config": {"learning_rate": rate if schedule else 0.5}})
+    ours.build([Weight("d", "w", (2,), "float32", lambda s, d: torch.zeros(s))])
+    head = [np.array(3), *([] if schedule else [np.array(0.25, "float32")])]
+    ours.load([*head, np.array(0.75, "float32"), np.full(2, 2.0, "float32"), np.full(2, 4.0, "float32")])
+    assert (ours.iterations, ours.u_product) == (3, 0.75)
+    assert [variable.numpy().tolist() for variable in ours.variables[len(head) : -1]] == [[2.0, 2.0], [4.0, 4.0]]

@@ -168,6 +168,14 @@ class Nadam(Optimizer):
     def scalars(self) -> list[str]:
         return ["u_product"]
 
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        state = self.variables
+        first = len(state) - len(self.weights) * 2 - 1
+        whole = self.built and not self.legacy and len(arrays) == len(state)
+        moved = whole and not arrays[first].shape and state[first].value.shape
+        # Up to 3.8 Keras had the product before the slots.
+        super().load([*arrays[:first], *arrays[first + 1 :], arrays[first]] if moved else arrays)
+
     def complete_scalars(self, known: Sequence[str]) -> None:
         if "u_product" not in known:
             self.u_product = 1.0
