@@ -283,6 +283,8 @@ def check(path: Path) -> str | None:
     callbacks = [callback(config) for config in about.get("callbacks", [])]
     fit = {"epochs": 2, "verbose": 0, "sample_weight": weights, "callbacks": callbacks, **about["fit"]}
     history = model.fit(*given, **fit).history
+    # Keras 3 logs "AUC" as it is spelled, 2.15 as auc.
+    history = {name.lower(): values for name, values in history.items()}
     wrong = {
         f"log {n}": d
         for n, v in about["logs"].items()
