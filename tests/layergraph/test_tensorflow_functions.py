@@ -15,6 +15,8 @@ from layergraph.config.graph_nodes import graph_node
 from layergraph.config.spec import CallSpec, TensorRef
 from layergraph.config.tensorflow_functions import FUNCTIONS
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
+from layergraph.errors import GraphError
+from layergraph.ops.table import OPERATIONS
 from model_files import numbered
 from oracles import assert_close, keras, perturb
 
@@ -167,3 +169,10 @@ def test_a_graph_node_is_an_operation(node: Any, constants: Any, expected: Any) 
 def test_a_damaged_node_is_refused(node: Any) -> None:
     with pytest.raises(UnknownFunctionError):
         graph_node(node, {}, CallSpec((X,)))
+
+
+def test_a_constant_of_lists_that_differ_is_refused() -> None:
+    x = layergraph.Input((2,))
+    product = OPERATIONS["Tensordot"](axes=1)
+    with pytest.raises(GraphError):
+        product(x, [[0.3, 0.3], [0.3]])

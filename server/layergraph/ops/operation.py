@@ -128,7 +128,8 @@ def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
         return x
     if isinstance(x, float) and like.ndim == 0 and (like.is_floating_point() or like.is_complex()):
         return torch.tensor(x, device=like.device).to(like.dtype)
-    made = torch.as_tensor(x, device=like.device)
+    # Not at once on `meta`, where torch reads no element and sees no fault in lists of different lengths.
+    made = torch.as_tensor(x).to(like.device)
     # Keras's integers have 32 bits, where they fit.
     if made.dtype is torch.int64 and not isinstance(x, np.ndarray) and like.dtype is not torch.int64:
         narrow = made.to(torch.int32)
