@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from layerserve_server.training import workers
 from layerserve_server.training.outcome import Interruption, Outcome, StopRequest
+from layerserve_server.training.priority import stand_back
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run_folder import CHILD_LOCK
 
@@ -31,13 +32,14 @@ def main(folder: Path) -> int:
     """Carries the run in `folder` out; gives the exit status, 0 for whatever it could say in its outcome."""
     request = RunRequest.read(folder)
     if workers.started_here():
-        # Lock and priority are those of the process that has started all workers.
+        # Lock and niceness are those of the process that has started all workers.
+        stand_back(0)
         return _work(folder, request)
     if workers.under_torchrun() and os.environ["RANK"] != "0":
-        os.nice(request.nice)
+        stand_back(request.nice)
         return _work(folder, request)
     with _locked(folder):
-        os.nice(request.nice)
+        stand_back(request.nice)
         if request.workers == 1 or workers.under_torchrun():
             return _work(folder, request)
         workers.launch(folder, request)

@@ -1,0 +1,29 @@
+"""What training leaves to serving."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import os
+from pathlib import Path
+from layerserve_server.training.priority import stand_back
+stand_back({nice})
+autogroup = Path("/proc/self/autogroup")
+print(os.nice(0), autogroup.read_text().split()[-1] if autogroup.exists() else "none")
+"""
+
+
+@pytest.mark.parametrize("nice", [0, 7])
+def test_a_session_stands_back_as_far_as_its_process(nice: int) -> None:
+    command = [sys.executable, "-c", PROGRAM.format(nice=nice)]
+    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=True)
+    niceness, of_session = done.stdout.split()
+    assert int(niceness) == os.nice(0) + nice
+    if Path("/proc/self/autogroup").exists():
+        assert of_session == niceness
