@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from layergraph.config.generation import FIRST_CALL, OWN_KEY
-from layergraph.config.spec import CallSpec, LayerSpec, Structure, TensorRef
+from layergraph.config.spec import CallSpec, LayerSpec, Structure, TensorRef, references
 
 
 def counted_as_keras3(
@@ -99,18 +99,6 @@ def _renumbered(structure: Structure, number: Callable[[TensorRef], int]) -> Str
 def _numbers_used(layers: list[LayerSpec], outputs: Structure) -> dict[str, set[int]]:
     """Layer -> the numbers of its calls that occur."""
     used: dict[str, set[int]] = defaultdict(set)
-    for reference in _references_in([[call.args, call.kwargs] for layer in layers for call in layer.calls] + [outputs]):
+    for reference in references([[call.args, call.kwargs] for layer in layers for call in layer.calls] + [outputs]):
         used[reference.layer].add(reference.node)
     return used
-
-
-def _references_in(structure: Structure) -> Iterator[TensorRef]:
-    waiting = [structure]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, TensorRef):
-            yield item
-        elif isinstance(item, Mapping):
-            waiting.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            waiting.extend(item)

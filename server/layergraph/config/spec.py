@@ -6,7 +6,7 @@ JSON value. Node indices count as in Keras 3: the first call of a layer, or of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -64,3 +64,16 @@ class GraphSpec:
     outputs: Structure = None
     sequential: bool = False
     trainable: bool = True
+
+
+def references(structure: Structure) -> Iterator[TensorRef]:
+    """All tensors in a structure, in no order."""
+    waiting = [structure]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, TensorRef):
+            yield item
+        elif isinstance(item, Mapping):
+            waiting.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(item)

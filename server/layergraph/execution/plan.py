@@ -132,15 +132,14 @@ class Plan:
             try:
                 return self._carried_out(values, joined=joined)
             except RuntimeError:
-                if not joined or not any(self._open_axes):
+                if not joined or not self._opens:
                     raise
                 # Lengths may differ further on, as after cropping: then they always do.
                 outputs = self._carried_out(values, joined=False)
                 self._joins = False
                 return outputs
         except RuntimeError as wrong:
-            lengths_open = any(None in spec.shape[1:] for spec in self.input_specs)
-            if "alloc" in str(wrong) or (not lengths_open and len({array.shape[:1] for array in arrays}) == 1):
+            if "alloc" in str(wrong) or (not self._opens and len({array.shape[:1] for array in arrays}) == 1):
                 raise
             # What the model leaves open, rows too, fits each input alone, but not one another or a layer's windows.
             shapes = {spec.name: array.shape for spec, array in zip(self.input_specs, arrays, strict=True)}
@@ -207,8 +206,8 @@ class Plan:
         A layer may decide by lengths how to compute (where to pad an odd one), and the graph knows one way.
         """
         expected = self.run_eagerly(arrays)
-        off = difference(outputs, expected) if tuned.exact else 0.0
-        agrees = off <= LOOSE_TOLERANCE and same_kind(outputs, expected)
+        exact = tuned.exact
+        agrees = difference(outputs, expected) <= LOOSE_TOLERANCE if exact else same_kind(outputs, expected)
         if len(tuned.lengths) < MAX_LENGTHS:
             tuned.lengths[lengths] = agrees
         return expected

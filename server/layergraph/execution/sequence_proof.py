@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import numpy as np
 import torch
 
 from layergraph.errors import LayerGraphError
+from layergraph.execution.agreement import TOLERANCE, difference
 from layergraph.execution.liveness import mask_wants
 from layergraph.execution.plan import Plan
 from layergraph.execution.samples import NoSamplesError, Sampler
@@ -54,9 +54,8 @@ _STEPS = 4
 _GARBAGE = 30.0
 #: Part of the steps that are masked.
 _MASKED = 0.3
-#: Largest differences, relative to what is larger of 1 and the number: of a call, by its precision, and of the plan.
-_TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
-_PLAN_TOLERANCE = 1e-5
+#: Largest differences of a call, by its precision, relative to what is larger of 1 and the number.
+_CALL_TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 
 
 class UnpaddableError(LayerGraphError):
@@ -358,9 +357,9 @@ def _try_plan(plan: Plan, padding: SequencePadding) -> None:
     for row, part in enumerate(parts):
         own = padding.cut({name: result[row : row + 1] for name, result in results.items()}, part)
         for name, expected in plan.run(part).items():
-            difference = _largest_difference(own[name], expected)
-            if not difference <= _PLAN_TOLERANCE:
-                raise UnpaddableError(f"output '{name}' differs by {difference:.2g} where a row is padded")
+            off = difference([own[name]], [expected])
+            if not off <= TOLERANCE:
+                raise UnpaddableError(f"output '{name}' differs by {off:.2g} where a row is padded")
 
 
 def _sample(plan: Plan, padding: SequencePadding, sampler: Sampler, seed: int, length: int) -> dict[str, Array]:
@@ -375,19 +374,6 @@ def _sample(plan: Plan, padding: SequencePadding, sampler: Sampler, seed: int, l
                 array[array == fill] = 0 if fill else 1
         part[spec.name] = array
     return part
-
-
-def _largest_difference(got: Array, expected: Array) -> float:
-    """Relative to what is larger of 1 and the number; infinite if shapes or what isn't finite differ."""
-    if got.shape != expected.shape:
-        return np.inf
-    if got.dtype.kind != "f":
-        return 0.0 if np.array_equal(got, expected) else np.inf
-    finite = np.isfinite(expected)
-    if not np.array_equal(got[~finite], expected[~finite], equal_nan=True):
-        return np.inf
-    a, b = got[finite].astype(np.float64), expected[finite].astype(np.float64)
-    return float(np.max(np.abs(a - b) / np.maximum(1.0, np.abs(b)), initial=0.0))
 
 
 def _fill(steps: Sequence[Step], slot: int, dtype: str) -> float | int:
@@ -423,5 +409,5 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     half = a.is_floating_point() and a.dtype.itemsize < 4
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
-    tolerance = _HALF_TOLERANCE if half else _TOLERANCE
+    tolerance = _HALF_TOLERANCE if half else _CALL_TOLERANCE
     return torch.allclose(a.to(torch.float64), b.to(torch.float64), rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -11,7 +11,7 @@ from typing import Any
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config.options import brief
 from layergraph.config.problems import Problems, brief_name
-from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
+from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.input import InputLayer
@@ -221,7 +221,7 @@ class _Calls:
         missing: dict[tuple[str, int], int] = {}
         waiting_for: dict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
         for key, call in self._calls.items():
-            needs = {(ref.layer, ref.node) for ref in _references([call.args, call.kwargs])}
+            needs = {(ref.layer, ref.node) for ref in references([call.args, call.kwargs])}
             if key[1] > 0:
                 needs.add((key[0], key[1] - 1))
             needs = {need for need in needs if need not in self._made}
@@ -281,15 +281,3 @@ class _Calls:
             reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
             raise GraphError(f"layer {brief_name(key[0])}: can't be called on what the file says: {reason}") from wrong
         self._made[key] = flatten(outputs)
-
-
-def _references(structure: Structure) -> Iterator[TensorRef]:
-    waiting = [structure]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, TensorRef):
-            yield item
-        elif isinstance(item, Mapping):
-            waiting.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            waiting.extend(item)

@@ -39,10 +39,11 @@ def cuda(source: Source, *, tf32: bool = False) -> Engine:
     if not torch.cuda.is_available():
         raise UnfitError("there is no CUDA device")
     lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
-    graphs = [_on_device(source, torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    graphs = {device: _on_device(source, device) for device in devices}
     for _ in range(LANES):
-        for device, graph in enumerate(graphs):
-            lanes.put(_Lane(graph, source, torch.device("cuda", device), tf32))
+        for device, graph in graphs.items():
+            lanes.put(_Lane(graph, source, device, tf32))
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         lane = lanes.get()
