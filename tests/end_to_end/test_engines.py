@@ -51,7 +51,7 @@ def test_a_server_tunes_says_what_it_chose_and_remembers_it(
 ) -> None:
     stock = _save(tmp_path / "dense" / "1" / "model.keras")
     rows = np.random.default_rng(0).standard_normal((5, 16)).astype("float32")
-    with _serve(tmp_path, tuning_seconds=2.0) as app, Client(f"localhost:{app.grpc_port}") as client:
+    with _serve(tmp_path, tuning_seconds=20.0) as app, Client(f"localhost:{app.grpc_port}") as client:
         first = _wait_until_tuned(client)
         assert {choice.rows for choice in first.engines} == {1, 8, 32}
         assert all("eager" in choice.milliseconds for choice in first.engines)
@@ -59,7 +59,7 @@ def test_a_server_tunes_says_what_it_chose_and_remembers_it(
         assert main(["models", "--address", f"localhost:{app.grpc_port}"]) == 0
         assert first.engines[0].engine in capsys.readouterr().out
     request.getfixturevalue("no_timing")
-    with _serve(tmp_path, tuning_seconds=2.0) as app, Client(f"localhost:{app.grpc_port}") as client:
+    with _serve(tmp_path, tuning_seconds=20.0) as app, Client(f"localhost:{app.grpc_port}") as client:
         assert _wait_until_tuned(client).engines == first.engines
 
 

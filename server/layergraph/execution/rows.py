@@ -103,6 +103,8 @@ def _equal(whole: Any, parts: list[Any]) -> bool:
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape:
         return False
+    if torch.equal(a, b):
+        return True  # As it is mostly; in 64 bits, an image of some size is a gigabyte.
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     return torch.allclose(a.to(torch.float64), b.to(torch.float64), rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)

@@ -48,7 +48,7 @@ class Sampler:
                 for bound in _BOUNDS if whole or whole_floats else _BOUNDS[:1]:
                     self._lengths, self._bound, self._whole_floats = lengths, bound, whole_floats
                     try:
-                        for other in (False, True):
+                        for other in (False, True) if self.open_axes else (False,):
                             run(self.rows(2, other=other))
                     except LayerGraphError:
                         continue

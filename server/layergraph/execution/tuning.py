@@ -1,12 +1,14 @@
 """Which engine carries a plan out fastest, for how many rows: measured, and held to eager torch's numbers.
 
 Each engine is built from the plan's graph, run on random rows beside eager torch, dropped if it differs, and timed in
-turns with the others. What is chosen for some row counts goes for those nearest to them.
+turns with the others. What is chosen for some row counts goes for those nearest to them. What would end too late, by
+what the steps before it took, is left out.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +20,7 @@ import torch
 
 from layergraph.errors import LayerGraphError
 from layergraph.execution.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
+from layergraph.execution.allowance import Allowance, NoTimeError
 from layergraph.execution.choice import Choice, Tuned, Tuning
 from layergraph.execution.engines.reduced import PRECISIONS
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
@@ -37,9 +40,19 @@ _CHECKED_ROWS = (1, 3, 5)
 _WORTH = 0.95
 #: Row counts whose one call would take more than this part of the time are left out.
 _MOST_OF_THE_TIME = 0.05
+#: So are more rows than the first to compare numbers at, once all together take more than this part with eager torch.
+_COMPARING = 0.15
+#: Part of the time that building engines leaves for timing them.
+_KEPT_FOR_TIMING = 0.25
+#: Rows that are computed, altogether, while a graph is recorded.
+_RECORDED_ROWS = 9
 #: Turns that are timed at the most, for one row count, and calls of an engine in each.
 _MOST_TURNS = 500
 _CALLS_A_TURN = 4
+#: Calls that timing takes at the least.
+_LEAST_CALLS = 3
+#: Seconds of a call from which on threads that still wait busily don't matter.
+_SLOW = 0.05
 #: After so many turns, timing ends once it has taken so many seconds: fast calls are timed for longer than other work
 #: on the machine lasts at a time.
 _ENOUGH_TURNS = 50
@@ -57,33 +70,33 @@ def tune(
     known: Sequence[Choice] = (),
     stopped: Callable[[], bool] = lambda: False,
 ) -> Tuning:
-    """Finds the fastest engine for each of `rows`, in about `seconds`. Raises ValueError for an unknown engine.
+    """Finds the fastest engine for each of `rows`, within `seconds`. Raises ValueError for an unknown engine.
 
-    engines   built in this order until half of the time is over
+    engines   built in this order, while there is time
+    seconds   of wall clock; a step that was expected to end by then, and takes longer, is late by that
     threads   how many each engine may use, 0 for torch's number
-    pin       use the first engine that gives eager torch's numbers, whatever its time
+    pin       use the first engine that gives eager torch's numbers, whatever its time and that of finding out
     known     what was found out earlier: only those engines are built, and nothing is timed
     stopped   asked between steps; once it says so, no further engine is built and nothing more is timed
     """
     unknown = [name for name in engines if name not in ENGINES and name != EAGER]
     if unknown:
         raise ValueError(f"engine '{unknown[0]}' isn't known: expected one of {', '.join((EAGER, *ENGINES))}")
-    until = time.monotonic() + seconds / 2
+    allowance = Allowance(math.inf if pin else seconds, stopped)
+    kept = 0.0 if pin or known else seconds * _KEPT_FOR_TIMING
     if known:
         engines = list(dict.fromkeys(choice.engine for choice in known))
     engines = [name for name in engines if name != EAGER]
     dropped: dict[str, str] = {}
     try:
-        bench = _Bench(plan, rows if plan.batched else (1,), seconds)
+        bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance)
         source = bench.source(threads or torch.get_num_threads())
-    except (NoSamplesError, LayerGraphError, MemoryError, TypeError, RuntimeError) as reason:
+    except (NoSamplesError, NoTimeError, LayerGraphError, MemoryError, TypeError, RuntimeError) as reason:
         return Tuning((), dict.fromkeys(engines, _short(reason)))
     fit: dict[str, Tuned] = {}
     for name in engines:
-        if (time.monotonic() > until and not pin) or stopped():
-            dropped[name] = "there was no time left to build it"
-            continue
         try:
+            allowance.require(bench.expected_seconds, kept)
             fit[name] = bench.built(name, source)
         except Exception as reason:
             # Engines raise what they like; none of it may keep a model from being served.
@@ -93,8 +106,7 @@ def tune(
             return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
     if known:
         return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
-    left = 0.0 if stopped() else max(until - time.monotonic(), 0.0) + seconds / 2
-    return Tuning(tuple(bench.choices(list(fit.values()), left)), dropped)
+    return Tuning(tuple(bench.choices(list(fit.values()))), dropped)
 
 
 def reduce_precision(
@@ -108,7 +120,7 @@ def reduce_precision(
     `proof` holds what it is given to known outputs, and gives the largest difference. Raises what it raises, UnfitError
     where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
     """
-    bench = _Bench(plan, (1,), 1.0)
+    bench = _Bench(plan, (1,), 1.0, Allowance(math.inf))
     engine = PRECISIONS[precision](bench.source(threads or torch.get_num_threads()))
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -121,20 +133,42 @@ def reduce_precision(
 
 
 class _Bench:
-    """A plan's random inputs and what eager torch makes of them."""
+    """A plan's random inputs and what eager torch makes of them. Raises NoTimeError if that takes too long."""
 
-    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float) -> None:
+    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float, allowance: Allowance) -> None:
         self._plan = plan
+        self._allowance = allowance
+        #: Seconds of a row with each engine, by its quickest call so far.
+        self._rows_seconds: dict[str, float] = {}
         self._sampler = Sampler(plan.input_specs, plan.run_eagerly)
         one = self._sampler.rows(1)
-        row = _quick({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
-        self._rows = [count for count in rows if count == 1 or count * row < seconds * _MOST_OF_THE_TIME]
-        checked = {*_CHECKED_ROWS, *self._rows}
+        self._row = _quick({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
+        self._rows = [count for count in rows if count == 1 or count * self._row < seconds * _MOST_OF_THE_TIME]
         lengths = (False, True) if self._sampler.open_axes else (False,)
-        self._cases = [self._sampler.rows(count, other=other) for count in sorted(checked) for other in lengths]
+        checked = self._affordable(sorted({*_CHECKED_ROWS, *self._rows}), seconds / len(lengths))
+        self._rows = [count for count in self._rows if count in checked]
+        allowance.require(self._row * (sum(checked) * len(lengths) + _RECORDED_ROWS))
+        self._cases = [self._sampler.rows(count, other=other) for count in checked for other in lengths]
+        began = time.monotonic()
         self._expected = [plan.run_eagerly(case) for case in self._cases]
         self._tolerances = [TOLERANCE] * len(self._cases)
         self._add_flat_cases()
+        self._comparing = time.monotonic() - began
+        self._longest_build = self._row * _RECORDED_ROWS + self._comparing
+
+    def _affordable(self, counts: Sequence[int], seconds: float) -> list[int]:
+        """Those at which numbers are compared: two at the least, since a graph may have learnt one by heart."""
+        taken: list[int] = []
+        for count in counts:
+            if len(taken) > 1 and (sum(taken) + count) * self._row > seconds * _COMPARING:
+                break
+            taken.append(count)
+        return taken
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the next engine may take to build and to compare: as long as the slowest so far."""
+        return self._longest_build
 
     def _add_flat_cases(self) -> None:
         """Rows of one number: what is divided by how much numbers differ is NaN inside, which engines may not see."""
@@ -156,16 +190,25 @@ class _Bench:
         return Source(program, first, second, threads, batched=self._plan.batched)
 
     def built(self, name: str, source: Source) -> Tuned:
-        """An engine that has shown eager torch's numbers. Raises UnfitError, or what the engine raises."""
-        engine = ENGINES[name](source)
-        for case, expected, tolerance in zip(self._cases, self._expected, self._tolerances, strict=True):
-            outputs = engine(case)
-            off = difference(outputs[: len(expected)], expected)
-            if not off <= tolerance:
-                raise UnfitError(f"its numbers differ by {off:.2g} for {case[0].shape[0]} rows")
-            if not all(outputs[len(expected) :]):
-                raise UnfitError("it refuses data that eager torch takes")
-        return Tuned(name, engine, only_finite=not self._takes_anything(engine))
+        """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises."""
+        began = time.monotonic()
+        try:
+            engine = ENGINES[name](source)
+            for case, expected, tolerance in zip(self._cases, self._expected, self._tolerances, strict=True):
+                self._allowance.require(0.0)
+                started = time.perf_counter()
+                outputs = engine(case)
+                row = (time.perf_counter() - started) / len(case[0])
+                self._rows_seconds[name] = min(row, self._rows_seconds.get(name, row))
+                off = difference(outputs[: len(expected)], expected)
+                if not off <= tolerance:
+                    raise UnfitError(f"its numbers differ by {off:.2g} for {case[0].shape[0]} rows")
+                if not all(outputs[len(expected) :]):
+                    raise UnfitError("it refuses data that eager torch takes")
+            anything = self._allowance.left > self._comparing and self._takes_anything(engine)
+            return Tuned(name, engine, only_finite=not anything)
+        finally:
+            self._longest_build = max(self._longest_build, time.monotonic() - began)
 
     def _takes_anything(self, engine: Engine) -> bool:
         """Whether NaN and infinities give what they give with eager torch."""
@@ -182,20 +225,38 @@ class _Bench:
                 return False
         return True
 
-    def choices(self, fit: Sequence[Tuned], seconds: float) -> list[Choice]:
-        """The fastest engine for each row count."""
+    def choices(self, fit: Sequence[Tuned]) -> list[Choice]:
+        """The fastest engine for each row count that there is time for."""
         found = []
-        for rows in self._rows:
+        for place, rows in enumerate(self._rows):
+            timed = self._in_time(fit, rows)
+            if len(timed) < len(fit):
+                names = ", ".join(tuned.name for tuned in fit if tuned not in timed)
+                logger.info("there is no time left to time %s for %d rows", names, rows)
+            if not self._allowance.left or (fit and not timed):
+                break
+            seconds = self._allowance.left / (len(self._rows) - place)
             inputs = self._sampler.rows(rows, seed=1)
             calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
-            calls |= {tuned.name: partial(tuned.run, inputs) for tuned in fit}
-            times = _quick(calls, seconds / len(self._rows))
-            best = min(fit, key=lambda tuned: times[tuned.name], default=None)
+            calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
+            times = _quick(calls, seconds)
+            best = min(timed, key=lambda tuned: times[tuned.name], default=None)
             if best is not None and times[best.name] > times[EAGER] * _WORTH:
                 best = None
             milliseconds = {name: value * 1000 for name, value in times.items()}
             found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
         return found
+
+    def _in_time(self, fit: Sequence[Tuned], rows: int) -> list[Tuned]:
+        """Those engines, the quickest first, that there is time to call as often as it takes, as eager torch is."""
+        needed = _LEAST_CALLS * rows * self._row
+        timed = []
+        for tuned in sorted(fit, key=lambda tuned: self._rows_seconds[tuned.name]):
+            needed += _LEAST_CALLS * rows * self._rows_seconds[tuned.name]
+            if needed > self._allowance.left:
+                break
+            timed.append(tuned)
+        return timed
 
 
 def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
@@ -208,23 +269,29 @@ def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, 
     A turn is several calls, the first of which isn't timed: an engine's threads go on waiting busily for a while, and
     would slow down whichever comes next.
     """
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
     began = time.monotonic()
     until = began + seconds
+    slow = {name: _seconds(call) > _SLOW for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(_MOST_TURNS):
         for name, call in calls.items():
-            call()
-            for _ in range(_CALLS_A_TURN):
-                before = time.perf_counter()
+            if turn and time.monotonic() > until:
+                break
+            if not slow[name]:
                 call()
-                times[name].append(time.perf_counter() - before)
+            for _ in range(_CALLS_A_TURN):
+                times[name].append(_seconds(call))
                 if time.monotonic() > until:
                     break
         if time.monotonic() > until or (turn >= _ENOUGH_TURNS and time.monotonic() > began + _ENOUGH_SECONDS):
             break
     return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    before = time.perf_counter()
+    call()
+    return time.perf_counter() - before
 
 
 def _short(reason: Exception) -> str:

@@ -1,0 +1,129 @@
+"""Tuning keeps to its time, by the wall clock, whatever takes long: on a clock that only what is measured moves."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import layergraph
+import pytest
+import torch
+
+SECONDS = 10.0
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    stand_in = Clock()
+    for module in ("tuning", "allowance"):
+        monkeypatch.setattr(f"layergraph.execution.{module}.time", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def plan() -> Any:
+    entry = layergraph.Input((4,))
+    return layergraph.Model(entry, layergraph.layers.Dense(3)(entry)).plan()
+
+
+def slow_torch(plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, row: float) -> None:
+    """Lets eager torch take so many seconds for each row."""
+    fast = plan.run_eagerly
+
+    def run_eagerly(arrays: Any) -> Any:
+        clock.now += row * len(arrays[0])
+        return fast(arrays)
+
+    monkeypatch.setattr(plan, "run_eagerly", run_eagerly)
+
+
+def engines(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, count: int, *, building: float, row: float
+) -> tuple[tuple[str, ...], list[str]]:
+    """Engines that take so many seconds to build, and for each row, and the names of those that were built."""
+    built: list[str] = []
+
+    def make(name: str) -> Any:
+        def engine(source: Any) -> Any:
+            built.append(name)
+            clock.now += building
+
+            def run(arrays: Any) -> Any:
+                clock.now += row * len(arrays[0])
+                return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+            return run
+
+        return engine
+
+    names = tuple(f"engine_{i}" for i in range(count))
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {name: make(name) for name in names})
+    return names, built
+
+
+@pytest.mark.parametrize("building", [0.5, 1.5, 2.9])
+@pytest.mark.parametrize("row", [0.001, 0.02, 0.1])
+@pytest.mark.parametrize("eager_row", [0.001, 0.02, 0.1])
+def test_it_ends_in_time_and_says_what_it_left_out(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, building: float, row: float, eager_row: float
+) -> None:
+    slow_torch(plan, clock, monkeypatch, eager_row)
+    names, built = engines(clock, monkeypatch, 20, building=building, row=row)
+    found = plan.tune(engines=names, seconds=SECONDS)
+    assert clock.now <= SECONDS * 1.05
+    assert built
+    left_out = names[len(built) :]
+    assert left_out
+    assert all("no time left" in found.dropped[name] for name in left_out)
+
+
+@pytest.mark.parametrize("row", [0.05, 0.5, 5.0])
+def test_engines_that_are_slow_to_compute_are_given_up(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, row: float
+) -> None:
+    slow_torch(plan, clock, monkeypatch, 0.001)
+    names, _ = engines(clock, monkeypatch, 3, building=0.1, row=row)
+    found = plan.tune(engines=names, seconds=SECONDS)
+    # The one call that is under way when time is over goes on to its end: all rows of the largest, or two.
+    assert clock.now <= SECONDS + 32 * row
+    assert {choice.engine for choice in found.choices} <= {"eager"}
+
+
+def test_a_model_that_takes_longer_than_the_time_stays_on_torch(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_torch(plan, clock, monkeypatch, 1.0)
+    names, built = engines(clock, monkeypatch, 2, building=0.1, row=0.1)
+    found = plan.tune(engines=names, seconds=SECONDS)
+    assert clock.now <= SECONDS
+    assert not built
+    assert not found.choices
+    assert "no time left for it" in found.dropped["engine_0"]
+
+
+def test_an_engine_that_is_pinned_is_built_whatever_its_time(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_torch(plan, clock, monkeypatch, 1.0)
+    names, _ = engines(clock, monkeypatch, 2, building=60.0, row=1.0)
+    assert plan.tune(engines=names, seconds=SECONDS, pin=True).choices[0].engine == "engine_0"
+
+
+def test_the_clock_of_these_tests_is_the_one_that_tuning_reads(plan: Any, clock: Clock) -> None:
+    """Else it would stand still for ever, and these tests couldn't fail."""
+    before = time.monotonic()
+    assert plan.tune(engines=(), seconds=0.0, stopped=lambda: True).choices == ()
+    assert clock.now == 0.0
+    assert time.monotonic() > before
