@@ -52,10 +52,11 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class RunDefaults:
-    """What the server says of every run: threads, nice, seconds between checkpoints, and where data files may lie."""
+    """What the server says of every run: threads, priority, seconds between checkpoints, where data files may lie."""
 
     threads: int
     nice: int
+    idle: bool
     checkpoint_seconds: float
     data_root: Path | None
 
@@ -260,6 +261,7 @@ def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defa
         "description": spec.description,
         "threads": defaults.threads,
         "nice": defaults.nice,
+        "idle": defaults.idle,
         "data_root": str(defaults.data_root or ""),
     }
 
