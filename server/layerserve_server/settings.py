@@ -159,8 +159,8 @@ class Settings(BaseSettings):
     )
     training_idle: bool = Field(
         default=False,
-        description="Training takes only the processor time that serving leaves (SCHED_IDLE): for servers in a container "
-        "of their own. On a machine kept busy by others training may stand still.",
+        description="Training takes only what serving leaves of the processor (SCHED_IDLE): for servers in a "
+        "container of their own. On a machine kept busy by others training may stand still.",
     )
     training_resume: Literal["auto", "manual"] = Field(
         default="auto",
