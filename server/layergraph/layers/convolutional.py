@@ -17,6 +17,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.stand_ins import pairs
 from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import initializer
+from layergraph.layers import biases
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.spatial import Pads, SpatialLayer, data_format, padding, same_padding
 from layergraph.regularizers import regularizer
@@ -145,7 +146,7 @@ class WindowedConvolution(SpatialLayer):
 
 def _convolution(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, **sizes: Any) -> torch.Tensor:
     convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
-    return convolution(x, kernel, bias, **sizes)
+    return biases.convolution(convolution, x, kernel, bias, **sizes)
 
 
 def pointwise(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -13,6 +13,7 @@ from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.biases import convolution
 from layergraph.layers.convolutional import WindowedConvolution, kernel_memory_order, kernel_to_torch
 from layergraph.layers.spatial import data_format, padding
 from layergraph.regularizers import regularizer
@@ -84,7 +85,8 @@ class _TransposedConvolution(WindowedConvolution):
         self.check_windows(lengths, [1] * self.rank)
         crops, extras, surplus = self._borders(lengths)
         transpose: Any = functional.conv_transpose3d if self.rank == 3 else functional.conv_transpose2d
-        y = transpose(
+        y = convolution(
+            transpose,
             self.to_torch(x),
             kernel_to_torch(w.kernel),
             w.bias if self.use_bias else None,

@@ -16,6 +16,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import constant, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.biases import product
 from layergraph.regularizers import regularizer
 
 
@@ -69,11 +70,7 @@ class Dense(Layer):
         """activation(x @ kernel + bias)."""
         if x.dtype != w.kernel.dtype:
             x = x.to(w.kernel.dtype)
-        if x.ndim == 2 and self.use_bias:
-            y = torch.addmm(w.bias, x, w.kernel)
-        else:
-            y = torch.nn.functional.linear(x, w.kernel.t(), w.bias if self.use_bias else None)
-        return activate(self.activation, run, w, y)
+        return activate(self.activation, run, w, product(x, w.kernel, w.bias if self.use_bias else None))
 
 
 class Embedding(Layer):

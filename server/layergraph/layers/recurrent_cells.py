@@ -18,6 +18,7 @@ from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import Initializer, initializer
 from layergraph.layers import recurrent_kernels
 from layergraph.layers.activation_functions import Activation, activation, relu, sigmoid, tanh
+from layergraph.layers.biases import product
 from layergraph.layers.recurrent_kernels import Scanned
 from layergraph.layers.regularization import dropout_mask
 from layergraph.regularizers import regularizer
@@ -143,7 +144,7 @@ class Cell(Layer):
             ]
             y = torch.cat(parts, -1)
             return (y if bias is None else y + bias).unbind(0)
-        return torch.nn.functional.linear(x, w.kernel.t(), bias).unbind(0)
+        return product(x, w.kernel, bias).unbind(0)
 
     def recurrent_masks(self, run: Run, x: torch.Tensor) -> list[torch.Tensor] | None:
         """What each gate's state is multiplied by, the same in all steps; None without recurrent dropout."""
