@@ -8,6 +8,7 @@ from typing import Any
 import layergraph
 import pytest
 import torch
+from layergraph.execution.joining import joins
 
 SECONDS = 10.0
 
@@ -119,6 +120,28 @@ def test_an_engine_that_is_pinned_is_built_whatever_its_time(
     slow_torch(plan, clock, monkeypatch, 1.0)
     names, _ = engines(clock, monkeypatch, 2, building=60.0, row=1.0)
     assert plan.tune(engines=names, seconds=SECONDS, pin=True).choices[0].engine == "engine_0"
+
+
+def test_shared_calls_are_joined_for_few_rows_and_apart_for_many(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that is faster; what was found is built again from its name."""
+    entries, layer = [layergraph.Input((4,)) for _ in range(2)], layergraph.layers.Dense(3)
+    plan = layergraph.Model(entries, layergraph.layers.add([layer(entry) for entry in entries])).plan()
+    slow_torch(plan, clock, monkeypatch, 0.05)
+
+    def engine(source: Any) -> Any:
+        joined = joins(source.program.steps)
+
+        def run(arrays: Any) -> Any:
+            clock.now += 0.02 if joined == (len(arrays[0]) > 4) else 0.01
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    found = plan.tune(engines=("some",), rows=(1, 8), seconds=SECONDS)
+    assert [choice.engine for choice in found.choices] == ["some", "some-apart"]
+    again = plan.tune(engines=(), known=found.choices, seconds=SECONDS)
+    assert [choice.tuned.name for choice in again.choices] == ["some", "some-apart"]
 
 
 def test_the_clock_of_these_tests_is_the_one_that_tuning_reads(plan: Any, clock: Clock) -> None:

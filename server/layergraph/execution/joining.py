@@ -33,6 +33,11 @@ def join_calls(steps: Sequence[Step], outputs: Sequence[int], slot_count: int) -
     return needed(joiner.steps, outputs), joiner.slot_count
 
 
+def joins(steps: Sequence[Step]) -> bool:
+    """Whether any of them are joined calls."""
+    return any(isinstance(step.call, Together) for step in steps)
+
+
 def _levels(steps: Sequence[Step]) -> list[int]:
     """How many steps at least must come before each."""
     of_slot: dict[int, int] = {}

@@ -25,6 +25,7 @@ from layergraph.execution.choice import Choice, Tuned, Tuning
 from layergraph.execution.engines.reduced import PRECISIONS
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
+from layergraph.execution.joining import joins
 from layergraph.execution.samples import NoSamplesError, Sampler
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What the name of an engine ends in whose program has the calls of a shared layer apart: joining them copies their
+#: inputs, which wins for few rows, and loses for many.
+APART = "-apart"
 #: Row counts that are timed.
 ROWS = (1, 8, 32)
 #: More row counts at which numbers are compared: graphs must not have learnt those by heart that they were made with.
@@ -90,22 +94,32 @@ def tune(
     dropped: dict[str, str] = {}
     try:
         bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance)
-        source = bench.source(threads or torch.get_num_threads())
+        threads = threads or torch.get_num_threads()
+        sources = {"": bench.source(threads, joined=plan.batched)}
+        if joins(sources[""].program.steps):
+            sources[APART] = bench.source(threads, joined=False)
     except (NoSamplesError, NoTimeError, LayerGraphError, MemoryError, TypeError, RuntimeError) as reason:
         return Tuning((), dict.fromkeys(engines, _short(reason)))
     fit: dict[str, Tuned] = {}
-    for name in engines:
+
+    def build(name: str) -> None:
         try:
             allowance.require(bench.expected_seconds, kept)
-            fit[name] = bench.built(name, source)
+            fit[name] = bench.built(name, sources[APART if name.endswith(APART) else ""])
         except Exception as reason:
             # Engines raise what they like; none of it may keep a model from being served.
             dropped[name] = _short(reason)
             logger.debug("engine %s is dropped", name, exc_info=True)
+
+    for name in engines:
+        build(name)
         if pin and fit:
             return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
     if known:
         return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
+    if APART in sources:
+        for name in list(fit):
+            build(name + APART)
     return Tuning(tuple(bench.choices(list(fit.values()))), dropped)
 
 
@@ -121,7 +135,7 @@ def reduce_precision(
     where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
     """
     bench = _Bench(plan, (1,), 1.0, Allowance(math.inf))
-    engine = PRECISIONS[precision](bench.source(threads or torch.get_num_threads()))
+    engine = PRECISIONS[precision](bench.source(threads or torch.get_num_threads(), joined=plan.batched))
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         arrays = [inputs[spec.name] for spec in plan.input_specs]
@@ -183,9 +197,9 @@ class _Bench:
             # Rounding goes the same way in each of a sum's numbers.
             self._tolerances.append(LOOSE_TOLERANCE)
 
-    def source(self, threads: int) -> Source:
-        """What engines are made from."""
-        program = self._plan.inference_program(packed=False, joined=self._plan.batched)
+    def source(self, threads: int, *, joined: bool) -> Source:
+        """What engines are made from, with the calls of shared layers joined or apart."""
+        program = self._plan.inference_program(packed=False, joined=joined)
         first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
         return Source(program, first, second, threads, batched=self._plan.batched)
 
@@ -193,7 +207,7 @@ class _Bench:
         """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises."""
         began = time.monotonic()
         try:
-            engine = ENGINES[name](source)
+            engine = ENGINES[name.removesuffix(APART)](source)
             for case, expected, tolerance in zip(self._cases, self._expected, self._tolerances, strict=True):
                 self._allowance.require(0.0)
                 started = time.perf_counter()
