@@ -287,6 +287,30 @@ def test_sizes_of_padding_are_constants_in_onnx() -> None:
     assert kinds == ["Transpose", "Pad", "Conv", "Transpose"]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="not there")
+@pytest.mark.parametrize(
+    ("axis", "keepdims", "kind"),
+    [
+        ((1, 2), False, "GlobalAveragePool"),
+        ((2, 1), True, "GlobalAveragePool"),
+        (-1, False, "ReduceMean"),
+        ((1, 3), True, "ReduceMean"),
+    ],
+)
+def test_means_over_images_are_pooling_in_onnx(tmp_path: Any, axis: Any, keepdims: bool, kind: str) -> None:
+    """Which ONNX Runtime computes in the layout of its convolutions."""
+    import onnx
+
+    entry = keras.Input((8, 9, 3))
+    keras.Model(entry, ops.mean(layers.Conv2D(4, 3)(entry), axis=axis, keepdims=keepdims)).save(tmp_path / "m.keras")
+    plan = load_model(tmp_path / "m.keras").plan()
+    samples = [np.zeros((rows, 8, 9, 3), "float32") for rows in (2, 3)]
+    source = Source(plan.inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
+    kinds = [node.op_type for node in onnx.load_from_string(exported(source)).graph.node]
+    assert kind in kinds
+    assert not plan.tune(engines=("onnxruntime",), pin=True).dropped
+
+
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not there")
 def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
     """Its telemetry forks the process, and such a fork keeps the locks of a server that is killed."""

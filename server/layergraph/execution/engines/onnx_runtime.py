@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from layergraph.execution.engines import onnx_pads
+from layergraph.execution.engines import onnx_means, onnx_pads
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 
 #: Operator set of ONNX; LayerNormalization and Gelu come with 17 and 20, and torch's exporter writes up to 20.
@@ -60,7 +60,8 @@ def exported(source: Source) -> bytes:
     """The graph in ONNX's format."""
     names = [f"input_{i}" for i in range(len(source.samples))]
     file = io.BytesIO()
-    with _exporting, torch.no_grad(), warnings.catch_warnings(), _quiet(), onnx_pads.constant(_OPSET):
+    written = onnx_pads.constant(_OPSET), onnx_means.pooled(_OPSET)
+    with _exporting, torch.no_grad(), warnings.catch_warnings(), _quiet(), written[0], written[1]:
         # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old.
         warnings.simplefilter("ignore")
         torch.onnx.export(
