@@ -89,6 +89,10 @@ manifests: $(STAMP) ## Validate the Kubernetes manifests offline
 fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_graphs.py $(N)
 
+.PHONY: fuzz-engines
+fuzz-engines: $(STAMP) ## Compare each engine with torch on N random graphs (N=100)
+	$(BIN)/python tests/fuzz_engines.py $(N)
+
 .PHONY: fuzz-operations
 fuzz-operations: $(STAMP) ## Compare N random graphs of operations with stock Keras (N=200)
 	$(BIN)/python tests/fuzz_operations.py $(N)

@@ -258,6 +258,29 @@ def test_random_inputs_never_take_a_servers_memory() -> None:
     assert max(sizes) < 10_000_000
 
 
+def test_random_ids_stay_below_what_every_table_takes() -> None:
+    """Not only those that were drawn first, of which there may be few."""
+    entry, byte = layergraph.Input((1,), dtype="int32"), layergraph.Input((2,), dtype="uint8")
+    x = layergraph.layers.Concatenate()(
+        [layergraph.layers.Flatten()(layergraph.layers.Embedding(rows, 2)(i)) for rows, i in ((9, entry), (300, byte))]
+    )
+    plan = layergraph.Model([entry, byte], x).plan()
+    sampler = Sampler(plan.input_specs, plan.run_eagerly)
+    assert max(array.max() for seed in range(20) for array in sampler.rows(5, seed=seed)) == 2
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_an_input_that_no_output_needs_keeps_no_engine_away(engine: str) -> None:
+    first, second, third = (layergraph.Input((3,)) for _ in range(3))
+    double = layergraph.layers.Dense(3)
+    plan = layergraph.Model([first, second, third], layergraph.layers.subtract([double(third), first])).plan()
+    assert not plan.tune(engines=(engine,), pin=True).dropped
+    inputs = data(plan, 4)
+    np.testing.assert_allclose(
+        next(iter(plan.run(inputs).values())), plan.run_eagerly(list(inputs.values()))[0], rtol=1e-5, atol=1e-5
+    )
+
+
 def test_engines_that_are_unknown_are_refused(plan: Any) -> None:
     with pytest.raises(ValueError, match="engine 'tensorrt' isn't known: expected one of eager, "):
         tune(plan, engines=("tensorrt",))

@@ -49,7 +49,7 @@ class Sampler:
                     self._lengths, self._bound, self._whole_floats = lengths, bound, whole_floats
                     try:
                         for other in (False, True) if self.open_axes else (False,):
-                            run(self.rows(2, other=other))
+                            run(self._largest(self.rows(2, other=other)))
                     except LayerGraphError:
                         continue
                     return
@@ -64,6 +64,16 @@ class Sampler:
         )
         return max(rows, default=0) <= _MOST_NUMBERS
 
+    def _is_drawn_whole(self, spec: TensorSpec) -> bool:
+        return self._whole_floats or not spec.dtype.startswith("float")
+
+    def _largest(self, arrays: list[Array]) -> list[Array]:
+        """With the largest whole number that may be drawn: what is refused shows at once then, not some time later."""
+        for spec, array in zip(self._specs, arrays, strict=True):
+            if array.size and self._is_drawn_whole(spec) and spec.dtype != "bool":
+                array.reshape(-1)[-1] = np.asarray(self._bound - 1).astype(array.dtype)
+        return arrays
+
     def rows(self, count: int, *, other: bool = False, seed: int = 0) -> list[Array]:
         """Random inputs; with `other`, of other lengths on the axes that the model leaves open."""
         rng = np.random.default_rng((seed, count, other))
@@ -71,8 +81,8 @@ class Sampler:
         for spec in self._specs:
             lengths = (count, *[self._lengths[other]] * len(spec.shape[1:]))
             shape = [length if size is None else size for size, length in zip(spec.shape, lengths, strict=False)]
-            if spec.dtype.startswith("float") and not self._whole_floats:
-                arrays.append(rng.standard_normal(shape).astype(spec.dtype))
-            else:
+            if self._is_drawn_whole(spec):
                 arrays.append(rng.integers(0, 2 if spec.dtype == "bool" else self._bound, shape).astype(spec.dtype))
+            else:
+                arrays.append(rng.standard_normal(shape).astype(spec.dtype))
         return arrays
