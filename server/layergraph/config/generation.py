@@ -25,6 +25,7 @@ class Generation:
     defaults         class name -> options that this generation means when its config doesn't name them
     activations      activation -> canonical activation
     rules            class name -> options that make a layer behave as this generation does
+    masks_left_out   whether a call with `mask=None` means that no mask goes in, rather than the one that comes along
     adapt            what tables can't say: changes a config whose keys are renamed already, (class name, config)
     """
 
@@ -36,6 +37,7 @@ class Generation:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     activations: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    masks_left_out: bool = False
     adapt: Callable[[str, dict[str, Any]], None] = lambda kind, config: None
 
     def ignores(self, key: str, value: Any) -> bool:
@@ -194,6 +196,7 @@ KERAS2 = Generation(
     },
     activations=_ACTIVATIONS,
     rules=_RULES,
+    masks_left_out=True,
     adapt=keras2.adapt,
 )
 
@@ -202,6 +205,7 @@ KERAS2 = Generation(
 MULTI_BACKEND = replace(
     KERAS2,
     name="multi-backend Keras 2",
+    masks_left_out=False,
     rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}, "UpSampling2D": {"image_rule": "corner"}},
 )
 

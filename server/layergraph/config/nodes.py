@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from layergraph.config.spec import CallSpec, Structure, TensorRef
+from layergraph.config.spec import NO_MASK, CallSpec, Structure, TensorRef
 
 #: Layers whose extra tensors in a list are their states, in Keras 2.
 RECURRENT = frozenset(
@@ -24,23 +24,22 @@ RECURRENT = frozenset(
 )
 _CONSTANT = "_CONSTANT_VALUE"
 #: Arguments for which nothing is not what is meant without them.
-_MEANT = frozenset({"window_fn"})
+_MEANT = frozenset({"window_fn", "mask"})
 
 
 class MalformedNodeError(Exception):
     """A node has no form that this generation writes."""
 
 
-def keras3_call(node: Any, read_value: Callable[[Any], Any], *, is_model: bool) -> CallSpec:
+def keras3_call(node: Any, read_value: Callable[[Any], Any]) -> CallSpec:
     """A call from {"args": [...], "kwargs": {...}}, in which tensors are marked objects."""
     if not isinstance(node, Mapping) or not isinstance(node.get("args"), list):
         raise MalformedNodeError
     kwargs = node.get("kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise MalformedNodeError
-    # Keras 3 writes `training` unasked, and fit and predict overrule it. Masks flow into models by themselves.
-    dropped = {"training", "mask"} if is_model else {"training"}
-    read = {name: read_value(value) for name, value in kwargs.items() if value is not None and name not in dropped}
+    # Keras 3 writes `training` unasked, and fit and predict overrule it.
+    read = {name: read_value(value) for name, value in kwargs.items() if value is not None and name != "training"}
     return CallSpec(tuple(read_value(arg) for arg in node["args"]), read)
 
 
@@ -63,6 +62,16 @@ def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping
             kwargs["initial_state"] = states
         structure = structure[0]
     return CallSpec((structure,), kwargs)
+
+
+def with_masks_left_out(call: CallSpec, *, is_model: bool) -> CallSpec:
+    """The call where `mask=None` says, as to tf.keras, that there is no mask; for a model also within a list."""
+    if "mask" not in call.kwargs:
+        return call
+    mask = call.kwargs["mask"]
+    if is_model and isinstance(mask, list):
+        mask = [NO_MASK if part is None else part for part in mask]
+    return CallSpec(call.args, {**call.kwargs, "mask": NO_MASK if mask is None else mask})
 
 
 def tensor_references(structure: Structure) -> Structure:

@@ -13,7 +13,13 @@ from layergraph.config import keras1
 from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
 from layergraph.config.generation import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, Generation
 from layergraph.config.graph_nodes import graph_node
-from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call, tensor_references
+from layergraph.config.nodes import (
+    MalformedNodeError,
+    keras2_call,
+    keras3_call,
+    tensor_references,
+    with_masks_left_out,
+)
 from layergraph.config.old_operations import as_today
 from layergraph.config.problems import Problems, brief_name
 from layergraph.config.refused import REFUSED
@@ -265,15 +271,15 @@ class _Reader:
     def _keras3_call(self, node: Any, layer: LayerSpec, names: Mapping[str, Any]) -> CallSpec:
         label = f"layer {brief_name(layer.name)}"
         read: Callable[[Any], Any] = lambda value: self.values.value(label, value)  # noqa: E731
-        return keras3_call(node, read, is_model=layer.graph is not None)
+        return keras3_call(node, read)
 
     def _keras2_call(self, node: Any, layer: LayerSpec, names: Mapping[str, Any]) -> CallSpec:
         constants = layer.config.get("num_constants")
         constants = constants if type(constants) is int and constants > 0 else 0
         call = keras2_call(node, layer.class_name, constants, names)
-        if layer.graph is None:
+        if layer.operation or not self.generation.masks_left_out:
             return call
-        return CallSpec(call.args, {name: value for name, value in call.kwargs.items() if name != "mask"})
+        return with_masks_left_out(call, is_model=layer.graph is not None)
 
     # --- names --------------------------------------------------------------------------------------------------------
 

@@ -1,17 +1,28 @@
 """The canonical graph: what every generation's config is turned into, as plain data.
 
 A `Structure` is any nesting of lists, tuples and dicts. In it, tensors stand as `TensorRef`; everything else is a plain
-JSON value. Node indices count as in Keras 3: the first call of a layer, or of a model, in its parent is node 0.
+JSON value, or `NO_MASK`. Node indices count as in Keras 3: the first call of a layer, or of a model, in its parent is
+node 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from enum import Enum
+from typing import Any, Final, TypeAlias
 
 #: Any nesting of list, tuple and dict, with TensorRef or JSON values as leaves.
 Structure: TypeAlias = Any
+
+
+class Unmasked(Enum):
+    """Stands as `mask` in a call that says: no mask, whatever comes with the inputs."""
+
+    NO_MASK = "no mask"
+
+
+NO_MASK: Final = Unmasked.NO_MASK
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,12 @@ from layergraph.functional.strings import Strings
 def join_calls(steps: Sequence[Step], outputs: Sequence[int], slot_count: int) -> tuple[list[Step], int]:
     """The steps with joined calls, and how many slots they use. Only for rows that stay apart."""
     levels = _levels(steps)
+    masked = _masked(steps)
     groups: dict[Any, list[Step]] = {}
     # Calls on one level can't wait for one another, so joining them makes no circle.
     for number, step in sorted(enumerate(steps), key=lambda pair: levels[pair[0]]):
-        groups.setdefault(_kind(step, levels[number]) or number, []).append(step)
+        kind = _kind(step, levels[number])
+        groups.setdefault(number if kind is None else (*kind, masked[number]), []).append(step)
     joiner = _Joiner(slot_count)
     for group in groups.values():
         joiner.add(group)
@@ -47,6 +49,23 @@ def _levels(steps: Sequence[Step]) -> list[int]:
         of_slot.update(dict.fromkeys(step.targets, level + 1))
         levels.append(level)
     return levels
+
+
+def _masked(steps: Sequence[Step]) -> list[tuple[bool, ...]]:
+    """For each step, with which of its inputs a mask may come.
+
+    What a model's calls say of their tensors doesn't tell: it holds for the model by itself, without masks.
+    """
+    slots: set[int] = set()
+    of_steps = []
+    for step in steps:
+        comes = tuple(slot in slots for slot in step.sources)
+        of_steps.append(comes)
+        stays_outside = isinstance(step.call, Invocation) and step.call.unmasked
+        passes = any(comes) and not stays_outside
+        if step.call.layer.supports_masking and (passes or any(t.mask_shape is not None for t in step.made)):
+            slots.update(step.targets)
+    return of_steps
 
 
 def _kind(step: Step, level: int) -> tuple[Any, ...] | None:

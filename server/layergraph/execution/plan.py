@@ -17,6 +17,7 @@ from layergraph.errors import DataError, GraphError
 from layergraph.execution.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
 from layergraph.execution.liveness import mask_wants, needed, with_frees
+from layergraph.execution.named_masks import named_mask
 from layergraph.execution.program import Program, inference_program
 from layergraph.execution.step import Step
 from layergraph.functional.addresses import find_tensor
@@ -25,6 +26,7 @@ from layergraph.functional.graph import Graph
 from layergraph.functional.invocation import Invocation, Mask
 from layergraph.functional.node import Node
 from layergraph.functional.run import Run
+from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -337,10 +339,10 @@ class _Layout:
                 continue
             said = training if node.training is None else node.training
             inner = node.layer.inner_model
-            if inner is not None and not node.kwargs and inner.takes_as_they_are(node.input_tensors):
-                inner_slots = {
-                    id(t): slots[id(given)] for t, given in zip(inner.inputs, node.input_tensors, strict=True)
-                }
+            given = [leaf for leaf in flatten(list(node.args)) if isinstance(leaf, Tensor)]
+            if inner is not None and not node.kwargs.keys() - {"mask"} and inner.takes_as_they_are(given):
+                entries = self._with_named_masks(node, given, slots)
+                inner_slots = {id(t): entry for t, entry in zip(inner.inputs, entries, strict=True)}
                 nested = (*calls, node)
                 scopes[nested] = inner_slots
                 self.open_graph(inner.graph, inner_slots, nested, said, scopes)
@@ -353,3 +355,19 @@ class _Layout:
                 if len(self.steps) > MAX_CALLS:
                     raise GraphError(f"the model makes more than {MAX_CALLS} calls once nested models are laid open")
             slots.update({id(t): slot for t, slot in zip(node.output_tensors, targets, strict=True)})
+
+    def _with_named_masks(self, node: Node, given: Sequence[Tensor], slots: dict[int, int]) -> list[int]:
+        """Where a model's inputs lie, with the masks that its call names in place of those that come along."""
+        entries = []
+        for tensor, source in zip(given, Invocation(node.layer, node.args, node.kwargs).previous_masks, strict=True):
+            if source is not None and not source[1]:
+                entries.append(slots[id(tensor)])
+                continue
+            mask = None if source is None else source[0]
+            invocation = named_mask(tensor, mask)
+            entries.append(self.new_slot())
+            sources = tuple(slots[id(t)] for t in invocation.tensors)
+            shape = None if mask is None else mask.shape
+            made = Tensor(tensor.shape, tensor.dtype, tensor.history, mask_shape=shape)
+            self.steps.append(Step(invocation, sources, (entries[-1],), made=(made,)))
+        return entries

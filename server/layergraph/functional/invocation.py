@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from layergraph.config.spec import NO_MASK
+from layergraph.errors import GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
 from layergraph.functional.structure import Structure, flatten, map_structure
-from layergraph.functional.tensor import Tensor
+from layergraph.functional.tensor import Shape, Tensor
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
@@ -23,12 +25,16 @@ class _Slot(int):
     """Stands in a template of arguments where the i-th tensor goes."""
 
 
+class _Given(int):
+    """Stands in a template of masks where the i-th tensor itself goes, which the call names as a mask."""
+
+
 class Invocation:
     """A call of `layer`, ready to be carried out.
 
     Values and masks go in as flat lists, in the order of the tensors in `[args, kwargs]`, and come out as flat lists in
     the order of the outputs. Which masks reach the layer follows Keras 3: with one argument that holds tensors, `mask`;
-    with several, `<argument>_mask`; a mask that the caller gives goes before.
+    with several, `<argument>_mask`; a mask that the caller gives goes before, and `NO_MASK` says that none goes in.
     """
 
     __slots__ = (
@@ -41,6 +47,7 @@ class Invocation:
         "layer",
         "tensors",
         "training",
+        "unmasked",
     )
 
     def __init__(
@@ -50,14 +57,15 @@ class Invocation:
         self.training = training
         self.tensors: list[Tensor] = []
         self._args = tuple(map_structure(self._slot, arg) for arg in args)
-        self._kwargs = {name: map_structure(self._slot, kwargs[name]) for name in sorted(kwargs)}
+        #: Whether the masks that come with the inputs stay outside.
+        self.unmasked = kwargs.get("mask") is NO_MASK
+        said = {name: value for name, value in kwargs.items() if value is not NO_MASK}
+        self._kwargs = {name: map_structure(self._slot, said[name]) for name in sorted(said)}
         self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
         self._casts = self._find_casts()
-        self._masks = self._find_masks()
-        explicit = {**self._kwargs, **self._masks}.get("mask")
-        first = self._args[0] if self._args else next(iter(self._kwargs.values()), None)
-        #: Whose mask the layer passes on: the explicit mask's value, or the mask of the first argument.
-        self._previous = ("value", explicit) if "mask" in self._kwargs and explicit is not None else ("mask", first)
+        self._masks = {} if self.unmasked else self._find_masks()
+        #: Whose masks the layer passes on.
+        self._previous = self._find_previous()
 
     def _slot(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -90,6 +98,39 @@ class Invocation:
             for name, value in holders.items()
             if f"{name}_mask" in accepted and given.get(f"{name}_mask") is None
         }
+
+    def _find_previous(self) -> Structure:
+        """The masks that the call names, or those of its first argument."""
+        first = self._args[0] if self._args else next(iter(self._kwargs.values()), None)
+        given = self._kwargs.get("mask")
+        if self.layer.inner_model is None:
+            if self.unmasked:
+                return None
+            return first if given is None else map_structure(_as_given, given)
+        parts = flatten(first)
+        if self.unmasked or given is None:
+            return [None if self.unmasked else part for part in parts]
+        masks = flatten(given)
+        if len(masks) != len(parts):
+            raise GraphError(f"model '{self.layer.name}': got {len(masks)} masks, expected {len(parts)}")
+        # Where a model's call names none, the mask that comes along goes in.
+        return [part if mask is None else _as_given(mask) for part, mask in zip(parts, masks, strict=True)]
+
+    @property
+    def previous_masks(self) -> list[tuple[Tensor, bool] | None]:
+        """For each mask that goes in and on, in flat order: the tensor, and whether it is itself the mask."""
+        return [
+            (self.tensors[leaf], isinstance(leaf, _Given)) if isinstance(leaf, (_Slot, _Given)) else None
+            for leaf in flatten(self._previous)
+        ]
+
+    @property
+    def previous_shapes(self) -> list[Shape | None]:
+        """Shapes of the masks that go in and on, in flat order."""
+        return [
+            None if source is None else source[0].shape if source[1] else source[0].mask_shape
+            for source in self.previous_masks
+        ]
 
     @property
     def template(self) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
@@ -132,8 +173,7 @@ class Invocation:
             kwargs = {name: _fill(value, values) for name, value in self._kwargs.items()}
             for name, source in self._masks.items():
                 kwargs[name] = _fill(source, masks)
-            kind, source = self._previous
-            previous = _fill(source, values if kind == "value" else masks)
+            previous = _fill(self._previous, masks, values)
             outputs, output_masks = self.layer.execute(run, w, args, kwargs, previous, want_masks=want_masks)
         if isinstance(outputs, torch.Tensor):
             return [outputs], [output_masks if want_masks else None]
@@ -144,8 +184,18 @@ class Invocation:
         return flat, [*flat_masks, *[None] * (len(flat) - len(flat_masks))][: len(flat)]
 
 
-def _fill(template: Structure, leaves: Sequence[Any]) -> Structure:
+def _as_given(leaf: Any) -> Any:
+    if leaf is NO_MASK:
+        return None
+    return _Given(leaf) if isinstance(leaf, _Slot) else leaf
+
+
+def _fill(template: Structure, leaves: Sequence[Any], given: Sequence[Any] = ()) -> Structure:
     """The template with every slot replaced by its leaf; leaves that aren't slots stay."""
     if isinstance(template, _Slot):
         return leaves[template]
-    return map_structure(lambda leaf: leaves[leaf] if isinstance(leaf, _Slot) else leaf, template)
+    if isinstance(template, _Given):
+        return given[template]
+    if not isinstance(template, (dict, list, tuple)):
+        return template
+    return map_structure(lambda leaf: _fill(leaf, leaves, given), template)

@@ -46,7 +46,7 @@ def likeness(invocation: Invocation) -> Hashable | None:
         return None
     try:
         arguments = _frozen(invocation.template, _DEPTH)
-        return _of_layer(invocation.layer, _DEPTH), arguments, tensors, invocation.training
+        return _of_layer(invocation.layer, _DEPTH), arguments, tensors, invocation.unmasked, invocation.training
     except _Unlike:
         return None
 

@@ -24,7 +24,7 @@ from layergraph.functional.shape_inference import Inferred
 from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.summary import summary_table
-from layergraph.functional.tensor import Tensor, TensorSpec
+from layergraph.functional.tensor import Shape, Tensor, TensorSpec
 from layergraph.training.trainer import Trainer
 
 
@@ -223,11 +223,10 @@ class Model(Trainer, Layer):
             for given, own in zip(tensors, self.inputs, strict=True)
         )
 
-    def forward(self, run: Run, w: Any, inputs: Any) -> Any:
+    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> Any:
         """Computes the outputs; `w` are the weights of the plan's steps."""
-        flat = [_adapted(value, own) for value, own in zip(flatten(inputs), self.inputs, strict=True)]
-        outputs, _ = self.plan().forward_nested(run, w, flat, [None] * len(flat), want_masks=False)
-        return self.output_structure(outputs)
+        outputs, _ = self.execute(run, w, (inputs,), {}, mask, want_masks=False)
+        return outputs
 
     def execute(
         self,
@@ -248,11 +247,13 @@ class Model(Trainer, Layer):
         """What is known of the outputs of a call. It is looked for once for each choice of shapes, call by call: models
         that call one another twice would double the work, and a plan of all that they do.
         """
-        given = invocation.tensors
-        if len(given) != len(self.inputs):
-            return super().infer(invocation)
         own = self.inputs
-        entries = [_adapted_shape(tensor, entry) for tensor, entry in zip(given, own, strict=True)]
+        # Masks that the call names stand behind them.
+        given = invocation.tensors[: len(own)]
+        if len(given) != len(own):
+            return super().infer(invocation)
+        masks = invocation.previous_shapes
+        entries = [_adapted_shape(*entry) for entry in zip(given, masks, own, strict=True)]
         key = tuple((t.shape, t.dtype, t.mask_shape) for t in entries)
         if key == tuple((t.shape, t.dtype, t.mask_shape) for t in own):
             return [Inferred(t.shape, t.dtype, t.mask_shape, t.values) for t in self.outputs]
@@ -357,12 +358,12 @@ def _adapted(value: Any, own: Tensor) -> Any:
     return value
 
 
-def _adapted_shape(given: Tensor, own: Tensor) -> Tensor:
-    """What `_adapted` makes of a tensor of that shape and type."""
+def _adapted_shape(given: Tensor, mask: Shape | None, own: Tensor) -> Tensor:
+    """What `_adapted` makes of a tensor of that shape and type, with a mask of that shape."""
     shape = given.shape
     if len(shape) == len(own.shape) + 1 and shape[-1] == 1:
         shape = shape[:-1]
     elif len(shape) == len(own.shape) - 1 and own.shape[-1] == 1:
         shape = (*shape, 1)
     dtype = given.dtype if given.dtype == Strings.dtype else own.dtype
-    return Tensor(shape, dtype, own.history, name=own.name, mask_shape=given.mask_shape)
+    return Tensor(shape, dtype, own.history, name=own.name, mask_shape=mask)

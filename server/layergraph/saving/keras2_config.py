@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from layergraph.config.spec import NO_MASK
 from layergraph.config.values import LAYER_KEYS
 from layergraph.functional.graph import Graph
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.node import Node
-from layergraph.functional.structure import Structure, flatten
+from layergraph.functional.structure import Structure, flatten, map_structure
 from layergraph.functional.tensor import Tensor
 from layergraph.saving.keras2_options import (
     ABSENT_LAYERS,
@@ -156,7 +157,9 @@ class _Writer:
         for name, value in node.kwargs.items():
             if any(isinstance(leaf, Tensor) for leaf in flatten(value)):
                 self.result.unsayable.append(f"{label} takes tensors as '{name}'")
-            kwargs[name] = value
+            if any(leaf is NO_MASK for leaf in flatten(value)):
+                self.result.keras2_only.append(f"a mask of None for layer '{layer.name}'")
+            kwargs[name] = map_structure(lambda leaf: None if leaf is NO_MASK else leaf, value)
         first = node.args[0] if node.args else None
         tensors = [first] if isinstance(first, Tensor) else list(first) if isinstance(first, (list, tuple)) else []
         if len(node.args) > 1:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from layergraph.config.spec import NO_MASK
 from layergraph.functional.graph import Graph, map_graph
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.node import Node
-from layergraph.functional.structure import Structure, flatten, map_structure
+from layergraph.functional.structure import Structure, flatten, map_structure, pack
 from layergraph.functional.tensor import Tensor
 
 
@@ -63,6 +64,7 @@ class WrittenGraph:
 
     def _add(self, node: Node) -> None:
         layer = node.layer
+        self._leave_masks_out(node)
         sources = {} if layer.is_operation else _mask_sources(node)
         masks = {name: map_structure(self._mask_of, source) for name, source in sources.items()}
         written = {name: mask for name, mask in masks.items() if _is_known(mask)}
@@ -75,6 +77,22 @@ class WrittenGraph:
         for tensor, mask in zip(node.output_tensors, self._output_masks(node), strict=True):
             # Whether there is a mask, shape inference has told.
             self._masks[id(tensor)] = None if tensor.mask_shape is None else mask
+
+    def _leave_masks_out(self, node: Node) -> None:
+        """Where a call says that no mask goes in: Keras 3 can only be handed tensors that have none."""
+        mask, tensors = node.kwargs.get("mask"), flatten(list(node.args[:1]))
+        parts = flatten(mask) if isinstance(node.layer, Model) and mask is not NO_MASK else [mask] * len(tensors)
+        if not any(part is NO_MASK for part in parts):
+            return
+        bare = [
+            self._without_mask(node.layer, leaf) if part is NO_MASK else leaf
+            for leaf, part in zip(tensors, parts, strict=True)
+        ]
+        self._args[node] = (pack(node.args[0], bare), *node.args[1:])
+        self._kwargs[node] = {name: value for name, value in node.kwargs.items() if name != "mask"}
+        named = [None if part is NO_MASK else part for part in parts]
+        if any(part is not None for part in named):
+            self._kwargs[node] = {**node.kwargs, "mask": named}
 
     def _mask_of(self, leaf: Any) -> Mask:
         return self._masks.get(id(leaf)) if isinstance(leaf, Tensor) else None
@@ -92,7 +110,8 @@ class WrittenGraph:
             return [_UNKNOWN] * len(tensors)
         first = node.args[0]
         explicit = node.kwargs.get("mask")
-        given: list[Mask] = flatten(map_structure(self._mask_of, first)) if explicit is None else flatten(explicit)
+        named = flatten(map_structure(self._mask_of, first)) if explicit is None else flatten(explicit)
+        given: list[Mask] = [None if mask is NO_MASK else mask for mask in named]
         if any(mask is _UNKNOWN for mask in given):
             return [_UNKNOWN] * len(tensors)
         make = _MADE.get(type(node.layer).__name__)
@@ -126,7 +145,7 @@ def _mask_sources(node: Node) -> dict[str, Structure]:
         return {}
     sources = Invocation(layer, node.args, node.kwargs, node.training).mask_sources
     beside_states = sources.pop("sequences_mask", None)
-    if beside_states is not None and getattr(layer, "mask_rule", "") == "keras2":
+    if beside_states is not None and "mask" not in node.kwargs and getattr(layer, "mask_rule", "") == "keras2":
         sources["mask"] = beside_states
     return sources
 

@@ -1,0 +1,28 @@
+"""Masks that the call of a model names: steps before the model's own give them to its inputs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from layergraph.config.spec import NO_MASK
+from layergraph.functional.invocation import Invocation
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.tensor import Tensor
+
+
+class _NamedMask(Layer):
+    """Passes a tensor on as it is, with another mask."""
+
+    supports_masking: ClassVar[bool] = True
+    autocast: ClassVar[bool] = False
+
+    def forward(self, run: Run, w: Any, x: torch.Tensor, mask: Any = None) -> torch.Tensor:
+        return x
+
+
+def named_mask(tensor: Tensor, mask: Tensor | None) -> Invocation:
+    """A call that gives `tensor` the mask, or takes away the one it has."""
+    return Invocation(_NamedMask(name="mask"), (tensor,), {"mask": NO_MASK if mask is None else mask})
