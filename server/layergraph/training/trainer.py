@@ -18,6 +18,7 @@ from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
 from layergraph.training.data import Array, Data
 from layergraph.training.fitting import Fit, Validation, tested
+from layergraph.training.kept_memory import kept_memory
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.loss_scale import is_scaled_state, with_scale
 from layergraph.training.matching import matched_data, model_device, split_rows
@@ -256,7 +257,8 @@ class Trainer:
             checkpoints=checkpoints,
             workers=workers,
         )
-        fit.run(resumed)
+        with kept_memory():
+            fit.run(resumed)
         return history
 
     def train_on_batch(

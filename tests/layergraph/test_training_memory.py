@@ -1,0 +1,58 @@
+"""While a model trains the process keeps what steps free, and gives much of it back afterwards."""
+
+import resource
+
+import pytest
+import torch
+from layergraph.training import kept_memory as module
+from layergraph.training.kept_memory import kept_memory
+
+pytestmark = pytest.mark.skipif(module._glibc() is None, reason="another allocator than glibc's as it comes")
+
+#: More than the process keeps without a run.
+BYTES = 640 * 1024**2
+#: Pages in it, if they are as large as they get.
+PAGES = BYTES // (2 * 1024**2)
+
+
+def _use() -> None:
+    torch.zeros(BYTES // 4)
+
+
+def _pages_given() -> int:
+    """Pages that the system had to give for a large block that is taken, freed, and taken again: those of the latter."""
+    _use()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    _use()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_freed_memory_is_kept_while_a_model_trains() -> None:
+    with kept_memory():
+        assert _pages_given() < PAGES // 3
+
+
+def test_overlapping_runs_keep_it_until_the_last_one_ends() -> None:
+    with kept_memory():
+        with kept_memory():
+            pass
+        assert _pages_given() < PAGES // 3
+
+
+def test_much_free_memory_is_given_back_afterwards() -> None:
+    glibc = module._glibc()
+    assert glibc is not None
+    with kept_memory():
+        _use()
+        assert module._free_bytes(glibc) >= BYTES
+        with open("/proc/self/statm") as statm:
+            before = int(statm.read().split()[1])
+    with open("/proc/self/statm") as statm:
+        after = int(statm.read().split()[1])
+    assert (before - after) * resource.getpagesize() > BYTES // 2
+
+
+def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    with kept_memory():
+        assert _pages_given() > PAGES // 2
