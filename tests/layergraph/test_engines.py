@@ -281,6 +281,18 @@ def test_an_input_that_no_output_needs_keeps_no_engine_away(engine: str) -> None
     )
 
 
+def test_a_model_whose_layers_fail_for_random_rows_is_served_without_engines(
+    plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_two_rows(arrays: Any, run: Any = plan.run_eagerly) -> Any:
+        return [array for pair in zip(run(arrays), [0] * (len(arrays[0]) - 1), strict=True) for array in pair[:1]]
+
+    monkeypatch.setattr(plan, "run_eagerly", only_two_rows)
+    found = plan.tune(engines=("torchscript",), pin=True)
+    assert not found.choices
+    assert "zip() argument 2 is shorter" in found.dropped["torchscript"]
+
+
 def test_engines_that_are_unknown_are_refused(plan: Any) -> None:
     with pytest.raises(ValueError, match="engine 'tensorrt' isn't known: expected one of eager, "):
         tune(plan, engines=("tensorrt",))
