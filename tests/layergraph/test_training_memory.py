@@ -20,7 +20,7 @@ def _use() -> None:
 
 
 def _pages_given() -> int:
-    """Pages that the system had to give for a large block that is taken, freed, and taken again: those of the latter."""
+    """Pages that the system had to give for a large block which has just been freed, to take it again."""
     _use()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     _use()
