@@ -235,6 +235,19 @@ def test_a_graph_that_lengths_change_runs_on_eager_torch_only() -> None:
     assert "depends on lengths" in plan.tune(engines=("torchscript",), pin=True).dropped["torchscript"]
 
 
+@pytest.mark.parametrize("engine", [name for name in QUICK if "openvino" not in name.values])
+@pytest.mark.parametrize("window", [2, 3])
+def test_pooling_without_strides_takes_any_length(engine: str, window: int) -> None:
+    entry = layergraph.Input((None, 3))
+    x = layergraph.layers.MaxPooling1D(window, strides=1, padding="same")(entry)
+    x = layergraph.layers.AveragePooling1D(window, strides=1, padding="same")(x)
+    plan = layergraph.Model(entry, x).plan()
+    tuned = plan.tune(engines=(engine,), pin=True).choices[0].tuned
+    for length in (1, 4, 7):
+        x = np.random.default_rng(0).standard_normal((2, length, 3)).astype("float32")
+        np.testing.assert_allclose(tuned.run([x])[0], plan.run_eagerly([x])[0], rtol=1e-5, atol=1e-5)
+
+
 def test_height_and_width_are_not_mistaken_for_each_other(tmp_path: Any) -> None:
     """Random inputs have the same length on both."""
     entry = keras.Input((None, None, 3))

@@ -310,5 +310,6 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _short(reason: Exception) -> str:
-    lines = str(reason).strip().splitlines()
-    return lines[0][:200] if lines else type(reason).__name__
+    # The first line may say no more than where in an engine it was raised.
+    text = " ".join(str(reason).split())
+    return text[:200] if text else type(reason).__name__

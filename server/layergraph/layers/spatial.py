@@ -35,7 +35,8 @@ def padding(value: Any) -> str:
 
 def same_padding(length: int, window: int, stride: int) -> tuple[int, int]:
     """Padding 'same' of one axis: the output has ceil(length / stride) steps, and an odd zero goes after."""
-    total = max(0, (-(-length // stride) - 1) * stride + window - length)
+    # Without strides, lengths don't matter, and so are none of a recorded graph's.
+    total = window - 1 if stride == 1 else max(0, (-(-length // stride) - 1) * stride + window - length)
     return total // 2, total - total // 2
 
 
