@@ -226,6 +226,23 @@ def test_a_saved_state_goes_on_where_keras_stopped(name, options):
     check(ours, theirs, weights)
 
 
+def test_a_state_from_before_keras_3_10_has_averages_and_accumulators_by_turns():
+    weights = pair()
+    options = {"use_ema": True, "gradient_accumulation_steps": 2}
+    ours, theirs = made("Adam", options)
+    run(made("Adam", options)[0], theirs, weights, steps=5)
+    for own, their in zip(weights.ours, weights.theirs, strict=True):
+        own.assign(their.numpy())
+    ours.build(weights.ours)
+    state = [variable.numpy() for variable in theirs.variables]
+    each = len(SHAPES)
+    averages, accumulators = state[2 : 2 + each], state[2 + each : 2 + 2 * each]
+    turns = [array for both in zip(averages, accumulators, strict=True) for array in both]
+    ours.load([*state[:2], *turns, *state[2 + 2 * each :]])
+    run(ours, theirs, weights, steps=5, seed=9)
+    check(ours, theirs, weights)
+
+
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
     weights = pair()
     ours, theirs = made("Adam", {})

@@ -304,7 +304,8 @@ class Optimizer(BaseOptimizer):
                 self._take(others, arrays)
                 self.complete_scalars([variable.name for variable in others])
                 return
-        self._take(state, arrays)
+        alternating = self._alternating_variables()
+        self._take(state if _misfit(state, arrays) is None or _misfit(alternating, arrays) else alternating, arrays)
 
     def state(self) -> dict[str, Any]:
         scheduled = isinstance(self.learning_rate, Schedule)
@@ -318,14 +319,8 @@ class Optimizer(BaseOptimizer):
             setattr(self, name, value)
 
     def _take(self, state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        if len(arrays) != len(state):
-            raise DataError(f"optimizer '{self.name}': got {len(arrays)} arrays of state, expected {len(state)}")
-        for variable, array in zip(state, arrays, strict=True):
-            if tuple(array.shape) != tuple(variable.value.shape):
-                raise DataError(
-                    f"optimizer '{self.name}': {variable.name} has shape {tuple(array.shape)}, "
-                    f"expected {tuple(variable.value.shape)}"
-                )
+        if wrong := _misfit(state, arrays):
+            raise DataError(f"optimizer '{self.name}': {wrong}")
         for variable, array in zip(state, arrays, strict=True):
             if isinstance(variable.value, Tensor):
                 source = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
@@ -340,6 +335,15 @@ class Optimizer(BaseOptimizer):
         split = self.legacy and not self.legacy_alternates
         groups = [(slot,) for group in self._groups() for slot in group] if split else self._groups()
         return [self.variables[0], *self._slot_variables(groups)]
+
+    def _alternating_variables(self) -> list[Variable]:
+        """The state in the order before Keras 3.10: each weight's average beside its accumulator."""
+        if not (self.built and self.use_ema and self.gradient_accumulation_steps):
+            return self.variables
+        slots = self._slot_variables([("average", "gradient_accumulator")])
+        first = 1 if self._scheduled else 2
+        state = self.variables
+        return [*state[:first], *slots, *state[first + len(slots) :]]
 
     def inner_variables(self) -> list[Variable]:
         """The state as Keras 3 has it inside of a LossScaleOptimizer: without the scalars, which it loses track of."""
@@ -511,6 +515,16 @@ class Optimizer(BaseOptimizer):
         except Expected as wanted:
             raise ConfigError(f"{cls.__name__}: option 'decay' is {brief(decay)}, expected {wanted}") from None
         return made
+
+
+def _misfit(state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> str | None:
+    """Why arrays can't be that state, in words; None where they can."""
+    if len(arrays) != len(state):
+        return f"got {len(arrays)} arrays of state, expected {len(state)}"
+    for variable, array in zip(state, arrays, strict=True):
+        if tuple(array.shape) != tuple(variable.value.shape):
+            return f"{variable.name} has shape {tuple(array.shape)}, expected {tuple(variable.value.shape)}"
+    return None
 
 
 def is_legacy(config: Mapping[str, Any]) -> bool:
