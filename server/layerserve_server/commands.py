@@ -16,7 +16,7 @@ from types import FrameType
 
 from layerserve_server import logs
 from layerserve_server.app import App
-from layerserve_server.repository.repository import Description
+from layerserve_server.repository.entry import Description
 from layerserve_server.settings import Settings, SettingsError, in_force, read_settings
 
 #: Exit status for settings and arguments that are wrong, as shells and argparse have it.

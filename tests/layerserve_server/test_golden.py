@@ -12,7 +12,8 @@ from layerserve_server import commands
 from layerserve_server.batching import Lane
 from layerserve_server.execution import load_model, load_probed_model
 from layerserve_server.metrics import Metrics
-from layerserve_server.repository.repository import Repository, State
+from layerserve_server.repository.entry import State
+from layerserve_server.repository.repository import Repository
 
 
 @pytest.fixture

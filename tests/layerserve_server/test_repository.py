@@ -17,7 +17,8 @@ from layerserve_server.errors import (
 )
 from layerserve_server.metrics import Metrics
 from layerserve_server.repository import publishing
-from layerserve_server.repository.repository import Repository, State
+from layerserve_server.repository.entry import State
+from layerserve_server.repository.repository import Repository
 
 
 @pytest.fixture

@@ -49,6 +49,11 @@ class FoundVersion:
     problem: str = ""
 
     @property
+    def label(self) -> str:
+        """For people."""
+        return f"model '{self.name}' version {self.version}"
+
+    @property
     def size(self) -> int:
         """Size of the file, in bytes."""
         return self.fingerprint[2]

@@ -6,8 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +22,9 @@ from layerserve_server.errors import (
     VersionFailedError,
     safe_text,
 )
-from layerserve_server.execution import EngineChoice, Execution, LoadModel, TensorSpec
+from layerserve_server.execution import Execution, LoadModel
 from layerserve_server.repository import layout, publishing
+from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.version import Lease, LoadedVersion
 
@@ -33,55 +32,6 @@ logger = logging.getLogger(__name__)
 
 #: Callers that may wait while one old version is loaded for them; more would hold the threads that serve others.
 MAX_WAITING_FOR_LOAD = 8
-
-
-class State(Enum):
-    """State of a version, in the words of models.proto."""
-
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-    UNLOADING = "unloading"
-    AVAILABLE = "available"
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """One version, as it stands."""
-
-    name: str
-    version: int
-    state: State
-    reason: str
-    labels: tuple[str, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    path: Path
-    file_bytes: int
-    keras_version: str
-    parameter_count: int
-    #: Seconds since 1970; None before.
-    ready_time: float | None
-    training_run: str
-    compiled: bool
-    engines: tuple[EngineChoice, ...]
-    default: bool
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """What the repository knows of one version."""
-
-    found: FoundVersion
-    state: State
-    reason: str = ""
-    loaded: LoadedVersion | None = None
-    #: The content that was loaded, or failed to: another one is tried anew.
-    tried: Fingerprint = layout.NOTHING
-    #: Loaded because a request named it, not because it is the newest.
-    on_demand: bool = False
-    waiting: int = 0
-    loading: threading.Lock = field(default_factory=threading.Lock)
 
 
 class RepositoryObserver(Protocol):
@@ -159,7 +109,7 @@ class Repository:
             entry = self._entry(name, version, label)
             if entry.loaded is None:
                 self._load_on_demand(entry)
-        raise UnavailableError(f"{_label(entry.found)} is being unloaded")
+        raise UnavailableError(f"{entry.found.label} is being unloaded")
 
     def lease_loaded(self, name: str, version: int | None = None, label: str | None = None) -> Lease | None:
         """As `lease`, but in no time: None where the version would have to be loaded first."""
@@ -178,7 +128,7 @@ class Repository:
         """All versions, or those of one model, by name, then newest first. An unknown model has none."""
         with self._lock:
             return [
-                self._description(entries[version], self._default(entries))
+                self._description(entries[version], entries)
                 for model, entries in sorted(self._models.items())
                 if name in ("", model)
                 for version in sorted(entries, reverse=True)
@@ -188,7 +138,7 @@ class Repository:
         """One version, chosen as in `lease`, but neither loaded nor required to be ready."""
         with self._lock:
             entry = self._entry(name, version, label, any_state=True)
-            return self._description(entry, self._default(self._models[name]))
+            return self._description(entry, self._models[name])
 
     # ---- for the disk
 
@@ -299,7 +249,7 @@ class Repository:
             else:
                 entry = entries[self._default(entries) or max(entries)]
             if not any_state:
-                _check_usable(entry)
+                entry.check_usable()
             return entry
 
     @staticmethod
@@ -307,28 +257,10 @@ class Repository:
         """The version that answers when a request names none: the newest that is ready."""
         return max((number for number, entry in entries.items() if entry.state is State.READY), default=None)
 
-    def _description(self, entry: Entry, default: int | None) -> Description:
-        found, loaded = entry.found, entry.loaded
-        return Description(
-            name=found.name,
-            version=found.version,
-            state=entry.state,
-            reason=entry.reason,
-            labels=tuple(
-                sorted(k for k, version in self._labels.get(found.name, {}).items() if version == found.version)
-            ),
-            inputs=tuple(loaded.model.input_specs) if loaded else (),
-            outputs=tuple(loaded.model.output_specs) if loaded else (),
-            path=found.path,
-            file_bytes=found.size,
-            keras_version=(loaded.model.keras_version or "") if loaded else "",
-            parameter_count=loaded.parameter_count if loaded else 0,
-            ready_time=loaded.ready_time if loaded else None,
-            training_run=loaded.training_run if loaded else "",
-            compiled=loaded.model.compiled if loaded else False,
-            engines=tuple(loaded.model.engines) if loaded else (),
-            default=found.version == default,
-        )
+    def _description(self, entry: Entry, entries: Mapping[int, Entry]) -> Description:
+        labels = self._labels.get(entry.found.name, {})
+        pointing = tuple(sorted(label for label, version in labels.items() if version == entry.found.version))
+        return entry.description(pointing, default=entry.found.version == self._default(entries))
 
     # ---- what is on disk
 
@@ -427,7 +359,7 @@ class Repository:
         if gone:
             loaded.retire()
             return
-        logger.info("%s is ready", _label(found), extra={"seconds": round(seconds, 3), "file": found.path.name})
+        logger.info("%s is ready", found.label, extra={"seconds": round(seconds, 3), "file": found.path.name})
         if self._ready is not None:
             self._ready(loaded)
 
@@ -435,7 +367,7 @@ class Repository:
         known = isinstance(error, (LayerGraphError, VersionFailedError, OSError, MemoryError))
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = safe_text(text) if known else "internal error while loading; the server's log has it"
-        logger.error("%s failed to load: %s", _label(found), reason, exc_info=None if known else error)
+        logger.error("%s failed to load: %s", found.label, reason, exc_info=None if known else error)
         self._observer.version_failed(found.name, found.version)
         with self._lock:
             entry.tried = found.fingerprint
@@ -468,12 +400,12 @@ class Repository:
         """Loads an old version for a request, in its thread. Raises what `lease` raises."""
         with self._lock:
             if entry.waiting >= MAX_WAITING_FOR_LOAD:
-                raise BusyError(f"{_label(entry.found)} is being loaded, and {entry.waiting} calls wait for it", 0.5)
+                raise BusyError(f"{entry.found.label} is being loaded, and {entry.waiting} calls wait for it", 0.5)
             entry.waiting += 1
         try:
             self._load_entry(entry)
             with self._lock:
-                _check_usable(entry)
+                entry.check_usable()
                 entry.on_demand = True
         finally:
             with self._lock:
@@ -503,7 +435,7 @@ class Repository:
 
     def _released(self, loaded: LoadedVersion) -> None:
         """The last request of a retired version has ended."""
-        logger.info("%s is released", _label(loaded.found))
+        logger.info("%s is released", loaded.found.label)
         with self._lock:
             entry = self._models.get(loaded.name, {}).get(loaded.version)
             if entry is not None and entry.loaded is not None:
@@ -511,18 +443,6 @@ class Repository:
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
-
-
-def _check_usable(entry: Entry) -> None:
-    """Raises for a version that can't be used, now or ever. One that is on disk can: it is loaded first."""
-    if entry.state is State.FAILED:
-        raise VersionFailedError(f"{_label(entry.found)} failed to load: {entry.reason}")
-    if entry.state is State.LOADING and entry.waiting == 0:
-        raise UnavailableError(f"{_label(entry.found)} is being loaded; try again in a moment")
-
-
-def _label(found: FoundVersion) -> str:
-    return f"model '{found.name}' version {found.version}"
 
 
 def _name_of(path: Path) -> str:

@@ -11,7 +11,8 @@ from typing import BinaryIO
 from layerserve.v1 import models_pb2
 
 from layerserve_server.errors import UnknownVersionError
-from layerserve_server.repository.repository import Description, Repository, State
+from layerserve_server.repository.entry import Description, State
+from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import choice, parse, tensor_specs, timestamp
 from layerserve_server.transport.call import Call, Routes, Stream
 
