@@ -266,9 +266,9 @@ def test_killing_the_process_at_any_moment_leaves_what_is_served(server, moment)
         last = event
         if event.WhichOneof("kind") == moment:
             run = server.app.runs.get(event.run_id)
-            while run.process is None:
+            while run.process.pid is None:
                 time.sleep(0.01)
-            run.process.send_signal(signal.SIGKILL)
+            run.process.signal(signal.SIGKILL)
     assert "ended by signal SIGKILL" in last.failed.reason
     assert server.predict("dense", x=X).model.version == 1
     assert sorted(os.listdir(server.root / "dense")) == before

@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import re
 import secrets
-import socket
-import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,7 +14,8 @@ from pathlib import Path
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import BASE, CHILD_LOCK
+from layerserve_server.training.run_folder import BASE
+from layerserve_server.training.training_process import TrainingProcess
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
 OWNER_LOCK = "owner.lock"
@@ -50,12 +49,15 @@ class Run:
     request: RunRequest
     log: EventLog
     phase: Phase = Phase.RECEIVING
-    process: subprocess.Popen[bytes] | None = None
     #: When somebody asked to stop it, as `time.monotonic` counts; None for never.
     cancelled_at: float | None = None
     #: What it used more of than it may; empty where it didn't.
     overspent: str = ""
     _owner: TextIOWrapper | None = None
+    process: TrainingProcess = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = TrainingProcess(self.folder)
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -82,27 +84,6 @@ class Run:
         if self._owner is not None:
             self._owner.close()
             self._owner = None
-
-    def child_lives(self) -> bool:
-        """Whether a training process holds the run's lock, whoever started it."""
-        try:
-            with (self.folder / CHILD_LOCK).open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
-
-    def child_pid(self) -> int | None:
-        """The process of this machine that holds the run's lock; None where none does."""
-        if not self.child_lives():
-            return None
-        try:
-            pid, host = (self.folder / CHILD_LOCK).read_text().split()
-            return int(pid) if host == socket.gethostname() else None
-        except (OSError, ValueError):
-            return None
 
     @property
     def state(self) -> RunState:

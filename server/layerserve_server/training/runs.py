@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,16 +19,14 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, events, validation
 from layerserve_server.training.events import Cancelled, EventLog, Failed, What
 from layerserve_server.training.model import LoadTrainable, rehearse
-from layerserve_server.training.outcome import INTERRUPT, Outcome, ended_by_signal
+from layerserve_server.training.outcome import INTERRUPT, Outcome
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
-from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, CHILD_OUTPUT, MODEL, OUTCOME, RESULT
+from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, MODEL, OUTCOME, RESULT
 from layerserve_server.training.spool import DATA
 
 logger = logging.getLogger(__name__)
 
-#: Time between two looks at a training process, in seconds: how late an event may reach its watchers.
-LOOK_SECONDS = 0.05
 #: The command that trains the run whose folder is appended to it.
 TRAINER = (sys.executable, "-m", "layerserve_server.training.child")
 SERVER_STOPPED = "the server was stopped"
@@ -122,7 +117,7 @@ class Runs:
             waiting = [run for run in self._runs.values() if run.phase is Phase.WAITING]
             self._waiting.clear()
             for run in training:
-                self._signal(run, INTERRUPT)
+                run.process.signal(INTERRUPT)
             self._changed.notify_all()
         for run in receiving:
             self._end(run, Failed(SERVER_STOPPED))
@@ -198,7 +193,7 @@ class Runs:
         with self._changed:
             if run.phase is Phase.TRAINING and run.cancelled_at is None:
                 run.cancelled_at = time.monotonic()
-                self._signal(run)
+                run.process.signal(signal.SIGTERM)
             if run.phase not in (Phase.RECEIVING, Phase.WAITING):
                 return run
             if run in self._waiting:
@@ -231,7 +226,8 @@ class Runs:
     def _requeue(self, run: Run) -> None:
         """Lets an interrupted run wait for a slot again. To be called with the lock."""
         (run.folder / OUTCOME).unlink(missing_ok=True)
-        run.process, run.cancelled_at, run.overspent = None, None, ""
+        run.process.forget()
+        run.cancelled_at, run.overspent = None, ""
         self._queue(run)
 
     def delete(self, run_id: str) -> None:
@@ -299,7 +295,7 @@ class Runs:
 
     def _adopt(self, run: Run) -> None:
         """Looks after a run that a server before this one left: its process may still train, or have ended."""
-        if run.child_lives():
+        if run.process.lives:
             run.phase = Phase.TRAINING
             logger.info("found a run that still trains", extra={"run": run.id})
             self._spawn(f"run {run.id}", lambda: self._look_after(run, launch=False))
@@ -346,33 +342,21 @@ class Runs:
             self._conclude(run)
         except Exception:
             logger.exception("a run failed by a defect of the server", extra={"run": run.id})
-            self._signal(run, signal.SIGKILL)
+            run.process.signal(signal.SIGKILL)
             self._end(run, Failed("internal error; the server's log has it", *run.place))
 
     def _launch(self, run: Run) -> None:
-        threads = str(run.request.threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONSAFEPATH": "1"}
-        with (run.folder / CHILD_OUTPUT).open("ab") as output:
-            process = subprocess.Popen(
-                [*self._command, str(run.folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # Its own session: Ctrl-C in the server's terminal is for the server to act on.
-                start_new_session=True,
-            )
+        run.process.start(self._command, run.request.threads)
         with self._changed:
-            run.process = process
             if run.cancelled_at is not None or self._stopping:
-                self._signal(run, INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
+                run.process.signal(INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
 
     def _watch(self, run: Run) -> None:
         """Follows the training process until it ends; kills it where it was told to stop and doesn't, or overspends."""
         watch = budget.Watch(run.request.budget, run.folder)
         stopping_at: float | None = None
         while True:
-            alive = self._wait(run)
+            alive = run.process.wait()
             self._follow(run)
             if not alive:
                 return
@@ -380,23 +364,11 @@ class Runs:
                 stopping_at = time.monotonic()
             told = [at for at in (run.cancelled_at, stopping_at) if at is not None]
             if told and time.monotonic() - min(told) > self._limits.cancel_grace_seconds:
-                self._signal(run, signal.SIGKILL)
+                run.process.signal(signal.SIGKILL)
             if not run.overspent:
-                pid = run.process.pid if run.process is not None else run.child_pid()
-                run.overspent = watch.overspent(pid, run.seconds if run.request.budget.seconds else 0.0)
+                run.overspent = watch.overspent(run.process.pid, run.seconds if run.request.budget.seconds else 0.0)
                 if run.overspent:
-                    self._signal(run, signal.SIGKILL)
-
-    def _wait(self, run: Run) -> bool:
-        """Waits a moment; gives whether the process is still there."""
-        if run.process is None:
-            time.sleep(LOOK_SECONDS)
-            return run.child_lives()
-        try:
-            run.process.wait(LOOK_SECONDS)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
+                    run.process.signal(signal.SIGKILL)
 
     def _follow(self, run: Run) -> None:
         for event in run.log.refresh():
@@ -406,14 +378,6 @@ class Runs:
                 step = event.what.step if isinstance(event.what, events.Step) else 0
                 loss = event.what.logs.get("loss")
                 self._observer.run_progressed(run.request.model, event.what.epoch, step, loss)
-
-    def _signal(self, run: Run, number: signal.Signals = signal.SIGTERM) -> None:
-        if run.process is not None:
-            if run.process.poll() is None:
-                run.process.send_signal(number)
-        elif (pid := run.child_pid()) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
 
     # ---- ending
 
@@ -429,7 +393,8 @@ class Runs:
                 self._interrupt(run)
                 return
             told = "the training process was told to stop by somebody else"
-            self._end(run, Failed(told if outcome else _death(run), *run.place, resumable=_interrupted(run, outcome)))
+            interrupted = outcome is not None or not run.process.ended_by_itself
+            self._end(run, Failed(told if outcome else run.process.death, *run.place, resumable=interrupted))
         elif outcome.kind == "failed":
             self._end(run, Failed(safe_text(outcome.reason), outcome.epoch, outcome.step, outcome.resumable))
         else:
@@ -510,18 +475,3 @@ class Runs:
 def _later(one: Run, other: Run) -> bool:
     """Whether one of two runs leaves the queue after the other, which came later."""
     return one.request.priority < other.request.priority
-
-
-def _interrupted(run: Run, outcome: Outcome | None) -> bool:
-    """Whether a process without a result was stopped from outside: one that ends by itself would do so again."""
-    return outcome is not None or run.process is None or (run.process.returncode or 0) < 0
-
-
-def _death(run: Run) -> str:
-    """Why a process ended that left no outcome."""
-    code = run.process.returncode if run.process is not None else None
-    if code is None:
-        return "the training process ended without a word"
-    if code < 0:
-        return f"the training process {ended_by_signal(-code)}"
-    return f"the training process ended with status {code}; the run's log has why"
