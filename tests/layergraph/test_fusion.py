@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import layergraph
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -119,11 +121,46 @@ def test_zero_rows_and_other_sizes_after_packing() -> None:
         np.testing.assert_allclose(model.predict(x), unfused(model, x)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_masked_and_channels_first_convolutions_are_left_alone() -> None:
+@pytest.mark.parametrize(
+    ("rank", "made"),
+    [
+        (1, lambda: layers.Conv1D(6, 3, padding="same", strides=2, data_format="channels_first")),
+        (1, lambda: layers.DepthwiseConv1D(2, padding="same", data_format="channels_first")),
+        (2, lambda: layers.Conv2D(6, (3, 2), padding="same", groups=2, data_format="channels_first")),
+        (2, lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, data_format="channels_first")),
+    ],
+)
+@pytest.mark.parametrize("activation", ["relu", "softmax"])
+def test_channels_may_come_first(rank: int, made: Callable[[], Any], activation: str) -> None:
+    entry = Input((4, 9, 8)[: rank + 1])
+    x = layers.BatchNormalization(axis=1)(made()(entry))
+    model = shaken(Model(entry, layers.Activation(activation)(x)))
+    assert calls(model) == ["FusedConvolution"]
+    data = np.random.default_rng(0).standard_normal((2, *entry.shape[1:])).astype("float32")
+    np.testing.assert_allclose(model.predict(data), unfused(model, data)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("data_format", "axis"), [("channels_first", -1), ("channels_last", 1), ("channels_first", 2)])
+def test_a_normalisation_of_another_axis_than_the_channels_stays(data_format: str, axis: int) -> None:
+    entry = Input((4, 9, 8))
+    x = layers.Conv2D(3, 1, data_format=data_format)(entry)
+    model = shaken(Model(entry, layers.BatchNormalization(axis=axis)(x)))
+    assert len(calls(model)) == 2
+    data = np.random.default_rng(0).standard_normal((2, 4, 9, 8)).astype("float32")
+    np.testing.assert_allclose(model.predict(data), unfused(model, data)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_zeros_around_channels_first_images_are_the_convolutions_padding() -> None:
+    entry = Input((4, 9, 8))
+    x = layers.ZeroPadding2D(1, data_format="channels_first")(entry)
+    model = shaken(Model(entry, layers.Conv2D(3, 3, strides=2, data_format="channels_first")(x)))
+    assert calls(model) == ["FusedConvolution"]
+    data = np.random.default_rng(0).standard_normal((2, 4, 9, 8)).astype("float32")
+    np.testing.assert_allclose(model.predict(data), unfused(model, data)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_masked_convolutions_are_left_alone() -> None:
     entry = Input((5,), dtype="int32")
     x = layers.Conv1D(3, 3, padding="same")(layers.Embedding(9, 4, mask_zero=True)(entry))
     model = Model(entry, layers.GlobalAveragePooling1D()(x))
     assert FusedConvolution.__name__ not in calls(model)
-    channels_first = layers.Conv2D(3, 3, data_format="channels_first")
-    entry = Input((4, 9, 8))
-    assert FusedConvolution.__name__ not in calls(layergraph.Model(entry, channels_first(entry)))

@@ -73,7 +73,7 @@ def _chain(first: Step, readers: Counter[int], following: dict[int, Step]) -> li
             return []
         chain.append(after)
     layer = chain[-1].call.layer
-    if type(layer) not in _CONVOLUTIONS or not _plain(chain[-1]) or layer.channels_first:
+    if type(layer) not in _CONVOLUTIONS or not _plain(chain[-1]):
         return []
     if isinstance(layer.activation, Layer) or (len(chain) > 1 and not _same_axes(chain[0].call.layer, layer)):
         return []
@@ -84,7 +84,7 @@ def _chain(first: Step, readers: Counter[int], following: dict[int, Step]) -> li
         if after is None or not _plain(after):
             break
         activated = _function(after.call.layer) is not None
-        if not activated and (normalized or not _normalizes(after)):
+        if not activated and (normalized or not _normalizes(after, layer)):
             break
         normalized = True
         chain.append(after)
@@ -124,11 +124,13 @@ def _plain(step: Step) -> bool:
     return call.tensors[0].dtype == "float32" and call.tensors[0].mask_shape is None
 
 
-def _normalizes(step: Step) -> bool:
-    """Whether a call is a normalisation of the last axis."""
+def _normalizes(step: Step, convolution: Any) -> bool:
+    """Whether a call is a normalisation of the axis in which the convolution before it has its channels."""
     layer = step.call.layer
     rank = len(step.call.tensors[0].shape)
-    return isinstance(layer, BatchNormalization) and layer.axis % rank == rank - 1
+    return isinstance(layer, BatchNormalization) and layer.axis % rank == (
+        1 if convolution.channels_first else rank - 1
+    )
 
 
 def _function(layer: Layer) -> Function | None:
@@ -235,7 +237,9 @@ class FusedConvolution:
                     bias = summand if bias is None else bias * factor + summand
                 else:
                     late = weights
-            kernel = kernel_to_torch(kernel).contiguous(memory_format=torch.channels_last)
+            # As the images lie: torch would put them in the kernel's order otherwise.
+            order = torch.contiguous_format if self.layer.channels_first else torch.channels_last
+            kernel = kernel_to_torch(kernel).contiguous(memory_format=order)
             packed = self._packed and x.device.type == "cpu" and x.numel() > 0
             if packed:
                 pack = torch.ops.mkldnn._reorder_convolution_weight
