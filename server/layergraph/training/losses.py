@@ -108,17 +108,25 @@ class Loss(Configurable):
         """Which values count, where the loss itself leaves some out."""
         return None
 
+    def quick_mean(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+        """The mean over all values, where that takes fewer steps than by way of them; else None."""
+        return None
+
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """The loss of a batch in float32. `mask` is that of the predictions: (N, steps) booleans."""
         if y_pred.dtype not in (torch.float32, torch.float64):
             y_pred = y_pred.float()
+        plain = sample_weight is None and mask is None and self.reduction == "sum_over_batch_size"
+        quick = self.quick_mean(y_true, y_pred) if plain else None
+        if quick is not None:
+            return quick
         values = self.values(y_true, y_pred)
         own = self.own_mask(y_true, values)
         if own is not None:
             mask = own if mask is None else mask & own
-        if sample_weight is None and mask is None and self.reduction == "sum_over_batch_size":
+        elif plain:
             return values.mean()
         return reduced(values, sample_weight, mask, self.reduction)
 
@@ -268,6 +276,11 @@ class SparseCategoricalCrossentropy(Loss):
     from_logits: bool = option(boolean, default=False)
     ignore_class: int | None = option(optional(integer), default=None)
     axis: int = option(integer, default=-1)
+
+    def quick_mean(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+        if self.ignore_class is not None or self.from_logits:
+            return None
+        return functions.mean_sparse_categorical_crossentropy(*same_rank(y_true, y_pred), self.axis)
 
     def own_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         return None if self.ignore_class is None else (y_true != self.ignore_class).reshape(values.shape)
