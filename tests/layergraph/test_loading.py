@@ -85,6 +85,30 @@ def test_other_types_are_read(ending: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(got.value.detach().float().numpy(), want.value.detach().float().numpy())
 
 
+def with_low_rank_changes() -> Any:
+    """A model whose kernels have adapters beside them."""
+    inputs = keras.Input((4,), dtype="int32")
+    x = keras.layers.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d")(keras.layers.Embedding(9, 6)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, use_bias=False)(x))
+    for layer in model.layers[1:]:
+        layer.enable_lora(2, lora_alpha=3)
+    perturb(model)
+    return model
+
+
+def test_low_rank_changes_are_in_the_kernels_of_a_keras_file(tmp_path: Path) -> None:
+    model, ids = with_low_rank_changes(), np.arange(8).reshape(2, 4)
+    model.save(tmp_path / "model.keras")
+    assert_close(predict(layergraph.load_model(tmp_path / "model.keras"), [ids])[0], model.predict_on_batch(ids))
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_low_rank_changes_beside_kernels_are_not_left_out(tmp_path: Path) -> None:
+    with_low_rank_changes().save(tmp_path / "model.h5")
+    with pytest.raises(CorruptFileError, match=r"layer 'dense.*has 3 weights in the file, expected 1"):
+        layergraph.load_model(tmp_path / "model.h5")
+
+
 def test_all_that_is_unsupported_is_named_at_once(tmp_path: Path) -> None:
     @keras.saving.register_keras_serializable("mine")
     class Odd(keras.layers.Layer):

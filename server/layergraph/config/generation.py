@@ -93,8 +93,9 @@ KERAS3 = Generation(
         **_HOW,
         "optional": _NO,
         "quantization_config": (None,),
-        "lora_rank": (None,),
-        "lora_alpha": (None,),
+        # Low-rank changes are added to the kernels that a `.keras` holds.
+        "lora_rank": ANY,
+        "lora_alpha": ANY,
         "build_input_shape": ANY,
         # Of random layers that don't look at values, in the first releases.
         "value_range": ANY,
