@@ -226,6 +226,22 @@ def test_a_saved_state_goes_on_where_keras_stopped(name, options):
     check(ours, theirs, weights)
 
 
+def test_averages_beside_a_schedule_are_no_momenta_of_keras_2():
+    weights = pair()
+    schedule = {"class_name": "ExponentialDecay", "config": (0.1, 3, 0.8)}
+    options = {"learning_rate": schedule, "use_ema": True, "ema_momentum": 0.5}
+    ours, theirs = made("SGD", options)
+    run(made("SGD", options)[0], theirs, weights, steps=3)
+    for own, their in zip(weights.ours, weights.theirs, strict=True):
+        own.assign(their.numpy())
+    ours.build(weights.ours)
+    state = [variable.numpy() for variable in theirs.variables]
+    # As 2.15 saves it: averages, then momenta that nothing uses.
+    for arrays in (state, [*state, *[np.ones(shape, "float32") for shape in SHAPES]]):
+        ours.load(arrays)
+        check(ours, theirs, weights)
+
+
 def test_a_state_from_before_keras_3_10_has_averages_and_accumulators_by_turns():
     weights = pair()
     options = {"use_ema": True, "gradient_accumulation_steps": 2}

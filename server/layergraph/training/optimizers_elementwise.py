@@ -43,10 +43,12 @@ class SGD(Optimizer):
             torch._foreach_add_(slots.weights, momenta)
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        unused = not self.momentum and len(arrays) == len(self.weights) + 1
-        if unused and all(tuple(a.shape) == w.shape for a, w in zip(arrays[1:], self._slots.weights, strict=True)):
+        count = len(self.weights)
+        own = 1 + count * len(self._groups())
+        unused = not self.momentum and len(arrays) == own + count
+        if unused and all(tuple(a.shape) == w.shape for a, w in zip(arrays[own:], self._slots.weights, strict=True)):
             # Keras 2.15 keeps momenta even where there is no momentum.
-            arrays = arrays[:1]
+            arrays = arrays[:own]
         super().load(arrays)
 
     def leaves_rows(self) -> bool:
