@@ -194,6 +194,8 @@ METRICS: dict[str, tuple[Any, ...]] = {
         "accuracy",
         (M.MeanAbsoluteError, {}), (M.RootMeanSquaredError, {}), (M.R2Score, {}), (M.LogCoshError, {}), (M.Hinge, {}),
         (M.CosineSimilarity, {"axis": -1}), M.mean_squared_error, (M.MeanSquaredError, {"name": "named"}),
+        (M.R2Score, {"class_aggregation": "variance_weighted_average"}), (M.R2Score, {"class_aggregation": None}),
+        (M.R2Score, {"num_regressors": 2}), (M.MeanAbsolutePercentageError, {}), (M.SquaredHinge, {}),
     ),
     "positive": ("mae", (M.Poisson, {}), (M.MeanSquaredLogarithmicError, {}), (M.RootMeanSquaredError, {}), "acc"),
     "binary": (
@@ -203,12 +205,19 @@ METRICS: dict[str, tuple[Any, ...]] = {
         (M.PrecisionAtRecall, {"recall": 0.6}), (M.SensitivityAtSpecificity, {"specificity": 0.5}),
         (M.BinaryCrossentropy, {}),
         (M.BinaryIoU, {}), (M.FalsePositives, {}), (M.TrueNegatives, {}), (M.F1Score, {"threshold": 0.5}),
+        (M.AUC, {"summation_method": "minoring"}), (M.AUC, {"curve": "PR", "summation_method": "majoring"}),
+        (M.AUC, {"thresholds": [0.2, 0.5, 0.9]}), (M.Precision, {"thresholds": [0.2, 0.5]}),
+        (M.RecallAtPrecision, {"precision": 0.5, "num_thresholds": 20}), (M.Hinge, {}), (M.SquaredHinge, {}),
+        (M.SpecificityAtSensitivity, {"sensitivity": 0.6}), (M.BinaryCrossentropy, {"label_smoothing": 0.2}),
+        (M.BinaryIoU, {"target_class_ids": [1], "threshold": 0.3}), (M.MeanIoU, {"num_classes": 2}),
     ),
     "multilabel": (
         "accuracy", "binary_accuracy", (M.AUC, {"multi_label": True, "num_thresholds": 15}),
         (M.Precision, {"class_id": 1}),
         (M.Precision, {"top_k": 2}), (M.F1Score, {"threshold": 0.5, "average": "micro"}), (M.BinaryCrossentropy, {}),
         (M.Recall, {"thresholds": [0.3, 0.6]}), (M.FBetaScore, {"beta": 2.0, "threshold": 0.4, "average": "macro"}),
+        (M.AUC, {"multi_label": True, "curve": "PR"}), (M.Recall, {"top_k": 2, "class_id": 0}), (M.AUC, {}),
+        (M.FBetaScore, {"beta": 0.5, "threshold": 0.5, "average": "weighted"}), "Precision", "Recall",
     ),
     "classes": (
         "accuracy", "acc", "categorical_accuracy", "CategoricalAccuracy", "categorical_crossentropy", "kl_divergence",
@@ -216,6 +225,10 @@ METRICS: dict[str, tuple[Any, ...]] = {
         (M.CategoricalCrossentropy, {}),
         (M.OneHotMeanIoU, {"num_classes": 3}), (M.OneHotIoU, {"num_classes": 3, "target_class_ids": [0, 2]}),
         (M.KLDivergence, {}), (M.CategoricalHinge, {}), (M.Precision, {}), "mse", (M.F1Score, {}),
+        (M.Precision, {"top_k": 1}), (M.Recall, {"class_id": 2}), (M.F1Score, {"average": "macro"}), "AUC",
+        (M.CategoricalCrossentropy, {"label_smoothing": 0.1}), (M.FBetaScore, {"beta": 2.0, "average": "micro"}),
+        (M.OneHotMeanIoU, {"num_classes": 3, "ignore_class": 1}), "TopKCategoricalAccuracy",
+        "top_k_categorical_accuracy",
     ),
     "logits": (
         "accuracy", "categorical_accuracy", (M.CategoricalCrossentropy, {"from_logits": True}),
@@ -226,7 +239,10 @@ METRICS: dict[str, tuple[Any, ...]] = {
         "accuracy", "acc", "sparse_categorical_accuracy", "SparseCategoricalAccuracy",
         (M.SparseCategoricalAccuracy, {}),
         (M.SparseTopKCategoricalAccuracy, {"k": 2}), (M.SparseCategoricalCrossentropy, {}),
-        M.sparse_categorical_accuracy,
+        M.sparse_categorical_accuracy, "sparse_categorical_crossentropy", "sparse_top_k_categorical_accuracy",
+        (M.SparseTopKCategoricalAccuracy, {"k": 1, "name": "best"}),
+        (M.MeanIoU, {"num_classes": 3, "sparse_y_pred": False}),
+        (M.IoU, {"num_classes": 3, "target_class_ids": [0, 2], "sparse_y_pred": False}),
     ),
 }  # fmt: skip
 
@@ -234,7 +250,7 @@ METRICS: dict[str, tuple[Any, ...]] = {
 #: Whose result is their state, of which Keras on torch logs what validation makes of it.
 COUNTS = (M.FalsePositives, M.TrueNegatives)
 #: Whose sample weights Keras on torch cuts to integers.
-OVERLAPS = (M.BinaryIoU, M.OneHotIoU, M.OneHotMeanIoU)
+OVERLAPS = (M.BinaryIoU, M.OneHotIoU, M.OneHotMeanIoU, M.IoU, M.MeanIoU)
 
 
 #: Which take (rows, outputs) only.
