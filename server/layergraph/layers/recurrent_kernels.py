@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 import torch
 
+from layergraph.layers.recurrent_gradients import gru_sequence
+
 #: (outputs of all steps, states after the last).
 Scanned: TypeAlias = tuple[torch.Tensor, list[torch.Tensor]]
 
@@ -62,17 +64,22 @@ def lstm(
 
 
 def gru(kernel: torch.Tensor, recurrent_kernel: torch.Tensor, bias: torch.Tensor | None) -> Loop:
-    """A GRU with tanh, sigmoid and `reset_after`. Keras's gates z, r, h are torch's z, r, n in the order r, z, n."""
+    """A GRU with tanh, sigmoid and `reset_after`. Keras's gates z, r, h are torch's z, r, n in the order r, z, n.
+
+    Where gradients are recorded on the processor, it is our own.
+    """
 
     def reordered(gates: torch.Tensor) -> torch.Tensor:
         z, r, h = gates.chunk(3, -1)
         return torch.cat([r, z, h], -1)
 
-    weights = [reordered(kernel).t(), reordered(recurrent_kernel).t()]
-    if bias is not None:
-        weights += list(reordered(bias).unbind(0))
-
     def whole(x: torch.Tensor, states: Sequence[torch.Tensor]) -> Scanned:
+        if not x.is_cuda and torch.is_grad_enabled():
+            outputs = gru_sequence(x, states[0], kernel, recurrent_kernel, bias)
+            return outputs, [outputs[:, -1]]
+        weights = [reordered(kernel).t(), reordered(recurrent_kernel).t()]
+        if bias is not None:
+            weights += list(reordered(bias).unbind(0))
         start = states[0].unsqueeze(0)
         y, h = torch.gru(x, start, weights, bias is not None, 1, 0.0, torch.is_grad_enabled(), False, True)
         return y, [h[0]]
