@@ -174,8 +174,7 @@ def random_labels(draw: Draw, head: Head, sparse: bool, rows: int) -> Array:
     rng, shape = draw.rng, (rows, *head.shape)
     if sparse:
         labels = rng.integers(0, head.shape[-1], shape[:-1]).astype(draw.pick(("int32", "int64", "float32")))
-        # Of labels (N, 1) CategoricalGeneralizedCrossEntropy makes (N, N), whose columns sample weights go to.
-        return labels[..., None] if draw.chance(0.3) and head.kind != "classes" else labels
+        return labels[..., None] if draw.chance(0.3) else labels
     if head.kind in ("binary", "multilabel"):
         labels = rng.integers(0, 2, shape).astype(draw.pick(("float32", "int32")))
     elif head.kind in ("classes", "logits"):

@@ -141,6 +141,14 @@ def test_row_weights_reach_all_steps_of_a_row():
     check(both("SparseCategoricalCrossentropy", {}, STEP_CLASSES, STEPS, np.array([[1.0], [0.0], [3.0]], "float32")))
 
 
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+@pytest.mark.parametrize("columns", [(), (1,)], ids=["(N,)", "(N, 1)"])
+def test_weights_of_a_generalized_crossentropy_with_labels_in_a_column(reduction, columns):
+    weight = np.linspace(0.5, 2, len(CLASSES), dtype="float32").reshape(-1, *columns)
+    options = {"reduction": reduction}
+    check(both("CategoricalGeneralizedCrossEntropy", options, CLASSES[:, None], PROBABILITY, weight))
+
+
 @pytest.mark.parametrize("name", ["MeanSquaredError", "MeanAbsoluteError", "BinaryCrossentropy", "Huber", "LogCosh"])
 @pytest.mark.parametrize(
     ("y_shape", "p_shape"), [((5,), (5, 1)), ((5, 1), (5,)), ((5, 4, 1), (5, 4)), ((5, 4), (5, 4, 1))]

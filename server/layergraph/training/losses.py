@@ -298,6 +298,14 @@ class CategoricalGeneralizedCrossEntropy(Loss):
         if not 0 < self.q < 1:
             raise ConfigError(f"CategoricalGeneralizedCrossEntropy: option 'q' is {self.q}, expected between 0 and 1")
 
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        if sample_weight is not None and sample_weight.ndim == 1 and y_true.ndim == y_pred.ndim:
+            # Of labels (N, 1) Keras makes (N, N) values, to whose columns weights (N,) go.
+            sample_weight = sample_weight[None]
+        return super().__call__(y_true, y_pred, sample_weight, mask)
+
 
 class CTC(Loss):
     """Connectionist temporal classification (keras.losses.CTC)."""
