@@ -213,6 +213,8 @@ def _segments(how: str) -> Callable[..., torch.Tensor]:
 
     def reduced(data: torch.Tensor, segment_ids: Any, num_segments: int | None = None) -> torch.Tensor:
         ids = torch.as_tensor(segment_ids).to(torch.int64)
+        # Where their number is told, the largest of none is the lowest number there is; else it is 0.
+        starts_from_first = how == "mean" or (num_segments is None and how in ("amax", "amin"))
         if num_segments is None:
             num_segments = data.shape[0] if ids.is_meta else int(ids.max()) + 1
         if not 0 <= int(num_segments) <= _MOST:
@@ -223,11 +225,10 @@ def _segments(how: str) -> Callable[..., torch.Tensor]:
         places = torch.where((ids < 0) | (ids >= num_segments), num_segments, ids).reshape(-1)
         where = places.to(data.device).reshape(-1, *[1] * (flat.ndim - 1)).expand(flat.shape)
         made = flat.new_zeros((int(num_segments) + 1, *flat.shape[1:]))
-        if how in neutral:
+        if how in neutral and not starts_from_first:
             limits = torch.finfo(data.dtype) if data.is_floating_point() else torch.iinfo(data.dtype)
             made = made + max(min(neutral[how], limits.max), limits.min)
-        include = how != "mean"
-        return made.scatter_reduce(0, where, flat, how, include_self=include)[:-1]
+        return made.scatter_reduce(0, where, flat, how, include_self=not starts_from_first)[:-1]
 
     return reduced
 
