@@ -182,6 +182,36 @@ def test_an_engine_that_fails_later_leaves_the_call_to_eager_torch(plan: Any, mo
     np.testing.assert_array_equal(next(iter(plan.run(inputs).values())), expected[0])
 
 
+def late_among_equals(array: np.ndarray) -> np.ndarray:
+    return array + np.arange(array.shape[-1], dtype=array.dtype) * 1e-6 if array.dtype.kind == "f" else array
+
+
+def through_floats(array: np.ndarray) -> np.ndarray:
+    return array.astype("float32").astype(array.dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "operation", "changed"),
+    [
+        ("float32", ops.argmax, late_among_equals),
+        ("int32", ops.abs, through_floats),
+        ("int64", ops.abs, through_floats),
+    ],
+)
+def test_an_engine_that_differs_on_unusual_data_only_is_dropped(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, operation: Any, changed: Any
+) -> None:
+    entry = keras.Input((9,), dtype=dtype)
+    keras.Model(entry, operation(entry)).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+
+    def engine(source: Any) -> Any:
+        return lambda arrays: [t.numpy() for t in source.program([torch.from_numpy(changed(a)) for a in arrays])]
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    assert "its numbers differ" in plan.tune(engines=("some",), pin=True).dropped["some"]
+
+
 def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
     few, many = (Tuned(name, lambda arrays: [], only_finite=False) for name in ("few", "many"))
     found = Tuning((Choice(1, "few", {}, few), Choice(8, "eager", {}), Choice(32, "many", {}, many)), {})

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layergraph.errors import LayerGraphError
 from layergraph.execution.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.allowance import Allowance
 from layergraph.execution.choice import Choice, Tuned, Tuning
@@ -48,8 +47,10 @@ _MOST_OF_THE_TIME = 0.05
 _COMPARING = 0.15
 #: Part of the time that building engines leaves for timing them.
 _KEPT_FOR_TIMING = 0.25
-#: Rows that are computed, altogether, while a graph is recorded.
-_RECORDED_ROWS = 9
+#: Rows that are computed, altogether, while a graph is recorded, and for unusual data.
+_RECORDED_ROWS = 15
+#: Largest integers that are tried.
+_WIDEST = 1 << 40
 #: Turns that are timed at the most, for one row count, and calls of an engine in each.
 _MOST_TURNS = 500
 _CALLS_A_TURN = 4
@@ -167,7 +168,7 @@ class _Bench:
         began = time.monotonic()
         self._expected = [plan.run_eagerly(case) for case in self._cases]
         self._tolerances = [TOLERANCE] * len(self._cases)
-        self._add_flat_cases()
+        self._add_unusual_cases()
         self._comparing = time.monotonic() - began
         self._longest_build = self._row * _RECORDED_ROWS + self._comparing
 
@@ -185,13 +186,21 @@ class _Bench:
         """How long the next engine may take to build and to compare: as long as the slowest so far."""
         return self._longest_build
 
-    def _add_flat_cases(self) -> None:
-        """Rows of one number: what is divided by how much numbers differ is NaN inside, which engines may not see."""
-        for value in (0, 1):
-            case = [np.full_like(array, value) for array in self._cases[0]]
+    def _add_unusual_cases(self) -> None:
+        """Rows on which engines differed that agreed on random ones."""
+        few, some = self._sampler.rows(1), self._sampler.rows(3)
+        # Of one number: what is divided by how much numbers differ is NaN inside, which engines may not see.
+        unusual = [[np.full_like(array, value) for array in few] for value in (0, 1)]
+        # Of few numbers: which of equal ones comes first.
+        unusual.append([np.rint(array) if array.dtype.kind == "f" else array for array in some])
+        if any(array.dtype.kind in "iu" for array in few):
+            # Of integers that floats of 32 bits don't hold.
+            unusual.append([_wide(array) for array in few])
+        for case in unusual:
             try:
                 expected = self._plan.run_eagerly(case)
-            except LayerGraphError:
+            except Exception:
+                logger.debug("a model doesn't take unusual rows", exc_info=True)
                 continue
             self._cases.append(case)
             self._expected.append(expected)
@@ -272,6 +281,15 @@ class _Bench:
                 break
             timed.append(tuned)
         return timed
+
+
+def _wide(array: Array) -> Array:
+    """Integers of any size that the type has."""
+    if array.dtype.kind not in "iu":
+        return array
+    limits = np.iinfo(array.dtype)
+    low, high = max(limits.min, -_WIDEST), min(limits.max, _WIDEST)
+    return np.random.default_rng(0).integers(low, high, array.shape, endpoint=True).astype(array.dtype)
 
 
 def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
