@@ -289,7 +289,8 @@ def _wide(array: Array) -> Array:
         return array
     limits = np.iinfo(array.dtype)
     low, high = max(limits.min, -_WIDEST), min(limits.max, _WIDEST)
-    return np.random.default_rng(0).integers(low, high, array.shape, endpoint=True).astype(array.dtype)
+    shape: tuple[int, ...] = array.shape
+    return np.random.default_rng(0).integers(low, high, shape, endpoint=True).astype(array.dtype)
 
 
 def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
