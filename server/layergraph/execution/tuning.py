@@ -26,6 +26,7 @@ from layergraph.execution.engines.source import Array, Engine, Source, UnfitErro
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
 from layergraph.execution.joining import joins
 from layergraph.execution.samples import Sampler
+from layergraph.execution.unusual import unusual_rows
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
@@ -49,8 +50,6 @@ _COMPARING = 0.15
 _KEPT_FOR_TIMING = 0.25
 #: Rows that are computed, altogether, while a graph is recorded, and for unusual data.
 _RECORDED_ROWS = 15
-#: Largest integers that are tried.
-_WIDEST = 1 << 40
 #: Turns that are timed at the most, for one row count, and calls of an engine in each.
 _MOST_TURNS = 500
 _CALLS_A_TURN = 4
@@ -187,16 +186,7 @@ class _Bench:
         return self._longest_build
 
     def _add_unusual_cases(self) -> None:
-        """Rows on which engines differed that agreed on random ones."""
-        few, some = self._sampler.rows(1), self._sampler.rows(3)
-        # Of one number: what is divided by how much numbers differ is NaN inside, which engines may not see.
-        unusual = [[np.full_like(array, value) for array in few] for value in (0, 1)]
-        # Of few numbers: which of equal ones comes first.
-        unusual.append([np.rint(array) if array.dtype.kind == "f" else array for array in some])
-        if any(array.dtype.kind in "iu" for array in few):
-            # Of integers that floats of 32 bits don't hold.
-            unusual.append([_wide(array) for array in few])
-        for case in unusual:
+        for case in unusual_rows(self._sampler):
             try:
                 expected = self._plan.run_eagerly(case)
             except Exception:
@@ -281,16 +271,6 @@ class _Bench:
                 break
             timed.append(tuned)
         return timed
-
-
-def _wide(array: Array) -> Array:
-    """Integers of any size that the type has."""
-    if array.dtype.kind not in "iu":
-        return array
-    limits = np.iinfo(array.dtype)
-    low, high = max(limits.min, -_WIDEST), min(limits.max, _WIDEST)
-    shape: tuple[int, ...] = array.shape
-    return np.random.default_rng(0).integers(low, high, shape, endpoint=True).astype(array.dtype)
 
 
 def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
