@@ -11,6 +11,7 @@ MIXING = {
     "rows turned round": (lambda x: ops.flip(x, 0), [(4,)]),
     "softmax over rows": (lambda x: ops.softmax(x, 0), [(4,)]),
     "rows after rows": (lambda x, y: layers.Concatenate(axis=0)([x, y]), [(4,), (4,)]),
+    "softmax over the axis before the last of two": (lambda x: layers.Softmax(axis=-2)(x), [(4,)]),
     "rows made of rows": (lambda x: ops.reshape(x, (-1, 2)), [(4,)]),
 }
 APART = {
@@ -18,6 +19,7 @@ APART = {
     "mean within a row": (lambda x: ops.mean(x, axis=1), [(4,)]),
     "einsum": (lambda x, y: ops.einsum("bij,bjk->bik", x, y), [(4, 5), (5, None)]),
     "dot along the steps": (lambda x, y: layers.Dot(axes=1)([x, y]), [(4, 5), (4, 6)]),
+    "side by side": (lambda x, y: layers.Concatenate(axis=1)([x, y]), [(4, 3), (2, 3)]),
     "reshape": (lambda x: ops.reshape(x, (ops.shape(x)[0], 2, 2)), [(4,)]),
     "softmax over two axes": (lambda x: layers.Softmax(axis=[1, 2])(x), [(4, 3)]),
     "training overruled by predict": (lambda x: layers.BatchNormalization()(x, training=True), [(4,)]),

@@ -55,8 +55,15 @@ def _may_mix(step: Step) -> bool:
 
 
 def _names_axis(layer: Layer) -> bool:
-    """Whether an option may name the first axis; the last one, which most do, is none."""
-    return any(getattr(layer, name, -1) not in (-1, [-1], (-1,)) for name in _AXES)
+    """Whether an option may name the first axis."""
+    return any(_may_be_first(getattr(layer, name, -1)) for name in _AXES)
+
+
+def _may_be_first(axis: Any) -> bool:
+    """The last axis, which most options name, isn't the first, nor is one that is counted from the first on."""
+    if isinstance(axis, (list, tuple)):
+        return any(map(_may_be_first, axis))
+    return not isinstance(axis, int) or axis == 0 or axis < -1
 
 
 def _keeps_apart(step: Step) -> bool:
