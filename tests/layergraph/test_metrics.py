@@ -125,6 +125,8 @@ CASES = [
     ("R2Score", {}, batches(real(3), real(3))),
     ("R2Score", {}, batches(real(), real(1))),
     ("R2Score", {}, batches(real(1), real())),
+    ("R2Score", {}, batches(real(1), real(3))),
+    ("R2Score", {"class_aggregation": None, "num_regressors": 1}, batches(real(1), real(3))),
     ("R2Score", {}, batches(lambda rows: np.ones((rows, 1), "float32"), real(1))),
     ("R2Score", {"class_aggregation": None, "num_regressors": 2}, batches(real(3), real(3))),
     ("R2Score", {"class_aggregation": "variance_weighted_average"}, batches(real(3), real(3))),

@@ -124,6 +124,14 @@ def test_options_that_mean_nothing_are_refused(make: Callable[[Any], Any], messa
         make(None)
 
 
+def test_lengths_that_are_a_constant_fit_so_many_rows_only() -> None:
+    x = layergraph.Input((3, 4), name="x")
+    plan = layergraph.Model(x, OPERATIONS["CTCDecode"]()(x, np.array([3, 3], "int32"))).plan()
+    plan.run({"x": X[:1].repeat(2, 0)})
+    with pytest.raises(DataError, match=r"sequence_lengths has shape \(2,\), expected \(3,\)"):
+        plan.run({"x": X[:1].repeat(3, 0)})
+
+
 def test_a_pattern_that_does_not_fit_is_refused() -> None:
     x = layergraph.Input((3, 4))
     for pattern in ("b h -> h b", "b h w -> b h", "b (h w) c -> b h w c", "b h w", "(("):

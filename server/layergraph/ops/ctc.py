@@ -40,6 +40,8 @@ class CTCLoss(_Ctc):
         if output.is_meta:
             return output.new_empty(output.shape[0], dtype=torch.promote_types(output.dtype, torch.float32))
         logs = torch.log_softmax(output.to(torch.promote_types(output.dtype, torch.float32)), -1)
+        _check_rows(steps, output.shape[0], "output_length")
+        _check_rows(symbols, output.shape[0], "target_length")
         for given, most, name in ((steps, output.shape[1], "output"), (symbols, target.shape[1], "target")):
             if given.numel() and not 0 <= int(given.min()) <= int(given.max()) <= most:
                 raise DataError(f"{name}_length is up to {int(given.max())}, expected from 0 to {most}")
@@ -67,6 +69,7 @@ class CTCDecode(_Ctc):
             rows, steps, _ = x.shape
             return [x.new_empty((count, rows, steps), dtype=torch.int32), x.new_empty((rows, count))]
         lengths = torch.as_tensor(sequence_lengths, device=x.device)
+        _check_rows(lengths, x.shape[0], "sequence_lengths")
         blank = x.shape[2] - 1 if self.mask_index is None else self.mask_index % x.shape[2]
         if self.strategy == "greedy":
             return self._greedy(x, lengths, blank)
@@ -97,6 +100,12 @@ class CTCDecode(_Ctc):
         path = torch.where(kept, classes, -1).gather(-1, order)
         total = -scores.masked_fill(beyond, 0).sum(1, keepdim=True)
         return [path.to(torch.int32).unsqueeze(0), total]
+
+
+def _check_rows(lengths: torch.Tensor, rows: int, name: str) -> None:
+    """Lengths that a model holds as a constant are for as many rows as they are."""
+    if lengths.shape != (rows,):
+        raise DataError(f"{name} has shape {tuple(lengths.shape)}, expected ({rows},), one for each row")
 
 
 def _best_paths(logs: Any, width: int, count: int, blank: int) -> list[tuple[tuple[int, ...], float]]:
