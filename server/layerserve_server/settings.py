@@ -128,7 +128,8 @@ class Settings(BaseSettings):
         default=10.0,
         ge=0,
         le=3600,
-        description="About how long 'auto' times engines for a version, once it serves; 0 leaves torch ('eager').",
+        description="Seconds that 'auto' takes at most to build and time engines for a version, once it serves, but for a "
+        "step that has begun; 0 leaves torch ('eager').",
     )
     tuning_max_bytes: int = Field(
         default=512 * MIB,
