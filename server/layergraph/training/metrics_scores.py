@@ -134,10 +134,10 @@ class R2Score(Metric):
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         y_true, y_pred = same_rank(y_true.to(torch.float64), y_pred.to(torch.float64))
         weights = torch.ones_like(y_true) if sample_weight is None else weights_like(y_true, sample_weight)
+        errors = (y_true - y_pred).square()
         # Labels in one column stand for all outputs, as in Keras.
-        terms = torch.stack(
-            torch.broadcast_tensors(y_true, y_true.square(), (y_true - y_pred).square(), torch.ones_like(y_true))
-        )
+        labels = y_true.expand_as(errors)
+        terms = torch.stack([labels, labels.square(), errors, torch.ones_like(errors)])
         sums = (terms * weights).sum(1)  # (4, outputs)
         self._sums = sums if self._sums is None else self._sums + sums
         # As in Keras all elements count, not rows.
