@@ -128,8 +128,8 @@ class Settings(BaseSettings):
         default=10.0,
         ge=0,
         le=3600,
-        description="Seconds that 'auto' builds and times engines for a version, once it serves; what would end later is "
-        "left out. 0 leaves torch ('eager').",
+        description="Seconds that 'auto' builds and times engines for a version, once it serves; what would end later "
+        "is left out. 0 leaves torch ('eager').",
     )
     tuning_max_bytes: int = Field(
         default=512 * MIB,
