@@ -33,8 +33,8 @@ from layerserve_zoo.zoo import ZOO
 
 HERE = Path(__file__).parent
 LARGE = ("inception", "residual", "resnet50", "efficientnetb0")
-#: For each row of the table.
-TUNING_SECONDS = 8.0
+#: For each row of the table: what servers take by default.
+TUNING_SECONDS = 10.0
 ENGINES = ("keras_torch", "keras_tensorflow", "tensorflow", "onnxruntime", "openvino")
 
 
