@@ -22,5 +22,6 @@ ENGINES: Mapping[str, Callable[[Source], Engine]] = {
     "inductor": inductor,
 }
 
-#: Those that are tried unless others are asked for: `inductor` takes longer than all of them together.
-DEFAULT_ENGINES = ("cuda", "onnxruntime", "torchscript", "openvino")
+#: Those that are tried unless others are asked for, most promising first, as time may not suffice for all. `inductor`
+#: takes longer than all of them together.
+DEFAULT_ENGINES = ("cuda", "onnxruntime", "openvino", "torchscript")
