@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -405,3 +408,29 @@ def test_a_call_that_asks_for_training_stays_on_torch_and_moves_no_statistics() 
     assert "asks for training" in plan.tune(engines=("torchscript",)).dropped["torchscript"]
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the process's memory")
+@pytest.mark.parametrize("engine", ["torchscript", "onnxruntime", "openvino"])
+def test_weights_go_with_their_model(engine: str) -> None:
+    if not THERE.get(engine, True):
+        pytest.skip("not there")
+    weights = 2048 * 1024 * 4
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def load_and_forget() -> None:
+        x = layergraph.Input((2048,))
+        plan = layergraph.Model(x, layergraph.layers.Dense(1024)(x)).plan()
+        assert plan.tune(engines=(engine,), pin=True).choices
+
+    # At first libraries are loaded, too.
+    for _ in range(3):
+        load_and_forget()
+    before = resident()
+    for _ in range(20):
+        load_and_forget()
+    # The allocator keeps some of what is free.
+    assert resident() - before < 12 * weights

@@ -70,9 +70,21 @@ def trace(
                 raise CannotTraceError(str(warning.message).splitlines()[0])
     traced, other = graphs
     _fix_lengths(traced.graph, other.graph, batched=batched)
+    emptied(other.graph)
     _spell_out(traced.graph)
     cancel_permutations(traced.graph)
     return traced, module.demand_count
+
+
+def emptied(graph: Any) -> None:
+    """Takes everything out of a graph that isn't needed any more.
+
+    torch keeps what was ever traced for as long as the process lives, and the weights with it, as constants.
+    """
+    for _ in range(len(list(graph.outputs()))):
+        graph.eraseOutput(0)
+    for node in reversed(list(graph.nodes())):
+        node.destroy()
 
 
 class _Looking(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -112,15 +112,19 @@ def tune(
             dropped[name] = _short(reason)
             logger.debug("engine %s is dropped", name, exc_info=True)
 
-    for name in engines:
-        build(name)
-        if pin and fit:
-            return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
-    if known:
-        return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
-    if APART in sources:
-        for name in list(fit):
-            build(name + APART)
+    try:
+        for name in engines:
+            build(name)
+            if pin and fit:
+                return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
+        if known:
+            return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
+        if APART in sources:
+            for name in list(fit):
+                build(name + APART)
+    finally:
+        for source in sources.values():
+            source.release()
     return Tuning(tuple(bench.choices(list(fit.values()))), dropped)
 
 
@@ -136,7 +140,11 @@ def reduce_precision(
     where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
     """
     bench = _Bench(plan, (1,), 1.0, Allowance(math.inf))
-    engine = PRECISIONS[precision](bench.source(threads or torch.get_num_threads(), joined=plan.batched))
+    source = bench.source(threads or torch.get_num_threads(), joined=plan.batched)
+    try:
+        engine = PRECISIONS[precision](source)
+    finally:
+        source.release()
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         arrays = [inputs[spec.name] for spec in plan.input_specs]

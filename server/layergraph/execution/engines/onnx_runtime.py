@@ -65,7 +65,7 @@ def exported(source: Source) -> bytes:
         # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            source.graph,
+            source.function,
             source.samples,
             file,  # type: ignore[arg-type]  # as the old exporter takes it
             dynamo=False,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from layergraph.execution.program import Program
-from layergraph.execution.tracing import trace
+from layergraph.execution.tracing import emptied, trace
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -64,6 +64,19 @@ class Source:
     def graph(self) -> Any:
         """The program as a `torch.jit.ScriptModule`. Raises CannotTraceError."""
         return self._traced[0]
+
+    @property
+    def function(self) -> Any:
+        """A copy of the graph as a `torch.jit.ScriptFunction`, which goes with its users. Raises CannotTraceError."""
+        graph = self.graph.graph.copy()
+        # The module: weights are constants, so nothing is asked of it.
+        graph.eraseInput(0)
+        return torch._C._create_function_from_graph("forward", graph)
+
+    def release(self) -> None:
+        """Lets the graph's weights go: no more engines are made from it."""
+        if "_traced" in self.__dict__:
+            emptied(self.__dict__.pop("_traced")[0].graph)
 
     @property
     def has_halves(self) -> bool:
