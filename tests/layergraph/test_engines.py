@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import os
@@ -419,6 +420,9 @@ def test_weights_go_with_their_model(engine: str) -> None:
 
     def resident() -> int:
         gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # glibc's, which keeps blocks between others otherwise.
+            trim(0)
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def load_and_forget() -> None:
@@ -432,5 +436,4 @@ def test_weights_go_with_their_model(engine: str) -> None:
     before = resident()
     for _ in range(20):
         load_and_forget()
-    # The allocator keeps some of what is free.
-    assert resident() - before < 12 * weights
+    assert resident() - before < 3 * weights
