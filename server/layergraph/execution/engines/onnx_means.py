@@ -6,27 +6,15 @@ the image put back in order; after pooling it is one number a channel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torch.onnx import symbolic_helper, utils
+from torch.onnx import symbolic_helper
 
 _AXES_BEFORE_AN_IMAGE = 2
 
 
-@contextmanager
-def pooled(opset: int) -> Iterator[None]:
-    """Lets torch's exporter write means over images in this way."""
-    utils.register_custom_op_symbolic("aten::mean", _mean, opset)
-    try:
-        yield
-    finally:
-        utils.unregister_custom_op_symbolic("aten::mean", opset)
-
-
-def _mean(g: Any, x: Any, *arguments: Any) -> Any:
-    """`arguments` are axes, whether they are kept, and a type; or, for a mean of everything, a type alone."""
+def mean(g: Any, x: Any, *arguments: Any) -> Any:
+    """Writes aten::mean. `arguments` are axes, whether they are kept, and a type; or, of everything, a type alone."""
     if len(arguments) > 1 and x.type().scalarType() == "Float" and symbolic_helper._is_none(arguments[-1]):
         rank, axes = symbolic_helper._get_tensor_rank(x), symbolic_helper._maybe_get_const(arguments[0], "is")
         image = list(range(_AXES_BEFORE_AN_IMAGE, rank or 0))

@@ -6,25 +6,14 @@ only where the sizes are a constant from the start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.onnx import symbolic_helper, symbolic_opset11, utils
+from torch.onnx import symbolic_helper, symbolic_opset11
 
 
-@contextmanager
-def constant(opset: int) -> Iterator[None]:
-    """Lets torch's exporter write constant padding in this way."""
-    utils.register_custom_op_symbolic("aten::pad", _pad, opset)
-    try:
-        yield
-    finally:
-        utils.unregister_custom_op_symbolic("aten::pad", opset)
-
-
-def _pad(g: Any, x: Any, sizes: Any, mode: Any, value: Any) -> Any:
+def pad(g: Any, x: Any, sizes: Any, mode: Any, value: Any) -> Any:
+    """Writes aten::pad."""
     known = symbolic_helper._maybe_get_const(sizes, "is")
     rank = symbolic_helper._get_tensor_rank(x)
     how = symbolic_helper._parse_arg(mode, "s")

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-from layergraph.execution.engines import onnx_means, onnx_pads
+from layergraph.execution.engines.onnx_means import mean
+from layergraph.execution.engines.onnx_pads import pad
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 
 #: Operator set of ONNX; LayerNormalization and Gelu come with 17 and 20, and torch's exporter writes up to 20.
@@ -60,8 +62,7 @@ def exported(source: Source) -> bytes:
     """The graph in ONNX's format."""
     names = _names(source)
     file = io.BytesIO()
-    written = onnx_pads.constant(_OPSET), onnx_means.pooled(_OPSET)
-    with _exporting, torch.no_grad(), warnings.catch_warnings(), _quiet(), written[0], written[1]:
+    with _exporting, torch.no_grad(), warnings.catch_warnings(), _quiet(), _own_writing():
         # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -78,6 +79,19 @@ def exported(source: Source) -> bytes:
 
 def _names(source: Source) -> list[str]:
     return [f"input_{i}" for i in range(len(source.samples))]
+
+
+@contextmanager
+def _own_writing() -> Iterator[None]:
+    """Lets torch's exporter write these operations in our way."""
+    own = {"aten::mean": mean, "aten::pad": pad}
+    for name, write in own.items():
+        register_custom_op_symbolic(name, write, _OPSET)
+    try:
+        yield
+    finally:
+        for name in own:
+            unregister_custom_op_symbolic(name, _OPSET)
 
 
 @contextmanager
