@@ -150,6 +150,13 @@ def run(ours, theirs, weights, steps=STEPS, missing=(), seed=5):
         theirs.apply([None if g is None else torch.tensor(g) for g in dropped], weights.theirs)
 
 
+def take_over(ours, weights):
+    """Our weights become Keras's, and `ours` is ready for a state."""
+    for own, their in zip(weights.ours, weights.theirs, strict=True):
+        own.assign(their.numpy())
+    ours.build(weights.ours)
+
+
 def check(ours, theirs, weights, tolerance=2e-5):
     for own, their in zip(weights.ours, weights.theirs, strict=True):
         np.testing.assert_allclose(own.numpy(), their.numpy(), rtol=tolerance, atol=tolerance)
@@ -218,9 +225,7 @@ def test_a_saved_state_goes_on_where_keras_stopped(name, options):
     weights = pair()
     ours, theirs = made(name, options)
     run(made(name, options)[0], theirs, weights, steps=5)
-    for own, their in zip(weights.ours, weights.theirs, strict=True):
-        own.assign(their.numpy())
-    ours.build(weights.ours)
+    take_over(ours, weights)
     ours.load([variable.numpy() for variable in theirs.variables])
     run(ours, theirs, weights, steps=5, seed=9)
     check(ours, theirs, weights)
@@ -232,9 +237,7 @@ def test_averages_beside_a_schedule_are_no_momenta_of_keras_2():
     options = {"learning_rate": schedule, "use_ema": True, "ema_momentum": 0.5}
     ours, theirs = made("SGD", options)
     run(made("SGD", options)[0], theirs, weights, steps=3)
-    for own, their in zip(weights.ours, weights.theirs, strict=True):
-        own.assign(their.numpy())
-    ours.build(weights.ours)
+    take_over(ours, weights)
     state = [variable.numpy() for variable in theirs.variables]
     # As 2.15 saves it: averages, then momenta that nothing uses.
     for arrays in (state, [*state, *[np.ones(shape, "float32") for shape in SHAPES]]):
@@ -247,9 +250,7 @@ def test_a_state_from_before_keras_3_10_has_averages_and_accumulators_by_turns()
     options = {"use_ema": True, "gradient_accumulation_steps": 2}
     ours, theirs = made("Adam", options)
     run(made("Adam", options)[0], theirs, weights, steps=5)
-    for own, their in zip(weights.ours, weights.theirs, strict=True):
-        own.assign(their.numpy())
-    ours.build(weights.ours)
+    take_over(ours, weights)
     state = [variable.numpy() for variable in theirs.variables]
     each = len(SHAPES)
     averages, accumulators = state[2 : 2 + each], state[2 + each : 2 + 2 * each]
