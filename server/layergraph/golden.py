@@ -61,7 +61,7 @@ def check_golden(model: Model, path: Path) -> None:
     _hold_to(model, path, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
 
 
-def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0) -> None:
+def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0, *, shared: bool = False) -> None:
     """Lets an engine compute in `precision` (int8, bfloat16, float16), which must keep within the proof's tolerances.
 
     Raises what `check_golden` raises, and what `tuning.reduce_precision` does.
@@ -71,7 +71,7 @@ def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0)
     def proof(run: Callable[[Arrays], Arrays]) -> float:
         return _hold_to(model, path, lambda inputs, _: run(inputs))
 
-    model.plan().use(tuning.reduce_precision(model.plan(), precision, proof, threads))
+    model.plan().use(tuning.reduce_precision(model.plan(), precision, proof, threads, shared=shared))
 
 
 def _hold_to(model: Model, path: Path, run: Callable[[Arrays, Arrays], Arrays]) -> float:

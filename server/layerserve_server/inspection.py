@@ -75,7 +75,7 @@ def text(report: dict[str, Any]) -> str:
 
 
 def _engines(plan: Any) -> dict[str, Any]:
-    found = plan.tune()
+    found = plan.tune(shared=True)
     choices = [{"rows": c.rows, "engine": c.engine, "milliseconds": dict(c.milliseconds)} for c in found.choices]
     return {"engines": choices, "engines_dropped": dict(found.dropped)}
 

@@ -41,7 +41,7 @@ def pinning(load: LoadModel, engine: str, threads: int) -> LoadModel:
 
     def pinned(path: Path) -> ServedModel:
         model = load(path)
-        found: Tuning = model.plan().tune(engines=(engine,), threads=threads, pin=True)
+        found: Tuning = model.plan().tune(engines=(engine,), threads=threads, shared=True, pin=True)
         if found.dropped:
             raise EngineUnfitError(f"engine '{engine}', which the settings name, can't run it: {found.dropped[engine]}")
         return model
@@ -59,7 +59,7 @@ def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
             logger.warning("%s stays in float32: %s needs a proof, %s", path.name, precision, proof.name)
             return model
         try:
-            reduce_precision(cast("Model", model), proof, precision, threads)
+            reduce_precision(cast("Model", model), proof, precision, threads, shared=True)
         except Exception as reason:
             logger.warning("%s stays in float32: %s", path.name, str(reason).splitlines()[0])
         else:
@@ -117,7 +117,7 @@ class Tuner:
         note = self._folder / f"{_key(loaded.found, self._threads)}.json"
         known = _recall(note)
         tuned: Tuning = loaded.model.plan().tune(
-            seconds=self._seconds, threads=self._threads, known=known, stopped=lambda: self._closed
+            seconds=self._seconds, threads=self._threads, shared=True, known=known, stopped=lambda: self._closed
         )
         if tuned.choices and not known and not self._closed:
             _remember(note, tuned)

@@ -144,6 +144,31 @@ def test_shared_calls_are_joined_for_few_rows_and_apart_for_many(clock: Clock, m
     assert [choice.tuned.name for choice in again.choices] == ["some", "some-apart"]
 
 
+def test_one_thread_is_chosen_where_cores_are_shared_and_more_are_little_faster(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_torch(plan, clock, monkeypatch, 0.05)
+
+    def engine(source: Any) -> Any:
+        def run(arrays: Any) -> Any:
+            rows = len(arrays[0])
+            clock.now += rows * 0.001 / (source.threads if rows > 4 else 1.1 if source.threads > 1 else 1)
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"onnxruntime": engine})
+    options = {"engines": ("onnxruntime",), "rows": (1, 8), "threads": 2}
+    alone = plan.tune(**options)
+    assert [choice.engine for choice in alone.choices] == ["onnxruntime", "onnxruntime"]
+    found = plan.tune(**options, shared=True)
+    assert [choice.engine for choice in found.choices] == ["onnxruntime-single", "onnxruntime"]
+    again = plan.tune(**options, shared=True, known=found.choices)
+    assert [choice.tuned.name for choice in again.choices] == ["onnxruntime-single", "onnxruntime"]
+    (one_thread,) = plan.tune(engines=("onnxruntime",), rows=(8,), threads=1, shared=True).choices
+    assert one_thread.engine == "onnxruntime"
+
+
 def test_the_clock_of_these_tests_is_the_one_that_tuning_reads(plan: Any, clock: Clock) -> None:
     """Else it would stand still for ever, and these tests couldn't fail."""
     before = time.monotonic()

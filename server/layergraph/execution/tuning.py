@@ -36,6 +36,13 @@ logger = logging.getLogger(__name__)
 #: What the name of an engine ends in whose program has the calls of a shared layer apart: joining them copies their
 #: inputs, which wins for few rows, and loses for many.
 APART = "-apart"
+#: What the name of an engine ends in that has one thread: for a small model more cost more than they give.
+SINGLE = "-single"
+#: Engines that are tried with one thread as well, if a row takes them less than these seconds.
+_SINGLE_ENGINES = ("onnxruntime",)
+_SMALL = 0.002
+#: Where cores are shared, several threads must be so many times as fast as one to be chosen.
+_WORTH_THREADS = 1.25
 #: Row counts that are timed.
 ROWS = (1, 8, 32)
 #: More row counts at which numbers are compared: graphs must not have learnt those by heart that they were made with.
@@ -70,6 +77,7 @@ def tune(
     rows: Sequence[int] = ROWS,
     seconds: float = 10.0,
     threads: int = 0,
+    shared: bool = False,
     pin: bool = False,
     known: Sequence[Choice] = (),
     stopped: Callable[[], bool] = lambda: False,
@@ -79,6 +87,8 @@ def tune(
     engines   built in this order, while there is time
     seconds   of wall clock; a step that was expected to end by then, and takes longer, is late by that
     threads   how many each engine may use, 0 for torch's number
+    shared    other work has the same cores, as in a server: engines' threads don't wait busily between calls, and one
+              thread is chosen where several are little faster
     pin       use the first engine that gives eager torch's numbers, whatever its time and that of finding out
     known     what was found out earlier: only those engines are built, and nothing is timed
     stopped   asked between steps; once it says so, no further engine is built and nothing more is timed
@@ -95,9 +105,11 @@ def tune(
     try:
         bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance)
         threads = threads or torch.get_num_threads()
-        sources = {"": bench.source(threads, joined=plan.batched)}
+        sources = {"": bench.source(threads, joined=plan.batched, shared=shared)}
         if joins(sources[""].program.steps):
-            sources[APART] = bench.source(threads, joined=False)
+            sources[APART] = bench.source(threads, joined=False, shared=shared)
+        if shared and threads > 1:
+            sources[SINGLE] = bench.source(1, joined=plan.batched, shared=shared)
     except Exception as reason:
         # A model's layers raise what they like for rows or lengths that don't fit; it is served without engines then.
         return Tuning((), dict.fromkeys(engines, _short(reason)))
@@ -106,7 +118,8 @@ def tune(
     def build(name: str) -> None:
         try:
             allowance.require(bench.expected_seconds, kept)
-            fit[name] = bench.built(name, sources[APART if name.endswith(APART) else ""])
+            ending = next((ending for ending in (APART, SINGLE) if name.endswith(ending)), "")
+            fit[name] = bench.built(name, name.removesuffix(ending), sources[ending])
         except Exception as reason:
             # Engines raise what they like; none of it may keep a model from being served.
             dropped[name] = _short(reason)
@@ -119,9 +132,14 @@ def tune(
                 return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
         if known:
             return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
+        built = list(fit)
         if APART in sources:
-            for name in list(fit):
+            for name in built:
                 build(name + APART)
+        if SINGLE in sources:
+            for name in built:
+                if name in _SINGLE_ENGINES and bench.row_seconds(name) < _SMALL:
+                    build(name + SINGLE)
     finally:
         for source in sources.values():
             source.release()
@@ -133,6 +151,8 @@ def reduce_precision(
     precision: str,
     proof: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
     threads: int = 0,
+    *,
+    shared: bool = False,
 ) -> Tuning:
     """A tuning with one engine that computes in `precision`, for all row counts.
 
@@ -140,7 +160,7 @@ def reduce_precision(
     where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
     """
     bench = _Bench(plan, (1,), 1.0, Allowance(math.inf))
-    source = bench.source(threads or torch.get_num_threads(), joined=plan.batched)
+    source = bench.source(threads or torch.get_num_threads(), joined=plan.batched, shared=shared)
     try:
         engine = PRECISIONS[precision](source)
     finally:
@@ -205,17 +225,24 @@ class _Bench:
             # Rounding goes the same way in each of a sum's numbers.
             self._tolerances.append(LOOSE_TOLERANCE)
 
-    def source(self, threads: int, *, joined: bool) -> Source:
+    def source(self, threads: int, *, joined: bool, shared: bool) -> Source:
         """What engines are made from, with the calls of shared layers joined or apart."""
         program = self._plan.inference_program(packed=False, joined=joined)
         first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
-        return Source(program, first, second, threads, batched=self._plan.batched)
+        return Source(program, first, second, threads, batched=self._plan.batched, shared=shared)
 
-    def built(self, name: str, source: Source) -> Tuned:
-        """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises."""
+    def row_seconds(self, name: str) -> float:
+        """Seconds of a row with an engine that was built, by its quickest call."""
+        return self._rows_seconds[name]
+
+    def built(self, name: str, engine_name: str, source: Source) -> Tuned:
+        """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises.
+
+        `name` is what it is called with that source, `engine_name` that of the table.
+        """
         began = time.monotonic()
         try:
-            engine = ENGINES[name.removesuffix(APART)](source)
+            engine = ENGINES[engine_name](source)
             for case, expected, tolerance in zip(self._cases, self._expected, self._tolerances, strict=True):
                 self._allowance.require(0.0)
                 started = time.perf_counter()
@@ -262,9 +289,7 @@ class _Bench:
             calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
             times = _quick(calls, seconds)
-            best = min(timed, key=lambda tuned: times[tuned.name], default=None)
-            if best is not None and times[best.name] > times[EAGER] * _WORTH:
-                best = None
+            best = _best(timed, times)
             milliseconds = {name: value * 1000 for name, value in times.items()}
             found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
         return found
@@ -283,6 +308,16 @@ class _Bench:
 
 def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
     return replace(choice, engine=tuned.name if tuned else EAGER, tuned=tuned)
+
+
+def _best(timed: Sequence[Tuned], times: Mapping[str, float]) -> Tuned | None:
+    """The fastest, unless one thread is nearly as fast; None for eager torch."""
+    best = min(timed, key=lambda tuned: times[tuned.name], default=None)
+    if best is not None and times[best.name] > times[EAGER] * _WORTH:
+        best = None
+    fastest = times[best.name if best else EAGER]
+    single = [tuned for tuned in timed if tuned.name.endswith(SINGLE)]
+    return next((tuned for tuned in single if times[tuned.name] <= fastest * _WORTH_THREADS), best)
 
 
 def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:

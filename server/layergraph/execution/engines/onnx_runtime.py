@@ -38,6 +38,9 @@ def session(source: Source, model: bytes) -> Engine:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = source.threads
     options.log_severity_level = 4
+    if source.shared:
+        # By themselves they wait busily for more than 20 ms after a call, and keep a core from whoever reads requests.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     # An input that no output needs is none of the exported graph.
     names = [entry.name for entry in opened.get_inputs()]

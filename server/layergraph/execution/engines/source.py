@@ -35,13 +35,22 @@ class Source:
 
     threads   that an engine may use
     batched   whether rows of several batches can be joined, and a batch taken apart
+    shared    whether other work has the same cores, so that an engine's threads must not wait busily for the next call
     """
 
     def __init__(
-        self, program: Program, first: Sequence[Array], second: Sequence[Array], threads: int, *, batched: bool = False
+        self,
+        program: Program,
+        first: Sequence[Array],
+        second: Sequence[Array],
+        threads: int,
+        *,
+        batched: bool = False,
+        shared: bool = False,
     ) -> None:
         self.program = program
         self.batched = batched
+        self.shared = shared
         self.samples = tuple(torch.from_numpy(array) for array in first)
         self.threads = threads
         self._others = tuple(torch.from_numpy(array) for array in second)
