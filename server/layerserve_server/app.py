@@ -204,7 +204,6 @@ def run_defaults(settings: Settings) -> RunDefaults:
     return RunDefaults(
         threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
         nice=settings.training_nice,
-        idle=settings.training_idle,
         checkpoint_seconds=settings.checkpoint_seconds,
         data_root=settings.data_root,
     )

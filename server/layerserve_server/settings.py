@@ -158,11 +158,6 @@ class Settings(BaseSettings):
     training_nice: int = Field(
         default=10, ge=0, le=19, description="How far training stands back behind serving (nice)."
     )
-    training_idle: bool = Field(
-        default=False,
-        description="Training takes only what serving leaves of the processor (SCHED_IDLE): for servers in a "
-        "container of their own. On a machine kept busy by others training may stand still.",
-    )
     training_resume: Literal["auto", "manual"] = Field(
         default="auto",
         description="What becomes of runs that a stop of the server interrupted: 'auto' goes on with them at the next "

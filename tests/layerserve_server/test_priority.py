@@ -13,7 +13,7 @@ PROGRAM = """
 import os
 from pathlib import Path
 from layerserve_server.training.priority import stand_back
-stand_back({nice}, idle={idle})
+stand_back({nice})
 autogroup = Path("/proc/self/autogroup")
 print(os.nice(0), autogroup.read_text().split()[-1] if autogroup.exists() else "none")
 """
@@ -21,18 +21,9 @@ print(os.nice(0), autogroup.read_text().split()[-1] if autogroup.exists() else "
 
 @pytest.mark.parametrize("nice", [0, 7])
 def test_a_session_stands_back_as_far_as_its_process(nice: int) -> None:
-    command = [sys.executable, "-c", PROGRAM.format(nice=nice, idle=False)]
+    command = [sys.executable, "-c", PROGRAM.format(nice=nice)]
     done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=True)
     niceness, of_session = done.stdout.split()
     assert int(niceness) == os.nice(0) + nice
     if Path("/proc/self/autogroup").exists():
         assert of_session == niceness
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="a policy of Linux")
-def test_an_idle_run_takes_what_is_left() -> None:
-    program = f"{PROGRAM.format(nice=0, idle=True)}\nprint(os.sched_getscheduler(0) == os.SCHED_IDLE)"
-    # In a session of its own, as a run is; that of the tests may have no autogroup to read.
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == "True"

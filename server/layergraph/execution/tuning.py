@@ -103,13 +103,13 @@ def tune(
     engines = [name for name in engines if name != EAGER]
     dropped: dict[str, str] = {}
     try:
-        bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance)
+        bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance, shared=shared)
         threads = threads or torch.get_num_threads()
-        sources = {"": bench.source(threads, joined=plan.batched, shared=shared)}
+        sources = {"": bench.source(threads, joined=plan.batched)}
         if joins(sources[""].program.steps):
-            sources[APART] = bench.source(threads, joined=False, shared=shared)
-        if shared and threads > 1:
-            sources[SINGLE] = bench.source(1, joined=plan.batched, shared=shared)
+            sources[APART] = bench.source(threads, joined=False)
+        if threads > 1:
+            sources[SINGLE] = bench.source(1, joined=plan.batched)
     except Exception as reason:
         # A model's layers raise what they like for rows or lengths that don't fit; it is served without engines then.
         return Tuning((), dict.fromkeys(engines, _short(reason)))
@@ -159,8 +159,8 @@ def reduce_precision(
     `proof` holds what it is given to known outputs, and gives the largest difference. Raises what it raises, UnfitError
     where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
     """
-    bench = _Bench(plan, (1,), 1.0, Allowance(math.inf))
-    source = bench.source(threads or torch.get_num_threads(), joined=plan.batched, shared=shared)
+    bench = _Bench(plan, (1,), 1.0, Allowance(math.inf), shared=shared)
+    source = bench.source(threads or torch.get_num_threads(), joined=plan.batched)
     try:
         engine = PRECISIONS[precision](source)
     finally:
@@ -178,8 +178,9 @@ def reduce_precision(
 class _Bench:
     """A plan's random inputs and what eager torch makes of them. Raises NoTimeError if that takes too long."""
 
-    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float, allowance: Allowance) -> None:
+    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float, allowance: Allowance, *, shared: bool) -> None:
         self._plan = plan
+        self._shared = shared
         self._allowance = allowance
         #: Seconds of a row with each engine, by its quickest call so far.
         self._rows_seconds: dict[str, float] = {}
@@ -225,11 +226,11 @@ class _Bench:
             # Rounding goes the same way in each of a sum's numbers.
             self._tolerances.append(LOOSE_TOLERANCE)
 
-    def source(self, threads: int, *, joined: bool, shared: bool) -> Source:
+    def source(self, threads: int, *, joined: bool) -> Source:
         """What engines are made from, with the calls of shared layers joined or apart."""
         program = self._plan.inference_program(packed=False, joined=joined)
         first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
-        return Source(program, first, second, threads, batched=self._plan.batched, shared=shared)
+        return Source(program, first, second, threads, batched=self._plan.batched, shared=self._shared)
 
     def row_seconds(self, name: str) -> float:
         """Seconds of a row with an engine that was built, by its quickest call."""
@@ -289,7 +290,7 @@ class _Bench:
             calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
             times = _quick(calls, seconds)
-            best = _best(timed, times)
+            best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0)
             milliseconds = {name: value * 1000 for name, value in times.items()}
             found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
         return found
@@ -310,14 +311,14 @@ def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
     return replace(choice, engine=tuned.name if tuned else EAGER, tuned=tuned)
 
 
-def _best(timed: Sequence[Tuned], times: Mapping[str, float]) -> Tuned | None:
-    """The fastest, unless one thread is nearly as fast; None for eager torch."""
+def _best(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float) -> Tuned | None:
+    """The fastest, unless one thread takes less than `worth_threads` times as long; None for eager torch."""
     best = min(timed, key=lambda tuned: times[tuned.name], default=None)
     if best is not None and times[best.name] > times[EAGER] * _WORTH:
         best = None
     fastest = times[best.name if best else EAGER]
     single = [tuned for tuned in timed if tuned.name.endswith(SINGLE)]
-    return next((tuned for tuned in single if times[tuned.name] <= fastest * _WORTH_THREADS), best)
+    return next((tuned for tuned in single if times[tuned.name] < fastest * worth_threads), best)
 
 
 def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:

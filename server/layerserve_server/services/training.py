@@ -56,7 +56,6 @@ class RunDefaults:
 
     threads: int
     nice: int
-    idle: bool
     checkpoint_seconds: float
     data_root: Path | None
 
@@ -261,7 +260,6 @@ def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defa
         "description": spec.description,
         "threads": defaults.threads,
         "nice": defaults.nice,
-        "idle": defaults.idle,
         "data_root": str(defaults.data_root or ""),
     }
 

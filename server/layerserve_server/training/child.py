@@ -36,10 +36,10 @@ def main(folder: Path) -> int:
         stand_back(0)
         return _work(folder, request)
     if workers.under_torchrun() and os.environ["RANK"] != "0":
-        stand_back(request.nice, idle=request.idle)
+        stand_back(request.nice)
         return _work(folder, request)
     with _locked(folder):
-        stand_back(request.nice, idle=request.idle)
+        stand_back(request.nice)
         if request.workers == 1 or workers.under_torchrun():
             return _work(folder, request)
         workers.launch(folder, request)

@@ -114,10 +114,9 @@ class RunRequest:
     publish: bool = True
     publish_label: str = ""
     description: str = ""
-    #: Threads that the run computes with, and how far it stands back: nice, or wholly.
+    #: Threads that the run computes with, and how far it stands back.
     threads: int = 1
     nice: int = 10
-    idle: bool = False
     #: Processes that train together, on parts of every batch; the threads are shared out between them.
     workers: int = 1
     kind: Kind = Kind.TRAINING

@@ -16,6 +16,7 @@ from layerserve_server.execution import load_plugins
 from layerserve_server.training import events
 from layerserve_server.training.checkpoints import RunCheckpoints
 from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.give_way import GiveWay
 from layerserve_server.training.model import (
     configured_callbacks,
     evaluate_arguments,
@@ -53,7 +54,7 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
     configured = configured_callbacks(request, folder / FILES)
     best = [BestEpoch(folder, request)] if request.publish_best else []
     # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
-    callbacks = [*configured, reporter, *best]
+    callbacks = [*configured, reporter, *best, GiveWay()]
     arguments = fit_arguments(request, arrays)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
@@ -78,7 +79,7 @@ def evaluate(folder: Path, request: RunRequest, place: Place) -> Outcome:
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, place)
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter]))
+    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, GiveWay()]))
     writer.close()
     return Outcome("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 
