@@ -22,7 +22,7 @@ from layergraph.execution.agreement import TOLERANCE, difference
 from layergraph.execution.choice import Choice
 from layergraph.execution.joining import joins
 from layergraph.execution.plan import Plan
-from layergraph.execution.tuning import APART
+from layergraph.execution.variants import APART
 from random_graphs import random_model
 
 ENGINES = ("onnxruntime", "torchscript", "openvino")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import layergraph
+import numpy as np
 import pytest
 import torch
 from layergraph.execution.joining import joins
@@ -167,6 +169,35 @@ def test_one_thread_is_chosen_where_cores_are_shared_and_more_are_little_faster(
     assert [choice.tuned.name for choice in again.choices] == ["onnxruntime-single", "onnxruntime"]
     (one_thread,) = plan.tune(engines=("onnxruntime",), rows=(8,), threads=1, shared=True).choices
     assert one_thread.engine == "onnxruntime"
+
+
+def test_rows_are_shared_out_between_threads_where_that_is_faster(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine whose own threads give nothing. What was found is built again from its name."""
+    slow_torch(plan, clock, monkeypatch, 0.05)
+    calls: list[tuple[int, int]] = []
+
+    def engine(source: Any) -> Any:
+        def run(arrays: Any) -> Any:
+            calls.append((source.threads, len(arrays[0])))
+            if threading.current_thread() is threading.main_thread():  # the parts pass at the same time
+                clock.now += 0.001 * len(arrays[0])
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"openvino": engine})
+    options = {"engines": ("openvino",), "rows": (1, 8), "threads": 3, "shared": True}
+    found = plan.tune(**options)
+    assert [choice.engine for choice in found.choices] == ["openvino-single", "openvino-split"]
+    data = {plan.input_specs[0].name: torch.rand(8, 4).numpy()}
+    for options["known"] in ((), found.choices):
+        plan.tune(**options)
+        calls.clear()
+        (got,) = plan.run(data).values()
+        assert sorted(calls) == [(1, 2), (1, 3), (1, 3)]
+        np.testing.assert_allclose(got, plan.run_eagerly(list(data.values()))[0], rtol=1e-6)
 
 
 def test_the_clock_of_these_tests_is_the_one_that_tuning_reads(plan: Any, clock: Clock) -> None:

@@ -24,23 +24,15 @@ from layergraph.execution.choice import Choice, Tuned, Tuning
 from layergraph.execution.engines.reduced import PRECISIONS
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
-from layergraph.execution.joining import joins
 from layergraph.execution.samples import Sampler
 from layergraph.execution.unusual import unusual_rows
+from layergraph.execution.variants import SINGLE, SPLIT, Variants
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
 
 logger = logging.getLogger(__name__)
 
-#: What the name of an engine ends in whose program has the calls of a shared layer apart: joining them copies their
-#: inputs, which wins for few rows, and loses for many.
-APART = "-apart"
-#: What the name of an engine ends in that has one thread: for a small model more cost more than they give.
-SINGLE = "-single"
-#: Engines that are tried with one thread as well, if a row takes them less than these seconds.
-_SINGLE_ENGINES = ("onnxruntime",)
-_SMALL = 0.002
 #: Where cores are shared, several threads must be so many times as fast as one to be chosen.
 _WORTH_THREADS = 1.25
 #: Row counts that are timed.
@@ -105,11 +97,7 @@ def tune(
     try:
         bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance, shared=shared)
         threads = threads or torch.get_num_threads()
-        sources = {"": bench.source(threads, joined=plan.batched)}
-        if joins(sources[""].program.steps):
-            sources[APART] = bench.source(threads, joined=False)
-        if threads > 1:
-            sources[SINGLE] = bench.source(1, joined=plan.batched)
+        variants = Variants(ENGINES, bench.source, threads, batched=plan.batched)
     except Exception as reason:
         # A model's layers raise what they like for rows or lengths that don't fit; it is served without engines then.
         return Tuning((), dict.fromkeys(engines, _short(reason)))
@@ -118,8 +106,7 @@ def tune(
     def build(name: str) -> None:
         try:
             allowance.require(bench.expected_seconds, kept)
-            ending = next((ending for ending in (APART, SINGLE) if name.endswith(ending)), "")
-            fit[name] = bench.built(name, name.removesuffix(ending), sources[ending])
+            fit[name] = bench.built(name, partial(variants.make, name))
         except Exception as reason:
             # Engines raise what they like; none of it may keep a model from being served.
             dropped[name] = _short(reason)
@@ -132,17 +119,11 @@ def tune(
                 return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
         if known:
             return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
-        built = list(fit)
-        if APART in sources:
-            for name in built:
-                build(name + APART)
-        if SINGLE in sources:
-            for name in built:
-                if name in _SINGLE_ENGINES and bench.row_seconds(name) < _SMALL:
-                    build(name + SINGLE)
+        for name in list(fit):
+            for other in variants.others(name, bench.row_seconds(name)):
+                build(other)
     finally:
-        for source in sources.values():
-            source.release()
+        variants.release()
     return Tuning(tuple(bench.choices(list(fit.values()))), dropped)
 
 
@@ -171,7 +152,7 @@ def reduce_precision(
         return dict(zip((spec.name for spec in plan.output_specs), engine(arrays), strict=False))
 
     off = proof(run)
-    tuned = Tuned(precision, engine, only_finite=True, exact=False)
+    tuned = Tuned(precision, engine, exact=False)
     return Tuning((Choice(1, precision, {}, tuned, off),), {})
 
 
@@ -236,14 +217,11 @@ class _Bench:
         """Seconds of a row with an engine that was built, by its quickest call."""
         return self._rows_seconds[name]
 
-    def built(self, name: str, engine_name: str, source: Source) -> Tuned:
-        """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises.
-
-        `name` is what it is called with that source, `engine_name` that of the table.
-        """
+    def built(self, name: str, make: Callable[[], Engine]) -> Tuned:
+        """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises."""
         began = time.monotonic()
         try:
-            engine = ENGINES[engine_name](source)
+            engine = make()
             for case, expected, tolerance in zip(self._cases, self._expected, self._tolerances, strict=True):
                 self._allowance.require(0.0)
                 started = time.perf_counter()
@@ -255,35 +233,21 @@ class _Bench:
                     raise UnfitError(f"its numbers differ by {off:.2g} for {case[0].shape[0]} rows")
                 if not all(outputs[len(expected) :]):
                     raise UnfitError("it refuses data that eager torch takes")
-            anything = self._allowance.left > self._comparing and self._takes_anything(engine)
-            return Tuned(name, engine, only_finite=not anything)
+            return Tuned(name, engine)
         finally:
             self._longest_build = max(self._longest_build, time.monotonic() - began)
-
-    def _takes_anything(self, engine: Engine) -> bool:
-        """Whether NaN and infinities give what they give with eager torch."""
-        case = [array.copy() for array in self._cases[0]]
-        floating = [array for array in case if array.dtype.kind == "f"]
-        for value in (np.nan, np.inf, -np.inf):
-            for array in floating:
-                array.reshape(-1)[::2] = value
-            try:
-                expected = self._plan.run_eagerly(case)
-                if not difference(engine(case)[: len(expected)], expected) <= TOLERANCE:
-                    return False
-            except Exception:
-                return False
-        return True
 
     def choices(self, fit: Sequence[Tuned]) -> list[Choice]:
         """The fastest engine for each row count that there is time for."""
         found = []
         for place, rows in enumerate(self._rows):
-            timed = self._in_time(fit, rows)
-            if len(timed) < len(fit):
-                names = ", ".join(tuned.name for tuned in fit if tuned not in timed)
+            # One row has no parts.
+            tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(SPLIT)]
+            timed = self._in_time(tried, rows)
+            if len(timed) < len(tried):
+                names = ", ".join(tuned.name for tuned in tried if tuned not in timed)
                 logger.info("there is no time left to time %s for %d rows", names, rows)
-            if not self._allowance.left or (fit and not timed):
+            if not self._allowance.left or (tried and not timed):
                 break
             seconds = self._allowance.left / (len(self._rows) - place)
             inputs = self._sampler.rows(rows, seed=1)
