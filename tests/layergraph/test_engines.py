@@ -131,6 +131,20 @@ def test_nan_stays_nan(engine: str, tmp_path: Any) -> None:
     assert np.isnan(got[1]).all()
 
 
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_counts_wherever_it_is(engine: str, value: float) -> None:
+    """Vector instructions for the larger of two numbers take the second if one is NaN."""
+    entry = layergraph.Input((2, 2, 2))
+    plan = layergraph.Model(entry, layergraph.layers.GlobalMaxPooling2D()(entry)).plan()
+    plan.tune(engines=(engine,), pin=True)
+    for place in range(8):
+        image = np.zeros((1, 2, 2, 2), "float32")
+        image.reshape(-1)[place] = value
+        (got,) = plan.run({plan.input_specs[0].name: image}).values()
+        np.testing.assert_array_equal(got, plan.run_eagerly([image])[0])
+
+
 def test_a_graph_in_which_python_looks_at_data_runs_on_eager_torch_only(tmp_path: Any) -> None:
     entry = keras.Input((4,), dtype="int32")
     keras.Model(entry, ops.floor_divide(entry, entry)).save(tmp_path / "model.keras")
@@ -215,7 +229,7 @@ def test_an_engine_that_differs_on_unusual_data_only_is_dropped(
 
 
 def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
-    few, many = (Tuned(name, lambda arrays: [], only_finite=False) for name in ("few", "many"))
+    few, many = (Tuned(name, lambda arrays: []) for name in ("few", "many"))
     found = Tuning((Choice(1, "few", {}, few), Choice(8, "eager", {}), Choice(32, "many", {}, many)), {})
     assert [found.for_rows(rows) for rows in (0, 1, 2, 3, 12, 20, 500)] == [few, few, few, None, None, many, many]
     assert Tuning((), {}).for_rows(3) is None

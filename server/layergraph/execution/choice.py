@@ -15,16 +15,14 @@ Lengths: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 @dataclass(frozen=True)
 class Tuned:
-    """An engine that has shown eager torch's numbers.
+    """An engine that has shown eager torch's numbers for finite inputs.
 
-    only_finite   not for infinities and NaN in the inputs
-    exact         whether it is held to eager torch's numbers; an engine of less precision is held to its shapes
-    lengths       whether it gave what eager torch gives, for lengths that have come so far
+    exact     whether it is held to eager torch's numbers; an engine of less precision is held to its shapes
+    lengths   whether it gave what eager torch gives, for lengths that have come so far
     """
 
     name: str
     run: Engine
-    only_finite: bool
     exact: bool = True
     lengths: dict[Lengths, bool] = field(default_factory=dict, repr=False, compare=False)
 
