@@ -577,3 +577,22 @@ def test_metrics_of_nested_outputs():
     ours.compile("sgd", {"heads": "mse", "other": None}, metrics=metrics)
     history = ours.fit(X, {"heads": {"l": TARGET, "r": YES_NO}, "other": ONE_HOT}, verbose=0).history
     assert list(history) == ["heads/l_loss", "heads/r_loss", "left_mae", "loss", "third_mse"]
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("kind", ["penalty", "statistics"])
+def test_what_a_nested_model_computes_for_nobody_counts(kind):
+    """Its penalties are in the loss, and its statistics move, though nobody reads that output."""
+
+    def build(k):
+        entry = k.Input((6,))
+        h = k.layers.Dense(4, activation="tanh", name="h")(entry)
+        if kind == "penalty":
+            unread = k.layers.Dense(3, activity_regularizer="l2", name="unread")(h)
+        else:
+            unread = k.layers.BatchNormalization(momentum=0.5, name="unread")(h)
+        inner = k.Model(entry, [k.layers.Dense(4, name="read")(h), unread])
+        x = k.Input((6,))
+        return k.Model(x, k.layers.Dense(3, activation="softmax")(inner(x)[0]))
+
+    check_fit(build, {"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"}, X, CLASSES)

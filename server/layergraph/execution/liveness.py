@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from layergraph.execution.step import Step
+from layergraph.functional.layer import Layer
 
 
 def needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
@@ -17,6 +18,17 @@ def needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
             wanted.update(step.sources)
             kept.append(step)
     return kept[::-1]
+
+
+def marking(steps: Sequence[Step]) -> list[int]:
+    """Outputs of the steps that leave something behind beside them: penalties of outputs, statistics, states."""
+    return [step.targets[0] for step in steps if any(map(_leaves_marks, step.call.layer.walk_layers()))]
+
+
+def _leaves_marks(layer: Layer) -> bool:
+    penalised = getattr(layer, "activity_regularizer", None) is not None
+    counts = any(not weight.created_trainable for weight in layer.own_weights)
+    return penalised or counts or getattr(layer, "stateful", False)
 
 
 def with_frees(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:

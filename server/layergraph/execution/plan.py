@@ -16,7 +16,7 @@ import torch
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
-from layergraph.execution.liveness import mask_wants, needed, with_frees
+from layergraph.execution.liveness import marking, mask_wants, needed, with_frees
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.program import Program, inference_program
 from layergraph.execution.step import Step
@@ -63,6 +63,10 @@ class Plan:
                 "a tensor inside of a model whose inputs are converted on the way in can't be named"
             ) from None
         self.steps = with_frees(needed(layout.steps, self._outputs), self._outputs)
+        # Keras carries out all of a nested model, also outputs that nobody reads: what that leaves behind counts.
+        marks = marking(layout.steps) if outputs is None and len(self.steps) < len(layout.steps) else []
+        #: What `forward` carries out.
+        self._forwarded = with_frees(needed(layout.steps, [*self._outputs, *marks]), self._outputs)
         used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
         everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
         self._all_inputs = [slots[id(tensor)] for tensor in model.inputs]
@@ -75,8 +79,8 @@ class Plan:
             TensorSpec(name, tensor.shape, tensor.dtype) for name, (_, tensor) in zip(names, found, strict=True)
         )
         self._slot_count = layout.slot_count
-        self._mask_wants = {want: mask_wants(self.steps, self._outputs if want else []) for want in (False, True)}
-        self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self.steps)
+        self._mask_wants = {want: mask_wants(self._forwarded, self._outputs if want else []) for want in (False, True)}
+        self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self._forwarded)
         self._batched: bool | None = None
         self._bound: list[Any] | None = None
         self._forward_steps: Sequence[Step] | None = None
@@ -269,8 +273,8 @@ class Plan:
         return self._inputs, self._outputs
 
     def bind(self, binder: Binder) -> list[Any]:
-        """The weights of each step."""
-        return [binder(step.call.layer) for step in self.steps]
+        """The weights of each step of `forward`."""
+        return [binder(step.call.layer) for step in self._forwarded]
 
     def program(self, *, joined: bool = False) -> Program:
         """The steps for inference: fewer and larger ones. Made when first needed."""
@@ -302,7 +306,7 @@ class Plan:
             # Here, since pooling and convolutions are models' layers, and models have plans.
             from layergraph.execution.pooling_first import pool_first
 
-            self._forward_steps = pool_first(self.steps, self._outputs)
+            self._forward_steps = pool_first(self._forwarded, self._outputs)
         return self._forward_steps
 
     def _execute(
