@@ -18,22 +18,22 @@ from layergraph.execution.engines.source import Array, Engine
 
 
 def shared_out(engine: Engine, threads: int, demand_count: int) -> Engine:
-    """`engine`, which computes rows apart and has one thread, with `threads` parts of the rows at a time.
+    """`engine`, which computes rows apart and has one thread, with up to `threads` parts of the rows at a time.
 
     `demand_count` of its outputs, the last ones, are demands: each must hold for all parts.
     """
 
     def run(arrays: Sequence[Array]) -> Sequence[Array]:
         rows = len(arrays[0])
-        if rows < threads:
+        count = min(rows, threads)
+        if count < 2:
             return engine(arrays)
-        ends = [rows * part // threads for part in range(threads + 1)]
+        ends = [rows * part // count for part in range(count + 1)]
         parts = [[array[begin:end] for array in arrays] for begin, end in pairwise(ends)]
         others = [_pool().submit(engine, part) for part in parts[1:]]
         columns = list(zip(engine(parts[0]), *[other.result() for other in others], strict=True))
-        count = len(columns) - demand_count
-        held = [np.asarray(all(column)) for column in columns[count:]]
-        return [*(np.concatenate(column) for column in columns[:count]), *held]
+        demands = columns[len(columns) - demand_count :]
+        return [*map(np.concatenate, columns[: len(columns) - demand_count]), *(np.asarray(all(d)) for d in demands)]
 
     return run
 
