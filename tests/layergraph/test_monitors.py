@@ -120,7 +120,8 @@ def test_options_that_are_wrong(given, message):
     ("given", "message"),
     [
         ({"class_name": "EarlyStopping", "config": {"monitor": "val_acuracy"}}, "did you mean 'val_accuracy'"),
-        ({"class_name": "EarlyStopping", "config": {"monitor": "val_loss"}}, "unknown log 'val_loss'"),
+        ("EarlyStopping", "EarlyStopping: no epoch has the log 'val_loss', since .* known: accuracy, loss$"),
+        ("ReduceLROnPlateau", "'val_loss', since there is no validation"),
     ],
 )
 def test_a_log_that_no_epoch_has_is_refused_before_training(given, message):

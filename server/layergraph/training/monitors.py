@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,7 +51,7 @@ class Monitor(Configurable, Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         known = self.params["logs"]
         if self.monitor not in known:
-            raise ConfigError(f"{type(self).__name__}: " + unknown_name("log", self.monitor, known))
+            raise ConfigError(f"{type(self).__name__}: {_no_such_log(self.monitor, known)}")
         self.best = None
         self._sign = {"min": -1.0, "max": 1.0}.get(self.mode) or self._direction()
 
@@ -74,6 +74,13 @@ class Monitor(Configurable, Callback):
     def improves(self, value: float, reference: float | None) -> bool:
         """Whether `value` beats `reference` by more than `min_delta`."""
         return reference is None or self._sign * (value - reference) > self.min_delta
+
+
+def _no_such_log(name: str, known: Sequence[str]) -> str:
+    """Why no epoch will have a log. The one that callbacks watch by default is there with validation only."""
+    if name.startswith("val_") and name.removeprefix("val_") in known:
+        return f"no epoch has the log '{name}', since there is no validation; known: {', '.join(sorted(known))}"
+    return unknown_name("log", name, known)
 
 
 class EarlyStopping(Monitor):
