@@ -29,15 +29,13 @@ def names() -> tuple[str, ...]:
 
 
 def run(name: str, argv: Sequence[str]) -> int:
-    """Load a command and call it; returns its exit status. What it lacks to load is said in one line."""
+    """Load a command and call it; returns its exit status. A package that it lacks is said in one line."""
     point = next(iter(entry_points(group=GROUP, name=name)))
     try:
-        command = point.load()
+        return int(point.load()(list(argv)) or 0)
     except ModuleNotFoundError as error:
         print(f"layerserve {name}: {_what_is_missing(point, error)}", file=sys.stderr)
         return 2
-    try:
-        return int(command(list(argv)) or 0)
     except KeyboardInterrupt:
         return 130
 

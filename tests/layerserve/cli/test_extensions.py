@@ -47,8 +47,9 @@ def test_options_before_the_name_lead_to_it_too(commands, monkeypatch):
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Modules that lack something when they are imported."""
+    """Modules that lack something when they are imported, or when their command is called."""
     (tmp_path / "layerserve_server_lacking.py").write_text("import torch_that_is_not_there.nn")
+    (tmp_path / "layerserve_server_lazy.py").write_text("def serve(argv):\n    import torch_that_is_not_there")
     (tmp_path / "foreign_lacking.py").write_text("import torch_that_is_not_there")
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -60,6 +61,7 @@ def packages(tmp_path, monkeypatch):
             "layerserve_server_lacking:serve",
             "needs torch_that_is_not_there; install it with: pip install 'layerserve[server]'",
         ),
+        ("layerserve_server_lazy:serve", "install it with: pip install 'layerserve[server]'"),
         ("foreign_lacking:serve", "its package can't be imported: No module named 'torch_that_is_not_there'"),
         ("layerserve_server.no_such_module:serve", "its package can't be imported"),
     ],
