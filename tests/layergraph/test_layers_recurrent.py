@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from layergraph import layers
-from layergraph.errors import ConfigError, GraphError
+from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.binding import bind_values
 from layergraph.functional.run import Run
 from layergraph.layers import recurrent_kernels
-from oracles import LayerCase, assert_close, check_layer, keras, perturb
+from oracles import LayerCase, assert_close, check_layer, keras, perturb, random_arrays
 
 KINDS = ["SimpleRNN", "LSTM", "GRU"]
 OUTPUTS = [
@@ -134,6 +134,26 @@ def test_states_of_wrong_shapes_are_refused() -> None:
         layers.LSTM(3)(x, initial_state=[layergraph.Input((3,))])
     with pytest.raises(GraphError, match="got initial states of shapes"):
         layers.GRU(3)(x, initial_state=layergraph.Input((2,)))
+
+
+@pytest.mark.parametrize(("kind", "count"), [("LSTM", 2), ("GRU", 1), ("SimpleRNN", 1)])
+def test_states_of_one_row_are_those_of_all_and_of_other_rows_are_refused(kind: str, count: int) -> None:
+    """Keras multiplies, which repeats one row; torch's LSTM reads past the end of it, whatever lies there."""
+
+    def model(k: Any, rows: int | None) -> Any:
+        x, *states = k.Input((5, 3)), *(k.Input(batch_shape=(rows, 4)) for _ in range(count))
+        return k.Model([x, *states], getattr(k.layers, kind)(4)(x, initial_state=states))
+
+    x, *states = random_arrays([(3, 5, 3), *[(1, 4)] * count])
+    theirs, ours, plan = model(keras, 1), model(layergraph, 1), model(layergraph, None).plan()
+    ours.set_weights(theirs.get_weights())
+    (got,) = ours.plan().run(dict(zip(ours.input_names, [x, *states], strict=True))).values()
+    assert_close(got, theirs([torch.from_numpy(array) for array in (x, *states)]))
+    names = [spec.name for spec in plan.input_specs]
+    for rows in (2, 4):
+        several = [state.repeat(rows, 0) for state in states]
+        with pytest.raises(DataError, match="don't fit the model"):
+            plan.run(dict(zip(names, [x, *several], strict=True)))
 
 
 def test_states_of_a_stack_come_cell_by_cell() -> None:

@@ -118,6 +118,9 @@ class Cell(Layer):
             x = x * dropout_mask(run, x[:, 0], self.dropout)[:, None]
         if x.is_meta:
             return self._shapes(w, x, states)
+        # Keras's products take one row of states for all of x; torch's loops read past the end of fewer than x has.
+        rows = x.shape[0]
+        states = [state if state.shape[0] == rows else state.expand(rows, -1) for state in states]
         if not (run.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
             done = self.fused(w, x, states, mask, need_states=need_states)
             if done is not None:
