@@ -145,6 +145,41 @@ def test_what_is_not_finite_counts_wherever_it_is(engine: str, value: float) -> 
         np.testing.assert_array_equal(got, plan.run_eagerly([image])[0])
 
 
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_what_is_empty_or_refused_on_the_way_reaches_no_engine(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's GRU ends the process where there is no step, or fewer than none."""
+    seen = []
+
+    def watching(source: Any) -> Any:
+        def run(arrays: Any) -> Any:
+            seen.append(arrays[0].shape[1])
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"watching": watching})
+    entry = layergraph.Input((None, 3))
+    cut = layergraph.layers.Cropping1D(1)(entry) if length == 2 else entry[:, 1:]
+    plan = layergraph.Model(entry, layergraph.layers.GRU(4)(cut)).plan()
+    assert not plan.tune(engines=("watching",), pin=True).dropped
+    seen.clear()
+    inputs = data(plan, 3, length)
+    for _ in range(2):
+        if length == 2:
+            with pytest.raises(DataError, match="2 long, expected at least 3"):
+                plan.run(inputs)
+        else:
+            (got,) = plan.run(inputs).values()
+            np.testing.assert_array_equal(got, np.zeros((3, 4)))
+    assert not seen
+
+
+def test_a_graph_with_an_empty_tensor_runs_on_eager_torch_only() -> None:
+    entry = layergraph.Input((5, 3))
+    plan = layergraph.Model(entry, layergraph.layers.GRU(4)(entry[:, 5:])).plan()
+    assert "on the way is empty" in plan.tune(engines=("torchscript",), pin=True).dropped["torchscript"]
+
+
 def test_a_graph_in_which_python_looks_at_data_runs_on_eager_torch_only(tmp_path: Any) -> None:
     entry = keras.Input((4,), dtype="int32")
     keras.Model(entry, ops.floor_divide(entry, entry)).save(tmp_path / "model.keras")

@@ -130,18 +130,23 @@ class Plan:
             return {self._output_names[0]: outputs[0]}
         return dict(zip(self._output_names, outputs, strict=True))
 
-    def run_eagerly(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        """The outputs by torch, call by call, for arrays in the order of `input_specs`. Raises DataError."""
+    def run_eagerly(
+        self, arrays: Sequence[np.ndarray[Any, Any]], empty: list[str] | None = None
+    ) -> list[np.ndarray[Any, Any]]:
+        """The outputs by torch, call by call, for arrays in the order of `input_specs`. Raises DataError.
+
+        The shapes of tensors without a number that come up on the way are added to `empty`.
+        """
         values = [as_tensor(array, spec) for array, spec in zip(arrays, self.input_specs, strict=True)]
         joined = self._may_join(arrays)
         try:
             try:
-                return self._carried_out(values, joined=joined)
+                return self._carried_out(values, empty, joined=joined)
             except RuntimeError:
                 if not joined or not self._opens:
                     raise
                 # Lengths may differ further on, as after cropping: then they always do.
-                outputs = self._carried_out(values, joined=False)
+                outputs = self._carried_out(values, empty, joined=False)
                 self._joins = False
                 return outputs
         except RuntimeError as wrong:
@@ -158,8 +163,12 @@ class Plan:
         opened = zip(arrays, self._open_axes, strict=True)
         return len({tuple(array.shape[axis] for axis in axes) for array, axes in opened if axes}) <= 1
 
-    def _carried_out(self, values: Sequence[torch.Tensor], *, joined: bool) -> list[np.ndarray[Any, Any]]:
+    def _carried_out(
+        self, values: Sequence[torch.Tensor], empty: list[str] | None, *, joined: bool
+    ) -> list[np.ndarray[Any, Any]]:
         program = self.program(joined=joined)
+        if empty is not None:
+            program = program.watched(empty)
         with torch.inference_mode():
             return [to_numpy(value) for value in program(values)]
 
@@ -177,24 +186,27 @@ class Plan:
         for at, array in enumerate(arrays):
             if array.dtype != self._dtypes[at] or not array.flags.c_contiguous:
                 array = arrays[at] = as_tensor(array, self.input_specs[at]).numpy()
-            # Engines have kernels in which it depends on a number's place whether NaN is the largest of some.
-            if not is_finite(array):
+            # Engines have kernels in which it depends on a number's place whether NaN is the largest of some, and
+            # kernels that end the process where there is no number (ONNX Runtime's GRU).
+            if not array.size or not is_finite(array):
                 return None
         lengths = self._lengths(arrays) if self._opens else ()
         proven = tuned.lengths.get(lengths) if lengths else True
-        if proven is False:
-            return None
+        if proven is None:
+            return self._proven(tuned, lengths, arrays)
+        return self._answered(tuned, arrays) if proven else None
+
+    def _answered(self, tuned: Tuned, arrays: Sequence[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
+        """An engine's outputs; None where it fails or refuses."""
         try:
             outputs = tuned.run(arrays)
         except Exception:
             # Eager torch says what is wrong with the data, or computes what the engine can't.
             return None
         count = len(self._output_names)
-        if len(outputs) > count:
-            if not all(outputs[count:]):
-                return None
-            outputs = outputs[:count]
-        return outputs if proven else self._proven(tuned, lengths, arrays, outputs)
+        if len(outputs) == count:
+            return outputs
+        return outputs[:count] if all(outputs[count:]) else None
 
     def _lengths(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Lengths:
         """The lengths of all open axes."""
@@ -202,20 +214,23 @@ class Plan:
         return tuple(tuple(array.shape[axis] for axis in axes) for array, axes in opened)
 
     def _proven(
-        self,
-        tuned: Tuned,
-        lengths: Lengths,
-        arrays: Sequence[np.ndarray[Any, Any]],
-        outputs: Sequence[np.ndarray[Any, Any]],
+        self, tuned: Tuned, lengths: Lengths, arrays: Sequence[np.ndarray[Any, Any]]
     ) -> Sequence[np.ndarray[Any, Any]]:
-        """Eager torch's outputs, for lengths that an engine has for the first time, which are held to them.
+        """Eager torch's outputs, for lengths that an engine has for the first time, which is held to them.
 
-        A layer may decide by lengths how to compute (where to pad an odd one), and the graph knows one way.
+        A layer may decide by lengths how to compute (where to pad an odd one), and the graph knows one way. It comes
+        after eager torch: an engine may end the process for what that refuses, and for what is empty on the way.
         """
-        expected = self.run_eagerly(arrays)
-        exact = tuned.exact
-        agrees = difference(outputs, expected) <= LOOSE_TOLERANCE if exact else same_kind(outputs, expected)
-        if len(tuned.lengths) < MAX_LENGTHS:
+        empty: list[str] = []
+        expected = self.run_eagerly(arrays, empty)
+        outputs = None if empty else self._answered(tuned, arrays)
+        if outputs is None:
+            agrees = False
+        elif tuned.exact:
+            agrees = difference(outputs, expected) <= LOOSE_TOLERANCE
+        else:
+            agrees = same_kind(outputs, expected)
+        if (empty or outputs is not None) and len(tuned.lengths) < MAX_LENGTHS:
             tuned.lengths[lengths] = agrees
         return expected
 

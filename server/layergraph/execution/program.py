@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,6 +51,16 @@ class Program:
             slots[slot] = value
         self.carry_out(Run(losses=None), slots, [None] * self.slot_count)
         return [slots[slot] for slot in self.outputs]
+
+    def watched(self, empty: list[str]) -> Program:
+        """The same, and the shapes of tensors without a number that its steps give are added to `empty`."""
+        return replace(self, steps=[replace(step, call=partial(_watch, step.call, empty)) for step in self.steps])
+
+
+def _watch(call: Any, empty: list[str], *arguments: Any, **options: Any) -> Any:
+    outputs, masks = call(*arguments, **options)
+    empty.extend(str(tuple(v.shape)) for v in outputs if isinstance(v, torch.Tensor) and not v.numel())
+    return outputs, masks
 
 
 def inference_program(

@@ -55,9 +55,12 @@ def trace(
     """
     if any(getattr(step.call, "training", None) for step in program.steps):
         raise CannotTraceError("a call asks for training, which changes weights outside of torch's inference mode")
-    module = Traced(program).eval()
+    module, empty = Traced(program).eval(), list[str]()
     with torch.no_grad():
-        module(*first)  # Weights are made ready when they are first used; that may look at them.
+        # Weights are made ready when they are first used; that may look at them.
+        program.watched(empty)(first)
+    if empty:
+        raise CannotTraceError(f"a tensor on the way is empty, which ends the process in some kernels: {empty[0]}")
     with torch.no_grad(), _Looking():  # type: ignore[no-untyped-call]
         module(*first)
     graphs = []
