@@ -12,7 +12,7 @@ from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import bind_values
 from layergraph.functional.run import Run
 from model_oracles import check_model
-from oracles import LayerCase, check_layer, keras, random_arrays
+from oracles import LayerCase, assert_close, check_layer, keras, random_arrays
 
 # Keras's projections say that they lose masks, which attention has used by then.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*was passed an input with a mask attached to it:UserWarning")
@@ -329,4 +329,4 @@ def test_values_of_an_unknown_number_have_known_keys(values: int | None, keys: i
     given = dict(zip("qvk", random_arrays([(2, 5, 3), (2, 4, 3), (2, 4, 3)]), strict=True))
     given["v"][0, 1:] = 0
     for got, want in zip(some.plan().run(given).values(), known.plan().run(given).values(), strict=True):
-        np.testing.assert_array_equal(got, want)
+        assert_close(got, want)
