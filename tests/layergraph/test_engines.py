@@ -449,6 +449,19 @@ def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
     assert sys.modules.get("openvino_telemetry") is None
 
 
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("operation", [ops.mod, ops.floor_divide])
+def test_remainders_are_exact(engine: str, operation: Any, tmp_path: Any) -> None:
+    x, y = keras.Input((100,)), keras.Input((100,))
+    keras.Model([x, y], operation(x, y)).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    plan.tune(engines=(engine,), pin=True)
+    tenths = np.arange(-50, 50, dtype="float32")[None] * np.float32(0.1)
+    arrays = [tenths, np.where(np.arange(100) % 3, 0.1, -0.3).astype("float32")[None]]
+    (got,) = plan.run(dict(zip([spec.name for spec in plan.input_specs], arrays, strict=True))).values()
+    np.testing.assert_array_equal(got, plan.run_eagerly(arrays)[0])
+
+
 def test_a_call_that_asks_for_training_stays_on_torch_and_moves_no_statistics() -> None:
     entry, layer = layergraph.Input((4,)), layergraph.layers.BatchNormalization()
     plan = layergraph.Model(entry, layer(entry, training=True)).plan()

@@ -22,10 +22,12 @@ _exporting = threading.Lock()
 
 
 def onnx_runtime(source: Source) -> Engine:
-    """A session on the processor. Raises UnfitError where ONNX Runtime isn't installed, or for 16 bits."""
+    """A session on the processor. Raises UnfitError where ONNX Runtime isn't installed, for 16 bits, or remainders."""
     if source.has_halves:
         # Hardly any of its kernels for processors have them, and for some layers (LSTM) it ends the process.
         raise UnfitError("it computes in 16 bits, which ONNX Runtime's kernels for processors don't")
+    if source.has_remainders:
+        raise UnfitError("it computes remainders of floats, which ONNX Runtime rounds")
     return session(source, exported(source))
 
 

@@ -14,7 +14,7 @@ from layergraph.execution.engines.source import Array, Engine, Source, UnfitErro
 def open_vino(source: Source, precision: str = "f32") -> Engine:
     """A compiled model on the processor, computing in `precision` (f32, bf16, f16) where the processor can.
 
-    Raises UnfitError where OpenVINO isn't installed.
+    Raises UnfitError where OpenVINO isn't installed, or for remainders.
     """
     # OpenVINO reports each conversion to a web service, from a fork of this process, which keeps a server's locks and
     # may hang for ever where other threads are at work. Without this package it takes a stub of its own.
@@ -23,6 +23,8 @@ def open_vino(source: Source, precision: str = "f32") -> Engine:
         import openvino
     except ImportError as missing:
         raise UnfitError("the package 'openvino' isn't installed") from missing
+    if source.has_remainders:
+        raise UnfitError("it computes remainders of floats, which OpenVINO rounds")
     # Without being told, it takes every length for one that may change, and leaves out what needs to know it.
     shapes = [
         openvino.PartialShape([-1 if axis in opened else size for axis, size in enumerate(sample.shape)])

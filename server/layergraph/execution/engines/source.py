@@ -15,6 +15,7 @@ from layergraph.execution.tracing import emptied, trace
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
+_REMAINDERS = ("aten::remainder", "aten::fmod", "aten::floor_divide")
 #: One at a time: a recording changes what this process does with warnings.
 _tracing = threading.Lock()
 
@@ -94,6 +95,19 @@ class Source:
             value.type().kind() == "TensorType" and value.type().scalarType() in ("Half", "BFloat16")
             for node in self.graph.graph.nodes()
             for value in node.outputs()
+        )
+
+    @property
+    def has_remainders(self) -> bool:
+        """Whether the graph computes remainders, or quotients rounded down, of floats. Raises CannotTraceError.
+
+        torch's are exact. Others divide and round, and give 0 for 6 mod 0.1, whose remainder is nearly 0.1.
+        """
+        return any(
+            node.output().type().scalarType() in ("Float", "Double")
+            and (node.kind() in _REMAINDERS or node.inputsAt(node.inputsSize() - 1).toIValue() == "floor")
+            for kind in (*_REMAINDERS, "aten::div")
+            for node in self.graph.graph.findAllNodes(kind)
         )
 
     @property
