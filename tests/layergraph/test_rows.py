@@ -57,3 +57,13 @@ def test_inputs_of_different_rows_are_refused(tmp_path):
     arrays = {"one": np.zeros((2, 3), "float32"), "two": np.zeros((5, 3), "float32")}
     with pytest.raises(DataError, match=r"'one': \(2, 3\), 'two': \(5, 3\)"):
         load_model(tmp_path / "model.keras").plan().run(arrays)
+
+
+@pytest.mark.parametrize(("entry", "axis", "shape"), [((None, 3), 1, (2, 0, 3)), ((4, 3), None, (0, 4, 3))])
+def test_nothing_to_take_the_largest_of_is_refused(tmp_path, entry, axis, shape):
+    """torch raises IndexError then."""
+    x = Input(entry)
+    Model(x, ops.max(x, axis=axis)).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    with pytest.raises(DataError, match="don't fit the model"):
+        plan.run({plan.input_specs[0].name: np.zeros(shape, "float32")})

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MAX_CALLS = 200_000
 #: Lengths for which an engine has been tried, remembered for one plan at the most.
 MAX_LENGTHS = 20_000
+#: What torch raises for lengths that an operation doesn't take; IndexError where there is nothing to reduce.
+_UNFIT = (RuntimeError, IndexError)
 _version = attrgetter("_version")
 
 
@@ -142,15 +144,16 @@ class Plan:
         try:
             try:
                 return self._carried_out(values, empty, joined=joined)
-            except RuntimeError:
+            except _UNFIT:
                 if not joined or not self._opens:
                     raise
                 # Lengths may differ further on, as after cropping: then they always do.
                 outputs = self._carried_out(values, empty, joined=False)
                 self._joins = False
                 return outputs
-        except RuntimeError as wrong:
-            if "alloc" in str(wrong) or (not self._opens and len({array.shape[:1] for array in arrays}) == 1):
+        except _UNFIT as wrong:
+            fixed = not self._opens and len({array.shape[:1] for array in arrays}) == 1
+            if "alloc" in str(wrong) or (fixed and all(array.size for array in arrays)):
                 raise
             # What the model leaves open, rows too, fits each input alone, but not one another or a layer's windows.
             shapes = {spec.name: array.shape for spec, array in zip(self.input_specs, arrays, strict=True)}
