@@ -222,6 +222,12 @@ def test_the_release_tells_how_masks_are_merged(version: str, rule: str | None) 
     assert generation.rules.get("Add", {}).get("mask_rule") == rule
 
 
+@pytest.mark.parametrize(("version", "rule"), [("1.2.2", "keras2"), ("2.15.0", "keras2"), ("3.15.0", None)])
+def test_the_generation_tells_what_statistics_over_steps_are_of(version: str, rule: str | None) -> None:
+    generation = generation_of(version, {})
+    assert generation.rules.get("TimeDistributed", {}).get("step_rule") == rule
+
+
 def test_what_keras_1_does_not_say_of_channels_other_layers_tell(tmp_path: Path) -> None:
     layers = [
         {

@@ -244,10 +244,18 @@ def test_dropout_acts_on_weights_in_training() -> None:
     assert len(np.unique(rows)) > 5
 
 
-def test_regularization_of_activity_is_the_projections() -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MultiHeadAttention", SMALL),
+        ("GroupQueryAttention", {"head_dim": 3, "num_query_heads": 2, "num_key_value_heads": 1}),
+    ],
+)
+def test_regularization_of_activity_is_the_projections(name: str, options: dict) -> None:
+    """Keras's GroupQueryAttention counts its outputs, which are the last projection's, once more."""
     x = np.ones((2, 4, 6), "float32")
-    theirs = keras.layers.MultiHeadAttention(**SMALL, activity_regularizer="l2")
-    ours = layers.MultiHeadAttention(**SMALL, activity_regularizer="l2")
+    theirs = getattr(keras.layers, name)(**options, activity_regularizer="l2")
+    ours = getattr(layers, name)(**options, activity_regularizer="l2")
     theirs(x, x)
     ours(x, x)
     ours.set_weights(theirs.get_weights())

@@ -161,6 +161,56 @@ def test_activity_regularization_inside_counts_as_in_keras() -> None:
         assert got == pytest.approx(want, rel=1e-5, abs=1e-9)
 
 
+STEPWISE = {
+    "statistics": lambda k: k.layers.BatchNormalization(momentum=0.5),
+    "statistics of a model": lambda k: k.Sequential(
+        [k.Input((3,)), k.layers.Dense(4), k.layers.BatchNormalization(momentum=0.5)]
+    ),
+    "statistics that stay": lambda k: k.layers.BatchNormalization(momentum=0.5, trainable=False),
+    "penalties of a model": lambda k: k.Sequential([k.Input((3,)), k.layers.Dense(4, activity_regularizer="l2")]),
+}
+
+
+def steps_apart() -> Any:
+    """Rows whose steps have other means."""
+    rng = np.random.default_rng(3)
+    return rng.standard_normal((6, 4, 3)).astype("float32") + np.arange(4, dtype="float32")[:, None]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("inner", STEPWISE)
+def test_statistics_and_penalties_are_of_one_step_after_the_other(inner: str, masked: bool, tmp_path: Path) -> None:
+    x = steps_apart()
+    if masked:
+        x *= (np.arange(4) < np.array([[3], [4], [2], [4], [3], [4]]))[..., None]
+    y = np.ones((6, 2), "float32")
+    entry = keras.Input((4, 3))
+    h = keras.layers.Masking()(entry) if masked else entry
+    h = keras.layers.TimeDistributed(STEPWISE[inner](keras))(h)
+    theirs = keras.Model(entry, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling1D()(h)))
+    theirs.compile(keras.optimizers.SGD(0.01), "mse")
+    theirs.save(tmp_path / "model.keras")
+    ours = layergraph.load_model(tmp_path / "model.keras")
+    for _ in range(2):
+        assert ours.train_on_batch(x, y) == pytest.approx(theirs.train_on_batch(x, y), rel=1e-5)
+    assert ours.test_on_batch(x, y) == pytest.approx(theirs.test_on_batch(x, y), rel=1e-5)
+    for own, their in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(own, their, rtol=1e-5, atol=1e-5)
+
+
+def test_in_keras_2_statistics_are_of_all_steps_together(tmp_path: Path) -> None:
+    x = steps_apart()
+    entry = layergraph.Input((4, 3))
+    layer = layers.TimeDistributed(layers.BatchNormalization(momentum=0.0), step_rule="keras2")
+    model = layergraph.Model(entry, layer(entry))
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "model.keras")
+    again = layergraph.load_model(tmp_path / "model.keras")
+    for one in (model, again):
+        one.train_on_batch(x, x)
+        np.testing.assert_allclose(one.get_weights()[2], x.mean((0, 1)), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

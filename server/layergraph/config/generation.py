@@ -53,7 +53,7 @@ FIRST_CALL: Final = "first_call"
 #: There, the name of an activation that Keras 3 has to put together.
 ACTIVATION: Final = "activation"
 #: Options by which a layer follows an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"mask_rule", "image_rule"})
+OWN_OPTIONS: Final = frozenset({"mask_rule", "image_rule", "step_rule"})
 #: What such an option says where the layer follows Keras 3, and the file need not name it.
 KERAS3_RULE: Final = "keras3"
 
@@ -117,8 +117,9 @@ _RECURRENT = ("SimpleRNN", "LSTM", "GRU", "RNN", "ConvLSTM1D", "ConvLSTM2D", "Co
 _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
 #: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 forgets the mask where states are given as tensors.
 #: They let a query that may attend to nothing attend to all, cut images where Keras 3 lets them pass, and make
-#: fractions of integers that Keras 3 keeps.
+#: fractions of integers that Keras 3 keeps. Steps of all rows are one batch to them, where Keras 3 takes step by step.
 _RULES = {
+    "TimeDistributed": {"step_rule": "keras2"},
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }

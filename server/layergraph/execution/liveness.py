@@ -27,8 +27,7 @@ def marking(steps: Sequence[Step]) -> list[int]:
 
 def _leaves_marks(layer: Layer) -> bool:
     penalised = getattr(layer, "activity_regularizer", None) is not None
-    counts = any(not weight.created_trainable for weight in layer.own_weights)
-    return penalised or counts or getattr(layer, "stateful", False)
+    return penalised or layer.keeps_statistics or getattr(layer, "stateful", False)
 
 
 def with_frees(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:

@@ -264,20 +264,29 @@ class Layer(_LayerOptions):
     ) -> tuple[Any, Any]:
         """Outputs of one call and, if asked for, their masks. Adds activity regularisation to the run."""
         outputs = self.forward(run, w, *args, **kwargs)
-        if run.losses is not None:
-            regularizer: Any = getattr(self, "activity_regularizer", None)
-            for output in flatten(outputs) if regularizer is not None else ():
-                # Keras divides by the rows, so that the strength doesn't depend on the batch size.
-                run.losses.append(regularizer(output) / max(output.shape[0], 1))
+        self.penalize(run, outputs)
         if not want_masks or not self.supports_masking:
             return outputs, None
         return outputs, self.compute_mask(run, args[0], previous_mask)
+
+    def penalize(self, run: Run, outputs: Any) -> None:
+        """Adds activity regularisation of the outputs to the run."""
+        regularizer: Any = getattr(self, "activity_regularizer", None)
+        if run.losses is None or regularizer is None:
+            return
+        # Keras divides by the rows, so that the strength doesn't depend on the batch size.
+        run.losses += [regularizer(output) / max(output.shape[0], 1) for output in flatten(outputs)]
 
     def bind(self, binder: Binder) -> Any:
         """The bound weights that `forward` takes as `w`."""
         return binder.own(self)
 
     # --- weights ------------------------------------------------------------------------------------------------------
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether calls in training move weights of its own: those that no gradient does."""
+        return any(not weight.created_trainable for weight in self.own_weights)
 
     @property  # type: ignore[misc]  # the option sets it
     def dtype(self) -> str:

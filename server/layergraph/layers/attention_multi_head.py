@@ -83,6 +83,8 @@ class _ProjectedAttention(ShapedLayer):
 
     #: Beginning of the projections' groups in files.
     group_prefix: ClassVar[str]
+    #: Whether activity regularisation counts the outputs once more, beside those of the last projection.
+    penalizes_outputs: ClassVar[bool] = False
 
     if TYPE_CHECKING:
 
@@ -204,8 +206,11 @@ class _ProjectedAttention(ShapedLayer):
         *,
         want_masks: bool,
     ) -> tuple[Any, Any]:
-        """As any layer's, but activity regularisation is the projections' alone."""
-        return self.forward(run, w, *args, **kwargs), previous_mask if want_masks else None
+        """As any layer's, but activity regularisation is the projections', and only in some layers the outputs'."""
+        outputs = self.forward(run, w, *args, **kwargs)
+        if self.penalizes_outputs:
+            self.penalize(run, outputs)
+        return outputs, previous_mask if want_masks else None
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
@@ -286,6 +291,7 @@ class GroupQueryAttention(_ProjectedAttention):
     num_key_value_heads: int = option(positive_int)
 
     group_prefix = "_"
+    penalizes_outputs = True
     attention_axes = (1,)
 
     @property

@@ -101,6 +101,11 @@ class BatchNormalization(AffineLayer):
             y = torch.addcmul(self._along(w.beta.to(x.dtype), x), y, factor, out=y)
         return y.to(torch_dtype(self.compute_dtype))
 
+    @property
+    def keeps_statistics(self) -> bool:
+        """Not while it is frozen, when it behaves as in inference."""
+        return self.trainable
+
     def as_affine(self, w: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """What inference does to each step of the axis, as x * factor + summand."""
         factor = torch.rsqrt(w.moving_variance + self.epsilon)

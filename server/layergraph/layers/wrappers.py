@@ -47,13 +47,21 @@ class TimeDistributed(_Wrapper):
     """Calls a layer on every step: (rows, steps, ...) is taken as rows * steps rows (keras.layers.TimeDistributed).
 
     A mask (rows, steps, ...) goes to a layer that takes one, step by step, and is passed on.
+
+    step_rule   what statistics and penalties in the layer are of: in `keras3`, of each step's rows, step after step; in
+                `keras2`, of all rows * steps together
     """
 
     layer: Layer = option(_layer)
+    step_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def setup(self) -> None:
         """Takes the layer in."""
         self.hold(layer=self.layer)
+
+    def get_config(self) -> dict[str, Any]:
+        """Without the rule, which comes from the version of a file."""
+        return {key: value for key, value in super().get_config().items() if key != "step_rule"}
 
     def build_for(self, args: tuple[Any, ...]) -> None:
         """Builds the layer for the rows that it will get."""
@@ -69,10 +77,25 @@ class TimeDistributed(_Wrapper):
     def forward(self, run: Run, w: Any, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
         """What the layer gives for each step. Raises GraphError for a mask that doesn't fit."""
         rows, steps = inputs.shape[:2]
-        flat = inputs.reshape(rows * steps, *inputs.shape[2:])
         flat_mask = None if mask is None else self._flat_mask(mask, inputs)
+        if steps and self._sees_steps(run):
+            masks = [None] * steps if mask is None else mask.unbind(1)
+            each = [self._inner(run, w.layer, *one) for one in zip(inputs.unbind(1), masks, strict=True)]
+            stacked = (torch.stack(parts, 1) for parts in zip(*map(flatten, each), strict=True))
+            return map_structure(lambda _: next(stacked), each[0])
+        flat = inputs.reshape(rows * steps, *inputs.shape[2:])
         outputs = self._inner(run, w.layer, flat, flat_mask)
         return map_structure(lambda y: y.reshape(rows, steps, *y.shape[1:]), outputs)
+
+    def _sees_steps(self, run: Run) -> bool:
+        """Whether something in the layer is measured over the rows of a call."""
+        if self.step_rule != "keras3":
+            return False
+        inside = list(self.layer.walk_layers())
+        if run.training and any(layer.keeps_statistics for layer in inside):
+            return True
+        penalties = (getattr(layer, "activity_regularizer", None) for layer in inside if layer is not self.layer)
+        return run.losses is not None and any(penalty is not None for penalty in penalties)
 
     def _flat_mask(self, mask: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         if mask.ndim < 2 or (mask.shape[:2] != inputs.shape[:2] and not mask.is_meta):
