@@ -60,6 +60,34 @@ def test_same_run_as_keras(name, options):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ReduceLROnPlateau", {"monitor": "loss", "patience": 1, "min_delta": 0.5, "min_lr": 0.06, "cooldown": 1}),
+        ("LearningRateScheduler", {"schedule": lambda epoch, rate: rate * 0.5 if epoch % 3 == 2 else rate}),
+    ],
+)
+def test_the_rates_of_several_optimizers(name, options):
+    ours, theirs = models()
+    first = theirs.layers[1].name
+    inner = {f"{first}/.*": keras.optimizers.SGD(0.5, name="one")}
+    other = keras.optimizers.Adam(0.05, name="other")
+    several = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(other, inner))
+    ours.layers[1].name = first
+    for weight in ours.layers[1].weights:
+        weight.owner = first
+    given = keras.saving.serialize_keras_object(several)
+    theirs.compile(several, "binary_crossentropy", metrics=["accuracy"])
+    ours.compile(given, "binary_crossentropy", metrics=["accuracy"])
+    fit = {"epochs": 6, "batch_size": 8, "shuffle": False, "verbose": 0}
+    own = ours.fit(X, Y, callbacks=[CALLBACKS[name](**options)], **fit)
+    their = theirs.fit(X, Y, callbacks=[getattr(keras.callbacks, name)(**options)], **fit)
+    assert list(own.history) == list(their.history)
+    assert len(set(own.history["learning_rate_one"])) > 1
+    for log, values in their.history.items():
+        np.testing.assert_allclose(own.history[log], values, rtol=1e-5, err_msg=log)
+
+
 def test_some_case_stops_early_and_some_case_lowers_the_rate():
     ours, _ = models()
     fit = {"epochs": 15, "batch_size": 8, "shuffle": False, "verbose": 0, "validation_data": VALIDATION}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -138,12 +137,12 @@ class Fit:
         """Has all workers do what the first one's callbacks have decided: stop, or take another learning rate."""
         if self._workers is None:
             return
-        optimizer = self._compiled.optimizer
-        rate = optimizer.learning_rate if isinstance(optimizer.learning_rate, float) else math.nan
-        stop, rate = self._workers.agree(float(self._model.stop_training), rate)
+        rated = [one for _, one in self._compiled.optimizer.rated if isinstance(one.learning_rate, float)]
+        rates = [one.learning_rate for one in rated if isinstance(one.learning_rate, float)]
+        stop, *rates = self._workers.agree(float(self._model.stop_training), *rates)
         self._model.stop_training = bool(stop)
-        if not math.isnan(rate):
-            optimizer.learning_rate = rate
+        for one, rate in zip(rated, rates, strict=True):
+            one.learning_rate = rate
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 

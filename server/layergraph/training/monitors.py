@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from layergraph.config.options import (
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.training import schedules
 from layergraph.training.callbacks import Callback, Logs
+from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.schedules import Schedule
 
 
@@ -140,7 +142,8 @@ class EarlyStopping(Monitor):
 class ReduceLROnPlateau(Monitor):
     """Multiplies the rate by `factor` after `patience` epochs without improvement (keras.callbacks.ReduceLROnPlateau).
 
-    Logs `learning_rate`, as it was in the epoch. Raises ConfigError for an optimizer with a schedule.
+    Logs `learning_rate`, as it was in the epoch; of a MultiOptimizer `learning_rate_<name>` of each. Raises ConfigError
+    for an optimizer with a schedule.
     """
 
     monitor: str = option(text, default="val_loss")
@@ -162,14 +165,11 @@ class ReduceLROnPlateau(Monitor):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
         self.wait = self.cooling = 0
-        self._rate()
-
-    def _rate(self) -> float:
-        return constant_rate(self)
+        rated(self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         given: dict[str, Any] = logs if isinstance(logs, dict) else {}
-        given["learning_rate"] = self._rate()
+        given.update(logged_rates(self))
         value = given.get(self.monitor)
         if value is None:
             return
@@ -185,16 +185,15 @@ class ReduceLROnPlateau(Monitor):
                 self._reduce(epoch)
 
     def _reduce(self, epoch: int) -> None:
-        old = self._rate()
         # Rates are float32 in Keras: one that min_lr rounds to is not above it.
-        if old <= float(np.float32(self.min_lr)):
-            return
-        assert self.model.optimizer is not None
-        self.model.optimizer.learning_rate = max(old * self.factor, self.min_lr)
-        self.cooling = self.cooldown
-        self.wait = 0
-        if self.verbose:
-            print(f"Epoch {epoch + 1}: learning rate reduced to {self._rate():g}")
+        above = [one for one in rated(self) if one.rate > float(np.float32(self.min_lr))]
+        for one in above:
+            one.optimizer.learning_rate = max(one.rate * self.factor, self.min_lr)
+            if self.verbose:
+                print(f"Epoch {epoch + 1}: {one.log} reduced to {one.optimizer.learning_rate:g}")
+        if above:
+            self.cooling = self.cooldown
+            self.wait = 0
 
 
 class TerminateOnNaN(Configurable, Callback):
@@ -215,7 +214,7 @@ def _schedule(value: Any) -> Any:
 
 
 class LearningRateScheduler(Configurable, Callback):
-    """Sets the rate at the start of each epoch (keras.callbacks.LearningRateScheduler). Logs `learning_rate`.
+    """Sets the rate at the start of each epoch (keras.callbacks.LearningRateScheduler). Logs as ReduceLROnPlateau does.
 
     schedule   one of the learning-rate schedules, asked with the epoch, from 0; or a function (epoch, rate) -> rate, or
                (epoch) -> rate, as Keras takes it
@@ -230,31 +229,47 @@ class LearningRateScheduler(Configurable, Callback):
         self.params = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        constant_rate(self)
+        rated(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        assert self.model.optimizer is not None
-        rate = self._rate(epoch)
-        self.model.optimizer.learning_rate = rate
-        if self.verbose:
-            print(f"Epoch {epoch + 1}: learning rate set to {rate:g}")
+        for one in rated(self):
+            one.optimizer.learning_rate = rate = self._rate(epoch, one.rate)
+            if self.verbose:
+                print(f"Epoch {epoch + 1}: {one.log} set to {rate:g}")
 
-    def _rate(self, epoch: int) -> float:
+    def _rate(self, epoch: int, rate: float) -> float:
         if isinstance(self.schedule, Schedule):
             return self.schedule(epoch)
         try:
-            return float(self.schedule(epoch, constant_rate(self)))
+            return float(self.schedule(epoch, rate))
         except TypeError:
             return float(self.schedule(epoch))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if isinstance(logs, dict):
-            logs["learning_rate"] = constant_rate(self)
+            logs.update(logged_rates(self))
 
 
-def constant_rate(callback: Callback) -> float:
-    """The learning rate of the model's optimizer. Raises ConfigError where it is a schedule."""
-    rate = callback.model.optimizer.learning_rate if callback.model.optimizer is not None else None
-    if rate is None or isinstance(rate, Schedule):
-        raise ConfigError(f"{type(callback).__name__}: the learning rate is a schedule, expected a number")
-    return rate
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An optimizer with a number for a rate, which is logged as `log`."""
+
+    log: str
+    optimizer: BaseOptimizer
+    rate: float
+
+
+def rated(callback: Callback) -> list[Rated]:
+    """The model's optimizer, or those of a MultiOptimizer. Raises ConfigError where a rate is a schedule."""
+    found = []
+    for log, optimizer in () if callback.model.optimizer is None else callback.model.optimizer.rated:
+        rate = optimizer.learning_rate
+        if rate is None or isinstance(rate, Schedule):
+            raise ConfigError(f"{type(callback).__name__}: the learning rate is a schedule, expected a number")
+        found.append(Rated(log, optimizer, rate))
+    return found
+
+
+def logged_rates(callback: Callback) -> dict[str, float]:
+    """The rates as they are, by the names of their logs."""
+    return {one.log: one.rate for one in rated(callback)}

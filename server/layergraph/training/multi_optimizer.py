@@ -87,7 +87,7 @@ class MultiOptimizer(BaseOptimizer):
 
     loss_scale_factor   takes the place of the inner ones'
 
-    There is no learning rate of the whole: callbacks that change it refuse.
+    There is no learning rate of the whole: callbacks that change it change each one's.
     """
 
     optimizer_map: OptimizerMap = option(_map)
@@ -146,6 +146,11 @@ class MultiOptimizer(BaseOptimizer):
         for inner, kept in zip(self.optimizers, state["inner"], strict=True):
             inner.restore(kept)
         self.iterations = state["iterations"]
+
+    @property
+    def rated(self) -> list[tuple[str, BaseOptimizer]]:
+        # As in Keras: of several with one name, the last one's is logged.
+        return [(f"learning_rate_{inner.name}", inner) for inner in self.optimizers]
 
     def rate(self) -> float:
         return self.optimizers[-1].rate()

@@ -128,6 +128,11 @@ class BaseOptimizer(Configurable):
         """Goes on from a `state` of the same weights."""
         raise NotImplementedError
 
+    @property
+    def rated(self) -> list[tuple[str, BaseOptimizer]]:
+        """The optimizers that have a learning rate, each with the name of the log of it."""
+        return [("learning_rate", self)]
+
     def rate(self) -> float:
         """The learning rate of the next step. A schedule is asked with all steps, accumulating ones too."""
         raise NotImplementedError
