@@ -450,6 +450,18 @@ def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", QUICK)
+def test_activations_are_right_far_from_zero(engine: str) -> None:
+    """As tuning's inputs aren't: a logarithm of what is rounded to 0 is infinite."""
+    entry = layergraph.Input((200,))
+    kinds = ("log_sigmoid", "softplus", "mish", "silu", "gelu", "selu", "tanh", "sigmoid", "softmax", "log_softmax")
+    plan = layergraph.Model(entry, [layergraph.layers.Activation(kind)(entry) for kind in kinds]).plan()
+    assert not plan.tune(engines=(engine,), pin=True).dropped
+    x = np.linspace(-150, 150, 200, dtype="float32")[None]
+    for got, expected in zip(plan.run({plan.input_specs[0].name: x}).values(), plan.run_eagerly([x]), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("operation", [ops.mod, ops.floor_divide])
 def test_remainders_are_exact(engine: str, operation: Any, tmp_path: Any) -> None:
     x, y = keras.Input((100,)), keras.Input((100,))

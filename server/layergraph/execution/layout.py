@@ -19,7 +19,7 @@ _ELEMENTWISE = frozenset(
     f"aten::{name}{place}"
     for name in (
         *("relu", "relu6", "hardtanh", "sigmoid", "tanh", "silu", "gelu", "elu", "selu", "celu", "leaky_relu"),
-        *("hardswish", "hardsigmoid", "softplus", "mish", "log_sigmoid", "clamp", "clamp_min", "clamp_max"),
+        *("hardswish", "hardsigmoid", "softplus", "mish", "clamp", "clamp_min", "clamp_max"),
         *("exp", "log", "sqrt", "rsqrt", "neg", "abs", "square", "erf"),
         *("add", "sub", "rsub", "mul", "div", "maximum", "minimum", "addcmul"),
     )

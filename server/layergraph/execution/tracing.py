@@ -153,6 +153,15 @@ def _spell_out(graph: Any) -> None:
         # Where the result goes is eager torch's matter.
         if node.inputsSize() == _ADDCMUL_WITH_OUT:
             node.removeInput(_ADDCMUL_WITH_OUT - 1)
+    for node in graph.findAllNodes("aten::log_sigmoid"):
+        # As the logarithm of what is rounded to 0, it would be infinite.
+        value = node.inputsAt(0)
+        with graph.insert_point_guard(node):
+            for kind, rest in (("aten::neg", ()), ("aten::softplus", (1.0, 20.0)), ("aten::neg", ())):
+                inputs = [value, *map(graph.insertConstant, rest)]
+                value = graph.insertNode(graph.create(kind, inputs)).output()
+                value.setType(node.output().type())
+        node.output().replaceAllUsesWith(value)
     for node in graph.findAllNodes("aten::to"):
         before, after = node.inputsAt(0).type(), node.output().type()
         if before.kind() == "TensorType" and before.scalarType() == after.scalarType() is not None:
