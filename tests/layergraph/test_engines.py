@@ -450,6 +450,17 @@ def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", QUICK)
+def test_integers_keep_their_upper_half(engine: str) -> None:
+    """OpenVINO's have 32 bits."""
+    entry = layergraph.Input((3,), dtype="int64")
+    layer = layergraph.layers.IntegerLookup(vocabulary=[5, 7])
+    plan = layergraph.Model(entry, layer(entry)).plan()
+    plan.tune(engines=(engine,), pin=True)
+    (got,) = plan.run({plan.input_specs[0].name: np.array([[5, 5 + (1 << 32), 7 - (1 << 32)]])}).values()
+    np.testing.assert_array_equal(got, [[1, 0, 0]])
+
+
+@pytest.mark.parametrize("engine", QUICK)
 def test_activations_are_right_far_from_zero(engine: str) -> None:
     """As tuning's inputs aren't: a logarithm of what is rounded to 0 is infinite."""
     entry = layergraph.Input((200,))

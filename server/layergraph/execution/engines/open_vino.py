@@ -7,8 +7,12 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+
+_WIDE = (torch.int64, torch.uint32, torch.uint64)
+_LIMITS = np.iinfo(np.int32)
 
 
 def open_vino(source: Source, precision: str = "f32") -> Engine:
@@ -36,12 +40,17 @@ def open_vino(source: Source, precision: str = "f32") -> Engine:
         settings["INFERENCE_NUM_THREADS"] = str(source.threads)
     compiled = openvino.compile_model(model, "CPU", settings)
     count = len(compiled.outputs)
+    # Its integers have 32 bits, and of wider ones it takes the lower half.
+    wide = [i for i, sample in enumerate(source.samples) if sample.dtype in _WIDE]
     # A request holds the values of one call.
     own = threading.local()
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
+        for i in wide:
+            if arrays[i].size and not _LIMITS.min <= arrays[i].min() <= arrays[i].max() <= _LIMITS.max:
+                raise UnfitError("its integers have 32 bits")
         results = own.request.infer(list(arrays), share_inputs=True)
         return [np.asarray(results[i]) for i in range(count)]
 
