@@ -450,6 +450,44 @@ def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", QUICK)
+def test_nan_that_comes_up_on_the_way_counts(engine: str, tmp_path: Any) -> None:
+    """Of 0 / 0 among other numbers, as ONNX Runtime's ArgMin passes over it."""
+    entry = keras.Input((6,), dtype="int32")
+    keras.Model(entry, ops.argmin(ops.divide(entry, entry), axis=-1)).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    plan.tune(engines=(engine,), pin=True)
+    for place in range(6):
+        x = np.arange(1, 7, dtype="int32")[None]
+        x[0, place] = 0
+        (got,) = plan.run({plan.input_specs[0].name: x}).values()
+        assert got.tolist() == [place]
+
+
+def test_different_rows_are_eager_torchs_where_rows_mix_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph may take the rows of one input for those of all."""
+    seen = []
+
+    def watching(source: Any) -> Any:
+        def run(arrays: Any) -> Any:
+            seen.append([len(array) for array in arrays])
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"watching": watching})
+    one, two = keras.Input((3,)), keras.Input((3,))
+    keras.Model([one, two], ops.sum(one, axis=0, keepdims=True) * two).save(tmp_path / "model.keras")
+    plan = load_model(tmp_path / "model.keras").plan()
+    assert not plan.batched
+    assert not plan.tune(engines=("watching",), pin=True).dropped
+    seen.clear()
+    names = [spec.name for spec in plan.input_specs]
+    for rows in ((1, 2), (2, 2)):
+        plan.run(dict(zip(names, [np.ones((count, 3), "float32") for count in rows], strict=True)))
+    assert seen == [[2, 2]]
+
+
+@pytest.mark.parametrize("engine", QUICK)
 def test_integers_keep_their_upper_half(engine: str) -> None:
     """OpenVINO's have 32 bits."""
     entry = layergraph.Input((3,), dtype="int64")

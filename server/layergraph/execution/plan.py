@@ -97,6 +97,8 @@ class Plan:
         #: Axes of each input, besides the rows, whose length is left open.
         self._open_axes = [[i for i, size in enumerate(s.shape) if i and size is None] for s in self.input_specs]
         self._opens = any(self._open_axes)
+        #: Inputs with any number of rows, which is that of all of them where an engine computes.
+        self._row_inputs = [at for at, spec in enumerate(self.input_specs) if spec.shape[:1] == (None,)]
         #: Whether calls of a shared layer have fit together so far.
         self._joins = True
         self._values: list[torch.Tensor] | None = None
@@ -184,7 +186,7 @@ class Plan:
         tuned = found[rows] if rows in found else self._tuning.for_rows(rows)
         if tuned is None or not rows or self._tuned_state != sum(map(_version, self._values or ())):
             return None
-        if len(arrays) > 1 and self._batched and any(len(array) != rows for array in arrays):
+        if len(arrays) > 1 and len({len(arrays[at]) for at in self._row_inputs}) > 1:
             return None
         for at, array in enumerate(arrays):
             if array.dtype != self._dtypes[at] or not array.flags.c_contiguous:
