@@ -133,3 +133,17 @@ def test_nadams_product_before_the_slots(schedule):
     ours.load([*head, np.array(0.75, "float32"), np.full(2, 2.0, "float32"), np.full(2, 4.0, "float32")])
     assert (ours.iterations, ours.u_product) == (3, 0.75)
     assert [variable.numpy().tolist() for variable in ours.variables[len(head) : -1]] == [[2.0, 2.0], [4.0, 4.0]]
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_the_average_of_a_single_weight_without_momentum_goes_on(ending, tmp_path):
+    """Beside a rate it is as many arrays as Keras 2.15 has of unused momenta."""
+    x = keras.Input((3,))
+    theirs = keras.Model(x, keras.layers.Dense(2, use_bias=False)(x))
+    theirs.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
+    data = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    theirs.fit(*data, epochs=3, verbose=0)
+    theirs.save(tmp_path / f"model{ending}")
+    ours = layergraph.load_model(tmp_path / f"model{ending}")
+    (average,) = (v.numpy() for v in ours.optimizer.variables if v.name.endswith("average"))
+    np.testing.assert_array_equal(average, theirs.optimizer.variables[2].numpy())

@@ -43,12 +43,11 @@ class SGD(Optimizer):
             torch._foreach_add_(slots.weights, momenta)
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        count = len(self.weights)
-        own = 1 + count * len(self._groups())
-        unused = not self.momentum and len(arrays) == own + count
-        if unused and all(tuple(a.shape) == w.shape for a, w in zip(arrays[own:], self._slots.weights, strict=True)):
-            # Keras 2.15 keeps momenta even where there is no momentum.
-            arrays = arrays[:own]
+        shapes = [tuple(weight.shape) for weight in self._slots.weights]
+        own = shapes * len(self._groups())
+        if not self.momentum and [tuple(array.shape) for array in arrays[1:]] == own + shapes:
+            # Keras 2.15 keeps momenta even where there is no momentum; a rate, which it doesn't keep, has no shape.
+            arrays = arrays[: 1 + len(own)]
         super().load(arrays)
 
     def leaves_rows(self) -> bool:
