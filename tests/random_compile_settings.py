@@ -309,7 +309,7 @@ def random_settings(draw: Draw, made: Made, rows: int, *, scheduled: bool, count
         if place and draw.chance(0.15):
             losses[head.name] = None
     names = [head.name for head in made.heads]
-    several = scheduled and draw.chance(0.06)
+    several = draw.chance(0.06)
     optimizer = random_multi_optimizer(draw, made) if several else random_optimizer(draw, scheduled=scheduled)
     arguments: dict[str, Any] = {"optimizer": optimizer}
     shapes = {"one": ("one",), "list": ("list", "dict"), "dict": ("dict",), "nested": ("nested", "nested", "list")}

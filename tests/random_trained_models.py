@@ -154,7 +154,8 @@ class ModelMaker:
             elif self.draw.chance(0.1):
                 x = keras.layers.ActivityRegularization(l2=0.01, **self.plain("activity"))(x)
             elif self.draw.chance(0.15) and len(x.shape) == 2:
-                x = self.submodel(x.shape[-1])(x)
+                x = self.submodel(x.shape[-1], unread=self.draw.chance(0.2))(x)
+                x = x[0] if isinstance(x, list) else x
             elif self.draw.chance(0.1):
                 x = self.unusual(x)
             else:
@@ -179,11 +180,15 @@ class ModelMaker:
         shared = layers.Dense(x.shape[-1], activation="tanh", **self.options("twice"))
         return shared(shared(x))
 
-    def submodel(self, width: int) -> Any:
-        """A nested model, at times frozen."""
+    def submodel(self, width: int, *, unread: bool = False) -> Any:
+        """A nested model, at times frozen; maybe with a second output, for nobody."""
         kind = self.draw.pick(("Sequential", "Model"))
         entry = keras.Input((width,), name=self.name("entry"))
-        if kind == "Sequential":
+        if unread:
+            x = self.dense()(entry)
+            outputs = [self.dense()(x), self.normalization()(self.dense()(x))]
+            model = keras.Model(entry, outputs, name=self.name("block"))
+        elif kind == "Sequential":
             model = keras.Sequential([entry, self.dense(), self.normalization()], name=self.name("block"))
         else:
             model = keras.Model(entry, self.dense()(self.dense()(entry)), name=self.name("block"))
@@ -265,7 +270,8 @@ class ModelMaker:
             options = self.plain("attention", use_bias=draw.chance(0.7))
             x = keras.layers.MultiHeadAttention(2, 3, **options)(x, x, use_causal_mask=draw.chance(0.3))
         elif draw.chance(0.1):
-            x = keras.layers.TimeDistributed(self.dense(), **self.plain("steps"))(x)
+            inner = self.submodel(x.shape[-1]) if draw.chance(0.5) else self.dense()
+            x = keras.layers.TimeDistributed(inner, **self.plain("steps"))(x)
         elif draw.chance(0.1):
             cells = [getattr(keras.layers, draw.pick(("LSTMCell", "GRUCell", "SimpleRNNCell"))) for _ in range(2)]
             made = [cell(3, **self.plain("cell")) for cell in cells]
