@@ -1,7 +1,7 @@
 """Trains the guide's models through a server and in stock Keras: `python tests/guide_training.py [NAME ...]`.
 
-All ten, at the guide's sizes, but for a video of small frames: three epochs, a last partial batch, and validation. Every log of
-every epoch must be Keras's to 1e-4.
+All ten, at the guide's sizes, but for a video of small frames: three epochs, a last partial batch, and validation.
+Every log of every epoch must be Keras's to 1e-4.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ COMPILED: dict[str, tuple[str, str, str | None] | None] = {
     "residual": ("sgd", "mse", "mae"),
     "shared_vision": ("rmsprop", "binary_crossentropy", "accuracy"),
     "visual_qa": ("adam", "categorical_crossentropy", "accuracy"),
-    # RMSprop takes gradients that are rounding alone for as large as others: stock Keras itself is off by 3% in the third
-    # epoch where its first weights are off by 1e-7.
+    # RMSprop takes gradients that are rounding alone for as large as others: stock Keras itself is off by 3% in the
+    # third epoch where its first weights are off by 1e-7.
     "video_qa": ("sgd", "categorical_crossentropy", "accuracy"),
 }
-#: A hundred frames at the guide's 224 pixels take a hundred times as long as `visual_qa`, which has one; these a minute.
+#: A hundred frames at the guide's 224 pixels would take about a hundred times as long as `visual_qa`, which has one.
 SIZES: dict[str, dict[str, int]] = {"video_qa": {"frames": 100, "size": 30}}
 Logs = dict[str, tuple[list[float], list[float]]]
 
