@@ -247,6 +247,11 @@ class _Scaled(RandomInitializer):
     input_axes: tuple[int, ...] | None = option(optional(list_of(integer)), default=None, kw_only=True)
     output_axes: tuple[int, ...] | None = option(optional(list_of(integer)), default=None, kw_only=True)
 
+    def get_config(self) -> dict[str, Any]:
+        """Without axes that aren't set: older releases of Keras 3 don't know them, and refuse the file."""
+        later = ("input_axes", "output_axes")
+        return {key: value for key, value in super().get_config().items() if key not in later or value is not None}
+
     def __call__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         scale, mode, distribution = self._settings()
         fan_in, fan_out = _fans(shape, self.input_axes, self.output_axes)

@@ -29,6 +29,10 @@ Array = npt.NDArray[Any]
 CHUNK = 1 << 20
 #: A zip file's local header: its length, and where in it the lengths of name and extra field are.
 _LOCAL_HEADER = struct.Struct("<26xHH")
+#: Arrow's numbers, whose names are NumPy's but for the floats'.
+_ARROW_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+_ARROW_INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_ARROW_NUMBERS = {"bool", *_ARROW_INTEGERS, *_ARROW_FLOATS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +254,11 @@ class _Parquet(_Reader):
 
     def _column_dtype(self, column: str) -> np.dtype[Any]:
         kind = self._file.schema_arrow.field(column).type
-        dtype: np.dtype[Any]
-        try:
-            dtype = np.dtype(kind.to_pandas_dtype())
-        except (NotImplementedError, TypeError):
-            dtype = np.dtype(object)
-        if dtype.kind not in "biuf":
+        # Not by Arrow's `to_pandas_dtype`, which until release 26 takes pandas.
+        name = _ARROW_FLOATS.get(str(kind), str(kind))
+        if name not in _ARROW_NUMBERS:
             raise InvalidTensorError(f"{self.label}: column '{column}' has type {kind}, expected numbers")
-        return dtype
+        return np.dtype(name)
 
     def map(self) -> Array:
         raise InvalidRequestError(f"{self.label}: Parquet can't be mapped")

@@ -18,7 +18,7 @@ from typing import Any
 
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
-from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
+from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts, busy_seconds
 from layerserve_server.transport.call import Handler, Observer, Routes
 from layerserve_server.transport.grpcio import GrpcioServer, Limits, SharedPort, address, claim
 from layerserve_server.transport.polling import FOREVER_SECONDS
@@ -115,7 +115,7 @@ class NativeServer:
 
     def _serve(self) -> None:
         self._bursts.here()
-        while (events := self._front.recv_batch_details(MAX_BURST)) is not None:
+        while (events := self._arrived()) is not None:
             now = time.monotonic()
             for kind, number, method, request, client, details in events:
                 try:
@@ -126,6 +126,15 @@ class NativeServer:
                 except Exception:
                     logger.exception("an event of the native front")
             self._bursts.finish()
+
+    def _arrived(self) -> list[tuple[Any, ...]] | None:
+        """Waits for events, at first busily; None is the end."""
+        receive = self._front.recv_batch_details
+        until = time.monotonic() + busy_seconds()
+        while time.monotonic() < until:
+            if (events := receive(MAX_BURST, 0)) != []:
+                return events  # type: ignore[no-any-return]
+        return receive(MAX_BURST)  # type: ignore[no-any-return]
 
     def _take(
         self, number: int, method: int, request: bytes, client: object, remaining: float | None, now: float
