@@ -7,13 +7,11 @@ once of all that a burst brought and ended.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 from layerserve_server.errors import (
@@ -30,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: Calls taken at once. More would let the first of them wait for the parsing of the last.
 MAX_BURST = 256
-#: How long the thread that takes calls looks for more, after some, before it sleeps: whoever sends one request after
-#: another is answered without a core having to wake up. It was measured: twice as long gives nothing more.
-BUSY_SECONDS = 150e-6
 #: Threads for calls that have to wait for something, such as a version that is read from disk.
 BLOCKING_THREADS = 8
 
@@ -139,12 +134,6 @@ class Bursts:
         for call in tuple(self.open):
             call.gone()
         self._blocking.shutdown(wait=False, cancel_futures=True)
-
-
-@cache
-def busy_seconds() -> float:
-    """How long to look for more calls before sleeping: not at all where there is one core, which the callers want."""
-    return BUSY_SECONDS if (os.cpu_count() or 1) > 1 else 0.0
 
 
 def _run(work: Callable[..., None], *arguments: object) -> None:

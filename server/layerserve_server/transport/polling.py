@@ -11,12 +11,12 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 
-from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts, busy_seconds
+from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
 from layerserve_server.transport.call import Handler
 from layerserve_server.transport.status import Failure
 
@@ -67,7 +67,7 @@ class Poller:
         poll, nothing = self._state.completion_queue.poll, self.core.CompletionType.queue_timeout
         going_on = True
         while going_on:
-            event = self._next_event(poll, nothing)
+            event = poll(time.time() + IDLE_SECONDS)
             taken = 0
             while going_on and event.completion_type != nothing:
                 going_on = self._take(event)
@@ -78,15 +78,6 @@ class Poller:
                     break
                 event = poll(0)
             self.bursts.finish()
-
-    def _next_event(self, poll: Callable[[float], Any], nothing: Any) -> Any:
-        """Waits for an event, at first busily."""
-        until = time.monotonic() + busy_seconds()
-        while time.monotonic() < until:
-            event = poll(0)
-            if event.completion_type != nothing:
-                return event
-        return poll(time.time() + IDLE_SECONDS)
 
     def _take(self, event: Any) -> bool:
         """Deals with one event; gives False after the last."""
