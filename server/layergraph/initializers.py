@@ -238,6 +238,10 @@ def _fans(shape: Shape, input_axes: tuple[int, ...] | None, output_axes: tuple[i
     return shape[-2] * field, shape[-1] * field
 
 
+#: Options that came with late releases of Keras 3.
+LATER_INITIALIZER_OPTIONS = frozenset({"input_axes", "output_axes"})
+
+
 class _Scaled(RandomInitializer):
     """What `VarianceScaling` and its named settings share: variance scale / units, the units counted by mode."""
 
@@ -249,8 +253,10 @@ class _Scaled(RandomInitializer):
 
     def get_config(self) -> dict[str, Any]:
         """Without axes that aren't set: older releases of Keras 3 don't know them, and refuse the file."""
-        later = ("input_axes", "output_axes")
-        return {key: value for key, value in super().get_config().items() if key not in later or value is not None}
+        config = super().get_config()
+        return {
+            key: value for key, value in config.items() if key not in LATER_INITIALIZER_OPTIONS or value is not None
+        }
 
     def __call__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         scale, mode, distribution = self._settings()

@@ -39,8 +39,6 @@ class Variants:
         self._sources = {"": source(threads, joined=batched)}
         if joins(self._sources[""].program.steps):
             self._sources[APART] = source(threads, joined=False)
-        if threads > 1:
-            self._sources[SINGLE] = source(1, joined=batched)
         #: Engines of one thread that were made.
         self._singles: dict[str, Engine] = {}
 
@@ -48,7 +46,7 @@ class Variants:
         """What else an engine of the table is worth trying as, by the seconds of a row."""
         if APART in self._sources:
             yield engine + APART
-        if SINGLE in self._sources and engine in _FEW_THREADS and row_seconds < _SMALL:
+        if self._threads > 1 and engine in _FEW_THREADS and row_seconds < _SMALL:
             yield engine + SINGLE
             if self._batched:
                 yield engine + SPLIT
@@ -59,7 +57,7 @@ class Variants:
         engine = name.removesuffix(ending)
         if ending not in (SINGLE, SPLIT):
             return self._table[engine](self._sources[ending])
-        source = self._sources[SINGLE]
+        source = self._sources[""].with_threads(1)
         if engine not in self._singles:
             self._singles[engine] = self._table[engine](source)
         single = self._singles[engine]

@@ -19,10 +19,10 @@ from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure, flatten, map_structure
 from layergraph.functional.tensor import Tensor
+from layergraph.initializers import LATER_INITIALIZER_OPTIONS
 from layergraph.saving.keras2_options import (
     ABSENT_LAYERS,
     ACTIVATIONS,
-    LATER_INITIALIZER_OPTIONS,
     LATER_OPTIONS,
     OLD_NAMES,
 )

@@ -47,8 +47,6 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "LeakyReLU": {"negative_slope": "alpha"},
 }
 
-LATER_INITIALIZER_OPTIONS = frozenset({"input_axes", "output_axes"})
-
 #: Activations that it has -> their name there.
 ACTIVATIONS: Mapping[str, str] = {
     **{

@@ -137,11 +137,11 @@ class Fit:
         """Has all workers do what the first one's callbacks have decided: stop, or take another learning rate."""
         if self._workers is None:
             return
-        rated = [one for _, one in self._compiled.optimizer.rated if isinstance(one.learning_rate, float)]
-        rates = [one.learning_rate for one in rated if isinstance(one.learning_rate, float)]
-        stop, *rates = self._workers.agree(float(self._model.stop_training), *rates)
+        rated = self._compiled.optimizer.rated
+        own = [(one, rate) for _, one in rated if isinstance(rate := one.learning_rate, float)]
+        stop, *rates = self._workers.agree(float(self._model.stop_training), *(rate for _, rate in own))
         self._model.stop_training = bool(stop)
-        for one, rate in zip(rated, rates, strict=True):
+        for (one, _), rate in zip(own, rates, strict=True):
             one.learning_rate = rate
 
     # --- checkpoints --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
@@ -82,6 +83,13 @@ class Source:
         # The module: weights are constants, so nothing is asked of it.
         graph.eraseInput(0)
         return torch._C._create_function_from_graph("forward", graph)
+
+    def with_threads(self, threads: int) -> Source:
+        """The same graph for so many threads; it goes when this source is released. Raises CannotTraceError."""
+        assert self.graph is not None  # recorded now, so that both have the one recording
+        other = copy(self)
+        other.threads = threads
+        return other
 
     def release(self) -> None:
         """Lets the graph's weights go: no more engines are made from it."""
