@@ -15,15 +15,17 @@ Lengths: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 @dataclass(frozen=True)
 class Tuned:
-    """An engine that has shown eager torch's numbers for finite inputs.
+    """An engine that has shown eager torch's numbers.
 
     exact     whether it is held to eager torch's numbers; an engine of less precision is held to its shapes
+    finite    whether it is held to them for finite inputs alone, and must get no others
     lengths   whether it gave what eager torch gives, for lengths that have come so far
     """
 
     name: str
     run: Engine
     exact: bool = True
+    finite: bool = True
     lengths: dict[Lengths, bool] = field(default_factory=dict, repr=False, compare=False)
 
 

@@ -193,7 +193,7 @@ class Plan:
                 array = arrays[at] = as_tensor(array, self.input_specs[at]).numpy()
             # Engines have kernels in which it depends on a number's place whether NaN is the largest of some, and
             # kernels that end the process where there is no number (ONNX Runtime's GRU).
-            if not array.size or not is_finite(array):
+            if not array.size or (tuned.finite and not is_finite(array)):
                 return None
         lengths = self._lengths(arrays) if self._opens else ()
         proven = tuned.lengths.get(lengths) if lengths else True

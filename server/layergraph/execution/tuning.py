@@ -106,7 +106,8 @@ def tune(
     def build(name: str) -> None:
         try:
             allowance.require(bench.expected_seconds, kept)
-            fit[name] = bench.built(name, partial(variants.make, name))
+            tuned = bench.built(name, partial(variants.make, name))
+            fit[name] = replace(tuned, finite=not variants.keeps_not_finite(name))
         except Exception as reason:
             # Engines raise what they like; none of it may keep a model from being served.
             dropped[name] = _short(reason)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from layergraph.execution.engines.shared_out import shared_out
 from layergraph.execution.engines.source import Engine, Source
+from layergraph.execution.engines.table import KEEPS_NOT_FINITE
 from layergraph.execution.joining import joins
 
 #: Calls of a shared layer are apart: joining them copies their inputs, which wins for few rows, and loses for many.
@@ -53,8 +54,7 @@ class Variants:
 
     def make(self, name: str) -> Engine:
         """Makes an engine. Raises KeyError for a name that isn't known here, and what the engine raises."""
-        ending = next((ending for ending in _ENDINGS if name.endswith(ending)), "")
-        engine = name.removesuffix(ending)
+        engine, ending = _parts(name)
         if ending not in (SINGLE, SPLIT):
             return self._table[engine](self._sources[ending])
         source = self._sources[""].with_threads(1)
@@ -63,7 +63,18 @@ class Variants:
         single = self._singles[engine]
         return single if ending == SINGLE else shared_out(single, self._threads, source.demand_count)
 
+    def keeps_not_finite(self, name: str) -> bool:
+        """Whether an engine makes of NaN and infinities what eager torch does. Raises CannotTraceError."""
+        keeps = KEEPS_NOT_FINITE.get(_parts(name)[0])
+        return keeps is not None and keeps(self._sources[""])
+
     def release(self) -> None:
         """Lets go what engines are made from: no more are made."""
         for source in self._sources.values():
             source.release()
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """An engine of the table, and the ending that says which way; empty for its own."""
+    ending = next((ending for ending in _ENDINGS if name.endswith(ending)), "")
+    return name.removesuffix(ending), ending

@@ -97,6 +97,11 @@ class Source:
             emptied(self.__dict__.pop("_traced")[0].graph)
 
     @property
+    def kinds(self) -> set[str]:
+        """The graph's operations, with their namespaces. Raises CannotTraceError."""
+        return {node.kind() for node in self.graph.graph.nodes()}
+
+    @property
     def has_halves(self) -> bool:
         """Whether the graph computes anything in floating point of 16 bits. Raises CannotTraceError."""
         return any(
