@@ -23,7 +23,7 @@ KEEPING = frozenset(
 _MOVING = frozenset(
     {
         *("aten::Int", "aten::expand", "aten::flatten", "aten::permute", "aten::reshape", "aten::select"),
-        *("aten::size", "aten::slice", "aten::transpose", "aten::unsqueeze", "aten::view"),
+        *("aten::size", "aten::slice", "aten::squeeze", "aten::transpose", "aten::unsqueeze", "aten::view"),
     }
 )
 
