@@ -25,6 +25,11 @@ def _or(default: float) -> Validator[float]:
     return lambda value: default if value is None else nonnegative(value)
 
 
+def _times(strength: float, x: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """strength x total. Keras rounds the strength to the type of `x`, so that outputs of whole numbers cost 0."""
+    return total * (strength if x.dtype in (torch.float32, torch.float64) else x.new_full((), strength))
+
+
 class L1L2(Regularizer):
     """l1 x sum |x| + l2 x sum x^2 (keras.regularizers.L1L2)."""
 
@@ -34,9 +39,9 @@ class L1L2(Regularizer):
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         penalty = x.new_zeros(())
         if self.l1:
-            penalty = penalty + self.l1 * x.abs().sum()
+            penalty = penalty + _times(self.l1, x, x.abs().sum())
         if self.l2:
-            penalty = penalty + self.l2 * x.square().sum()
+            penalty = penalty + _times(self.l2, x, x.square().sum())
         return penalty
 
 
@@ -46,7 +51,7 @@ class L1(Regularizer):
     l1: float = option(_or(0.01), default=0.01)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.l1 * x.abs().sum()
+        return _times(self.l1, x, x.abs().sum())
 
 
 class L2(Regularizer):
@@ -55,7 +60,7 @@ class L2(Regularizer):
     l2: float = option(_or(0.01), default=0.01)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.l2 * x.square().sum()
+        return _times(self.l2, x, x.square().sum())
 
 
 class OrthogonalRegularizer(Regularizer):

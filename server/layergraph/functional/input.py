@@ -20,6 +20,8 @@ class InputLayer(Layer):
     ragged: bool = option(boolean, default=False)
     optional: bool = option(boolean, default=False)
 
+    regularizes_activity = False
+
     def setup(self) -> None:
         """Makes the node."""
         if self.sparse or self.ragged:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from layergraph.config.options import Configurable, boolean, option, optional, text
-from layergraph.errors import GraphError
+from layergraph.config.options import Configurable, boolean, brief, option, optional, text
+from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import naming, scopes
 from layergraph.functional.binding import Binder, bind_values
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
@@ -22,6 +22,7 @@ from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weight import Initializer, Weight
+from layergraph.regularizers import regularizer
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
@@ -31,11 +32,16 @@ _FORWARD_CONTEXT = ("self", "run", "w")
 
 
 class _LayerOptions(Configurable):
-    """Options that every layer has."""
+    """Options that every layer has.
+
+    Some have `activity_regularizer` by position, too: they declare it again, without a type, since type checkers want
+    fields to stay where a base has them.
+    """
 
     name: str = option(optional(text), default=None, kw_only=True)
     trainable: bool = option(boolean, default=True, kw_only=True)
     dtype: Any = option(dtype_policy, default=None, kw_only=True)
+    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
 
 
 class Layer(_LayerOptions):
@@ -66,6 +72,10 @@ class Layer(_LayerOptions):
     named_variables: ClassVar[bool] = False
     #: Files in `assets/` that belong to the layer.
     asset_names: ClassVar[tuple[str, ...]] = ()
+    #: Whether Keras takes an `activity_regularizer`.
+    regularizes_activity: ClassVar[bool] = True
+    #: Whether Keras's config says so where there is no `activity_regularizer`.
+    tells_no_regularizer: ClassVar[bool] = False
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
     #: Whether the shape of the result depends on values of its inputs, but the first, such as one that tells a shape.
@@ -100,6 +110,13 @@ class Layer(_LayerOptions):
         super().__init__(*args, **kwargs)
         if not self.name:
             self.name = naming.default_name(self.group_name)
+
+    @classmethod
+    def validated(cls, name: str, value: Any) -> Any:
+        """The normal form of an option's value. Raises ConfigError."""
+        if name == "activity_regularizer" and value is not None and not cls.regularizes_activity:
+            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected nothing: Keras takes none")
+        return super().validated(name, value)
 
     @property
     def inner_model(self) -> Model | None:
@@ -271,11 +288,10 @@ class Layer(_LayerOptions):
 
     def penalize(self, run: Run, outputs: Any) -> None:
         """Adds activity regularisation of the outputs to the run."""
-        regularizer: Any = getattr(self, "activity_regularizer", None)
-        if run.losses is None or regularizer is None:
+        if run.losses is None or self.activity_regularizer is None:
             return
         # Keras divides by the rows, so that the strength doesn't depend on the batch size.
-        run.losses += [regularizer(output) / max(output.shape[0], 1) for output in flatten(outputs)]
+        run.losses += [self.activity_regularizer(output) / max(output.shape[0], 1) for output in flatten(outputs)]
 
     def bind(self, binder: Binder) -> Any:
         """The bound weights that `forward` takes as `w`."""
@@ -455,6 +471,8 @@ class Layer(_LayerOptions):
         """Name, trainable and dtype, then the layer's own options, as Keras 3 writes them."""
         config = super().get_config()
         config["dtype"] = self.dtype_policy.name
+        if config["activity_regularizer"] is None and not self.tells_no_regularizer:
+            del config["activity_regularizer"]
         return {key: config[key] for key in ("name", "trainable", "dtype")} | config
 
     def __repr__(self) -> str:

@@ -273,5 +273,9 @@ def adopt_activation(owner: Layer, chosen: Activation) -> None:
 
 def activate(chosen: Activation, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
     """The activation of `x`, in the forward of a layer that adopted it; `w` are the owner's weights."""
-    y: torch.Tensor = chosen.forward(run, w.activation, x) if isinstance(chosen, Layer) else chosen(x)
+    y: torch.Tensor = (
+        chosen.execute(run, w.activation, (x,), {}, None, want_masks=False)[0]
+        if isinstance(chosen, Layer)
+        else chosen(x)
+    )
     return y

@@ -72,7 +72,6 @@ class _ProjectedAttention(ShapedLayer):
     bias_initializer: Any = option(initializer, default="zeros", kw_only=True)
     kernel_regularizer: Any = option(regularizer, default=None, kw_only=True)
     bias_regularizer: Any = option(regularizer, default=None, kw_only=True)
-    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
     kernel_constraint: Any = option(constraint, default=None, kw_only=True)
     bias_constraint: Any = option(constraint, default=None, kw_only=True)
     use_gate: bool = option(boolean, default=False, kw_only=True)
@@ -80,6 +79,7 @@ class _ProjectedAttention(ShapedLayer):
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
+    tells_no_regularizer = True
 
     #: Beginning of the projections' groups in files.
     group_prefix: ClassVar[str]

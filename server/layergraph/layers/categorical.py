@@ -145,6 +145,8 @@ class Discretization(_Categories):
     output_mode: str = option(output_mode(*MODES), default="int")
     sparse: bool = option(dense_only, default=False)
 
+    regularizes_activity = False
+
     def setup(self) -> None:
         """Raises ConfigError where nothing says what the bins are."""
         if self.bin_boundaries is None and not self.num_bins:

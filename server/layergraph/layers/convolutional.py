@@ -26,6 +26,8 @@ from layergraph.regularizers import regularizer
 class WindowedConvolution(SpatialLayer):
     """What convolutions over sliding windows share: a kernel (*kernel_size, inputs, outputs), strides and dilation."""
 
+    tells_no_regularizer = True
+
     if TYPE_CHECKING:
         # Subclasses declare these options, where they stand in the order of Keras's arguments.
         @property
@@ -190,7 +192,7 @@ class _Convolution(WindowedConvolution):
     bias_initializer: Any = option(initializer, default="zeros")
     kernel_regularizer: Any = option(regularizer, default=None)
     bias_regularizer: Any = option(regularizer, default=None)
-    activity_regularizer: Any = option(regularizer, default=None)
+    activity_regularizer = option(regularizer, default=None)
     kernel_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)
 

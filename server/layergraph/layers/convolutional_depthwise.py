@@ -43,7 +43,7 @@ class _DepthwiseConvolution(WindowedConvolution):
     bias_initializer: Any = option(initializer, default="zeros")
     depthwise_regularizer: Any = option(regularizer, default=None)
     bias_regularizer: Any = option(regularizer, default=None)
-    activity_regularizer: Any = option(regularizer, default=None)
+    activity_regularizer = option(regularizer, default=None)
     depthwise_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)
 
@@ -100,7 +100,7 @@ class _SeparableConvolution(WindowedConvolution):
     depthwise_regularizer: Any = option(regularizer, default=None)
     pointwise_regularizer: Any = option(regularizer, default=None)
     bias_regularizer: Any = option(regularizer, default=None)
-    activity_regularizer: Any = option(regularizer, default=None)
+    activity_regularizer = option(regularizer, default=None)
     depthwise_constraint: Any = option(constraint, default=None)
     pointwise_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)

@@ -33,7 +33,7 @@ class Dense(Layer):
     bias_initializer: Any = option(initializer, default="zeros")
     kernel_regularizer: Any = option(regularizer, default=None)
     bias_regularizer: Any = option(regularizer, default=None)
-    activity_regularizer: Any = option(regularizer, default=None)
+    activity_regularizer = option(regularizer, default=None)
     kernel_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)
 
@@ -85,9 +85,9 @@ class Embedding(Layer):
     embeddings_regularizer: Any = option(regularizer, default=None)
     embeddings_constraint: Any = option(constraint, default=None)
     mask_zero: bool = option(boolean, default=False)
-    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
 
     supports_masking = True
+    tells_no_regularizer = True
     # Ids of a float type are cast to integers, never rounded to the computing type first.
     autocast = False
 

@@ -113,7 +113,8 @@ class EinsumDense(ShapedLayer):
     bias_regularizer: Any = option(regularizer, default=None)
     kernel_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)
-    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
+
+    tells_no_regularizer = True
 
     def setup(self) -> None:
         """Takes an activation layer in."""

@@ -26,7 +26,6 @@ class _Dense(Layer):
     kernel_initializer: Any = option(initializer, default="glorot_uniform", kw_only=True)
     kernel_regularizer: Any = option(regularizer, default=None, kw_only=True)
     bias_regularizer: Any = option(regularizer, default=None, kw_only=True)
-    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
     kernel_constraint: Any = option(constraint, default=None, kw_only=True)
     bias_constraint: Any = option(constraint, default=None, kw_only=True)
 

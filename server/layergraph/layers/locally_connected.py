@@ -53,7 +53,7 @@ class _LocallyConnected(SpatialLayer):
     bias_initializer: Any = option(initializer, default="zeros")
     kernel_regularizer: Any = option(regularizer, default=None)
     bias_regularizer: Any = option(regularizer, default=None)
-    activity_regularizer: Any = option(regularizer, default=None)
+    activity_regularizer = option(regularizer, default=None)
     kernel_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)
     implementation: int = option(_implementation, default=1)

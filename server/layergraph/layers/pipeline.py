@@ -40,6 +40,7 @@ class Pipeline(Layer):
     layers: tuple[Layer, ...] = option(_layers)
 
     supports_masking = True
+    regularizes_activity = False
 
     def setup(self) -> None:
         """Takes the layers in, by the names of their groups in files."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,8 +16,11 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.naming import snake_case
 from layergraph.functional.run import Run
 from layergraph.functional.structure import Structure, flatten
-from layergraph.layers.recurrent_cells import Cell, GruCell, LstmCell, SimpleCell
-from layergraph.regularizers import regularizer
+from layergraph.layers.recurrent_cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
+from layergraph.layers.recurrent_kernels import Scanned
+
+#: For each cell, what is told its steps.
+Watches: TypeAlias = Sequence[Watch | None]
 
 #: Options that only say how something is computed, or that the file's version tells; Keras doesn't save them.
 _UNSAVED = ("use_cudnn", "implementation", "mask_rule")
@@ -44,13 +47,13 @@ class Recurrent(Layer):
     stateful: bool = option(boolean, default=False, kw_only=True)
     unroll: bool = option(boolean, default=False, kw_only=True)
     zero_output_for_mask: bool = option(boolean, default=False, kw_only=True)
-    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
     use_cudnn: Any = option(anything, default="auto", kw_only=True)
     implementation: Any = option(anything, default=2, kw_only=True)
     time_major: bool = option(boolean, default=False, kw_only=True)
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
+    tells_no_regularizer = True
 
     def cells(self, w: Any) -> list[tuple[Cell, Any]]:
         """The cells that lie on one another, each with its bound weights."""
@@ -80,11 +83,9 @@ class Recurrent(Layer):
         x = sequences.flip(1) if self.go_backwards else sequences
         if mask is not None and self.go_backwards:
             mask = mask.flip(1)
-        ends = []
-        for cell, weights in cells:
-            here, starts = starts[: len(cell.state_sizes)], starts[len(cell.state_sizes) :]
-            x, states = cell.scan(run, weights, x, here, mask, need_states=self.return_state or keeps)
-            ends += states
+        for watches in self.rehearsals(run):
+            self._through(run, cells, watches, sequences[:, :1], starts, None, need_states=False)
+        x, ends = self._through(run, cells, self.watches(run), x, starts, mask, need_states=self.return_state or keeps)
         self.keep_states(run, ends)
         if mask is not None and self.zero_output_for_mask:
             x = torch.where(mask[:, :, None], x, 0)
@@ -93,6 +94,33 @@ class Recurrent(Layer):
         if self.time_major and self.return_sequences:
             output = output.transpose(0, 1)
         return [output, *(state.to(dtype) for state in ends)] if self.return_state else output
+
+    def _through(
+        self,
+        run: Run,
+        cells: list[tuple[Cell, Any]],
+        watches: Watches | None,
+        x: torch.Tensor,
+        starts: list[torch.Tensor],
+        mask: torch.Tensor | None,
+        *,
+        need_states: bool,
+    ) -> Scanned:
+        """Outputs of the last cell in all steps, and the states of all cells after the last one."""
+        ends: list[torch.Tensor] = []
+        for (cell, weights), watch in zip(cells, watches or [None] * len(cells), strict=True):
+            here, starts = starts[: len(cell.state_sizes)], starts[len(cell.state_sizes) :]
+            x, states = cell.scan(run, weights, x, here, mask, need_states=need_states, watch=watch)
+            ends += states
+        return x, ends
+
+    def watches(self, run: Run) -> Watches | None:
+        """What is told the steps of each cell, if anything is."""
+        return None
+
+    def rehearsals(self, run: Run) -> list[Watches]:
+        """What is told the first step that is to be taken beforehand, for each time that it is."""
+        return []
 
     def starting_states(self, run: Run, rows: int, given: Any) -> Any:
         """What the batch before ended with, if the layer keeps that and nothing else is given."""
@@ -246,6 +274,17 @@ class StackedRNNCells(Layer):
             input_shape = (input_shape[0], cell.state_sizes[0])
 
 
+def _penalty(run: Run, cell: Cell, stack: StackedRNNCells | None = None) -> Watch:
+    """Adds activity regularisation of a step of a cell, and of its part in a step of the stack."""
+
+    def add(states: States) -> None:
+        cell.penalize(run, [states[0], *states])
+        if stack is not None:
+            stack.penalize(run, [states[0], *states] if cell is stack.cells[-1] else [*states])
+
+    return add
+
+
 class RNN(Recurrent):
     """A recurrent layer made of a cell, or of several on one another (keras.layers.RNN).
 
@@ -253,6 +292,8 @@ class RNN(Recurrent):
     """
 
     cell: Any = option(_cell)
+
+    tells_no_regularizer = False
 
     def setup(self) -> None:
         """Takes the cell in."""
@@ -270,6 +311,24 @@ class RNN(Recurrent):
         if isinstance(self.cell, Cell):
             return [(self.cell, w.cell)]
         return [(cell, getattr(w.cell, name)) for name, cell in self.cell.sublayers.items()]
+
+    def watches(self, run: Run) -> Watches | None:
+        """What adds activity regularisation of the cells: of the output and of each state, in each step."""
+        if run.losses is None or all(layer.activity_regularizer is None for layer in self.cell.walk_layers()):
+            return None
+        if isinstance(self.cell, Cell):
+            return [_penalty(run, self.cell)]
+        return [_penalty(run, cell, self.cell) for cell in self.cell.cells]
+
+    def rehearsals(self, run: Run) -> list[Watches]:
+        """Keras counts the penalties of steps, too, that it takes to draw dropout for a stack, and to see shapes."""
+        watches = self.watches(run)
+        if watches is None:
+            return []
+        drawing: list[Watches] = []
+        if isinstance(self.cell, StackedRNNCells):
+            drawing.append([_penalty(run, cell) for cell in self.cell.cells])
+        return drawing if self.unroll else [*drawing, watches]
 
     def output_structure(self, outputs: list[Any]) -> Structure:
         """As Keras nests the states of a stack."""

@@ -28,6 +28,9 @@ States: TypeAlias = Sequence[torch.Tensor]
 #: One step: (number of the step, states before) -> states after, the first of which is the output.
 Step: TypeAlias = Callable[[int, States], list[torch.Tensor]]
 
+#: Is told the states after each step.
+Watch: TypeAlias = Callable[[States], None]
+
 
 class Cell(Layer):
     """Weights and maths of a recurrent layer, shared by the layer and the cell of its name.
@@ -106,12 +109,21 @@ class Cell(Layer):
         return self.bias_initializer
 
     def scan(
-        self, run: Run, w: Any, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+        self,
+        run: Run,
+        w: Any,
+        x: torch.Tensor,
+        states: States,
+        mask: torch.Tensor | None,
+        *,
+        need_states: bool,
+        watch: Watch | None = None,
     ) -> Scanned:
         """Outputs (rows, steps, units) for x (rows, steps, features), and the states after the last step.
 
         mask          (rows, steps), False where a step is passed over: states stay, the last output is given again
         need_states   whether the caller uses the states
+        watch         is told what each step gives, before masks: the states, the first of which is the output
         """
         x = x.to(w.kernel.dtype)
         if run.training and self.dropout and not self.recurrent_dropout:
@@ -121,11 +133,12 @@ class Cell(Layer):
         # Keras's products take one row of states for all of x; torch's loops read past the end of fewer than x has.
         rows = x.shape[0]
         states = [state if state.shape[0] == rows else state.expand(rows, -1) for state in states]
-        if not (run.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
+        if watch is None and not (run.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
             done = self.fused(w, x, states, mask, need_states=need_states)
             if done is not None:
                 return done
-        return _loop(self.step(run, w, x), x, states, mask)
+        step = self.step(run, w, x)
+        return _loop(step if watch is None else _watched(step, watch), x, states, mask)
 
     def fused(
         self, w: Any, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
@@ -161,6 +174,15 @@ class Cell(Layer):
         if x.shape[2] != w.kernel.shape[0]:
             raise GraphError(f"got {x.shape[2]} features, expected {w.kernel.shape[0]}")
         return x.new_empty((x.shape[0], x.shape[1], self.state_sizes[0])), list(states)
+
+
+def _watched(step: Step, watch: Watch) -> Step:
+    def take(t: int, states: States) -> list[torch.Tensor]:
+        after = step(t, states)
+        watch(after)
+        return after
+
+    return take
 
 
 def _loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None) -> Scanned:

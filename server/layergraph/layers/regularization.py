@@ -19,7 +19,7 @@ from layergraph.config.options import (
 )
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.regularizers import L1L2, Regularizer
+from layergraph.regularizers import L1L2
 
 
 def dropped(run: Run, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | None = None) -> torch.Tensor:
@@ -125,6 +125,7 @@ class _SpatialDropout(Layer):
     seed: Any = option(anything, default=None)
 
     supports_masking = True
+    regularizes_activity = False
 
     def noise_shape(self, x: torch.Tensor) -> tuple[int, ...]:
         """Shape of the random mask: rows and channels."""
@@ -174,10 +175,15 @@ class ActivityRegularization(Layer):
     l2: float = option(nonnegative, default=0.0)
 
     supports_masking = True
+    regularizes_activity = False
 
     def setup(self) -> None:
         """Makes the penalty."""
-        self.activity_regularizer: Regularizer = L1L2(self.l1, self.l2)
+        self.activity_regularizer = L1L2(self.l1, self.l2)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config: the penalty is told by its strengths."""
+        return {key: value for key, value in super().get_config().items() if key != "activity_regularizer"}
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """The inputs."""

@@ -94,8 +94,8 @@ class TimeDistributed(_Wrapper):
         inside = list(self.layer.walk_layers())
         if run.training and any(layer.keeps_statistics for layer in inside):
             return True
-        penalties = (getattr(layer, "activity_regularizer", None) for layer in inside if layer is not self.layer)
-        return run.losses is not None and any(penalty is not None for penalty in penalties)
+        penalised = any(layer.activity_regularizer is not None for layer in inside if layer is not self.layer)
+        return run.losses is not None and penalised
 
     def _flat_mask(self, mask: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         if mask.ndim < 2 or (mask.shape[:2] != inputs.shape[:2] and not mask.is_meta):

@@ -20,6 +20,7 @@ class Operation(Layer):
     """An operation. Options are those of the file; tensors and plain values come as arguments of the call."""
 
     is_operation: ClassVar[bool] = True
+    regularizes_activity: ClassVar[bool] = False
     # Operations compute in the types that they are given.
     autocast: ClassVar[bool] = False
     keras_module: ClassVar[str] = "keras.src.ops.numpy"

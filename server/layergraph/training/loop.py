@@ -54,7 +54,8 @@ class Loop:
         self._penalties = [(w.regularizer, w.value) for w in weights if w.regularizer is not None]
         outputs = range(len(compiled.output_names))
         self._losses = [(i, loss, compiled.loss_weights[i]) for i in outputs if (loss := compiled.loss(i)) is not None]
-        if not self._losses and not self._penalties:
+        penalised = self._penalties or any(layer.activity_regularizer is not None for layer in model.walk_layers())
+        if not self._losses and not penalised:
             raise NotCompiledError(f"model '{model.name}' was compiled without a loss")
         self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
         self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]

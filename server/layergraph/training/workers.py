@@ -107,7 +107,7 @@ def check_shareable(model: Model) -> None:
         # Workers add up whole gradients, which don't tell what was looked up.
         reasons.append(f"Keras 2's optimizer '{optimizer.name}' goes by the rows of embeddings that were looked up")
     for layer in model.walk_layers():
-        penalty = getattr(layer, "activity_regularizer", None)
+        penalty = layer.activity_regularizer
         if penalty is not None and not isinstance(penalty, ADDITIVE):
             reasons.append(f"layer '{layer.name}' has the activity regularizer {type(penalty).__name__}")
         if getattr(layer, "stateful", False):
