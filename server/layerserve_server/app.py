@@ -103,6 +103,11 @@ class App:
         execution.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if custom := execution.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
+        if self.settings.training_device != "cpu":
+            # Here, as it imports torch.
+            from layerserve_server.training.gpu import check
+
+            check(self.settings.training_device)
         execution.make_ready()
         if self.settings.metrics_port >= 0:
             whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
@@ -203,6 +208,7 @@ def run_defaults(settings: Settings) -> RunDefaults:
     """How a training run is carried out where its request doesn't say."""
     return RunDefaults(
         threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
+        device=settings.training_device,
         nice=settings.training_nice,
         checkpoint_seconds=settings.checkpoint_seconds,
         data_root=settings.data_root,

@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         le=1024,
         description="Threads that a training run uses, all its workers together; 0 takes half of the cores.",
     )
+    training_device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="What training runs compute on: 'cpu', or a GPU: 'cuda', 'cuda:1'.",
+    )
     max_workers: int = Field(
         default=1, ge=1, le=1024, description="Most processes that one training run may be shared out between."
     )
@@ -200,6 +205,15 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate and tls_key go together: got one of them")
         if self.transport == "native" and self.tls_certificate is not None:
             raise ValueError("transport 'native' has no TLS: take 'grpcio', or end TLS in front of it")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_are_processors(self) -> Settings:
+        if self.training_device != "cpu" and self.max_workers > 1:
+            raise ValueError(
+                f"training_device is '{self.training_device}' and max_workers {self.max_workers}: a run with several "
+                "workers trains on processors"
+            )
         return self
 
     def pads(self, model: str) -> bool:

@@ -82,6 +82,12 @@ def test_a_path_that_is_not_there_is_told(tmp_path):
         App(Settings(path=tmp_path / "nowhere"))
 
 
+def test_a_gpu_that_is_not_there_is_told_at_the_start(put, start):
+    put()
+    with pytest.raises(ValueError, match=r"training_device: got 'cuda:99', expected one of the \d+ CUDA devices"):
+        start(training_device="cuda:99")
+
+
 def test_a_file_that_is_no_model_is_told(tmp_path):
     path = tmp_path / "model.txt"
     path.touch()

@@ -43,6 +43,8 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key go together"),
+        (["--training-device", "tpu"], "--training-device"),
+        (["--training-device", "cuda", "--max-workers", "2"], "a run with several workers trains on processors"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_spellings(argv, text):

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from typing_extensions import Self
+
 from layergraph.errors import GraphError
 from layergraph.execution.choice import Choice
 from layergraph.execution.plan import Plan
@@ -301,6 +304,16 @@ class Model(Trainer, Layer):
                     self._plans.pop(next(k for k in self._plans if k is not None))
                 self._plans[key] = Plan(self, outputs)
             return self._plans[key]
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the weights to a device of torch ("cuda"), where training and evaluation then are; gives back itself.
+
+        To be called before the model runs. Rows come from the processor's memory, and files are written from there.
+        """
+        for weight in self.weights:
+            weight.bind(weight.value.to(device))
+        self._plans = {}
+        return self
 
     @property
     def engines(self) -> Sequence[Choice]:

@@ -129,6 +129,8 @@ def write_whole(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _without_arrays(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
     if isinstance(value, np.ndarray):
         return {_ARRAY: torch.from_numpy(np.array(value))}
     if isinstance(value, np.generic):

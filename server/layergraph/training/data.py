@@ -56,9 +56,14 @@ class Column:
         """The rows as a tensor; a range of an array in memory is a view of it."""
         if self._tensor is None:
             chosen = np.array(self.array[rows]) if isinstance(rows, slice) else self._mapped.take(rows.numpy())
-            return self._converted(chosen).to(self._device)
-        part = self._tensor[rows] if isinstance(rows, slice) else self._tensor.index_select(0, rows)
-        return part.to(self._device)
+            return self._sent(self._converted(chosen))
+        return self._sent(self._tensor[rows] if isinstance(rows, slice) else self._tensor.index_select(0, rows))
+
+    def _sent(self, part: Tensor) -> Tensor:
+        """The rows where they are needed. A GPU copies them itself, out of pinned memory, while it computes."""
+        if self._device.type == "cuda":
+            part = part.pin_memory()
+        return part.to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from layergraph.errors import DataError
 from layergraph.training.callbacks import Callbacks
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Data
 from layergraph.training.loop import Loop, RunningLogs
+from layergraph.training.matching import model_device
 from layergraph.training.metric import Result
 from layergraph.training.passes import Passes
 from layergraph.training.workers import Workers
@@ -187,8 +190,10 @@ class Fit:
             weight.assign(value)
         self._compiled.optimizer.restore(state["optimizer"])
         self._loop.restore(state["loop"])
+        device = model_device(self._model)
         for name, metric in self._compiled.named_metrics().items():
-            metric.restore(state["metrics"][name])
+            kept = state["metrics"][name]
+            metric.restore({k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})
         self._epoch, self._step = state["epoch"], state["step"]
         self._passes.start_at(*state["pass"])
         self._model.stop_training = state["stopped"]

@@ -52,9 +52,10 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class RunDefaults:
-    """What the server says of every run: threads, priority, seconds between checkpoints, where data files may lie."""
+    """What the server says of every run: threads, device, priority, seconds between checkpoints, where data may lie."""
 
     threads: int
+    device: str
     nice: int
     checkpoint_seconds: float
     data_root: Path | None
@@ -259,6 +260,7 @@ def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defa
         "batch_size": spec.batch_size or BATCH_SIZE,
         "description": spec.description,
         "threads": defaults.threads,
+        "device": defaults.device,
         "nice": defaults.nice,
         "data_root": str(defaults.data_root or ""),
     }

@@ -94,7 +94,7 @@ def _failure(error: Exception, place: Place) -> Outcome:
 
     if isinstance(error, NonFiniteLossError):
         return Outcome("failed", str(error), error.epoch, error.step)
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or any(said in str(error) for said in ("can't allocate memory", "out of memory")):
         return Outcome("failed", "out of memory", place.epoch, place.step, resumable=True)
     if isinstance(error, (LayerGraphError, ServerError)):
         return Outcome("failed", str(error), place.epoch, place.step)

@@ -114,8 +114,9 @@ class RunRequest:
     publish: bool = True
     publish_label: str = ""
     description: str = ""
-    #: Threads that the run computes with, and how far it stands back.
+    #: Threads that the run computes with, the device of torch, and how far it stands back.
     threads: int = 1
+    device: str = "cpu"
     nice: int = 10
     #: Processes that train together, on parts of every batch; the threads are shared out between them.
     workers: int = 1

@@ -17,6 +17,7 @@ from layerserve_server.training import events
 from layerserve_server.training.checkpoints import RunCheckpoints
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.give_way import GiveWay
+from layerserve_server.training.gpu import gpu
 from layerserve_server.training.model import (
     configured_callbacks,
     evaluate_arguments,
@@ -91,6 +92,8 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     load_plugins()
     model = load_model(base)
     prepare_model(model, request)
+    if request.device != "cpu":
+        model.to(gpu(request.device))
     return base, model, read_data(folder, request.data, Path(request.data_root))
 
 

@@ -1,0 +1,125 @@
+"""Training on another device than the processor, which stands for a GPU: all tensors lie there, and numbers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from layergraph import Input as Entry
+from layergraph import Model, layers
+from layergraph.training.checkpoint import Checkpoints
+from layergraph.training.optimizers import OPTIMIZERS
+from pretend_device import DEVICE, PretendDevice
+
+ROWS = 6
+
+
+def dense() -> Model:
+    x = Entry((5,))
+    y = layers.Dense(4, activation="gelu", kernel_regularizer="l2", activity_regularizer="l1")(x)
+    y = layers.BatchNormalization()(layers.Dropout(0.3)(layers.GaussianNoise(0.1)(y)))
+    return Model(x, layers.Dense(3, activation="softmax", kernel_constraint="max_norm")(y))
+
+
+def images() -> Model:
+    x = Entry((8, 8, 3))
+    y = layers.SeparableConv2D(4, 3, padding="same", activation="relu")(layers.Rescaling(0.5)(x))
+    y = layers.MaxPooling2D()(layers.add([y, layers.Conv2D(4, 1)(x)]))
+    y = layers.SpatialDropout2D(0.2)(layers.Conv2DTranspose(3, 2)(layers.UpSampling2D()(y)))
+    return Model(x, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(y)))
+
+
+def words() -> Model:
+    ids = Entry((7,), dtype="int32")
+    y = layers.Embedding(9, 4, mask_zero=True)(ids)
+    # Kernels of whole sequences are the processor's and the GPU's; with other activations it goes step by step.
+    y = layers.Bidirectional(layers.LSTM(3, activation="relu", return_sequences=True, recurrent_dropout=0.2))(y)
+    y = layers.LayerNormalization()(layers.MultiHeadAttention(2, 3)(y, y))
+    return Model(ids, layers.Dense(3, activation="softmax")(layers.GRU(3, activation="relu")(y)))
+
+
+MODELS: dict[str, Callable[[], Model]] = {"dense": dense, "images": images, "words": words}
+
+
+@pytest.fixture(autouse=True)
+def _randomness_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device that stands for a GPU has none."""
+    monkeypatch.setattr(
+        "layergraph.training.trainer.new_generator", lambda seed, device: torch.Generator().manual_seed(seed or 0)
+    )
+
+
+def rows(model: Model) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    (spec,) = model.input_specs
+    shape = (ROWS, *(size or 1 for size in spec.shape[1:]))
+    x = rng.integers(0, 9, shape) if "int" in spec.dtype else rng.standard_normal(shape)
+    return x.astype(spec.dtype), rng.integers(0, 3, ROWS)
+
+
+def trained(
+    make: Callable[[], Model],
+    *,
+    there: bool,
+    one_hot: bool = False,
+    epochs: int = 2,
+    checkpoints: Checkpoints | None = None,
+    **settings: Any,
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The logs of some epochs, with evaluation, and the weights then."""
+    model = make()
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.uniform(0.05, 0.5, w.shape).astype(w.dtype) for w in model.get_weights()])
+    x, y = rows(model)
+    y = np.eye(3, dtype="float32")[y] if one_hot else y
+    model.compile(**{"optimizer": "adam", "loss": "sparse_categorical_crossentropy", **settings})
+    options = {"batch_size": 4, "verbose": 0, "seed": 3, "validation_data": (x, y), "class_weight": {0: 2.0}}
+    options |= {"epochs": epochs, "checkpoints": checkpoints}
+    if not there:
+        return model.fit(x, y, **options).history, model.get_weights()
+    with PretendDevice():
+        history = model.to(DEVICE).fit(x, y, **options).history
+        assert {weight.value.device for weight in model.weights} == {DEVICE}
+        return history, model.get_weights()
+
+
+def check(make: Callable[[], Model], **settings: Any) -> None:
+    history, weights = trained(make, there=True, **settings)
+    expected, expected_weights = trained(make, there=False, **settings)
+    assert history.keys() == expected.keys()
+    for name in history:
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-6)
+    for got, wanted in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_trains_there_to_the_same_numbers(name: str) -> None:
+    check(MODELS[name], metrics=["accuracy", "sparse_top_k_categorical_accuracy"])
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"LossScaleOptimizer", "MultiOptimizer"}))
+def test_each_optimizer_steps_there(name: str) -> None:
+    check(dense, optimizer=name)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_goes_on_there_from_a_checkpoint(there: bool, tmp_path: Any) -> None:
+    """Of another device too: a checkpoint lies in the processor's memory."""
+    settings = {"metrics": ["auc", "categorical_accuracy"], "loss": "categorical_crossentropy"}
+    whole, weights = trained(dense, there=False, one_hot=True, **settings)
+    trained(dense, there=there, one_hot=True, epochs=1, checkpoints=Checkpoints(tmp_path), **settings)
+    resumed, resumed_weights = trained(dense, there=True, one_hot=True, checkpoints=Checkpoints(tmp_path), **settings)
+    np.testing.assert_allclose(resumed["loss"], whole["loss"], rtol=1e-6)
+    np.testing.assert_allclose(resumed["auc"], whole["auc"], rtol=1e-6)
+    for got, wanted in zip(resumed_weights, weights, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_tensors_of_both_devices_do_not_mix() -> None:
+    """Otherwise the tests above would say nothing."""
+    with PretendDevice(), pytest.raises(RuntimeError, match="from elsewhere"):
+        torch.zeros(2, device=DEVICE) + torch.zeros(2)
