@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from layergraph.training.optimizers import OPTIMIZERS
 from pretend_device import DEVICE, PretendDevice
 
 ROWS = 6
+PROCESSOR = torch.device("cpu")
 
 
 def dense() -> Model:
@@ -62,8 +64,8 @@ def rows(model: Model) -> tuple[Any, Any]:
 
 def trained(
     make: Callable[[], Model],
+    device: torch.device,
     *,
-    there: bool,
     one_hot: bool = False,
     epochs: int = 2,
     checkpoints: Checkpoints | None = None,
@@ -78,22 +80,20 @@ def trained(
     model.compile(**{"optimizer": "adam", "loss": "sparse_categorical_crossentropy", **settings})
     options = {"batch_size": 4, "verbose": 0, "seed": 3, "validation_data": (x, y), "class_weight": {0: 2.0}}
     options |= {"epochs": epochs, "checkpoints": checkpoints}
-    if not there:
-        return model.fit(x, y, **options).history, model.get_weights()
-    with PretendDevice():
-        history = model.to(DEVICE).fit(x, y, **options).history
-        assert {weight.value.device for weight in model.weights} == {DEVICE}
+    with PretendDevice() if device == DEVICE else nullcontext():
+        history = model.to(device).fit(x, y, **options).history
+        assert {weight.value.device for weight in model.weights} == {device}
         return history, model.get_weights()
 
 
-def check(make: Callable[[], Model], **settings: Any) -> None:
-    history, weights = trained(make, there=True, **settings)
-    expected, expected_weights = trained(make, there=False, **settings)
+def check(make: Callable[[], Model], device: torch.device = DEVICE, tolerance: float = 1e-6, **settings: Any) -> None:
+    history, weights = trained(make, device, **settings)
+    expected, expected_weights = trained(make, PROCESSOR, **settings)
     assert history.keys() == expected.keys()
     for name in history:
-        np.testing.assert_allclose(history[name], expected[name], rtol=1e-6)
+        np.testing.assert_allclose(history[name], expected[name], rtol=tolerance)
     for got, wanted in zip(weights, expected_weights, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got, wanted, rtol=10 * tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -106,13 +106,13 @@ def test_each_optimizer_steps_there(name: str) -> None:
     check(dense, optimizer=name)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_run_goes_on_there_from_a_checkpoint(there: bool, tmp_path: Any) -> None:
+@pytest.mark.parametrize("before", [DEVICE, PROCESSOR])
+def test_a_run_goes_on_there_from_a_checkpoint(before: torch.device, tmp_path: Any) -> None:
     """Of another device too: a checkpoint lies in the processor's memory."""
     settings = {"metrics": ["auc", "categorical_accuracy"], "loss": "categorical_crossentropy"}
-    whole, weights = trained(dense, there=False, one_hot=True, **settings)
-    trained(dense, there=there, one_hot=True, epochs=1, checkpoints=Checkpoints(tmp_path), **settings)
-    resumed, resumed_weights = trained(dense, there=True, one_hot=True, checkpoints=Checkpoints(tmp_path), **settings)
+    whole, weights = trained(dense, PROCESSOR, one_hot=True, **settings)
+    trained(dense, before, one_hot=True, epochs=1, checkpoints=Checkpoints(tmp_path), **settings)
+    resumed, resumed_weights = trained(dense, DEVICE, one_hot=True, checkpoints=Checkpoints(tmp_path), **settings)
     np.testing.assert_allclose(resumed["loss"], whole["loss"], rtol=1e-6)
     np.testing.assert_allclose(resumed["auc"], whole["auc"], rtol=1e-6)
     for got, wanted in zip(resumed_weights, weights, strict=True):
@@ -123,3 +123,15 @@ def test_tensors_of_both_devices_do_not_mix() -> None:
     """Otherwise the tests above would say nothing."""
     with PretendDevice(), pytest.raises(RuntimeError, match="from elsewhere"):
         torch.zeros(2, device=DEVICE) + torch.zeros(2)
+
+
+def without_drawing() -> Model:
+    x = Entry((8, 8, 3))
+    y = layers.BatchNormalization()(layers.Conv2D(4, 3, activation="relu")(x))
+    y = layers.GRU(5)(layers.Bidirectional(layers.LSTM(4, return_sequences=True))(layers.Reshape((36, 4))(y)))
+    return Model(x, layers.Dense(3, activation="softmax")(y))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_gives_the_processors_numbers() -> None:
+    check(without_drawing, torch.device("cuda", 0), 1e-4, metrics=["accuracy"])
