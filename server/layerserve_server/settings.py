@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16", "float16", "int8", "tf32"] = Field(
         default="float32",
         description="What models of float32 compute in, where the golden.npz beside them allows it: its tolerances "
-        "must hold. int8 needs the extra 'fast', tf32 a GPU, the others 'openvino'.",
+        "must hold. int8 needs the extra 'fast', tf32 a GPU, the others a GPU or 'openvino'.",
     )
     tuning_seconds: float = Field(
         default=10.0,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
-from layergraph.execution.engines.cuda import cuda, in_halves, rung_of
+from layergraph.execution.engines.cuda import computed, cuda, in_halves, rung_of
 from layergraph.execution.engines.devices import moved, weight_bytes
 from layergraph.execution.engines.source import Source, UnfitError
 
@@ -120,6 +120,28 @@ def test_rungs_are_powers_of_two() -> None:
     assert [rung_of(rows) for rows in (1, 2, 3, 4, 5, 32, 33, 256)] == [1, 2, 4, 4, 8, 32, 64, 256]
 
 
+@pytest.mark.parametrize("name", ["dense", "words"])
+def test_graphs_compute_in_16_bits(name: str) -> None:
+    """By autocast, which processors have as well, but for convolutions in recorded graphs."""
+    source = source_of(MODELS[name]())
+    with torch.inference_mode():
+        exact = computed(source.graph, "float32", source.samples)
+        rounded = computed(source.graph, "bfloat16", source.samples)
+    for got, want in zip(rounded, exact, strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got.float(), want.float(), rtol=3e-2, atol=3e-2)
+    assert not all(torch.equal(got, want) for got, want in zip(rounded, exact, strict=True))
+
+
+@with_gpu
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_16_bits_on_a_gpu(precision: str) -> None:
+    model = images()
+    arrays = random_rows(model, 5)
+    (got,) = cuda(source_of(model), precision)(arrays)
+    np.testing.assert_allclose(got, model.plan().run_eagerly(arrays)[0], rtol=3e-2, atol=3e-2)
+
+
 @with_gpu
 @pytest.mark.parametrize("name", MODELS)
 def test_numbers_on_a_gpu(name: str) -> None:
@@ -136,5 +158,5 @@ def test_numbers_on_a_gpu(name: str) -> None:
 def test_tf32_on_a_gpu() -> None:
     model = images()
     arrays = random_rows(model, 5)
-    (got,) = cuda(source_of(model), tf32=True)(arrays)
+    (got,) = cuda(source_of(model), "tf32")(arrays)
     np.testing.assert_allclose(got, model.plan().run_eagerly(arrays)[0], rtol=1e-2, atol=1e-2)

@@ -20,6 +20,8 @@ import torch
 from layergraph.execution.engines.devices import moved, weight_bytes
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 
+#: Precisions of 16 bits.
+SHORT = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 #: Batches that one GPU has at a time: one copies while the other computes.
 LANES = 2
 #: The top of the ladder. Larger batches, and those with open lengths, launch their kernels one by one.
@@ -30,20 +32,25 @@ _ROOM = 2
 _WARM_UPS = 3
 
 
-def cuda(source: Source, *, tf32: bool = False) -> Engine:
+def cuda(source: Source, precision: str = "float32") -> Engine:
     """The graph on all GPUs, each batch on the next one that is free.
 
-    With `tf32` matrix products and convolutions round what they multiply to 10 bits of mantissa; that needs a proof.
-    Raises UnfitError where there is no GPU or one has too little free memory.
+    precision   "tf32" rounds what matrix products and convolutions multiply to 10 bits of mantissa; "bfloat16" and
+                "float16" have them computed in these types (autocast). All of them need a proof.
+
+    Raises UnfitError where there is no GPU, one has too little free memory, or the model has 16 bits itself and is to
+    compute in them.
     """
     if not torch.cuda.is_available():
         raise UnfitError("there is no CUDA device")
+    if precision in SHORT and source.has_halves:
+        raise UnfitError("it computes in 16 bits as it is")
     lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     graphs = {device: _on_device(source, device) for device in devices}
     for _ in range(LANES):
         for device, graph in graphs.items():
-            lanes.put(_Lane(graph, source, device, tf32))
+            lanes.put(_Lane(graph, source, device, precision))
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         lane = lanes.get()
@@ -88,11 +95,10 @@ def rung_of(rows: int) -> int:
 class _Lane:
     """A stream of one GPU, and the CUDA graphs that run on it."""
 
-    def __init__(self, graph: Any, source: Source, device: torch.device, tf32: bool) -> None:
-        self._graph = graph
+    def __init__(self, graph: Any, source: Source, device: torch.device, precision: str) -> None:
+        self._compute = partial(computed, graph, precision)
         self._source = source
         self._device = device
-        self._tf32 = tf32
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._rungs: dict[int, _Rung] = {}
         self._only_rows_differ = source.batched and all(axes.keys() == {0} for axes in source.open_axes)
@@ -104,20 +110,24 @@ class _Lane:
                 return self._launched(arrays)
             size = rung_of(rows)
             if size not in self._rungs:
-                with _exactly(self._tf32):
-                    self._rungs[size] = _Rung(self._graph, self._source, size, self._stream)
+                self._rungs[size] = _Rung(self._compute, self._source, size, self._stream)
             return self._rungs[size].run(arrays, rows)
 
     def _launched(self, arrays: Sequence[Array]) -> list[Array]:
-        with _exactly(self._tf32):
-            inputs = [torch.from_numpy(a).pin_memory().to(self._device, non_blocking=True) for a in arrays]
-            return [output.cpu().numpy() for output in self._graph(*inputs)]
+        inputs = [torch.from_numpy(a).pin_memory().to(self._device, non_blocking=True) for a in arrays]
+        return [output.cpu().numpy() for output in self._compute(inputs)]
 
 
 class _Rung:
-    """The graph for one row count as a CUDA graph, with the memory it reads and writes."""
+    """What is computed for one row count as a CUDA graph, with the memory it reads and writes."""
 
-    def __init__(self, graph: Any, source: Source, rows: int, stream: torch.cuda.Stream) -> None:
+    def __init__(
+        self,
+        compute: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
+        source: Source,
+        rows: int,
+        stream: torch.cuda.Stream,
+    ) -> None:
         self._stream = stream
         self._demand_count = source.demand_count
         shapes = [(rows, *sample.shape[1:]) for sample in source.samples]
@@ -125,11 +135,11 @@ class _Rung:
         self._sent = [torch.empty(shape, dtype=sample.dtype, pin_memory=True) for shape, sample in pairs]
         self._inputs = [torch.zeros(shape, dtype=sample.dtype, device=stream.device) for shape, sample in pairs]
         for _ in range(_WARM_UPS):
-            graph(*self._inputs)
+            compute(self._inputs)
         stream.synchronize()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            self._outputs = list(graph(*self._inputs))
+            self._outputs = compute(self._inputs)
         self._received = [torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in self._outputs]
 
     def run(self, arrays: Sequence[Array], rows: int) -> list[Array]:
@@ -148,15 +158,24 @@ class _Rung:
         return [*(array[:rows].copy() for array in found[:count]), *(array.copy() for array in found[count:])]
 
 
+def computed(graph: Any, precision: str, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The graph's outputs, computed in a precision; 16 bits come out as float32."""
+    with _in_precision(precision, inputs[0].device.type):
+        return [output.float() if output.dtype in SHORT.values() else output for output in graph(*inputs)]
+
+
 @contextmanager
-def _exactly(tf32: bool) -> Iterator[None]:
-    """Products in float32, or in TF32 where that is asked for; kernels by trial, without torch's own fusion."""
+def _in_precision(precision: str, device: str) -> Iterator[None]:
+    """Products in that precision; kernels by trial, without torch's own fusion."""
+    tf32 = precision == "tf32"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
+            # What it keeps of weights in short would not outlive the recording of a CUDA graph.
+            torch.autocast(device, SHORT.get(precision), enabled=precision in SHORT, cache_enabled=False),
         ):
             yield
     finally:

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from layergraph.execution.engines.cuda import cuda
 from layergraph.execution.engines.onnx_runtime import exported, session
 from layergraph.execution.engines.open_vino import open_vino
@@ -40,10 +42,20 @@ def _name_constants(graph: Any) -> None:
         graph.node.remove(node)
 
 
+def short(source: Source, precision: str) -> Engine:
+    """Computes in a type of 16 bits: on the GPU where there is one, else OpenVINO on the processor."""
+    if torch.cuda.is_available():
+        return cuda(source, precision)
+    return open_vino(source, _OPEN_VINO[precision])
+
+
+#: What OpenVINO calls them.
+_OPEN_VINO = {"bfloat16": "bf16", "float16": "f16"}
+
 #: Precision -> what makes an engine that computes in it.
 PRECISIONS: Mapping[str, Callable[[Source], Engine]] = {
     "int8": int8,
-    "bfloat16": partial(open_vino, precision="bf16"),
-    "float16": partial(open_vino, precision="f16"),
-    "tf32": partial(cuda, tf32=True),
+    "bfloat16": partial(short, precision="bfloat16"),
+    "float16": partial(short, precision="float16"),
+    "tf32": partial(cuda, precision="tf32"),
 }
