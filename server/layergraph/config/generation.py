@@ -92,7 +92,9 @@ KERAS3 = Generation(
     ignored={
         **_HOW,
         "optional": _NO,
-        "quantization_config": (None,),
+        # The policy tells whether a layer is quantised, not what was asked for.
+        "quantization_config": ANY,
+        "gptq_unpacked_column_size": ANY,
         # Low-rank changes are added to the kernels that a `.keras` holds.
         "lora_rank": ANY,
         "lora_alpha": ANY,

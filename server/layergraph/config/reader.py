@@ -22,6 +22,7 @@ from layergraph.config.nodes import (
 )
 from layergraph.config.old_operations import as_today
 from layergraph.config.problems import Problems, brief_name
+from layergraph.config.quantization import policy_of
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
@@ -31,6 +32,8 @@ from layergraph.errors import CorruptFileError, UnsupportedModelError
 _MODELS = frozenset({"Functional", "Sequential"})
 #: Modules of Keras 3's operation nodes, which may share a class name with a layer.
 _OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations", "keras.src.quantizers", "layergraph.ops")
+#: Layers that hold others whose policies a map tells.
+_WITH_POLICIES = frozenset({"MultiHeadAttention", "GroupQueryAttention"})
 #: Operations of Keras 2.
 _KERAS2_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 
@@ -116,7 +119,8 @@ class _Reader:
                 shape = inner.get("build_input_shape") or self._announced_shape(raw)
                 if shape is not None:
                     dtype = raw.get("dtype") if isinstance(raw, dict) else None
-                    dtype = dtype if isinstance(dtype, str) and not dtype.startswith("mixed_") else "float32"
+                    named = isinstance(dtype, str) and not dtype.startswith("mixed_") and "_from_" not in dtype
+                    dtype = dtype if named else "float32"
                     name = f"{layer.name}_input"
                     yield LayerSpec(name, "InputLayer", {"name": name, "batch_shape": shape, "dtype": dtype})
             yield layer
@@ -228,6 +232,8 @@ class _Reader:
         config.update(self.generation.rules.get(kind, {}))
         config.update(self._own_options(value))
         config.setdefault("name", name)
+        if "dtype" in config and kind not in _WITH_POLICIES:
+            config["dtype"] = policy_of(config["dtype"], name)
         self.generation.adapt(kind, config)
         return config
 

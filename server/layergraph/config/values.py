@@ -10,6 +10,7 @@ import numpy as np
 
 from layergraph.config.generation import ACTIVATION, OWN_KEY, Generation
 from layergraph.config.problems import Problems, brief_name
+from layergraph.config.quantization import QUANTIZED_POLICIES
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import LayerSpec, TensorRef
 
@@ -20,6 +21,8 @@ LAYER_KEYS = frozenset({"layer", "layers", "backward_layer", "forward_layer", "c
 _KERAS_MODULES = ("keras", "tf_keras", "tensorflow", "builtins")
 
 _POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
+#: Policies whose names don't say all.
+_STRUCTURED_POLICIES = frozenset({*QUANTIZED_POLICIES, "DTypePolicyMap"})
 _MAX_CONSTANTS = 1_000_000
 
 
@@ -67,7 +70,7 @@ class ValueReader:
             return None
         if name in _MARKED:
             return self._marked(owner, name, value)
-        if name in _POLICIES:
+        if name in _POLICIES or name in _STRUCTURED_POLICIES:
             return self._dtype(owner, value)
         if name in ("function", "builtin_function_or_method"):
             return self._function(owner, value)
@@ -81,10 +84,12 @@ class ValueReader:
         return None if value is None else self.read_layer(value, owner)
 
     def _dtype(self, owner: str, value: Any) -> Any:
-        """The name of a dtype or policy."""
+        """The name of a dtype or policy; of one that quantises, and of a map of policies, its class and config."""
         if not isinstance(value, dict):
             return value
         config = value.get("config")
+        if (kind := class_name(value)) in _STRUCTURED_POLICIES and isinstance(config, dict):
+            return {"class_name": kind, "config": {key: self.value(owner, item) for key, item in config.items()}}
         name = config.get("name") if isinstance(config, dict) else None
         if class_name(value) in _POLICIES and isinstance(name, str):
             return name

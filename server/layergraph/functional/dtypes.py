@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from layergraph.config.options import Expected
+from layergraph.config.quantization import Quantization, quantization
 from layergraph.errors import DataError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -29,6 +31,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 #: Between operations alone: no layer computes in them, and no input has them.
 _COMPLEX: Mapping[str, torch.dtype] = {"complex64": torch.complex64, "complex128": torch.complex128}
+#: What a regular expression may have, and a path written as one here may not.
+_PATTERN = re.compile(r"[\\^$*+?{}\[\]|()]")
+_MOST_PARTS = 10_000
 NAMES: Mapping[torch.dtype, str] = {torch_dtype: name for name, torch_dtype in {**DTYPES, **_COMPLEX}.items()}
 
 
@@ -65,21 +70,57 @@ def dtype(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DTypePolicy:
-    """In which types a layer computes and keeps its weights (keras.DTypePolicy)."""
+    """In which types a layer computes and keeps its weights (keras.DTypePolicy).
+
+    quantization   how its kernel is kept, where that is in fewer bits
+    parts          of a map (keras.DTypePolicyMap): the policies of layers inside, by path
+    """
 
     name: str
     compute_dtype: str
     variable_dtype: str
+    quantization: Quantization | None = None
+    parts: tuple[tuple[str, DTypePolicy], ...] = ()
+
+    def at(self, path: str) -> DTypePolicy:
+        """The policy of a layer at `path`, such as `attention/query`, in whatever the map is of.
+
+        A pattern's `.*` stands for anything.
+        """
+        exact = [policy for known, policy in self.parts if f"/{known}".endswith(f"/{path}")]
+        alike = [policy for known, policy in self.parts if ".*" in known and _matches(known.split(".*"), path)]
+        return next(iter([*exact, *alike]), replace(self, parts=()))
+
+    def serialized(self) -> str | dict[str, Any]:
+        """Its name, or Keras's object where a name doesn't say all."""
+        if self.parts:
+            parts = {path: policy.serialized() for path, policy in self.parts}
+            return {"class_name": "DTypePolicyMap", "config": {"default_policy": self.name, "policy_map": parts}}
+        return self.name if self.quantization is None else self.quantization.serialized(self.name.split("_from_")[1])
 
 
 def dtype_policy(value: Any) -> DTypePolicy:
     """Validator: a policy, its name ('float32', 'mixed_bfloat16'), or Keras's serialised form of one."""
+    policy = any_dtype_policy(value)
+    if policy.quantization is not None or policy.parts:
+        raise Expected("a dtype policy such as 'float32' or 'mixed_bfloat16', which quantises nothing")
+    return policy
+
+
+def any_dtype_policy(value: Any) -> DTypePolicy:
+    """Validator: as `dtype_policy`, or one that quantises, or a map of policies."""
     if isinstance(value, DTypePolicy):
         return value
     if value is None:
         value = "float32"
+    found = quantization(value)
+    if found is not None:
+        source = dtype_policy(found[1])
+        return replace(source, name=f"{found[0].text}_from_{source.name}", quantization=found[0])
     if isinstance(value, Mapping):
         config = value.get("config")
+        if value.get("class_name") == "DTypePolicyMap" and isinstance(config, Mapping):
+            return _policy_map(config)
         value = config.get("name") if isinstance(config, Mapping) else None
     if value in ("mixed_float16", "mixed_bfloat16"):
         return DTypePolicy(value, value.removeprefix("mixed_"), "float32")
@@ -88,3 +129,27 @@ def dtype_policy(value: Any) -> DTypePolicy:
     except Expected:
         raise Expected("a dtype policy such as 'float32' or 'mixed_bfloat16'") from None
     return DTypePolicy(name, name, name)
+
+
+def _policy_map(config: Mapping[str, Any]) -> DTypePolicy:
+    parts = config.get("policy_map")
+    if not isinstance(parts, Mapping) or len(parts) > _MOST_PARTS:
+        raise Expected(f"a map of at most {_MOST_PARTS} dtype policies")
+    for path in parts:
+        if not isinstance(path, str) or path.count(".*") > 2 or _PATTERN.search(path.replace(".*", "")):
+            raise Expected("a map of dtype policies by path, whose patterns have '.*' alone")
+    default = dtype_policy(config.get("default_policy"))
+    return replace(default, parts=tuple((path, any_dtype_policy(part)) for path, part in parts.items()))
+
+
+def _matches(pieces: list[str], path: str) -> bool:
+    """Whether the pieces come in `path` one after the other, from its beginning to its end."""
+    at = len(pieces[0])
+    if not path.startswith(pieces[0]):
+        return False
+    for piece in pieces[1:-1]:
+        found = path.find(piece, at)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return len(path) - at >= len(pieces[-1]) and path.endswith(pieces[-1])

@@ -70,6 +70,8 @@ class Layer(_LayerOptions):
     vars_path: ClassVar[tuple[str, ...]] = ()
     #: Whether a file names the layer's own arrays, where it numbers those of others.
     named_variables: ClassVar[bool] = False
+    #: Whether a file numbers the layer's own arrays as they are made, where it numbers trainable ones of others first.
+    variables_as_made: ClassVar[bool] = False
     #: Files in `assets/` that belong to the layer.
     asset_names: ClassVar[tuple[str, ...]] = ()
     #: Whether Keras takes an `activity_regularizer`.

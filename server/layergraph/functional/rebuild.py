@@ -11,6 +11,7 @@ from typing import Any
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config.options import brief
 from layergraph.config.problems import Problems, brief_name
+from layergraph.config.quantization import quantization
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
@@ -57,7 +58,7 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Problems) -> N
 
 
 def _unsupported(spec: LayerSpec, label: str, ignores: Ignores) -> Iterator[str]:
-    known = _class_table(spec).get(spec.class_name)
+    known = _class_of(spec)
     if known is None:
         what = "operation" if spec.operation else "class"
         remedy = "" if spec.operation else ", but a plugin can supply it (layergraph.plugins.register_layer)"
@@ -128,6 +129,15 @@ def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> li
     return [key for key, value in spec.config.items() if key not in known._options and not ignores(key, value)]
 
 
+def _class_of(spec: LayerSpec) -> type[Layer] | None:
+    """The class of a layer: another where its policy quantises it."""
+    from layergraph.layers.quantized_table import QUANTIZED
+
+    known = _class_table(spec).get(spec.class_name)
+    quantised = known is not None and not spec.operation and quantization(spec.config.get("dtype")) is not None
+    return QUANTIZED.get(spec.class_name, known) if quantised else known
+
+
 def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
     # Here, because the tables import the layers, which import the functional core.
     from layergraph.layers.table import LAYERS
@@ -181,7 +191,7 @@ class _Builder:
             model = self.model(spec.graph)
             model.name = spec.name or model.name
             return model
-        known = _class_table(spec).get(spec.class_name)
+        known = _class_of(spec)
         label = f"layer {brief_name(spec.name)}"
         if known is None:
             raise ConfigError(f"{label}: class {brief_name(spec.class_name)} is not supported")

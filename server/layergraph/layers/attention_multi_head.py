@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +24,8 @@ from layergraph.config.options import (
 )
 from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional import scopes
+from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.tensor import Shape, Tensor
@@ -36,6 +39,8 @@ from layergraph.layers.attention_scores import (
     with_axes_at,
 )
 from layergraph.layers.einsum import EinsumDense, ShapedLayer, lengths
+from layergraph.layers.quantized import QuantizedEinsumDense
+from layergraph.layers.quantized_stored import StoredForm, stored_quantization
 from layergraph.layers.regularization import dropped
 from layergraph.regularizers import regularizer
 
@@ -54,7 +59,7 @@ def _axes(value: Any) -> tuple[int, ...] | None:
     return None if value is None else list_of(integer)(value if isinstance(value, (list, tuple)) else (value,))
 
 
-class _ProjectedAttention(ShapedLayer):
+class ProjectedAttention(ShapedLayer):
     """Attention whose queries, keys and values are projections of the inputs.
 
     Masks of query (rows, T), value and key (rows, S) are combined with `attention_mask` (rows, T, S) and, where asked
@@ -76,6 +81,7 @@ class _ProjectedAttention(ShapedLayer):
     bias_constraint: Any = option(constraint, default=None, kw_only=True)
     use_gate: bool = option(boolean, default=False, kw_only=True)
     seed: Any = option(anything, default=None, kw_only=True)
+    dtype: Any = option(any_dtype_policy, default=None, kw_only=True)
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
@@ -92,25 +98,51 @@ class _ProjectedAttention(ShapedLayer):
         def attention_axes(self) -> tuple[int, ...]:
             """Axes of the query over which attention goes."""
 
+    def setup(self) -> None:
+        """Has no projections yet."""
+        #: By group: the options of each but its policy, and the shape of its inputs.
+        self._projections: dict[str, tuple[dict[str, Any], Shape]] = {}
+
     def project(
         self, group: str, name: str, equation: str, sizes: Sequence[Any], bias_axes: str, shape: Shape, **more: Any
     ) -> None:
         """Adds a projection of inputs of `shape`, which lies under `group` in files."""
-        made = EinsumDense(
-            equation,
-            list(sizes),
-            bias_axes=bias_axes if self.use_bias else None,
-            kernel_initializer=_again(self.kernel_initializer),
-            bias_initializer=_again(self.bias_initializer),
+        options = {
+            "equation": equation,
+            "output_shape": list(sizes),
+            "bias_axes": bias_axes if self.use_bias else None,
+            "kernel_initializer": _again(self.kernel_initializer),
+            "bias_initializer": _again(self.bias_initializer),
             **{key: getattr(self, key) for key in _PROJECTION_OPTIONS},
-            dtype=self.dtype_policy,
-            trainable=self.trainable,
-            name=name,
+            "name": name,
             **more,
-        )
+        }
+        self._projections[group] = options, shape
+        self._make_projection(group, self.dtype_policy.at(f"{self.name}/{name}"))
+
+    def _make_projection(self, group: str, policy: DTypePolicy, config: Any = None) -> None:
+        options, shape = self._projections[group]
+        made: EinsumDense
+        if policy.quantization is None:
+            made = EinsumDense(**options, dtype=policy, trainable=self.trainable)
+        else:
+            made = QuantizedEinsumDense(**options, dtype=policy, trainable=self.trainable, quantization_config=config)
         made.build(shape)
         made.built = True
         self.sublayers[group] = made
+
+    def quantize_as_stored(self, group: str, arrays: Mapping[str, StoredForm], config: Any) -> None:
+        """Makes a projection such that a file's arrays fit, by name or position; `config` is that of other layers.
+
+        Keras writes nothing of how projections are quantised, and opens no such file itself.
+        """
+        projection = self.sublayers[group]
+        found = stored_quantization(projection, arrays) if type(projection) is EinsumDense else None
+        if found is not None:
+            source = projection.dtype_policy
+            policy = replace(source, name=f"{found.text}_from_{source.name}", quantization=found)
+            with scopes.building(self):
+                self._make_projection(group, policy, config)
 
     def check_shapes(self, query_shape: Any, value_shape: Any, key_shape: Any) -> None:
         """Raises GraphError for a call without values, or where there isn't a key for each value."""
@@ -216,10 +248,12 @@ class _ProjectedAttention(ShapedLayer):
         """Keras 3's config."""
         config = super().get_config()
         del config["mask_rule"], config["flash_attention"]
-        return config
+        policies = {f"{self.name}/{inner.name}": inner.dtype_policy for inner in self.sublayers.values()}
+        parts = tuple((path, policy) for path, policy in policies.items() if policy.quantization is not None)
+        return {**config, "dtype": replace(self.dtype_policy, parts=parts or self.dtype_policy.parts).serialized()}
 
 
-class MultiHeadAttention(_ProjectedAttention):
+class MultiHeadAttention(ProjectedAttention):
     """Several heads attend, each in a space of its own (Vaswani et al., 2017; keras.layers.MultiHeadAttention).
 
     key_dim          features of each head's queries and keys; scores are divided by its square root
@@ -243,6 +277,7 @@ class MultiHeadAttention(_ProjectedAttention):
 
     def setup(self) -> None:
         """Values have as many features as keys where nothing is said."""
+        super().setup()
         self.value_dim = self.value_dim or self.key_dim
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -280,7 +315,7 @@ class MultiHeadAttention(_ProjectedAttention):
         self.project("output_dense", "attention_output", out, _free(ranks[0], wanted), axes, attended)
 
 
-class GroupQueryAttention(_ProjectedAttention):
+class GroupQueryAttention(ProjectedAttention):
     """Several heads attend, groups of them to the same keys and values (Ainslie et al., 2023).
 
     This is keras.layers.GroupQueryAttention. Query (rows, T, d), value and key (rows, S, d).
@@ -301,6 +336,7 @@ class GroupQueryAttention(_ProjectedAttention):
 
     def setup(self) -> None:
         """Raises ConfigError where the heads can't be shared alike."""
+        super().setup()
         if self.num_query_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"GroupQueryAttention: option 'num_query_heads' is {self.num_query_heads}, expected a multiple of "

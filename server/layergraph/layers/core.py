@@ -47,13 +47,28 @@ class Dense(Layer):
         """Creates kernel and bias. Raises GraphError for inputs of fewer than two axes."""
         if len(input_shape) < 2:
             raise GraphError(f"layer '{self.name}' (Dense): got shape {input_shape}, expected (rows, ..., features)")
+        self.add_kernel_and_bias(input_shape[-1])
+        if isinstance(self.activation, Layer):
+            outputs = Tensor((*input_shape[:-1], self.units), self.compute_dtype, History(self, 0, 0))
+            self.activation.build_for((outputs,))
+
+    def add_kernel_and_bias(self, features: int | None) -> None:
+        """Creates both, for inputs of so many features."""
+        self.add_whole_kernel(features)
+        self.add_bias()
+
+    def add_whole_kernel(self, features: int | None) -> None:
+        """Creates the kernel."""
         self.add_weight(
             "kernel",
-            (input_shape[-1], self.units),
+            (features, self.units),
             self.kernel_initializer,
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
+
+    def add_bias(self) -> None:
+        """Creates the bias, if there is one."""
         if self.use_bias:
             self.add_weight(
                 "bias",
@@ -62,9 +77,6 @@ class Dense(Layer):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        if isinstance(self.activation, Layer):
-            outputs = Tensor((*input_shape[:-1], self.units), self.compute_dtype, History(self, 0, 0))
-            self.activation.build_for((outputs,))
 
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """activation(x @ kernel + bias)."""
@@ -111,11 +123,14 @@ class Embedding(Layer):
 
     def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
         """The vectors of the ids. Raises DataError for an id that has none."""
-        ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
-        if not ids.is_meta and ids.numel():
-            ids = self._in_range(ids)
+        ids = self.known_ids(inputs)
         vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=run.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
+
+    def known_ids(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The inputs as ids. Raises DataError for one that has no vector."""
+        ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
+        return ids if ids.is_meta or not ids.numel() else self._in_range(ids)
 
     def _in_range(self, ids: torch.Tensor) -> torch.Tensor:
         """The ids. Raises DataError for one that has no vector."""

@@ -123,36 +123,48 @@ class EinsumDense(ShapedLayer):
 
     def build(self, input_shape: Any) -> None:
         """Creates kernel and bias. Raises GraphError where the shapes don't go together."""
+        self._check_bias_axes()
+        self.add_kernel_and_bias(input_shape)
+        if isinstance(self.activation, Layer):
+            outputs = tuple(self._full_output_shape(input_shape))
+            self.activation.build_for((Tensor(outputs, self.compute_dtype, History(self, 0, 0)),))
+
+    def add_kernel_and_bias(self, input_shape: Shape) -> None:
+        """Creates both, for inputs of this shape."""
+        self.add_whole_kernel(input_shape)
+        self.add_bias(input_shape)
+
+    def add_whole_kernel(self, input_shape: Shape) -> None:
+        """Creates the kernel."""
+        shape, sizes = self.kernel_shape_for(input_shape)
+        axes = [i for i, letter in enumerate(self.parsed.kernel) if letter in sizes]
+        self.add_weight(
+            "kernel",
+            shape,
+            _with_axes(self.kernel_initializer, [i for i in range(len(self.parsed.kernel)) if i not in axes], axes),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+
+    def kernel_shape_for(self, input_shape: Shape) -> tuple[list[int | None], dict[str, int | None]]:
+        """The kernel's shape, and the length of each letter of the output. Raises GraphError."""
         output_shape = self._full_output_shape(input_shape)
-        extra = len(input_shape) - len(self.parsed.inputs)
-        first = extra if self.parsed.elided == "left" else 0
+        first = len(input_shape) - len(self.parsed.inputs) if self.parsed.elided == "left" else 0
         sizes = dict(zip(self.parsed.outputs, output_shape[first:], strict=False))
         given = dict(zip(self.parsed.inputs, input_shape[first:], strict=False))
         for letter in set(given) & set(sizes):
             if sizes[letter] is not None and sizes[letter] != given[letter]:
                 raise self._misfit(input_shape)
-        axes = [i for i, letter in enumerate(self.parsed.kernel) if letter in sizes]
-        self.add_weight(
-            "kernel",
-            [sizes[letter] if letter in sizes else given[letter] for letter in self.parsed.kernel],
-            _with_axes(self.kernel_initializer, [i for i in range(len(self.parsed.kernel)) if i not in axes], axes),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-        if self.bias_axes is not None:
-            self._add_bias(sizes, extra)
-        if isinstance(self.activation, Layer):
-            self.activation.build_for((Tensor(tuple(output_shape), self.compute_dtype, History(self, 0, 0)),))
+        return [sizes[letter] if letter in sizes else given[letter] for letter in self.parsed.kernel], sizes
 
-    def _add_bias(self, sizes: dict[str, int | None], extra: int) -> None:
-        axes = self.bias_axes or ""
-        if not axes or any(letter not in sizes for letter in axes):
-            raise GraphError(
-                f"layer '{self.name}' (EinsumDense): bias_axes is '{axes}', expected letters of "
-                f"the output, '{self.parsed.outputs}'"
-            )
-        named = self.parsed.outputs[min(self.parsed.outputs.find(letter) for letter in axes) :]
-        shape = [sizes[letter] if letter in axes else 1 for letter in named]
+    def add_bias(self, input_shape: Shape) -> None:
+        """Creates the bias, if there is one."""
+        if self.bias_axes is None:
+            return
+        _, sizes = self.kernel_shape_for(input_shape)
+        named = self.parsed.outputs[min(self.parsed.outputs.find(letter) for letter in self.bias_axes) :]
+        shape = [sizes[letter] if letter in self.bias_axes else 1 for letter in named]
+        extra = len(input_shape) - len(self.parsed.inputs)
         self.add_weight(
             "bias",
             shape if self.parsed.elided == "left" else [*shape, *[1] * extra],
@@ -160,6 +172,14 @@ class EinsumDense(ShapedLayer):
             regularizer=self.bias_regularizer,
             constraint=self.bias_constraint,
         )
+
+    def _check_bias_axes(self) -> None:
+        axes = self.bias_axes
+        if axes is not None and (not axes or any(letter not in self.parsed.outputs for letter in axes)):
+            raise GraphError(
+                f"layer '{self.name}' (EinsumDense): bias_axes is '{axes}', expected letters of "
+                f"the output, '{self.parsed.outputs}'"
+            )
 
     def _full_output_shape(self, input_shape: Shape) -> list[int | None]:
         extra = len(input_shape) - len(self.parsed.inputs)

@@ -45,9 +45,7 @@ class ReversibleEmbedding(Embedding):
         kernel = w.embeddings.t() if self.tie_weights else w.reverse_embeddings
         kind = torch_dtype(self.reverse_dtype or self.compute_dtype)
         logits: torch.Tensor = inputs.to(kind) @ kernel.to(kind)
-        if self.logit_soft_cap is not None:
-            logits = torch.tanh(logits / self.logit_soft_cap) * self.logit_soft_cap
-        return logits
+        return capped(logits, self.logit_soft_cap)
 
     def execute(
         self,
@@ -63,6 +61,11 @@ class ReversibleEmbedding(Embedding):
         outputs, mask = super().execute(run, w, args, kwargs, previous_mask, want_masks=want_masks)
         reverse = args[1] if len(args) > 1 else kwargs.get("reverse", False)
         return outputs, None if reverse else mask
+
+
+def capped(logits: torch.Tensor, most: float | None) -> torch.Tensor:
+    """The logits, kept within plus and minus `most`."""
+    return logits if most is None else torch.tanh(logits / most) * most
 
 
 LAYERS: dict[str, type[Layer]] = {"ReversibleEmbedding": ReversibleEmbedding}

@@ -10,11 +10,13 @@ import torch
 from layergraph.config.options import Expected, one_of, option, optional
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
+from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import flatten, map_structure
 from layergraph.functional.tensor import History, Tensor
+from layergraph.layers.quantized_kernels import QuantizedLayer
 
 
 def _layer(value: Any) -> Layer:
@@ -62,6 +64,13 @@ class TimeDistributed(_Wrapper):
     def get_config(self) -> dict[str, Any]:
         """Without the rule, which comes from the version of a file."""
         return {key: value for key, value in super().get_config().items() if key != "step_rule"}
+
+    def bind(self, binder: Binder) -> Any:
+        """The weights. Keras goes past a quantised layer's own maths: what is kept in few bits isn't scaled."""
+        w = super().bind(binder)
+        if isinstance(self.layer, QuantizedLayer):
+            w.layer = self.layer.bind_unscaled(binder)
+        return w
 
     def build_for(self, args: tuple[Any, ...]) -> None:
         """Builds the layer for the rows that it will get."""

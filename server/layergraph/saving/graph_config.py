@@ -92,8 +92,10 @@ def _layers(value: Any, written: WrittenModel) -> Any:
 
 def _with_module(key: str, value: Any) -> Any:
     """A serialised initializer, regularizer, constraint or policy with the module that Keras wants beside it."""
-    if key == "dtype" and isinstance(value, str):
+    if key == "dtype":
         return _policy(value)
+    if key == "quantization_config" and isinstance(value, Mapping):
+        return _in_module("keras.quantizers", value)
     if key.endswith("activation") and value in IN_KERAS3:
         return IN_KERAS3[value]
     if not isinstance(value, Mapping) or "class_name" not in value:
@@ -102,8 +104,29 @@ def _with_module(key: str, value: Any) -> Any:
     return {"module": module, **value, "registered_name": None}
 
 
-def _policy(name: str) -> dict[str, Any]:
-    return {"module": "keras", "class_name": "DTypePolicy", "config": {"name": name}, "registered_name": None}
+def _policy(value: str | Mapping[str, Any]) -> Any:
+    """A policy's name, or its object where it quantises or is a map."""
+    if isinstance(value, str):
+        return {"module": "keras", "class_name": "DTypePolicy", "config": {"name": value}, "registered_name": None}
+    parts = value["config"].get("policy_map")
+    if parts is not None:
+        inner = {path: _policy(part) for path, part in parts.items()}
+        value = {**value, "config": {**value["config"], "policy_map": inner}}
+    return {"module": "keras.dtype_policies", **value, "registered_name": None}
+
+
+def _in_module(module: str, value: Any) -> Any:
+    """An object, and those in its config, with the module that Keras wants beside it."""
+    if not isinstance(value, Mapping) or "class_name" not in value:
+        return value
+    config = {key: _in_module(module, item) for key, item in value["config"].items()}
+    return {"module": module, "class_name": value["class_name"], "config": config, "registered_name": None}
+
+
+def _holds_tensor(written: Any) -> bool:
+    if isinstance(written, Mapping):
+        return written.get("class_name") == "__keras_tensor__" or any(_holds_tensor(item) for item in written.values())
+    return isinstance(written, list) and any(_holds_tensor(item) for item in written)
 
 
 class _Calls:
@@ -143,7 +166,14 @@ class _Calls:
         kwargs = {name: self._argument(value) for name, value in self._masks.kwargs_of(node).items()}
         if node.training is not None:
             kwargs["training"] = node.training
-        return {"args": [self._argument(value) for value in self._masks.args_of(node)], "kwargs": kwargs}
+        args = [self._argument(value) for value in self._masks.args_of(node)]
+        if not node.layer.is_operation and node.layer.inner_model is None:
+            # Keras takes only tensors by position.
+            plain = [i for i, arg in enumerate(args) if not _holds_tensor(arg)]
+            named = args[plain[0] :] if plain else []
+            args = args[: len(args) - len(named)]
+            kwargs = {**dict(zip(node.layer.call_argument_names[len(args) :], named, strict=False)), **kwargs}
+        return {"args": args, "kwargs": kwargs}
 
     def _argument(self, value: Any) -> Any:
         """A value of a call's arguments, with Keras's marks for what JSON lacks."""

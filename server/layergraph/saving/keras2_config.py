@@ -93,6 +93,8 @@ class _Writer:
         if isinstance(layer, Model):
             return self.model(layer)
         kind = class_name(layer)
+        if isinstance(layer.get_config().get("dtype"), dict):
+            self.result.unsayable.append(f"layer '{layer.name}' is quantised")
         if layer.is_operation or kind in ABSENT_LAYERS:
             self.result.unsayable.append(f"{kind} (layer '{layer.name}') is unknown to it")
         config = dict(layer.get_config())

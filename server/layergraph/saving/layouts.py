@@ -15,7 +15,7 @@ FileOrder = Mapping[Model, Sequence[Layer]]
 
 def class_name(layer: Layer) -> str:
     """The class's name in files."""
-    return layer.keras_class_name if isinstance(layer, Model) else type(layer).__name__
+    return layer.keras_class_name
 
 
 def layers_of(model: Model, order: FileOrder) -> Sequence[Layer]:
@@ -91,7 +91,9 @@ def variables_path(group: str, layer: Layer) -> str:
 
 
 def own_variables(layer: Layer) -> list[Weight]:
-    """A layer's own weights as files number them: those created trainable first, frozen or not."""
+    """A layer's own weights as files number them: mostly those created trainable first, frozen or not."""
+    if layer.variables_as_made:
+        return list(layer.own_weights)
     return sorted(layer.own_weights, key=lambda weight: not weight.created_trainable)
 
 

@@ -22,6 +22,7 @@ from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import write_h5
+from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizer import Variable
 
@@ -35,12 +36,13 @@ def save_model(model: Model, path: Path) -> None:
     A `.h5` is such that tf.keras 2.15 opens it too wherever the model can be said there (see `legacy_h5`).
 
     The file appears, or replaces another, only once it is complete and on disk. Raises ConfigError for a path that
-    doesn't end in `.keras` or `.h5`, OSError where it can't be written.
+    doesn't end in `.keras` or `.h5` or a layer that it can't hold, OSError where it can't be written.
     """
     writers: dict[str, Callable[[Model, Path], None]] = {".keras": _write_keras, ".h5": _write_h5}
     write = writers.get(path.suffix)
     if write is None:
         raise ConfigError(f"save: got path '{path.name}', expected one that ends in {' or '.join(writers)}")
+    check_quantized(model, path.suffix)
     # Hidden, and with no suffix of a model, so that a repository never takes it for one.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:

@@ -16,6 +16,8 @@ from layergraph.errors import CorruptFileError
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.weight import Weight
+from layergraph.layers.attention_multi_head import ProjectedAttention
+from layergraph.layers.quantized_kernels import QuantizedKernel, QuantizedLayer
 from layergraph.saving.layouts import (
     FileOrder,
     depth_first,
@@ -51,6 +53,7 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
             content = archive.asset(f"{path}/{name}")
             if content is not None:
                 layer.load_asset(name, content)
+    _quantize_projections(model, order, archive)
     origin = origin_of(archive.keras_version, archive.backend)
     if isinstance(archive.weights, StateTree):
         matches = list(_by_path(model, order, archive.weights, problems, archive.keras_version or ""))
@@ -66,6 +69,28 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
     _check_budget(matches, archive)
     for match in matches:
         match.weight.bind(torch.from_numpy(match.array.read()))
+
+
+def _quantize_projections(model: Model, order: FileOrder, archive: ModelArchive) -> None:
+    """Makes projections of attention such as the file's arrays are: of those, configs don't tell."""
+    weights = archive.weights
+    groups = _groups(model, order, archive.keras_version or "")
+    attentions = [(path, layer) for path, layer in groups if isinstance(layer, ProjectedAttention)]
+    # What was said when the whole model was quantised, other layers tell.
+    said = [layer.quantization_config for layer in model.walk_layers() if isinstance(layer, QuantizedLayer)]
+    config = next((one for one in said if one is not None), None)
+    named: dict[tuple[str, ...], dict[str, StoredArray | ShardArray]] = {}
+    if attentions and not isinstance(weights, (StateTree, ShardedWeights)):
+        for array in (array for arrays in weights.layers().values() for array in arrays):
+            *inside, name = array.name.partition(":")[0].split("/")
+            named.setdefault(tuple(inside[-2:]), {})[name] = array
+    for path, layer in attentions:
+        for group, projection in list(layer.sublayers.items()):
+            found = named.get((layer.name, projection.name), {})
+            if isinstance(weights, StateTree):
+                arrays = _variables(weights, variables_path(f"{path}/{group}", projection), own_variables(projection))
+                found = {str(position): array for position, array in enumerate(arrays)}
+            layer.quantize_as_stored(group, found, config)
 
 
 def _groups(model: Model, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:
@@ -182,6 +207,10 @@ def _by_order(
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
             layer.fit_stored_shapes([array.shape for array in arrays])
+            stored_as = {weight: array.shape for weight, array in zip(weights, arrays, strict=True)}
+            for inner in layer.walk_layers():
+                if isinstance(inner, QuantizedKernel):
+                    inner.fit_stored_shapes([stored_as[weight] for weight in own_variables(inner)])
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 

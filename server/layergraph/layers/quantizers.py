@@ -1,0 +1,154 @@
+"""Quantisers: numbers in few bits and back (keras.quantizers), and the configs that name them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    Configurable,
+    Expected,
+    anything,
+    integer,
+    list_of,
+    number,
+    one_of,
+    one_or_list_of,
+    option,
+    optional,
+    resolve,
+)
+
+_FLOAT8_MAX = 448.0
+
+
+class AbsMaxQuantizer(Configurable):
+    """Integers of at most `value_range`, each row by its own largest value (keras.quantizers.AbsMaxQuantizer).
+
+    axis   over which the largest is taken, where a layer doesn't say it
+    """
+
+    axis: Any = option(optional(one_or_list_of(integer)), default=None)
+    value_range: tuple[float, ...] = option(list_of(number), default=(-127, 127))
+    epsilon: float = option(number, default=1e-7)
+    output_dtype: str = option(one_of("int8"), default="int8")
+
+    def __call__(self, x: torch.Tensor, axes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The integers, as float32, and by what x was multiplied for them, which has length 1 along `axes`."""
+        low, high = self.value_range
+        largest = x.abs().amax(axes, keepdim=True) + self.epsilon
+        # A Python number divided by a tensor would be its reciprocal times that, which rounds otherwise.
+        scale = torch.full_like(largest, high) / largest
+        return torch.round(x * scale).clamp(low, high).float(), scale
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's config; the axis only where there is one."""
+        config = super().get_config()
+        return {key: value for key, value in config.items() if key != "axis" or value is not None}
+
+
+def quantizer(value: Any) -> AbsMaxQuantizer:
+    """Validator: a quantiser."""
+    return resolve("quantizer", value, {"AbsMaxQuantizer": AbsMaxQuantizer})
+
+
+class _Config(Configurable):
+    weight_quantizer: Any = option(optional(quantizer), default=None)
+    activation_quantizer: Any = option(optional(quantizer), default=None)
+
+
+class Int8QuantizationConfig(_Config):
+    """Kernels of int8; inputs, too, where there is an activation quantiser."""
+
+
+class Int4QuantizationConfig(_Config):
+    """Kernels of four bits, with a scale for each `block_size` inputs."""
+
+    weight_quantizer: Any = option(optional(quantizer), default=None)
+    activation_quantizer: Any = option(optional(quantizer), default=None)
+    block_size: int | None = option(optional(integer), default=None)
+
+
+class Float8QuantizationConfig(_Config):
+    """Products of float8."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing can be said."""
+        return {}
+
+
+class _Calibrated(_Config):
+    """How a kernel was found from data, which says nothing that the policy doesn't."""
+
+    dataset: Any = option(anything, default=None)
+    tokenizer: Any = option(anything, default=None)
+    weight_bits: int = option(integer, default=4)
+    group_size: int = option(integer, default=128)
+    num_samples: int = option(integer, default=128)
+    sequence_length: int = option(integer, default=512)
+    quantization_layer_structure: Any = option(anything, default=None)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's config, without the layers that were looked at."""
+        config = super().get_config()
+        del config["weight_quantizer"], config["activation_quantizer"]
+        return {**config, "dataset": None, "tokenizer": None, "quantization_layer_structure": None}
+
+
+class GPTQConfig(_Calibrated):
+    """Frantar et al., 2022."""
+
+    per_channel: Any = option(anything, default=True)
+    hessian_damping: float = option(number, default=0.01)
+    symmetric: Any = option(anything, default=False)
+    activation_order: Any = option(anything, default=False)
+
+
+class AWQConfig(_Calibrated):
+    """Lin et al., 2023."""
+
+    num_grid_points: int = option(integer, default=20)
+
+
+_CONFIGS: dict[str, type[_Config]] = {
+    known.__name__: known
+    for known in (Int8QuantizationConfig, Int4QuantizationConfig, Float8QuantizationConfig, GPTQConfig, AWQConfig)
+}
+
+
+def quantization_config(value: Any) -> _Config:
+    """Validator: Keras's object of how a layer was quantised."""
+    if not isinstance(value, (dict, _Config)):
+        raise Expected("a quantisation config")
+    return resolve("quantization config", value, _CONFIGS)
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def unpacked(stored: torch.Tensor, length: int, axis: int) -> torch.Tensor:
+    """Two numbers of four bits out of each byte, the low one first, along `axis`, `length` of them.
+
+    Those of signed bytes are signed (keras.quantizers.unpack_int4).
+    """
+    low, high = stored & 15, (stored >> 4) & 15
+    if stored.dtype == torch.int8:
+        low, high = ((part ^ 8) - 8 for part in (low, high))
+    axis %= stored.ndim
+    return torch.stack([low, high], axis + 1).flatten(axis, axis + 1).narrow(axis, 0, length)
+
+
+def dequantized(
+    values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, groups: torch.Tensor, axis: int
+) -> torch.Tensor:
+    """(values - zero) * scale, of the group of each place along `axis` (Keras's dequantize_with_sz_map)."""
+    places = groups.to(torch.int32)
+    scale, zero = scale.index_select(axis, places), zero.index_select(axis, places)
+    return (values - zero.to(scale.dtype)) * scale
+
+
+def float8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """x as float8 has it, e4m3 (keras.quantizers.quantize_and_dequantize)."""
+    scale = scale.to(x.dtype)
+    return (x / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(torch.float8_e4m3fn).to(x.dtype) * scale
