@@ -18,7 +18,7 @@ from layerserve_server.errors import (
     UnknownInputError,
     UnknownOutputError,
 )
-from layerserve_server.training import events
+from layerserve_server.training import events, workers
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.request import DataArray, Role, RunRequest
@@ -303,3 +303,23 @@ def test_fit_gets_dicts_by_name():
     assert arguments["sample_weight"] == 3
     assert arguments["validation_data"] == ({"": 4}, {"": 5})
     assert arguments["epochs"] == 3
+
+
+# ---- workers that ended
+
+
+@pytest.mark.parametrize(
+    ("codes", "text"),
+    [
+        ({1: -9, 0: workers.LEFT_ALONE}, "worker 1 of the run was ended by signal SIGKILL"),
+        # What couldn't be ended by SIGTERM in time is killed, too.
+        ({1: -9, 0: -9}, "worker 1 of the run was ended by signal SIGKILL"),
+        ({0: -6, 1: -9}, "worker 1 of the run was ended by signal SIGKILL"),
+        ({0: -6, 1: -15}, "worker 0 of the run was ended by signal SIGABRT"),
+        ({0: workers.LEFT_ALONE, 1: -15}, "a worker of the run was lost"),
+        ({1: 1, 0: -15}, "internal error in worker 1; the run's log has it"),
+    ],
+)
+def test_the_worker_that_ended_first_is_told(codes, text, tmp_path):
+    outcome = workers.lost(tmp_path, {rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()})
+    assert outcome.reason.startswith(text)

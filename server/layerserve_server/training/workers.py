@@ -68,7 +68,7 @@ def launch(folder: Path, request: RunRequest) -> None:
         try:
             torchrun.run(arguments)  # type: ignore[no-untyped-call]
         except ChildFailedError as error:
-            _leave(folder, _lost(folder, error.failures))
+            _leave(folder, lost(folder, error.failures))
         except SignalException:
             _leave(folder, Outcome("cancelled"))
 
@@ -100,13 +100,16 @@ def _leave(folder: Path, outcome: Outcome) -> None:
         outcome.write(folder)
 
 
-def _lost(folder: Path, failures: Mapping[int, Any]) -> Outcome:
+def lost(folder: Path, failures: Mapping[int, Any]) -> Outcome:
     """What is to be said of workers that ended by themselves or were ended."""
     step = EventLog.read(folder).newest(events.Step)
     place = (step.epoch, step.step) if step is not None else (0, 0)
-    codes = {rank: failure.exitcode for rank, failure in sorted(failures.items())}
+    # In the order in which torchrun saw them end: the first one's end may have been that of the others.
+    codes = {rank: failure.exitcode for rank, failure in failures.items()}
     # torchrun ends those that are left by SIGTERM.
     killed = [rank for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM]
+    # Where another worker is gone, a thread of gloo may abort.
+    killed.sort(key=lambda rank: -codes[rank] == signal.SIGABRT)
     if killed:
         reason = f"worker {killed[0]} of the run {ended_by_signal(-codes[killed[0]])}"
         return Outcome("failed", reason, *place, resumable=True)
