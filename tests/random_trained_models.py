@@ -127,13 +127,23 @@ class ModelMaker:
         return {"name": self.name(kind), **policy, **extras, **given}
 
     def plain(self, kind: str, **given: Any) -> dict[str, Any]:
-        return {"name": self.name(kind), **({"dtype": self.policy} if self.policy else {}), **given}
+        """What every layer of Keras takes."""
+        policy = {"dtype": self.policy} if self.policy else {}
+        extras = {"activity_regularizer": keras.regularizers.L1L2(0.001, 0.002)} if self.draw.chance(0.06) else {}
+        return {"name": self.name(kind), **policy, **extras, **given}
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def dense(self, units: int | None = None) -> Any:
-        activation = self.draw.pick(("tanh", "sigmoid", "softplus", "gelu", "linear", "elu"))
-        return keras.layers.Dense(units or self.draw.pick((3, 4, 6)), **self.options("dense", activation=activation))
+        draw = self.draw
+        activation = draw.pick(("tanh", "sigmoid", "softplus", "gelu", "linear", "elu", "swish", "leaky"))
+        if activation == "leaky":
+            activation = keras.layers.LeakyReLU(0.2, **self.plain("leaky"))
+        options = self.options("dense", activation=activation)
+        if draw.chance(0.08):
+            mode = draw.pick(("rows", "columns"))
+            options["kernel_regularizer"] = keras.regularizers.OrthogonalRegularizer(0.02, mode)
+        return keras.layers.Dense(units or draw.pick((3, 4, 6)), **options)
 
     def normalization(self) -> Any:
         draw = self.draw
@@ -141,10 +151,16 @@ class ModelMaker:
             return keras.layers.GroupNormalization(1, **self.plain("group_norm"))
         if draw.chance(0.1):
             return keras.layers.RMSNormalization(**self.plain("rms_norm"))
+        if draw.chance(0.05):
+            return keras.layers.UnitNormalization(**self.plain("unit_norm"))
+        parts: dict[str, Any] = {"center": draw.chance(0.85), "scale": draw.chance(0.85)}
+        if draw.chance(0.15):
+            parts.update(gamma_regularizer="l2", beta_regularizer="l1", gamma_constraint=draw.pick((None, "non_neg")))
         if draw.chance(0.7):
             momentum, frozen = draw.pick((0.8, 0.9, 0.99)), draw.chance(0.15)
-            return keras.layers.BatchNormalization(**self.plain("batch_norm", momentum=momentum, trainable=not frozen))
-        return keras.layers.LayerNormalization(**self.plain("layer_norm"))
+            parts.update(momentum=momentum, trainable=not frozen)
+            return keras.layers.BatchNormalization(**self.plain("batch_norm", **parts))
+        return keras.layers.LayerNormalization(**self.plain("layer_norm", **parts))
 
     def stack(self, x: Any, most: int = 3) -> Any:
         """A few layers that keep the rank."""
@@ -152,7 +168,9 @@ class ModelMaker:
             if self.draw.chance(0.2):
                 x = self.normalization()(x)
             elif self.draw.chance(0.1):
-                x = keras.layers.ActivityRegularization(l2=0.01, **self.plain("activity"))(x)
+                x = keras.layers.ActivityRegularization(l2=0.01, name=self.name("activity"), dtype=self.policy)(x)
+            elif self.draw.chance(0.1):
+                x = self.joined(x)
             elif self.draw.chance(0.15) and len(x.shape) == 2:
                 x = self.submodel(x.shape[-1], unread=self.draw.chance(0.2))(x)
                 x = x[0] if isinstance(x, list) else x
@@ -165,10 +183,25 @@ class ModelMaker:
                 x = layer(x)
         return x
 
+    def joined(self, x: Any) -> Any:
+        """What comes and something made of it, as one, by a layer or by operations."""
+        layers, draw = keras.layers, self.draw
+        other = layers.Dense(x.shape[-1], **self.options("beside", activation="tanh"))(x)
+        kind = draw.pick(("Add", "Multiply", "Subtract", "Maximum", "Concatenate", "operators", "operations"))
+        if kind == "operators":
+            return x * 0.5 + other - 0.1
+        if kind == "operations":
+            return keras.ops.tanh(keras.ops.multiply(x, keras.ops.softmax(other)))
+        return getattr(layers, kind)(**self.plain("joined"))([x, other])
+
     def unusual(self, x: Any) -> Any:
         """A layer with weights of its own kind."""
         layers, draw = keras.layers, self.draw
-        kind = draw.pick(("PReLU", "EinsumDense", "SpectralNormalization", "Dense"))
+        kind = draw.pick(("PReLU", "EinsumDense", "SpectralNormalization", "Dense", "Rescaling", "Normalization"))
+        if kind == "Rescaling":
+            return layers.Rescaling(0.7, 0.1, **self.plain("rescaling"))(x)
+        if kind == "Normalization":
+            return layers.Normalization(mean=0.2, variance=1.5, **self.plain("normalization"))(x)
         if kind == "PReLU":
             return layers.PReLU(**self.plain("prelu"))(x)
         if kind == "EinsumDense":
@@ -241,6 +274,12 @@ class ModelMaker:
                 x = getattr(keras.layers, kind)(draw.pick((3, 4)), 3, **self.options("conv", **given))(x)
             if draw.chance(0.4):
                 x = self.normalization()(x)
+            if draw.chance(0.15):
+                moved = draw.pick((keras.layers.ZeroPadding2D, keras.layers.UpSampling2D, keras.layers.Cropping2D))
+                x = moved(((1, 0), (0, 1)) if moved is not keras.layers.UpSampling2D else 2, **self.plain("moved"))(x)
+        if draw.chance(0.1):
+            x = keras.layers.ConvLSTM1D(3, 2, **self.options("conv_lstm", padding="same"))(x)
+            return keras.layers.Flatten(**self.plain("flat"))(x)
         if draw.chance(0.4):
             x = draw.pick((keras.layers.MaxPooling2D, keras.layers.AveragePooling2D))(
                 2, padding="same", **self.plain("pool")
@@ -259,6 +298,7 @@ class ModelMaker:
             extras = {"embeddings_regularizer": "l2"} if draw.chance(0.15) else {}
             extras.update({"embeddings_constraint": keras.constraints.MaxNorm(0.1, axis=1)} if draw.chance(0.1) else {})
             mask = draw.chance(0.6)
+            extras.update({"trainable": False} if draw.chance(0.1) else {})
             x = keras.layers.Embedding(WORDS, 4, **self.plain("embedding", mask_zero=mask, **extras))(words)
         else:
             x = self.entry((STEPS, 3))
@@ -270,12 +310,19 @@ class ModelMaker:
             options = self.plain("attention", use_bias=draw.chance(0.7))
             x = keras.layers.MultiHeadAttention(2, 3, **options)(x, x, use_causal_mask=draw.chance(0.3))
         elif draw.chance(0.1):
+            kind = draw.pick(("Attention", "AdditiveAttention", "GroupQueryAttention"))
+            if kind == "GroupQueryAttention":
+                x = keras.layers.GroupQueryAttention(2, 2, 1, **self.plain("attention"))(x, x)
+            else:
+                x = getattr(keras.layers, kind)(use_scale=draw.chance(0.5), **self.plain("attention"))([x, x])
+        elif draw.chance(0.1):
             inner = self.submodel(x.shape[-1]) if draw.chance(0.5) else self.dense()
             x = keras.layers.TimeDistributed(inner, **self.plain("steps"))(x)
         elif draw.chance(0.1):
             cells = [getattr(keras.layers, draw.pick(("LSTMCell", "GRUCell", "SimpleRNNCell"))) for _ in range(2)]
             made = [cell(3, **self.plain("cell")) for cell in cells]
-            x = keras.layers.RNN(made, return_sequences=True, **self.plain("rnn"))(x)
+            given = {"return_sequences": True, "unroll": draw.chance(0.2), "go_backwards": draw.chance(0.2)}
+            x = keras.layers.RNN(made if draw.chance(0.6) else made[0], **self.plain("rnn", **given))(x)
         return self.recurrent(True)(x) if draw.chance(0.6) else x
 
     def branch(self) -> Any:
@@ -315,8 +362,24 @@ class ModelMaker:
             return [keras.layers.Concatenate(**self.plain("both"))(branches), *branches]
         return branches
 
+    def sequential(self) -> Made:
+        """A Sequential as the whole model."""
+        draw = self.draw
+        entry = self.entry((draw.pick((3, 5)),))
+        layers = [draw.pick((self.dense, self.dense, self.normalization))() for _ in range(draw.pick((1, 2, 3)))]
+        if draw.chance(0.2):
+            layers.append(self.submodel(keras.Sequential([entry, *layers]).output_shape[-1]))
+        model = keras.Sequential([entry, *layers], name="random")
+        kind = draw.pick(KINDS)
+        units = 1 if kind == "binary" else 3
+        # Losses want predictions in float32.
+        model.add(keras.layers.Dense(units, **self.options("out", dtype="float32", activation=ACTIVATIONS.get(kind))))
+        return Made(model, [Head(model.layers[-1].name, kind, (units,), False)], [self.inputs[0][1]], "one")
+
     def make(self) -> Made:
         draw = self.draw
+        if draw.chance(0.07):
+            return self.sequential()
         trunk = self.trunk()
         count = draw.pick((1, 1, 1, 2, 2, 3))
         # The first comes from the trunk whole, so that no input hangs loose.
