@@ -211,6 +211,20 @@ def test_in_keras_2_statistics_are_of_all_steps_together(tmp_path: Path) -> None
         np.testing.assert_allclose(one.get_weights()[2], x.mean((0, 1)), rtol=1e-5)
 
 
+def test_in_keras_2_penalties_are_of_all_steps_together_and_of_a_model_twice() -> None:
+    x = steps_apart()
+    for inner, times in (
+        (layers.Dense(2, activity_regularizer="l2"), 1),
+        (layergraph.Sequential([layergraph.Input((3,)), layers.Dense(2, activity_regularizer="l2")]), 2),
+    ):
+        entry = layergraph.Input((4, 3))
+        model = layergraph.Model(entry, layers.TimeDistributed(inner, step_rule="keras2")(entry))
+        model.compile("sgd", "mse")
+        y = model.predict(x)
+        want = np.square(y).mean() + times * 0.01 * np.square(y).sum() / (6 * 4)
+        assert model.test_on_batch(x, np.zeros_like(y)) == pytest.approx(want, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

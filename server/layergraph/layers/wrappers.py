@@ -97,9 +97,10 @@ class TimeDistributed(_Wrapper):
         return map_structure(lambda y: y.reshape(rows, steps, *y.shape[1:]), outputs)
 
     def _sees_steps(self, run: Run) -> bool:
-        """Whether something in the layer is measured over the rows of a call."""
-        if self.step_rule != "keras3":
-            return False
+        """Whether the layer is called step by step, since something in it is measured over the rows of a call."""
+        return self.step_rule == "keras3" and self._measures(run)
+
+    def _measures(self, run: Run) -> bool:
         inside = list(self.layer.walk_layers())
         if run.training and any(layer.keeps_statistics for layer in inside):
             return True
@@ -114,10 +115,16 @@ class TimeDistributed(_Wrapper):
     def _inner(self, run: Run, w: Any, flat: torch.Tensor, mask: torch.Tensor | None) -> Any:
         if self.layer.inner_model is not None:
             outputs, _ = self.layer.execute(run, w, (flat,), {}, mask, want_masks=False)
+            if self.step_rule == "keras2" and self._measures(run):
+                # tf.keras goes through the model once more to find the masks.
+                self.layer.execute(run, w, (flat,), {}, mask, want_masks=False)
             return self.layer.output_structure(outputs)
-        # As Keras does, past the call's machinery: the layer's activity regularisation doesn't count in here.
         takes_mask = mask is not None and "mask" in self.layer.mask_argument_names
-        return self.layer.forward(run, w, flat, **({"mask": mask} if takes_mask else {}))
+        kwargs = {"mask": mask} if takes_mask else {}
+        if self.step_rule == "keras2":
+            return self.layer.execute(run, w, (flat,), kwargs, None, want_masks=False)[0]
+        # As Keras 3 does, past the call's machinery: the layer's activity regularisation doesn't count in here.
+        return self.layer.forward(run, w, flat, **kwargs)
 
 
 class Bidirectional(_Wrapper):
