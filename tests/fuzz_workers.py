@@ -108,7 +108,9 @@ def images(choose: Random, numbers: Numbers, rows: int) -> Case:
     h = layers.RandomRotation(0.1)(layers.RandomFlip()(x))
     # Without a bias, whose gradient before a normalization is nothing but rounding, which Adam makes a step of.
     h = layers.Conv2D(4, 3, padding="same", use_bias=False)(h)
-    h = layers.Activation("relu")(layers.BatchNormalization(momentum=choose.choice([0.9, 0.5]))(h))
+    penalty = choose.choice([None, "l1"])
+    h = layers.BatchNormalization(momentum=choose.choice([0.9, 0.5]), activity_regularizer=penalty)(h)
+    h = layers.Activation("relu", activity_regularizer=penalty)(h)
     h = layers.Flatten()(layers.SpatialDropout2D(0.3)(layers.MaxPooling2D()(h)))
     h = layers.BatchNormalization()(layers.Dense(6, use_bias=False)(h))
     focal = {"class_name": "BinaryFocalCrossentropy", "config": {"apply_class_balancing": True}}
@@ -131,7 +133,10 @@ def segmentation(choose: Random, numbers: Numbers, rows: int) -> Case:
 def recurrent(choose: Random, numbers: Numbers, rows: int) -> Case:
     x = Input((7,), dtype="int32")
     kind = choose.choice([layers.LSTM, layers.GRU, layers.SimpleRNN])
-    h = kind(6, dropout=0.3, recurrent_dropout=choose.choice([0, 0.2]))(layers.Embedding(20, 5)(x))
+    layer = kind(6, dropout=0.3, recurrent_dropout=choose.choice([0, 0.2]))
+    if choose.random() < 0.3:
+        layer = layers.RNN([layers.GRUCell(4, activity_regularizer="l2"), layers.LSTMCell(5)])
+    h = layer(layers.Embedding(20, 5)(x))
     model = Model(x, layers.Dense(4, activation="softmax")(h))
     fit = choose.choice([{}, {"sample_weight": numbers.random(rows).astype("float32")}])
     tokens, y = numbers.integers(0, 20, (rows, 7)), numbers.integers(0, 4, rows)
