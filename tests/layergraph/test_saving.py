@@ -48,6 +48,15 @@ def test_a_loaded_model_is_saved_as_it_was(build: Any, tmp_path: Path) -> None:
     check_saved(layergraph.load_model(tmp_path / "stock.keras"), arrays, expected, tmp_path / "ours.keras")
 
 
+def test_an_operation_without_a_type_is_saved(tmp_path: Path) -> None:
+    entry = keras.Input((4,))
+    outputs = [keras.ops.convert_to_tensor(entry * 0.5), keras.ops.cumsum(entry, axis=1)]
+    keras.Model(entry, outputs).save(tmp_path / "stock.keras")
+    x = np.ones((2, 4), "float32")
+    ours = layergraph.load_model(tmp_path / "stock.keras")
+    check_saved(ours, [x], [x * 0.5, x.cumsum(1)], tmp_path / "ours.keras")
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_graph_is_saved(seed: int, tmp_path: Path) -> None:
     model = random_model(layergraph, seed)

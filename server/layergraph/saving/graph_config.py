@@ -92,7 +92,7 @@ def _layers(value: Any, written: WrittenModel) -> Any:
 
 def _with_module(key: str, value: Any) -> Any:
     """A serialised initializer, regularizer, constraint or policy with the module that Keras wants beside it."""
-    if key == "dtype":
+    if key == "dtype" and value is not None:
         return _policy(value)
     if key == "quantization_config" and isinstance(value, Mapping):
         return _in_module("keras.quantizers", value)
