@@ -92,6 +92,19 @@ class Maker:
             x = inner(x)
         return x
 
+    def of_steps(self, width: int) -> Any:
+        """A layer or model for each step. With a batch size that is known tf.keras goes step by step, losing losses."""
+        layers = self.keras.layers
+        if self.batch is not None:
+            return layers.Dense(3, "tanh", name=self.name("each"))
+        if self.chance(0.6):
+            return self.dense(3)
+        entry = self.keras.Input((width,))
+        made = self.dense(3)(entry)
+        if self.chance(0.5):
+            made = layers.BatchNormalization(momentum=0.8, name=self.name("norm"))(made)
+        return self.keras.Model(entry, made, name=self.name("m"))
+
     def sequence(self, steps: bool) -> Any:
         layers = self.keras.layers
         if self.chance(0.6):
@@ -102,14 +115,14 @@ class Maker:
         else:
             x = self.entry((STEPS, 3))
         if self.chance(0.2):
-            x = layers.TimeDistributed(layers.Dense(3, "tanh", name=self.name("each")), name=self.name("steps"))(x)
+            x = layers.TimeDistributed(self.of_steps(x.shape[-1]), name=self.name("steps"))(x)
         elif self.chance(0.2):
             x = layers.MultiHeadAttention(2, 2, name=self.name("attention"))(x, x)
         elif self.chance(0.2):
             x = layers.LayerNormalization(name=self.name("layer_norm"))(x)
         kind = self.random.choice(("LSTM", "GRU", "SimpleRNN"))
         stateful = self.batch is not None and self.chance(0.8)
-        options = {"return_sequences": steps, "stateful": stateful, "name": self.name(kind.lower())}
+        options = {"return_sequences": steps, "stateful": stateful, "name": self.name(kind.lower()), **self.extras()}
         layer = getattr(layers, kind)(3, **options)
         if self.chance(0.3) and not stateful:
             layer = layers.Bidirectional(layer, name=self.name("both"))

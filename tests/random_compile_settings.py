@@ -190,7 +190,8 @@ def random_labels(draw: Draw, head: Head, sparse: bool, rows: int) -> Array:
 METRICS: dict[str, tuple[Any, ...]] = {
     "real": (
         "mae", "mse", "MSE", "mape", "msle", "mean_absolute_error", "RootMeanSquaredError", "cosine_similarity",
-        "accuracy",
+        "accuracy", L.huber, L.log_cosh,
+        (M.MeanMetricWrapper, {"fn": L.huber, "name": "wrapped", "delta": 0.3}),
         (M.MeanAbsoluteError, {}), (M.RootMeanSquaredError, {}), (M.R2Score, {}), (M.LogCoshError, {}), (M.Hinge, {}),
         (M.CosineSimilarity, {"axis": -1}), M.mean_squared_error, (M.MeanSquaredError, {"name": "named"}),
         (M.R2Score, {"class_aggregation": "variance_weighted_average"}), (M.R2Score, {"class_aggregation": None}),

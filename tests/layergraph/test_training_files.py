@@ -147,3 +147,27 @@ def test_the_average_of_a_single_weight_without_momentum_goes_on(ending, tmp_pat
     ours = layergraph.load_model(tmp_path / f"model{ending}")
     (average,) = (v.numpy() for v in ours.optimizer.variables if v.name.endswith("average"))
     np.testing.assert_array_equal(average, theirs.optimizer.variables[2].numpy())
+
+
+FUNCTIONS = {
+    "huber": keras.losses.huber,
+    "cosine_similarity": keras.losses.cosine_similarity,
+    "log_cosh": keras.losses.log_cosh,
+    "dice": keras.losses.dice,
+    "wrapped": keras.metrics.MeanMetricWrapper(keras.losses.huber, name="wrapped", delta=0.3),
+    "wrapped_cosine": keras.metrics.MeanMetricWrapper(keras.losses.cosine_similarity, name="wrapped_cosine", axis=-1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_losses_as_metrics(name, tmp_path):
+    theirs = build(keras, keras.layers)
+    theirs.compile("sgd", "categorical_crossentropy", metrics=[FUNCTIONS[name]])
+    theirs.save(tmp_path / "theirs.keras")
+    ours = layergraph.load_model(tmp_path / "theirs.keras")
+    ours.save(tmp_path / "ours.keras")
+    y = np.eye(3, dtype="float32")[Y]
+    expected = theirs.evaluate(X, y, verbose=0, return_dict=True)
+    again = keras.models.load_model(tmp_path / "ours.keras")
+    for model in (ours, again):
+        assert model.evaluate(X, y, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5), model

@@ -27,6 +27,8 @@ def compile_config(
     if "optimizer" not in given:
         return None
     values = ValueReader(generation, problems, lambda value, owner: None)
+    for key in ("metrics", "weighted_metrics"):
+        given[key] = _functions_wrapped(given.get(key))
     result = {key: values.value(f"compile argument '{key}'", given.get(key)) for key in KEYS}
     for key in ("metrics", "weighted_metrics"):
         result[key] = _of_one_output(_unwrapped(result[key], output_names), output_names)
@@ -35,6 +37,24 @@ def compile_config(
         # Keras 2.11 registers its new optimizers as if they were custom.
         optimizer["class_name"] = str(optimizer.get("class_name")).removeprefix("Custom>").removeprefix("Addons>")
     return result
+
+
+def _functions_wrapped(metrics: Any) -> Any:
+    """Functions as what Keras makes of them, so that they aren't taken for names, which mean classes."""
+    if isinstance(metrics, list):
+        return [_functions_wrapped(metric) for metric in metrics]
+    if not isinstance(metrics, dict):
+        return metrics
+    if "class_name" not in metrics:
+        return {key: _functions_wrapped(metric) for key, metric in metrics.items()}
+    config = metrics.get("config")
+    if metrics["class_name"] == "function" and isinstance(config, str):
+        return {"class_name": "MeanMetricWrapper", "config": {"name": config, "fn": metrics}}
+    wrapped = config if metrics["class_name"] == "MeanMetricWrapper" and isinstance(config, dict) else {}
+    if wrapped.get("fn") == "cosine_similarity":
+        # Keras 2's function of metrics, not that of losses.
+        return {"class_name": "CosineSimilarity", "config": {k: v for k, v in wrapped.items() if k != "fn"}}
+    return metrics
 
 
 def _of_one_output(metrics: Any, output_names: Sequence[str]) -> Any:

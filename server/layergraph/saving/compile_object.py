@@ -11,6 +11,7 @@ _MODULES = {
     "metrics": "keras.metrics",
     "weighted_metrics": "keras.metrics",
 }
+_FUNCTION = {"module": "builtins", "class_name": "function", "registered_name": "function"}
 
 
 def compile_object(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,4 +32,7 @@ def _with_module(module: str, value: Any) -> Any:
         # Objects inside of others are schedules of the learning rate, and optimizers inside of optimizers.
         inside = dict.fromkeys(("inner_optimizer", "optimizer_map", "default_optimizer"), "keras.optimizers")
         config = {k: _with_module(inside.get(k, "keras.optimizers.schedules"), item) for k, item in config.items()}
+        if value["class_name"] == "MeanMetricWrapper" and isinstance(config.get("fn"), str):
+            # A name alone Keras 3 doesn't look up.
+            config["fn"] = {**_FUNCTION, "config": config["fn"]}
     return {"module": module, "class_name": value["class_name"], "config": config, "registered_name": None}

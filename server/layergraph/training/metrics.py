@@ -10,6 +10,7 @@ import torch
 from layergraph.config.options import brief, resolve, serialized
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.functional.naming import snake_case
+from layergraph.training import losses
 from layergraph.training.metric import Mean, MeanOfValues, Metric
 from layergraph.training.metrics_confusion import (
     AUC,
@@ -147,6 +148,25 @@ class GivenFunction(MeanOfValues):
         raise ConfigError(f"metric '{self.name}' is a Python function and can't be saved; use one of the table")
 
 
+class MeanMetricWrapper(MeanOfValues):
+    """Mean of a function of keras.losses, by its name, with its options (keras.metrics.MeanMetricWrapper)."""
+
+    masked = True
+    direction = "down"
+
+    def __init__(self, fn: str, name: str | None = None, dtype: Any = None, **options: Any) -> None:
+        self.fn = fn
+        self._options_of_fn = options
+        self._loss = losses.LOSSES[losses.ALIASES[fn]].from_config(options)
+        super().__init__(name=name or fn, dtype=dtype)
+
+    def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self._loss.values(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "fn": self.fn, **self._options_of_fn}
+
+
 def by_shapes(value: object) -> bool:
     """Whether `value` is a word for the accuracy that fits the shapes."""
     return isinstance(value, str) and value.lower() in BY_SHAPES
@@ -168,6 +188,9 @@ def metric(value: Any) -> Metric:
             return known(name=name)
         return GivenFunction(value)
     if isinstance(value, str):
+        if value in losses.ALIASES and value not in ALIASES:
+            # So Keras 3's `.h5` has the function itself.
+            return MeanMetricWrapper(value)
         if value not in METRICS and value not in ALIASES:
             raise ConfigError(unknown_name("metric", value, [*METRICS, *ALIASES, *BY_SHAPES]))
         return METRICS[ALIASES.get(value, value)](name=value)
@@ -175,20 +198,31 @@ def metric(value: Any) -> Metric:
 
 
 def _from_serialised(value: Mapping[str, Any]) -> Metric:
-    """Keras's {"class_name", "config"}; functions and Keras 2's MeanMetricWrapper name a function of the table."""
+    """Keras's {"class_name", "config"}; functions, and those in a MeanMetricWrapper, are told by name."""
     kind, config = value.get("class_name"), value.get("config")
     if kind == "function":
-        return metric(config.get("name") if isinstance(config, Mapping) else config)
+        return _of_function(_function_name(value), {})
     if kind != "MeanMetricWrapper" or not isinstance(config, Mapping):
         return resolve("metric", value, METRICS, ALIASES)
     function = config.get("fn")
-    if isinstance(function, Mapping):
-        inner = function.get("config")
-        function = inner.get("name") if isinstance(inner, Mapping) else inner
-    if not isinstance(function, str):
-        raise ConfigError(f"metric MeanMetricWrapper: fn is {brief(function)}, expected the name of a function")
-    found = type(metric(function))
-    return found.from_config({name: item for name, item in config.items() if name != "fn"})
+    name = _function_name(function) if isinstance(function, Mapping) else function
+    return _of_function(name, {name: item for name, item in config.items() if name != "fn"})
+
+
+def _function_name(value: Mapping[str, Any]) -> Any:
+    inner = value.get("config")
+    return inner.get("name") if isinstance(inner, Mapping) else inner
+
+
+def _of_function(name: Any, config: Mapping[str, Any]) -> Metric:
+    """The mean of a function of keras.metrics or keras.losses."""
+    if not isinstance(name, str):
+        raise ConfigError(f"metric MeanMetricWrapper: fn is {brief(name)}, expected the name of a function")
+    # There is one function of cosines, with the sign of a loss.
+    if name in losses.ALIASES and (name not in ALIASES or name == "cosine_similarity"):
+        return MeanMetricWrapper(name, **config)
+    found = metric(name)
+    return type(found).from_config({"name": found.name, **config})
 
 
 def metric_for_shapes(name: str, labels: tuple[int | None, ...], predictions: tuple[int | None, ...]) -> Metric:
