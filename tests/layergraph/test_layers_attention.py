@@ -11,8 +11,8 @@ from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import bind_values
 from layergraph.functional.run import Run
-from model_oracles import check_model
-from oracles import LayerCase, assert_close, check_layer, keras, random_arrays
+from model_oracles import check_model, compare
+from oracles import LayerCase, assert_close, check_layer, flat, keras, random_arrays
 
 # Keras's projections say that they lose masks, which attention has used by then.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*was passed an input with a mask attached to it:UserWarning")
@@ -165,6 +165,30 @@ def test_masks_can_be_arguments(name: str, which: str, dropout: float, tmp_path:
     mask = np.random.default_rng(0).integers(0, 2, (3, *shape)).astype(bool)
     mask[1] = False
     check_model(build, [*random_arrays([(3, 4, 6), (3, 5, 6)]), mask], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention"])
+def test_a_constant_can_be_the_mask(name: str, tmp_path: Path) -> None:
+    options = SMALL if name == "MultiHeadAttention" else GROUPS
+    mask = keras.ops.convert_to_tensor(np.tri(4, 5, dtype=bool)[None])
+    query, value = keras.Input((4, 6)), keras.Input((5, 6))
+    model = keras.Model([query, value], getattr(keras.layers, name)(**options)(query, value, attention_mask=mask))
+    model.save(tmp_path / "model.keras")
+    arrays = random_arrays([(3, 4, 6), (3, 5, 6)])
+    ours = layergraph.load_model(tmp_path / "model.keras")
+    compare(ours, arrays, flat(model(arrays)), 1e-5)
+    ours.save(tmp_path / "ours.keras")
+    assert_close(keras.models.load_model(tmp_path / "ours.keras")(arrays).detach(), model(arrays).detach())
+
+
+def test_a_querys_own_mask_goes_before_that_of_the_call(tmp_path: Path) -> None:
+    ids, mask = keras.Input((5,), dtype="int32"), keras.Input((5,), dtype="bool")
+    x = keras.layers.Embedding(7, 3, mask_zero=True)(ids)
+    model = keras.Model([ids, mask], keras.layers.MultiHeadAttention(2, 2)(x, x, query_mask=mask))
+    model.save(tmp_path / "model.keras")
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 3, (3, 5)).astype("int32"), rng.random((3, 5)) < 0.5]
+    compare(layergraph.load_model(tmp_path / "model.keras"), arrays, flat(model(arrays)), 1e-5)
 
 
 def random_heads(count: int, seed: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:

@@ -53,6 +53,7 @@ MODELS: dict[str, Callable[[Any, Sources], Any]] = {
     "bidirectional with states": lambda k, s: k.Bidirectional(k.LSTM(3, return_sequences=True, return_state=True))(s.a),
     "time distributed": lambda k, s: k.LSTM(3)(k.TimeDistributed(k.Dense(2))(s.a)),
     "dense": lambda k, s: k.LSTM(3)(k.Dense(2)(s.a)),
+    "what spectral normalisation gives": lambda k, s: k.LSTM(3)(k.SpectralNormalization(k.Dense(2))(s.a)),
     "dropout": lambda k, s: k.LSTM(3)(k.Dropout(0.5)(s.a)),
     "activations": lambda k, s: k.LSTM(3)(k.ELU()(k.PReLU(shared_axes=[1])(k.Activation("tanh")(s.a)))),
     **{

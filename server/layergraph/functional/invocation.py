@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 
 from layergraph.config.spec import NO_MASK
@@ -39,6 +40,7 @@ class Invocation:
 
     __slots__ = (
         "_args",
+        "_arrays",
         "_casts",
         "_kwargs",
         "_masks",
@@ -62,6 +64,8 @@ class Invocation:
         said = {name: value for name, value in kwargs.items() if value is not NO_MASK}
         self._kwargs = {name: map_structure(self._slot, said[name]) for name in sorted(said)}
         self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
+        #: Whether an array stands in the call itself. Operations take them as they are.
+        self._arrays = not layer.is_operation and any(isinstance(leaf, np.ndarray) for leaf in flatten([args, said]))
         self._casts = self._find_casts()
         self._masks = {} if self.unmasked else self._find_masks()
         #: Whose masks the layer passes on.
@@ -171,6 +175,9 @@ class Invocation:
         else:
             args = tuple(_fill(arg, values) for arg in self._args)
             kwargs = {name: _fill(value, values) for name, value in self._kwargs.items()}
+            if self._arrays:
+                device = values[0].device
+                args, kwargs = map_structure(lambda leaf: _as_tensor(leaf, device), (args, kwargs))
             for name, source in self._masks.items():
                 kwargs[name] = _fill(source, masks)
             previous = _fill(self._previous, masks, values)
@@ -182,6 +189,10 @@ class Invocation:
             return flat, [None] * len(flat)
         flat_masks = flatten(output_masks)
         return flat, [*flat_masks, *[None] * (len(flat) - len(flat_masks))][: len(flat)]
+
+
+def _as_tensor(leaf: Any, device: torch.device) -> Any:
+    return torch.from_numpy(leaf).to(device) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _as_given(leaf: Any) -> Any:

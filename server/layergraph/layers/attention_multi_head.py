@@ -28,7 +28,7 @@ from layergraph.functional import scopes
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
-from layergraph.functional.tensor import Shape, Tensor
+from layergraph.functional.tensor import Shape
 from layergraph.initializers import initializer
 from layergraph.layers.attention_scores import (
     as_many_steps,
@@ -282,9 +282,8 @@ class MultiHeadAttention(ProjectedAttention):
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = super()._positional(args, kwargs)
-        if not isinstance(args[0], Tensor) or args[0].mask_shape is None:
-            # Keras takes the mask that travels with the query, and no other.
-            kwargs.pop("query_mask", None)
+        # Keras takes the mask that travels with the query, and no other.
+        kwargs.pop("query_mask", None)
         return args, kwargs
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None, *rest: Any) -> None:

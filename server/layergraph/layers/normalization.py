@@ -62,6 +62,12 @@ class LayerNormalization(AffineLayer):
         lengths = [axis_length(self, input_shape, axis) for axis in _axes(self.axis)]
         self.add_affine(lengths, gamma=self.scale or self.rms_scaling, beta=self.center and not self.rms_scaling)
 
+    def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Up to Keras 3.13, the lengths are in the order in which the axes are given, but the numbers are not."""
+        for weight, stored in zip(self.own_weights, shapes, strict=True):
+            if sorted(weight.shape) == sorted(stored):
+                weight.shape = stored
+
     def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         axes = _axes(self.axis)

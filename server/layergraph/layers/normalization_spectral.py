@@ -30,8 +30,6 @@ class SpectralNormalization(_Wrapper):
     layer: Layer = option(_layer)
     power_iterations: int = option(positive_int, default=1)
 
-    supports_masking = False
-
     def setup(self) -> None:
         """Takes the layer in."""
         self.hold(layer=self.layer)
@@ -68,6 +66,10 @@ class SpectralNormalization(_Wrapper):
         y, _ = self.layer.execute(run, w.layer, (x,), {}, None, want_masks=False)
         result: torch.Tensor = y.to(x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype))
         return result
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """The layer's own: what comes out of it still has it."""
+        return self.layer.compute_mask(run, inputs, mask) if self.layer.supports_masking else None
 
     @torch.no_grad()
     def _normalize(self, kernel: torch.Tensor, vector_u: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.weight import Weight
 from layergraph.layers.attention_multi_head import ProjectedAttention
-from layergraph.layers.quantized_kernels import QuantizedKernel, QuantizedLayer
+from layergraph.layers.quantized_kernels import QuantizedLayer
 from layergraph.saving.layouts import (
     FileOrder,
     depth_first,
@@ -206,11 +206,10 @@ def _by_order(
         if len(weights) != len(arrays):
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
-            layer.fit_stored_shapes([array.shape for array in arrays])
-            stored_as = {weight: array.shape for weight, array in zip(weights, arrays, strict=True)}
+            shapes = {weight: array.shape for weight, array in zip(weights, arrays, strict=True)}
             for inner in layer.walk_layers():
-                if isinstance(inner, QuantizedKernel):
-                    inner.fit_stored_shapes([stored_as[weight] for weight in own_variables(inner)])
+                if inner.own_weights and all(weight in shapes for weight in inner.own_weights):
+                    inner.fit_stored_shapes([shapes[weight] for weight in own_variables(inner)])
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
