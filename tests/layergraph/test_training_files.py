@@ -159,15 +159,29 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_of_losses_as_metrics(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "ending"), [*((name, "keras") for name in FUNCTIONS), ("huber", "h5"), ("log_cosh", "h5")]
+)
+def test_functions_of_losses_as_metrics(name, ending, tmp_path):
     theirs = build(keras, keras.layers)
     theirs.compile("sgd", "categorical_crossentropy", metrics=[FUNCTIONS[name]])
-    theirs.save(tmp_path / "theirs.keras")
-    ours = layergraph.load_model(tmp_path / "theirs.keras")
+    theirs.save(tmp_path / f"theirs.{ending}")
+    ours = layergraph.load_model(tmp_path / f"theirs.{ending}")
     ours.save(tmp_path / "ours.keras")
+    theirs.compile("sgd", "categorical_crossentropy", metrics=[FUNCTIONS[name]])
     y = np.eye(3, dtype="float32")[Y]
     expected = theirs.evaluate(X, y, verbose=0, return_dict=True)
     again = keras.models.load_model(tmp_path / "ours.keras")
     for model in (ours, again):
         assert model.evaluate(X, y, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5), model
+
+
+def test_an_h5_has_a_function_as_a_metric_by_its_name(tmp_path):
+    theirs = build(keras, keras.layers)
+    theirs.compile("sgd", "categorical_crossentropy", metrics=[keras.losses.mean_absolute_error])
+    theirs.save(tmp_path / "theirs.keras")
+    layergraph.load_model(tmp_path / "theirs.keras").save(tmp_path / "ours.h5")
+    y = np.eye(3, dtype="float32")[Y]
+    expected = theirs.evaluate(X, y, verbose=0, return_dict=True)
+    again = keras.models.load_model(tmp_path / "ours.h5")
+    assert again.evaluate(X, y, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5)

@@ -10,6 +10,19 @@ from layergraph.config.problems import Problems
 from layergraph.config.values import ValueReader
 
 KEYS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+#: Functions that no name of a metric stands for. A `.h5` has functions by name.
+_ONLY_LOSSES = frozenset(
+    {
+        "binary_focal_crossentropy",
+        "categorical_focal_crossentropy",
+        "categorical_generalized_cross_entropy",
+        "circle",
+        "dice",
+        "huber",
+        "log_cosh",
+        "tversky",
+    }
+)
 _WRAPPERS = ("MeanMetricWrapper", "LossFunctionWrapper")
 
 
@@ -43,6 +56,8 @@ def _functions_wrapped(metrics: Any) -> Any:
     """Functions as what Keras makes of them, so that they aren't taken for names, which mean classes."""
     if isinstance(metrics, list):
         return [_functions_wrapped(metric) for metric in metrics]
+    if isinstance(metrics, str) and metrics in _ONLY_LOSSES:
+        return {"class_name": "MeanMetricWrapper", "config": {"name": metrics, "fn": metrics}}
     if not isinstance(metrics, dict):
         return metrics
     if "class_name" not in metrics:

@@ -180,6 +180,10 @@ def _plain(value: Any) -> Any:
     """Without the modules, by which Keras 3 tells its own form."""
     if isinstance(value, Mapping) and "class_name" in value:
         config = value.get("config")
+        function = config.get("fn") if isinstance(config, Mapping) else None
+        if value["class_name"] == "MeanMetricWrapper" and config == {"name": function, "fn": function}:
+            # Keras's own form of a function in these files.
+            return function
         config = {k: v for k, v in config.items() if k != "dtype" or v} if isinstance(config, Mapping) else config
         return {"class_name": value["class_name"], "config": config}
     if isinstance(value, (list, tuple)):

@@ -188,9 +188,6 @@ def metric(value: Any) -> Metric:
             return known(name=name)
         return GivenFunction(value)
     if isinstance(value, str):
-        if value in losses.ALIASES and value not in ALIASES:
-            # So Keras 3's `.h5` has the function itself.
-            return MeanMetricWrapper(value)
         if value not in METRICS and value not in ALIASES:
             raise ConfigError(unknown_name("metric", value, [*METRICS, *ALIASES, *BY_SHAPES]))
         return METRICS[ALIASES.get(value, value)](name=value)
