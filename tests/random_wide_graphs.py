@@ -46,6 +46,8 @@ class WideMaker:
         self.keras, self.layers, self.ops = keras, keras.layers, keras.ops
         self.rng = np.random.default_rng(seed)
         self.count = 0
+        #: On torch, Keras up to 3.8 pads transposed convolutions wrongly, and a mean over steps changes its input.
+        self.early = tuple(int(part) for part in keras.__version__.split(".")[:2]) < (3, 9)
         #: Whether some layers compute in other types.
         self.typed = seed % 5 == 4
         self.inputs: list[Any] = []
@@ -61,6 +63,10 @@ class WideMaker:
 
     def pick(self, choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
+
+    def late(self, choice: Any, early: Any) -> Any:
+        """One of both, where this Keras is right about the first."""
+        return early if self.early else self.pick((choice, early))
 
     def options(self) -> dict[str, Any]:
         """A name and, rarely, a policy, or that the layer is frozen."""
@@ -183,11 +189,11 @@ class WideMaker:
                 lambda: make.Conv1D(units, 3, padding=self.pick(("same", "causal", "valid")), **conv, **options),
                 lambda: make.SeparableConv1D(units, 2, padding="same", depth_multiplier=2, **options),
                 lambda: make.DepthwiseConv1D(2, padding="same", depth_multiplier=2, **options),
-                lambda: make.Conv1DTranspose(units, 3, strides=2, padding=self.pick(("same", "valid")), **options),
+                lambda: make.Conv1DTranspose(units, 3, strides=2, padding=self.late("same", "valid"), **options),
                 lambda: make.MaxPooling1D(2, **pool, **options),
                 lambda: make.AveragePooling1D(2, **pool, **options),
                 lambda: make.GlobalMaxPooling1D(keepdims=self.flag(0.3), **options),
-                lambda: make.GlobalAveragePooling1D(**options),
+                lambda: self.late(make.GlobalAveragePooling1D, make.GlobalMaxPooling1D)(**options),
                 lambda: make.ZeroPadding1D((1, 2), **options),
                 lambda: make.Cropping1D((1, 0), **options),
                 lambda: make.UpSampling1D(2, **options),
@@ -212,7 +218,9 @@ class WideMaker:
                 lambda: make.Conv2D(shape[-1] * 2, (2, 3), groups=shape[-1], **same, **options),
                 lambda: make.DepthwiseConv2D(self.pick((2, 3)), **same, depth_multiplier=2, **options),
                 lambda: make.SeparableConv2D(units, 3, **same, **options),
-                lambda: make.Conv2DTranspose(units, self.pick((2, 3)), strides=2, **same, **options),
+                lambda: make.Conv2DTranspose(
+                    units, self.pick((2, 3)), strides=2, padding=self.late("same", "valid"), **options
+                ),
                 lambda: make.MaxPooling2D((2, 1), strides=self.pick((1, 2)), **same, **options),
                 lambda: make.AveragePooling2D(2, **same, **options),
                 lambda: make.GlobalAveragePooling2D(keepdims=self.flag(), **options),
