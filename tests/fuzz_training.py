@@ -475,7 +475,7 @@ def refrozen(case: Case, folder: Path) -> str:
         raise AssertionError(f"{describe(case)}\n  frozen: {traceback.format_exc(limit=-3)}") from wrong
     names = set(want) & set(got)
     wrong = differences({n: got[n] for n in names}, {n: want[n] for n in names}, case.tolerance)
-    if wrong and np.isfinite(want["log loss"]).all() and not explained(wrong, moved_on(case, loaded, folder, want)):
+    if wrong and finite(want) and not explained(wrong, moved_on(case, loaded, folder, want)):
         raise AssertionError(f"{describe(case)}\n  frozen otherwise\n{shown(wrong, got, want)}")
     return "same"
 
