@@ -161,7 +161,11 @@ class Settings(BaseSettings):
         default=1, ge=1, le=1024, description="Most processes that one training run may be shared out between."
     )
     training_nice: int = Field(
-        default=10, ge=0, le=19, description="How far training stands back behind serving (nice)."
+        default=10,
+        ge=0,
+        le=19,
+        description="How far training stands back behind serving (nice); unless 0, it also rests while the server "
+        "needs all cores.",
     )
     training_resume: Literal["auto", "manual"] = Field(
         default="auto",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from layerserve_server.training.contention import SERVER
 from layerserve_server.training.outcome import ended_by_signal
 from layerserve_server.training.run_folder import CHILD_LOCK, CHILD_OUTPUT
 
@@ -38,6 +39,7 @@ class TrainingProcess:
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "PYTHONSAFEPATH": "1",
+            SERVER: str(os.getpid()),
         }
         with (self._folder / CHILD_OUTPUT).open("ab") as output:
             self._started = subprocess.Popen(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from layergraph import load_model
+from layergraph.training.callbacks import Callback
 from layergraph.training.checkpoint import Checkpoints
 
 from layerserve_server.execution import load_plugins
@@ -55,7 +56,7 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
     configured = configured_callbacks(request, folder / FILES)
     best = [BestEpoch(folder, request)] if request.publish_best else []
     # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
-    callbacks = [*configured, reporter, *best, GiveWay()]
+    callbacks = [*configured, reporter, *best, *_giving_way(request)]
     arguments = fit_arguments(request, arrays)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
@@ -80,9 +81,14 @@ def evaluate(folder: Path, request: RunRequest, place: Place) -> Outcome:
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, place)
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, GiveWay()]))
+    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_giving_way(request)]))
     writer.close()
     return Outcome("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
+
+
+def _giving_way(request: RunRequest) -> list[Callback]:
+    """Nothing where training is to have the priority of serving."""
+    return [GiveWay()] if request.nice else []
 
 
 def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:

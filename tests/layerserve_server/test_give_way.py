@@ -1,0 +1,88 @@
+"""Training leaves the processor to a server that needs all of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from layerserve_server.training import give_way
+from layerserve_server.training.contention import SERVER, seconds_served, seconds_waited
+from layerserve_server.training.give_way import MOST_RESTS, RESTS, TRAINS, GiveWay
+
+BUSY = (
+    "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint('done', flush=True)\n"
+)
+
+
+def computing(own_session: bool) -> subprocess.Popen[bytes]:
+    """A process that has computed for 0.3 seconds, and still is there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=own_session,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"done\n"
+    return process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux counts")
+def test_a_server_is_what_computes_in_its_session() -> None:
+    before = seconds_served(os.getpid())
+    worker = computing(own_session=False)
+    with_worker = seconds_served(os.getpid())
+    run = computing(own_session=True)
+    with_run = seconds_served(os.getpid())
+    for process in (worker, run):
+        process.communicate(b"\n", timeout=30)
+    assert with_worker - before >= 0.25
+    # This process itself has done little but wait.
+    assert with_run - with_worker < 0.25
+
+
+@pytest.mark.parametrize("pid", [0, 2**30])
+def test_no_server_serves_nothing(pid: int) -> None:
+    assert seconds_served(pid) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux counts")
+def test_waiting_for_a_core_is_counted() -> None:
+    """Two threads' work on one core, of which one has to wait."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        before, end = seconds_waited(), time.monotonic() + 1.0
+        while time.monotonic() < end:
+            pass
+        assert seconds_waited() - before > 0.1
+    finally:
+        os.sched_setaffinity(0, cores)
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize(
+    ("waited", "served", "rests"), [(0.9, 0.9, True), (0.9, 0.5, False), (0.2, 0.9, False), (0.0, 0.0, False)]
+)
+def test_it_rests_where_it_waits_and_the_server_computes(
+    waited: float, served: float, rests: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, slept = [100.0], []
+    monkeypatch.setenv(SERVER, "7")
+    monkeypatch.setattr(give_way, "seconds_waited", lambda: waited * now[0])
+    monkeypatch.setattr(give_way, "seconds_served", lambda server: served * now[0] if server == 7 else 0.0)
+    monkeypatch.setattr(give_way.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(give_way.time, "sleep", slept.append)
+    callback = GiveWay()
+    for batch in range(10):
+        now[0] += TRAINS / 4
+        callback.on_train_batch_end(batch)
+    assert slept == (pytest.approx([RESTS * 1.25 * TRAINS] * 2) if rests else [])
+    now[0] += 100
+    callback.on_train_batch_end(10)
+    assert slept[2:] == ([MOST_RESTS] if rests else [])
