@@ -79,10 +79,10 @@ def test_it_rests_where_it_waits_and_the_server_computes(
     monkeypatch.setattr(give_way.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(give_way.time, "sleep", slept.append)
     callback = GiveWay()
-    for batch in range(10):
-        now[0] += TRAINS / 4
+    for batch in range(5):
+        now[0] += 0.6 * TRAINS
         callback.on_train_batch_end(batch)
-    assert slept == (pytest.approx([RESTS * 1.25 * TRAINS] * 2) if rests else [])
+    assert slept == (pytest.approx([RESTS * 1.2 * TRAINS] * 2) if rests else [])
     now[0] += 100
-    callback.on_train_batch_end(10)
+    callback.on_train_batch_end(5)
     assert slept[2:] == ([MOST_RESTS] if rests else [])
