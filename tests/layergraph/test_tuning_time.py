@@ -124,6 +124,32 @@ def test_an_engine_that_is_pinned_is_built_whatever_its_time(
     assert plan.tune(engines=names, seconds=SECONDS, pin=True).choices[0].engine == "engine_0"
 
 
+def test_where_time_is_short_the_best_of_fewer_rows_goes_on(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than one that once was quick, while it was compared."""
+    slow_torch(plan, clock, monkeypatch, 0.05)
+
+    def engine(row: float, once: float) -> Any:
+        def make(source: Any) -> Any:
+            left = [once]
+
+            def run(arrays: Any) -> Any:
+                clock.now += len(arrays[0]) * (left.pop() if left else row)
+                return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+            return run
+
+        return make
+
+    table = {"lucky": engine(0.045, once=0.03), "steady": engine(0.04, once=0.04)}
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", table)
+    # At 8 rows for one of the two.
+    found = plan.tune(engines=tuple(table), rows=(1, 8), seconds=8.4)
+    assert [(choice.rows, choice.engine) for choice in found.choices] == [(1, "steady"), (8, "steady")]
+    assert "lucky" not in found.choices[1].milliseconds
+
+
 def test_shared_calls_are_joined_for_few_rows_and_apart_for_many(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as that is faster; what was found is built again from its name."""
     entries, layer = [layergraph.Input((4,)) for _ in range(2)], layergraph.layers.Dense(3)

@@ -240,10 +240,13 @@ class _Bench:
 
     def choices(self, fit: Sequence[Tuned]) -> list[Choice]:
         """The fastest engine for each row count that there is time for."""
-        found = []
+        found: list[Choice] = []
+        # Where there is no time for all, those go on that were the quickest for fewer rows.
+        before = self._rows_seconds
         for place, rows in enumerate(self._rows):
             # One row has no parts.
             tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(SPLIT)]
+            tried.sort(key=lambda tuned: before[tuned.name])
             timed = self._in_time(tried, rows)
             if len(timed) < len(tried):
                 names = ", ".join(tuned.name for tuned in tried if tuned not in timed)
@@ -255,16 +258,17 @@ class _Bench:
             calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
             times = _quick(calls, seconds)
+            before = {name: seconds * rows for name, seconds in self._rows_seconds.items()} | times
             best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0)
             milliseconds = {name: value * 1000 for name, value in times.items()}
             found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
         return found
 
     def _in_time(self, fit: Sequence[Tuned], rows: int) -> list[Tuned]:
-        """Those engines, the quickest first, that there is time to call as often as it takes, as eager torch is."""
+        """The first of those engines that there is time to call as often as it takes, as eager torch is."""
         needed = _LEAST_CALLS * rows * self._row
         timed = []
-        for tuned in sorted(fit, key=lambda tuned: self._rows_seconds[tuned.name]):
+        for tuned in fit:
             needed += _LEAST_CALLS * rows * self._rows_seconds[tuned.name]
             if needed > self._allowance.left:
                 break
@@ -290,7 +294,7 @@ def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, 
     """Seconds of a call of each: the lower quartile, in turns, so that what else the machine does matters little.
 
     A turn is several calls, the first of which isn't timed: an engine's threads go on waiting busily for a while, and
-    would slow down whichever comes next.
+    would slow down whichever comes next. Of slow calls it is one, so that all engines get as many.
     """
     began = time.monotonic()
     until = began + seconds
@@ -302,7 +306,7 @@ def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, 
                 break
             if not slow[name]:
                 call()
-            for _ in range(_CALLS_A_TURN):
+            for _ in range(1 if slow[name] else _CALLS_A_TURN):
                 times[name].append(_seconds(call))
                 if time.monotonic() > until:
                     break
