@@ -17,6 +17,7 @@ from layergraph.training.callbacks import Callback, Callbacks, History
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
 from layergraph.training.data import Array, Data
+from layergraph.training.denormals import flushed_denormals
 from layergraph.training.fitting import Fit, Validation, tested
 from layergraph.training.kept_memory import kept_memory
 from layergraph.training.loop import Loop, new_generator
@@ -257,7 +258,7 @@ class Trainer:
             checkpoints=checkpoints,
             workers=workers,
         )
-        with kept_memory():
+        with kept_memory(), flushed_denormals():
             fit.run(resumed)
         return history
 

@@ -94,6 +94,8 @@ def _giving_way(request: RunRequest) -> list[Callback]:
 def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
     """The base version's file, its model ready for the request, and the data."""
     torch.set_num_threads(max(1, request.threads // request.workers))
+    # Before torch starts threads, which take this from the one that starts them.
+    torch.set_flush_denormal(True)
     (base,) = (folder / BASE).iterdir()
     load_plugins()
     model = load_model(base)
