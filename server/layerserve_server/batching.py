@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 QUICK_SECONDS = 0.002
 
 
-#: Part of a batch's time that the next one may be held up for callers who have just got their answers; the most that it
-#: may be, in seconds; and the pause after which no more of them are expected.
-GATHER_PART, MAX_GATHER_SECONDS, GATHER_PAUSE_SECONDS = 0.01, 0.005, 0.0005
+#: Part of a batch's time that the next one may be held up for callers who have just got their answers; the least and
+#: the most that it may be, in seconds.
+GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.03, 0.0005, 0.01
 
 
 class Executor(Protocol):
@@ -87,7 +87,7 @@ class Lane:
         self._turns: dict[object, float] = {}
         self._thread: threading.Thread | None = None
         self._seconds_per_row = 0.0
-        #: When the last batch ended, the seconds that it took, and its requests.
+        #: When the last batch ended, the seconds that it took, and its requests with those that waited then.
         self._last = (0.0, 0.0, 0)
         #: Whether the lane's thread waits for more requests, with some there or none.
         self._gathering = False
@@ -241,18 +241,19 @@ class Lane:
             self._lead(None)
 
     def _gather(self) -> None:
-        """Lets those come whose answers went out a moment ago: else the first one runs alone, and the rest after it.
+        """Lets those come whose answers went out a moment ago.
 
-        Only after a batch of several requests that took long, and for a small part of that; idle lanes never wait.
+        Else the first one runs alone, and the rest after it; or those that came during the batch run without them, and
+        callers stay parted in two groups. Only after a batch that took long, and for a small part of that; neither
+        idle lanes nor lone callers ever wait.
         """
-        ended, seconds, requests = self._last
+        ended, seconds, expected = self._last
         end = ended + min(GATHER_PART * seconds, MAX_GATHER_SECONDS)
-        if requests < 2 or GATHER_PART * seconds < GATHER_PAUSE_SECONDS:
+        if expected < 2 or GATHER_PART * seconds < MIN_GATHER_SECONDS:
             return
         self._gathering = True
-        while len(self._queue) < requests and not self._closed and (left := end - time.monotonic()) > 0:
-            if not self._wake.wait(min(left, GATHER_PAUSE_SECONDS)):
-                break
+        while len(self._queue) < expected and not self._closed and (left := end - time.monotonic()) > 0:
+            self._wake.wait(left)
         self._gathering = False
 
     def _lead(self, turns: int | None = MAX_TURNS) -> None:
@@ -388,7 +389,7 @@ class Lane:
         busy = time.thread_time() - busy
         size = min(rows.bit_length(), len(self._took) - 1)
         self._took[size] = min(busy, (self._took[size] + busy) / 2)
-        self._last = began + seconds, seconds, requests
+        self._last = began + seconds, seconds, requests + len(self._queue)
         tell(partial(self._observer.batch_ran, rows, requests, seconds))
         return results
 

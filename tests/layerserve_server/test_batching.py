@@ -366,13 +366,30 @@ def test_who_waited_for_longer_than_it_wanted_is_refused(make):
 
 def test_callers_that_ask_again_at_once_stay_together(make, monkeypatch):
     """Without a moment's patience a batch of 3 falls apart into the first that comes back, and the other 2."""
-    for name in ("GATHER_PART", "MAX_GATHER_SECONDS", "GATHER_PAUSE_SECONDS"):
+    for name in ("GATHER_PART", "MAX_GATHER_SECONDS"):
         monkeypatch.setattr(batching, name, 30.0)
     lane, observer = make(lambda outputs, arrays: {"y": arrays["x"]})
     lane._last = (time.monotonic(), 30.0, 3)
     futures = [ask(lane, [value])[1] for value in (1, 2, 3)]
     assert [column(future) for future in futures] == [[1], [2], [3]]
     assert observer.batches == [(3, 3)]
+
+
+def test_callers_in_two_groups_come_together(make, monkeypatch):
+    """Those that came during a batch wait for who was in it, and is about to ask again."""
+    for name in ("GATHER_PART", "MAX_GATHER_SECONDS"):
+        monkeypatch.setattr(batching, name, 1000.0)
+    doubler = Doubler()
+    lane, observer = make(doubler)
+    first = ask(lane, [1])[1]
+    assert doubler.running.acquire(timeout=30)
+    others = [ask(lane, [value])[1] for value in (2, 3)]
+    time.sleep(0.02)
+    doubler.gate.set()
+    assert column(first) == [2]
+    again = ask(lane, [4])[1]
+    assert [column(future) for future in (*others, again)] == [[4], [6], [8]]
+    assert observer.batches == [(1, 1), (3, 3)]
 
 
 def test_who_comes_alone_waits_for_nobody(make):
