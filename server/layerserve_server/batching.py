@@ -39,7 +39,7 @@ QUICK_SECONDS = 0.002
 
 #: Part of a batch's time that the next one may be held up for callers who have just got their answers; the least and
 #: the most that it may be, in seconds.
-GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.03, 0.0005, 0.01
+GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.05, 0.0005, 0.01
 
 
 class Executor(Protocol):
