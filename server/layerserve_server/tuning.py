@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import queue
 import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -83,31 +82,44 @@ class Tuner:
         self._seconds = seconds
         self._threads = threads
         self._max_bytes = max_bytes
-        self._waiting: queue.SimpleQueue[LoadedVersion | None] = queue.SimpleQueue()
+        self._waiting: list[LoadedVersion] = []
+        self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="tuner", daemon=True)
         self._thread.start()
 
     def submit(self, loaded: LoadedVersion) -> None:
         """Tunes a version when its turn comes, if it is still served then."""
-        self._waiting.put(loaded)
+        with self._wake:
+            # Those that were replaced meanwhile go now, with their weights: loading may be quicker than tuning.
+            self._waiting = [one for one in self._waiting if not one.retired] + [loaded]
+            self._wake.notify()
 
     def close(self) -> None:
         """Tunes nothing more, and waits for the step under way: a process must not end inside of an engine."""
-        self._closed = True
-        self._waiting.put(None)
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
         self._thread.join(_MOST_WAIT)
 
     def _work(self) -> None:
-        while (loaded := self._waiting.get()) is not None and not self._closed:
+        while (loaded := self._next()) is not None:
             lease = loaded.lease()
-            if lease is None:
-                continue
-            with lease:
-                try:
-                    self._tune(loaded)
-                except Exception:
-                    logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
+            if lease is not None:
+                with lease:
+                    try:
+                        self._tune(loaded)
+                    except Exception:
+                        logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
+            # Not held while this waits for the next one.
+            del loaded, lease
+
+    def _next(self) -> LoadedVersion | None:
+        """The one that has waited longest, once there is one; None when this is closed."""
+        with self._wake:
+            while not self._waiting and not self._closed:
+                self._wake.wait()
+            return None if self._closed else self._waiting.pop(0)
 
     def _tune(self, loaded: LoadedVersion) -> None:
         if loaded.model.engines:
@@ -117,9 +129,13 @@ class Tuner:
         note = self._folder / f"{_key(loaded.found, self._threads)}.json"
         known = _recall(note)
         tuned: Tuning = loaded.model.plan().tune(
-            seconds=self._seconds, threads=self._threads, shared=True, known=known, stopped=lambda: self._closed
+            seconds=self._seconds,
+            threads=self._threads,
+            shared=True,
+            known=known,
+            stopped=lambda: self._closed or loaded.retired,
         )
-        if tuned.choices and not known and not self._closed:
+        if tuned.choices and not known and not self._closed and not loaded.retired:
             _remember(note, tuned)
         logger.info(
             "model '%s' version %s is tuned",

@@ -40,6 +40,11 @@ class LoadedVersion:
         """Number of the version."""
         return self.found.version
 
+    @property
+    def retired(self) -> bool:
+        """Whether it gives no more leases."""
+        return self._retired
+
     def lease(self) -> Lease | None:
         """A right to use it; None where it has been retired."""
         with self._lock:
