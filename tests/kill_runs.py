@@ -22,7 +22,7 @@ from typing import Any
 from layergraph import load_model
 from layerserve import Client, EpochEnd, LayerserveError, RunStarted, TrainingFailed
 from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers
-from layerserve_server.training.budget import children_of
+from layerserve_server.training.processes import children_of
 from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, training_processes, weights
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerserve_server.errors import TooLargeError
+from layerserve_server.training.processes import children_of
 from layerserve_server.training.request import Budget, Kind, RunRequest
 
 #: Bytes of a parameter in training at the least: weight, gradient, and two numbers of an optimizer such as Adam.
@@ -120,20 +121,6 @@ class Watch:
 def memory_of(pid: int) -> int:
     """Memory of a process in bytes, without pages of files that it maps: the system takes those back at need."""
     return _kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") or 0
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started, and that are still there."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # "12 (name) S 7 ...": the name may hold anything, also spaces and brackets.
-            parent = path.read_text(errors="replace").rpartition(")")[2].split()[1]
-        except (OSError, IndexError):
-            continue
-        if parent == str(pid):
-            found.append(int(path.parent.name))
-    return found
 
 
 def folder_bytes(folder: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from layergraph.training.callbacks import Callback
 
-from layerserve_server.training.contention import SERVER, seconds_served, seconds_waited
+from layerserve_server.training.contention import SERVER, seconds_served, seconds_waited, serving_processes
 
 #: Seconds that a process trains at the least before it looks whether it is in the way.
 TRAINS = 0.05
@@ -30,6 +30,7 @@ class GiveWay(Callback):
     def __init__(self) -> None:
         super().__init__()
         self._server = int(os.environ.get(SERVER, "0"))
+        self._serving = serving_processes(self._server)
         self._begin()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -43,13 +44,13 @@ class GiveWay(Callback):
     def _begin(self) -> None:
         self._began = time.monotonic()
         self._waited = seconds_waited()
-        self._served = seconds_served(self._server)
+        self._served = seconds_served(self._serving)
 
     def _look(self) -> None:
         took = time.monotonic() - self._began
-        if (
-            seconds_waited() - self._waited > WAITED * took
-            and seconds_served(self._server) - self._served > SERVED * took
-        ):
-            time.sleep(min(RESTS * took, MOST_RESTS))
+        if seconds_waited() - self._waited > WAITED * took:
+            if seconds_served(self._serving) - self._served > SERVED * took:
+                time.sleep(min(RESTS * took, MOST_RESTS))
+            # Workers come and go; to find them takes too long to be done where nobody is in the way.
+            self._serving = serving_processes(self._server)
         self._begin()

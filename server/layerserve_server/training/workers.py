@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.training import events
-from layerserve_server.training.budget import children_of
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.outcome import INTERRUPT, Outcome, ended_by_signal
+from layerserve_server.training.processes import children_of
 from layerserve_server.training.request import RunRequest
 
 if TYPE_CHECKING:
