@@ -103,29 +103,35 @@ class Tuner:
         self._thread.join(_MOST_WAIT)
 
     def _work(self) -> None:
-        while (loaded := self._next()) is not None:
-            lease = loaded.lease()
-            if lease is not None:
-                with lease:
-                    try:
-                        self._tune(loaded)
-                    except Exception:
-                        logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
-            # Not held while this waits for the next one.
-            del loaded, lease
+        while self._tune_next():
+            pass
 
-    def _next(self) -> LoadedVersion | None:
-        """The one that has waited longest, once there is one; None when this is closed."""
+    def _tune_next(self) -> bool:
+        """Tunes the version that has waited longest, once there is one; gives False when this is closed."""
         with self._wake:
-            while not self._waiting and not self._closed:
-                self._wake.wait()
-            return None if self._closed else self._waiting.pop(0)
+            self._wake.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return False
+            loaded = self._waiting.pop(0)
+        lease = loaded.lease()
+        if lease is None:
+            return True
+        with lease:
+            try:
+                self._tune(loaded)
+            except Exception:
+                logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
+        return True
 
     def _tune(self, loaded: LoadedVersion) -> None:
         if loaded.model.engines:
             return  # It computes in less precision.
         if loaded.parameter_count * _BYTES > self._max_bytes:
             return
+
+        def stopped() -> bool:
+            return self._closed or loaded.retired
+
         note = self._folder / f"{_key(loaded.found, self._threads)}.json"
         known = _recall(note)
         tuned: Tuning = loaded.model.plan().tune(
@@ -133,9 +139,9 @@ class Tuner:
             threads=self._threads,
             shared=True,
             known=known,
-            stopped=lambda: self._closed or loaded.retired,
+            stopped=stopped,
         )
-        if tuned.choices and not known and not self._closed and not loaded.retired:
+        if tuned.choices and not known and not stopped():
             _remember(note, tuned)
         logger.info(
             "model '%s' version %s is tuned",
