@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -10,8 +12,9 @@ import re
 import secrets
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ STALE_SECONDS = 24 * 3600.0
 #: Largest labels.json that is read, in bytes.
 MAX_LABELS_BYTES = 64 * 1024
 CHUNK = 1024 * 1024
+
+#: Held while a label is written: the file is read, changed and replaced as a whole.
+_labelling = threading.Lock()
 
 
 def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, above: int = 0) -> int:
@@ -152,12 +158,29 @@ def read_labels(folder: Path) -> dict[str, int]:
 
 
 def write_label(folder: Path, label: str, version: int) -> None:
-    """Points a label at a version, in one step."""
+    """Points a label at a version, in one step. Raises OSError where that can't be done, with nothing changed."""
     temporary = folder / f".{LABELS}-{secrets.token_hex(6)}"
-    temporary.write_text(json.dumps({**read_labels(folder), label: version}, indent=1), "utf-8")
-    sync(temporary)
-    os.replace(temporary, folder / LABELS)
-    sync(folder)
+    with _labelling, _locked(folder):
+        try:
+            temporary.write_text(json.dumps({**read_labels(folder), label: version}, indent=1), "utf-8")
+            sync(temporary)
+            os.replace(temporary, folder / LABELS)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing labels meanwhile, where the filesystem has locks for folders."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class Repository:
             self._let_go()
 
     def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
-        """Makes a file the next version of a model and serves it; gives its number.
+        """Makes a file the next version of a model and serves it; gives its number. A label moves once it is loaded.
 
         Raises NotTrainableError where the repository can't be written, VersionFailedError where the new version can't
         be loaded.
@@ -167,22 +167,27 @@ class Repository:
         facts = {"run": run, "base_version": base_version, "created": time.time()}
         try:
             version = publishing.publish(self._root, name, file, facts, above=above)
-            if label:
-                publishing.write_label(self._root / name, label, version)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.scan()
-        with self._lock:
-            entry = self._models.get(name, {}).get(version)
-        if entry is not None and entry.state is State.FAILED:
-            raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
-        return version
+        return self._published(name, version, label)
 
     def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
         """As `publish`, but where the run has published already (and its server was killed then) only what is left."""
         version = self.version_of_run(name, run)
         if not version:
             return self.publish(name, file, run=run, base_version=base_version, label=label)
+        return self._published(name, version, label)
+
+    def _published(self, name: str, version: int, label: str) -> int:
+        """Moves the label of a new version, unless the version can't be loaded: the label's callers keep what answers.
+
+        Raises what `publish` raises.
+        """
+        with self._lock:
+            entry = self._models.get(name, {}).get(version)
+        if entry is not None and entry.state is State.FAILED:
+            raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         if label:
             try:
                 publishing.write_label(self._root / name, label, version)
