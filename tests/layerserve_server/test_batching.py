@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -26,12 +27,14 @@ from layerserve_server.pending import Pending
 class Observer:
     def __init__(self):
         self.batches = []
+        self.waits = []
 
     def batch_ran(self, rows, requests, seconds):
+        assert 0 <= seconds < 60
         self.batches.append((rows, requests))
 
     def requests_waited(self, seconds):
-        pass
+        self.waits += seconds
 
 
 class Doubler:
@@ -362,6 +365,94 @@ def test_who_waited_for_longer_than_it_wanted_is_refused(make):
     assert column(patient) == [4]
     with pytest.raises(BusyError, match="longer than it wanted"):
         hasty.result(30)
+
+
+@pytest.mark.parametrize(
+    ("change", "batches", "error"),
+    [
+        (lambda pending: setattr(pending, "deadline", 0.0), [4], DeadlinePassedError),
+        (lambda pending: pending.cancel(), [4], CallCancelledError),
+        # It waits no more, so it goes on: what was computed isn't thrown away.
+        (lambda pending: setattr(pending, "give_up", 0.0), [4, 4, 2], type(None)),
+    ],
+    ids=["too late", "gone", "impatient"],
+)
+def test_a_request_that_has_begun_ends_between_its_batches_only_if_nobody_wants_it(make, change, batches, error):
+    ran, answered = [], []
+
+    def execute(outputs, arrays):
+        ran.append(len(arrays["x"]))
+        change(pending)
+        return {"y": arrays["x"]}
+
+    lane, _ = make(execute, max_batch_rows=4)
+    pending = Pending(("y",), {"x": np.ones((10, 1))}, 10, True, answered.append)
+    lane.put(pending)
+    lane.run()
+    assert (ran, lane.queued_rows, answered) == (batches, 0, [pending])
+    assert isinstance(pending.error, error)
+
+
+def quick_lane(make, **limits):
+    """A lane that knows its model to be quick."""
+    lane, observer = make(lambda outputs, arrays: {"y": arrays["x"]}, **limits)
+    lane._took = [0.0] * len(lane._took)
+    return lane, observer
+
+
+def test_a_free_lane_of_a_quick_model_is_led_by_whoever_asks_first(make):
+    lane, observer = quick_lane(make)
+    assert lane.lead(1)
+    assert not lane.lead(1)
+    x = np.ones((2, 1))
+    assert lane.run_now(("y",), {"x": x}, 2, [0.25, 0.5])["y"] is x
+    assert observer.batches == []  # it is told after the answers
+    lane.cease()
+    assert (observer.batches, observer.waits) == ([(2, 2)], [0.25, 0.5])
+    lane.cease()
+    assert observer.batches == [(2, 2)]
+    assert lane.lead(1)
+    lane.cease()
+
+
+def test_nobody_takes_the_lead_before_those_who_wait(make):
+    lane, _observer = quick_lane(make)
+    waiting = Pending(("y",), {"x": np.ones((1, 1))}, 1, True, lambda pending: None)
+    lane.put(waiting)
+    assert not lane.lead(1)
+    lane.run()
+    assert waiting.ended
+    assert lane.lead(1)
+    lane.cease()
+
+
+def test_who_came_while_somebody_led_is_run_when_that_ceases(make):
+    lane, _observer = quick_lane(make)
+    assert lane.lead(1)
+    future = wait_here(lane, [5], lane.run)
+    assert not future.done()
+    lane.cease()
+    assert column(future) == [5]
+
+
+def test_nobody_leads_a_lane_that_is_closed_or_slow(make):
+    lane, _ = quick_lane(make, max_batch_rows=8)
+    lane._took = [0.0, batching.QUICK_SECONDS / 4, *[math.inf] * (len(lane._took) - 2)]
+    # Twice the rows may take twice as long.
+    assert [lane.lead(rows) and lane.cease() is None for rows in (1, 2, 3, 4, 8, 16)] == [
+        *(True, True, True, False, False, False)
+    ]
+    lane.close()
+    assert not lane.lead(1)
+
+
+def test_rows_of_another_number_are_never_handed_out_by_who_leads(make):
+    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"][:1]})
+    lane._took = [0.0] * len(lane._took)
+    assert lane.lead(2)
+    with pytest.raises(RuntimeError, match="output 'y' has shape"):
+        lane.run_now(("y",), {"x": np.ones((2, 1))}, 2, [0.0])
+    lane.cease()
 
 
 def test_callers_that_ask_again_at_once_stay_together(make, monkeypatch):

@@ -1,10 +1,13 @@
 """Publishing: all of a version or nothing, never over another one."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from layerserve_server.repository import publishing
@@ -71,17 +74,72 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "models" / "m") == []
 
 
-def test_a_file_on_another_filesystem_is_copied(tmp_path, result, monkeypatch):
-    rename = os.rename
+def refusing(number, text):
+    def refuse(*_args, **_options):
+        raise OSError(number, text)
 
-    def refuse(source, target):
-        if str(source).endswith("result.keras"):
-            raise OSError(18, "Invalid cross-device link")
-        rename(source, target)
+    return refuse
 
-    monkeypatch.setattr(publishing.os, "rename", refuse)
-    publish(tmp_path / "models", "m", result(), {})
+
+def test_a_failure_leaves_the_file_where_it_was(tmp_path, result, monkeypatch):
+    file = result()
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing.os, "rename", refusing(28, "No space left on device"))
+        with pytest.raises(OSError, match="No space left"):
+            publish(tmp_path / "models", "m", file, {})
+    assert file.read_text() == "trained"
+    assert os.listdir(tmp_path / "models" / "m") == []
+    assert publish(tmp_path / "models", "m", file, {}) == 1
+    assert not file.exists()
+
+
+def test_the_file_has_its_old_name_until_the_version_is_there_and_on_the_disk(tmp_path, result, monkeypatch):
+    """A publisher killed at any moment can begin anew, or finds its version."""
+    file, folder, seen = result(), tmp_path / "models" / "m", []
+    sync, rename = publishing.sync, os.rename
+
+    def note(step, path):
+        seen.append((step, path.name.partition("-")[0], file.exists(), publishing.version_numbers(folder)))
+
+    monkeypatch.setattr(publishing, "sync", lambda path: (sync(path), note("synced", path)))
+    monkeypatch.setattr(publishing.os, "rename", lambda old, new: (note("renaming", old), rename(old, new)))
+    publish(tmp_path / "models", "m", file, {})
+    assert seen == [
+        ("synced", "model.keras", True, []),
+        ("synced", "manifest.json", True, []),
+        ("synced", ".publish", True, []),
+        ("renaming", ".publish", True, []),
+        ("synced", "m", True, [1]),
+    ]
+
+
+def test_a_sync_waits_for_the_disk_and_closes_what_it_opened(tmp_path, monkeypatch):
+    synced, opened = [], len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(publishing.os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    publishing.sync(tmp_path)
+    assert synced == [str(tmp_path)]
+    assert len(os.listdir("/proc/self/fd")) == opened
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
+def test_a_file_on_another_filesystem_is_copied(tmp_path, result, monkeypatch, number):
+    file = result()
+    monkeypatch.setattr(publishing.os, "link", refusing(number, "Invalid cross-device link"))
+    publish(tmp_path / "models", "m", file, {})
     assert (tmp_path / "models" / "m" / "1" / "model.keras").read_text() == "trained"
+    assert not file.exists()
+
+
+def test_a_link_that_fails_otherwise_is_told(tmp_path, result, monkeypatch):
+    monkeypatch.setattr(publishing.os, "link", refusing(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        publish(tmp_path / "models", "m", result(), {})
+
+
+@pytest.mark.parametrize(("name", "published"), [("a.keras", "model.keras"), ("a.h5", "model.h5")])
+def test_a_file_keeps_its_format(tmp_path, result, name, published):
+    publish(tmp_path / "models", "m", result(name=name), {})
+    assert sorted(os.listdir(tmp_path / "models" / "m" / "1")) == ["manifest.json", published]
 
 
 def test_a_file_that_is_not_what_its_manifest_says_is_told(tmp_path, result):
@@ -124,6 +182,7 @@ def test_a_publisher_killed_at_any_step_leaves_a_whole_version_or_none(tmp_path,
         process.stdout.readline()
         process.kill()
     versions = publishing.version_numbers(root / "m")
+    assert (tmp_path / "result.keras").read_text() == "trained"
     if steps < 3:
         assert versions == []
         assert len(sweep(root)) == 1
@@ -140,8 +199,41 @@ def test_the_folder_of_a_publisher_that_works_is_not_swept(tmp_path):
     other_host = root / "m" / ".publish-elsewhere-1-abcdef"
     other_host.mkdir()
     assert sweep(root) == []
-    os.utime(other_host, (0, 0))
-    assert sweep(root) == [other_host]
+    day = 24 * 3600
+    for age, removed in ((day - 60, []), (day + 60, [other_host])):
+        os.utime(other_host, (time.time() - age,) * 2)
+        assert sweep(root) == removed
+    assert folder.is_dir()
+    assert not other_host.exists()
+
+
+def test_what_an_earlier_process_of_our_number_left_is_swept(tmp_path):
+    folder = tmp_path / "models" / "m" / f".publish-{publishing.host_name()}-{os.getpid()}-abcdef"
+    folder.mkdir(parents=True)
+    assert sweep(tmp_path / "models") == [folder]
+
+
+def test_nothing_is_swept_through_a_link(tmp_path):
+    outside = tmp_path / "outside" / f".publish-{publishing.host_name()}-{os.getpid()}-abcdef"
+    outside.mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "m").symlink_to(outside.parent)
+    assert sweep(tmp_path / "models") == []
+    assert sweep(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(("number", "lives"), [(0, True), (errno.EPERM, True), (errno.ESRCH, False)])
+def test_a_process_is_asked_for_without_a_signal_and_may_be_of_another_user(monkeypatch, number, lives):
+    sent = []
+
+    def kill(pid, signal):
+        sent.append((pid, signal))
+        if number:
+            raise OSError(number, "")
+
+    monkeypatch.setattr(publishing.os, "kill", kill)
+    assert publishing.process_lives(77) is lives
+    assert sent == [(77, 0)]
 
 
 def test_labels_point_at_versions(tmp_path):
@@ -149,6 +241,60 @@ def test_labels_point_at_versions(tmp_path):
     write_label(tmp_path, "stable", 3)
     write_label(tmp_path, "canary", 4)
     assert read_labels(tmp_path) == {"stable": 3, "canary": 4}
+
+
+def test_a_label_is_written_in_one_step(tmp_path, monkeypatch):
+    """Whoever reads meanwhile, or after a kill at any step, finds the labels of before or of after."""
+    write_label(tmp_path, "stable", 3)
+    sync, seen = publishing.sync, []
+
+    def note(path):
+        seen.append((path.name if path == tmp_path else json.loads(path.read_text()), read_labels(tmp_path)))
+        sync(path)
+
+    monkeypatch.setattr(publishing, "sync", note)
+    write_label(tmp_path, "stable", 4)
+    # First the new file is on the disk, then it takes the name, then the name is on the disk.
+    assert seen == [({"stable": 4}, {"stable": 3}), (tmp_path.name, {"stable": 4})]
+    assert os.listdir(tmp_path) == ["labels.json"]
+
+
+def test_a_label_that_can_not_be_written_changes_nothing(tmp_path, monkeypatch):
+    write_label(tmp_path, "stable", 3)
+    monkeypatch.setattr(publishing.os, "replace", refusing(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        write_label(tmp_path, "stable", 4)
+    assert read_labels(tmp_path) == {"stable": 3}
+    assert os.listdir(tmp_path) == ["labels.json"]
+
+
+def test_labels_that_are_written_at_once_are_all_kept(tmp_path, monkeypatch):
+    read = read_labels
+
+    def read_slowly(folder):
+        labels = read(folder)
+        time.sleep(0.005)
+        return labels
+
+    monkeypatch.setattr(publishing, "read_labels", read_slowly)
+    threads = [threading.Thread(target=write_label, args=(tmp_path, f"l{number}", number)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read(tmp_path) == {f"l{number}": number for number in range(1, 9)}
+
+
+def test_another_process_does_not_write_labels_meanwhile(tmp_path):
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    writing = threading.Thread(target=write_label, args=(tmp_path, "stable", 3))
+    writing.start()
+    writing.join(0.1)
+    assert read_labels(tmp_path) == {}
+    os.close(held)
+    writing.join(30)
+    assert read_labels(tmp_path) == {"stable": 3}
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1]", json.dumps({"a b": 1, "c": "1", "d": -1, "e": True})])

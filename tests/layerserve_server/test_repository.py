@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from layerserve_server.batching import Lane
@@ -16,9 +17,10 @@ from layerserve_server.errors import (
     VersionFailedError,
 )
 from layerserve_server.metrics import Metrics
-from layerserve_server.repository import publishing
+from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import LoadedVersion
 
 
 @pytest.fixture
@@ -91,6 +93,28 @@ def test_a_new_version_takes_over_while_the_old_one_finishes(make, put):
     assert lease.version.model.offset == 1
     lease.end()
     assert states(repository) == {1: State.AVAILABLE, 2: State.READY}
+
+
+def test_a_new_version_answers_as_soon_as_it_is_loaded(make, put, load_fake):
+    """Before other models are, which may take long."""
+    put(version=1, offset=1)
+    answers = []
+
+    def note(_):
+        with repository.lease_loaded("double") as version:
+            answers.append(version.version)
+
+    def load(path):
+        if path.parent.name == "2":
+            note(path)
+        return load_fake(path)
+
+    repository = make(load=load)
+    repository._ready = note
+    put(version=2, offset=2)
+    repository.scan()
+    repository.scan()
+    assert answers == [1, 2]
 
 
 def test_a_version_that_fails_leaves_the_old_one_and_says_why(make, put):
@@ -232,6 +256,138 @@ def test_labels_choose(make, put, tmp_path):
         repository.lease("double", None, "lost")
 
 
+@pytest.mark.parametrize("lease", ["lease", "lease_loaded"])
+def test_a_label_that_moves_between_loaded_versions_chooses_anew(make, put, tmp_path, lease):
+    put(version=1, offset=1)
+    put(version=2, offset=2)
+    repository = make()
+    answering(repository, "double", 1)
+    for version in (1, 2, 1):
+        publishing.write_label(tmp_path / "models" / "double", "stable", version)
+        repository.scan()
+        for _ in range(2):  # the second time from what was chosen before
+            with getattr(repository, lease)("double", None, "stable") as chosen:
+                assert chosen.version == version
+    assert states(repository) == {1: State.READY, 2: State.READY}
+    (tmp_path / "models" / "double" / "labels.json").unlink()
+    repository.scan()
+    with pytest.raises(UnknownLabelError):
+        getattr(repository, lease)("double", None, "stable")
+
+
+def test_what_is_loaded_already_is_leased_in_no_time(make, put):
+    put(version=1, offset=1)
+    put(version=2, offset=2)
+    repository = make()
+    assert repository.lease_loaded("double", 1) is None
+    assert states(repository)[1] is State.AVAILABLE
+    with repository.lease_loaded("double") as version:
+        assert version.version == 2
+    with pytest.raises(UnknownVersionError):
+        repository.lease_loaded("double", 3)
+
+
+def test_content_that_is_replaced_while_leased_finishes_and_the_new_one_answers(make, put):
+    path = put(offset=1)
+    repository = make()
+    metrics = repository._observer.registry.get_sample_value
+    loaded = ("layerserve_model_loaded", {"model": "double", "version": "1"})
+    lease = repository.lease_loaded("double")
+    old = lease.version
+    path.write_text('{"offset": 9}')
+    repository.scan()
+    repository.scan()
+    assert (old.retired, old.lane._closed) == (True, False)
+    assert old.lease() is None
+    for answer in (repository.lease, repository.lease_loaded):
+        with answer("double") as version:
+            assert (version.model.offset, version is old) == (9, False)
+    lease.end()
+    assert old.lane._closed
+    # The end of the old content isn't the version's.
+    assert states(repository) == {1: State.READY}
+    assert metrics(*loaded) == 1
+    assert answering(repository, "double") == (1, 9)
+    path.unlink()
+    path.parent.rmdir()
+    repository.scan()
+    assert metrics(*loaded) is None
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_version_that_is_removed_while_it_loads_is_not_kept(make, put, load_fake, tmp_path, closes):
+    put(version=2, offset=2)
+    path = put(version=1, offset=1)
+    loading, gate, ready = threading.Event(), threading.Event(), []
+
+    def load(path):
+        model = load_fake(path)
+        if path.parent.name == "1":
+            loading.set()
+            assert gate.wait(30)
+        return model
+
+    repository = make(load=load, ready=ready.append)
+    caught, lanes = [], []
+    make_lane = repository._make_lane
+    repository._make_lane = lambda *facts: lanes.append(make_lane(*facts)) or lanes[-1]
+
+    def ask():
+        try:
+            repository.lease("double", 1)
+        except (UnknownVersionError, UnknownModelError) as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert loading.wait(30)
+    if closes:
+        repository.close()
+    else:
+        path.unlink()
+        path.parent.rmdir()
+        repository.scan()
+    gate.set()
+    thread.join()
+    assert caught == ["there is no model" if closes else "model 'double' has no version 1; it has 2"]
+    assert [lane._closed for lane in lanes] == [True]
+    assert [one.version for one in ready] == [2]
+    loaded = ("layerserve_model_loaded", {"model": "double", "version": "1"})
+    assert repository._observer.registry.get_sample_value(*loaded) is None
+
+
+def loaded_version(put, released):
+    execution = SimpleNamespace()
+    lane = Lane("m", execution, max_batch_rows=8, max_queue_rows=8, observer=Metrics().lane("m", 1))
+    found = layout.find_file("m", 1, put())
+    return LoadedVersion(found, SimpleNamespace(), execution, lane, 3, "", released.append)
+
+
+def test_a_retired_version_gives_no_lease_and_is_released_once_with_the_last(put):
+    released = []
+    version = loaded_version(put, released)
+    first, second = version.lease(), version.lease()
+    version.retire()
+    version.retire()
+    assert version.lease() is None
+    for _ in range(2):  # a lease that has ended twice counts once
+        first.end()
+        assert (released, version.lane._closed) == ([], False)
+    with second as held:
+        assert held is version
+    assert (released, version.lane._closed) == ([version], True)
+
+
+def test_a_version_that_nobody_uses_is_released_when_it_is_retired(put):
+    released = []
+    version = loaded_version(put, released)
+    version.lease().end()
+    assert released == []
+    version.retire()
+    version.retire()
+    assert released == [version]
+
+
 @pytest.mark.parametrize(
     "name", ["../../etc", "..%2f", "a/b", ".", "", " ", "\0", "x" * 10_000, "d\u043euble", "\ud800"], ids=ascii
 )
@@ -291,12 +447,60 @@ def test_a_published_version_is_served_when_publish_returns(make, put, tmp_path)
 
 def test_a_published_file_that_does_not_load_is_told_and_not_served(make, put, tmp_path):
     put(version=1, offset=1)
+    folder = tmp_path / "models" / "double"
+    publishing.write_label(folder, "best", 1)
     repository = make()
     result = tmp_path / "result.keras"
     result.write_text("{")
-    with pytest.raises(VersionFailedError, match="published as version 2, which can't be loaded"):
-        repository.publish("double", result, run="r1", base_version=1)
-    assert answering(repository, "double") == (1, 1)
+    for _ in range(2):  # again after a restart, when the version is there already
+        with pytest.raises(VersionFailedError, match="published as version 2, which can't be loaded"):
+            repository.publish_once("double", result, run="r1", base_version=1, label="best")
+        assert answering(repository, "double") == (1, 1)
+        assert answering(repository, "double", None, "best") == (1, 1)
+        repository = make()
+    assert sorted(publishing.version_numbers(folder)) == [1, 2]
+
+
+def test_a_label_moves_when_the_new_version_is_loaded(make, put, tmp_path, load_fake):
+    """Callers of the label have an answer all the time: from the old version, then from the new one."""
+    put(version=1, offset=1)
+    publishing.write_label(tmp_path / "models" / "double", "best", 1)
+    answers = []
+
+    def load(path):
+        if path.parent.name == "2":
+            answers.append(answering(repository, "double", None, "best"))
+        return load_fake(path)
+
+    repository = make(load=load)
+    result = tmp_path / "result.keras"
+    result.write_text('{"offset": 7}')
+    repository.publish("double", result, run="r1", base_version=1, label="best")
+    answers.append(answering(repository, "double", None, "best"))
+    assert answers == [(1, 1), (2, 7)]
+
+
+def test_a_run_publishes_once_whatever_it_was_killed_at(make, put, tmp_path):
+    """A server that is killed after the version appeared and before the run's last event publishes it again."""
+    put(version=1, offset=1)
+    folder = tmp_path / "models" / "double"
+
+    def publish(repository, run, label=""):
+        result = tmp_path / "result.keras"
+        result.write_text('{"offset": 7}')
+        return repository.publish_once("double", result, run=run, base_version=1, label=label)
+
+    repository = make()
+    assert publish(repository, "r1") == 2
+    assert publish(repository, "r1") == 2
+    repository = make()
+    assert publish(repository, "r1", "best") == 2
+    assert sorted(publishing.version_numbers(folder)) == [1, 2]
+    assert answering(repository, "double", None, "best") == (2, 7)
+    assert publish(repository, "r2", "best") == 3
+    assert publish(repository, "r1") == 2
+    assert publishing.read_labels(folder) == {"best": 3}
+    assert publishing.read_manifest(folder / "3")["base_version"] == 1
 
 
 def test_a_published_file_that_was_changed_is_not_loaded(make, put, tmp_path):

@@ -1,0 +1,68 @@
+"""Calls without a transport: their answers are kept instead of sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from layerserve_server.transport.burst import BurstCall, Bursts
+from layerserve_server.transport.call import Ended
+from layerserve_server.transport.status import Failure
+
+
+class CallObserver:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.began: dict[str, int] = {}
+        self.ended: list[Ended] = []
+        self.told_before: list[Callable[[], None]] = []
+
+    def calls_began(self, method: str, count: int) -> None:
+        self.began[method] = self.began.get(method, 0) + count
+
+    def calls_ended(self, calls: Sequence[Ended]) -> None:
+        self.ended += calls
+
+    def before_reading(self, tell: Callable[[], None]) -> None:
+        self.told_before.append(tell)
+
+
+def bursts_here(observer: CallObserver, max_calls: int = 100, max_message_bytes: int = 1 << 20) -> Bursts:
+    """Bursts whose calls this thread takes."""
+    bursts = Bursts(observer, max_calls=max_calls, max_message_bytes=max_message_bytes)
+    bursts.here()
+    return bursts
+
+
+class FakeCall(BurstCall):
+    """A call that has come."""
+
+    def __init__(
+        self,
+        bursts: Bursts,
+        request: bytes = b"",
+        *,
+        method: str = "/a/B",
+        deadline: float | None = None,
+        arrived: float | None = None,
+    ) -> None:
+        super().__init__(bursts, method, request, time.monotonic() if arrived is None else arrived, deadline)
+        self.sent: list[bytes | Failure] = []
+
+    def send(self, message: bytes) -> None:
+        self.sent.append(message)
+
+    def send_failure(self, wire: Failure) -> None:
+        self.sent.append(wire)
+
+    def client(self) -> object:
+        return None
+
+    @property
+    def outcome(self) -> str | None:
+        """OK, the status of an error, or None while it waits."""
+        assert len(self.sent) <= 1
+        if not self.sent:
+            return None
+        return self.sent[0].code.name if isinstance(self.sent[0], Failure) else "OK"

@@ -1,0 +1,241 @@
+"""Bursts: what is refused at the door, who is answered when, and what is told of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from fake_calls import CallObserver, FakeCall, bursts_here
+from layerserve_server.errors import BusyError, UnknownModelError
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def make_bursts(max_calls=3, max_message_bytes=10):
+        observer = CallObserver()
+        bursts = bursts_here(observer, max_calls, max_message_bytes)
+        made.append(bursts)
+        return bursts, observer
+
+    yield make_bursts
+    for bursts in made:
+        bursts.close()
+
+
+def taken(bursts, call, handler=lambda call: None):
+    bursts.begin(call)
+    bursts.take(call, handler)
+    return call
+
+
+def codes(*calls):
+    return [call.outcome for call in calls]
+
+
+def test_a_message_may_be_as_long_as_the_limit(make):
+    bursts, _ = make(max_message_bytes=10)
+    seen = []
+    fits = taken(bursts, FakeCall(bursts, bytes(10)), seen.append)
+    large = taken(bursts, FakeCall(bursts, bytes(11)), seen.append)
+    assert seen == [fits]
+    assert codes(fits, large) == [None, "RESOURCE_EXHAUSTED"]
+    assert large.sent[0].text == "got 11 bytes, expected at most 10"
+    # Another try is of no use.
+    assert dict(large.sent[0].metadata)["grpc-retry-pushback-ms"] == "-1"
+    assert bursts.open == {fits}
+
+
+def test_as_many_calls_are_open_as_the_limit_says_and_an_answer_makes_room(make):
+    bursts, _ = make(max_calls=3)
+    calls = [taken(bursts, FakeCall(bursts)) for _ in range(4)]
+    assert codes(*calls) == [None, None, None, "RESOURCE_EXHAUSTED"]
+    assert "all 3 calls of this server are in use" in calls[3].sent[0].text
+    assert dict(calls[3].sent[0].metadata)["grpc-retry-pushback-ms"] == "100"
+    for end in (lambda call: call.answer(b"y"), lambda call: call.fail(BusyError("", 1)), lambda call: call.gone()):
+        end(calls.pop(0))
+        calls.append(taken(bursts, FakeCall(bursts)))
+    assert codes(*calls) == ["RESOURCE_EXHAUSTED", None, None, None]
+    assert bursts.open == set(calls[1:])
+
+
+def test_a_server_that_stops_takes_no_further_call_and_finishes_those_it_has(make):
+    bursts, _ = make()
+    earlier = taken(bursts, FakeCall(bursts))
+    bursts.stopping = True
+    later = taken(bursts, FakeCall(bursts))
+    earlier.answer(b"y")
+    assert codes(earlier, later) == ["OK", "UNAVAILABLE"]
+
+
+def test_an_error_of_a_handler_is_its_calls(make):
+    bursts, _ = make()
+
+    def handler(call):
+        raise UnknownModelError("no model 'm'")
+
+    def defect(call):
+        raise ZeroDivisionError
+
+    refused = [taken(bursts, FakeCall(bursts), raising) for raising in (handler, defect)]
+    assert codes(*refused) == ["NOT_FOUND", "INTERNAL"]
+    assert not bursts.open
+
+
+@pytest.mark.parametrize("first", ["answer", "fail", "gone", "reply"])
+def test_only_the_first_answer_is_sent_and_told(make, first):
+    bursts, observer = make()
+    call = taken(bursts, FakeCall(bursts))
+    ends = {
+        "answer": lambda: call.answer(b"y"),
+        "reply": lambda: call.reply(lambda: b"y"),
+        "fail": lambda: call.fail(UnknownModelError("m")),
+        "gone": call.gone,
+    }
+    ends.pop(first)()
+    for end in ends.values():
+        end()
+    bursts.finish()
+    status = {"answer": "OK", "reply": "OK", "fail": "NOT_FOUND", "gone": "CANCELLED"}[first]
+    assert codes(call) == [status]
+    assert [ended.status for ended in observer.ended] == [status]
+    assert call.answered
+
+
+def test_an_answer_that_can_not_be_encoded_is_an_error(make):
+    bursts, _ = make()
+    call = taken(bursts, FakeCall(bursts))
+    call.reply(lambda: 1 / 0)
+    assert codes(call) == ["INTERNAL"]
+
+
+def test_who_goes_away_is_told_of_once_and_by_its_reason(make):
+    bursts, _observer = make(max_calls=9)
+    gone = []
+    calls = [
+        FakeCall(bursts),
+        FakeCall(bursts, deadline=time.monotonic() + 100),
+        FakeCall(bursts, deadline=time.monotonic() - 1),
+    ]
+    for call in calls:
+        taken(bursts, call)
+        call.on_gone(lambda call=call: gone.append(call))
+        call.gone()
+        call.gone()
+    assert gone == calls
+    assert codes(*calls) == ["CANCELLED", "CANCELLED", "DEADLINE_EXCEEDED"]
+    late = []
+    calls[0].on_gone(lambda: late.append(1))
+    assert late == [1]
+
+
+def test_an_answered_call_calls_nobody_back(make):
+    bursts, _ = make()
+    call = taken(bursts, FakeCall(bursts))
+    gone = []
+    call.on_gone(lambda: gone.append(1))
+    call.answer(b"y")
+    call.gone()
+    assert gone == []
+
+
+def test_what_is_left_to_do_is_done_once_for_all_of_a_burst_and_in_order(make):
+    bursts, observer = make()
+    done = []
+
+    def work():
+        done.append(("work", dict(observer.began)))
+
+    def gathered(items):
+        done.append(("gathered", list(items), dict(observer.began)))
+
+    def handler(call):
+        call.gather(gathered, call.request)
+        call.afterwards(work)
+
+    for request in (b"1", b"2"):
+        taken(bursts, FakeCall(bursts, request), handler).answer(b"")
+    assert (done, observer.began, observer.ended) == ([], {}, [])
+    bursts.finish()
+    # The quickest answers first, then metrics, which slower ones wait for.
+    assert done == [("gathered", [b"1", b"2"], {}), ("work", {"/a/B": 2})]
+    assert [ended.status for ended in observer.ended] == ["OK", "OK"]
+    bursts.finish()
+    assert (len(done), observer.began, len(observer.ended)) == (2, {"/a/B": 2}, 2)
+
+
+def test_a_defect_in_what_is_left_to_do_keeps_nobody_else_from_it(make, caplog):
+    bursts, observer = make()
+    done = []
+
+    def broken(*items):
+        raise ZeroDivisionError
+
+    def handler(call):
+        call.gather(broken, 1)
+        call.gather(done.append, 2)
+        call.afterwards(broken)
+        call.afterwards(lambda: done.append(3))
+
+    taken(bursts, FakeCall(bursts), handler)
+    bursts.finish()
+    assert done == [[2], 3]
+    assert observer.began == {"/a/B": 1}
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError] * 2
+
+
+def elsewhere(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_in_another_thread_nothing_waits_for_the_end_of_a_burst(make):
+    bursts, observer = make()
+    done = []
+    call = taken(bursts, FakeCall(bursts))
+    elsewhere(lambda: call.gather(lambda items: done.extend(items), 1))
+    elsewhere(lambda: call.afterwards(lambda: done.append(2)))
+    assert done == [1, 2]
+    elsewhere(lambda: call.answer(b"y"))
+    assert [ended.status for ended in observer.ended] == ["OK"]
+
+
+def test_what_has_ended_is_told_before_metrics_are_read(make):
+    bursts, observer = make()
+    call = taken(bursts, FakeCall(bursts))
+    call.about("m", 3)
+    call.answer(b"y")
+    assert observer.ended == []
+    (tell,) = observer.told_before
+    tell()
+    tell()
+    (ended,) = observer.ended
+    assert ended[:4] == ("/a/B", "m", "3", "OK")
+    assert 0 <= ended.seconds < 60
+
+
+def test_what_may_block_runs_in_another_thread_and_its_error_is_the_calls(make, wait_until):
+    bursts, _ = make()
+    threads = []
+    good, bad = taken(bursts, FakeCall(bursts)), taken(bursts, FakeCall(bursts))
+
+    def fail():
+        raise UnknownModelError("no model 'm'")
+
+    good.may_block(lambda: (threads.append(threading.current_thread()), good.answer(b"y")))
+    bad.may_block(fail)
+    wait_until(lambda: good.answered and bad.answered and not bursts.open)
+    assert codes(good, bad) == ["OK", "NOT_FOUND"]
+    assert threads[0] is not threading.current_thread()
+
+
+def test_closing_ends_what_is_open(make):
+    bursts, _observer = make()
+    calls = [taken(bursts, FakeCall(bursts)) for _ in range(3)]
+    calls[0].answer(b"y")
+    bursts.close()
+    assert codes(*calls) == ["OK", "CANCELLED", "CANCELLED"]
+    assert not bursts.open

@@ -1,0 +1,306 @@
+"""Metrics: each has its name, its labels and its value after known traffic."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+from layerserve import tensors
+from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.distributions import Distribution
+from layerserve_server.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.transport.call import Ended
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+PREDICT = "/layerserve.v1.PredictionService/Predict"
+
+
+def samples(registry: CollectorRegistry) -> dict[str, float]:
+    """Value by name and labels, without those of buckets and of times of creation."""
+    return {
+        " ".join([sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items()))]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if not sample.name.endswith(("_bucket", "_created"))
+    }
+
+
+def counts(found: dict[str, float]) -> dict[str, float]:
+    """All but sums of seconds, which nobody knows beforehand."""
+    return {name: value for name, value in found.items() if "_seconds_sum" not in name}
+
+
+def buckets(registry: CollectorRegistry, name: str) -> dict[float, float]:
+    """How many values there were up to each bound."""
+    return {
+        float(sample.labels["le"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == f"{name}_bucket"
+    }
+
+
+def test_names_types_and_labels():
+    """What dashboards and alerts rely on: a change here is one for the changelog."""
+    metrics = Metrics()
+    metrics.calls_began(PREDICT, 1)
+    metrics.calls_ended([Ended(PREDICT, "m", "1", "INTERNAL", 0.1)])
+    lane = metrics.lane("m", 1)
+    lane.batch_ran(1, 1, 0.1)
+    metrics.watch_queue("m", 1, lambda: 0)
+    metrics.version_loaded("m", 1, 0.1)
+    metrics.version_failed("m", 1)
+    metrics.runs_changed(0, 0)
+    metrics.run_progressed("m", 1, 1, 0.1)
+    metrics.run_ended("m", "finished")
+    found = {
+        family.name: (family.type, *sorted({name for sample in family.samples for name in sample.labels} - {"le"}))
+        for family in metrics.registry.collect()
+    }
+    assert found == {
+        "layerserve_requests": ("counter", "method", "model", "status", "version"),
+        "layerserve_errors": ("counter", "method", "model", "status", "version"),
+        "layerserve_request_seconds": ("histogram", "method", "model"),
+        "layerserve_calls_in_flight": ("gauge", "method"),
+        "layerserve_rows": ("counter", "model", "version"),
+        "layerserve_batch_rows": ("histogram", "model", "version"),
+        "layerserve_batch_requests": ("counter", "model", "version"),
+        "layerserve_queue_seconds": ("histogram", "model", "version"),
+        "layerserve_compute_seconds": ("histogram", "model", "version"),
+        "layerserve_queue_rows": ("gauge", "model", "version"),
+        "layerserve_model_loaded": ("gauge", "model", "version"),
+        "layerserve_model_loads": ("counter", "model"),
+        "layerserve_model_load_failures": ("counter", "model"),
+        "layerserve_model_load_seconds": ("histogram", "model"),
+        "layerserve_training_runs": ("gauge", "state"),
+        "layerserve_training_runs_ended": ("counter", "model", "state"),
+        "layerserve_training_epoch": ("gauge", "model"),
+        "layerserve_training_step": ("gauge", "model"),
+        "layerserve_training_loss": ("gauge", "model"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds"),
+    [
+        ("request_seconds", SECONDS),
+        ("batch_rows", ROWS),
+        ("queue_seconds", SECONDS),
+        ("compute_seconds", SECONDS),
+        ("model_load_seconds", LOAD_SECONDS),
+    ],
+)
+def test_buckets(metric, bounds):
+    metrics = Metrics()
+    metrics.calls_ended([Ended(PREDICT, "m", "1", "OK", 0.1)])
+    metrics.lane("m", 1)
+    metrics.version_loaded("m", 1, 0.1)
+    assert list(buckets(metrics.registry, f"layerserve_{metric}")) == [*bounds, float("inf")]
+
+
+def test_calls_are_counted_by_method_model_version_and_status():
+    metrics = Metrics()
+    metrics.calls_began(PREDICT, 4)
+    metrics.calls_began("/layerserve.v1.ModelService/ListModels", 2)
+    metrics.calls_ended(
+        [
+            Ended(PREDICT, "m", "1", "OK", 0.25),
+            Ended(PREDICT, "", "", "NOT_FOUND", 0.5),
+            Ended(PREDICT, "m", "1", "OK", 0.75),
+        ]
+    )
+    metrics.calls_ended([Ended("/layerserve.v1.ModelService/ListModels", "", "", "OK", 2.0)])
+    assert samples(metrics.registry) == {
+        "layerserve_requests_total method=Predict model=m status=OK version=1": 2,
+        "layerserve_requests_total method=Predict model= status=NOT_FOUND version=": 1,
+        "layerserve_requests_total method=ListModels model= status=OK version=": 1,
+        "layerserve_errors_total method=Predict model= status=NOT_FOUND version=": 1,
+        "layerserve_request_seconds_count method=Predict model=m": 2,
+        "layerserve_request_seconds_sum method=Predict model=m": 1.0,
+        "layerserve_request_seconds_count method=Predict model=": 1,
+        "layerserve_request_seconds_sum method=Predict model=": 0.5,
+        "layerserve_request_seconds_count method=ListModels model=": 1,
+        "layerserve_request_seconds_sum method=ListModels model=": 2.0,
+        "layerserve_calls_in_flight method=Predict": 1,
+        "layerserve_calls_in_flight method=ListModels": 1,
+    }
+
+
+def test_batches_are_counted_by_rows_requests_and_seconds():
+    metrics = Metrics()
+    lane = metrics.lane("m", 3)
+    lane.requests_waited([0.25, 0.5])
+    lane.batch_ran(7, 2, 1.5)
+    lane.batch_ran(1, 1, 0.5)
+    waiting = [5]
+    metrics.watch_queue("m", 3, lambda: waiting[0])
+    at = "model=m version=3"
+    expected = {
+        f"layerserve_rows_total {at}": 8,
+        f"layerserve_batch_requests_total {at}": 3,
+        f"layerserve_batch_rows_count {at}": 2,
+        f"layerserve_batch_rows_sum {at}": 8,
+        f"layerserve_compute_seconds_count {at}": 2,
+        f"layerserve_compute_seconds_sum {at}": 2.0,
+        f"layerserve_queue_seconds_count {at}": 2,
+        f"layerserve_queue_seconds_sum {at}": 0.75,
+        f"layerserve_queue_rows {at}": 5,
+    }
+    assert samples(metrics.registry) == expected
+    waiting[0] = 0
+    assert samples(metrics.registry) == {**expected, f"layerserve_queue_rows {at}": 0}
+
+
+def test_versions_are_counted_and_their_gauges_end_with_them():
+    metrics = Metrics()
+    for version in (1, 2):
+        metrics.watch_queue("m", version, lambda: 0)
+        metrics.version_loaded("m", version, 0.25)
+    metrics.version_failed("m", 3)
+    metrics.version_released("m", 1)
+    assert samples(metrics.registry) == {
+        "layerserve_model_loaded model=m version=2": 1,
+        "layerserve_queue_rows model=m version=2": 0,
+        "layerserve_model_loads_total model=m": 2,
+        "layerserve_model_load_failures_total model=m": 1,
+        "layerserve_model_load_seconds_count model=m": 2,
+        "layerserve_model_load_seconds_sum model=m": 0.5,
+    }
+
+
+def test_runs_are_counted_and_the_newest_ones_progress_is_shown():
+    metrics = Metrics()
+    metrics.runs_changed(queued=2, running=1)
+    metrics.run_progressed("m", 3, 40, 0.25)
+    metrics.run_progressed("m", 3, 41, None)  # a run without a loss in its logs keeps the last one
+    metrics.run_ended("m", "failed")
+    metrics.run_ended("m", "finished")
+    metrics.run_ended("m", "finished")
+    assert samples(metrics.registry) == {
+        "layerserve_training_runs state=queued": 2,
+        "layerserve_training_runs state=running": 1,
+        "layerserve_training_epoch model=m": 3,
+        "layerserve_training_step model=m": 41,
+        "layerserve_training_loss model=m": 0.25,
+        "layerserve_training_runs_ended_total model=m state=failed": 1,
+        "layerserve_training_runs_ended_total model=m state=finished": 2,
+    }
+
+
+def test_a_value_at_a_bound_belongs_below_it():
+    distribution = Distribution((1.0, 2.0))
+    distribution.observe([0.5, 1.0, 1.5, 2.0, 2.5, 100.0])
+    distribution.observe([-1.0])
+    assert distribution.read() == ([3, 5, 7], 106.5)
+
+
+def test_a_name_is_taken_once():
+    metrics = Metrics()
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        metrics.registry.register(metrics._request_seconds)
+
+
+def test_what_has_yet_to_be_told_is_told_before_anything_is_read():
+    metrics = Metrics()
+    untold = [Ended(PREDICT, "m", "1", "OK", 0.25)]
+
+    def tell() -> None:
+        if untold:
+            metrics.calls_ended([untold.pop()])
+
+    metrics.before_reading(tell)
+    assert samples(metrics.registry)["layerserve_requests_total method=Predict model=m status=OK version=1"] == 1
+
+
+def test_the_port_answers_until_it_is_closed():
+    metrics = Metrics()
+    metrics.version_failed("m", 1)
+    port = metrics.serve("127.0.0.1", 0)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+        families = {family.name for family in text_string_to_metric_families(reply.read().decode())}
+    assert "layerserve_model_load_failures" in families
+    metrics.close()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with pytest.raises(ConnectionRefusedError):
+        connection.connect()
+
+
+def test_a_port_answers_with_another_registry_where_told_to():
+    other = Metrics()
+    other.version_failed("other", 1)
+    metrics = Metrics()
+    port = metrics.serve("127.0.0.1", 0, other.registry)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
+        assert 'model="other"' in reply.read().decode()
+    metrics.close()
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "native"])
+def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
+    if transport == "native":
+        pytest.importorskip("pygrpc_native")
+    put("double", 1)
+    put("double", 2)
+    put("bad", text="{")
+    app = start(transport=transport, training_slots=0)
+    channel = connect(app)
+    predict = prediction_pb2_grpc.PredictionServiceStub(channel).Predict
+    for rows, version in ((3, None), (3, None), (3, None), (2, None), (1, 1)):
+        x = tensors.encode(np.ones((rows, 2), np.float32), "x")
+        spec = tensor_pb2.ModelSpec(name="double", version=version)
+        predict(prediction_pb2.PredictRequest(model=spec, inputs=[x]), timeout=30)
+    for name in ("unknown", "double"):
+        with pytest.raises(grpc.RpcError):
+            predict(prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name=name)), timeout=30)
+    models_pb2_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest(), timeout=30)
+    one, two = "model=double version=1", "model=double version=2"
+    expected = {
+        f"layerserve_requests_total method=Predict model=double status=OK {two.split()[1]}": 4,
+        f"layerserve_requests_total method=Predict model=double status=OK {one.split()[1]}": 1,
+        "layerserve_requests_total method=Predict model= status=NOT_FOUND version=": 1,
+        "layerserve_requests_total method=Predict model=double status=INVALID_ARGUMENT version=2": 1,
+        "layerserve_requests_total method=ListModels model= status=OK version=": 1,
+        "layerserve_errors_total method=Predict model= status=NOT_FOUND version=": 1,
+        "layerserve_errors_total method=Predict model=double status=INVALID_ARGUMENT version=2": 1,
+        "layerserve_request_seconds_count method=Predict model=double": 6,
+        "layerserve_request_seconds_count method=Predict model=": 1,
+        "layerserve_request_seconds_count method=ListModels model=": 1,
+        "layerserve_calls_in_flight method=Predict": 0,
+        "layerserve_calls_in_flight method=ListModels": 0,
+        f"layerserve_rows_total {two}": 11,
+        f"layerserve_rows_total {one}": 1,
+        f"layerserve_batch_rows_count {two}": 4,
+        f"layerserve_batch_rows_sum {two}": 11,
+        f"layerserve_batch_rows_count {one}": 1,
+        f"layerserve_batch_rows_sum {one}": 1,
+        f"layerserve_batch_requests_total {two}": 4,
+        f"layerserve_batch_requests_total {one}": 1,
+        f"layerserve_queue_seconds_count {two}": 4,
+        f"layerserve_queue_seconds_count {one}": 1,
+        f"layerserve_compute_seconds_count {two}": 4,
+        f"layerserve_compute_seconds_count {one}": 1,
+        f"layerserve_queue_rows {two}": 0,
+        f"layerserve_queue_rows {one}": 0,
+        f"layerserve_model_loaded {two}": 1,
+        f"layerserve_model_loaded {one}": 1,
+        "layerserve_model_loads_total model=double": 2,
+        "layerserve_model_load_failures_total model=bad": 1,
+        "layerserve_model_load_seconds_count model=double": 2,
+        "layerserve_training_runs state=queued": 0,
+        "layerserve_training_runs state=running": 0,
+    }
+    # Metrics of a batch may come after its answers.
+    end = time.monotonic() + 30
+    while counts(found := samples(app.metrics.registry)) != expected and time.monotonic() < end:
+        time.sleep(0.005)
+    assert counts(found) == expected
+    seconds = found.keys() - expected.keys()
+    assert {name.replace("_sum", "_count") for name in seconds} == {
+        name for name in expected if "seconds_count" in name
+    }
+    assert all(0 < found[name] < 60 for name in seconds)
