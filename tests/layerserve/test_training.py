@@ -143,6 +143,41 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(client, server, drops):
     assert [method for method, _ in server.calls].count("Train") == 1
 
 
+@pytest.mark.parametrize("drops", [[1], [5], [13, 13], [4, 0, 7]])
+def test_events_that_come_again_after_a_break_are_told_once(client, server, drops, monkeypatch):
+    """A proxy, or a server of another release, may begin anew instead of where it was asked to."""
+    watch = FakeRun.watch
+
+    def watch_again(run, sequence, alive):
+        return watch(run, max(0, sequence - 6) if sequence > 1 else sequence, alive)
+
+    monkeypatch.setattr(FakeRun, "watch", watch_again)
+    server.hold_training()
+    for after in drops:
+        server.drop_stream(after)
+    run = client.train("double", X, Y, epochs=3)
+    server.release_training()
+    events = list(run)
+    assert [event.sequence for event in events] == list(range(13))
+    assert [type(event) for event in events].count(EpochEnd) == 3
+    assert (run.history, run.state, run.version) == ({"loss": [1.0, 0.5, 1 / 3]}, "finished", 2)
+    assert list(run) == []
+
+
+def test_a_run_is_watched_from_the_first_event_that_is_not_known(client, server, monkeypatch):
+    asked = []
+    watch = FakeRun.watch
+    monkeypatch.setattr(
+        FakeRun, "watch", lambda run, sequence, alive: asked.append(sequence) or watch(run, sequence, alive)
+    )
+    server.hold_training()
+    server.drop_stream(3)
+    run = client.train("double", X, Y, epochs=3)
+    server.release_training()
+    run.wait()
+    assert asked[-1] == 4
+
+
 def test_a_server_that_stays_away_is_unavailable(client, server):
     server.hold_training()
     run = client.train("double", X, Y)

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 
 import grpc
@@ -75,6 +76,44 @@ def test_while_draining_health_says_no_and_calls_are_answered(put, start, connec
     request = health_pb2.HealthCheckRequest(service="layerserve.v1.PredictionService")
     assert health.Check(request, timeout=30).status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert predict(channel).model.version == 1
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "native"])
+def test_health_says_no_until_the_models_that_are_there_have_been_read(put, load_fake, connect, tmp_path, transport):
+    if transport == "native":
+        pytest.importorskip("pygrpc_native")
+    put()
+    loading, gate = threading.Event(), threading.Event()
+
+    def load(path):
+        loading.set()
+        assert gate.wait(30)
+        return load_fake(path)
+
+    settings = Settings(path=tmp_path / "models", host="127.0.0.1", grpc_port=0, metrics_port=-1, transport=transport)
+    app = App(settings, load, load)
+    starting = threading.Thread(target=app.start)
+    starting.start()
+    try:
+        assert loading.wait(30)
+        channel = connect(app)
+        health = health_pb2_grpc.HealthStub(channel)
+        asked = [health_pb2.HealthCheckRequest(service=name) for name in ("", "layerserve.v1.PredictionService")]
+        for request in asked:
+            answer = health.Check(request, timeout=30, wait_for_ready=True)
+            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            predict(channel)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        gate.set()
+        starting.join(30)
+        for request in asked:
+            assert health.Check(request, timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+        assert predict(channel).model.version == 1
+    finally:
+        gate.set()
+        starting.join(30)
+        app.stop()
 
 
 def test_a_path_that_is_not_there_is_told(tmp_path):

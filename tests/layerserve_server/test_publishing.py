@@ -152,6 +152,24 @@ def test_a_file_that_is_not_what_its_manifest_says_is_told(tmp_path, result):
     assert "its manifest says 7" in check_manifest(path, manifest)
 
 
+@pytest.mark.parametrize("text", [None, "", "[1]", "[" * 10**5, "\xff"])
+def test_a_manifest_that_is_none_says_nothing(tmp_path, text):
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text, "latin-1")
+    assert read_manifest(tmp_path) == {}
+    (tmp_path / "model.keras").write_text("any")
+    assert check_manifest(tmp_path / "model.keras", {}) == ""
+
+
+def test_a_manifest_is_not_read_through_a_link_or_a_pipe(tmp_path):
+    (tmp_path / "real.json").write_text('{"run": "r1"}')
+    (tmp_path / "manifest.json").symlink_to(tmp_path / "real.json")
+    assert read_manifest(tmp_path) == {}
+    (tmp_path / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "manifest.json")
+    assert read_manifest(tmp_path) == {}
+
+
 PUBLISH_SLOWLY = """
 import os, sys
 from pathlib import Path
@@ -297,7 +315,7 @@ def test_another_process_does_not_write_labels_meanwhile(tmp_path):
     assert read_labels(tmp_path) == {"stable": 3}
 
 
-@pytest.mark.parametrize("text", ["", "[", "[1]", json.dumps({"a b": 1, "c": "1", "d": -1, "e": True})])
+@pytest.mark.parametrize("text", ["", "[", "[1]", json.dumps({"a b": 1, "c": "1", "d": -1, "e": True, "f": 0})])
 def test_labels_that_are_wrong_are_left_out(tmp_path, text):
     (tmp_path / "labels.json").write_text(text)
     assert read_labels(tmp_path) == {}

@@ -81,6 +81,97 @@ def test_only_so_many_old_versions_stay_loaded(make, put):
     assert states(repository) == {5: ready, 4: ready, 3: available, 2: ready, 1: available}
 
 
+def test_a_version_that_was_the_newest_meanwhile_goes_when_it_is_replaced(make, put):
+    """It was loaded as a request named it, then it was the newest: nobody asks for it by its number now."""
+    put(version=1)
+    newest = put(version=2)
+    repository = make(max_old_versions=2)
+    answering(repository, "double", 1)
+    newest.unlink()
+    newest.parent.rmdir()
+    repository.scan()
+    put(version=3)
+    repository.scan()
+    repository.scan()
+    assert states(repository) == {1: State.AVAILABLE, 3: State.READY}
+
+
+def test_an_old_version_answers_whoever_asks_for_it_also_where_none_is_kept(make, put):
+    for version in (1, 2, 3):
+        put(version=version, offset=version)
+    repository = make(max_old_versions=0)
+    assert answering(repository, "double", 1) == (1, 1)
+    assert answering(repository, "double", 2) == (2, 2)
+    assert states(repository) == {1: State.AVAILABLE, 2: State.READY, 3: State.READY}
+    repository.scan()
+    assert states(repository) == {1: State.AVAILABLE, 2: State.AVAILABLE, 3: State.READY}
+
+
+def test_a_version_is_loading_while_it_is_read(make, put, load_fake):
+    put(version=1, offset=1)
+    seen = []
+
+    def load(path):
+        version = int(path.parent.name)
+        with pytest.raises(UnavailableError, match=f"model 'double' version {version} is being loaded; try again"):
+            repository.lease("double", version)
+        seen.append((version, states(repository)[version]))
+        return load_fake(path)
+
+    repository = make()
+    repository._load = load
+    put(version=2, offset=2)
+    repository.scan()
+    repository.scan()
+    assert seen == [(2, State.LOADING)]
+    assert states(repository) == {1: State.AVAILABLE, 2: State.READY}
+
+
+def test_content_is_read_once_until_it_changes(make, put, load_fake):
+    """What failed isn't tried again and again, and what is loaded isn't loaded anew."""
+    put("good")
+    path = put("bad", text="{")
+    read = []
+    repository = make(load=lambda path: read.append(path.parent.parent.name) or load_fake(path))
+    for _ in range(3):
+        repository.scan()
+    assert sorted(read) == ["bad", "good"]
+    path.write_text("[")
+    repository.scan()
+    repository.scan()
+    assert sorted(read) == ["bad", "bad", "good"]
+
+
+def test_what_is_ready_is_told_of_with_its_size_and_its_time(make, put):
+    put(version=1)
+    ready = []
+    repository = make(ready=ready.append)
+    (loaded,) = ready
+    assert (loaded.name, loaded.version, loaded.parameter_count, loaded.training_run) == ("double", 1, 3, "")
+    (described,) = repository.describe()
+    assert (described.parameter_count, described.file_bytes, described.reason) == (3, 2, "")
+    assert time.time() - 60 < described.ready_time <= time.time()
+    put(version=2, text="{")
+    repository.scan()
+    repository.scan()
+    failed = repository.describe()[0]
+    assert (failed.ready_time, failed.parameter_count, failed.inputs, failed.default) == (None, 0, (), False)
+
+
+def test_a_model_is_described_by_its_version_or_label_or_the_default(make, put, tmp_path):
+    for version in (1, 2):
+        put(version=version)
+    put("other")
+    publishing.write_label(tmp_path / "models" / "double", "old", 1)
+    repository = make()
+    assert [(one.name, one.version) for one in repository.describe()] == [("double", 2), ("double", 1), ("other", 1)]
+    assert [one.version for one in repository.describe("double")] == [2, 1]
+    assert repository.describe("nothing") == []
+    assert repository.describe_one("double").version == 2
+    assert repository.describe_one("double", 1).version == 1
+    assert repository.describe_one("double", None, "old").labels == ("old",)
+
+
 def test_a_new_version_takes_over_while_the_old_one_finishes(make, put):
     put(version=1, offset=1)
     repository = make()
@@ -524,6 +615,40 @@ def test_a_single_file_is_version_1_and_training_publishes_beside_it(make, put, 
     assert (tmp_path / "published" / "digits" / "2" / "model.keras").exists()
     assert answering(repository, "digits") == (2, 7)
     assert answering(repository, "digits", 1) == (1, 1)
+
+
+def test_a_repository_that_can_be_written_is_left_as_it_was(make, put, tmp_path):
+    path = put().rename(tmp_path / "digits.keras")
+    for _ in range(2):
+        make(path).check_writable("digits")
+    assert os.listdir(tmp_path / "published" / "digits") == []
+
+
+def test_what_a_publisher_left_is_swept(make, put, tmp_path):
+    put()
+    left = tmp_path / "models" / "double" / f".publish-{publishing.host_name()}-{os.getpid()}-abc"
+    left.mkdir()
+    make().sweep()
+    assert not left.exists()
+
+
+def test_a_disk_that_is_full_when_a_run_publishes_is_told(make, put, tmp_path, monkeypatch):
+    put()
+    repository = make()
+    result = tmp_path / "result.keras"
+    result.write_text("{}")
+
+    def refuse(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "publish", refuse)
+        with pytest.raises(NotTrainableError, match="the repository can't be written: No space left on device"):
+            repository.publish_once("double", result, run="r1", base_version=1)
+    monkeypatch.setattr(publishing, "write_label", refuse)
+    with pytest.raises(NotTrainableError, match="the repository can't be written: No space left on device"):
+        repository.publish_once("double", result, run="r1", base_version=1, label="best")
+    assert repository.version_of_run("double", "r1") == 2
 
 
 def test_a_repository_that_can_not_be_written_is_told(make, put, tmp_path, monkeypatch):

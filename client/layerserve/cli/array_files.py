@@ -78,7 +78,8 @@ def _read(path: str) -> Any:
 
 def _read_npz(path: str, key: str | None) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if key is None:
                 arrays = {name: archive[name] for name in archive.files}
                 return arrays if len(arrays) != 1 else next(iter(arrays.values()))

@@ -1,0 +1,456 @@
+"""Messages: every field that a caller sends arrives, and every field that it gets has its value."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_calls import CallObserver, FakeCall, bursts_here
+from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
+from layerserve.v1 import training_pb2 as pb
+from layerserve_server.errors import InvalidRequestError, UnknownLayerError
+from layerserve_server.repository.entry import Description, State
+from layerserve_server.services import graph, models, training
+from layerserve_server.services.training import RunDefaults
+from layerserve_server.training import events
+from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+from layerserve_server.training.run import Run, RunState
+
+DEFAULTS = RunDefaults(threads=3, device="cuda", nice=7, checkpoint_seconds=12.5, data_root=Path("/data"))
+
+
+def whole(message, *unset):
+    """The message, if all of its fields but these are set: so a new field must be given here."""
+    missing = {field.name for field in message.DESCRIPTOR.fields} - {field.name for field, _ in message.ListFields()}
+    assert missing == set(unset)
+    return message
+
+
+# ---- what callers ask for
+
+DATA = [
+    pb.DataArray(role=pb.DATA_ROLE_X, name="a", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[6, 2]),
+    pb.DataArray(role=pb.DATA_ROLE_Y, path="y.npz", key="k"),
+]
+ARRAYS = (DataArray(Role.X, "a", "float32", (6, 2)), DataArray(Role.Y, "", "", (), path="y.npz", key="k"))
+COMPILE = pb.CompileSettings(optimizer='"sgd"', loss='{"y": "mse"}')
+
+
+def test_every_setting_of_a_run_arrives():
+    spec = whole(
+        pb.TrainSpec(
+            model=tensor_pb2.ModelSpec(name="m"),
+            compile=COMPILE,
+            data=DATA,
+            epochs=2,
+            batch_size=3,
+            shuffle=False,
+            seed=0,
+            validation_split=0.25,
+            publish=False,
+            publish_label="best",
+            description="why",
+            class_weight='{"0": 1, "3": 2.5}',
+            freeze=["a*"],
+            unfreeze=["ab", "ac"],
+            callbacks='["TerminateOnNaN"]',
+            publish_choice=pb.PUBLISH_CHOICE_BEST,
+            monitor="loss",
+            monitor_mode="min",
+            publish_if_improved="accuracy",
+            priority=-4,
+            steps_per_epoch=5,
+            validation_batch_size=6,
+            checkpoint_seconds=0.0,
+            nan_policy=pb.NAN_POLICY_CONTINUE,
+            budget=pb.Budget(seconds=7.5, memory_bytes=8, disk_bytes=9),
+            workers=2,
+        )
+    )
+    assert training._training_request(spec, "m", 4, DEFAULTS) == RunRequest(
+        model="m",
+        version=4,
+        data=ARRAYS,
+        compile={"optimizer": "sgd", "loss": {"y": "mse"}},
+        epochs=2,
+        batch_size=3,
+        shuffle=False,
+        seed=0,
+        validation_split=0.25,
+        class_weight={0: 1.0, 3: 2.5},
+        publish=False,
+        publish_label="best",
+        description="why",
+        threads=3,
+        device="cuda",
+        nice=7,
+        workers=2,
+        kind=Kind.TRAINING,
+        freeze=("a*",),
+        unfreeze=("ab", "ac"),
+        callbacks=("TerminateOnNaN",),
+        publish_best=True,
+        monitor="loss",
+        monitor_mode="min",
+        publish_if_improved="accuracy",
+        priority=-4,
+        steps_per_epoch=5,
+        validation_batch_size=6,
+        checkpoint_seconds=0.0,
+        stop_on_nan=False,
+        budget=Budget(7.5, 8, 9),
+        data_root="/data",
+    )
+
+
+def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
+    request = training._training_request(pb.TrainSpec(), "m", 4, DEFAULTS)
+    assert 0 <= request.seed < 2**31
+    assert request == RunRequest(
+        "m",
+        4,
+        (),
+        epochs=1,
+        batch_size=32,
+        shuffle=True,
+        seed=request.seed,
+        publish=True,
+        threads=3,
+        device="cuda",
+        nice=7,
+        workers=1,
+        checkpoint_seconds=12.5,
+        stop_on_nan=True,
+        data_root="/data",
+    )
+    seeds = {training._training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
+    assert len(seeds) > 1
+
+
+def test_every_setting_of_an_evaluation_arrives():
+    spec = whole(
+        pb.EvaluateSpec(
+            model=tensor_pb2.ModelSpec(name="m"), compile=COMPILE, data=DATA, batch_size=3, description="why"
+        )
+    )
+    assert training._evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
+        "m",
+        4,
+        ARRAYS,
+        {"optimizer": "sgd", "loss": {"y": "mse"}},
+        batch_size=3,
+        publish=False,
+        description="why",
+        threads=3,
+        device="cuda",
+        nice=7,
+        kind=Kind.EVALUATION,
+        data_root="/data",
+    )
+    assert training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
+
+
+@pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
+def test_every_role_of_an_array_is_known_by_its_name(role):
+    name = pb.DataRole.Name(role).removeprefix("DATA_ROLE_").lower()
+    assert training._array(pb.DataArray(role=role, path="x.npy")).role.value == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"callbacks": '{"a": 1}'}, "callbacks: expected a list"),
+        ({"callbacks": '"a"'}, "callbacks: expected a list"),
+        ({"callbacks": "["}, "callbacks: '['"),
+        ({"class_weight": '{"a": 1}'}, "class_weight: expected an object"),
+        ({"class_weight": '{"0": []}'}, "class_weight: expected an object"),
+        ({"class_weight": "[1]"}, "class_weight: expected an object"),
+        ({"class_weight": "x" * 500}, "class_weight: 'xxx"),
+    ],
+)
+def test_settings_that_are_none_are_told(fields, text):
+    with pytest.raises(InvalidRequestError) as caught:
+        training._training_request(pb.TrainSpec(**fields), "m", 1, DEFAULTS)
+    assert str(caught.value).startswith(text)
+    assert len(str(caught.value)) < 250
+
+
+# ---- what callers are told of runs
+
+
+def one_run(folder, *happened, **changes):
+    fields = {"epochs": 2, "seed": 5, "description": "why", "priority": -1, "workers": 3, **changes}
+    writer = EventWriter(folder)
+    for what in happened:
+        writer.write(what)
+    writer.close()
+    log = EventLog(folder)
+    log.refresh()
+    return Run("r1", folder, RunRequest("m", 4, (), **fields), log)
+
+
+LOGS = {"loss": 0.5, "mae": 2.0}
+LOG_VALUES = [pb.LogValue(name="loss", value=0.5), pb.LogValue(name="mae", value=2.0)]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            events.Accepted("m", 4, 10),
+            {"accepted": pb.RunAccepted(base=tensor_pb2.ModelSpec(name="m", version=4), data_bytes=10)},
+        ),
+        (events.Queued(2), {"queued": pb.RunQueued(ahead=2)}),
+        (events.Queued(0), {"queued": pb.RunQueued()}),
+        (events.Started(1, 2, 3), {"started": pb.RunStarted(epochs=1, steps_per_epoch=2, rows=3)}),
+        (
+            events.Step(1, 2, 3, 4, LOGS),
+            {"step": pb.StepProgress(epoch=1, epochs=2, step=3, steps_per_epoch=4, logs=LOG_VALUES)},
+        ),
+        (events.Epoch(1, 2, LOGS, 0.25), {"epoch": pb.EpochEnd(epoch=1, epochs=2, logs=LOG_VALUES, seconds=0.25)}),
+        (events.Log("text"), {"log": {"text": "text"}}),
+        (events.Log(""), {"log": {}}),
+        (
+            events.Finished(3, LOGS, 1.5),
+            {
+                "finished": pb.RunFinished(
+                    published=tensor_pb2.ModelSpec(name="m", version=3), logs=LOG_VALUES, seconds=1.5
+                )
+            },
+        ),
+        (events.Finished(0, {}, 1.5, "worse"), {"finished": pb.RunFinished(seconds=1.5, withheld="worse")}),
+        (
+            events.Failed("why", 1, 2, resumable=True),
+            {"failed": pb.RunFailed(reason="why", epoch=1, step=2, resumable=True)},
+        ),
+        (events.Cancelled(3), {"cancelled": pb.RunCancelled(epoch=3)}),
+        (events.Resumed(3, 4), {"resumed": pb.RunResumed(epoch=3, step=4)}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_event_arrives_whole(tmp_path, what, message):
+    run = one_run(tmp_path, what)
+    (event,) = run.log.events
+    expected = pb.TrainEvent(run_id="r1", sequence=0, time=training.timestamp(event.time), **message)
+    assert training._event(run, event) == expected
+    assert abs(expected.time.ToNanoseconds() / 1e9 - time.time()) < 60
+
+
+def test_a_run_is_described_while_it_trains(tmp_path):
+    run = one_run(
+        tmp_path,
+        events.Accepted("m", 4, 10),
+        events.Queued(0),
+        events.Started(2, 5, 30),
+        events.Epoch(1, 2, {"loss": 9.0}, 0.1),
+        events.Step(2, 2, 3, 5, LOGS),
+        events.Resumed(2, 1),
+    )
+    accepted, _, started = (event.time for event in run.log.events[:3])
+    assert training._run(run) == whole(
+        pb.Run(
+            id="r1",
+            state=pb.RUN_STATE_RUNNING,
+            base=tensor_pb2.ModelSpec(name="m", version=4),
+            epochs_done=1,
+            epochs=2,
+            steps_done=1,
+            steps_per_epoch=5,
+            logs=LOG_VALUES,
+            created_time=training.timestamp(accepted),
+            started_time=training.timestamp(started),
+            seed=5,
+            description="why",
+            kind=pb.RUN_KIND_TRAINING,
+            resumed=1,
+            priority=-1,
+            workers=3,
+        ),
+        *("published", "reason", "ended_time", "resumable"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        (
+            events.Finished(7, LOGS, 1.0),
+            {
+                "state": pb.RUN_STATE_FINISHED,
+                "published": tensor_pb2.ModelSpec(name="m", version=7),
+                "epochs_done": 1,
+                "logs": LOG_VALUES,
+            },
+        ),
+        (
+            events.Failed("killed", 2, 3, resumable=True),
+            {
+                "state": pb.RUN_STATE_FAILED,
+                "reason": "killed",
+                "resumable": True,
+                "epochs_done": 1,
+                "logs": LOG_VALUES[:1],
+            },
+        ),
+        (events.Cancelled(2), {"state": pb.RUN_STATE_CANCELLED, "epochs_done": 1, "logs": LOG_VALUES[:1]}),
+    ],
+    ids=["finished", "failed", "cancelled"],
+)
+def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
+    (tmp_path / "base").mkdir()
+    before = (events.Started(2, 5, 30), events.Epoch(1, 2, {"loss": 0.5}, 0.1))
+    message = training._run(one_run(tmp_path, *before, what, kind=Kind.EVALUATION))
+    for name, value in {"kind": pb.RUN_KIND_EVALUATION, "steps_done": 0, **fields}.items():
+        got = getattr(message, name)
+        assert (list(got) if isinstance(value, list) else got) == value, name
+    assert message.ended_time.ToNanoseconds() > 0
+    assert message.HasField("published") == ("published" in fields)
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "prefix"),
+    [
+        (training.STATES, RunState, "RUN_STATE_"),
+        (training.KINDS, Kind, "RUN_KIND_"),
+        (models.STATES, State, "VERSION_STATE_"),
+    ],
+)
+def test_states_have_the_same_names_on_the_wire(own, theirs, prefix):
+    enum = {"RUN_STATE_": pb.RunState, "RUN_KIND_": pb.RunKind, "VERSION_STATE_": models_pb2.VersionState}[prefix]
+    assert {member: enum.Name(number) for member, number in own.items()} == {
+        member: prefix + member.name for member in theirs
+    }
+
+
+# ---- what callers are told of models
+
+
+def test_a_version_is_described_whole():
+    one = Description(
+        name="m",
+        version=4,
+        state=State.READY,
+        reason="its file has changed",
+        labels=("a", "b"),
+        inputs=(SimpleNamespace(name="x", shape=(None, 2), dtype="float32"),),
+        outputs=(SimpleNamespace(name="y", shape=(3,), dtype="int64"),),
+        path=Path("/secret/m/4/model.h5"),
+        file_bytes=17,
+        keras_version="2.15.0",
+        parameter_count=18,
+        ready_time=1.5,
+        training_run="r1",
+        compiled=True,
+        engines=(SimpleNamespace(rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25),),
+        default=True,
+    )
+    assert models._version(one) == whole(
+        models_pb2.ModelVersion(
+            name="m",
+            version=4,
+            state=models_pb2.VERSION_STATE_READY,
+            reason="its file has changed",
+            labels=["a", "b"],
+            inputs=[tensor_pb2.TensorSpec(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[-1, 2])],
+            outputs=[tensor_pb2.TensorSpec(name="y", dtype=tensor_pb2.DATA_TYPE_INT64, shape=[3])],
+            file="model.h5",
+            file_bytes=17,
+            keras_version="2.15.0",
+            parameter_count=18,
+            ready_time=training.timestamp(1.5),
+            training_run="r1",
+            compiled=True,
+            served_by_default=True,
+            engines=[
+                models_pb2.EngineChoice(
+                    rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25
+                )
+            ],
+        )
+    )
+
+
+def tensor(layer, node):
+    return SimpleNamespace(
+        layer=layer,
+        node_index=node,
+        tensor_index=2,
+        shape=(None, 3),
+        dtype="float32",
+        argument="inputs[1]",
+        masked=True,
+    )
+
+
+TABLE = [
+    SimpleNamespace(path="a", name="a", class_name="InputLayer", nodes=[], parameter_count=0, trainable=False),
+    SimpleNamespace(
+        path="inner/b",
+        name="b",
+        class_name="Dense",
+        nodes=[SimpleNamespace(index=1, inputs=[tensor("a", 4)], outputs=[tensor("b", 5)])],
+        parameter_count=12,
+        trainable=True,
+    ),
+]
+
+
+def wire_tensor(layer, node):
+    return whole(
+        graph_pb2.NodeTensor(
+            layer=layer,
+            node_index=node,
+            tensor_index=2,
+            shape=[-1, 3],
+            dtype=tensor_pb2.DATA_TYPE_FLOAT32,
+            argument="inputs[1]",
+            masked=True,
+        )
+    )
+
+
+def test_nodes_are_described_whole():
+    node = graph_pb2.LayerNode(index=1, inputs=[wire_tensor("a", 4)], outputs=[wire_tensor("b", 5)])
+    assert graph._layer(TABLE[1]) == whole(
+        graph_pb2.LayerNodes(
+            path="inner/b", name="b", class_name="Dense", nodes=[whole(node)], parameter_count=12, trainable=True
+        )
+    )
+
+
+def test_layers_are_chosen_by_their_paths_and_told_in_the_models_order():
+    assert graph._chosen(TABLE, [], "m") == TABLE
+    assert graph._chosen(TABLE, ["inner/b", "a"], "m") == TABLE
+    assert graph._chosen(TABLE, ["inner/b"], "m") == TABLE[1:]
+    with pytest.raises(UnknownLayerError, match="model 'm': unknown layer 'b'"):
+        graph._chosen(TABLE, ["a", "b"], "m")
+
+
+def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_path):
+    from layerserve_server.metrics import Metrics
+    from layerserve_server.repository.repository import Repository
+
+    put("double", 3)
+    lane = SimpleNamespace(close=lambda: None)
+    repository = Repository(tmp_path / "models", tmp_path, load_fake, lambda *_: lane, observer=Metrics())
+    repository.scan()
+    observer = CallObserver()
+    bursts = bursts_here(observer)
+    service = graph.GraphService(repository)
+    for name in ("double", "other"):
+        request = graph_pb2.GetNodeShapesRequest(model=tensor_pb2.ModelSpec(name=name))
+        call = FakeCall(bursts, request.SerializeToString())
+        bursts.begin(call)
+        bursts.take(call, service.get_node_shapes)
+        bursts.finish()
+        if name == "double":
+            response = graph_pb2.GetNodeShapesResponse.FromString(call.sent[0])
+            assert (response.model.name, response.model.version) == ("double", 3)
+            assert [spec.name for spec in (*response.inputs, *response.outputs)] == ["x", "y"]
+    assert [ended[1:4] for ended in observer.ended] == [("double", "3", "OK"), ("", "", "NOT_FOUND")]
+    with repository.lease("double") as version:
+        assert version._users == 1
+    bursts.close()
