@@ -38,7 +38,8 @@ def _model(archive: ModelArchive) -> Model:
     rebuilt = _rebuilt(archive)
     model = rebuilt.model
     load_weights(model, rebuilt.file_order, archive)
-    model.keras_version = archive.keras_version
+    model.keras_version, model.file_suffix = archive.keras_version, archive.suffix
+    _remember_options(model)
     if archive.training_config is not None:
         generation = generation_of(archive.keras_version, archive.config)
         problems = Problems()
@@ -58,3 +59,12 @@ def _rebuilt(archive: ModelArchive) -> Rebuilt:
     if problems:
         raise UnsupportedModelError(Path(archive.path), list(problems.texts))
     return rebuild(spec, generation.ignores, archive.limits)
+
+
+def _remember_options(model: Model) -> None:
+    """Takes note of what options are as the file has them, also of the InputLayers of Sequentials."""
+    for layer in model.walk_layers():
+        if layer.stored_form is not None:
+            for known in (layer, *layer.stored_form.layers):
+                if known.stored_form is not None and not known.stored_form.options:
+                    known.stored_form.remember(known)

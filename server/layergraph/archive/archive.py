@@ -63,6 +63,11 @@ class ModelArchive:
         self._members = members
 
     @property
+    def suffix(self) -> str:
+        """What a file of this format is called: `.keras`, or `.h5` for all others."""
+        return ".h5" if self._members is None else ".keras"
+
+    @property
     def optimizer_weights(self) -> list[StoredArray]:
         """The optimizer's state in its own order, unread; empty where the file has none."""
         return self.weights.optimizer_weights()

@@ -36,6 +36,7 @@ def counted_as_keras2(layers: list[LayerSpec], outputs: Structure) -> tuple[list
         return layers, outputs
     used = _numbers_used(layers, outputs)
     shifted = {name: 1 for name, count in models.items() if 0 not in used[name] or count in used[name]}
+    layers = [replace(layer, first_call=1) if layer.name in shifted else layer for layer in layers]
     return _all_renumbered(layers, outputs, _from_first(shifted))
 
 
@@ -79,7 +80,8 @@ def _all_renumbered(
     layers: list[LayerSpec], outputs: Structure, number: Callable[[TensorRef], int]
 ) -> tuple[list[LayerSpec], Structure]:
     calls = [
-        tuple(CallSpec(_renumbered(c.args, number), _renumbered(c.kwargs, number)) for c in one.calls) for one in layers
+        tuple(CallSpec(*(_renumbered(part, number) for part in (c.args, c.kwargs, c.stored))) for c in one.calls)
+        for one in layers
     ]
     renumbered = [replace(one, calls=made) for one, made in zip(layers, calls, strict=True)]
     return renumbered, _renumbered(outputs, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from layergraph.config.spec import NO_MASK, CallSpec, Structure, TensorRef
@@ -61,7 +62,7 @@ def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping
         if states:
             kwargs["initial_state"] = states
         structure = structure[0]
-    return CallSpec((structure,), kwargs)
+    return CallSpec((structure,), kwargs, _stored(node, layer_names))
 
 
 def with_masks_left_out(call: CallSpec, *, is_model: bool) -> CallSpec:
@@ -71,7 +72,7 @@ def with_masks_left_out(call: CallSpec, *, is_model: bool) -> CallSpec:
     mask = call.kwargs["mask"]
     if is_model and isinstance(mask, list):
         mask = [NO_MASK if part is None else part for part in mask]
-    return CallSpec(call.args, {**call.kwargs, "mask": NO_MASK if mask is None else mask})
+    return replace(call, kwargs={**call.kwargs, "mask": NO_MASK if mask is None else mask})
 
 
 def tensor_references(structure: Structure) -> Structure:
@@ -101,6 +102,18 @@ def _keras2_structure(value: Any, kwargs: dict[str, Any]) -> Structure:
     if isinstance(value, dict):
         return {key: _keras2_structure(item, kwargs) for key, item in value.items()}
     raise MalformedNodeError
+
+
+def _stored(value: Any, layer_names: Mapping[str, Any]) -> Structure:
+    """The node as it is, but for the tensors: their names and numbers may be others when it is written again."""
+    if _is_reference(value, (3, 4)) and value[0] in layer_names:
+        reference = TensorRef(*value[:3])
+        return (reference, _stored(value[3], layer_names)) if len(value) == 4 else reference
+    if isinstance(value, list):
+        return [_stored(item, layer_names) for item in value]
+    if isinstance(value, dict):
+        return {key: _stored(item, layer_names) for key, item in value.items()}
+    return value
 
 
 def _keras2_argument(value: Any, layer_names: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config import keras1
 from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
-from layergraph.config.generation import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, Generation
+from layergraph.config.generation import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, TENSORFLOW_JS, Generation
 from layergraph.config.graph_nodes import graph_node
 from layergraph.config.nodes import (
     MalformedNodeError,
@@ -32,6 +32,8 @@ from layergraph.errors import CorruptFileError, UnsupportedModelError
 _MODELS = frozenset({"Functional", "Sequential"})
 #: Modules of Keras 3's operation nodes, which may share a class name with a layer.
 _OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations", "keras.src.quantizers", "layergraph.ops")
+#: What a model's config says of what is in it, rather than of the whole.
+_INSIDE = frozenset({"layers", "input_layers", "output_layers"})
 #: Layers that hold others whose policies a map tells.
 _WITH_POLICIES = frozenset({"MultiHeadAttention", "GroupQueryAttention"})
 #: Operations of Keras 2.
@@ -86,6 +88,7 @@ class _Reader:
     def _graph(self, config: Mapping[str, Any], name: str) -> GraphSpec:
         inner = config.get("config")
         # Keras up to 2.2 wrote a Sequential as the bare list of its layers.
+        bare = isinstance(inner, list)
         if isinstance(inner, list):
             inner = {"layers": inner}
         if not isinstance(inner, dict) or not isinstance(inner.get("layers"), list):
@@ -97,8 +100,17 @@ class _Reader:
         trainable = inner.get("trainable", True) is not False
         with self._deeper():
             if name == "Sequential":
-                return GraphSpec(title, tuple(self._sequence(inner)), sequential=True, trainable=trainable)
-            return self._functional(title, inner, trainable)
+                graph = GraphSpec(title, tuple(self._sequence(inner)), sequential=True, trainable=trainable)
+            else:
+                graph = self._functional(title, inner, trainable)
+        outside = {key: value for key, value in inner.items() if key not in _INSIDE}
+        return replace(graph, stored=self._stored({**config, "config": [] if bare else outside}))
+
+    def _stored(self, value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The object of a layer or model as a file of this generation can have it again."""
+        if self.generation.major != 2 or self.generation is TENSORFLOW_JS:
+            return None
+        return {key: item for key, item in value.items() if key != "inbound_nodes"}
 
     @contextmanager
     def _deeper(self) -> Iterator[None]:
@@ -175,18 +187,19 @@ class _Reader:
         from layergraph.plugins import lambda_class, replaces_lambda
 
         kind = self._class_name(value, label)
+        stored = self._stored(value)
         if kind == "Lambda" and replaces_lambda(name):
             # Of its config nothing is read but what every layer has.
             given = value.get("config")
             config = {k: given[k] for k in ("trainable", "dtype") if k in given} if isinstance(given, dict) else {}
-            kind, value = lambda_class(name), {**value, "config": {**config, "name": name}}
+            kind, value, stored = lambda_class(name), {**value, "config": {**config, "name": name}}, None
         if kind in REFUSED:
             self.problems.add(f"{label}: {kind} {REFUSED[kind]}")
             return None
         shared = value.get("shared_object_id")
-        layer = LayerSpec(name, kind, {}, shared_id=shared if type(shared) is int else None)
+        layer = LayerSpec(name, kind, {}, shared_id=shared if type(shared) is int else None, stored=stored)
         if kind in _MODELS:
-            layer = replace(layer, graph=self._graph(value, kind))
+            layer = replace(layer, graph=self._graph(value, kind), stored=None)
         else:
             layer = replace(layer, config=self._config(value, kind, name), operation=self._is_operation(value, kind))
         if names is None:
@@ -214,7 +227,7 @@ class _Reader:
         if any(other[:2] != results[0][:2] for other in results):
             self.problems.add(f"layer {brief_name(layer.name)} ({layer.class_name}): its calls differ in their options")
             return None
-        calls = tuple(call for _, _, call in results)
+        calls = tuple(replace(call, stored=own.stored) for (_, _, call), own in zip(results, layer.calls, strict=True))
         return replace(layer, class_name=operation, config={"name": layer.name, **options}, calls=calls)
 
     def _config(self, value: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:

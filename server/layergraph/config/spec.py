@@ -36,10 +36,14 @@ class TensorRef:
 
 @dataclass(frozen=True, slots=True)
 class CallSpec:
-    """One call of a layer: positional and keyword arguments."""
+    """One call of a layer: positional and keyword arguments.
+
+    `stored` is the call as a file of Keras 2 has it, where [name, node, tensor, arguments] is (TensorRef, arguments).
+    """
 
     args: tuple[Structure, ...]
     kwargs: Mapping[str, Structure] = field(default_factory=dict)
+    stored: Structure = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class LayerSpec:
     calls.
     `graph` is set for a model used as a layer, and then `config` is empty. `operation` tells a `keras.ops` node from a
     layer of the same class name. Layers of one `shared_id` are one layer, that several models of the file hold.
+    `stored` is the layer's object without its calls, where a file of the same generation can have it again, and
+    `first_call` the number that the file gives to the first call.
     """
 
     name: str
@@ -59,6 +65,8 @@ class LayerSpec:
     graph: GraphSpec | None = None
     operation: bool = False
     shared_id: int | None = None
+    stored: Mapping[str, Any] | None = field(default=None, compare=False)
+    first_call: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class GraphSpec:
     """A model: its layers in the order of the file, and which tensors go in and out.
 
     A Sequential has `sequential=True`, layers without calls, and no `inputs` and `outputs`; its first layer is an
-    InputLayer where the file gives an input shape.
+    InputLayer where the file gives an input shape. `stored` is as in a `LayerSpec`, without the layers.
     """
 
     name: str
@@ -75,6 +83,7 @@ class GraphSpec:
     outputs: Structure = None
     sequential: bool = False
     trainable: bool = True
+    stored: Mapping[str, Any] | None = field(default=None, compare=False)
 
 
 def references(structure: Structure) -> Iterator[TensorRef]:

@@ -49,9 +49,11 @@ class ValueReader:
             if isinstance(own, dict) and isinstance(own.get(ACTIVATION), str):
                 return own[ACTIVATION]
         canonical = self.value(owner, value)
-        if key.endswith("activation"):
-            return self._activation(owner, canonical)
-        return canonical
+        if not key.endswith("activation"):
+            return canonical
+        # A layer is read from what the file says of it, which a file of Keras 2 is to have again.
+        is_layer = isinstance(canonical, dict) and "class_name" in canonical
+        return self._activation(owner, value if is_layer else canonical)
 
     def value(self, owner: str, value: Any) -> Any:
         """Any value: Keras's marked objects as Python's, serialised objects as {"class_name", "config"}."""

@@ -164,5 +164,6 @@ def clone_between(inputs: Structure, outputs: Structure, make_input: Any) -> tup
             continue
         extra = {} if node.training is None else {"training": node.training}
         again = node.layer(*map_structure(swap, list(node.args)), **map_structure(swap, node.kwargs), **extra)
+        node.layer.inbound_nodes[-1].stored = map_structure(swap, node.stored)
         replaced.update({id(old): new for old, new in zip(node.output_tensors, flatten(again), strict=True)})
     return map_structure(swap, inputs), map_structure(swap, outputs)

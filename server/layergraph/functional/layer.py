@@ -26,6 +26,7 @@ from layergraph.regularizers import regularizer
 
 if TYPE_CHECKING:
     from layergraph.functional.model import Model
+    from layergraph.functional.stored_form import StoredForm
 
 #: Parameters of `forward` that come before a call's own arguments.
 _FORWARD_CONTEXT = ("self", "run", "w")
@@ -107,6 +108,8 @@ class Layer(_LayerOptions):
         self.sublayers: dict[str, Layer] = {}
         self.built = False
         self._trainable = True
+        #: What the file says of the layer that it came from, if that is of Keras 2.
+        self.stored_form: StoredForm | None = None
         #: Shape that `input_shape=` or `input_dim=` announced, for the first layer of a Sequential.
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
         super().__init__(*args, **kwargs)

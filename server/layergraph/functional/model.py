@@ -50,6 +50,8 @@ class Model(Trainer, Layer):
         self._inferred: dict[Any, list[Inferred]] = {}
         #: Version of the Keras that wrote the file the model came from.
         self.keras_version: str | None = None
+        #: The format of that file: `.keras` or `.h5`.
+        self.file_suffix: str | None = None
         self._graph: Graph | None = None
         if inputs is not None:
             self._set_graph(inputs, outputs)
@@ -328,11 +330,18 @@ class Model(Trainer, Layer):
 
         return graph_config(self)
 
-    def save(self, path: str | Path) -> None:
-        """Writes a `.keras` (or `.h5`) file that stock Keras opens. Raises ConfigError for another ending."""
+    def save(self, path: str | Path, generation: int | None = None) -> None:
+        """Writes a `.keras` (or `.h5`) file that stock Keras opens.
+
+        `generation` is the Keras that shall open it, 2 or 3. By default a model of Keras 3 is written so that Keras 3
+        opens it, and Keras 2 opens its `.h5` too where that has the same layers; one of Keras 2 goes back to the
+        release that it came from, but in a `.keras` only if it came in one.
+
+        Raises ConfigError for another ending, and for what such a file can't hold.
+        """
         from layergraph.saving.model_file import save_model
 
-        save_model(self, Path(path))
+        save_model(self, Path(path), generation)
 
 
 #: Plans kept for different choices of outputs.

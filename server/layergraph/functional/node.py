@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Node:
     """A call of `layer` with `args` and `kwargs`, where tensors stand anywhere, that gave `outputs` (any nesting)."""
 
-    __slots__ = ("args", "index", "input_tensors", "kwargs", "layer", "output_tensors", "outputs", "training")
+    __slots__ = ("args", "index", "input_tensors", "kwargs", "layer", "output_tensors", "outputs", "stored", "training")
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class Node:
         self.output_tensors: list[Tensor] = flatten(outputs)
         #: What the call itself said of `training`; None leaves it to the run.
         self.training = training
+        #: The call as the file has it that the model came from, with tensors in it; see `CallSpec`.
+        self.stored: Structure = None
         self.index = len(layer.inbound_nodes)
         layer.inbound_nodes.append(self)
 

@@ -19,6 +19,7 @@ from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.sequential import Sequential
+from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor
 
@@ -174,6 +175,8 @@ class _Builder:
             for item in spec.layers
             if not item.operation and not (spec.sequential and item.class_name == "InputLayer")
         )
+        if spec.stored is not None:
+            model.stored_form = StoredForm(spec.stored, layers=tuple(layers.values()))
         return model
 
     def layer(self, spec: LayerSpec) -> Layer:
@@ -190,6 +193,8 @@ class _Builder:
         if spec.graph is not None:
             model = self.model(spec.graph)
             model.name = spec.name or model.name
+            if model.stored_form is not None:
+                model.stored_form.first_call = spec.first_call
             return model
         known = _class_of(spec)
         label = f"layer {brief_name(spec.name)}"
@@ -199,9 +204,12 @@ class _Builder:
             raise ConfigError(f"{label} ({spec.class_name}): option {brief_name(unknown[0])} is not supported")
         config = {key: self._option(value) for key, value in spec.config.items() if key in known._options}
         try:
-            return known.from_config(config)
+            layer = known.from_config(config)
         except LayerGraphError as wrong:
             raise ConfigError(f"{label}: {wrong}") from wrong
+        if spec.stored is not None:
+            layer.stored_form = StoredForm(spec.stored)
+        return layer
 
     def _option(self, value: Any) -> Any:
         """An option's value, with the layers in it made."""
@@ -291,3 +299,4 @@ class _Calls:
             reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
             raise GraphError(f"layer {brief_name(key[0])}: can't be called on what the file says: {reason}") from wrong
         self._made[key] = flatten(outputs)
+        layer.inbound_nodes[-1].stored = self.tensors(call.stored)

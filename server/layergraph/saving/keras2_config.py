@@ -1,12 +1,14 @@
-"""Models -> the configs that tf.keras 2.15 writes, which Keras 3 reads as well.
+"""Models -> the configs that Keras 2 writes.
 
-Not every model can be said so: operations, tensors as keyword arguments and younger classes can't. And some mean other
-numbers in Keras 2 than in Keras 3. Both is told beside the config.
+A model from a file of Keras 2 has its configs and calls again as that file has them, whatever its release. Others are
+written as tf.keras 2.15 does, where Keras 3 reads them as well: operations, tensors as keyword arguments and younger
+classes can't be written so, and some layers mean other numbers in Keras 2 than in Keras 3. Both is noted beside the
+config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.functional.node import Node
+from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import Structure, flatten, map_structure
 from layergraph.functional.tensor import Tensor
 from layergraph.initializers import LATER_INITIALIZER_OPTIONS
@@ -50,27 +53,38 @@ class Keras2Model:
     keras3_only: list[str] = field(default_factory=list)
 
 
-def keras2_model(model: Model) -> Keras2Model:
-    """The model's config, and what keeps it from meaning the same in both generations."""
-    writer = _Writer()
+def keras2_model(model: Model, *, as_stored: bool = False) -> Keras2Model:
+    """The model's config, and what keeps it from meaning the same in both generations.
+
+    `as_stored` writes what came from a file of Keras 2 as that file has it; Keras 3 need not read that.
+    """
+    writer = _Writer(as_stored=as_stored)
     writer.result.config = writer.model(model)
+    # Beside the config stands what the model is compiled with now.
+    writer.result.config.pop("compile_config", None)
     return writer.result
 
 
+def file_order(model: Model) -> Sequence[Layer]:
+    """The layers of a model, inputs and operations among them, in the order of the file that it came from."""
+    stored = model.stored_form
+    layers: Sequence[Layer] = model.graph.layers if model.built else model.layers
+    if stored is None or set(stored.layers) != set(layers):
+        return layers
+    return stored.layers
+
+
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, *, as_stored: bool) -> None:
         self.result = Keras2Model()
+        self._as_stored = as_stored
 
     def model(self, model: Model) -> dict[str, Any]:
         """A model, the whole or one in it."""
-        head: dict[str, Any] = {"name": model.name, "trainable": model.trainable}
+        content, head = self._head(model)
         if model.keras_class_name == "Sequential":
-            if not model.built:
-                self.result.unsayable.append(f"model '{model.name}' has no input shape")
-                return {"class_name": "Sequential", "config": head}
-            inputs = [tensor.history.layer for tensor in model.inputs]
-            config = {**head, "layers": [self.layer(layer) for layer in [*inputs, *model.layers]]}
-            return {"class_name": "Sequential", "config": config}
+            layers = [self.layer(layer) for layer in [*self._sequence_inputs(model), *model.layers]]
+            return {**content, "config": layers if head is None else {**head, "layers": layers}}
         graph = model.graph
         layers = [
             {
@@ -80,18 +94,38 @@ class _Writer:
                     call
                     for node in graph.nodes_of(layer)
                     if not node.is_input
-                    for call in [self._call(node, graph)] * _copies(layer)
+                    for call in [self._call(node, graph)] * self._copies(layer)
                 ],
             }
-            for layer in graph.layers
+            for layer in (file_order(model) if self._as_stored else graph.layers)
         ]
-        ends = {"input_layers": _end(graph.inputs, graph), "output_layers": _end(graph.outputs, graph)}
-        return {"class_name": "Functional", "config": {**head, "layers": layers, **ends}}
+        ends = {"input_layers": self._ends(graph.inputs, graph), "output_layers": self._ends(graph.outputs, graph)}
+        return {**content, "config": {**(head or {}), "layers": layers, **ends}}
+
+    def _head(self, model: Model) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """A model's object without its config, and that without its layers; None where they are all of it."""
+        stored = model.stored_form if self._as_stored else None
+        if stored is None:
+            return {"class_name": model.keras_class_name}, {"name": model.name, "trainable": model.trainable}
+        content = dict(stored.content)
+        config = content.pop("config")
+        return content, _written_over(config, model, stored) if isinstance(config, Mapping) else None
+
+    def _sequence_inputs(self, model: Model) -> list[Layer]:
+        """The InputLayer of a Sequential, unless its file says the shape in another place, or doesn't say it."""
+        if self._as_stored and model.stored_form is not None:
+            return [layer for layer in model.stored_form.layers if isinstance(layer, InputLayer) and layer.stored_form]
+        if not model.built:
+            self.result.unsayable.append(f"model '{model.name}' has no input shape")
+            return []
+        return [tensor.history.layer for tensor in model.inputs]
 
     def layer(self, layer: Layer) -> dict[str, Any]:
         """A layer, without its calls."""
         if isinstance(layer, Model):
             return self.model(layer)
+        if self._as_stored and layer.stored_form is not None and layer.stored_form.holds(layer):
+            return self._stored_layer(layer, layer.stored_form)
         kind = class_name(layer)
         if isinstance(layer.get_config().get("dtype"), dict):
             self.result.unsayable.append(f"layer '{layer.name}' is quantised")
@@ -113,6 +147,27 @@ class _Writer:
                 if key in written
             }
         return {"class_name": kind, "config": written}
+
+    def _stored_layer(self, layer: Layer, stored: StoredForm) -> dict[str, Any]:
+        config = _written_over(stored.content["config"], layer, stored)
+        for key in config:
+            if key in LAYER_KEYS or key.endswith("activation"):
+                config[key] = self._stored_inner(layer, config[key], getattr(layer, key, None))
+        return {**stored.content, "config": config}
+
+    def _stored_inner(self, layer: Layer, content: Any, inner: Any) -> Any:
+        """Layers in a layer's config, which may be frozen by now."""
+        if isinstance(content, list) and isinstance(inner, (list, tuple)) and len(content) == len(inner):
+            return [self._stored_inner(layer, *pair) for pair in zip(content, inner, strict=True)]
+        if not isinstance(inner, Layer) or not isinstance(content, Mapping):
+            return content
+        if inner.stored_form is not None:
+            return self.layer(inner)
+        # Bidirectional computes with copies of its layers, which have other names. If it is frozen, so are they.
+        config = content.get("config")
+        if not layer.trainable or not isinstance(config, Mapping) or inner.trainable == config.get("trainable", True):
+            return content
+        return {**content, "config": {**config, "trainable": inner.trainable}}
 
     def _option(self, layer: Layer, key: str, value: Any) -> Any:
         inner = getattr(layer, key, None)
@@ -152,6 +207,9 @@ class _Writer:
 
     def _call(self, node: Node, graph: Graph) -> list[Any]:
         """One call: [[layer, node, tensor, keyword arguments], ...] for each tensor of its first argument."""
+        if self._as_stored and node.stored is not None:
+            written: list[Any] = self._stored_call(node.stored, graph)
+            return written
         layer = node.layer
         kind = class_name(layer)
         label = f"a call of layer '{layer.name}'"
@@ -183,27 +241,59 @@ class _Writer:
             rule = getattr(layer, "mask_rule", "keras3")
             only = self.result.keras3_only if rule == "keras3" else self.result.keras2_only
             only.append(f"masks of layer '{layer.name}'")
-        return [[*_history(tensor, graph), kwargs] for tensor in tensors]
+        return [[*self._history(tensor, graph), kwargs] for tensor in tensors]
+
+    def _stored_call(self, value: Any, graph: Graph) -> Any:
+        """A call as its file has it, with today's names and numbers of the tensors."""
+        if isinstance(value, Tensor):
+            return self._history(value, graph)
+        if isinstance(value, tuple):
+            tensor, kwargs = value
+            return [*self._history(tensor, graph), self._stored_call(kwargs, graph)]
+        if isinstance(value, list):
+            return [self._stored_call(item, graph) for item in value]
+        if isinstance(value, Mapping):
+            return {key: self._stored_call(item, graph) for key, item in value.items()}
+        return value
+
+    def _copies(self, layer: Layer) -> int:
+        """How often each call of a layer is written.
+
+        tf.keras 2.15 counts a model's own building as its call 0, Keras 3 doesn't. Where each call of a model is
+        written twice, the odd numbers mean the same in both.
+        """
+        return 2 if isinstance(layer, Model) and self._numbers_as_stored(layer) is None else 1
+
+    def _numbers_as_stored(self, layer: Layer) -> int | None:
+        """The number of the first call of a model, if it is counted as in the file that it came from."""
+        return layer.stored_form.first_call if self._as_stored and layer.stored_form is not None else None
+
+    def _history(self, tensor: Tensor, graph: Graph) -> list[Any]:
+        layer, node_index, tensor_index = tensor.history
+        number = graph.numbers[layer.inbound_nodes[node_index]]
+        if isinstance(layer, Model):
+            first = self._numbers_as_stored(layer)
+            number = 2 * number + 1 if first is None else first + number
+        return [layer.name, number, tensor_index]
+
+    def _ends(self, structure: Structure, graph: Graph) -> Structure:
+        """Inputs or outputs. Keras 2 writes one as a list of one, which Keras 3 takes for a list."""
+        end = self._end(structure, graph)
+        return [end] if self._as_stored and isinstance(structure, Tensor) else end
+
+    def _end(self, structure: Structure, graph: Graph) -> Structure:
+        if isinstance(structure, Tensor):
+            return self._history(structure, graph)
+        if isinstance(structure, Mapping):
+            return {key: self._end(item, graph) for key, item in structure.items()}
+        return [self._end(item, graph) for item in structure]
 
 
-def _copies(layer: Layer) -> int:
-    """How often each call of a layer is written.
-
-    tf.keras 2.15 counts a model's own building as its call 0, Keras 3 doesn't. Where each call of a model is written
-    twice, the odd numbers mean the same in both.
-    """
-    return 2 if isinstance(layer, Model) else 1
-
-
-def _history(tensor: Tensor, graph: Graph) -> list[Any]:
-    layer, node_index, tensor_index = tensor.history
-    number = graph.numbers[layer.inbound_nodes[node_index]]
-    return [layer.name, 2 * number + 1 if isinstance(layer, Model) else number, tensor_index]
-
-
-def _end(structure: Structure, graph: Graph) -> Structure:
-    if isinstance(structure, Tensor):
-        return _history(structure, graph)
-    if isinstance(structure, Mapping):
-        return {key: _end(item, graph) for key, item in structure.items()}
-    return [_end(item, graph) for item in structure]
+def _written_over(config: Mapping[str, Any], layer: Layer, stored: StoredForm) -> dict[str, Any]:
+    """A stored config with the layer's name, and whether it is trainable, where they have changed."""
+    written = dict(config)
+    if layer.name != stored.name and "name" in config:
+        written["name"] = layer.name
+    if layer.trainable != stored.trainable:
+        written["trainable"] = layer.trainable
+    return written

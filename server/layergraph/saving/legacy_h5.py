@@ -1,7 +1,8 @@
 """Models -> whole-model `.h5` files, the format that Keras 2 and 3 share.
 
-Where a model means the same in both, the file is as tf.keras 2.15 writes it, and both open it, 2.15 with the state of
-the optimizer. Otherwise it is as Keras 3 writes it; or as 2.15 does, for a model that came from there.
+A model that came from Keras 2 is written for the release that it came from. Another is written as tf.keras 2.15 does
+where it means the same in both generations, and both open it, 2.15 with the state of the optimizer; otherwise it is
+written as Keras 3 does.
 
 Stock Keras 3 reads no optimizer's state from an `.h5`: with one in the file, its own files too, training fails there
 until the model is compiled again. Its state goes through `.keras`.
@@ -22,7 +23,7 @@ from layergraph.functional.model import Model
 from layergraph.functional.weight import Weight
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.graph_config import model_object
-from layergraph.saving.keras2_config import keras2_model
+from layergraph.saving.keras2_config import file_order, keras2_model
 from layergraph.saving.keras2_options import LATER_OPTIMIZER_OPTIONS, LOSSES, OPTIMIZERS, REDUCTIONS
 from layergraph.saving.layouts import FileOrder, legacy_order
 from layergraph.saving.sharing import WrittenModel
@@ -38,22 +39,20 @@ _ATTRIBUTE_BYTES = 64512
 class _Form:
     """What is written: configs of one generation, and the order of the layers."""
 
+    major: int
     keras_version: str
     config: Mapping[str, Any]
     order: FileOrder
 
 
-def write_h5(model: Model, file: Any, keras3_version: str) -> None:
-    """Writes the model into an open HDF5 file. Raises ConfigError for what no `.h5` can say."""
-    written = WrittenModel(model)
-    if written.shared:
-        name = next(iter(written.shared)).name
-        raise ConfigError(
-            f"save: layer '{name}' lies in several models or wrappers, which an .h5 file can't say; use .keras"
-        )
+def write_h5(model: Model, file: Any, keras3_version: str, generation: int | None = None) -> None:
+    """Writes the model into an open HDF5 file, for Keras of a `generation` (2 or 3), or for whichever reads it.
+
+    Raises ConfigError for what no `.h5` of the generation can say.
+    """
     training = None if model.compile_config is None else _training_config(model)
-    form = _form(model, written, training, keras3_version)
-    keras2 = form.keras_version == KERAS2_VERSION
+    form = _form(model, training, keras3_version, generation)
+    keras2 = form.major == 2
     if keras2 and training is not None:
         training["optimizer_config"] = _keras2_optimizer(**training["optimizer_config"])
     file.attrs["keras_version"] = form.keras_version
@@ -71,15 +70,39 @@ def write_h5(model: Model, file: Any, keras3_version: str) -> None:
             _write_variables(file.create_group(OWN_OPTIMIZER_GROUP), optimizer.variables)
 
 
-def _form(model: Model, written: WrittenModel, training: Mapping[str, Any] | None, keras3_version: str) -> _Form:
+def _form(model: Model, training: Mapping[str, Any] | None, keras3_version: str, generation: int | None) -> _Form:
+    if generation == 2:
+        return _keras2_form(model, training)
+    written = WrittenModel(model)
+    if written.shared:
+        name = next(iter(written.shared)).name
+        raise ConfigError(
+            f"save: layer '{name}' lies in several models or wrappers, which an .h5 file can't say; use .keras"
+        )
     said = keras2_model(model)
-    unsayable = said.unsayable or (training is not None and not _is_of_keras2(training))
-    in_both = not unsayable and not said.keras2_only and not said.keras3_only
-    from_keras2 = (model.keras_version or "").startswith(("1.", "2.")) and not unsayable and not said.keras3_only
-    if in_both or from_keras2:
-        return _Form(KERAS2_VERSION, said.config, {})
+    of_both = not (said.unsayable or said.keras2_only or said.keras3_only)
+    if generation is None and of_both and (training is None or _is_of_keras2(training)):
+        return _Form(2, KERAS2_VERSION, said.config, {})
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
-    return _Form(keras3_version, model_object(model, written), order)
+    return _Form(3, keras3_version, model_object(model, written), order)
+
+
+def _keras2_form(model: Model, training: Mapping[str, Any] | None) -> _Form:
+    said = keras2_model(model, as_stored=True)
+    problems = [*said.unsayable, *(f"{what} computes as in Keras 3" for what in said.keras3_only)]
+    if training is not None and not _is_of_keras2(training):
+        problems.append("Keras 2 lacks the optimizer or a loss that the model is compiled with")
+    if problems:
+        raise ConfigError(f"save: no .h5 of Keras 2 can hold the model: {'; '.join(problems[:5])}; save it for Keras 3")
+    models = [one for one in model.walk_layers() if isinstance(one, Model)]
+    order = {one: [layer for layer in file_order(one) if layer in one.layers] for one in models}
+    return _Form(2, keras2_version(model), said.config, order)
+
+
+def keras2_version(model: Model) -> str:
+    """The release of Keras 2 that the model is written for: its own, or the last."""
+    own = model.keras_version or ""
+    return own if own.startswith("2.") and model.stored_form is not None else KERAS2_VERSION
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

@@ -30,28 +30,43 @@ from layergraph.training.optimizer import Variable
 KERAS_VERSION = "3.15.0"
 
 
-def save_model(model: Model, path: Path) -> None:
+def save_model(model: Model, path: Path, generation: int | None = None) -> None:
     """Writes the model, with its compile arguments and optimizer state, so that stock Keras opens it.
 
-    A `.h5` is such that tf.keras 2.15 opens it too wherever the model can be said there (see `legacy_h5`).
+    `generation` is the Keras that shall open it, 2 or 3; by default what `default_generation` says.
 
     The file appears, or replaces another, only once it is complete and on disk. Raises ConfigError for a path that
-    doesn't end in `.keras` or `.h5` or a layer that it can't hold, OSError where it can't be written.
+    doesn't end in `.keras` or `.h5` or for what a file of this format and generation can't hold, OSError where it can't
+    be written.
     """
-    writers: dict[str, Callable[[Model, Path], None]] = {".keras": _write_keras, ".h5": _write_h5}
+    writers: dict[str, Callable[[Model, Path, int | None], None]] = {".keras": _write_keras, ".h5": _write_h5}
     write = writers.get(path.suffix)
     if write is None:
         raise ConfigError(f"save: got path '{path.name}', expected one that ends in {' or '.join(writers)}")
+    if generation not in (None, 2, 3):
+        raise ConfigError(f"save: got generation {generation!r}, expected 2 or 3")
+    generation = generation or default_generation(model, path.suffix)
     check_quantized(model, path.suffix)
     # Hidden, and with no suffix of a model, so that a repository never takes it for one.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        write(model, unfinished)
+        write(model, unfinished, generation)
         _sync(unfinished)
         os.replace(unfinished, path)
         _sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def default_generation(model: Model, suffix: str) -> int | None:
+    """The generation of Keras for which a model is written into a file of this suffix; None for one that both open.
+
+    A model that came from Keras 2 goes back in an `.h5`, and in a `.keras` if it came in one: most of Keras 2 has none.
+    """
+    from_keras2 = (model.keras_version or "").startswith(("1.", "2."))
+    if suffix == ".h5":
+        return 2 if from_keras2 else None
+    return 2 if from_keras2 and model.file_suffix == ".keras" else 3
 
 
 def save_weights(model: Model, path: Path) -> None:
@@ -75,7 +90,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_keras(model: Model, path: Path) -> None:
+def _write_keras(model: Model, path: Path, generation: int | None) -> None:
     written = WrittenModel(model)
     config = model_object(model, written)
     if model.compile_config is not None:
@@ -94,9 +109,9 @@ def _write_keras(model: Model, path: Path) -> None:
         weights.unlink(missing_ok=True)
 
 
-def _write_h5(model: Model, path: Path) -> None:
+def _write_h5(model: Model, path: Path, generation: int | None) -> None:
     with h5py.File(path, "w") as file:
-        write_h5(model, file, KERAS_VERSION)
+        write_h5(model, file, KERAS_VERSION, generation)
 
 
 def _write_state(written: WrittenModel, file: Any) -> None:

@@ -1,0 +1,105 @@
+"""What a model of Keras 2 is written as: what its file says, but for what has changed since."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import layergraph
+import pytest
+from layergraph.errors import ConfigError
+from model_files import FIXTURES
+
+FUNCTIONS = FIXTURES.parent / "tensorflow_functions"
+NODES = FIXTURES.parent / "tensorflow_nodes"
+
+
+def model_config(path: Path) -> Any:
+    with h5py.File(path) as file:
+        return json.loads(file.attrs["model_config"])
+
+
+def saved(model: Any, folder: Path) -> Any:
+    model.save(folder / "m.h5")
+    return model_config(folder / "m.h5")
+
+
+def layers(config: Any) -> dict[str, Any]:
+    return {layer["name"]: layer for layer in config["config"]["layers"]}
+
+
+@pytest.mark.parametrize("path", sorted([*FUNCTIONS.glob("*.h5"), *NODES.glob("*.h5")]), ids=lambda path: path.stem)
+def test_functions_of_tensorflow_stay_as_they_are(path: Path, tmp_path: Path) -> None:
+    assert saved(layergraph.load_model(path), tmp_path) == model_config(path)
+
+
+@pytest.mark.parametrize("path", sorted((FIXTURES.parent / "old_keras").glob("2.*.h5")), ids=lambda path: path.stem)
+def test_a_model_goes_back_to_its_own_release(path: Path, tmp_path: Path) -> None:
+    assert saved(layergraph.load_model(path), tmp_path) == model_config(path)
+    with h5py.File(path) as before, h5py.File(tmp_path / "m.h5") as after:
+        assert after.attrs["keras_version"] == before.attrs["keras_version"]
+
+
+def test_what_has_changed_is_written(tmp_path: Path) -> None:
+    path = FIXTURES / "headline.h5"
+    before = layers(model_config(path))
+    model = layergraph.load_model(path)
+    dense, lstm = model.get_layer("main_output"), model.get_layer("lstm")
+    dense.trainable = False
+    lstm.name = "words"
+    after = layers(saved(model, tmp_path))
+    assert after["main_output"]["config"] == {**before["main_output"]["config"], "trainable": False}
+    assert after["words"]["config"] == {**before["lstm"]["config"], "name": "words"}
+    assert {**after["words"], "name": "lstm", "config": before["lstm"]["config"]} == before["lstm"]
+    renamed = json.dumps(before).replace('["lstm", 0, 0', '["words", 0, 0')
+    unchanged = before.keys() - {"main_output", "lstm"}
+    assert {name: after[name] for name in unchanged} == {name: json.loads(renamed)[name] for name in unchanged}
+
+
+def test_an_option_that_has_changed_is_written(tmp_path: Path) -> None:
+    model = layergraph.load_model(FIXTURES / "headline.h5")
+    model.get_layer("main_output").activation = layergraph.layers.Activation("tanh").activation
+    after = layers(saved(model, tmp_path))
+    assert after["main_output"]["config"]["activation"] == "tanh"
+    assert "batch_shape" not in json.dumps(after)
+
+
+def test_layers_in_wrappers_are_frozen(tmp_path: Path) -> None:
+    path = FIXTURES / "recurrent.h5"
+    model = layergraph.load_model(path)
+    wrapped = [layer for layer in model.layers if type(layer).__name__ in ("Bidirectional", "RNN", "TimeDistributed")]
+    assert wrapped
+    for layer in wrapped:
+        for inner in layer.sublayers.values():
+            inner.trainable = False
+    after = layers(saved(model, tmp_path))
+    for layer in wrapped:
+        config = after[layer.name]["config"]
+        inside = config.get("layer") or config["cell"]
+        assert (config["trainable"], inside["config"]["trainable"]) == (True, False)
+    assert [w.trainable for w in layergraph.load_model(tmp_path / "m.h5").weights] == [
+        w.trainable for w in model.weights
+    ]
+
+
+def test_a_part_of_a_model_is_written(tmp_path: Path) -> None:
+    model = layergraph.load_model(FUNCTIONS / "functions_shapes.h5")
+    before = layers(model_config(FUNCTIONS / "functions_shapes.h5"))
+    part = layergraph.Model(model.inputs, model.outputs[3])
+    part.save(tmp_path / "m.h5", generation=2)
+    after = layers(model_config(tmp_path / "m.h5"))
+    assert len(after) < len(before)
+    assert after == {name: before[name] for name in after}
+
+
+def test_what_keras_2_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    model = layergraph.load_model(FIXTURES / "headline.h5")
+    added = layergraph.layers.RMSNormalization(name="late")(model.outputs[0])
+    longer = layergraph.Model(model.inputs, [added, model.outputs[0] + 1.0])
+    with pytest.raises(ConfigError, match=r"no \.h5 of Keras 2 can hold .*'late'.*Add.*save it for Keras 3"):
+        longer.save(tmp_path / "m.h5", generation=2)
+    with pytest.raises(ConfigError, match="got generation 4, expected 2 or 3"):
+        longer.save(tmp_path / "m.h5", generation=4)
+    assert not list(tmp_path.iterdir())
