@@ -13,6 +13,11 @@ CONTAINER ?= docker
 IMAGE_ARGS ?=
 ARGS ?=
 PEERS ?=
+COUNT ?= 300
+SEED ?= 1
+JOBS ?= 2
+ROOM ?=
+MUTANT ?=
 
 .DEFAULT_GOAL := help
 
@@ -131,6 +136,10 @@ fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 
 .PHONY: fuzz-workers
 fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
 	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz_workers.py $(N)
+
+.PHONY: mutants
+mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do tests fail? (COUNT=300 SEED=1 ROOM= MUTANT= JOBS=2)
+	$(BIN)/python tests/mutants --count $(COUNT) --seed $(SEED) --jobs $(JOBS) --room '$(ROOM)' --mutant '$(MUTANT)' $(ARGS)
 
 BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside)
 .PHONY: bench $(BENCHES)

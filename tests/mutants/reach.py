@@ -1,0 +1,148 @@
+"""Which tests run which lines: measured once for each file of tests, and kept until that file changes."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mutations import Mutation
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test, as far as choosing needs it."""
+
+    name: str
+    #: Seconds that it took on the clock, and of the processor's time.
+    clock: float
+    work: float
+    #: Place in the order of trying, smallest first.
+    order: tuple[Any, ...]
+
+
+class Reach:
+    """What all files of tests reach, as far as it has been measured."""
+
+    def __init__(self, root: Path, cache: Path) -> None:
+        self._root = root
+        self._cache = cache
+        cache.mkdir(parents=True, exist_ok=True)
+
+    def stale(self) -> list[str]:
+        """The files of tests that are new or have changed since they were measured."""
+        files = (path.relative_to(self._root).as_posix() for path in (self._root / "tests").rglob("test_*.py"))
+        # The slow ones last.
+        return sorted(
+            (file for file in files if not self._place(file).exists()), key=lambda file: ("end" in file, file)
+        )
+
+    def keep(self, file: str, measured: dict[str, Any]) -> None:
+        """Stores what a file of tests reaches, with the scopes of the source's lines as they are now."""
+        for path, reached in measured["reached"].items():
+            reached["scopes"] = scopes((self._root / path).read_bytes())
+        place = self._place(file)
+        for older in self._cache.glob(f"{_flat(file)}.*"):
+            older.unlink()
+        place.write_bytes(gzip.compress(json.dumps(measured).encode()))
+
+    def tests(self, mutation: Mutation) -> list[Test]:
+        """The tests that may notice a mutation, in the order in which to try them."""
+        found = [test for file in self._files for test in file.tests(mutation)]
+        return sorted(found, key=lambda test: test.order)
+
+    @cached_property
+    def _files(self) -> list[_File]:
+        tests = (path.relative_to(self._root).as_posix() for path in (self._root / "tests").rglob("test_*.py"))
+        return [_File(test, json.loads(gzip.decompress(place.read_bytes()))) for test in sorted(tests)
+                if (place := self._place(test)).exists()]  # fmt: skip
+
+    def _place(self, file: str) -> Path:
+        digest = hashlib.sha256((self._root / file).read_bytes()).hexdigest()[:16]
+        return self._cache / f"{_flat(file)}.{digest}.json.gz"
+
+
+class _File:
+    """What one file of tests reaches."""
+
+    def __init__(self, name: str, measured: dict[str, Any]) -> None:
+        self._words = set(Path(name).stem.removeprefix("test_").split("_")) | set(Path(name).parent.name.split("_"))
+        self._tests = measured["tests"]
+        self._reached = measured["reached"]
+        #: Lines of the project that each test runs.
+        self._sizes = [0] * len(self._tests)
+        for reached in self._reached.values():
+            for mask, lines in reached["lines"]:
+                for test in _bits(int(mask, 16)):
+                    self._sizes[test] += len(lines)
+
+    def tests(self, mutation: Mutation) -> Iterator[Test]:
+        """The tests of this file that reach a mutation's file, ordered by what they reach of it.
+
+        First those that run the line, then those that run its function, its class, anything of its file; within these
+        those whose file bears its module's name; then those that run little else, the quick ones first.
+        """
+        reached = self._reached.get(mutation.path)
+        if reached is None:
+            return
+        tiers = [len(_TIERS)] * len(self._tests)
+        here = [0] * len(self._tests)
+        for mask, lines in reached["lines"]:
+            tier = min(_tier(mutation, reached["scopes"], line) for line in lines)
+            for test in _bits(int(mask, 16)):
+                tiers[test] = min(tiers[test], tier)
+                here[test] += len(lines)
+        path = Path(mutation.path)
+        alike = len(self._words & ({*path.stem.split("_"), *path.parent.name.split("_")} - {""}))
+        for number, test in enumerate(self._tests):
+            if test["passed"] and here[number]:
+                focus, work = here[number] / self._sizes[number], test["work"]
+                order = (tiers[number], -alike, work > 3, -round(focus, 1), work)
+                yield Test(test["name"], test["clock"], work, order)
+
+
+_TIERS = ("line", "function", "class", "file")
+
+
+def _tier(mutation: Mutation, scopes: dict[str, tuple[int, int]], line: int) -> int:
+    """How near a line that a test ran is to a mutation. Lines of a function are counted from its first."""
+    first, last = mutation.lines
+    known = scopes.get(mutation.scope)
+    if known and mutation.scope and known[0] <= line <= known[1]:
+        return 0 if first <= line - known[0] + mutation.scope_line <= last else 1
+    outer = mutation.scope.split(".")[0]
+    around = scopes.get(outer)
+    return 2 if outer and around and around[0] <= line <= around[1] else 3
+
+
+def scopes(source: bytes) -> dict[str, tuple[int, int]]:
+    """The first and last line of each function and class of a file."""
+    found: dict[str, tuple[int, int]] = {}
+
+    def walk(node: ast.AST, outer: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            name = outer
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                name = f"{outer}.{child.name}" if outer else child.name
+                found[name] = (child.lineno, child.end_lineno or child.lineno)
+            walk(child, name)
+
+    walk(ast.parse(source), "")
+    return found
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def _flat(file: str) -> str:
+    return file.replace("/", "-")

@@ -1,0 +1,102 @@
+"""What came of the mutants: a table by room, and each survivor."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mutations import Mutation
+from sampling import ROOMS, room_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass
+class Result:
+    """What came of one mutant."""
+
+    mutation: Mutation
+    tests_known: int = 0
+    tests_run: int = 0
+    seconds: float = 0.0
+    killed_by: str = ""
+    timeout: bool = False
+    #: Tests that failed, and fail without the mutant too.
+    flaky: list[str] = field(default_factory=list)
+    output: str = ""
+    #: Why nothing could notice a survivor; empty where something should.
+    reason: str = ""
+
+    @property
+    def killed(self) -> bool:
+        return bool(self.killed_by)
+
+    @property
+    def survived(self) -> bool:
+        return not self.killed
+
+    def line(self) -> str:
+        """The result in one line."""
+        if self.killed:
+            ending = f"{'timeout' if self.timeout else 'killed'} by {self.killed_by}"
+        else:
+            ending = f"SURVIVED {self.tests_run} of {self.tests_known} tests" + (" (equivalent)" if self.reason else "")
+        flaky = "".join(f"; fails without it too: {name}" for name in self.flaky)
+        return f"{self.mutation.name} {ending}, {self.seconds:.0f} s{flaky}"
+
+    def explained(self, root: Path) -> str:
+        """The result with the edit."""
+        reason = f"\nEquivalent: {self.reason}\n" if self.reason else ""
+        return f"### {self.line()}\n{reason}\n```diff\n{difference(root, self.mutation)}\n```\n"
+
+
+def difference(root: Path, mutation: Mutation) -> str:
+    """The changed lines."""
+    source = (root / mutation.path).read_bytes()
+    lines = (each.decode().splitlines() for each in (source, mutation.apply(source)))
+    return "\n".join(list(difflib.unified_diff(*lines, n=1, lineterm=""))[2:])
+
+
+def table(results: list[Result]) -> str:
+    """How many were killed, by room; equivalent ones aren't counted in the share."""
+    rooms: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        rooms[room_of(result.mutation.path)].append(result)
+    rows = ["| room | mutants | killed | of these by a timeout | survived | equivalent | killed, % |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    rows += [_row(room, rooms[room]) for room in ROOMS if room in rooms]
+    rows.append(_row("all", results))
+    return "\n".join(rows)
+
+
+def _row(name: str, results: list[Result]) -> str:
+    killed = sum(result.killed for result in results)
+    timeouts = sum(result.timeout for result in results)
+    equivalent = sum(bool(result.reason) for result in results)
+    survived = len(results) - killed - equivalent
+    share = 100 * killed / max(1, len(results) - equivalent)
+    return f"| {name} | {len(results)} | {killed} | {timeouts} | {survived} | {equivalent} | {share:.0f} |"
+
+
+class Equivalents:
+    """The mutants that nothing could notice, each with its reason; found by the text of their lines."""
+
+    def __init__(self, file: Path, root: Path) -> None:
+        self._root = root
+        self._listed = tomllib.loads(file.read_text()).get("mutant", []) if file.exists() else []
+
+    def reason(self, mutation: Mutation) -> str:
+        """Why nothing could notice it, or ""."""
+        lines = difference(self._root, mutation).splitlines()
+        before, after = ("\n".join(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+")
+        for listed in self._listed:
+            if (listed["file"], listed["before"].strip(), listed["after"].strip()) == (mutation.path, before, after):
+                reason: str = listed["reason"]
+                return reason
+        return ""
