@@ -25,7 +25,9 @@ from layerserve_server.sharing import SharedWeights
 from layerserve_server.training.model import LoadTrainable, load_trainable
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.grpcio import GrpcioServer, Limits, SharedPort
+from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import default_limit
 from layerserve_server.transport.native import NativeServer
 from layerserve_server.workers import AllMetrics, Workers, threads
 
@@ -188,6 +190,15 @@ def limits(settings: Settings) -> Limits:
         rpc_threads=settings.rpc_threads,
         max_streams=settings.max_streams,
         max_calls=settings.max_calls,
+        max_peer_streams=settings.max_peer_streams,
+        # Every process has its share of what callers may make the server keep.
+        max_buffered_bytes=settings.max_buffered_bytes or default_limit() // settings.workers,
+        stream_idle_seconds=settings.stream_idle_seconds,
+        stalled_seconds=settings.stalled_seconds,
+        handshake_seconds=settings.handshake_seconds,
+        connection_idle_seconds=settings.connection_idle_seconds,
+        max_connections=settings.max_connections,
+        max_connection_calls=settings.max_connection_calls,
     )
 
 

@@ -21,6 +21,8 @@ ServerError
 ├── TooLargeError               larger than this server takes, now and later
 ├── DeadlinePassedError         the caller's deadline passed before the answer was computed
 ├── CallCancelledError          the caller went away
+├── IdleStreamError             the caller of a stream sent, or took, nothing for too long
+├── UnknownMethodError          this server has no such method
 └── UnavailableError            starting, loading or draining; another replica may answer
 """
 
@@ -161,6 +163,18 @@ class CallCancelledError(ServerError):
     """The caller went away."""
 
     reason = "cancelled"
+
+
+class IdleStreamError(ServerError):
+    """The caller of a stream sent, or took, nothing for longer than the server waits."""
+
+    reason = "idle"
+
+
+class UnknownMethodError(ServerError):
+    """The server has no method of this name, or the call isn't made as the method is."""
+
+    reason = "unknown_method"
 
 
 class UnavailableError(ServerError):

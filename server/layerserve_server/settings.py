@@ -90,14 +90,52 @@ class Settings(BaseSettings):
         description="Processes that answer Predict on the one port, with the models' weights in memory once. A "
         "connection stays with the process that took it; streams, training and all else are the first one's.",
     )
+    max_buffered_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Maximum memory for requests, messages on their way and replies not yet taken, in bytes; more gets "
+        "RESOURCE_EXHAUSTED. 0 takes a quarter of the container's or the machine's memory.",
+    )
     rpc_threads: int = Field(
-        default=64, ge=1, le=4096, description="Unary calls worked on at once; each takes a thread that mostly waits."
+        default=64, ge=1, le=4096, description="Threads for unary calls other than Predict, and for the work of streams."
     )
     max_streams: int = Field(
-        default=256, ge=1, le=4096, description="Streams (training, watching, downloading) open at once."
+        default=1024,
+        ge=1,
+        le=65536,
+        description="Maximum number of open streams (training, watching, downloading, PredictStream).",
+    )
+    max_peer_streams: int = Field(
+        default=128, ge=1, le=65536, description="Maximum number of open streams of one client address."
     )
     max_calls: int = Field(
-        default=4096, ge=8, description="Calls of all kinds that may be open; further ones get RESOURCE_EXHAUSTED."
+        default=4096, ge=8, le=1_000_000, description="Maximum number of open unary calls; more get RESOURCE_EXHAUSTED."
+    )
+    max_connections: int = Field(default=4096, ge=1, le=1_000_000, description="Maximum number of connections.")
+    max_connection_calls: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of open calls of one connection; further ones wait at the client.",
+    )
+    stream_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86400,
+        description="Time that a stream may wait for its client's next message, and a request for its last byte, in "
+        "seconds.",
+    )
+    stalled_seconds: float = Field(
+        default=30.0, gt=0, le=86400, description="Time that a client may take nothing of a reply, in seconds."
+    )
+    handshake_seconds: float = Field(
+        default=20.0, gt=0, le=3600, description="Time in which a new connection must begin to speak HTTP/2, in seconds."
+    )
+    connection_idle_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        le=1_000_000,
+        description="Time after which a connection without calls is closed, in seconds ('grpcio' only).",
     )
 
     max_batch_rows: int = Field(default=64, ge=1, description="Most rows that one execution joins.")

@@ -51,11 +51,21 @@ def test_predict_answers_with_version_outputs_and_id(serve):
     np.testing.assert_array_equal(tensors.decode(response.outputs[0]), X * 2)
 
 
-def test_outputs_come_in_the_order_asked_for_also_twice(serve):
+def test_outputs_come_in_the_order_asked_for(serve):
     _, _, stub = serve()
-    response = stub.Predict(request(X, outputs=["hidden", "y", "hidden"]), timeout=30)
-    assert [tensor.name for tensor in response.outputs] == ["hidden", "y", "hidden"]
-    np.testing.assert_array_equal(tensors.decode(response.outputs[2]), X * 2 + 100)
+    response = stub.Predict(request(X, outputs=["hidden", "y"]), timeout=30)
+    assert [tensor.name for tensor in response.outputs] == ["hidden", "y"]
+    np.testing.assert_array_equal(tensors.decode(response.outputs[0]), X * 2 + 100)
+
+
+def test_an_output_that_is_asked_for_twice_is_refused(serve):
+    """Else a small request makes a reply as large as its caller likes."""
+    _, model, stub = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(request(X, outputs=["y", "hidden", "y"]), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "output 'y': got it 2 times" in caught.value.details()
+    assert model.batches == []
 
 
 def test_zero_rows_give_zero_rows(serve):

@@ -1,7 +1,6 @@
 """The parts of training that need no process: validation, spool, events, compile settings."""
 
 import math
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -218,7 +217,7 @@ def test_of_step_events_in_a_row_only_the_newest_is_kept(tmp_path):
     log = EventLog(tmp_path)
     log.refresh()
     assert [event.sequence for event in log.events] == [1, 2, 4]
-    assert [event.sequence for event in log.since(2, lambda: False)] == [2, 4]
+    assert [event.sequence for event in log.since(2)] == [2, 4]
 
 
 def test_a_writer_goes_on_behind_half_a_line_of_a_killed_one(tmp_path):
@@ -236,22 +235,18 @@ def test_a_writer_goes_on_behind_half_a_line_of_a_killed_one(tmp_path):
     ]
 
 
-def test_watchers_wait_for_what_comes_and_can_be_woken_to_stop(tmp_path):
-    log = EventLog(tmp_path)
-    stop = threading.Event()
-    seen = []
-    waiting = threading.Thread(target=lambda: seen.append(log.since(0, stop.is_set)))
-    waiting.start()
-    events.append(tmp_path, events.Log("a"))
-    log.refresh()
-    waiting.join()
-    assert [event.what for event in seen[0]] == [events.Log("a")]
-    waiting = threading.Thread(target=lambda: seen.append(log.since(1, stop.is_set)))
-    waiting.start()
-    stop.set()
-    log.wake()
-    waiting.join()
-    assert seen[1] == []
+def test_watchers_are_called_for_what_comes_while_they_watch(tmp_path):
+    log, called = EventLog(tmp_path), []
+    with log.watched(lambda: called.append(len(log.events))):
+        log.refresh()
+        assert called == []
+        events.append(tmp_path, events.Log("a"))
+        log.refresh()
+        log.put(events.Log("b"))
+        assert called == [1, 2]
+    log.put(events.Log("c"))
+    assert called == [1, 2]
+    assert [event.what for event in log.since(1)] == [events.Log("b"), events.Log("c")]
 
 
 # ---- compile settings and fit's arguments

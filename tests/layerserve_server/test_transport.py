@@ -1,5 +1,6 @@
 """The transports: raw bytes through a real port, errors as statuses, streams apart from unary calls."""
 
+import asyncio
 import sys
 import threading
 from importlib.util import find_spec
@@ -13,20 +14,21 @@ from layerserve.errors import from_status
 from layerserve_server.errors import BusyError, InvalidRequestError
 from layerserve_server.transport import polling
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.grpcio import GrpcioServer, Limits, SharedPort
+from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
+from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.native import NativeServer, NativeUnavailableError
 
 
-class ThreadedServer(GrpcioServer):
+class AioServer(GrpcioServer):
     """On a release of grpcio whose inside is unknown."""
 
-    def start(self):
+    def __init__(self, *arguments, **options):
         with mock.patch.object(polling, "INTERNALS", ("_unheard_of",)):
-            super().start()
+            super().__init__(*arguments, **options)
 
 
 needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed")
-SERVERS = [GrpcioServer, ThreadedServer, pytest.param(NativeServer, marks=needs_native)]
+SERVERS = [GrpcioServer, AioServer, pytest.param(NativeServer, marks=needs_native)]
 
 ECHO = "/test.v1.Echo/"
 
@@ -106,19 +108,19 @@ class Echo:
     def slow_defect(self, call):
         call.may_block(lambda: 1 / 0)
 
-    def count(self, stream):
-        for number in range(int(next(stream.requests))):
+    async def count(self, stream):
+        for number in range(int(await stream.first())):
             yield str(number).encode()
 
-    def endless(self, stream):
-        closed = threading.Event()
+    async def endless(self, stream):
+        closed = asyncio.Event()
         stream.on_closed(closed.set)
         yield b"open"
-        closed.wait(30)
+        await closed.wait()
         self.gone.set()
 
-    def upper(self, stream):
-        for message in stream.requests:
+    async def upper(self, stream):
+        async for message in stream.requests():
             yield message.upper()
 
 
@@ -335,7 +337,7 @@ def test_a_missing_extension_is_told(monkeypatch):
 
 
 def test_an_unknown_release_of_grpcio_is_told(caplog):
-    server = ThreadedServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+    server = AioServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
     server.start()
     server.stop(0)
     assert "has no _unheard_of" in caplog.text

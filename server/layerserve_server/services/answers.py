@@ -2,93 +2,138 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from layerserve.v1 import prediction_pb2
 from layerserve.wire import tag, varint
 
-from layerserve_server.errors import CallCancelledError
+from layerserve_server.errors import UnavailableError
 from layerserve_server.services.messages import parse
 from layerserve_server.transport.call import Stream
-from layerserve_server.transport.status import failure
+from layerserve_server.transport.status import STOPPING, Failure, failure
 
-#: Requests of one stream that may wait for their answers; the caller's further ones stay on the wire.
+#: Requests of one stream that may be under way or have answers that the caller hasn't taken; further ones stay on the
+#: wire.
 MAX_UNDER_WAY = 256
+#: The same in bytes of requests.
+MAX_BYTES_UNDER_WAY = 64 << 20
+#: Larger messages are read in a thread of their own, as they would hold up other streams.
+LONG_BYTES = 1 << 20
 
 RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
 
 class Answers:
-    """Iterates over the answers to the requests of a stream, encoded, until all have come or the caller has gone."""
+    """Starts the requests of a stream, and gives their answers until all have come or the caller has gone."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, start: Callable[[StreamedCall], None]) -> None:
+        """`start` begins to answer a call; an error that it raises is the answer."""
         self._stream = stream
-        #: What makes the next message; None is the end.
-        self._ready: SimpleQueue[Callable[[], bytes] | None] = SimpleQueue()
-        self._room = threading.Semaphore(MAX_UNDER_WAY)
-        self._under_way: set[StreamedCall] = set()
+        self._start = start
+        #: Answers to be sent, each with the size of its request. Appended by any thread.
+        self._ready: deque[tuple[bytes, int]] = deque()
+        self._news = asyncio.Event()
         self._lock = threading.Lock()
-        self._read_all = False
+        self._under_way: set[StreamedCall] = set()
         self.closed = False
-        stream.on_closed(self.close)
+        # What follows belongs to the event loop.
+        self._count = 0
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
 
-    def __iter__(self) -> Iterator[bytes]:
+    async def messages(self) -> AsyncGenerator[bytes, None]:
+        """The answers, encoded."""
+        self._reading = reading = asyncio.ensure_future(self._read())
+        reading.add_done_callback(lambda _: self._news.set())
+        self._stream.on_closed(self._stop)
         try:
-            while (make := self._ready.get()) is not None:
-                yield make()
+            while not self.closed and not (reading.done() and not self._count):
+                self._news.clear()
+                while self._ready:
+                    message, size = self._ready.popleft()
+                    yield message
+                    # Only now, as answers that aren't taken are memory as well.
+                    self._count -= 1
+                    self._bytes -= size
+                    self._room.set()
+                if reading.done() and not reading.cancelled() and reading.exception() is not None:
+                    break
+                if not (self.closed or (reading.done() and not self._count)):
+                    await self._news.wait()
+            if reading.cancelled():
+                raise UnavailableError(STOPPING)
+            if reading.done():
+                reading.result()
         finally:
-            self.close()
+            reading.cancel()
+            self._close()
 
-    def calls(self) -> Iterator[StreamedCall]:
-        """The stream's requests, as calls to be answered. Waits while too many are under way."""
-        try:
-            for message in self._stream.requests:
-                request = parse(prediction_pb2.PredictStreamRequest, message).request
-                self._room.acquire()
-                call = StreamedCall(self, self._stream, request)
-                with self._lock:
-                    if self.closed:
-                        return
-                    self._under_way.add(call)
-                yield call
-        except CallCancelledError:
-            self.close()
-        except Exception as error:
-            self._ready.put(_raiser(error))
-        finally:
+    async def _read(self) -> None:
+        """Starts the stream's requests. Waits while too many are under way."""
+        async for message in self._stream.requests():
+            call = StreamedCall(self, self._stream, len(message))
+            while self._count >= MAX_UNDER_WAY or (self._count and self._bytes + len(message) > MAX_BYTES_UNDER_WAY):
+                self._room.clear()
+                await self._room.wait()
+            self._count += 1
+            self._bytes += len(message)
             with self._lock:
-                self._read_all = True
-                if not self._under_way:
-                    self._ready.put(None)
+                if self.closed:
+                    return
+                self._under_way.add(call)
+            if len(message) > LONG_BYTES:
+                await self._stream.blocking(partial(self._begin, call, message))
+            else:
+                self._begin(call, message)
+            if call.blocking is not None:
+                await self._stream.blocking(partial(self._try, call, call.blocking))
 
-    def close(self) -> None:
-        """Nobody listens any more: what hasn't run doesn't run."""
+    def _begin(self, call: StreamedCall, message: bytes) -> None:
+        call.message = parse(prediction_pb2.PredictStreamRequest, message).request
+        self._try(call, partial(self._start, call))
+
+    def _try(self, call: StreamedCall, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            call.fail(error)
+
+    def _stop(self) -> None:
+        """The caller has gone: nothing more is computed. Or the server is stopping: nothing more is read."""
+        if self._stream.listens():
+            if self._reading is not None:
+                self._reading.cancel()
+        else:
+            self._close()
+        self._news.set()
+
+    def _close(self) -> None:
+        """Drops what hasn't run."""
         with self._lock:
             self.closed = True
             left, self._under_way = self._under_way, set()
         for call in left:
             call.gone()
-        self._room.release()
-        self._ready.put(None)
 
     def answered(self, call: StreamedCall) -> bool:
         """Whether a call has its answer."""
         return call not in self._under_way
 
-    def end(self, call: StreamedCall, make: Callable[[], bytes]) -> None:
+    def end(self, call: StreamedCall, message: bytes) -> None:
         """A call has its answer; later ones to it are ignored."""
         with self._lock:
             if call not in self._under_way:
                 return
             self._under_way.discard(call)
-            self._ready.put(make)
-            if self._read_all and not self._under_way:
-                self._ready.put(None)
-        self._room.release()
+            self._ready.append((message, call.size))
+        self._stream.soon(self._news.set)
 
 
 class StreamedCall:
@@ -96,12 +141,16 @@ class StreamedCall:
 
     deadline = None
 
-    def __init__(self, answers: Answers, stream: Stream, message: prediction_pb2.PredictRequest) -> None:
+    def __init__(self, answers: Answers, stream: Stream, size: int) -> None:
+        """`size` is that of its message, in bytes."""
         self._answers = answers
         self._stream = stream
-        self.message = message
+        self.size = size
+        self.message = prediction_pb2.PredictRequest()
         self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
+        #: What is left to do for it in a thread that may be kept.
+        self.blocking: Callable[[], None] | None = None
 
     @property
     def method(self) -> str:
@@ -117,17 +166,14 @@ class StreamedCall:
             callback()
 
     def reply(self, encode: Callable[[], bytes]) -> None:
-        def make() -> bytes:
-            content = encode()
-            return b"".join((RESPONSE_TAG, varint(len(content)), content))
-
-        self._answers.end(self, make)
+        if not self.answered:
+            self.answer(encode())
 
     def client(self) -> object:
         return self._stream.client()
 
     def answer(self, message: bytes) -> None:
-        self.reply(lambda: message)
+        self._answers.end(self, b"".join((RESPONSE_TAG, varint(len(message)), message)))
 
     @property
     def answered(self) -> bool:
@@ -135,10 +181,10 @@ class StreamedCall:
 
     def fail(self, error: Exception) -> None:
         wire = failure(error, self.method)
-        told = prediction_pb2.PredictError(
-            id=self.message.id, code=wire.code.value[0], message=wire.text, metadata=dict(wire.metadata)
+        said = prediction_pb2.PredictError(
+            id=self.message.id, code=wire.code.value[0], message=wire.text, metadata=_texts(wire)
         )
-        self._answers.end(self, prediction_pb2.PredictStreamResponse(error=told).SerializeToString)
+        self._answers.end(self, prediction_pb2.PredictStreamResponse(error=said).SerializeToString())
 
     def about(self, model: str, version: int) -> None:
         self._stream.about(model, version)
@@ -150,15 +196,12 @@ class StreamedCall:
         work((item,))
 
     def may_block(self, work: Callable[[], None]) -> None:
-        work()
+        self.blocking = work
+
+
+def _texts(wire: Failure) -> dict[str, str]:
+    return {key: value for key, value in wire.metadata if isinstance(value, str)}
 
 
 def _nothing() -> None:
-    """Nobody asked to be told."""
-
-
-def _raiser(error: Exception) -> Callable[[], bytes]:
-    def make() -> bytes:
-        raise error
-
-    return make
+    """Nothing is to be done when the caller goes away."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,15 +57,15 @@ class ModelService:
         call.about(description.name, description.version)
         call.reply(models_pb2.GetModelResponse(version=_version(description)).SerializeToString)
 
-    def download_model(self, stream: Stream) -> Iterator[bytes]:
+    async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """The version's file, in chunks: what it is first, its sha256 last."""
-        request = parse(models_pb2.DownloadModelRequest, next(stream.requests))
+        request = parse(models_pb2.DownloadModelRequest, await stream.first())
         description = self._repository.describe_one(*choice(request.model))
         stream.about(description.name, description.version)
         digest = hashlib.sha256()
         with _open(description) as file:
             head = models_pb2.DownloadModelResponse(version=_version(description))
-            while chunk := file.read(CHUNK):
+            while chunk := await stream.blocking(lambda: file.read(CHUNK)):
                 digest.update(chunk)
                 head.data = chunk
                 yield head.SerializeToString()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from layerserve.v1 import prediction_pb2
 
@@ -51,20 +50,10 @@ class PredictionService:
         else:
             self._read(call, learn=True)
 
-    def predict_stream(self, stream: Stream) -> Iterator[bytes]:
+    def predict_stream(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Many requests, answered as they finish."""
-        answers = Answers(stream)
-
-        def read() -> None:
-            for call in answers.calls():
-                try:
-                    # Not here: while a batch runs, this thread reads what will be the next one.
-                    self._start(call, call.message, Lane.run_elsewhere)
-                except Exception as error:
-                    call.fail(error)
-
-        threading.Thread(target=read, name="predict stream", daemon=True).start()
-        yield from answers
+        # Batches run elsewhere: while one does, the event loop reads what will be the next one.
+        return Answers(stream, lambda call: self._start(call, call.message, Lane.run_elsewhere)).messages()
 
     def _answer_patterns(self, known: Sequence[tuple[Call, Pattern]]) -> None:
         """Answers calls that came together and have patterns."""

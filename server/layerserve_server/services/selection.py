@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from layerserve_server.admission import Admission
+from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.reply import ReplyForm
 from layerserve_server.services.request import RequestForm
@@ -22,9 +24,13 @@ class Selection:
 
 
 def select(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
-    """The selection of these outputs, or of all. Raises UnknownOutputError."""
+    """The selection of these outputs, or of all. Raises UnknownOutputError, InvalidRequestError for repeated ones."""
 
     def make() -> Selection:
+        if len(set(outputs)) < len(outputs):
+            # A reply would be as many times as large as what it is computed from.
+            name, count = Counter(outputs).most_common(1)[0]
+            raise InvalidRequestError(f"output '{safe_text(name, 80)}': got it {count} times, expected it once")
         plan = version.execution.plan(outputs)
         names = outputs or tuple(spec.name for spec in version.model.output_specs)
         computed = tuple(dict.fromkeys(names))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,44 +89,49 @@ class TrainingService:
             both_streams={SERVICE + "Train": self.train, SERVICE + "Evaluate": self.evaluate},
         )
 
-    def train(self, stream: Stream) -> Iterator[bytes]:
+    def train(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Makes a run, takes its data, and sends its events until it ends."""
         return self._carry_out(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
 
-    def evaluate(self, stream: Stream) -> Iterator[bytes]:
+    def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """As `train`, for a run that evaluates."""
         return self._carry_out(stream, pb.EvaluateRequest, pb.EvaluateResponse, _evaluation_request)
 
-    def _carry_out(
+    async def _carry_out(
         self,
         stream: Stream,
         kind: type[pb.TrainRequest] | type[pb.EvaluateRequest],
         reply: type[pb.TrainResponse] | type[pb.EvaluateResponse],
         read: Callable[[Any, str, int, RunDefaults], RunRequest],
-    ) -> Iterator[bytes]:
-        message = parse(kind, next(stream.requests, b""))
+    ) -> AsyncGenerator[bytes, None]:
+        message = parse(kind, await stream.first())
         if message.WhichOneof("part") != "spec":
             raise InvalidRequestError("the first message of the stream must be the spec")
-        with lease(self._repository, message.spec.model) as base:
-            stream.about(base.name, base.version)
-            run = self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
+
+        def begin() -> Run:
+            with lease(self._repository, message.spec.model) as base:
+                stream.about(base.name, base.version)
+                return self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
+
+        run = await stream.blocking(begin)
         accepted = run.log.events[0]
         try:
             yield reply(event=_event(run, accepted)).SerializeToString()
-            self._receive(run, stream, kind)
+            await self._receive(run, stream, kind)
         except BaseException as error:  # also the end of a generator whose caller has gone
             known = isinstance(error, ServerError)
-            self._runs.abandon(run, str(error) if known else "the data of the run did not all come")
+            reason = str(error) if known else "the upload ended before all data arrived"
+            await stream.blocking(lambda: self._runs.abandon(run, reason))
             raise
-        for event in _follow(run, accepted.sequence + 1, stream):
+        async for event in _follow(run, accepted.sequence + 1, stream):
             yield reply(event=event).SerializeToString()
 
-    def watch_run(self, stream: Stream) -> Iterator[bytes]:
+    async def watch_run(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Sends the events of a run from any one on, until it ends."""
-        request = parse(pb.WatchRunRequest, next(stream.requests))
+        request = parse(pb.WatchRunRequest, await stream.first())
         run = self._runs.get(request.run_id)
         stream.about(run.request.model, run.request.version)
-        for event in _follow(run, request.from_sequence, stream):
+        async for event in _follow(run, request.from_sequence, stream):
             yield pb.WatchRunResponse(event=event).SerializeToString()
 
     def get_run(self, call: Call) -> None:
@@ -160,16 +167,17 @@ class TrainingService:
         found = listed(self._runs.get(request.run_id).folder / FILES)
         call.reply(pb.ListRunFilesResponse(files=map(_file, found)).SerializeToString)
 
-    def download_run_file(self, stream: Stream) -> Iterator[bytes]:
+    async def download_run_file(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """One of these files, in chunks: what it is first, its sha256 last."""
-        request = parse(pb.DownloadRunFileRequest, next(stream.requests))
+        request = parse(pb.DownloadRunFileRequest, await stream.first())
         run = self._runs.get(request.run_id)
         stream.about(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
         with file:
             head = pb.DownloadRunFileResponse(file=_file(described))
             digest = hashlib.sha256()
-            for chunk in chunks(file, described.bytes):
+            pieces = chunks(file, described.bytes)
+            while chunk := await stream.blocking(lambda: next(pieces, b"")):
                 digest.update(chunk)
                 head.data = chunk
                 yield head.SerializeToString()
@@ -177,38 +185,44 @@ class TrainingService:
         head.sha256 = digest.hexdigest()
         yield head.SerializeToString()
 
-    def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
+    async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Takes the run's data. Raises what `Spool` raises where it doesn't come whole."""
-        with Spool(run.folder, run.request.data) as spool:
-            for data in stream.requests:
+        spool = await stream.blocking(lambda: Spool(run.folder, run.request.data))
+        with spool:
+            async for data in stream.requests():
                 if run.log.ended:  # cancelled meanwhile
                     return
                 message = parse(kind, data)
                 part = message.WhichOneof("part")
                 if part == "chunk":
-                    spool.add(message.chunk.array, message.chunk.data)
+                    await stream.blocking(partial(spool.add, message.chunk.array, message.chunk.data))
                 elif part == "digest":
                     spool.check_digest(message.digest.array, message.digest.sha256)
                 else:
                     raise InvalidRequestError("every message after the first must be a chunk of data, or a digest")
             spool.check_complete()
-        self._runs.enqueue(run)
+        await stream.blocking(lambda: self._runs.enqueue(run))
 
 
-def _follow(run: Run, sequence: int, stream: Stream) -> Iterator[pb.TrainEvent]:
+async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.TrainEvent, None]:
     """The run's events from a number on, as they come, to the last one."""
-    stream.on_closed(run.log.wake)
-    while True:
-        new = run.log.since(sequence, lambda: not stream.open())
-        for event in new:
-            yield _event(run, event)
-            sequence = event.sequence + 1
-            if isinstance(event.what, events.LAST):
-                return
-        if not new and run.log.ended:
-            return  # It was asked for what comes after the last one.
-        if not stream.open():
-            raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again when it is back")
+    news = asyncio.Event()
+    stream.on_closed(news.set)
+    with run.log.watched(lambda: stream.soon(news.set)):
+        while True:
+            news.clear()
+            new = run.log.since(sequence)
+            for event in new:
+                yield _event(run, event)
+                sequence = event.sequence + 1
+                if isinstance(event.what, events.LAST):
+                    return
+            if not new and run.log.ended:
+                return  # It was asked for what comes after the last one.
+            if not stream.open():
+                raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again when it is back")
+            if not new:
+                await news.wait()
 
 
 # ---- convert in

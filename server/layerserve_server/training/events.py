@@ -7,7 +7,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -187,7 +188,8 @@ class EventLog:
     folder: Path
     events: list[Event] = field(default_factory=list)
     _offset: int = 0
-    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _watchers: list[Callable[[], None]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def read(cls, folder: Path) -> EventLog:
@@ -207,8 +209,8 @@ class EventLog:
         return isinstance(self.last, LAST)
 
     def refresh(self) -> list[Event]:
-        """Reads what has been appended since; gives it, and wakes the watchers."""
-        with self._changed:
+        """Reads what has been appended since, gives it, and calls the watchers."""
+        with self._lock:
             new = self._read()
             for event in new:
                 if self.ended:
@@ -217,9 +219,15 @@ class EventLog:
                     self.events[-1] = event
                 else:
                     self.events.append(event)
-            if new:
-                self._changed.notify_all()
-            return new
+        if new:
+            self._call_watchers()
+        return new
+
+    def _call_watchers(self) -> None:
+        with self._lock:
+            watchers = tuple(self._watchers)
+        for changed in watchers:
+            changed()
 
     def _read(self) -> list[Event]:
         """The events behind the offset, in whole lines."""
@@ -233,35 +241,38 @@ class EventLog:
         self._offset += len(whole)
         return [Event.from_line(line) for line in whole.splitlines()]
 
-    def since(self, sequence: int, stop: Callable[[], bool]) -> list[Event]:
-        """Events from this number on. Waits until there is one, the run has ended, or `stop` says so after a `wake`."""
-        with self._changed:
-            while True:
-                start = bisect.bisect_left(self.events, sequence, key=lambda event: event.sequence)
-                if start < len(self.events) or self.ended or stop():
-                    return self.events[start:]
-                self._changed.wait()
+    def since(self, sequence: int) -> list[Event]:
+        """Events from this number on, as far as they have come."""
+        with self._lock:
+            start = bisect.bisect_left(self.events, sequence, key=lambda event: event.sequence)
+            return self.events[start:]
 
-    def wake(self) -> None:
-        """Makes every watcher look whether it should stop."""
-        with self._changed:
-            self._changed.notify_all()
+    @contextmanager
+    def watched(self, changed: Callable[[], None]) -> Iterator[None]:
+        """Calls back, in the thread that brings them, when there are new events."""
+        with self._lock:
+            self._watchers.append(changed)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watchers.remove(changed)
 
     def put(self, what: What) -> None:
         """Adds an event that could not be written to the file, so that watchers still learn of it."""
-        with self._changed:
+        with self._lock:
             sequence = self.events[-1].sequence + 1 if self.events else 0
             self.events.append(Event(sequence, time.time(), what))
-            self._changed.notify_all()
+        self._call_watchers()
 
     def copy(self) -> list[Event]:
         """The events, from the first on."""
-        with self._changed:
+        with self._lock:
             return list(self.events)
 
     def backwards(self) -> list[What]:
         """What has happened, newest first."""
-        with self._changed:
+        with self._lock:
             return [event.what for event in reversed(self.events)]
 
     def newest(self, kind: type[K]) -> K | None:
@@ -270,5 +281,5 @@ class EventLog:
 
     def time_of(self, *kinds: type[What]) -> float | None:
         """When the first event of these kinds happened, in seconds since 1970; None where there is none."""
-        with self._changed:
+        with self._lock:
             return next((event.time for event in self.events if isinstance(event.what, kinds)), None)

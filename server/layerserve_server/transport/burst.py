@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from layerserve_server.errors import (
@@ -22,32 +23,35 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer
-from layerserve_server.transport.status import Failure, failure
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.status import GONE, LATE, STOPPING, Failure, failure
 
 logger = logging.getLogger(__name__)
 
-#: Calls taken at once. More would let the first of them wait for the parsing of the last.
-MAX_BURST = 256
+#: Smaller messages aren't counted against the memory of all: calls have a limit of their own.
+COUNTED_BYTES = 4096
 #: Threads for calls that have to wait for something, such as a version that is read from disk.
 BLOCKING_THREADS = 8
-
-GONE = "the caller has gone"
-LATE = "the deadline passed before the answer was there"
+#: Calls taken at once. More would let the first of them wait for the parsing of the last.
+MAX_BURST = 256
 
 
 class Bursts:
     """The open calls of one thread that takes them, and what it has to do when a burst has been handed out."""
 
-    def __init__(self, observer: Observer, *, max_calls: int, max_message_bytes: int) -> None:
+    def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
         self._observer = observer
-        self._max_calls = max_calls
-        self._max_message_bytes = max_message_bytes
+        self._max_calls = limits.max_calls
+        self._max_message_bytes = limits.max_message_bytes
+        self.memory = memory
         self._thread = 0
         self._gathered: dict[Callable[[Sequence[Any]], None], list[object]] = {}
         self._works: dict[Callable[[], None], None] = {}
         self._began: dict[str, int] = {}
         self._ended: deque[Ended] = deque()
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
+        self._working = ThreadPoolExecutor(limits.rpc_threads, "rpc")
         observer.before_reading(self.tell)
         #: Calls that have no answer yet.
         self.open: set[BurstCall] = set()
@@ -69,9 +73,10 @@ class Bursts:
             if len(call.request) > self._max_message_bytes:
                 raise TooLargeError(f"got {len(call.request)} bytes, expected at most {self._max_message_bytes}")
             if self.stopping:
-                raise UnavailableError("the server is stopping")
+                raise UnavailableError(STOPPING)
             if len(self.open) > self._max_calls:
                 raise BusyError(f"all {self._max_calls} calls of this server are in use", retry_after=0.1)
+            call.hold()
             handler(call)
         except Exception as error:
             call.fail(error)
@@ -122,6 +127,10 @@ class Bursts:
         """Runs work in another thread."""
         self._blocking.submit(work)
 
+    def work(self, call: BurstCall, handler: Handler) -> None:
+        """Runs a handler that isn't prompt, in another thread."""
+        self._working.submit(call.attempt, partial(handler, call))
+
     def ended(self, call: Ended) -> None:
         """A call has its answer."""
         if threading.get_ident() == self._thread:
@@ -130,10 +139,11 @@ class Bursts:
             self._observer.calls_ended((call,))
 
     def close(self) -> None:
-        """Ends the calls that are still open."""
+        """Ends the calls that are still open: another server may answer them."""
         for call in tuple(self.open):
-            call.gone()
-        self._blocking.shutdown(wait=False, cancel_futures=True)
+            call.fail(UnavailableError(STOPPING))
+        for pool in (self._blocking, self._working):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(work: Callable[..., None], *arguments: object) -> None:
@@ -146,7 +156,7 @@ def _run(work: Callable[..., None], *arguments: object) -> None:
 class BurstCall:
     """A unary call for which no thread waits (see transport.call.Call)."""
 
-    __slots__ = ("_bursts", "_gone", "_once", "arrived", "deadline", "method", "model", "request", "version")
+    __slots__ = ("_bursts", "_gone", "_held", "_once", "arrived", "deadline", "method", "model", "request", "version")
 
     def __init__(self, bursts: Bursts, method: str, request: bytes, arrived: float, deadline: float | None) -> None:
         self._bursts = bursts
@@ -157,6 +167,8 @@ class BurstCall:
         self.model = ""
         self.version = ""
         self._gone: Callable[[], None] | None = None
+        #: Bytes of it that count against the memory of all.
+        self._held = 0
         # Taken by whoever answers: two threads can't both.
         self._once = threading.Lock()
 
@@ -190,7 +202,28 @@ class BurstCall:
         else:
             self.answer(message)
 
+    def hold(self) -> None:
+        """Counts the request against the memory of all calls, until `drop`. Raises BusyError."""
+        self._count(len(self.request))
+
+    def drop(self) -> None:
+        """Counts it no more: its answer is out of the transport's hands."""
+        if self._held:
+            held, self._held = self._held, 0
+            self._bursts.memory.give(held)
+
+    def _count(self, size: int) -> None:
+        if size >= COUNTED_BYTES:
+            self._bursts.memory.take(size)
+            self._held += size
+
     def answer(self, message: bytes) -> None:
+        if not self._once.locked():
+            try:
+                self._count(len(message))
+            except BusyError as error:
+                self.fail(error)
+                return
         if self._once.acquire(False):
             # First, as all else can wait.
             self.send(message)
@@ -218,13 +251,14 @@ class BurstCall:
         self._bursts.gather(work, item)
 
     def may_block(self, work: Callable[[], None]) -> None:
-        def run() -> None:
-            try:
-                work()
-            except Exception as error:
-                self.fail(error)
+        self._bursts.may_block(partial(self.attempt, work))
 
-        self._bursts.may_block(run)
+    def attempt(self, work: Callable[[], None]) -> None:
+        """Runs work; an error in it is the call's."""
+        try:
+            work()
+        except Exception as error:
+            self.fail(error)
 
     def gone(self) -> None:
         """The caller has cancelled, or its deadline has passed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 
 class Call(Protocol):
@@ -66,31 +68,56 @@ class Call(Protocol):
 
 
 class Stream(Protocol):
-    """A call whose answer is a stream of messages; the request is one message, or a stream too."""
+    """A call whose answer is a stream of messages; the request is one message, or a stream too.
+
+    Its handler is a coroutine: a stream that waits holds no thread.
+    """
 
     @property
     def method(self) -> str:
         """Full name, such as "/layerserve.v1.TrainingService/Train"."""
 
     @property
-    def requests(self) -> Iterator[bytes]:
-        """The request messages. Ends when the caller half-closes, raises CallCancelledError when it goes away."""
+    def metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """The caller's metadata."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When the caller stops waiting, on the clock of `time.monotonic`, in seconds. None: never."""
 
     def client(self) -> object:
         """Who calls: equal for calls that come over one connection."""
 
+    async def first(self) -> bytes:
+        """The first request message. Raises InvalidRequestError where the caller sends none, and as `requests`."""
+
+    def requests(self) -> AsyncIterator[bytes]:
+        """The further request messages. Ends when the caller half-closes.
+
+        Raises CallCancelledError when the caller goes away, and IdleStreamError when it sends nothing for too long.
+        """
+
+    async def blocking(self, work: Callable[[], T]) -> T:
+        """Runs work that may block in a thread, also to its end where the caller goes away meanwhile."""
+
+    def listens(self) -> bool:
+        """Whether the caller still listens."""
+
     def open(self) -> bool:
-        """Whether somebody still listens and the server isn't stopping."""
+        """Whether the caller still listens and the server isn't stopping."""
 
     def on_closed(self, callback: Callable[[], None]) -> None:
-        """Calls back when `open` becomes False; at once where it is so."""
+        """Calls back, in the event loop, when `open` becomes False; at once where it is so."""
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Runs work in the event loop, soon. May be called from any thread."""
 
     def about(self, model: str, version: int) -> None:
         """Says which version the stream is for, for metrics."""
 
 
 Handler: TypeAlias = Callable[[Call], None]
-StreamHandler: TypeAlias = Callable[[Stream], Iterator[bytes]]
+StreamHandler: TypeAlias = Callable[[Stream], AsyncGenerator[bytes, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +128,9 @@ class Routes:
     #: Methods of `unary` whose handlers return at once, but for what they run by `Call.may_block`. A transport may run
     #: them in the thread that takes the calls.
     prompt: set[str] = field(default_factory=set)
+    #: Methods with one request message and a stream of answers.
     server_streams: dict[str, StreamHandler] = field(default_factory=dict)
+    #: Methods with streams both ways.
     both_streams: dict[str, StreamHandler] = field(default_factory=dict)
 
     def add(self, others: Routes) -> None:
@@ -110,6 +139,11 @@ class Routes:
         self.prompt.update(others.prompt)
         self.server_streams.update(others.server_streams)
         self.both_streams.update(others.both_streams)
+
+    @property
+    def streams(self) -> dict[str, StreamHandler]:
+        """All methods that stream."""
+        return {**self.server_streams, **self.both_streams}
 
     def services(self) -> list[str]:
         """Names of all services that a method belongs to."""

@@ -2,66 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import asyncio
+import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import grpc
 
+from layerserve_server.errors import UnavailableError
+from layerserve_server.transport.call import Stream
+from layerserve_server.transport.peers import PEER_KEY, host_of
+from layerserve_server.transport.status import STOPPING, Failure, StatusError
+
+_Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
+
 #: Metadata that belongs to a connection, or that grpcio writes itself.
-OWN_KEYS = ("user-agent", "content-type", "te")
-#: More than any caller means by a deadline, in seconds.
-FOREVER_SECONDS = 1e9
+OWN_KEYS = ("user-agent", "content-type", "te", PEER_KEY)
 
 
-class Forwarder(grpc.GenericRpcHandler):
-    """Takes every method. A unary call is a stream of one message on the wire, so all are streams here."""
+class Forwarder:
+    """The way to another server. A unary call is a stream of one message on the wire, so all are streams here."""
 
-    def __init__(self, socket: Path, pool: ThreadPoolExecutor) -> None:
-        """`socket` is where the other server listens; `pool` has a thread for each call under way."""
-        self._channel = grpc.insecure_channel(
-            f"unix:{socket}",
-            options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
-        )
-        self._pool = pool
+    def __init__(self, socket: Path) -> None:
+        """`socket` is where the other server listens."""
+        self._target = f"unix:{socket}"
+        self._channel: grpc.aio.Channel | None = None
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler of a method."""
-        forward = partial(self._forward, handler_call_details.method)
-        forward.experimental_thread_pool = self._pool  # type: ignore[attr-defined]
-        return grpc.stream_stream_rpc_method_handler(forward)
-
-    def close(self) -> None:
-        """Ends all calls under way."""
-        self._channel.close()
-
-    def _forward(self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        remaining = context.time_remaining()
-        open_call: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
-        call = open_call(
-            _until_gone(requests),
-            timeout=None if remaining is None or remaining > FOREVER_SECONDS else remaining,
-            metadata=tuple(pair for pair in context.invocation_metadata() if pair[0] not in OWN_KEYS),
+    async def forward(self, stream: Stream) -> AsyncGenerator[bytes, None]:
+        """The other server's answers to a stream (a transport.call.StreamHandler)."""
+        if self._channel is None:  # here, as a channel belongs to the loop in which it is made
+            self._channel = grpc.aio.insecure_channel(
+                self._target,
+                options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+            )
+        pairs = [pair for pair in stream.metadata if pair[0] not in OWN_KEYS]
+        call: _Call = self._channel.stream_stream(stream.method)(
+            timeout=None if stream.deadline is None else max(0.0, stream.deadline - time.monotonic()),
+            metadata=(*pairs, (PEER_KEY, host_of(str(stream.client())))),
         )
 
-        def gone() -> None:
+        def cancel() -> None:
             call.cancel()
 
-        if not context.add_callback(gone):
-            gone()
+        stream.on_closed(cancel)
+        sending = asyncio.ensure_future(_send(stream, call))
         try:
-            yield from call
-        except grpc.RpcError:
-            context.set_trailing_metadata(call.trailing_metadata())
-            context.abort(call.code(), call.details())
-        context.set_trailing_metadata(call.trailing_metadata())
+            while isinstance(message := await call.read(), bytes):
+                yield message
+            code = await call.code()
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        except asyncio.CancelledError:
+            raise UnavailableError(STOPPING) from None
+        finally:
+            sending.cancel()
+            call.cancel()
+        if sending.done() and not sending.cancelled() and (failed := sending.exception()) is not None:
+            raise failed
+        if code is not grpc.StatusCode.OK:
+            metadata = tuple(await call.trailing_metadata() or ())
+            raise StatusError(Failure(code, await call.details() or "", metadata))
+
+    async def close(self) -> None:
+        """Ends all calls under way."""
+        if self._channel is not None:
+            await self._channel.close()
 
 
-def _until_gone(requests: Iterator[bytes]) -> Iterator[bytes]:
-    """A caller's messages. grpcio ends the iteration of a caller that went away with an error."""
+async def _send(stream: Stream, call: _Call) -> None:
+    """Passes on the caller's messages; ends the call where they don't come."""
     try:
-        yield from requests
+        async for message in stream.requests():
+            await call.write(message)
+        await call.done_writing()
+    except asyncio.InvalidStateError:
+        pass  # the other server has ended the call
+    except grpc.aio.AioRpcError:
+        pass
     except Exception:
-        return
+        call.cancel()
+        raise

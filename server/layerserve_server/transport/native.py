@@ -20,7 +20,11 @@ from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
 from layerserve_server.transport.call import Handler, Observer, Routes
-from layerserve_server.transport.grpcio import GrpcioServer, Limits, SharedPort, address, claim
+from layerserve_server.transport.connections import Connections, Traffic
+from layerserve_server.transport.ending import Ending
+from layerserve_server.transport.grpcio import GrpcioServer, SharedPort, address, claim
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.polling import FOREVER_SECONDS
 from layerserve_server.transport.status import Failure
 
@@ -29,8 +33,6 @@ logger = logging.getLogger(__name__)
 #: How long the thread that takes calls looks for the next one, after one alone, before it sleeps, in seconds: whoever
 #: sends one request after another is answered without a core having to wake up.
 BUSY_SECONDS = 150e-6
-#: Time between two looks whether all calls have ended, while stopping, in seconds.
-LOOK_SECONDS = 0.01
 #: Time that the front has to pass on what came from behind it, in seconds.
 PASS_ON_SECONDS = 0.1
 
@@ -59,7 +61,10 @@ class NativeServer:
         if certificate is not None:
             raise NativeUnavailableError("transport 'native' has no TLS: take 'grpcio', or end TLS in front of it")
         self._event_call: int = native.EVENT_CALL
-        self._bursts = Bursts(observer, max_calls=limits.max_calls, max_message_bytes=limits.max_message_bytes)
+        self._ending = Ending()
+        self._connections = Connections(limits)
+        self._memory = MemoryBudget(limits.max_buffered_bytes, self._connections.kept)
+        self._bursts = Bursts(observer, limits, self._memory)
         self._methods = sorted(routes.prompt)
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
         #: Open calls by the front's number.
@@ -73,7 +78,8 @@ class NativeServer:
                 # One thread outside of the GIL carries what a Python thread takes; on few cores two only compete.
                 io_threads=1 if (os.cpu_count() or 1) <= 4 else 2,
                 call_details=True,
-                max_concurrent_streams=limits.max_calls,
+                max_concurrent_streams=limits.max_connection_calls,
+                keepalive_time_ms=60_000,
                 reuse_port=shared is not None,
             )
         except OSError as error:
@@ -83,7 +89,9 @@ class NativeServer:
         socket = shared.socket if shared is not None else self._folder / "grpcio.sock"
         self._behind: GrpcioServer | None = None
         if shared is None or shared.owner:
-            self._behind = GrpcioServer(routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect)
+            self._behind = GrpcioServer(
+                routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, memory=self._memory
+            )
         self._front.set_fallback(str(socket))
         self._has_cores = (os.cpu_count() or 1) > 1
         self._thread = threading.Thread(target=self._serve, name="native", daemon=True)
@@ -94,6 +102,7 @@ class NativeServer:
             self._behind.start()
         self._front.start()
         self._thread.start()
+        self._connections.start(self.port)
 
     def set_serving(self, serving: bool) -> None:
         """Sets what health says, for each service and overall."""
@@ -101,20 +110,23 @@ class NativeServer:
             self._behind.set_serving(serving)
 
     def stop(self, grace: float) -> None:
-        """Takes no more calls, ends the streams, and gives calls under way `grace` seconds to finish."""
-        end = time.monotonic() + grace
+        """As GrpcioServer.stop."""
+        self._ending.run(grace, self._end)
+
+    def _end(self) -> None:
         self._bursts.stopping = True
         if self._behind is not None:
-            self._behind.stop(grace)
-        while self._bursts.open and time.monotonic() < end:
-            time.sleep(LOOK_SECONDS)
-        if grace:
-            # The front has still to pass on how the streams behind it ended, and doesn't say when it has.
-            time.sleep(PASS_ON_SECONDS)
+            self._behind.refuse()
+        self._ending.wait(lambda: not self._bursts.open and not (self._behind and self._behind.busy()))
+        self._bursts.close()
+        if self._behind is not None:
+            self._behind.stop(0)
+        # The front has still to pass on the last answers, and doesn't say when it has.
+        time.sleep(PASS_ON_SECONDS)
+        self._connections.stop()
         self._front.close()
         if self._thread.is_alive():
             self._thread.join()
-        self._bursts.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _serve(self) -> None:
@@ -142,13 +154,13 @@ class NativeServer:
                 return events  # type: ignore[no-any-return]
         return receive(MAX_BURST)  # type: ignore[no-any-return]
 
-    def _take(
-        self, number: int, method: int, request: bytes, client: object, remaining: float | None, now: float
-    ) -> None:
+    def _take(self, number: int, method: int, request: bytes, client: str, remaining: float | None, now: float) -> None:
         # Without a deadline the front gives None, or what a client means by none.
         deadline = None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
-        call = NativeCall(self, self._methods[method], number, request, now, deadline)
-        call.peer = client
+        traffic = self._connections.of(client)
+        traffic.calls += 1
+        traffic.received += len(request)
+        call = NativeCall(self, self._methods[method], number, request, now, deadline, client, traffic)
         self._calls[number] = call
         self._bursts.begin(call)
         self._bursts.take(call, self._handlers[method])
@@ -157,28 +169,40 @@ class NativeServer:
 class NativeCall(BurstCall):
     """A call that came through the front."""
 
-    __slots__ = ("_number", "_server", "peer")
+    __slots__ = ("_number", "_peer", "_server", "_traffic")
 
     def __init__(
-        self, server: NativeServer, method: str, number: int, request: bytes, arrived: float, deadline: float | None
+        self,
+        server: NativeServer,
+        method: str,
+        number: int,
+        request: bytes,
+        arrived: float,
+        deadline: float | None,
+        peer: str,
+        traffic: Traffic,
     ) -> None:
         super().__init__(server._bursts, method, request, arrived, deadline)
         self._server = server
         self._number = number
-        self.peer: object = None
+        self._peer = peer
+        self._traffic = traffic
 
     def client(self) -> object:
-        return self.peer
+        return self._peer
 
     def send(self, message: bytes) -> None:
         self._server._calls.pop(self._number, None)
+        self._traffic.replied += len(message)
         self._server._front.respond(self._number, message)
+        self.drop()
 
     def send_failure(self, wire: Failure) -> None:
         self._server._calls.pop(self._number, None)
         # The front keeps gRPC's own key for itself; the client looks for ours as well.
         metadata = [(OWN_PUSHBACK_KEY if key == PUSHBACK_KEY else key, value) for key, value in wire.metadata]
         self._server._front.fail(self._number, wire.code.value[0], wire.text, trailing_metadata=metadata)
+        self.drop()
 
 
 def _load_extension() -> Any:

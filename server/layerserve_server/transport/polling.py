@@ -1,9 +1,10 @@
-"""Prompt calls of a grpcio server, taken in the very thread that polls its completion queue.
+"""All calls of a grpcio server, taken in the very thread that polls its completion queue.
 
 grpcio hands each call from its polling thread to a pooled one, back, and again to the pooled one: switches of threads
-that cost several times what a small model does. Here the polling thread reads all that has arrived, hands the prompt
-calls to their handlers as a burst, and leaves everything else to grpcio. This takes names that grpcio doesn't publish
-(the same from 1.74 to 1.85 at least); where they are missing, the server goes grpcio's own way.
+that cost several times what a small model does; and each of its streams keeps a thread. Here the polling thread reads
+all that has arrived, hands the prompt calls to their handlers as a burst, other unary calls to a pool, and the events
+of streams to their event loop. This takes names that grpcio doesn't publish (the same from 1.74 to 1.85 at least);
+where they are missing, `transport.aio` serves instead.
 """
 
 from __future__ import annotations
@@ -11,23 +12,36 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
+from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodError
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
-from layerserve_server.transport.call import Handler
+from layerserve_server.transport.call import Call, Handler, Routes, StreamHandler
+from layerserve_server.transport.connections import Connections
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import RETRY_SECONDS
+from layerserve_server.transport.peers import endpoint, host_of
 from layerserve_server.transport.status import Failure
+from layerserve_server.transport.streams import ServerStream, Streams
 
 #: What is taken from grpcio's server module.
 INTERNALS = ("_REQUEST_CALL_TAG", "_ServerStage", "_process_event_and_continue", "_request_call")
 #: What is taken from a server's state.
 STATE = ("completion_queue", "due", "lock", "rpc_states", "server", "stage")
-#: Time between two looks at nothing, in seconds.
+#: Most time between two looks at nothing, in seconds.
 IDLE_SECONDS = 1.0
+#: Time that a caller may take nothing of its answer where answers take half of the memory for callers, in seconds.
+PRESSED_SECONDS = 1.0
 #: More than any caller means by a deadline, in seconds.
 FOREVER_SECONDS = 1e9
+
+
+#: What grpcio expects of a tag that an event came for: the call once it has ended, and callbacks.
+Tag: TypeAlias = "tuple[Operations | None, tuple[()]]"
 
 
 class OtherInternalsError(Exception):
@@ -35,10 +49,19 @@ class OtherInternalsError(Exception):
 
 
 class Poller:
-    """The thread that polls for a grpcio server, and answers its prompt calls."""
+    """The thread that polls for a grpcio server, and what it does with each event."""
 
-    def __init__(self, server: grpc.Server, handlers: Mapping[str, Handler], bursts: Bursts) -> None:
-        """Raises OtherInternalsError."""
+    def __init__(
+        self,
+        server: grpc.Server,
+        routes: Routes,
+        bursts: Bursts,
+        streams: Streams,
+        connections: Connections,
+        limits: Limits,
+        elsewhere: StreamHandler | None = None,
+    ) -> None:
+        """`elsewhere` answers methods that aren't in `routes`. Raises OtherInternalsError."""
         try:
             self._grpcio: Any = importlib.import_module("grpc._server")
             self.core: Any = importlib.import_module("grpc._cython.cygrpc")
@@ -50,9 +73,20 @@ class Poller:
         missing += [name for name in STATE if not hasattr(state, name)]
         if missing:
             raise OtherInternalsError(f"grpcio {grpc.__version__} has no {', '.join(missing)}")
-        self._handlers = {method.encode(): (method, handler) for method, handler in handlers.items()}
         self.bursts = bursts
+        self.streams = streams
+        self.connections = connections
         self.lock = state.lock
+        self._elsewhere = elsewhere
+        self._limits = limits
+        self._unary: dict[bytes, tuple[str, Handler]] = {
+            method.encode(): (method, handler if method in routes.prompt else partial(self._work, handler))
+            for method, handler in routes.unary.items()
+        }
+        self._streaming = {method.encode(): (method, handler) for method, handler in routes.streams.items()}
+        #: Calls whose request hasn't come, and whose answer hasn't been taken, each since when.
+        self.receiving: dict[PolledCall, float] = {}
+        self.sending: dict[PolledCall, float] = {}
 
     def start(self) -> None:
         """Starts the server, as grpcio's own `start`, with this thread in place of grpcio's."""
@@ -65,7 +99,7 @@ class Poller:
     def _serve(self) -> None:
         self.bursts.here()
         poll, nothing = self._state.completion_queue.poll, self.core.CompletionType.queue_timeout
-        going_on = True
+        going_on, looked = True, time.monotonic()
         while going_on:
             event = poll(time.time() + IDLE_SECONDS)
             taken = 0
@@ -78,19 +112,55 @@ class Poller:
                     break
                 event = poll(0)
             self.bursts.finish()
+            if time.monotonic() - looked >= IDLE_SECONDS:
+                looked = time.monotonic()
+                self._look(looked)
+
+    def count(self, peer: str, size: int) -> None:
+        """A message has come whole."""
+        traffic = self.connections.of(peer)
+        traffic.calls += 1
+        traffic.received += size
+
+    def relieve(self, where: tuple[str, int]) -> bool:
+        """Refuses the calls of one connection whose requests are still coming; gives whether there were any."""
+        calls = [call for call in self.receiving.copy() if endpoint(call.peer) == where]
+        for call in calls:
+            call.fail(BusyError("messages on their way take all memory that callers may", retry_after=RETRY_SECONDS))
+        return bool(calls)
+
+    def _look(self, now: float) -> None:
+        """Ends calls whose callers send or take nothing, which lie in memory meanwhile."""
+        limits, memory = self._limits, self.bursts.memory
+        patience = PRESSED_SECONDS if memory.held > memory.limit / 2 else limits.stalled_seconds
+        for call, since in self.sending.copy().items():
+            if now - since > min(patience, limits.stalled_seconds):
+                call.cancel()
+        for call, since in self.receiving.copy().items():
+            if now - since > limits.stream_idle_seconds:
+                call.fail(IdleStreamError(f"the request didn't come within {limits.stream_idle_seconds:g} seconds"))
+
+    def _work(self, handler: Handler, call: Call) -> None:
+        assert isinstance(call, PolledCall)
+        self.bursts.work(call, handler)
 
     def _take(self, event: Any) -> bool:
         """Deals with one event; gives False after the last."""
         if event.tag is self._grpcio._REQUEST_CALL_TAG and event.success:
-            found = self._handlers.get(event.call_details.method)
-            if found is not None:
-                self._begin(event, *found)
-                return True
-        # Tags of prompt calls are made as grpcio's own, so it deals with them as well.
+            self._begin(event)
+            return True
+        # Tags of calls are made as grpcio's own, so it deals with them as well.
         return bool(self._grpcio._process_event_and_continue(self._state, event))
 
-    def _begin(self, event: Any, method: str, handler: Handler) -> None:
-        call = PolledCall(self, event, method, handler)
+    def _begin(self, event: Any) -> None:
+        name = event.call_details.method
+        found = self._unary.get(name)
+        call: PolledCall | PolledStream
+        if found is not None:
+            call = PolledCall(self, event, *found)
+        else:
+            method, handler = self._streaming.get(name) or (name.decode("utf-8", "replace"), self._elsewhere)
+            call = PolledStream(self, event, method, handler) if handler else PolledCall(self, event, method, _unknown)
         with self._state.lock:
             # The server isn't stopped before these have ended.
             self._state.rpc_states.add(call)
@@ -100,10 +170,55 @@ class Poller:
         call.start()
 
 
-class PolledCall(BurstCall):
+def _unknown(call: Call) -> None:
+    raise UnknownMethodError(f"method '{call.method}' is unknown here")
+
+
+class Operations:
+    """What calls and streams share: operations of grpcio's core, whose events come to the poller.
+
+    Each tag gives what grpcio expects of one: the call once it has ended, and callbacks.
+    """
+
+    # Names that the classes which inherit have as slots of their own.
+    __slots__ = tuple[str, ...]()
+
+    if TYPE_CHECKING:
+        _poller: Poller
+        _core: Any
+        #: Events to come.
+        _due: int
+        _cancelled: bool
+
+    def begin(self, operations: tuple[Any, ...], tag: Callable[[Any], Tag]) -> None:
+        """Starts operations, and has `tag` called with their event. The caller may have gone: then nothing is done."""
+        with self._poller.lock:
+            # Whoever is gone hears nothing, and the core may be as well.
+            if not self._cancelled:
+                self._due += 1
+                self._core.start_server_batch(operations, tag)
+
+    def end_event(self) -> Tag:
+        """An event has come."""
+        with self._poller.lock:
+            self._due -= 1
+            over = self._due == 0
+        if over:
+            self.over()
+        return (self if over else None), ()
+
+    def over(self) -> None:
+        """All events have come."""
+
+    def cancel(self) -> None:
+        """Ends the call, whatever it waits for."""
+        self._core.cancel(self._poller.core.StatusCode.unavailable, "the caller took nothing for too long")
+
+
+class PolledCall(BurstCall, Operations):
     """A unary call in grpcio's core, whose events come to the poller."""
 
-    __slots__ = ("_cancelled", "_core", "_due", "_handler", "_poller")
+    __slots__ = ("_cancelled", "_core", "_due", "_handler", "_peer", "_poller")
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: Handler) -> None:
         now, remaining = time.monotonic(), event.call_details.deadline - time.time()
@@ -112,23 +227,32 @@ class PolledCall(BurstCall):
         self._poller = poller
         self._core = event.call
         self._handler = handler
-        #: Events to come.
         self._due = 0
         self._cancelled = False
+        self._peer: str | None = None
 
     def start(self) -> None:
-        """Asks for the request, and to be told of the end."""
+        """Asks for the request, and for the end."""
         core = self._poller.core
         self._bursts.begin(self)
-        self._begin((core.ReceiveCloseOnServerOperation(0),), self._closed)
-        self._begin((core.ReceiveMessageOperation(0),), self._received)
+        self._poller.receiving[self] = self.arrived
+        self.begin((core.ReceiveCloseOnServerOperation(0),), self._closed)
+        self.begin((core.ReceiveMessageOperation(0),), self._received)
 
     def client(self) -> object:
-        return self._core.peer()
+        return self.peer
+
+    @property
+    def peer(self) -> str:
+        """The caller's address, as gRPC writes it."""
+        if self._peer is None:
+            self._peer = self._core.peer().decode()
+        return self._peer
 
     def send(self, message: bytes) -> None:
         core = self._poller.core
-        self._begin(
+        self._poller.sending[self] = time.monotonic()
+        self.begin(
             (
                 core.SendInitialMetadataOperation((), 0),
                 core.SendMessageOperation(message, 0),
@@ -140,7 +264,7 @@ class PolledCall(BurstCall):
     def send_failure(self, wire: Failure) -> None:
         core = self._poller.core
         code, text = wire.code.value[0], wire.text.encode()
-        self._begin(
+        self.begin(
             (
                 core.SendInitialMetadataOperation((), 0),
                 core.SendStatusFromServerOperation(wire.metadata, code, text, 0),
@@ -148,37 +272,101 @@ class PolledCall(BurstCall):
             self._sent,
         )
 
-    # ---- events: each gives what grpcio expects of a tag, the call once it has ended, and callbacks
+    def over(self) -> None:
+        self._poller.sending.pop(self, None)
+        self.drop()
 
-    def _received(self, event: Any) -> tuple[PolledCall | None, tuple[()]]:
+    # Events.
+
+    def _received(self, event: Any) -> Tag:
+        self._poller.receiving.pop(self, None)
         request = event.batch_operations[0].message()
         if request is not None:
+            self._poller.count(self.peer, len(request))
             self.request = request
             self._bursts.take(self, self._handler)
         else:
             # The core refused it as too large, which it says itself, or the caller sent none, or has gone.
-            text = f'"{self.method}" requires exactly one request message.'
-            self.refuse(Failure(grpc.StatusCode.UNIMPLEMENTED, text, ()))
-        return self._end_event()
+            self.fail(UnknownMethodError(f"method '{self.method}' takes exactly one request message"))
+        return self.end_event()
 
-    def _closed(self, event: Any) -> tuple[PolledCall | None, tuple[()]]:
+    def _closed(self, event: Any) -> Tag:
         if event.batch_operations[0].cancelled():
             with self._poller.lock:
                 self._cancelled = True
+            self._poller.receiving.pop(self, None)
             self.gone()
-        return self._end_event()
+        return self.end_event()
 
-    def _sent(self, event: Any) -> tuple[PolledCall | None, tuple[()]]:
-        return self._end_event()
+    def _sent(self, event: Any) -> Tag:
+        return self.end_event()
 
-    def _begin(self, operations: tuple[Any, ...], tag: Any) -> None:
-        with self._poller.lock:
-            # Whoever is gone hears nothing, and the core may be as well.
-            if not self._cancelled:
-                self._due += 1
-                self._core.start_server_batch(operations, tag)
 
-    def _end_event(self) -> tuple[PolledCall | None, tuple[()]]:
-        with self._poller.lock:
-            self._due -= 1
-            return (self if self._due == 0 else None), ()
+class PolledStream(ServerStream, Operations):
+    """A stream in grpcio's core, whose events come to the poller, and from there to the event loop."""
+
+    def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:
+        remaining = event.call_details.deadline - time.time()
+        self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
+        self._client = event.call.peer().decode()
+        super().__init__(
+            poller.streams,
+            method,
+            host_of(self._client, self.metadata),
+            None if remaining > FOREVER_SECONDS else time.monotonic() + remaining,
+        )
+        self._poller = poller
+        self._core = event.call
+        self._handler = handler
+        self._due = 0
+        self._cancelled = False
+        self._begun = False
+
+    def start(self) -> None:
+        """Asks for the end, and lets the handler begin."""
+        self.begin((self._poller.core.ReceiveCloseOnServerOperation(0),), self._closed)
+        self._streams.serve(self, self._handler)
+
+    def client(self) -> object:
+        return self._client
+
+    # For the event loop.
+
+    def receive_one(self) -> None:
+        self.begin((self._poller.core.ReceiveMessageOperation(0),), self._message_came)
+
+    def send_one(self, message: bytes) -> None:
+        core = self._poller.core
+        head = () if self._begun else (core.SendInitialMetadataOperation((), 0),)
+        self._begun = True
+        self.begin((*head, core.SendMessageOperation(message, 0)), self._message_went)
+
+    def end(self, wire: Failure | None) -> None:
+        core = self._poller.core
+        code, text = (core.StatusCode.ok, b"") if wire is None else (wire.code.value[0], wire.text.encode())
+        head = () if self._begun else (core.SendInitialMetadataOperation((), 0),)
+        metadata = () if wire is None else wire.metadata
+        self.begin((*head, core.SendStatusFromServerOperation(metadata, code, text, 0)), self._ended)
+
+    # Events.
+
+    def _message_came(self, event: Any) -> Tag:
+        message = event.batch_operations[0].message()
+        if message is not None:
+            self._poller.count(self._client, len(message))
+        self._streams.post(partial(self.received, message))
+        return self.end_event()
+
+    def _message_went(self, event: Any) -> Tag:
+        self._streams.post(self.sent)
+        return self.end_event()
+
+    def _closed(self, event: Any) -> Tag:
+        if event.batch_operations[0].cancelled():
+            with self._poller.lock:
+                self._cancelled = True
+            self._streams.post(self.gone)
+        return self.end_event()
+
+    def _ended(self, event: Any) -> Tag:
+        return self.end_event()

@@ -1,0 +1,143 @@
+"""The same server on grpc.aio's public API, for releases of grpcio whose inside `transport.polling` doesn't know."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import grpc
+
+from layerserve_server.errors import UnknownMethodError
+from layerserve_server.transport.burst import BurstCall, Bursts
+from layerserve_server.transport.call import Handler, Routes, StreamHandler
+from layerserve_server.transport.peers import host_of
+from layerserve_server.transport.polling import FOREVER_SECONDS
+from layerserve_server.transport.status import Failure
+from layerserve_server.transport.streams import ServerStream, Streams
+
+
+class AioHandlers(grpc.GenericRpcHandler):
+    """The handlers of all methods, for a grpc.aio server in the streams' event loop."""
+
+    def __init__(
+        self, routes: Routes, bursts: Bursts, streams: Streams, elsewhere: StreamHandler | None = None
+    ) -> None:
+        """`elsewhere` answers methods that aren't in `routes`."""
+        self._routes = routes
+        self._bursts = bursts
+        self._streams = streams
+        self._elsewhere = elsewhere
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of a method."""
+        method = handler_call_details.method
+        if (unary := self._routes.unary.get(method)) is not None:
+            return grpc.unary_unary_rpc_method_handler(partial(self._answer_unary, method, unary))
+        handler = self._routes.streams.get(method, self._elsewhere)
+        return grpc.stream_stream_rpc_method_handler(partial(self._answer_stream, method, handler or _unknown(method)))
+
+    async def _answer_unary(self, method: str, handler: Handler, request: bytes, context: Any) -> bytes:
+        call = AioCall(self._bursts, method, request, context, self._streams)
+        self._bursts.begin(call)
+        self._bursts.take(call, lambda _: self._bursts.work(call, handler))
+        self._bursts.finish()
+        try:
+            reply = await call.reply_or_failure
+        except asyncio.CancelledError:
+            call.gone()
+            raise
+        finally:
+            call.drop()
+        if isinstance(reply, Failure):
+            await context.abort(reply.code, reply.text, reply.metadata)
+            raise AssertionError("abort raises")
+        return reply
+
+    async def _answer_stream(self, method: str, handler: StreamHandler, _: Any, context: Any) -> None:
+        stream = AioStream(self._streams, method, context)
+        task = self._streams.begin(stream, handler)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            stream.gone()
+            raise
+        if stream.failure is not None:
+            await context.abort(stream.failure.code, stream.failure.text, stream.failure.metadata)
+
+
+def _unknown(method: str) -> StreamHandler:
+    async def answer(stream: Any) -> Any:
+        raise UnknownMethodError(f"method '{method}' is unknown here")
+        yield b""  # makes it a generator
+
+    return answer
+
+
+def _deadline(context: Any) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None or remaining > FOREVER_SECONDS else time.monotonic() + remaining
+
+
+class AioCall(BurstCall):
+    """A unary call whose coroutine waits for the answer."""
+
+    __slots__ = ("_context", "_streams", "reply_or_failure")
+
+    def __init__(self, bursts: Bursts, method: str, request: bytes, context: Any, streams: Streams) -> None:
+        super().__init__(bursts, method, request, time.monotonic(), _deadline(context))
+        self._context = context
+        self._streams = streams
+        self.reply_or_failure: asyncio.Future[bytes | Failure] = streams.loop.create_future()
+
+    def client(self) -> object:
+        return self._context.peer()
+
+    def send(self, message: bytes) -> None:
+        self._end_with(message)
+
+    def send_failure(self, wire: Failure) -> None:
+        self._end_with(wire)
+
+    def _end_with(self, reply: bytes | Failure) -> None:
+        def end() -> None:
+            if not self.reply_or_failure.done():
+                self.reply_or_failure.set_result(reply)
+
+        self._streams.post(end)
+
+
+class AioStream(ServerStream):
+    """A stream of a grpc.aio server."""
+
+    def __init__(self, streams: Streams, method: str, context: Any) -> None:
+        metadata = tuple(context.invocation_metadata() or ())
+        super().__init__(streams, method, host_of(context.peer(), metadata), _deadline(context))
+        self.metadata = metadata
+        self._context = context
+        #: How it ended, if not well.
+        self.failure: Failure | None = None
+
+    def client(self) -> object:
+        return self._context.peer()
+
+    def receive_one(self) -> None:
+        self._run(self._context.read(), lambda message: self.received(None if message is grpc.aio.EOF else message))
+
+    def send_one(self, message: bytes) -> None:
+        self._run(self._context.write(message), lambda _: self.sent())
+
+    def end(self, wire: Failure | None) -> None:
+        self.failure = wire
+
+    def cancel(self) -> None:
+        self.gone()
+
+    def _run(self, work: Any, then: Callable[[Any], None]) -> None:
+        def done(task: asyncio.Future[Any]) -> None:
+            if not task.cancelled() and task.exception() is None:
+                then(task.result())
+
+        asyncio.ensure_future(work).add_done_callback(done)

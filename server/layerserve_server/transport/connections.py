@@ -1,0 +1,249 @@
+"""The connections of a port, as the kernel counts them: those that pile up bytes, take or send nothing are ended.
+
+Neither library under the transports bounds what connections make it keep: parts of messages, and replies that are not
+taken. The kernel knows what each connection has sent and taken, and can end one, whoever reads it. Linux only:
+elsewhere nothing is watched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.peers import endpoint, endpoint_of
+
+logger = logging.getLogger(__name__)
+
+#: Time between two looks, in seconds.
+LOOK_SECONDS = 0.25
+#: Bytes that a call may take on the wire besides its message: both transports bound its metadata.
+CALL_BYTES = 20 * 1024
+#: Time in which what is counted of messages that don't come whole is halved: their calls may have been cancelled.
+HALF_LIFE_SECONDS = 60.0
+#: Less than this isn't counted as kept: buffers of the kernel and of the libraries.
+SLACK_BYTES = 1 << 20
+#: What every client of HTTP/2 sends at once: its preface and the head of a SETTINGS frame.
+HANDSHAKE_BYTES = 33
+#: Looks until what was counted for an address without a connection is forgotten.
+MAX_MISSED = 8
+
+SOCKETS = Path("/proc/self/fd")
+#: Where `bytes_acked` and `bytes_received` stand in Linux's struct tcp_info (linux/tcp.h).
+TCP_BYTES = struct.Struct("=QQ")
+TCP_BYTES_OFFSET = 120
+
+
+class Traffic:
+    """What the transport has seen of one connection."""
+
+    __slots__ = ("calls", "missed", "received", "replied", "resets")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        #: Bytes of messages that came whole, and of replies that were given out.
+        self.received = 0
+        self.replied = 0
+        #: Calls that the caller cancelled.
+        self.resets = 0
+        self.missed = 0
+
+
+class Connection:
+    """One connection. Its descriptor is the library's, and so looked at only while it is the same socket."""
+
+    def __init__(self, descriptor: int, name: str, where: tuple[str, int]) -> None:
+        self.descriptor = descriptor
+        #: What /proc calls the socket: another one never has the same name.
+        self.name = name
+        self.where = where
+        self.began = time.monotonic()
+        #: Bytes that came of messages that aren't whole, and of replies that are not taken yet.
+        self.coming = 0.0
+        self.leaving = 0.0
+        self.seen = Traffic()
+        self.total_received = 0
+        self.total_acked = 0
+        #: Since when it has taken nothing although there is something to take.
+        self.stalled_since: float | None = None
+
+    @property
+    def kept(self) -> int:
+        """Bytes that a library keeps for it."""
+        kept = int(self.coming + self.leaving)
+        return kept if kept > SLACK_BYTES else 0
+
+    def look(self, traffic: Traffic, now: float, decay: float) -> None:
+        """Counts what has come and gone since the last look. Raises OSError where it is closed."""
+        borrowed = socket.socket(fileno=self.descriptor)
+        try:
+            info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES_OFFSET + TCP_BYTES.size)
+        finally:
+            borrowed.detach()
+        acked, received = TCP_BYTES.unpack_from(info, TCP_BYTES_OFFSET)
+        whole = traffic.received - self.seen.received + CALL_BYTES * (traffic.calls - self.seen.calls)
+        self.coming = max(0.0, self.coming * decay + received - self.total_received - whole)
+        replied = traffic.replied - self.seen.replied
+        self.leaving = max(0.0, self.leaving + replied - (acked - self.total_acked))
+        if self.leaving < SLACK_BYTES or acked > self.total_acked:
+            self.stalled_since = None
+        elif self.stalled_since is None:
+            self.stalled_since = now
+        self.total_received, self.total_acked = received, acked
+        self.seen.calls, self.seen.received, self.seen.replied = traffic.calls, traffic.received, traffic.replied
+
+    def end(self) -> None:
+        """Shuts it down, for the library as if the caller had."""
+        try:
+            # A descriptor of our own can't come to mean another socket between the look and the end.
+            with socket.socket(fileno=os.dup(self.descriptor)) as own:
+                if os.readlink(SOCKETS / str(own.fileno())) == self.name:
+                    own.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended by itself
+
+
+class Connections:
+    """Watches the connections of one port, in a thread of its own."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        #: Frees what calls of an address and port keep, in place of an end; gives whether it did.
+        self.relieve: Callable[[tuple[str, int]], bool] = lambda where: False
+        self._port = 0
+        self._traffic: dict[str, Traffic] = {}
+        self._connections: dict[str, Connection] = {}
+        #: Names of sockets that were looked at, whatever they are.
+        self._known: set[str] = set()
+        self._kept = 0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, port: int) -> None:
+        """Watches the connections that are taken on a port."""
+        if sys.platform != "linux" or not port or not SOCKETS.is_dir():
+            return
+        self._port = port
+        self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends all connections, and the watching."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._search()
+        for connection in self._connections.values():
+            connection.end()
+        self._connections = {}
+
+    def kept(self) -> int:
+        """Bytes that the transport's library keeps for all connections, as of the last look."""
+        return self._kept
+
+    def of(self, peer: str) -> Traffic:
+        """What has been seen of the connection with this address, to be counted on."""
+        found = self._traffic.get(peer)
+        if found is None:
+            found = Traffic()
+            if self._thread is not None:  # else nothing would ever be forgotten
+                found = self._traffic.setdefault(peer, found)
+        return found
+
+    def _watch(self) -> None:
+        decay = 0.5 ** (LOOK_SECONDS / HALF_LIFE_SECONDS)
+        while not self._stopping.wait(LOOK_SECONDS):
+            try:
+                self._search()
+                self._look(decay)
+            except Exception:
+                logger.exception("a look at the connections")
+
+    def _search(self) -> None:
+        """Finds connections that are new, and drops those that have ended."""
+        present: set[str] = set()
+        for entry in os.listdir(SOCKETS):
+            try:
+                name = os.readlink(SOCKETS / entry)
+            except OSError:
+                continue  # closed meanwhile
+            if not name.startswith("socket:"):
+                continue
+            present.add(name)
+            if name not in self._known:
+                self._known.add(name)
+                connection = self._taken(int(entry), name)
+                if connection is not None:
+                    self._connections[name] = connection
+        self._known &= present
+        for name in self._connections.keys() - present:
+            del self._connections[name]
+
+    def _taken(self, descriptor: int, name: str) -> Connection | None:
+        """The connection of a descriptor; None for other sockets than those that the port has taken."""
+        try:
+            with socket.socket(fileno=os.dup(descriptor)) as own:
+                if own.type != socket.SOCK_STREAM or own.family not in (socket.AF_INET, socket.AF_INET6):
+                    return None
+                where = endpoint_of(own) if own.getsockname()[1] == self._port else None
+        except OSError:
+            return None  # it listens, or was closed meanwhile
+        return Connection(descriptor, name, where) if where is not None else None
+
+    def _look(self, decay: float) -> None:
+        now = time.monotonic()
+        traffic = self._by_endpoint()
+        for connection in tuple(self._connections.values()):
+            try:
+                connection.look(traffic.get(connection.where) or Traffic(), now, decay)
+            except OSError:
+                continue  # closed since the search
+            if reason := self._fault(connection, now):
+                self._end(connection, reason)
+        self._relieve_memory()
+
+    def _fault(self, connection: Connection, now: float) -> str:
+        """Why a connection is ended; empty where it isn't."""
+        limits = self._limits
+        if connection.total_received < HANDSHAKE_BYTES and now - connection.began > limits.handshake_seconds:
+            return f"it sent no HTTP/2 preface for {limits.handshake_seconds:g} seconds"
+        if connection.stalled_since is not None and now - connection.stalled_since > limits.stalled_seconds:
+            return f"it took nothing for {limits.stalled_seconds:g} seconds"
+        return ""
+
+    def _relieve_memory(self) -> None:
+        """Ends those that keep most, until all are within the limit."""
+        for connection in sorted(self._connections.values(), key=lambda one: one.kept, reverse=True):
+            self._kept = sum(one.kept for one in self._connections.values())
+            if self._kept <= self._limits.max_buffered_bytes or not connection.kept:
+                return
+            if self.relieve(connection.where):
+                connection.coming = 0.0
+            else:
+                self._end(connection, f"{connection.kept} bytes of it were kept, more than of any other")
+        self._kept = sum(one.kept for one in self._connections.values())
+
+    def _end(self, connection: Connection, reason: str) -> None:
+        logger.warning("ends the connection of %s:%d: %s", *connection.where, reason)
+        connection.end()
+        self._connections.pop(connection.name, None)
+
+    def _by_endpoint(self) -> dict[tuple[str, int], Traffic]:
+        """What was counted, by address; what belongs to no connection any more is forgotten."""
+        open_ = {connection.where for connection in self._connections.values()}
+        found = {}
+        for peer, traffic in tuple(self._traffic.items()):
+            where = endpoint(peer)
+            traffic.missed = 0 if where in open_ else traffic.missed + 1
+            if where is None or traffic.missed > MAX_MISSED:
+                self._traffic.pop(peer, None)
+            else:
+                found[where] = traffic
+        return found

@@ -1,0 +1,31 @@
+"""What a transport takes; see the settings of the same names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes, counts and times that callers can't exceed."""
+
+    max_message_bytes: int
+    rpc_threads: int
+    max_streams: int
+    max_calls: int
+    #: Of one address.
+    max_peer_streams: int = 64
+    #: Of messages, replies and queued requests together.
+    max_buffered_bytes: int = 1 << 30
+    #: Time that a stream may wait for its caller's next message, in seconds.
+    stream_idle_seconds: float = 300.0
+    #: Time that a caller may take nothing of what is sent to it, in seconds.
+    stalled_seconds: float = 30.0
+    #: Time in which a new connection must begin to speak HTTP/2, in seconds.
+    handshake_seconds: float = 20.0
+    #: Time after which a connection without calls is closed, in seconds.
+    connection_idle_seconds: float = 3600.0
+    #: Connections at once.
+    max_connections: int = 4096
+    #: Calls of one connection at once; further ones wait at the client.
+    max_connection_calls: int = 1024

@@ -1,0 +1,58 @@
+"""The one bound for what callers make the server keep: requests, messages on their way, replies not yet taken."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from layerserve_server.errors import BusyError
+
+MIB = 1024 * 1024
+#: Part of the machine's or the container's memory that callers' bytes may take.
+SHARE = 0.25
+#: Where control groups say how much memory a container may take: version 2, version 1.
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+#: When callers may try again, in seconds.
+RETRY_SECONDS = 0.5
+
+
+class MemoryBudget:
+    """Counts bytes that are kept for callers. Refuses what would pass the limit."""
+
+    def __init__(self, limit: int, outside: Callable[[], int] = lambda: 0) -> None:
+        """`outside` counts bytes that a transport's library keeps, as far as they can be seen."""
+        self.limit = limit
+        self.outside = outside
+        self.held = 0
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> None:
+        """Counts bytes that came or are about to go. Raises BusyError where they would pass the limit."""
+        with self._lock:
+            held = self.held + count
+            # What is larger than the limit passes alone: its own limit is that of messages.
+            if held + self.outside() > self.limit and self.held:
+                raise BusyError(
+                    f"requests and replies under way take {self.held + self.outside()} bytes, {count} more would pass "
+                    f"the limit of {self.limit}",
+                    retry_after=RETRY_SECONDS,
+                )
+            self.held = held
+
+    def give(self, count: int) -> None:
+        """These bytes are kept no more."""
+        with self._lock:
+            self.held -= count
+
+
+def default_limit() -> int:
+    """A quarter of the memory that this process may take: the container's limit, or what the machine has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CGROUP_LIMITS:
+        try:
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):
+            continue  # another version of control groups, none, or "max"
+    return max(64 * MIB, int(min(limits) * SHARE))

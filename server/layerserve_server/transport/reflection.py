@@ -1,0 +1,34 @@
+"""gRPC server reflection, v1 and v1alpha: their messages are the same on the wire; new tools ask for v1 first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+
+from google.protobuf.message import DecodeError
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from layerserve_server.errors import InvalidRequestError
+from layerserve_server.transport.call import Routes, Stream
+
+SERVICES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
+
+
+class Reflection:
+    """Answers what services there are, and what their messages look like."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._servicer = reflection.ReflectionServicer([*services, *SERVICES])
+
+    def routes(self) -> Routes:
+        """Its methods."""
+        return Routes(both_streams={f"/{service}/ServerReflectionInfo": self.answer for service in SERVICES})
+
+    async def answer(self, stream: Stream) -> AsyncGenerator[bytes, None]:
+        """An answer for each question."""
+        async for message in stream.requests():
+            try:
+                request = reflection_pb2.ServerReflectionRequest.FromString(message)
+            except DecodeError as error:
+                raise InvalidRequestError("the message is no ServerReflectionRequest") from error
+            for response in self._servicer.ServerReflectionInfo(iter((request,)), None):
+                yield response.SerializeToString()
