@@ -97,7 +97,10 @@ class Settings(BaseSettings):
         "RESOURCE_EXHAUSTED. 0 takes a quarter of the container's or the machine's memory.",
     )
     rpc_threads: int = Field(
-        default=64, ge=1, le=4096, description="Threads for unary calls other than Predict, and for the work of streams."
+        default=64,
+        ge=1,
+        le=4096,
+        description="Threads for unary calls other than Predict, and for streams' work.",
     )
     max_streams: int = Field(
         default=1024,
@@ -129,7 +132,10 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=86400, description="Time that a client may take nothing of a reply, in seconds."
     )
     handshake_seconds: float = Field(
-        default=20.0, gt=0, le=3600, description="Time in which a new connection must begin to speak HTTP/2, in seconds."
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="Time that a new connection has to begin HTTP/2, in seconds.",
     )
     connection_idle_seconds: float = Field(
         default=3600.0,

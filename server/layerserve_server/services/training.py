@@ -25,6 +25,7 @@ from layerserve_server.training.run_files import RunFile, chunks, listed, opened
 from layerserve_server.training.run_folder import FILES
 from layerserve_server.training.runs import Runs
 from layerserve_server.training.spool import Spool
+from layerserve_server.training.uploads import Uploads
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.TrainingService/"
@@ -48,6 +49,9 @@ KINDS: dict[Kind, pb.RunKind.ValueType] = {
     Kind.TRAINING: pb.RUN_KIND_TRAINING,
     Kind.EVALUATION: pb.RUN_KIND_EVALUATION,
 }
+#: Runs whose data comes at the same time: of all clients, and of one address. Each has a copy of its model on disk.
+MAX_UPLOADS = 64
+MAX_PEER_UPLOADS = 32
 #: Default for the rows of a step.
 BATCH_SIZE = 32
 
@@ -70,6 +74,7 @@ class TrainingService:
         self._repository = repository
         self._runs = runs
         self._defaults = defaults
+        self._uploads = Uploads(MAX_UPLOADS, MAX_PEER_UPLOADS)
 
     def routes(self) -> Routes:
         """Its methods."""
@@ -113,16 +118,17 @@ class TrainingService:
                 stream.about(base.name, base.version)
                 return self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
 
-        run = await stream.blocking(begin)
-        accepted = run.log.events[0]
-        try:
-            yield reply(event=_event(run, accepted)).SerializeToString()
-            await self._receive(run, stream, kind)
-        except BaseException as error:  # also the end of a generator whose caller has gone
-            known = isinstance(error, ServerError)
-            reason = str(error) if known else "the upload ended before all data arrived"
-            await stream.blocking(lambda: self._runs.abandon(run, reason))
-            raise
+        with self._uploads.place(stream.peer):
+            run = await stream.blocking(begin)
+            accepted = run.log.events[0]
+            try:
+                yield reply(event=_event(run, accepted)).SerializeToString()
+                await self._receive(run, stream, kind)
+            except BaseException as error:  # also the end of a generator whose caller has gone
+                known = isinstance(error, ServerError)
+                reason = str(error) if known else "the upload ended before all data arrived"
+                await stream.blocking(lambda: self._runs.abandon(run, reason))
+                raise
         async for event in _follow(run, accepted.sequence + 1, stream):
             yield reply(event=event).SerializeToString()
 

@@ -137,9 +137,7 @@ class Runs:
         if not self._limits.slots:
             raise NotTrainableError("this server doesn't train: it has no training slots")
         with self._changed:
-            active = self._beginning + sum(run.phase is not Phase.ENDED for run in self._runs.values())
-            if self._stopping or active >= self._limits.slots + self._limits.max_queued:
-                raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
+            self._check_queue()
             self._beginning += 1
         try:
             validation.check_workers(request, self._limits.max_workers)
@@ -159,6 +157,16 @@ class Runs:
                 self._beginning -= 1
         self._tell()
         return run
+
+    def _check_queue(self) -> None:
+        """Raises BusyError where no run may be added. To be called with the lock.
+
+        Runs whose data still comes have no place in the queue: one whose client sends nothing keeps none from others.
+        """
+        queued = (Phase.WAITING, Phase.TRAINING)
+        active = self._beginning + sum(run.phase in queued for run in self._runs.values())
+        if self._stopping or active >= self._limits.slots + self._limits.max_queued:
+            raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
 
     def enqueue(self, run: Run) -> None:
         """All data of the run has come: it waits for a slot."""
@@ -214,9 +222,7 @@ class Runs:
                 raise NotTrainableError(
                     f"run '{run.id}' can't be resumed: it was not interrupted, it {run.state.value}"
                 )
-            active = self._beginning + sum(one.phase is not Phase.ENDED for one in self._runs.values())
-            if self._stopping or active >= self._limits.slots + self._limits.max_queued:
-                raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
+            self._check_queue()
             if not run.own():
                 raise NotTrainableError(f"run '{run.id}' is looked after by another server")
             self._requeue(run)

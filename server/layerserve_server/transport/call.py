@@ -85,6 +85,10 @@ class Stream(Protocol):
     def deadline(self) -> float | None:
         """When the caller stops waiting, on the clock of `time.monotonic`, in seconds. None: never."""
 
+    @property
+    def peer(self) -> str:
+        """The address that calls, without its port; empty where it isn't known."""
+
     def client(self) -> object:
         """Who calls: equal for calls that come over one connection."""
 
