@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from layerserve_server import execution
 from layerserve_server.batching import Lane
 from layerserve_server.execution import Execution, LoadModel
 from layerserve_server.metrics import Metrics
+from layerserve_server.probes import Probes
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
@@ -99,6 +101,9 @@ class App:
         )
         self.grpc_port = self._transport.port
         self.metrics_port = -1
+        self._probes: Probes | None = None
+        #: Whether callers should be sent here.
+        self.ready = False
 
     def start(self) -> None:
         """Takes calls; returns when the models that are there have been read, and health says SERVING."""
@@ -113,7 +118,9 @@ class App:
         execution.make_ready()
         if self.settings.metrics_port >= 0:
             whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
-            self.metrics_port = self.metrics.serve(self.settings.host, self.settings.metrics_port, whole)
+            registry = whole or self.metrics.registry
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready)
+            self.metrics_port = self._probes.port
         self._transport.start()
         self.repository.sweep()
         self.repository.scan()
@@ -121,22 +128,39 @@ class App:
         self._watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
-        self._transport.set_serving(True)
+        self._set_ready(True)
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
 
     def drain(self) -> None:
-        """Lets health say NOT_SERVING, so that callers go elsewhere; calls are still answered."""
-        self._transport.set_serving(False)
+        """Makes health NOT_SERVING, so that callers go elsewhere; calls are still answered."""
+        self._set_ready(False)
+        logger.info("draining: health is NOT_SERVING, calls are still taken")
 
     def stop(self, grace: float = 0.0) -> None:
-        """Takes no more calls, and gives those under way `grace` seconds to finish."""
+        """Refuses further calls with UNAVAILABLE, and gives those under way `grace` seconds to finish.
+
+        May be called again meanwhile, with less grace.
+        """
+        self._set_ready(False)
+        logger.info("stopping: new calls are refused, those under way have %g seconds", grace)
         self._watcher.stop()
         if self._tuner:
             self._tuner.close()
+        workers = threading.Thread(target=self._workers.stop, args=(grace,)) if self._workers else None
+        if workers is not None:
+            workers.start()
         self._transport.stop(grace)
+        if workers is not None:
+            workers.join()
         self.runs.stop()
         self.repository.close()
-        self.metrics.close()
+        if self._probes is not None:
+            self._probes.close()
+        logger.info("stopped")
+
+    def _set_ready(self, ready: bool) -> None:
+        self.ready = ready
+        self._transport.set_serving(ready)
 
     def __enter__(self) -> App:
         self.start()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
-from prometheus_client.exposition import start_http_server
 from prometheus_client.registry import Collector
 
 from layerserve_server.distributions import Distribution, Distributions
@@ -28,7 +27,6 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._tellers = Tellers(self.registry)
-        self._close: Callable[[], None] = lambda: None
         # Looking a child up by its labels costs more than counting: what every call needs is kept at hand.
         self._ended: dict[tuple[str, str, str, str], tuple[Counter, Distribution]] = {}
         self._open: dict[str, Gauge] = {}
@@ -158,27 +156,6 @@ class Metrics:
     def run_ended(self, model: str, state: str) -> None:
         """A run of a model ended."""
         self._runs_ended.labels(model, state).inc()
-
-    # ---- HTTP
-
-    def serve(self, host: str, port: int, registry: CollectorRegistry | None = None) -> int:
-        """Answers Prometheus on a port with these metrics, or those of another registry; gives the port taken.
-
-        Raises OSError where it can't.
-        """
-        server, thread = start_http_server(port, host, registry or self.registry)
-
-        def close() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        self._close = close
-        return int(server.server_address[1])
-
-    def close(self) -> None:
-        """Answers no more."""
-        self._close()
 
 
 class Tellers(Collector):

@@ -18,6 +18,7 @@ from typing import Any
 from layerserve_server import execution, logs
 from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner
 from layerserve_server.metrics import Metrics
+from layerserve_server.probes import Probes
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.prediction import PredictionService
@@ -68,7 +69,8 @@ def main() -> None:
         shared=SharedPort(Path(orders["socket"]), owner=False),
     )
     transport.start()
-    print(json.dumps({"metrics_port": metrics.serve("127.0.0.1", 0)}), flush=True)
+    probes = Probes("127.0.0.1", 0, metrics.registry, lambda: True)
+    print(json.dumps({"metrics_port": probes.port}), flush=True)
     grace = 0.0
     for line in sys.stdin:
         grace = float(line)
@@ -78,7 +80,7 @@ def main() -> None:
     if tuner is not None:
         tuner.close()
     repository.close()
-    metrics.close()
+    probes.close()
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import time
-import urllib.request
 
 import grpc
 import numpy as np
@@ -15,7 +13,6 @@ from layerserve_server.distributions import Distribution
 from layerserve_server.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 
 PREDICT = "/layerserve.v1.PredictionService/Predict"
 
@@ -215,29 +212,6 @@ def test_what_has_yet_to_be_told_is_told_before_anything_is_read():
 
     metrics.before_reading(tell)
     assert samples(metrics.registry)["layerserve_requests_total method=Predict model=m status=OK version=1"] == 1
-
-
-def test_the_port_answers_until_it_is_closed():
-    metrics = Metrics()
-    metrics.version_failed("m", 1)
-    port = metrics.serve("127.0.0.1", 0)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
-        families = {family.name for family in text_string_to_metric_families(reply.read().decode())}
-    assert "layerserve_model_load_failures" in families
-    metrics.close()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    with pytest.raises(ConnectionRefusedError):
-        connection.connect()
-
-
-def test_a_port_answers_with_another_registry_where_told_to():
-    other = Metrics()
-    other.version_failed("other", 1)
-    metrics = Metrics()
-    port = metrics.serve("127.0.0.1", 0, other.registry)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as reply:
-        assert 'model="other"' in reply.read().decode()
-    metrics.close()
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "native"])

@@ -1,0 +1,84 @@
+"""HTTP for operators: metrics for Prometheus, and whether the server lives and is ready, for probes and balancers."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+#: Time that a caller has to send its request, and may be silent on its connection, in seconds.
+REQUEST_SECONDS = 10.0
+#: Requests answered at once; further connections are closed.
+MAX_REQUESTS = 64
+
+
+class Probes:
+    """Answers `/metrics`, `/healthz` and `/readyz`; 404 for all else."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+        """Listens from now on. `ready`: whether callers should be sent here. Raises OSError where it can't."""
+        metrics: WSGIApplication = make_wsgi_app(registry)
+
+        def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            path = environ.get("PATH_INFO", "")
+            if path == "/metrics":
+                return metrics(environ, start_response)
+            status, text = {
+                "/healthz": ("200 OK", b"ok\n"),
+                "/readyz": ("200 OK", b"ready\n") if ready() else ("503 Service Unavailable", b"not ready\n"),
+            }.get(path, ("404 Not Found", b"there are /metrics, /healthz and /readyz\n"))
+            start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))])
+            return [text]
+
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        kind = type("Server", (_Server,), {"address_family": family})
+        self._server: _Server = make_server(host, port, answer, kind, _Handler)
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, name="probes", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answers no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    #: Threads of silent callers are not waited for.
+    block_on_close = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._room = threading.Semaphore(MAX_REQUESTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that went away or was too slow is nothing to report."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Probes come every few seconds, and are no news."""

@@ -1,0 +1,71 @@
+"""HTTP for operators: metrics, liveness and readiness."""
+
+import http.client
+import socket
+
+import pytest
+from layerserve_server import probes
+from layerserve_server.metrics import Metrics
+from layerserve_server.probes import Probes
+from prometheus_client.parser import text_string_to_metric_families
+
+
+class Server:
+    ready = True
+
+    def __init__(self):
+        metrics = Metrics()
+        metrics.version_failed("m", 1)
+        self.probes = Probes("127.0.0.1", 0, metrics.registry, lambda: self.ready)
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.probes.port, timeout=30)
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        status, text = reply.status, reply.read().decode()
+        connection.close()
+        return status, text
+
+
+@pytest.fixture
+def server():
+    found = Server()
+    yield found
+    found.probes.close()
+
+
+def test_metrics_are_those_of_the_registry(server):
+    status, text = server.get("/metrics")
+    assert status == 200
+    assert "layerserve_model_load_failures" in {family.name for family in text_string_to_metric_families(text)}
+
+
+def test_it_lives_whether_or_not_it_is_ready(server):
+    assert server.get("/healthz")[0] == server.get("/readyz")[0] == 200
+    server.ready = False
+    assert (server.get("/healthz")[0], server.get("/readyz")[0]) == (200, 503)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/x", "/healthz/", "/anything"])
+def test_other_paths_are_not_found(server, path):
+    status, text = server.get(path)
+    assert (status, "/readyz" in text) == (404, True)
+
+
+def test_silent_connections_are_bounded_and_end(server, monkeypatch):
+    monkeypatch.setattr(probes._Handler, "timeout", 0.3)
+    silent = [socket.create_connection(("127.0.0.1", server.probes.port)) for _ in range(probes.MAX_REQUESTS + 8)]
+    for connection in silent:
+        connection.settimeout(30)
+        # All are closed: those beyond the limit at once, the others when their time is over.
+        assert connection.recv(1) == b""
+        connection.close()
+    assert server.get("/healthz")[0] == 200
+
+
+def test_the_port_is_closed_in_the_end():
+    server = Server()
+    server.probes.close()
+    connection = http.client.HTTPConnection("127.0.0.1", server.probes.port, timeout=5)
+    with pytest.raises(ConnectionRefusedError):
+        connection.connect()
