@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from layergraph import load_model
 from layergraph.errors import DataError
 from layergraph.execution.choice import Choice, Tuned, Tuning
 from layergraph.execution.engines.onnx_runtime import exported
-from layergraph.execution.engines.source import Source
+from layergraph.execution.engines.source import Engine, Source
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.samples import NoSamplesError, Sampler
-from layergraph.execution.tuning import TOLERANCE, tune
+from layergraph.execution.tuning import tune
 from layergraph.functional.tensor import TensorSpec
 
 THERE = {
@@ -185,8 +186,9 @@ def test_a_graph_in_which_python_looks_at_data_runs_on_eager_torch_only(tmp_path
     keras.Model(entry, ops.floor_divide(entry, entry)).save(tmp_path / "model.keras")
     plan = load_model(tmp_path / "model.keras").plan()
     found = plan.tune(engines=("torchscript",))
-    assert "looks at its data" in found.dropped["torchscript"] or "no random inputs" in found.dropped["torchscript"]
-    assert plan.run({plan.input_specs[0].name: np.full((1, 4), 3, "int32")})
+    assert "looks at its data" in found.dropped["torchscript"]
+    (got,) = plan.run({plan.input_specs[0].name: np.full((1, 4), 3, "int32")}).values()
+    assert got.tolist() == [[1, 1, 1, 1]]
 
 
 def test_weights_that_change_later_count(plan: Any) -> None:
@@ -199,18 +201,108 @@ def test_weights_that_change_later_count(plan: Any) -> None:
     assert not np.allclose(before, plan.run_eagerly(list(inputs.values()))[0])
 
 
-def test_an_engine_that_differs_or_crashes_is_dropped(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def off(source: Any) -> Any:
-        return lambda arrays: [output.numpy() + 3 * TOLERANCE for output in source.program(source.samples)]
+def computing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Source], Engine]:
+    """An engine that computes as torch does, with what it gives changed."""
 
+    def made(source: Source) -> Engine:
+        def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+            tensors = [torch.from_numpy(array) for array in arrays]
+            return [change(output.numpy()) for output in source.program(tensors)]
+
+        return run
+
+    return made
+
+
+def off_by(error: float, value: float = 1.0) -> Callable[[np.ndarray], np.ndarray]:
+    """Adds to the last number, if it is `value` in the graph below."""
+    return lambda array: array + np.where(array == value, np.float32(error), np.float32(0))
+
+
+def ones_and_large() -> Any:
+    """A graph whose outputs are 1 and 1000 for any data."""
+    entry = layergraph.Input((4,))
+    sides = [
+        layergraph.layers.Dense(1, kernel_initializer="zeros", bias_initializer=kind)(entry) for kind in ("ones", BIG)
+    ]
+    return layergraph.Model(entry, layergraph.layers.Concatenate()(sides)).plan()
+
+
+BIG = {"class_name": "Constant", "config": {"value": 1000.0}}
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        (off_by(0.0), True),
+        (off_by(0.8e-5), True),
+        (off_by(1.3e-5), False),
+        (off_by(-1.3e-5), False),
+        (off_by(0.8e-2, 1000.0), True),
+        (off_by(1.3e-2, 1000.0), False),
+        (lambda array: array.astype("float64"), False),
+        (lambda array: array[:, :1], False),
+        (lambda array: array * np.float32(np.nan), False),
+    ],
+)
+def test_an_engine_is_held_to_a_hundred_thousandth(
+    change: Callable[[np.ndarray], np.ndarray], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is larger of 1 and the number."""
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": computing(change)})
+    found = ones_and_large().tune(engines=("some",), rows=(1,), pin=True)
+    assert [choice.engine for choice in found.choices] == ["some" if fits else "eager"]
+    assert ("its numbers differ by" in found.dropped.get("some", "")) != fits
+
+
+def test_an_engine_that_is_right_for_some_row_counts_alone_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "layergraph.execution.tuning.ENGINES",
+        {
+            f"wrong at {rows}": computing(lambda array, rows=rows: array + (len(array) == rows))
+            for rows in (1, 3, 5, 8, 32)
+        },
+    )
+    names = tuple(f"wrong at {rows}" for rows in (1, 3, 5, 8, 32))
+    assert set(ones_and_large().tune(engines=names, seconds=60).dropped) == set(names)
+
+
+def test_an_engine_that_crashes_is_dropped(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def crashing(source: Any) -> Any:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"off": off, "crashing": crashing})
-    found = plan.tune(engines=("off", "crashing"), seconds=60)
-    assert set(found.dropped) == {"off", "crashing"}
-    assert found.dropped["crashing"] == "no such instruction"
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"crashing": crashing})
+    found = plan.tune(engines=("crashing",), seconds=60)
+    assert found.dropped == {"crashing": "no such instruction"}
     assert {choice.engine for choice in found.choices} == {"eager"}
+
+
+@pytest.mark.parametrize(("error", "fits"), [(0.8e-4, True), (1.3e-4, False)])
+def test_a_new_length_is_held_to_a_ten_thousandth(error: float, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that clients send may be of any size, where rounding is larger."""
+    entry = layergraph.Input((None, 4))
+    plan = layergraph.Model(entry, layergraph.layers.ReLU()(entry)).plan()
+    right, wrong = computing(lambda array: array), computing(lambda array: array + np.float32(error))
+    lengths: list[int] = []
+
+    def engine(source: Source) -> Engine:
+        engines = {False: right(source), True: wrong(source)}
+
+        def run(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+            lengths.append(arrays[0].shape[1])
+            return engines[arrays[0].shape[1] == 5](arrays)
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    assert not plan.tune(engines=("some",), pin=True).dropped
+    x = np.random.default_rng(0).standard_normal((2, 5, 4)).astype("float32")
+    lengths.clear()
+    answers = [next(iter(plan.run({plan.input_specs[0].name: x}).values())) for _ in range(3)]
+    # The first answer is torch's, whatever the engine gives.
+    np.testing.assert_array_equal(answers[0], np.maximum(x, 0))
+    assert len(lengths) == (3 if fits else 1)
+    np.testing.assert_allclose(answers[2], np.maximum(x, 0) + (error if fits else 0), atol=1e-6)
 
 
 def test_an_engine_that_fails_later_leaves_the_call_to_eager_torch(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.source import Source
 from layergraph.layers.normalization_batch import BatchNormalization
+from served import reference
 
 
 def graph(model: Model, shape: tuple[int, ...]) -> Source:
@@ -34,7 +37,7 @@ def test_one_operation_gives_the_numbers_of_eager_torch(shape: tuple[int, ...], 
     x = np.random.default_rng(2).standard_normal((4, *shape)).astype("float32")
     with torch.no_grad():
         (got,) = source.graph(torch.from_numpy(x))
-    np.testing.assert_allclose(got.numpy(), model.plan().run_eagerly([x])[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got.numpy(), reference(model, x)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_large_factors_keep_subtracting_the_mean_first() -> None:
@@ -43,3 +46,32 @@ def test_large_factors_keep_subtracting_the_mean_first() -> None:
     model = Model(entry, layer(entry))
     shaken(layer, variance=1e-4)
     assert not graph(model, (6,)).graph.graph.findAllNodes("aten::batch_norm")
+
+
+@pytest.mark.parametrize(("mean", "whole"), [(15.0, 1), (17.0, 0), (-17.0, 0)])
+def test_large_summands_do_too(mean: float, whole: int) -> None:
+    entry = Input((1,))
+    layer = layers.BatchNormalization(epsilon=0.0)
+    model = Model(entry, layer(entry))
+    layer.set_weights([np.full(1, value, "float32") for value in (1, 0, mean, 1)])
+    assert len(graph(model, (1,)).graph.graph.findAllNodes("aten::batch_norm")) == whole
+
+
+class Doubled(BatchNormalization):
+    """A normalisation of a plugin."""
+
+    def forward(self, run: Any, w: Any, x: Any, mask: Any = None) -> Any:
+        return super().forward(run, w, x, mask) * 2
+
+
+@pytest.mark.parametrize("layer", [Doubled(), BatchNormalization(dtype="float64")], ids=["plugin", "another type"])
+def test_others_stay_as_they_are(layer: BatchNormalization) -> None:
+    entry = Input((6,))
+    model = Model(entry, layers.Activation("tanh")(layer(entry)))
+    shaken(layer)
+    source = graph(model, (6,))
+    assert not source.graph.graph.findAllNodes("aten::batch_norm")
+    x = np.random.default_rng(2).standard_normal((4, 6)).astype("float32")
+    with torch.no_grad():
+        (got,) = source.graph(torch.from_numpy(x))
+    np.testing.assert_allclose(got.numpy(), reference(model, x)[0], rtol=1e-5, atol=1e-5)

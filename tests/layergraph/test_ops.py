@@ -328,14 +328,14 @@ def test_stock_keras_opens_what_operators_made(name: str, tmp_path: Path) -> Non
 
 def test_an_operation_has_the_config_that_keras_writes() -> None:
     inputs = [keras.Input((3, 4))] * 2
-    for operation in keras.Model(
-        inputs[0], [ops.mean(inputs[0], axis=1), ops.zeros_like(inputs[0], "bool")]
-    ).operations:
-        if type(operation).__name__ in OPERATIONS:
-            config = operation.get_config()
-            ours = OPERATIONS[type(operation).__name__].from_config(config)
-            assert ours.get_config() == config
-            assert ours.keras_module == type(operation).__module__
+    model = keras.Model(inputs[0], [ops.mean(inputs[0], axis=1), ops.zeros_like(inputs[0], "bool")])
+    operations = [operation for operation in model.operations if not isinstance(operation, keras.layers.InputLayer)]
+    assert sorted(type(operation).__name__ for operation in operations) == ["Mean", "ZerosLike"]
+    for operation in operations:
+        config = operation.get_config()
+        ours = OPERATIONS[type(operation).__name__].from_config(config)
+        assert ours.get_config() == config
+        assert ours.keras_module == type(operation).__module__
 
 
 #: Keras on torch can't compute these as nodes; test_ops_families has their tests.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
+from served import reference
 
 RECURRENT = {
     "lstm": lambda: layers.LSTM(4),
@@ -31,7 +32,7 @@ def check(model: Model, length: int = 7) -> None:
     program = model.plan().inference_program(packed=False, joined=True)
     with torch.no_grad():
         got = program([torch.from_numpy(ids)])
-    for a, b in zip(got, model.plan().run_eagerly([ids]), strict=True):
+    for a, b in zip(got, reference(model, ids), strict=True):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-5, atol=1e-5)
 
 
@@ -45,14 +46,57 @@ def test_a_projected_table_gives_the_numbers_of_an_embedding(recurrent: str, mas
     check(model)
 
 
-def test_tables_stay_where_others_read_them_or_nothing_is_saved() -> None:
+class Doubled(layers.Embedding):
+    """A table of a plugin, which gives other numbers."""
+
+    def forward(self, run: Any, w: Any, x: Any) -> Any:
+        return super().forward(run, w, x) * 2
+
+
+def read_twice(ids: Any) -> Any:
+    embedded = layers.Embedding(9, 32)(ids)
+    return [layers.LSTM(4)(embedded), layers.GlobalAveragePooling1D()(embedded)]
+
+
+def an_output(ids: Any) -> Any:
+    embedded = layers.Embedding(9, 32)(ids)
+    return [layers.LSTM(4)(embedded), embedded]
+
+
+def with_a_state(ids: Any) -> Any:
+    table = layers.Embedding(9, 32)
+    return layers.GRU(4)(table(ids), initial_state=layers.Dense(4)(layers.Flatten()(layers.Embedding(9, 2)(ids))))
+
+
+#: Graphs whose table isn't multiplied with a kernel -> the columns of each table.
+STAYING: dict[str, tuple[Any, list[int]]] = {
+    "read twice": (read_twice, [32]),
+    "an output": (an_output, [32]),
+    "a state": (with_a_state, [2, 32]),
+    "a kernel that is no narrower": (lambda ids: layers.LSTM(8)(layers.Embedding(9, 32)(ids)), [32]),
+    "a layer between": (lambda ids: layers.LSTM(4)(layers.Activation("tanh")(layers.Embedding(9, 32)(ids))), [32]),
+    "a plugin's table": (lambda ids: layers.LSTM(4)(Doubled(9, 32)(ids)), [32]),
+    "other layers": (lambda ids: layers.Bidirectional(layers.LSTM(4))(layers.Embedding(9, 32)(ids)), [32]),
+    "another type": (lambda ids: layers.LSTM(4)(layers.Embedding(9, 32, dtype="float64")(ids)), [32]),
+}
+
+
+@pytest.mark.parametrize("case", STAYING)
+def test_tables_stay_where_others_read_them_or_nothing_is_saved(case: str) -> None:
+    make, columns = STAYING[case]
     entry = Input((7,), dtype="int32")
-    embedded: Any = layers.Embedding(9, 32)(entry)
-    both = Model(entry, [layers.LSTM(4)(embedded), layers.GlobalAveragePooling1D()(embedded)])
-    assert widths(both) == [32]
-    check(both)
-    narrow = Model(entry, layers.LSTM(8)(layers.Embedding(9, 32)(entry)))
-    assert widths(narrow) == [32]
+    model = Model(entry, make(entry))
+    assert sorted(widths(model)) == columns
+    check(model)
+
+
+def test_a_table_that_is_read_by_one_of_two_layers_is_projected_for_it_alone() -> None:
+    entry = Input((7,), dtype="int32")
+    model = Model(
+        entry, [layers.LSTM(4)(layers.Embedding(9, 32)(entry)), layers.GRU(20)(layers.Embedding(9, 31)(entry))]
+    )
+    assert sorted(widths(model)) == [16, 31]
+    check(model)
 
 
 def test_a_table_with_infinities_stays() -> None:

@@ -34,6 +34,7 @@ def test_penalties_and_their_gradients(name, options):
     penalty = REGULARIZERS[name](**options)(ours)
     expected = getattr(keras.regularizers, name)(**options)(theirs)
     assert float(penalty.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert penalty.requires_grad == expected.requires_grad
     if expected.requires_grad:
         penalty.backward()
         expected.backward()

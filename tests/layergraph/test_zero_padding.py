@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import layergraph
 import numpy as np
 import pytest
+from layergraph import Input, layers
 from layergraph.execution.zero_padding import PaddedPooling
+from served import check_served, reference, served
 
 RANDOM_MODELS = 24
 
@@ -67,43 +71,84 @@ def test_random_models_give_the_numbers_of_keras(seed: int, tmp_path: Path) -> N
     stock.save(tmp_path / "model.keras")
     model = layergraph.load_model(tmp_path / "model.keras")
     x = np.random.default_rng(seed).standard_normal((2, *stock.input_shape[1:])).astype("float32")
-    expected = stock.predict_on_batch(x)
-    plan = model.plan()
-    got = plan.run({plan.input_specs[0].name: x})
-    for a, b in zip(got.values(), expected if isinstance(expected, list) else [expected], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for got, expected in zip(served(model, x), reference(stock, x), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def _calls(entry: layergraph.functional.tensor.Tensor, output: layergraph.functional.tensor.Tensor) -> list[str]:
-    plan = layergraph.Model(entry, output).plan()
-    return [type(step.call).__name__ for step in plan.program().steps]
+def _calls(model: layergraph.Model) -> list[str]:
+    return [type(step.call).__name__ for step in model.plan().program().steps]
 
 
 def test_zeros_go_into_a_convolution() -> None:
-    from layergraph import Input, layers
-
     entry = Input((9, 8, 4))
     padded = layers.ZeroPadding2D(((0, 1), (2, 1)))(entry)
     x = layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(3, 3, strides=2)(padded)))
-    assert _calls(entry, x) == ["FusedConvolution"]
+    assert _calls(layergraph.Model(entry, x)) == ["FusedConvolution"]
 
 
-@pytest.mark.parametrize(("rectified", "window", "folds"), [(True, 3, True), (False, 3, False), (True, 1, False)])
-def test_zeros_go_into_a_max_pooling_only_where_they_change_nothing(rectified: bool, window: int, folds: bool) -> None:
-    from layergraph import Input, layers
+def zeros_in_two_places(x: Any) -> Any:
+    padded = layers.ZeroPadding2D(1)(layers.ReLU()(x))
+    return [layers.MaxPooling2D(3)(padded), layers.Flatten()(padded)]
 
+
+def pooled(window: Any = 3, **options: Any) -> Callable[[Any], Any]:
+    """Zeros around what is rectified, and their max pooling."""
+    return lambda x: layers.MaxPooling2D(window, **options)(layers.ZeroPadding2D(1)(layers.ReLU()(x)))
+
+
+def after(before: Any) -> Callable[[Any], Any]:
+    return lambda x: layers.MaxPooling2D(3, strides=2)(layers.ZeroPadding2D(1)(before(x)))
+
+
+#: Graphs -> whether the zeros become the pooling's own padding.
+POOLED: dict[str, tuple[Callable[[Any], Any], bool]] = {
+    "rectified": (pooled(), True),
+    "windows that overlap": (pooled(strides=1), True),
+    "a row left over": (pooled(4, strides=3), True),
+    "half a window of zeros": (pooled(2), True),
+    "clipped": (after(layers.ReLU(6.0)), True),
+    "a rectifier by name": (after(layers.Activation("relu")), True),
+    "a logistic function": (after(layers.Activation("sigmoid")), True),
+    "a convolution's rectifier": (after(layers.Conv2D(3, 1, activation="relu")), True),
+    "a threshold": (after(layers.ReLU(threshold=0.5)), True),
+    "anything": (after(layers.Activation("linear")), False),
+    "a convolution": (after(layers.Conv2D(3, 1)), False),
+    "values below zero": (after(layers.Activation("tanh")), False),
+    "a slope": (after(layers.ReLU(negative_slope=0.5)), False),
+    "a slope behind a threshold": (after(layers.ReLU(negative_slope=0.5, threshold=0.5)), False),
+    "a pooling that pads by itself": (pooled(padding="same"), False),
+    "a window of zeros alone": (pooled(1), False),
+    "one window of zeros alone": (pooled((3, 1)), False),
+    "averages": (lambda x: layers.AveragePooling2D(3)(layers.ZeroPadding2D(1)(layers.ReLU()(x))), False),
+    "more zeros behind": (
+        lambda x: layers.MaxPooling2D(3)(layers.ZeroPadding2D(((0, 1), (1, 1)))(layers.ReLU()(x))),
+        False,
+    ),
+    "zeros in another order of axes": (
+        lambda x: layers.MaxPooling2D(3)(layers.ZeroPadding2D(1, data_format="channels_first")(layers.ReLU()(x))),
+        False,
+    ),
+    "zeros in two places": (zeros_in_two_places, False),
+}
+
+
+@pytest.mark.parametrize("case", POOLED)
+def test_zeros_go_into_a_max_pooling_only_where_they_change_nothing(case: str) -> None:
+    made, folds = POOLED[case]
     entry = Input((9, 8, 4))
-    x = layers.ReLU()(entry) if rectified else entry
-    x = layers.MaxPooling2D(window, strides=2)(layers.ZeroPadding2D(1)(x))
-    assert (PaddedPooling.__name__ in _calls(entry, x)) == folds
+    model = layergraph.Model(entry, made(entry))
+    assert (PaddedPooling.__name__ in _calls(model)) == folds
+    # All below zero in the first image, where zeros would be the largest.
+    x = np.random.default_rng(0).standard_normal((2, 9, 8, 4)).astype("float32")
+    x[0] = -np.abs(x[0])
+    check_served(model, x)
 
 
 def test_nan_and_no_rows_pass_a_padded_pooling() -> None:
-    from layergraph import Input, layers
-
     entry = Input((None, None, 2))
     x = layers.MaxPooling2D(3, strides=2)(layers.ZeroPadding2D(1)(layers.ReLU()(entry)))
     model = layergraph.Model(entry, x)
     images = np.full((1, 4, 4, 2), np.nan, "float32")
-    assert np.isnan(model.predict(images)).all()
-    assert model.predict(images[:0]).shape == (0, 2, 2, 2)
+    assert np.isnan(served(model, images)).all()
+    (none,) = served(model, images[:0])
+    assert none.shape == (0, 2, 2, 2)

@@ -128,14 +128,15 @@ def _normalizes(step: Step, convolution: Any) -> bool:
     """Whether a call is a normalisation of the axis in which the convolution before it has its channels."""
     layer = step.call.layer
     rank = len(step.call.tensors[0].shape)
-    return isinstance(layer, BatchNormalization) and layer.axis % rank == (
+    return type(layer) is BatchNormalization and layer.axis % rank == (
         1 if convolution.channels_first else rank - 1
     )
 
 
 def _function(layer: Layer) -> Function | None:
     """The activation function that a layer is, if it is one that can be applied here."""
-    if isinstance(layer, Activation) and not isinstance(layer.activation, Layer):
+    # Not of a subclass: a plugin's may compute otherwise.
+    if type(layer) is Activation and not isinstance(layer.activation, Layer):
         function: Function = layer.activation
         return function
     if type(layer) is ReLU and not layer.negative_slope and not layer.threshold:
