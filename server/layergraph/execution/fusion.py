@@ -128,9 +128,7 @@ def _normalizes(step: Step, convolution: Any) -> bool:
     """Whether a call is a normalisation of the axis in which the convolution before it has its channels."""
     layer = step.call.layer
     rank = len(step.call.tensors[0].shape)
-    return type(layer) is BatchNormalization and layer.axis % rank == (
-        1 if convolution.channels_first else rank - 1
-    )
+    return type(layer) is BatchNormalization and layer.axis % rank == (1 if convolution.channels_first else rank - 1)
 
 
 def _function(layer: Layer) -> Function | None:
