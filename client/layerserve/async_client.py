@@ -404,7 +404,10 @@ class AsyncClient:
         return tuple(map(run_info.read_run_info, reply.runs))
 
     async def run(self, id: str) -> AsyncTrainingRun:
-        """A run by its id, to watch from its first event on, to cancel, resume or delete. Raises RunNotFound."""
+        """A run by its id, to watch from its first event on, to cancel, resume or delete.
+
+        Raises RunNotFound and RunElsewhere.
+        """
         feed = RunFeed(id)
         await self._run(feed.attach())
         return AsyncTrainingRun(self, feed)

@@ -399,7 +399,10 @@ class Client:
         return tuple(map(run_info.read_run_info, reply.runs))
 
     def run(self, id: str) -> TrainingRun:
-        """A run by its id, to watch from its first event on, to cancel, resume or delete. Raises RunNotFound."""
+        """A run by its id, to watch from its first event on, to cancel, resume or delete.
+
+        Raises RunNotFound and RunElsewhere.
+        """
         feed = RunFeed(id)
         self._run(feed.attach())
         return TrainingRun(self, feed)

@@ -17,6 +17,7 @@
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
     │   ├── NotCompiled               neither the request nor the file says how to train
+    │   ├── RunElsewhere              another server on the same repository looks after the run
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a queue is full: `retry_after` in seconds, where the server knows it
     ├── DeadlineExceeded              also a TimeoutError
@@ -198,6 +199,12 @@ class NotCompiled(FailedPrecondition):
     code = "not_compiled"
 
 
+class RunElsewhere(FailedPrecondition):
+    """Another server on the same repository looks after the run; the text says which."""
+
+    code = "run_elsewhere"
+
+
 class ClientClosed(FailedPrecondition):
     """The client was used after it was closed."""
 
@@ -354,6 +361,7 @@ CODES: dict[str, type[LayerserveError]] = {
         RunNotFound,
         ModelNotReady,
         NotCompiled,
+        RunElsewhere,
     )
 }
 

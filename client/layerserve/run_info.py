@@ -26,6 +26,7 @@ class RunInfo:
     It starts from `base_version` of `model` and publishes `version` when it finishes, or None; `reason` says why it
     failed; `logs` are its newest losses and metrics. A `resumable` run was interrupted, and `resume` goes on with it;
     `resumed` is how often that was done. `workers` is the number of processes that train together.
+    `owner` is the server that looks after it, where that isn't the one that was asked.
     """
 
     id: str
@@ -49,6 +50,7 @@ class RunInfo:
     resumed: int
     priority: int
     workers: int = 1
+    owner: str = ""
 
 
 def read_run_info(message: training_pb2.Run) -> RunInfo:
@@ -77,6 +79,7 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         resumed=message.resumed,
         priority=message.priority,
         workers=message.workers or 1,
+        owner=message.owner,
     )
 
 

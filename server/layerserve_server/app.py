@@ -82,7 +82,7 @@ class App:
             self.metrics,
             trainer,
         )
-        self._watcher = Watcher(self.repository, settings.poll_seconds)
+        self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.look)
         routes = Routes()
         routes.add(PredictionService(self.repository).routes())
         routes.add(GraphService(self.repository).routes())
@@ -106,7 +106,17 @@ class App:
         self.ready = False
 
     def start(self) -> None:
-        """Takes calls; returns when the models that are there have been read, and health says SERVING."""
+        """Takes calls; returns when the models and runs that are there are known, and health says SERVING.
+
+        Calls that come before are answered as far as what they ask for is known by then, and else with UNAVAILABLE:
+        a port that isn't listened to yet would keep callers waiting who have other servers to go to.
+        """
+        if self.settings.metrics_port >= 0:
+            whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
+            registry = whole or self.metrics.registry
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready)
+            self.metrics_port = self._probes.port
+        self._transport.start()
         execution.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if custom := execution.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
@@ -116,19 +126,16 @@ class App:
 
             check(self.settings.training_device)
         execution.make_ready()
-        if self.settings.metrics_port >= 0:
-            whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
-            registry = whole or self.metrics.registry
-            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready)
-            self.metrics_port = self._probes.port
-        self._transport.start()
         self.repository.sweep()
-        self.repository.scan()
+        self.repository.open()
         self.runs.start()
         self._watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
         self._set_ready(True)
+        if self._tuner is not None:
+            # Not before: engines are timed where nothing else is being loaded, and loading doesn't wait for them.
+            self._tuner.start()
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
 
     def drain(self) -> None:

@@ -16,7 +16,8 @@ ServerError
 ├── IncompleteDataError         a stream of data ended early
 ├── VersionFailedError          the version is there and can't be loaded
 ├── NotTrainableError           the model can't be trained here
-│   └── NotCompiledError
+│   ├── NotCompiledError
+│   └── RunElsewhereError       another server on the same repository looks after the run
 ├── BusyError                   full; the same request may pass later
 ├── TooLargeError               larger than this server takes, now and later
 ├── DeadlinePassedError         the caller's deadline passed before the answer was computed
@@ -135,6 +136,12 @@ class NotCompiledError(NotTrainableError):
     """Neither the request nor the model file says how to train."""
 
     reason = "not_compiled"
+
+
+class RunElsewhereError(NotTrainableError):
+    """Another server on the same repository looks after the run. The text names it."""
+
+    reason = "run_elsewhere"
 
 
 class BusyError(ServerError):

@@ -86,6 +86,9 @@ class Tuner:
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="tuner", daemon=True)
+
+    def start(self) -> None:
+        """Starts to tune what has been submitted."""
         self._thread.start()
 
     def submit(self, loaded: LoadedVersion) -> None:
@@ -100,7 +103,8 @@ class Tuner:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join(_MOST_WAIT)
+        if self._thread.is_alive():
+            self._thread.join(_MOST_WAIT)
 
     def _work(self) -> None:
         while self._tune_next():

@@ -52,8 +52,8 @@ def main() -> None:
         ready=tuner.submit if tuner else None,
     )
     # Before the port is open: who comes to this process finds the models that the others have.
-    repository.scan()
-    watcher = Watcher(repository, settings.poll_seconds)
+    repository.open()
+    watcher = Watcher(settings.poll_seconds, repository.scan)
     watcher.start()
     routes = Routes()
     predict = PredictionService(repository).routes()
@@ -69,6 +69,8 @@ def main() -> None:
         shared=SharedPort(Path(orders["socket"]), owner=False),
     )
     transport.start()
+    if tuner is not None:
+        tuner.start()
     probes = Probes("127.0.0.1", 0, metrics.registry, lambda: True)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
     grace = 0.0

@@ -47,6 +47,7 @@ PUBLIC = [
     "PreparedCall",
     "RunAccepted",
     "RunCancelled",
+    "RunElsewhere",
     "RunFailed",
     "RunFile",
     "RunFinished",

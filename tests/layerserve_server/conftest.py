@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,20 +142,73 @@ def local_settings(path: Path, **changes: Any) -> Settings:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """Starts servers of the repository, with the fake loader unless told otherwise."""
+def make_server(tmp_path: Path) -> Iterator[Callable[..., App]]:
+    """Servers of the repository that have yet to be started, with the fake loader unless told otherwise."""
     apps = []
 
-    def start_app(path: Path | None = None, load: Any = read_fake, **changes: Any) -> App:
+    def make_app(path: Path | None = None, load: Any = read_fake, **changes: Any) -> App:
         trainer = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
         app = App(local_settings(path or tmp_path / "models", **changes), load, load, trainer)
         apps.append(app)
+        return app
+
+    yield make_app
+    for app in apps:
+        app.stop()
+
+
+@pytest.fixture
+def start(make_server: Callable[..., App]) -> Callable[..., App]:
+    """Starts servers of the repository."""
+
+    def start_app(*arguments: Any, **options: Any) -> App:
+        app = make_server(*arguments, **options)
         app.start()
         return app
 
-    yield start_app
-    for app in apps:
-        app.stop()
+    return start_app
+
+
+@dataclass
+class Held:
+    """Something that waits, when it is called, until it may go on."""
+
+    does: Callable[..., Any]
+    called: threading.Event = field(default_factory=threading.Event)
+    may_go_on: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.called.set()
+        assert self.may_go_on.wait(30)
+        return self.does(*arguments)
+
+
+@pytest.fixture
+def starting() -> Callable[[App, Held], AbstractContextManager[Callable[[], None]]]:
+    """Starts a server in a thread, up to where it is held; gives what lets it go on, and waits until it serves."""
+
+    @contextmanager
+    def start_in_thread(app: App, held: Held) -> Iterator[Callable[[], None]]:
+        thread = threading.Thread(target=app.start)
+
+        def finish() -> None:
+            held.may_go_on.set()
+            thread.join()
+
+        thread.start()
+        try:
+            assert held.called.wait(30)
+            yield finish
+        finally:
+            finish()
+
+    return start_in_thread
+
+
+@pytest.fixture
+def hold() -> type[Held]:
+    """Holds a function up."""
+    return Held
 
 
 @pytest.fixture

@@ -13,9 +13,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server import execution
 from layerserve_server.app import App
 from layerserve_server.commands import serve
+from layerserve_server.repository import layout
 from layerserve_server.settings import Settings
+from layerserve_server.tuning import Tuner
 
 X = np.ones((2, 2), np.float32)
 
@@ -114,6 +117,66 @@ def test_health_says_no_until_the_models_that_are_there_have_been_read(put, load
         gate.set()
         starting.join(30)
         app.stop()
+
+
+def test_while_it_starts_calls_are_refused_for_now(put, make_server, connect, starting, hold, monkeypatch):
+    put()
+    app = make_server(metrics_port=0)
+    scan = hold(app.repository.scan)
+    monkeypatch.setattr(app.repository, "scan", scan)
+    with starting(app, scan) as finish:
+        channel = connect(app)
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        models = models_pb2_grpc.ModelServiceStub(channel)
+        for ask in (
+            lambda: predict(channel),
+            lambda: models.ListModels(models_pb2.ListModelsRequest(), timeout=30),
+            lambda: models.GetModel(models_pb2.GetModelRequest(model=tensor_pb2.ModelSpec(name="double")), timeout=30),
+        ):
+            with pytest.raises(grpc.RpcError, match="the server is starting") as caught:
+                ask()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=30) as response:
+            assert b"layerserve_requests_total" in response.read()
+        finish()
+        assert predict(channel).model.version == 1
+
+
+def test_a_port_answers_before_the_engine_is_imported(put, make_server, connect, starting, hold, monkeypatch):
+    put()
+    app = make_server()
+    make_ready = hold(execution.make_ready)
+    monkeypatch.setattr(execution, "make_ready", make_ready)
+    with starting(app, make_ready):
+        health = health_pb2_grpc.HealthStub(connect(app)).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_engines_are_timed_once_the_server_serves(put, make_server, connect, starting, hold, monkeypatch):
+    """Timings beside the loading of other models would be those of a busy machine."""
+    put()
+    tuned = threading.Event()
+    monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded: tuned.set())
+    app = make_server(tuning_seconds=1.0)
+    finding = hold(app.runs.start)
+    monkeypatch.setattr(app.runs, "start", finding)
+    with starting(app, finding) as finish:
+        assert predict(connect(app)).model.version == 1
+        assert not app._tuner._thread.is_alive()
+        finish()
+        assert tuned.wait(30)
+
+
+def test_a_repository_that_can_not_be_read_is_told_at_the_start(put, start, monkeypatch):
+    put()
+
+    def fail(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(layout, "find_in_folder", fail)
+    with pytest.raises(OSError, match=r"can't read the repository: .*Permission denied"):
+        start()
 
 
 def test_a_path_that_is_not_there_is_told(tmp_path):

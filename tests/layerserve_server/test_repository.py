@@ -25,10 +25,10 @@ from layerserve_server.repository.version import LoadedVersion
 
 @pytest.fixture
 def make(tmp_path, load_fake):
-    """A repository of tmp_path/models that has looked once."""
+    """A repository of tmp_path/models that has looked once, unless told otherwise."""
     made = []
 
-    def make_repository(path=None, load=load_fake, **options):
+    def make_repository(path=None, load=load_fake, scan=True, **options):
         metrics = Metrics()
 
         def lane(name, version, execution):
@@ -38,7 +38,8 @@ def make(tmp_path, load_fake):
             path or tmp_path / "models", tmp_path / "published", load, lane, observer=metrics, **options
         )
         made.append(repository)
-        repository.scan()
+        if scan:
+            repository.scan()
         return repository
 
     yield make_repository
@@ -692,3 +693,39 @@ def test_many_swaps_under_load_lose_no_request(make, put):
     assert all(version == offset for version, offset in seen)
     assert states(repository)[29] is State.READY
     assert list(states(repository).values()).count(State.READY) == 1
+
+
+def test_before_the_first_look_nothing_is_denied(make, put):
+    put()
+    repository = make(scan=False)
+    for ask in (
+        lambda: repository.lease("double"),
+        lambda: repository.lease_loaded("nothing"),
+        lambda: repository.describe(),
+        lambda: repository.describe_one("double"),
+    ):
+        with pytest.raises(UnavailableError, match="doesn't know its models yet"):
+            ask()
+    repository.open()
+    assert answering(repository, "double") == (1, 0)
+    with pytest.raises(UnknownModelError):
+        repository.lease("nothing")
+
+
+def test_a_model_whose_newest_version_is_broken_is_being_loaded_until_the_one_before_it_is(make, put, load_fake):
+    """A broken version is for good, and callers would be told to give up."""
+    put(version=1, offset=1)
+    put(version=2, text="{")
+    asked = []
+
+    def load(path):
+        if path.parent.name == "1" and not asked:
+            asked.append(path)
+            with pytest.raises(UnavailableError, match="version 1 is being loaded"):
+                repository.lease_loaded("double")
+        return load_fake(path)
+
+    repository = make(load=load, scan=False)
+    repository.open()
+    assert asked
+    assert answering(repository, "double") == (1, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import socket
 import time
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from layerserve import tensors
 from layerserve.v1 import tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.repository.publishing import version_numbers
+from layerserve_server.training.request import RunRequest
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 
@@ -569,6 +572,135 @@ def test_a_run_of_another_server_on_the_same_folder_is_left_alone(put, start, co
     start()
     trainer.go(run_id)
     assert kinds(trainer.watch(run_id))[-1] == "finished"
+
+
+def test_while_a_server_starts_nothing_is_said_of_runs_that_it_has_not_found(
+    put, start, make_server, connect, tmp_path, load_fake, starting, hold
+):
+    put("double")
+    app = start()
+    run_id = Trainer(app, connect(app), tmp_path).train(spec())[0].run_id
+    app.stop()
+    load = hold(load_fake)
+    app = make_server(load=load)
+    with starting(app, load) as finish:
+        trainer = Trainer(app, connect(app), tmp_path)
+        for ask in (
+            lambda: trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30),
+            lambda: trainer.run(run_id),
+            lambda: trainer.run("20260101-0000-00000000"),
+            lambda: trainer.watch(run_id),
+            lambda: trainer.delete(run_id),
+            lambda: trainer.train(spec()),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        finish()
+        assert [one.id for one in trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs] == [run_id]
+
+
+# ---- two servers on one repository
+
+
+@pytest.fixture
+def two(put, start, connect, tmp_path):
+    """A server, and another one on the same repository."""
+    put("double")
+    return [Trainer(app, connect(app), tmp_path) for app in (start(), start())]
+
+
+def listed(trainer):
+    return [(run.id, run.owner) for run in trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs]
+
+
+def refusal(ask, *arguments):
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(*arguments)
+    reason = dict(caught.value.trailing_metadata())["layerserve-reason"]
+    return caught.value.code(), reason, caught.value.details()
+
+
+def test_a_run_of_another_server_is_listed_with_its_owner_and_is_for_that_one_to_answer(two):
+    one, other = two
+    _, run_id = one.begin(spec("wait"))
+    owner = f"host {socket.gethostname()}, process {os.getpid()}"
+    other.app.runs.look()
+    assert listed(one) == [(run_id, "")]
+    assert listed(other) == [(run_id, owner)]
+    assert other.stub.ListRuns(pb.ListRunsRequest(model_name="triple"), timeout=30).runs == []
+    for ask in (other.run, other.watch, other.cancel, other.resume, other.delete):
+        code, reason, text = refusal(ask, run_id)
+        assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "run_elsewhere")
+        assert text == f"run '{run_id}' is looked after by another server on this repository: {owner}"
+    one.go(run_id)
+    assert kinds(one.watch(run_id))[-1] == "finished"
+
+
+def test_a_run_is_known_to_another_server_as_soon_as_it_is_asked_for(two):
+    one, other = two
+    _, run_id = one.begin(spec("wait"))
+    assert refusal(other.run, run_id)[1] == "run_elsewhere"
+    one.go(run_id)
+    last = one.watch(run_id)[-1]
+    assert other.watch(run_id)[-1] == last
+    assert listed(other) == listed(one) == [(run_id, "")]
+    one.delete(run_id)
+    other.app.runs.look()
+    assert refusal(other.run, run_id)[1] == "run_not_found"
+
+
+def test_the_run_of_a_server_that_is_gone_is_taken_over(two):
+    gone, other = two
+    _, run_id = gone.begin(spec("wait"))
+    other.app.runs.look()
+    abandon_server(gone.app)
+    other.app.runs.look()
+    assert listed(other) == [(run_id, "")]
+    other.go(run_id)
+    assert kinds(other.watch(run_id))[-1] == "finished"
+    other.app.repository.scan()
+    assert other.offset() == (2, X.sum())
+
+
+def test_servers_take_over_by_themselves(put, start, connect, tmp_path):
+    put("double")
+    gone = start()
+    _, run_id = Trainer(gone, connect(gone), tmp_path).begin(spec("wait"))
+    app = start(poll_seconds=0.05)
+    trainer = Trainer(app, connect(app), tmp_path)
+    gone.stop()
+    trainer.go(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
+    assert trainer.run(run_id).resumed == 1
+
+
+def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
+    one, other = two
+    _, run_id = one.begin(spec("wait"))
+    one.app.runs.get(run_id).process.signal(signal.SIGKILL)
+    assert kinds(one.watch(run_id))[-1] == "failed"
+    assert other.run(run_id).resumable
+    one.resume(run_id)
+    assert refusal(other.delete, run_id)[1] == "run_elsewhere"
+    other.app.runs.look()
+    assert refusal(other.run, run_id)[1] == "run_elsewhere"
+    one.go(run_id)
+    assert kinds(one.watch(run_id))[-1] == "finished"
+    assert kinds(other.watch(run_id))[-1] == "finished"
+
+
+def test_a_run_that_is_being_made_is_not_taken_for_that_of_another_server(trainer, monkeypatch):
+    write = RunRequest.write
+
+    def look_then_write(request, folder):
+        write(request, folder)
+        trainer.app.runs.look()
+
+    monkeypatch.setattr(RunRequest, "write", look_then_write)
+    run_id = trainer.train(spec())[0].run_id
+    assert trainer.app.runs.list_elsewhere() == []
+    assert listed(trainer) == [(run_id, "")]
 
 
 def test_only_so_many_ended_runs_are_kept(put, start, connect, tmp_path, wait_until):

@@ -25,6 +25,7 @@ def test_what_was_replaced_is_let_go(tmp_path: Any, monkeypatch: pytest.MonkeyPa
         SimpleNamespace(name=name, version=1, retired=False, lease=nullcontext) for name in "abcd"
     ]
     tuner = Tuner(tmp_path, seconds=1.0, threads=1, max_bytes=1)
+    tuner.start()
     try:
         tuner.submit(first)
         assert begun.acquire(timeout=30)

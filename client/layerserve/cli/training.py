@@ -313,7 +313,7 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers"}]}.
+    "resumable", "resumed", "priority", "workers", "owner"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(model)
@@ -342,6 +342,8 @@ def _run_row(info: RunInfo) -> tuple[str, ...]:
 
 def _state_text(info: RunInfo) -> str:
     state = "interrupted" if info.resumable else info.state
+    if info.owner:
+        return f"{state} ({info.owner})"
     return f"{state}: {info.reason}" if info.reason else state
 
 

@@ -1122,6 +1122,7 @@ class Run(_message.Message):
     RESUMED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -1150,6 +1151,10 @@ class Run(_message.Message):
     """The request's priority."""
     workers: _builtins.int
     """Processes that train together."""
+    owner: _builtins.str
+    """The server that looks after the run ("host NAME, process NUMBER"), where that is another one on the same repository. Empty
+    for a run of this server.
+    """
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -1197,10 +1202,11 @@ class Run(_message.Message):
         resumed: _builtins.int = ...,
         priority: _builtins.int = ...,
         workers: _builtins.int = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "priority", b"priority", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "owner", b"owner", "priority", b"priority", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

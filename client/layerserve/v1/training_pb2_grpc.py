@@ -29,6 +29,9 @@ class TrainingServiceStub(object):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
     checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
+    names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
+    UNAVAILABLE until it knows its runs.
     """
 
     def __init__(self, channel):
@@ -93,6 +96,9 @@ class TrainingServiceServicer(object):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
     checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
+    names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
+    UNAVAILABLE until it knows its runs.
     """
 
     def Train(self, request_iterator, context):
@@ -131,7 +137,7 @@ class TrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Lists runs, newest first.
+        """Lists runs, newest first, also those of other servers on the same repository.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,6 +248,9 @@ class TrainingService(object):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
     checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
+    names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
+    UNAVAILABLE until it knows its runs.
     """
 
     @staticmethod

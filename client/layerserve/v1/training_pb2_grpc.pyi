@@ -30,6 +30,9 @@ class TrainingServiceStub:
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
     checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
+    names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
+    UNAVAILABLE until it knows its runs.
     """
 
     @_typing.overload
@@ -54,7 +57,7 @@ class TrainingServiceStub:
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """Describes one run. Errors: NOT_FOUND (run)."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
-    """Lists runs, newest first."""
+    """Lists runs, newest first, also those of other servers on the same repository."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
@@ -80,6 +83,9 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
     checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
+    names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
+    UNAVAILABLE until it knows its runs.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -101,7 +107,7 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
     """Describes one run. Errors: NOT_FOUND (run)."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """Lists runs, newest first."""
+    """Lists runs, newest first, also those of other servers on the same repository."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]  # type: ignore[assignment]
@@ -126,6 +132,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
     checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
+    names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
+    UNAVAILABLE until it knows its runs.
     """
 
     @_abc_1.abstractmethod
@@ -175,7 +184,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListRunsResponse, _abc.Awaitable[_training_pb2.ListRunsResponse]]:
-        """Lists runs, newest first."""
+        """Lists runs, newest first, also those of other servers on the same repository."""
 
     @_abc_1.abstractmethod
     def CancelRun(

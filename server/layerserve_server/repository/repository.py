@@ -125,7 +125,11 @@ class Repository:
         return lease
 
     def describe(self, name: str = "") -> list[Description]:
-        """All versions, or those of one model, by name, then newest first. An unknown model has none."""
+        """All versions, or those of one model, by name, then newest first. An unknown model has none.
+
+        Raises UnavailableError before the first look at the disk.
+        """
+        self._check_scanned()
         with self._lock:
             return [
                 self._description(entries[version], entries)
@@ -142,6 +146,15 @@ class Repository:
 
     # ---- for the disk
 
+    def open(self) -> None:
+        """Looks at the disk for the first time. Before, no request is told that there is no such model.
+
+        Raises OSError where the disk doesn't answer.
+        """
+        self.scan()
+        if not self._scanned:
+            raise OSError(f"can't read the repository: {self._disk_problem}")
+
     def scan(self) -> None:
         """Looks at the disk once: takes new and changed files, loads what should answer, lets go of what is gone."""
         with self._scanning:
@@ -151,7 +164,7 @@ class Repository:
             with self._lock:
                 self._take_note(found)
                 names = list(self._models)
-            self._scanned = True
+                self._scanned = True
             for name in names:
                 self._bring_up(name)
             self._let_go()
@@ -229,11 +242,16 @@ class Repository:
         for version in loaded:
             version.retire()
 
+    def _check_scanned(self) -> None:
+        if not self._scanned:
+            raise UnavailableError("the server is starting, and doesn't know its models yet; try again in a moment")
+
     # ---- choosing
 
     def _known(self, name: str) -> dict[int, Entry]:
         entries = self._models.get(name)
         if not entries:
+            self._check_scanned()
             raise UnknownModelError(unknown_name("model", name, self._models) if self._models else "there is no model")
         return entries
 
@@ -252,7 +270,9 @@ class Repository:
                     raise UnknownVersionError(f"model '{name}' has no version {version}{pointed}; it has {known}")
                 entry = entries[version]
             else:
-                entry = entries[self._default(entries) or max(entries)]
+                # Where the newest is broken, the one before it is what will be ready.
+                whole = [number for number, entry in entries.items() if entry.state is not State.FAILED]
+                entry = entries[self._default(entries) or max(whole or entries)]
             if not any_state:
                 entry.check_usable()
             return entry

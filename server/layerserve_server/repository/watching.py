@@ -1,20 +1,19 @@
-"""Looks at the repository again and again, in a thread of its own."""
+"""Looks at what may change on the disk again and again, in a thread of its own."""
 
 from __future__ import annotations
 
 import logging
 import threading
-
-from layerserve_server.repository.repository import Repository
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Scans a repository every `poll_seconds`. Loads happen in its thread, never in a request's."""
+    """Calls `looks` every `poll_seconds`. Loads happen in its thread, never in a request's."""
 
-    def __init__(self, repository: Repository, poll_seconds: float) -> None:
-        self._repository = repository
+    def __init__(self, poll_seconds: float, *looks: Callable[[], object]) -> None:
+        self._looks = looks
         self._poll_seconds = poll_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="repository watcher", daemon=True)
@@ -31,7 +30,8 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
-            try:
-                self._repository.scan()
-            except Exception:
-                logger.exception("a look at the repository failed; the next one comes in %s s", self._poll_seconds)
+            for look in self._looks:
+                try:
+                    look()
+                except Exception:
+                    logger.exception("a look at the repository failed; the next one comes in %s s", self._poll_seconds)

@@ -146,10 +146,13 @@ class TrainingService:
         call.reply(pb.GetRunResponse(run=_run(self._runs.get(request.run_id))).SerializeToString)
 
     def list_runs(self, call: Call) -> None:
-        """All runs, or those of one model, newest first."""
+        """All runs, or those of one model, newest first, also those of other servers."""
         request = parse(pb.ListRunsRequest, call.request)
-        runs = self._runs.list(request.model_name)
-        call.reply(pb.ListRunsResponse(runs=map(_run, runs)).SerializeToString)
+        # In this order: one that is taken over meanwhile is in both, not in none.
+        elsewhere = {run.id: _run(run, owner=run.owner) for run in self._runs.list_elsewhere(request.model_name)}
+        here = {run.id: _run(run) for run in self._runs.list(request.model_name)}
+        runs = sorted((elsewhere | here).values(), key=lambda run: (run.created_time.ToNanoseconds(), run.id))
+        call.reply(pb.ListRunsResponse(runs=reversed(runs)).SerializeToString)
 
     def cancel_run(self, call: Call) -> None:
         """Stops a run."""
@@ -375,7 +378,7 @@ def _logs(logs: Logs) -> list[pb.LogValue]:
     return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
 
 
-def _run(run: Run) -> pb.Run:
+def _run(run: Run, owner: str = "") -> pb.Run:
     request, log = run.request, run.log
     started = log.newest(events.Started)
     failed, finished = log.newest(events.Failed), log.newest(events.Finished)
@@ -396,6 +399,7 @@ def _run(run: Run) -> pb.Run:
         resumed=run.resumed,
         priority=request.priority,
         workers=request.workers,
+        owner=owner,
     )
     if finished and finished.version:
         message.published.CopyFrom(model_spec(request.model, finished.version))

@@ -11,6 +11,6 @@ STATE/runs/ID/files/           what callbacks write
 STATE/runs/ID/events.jsonl     all that happened; append only, one writer at a time
 STATE/runs/ID/outcome.json     how the child ended, unless it was killed
 STATE/runs/ID/result/          the trained model, until it is published
-STATE/runs/ID/owner.lock       held by the server that looks after the run
+STATE/runs/ID/owner.lock       held by the server that looks after the run; says which that is
 STATE/runs/ID/child.lock       held by the child while it lives
 """

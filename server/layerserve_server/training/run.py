@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import secrets
+import socket
 import time
 from dataclasses import dataclass, field
 from enum import Enum
@@ -69,21 +71,38 @@ class Run:
         return run
 
     def own(self) -> bool:
-        """Makes this server the one that looks after the run; False where another one is."""
-        file = (self.folder / OWNER_LOCK).open("w")
+        """Makes this server the one that looks after the run; False where another one does."""
+        # Not "w": that would empty the file, which names the other server, before the lock is tried.
+        file = (self.folder / OWNER_LOCK).open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.close()
             return False
+        file.truncate(0)
+        file.write(f"host {socket.gethostname()}, process {os.getpid()}")
+        file.flush()
         self._owner = file
         return True
+
+    @property
+    def owner(self) -> str:
+        """Which server looks after the run, or did last, for a person to read."""
+        try:
+            return (self.folder / OWNER_LOCK).read_text() or "unknown"
+        except OSError:
+            return "unknown"
 
     def disown(self) -> None:
         """Looks after the run no more."""
         if self._owner is not None:
             self._owner.close()
             self._owner = None
+
+    def goes_on(self) -> bool:
+        """Whether a run that had ended is under way again: another server may have resumed it."""
+        self.log.refresh()
+        return not self.log.ended
 
     @property
     def state(self) -> RunState:

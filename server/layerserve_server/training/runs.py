@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from layerserve_server.errors import BusyError, NotTrainableError, ServerError, UnknownRunError, safe_text
+from layerserve_server.errors import (
+    BusyError,
+    NotTrainableError,
+    RunElsewhereError,
+    ServerError,
+    UnavailableError,
+    UnknownRunError,
+    safe_text,
+)
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, events, validation
@@ -30,6 +39,7 @@ logger = logging.getLogger(__name__)
 #: The command that trains the run whose folder is appended to it.
 TRAINER = (sys.executable, "-m", "layerserve_server.training.child")
 SERVER_STOPPED = "the server was stopped"
+STOPPING = "the server is stopping"
 #: What a run needs to go on, and nobody afterwards.
 MEANS = (DATA, BASE, CHECKPOINTS, BEST)
 #: How long after its training process a server may hear that it is to stop, in seconds.
@@ -67,7 +77,8 @@ class RunObserver(Protocol):
 class Runs:
     """The runs below a folder. Each slot is a thread that starts a process for one run after another.
 
-    Evaluations have a slot of their own, so that they don't wait for hours of training.
+    Evaluations have a slot of their own, so that they don't wait for hours of training. Several servers may share the
+    folder: each run has one that looks after it, by holding its lock.
     """
 
     def __init__(
@@ -87,6 +98,14 @@ class Runs:
         self._observer = observer
         self._command = command
         self._runs: dict[str, Run] = {}
+        #: Runs that other servers look after.
+        self._elsewhere: dict[str, Run] = {}
+        #: Names of the folders of runs that are being made.
+        self._making: set[str] = set()
+        #: Whether the runs that were there at the start are known: until then nothing is said of any.
+        self._found = False
+        #: Around a look at the folder.
+        self._looking = threading.Lock()
         self._waiting: list[Run] = []
         self._beginning = 0
         self._stopping = False
@@ -99,7 +118,10 @@ class Runs:
 
     def start(self) -> None:
         """Finds the runs of servers before this one, and takes new ones."""
-        self._find()
+        self._look()
+        self._found = True
+        self._prune()
+        self._tell()
         for slot in range(self._limits.slots):
             self._spawn(f"training {slot}", lambda: self._work(Kind.TRAINING))
         if self._limits.slots:
@@ -110,7 +132,8 @@ class Runs:
 
         With `auto_resume` the next server goes on with them, and until then they count as under way.
         """
-        with self._changed:
+        # Not while a run is being taken over.
+        with self._looking, self._changed:
             self._stopping = True
             training = [run for run in self._runs.values() if run.phase is Phase.TRAINING]
             receiving = [run for run in self._runs.values() if run.phase is Phase.RECEIVING]
@@ -131,11 +154,12 @@ class Runs:
     def begin(self, request: RunRequest, base: LoadedVersion) -> Run:
         """Makes a run of a request that fits its base version; then its data may come.
 
-        Raises NotTrainableError, BusyError, TooLargeError, ForbiddenPathError, or an InvalidRequestError that says what
-        doesn't fit.
+        Raises NotTrainableError, BusyError, UnavailableError, TooLargeError, ForbiddenPathError, or an
+        InvalidRequestError that says what doesn't fit.
         """
         if not self._limits.slots:
             raise NotTrainableError("this server doesn't train: it has no training slots")
+        self._check_found()
         with self._changed:
             self._check_queue()
             self._beginning += 1
@@ -150,8 +174,6 @@ class Runs:
             with self._rehearsing:
                 rehearse(self._load, base.found.path, request)
             run = self._make(request, base.found.path)
-            with self._changed:
-                self._runs[run.id] = run
         finally:
             with self._changed:
                 self._beginning -= 1
@@ -159,13 +181,15 @@ class Runs:
         return run
 
     def _check_queue(self) -> None:
-        """Raises BusyError where no run may be added. To be called with the lock.
+        """Raises BusyError or UnavailableError where no run may be added. To be called with the lock.
 
         Runs whose data still comes have no place in the queue: one whose client sends nothing keeps none from others.
         """
+        if self._stopping:
+            raise UnavailableError(STOPPING)
         queued = (Phase.WAITING, Phase.TRAINING)
         active = self._beginning + sum(run.phase in queued for run in self._runs.values())
-        if self._stopping or active >= self._limits.slots + self._limits.max_queued:
+        if active >= self._limits.slots + self._limits.max_queued:
             raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
 
     def enqueue(self, run: Run) -> None:
@@ -196,7 +220,7 @@ class Runs:
             self._end(run, Failed(reason))
 
     def cancel(self, run_id: str) -> Run:
-        """Stops a run; one that has ended stays as it is. Raises UnknownRunError."""
+        """Stops a run; one that has ended stays as it is. Raises what `get` raises."""
         run = self.get(run_id)
         with self._changed:
             if run.phase is Phase.TRAINING and run.cancelled_at is None:
@@ -212,7 +236,7 @@ class Runs:
     def resume(self, run_id: str) -> Run:
         """Goes on with a run that was interrupted; one that is under way stays as it is.
 
-        Raises UnknownRunError, NotTrainableError for a run that ended otherwise, and BusyError.
+        Raises what `get` raises, NotTrainableError for a run that ended otherwise, and BusyError.
         """
         run = self.get(run_id)
         with self._changed:
@@ -223,8 +247,7 @@ class Runs:
                     f"run '{run.id}' can't be resumed: it was not interrupted, it {run.state.value}"
                 )
             self._check_queue()
-            if not run.own():
-                raise NotTrainableError(f"run '{run.id}' is looked after by another server")
+            self._own(run)
             self._requeue(run)
         self._tell()
         return run
@@ -237,33 +260,74 @@ class Runs:
         self._queue(run)
 
     def delete(self, run_id: str) -> None:
-        """Removes a run that has ended. Raises UnknownRunError, and NotTrainableError for one that is under way."""
+        """Removes a run that has ended. Raises what `get` raises, and NotTrainableError for one that is under way."""
         run = self.get(run_id)
         with self._changed:
             if run.phase is not Phase.ENDED or not run.log.ended:
                 raise NotTrainableError(f"run '{run.id}' is under way; cancel it first")
-            self._runs.pop(run.id, None)
-        shutil.rmtree(run.folder, ignore_errors=True)
+            # Another server may have resumed it.
+            self._own(run)
+        self._remove(run)
 
     def get(self, run_id: str) -> Run:
-        """The run with this id. Raises UnknownRunError."""
+        """The run with this id.
+
+        Raises UnknownRunError, RunElsewhereError for a run that another server looks after, and UnavailableError until
+        the runs have been found.
+        """
+        self._check_found()
         with self._changed:
             run = self._runs.get(run_id)
-        if run is None:
-            raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
-        return run
+        if run is not None:
+            return run
+        # It may be of another server, or have been.
+        if RUN_ID.fullmatch(run_id) and (self._folder / run_id).is_dir():
+            self.look()
+        with self._changed:
+            run = self._runs.get(run_id)
+            elsewhere = self._elsewhere.get(run_id)
+        if run is not None:
+            return run
+        if elsewhere is not None:
+            raise _of_another_server(elsewhere)
+        raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
+
+    def list_elsewhere(self, model: str = "") -> list[Run]:
+        """All runs that other servers looked after at the last look, or those of one model, newest first."""
+        runs = list(self._elsewhere.values())
+        for run in runs:
+            run.log.refresh()
+        return _newest_first(runs, model)
 
     def list(self, model: str = "") -> list[Run]:
-        """All runs, or those of one model, newest first."""
+        """All runs that this server looks after or that have ended, or those of one model, newest first.
+
+        Raises UnavailableError until the runs have been found.
+        """
+        self._check_found()
         with self._changed:
-            runs = [run for run in self._runs.values() if model in ("", run.request.model)]
-        return sorted(runs, key=lambda run: (run.created_time, run.id), reverse=True)
+            return _newest_first(self._runs.values(), model)
+
+    def _check_found(self) -> None:
+        if not self._found:
+            raise UnavailableError("the server is starting, and hasn't found its runs yet; try again in a moment")
+
+    def _own(self, run: Run) -> None:
+        """Takes an ended run's lock. Raises RunElsewhereError, and UnknownRunError for one that was removed."""
+        try:
+            owned = run.own()
+        except OSError as error:
+            raise UnknownRunError(f"training run '{run.id}' was removed") from error
+        if not owned:
+            raise _of_another_server(run)
 
     # ---- making and finding
 
     def _make(self, request: RunRequest, base: Path) -> Run:
         folder = self._folder / new_id()
         run = Run(folder.name, folder, request, EventLog(folder))
+        with self._changed:
+            self._making.add(run.id)
         try:
             (folder / BASE).mkdir(parents=True)
             # First of all, so that no other server on this folder takes the run for one that was left behind.
@@ -277,36 +341,77 @@ class Runs:
             run.disown()
             shutil.rmtree(folder, ignore_errors=True)
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
+        else:
+            with self._changed:
+                self._runs[run.id] = run
+        finally:
+            with self._changed:
+                self._making.discard(run.id)
         return run
 
-    def _find(self) -> None:
-        folders = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        for folder in folders:
-            if not RUN_ID.fullmatch(folder.name):
-                continue
+    def look(self) -> None:
+        """Looks at the folder once more, as other servers may share it: takes over the runs of one that is gone."""
+        if self._found and self._look():
+            self._prune()
+            self._tell()
+
+    def _look(self) -> bool:
+        """Takes note of runs that weren't there before; gives whether there are any."""
+        with self._looking:
+            with self._changed:
+                if self._stopping:
+                    return False
+                ended = [run for run in self._runs.values() if run.phase is Phase.ENDED]
             try:
-                run = Run.read(folder)
-            except (OSError, ValueError, KeyError, TypeError):
-                logger.warning("no run can be read from a folder", extra={"run": folder.name})
-                continue
-            if run.phase is Phase.ENDED:
-                self._runs[run.id] = run
-            elif run.own():
-                self._runs[run.id] = run
-                self._adopt(run)
-            else:
-                logger.info("another server looks after a run", extra={"run": run.id})
-        self._prune()
-        self._tell()
+                names = {path.name for path in self._folder.iterdir() if RUN_ID.fullmatch(path.name)}
+            except OSError:
+                return False
+            # Another server may have removed it, or gone on with it.
+            changed = [run for run in ended if run.id not in names or (run.resumable and run.goes_on())]
+            with self._changed:
+                for run in changed:
+                    if run.phase is Phase.ENDED:
+                        self._runs.pop(run.id, None)
+                known = {*self._runs, *self._making}
+            taken = [self._take(name, self._elsewhere.get(name)) for name in sorted(names - known)]
+            self._elsewhere = {run.id: run for run in taken if run is not None}
+            return not known.issuperset(self._runs)
+
+    def _take(self, name: str, known: Run | None) -> Run | None:
+        """Takes the run in a folder over, unless another server looks after it: then gives the run.
+
+        `known` is the run where that was so at the last look.
+        """
+        try:
+            run = known or Run.read(self._folder / name)
+            owned = run.log.ended or run.own()
+            # Whoever looked after it may have ended it since it was read.
+            run.log.refresh()
+        except (OSError, ValueError, KeyError, TypeError):
+            # Later, it is most likely one that another server is about to make.
+            if not self._found:
+                logger.warning("no run can be read from a folder", extra={"run": name})
+            return None
+        if not owned and not run.log.ended:
+            if known is None:
+                logger.info("another server looks after a run", extra={"run": name, "server": run.owner})
+            return run
+        with self._changed:
+            self._runs[name] = run
+        if run.log.ended:
+            run.phase = Phase.ENDED
+            run.disown()
+        else:
+            self._adopt(run)
+        return None
 
     def _adopt(self, run: Run) -> None:
-        """Looks after a run that a server before this one left: its process may still train, or have ended."""
-        if run.process.lives:
+        """Looks after a run that another server left: its process may still train, or have ended."""
+        outcome = Outcome.read(run.folder)
+        if run.process.lives or (outcome is not None and not outcome.stopped):
             run.phase = Phase.TRAINING
-            logger.info("found a run that still trains", extra={"run": run.id})
+            logger.info("found a run that still trains, or has just ended", extra={"run": run.id})
             self._spawn(f"run {run.id}", lambda: self._look_after(run, launch=False))
-        elif (outcome := Outcome.read(run.folder)) is not None and not outcome.stopped:
-            self._conclude(run)
         elif run.log.newest(events.Queued) is None:
             self._end(run, Failed(f"{SERVER_STOPPED} before all data had come"))
         elif not self._limits.auto_resume or not self._limits.slots:
@@ -464,11 +569,19 @@ class Runs:
 
     def _prune(self) -> None:
         """Removes the oldest ended runs beyond those that are kept."""
-        ended = [run for run in self.list() if run.log.ended]
+        with self._changed:
+            ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
         for run in ended[self._limits.max_kept :]:
-            with self._changed:
-                self._runs.pop(run.id, None)
-            shutil.rmtree(run.folder, ignore_errors=True)
+            with contextlib.suppress(RunElsewhereError, UnknownRunError):
+                self._own(run)
+                self._remove(run)
+
+    def _remove(self, run: Run) -> None:
+        """Forgets a run, whose lock is held, with its folder."""
+        with self._changed:
+            self._runs.pop(run.id, None)
+        shutil.rmtree(run.folder, ignore_errors=True)
+        run.disown()
 
     def _tell(self) -> None:
         with self._changed:
@@ -481,3 +594,13 @@ class Runs:
 def _later(one: Run, other: Run) -> bool:
     """Whether one of two runs leaves the queue after the other, which came later."""
     return one.request.priority < other.request.priority
+
+
+def _newest_first(runs: Iterable[Run], model: str = "") -> list[Run]:
+    """Runs, or those of one model."""
+    chosen = [run for run in runs if model in ("", run.request.model)]
+    return sorted(chosen, key=lambda run: (run.created_time, run.id), reverse=True)
+
+
+def _of_another_server(run: Run) -> RunElsewhereError:
+    return RunElsewhereError(f"run '{run.id}' is looked after by another server on this repository: {run.owner}")
