@@ -95,6 +95,7 @@ def test_health_knows_the_service_that_a_probe_asks_for(container: Resource, pro
 
 
 def test_every_variable_is_a_setting_and_takes_effect(manifests: dict[str, Resource], settings: Settings) -> None:
+    assert manifests["ConfigMap"]["data"]
     for name, value in manifests["ConfigMap"]["data"].items():
         field = name.removeprefix(PREFIX).lower()
         assert name == PREFIX + field.upper()
@@ -122,6 +123,7 @@ def test_threads_fit_the_cores(container: Resource, settings: Settings) -> None:
 
 def test_requests_stay_within_limits(container: Resource) -> None:
     resources = container["resources"]
+    assert resources["requests"].keys() == resources["limits"].keys() == {"cpu", "memory"}
     for name, requested in resources["requests"].items():
         assert quantity(requested) <= quantity(resources["limits"][name])
 
@@ -139,8 +141,8 @@ def test_nothing_runs_as_root_or_may_become_it(pod: Resource, container: Resourc
 
 def test_a_second_pod_never_waits_for_the_volume(manifests: dict[str, Resource]) -> None:
     deployment = manifests["Deployment"]["spec"]
-    if manifests["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteOnce"]:
-        assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
+    assert manifests["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
 
 
 @pytest.mark.skipif(not shutil.which("kustomize"), reason="kustomize isn't installed")

@@ -142,11 +142,13 @@ class Run:
         spent, began, last = 0.0, None, 0.0
         for event in self.log.copy():
             if isinstance(event.what, events.Started):
-                began = event.time
+                began = last = event.time
+            elif isinstance(event.what, (events.Step, events.Epoch)):
+                last = event.time
             elif isinstance(event.what, (events.Queued, *LAST)) and began is not None:
-                # What happened between the last event of a killed process and its end is lost anyway.
+                # What a killed process did after its last step or epoch is lost anyway, and its end may be noted
+                # much later, by the next server.
                 spent, began = spent + last - began, None
-            last = event.time
         return spent if began is None else spent + time.time() - began
 
     @property

@@ -1,0 +1,154 @@
+"""A run as the server sees it: what its events add up to, and whose it is."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from layerserve_server.training import events
+from layerserve_server.training.events import Event, EventLog
+from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.run import RUN_ID, Phase, Run, RunState, new_id
+
+ACCEPTED, QUEUED, STARTED = events.Accepted("m", 1, 10), events.Queued(0), events.Started(3, 4, 30)
+REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (30, 2)),), epochs=3)
+KILLED = events.Failed("killed", 2, 3, resumable=True)
+
+
+def step(epoch, number, **logs):
+    return events.Step(epoch, 3, number, 4, logs)
+
+
+def epoch(number, **logs):
+    return events.Epoch(number, 3, logs, 0.1)
+
+
+def run_of(folder, *happened):
+    """A run to which these things have happened, one a second."""
+    with (folder / "events.jsonl").open("ab") as file:
+        for second, what in enumerate(happened):
+            file.write(Event(second, 1000.0 + second, what).to_line())
+    run = Run(
+        "r", folder, RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (30, 2)),), epochs=3), EventLog(folder)
+    )
+    run.log.refresh()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("happened", "state"),
+    [
+        ((ACCEPTED,), RunState.QUEUED),
+        ((ACCEPTED, QUEUED), RunState.QUEUED),
+        ((ACCEPTED, QUEUED, STARTED, epoch(1)), RunState.RUNNING),
+        ((ACCEPTED, QUEUED, STARTED, KILLED), RunState.FAILED),
+        ((ACCEPTED, QUEUED, STARTED, KILLED, QUEUED), RunState.QUEUED),
+        ((ACCEPTED, QUEUED, STARTED, KILLED, QUEUED, STARTED), RunState.RUNNING),
+        ((ACCEPTED, QUEUED, STARTED, events.Cancelled(1)), RunState.CANCELLED),
+        ((ACCEPTED, QUEUED, STARTED, events.Finished(2, {}, 1.0)), RunState.FINISHED),
+    ],
+)
+def test_its_state_is_what_its_events_tell(tmp_path, happened, state):
+    assert run_of(tmp_path, *happened).state is state
+
+
+@pytest.mark.parametrize(
+    ("happened", "place", "done"),
+    [
+        ((ACCEPTED, QUEUED), (0, 0), 0),
+        ((STARTED,), (1, 0), 0),
+        ((STARTED, step(1, 2)), (1, 2), 0),
+        ((STARTED, step(1, 4), epoch(1)), (2, 0), 1),
+        ((STARTED, epoch(1), step(2, 1)), (2, 1), 1),
+        # There is no epoch after the last one.
+        ((STARTED, epoch(3)), (3, 0), 3),
+        # What was done behind the checkpoint is done again.
+        ((STARTED, epoch(2), step(3, 2), events.Resumed(2, 3)), (2, 3), 1),
+        ((STARTED, epoch(2), step(3, 2), events.Resumed(2, 3), epoch(2)), (3, 0), 2),
+        ((STARTED, step(1, 2), events.Resumed(0, 0)), (0, 0), 0),
+    ],
+)
+def test_its_place_is_where_training_was_last_seen(tmp_path, happened, place, done):
+    run = run_of(tmp_path, *happened)
+    assert (run.place, run.epochs_done) == (place, done)
+
+
+@pytest.mark.parametrize(
+    ("happened", "logs"),
+    [
+        ((STARTED,), {}),
+        ((STARTED, epoch(1, loss=2.0), step(2, 1, loss=1.0)), {"loss": 1.0}),
+        ((step(2, 1, loss=1.0), epoch(2, loss=0.5), events.Log("text")), {"loss": 0.5}),
+        ((epoch(2, loss=0.5), events.Finished(2, {"loss": 0.25}, 1.0)), {"loss": 0.25}),
+        ((epoch(2, loss=0.5), events.Finished(2, {}, 1.0)), {"loss": 0.5}),
+    ],
+)
+def test_its_logs_are_the_newest(tmp_path, happened, logs):
+    assert run_of(tmp_path, *happened).logs == logs
+
+
+@pytest.mark.parametrize(
+    ("places", "futile"),
+    [([], 0), ([(0, 0)], 1), ([(0, 0), (0, 0)], 2), ([(0, 0), (0, 0), (1, 3)], 1), ([(1, 3), (2, 1), (2, 1)], 2)],
+)
+def test_resuming_at_the_same_place_is_futile(tmp_path, places, futile):
+    run = run_of(tmp_path, STARTED, *(events.Resumed(*place) for place in places))
+    assert (run.resumed, run.futile) == (len(places), futile)
+
+
+def test_its_seconds_are_those_of_training(tmp_path):
+    """Without the time in the queue, and that between an interruption and the next start."""
+    run = run_of(tmp_path, ACCEPTED, QUEUED, STARTED, epoch(1), epoch(2), KILLED, QUEUED, STARTED, epoch(2), epoch(3))
+    # From 1002 to 1004, and from 1007 on.
+    assert run.seconds == pytest.approx(2 + time.time() - 1007, abs=5)
+    events.append(tmp_path, events.Finished(2, {}, 1.0))
+    run.log.refresh()
+    assert run.seconds == 2 + 2
+
+
+def test_a_run_that_never_trained_has_no_seconds(tmp_path):
+    assert run_of(tmp_path, ACCEPTED, QUEUED).seconds == 0
+    assert Run("r", tmp_path / "none", RunRequest("m", 1, ()), EventLog(tmp_path / "none")).created_time == 0
+
+
+def test_only_an_interrupted_run_with_its_means_is_resumable(tmp_path):
+    run = run_of(tmp_path, STARTED, KILLED)
+    assert not run.resumable
+    (tmp_path / "base").mkdir()
+    assert run.resumable
+    events.append(tmp_path, events.Queued(0))
+    run.log.refresh()
+    assert not run.resumable
+    events.append(tmp_path, events.Failed("loss is nan", 1, 1))
+    run.log.refresh()
+    assert not run.resumable
+
+
+def test_a_run_has_one_owner(tmp_path):
+    first, second = run_of(tmp_path), run_of(tmp_path)
+    assert first.own()
+    assert not second.own()
+    second.disown()  # it isn't its own
+    assert not second.own()
+    first.disown()
+    first.disown()
+    assert second.own()
+    assert not first.own()
+    second.disown()
+
+
+def test_a_run_comes_back_from_its_folder(tmp_path):
+    REQUEST.write(tmp_path)
+    run_of(tmp_path, ACCEPTED, QUEUED)
+    run = Run.read(tmp_path)
+    assert (run.id, run.request, run.phase, run.created_time) == (tmp_path.name, REQUEST, Phase.RECEIVING, 1000.0)
+    events.append(tmp_path, events.Cancelled(0))
+    assert Run.read(tmp_path).phase is Phase.ENDED
+
+
+def test_ids_are_told_apart_and_sort_by_time():
+    ids = {new_id() for _ in range(50)}
+    assert len(ids) == 50
+    assert all(RUN_ID.fullmatch(id) for id in ids)
+    now = time.strftime("%Y%m%d", time.gmtime())
+    assert all(now <= id[:8] or id[9:13] == "2359" for id in ids)
