@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from layerserve_server.transport.burst import BurstCall, Bursts
 from layerserve_server.transport.call import Ended
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import Failure
 
 
@@ -28,9 +30,10 @@ class CallObserver:
         self.told_before.append(tell)
 
 
-def bursts_here(observer: CallObserver, max_calls: int = 100, max_message_bytes: int = 1 << 20) -> Bursts:
+def bursts_here(observer: CallObserver, memory: int = 1 << 30, **limits: int) -> Bursts:
     """Bursts whose calls this thread takes."""
-    bursts = Bursts(observer, max_calls=max_calls, max_message_bytes=max_message_bytes)
+    usual = {"max_message_bytes": 1 << 20, "rpc_threads": 2, "max_streams": 8, "max_calls": 100}
+    bursts = Bursts(observer, Limits(**{**usual, **limits}), MemoryBudget(memory))
     bursts.here()
     return bursts
 
@@ -52,9 +55,11 @@ class FakeCall(BurstCall):
 
     def send(self, message: bytes) -> None:
         self.sent.append(message)
+        self.drop()
 
     def send_failure(self, wire: Failure) -> None:
         self.sent.append(wire)
+        self.drop()
 
     def client(self) -> object:
         return None

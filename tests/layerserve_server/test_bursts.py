@@ -14,9 +14,9 @@ from layerserve_server.errors import BusyError, UnknownModelError
 def make():
     made = []
 
-    def make_bursts(max_calls=3, max_message_bytes=10):
+    def make_bursts(**limits):
         observer = CallObserver()
-        bursts = bursts_here(observer, max_calls, max_message_bytes)
+        bursts = bursts_here(observer, **{"max_calls": 3, **limits})
         made.append(bursts)
         return bursts, observer
 
@@ -237,5 +237,53 @@ def test_closing_ends_what_is_open(make):
     calls = [taken(bursts, FakeCall(bursts)) for _ in range(3)]
     calls[0].answer(b"y")
     bursts.close()
-    assert codes(*calls) == ["OK", "CANCELLED", "CANCELLED"]
+    assert codes(*calls) == ["OK", "UNAVAILABLE", "UNAVAILABLE"]
     assert not bursts.open
+
+
+def test_large_messages_count_against_the_memory_of_all_until_they_are_answered(make):
+    bursts, _ = make(memory=20_000, max_calls=9)
+    small, first, second = [taken(bursts, FakeCall(bursts, bytes(size))) for size in (4095, 4096, 10_000)]
+    assert bursts.memory.held == 14_096
+    refused = taken(bursts, FakeCall(bursts, bytes(6000)))
+    assert codes(small, first, second, refused) == [None, None, None, "RESOURCE_EXHAUSTED"]
+    assert bursts.memory.held == 14_096
+    first.answer(b"y")
+    assert bursts.memory.held == 10_000
+    assert taken(bursts, FakeCall(bursts, bytes(6000))).outcome is None
+    second.gone()
+    assert bursts.memory.held == 6000
+    small.answer(bytes(4096))
+    assert (small.outcome, bursts.memory.held) == ("OK", 6000)
+
+
+def test_a_reply_that_finds_no_memory_is_refused_and_counts_for_nothing(make):
+    bursts, _ = make(memory=20_000)
+    held = taken(bursts, FakeCall(bursts, bytes(10_000)))
+    call = taken(bursts, FakeCall(bursts))
+    call.answer(bytes(11_000))
+    assert (call.outcome, held.outcome, bursts.memory.held) == ("RESOURCE_EXHAUSTED", None, 10_000)
+
+
+def test_a_caller_that_goes_away_while_its_reply_is_counted_leaves_nothing_counted(make, monkeypatch):
+    bursts, _ = make()
+    call = taken(bursts, FakeCall(bursts, bytes(5000)))
+    take = bursts.memory.take
+    monkeypatch.setattr(bursts.memory, "take", lambda size: (call.gone(), take(size)))
+    call.answer(bytes(6000))
+    assert (call.outcome, bursts.memory.held) == ("CANCELLED", 0)
+
+
+def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_calls(make, wait_until):
+    bursts, _ = make()
+    threads = []
+    good, bad = taken(bursts, FakeCall(bursts)), taken(bursts, FakeCall(bursts))
+
+    def fail(call):
+        raise UnknownModelError("no model 'm'")
+
+    bursts.work(good, lambda call: (threads.append(threading.current_thread()), call.answer(b"y")))
+    bursts.work(bad, fail)
+    wait_until(lambda: good.sent and bad.sent)
+    assert codes(good, bad) == ["OK", "NOT_FOUND"]
+    assert threads[0] is not threading.current_thread()

@@ -229,6 +229,9 @@ class BurstCall:
             self.send(message)
             self._end("OK")
             self._bursts.open.discard(self)
+        else:
+            # The caller went away meanwhile: nobody else knows that the message was counted.
+            self.drop()
 
     def fail(self, error: Exception) -> None:
         if not self._once.locked():
