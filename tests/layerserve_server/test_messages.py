@@ -250,7 +250,7 @@ def test_a_run_is_described_while_it_trains(tmp_path):
         events.Resumed(2, 1),
     )
     accepted, _, started = (event.time for event in run.log.events[:3])
-    assert training._run(run) == whole(
+    assert training._run(run, owner="host a, process 1") == whole(
         pb.Run(
             id="r1",
             state=pb.RUN_STATE_RUNNING,
@@ -268,6 +268,7 @@ def test_a_run_is_described_while_it_trains(tmp_path):
             resumed=1,
             priority=-1,
             workers=3,
+            owner="host a, process 1",
         ),
         *("published", "reason", "ended_time", "resumable"),
     )
