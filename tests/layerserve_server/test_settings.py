@@ -1,5 +1,7 @@
 """Settings: flags, environment and file are three spellings of one object."""
 
+from pathlib import Path
+
 import pytest
 from layerserve_server.settings import Settings, SettingsError, in_force, read_settings
 
@@ -14,10 +16,81 @@ def file(tmp_path):
     return write
 
 
-def test_the_defaults_are_the_documented_ones():
-    settings = read_settings([])
-    assert (settings.grpc_port, settings.metrics_port) == (8500, 8002)
-    assert settings.reflection
+MIB, GIB = 1 << 20, 1 << 30
+#: Default, and the least and the largest value that is taken (None: there is no such bound). A change is one for the
+#: changelog: somebody relies on it.
+NUMBERS = {
+    "grpc_port": (8500, 0, 65535),
+    "metrics_port": (8002, -1, 65535),
+    "max_message_bytes": (256 * MIB, 1024, 2**31 - 1),
+    "workers": (1, 1, 256),
+    "max_buffered_bytes": (0, 0, None),
+    "rpc_threads": (64, 1, 4096),
+    "max_streams": (1024, 1, 65536),
+    "max_peer_streams": (128, 1, 65536),
+    "max_calls": (4096, 8, 1_000_000),
+    "max_connections": (4096, 1, 1_000_000),
+    "max_connection_calls": (1024, 1, 1_000_000),
+    "stream_idle_seconds": (300.0, (0.0,), 86400),
+    "stalled_seconds": (30.0, (0.0,), 86400),
+    "handshake_seconds": (20.0, (0.0,), 3600),
+    "connection_idle_seconds": (3600.0, (0.0,), 1_000_000),
+    "max_batch_rows": (64, 1, None),
+    "max_queue_rows": (4096, 1, None),
+    "compute_threads": (0, 0, 1024),
+    "tuning_seconds": (10.0, 0, 3600),
+    "tuning_max_bytes": (512 * MIB, 0, None),
+    "poll_seconds": (1.0, 0.05, 3600),
+    "max_old_versions": (2, 0, None),
+    "training_slots": (1, 0, 64),
+    "max_queued_runs": (16, 0, None),
+    "training_threads": (0, 0, 1024),
+    "max_workers": (1, 1, 1024),
+    "training_nice": (10, 0, 19),
+    "checkpoint_seconds": (60.0, 0, None),
+    "max_run_bytes": (4 * GIB, 1, None),
+    "max_kept_runs": (200, 1, None),
+    "cancel_grace_seconds": (10.0, 0, None),
+    "drain_seconds": (5.0, 0, None),
+    "grace_seconds": (30.0, 0, None),
+}
+OTHERS = {
+    "path": Path("models"),
+    "host": "0.0.0.0",
+    "transport": "grpcio",
+    "reflection": True,
+    "probe_files": True,
+    "plugins": "",
+    "pad_sequences": "",
+    "engine": "auto",
+    "precision": "float32",
+    "training_device": "cpu",
+    "training_resume": "auto",
+    "log_level": "info",
+    "log_format": "text",
+    "check_config": False,
+    **dict.fromkeys(["config", "state", "tls_certificate", "tls_key", "data_root"]),
+}
+
+
+def test_the_defaults_are_the_documented_ones(monkeypatch):
+    monkeypatch.delenv("LAYERSERVE_TUNING_SECONDS", raising=False)  # all tests have set it to 0
+    assert dict(read_settings([])) == {**{name: default for name, (default, *_) in NUMBERS.items()}, **OTHERS}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_taken_up_to_their_bounds(name):
+    """A bound in brackets is itself refused."""
+    _, least, most = NUMBERS[name]
+    step = 1 if Settings.model_fields[name].annotation is int else 0.01
+    beyond = least[0] if isinstance(least, tuple) else least - step
+    taken = [beyond + step] if isinstance(least, tuple) else [least]
+    taken += [10**12 if most is None else most]
+    for value in taken:
+        assert getattr(read_settings([f"--{name.replace('_', '-')}={value}"]), name) == value
+    for value in (beyond, *([] if most is None else [most + step])):
+        with pytest.raises(SettingsError, match=f"LAYERSERVE_{name.upper()}"):
+            read_settings([f"--{name.replace('_', '-')}={value}"])
 
 
 def test_a_flag_wins_over_the_environment_and_that_over_the_file(file, monkeypatch):

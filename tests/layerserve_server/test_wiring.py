@@ -1,0 +1,182 @@
+"""Wiring: every setting reaches what it sets, and a stop ends everything."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from layerserve_server import app, execution, tuning, worker
+from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner, run_defaults, run_limits
+from layerserve_server.metrics import Metrics
+from layerserve_server.settings import Settings
+from layerserve_server.workers import Workers, threads
+
+#: One value for each, of which none is a default or another's.
+LIMITS = {
+    "max_message_bytes": 2001,
+    "rpc_threads": 11,
+    "max_streams": 12,
+    "max_calls": 13,
+    "max_peer_streams": 14,
+    "max_buffered_bytes": 2002,
+    "stream_idle_seconds": 1.5,
+    "stalled_seconds": 2.5,
+    "handshake_seconds": 3.5,
+    "connection_idle_seconds": 4.5,
+    "max_connections": 15,
+    "max_connection_calls": 16,
+}
+
+
+def test_what_the_transport_takes():
+    assert asdict(limits(Settings(**LIMITS))) == LIMITS
+
+
+def test_memory_for_callers_is_shared_out_between_processes(monkeypatch):
+    monkeypatch.setattr(app, "default_limit", lambda: 900)
+    assert limits(Settings()).max_buffered_bytes == 900
+    assert limits(Settings(workers=3)).max_buffered_bytes == 300
+    assert limits(Settings(workers=3, max_buffered_bytes=77)).max_buffered_bytes == 77
+
+
+def test_what_training_runs_may_take():
+    settings = Settings(
+        training_slots=3,
+        max_queued_runs=4,
+        max_run_bytes=5,
+        max_kept_runs=6,
+        cancel_grace_seconds=7.5,
+        training_resume="manual",
+        max_workers=8,
+    )
+    found = run_limits(settings)
+    assert (found.slots, found.max_queued, found.max_bytes, found.max_kept, found.max_workers) == (3, 4, 5, 6, 8)
+    assert (found.cancel_grace_seconds, found.auto_resume) == (7.5, False)
+    assert run_limits(Settings()).auto_resume
+
+
+def test_how_runs_are_carried_out(tmp_path):
+    settings = Settings(
+        training_threads=3,
+        training_device="cuda:1",
+        training_nice=4,
+        checkpoint_seconds=5.5,
+        data_root=tmp_path,
+    )
+    found = run_defaults(settings)
+    assert (found.threads, found.device, found.nice) == (3, "cuda:1", 4)
+    assert (found.checkpoint_seconds, found.data_root) == (5.5, tmp_path)
+
+
+@pytest.mark.parametrize(("cores", "half"), [(None, 1), (1, 1), (2, 1), (5, 2), (16, 8)])
+def test_training_takes_half_of_the_cores(monkeypatch, cores, half):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert run_defaults(Settings()).threads == half
+
+
+@pytest.mark.parametrize(("cores", "workers", "each"), [(None, 2, 1), (2, 2, 1), (9, 2, 4), (2, 5, 1)])
+def test_processes_share_the_cores(monkeypatch, cores, workers, each):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert threads(Settings(workers=workers)) == each
+    assert threads(Settings(workers=workers, compute_threads=7)) == 7
+
+
+def test_a_lane_has_its_name_bounds_metrics_and_padding():
+    metrics, padded = Metrics(), []
+    settings = Settings(max_batch_rows=3, max_queue_rows=5, pad_sequences="text-*, other")
+    run = SimpleNamespace(pad_sequences=lambda: padded.append(1))
+    lane = make_lane(settings, metrics, "text-a", 4, run)
+    make_lane(settings, metrics, "text", 4, run)
+    assert (lane._name, lane._execute, lane.max_batch_rows, lane._max_queue_rows) == (
+        *("model 'text-a' version 4", run, 3, 5),
+    )
+    assert padded == [1]
+    lane._observer.batch_ran(2, 1, 0.5)
+    lane._queued_rows = 6
+    labels = {"model": "text-a", "version": "4"}
+    sample = metrics.registry.get_sample_value
+    assert sample("layerserve_rows_total", labels) == 2
+    assert sample("layerserve_queue_rows", labels) == 6
+
+
+def test_engines_are_tuned_unless_one_is_named_or_there_is_no_time(tmp_path):
+    settings = Settings(path=tmp_path, tuning_seconds=3.5, compute_threads=2, tuning_max_bytes=7)
+    tuner = make_tuner(settings)
+    assert tuner._folder == tmp_path / ".layerserve" / "tuning"
+    assert (tuner._seconds, tuner._threads, tuner._max_bytes) == (3.5, 2, 7)
+    assert make_tuner(Settings(engine="eager")) is None
+    assert make_tuner(Settings(tuning_seconds=0)) is None
+
+
+def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
+    assert loader(Settings()) is execution.load_probed_model
+    assert loader(Settings(probe_files=False)) is execution.load_model
+    shared = loader(Settings(), weights=tmp_path)
+    assert isinstance(shared, partial)
+    assert shared.func is execution.load_probed_model
+    assert shared.keywords["adopt"].__self__._folder == tmp_path
+
+    def own(path):
+        raise AssertionError
+
+    assert loader(Settings(), own, tmp_path) is own
+    made = []
+    for name in ("pinning", "reducing"):
+        monkeypatch.setattr(tuning, name, lambda *given, name=name: made.append((name, *given)) or name)
+    settings = Settings(engine="openvino", precision="int8", compute_threads=3)
+    assert loader(settings, own) == "reducing"
+    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3)]
+
+
+def test_a_certificate_needs_both_of_its_files(tmp_path):
+    chain, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    assert certificate(Settings(tls_certificate=chain, tls_key=key)) == (chain, key)
+    assert certificate(Settings()) is None
+
+
+def test_a_server_has_its_settings(make_server, put, tmp_path):
+    put()
+    settings = {"max_old_versions": 5, "poll_seconds": 4.0, "max_kept_runs": 3, "tuning_seconds": 1.0}
+    server = make_server(state=tmp_path / "state", **settings)
+    repository = server.repository
+    assert (repository._max_old_versions, repository._settle_seconds) == (5, 8.0)
+    assert server.runs._folder == tmp_path / "state" / "runs"
+    assert server.runs._limits.max_kept == 3
+    assert server._watcher._poll_seconds == 4.0
+    assert server.runs._observer is repository._observer is server.metrics
+    assert repository._ready == server._tuner.submit
+
+
+def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
+    put()
+    server = start(metrics_port=0)
+    with server.repository.lease("double") as version:
+        assert not version.retired
+    assert server.ready
+    server.stop()
+    server.stop()
+    assert version.retired
+    assert version.lane._closed
+    assert not server.ready
+    assert not server._watcher._thread.is_alive()
+    sample = server.metrics.registry.get_sample_value
+    assert sample("layerserve_model_loaded", {"model": "double", "version": "1"}) is None
+
+
+def test_orders_for_a_worker_are_the_settings_of_its_server(tmp_path):
+    settings = Settings(
+        path=tmp_path, workers=2, data_root=tmp_path / "data", compute_threads=3, grpc_port=0, max_batch_rows=7
+    )
+    processes = Workers(settings)
+    orders = json.loads(json.dumps(processes._orders(4321)))
+    there = Settings.model_construct(**worker._settings(orders["settings"]))
+    assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
+    assert orders["socket"] == str(processes.socket)
+    assert orders["weights"] == str(processes.weights)
+    assert processes.weights.is_dir()
+    processes.stop(0.0)
+    assert not processes.weights.exists()
