@@ -36,6 +36,7 @@ HANDSHAKE_BYTES = 33
 MAX_MISSED = 8
 
 SOCKETS = Path("/proc/self/fd")
+STATUS = Path("/proc/self/status")
 #: Where `bytes_acked` and `bytes_received` stand in Linux's struct tcp_info (linux/tcp.h).
 TCP_BYTES = struct.Struct("=QQ")
 TCP_BYTES_OFFSET = 120
@@ -123,6 +124,9 @@ class Connections:
         #: Names of sockets that were looked at, whatever they are.
         self._known: set[str] = set()
         self._kept = 0
+        #: Messages of which it isn't known which connection they came through: those of a server behind the front.
+        self.elsewhere = Traffic()
+        self._seen_elsewhere = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -200,11 +204,14 @@ class Connections:
     def _look(self, decay: float) -> None:
         now = time.monotonic()
         traffic = self._by_endpoint()
+        received = self.elsewhere.received + CALL_BYTES * self.elsewhere.calls
+        forgiven, self._seen_elsewhere = received - self._seen_elsewhere, received
         for connection in tuple(self._connections.values()):
             try:
                 connection.look(traffic.get(connection.where) or Traffic(), now, decay)
             except OSError:
                 continue  # closed since the search
+            connection.coming = max(0.0, connection.coming - forgiven)
             if reason := self._fault(connection, now):
                 self._end(connection, reason)
         self._relieve_memory()
@@ -220,15 +227,21 @@ class Connections:
 
     def _relieve_memory(self) -> None:
         """Ends those that keep most, until all are within the limit."""
+        limit = self._limits.max_buffered_bytes
         for connection in sorted(self._connections.values(), key=lambda one: one.kept, reverse=True):
-            self._kept = sum(one.kept for one in self._connections.values())
-            if self._kept <= self._limits.max_buffered_bytes or not connection.kept:
+            self._kept = self._all_kept()
+            if self._kept <= limit or not connection.kept:
                 return
             if self.relieve(connection.where):
                 connection.coming = 0.0
             else:
                 self._end(connection, f"{connection.kept} bytes of it were kept, more than of any other")
-        self._kept = sum(one.kept for one in self._connections.values())
+        self._kept = self._all_kept()
+
+    def _all_kept(self) -> int:
+        kept = sum(one.kept for one in self._connections.values())
+        # What came may have gone on to another process, and is no memory of this one then.
+        return min(kept, own_memory()) if kept > self._limits.max_buffered_bytes / 2 else kept
 
     def _end(self, connection: Connection, reason: str) -> None:
         logger.warning("ends the connection of %s:%d: %s", *connection.where, reason)
@@ -247,3 +260,11 @@ class Connections:
             else:
                 found[where] = traffic
         return found
+
+
+def own_memory() -> int:
+    """Memory that this process has written to, without files that it maps, in bytes."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0

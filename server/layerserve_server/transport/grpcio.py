@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 
@@ -44,6 +44,19 @@ class SharedPort:
     owner: bool
 
 
+class Front(NamedTuple):
+    """What counts callers' connections, and what is kept for them."""
+
+    connections: Connections
+    memory: MemoryBudget
+
+    @classmethod
+    def of(cls, limits: Limits) -> Front:
+        """A new one."""
+        connections = Connections(limits)
+        return cls(connections, MemoryBudget(limits.max_buffered_bytes, connections.kept))
+
+
 class GrpcioServer:
     """Serves routes, health and reflection on one port."""
 
@@ -58,12 +71,13 @@ class GrpcioServer:
         reflect: bool = True,
         certificate: tuple[Path, Path] | None = None,
         shared: SharedPort | None = None,
-        memory: MemoryBudget | None = None,
+        front: Front | None = None,
     ) -> None:
-        """`memory` is that of a transport in front of this one. Raises OSError for a port that is taken."""
+        """`front` is what a transport in front of this one counts with. Raises OSError for a port that is taken."""
         self._ending = Ending()
-        self._connections = Connections(limits)
-        self._memory = memory or MemoryBudget(limits.max_buffered_bytes, self._connections.kept)
+        #: Whether callers' connections end here, and not at a front.
+        self._at_the_front = front is None
+        self._connections, self._memory = front or Front.of(limits)
         self._bursts = Bursts(observer, limits, self._memory)
         self._streams = Streams(observer, limits, self._memory)
         self._health = Health(routes.services())
@@ -89,7 +103,8 @@ class GrpcioServer:
             self._poller.start()
         else:
             self._in_loop(self._server.start())
-        self._connections.start(self.port)
+        if self._at_the_front:
+            self._connections.start(self.port)
 
     def set_serving(self, serving: bool) -> None:
         """Sets what health says, for each service and overall."""
@@ -111,10 +126,11 @@ class GrpcioServer:
         self._streams.close(None if self._forwarder is None else self._forwarder.close)
         if (poller := self._poller) is not None:
             wait_for(lambda: not poller.sending, LEAVE_SECONDS)
+        if self._at_the_front:
             self._connections.stop()
+        if poller is not None:
             self._server.stop(0).wait()
         else:
-            self._connections.stop()
             self._in_loop(self._server.stop(0))
         self._streams.stop()
 
@@ -137,7 +153,8 @@ class GrpcioServer:
             self._poller = Poller(
                 self._server, routes, self._bursts, self._streams, self._connections, limits, elsewhere
             )
-            self._connections.relieve = self._poller.relieve
+            if self._at_the_front:
+                self._connections.relieve = self._poller.relieve
         except OtherInternalsError as error:
             logger.warning("small models are answered more slowly than they could be: %s", error)
 

@@ -21,11 +21,10 @@ from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 from layerserve_server.errors import TooLargeError
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
 from layerserve_server.transport.call import Handler, Observer, Routes
-from layerserve_server.transport.connections import Connections, Traffic
+from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
-from layerserve_server.transport.grpcio import GrpcioServer, SharedPort, address, claim
+from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.polling import FOREVER_SECONDS
 from layerserve_server.transport.status import Failure
 
@@ -65,9 +64,9 @@ class NativeServer:
             raise NativeUnavailableError("transport 'native' has no TLS: take 'grpcio', or end TLS in front of it")
         self._event_call: int = native.EVENT_CALL
         self._ending = Ending()
-        self._connections = Connections(limits)
-        self._memory = MemoryBudget(limits.max_buffered_bytes, self._connections.kept)
-        self._bursts = Bursts(observer, limits, self._memory)
+        front = Front.of(limits)
+        self._connections = front.connections
+        self._bursts = Bursts(observer, limits, front.memory)
         self._methods = sorted(routes.prompt)
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
         #: Open calls by the front's number.
@@ -95,7 +94,7 @@ class NativeServer:
         self._behind: GrpcioServer | None = None
         if shared is None or shared.owner:
             self._behind = GrpcioServer(
-                routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, memory=self._memory
+                routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, front=front
             )
         self._front.set_fallback(str(socket))
         self._has_cores = (os.cpu_count() or 1) > 1

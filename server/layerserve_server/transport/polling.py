@@ -118,7 +118,7 @@ class Poller:
 
     def count(self, peer: str, size: int) -> None:
         """A message has come whole."""
-        traffic = self.connections.of(peer)
+        traffic = self.connections.elsewhere if peer.startswith("unix:") else self.connections.of(peer)
         traffic.calls += 1
         traffic.received += size
 

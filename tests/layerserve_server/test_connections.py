@@ -1,0 +1,245 @@
+"""What connections may make the server keep: silent ones, stalled ones and parts of messages without end."""
+
+import socket
+import sys
+import threading
+
+import grpc
+import pytest
+from echo_servers import ECHO
+from layerserve_server.transport import connections
+from layerserve_server.transport.connections import Connection, Connections, Traffic
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import MemoryBudget, default_limit
+from layerserve_server.transport.peers import endpoint, host_of
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="connections are watched on Linux only")
+
+HELLO = connections.HANDSHAKE_BYTES
+LIMITS = Limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8, max_buffered_bytes=8 << 20)
+
+
+@pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0\r\n"])
+def test_a_connection_that_says_no_http2_is_ended(serve_echo, said):
+    _, _, server, channel = serve_echo({"handshake_seconds": 0.5})
+    with socket.create_connection(("127.0.0.1", server.port)) as silent:
+        silent.settimeout(30)
+        silent.sendall(said)
+        while silent.recv(1000):  # the server's own preface
+            pass
+    assert channel.unary_unary(ECHO + "echo")(b"x", timeout=30) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("peer", "found"),
+    [
+        ("ipv4:10.0.0.7:51958", ("10.0.0.7", 51958)),
+        ("ipv6:%5B::1%5D:51958", ("::1", 51958)),
+        ("ipv6:[::1]:51958", ("::1", 51958)),
+        ("unix:", None),
+        ("unix:/tmp/a:1", None),
+        ("", None),
+    ],
+)
+def test_addresses_are_read_as_grpc_writes_them(peer, found):
+    assert endpoint(peer) == found
+
+
+def test_only_a_call_on_a_unix_socket_may_say_where_it_came_from():
+    said = (("layerserve-peer", "10.9.9.9"),)
+    assert host_of("unix:", said) == "10.9.9.9"
+    assert host_of("ipv4:10.0.0.7:1", said) == "10.0.0.7"
+    assert host_of("unix:", ()) == ""
+
+
+class Pair:
+    """A connection of this process's own, and what is watched of it."""
+
+    def __init__(self, limits=LIMITS):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.caller = socket.create_connection(self.listener.getsockname())
+        self.taken, address = self.listener.accept()
+        self.peer = f"ipv4:{address[0]}:{address[1]}"
+        self.caller.sendall(bytes(HELLO))
+        self.taken.recv(1000)
+        self.watched = Connections(limits)
+        self.watched._port = self.listener.getsockname()[1]
+        self.watched._thread = threading.current_thread()  # else nothing is counted
+        self.traffic = self.watched.of(self.peer)
+
+    def look(self):
+        self.watched._search()
+        self.watched._look(1.0)
+
+    @property
+    def connection(self) -> Connection:
+        (found,) = self.watched._connections.values()
+        return found
+
+    def send(self, size):
+        """Sends bytes, which the server takes."""
+        reader = threading.Thread(
+            target=lambda: [self.taken.recv(1 << 16, socket.MSG_WAITALL) for _ in range(size >> 16)]
+        )
+        reader.start()
+        self.caller.sendall(bytes(size))
+        reader.join()
+
+    def close(self):
+        for one in (self.listener, self.caller, self.taken):
+            one.close()
+
+    def ended(self):
+        self.caller.settimeout(0.01)
+        try:
+            return self.caller.recv(1) == b""
+        except TimeoutError:
+            return False
+
+
+@pytest.fixture
+def pair():
+    found = Pair()
+    yield found
+    found.close()
+
+
+def test_bytes_of_messages_that_are_not_whole_are_counted(pair):
+    pair.look()
+    pair.send(4 << 20)
+    pair.look()
+    assert pair.watched.kept() == (4 << 20) + HELLO
+    # The message came whole, and is counted by whoever took it.
+    pair.traffic.calls += 1
+    pair.traffic.received += 4 << 20
+    pair.look()
+    assert pair.watched.kept() == 0
+
+
+def test_a_connection_whose_messages_never_end_is_ended(pair, monkeypatch):
+    monkeypatch.setattr(connections, "own_memory", lambda: 1 << 40)
+    pair.look()
+    pair.send(7 << 20)
+    pair.look()
+    assert not pair.ended()
+    pair.send(2 << 20)
+    pair.look()
+    assert pair.ended()
+    assert pair.watched.kept() == 0
+
+
+def test_what_went_on_to_another_process_is_not_kept(pair, monkeypatch):
+    monkeypatch.setattr(connections, "own_memory", lambda: 1 << 20)
+    pair.look()
+    pair.send(9 << 20)
+    pair.look()
+    assert not pair.ended()
+    pair.watched.elsewhere.received += 9 << 20
+    pair.watched.elsewhere.calls += 1
+    pair.look()
+    assert pair.connection.coming == 0
+
+
+def test_calls_whose_requests_still_come_are_refused_before_their_connection_is_ended(pair, monkeypatch):
+    monkeypatch.setattr(connections, "own_memory", lambda: 1 << 40)
+    refused = []
+    pair.watched.relieve = lambda where: refused.append(where) is None
+    pair.look()
+    pair.send(9 << 20)
+    pair.look()
+    assert refused == [endpoint(pair.peer)]
+    assert not pair.ended()
+
+
+def test_a_caller_that_takes_no_replies_is_ended(pair, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(connections.time, "monotonic", lambda: clock[0])
+    pair.look()
+    pair.traffic.replied += 5 << 20
+    pair.look()
+    assert pair.watched.kept() == (5 << 20) + HELLO
+    clock[0] += LIMITS.stalled_seconds - 1
+    pair.look()
+    assert not pair.ended()
+    clock[0] += 2
+    pair.look()
+    assert pair.ended()
+
+
+def test_a_caller_that_takes_its_replies_slowly_stays(pair, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(connections.time, "monotonic", lambda: clock[0])
+    pair.traffic.replied += 5 << 20
+    for _ in range(4):
+        pair.look()
+        clock[0] += LIMITS.stalled_seconds - 1
+        pair.taken.sendall(bytes(1000))
+        assert pair.caller.recv(1000, socket.MSG_WAITALL)
+    pair.look()
+    assert pair.connection.stalled_since is None
+
+
+def test_what_was_counted_for_connections_that_ended_is_forgotten(pair):
+    for number in range(100):
+        pair.watched.of(f"ipv4:10.0.0.1:{number + 1}").calls += 1
+    for _ in range(connections.MAX_MISSED + 2):
+        pair.look()
+    assert set(pair.watched._traffic) == {pair.peer}
+    pair.taken.close()
+    pair.look()
+    assert pair.watched._connections == {}
+
+
+def test_nothing_is_counted_where_nothing_is_watched():
+    unwatched = Connections(LIMITS)
+    unwatched.of("ipv4:10.0.0.1:1").calls += 1
+    assert unwatched._traffic == {}
+    assert isinstance(unwatched.of("ipv4:10.0.0.1:1"), Traffic)
+
+
+def test_memory_has_one_bound_for_what_is_held_and_what_libraries_keep():
+    outside = [0]
+    memory = MemoryBudget(100, lambda: outside[0])
+    memory.take(1000)  # alone, even what is larger passes: messages have a limit of their own
+    memory.give(1000)
+    memory.take(60)
+    outside[0] = 30
+    memory.take(10)
+    with pytest.raises(Exception, match="11 more would pass the limit of 100"):
+        memory.take(11)
+    memory.give(70)
+    assert memory.held == 0
+
+
+def test_the_bound_is_a_part_of_the_memory_there_is(tmp_path, monkeypatch):
+    group = tmp_path / "memory.max"
+    group.write_text(str(4 << 30))
+    monkeypatch.setattr("layerserve_server.transport.memory.CGROUP_LIMITS", (group,))
+    assert default_limit() == 1 << 30
+    group.write_text("max")
+    assert default_limit() > 64 << 20
+
+
+def test_nothing_is_counted_once_all_is_answered(serve_echo, wait_until):
+    _, _, server, channel = serve_echo()
+    echo = channel.unary_unary(ECHO + "echo")
+    for future in [echo.future(bytes(9000), timeout=30) for _ in range(20)]:
+        assert len(future.result()) == 9000
+    assert list(channel.stream_stream(ECHO + "upper")(iter([b"a" * 9000] * 3), timeout=30)) == [b"A" * 9000] * 3
+    wait_until(lambda: server._bursts.memory.held == 0)
+
+
+def test_more_than_the_bound_is_refused_and_when_to_come_back_is_said(serve_echo, wait_until):
+    _, _, server, channel = serve_echo({"max_buffered_bytes": 30_000})
+    hanging = [channel.unary_unary(ECHO + "hang").future(bytes(9000), timeout=60) for _ in range(3)]
+    wait_until(lambda: server._bursts.memory.held >= 27_000)
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(ECHO + "echo")(bytes(9000), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "would pass the limit of 30000" in caught.value.details()
+    # Small calls go on.
+    assert channel.unary_unary(ECHO + "echo")(b"x", timeout=30) == b"x"
+    for future in hanging:
+        future.cancel()
+    wait_until(lambda: server._bursts.memory.held == 0)
+    assert len(channel.unary_unary(ECHO + "echo")(bytes(9000), timeout=30)) == 9000
