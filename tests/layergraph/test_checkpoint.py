@@ -1,6 +1,7 @@
 """Checkpoints: a run that was broken off anywhere ends with the very weights of one that wasn't."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -10,11 +11,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from layergraph import Input, Model, layers
 from layergraph.errors import CorruptFileError, DataError
 from layergraph.training.callback_table import callback
 from layergraph.training.callbacks import Callback
 from layergraph.training.checkpoint import Checkpoints
+from synced import synced
 
 RNG = np.random.default_rng(4)
 X = RNG.standard_normal((40, 6)).astype("float32")
@@ -265,6 +268,91 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changed, message):
     model().fit(X, Y, checkpoints=Checkpoints(tmp_path), **{**FIT, "epochs": 1})
     with pytest.raises(DataError, match=message):
         model().fit(X, Y, checkpoints=Checkpoints(tmp_path), **{**FIT, **changed})
+
+
+class Stopper(Callback):
+    """Ends the run with the batch of a number, counted over epochs, or with an epoch."""
+
+    def __init__(self, batch=None, epoch=None):
+        super().__init__()
+        self.batch, self.epoch = batch, epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == self.batch:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            self.model.stop_training = True
+
+
+class KillAtTheEnd(Callback):
+    """Breaks a run off once it has nothing more to train."""
+
+    def on_train_end(self, logs=None):
+        raise Killed
+
+
+@pytest.mark.parametrize(("stopper", "batches"), [({"batch": 6}, 6), ({"epoch": 1}, 8)], ids=["batch", "epoch"])
+def test_a_run_that_was_stopped_stays_so(tmp_path, stopper, batches):
+    """Its checkpoint is all that is left of it: who goes on from there may have other callbacks."""
+    with pytest.raises(Killed):
+        model().fit(X, Y, callbacks=[Stopper(**stopper), KillAtTheEnd()], checkpoints=Checkpoints(tmp_path), **FIT)
+    run, unbroken = model(), model()
+    unbroken.fit(X, Y, callbacks=[Stopper(**stopper)], **FIT)
+    run.fit(X, Y, checkpoints=Checkpoints(tmp_path), **FIT)
+    check_same(run, unbroken)
+    assert run.optimizer.iterations == batches
+    assert run.history.epoch == [0, 1]
+
+
+def test_a_run_goes_on_that_was_not_stopped(tmp_path):
+    with pytest.raises(Killed):
+        model().fit(X, Y, callbacks=[KillAfter(5)], checkpoints=Checkpoints(tmp_path), **FIT)
+    run = model()
+    run.stop_training = True
+    run.fit(X, Y, checkpoints=Checkpoints(tmp_path), **FIT)
+    assert run.optimizer.iterations == STEPS
+
+
+class Trap:
+    """Runs code of a file's author when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    "place", [lambda trap: trap, lambda trap: {"format": 1, "weights": [trap]}], ids=["all", "part"]
+)
+def test_a_checkpoint_never_runs_code(tmp_path, place):
+    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints.write({})
+    torch.save(place(Trap(tmp_path / "trapped")), checkpoints.path)
+    with pytest.raises(CorruptFileError, match="is no checkpoint, or is damaged"):
+        checkpoints.read()
+    assert not (tmp_path / "trapped").exists()
+    # Who trusts the file does run it.
+    torch.load(checkpoints.path, weights_only=False)
+    assert (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("state", [{"format": 2}, {}, [1]], ids=str)
+def test_another_format_is_refused(tmp_path, state):
+    torch.save(state, Checkpoints(tmp_path).path)
+    with pytest.raises(CorruptFileError, match="is no checkpoint of format 1"):
+        Checkpoints(tmp_path).read()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_last(tmp_path, monkeypatch):
+    """Else a machine that loses its power has neither: data, the new name, the folder, in this order."""
+    events = synced(monkeypatch)
+    Checkpoints(tmp_path).write({"value": np.arange(1000)})
+    name, size = Checkpoints(tmp_path).path.name, Checkpoints(tmp_path).path.stat().st_size
+    assert events == [("sync", size), ("replace", name), ("sync folder", tmp_path.stat().st_ino)]
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from layergraph import layers
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.binding import bind_values
 from layergraph.functional.run import Run
-from layergraph.layers import recurrent_kernels
+from layergraph.layers import recurrent_cells, recurrent_kernels
 from oracles import LayerCase, assert_close, check_layer, keras, perturb, random_arrays
 
 KINDS = ["SimpleRNN", "LSTM", "GRU"]
@@ -302,6 +302,37 @@ def test_dropout_has_keras_distribution(kind: str, rates: tuple[float, float]) -
     assert_close(got.mean(0), want.mean(0), 0.04)
     assert_close(got.std(0), want.std(0), 0.04)
     assert (np.ptp(still, 0) < 1e-6).all()
+
+
+@pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in KINDS] + [("GRU", {"reset_after": False})])
+@pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.3, 0.4)])
+def test_masks_fall_on_the_gates_that_keras_drops(
+    kind: str, options: dict[str, Any], rates: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are given the same masks, in the order in which they ask for them."""
+    drawn: dict[str, list[tuple[tuple[int, ...], float]]] = {"ours": [], "theirs": []}
+
+    def mask(who: str, shape: tuple[int, ...], rate: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(len(drawn[who]))
+        drawn[who].append((tuple(shape), rate))
+        return torch.empty(shape).bernoulli_(1 - rate, generator=generator) / (1 - rate)
+
+    def their_dropout(ones: Any, rate: float, **_: Any) -> Any:
+        return ones * mask("theirs", ones.shape, rate)
+
+    monkeypatch.setattr(recurrent_cells, "dropout_mask", lambda run, x, rate: mask("ours", x.shape, rate))
+    monkeypatch.setattr(keras.src.backend.random, "dropout", their_dropout)
+    config = {"units": 3, "dropout": rates[0], "recurrent_dropout": rates[1], "return_sequences": True, **options}
+    (x,) = random_arrays([(6, 5, 4)])
+    theirs = getattr(keras.layers, kind)(**config)
+    theirs.build(x.shape)
+    perturb(theirs)
+    ours = getattr(layers, kind)(**config)
+    ours(x)
+    ours.set_weights(theirs.get_weights())
+    got = ours(x, training=True).detach().numpy()
+    assert_close(got, theirs(x, training=True))
+    assert drawn["ours"] == drawn["theirs"] != []
 
 
 def test_one_draw_of_dropout_holds_for_all_steps() -> None:

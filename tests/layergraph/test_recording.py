@@ -163,7 +163,6 @@ def test_a_log_that_there_is_not_in_a_path(tmp_path):
 
 
 def test_tensorboard_events(tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     ours, _ = models()

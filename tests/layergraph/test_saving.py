@@ -13,9 +13,11 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph.errors import ConfigError
+from layergraph.saving.model_file import save_model, save_weights
 from model_files import ENDING_MASKS, FIXTURES, MODELS, example, numbered, predict
 from oracles import assert_close, perturb
 from random_graphs import random_inputs, random_model
+from synced import synced
 
 pytestmark = pytest.mark.filterwarnings(ENDING_MASKS)
 
@@ -220,3 +222,16 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
     x = layergraph.Input((4,))
     with pytest.raises(ConfigError, match=r"path 'm.pb', expected one that ends in .keras"):
         layergraph.Model(x, layergraph.layers.Dense(2)(x)).save(tmp_path / "m.pb")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5", "model.weights.h5"])
+def test_a_file_is_on_the_disk_before_it_takes_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = layergraph.Input((3,))
+    model = layergraph.Model(entry, layergraph.layers.Dense(2)(entry))
+    events = synced(monkeypatch)
+    (save_weights if "weights" in name else save_model)(model, tmp_path / name)
+    size, folder = (tmp_path / name).stat().st_size, tmp_path.stat().st_ino
+    assert events == [("sync", size), ("replace", name), ("sync folder", folder)]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
