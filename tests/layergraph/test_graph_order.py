@@ -1,5 +1,8 @@
 """Order of layers and calls: Keras's, for any graph."""
 
+import random
+from typing import Any
+
 import keras
 import layergraph
 import pytest
@@ -14,6 +17,36 @@ from random_graphs import random_model
 def test_layers_are_listed_as_keras_lists_them(seed: int) -> None:
     expected = [layer.name for layer in random_model(keras, seed).layers]
     assert [layer.name for layer in random_model(layergraph, seed).layers] == expected
+
+
+def shared_calls(k: Any, seed: int) -> Any:
+    """A few layers, each called at several depths, on what calls before gave and on sums of it."""
+    rng = random.Random(seed)
+    entries = [k.Input((3,), name=f"entry_{i}") for i in range(2)]
+    pool = [k.layers.Dense(3, name=f"dense_{i}") for i in range(4)]
+    made = list(entries)
+    for number in range(9):
+        if rng.random() < 0.25:
+            made.append(k.layers.Add(name=f"sum_{number}")(rng.sample(made, 2)))
+        else:
+            made.append(rng.choice(pool)(rng.choice(made)))
+    return k.Model(entries, [made[-1], *rng.sample(made[2:-1], 2)])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shared_layers_are_listed_as_keras_lists_them(seed: int) -> None:
+    expected, model = shared_calls(keras, seed), shared_calls(layergraph, seed)
+    assert [layer.name for layer in model.layers] == [layer.name for layer in expected.layers]
+    assert [weight.shape for weight in model.weights] == [tuple(weight.shape) for weight in expected.weights]
+
+
+def test_a_shared_layer_stands_where_its_deepest_call_does() -> None:
+    def orders(k: Any) -> list[str]:
+        x = k.Input((3,), name="x")
+        shared, middle, last = (k.layers.Dense(3, name=name) for name in ("shared", "middle", "last"))
+        return [layer.name for layer in k.Model(x, [last(middle(shared(x))), shared(last(x))]).layers]
+
+    assert orders(layergraph) == orders(keras)
 
 
 def test_calls_are_sorted_where_layers_cannot_be() -> None:

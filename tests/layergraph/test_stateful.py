@@ -119,6 +119,18 @@ def test_states_begin_anew_when_asked_to_and_for_other_numbers_of_rows(tmp_path:
     assert np.array_equal(*[ours.plan().run({ours.input_names[0]: X[:ROWS]})[ours.output_names[0]] for _ in range(2)])
 
 
+def test_states_go_on_in_outputs_that_nobody_reads(tmp_path: Path) -> None:
+    """A nested model is carried out whole: the next batch starts where its call ended."""
+    entry, inside = (keras.Input(batch_shape=(ROWS, *X.shape[1:])) for _ in range(2))
+    recurrent = layers.GRU(2, stateful=True)
+    inner = keras.Model(inside, [recurrent(inside), layers.Dense(1)(layers.Flatten()(inside))])
+    theirs = keras.Model(entry, layers.Add()([layers.Dense(1)(recurrent(entry)), inner(entry)[1]]))
+    theirs.save(tmp_path / "model.keras")
+    ours = layergraph.load_model(tmp_path / "model.keras")
+    expected = theirs.predict(X, batch_size=ROWS, verbose=0)
+    np.testing.assert_allclose(ours.predict(X, batch_size=ROWS), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_several_workers_do_not_share_them(tmp_path: Path) -> None:
     saved(tmp_path / "model.keras", layers.GRU(2, stateful=True))
     with pytest.raises(ConfigError, match=r"\(GRU\) is stateful"):
