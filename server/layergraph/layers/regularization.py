@@ -148,6 +148,8 @@ class SpatialDropout1D(_SpatialDropout):
 
 class _ChannelSpatialDropout(_SpatialDropout):
     data_format: Any = option(optional(one_of("channels_last", "channels_first")), default=None)
+    # Again, as Keras has it behind `data_format`.
+    seed: Any = option(anything, default=None)
 
     def setup(self) -> None:
         """Channels come last where nothing is said."""

@@ -1,0 +1,138 @@
+"""Every class takes the arguments of its namesake in stock Keras: in Keras's order, with Keras's defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import pytest
+from keras.src.ops import core, image, linalg, math, nn, numpy
+from layergraph.config.options import _REQUIRED, Configurable, Expected, serialized
+from layergraph.constraints import CONSTRAINTS
+from layergraph.errors import LayerGraphError
+from layergraph.initializers import INITIALIZERS
+from layergraph.layers.table import LAYERS
+from layergraph.ops.table import OPERATIONS
+from layergraph.regularizers import REGULARIZERS
+from layergraph.training.callback_table import CALLBACKS
+from layergraph.training.losses import LOSSES
+from layergraph.training.metrics import METRICS
+from layergraph.training.optimizers import OPTIMIZERS
+from layergraph.training.schedules import SCHEDULES
+
+#: Our table, where Keras has the classes of those names, and how many are compared at the least.
+TABLES: dict[str, tuple[Mapping[str, type], tuple[Any, ...], int]] = {
+    "layers": (LAYERS, (keras.layers,), 136),
+    "operations": (OPERATIONS, (core, image, linalg, math, nn, numpy), 320),
+    "initializers": (INITIALIZERS, (keras.initializers,), 16),
+    "regularizers": (REGULARIZERS, (keras.regularizers,), 4),
+    "constraints": (CONSTRAINTS, (keras.constraints,), 4),
+    "losses": (LOSSES, (keras.losses,), 22),
+    "metrics": (METRICS, (keras.metrics,), 44),
+    "optimizers": (OPTIMIZERS, (keras.optimizers,), 16),
+    "schedules": (SCHEDULES, (keras.optimizers.schedules,), 6),
+    "callbacks": (CALLBACKS, (keras.callbacks,), 9),
+}
+#: Arguments that all classes take by name alone here.
+NAMED = ("name", "dtype", "reduction")
+#: Arguments that Keras takes by position where ours stop short of them, or that stand elsewhere, and why.
+ELSEWHERE: dict[str, str] = {
+    "InputLayer": "is made by `Input`",
+    "ConvLSTM1D": "takes 'activity_regularizer' by name",
+    "ConvLSTM2D": "takes 'activity_regularizer' by name",
+    "ConvLSTM3D": "takes 'activity_regularizer' by name",
+    "Conv3DTranspose": "takes 'output_padding' where those of fewer axes do",
+    "ReversibleEmbedding": "takes 'tie_weights' by name",
+    "F1Score": "has the 'beta' of its base first",
+    "TensorBoard": "writes no histograms, graphs and images",
+    **dict.fromkeys(("Nanpercentile", "Nanquantile", "Percentile", "Quantile"), "share the order of reductions"),
+    **dict.fromkeys(("Linspace", "Logspace"), "share the order of ranges"),
+    **dict.fromkeys(("CropImages", "PadImages"), "share the order of sizes"),
+    "Bincount": "takes its weights in the call",
+}
+#: Options that must be given in one of the two alone: a file of some Keras doesn't name them, or operations that are
+#: called without a config make do.
+GIVEN = {
+    "layers": {
+        "InputLayer.batch_shape",
+        "AveragePooling1D.pool_size",
+        "AveragePooling2D.pool_size",
+        "AveragePooling3D.pool_size",
+        "CategoryEncoding.num_tokens",
+    },
+    "operations": {
+        "Cast.dtype",
+        "SaturateCast.dtype",
+        "Full.shape",
+        "BroadcastTo.shape",
+        "Reshape.newshape",
+        "Scatter.shape",
+        "Tile.repeats",
+        "MultiHot.num_classes",
+    },
+}
+#: Defaults that say the same in other words.
+SAME = {"layers": {"InputLayer.sparse", "InputLayer.ragged"}}
+
+
+def classes(kind: str) -> Iterator[tuple[str, type[Configurable], list[inspect.Parameter]]]:
+    """Each class that Keras has too, with the arguments that Keras's takes."""
+    table, modules, _ = TABLES[kind]
+    for name, ours in table.items():
+        found = next((vars(module)[name] for module in modules if inspect.isclass(vars(module).get(name))), None)
+        if found is not None and issubclass(ours, Configurable):
+            given = list(inspect.signature(found.__init__).parameters.values())[1:]
+            yield name, ours, [p for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+def normal(ours: type[Configurable], name: str, value: Any) -> Any:
+    try:
+        return serialized(ours.validated(name, value))
+    except (LayerGraphError, Expected) as wrong:
+        return f"refused: {wrong}"
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Equal, or one size that stands for those of all axes."""
+    if isinstance(theirs, list) and not isinstance(ours, list):
+        return all(same(ours, item) for item in theirs)
+    return bool(ours == theirs)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_class_of_keras_is_compared(kind: str) -> None:
+    assert len(list(classes(kind))) >= TABLES[kind][2]
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_arguments_come_in_keras_order(kind: str) -> None:
+    """Ours may take more at the end, and fewer by position."""
+    wrong = {}
+    for name, ours, theirs in classes(kind):
+        known = [p.name for p in theirs if p.kind is not p.KEYWORD_ONLY and p.name not in NAMED]
+        positional = [n for n, option in ours._options.items() if not option.kw_only and n not in NAMED]
+        count = len([n for n in positional if n in known])
+        if positional[:count] != known[:count]:
+            wrong[name] = (positional, known)
+    assert wrong.keys() == {name for name in ELSEWHERE if name in TABLES[kind][0]}, wrong
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_defaults_are_keras_defaults(kind: str) -> None:
+    wrong, given = {}, set()
+    for name, ours, theirs in classes(kind):
+        for parameter in theirs:
+            option = ours._options.get(parameter.name)
+            label = f"{name}.{parameter.name}"
+            if option is None or parameter.name == "name":
+                continue
+            if (option.default is _REQUIRED) != (parameter.default is parameter.empty):
+                given.add(label)
+            elif option.default is not _REQUIRED:
+                own, their = (normal(ours, parameter.name, value) for value in (option.default, parameter.default))
+                if not same(own, their):
+                    wrong[label] = (own, their)
+    assert wrong.keys() == SAME.get(kind, set()), wrong
+    assert given == GIVEN.get(kind, set())
