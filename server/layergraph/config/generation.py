@@ -197,7 +197,7 @@ KERAS2 = Generation(
         "GRUCell": {"reset_after": False},
         "CuDNNGRU": {"reset_after": True},
         "LeakyReLU": {"negative_slope": 0.3},
-        **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), {"recurrent_activation": "keras2_hard_sigmoid"}),
+        **{f"ConvLSTM{rank}D": {"recurrent_activation": "keras2_hard_sigmoid"} for rank in (1, 2, 3)},
     },
     activations=_ACTIVATIONS,
     rules=_RULES,
