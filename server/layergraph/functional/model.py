@@ -333,9 +333,8 @@ class Model(Trainer, Layer):
     def save(self, path: str | Path, generation: int | None = None) -> None:
         """Writes a `.keras` (or `.h5`) file that stock Keras opens.
 
-        `generation` is the Keras that shall open it, 2 or 3. By default a model of Keras 3 is written so that Keras 3
-        opens it, and Keras 2 opens its `.h5` too where that has the same layers; one of Keras 2 goes back to the
-        release that it came from, but in a `.keras` only if it came in one.
+        `generation` is the Keras that shall open it, 2 or 3. By default a model of Keras 2 goes back to the release
+        that it came from, but in a `.keras` only if it came in one; all others are written for Keras 3.
 
         Raises ConfigError for another ending, and for what such a file can't hold.
         """

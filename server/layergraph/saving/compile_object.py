@@ -5,19 +5,52 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from layergraph.config.options import serialized
+from layergraph.training import losses, metrics
+from layergraph.training.compile import Compiled
+
 _MODULES = {
     "optimizer": "keras.optimizers",
     "loss": "keras.losses",
     "metrics": "keras.metrics",
     "weighted_metrics": "keras.metrics",
 }
+#: Names of losses and metrics that Keras 3 doesn't look up, mostly Keras 2's.
+_NAMES_OF_KERAS2 = {
+    "loss": frozenset(
+        {
+            "CategoricalGeneralizedCrossEntropy",
+            "categorical_generalized_cross_entropy",
+            "huber_loss",
+            "kullback_leibler_divergence",
+            "logcosh",
+        }
+    ),
+    "metrics": frozenset({"kld", "kullback_leibler_divergence", "log_cosh", "logcosh"}),
+}
 _FUNCTION = {"module": "builtins", "class_name": "function", "registered_name": "function"}
 
 
-def compile_object(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`compile_config` of `config.json`, from a model's serialised compile arguments."""
-    result = {key: _with_module(module, config.get(key)) for key, module in _MODULES.items()}
-    return {**result, "loss_weights": config.get("loss_weights")}
+def compile_object(compiled: Compiled, *, names: bool = True) -> dict[str, Any]:
+    """`compile_config` of `config.json`; without `names`, which Keras 3 doesn't find for an `.h5`, all are objects."""
+    config = compiled.keras_config()
+    result = {key: _with_module(module, _named(key, config[key], names)) for key, module in _MODULES.items()}
+    return {**result, "loss_weights": config["loss_weights"]}
+
+
+def _named(key: str, value: Any, names: bool) -> Any:
+    """Losses and metrics as objects where Keras 3 lacks their names."""
+    if isinstance(value, list):
+        return [_named(key, item, names) for item in value]
+    if isinstance(value, Mapping):
+        return value if "class_name" in value else {name: _named(key, item, names) for name, item in value.items()}
+    if key == "loss" and isinstance(value, str):
+        known = value in losses.BY_SHAPES or (names and value not in _NAMES_OF_KERAS2["loss"])
+        return value if known else serialized(losses.loss(value))
+    if key in ("metrics", "weighted_metrics") and isinstance(value, str):
+        known = metrics.by_shapes(value) or (names and value not in _NAMES_OF_KERAS2["metrics"])
+        return value if known else serialized(metrics.metric(value))
+    return value
 
 
 def _with_module(module: str, value: Any) -> Any:

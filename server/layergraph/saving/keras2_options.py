@@ -111,3 +111,55 @@ OPTIMIZERS = frozenset(
 )
 #: Options of optimizers that it doesn't have.
 LATER_OPTIMIZER_OPTIONS = ("loss_scale_factor", "gradient_accumulation_steps")
+#: Options of losses that it doesn't have.
+LATER_LOSS_OPTIONS: Mapping[str, tuple[str, ...]] = {"SparseCategoricalCrossentropy": ("axis",)}
+
+METRICS = frozenset(
+    {
+        "AUC",
+        "Accuracy",
+        "BinaryAccuracy",
+        "BinaryCrossentropy",
+        "BinaryIoU",
+        "CategoricalAccuracy",
+        "CategoricalCrossentropy",
+        "CategoricalHinge",
+        "CosineSimilarity",
+        "F1Score",
+        "FBetaScore",
+        "FalseNegatives",
+        "FalsePositives",
+        "Hinge",
+        "IoU",
+        "KLDivergence",
+        "LogCoshError",
+        "Mean",
+        "MeanAbsoluteError",
+        "MeanAbsolutePercentageError",
+        "MeanIoU",
+        "MeanRelativeError",
+        "MeanSquaredError",
+        "MeanSquaredLogarithmicError",
+        "OneHotIoU",
+        "OneHotMeanIoU",
+        "Poisson",
+        "Precision",
+        "PrecisionAtRecall",
+        "R2Score",
+        "Recall",
+        "RecallAtPrecision",
+        "RootMeanSquaredError",
+        "SensitivityAtSpecificity",
+        "SparseCategoricalAccuracy",
+        "SparseCategoricalCrossentropy",
+        "SparseTopKCategoricalAccuracy",
+        "SpecificityAtSensitivity",
+        "SquaredHinge",
+        "Sum",
+        "TopKCategoricalAccuracy",
+        "TrueNegatives",
+        "TruePositives",
+    }
+)
+#: Options of metrics that it doesn't have.
+LATER_METRIC_OPTIONS: Mapping[str, tuple[str, ...]] = {"SparseTopKCategoricalAccuracy": ("from_sorted_ids",)}

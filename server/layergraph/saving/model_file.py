@@ -39,7 +39,7 @@ def save_model(model: Model, path: Path, generation: int | None = None) -> None:
     doesn't end in `.keras` or `.h5` or for what a file of this format and generation can't hold, OSError where it can't
     be written.
     """
-    writers: dict[str, Callable[[Model, Path, int | None], None]] = {".keras": _write_keras, ".h5": _write_h5}
+    writers: dict[str, Callable[[Model, Path, int], None]] = {".keras": _write_keras, ".h5": _write_h5}
     write = writers.get(path.suffix)
     if write is None:
         raise ConfigError(f"save: got path '{path.name}', expected one that ends in {' or '.join(writers)}")
@@ -58,15 +58,13 @@ def save_model(model: Model, path: Path, generation: int | None = None) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def default_generation(model: Model, suffix: str) -> int | None:
-    """The generation of Keras for which a model is written into a file of this suffix; None for one that both open.
+def default_generation(model: Model, suffix: str) -> int:
+    """The generation of Keras for which a model is written into a file of this suffix.
 
     A model that came from Keras 2 goes back in an `.h5`, and in a `.keras` if it came in one: most of Keras 2 has none.
     """
     from_keras2 = (model.keras_version or "").startswith(("1.", "2."))
-    if suffix == ".h5":
-        return 2 if from_keras2 else None
-    return 2 if from_keras2 and model.file_suffix == ".keras" else 3
+    return 2 if from_keras2 and suffix in (".h5", model.file_suffix) else 3
 
 
 def save_weights(model: Model, path: Path) -> None:
@@ -90,11 +88,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_keras(model: Model, path: Path, generation: int | None) -> None:
+def _write_keras(model: Model, path: Path, generation: int) -> None:
     written = WrittenModel(model)
     config = model_object(model, written)
-    if model.compile_config is not None:
-        config["compile_config"] = compile_object(model.compile_config)
+    if (compiled := model.compilation) is not None:
+        config["compile_config"] = compile_object(compiled)
     saved = datetime.now(timezone.utc).strftime("%Y-%m-%d@%H:%M:%S")
     weights = path.with_name(f"{path.name}.weights")
     try:
@@ -109,7 +107,7 @@ def _write_keras(model: Model, path: Path, generation: int | None) -> None:
         weights.unlink(missing_ok=True)
 
 
-def _write_h5(model: Model, path: Path, generation: int | None) -> None:
+def _write_h5(model: Model, path: Path, generation: int) -> None:
     with h5py.File(path, "w") as file:
         write_h5(model, file, KERAS_VERSION, generation)
 

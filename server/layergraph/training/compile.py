@@ -164,6 +164,15 @@ class Compiled:
             raise DataError(f"loss '{loss.word}' of output '{self.output_names[index]}' needs labels to be decided")
         return loss
 
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What `compile` was given beside the optimizer, by its arguments' names."""
+        return self._given
+
+    def listed_metrics(self, *, weighted: bool = False) -> list[list[Metric | ByShapes]]:
+        """All metrics by output, or all weighted ones; those of which no labels have decided yet are words."""
+        return [list(ones) for ones in (self._weighted_metrics if weighted else self._metrics)]
+
     def needs_labels(self, index: int) -> bool:
         """Whether an output has a loss or a metric."""
         return self._losses[index] is not None or bool(self._metrics[index] or self._weighted_metrics[index])

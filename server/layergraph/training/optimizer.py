@@ -499,6 +499,11 @@ class Optimizer(BaseOptimizer):
 
     # --- config -------------------------------------------------------------------------------------------------------
 
+    @property
+    def legacy_decay(self) -> float:
+        """The `decay` of Keras 2's legacy optimizer."""
+        return self.rate_decay
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         rate = self._decayed_rate()

@@ -2,7 +2,7 @@
 
 Files bring them with their state (`decay` in the config tells). Those of momentum kind leave the rows of an embedding
 alone, state and all, that are not in the batch; and norms of gradients count a row each time that it is looked up.
-Written out again they are Keras 3's optimizers of the same name.
+A `.h5` of tf.keras 2.15 holds them as they are; in Keras 3's formats they are its optimizers of the same name.
 """
 
 from __future__ import annotations
@@ -186,6 +186,10 @@ class LegacyNadam(_ByWholes, Nadam):
     def keras2_variables(self) -> list[Variable]:
         iteration, *slots = super().keras2_variables()
         return [iteration, self.variables[-1], *slots]
+
+    @property
+    def legacy_decay(self) -> float:
+        return self.momentum_decay
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -134,6 +134,11 @@ class Trainer:
         return self._ready().optimizer if self.compiled else None
 
     @property
+    def compilation(self) -> Compiled | None:
+        """What to train with, the optimizer's state of the file loaded; None before `compile`."""
+        return self._ready() if self.compiled else None
+
+    @property
     def metrics_names(self) -> list[str]:
         """Names of the logs, sorted. Metrics that depend on shapes are among them once data was seen."""
         ready = self._ready()

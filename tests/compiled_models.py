@@ -1,0 +1,359 @@
+"""Ordinary compiled models, in the words that tf.keras 2.15 and Keras 3 share: `compare_round_trips` trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+ROWS = 24
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and what it is compiled with; `build` and `arguments` get the Keras to use."""
+
+    name: str
+    build: Callable[[Any], Any]
+    arguments: Callable[[Any], Arguments | None]
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def text(keras: Any) -> Any:
+    """Sentiment of token ids, padding masked."""
+    layers, ids = keras.layers, keras.Input((7,), dtype="int32", name="ids")
+    x = layers.Embedding(20, 6, mask_zero=True, name="words")(ids)
+    x = layers.Bidirectional(layers.LSTM(4, name="lstm"), name="both")(x)
+    x = layers.Dense(5, activation="relu", name="hidden")(x)
+    return keras.Model(ids, layers.Dense(1, activation="sigmoid", name="sentiment")(x), name="text")
+
+
+def tabular(keras: Any) -> Any:
+    """A price from numbers and a category."""
+    layers = keras.layers
+    numbers, category = keras.Input((5,), name="numbers"), keras.Input((1,), dtype="int32", name="category")
+    embedded = layers.Flatten(name="flat")(layers.Embedding(9, 3, name="categories")(category))
+    x = layers.Concatenate(name="joined")([numbers, embedded])
+    x = layers.Dense(6, kernel_regularizer="l2", name="first")(x)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    x = layers.Dropout(0.0, name="drop")(x)
+    return keras.Model([numbers, category], layers.Dense(1, name="price")(x), name="tabular")
+
+
+def images(keras: Any) -> Any:
+    """A class of an image."""
+    layers, pixels = keras.layers, keras.Input((8, 8, 2), name="pixels")
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(pixels)
+    x = layers.MaxPooling2D(name="pool")(x)
+    x = layers.SeparableConv2D(5, 3, activation="tanh", name="separable")(x)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
+    return keras.Model(pixels, layers.Dense(3, activation="softmax", name="label")(x), name="images")
+
+
+def recommender(keras: Any) -> Any:
+    """Whether a user clicks an item, and how they rate it."""
+    layers = keras.layers
+    user, item = keras.Input((1,), dtype="int32", name="user"), keras.Input((1,), dtype="int32", name="item")
+    users = layers.Flatten(name="user_flat")(layers.Embedding(8, 4, name="users")(user))
+    items = layers.Flatten(name="item_flat")(layers.Embedding(9, 4, name="items")(item))
+    both = layers.Concatenate(name="joined")([users, items, layers.Dot(1, name="dot")([users, items])])
+    hidden = layers.Dense(6, activation="tanh", name="hidden")(both)
+    click = layers.Dense(1, activation="sigmoid", name="click")(hidden)
+    return keras.Model([user, item], [click, layers.Dense(1, name="rating")(hidden)], name="recommender")
+
+
+def series(keras: Any) -> Any:
+    """The next two values of a series."""
+    layers, past = keras.layers, keras.Input((10, 2), name="past")
+    x = layers.Conv1D(4, 3, padding="causal", activation="relu", name="conv")(past)
+    x = layers.GRU(4, return_sequences=True, name="gru")(x)
+    x = layers.LSTM(3, name="lstm")(x)
+    return keras.Model(past, layers.Dense(2, name="next")(x), name="series")
+
+
+def stack(keras: Any) -> Any:
+    """A Sequential with a model in it, a part of which isn't trained."""
+    layers = keras.layers
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, activation="tanh", name="deep")], name="inner")
+    frozen = layers.Dense(5, activation="elu", trainable=False, name="frozen")
+    ends = layers.Dense(3, activation="softmax", name="end")
+    return keras.Sequential([keras.Input((4,), name="x"), inner, frozen, ends], name="stack")
+
+
+def half(keras: Any) -> Any:
+    """A model whose layers compute in float16, its output in float32."""
+    layers, x = keras.layers, keras.Input((4,), name="x")
+    hidden = layers.Dense(6, activation="tanh", dtype="mixed_float16", name="hidden")(x)
+    return keras.Model(x, layers.Dense(1, dtype="float32", name="y")(hidden), name="half")
+
+
+#: Model -> its losses as names, and metrics that go with them.
+WORDS: dict[Any, tuple[str, str]] = {
+    text: ("binary_crossentropy", "accuracy"),
+    tabular: ("mse", "mae"),
+    images: ("sparse_categorical_crossentropy", "accuracy"),
+    series: ("mae", "mse"),
+    stack: ("categorical_crossentropy", "accuracy"),
+    half: ("mse", "mae"),
+}
+
+
+def rows(model: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Data by the model's name: arrays of the inputs, and of the labels."""
+    random = np.random.default_rng(7)
+
+    def ids(count: int, steps: int = 1) -> np.ndarray:
+        return random.integers(0, count, (ROWS, steps)).astype("int32")
+
+    def real(*shape: int) -> np.ndarray:
+        return random.standard_normal((ROWS, *shape)).astype("float32")
+
+    def yes() -> np.ndarray:
+        return random.integers(0, 2, (ROWS, 1)).astype("float32")
+
+    made: dict[str, Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]] = {
+        "text": lambda: ([np.where(np.arange(7) < 1 + ids(7), 1 + ids(19, 7), 0).astype("int32")], [yes()]),
+        "tabular": lambda: ([real(5), ids(9)], [real(1)]),
+        "images": lambda: ([real(8, 8, 2)], [ids(3)]),
+        "recommender": lambda: ([ids(8), ids(9)], [yes(), real(1)]),
+        "series": lambda: ([real(10, 2)], [real(2)]),
+        "stack": lambda: ([real(4)], [np.eye(3, dtype="float32")[ids(3)[:, 0]]]),
+        "half": lambda: ([real(4)], [real(1)]),
+    }
+    return made[model.name]()
+
+
+# --- what they are compiled with --------------------------------------------------------------------------------------
+
+
+def optimizers(keras: Any) -> dict[str, Any]:
+    """Optimizers with options of their own, by name."""
+    made, rates = keras.optimizers, keras.optimizers.schedules
+    return {
+        "sgd": made.SGD(0.05, momentum=0.9, nesterov=True),
+        "plain_sgd": made.SGD(0.05),
+        "rmsprop": made.RMSprop(0.01, momentum=0.5, centered=True),
+        "amsgrad": made.Adam(0.01, amsgrad=True, epsilon=1e-4),
+        "adamw": made.AdamW(0.01, weight_decay=0.02),
+        "adamax": made.Adamax(0.01),
+        "adagrad": made.Adagrad(0.05),
+        "adadelta": made.Adadelta(0.5),
+        "ftrl": made.Ftrl(0.05, l1_regularization_strength=0.01),
+        "lion": made.Lion(0.002),
+        "adafactor": made.Adafactor(0.02),
+        "decayed": made.Adam(0.01, weight_decay=0.01),
+        "averaged": made.SGD(0.05, momentum=0.9, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4),
+        "exponential": made.Adam(rates.ExponentialDecay(0.02, 3, 0.8, staircase=True)),
+        "cosine": made.SGD(rates.CosineDecay(0.05, 9, alpha=0.1), momentum=0.9),
+        "inverse": made.Adam(rates.InverseTimeDecay(0.02, 2, 0.5)),
+        "polynomial": made.Adam(rates.PolynomialDecay(0.02, 6, 0.001, power=2.0)),
+        "piecewise": made.Adam(rates.PiecewiseConstantDecay([2, 5], [0.02, 0.01, 0.005])),
+        "restarts": made.Adam(rates.CosineDecayRestarts(0.02, 3)),
+    }
+
+
+def clipping_optimizers(keras: Any) -> dict[str, Any]:
+    """For models without an Embedding, whose gradients 2.15 clips otherwise than Keras 3."""
+    made = keras.optimizers
+    return {
+        "clipnorm": made.Adam(0.01, clipnorm=0.1),
+        "clipvalue": made.SGD(0.05, momentum=0.5, clipvalue=0.01),
+        "global_clipnorm": made.RMSprop(0.01, global_clipnorm=0.1),
+    }
+
+
+def own_optimizers(keras: Any) -> dict[str, Any]:
+    """Optimizers that only this generation of Keras has."""
+    if hasattr(keras, "ops"):
+        made = keras.optimizers
+        return {
+            "lamb": made.Lamb(0.01),
+            "muon": made.Muon(0.01),
+            "accumulating": made.Adam(0.01, gradient_accumulation_steps=2),
+            "scaled": made.LossScaleOptimizer(made.Adam(0.01), initial_scale=64.0, dynamic_growth_steps=3),
+            "loss_scale_factor": made.SGD(0.05, momentum=0.5, loss_scale_factor=8.0),
+        }
+    made, scaled = keras.optimizers.legacy, keras.mixed_precision.LossScaleOptimizer
+    rate = keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.8)
+    return {
+        "legacy_sgd": made.SGD(0.05, momentum=0.9, decay=0.1),
+        "legacy_rmsprop": made.RMSprop(0.01, momentum=0.5, centered=True),
+        "legacy_plain_rmsprop": made.RMSprop(0.01, epsilon=1e-4),
+        "legacy_adam": made.Adam(0.01, decay=0.05, clipnorm=0.5),
+        "legacy_amsgrad": made.Adam(rate, amsgrad=True, epsilon=1e-4),
+        "legacy_adamax": made.Adamax(0.01),
+        "legacy_nadam": made.Nadam(0.01),
+        "legacy_adagrad": made.Adagrad(0.05),
+        "legacy_adadelta": made.Adadelta(0.5),
+        "legacy_ftrl": made.Ftrl(0.05),
+        "scaled": scaled(keras.optimizers.Adam(0.01), initial_scale=64.0, dynamic_growth_steps=3),
+        "scaled_fixed": scaled(keras.optimizers.SGD(0.05, momentum=0.5), dynamic=False, initial_scale=8.0),
+        "scaled_legacy": scaled(made.Adam(0.01), initial_scale=64.0),
+    }
+
+
+def losses(keras: Any) -> dict[str, Any]:
+    """Losses of one number, as names, functions and objects with options."""
+    made = keras.losses
+    return {
+        "name_of_a_class": "MeanSquaredError",
+        "function": made.mean_absolute_error,
+        "huber": made.Huber(delta=0.5),
+        "log_cosh": made.LogCosh(),
+        "sum": made.MeanSquaredError(reduction="sum", name="total"),
+        "mape": "mape",
+        "hinge": "squared_hinge",
+        "cosine": made.CosineSimilarity(axis=-1),
+    }
+
+
+def metrics(keras: Any) -> dict[str, Any]:
+    """Metrics of one number, as names, functions and objects with options."""
+    made = keras.metrics
+    return {
+        "short_names": ["mse", "MAE", "mape"],
+        "functions": [made.mean_squared_error, keras.losses.mean_absolute_error],
+        "objects": [made.MeanSquaredError(name="error"), made.RootMeanSquaredError(), made.LogCoshError(), made.Mean()][
+            :3
+        ],
+        "one": made.CosineSimilarity(axis=-1, name="angle"),
+        "scores": [made.R2Score()],
+    }
+
+
+def _named(build: Any, optimizer: str = "adam") -> Case:
+    loss, metric = WORDS[build]
+    return Case(
+        f"{build.__name__}-names-{optimizer}",
+        build,
+        lambda keras: {"optimizer": optimizer, "loss": loss, "metrics": [metric]},
+    )
+
+
+def _two(name: str, arguments: Callable[[Any], Arguments]) -> Case:
+    return Case(f"recommender-{name}", recommender, lambda keras: {"optimizer": "adam", **arguments(keras)})
+
+
+def _of_tabular(name: str, arguments: Callable[[Any], Arguments]) -> Case:
+    default = {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]}
+    return Case(f"tabular-{name}", tabular, lambda keras: {**default, **arguments(keras)})
+
+
+TWO: dict[str, Callable[[Any], Arguments]] = {
+    "one_loss": lambda keras: {"loss": "mse", "metrics": ["mae"]},
+    "list": lambda keras: {"loss": ["binary_crossentropy", "mse"], "metrics": [["accuracy"], ["mae"]]},
+    "dict": lambda keras: {
+        "loss": {"click": "binary_crossentropy", "rating": "mse"},
+        "metrics": {"click": ["accuracy", "AUC"], "rating": "mae"},
+        "loss_weights": {"click": 1.0, "rating": 0.5},
+    },
+    "objects": lambda keras: {
+        "loss": {
+            "click": keras.losses.BinaryCrossentropy(label_smoothing=0.1),
+            "rating": keras.losses.Huber(delta=0.7),
+        },
+        "metrics": {
+            "click": [keras.metrics.BinaryAccuracy(threshold=0.4), keras.metrics.AUC(num_thresholds=50, name="area")],
+            "rating": [keras.metrics.RootMeanSquaredError(name="root")],
+        },
+        "weighted_metrics": {"click": ["accuracy"], "rating": []},
+        "loss_weights": {"click": 2.0, "rating": 0.5},
+    },
+    "list_weights": lambda keras: {"loss": ["binary_crossentropy", "mse"], "loss_weights": [0.3, 1.2]},
+    "none": lambda keras: {"loss": [None, "mse"], "metrics": [[], ["mae"]]},
+    "none_in_dict": lambda keras: {"loss": {"click": "binary_crossentropy", "rating": None}},
+    "weighted": lambda keras: {
+        "loss": {"click": "binary_crossentropy", "rating": "mae"},
+        "weighted_metrics": [["accuracy"], ["mse"]],
+    },
+}
+
+OF_OTHERS: tuple[Case, ...] = (
+    Case(
+        "text-objects",
+        text,
+        lambda keras: {
+            "optimizer": keras.optimizers.RMSprop(0.01),
+            "loss": keras.losses.BinaryFocalCrossentropy(gamma=1.5, apply_class_balancing=True),
+            "metrics": [
+                keras.metrics.AUC(curve="PR", name="area"),
+                keras.metrics.Precision(thresholds=0.4),
+                keras.metrics.Recall(name="found"),
+                keras.metrics.TruePositives(),
+                keras.metrics.PrecisionAtRecall(0.5, name="at"),
+                "binary_accuracy",
+            ],
+        },
+    ),
+    Case(
+        "images-objects",
+        images,
+        lambda keras: {
+            "optimizer": keras.optimizers.Adam(0.01),
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=False, ignore_class=None),
+            "metrics": [
+                keras.metrics.SparseCategoricalAccuracy(name="acc"),
+                keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="top"),
+                "sparse_categorical_crossentropy",
+            ],
+        },
+    ),
+    Case(
+        "stack-objects",
+        stack,
+        lambda keras: {
+            "optimizer": keras.optimizers.SGD(0.05, momentum=0.9),
+            "loss": keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
+            "metrics": [
+                "acc",
+                keras.metrics.TopKCategoricalAccuracy(k=2),
+                keras.metrics.F1Score(average="macro"),
+                keras.metrics.OneHotMeanIoU(num_classes=3, name="overlap"),
+                "categorical_crossentropy",
+            ],
+        },
+    ),
+    Case(
+        "series-objects",
+        series,
+        lambda keras: {
+            "optimizer": keras.optimizers.Adagrad(0.05),
+            "loss": keras.losses.LogCosh(),
+            "metrics": [keras.metrics.MeanAbsoluteError(), "mse"],
+        },
+    ),
+)
+
+
+def cases(keras: Any) -> Iterator[Case]:
+    """All of them, for the Keras given."""
+    for build in WORDS:
+        yield _named(build)
+        yield Case(f"{build.__name__}-uncompiled", build, lambda keras: None)
+    yield _named(text, "rmsprop")
+    yield _named(images, "sgd")
+    yield Case("tabular-no_loss", tabular, lambda keras: {"optimizer": "adam"})
+    yield Case("recommender-uncompiled", recommender, lambda keras: None)
+    yield from OF_OTHERS
+    for name, arguments in TWO.items():
+        yield _two(name, arguments)
+    for what, table in (("optimizer", optimizers), ("loss", losses), ("metrics", metrics)):
+        for name in table(keras):
+            yield _of_tabular(f"{what}-{name}", lambda keras, w=what, t=table, n=name: {w: t(keras)[n]})
+    for name in clipping_optimizers(keras):
+        yield Case(
+            f"series-{name}", series, lambda keras, n=name: {"optimizer": clipping_optimizers(keras)[n], "loss": "mse"}
+        )
+    for name in own_optimizers(keras):
+        yield _of_tabular(f"own-{name}", lambda keras, n=name: {"optimizer": own_optimizers(keras)[n]})
+    yield Case("half-scaled", half, lambda keras: {"optimizer": _scaled(keras), "loss": "mse", "metrics": ["mae"]})
+
+
+def _scaled(keras: Any) -> Any:
+    made = keras.optimizers if hasattr(keras, "ops") else keras.mixed_precision
+    return made.LossScaleOptimizer(keras.optimizers.SGD(0.05, momentum=0.5), initial_scale=64.0)

@@ -1,0 +1,184 @@
+"""What models were compiled with, in files of each generation; `compare_round_trips` has the Kerases themselves."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import layergraph
+import numpy as np
+import pytest
+from compiled_models import images, recommender, rows, tabular
+from layergraph.config.compiled import compile_config
+from layergraph.config.generation import generation_of
+from layergraph.config.problems import Problems
+from layergraph.errors import ConfigError
+from layergraph.saving.compile_object import compile_object
+from layergraph.saving.keras2_compile import Keras2Compile
+from layergraph.training import losses, metrics
+
+#: Case -> its model, and what 2.15 wrote into an `.h5` and a `.keras`; by `make_compiled_settings.py`.
+SETTINGS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "fixtures" / "compiled_settings.json").read_text())
+BUILDERS = {build.__name__: build for build in (images, recommender, tabular)}
+
+
+@cache
+def built(name: str) -> Any:
+    return BUILDERS[name](layergraph)
+
+
+def as_filed(case: str, container: str, model: Any = None) -> Any:
+    """The case's model as if it had come from such a file."""
+    about = SETTINGS[case]
+    model = BUILDERS[about["model"]](layergraph) if model is None else model
+    raw, problems = about[container], Problems()
+    model.compile_config = compile_config(raw, generation_of("2.15.0", {}), model.output_names, problems)
+    assert not problems
+    return model
+
+
+def writer(model: Any) -> Keras2Compile:
+    return Keras2Compile(model.compilation, [spec.shape for spec in model.output_specs])
+
+
+def resolved(value: Any, make: Any) -> Any:
+    """A structure with classes and options in place of words, names and functions."""
+    if isinstance(value, list):
+        return [resolved(item, make) for item in value]
+    if isinstance(value, dict) and "class_name" not in value:
+        return {key: resolved(item, make) for key, item in value.items()}
+    if value is None or metrics.by_shapes(value):
+        return value
+    made = make(value)
+    return type(made).__name__, {k: v for k, v in made.get_config().items() if v is not None}
+
+
+def assert_same_optimizer(got: dict[str, Any], want: dict[str, Any]) -> None:
+    assert got["class_name"] == want["class_name"]
+    # There some new classes are found in the module keras.optimizers.experimental first.
+    assert got.get("module") in (want.get("module"), str(want.get("module")).removesuffix(".experimental"))
+    got, want = got["config"], want["config"]
+    assert set(got) - {"name"} == set(want) - {"name"}
+    for key, value in want.items():
+        if key == "inner_optimizer":
+            assert_same_optimizer(got[key], value)
+        elif isinstance(value, dict):
+            assert got[key]["module"] == value["module"]
+            # Schedules without a name have their class's here.
+            assert {**got[key]["config"], "name": None} == {**value["config"], "name": None}
+        elif key != "name":
+            assert got[key] == (pytest.approx(value) if isinstance(value, float) else value), key
+
+
+@pytest.mark.parametrize("container", ["h5", "keras"])
+@pytest.mark.parametrize("case", sorted(SETTINGS))
+def test_what_2_15_wrote_is_written_again(case: str, container: str) -> None:
+    want = SETTINGS[case][container]
+    model = as_filed(case, container, built(SETTINGS[case]["model"]))
+    written = writer(model)
+    got = written.training_config() if container == "h5" else written.compile_config()
+    assert not written.unsayable
+    assert got["loss_weights"] == want["loss_weights"]
+    assert resolved(got["loss"], losses.loss) == resolved(want["loss"], losses.loss)
+    for key in ("metrics", "weighted_metrics"):
+        assert resolved(got[key], metrics.metric) == resolved(want[key], metrics.metric)
+    if container == "h5":
+        assert_same_optimizer(got["optimizer_config"], want["optimizer_config"])
+    elif isinstance(want["optimizer"], dict):
+        assert_same_optimizer(got["optimizer"], want["optimizer"])
+    else:
+        assert got["optimizer"]["class_name"].lower() == want["optimizer"]
+
+
+@pytest.mark.parametrize("case", ["tabular-names", "recommender-dict"])
+def test_names_of_a_keras_file_go_into_an_h5(case: str, tmp_path: Path) -> None:
+    model = as_filed(case, "keras")
+    model.keras_version = "2.15.0"
+    model.save(tmp_path / "m.h5", generation=2)
+    with h5py.File(tmp_path / "m.h5") as file:
+        written = json.loads(file.attrs["training_config"])
+        state = file["optimizer_weights"].attrs["weight_names"]
+    assert_same_optimizer(written["optimizer_config"], SETTINGS[case]["h5"]["optimizer_config"])
+    assert resolved(written["metrics"], metrics.metric) == resolved(SETTINGS[case]["h5"]["metrics"], metrics.metric)
+    assert state[0] == b"iteration:0"
+    assert len(state) == 1 + 2 * len(model.trainable_weights)
+
+
+def test_accuracy_is_that_of_the_labels_which_the_loss_takes() -> None:
+    model = images(layergraph)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["acc"])
+    (((metric,),),) = [writer(model).training_config()["metrics"]]
+    assert metric["class_name"] == "SparseCategoricalAccuracy"
+    assert metric["config"]["name"] == "acc"
+    model.compile("sgd", "categorical_crossentropy", metrics=["acc"])
+    (((metric,),),) = [writer(model).training_config()["metrics"]]
+    assert metric["class_name"] == "CategoricalAccuracy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"optimizer": "muon"}, "optimizer Muon"),
+        (
+            {"optimizer": {"class_name": "Adam", "config": {"gradient_accumulation_steps": 2}}},
+            "option 'gradient_accumulation_steps' of optimizer Adam",
+        ),
+        ({"loss": "dice"}, "loss Dice"),
+        ({"loss": {"class_name": "MeanSquaredError", "config": {"reduction": "mean_with_sample_weight"}}}, "reduction"),
+        (
+            {"loss": {"class_name": "SparseCategoricalCrossentropy", "config": {"axis": 1}}},
+            "option 'axis' of loss SparseCategoricalCrossentropy",
+        ),
+        ({"metrics": [{"class_name": "PearsonCorrelation", "config": {}}]}, r"metric 'pearson_correlation'"),
+    ],
+)
+def test_what_keras_2_lacks_is_refused_by_name(arguments: dict[str, Any], named: str, tmp_path: Path) -> None:
+    model = tabular(layergraph)
+    model.compile(**{"optimizer": "sgd", "loss": "mse", **arguments})
+    with pytest.raises(ConfigError, match=rf"{named}.* is unknown to it.*save it for Keras 3"):
+        model.save(tmp_path / "m.h5", generation=2)
+    assert not list(tmp_path.iterdir())
+    model.save(tmp_path / "m.h5", generation=3)
+
+
+def test_scaled_losses_of_keras_3_are_optimizers_in_keras_2() -> None:
+    model = tabular(layergraph)
+    model.compile({"class_name": "SGD", "config": {"loss_scale_factor": 8.0}}, "mse")
+    written = writer(model).training_config()["optimizer_config"]
+    assert written["class_name"] == "LossScaleOptimizerV3"
+    assert written["config"]["dynamic"] is False
+    assert written["config"]["initial_scale"] == 8.0
+    assert "loss_scale_factor" not in written["config"]["inner_optimizer"]["config"]
+
+
+@pytest.mark.parametrize("legacy", sorted(case for case in SETTINGS if "legacy" in case and "scaled" not in case))
+def test_a_legacy_optimizer_goes_on_from_an_h5(legacy: str, tmp_path: Path) -> None:
+    model = as_filed(legacy, "h5")
+    x, y = rows(model)
+    model.fit(x, y, batch_size=7, shuffle=False, verbose=0)
+    model.save(tmp_path / "m.h5", generation=2)
+    again = layergraph.load_model(tmp_path / "m.h5")
+    assert again.optimizer.legacy
+    want = model.fit(x, y, batch_size=7, shuffle=False, verbose=0).history["loss"]
+    assert again.fit(x, y, batch_size=7, shuffle=False, verbose=0).history["loss"] == pytest.approx(want, rel=1e-6)
+
+
+def test_words_of_keras_2_are_objects_in_keras_3() -> None:
+    model = tabular(layergraph)
+    model.compile("sgd", "huber_loss", metrics=["logcosh", "mse", "acc"])
+    written = compile_object(model.compilation)
+    assert written["loss"]["class_name"] == "Huber"
+    assert [m if isinstance(m, str) else m["class_name"] for m in written["metrics"]] == ["LogCoshError", "mse", "acc"]
+    assert written["metrics"][0]["config"]["name"] == "logcosh"
+
+
+def test_an_untrained_file_of_2_15_is_written_for_keras_3_in_its_words() -> None:
+    model = as_filed("tabular-objects", "h5")
+    written = compile_object(model.compilation)
+    assert "jit_compile" not in written["optimizer"]["config"]
+    assert "is_legacy_optimizer" not in written["optimizer"]["config"]
+    assert written["loss"]["config"]["reduction"] == "sum_over_batch_size"
+    assert np.isclose(written["optimizer"]["config"]["learning_rate"]["config"]["initial_learning_rate"], 0.02)
