@@ -7,7 +7,7 @@ import subprocess
 import grpc
 import pytest
 from layerserve import TLS, Client, DeadlineExceeded, InvalidArgument, Unavailable
-from layerserve.connection import Deadline, connection, service_config
+from layerserve.connection import Deadline, connection, rpc_error, service_config
 from layerserve.testing import FakeServer
 
 
@@ -15,7 +15,14 @@ def test_calls_are_spread_and_only_repeatable_ones_repeated():
     config = json.loads(service_config())
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     (policy,) = config["methodConfig"]
-    assert policy["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert policy["retryPolicy"] == {
+        "maxAttempts": 5,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    assert {name["service"].partition(".v1.")[0] for name in policy["name"]} == {"layerserve"}
     assert {name["method"] for name in policy["name"]} == {
         "Predict",
         "ListModels",
@@ -28,6 +35,78 @@ def test_calls_are_spread_and_only_repeatable_ones_repeated():
         "DeleteRun",
         "ListRunFiles",
     }
+
+
+def test_silent_streams_outlive_load_balancers_and_messages_have_any_size():
+    options = dict(connection("h:1", False, None, ()).channel_options)
+    assert json.loads(options.pop("grpc.service_config"))
+    assert options == {
+        "grpc.max_receive_message_length": -1,
+        "grpc.max_send_message_length": -1,
+        "grpc.enable_retries": 1,
+        "grpc.primary_user_agent": "layerserve-python",
+        "grpc.keepalive_time_ms": 60_000,
+        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.keepalive_permit_without_calls": 0,
+        "grpc.http2.max_pings_without_data": 0,
+    }
+
+
+def test_a_name_to_expect_is_only_asked_for_where_it_is_given():
+    key = "grpc.ssl_target_name_override"
+    assert key not in dict(connection("h:1", True, None, ()).channel_options)
+    assert dict(connection("h:1", TLS(server_name="a"), None, ()).channel_options)[key] == "a"
+
+
+@pytest.mark.parametrize(
+    ("tls", "token", "expected", "metadata"),
+    [
+        (False, None, None, ()),
+        (True, "secret", TLS(), (("authorization", "Bearer secret"),)),
+        (TLS(ca="a"), "", TLS(ca="a"), ()),
+    ],
+)
+def test_who_asks_and_how(tls, token, expected, metadata):
+    made = connection("h:1", tls, token, ())
+    assert (made.address, made.tls, made.metadata) == ("h:1", expected, metadata)
+
+
+@pytest.mark.parametrize("address", ["http://h:1", "https://h:1", "grpc://h:1", "grpcs://h:1"])
+def test_a_url_is_no_address(address):
+    with pytest.raises(InvalidArgument, match=r"expected host:port; TLS is asked for by tls=True"):
+        connection(address, False, None, ())
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_a_deadline_is_ahead(seconds):
+    with pytest.raises(InvalidArgument, match=f"timeout: got {seconds}, expected seconds above 0"):
+        Deadline(seconds)
+
+
+def test_a_deadline_that_is_reached_has_passed(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    deadline = Deadline(2.0)
+    clock[0] = 102.0
+    with pytest.raises(DeadlineExceeded):
+        deadline.remaining()
+
+
+class Refused(grpc.RpcError):
+    """An error of gRPC as its calls raise it."""
+
+    def __init__(self, code, text, metadata):
+        self.code, self.details, self.trailing_metadata = lambda: code, lambda: text, lambda: metadata
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [((), "server h:1: connection refused"), ((("layerserve-reason", "unavailable"),), "connection refused")],
+)
+def test_only_where_no_server_of_ours_answered_its_address_is_named(metadata, text):
+    error = rpc_error(Refused(grpc.StatusCode.UNAVAILABLE, "connection refused", metadata), "h:1")
+    assert isinstance(error, Unavailable)
+    assert str(error) == text
 
 
 def test_options_of_the_user_win():

@@ -15,9 +15,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
+from layerserve_server.transport.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -239,3 +241,22 @@ def wait_until() -> Callable[[Callable[[], Any]], None]:
             time.sleep(0.002)
 
     return wait
+
+
+@pytest.fixture(params=SERVERS)
+def serve_echo(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Starts a server of tests.echo_servers; gives its service, its observer, itself and a channel to it."""
+    stops: list[Callable[[], Any]] = []
+
+    def start(limits: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        echo, observer = Echo(), Observer()
+        given = {"max_message_bytes": 10_000, "rpc_threads": 4, "max_streams": 4, "max_calls": 100, **(limits or {})}
+        server = request.param(echo.routes(), observer, Limits(**given), host="127.0.0.1", port=0, **options)
+        server.start()
+        channel = grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.enable_retries", 0)])
+        stops.extend([channel.close, lambda: server.stop(0)])
+        return echo, observer, server, channel
+
+    yield start
+    for stop in reversed(stops):
+        stop()

@@ -91,10 +91,54 @@ def test_a_run_that_overspends_is_found_out(tmp_path):
     assert Watch(Budget(), tmp_path).overspent(None, 1e9) == ""
 
 
-def test_it_looks_only_when_it_is_time_to(tmp_path, monkeypatch):
-    looks = []
-    monkeypatch.setattr(budget, "folder_bytes", lambda folder: looks.append(folder) or 0)
-    watch = Watch(Budget(disk_bytes=1), tmp_path)
+@pytest.mark.parametrize(
+    ("look", "limits", "pause"),
+    [
+        ("folder_bytes", Budget(disk_bytes=1), budget.DISK_SECONDS),
+        ("memory_of", Budget(memory_bytes=1), budget.MEMORY_SECONDS),
+    ],
+)
+def test_it_looks_only_when_it_is_time_to(tmp_path, monkeypatch, look, limits, pause):
+    looks, clock = [], [1000.0]
+    monkeypatch.setattr(budget, look, lambda what: looks.append(what) or 0)
+    monkeypatch.setattr(budget, "children_of", lambda pid: [])
+    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
+    watch = Watch(limits, tmp_path)
     for _ in range(10):
-        watch.overspent(None, 0.0)
-    assert len(looks) == 1
+        watch.overspent(7, 0.0)
+    assert looks == [7 if look == "memory_of" else tmp_path]
+    for after, count in ((pause * 0.9, 1), (pause, 2), (pause * 1.9, 2), (pause * 2, 3)):
+        clock[0] = 1000.0 + after
+        watch.overspent(7, 0.0)
+        assert len(looks) == count
+
+
+def test_what_is_exactly_the_budget_is_within_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "folder_bytes", lambda folder: 10)
+    monkeypatch.setattr(budget, "memory_of", lambda pid: 5)
+    monkeypatch.setattr(budget, "children_of", lambda pid: [8])  # counts with its parent
+    assert Watch(Budget(3.0, 10, 10), tmp_path).overspent(7, 3.0) == ""
+    assert "more than its budget of 9" in Watch(Budget(3.0, 9, 10), tmp_path).overspent(7, 3.0)
+    assert "more than its budget of 9" in Watch(Budget(3.0, 10, 9), tmp_path).overspent(7, 3.0)
+    # Without a process there is no memory to look at.
+    assert Watch(Budget(memory_bytes=1), tmp_path).overspent(None, 3.0) == ""
+
+
+def test_several_workers_need_memory_each_and_the_disk_holds_the_data_and_four_files(tmp_path):
+    request = replace(REQUEST, workers=2)
+    needed = 40_000 + 4000 + 4 * 12 * 1000
+    check_room(replace(request, budget=Budget(memory_bytes=32_000, disk_bytes=needed)), tmp_path, 1000, 4000)
+    with pytest.raises(TooLargeError, match="needs 32000 bytes of memory at the least, expected at most 31999"):
+        check_room(replace(request, budget=Budget(memory_bytes=31_999)), tmp_path, 1000, 4000)
+    with pytest.raises(
+        TooLargeError, match=f"needs {needed} bytes of disk at the least, expected at most {needed - 1}"
+    ):
+        check_room(replace(request, budget=Budget(disk_bytes=needed - 1)), tmp_path, 1000, 4000)
+
+
+@pytest.mark.parametrize("what", ["disk", "memory"])
+def test_what_is_free_counts_where_there_is_no_budget(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(budget, "_free_bytes" if what == "disk" else "available_memory", lambda *given: 15_999)
+    whose = "free" if what == "disk" else "available"
+    with pytest.raises(TooLargeError, match=f"bytes of {what} at the least, expected at most 15999: {whose}"):
+        check_room(REQUEST, tmp_path, 1000, 4000)

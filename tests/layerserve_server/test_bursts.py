@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from fake_calls import CallObserver, FakeCall, bursts_here
 from layerserve_server.errors import BusyError, UnknownModelError
+from layerserve_server.transport.burst import MAX_BURST
+from layerserve_server.transport.native import NativeServer
+from layerserve_server.transport.polling import Poller
 
 
 @pytest.fixture
@@ -287,3 +291,31 @@ def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_cal
     wait_until(lambda: good.sent and bad.sent)
     assert codes(good, bad) == ["OK", "NOT_FOUND"]
     assert threads[0] is not threading.current_thread()
+
+
+def test_calls_that_never_cease_to_come_are_answered_in_bursts():
+    """Else the first of them would wait until there is a pause."""
+    events, finished = iter(range(7 * MAX_BURST)), []
+    poller = object.__new__(Poller)
+    poller.core = SimpleNamespace(CompletionType=SimpleNamespace(queue_timeout="nothing"))
+    event = SimpleNamespace(completion_type="a call")
+    poller._state = SimpleNamespace(completion_queue=SimpleNamespace(poll=lambda end: event))
+    poller._take = lambda event: next(events, None) is not None
+    poller._look = lambda now: None
+    poller.bursts = SimpleNamespace(here=lambda: None, finish=lambda: finished.append(next(events, None)))
+    poller._serve()
+    # A call brings three events: itself, its request, its end.
+    assert finished == [3 * MAX_BURST, 6 * MAX_BURST + 1, None]
+
+
+def test_the_native_front_hands_over_at_most_a_burst():
+    asked = []
+    server = object.__new__(NativeServer)
+    server._front = SimpleNamespace(recv_batch_details=lambda *given: asked.append(given) or [1])
+    for has_cores in (True, False):
+        server._has_cores = has_cores
+        for busily in (True, False):
+            assert server._arrived(busily=busily) == [1]
+    assert {given[0] for given in asked} == {MAX_BURST}
+    # Busily is without waiting, and only where there are cores to spare.
+    assert asked == [(MAX_BURST, 0), *[(MAX_BURST,)] * 3]

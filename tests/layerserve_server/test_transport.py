@@ -1,151 +1,18 @@
 """The transports: raw bytes through a real port, errors as statuses, streams apart from unary calls."""
 
-import asyncio
 import sys
-import threading
-from importlib.util import find_spec
-from unittest import mock
 
 import grpc
 import pytest
+from echo_servers import ECHO, AioServer, Echo, Observer, needs_native
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from layerserve.errors import from_status
-from layerserve_server.errors import BusyError, InvalidRequestError
-from layerserve_server.transport import polling
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.native import NativeServer, NativeUnavailableError
-
-
-class AioServer(GrpcioServer):
-    """On a release of grpcio whose inside is unknown."""
-
-    def __init__(self, *arguments, **options):
-        with mock.patch.object(polling, "INTERNALS", ("_unheard_of",)):
-            super().__init__(*arguments, **options)
-
-
-needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed")
-SERVERS = [GrpcioServer, AioServer, pytest.param(NativeServer, marks=needs_native)]
-
-ECHO = "/test.v1.Echo/"
-
-
-class Observer:
-    def __init__(self):
-        self.began = 0
-        self.ended = []
-        self.changed = threading.Condition()
-
-    def calls_began(self, method, count):
-        self.began += count
-
-    def before_reading(self, tell):
-        pass
-
-    def calls_ended(self, calls):
-        with self.changed:
-            self.ended += [(call.method.removeprefix(ECHO), call.model, call.status) for call in calls]
-            self.changed.notify_all()
-
-    def wait_for(self, entry):
-        with self.changed:
-            assert self.changed.wait_for(lambda: entry in self.ended, 30), self.ended
-
-
-class Echo:
-    def __init__(self):
-        self.gone = threading.Event()
-        self.called = threading.Event()
-        self.deadline = None
-        self.waiting = []
-
-    def routes(self):
-        names = ("echo", "later", "invalid", "busy", "defect", "hang", "together", "slow", "slow_defect")
-        return Routes(
-            unary={ECHO + name: getattr(self, name) for name in names},
-            prompt={ECHO + name for name in names},
-            server_streams={ECHO + "count": self.count, ECHO + "endless": self.endless},
-            both_streams={ECHO + "upper": self.upper},
-        )
-
-    def echo(self, call):
-        self.deadline = call.deadline
-        call.about("m", 1)
-        call.reply(lambda: call.request)
-
-    def later(self, call):
-        threading.Timer(0.01, call.reply, [lambda: call.request]).start()
-
-    def invalid(self, call):
-        raise InvalidRequestError("no\ngood \ud800")
-
-    def busy(self, call):
-        call.fail(BusyError("full", 0.5))
-
-    def defect(self, call):
-        raise KeyError("secret")
-
-    def hang(self, call):
-        call.on_gone(self.gone.set)
-        self.called.set()
-
-    def together(self, call):
-        """Waits for company: answers all that came, once their handlers have run."""
-        self.waiting.append(call)
-        call.afterwards(self.answer_all)
-
-    def answer_all(self):
-        waiting, self.waiting = self.waiting, []
-        for call in waiting:
-            call.reply(lambda: b"done")
-
-    def slow(self, call):
-        call.may_block(lambda: call.reply(lambda: threading.current_thread().name.encode()))
-
-    def slow_defect(self, call):
-        call.may_block(lambda: 1 / 0)
-
-    async def count(self, stream):
-        for number in range(int(await stream.first())):
-            yield str(number).encode()
-
-    async def endless(self, stream):
-        closed = asyncio.Event()
-        stream.on_closed(closed.set)
-        yield b"open"
-        await closed.wait()
-        self.gone.set()
-
-    async def upper(self, stream):
-        async for message in stream.requests():
-            yield message.upper()
-
-
-@pytest.fixture(params=SERVERS)
-def serve(request):
-    stops = []
-
-    def start(rpc_threads=4, max_streams=4, max_message_bytes=10_000, **options):
-        echo, observer = Echo(), Observer()
-        server = request.param(
-            echo.routes(),
-            observer,
-            Limits(max_message_bytes, rpc_threads, max_streams, max_calls=100),
-            host="127.0.0.1",
-            port=0,
-            **options,
-        )
-        server.start()
-        channel = grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.enable_retries", 0)])
-        stops.extend([channel.close, lambda: server.stop(0)])
-        return echo, observer, server, channel
-
-    yield start
-    for stop in reversed(stops):
-        stop()
 
 
 def call(channel, method, data=b"x", **options):
@@ -153,14 +20,14 @@ def call(channel, method, data=b"x", **options):
 
 
 @pytest.mark.parametrize("method", ["echo", "later"])
-def test_bytes_come_back(serve, method):
-    _, observer, _, channel = serve()
+def test_bytes_come_back(serve_echo, method):
+    _, observer, _, channel = serve_echo()
     assert call(channel, method, b"\0\xff") == b"\0\xff"
     observer.wait_for((method, "m" if method == "echo" else "", "OK"))
 
 
-def test_a_deadline_comes_along(serve):
-    echo, _, _, channel = serve()
+def test_a_deadline_comes_along(serve_echo):
+    echo, _, _, channel = serve_echo()
     channel.unary_unary(ECHO + "echo")(b"")
     assert echo.deadline is None
     call(channel, "echo")
@@ -176,8 +43,8 @@ def test_a_deadline_comes_along(serve):
         ("slow_defect", grpc.StatusCode.INTERNAL, {"layerserve-reason": "internal"}),
     ],
 )
-def test_errors_become_statuses(serve, method, code, metadata):
-    _, observer, _, channel = serve()
+def test_errors_become_statuses(serve_echo, method, code, metadata):
+    _, observer, _, channel = serve_echo()
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, method)
     assert caught.value.code() is code
@@ -186,31 +53,71 @@ def test_errors_become_statuses(serve, method, code, metadata):
     observer.wait_for((method, "", code.name))
 
 
-def test_who_comes_too_early_is_told_when_to_come_back(serve):
-    _, _, _, channel = serve()
+def test_who_comes_too_early_is_told_when_to_come_back(serve_echo):
+    _, _, _, channel = serve_echo()
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, "busy")
     error = from_status(caught.value.code(), caught.value.details(), caught.value.trailing_metadata())
     assert error.retry_after == 0.5
 
 
-def test_an_unknown_method_is_unimplemented(serve):
-    _, _, _, channel = serve()
+def test_an_unknown_method_is_unimplemented(serve_echo):
+    _, _, _, channel = serve_echo()
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, "nothing")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_metadata_that_is_too_large_is_refused(serve_echo):
+    _, _, _, channel = serve_echo()
+    assert call(channel, "echo", metadata=[("key", "v" * 4000)]) == b"x"
+    with pytest.raises(grpc.RpcError) as caught:
+        call(channel, "echo", metadata=[("key", "v" * 20_000)])
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert call(channel, "echo") == b"x"
+
+
+@pytest.mark.parametrize("method", ["/test.v1.Echo/", "//", "/echo", "/test.v1.Echo/echo/", "/test.v1.\xe9/echo"])
+def test_a_method_that_is_none_is_told_with_a_reason(serve_echo, method):
+    _, _, _, channel = serve_echo()
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(method)(b"x", timeout=30)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "unknown_method"
+
+
+def test_errors_have_the_details_that_all_clients_of_grpc_read(serve_echo):
+    _, _, _, channel = serve_echo()
+    found = {}
+    for method in ("invalid", "busy"):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, method)
+        status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"])
+        assert (status.code, status.message) == (caught.value.code().value[0], caught.value.details())
+        found[method] = {detail.TypeName(): detail for detail in status.details}
+    info, request, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+    )
+    assert found["invalid"]["google.rpc.ErrorInfo"].Unpack(info)
+    assert (info.reason, info.domain) == ("INVALID_REQUEST", "layerserve")
+    assert found["invalid"]["google.rpc.BadRequest"].Unpack(request)
+    assert "good" in request.field_violations[0].description
+    assert found["busy"]["google.rpc.RetryInfo"].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 500
+
+
 @pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip])
-def test_a_message_that_is_too_large_is_refused_also_when_it_is_small_on_the_wire(serve, compression):
-    _, _, _, channel = serve()
+def test_a_message_that_is_too_large_is_refused_also_when_it_is_small_on_the_wire(serve_echo, compression):
+    _, _, _, channel = serve_echo()
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, "echo", bytes(20_000), compression=compression)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_caller_that_goes_away_is_noticed(serve):
-    echo, observer, _, channel = serve()
+def test_a_caller_that_goes_away_is_noticed(serve_echo):
+    echo, observer, _, channel = serve_echo()
     future = channel.unary_unary(ECHO + "hang").future(b"")
     assert echo.called.wait(30)
     future.cancel()
@@ -218,16 +125,16 @@ def test_a_caller_that_goes_away_is_noticed(serve):
     observer.wait_for(("hang", "", "CANCELLED"))
 
 
-def test_a_deadline_that_passes_is_noticed(serve):
-    echo, _, _, channel = serve()
+def test_a_deadline_that_passes_is_noticed(serve_echo):
+    echo, _, _, channel = serve_echo()
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(ECHO + "hang")(b"", timeout=0.05)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert echo.gone.wait(30)
 
 
-def test_streams_go_both_ways(serve):
-    _, _, _, channel = serve()
+def test_streams_go_both_ways(serve_echo):
+    _, _, _, channel = serve_echo()
     assert list(channel.unary_stream(ECHO + "count")(b"3", timeout=30)) == [b"0", b"1", b"2"]
     assert list(channel.stream_stream(ECHO + "upper")(iter([b"a", b"b"]), timeout=30)) == [b"A", b"B"]
 
@@ -238,8 +145,8 @@ def open_streams(channel, count):
     return streams
 
 
-def test_watchers_never_keep_unary_calls_waiting_and_too_many_are_refused(serve):
-    _, _, _, channel = serve(rpc_threads=1, max_streams=3)
+def test_watchers_never_keep_unary_calls_waiting_and_too_many_are_refused(serve_echo):
+    _, _, _, channel = serve_echo({"rpc_threads": 1, "max_streams": 3})
     streams = open_streams(channel, 3)
     assert call(channel, "echo") == b"x"
     with pytest.raises(grpc.RpcError) as caught:
@@ -250,24 +157,24 @@ def test_watchers_never_keep_unary_calls_waiting_and_too_many_are_refused(serve)
         stream.cancel()
 
 
-def test_a_stream_that_ends_makes_room(serve):
-    _, observer, _, channel = serve(max_streams=1)
+def test_a_stream_that_ends_makes_room(serve_echo):
+    _, observer, _, channel = serve_echo({"max_streams": 1})
     for _ in range(3):
         assert len(list(channel.unary_stream(ECHO + "count")(b"2", timeout=30))) == 2
         observer.wait_for(("count", "", "OK"))
         observer.ended.clear()
 
 
-def test_stopping_closes_streams_and_lets_calls_finish(serve):
-    echo, _, server, channel = serve()
+def test_stopping_closes_streams_and_lets_calls_finish(serve_echo):
+    echo, _, server, channel = serve_echo()
     (stream,) = open_streams(channel, 1)
     server.stop(30)
     assert echo.gone.is_set()
     assert list(stream) == []
 
 
-def test_health_says_what_it_was_told_for_every_service(serve):
-    _, _, server, channel = serve()
+def test_health_says_what_it_was_told_for_every_service(serve_echo):
+    _, _, server, channel = serve_echo()
     stub = health_pb2_grpc.HealthStub(channel)
 
     def status(name):
@@ -283,8 +190,8 @@ def test_health_says_what_it_was_told_for_every_service(serve):
     watch.cancel()
 
 
-def test_health_answers_while_every_thread_works(serve):
-    echo, _, server, channel = serve(rpc_threads=1)
+def test_health_answers_while_every_thread_works(serve_echo):
+    echo, _, server, channel = serve_echo({"rpc_threads": 1})
     server.set_serving(True)
     future = channel.unary_unary(ECHO + "hang").future(b"")
     assert echo.called.wait(30)
@@ -300,23 +207,23 @@ def services(channel):
     return {service.name for service in response.list_services_response.service}
 
 
-def test_reflection_lists_the_services_unless_it_is_off(serve):
-    _, _, _, channel = serve()
+def test_reflection_lists_the_services_unless_it_is_off(serve_echo):
+    _, _, _, channel = serve_echo()
     assert {"test.v1.Echo", "grpc.health.v1.Health"} <= services(channel)
-    _, _, _, channel = serve(reflect=False)
+    _, _, _, channel = serve_echo(reflect=False)
     with pytest.raises(grpc.RpcError) as caught:
         services(channel)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_port_that_is_taken_is_told(serve):
-    _, observer, server, _ = serve()
+def test_a_port_that_is_taken_is_told(serve_echo):
+    _, observer, server, _ = serve_echo()
     with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{server.port}"):
         type(server)(Routes(), observer, Limits(1024, 1, 1, 8), host="127.0.0.1", port=server.port)
 
 
-def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve):
-    _, _, _, channel = serve()
+def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve_echo):
+    _, _, _, channel = serve_echo()
     futures = [channel.unary_unary(ECHO + "together").future(b"", timeout=30) for _ in range(4)]
     assert [future.result() for future in futures] == [b"done"] * 4
     assert call(channel, "slow") != b"native"
@@ -357,9 +264,9 @@ def test_a_caller_that_sends_nothing_is_told():
     server.stop(0)
 
 
-def test_bursts_are_answered_whole_while_callers_come_and_go(serve):
+def test_bursts_are_answered_whole_while_callers_come_and_go(serve_echo):
     """Many calls at once from several connections, of which some are cancelled: each gets its own answer."""
-    _, observer, server, _ = serve(max_message_bytes=10_000)
+    _, observer, server, _ = serve_echo()
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) for _ in range(4)]
     for _ in range(5):

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Time between two looks, in seconds.
 LOOK_SECONDS = 0.25
 #: Bytes that a call may take on the wire besides its message: both transports bound its metadata.
-CALL_BYTES = 20 * 1024
+CALL_BYTES = 80 * 1024
 #: Time in which what is counted of messages that don't come whole is halved: their calls may have been cancelled.
 HALF_LIFE_SECONDS = 60.0
 #: Less than this isn't counted as kept: buffers of the kernel and of the libraries.

@@ -18,6 +18,7 @@ from typing import Any
 
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
+from layerserve_server.errors import TooLargeError
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
 from layerserve_server.transport.call import Handler, Observer, Routes
 from layerserve_server.transport.connections import Traffic
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 #: How long the thread that takes calls looks for the next one, after one alone, before it sleeps, in seconds: whoever
 #: sends one request after another is answered without a core having to wake up.
 BUSY_SECONDS = 150e-6
+#: As grpcio's limit.
+MAX_METADATA_BYTES = 16 * 1024
 #: Time that the front has to pass on what came from behind it, in seconds.
 PASS_ON_SECONDS = 0.1
 
@@ -79,6 +82,8 @@ class NativeServer:
                 call_details=True,
                 max_concurrent_streams=limits.max_connection_calls,
                 keepalive_time_ms=60_000,
+                # The front refuses more by a status of HTTP, which callers see as UNKNOWN.
+                max_metadata_size=4 * MAX_METADATA_BYTES,
                 reuse_port=shared is not None,
             )
         except OSError as error:
@@ -137,7 +142,7 @@ class NativeServer:
             for kind, number, method, request, client, details in events:
                 try:
                     if kind == self._event_call:
-                        self._take(number, method, request, client, details[2] if details else None, now)
+                        self._take(number, method, request, client, details, now)
                     elif (call := self._calls.get(number)) is not None:
                         call.gone()
                 except Exception:
@@ -153,7 +158,8 @@ class NativeServer:
                 return events  # type: ignore[no-any-return]
         return receive(MAX_BURST)  # type: ignore[no-any-return]
 
-    def _take(self, number: int, method: int, request: bytes, client: str, remaining: float | None, now: float) -> None:
+    def _take(self, number: int, method: int, request: bytes, client: str, details: Any, now: float) -> None:
+        metadata, _, remaining = details
         # Without a deadline the front gives None, or what a client means by none.
         deadline = None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
         traffic = self._connections.of(client)
@@ -162,7 +168,11 @@ class NativeServer:
         call = NativeCall(self, self._methods[method], number, request, now, deadline, client, traffic)
         self._calls[number] = call
         self._bursts.begin(call)
-        self._bursts.take(call, self._handlers[method])
+        size = sum(len(key) + len(value) for key, value in metadata)
+        if size > MAX_METADATA_BYTES:
+            call.fail(TooLargeError(f"got {size} bytes of metadata, expected at most {MAX_METADATA_BYTES}"))
+        else:
+            self._bursts.take(call, self._handlers[method])
 
 
 class NativeCall(BurstCall):

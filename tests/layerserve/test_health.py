@@ -1,0 +1,85 @@
+"""Waiting for a server: what it says, byte by byte, and how long one waits."""
+
+from __future__ import annotations
+
+import pytest
+from layerserve import DeadlineExceeded, InvalidArgument, Unavailable, health
+from layerserve.flow import Call, Pause
+from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse, wait_until_ready
+
+
+def test_messages_are_those_of_grpcs_health_check():
+    health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
+    request = HealthCheckRequest()
+    assert request.SerializeToString() == health_pb2.HealthCheckRequest().SerializeToString()
+    assert request.ByteSize() == len(request.SerializeToString())
+    assert HealthCheckRequest.FromString(b"") == request
+    statuses = health_pb2.HealthCheckResponse
+    for status in statuses.ServingStatus.values():
+        message = statuses(status=status).SerializeToString()
+        assert HealthCheckResponse.FromString(message).serving == (status == statuses.SERVING)
+    for serving in (True, False):
+        sent = HealthCheckResponse(serving)
+        assert HealthCheckResponse.FromString(sent.SerializeToString()) == sent
+        assert sent.ByteSize() == len(sent.SerializeToString())
+        assert statuses.FromString(sent.SerializeToString()).status == (1 if serving else 2)
+
+
+class Clock:
+    """Time passes only by pauses."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(health.time, "monotonic", lambda: self.now)
+
+    def waits(self, flow, *answers):
+        """Runs a flow with these answers, the last one again and again; gives how often it asked."""
+        asked, step = 0, next(flow)
+        while True:
+            try:
+                if isinstance(step, Pause):
+                    self.now += step.seconds
+                    step = flow.send(None)
+                    continue
+                assert isinstance(step, Call)
+                assert step.method is CHECK
+                answer = answers[min(asked, len(answers) - 1)]
+                asked += 1
+                step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+            except StopIteration:
+                return asked
+
+
+YES, NO = HealthCheckResponse(True), HealthCheckResponse(False)
+
+
+def test_it_asks_until_the_server_serves(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert clock.waits(wait_until_ready("h:1", 60.0), YES) == 1
+    assert clock.now == 100.0
+    gone = Unavailable("connection refused")
+    assert clock.waits(wait_until_ready("h:1", 60.0), gone, DeadlineExceeded("late"), NO, NO, YES) == 5
+    assert clock.now == pytest.approx(100.0 + 4 * health.POLL_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "text"),
+    [
+        ([NO], Unavailable, "the server at h:1 is still loading its models, or is draining"),
+        ([Unavailable("connection refused")], Unavailable, "connection refused"),
+        ([DeadlineExceeded("late")], DeadlineExceeded, "late"),
+        # What the server said last tells more than that it didn't answer once.
+        ([NO, DeadlineExceeded("late")], Unavailable, "still loading"),
+        ([NO, Unavailable("connection refused")], Unavailable, "connection refused"),
+    ],
+)
+def test_after_a_time_it_says_what_was_known_last(monkeypatch, answers, error, text):
+    clock = Clock(monkeypatch)
+    with pytest.raises(error, match=text):
+        clock.waits(wait_until_ready("h:1", 3.0), *answers)
+    assert clock.now == pytest.approx(103.0, abs=health.POLL_SECONDS)
+
+
+def test_other_errors_end_the_wait(monkeypatch):
+    with pytest.raises(InvalidArgument):
+        Clock(monkeypatch).waits(wait_until_ready("h:1", 3.0), InvalidArgument("no"), YES)

@@ -1,0 +1,163 @@
+"""Streams of the transports: they hold no thread, have limits, and end when their callers are silent."""
+
+import threading
+
+import grpc
+import pytest
+from echo_servers import ECHO
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+
+def opened(channel, count, method="endless"):
+    streams = [channel.unary_stream(ECHO + method)(b"", timeout=60) for _ in range(count)]
+    assert [next(stream) for stream in streams] == [b"open"] * count
+    return streams
+
+
+def silent(channel, method=ECHO + "upper"):
+    """A stream that sends nothing and doesn't end, until `over` is set."""
+    over = threading.Event()
+
+    def nothing():
+        over.wait(60)
+        yield from ()
+
+    return channel.stream_stream(method)(nothing(), timeout=60), over
+
+
+def refused(stream):
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stream)
+    return caught.value
+
+
+def test_streams_hold_no_threads(serve_echo):
+    _, _, _, channel = serve_echo({"max_streams": 300, "max_peer_streams": 300})
+    (first,) = opened(channel, 1)
+    before = {thread.name for thread in threading.enumerate()}
+    streams = opened(channel, 150)
+    after = {thread.name for thread in threading.enumerate()} - before
+    assert not [name for name in after if not name.startswith(("Thread-", "_call_behavior"))], after
+    for stream in (first, *streams):
+        stream.cancel()
+
+
+def test_one_address_has_its_share(serve_echo):
+    _, _, server, channel = serve_echo({"max_streams": 40, "max_peer_streams": 2})
+    if type(server).__name__ == "NativeServer":
+        pytest.skip("streams come from behind its front, which doesn't say whose they are")
+    streams = opened(channel, 2)
+    error = refused(channel.unary_stream(ECHO + "endless")(b"", timeout=30))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "of one client address" in error.details()
+    for stream in streams:
+        stream.cancel()
+
+
+def test_streams_of_one_method_leave_room_for_others(serve_echo):
+    _, _, _, channel = serve_echo({"max_streams": 8, "max_peer_streams": 8})
+    streams = opened(channel, 6)
+    error = refused(channel.unary_stream(ECHO + "endless")(b"", timeout=30))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "of 'endless'" in error.details()
+    assert list(channel.unary_stream(ECHO + "count")(b"2", timeout=30)) == [b"0", b"1"]
+    for stream in streams:
+        stream.cancel()
+
+
+def test_a_stream_that_sends_nothing_is_ended(serve_echo):
+    _, observer, _, channel = serve_echo({"stream_idle_seconds": 0.2})
+    streams = [silent(channel)[0] for _ in range(3)]
+    for stream in streams:
+        error = refused(stream)
+        assert error.code() is grpc.StatusCode.ABORTED
+        assert "sent nothing for 0.2 seconds" in error.details()
+    observer.wait_for(("upper", "", "ABORTED"))
+
+
+def test_a_stream_that_is_sent_to_may_be_silent(serve_echo):
+    """Those who watch send nothing, for as long as they like."""
+    echo, _, _, channel = serve_echo({"stream_idle_seconds": 0.1})
+    (stream,) = opened(channel, 1)
+    ended, _ = silent(channel)
+    assert refused(ended).code() is grpc.StatusCode.ABORTED
+    assert not echo.gone.is_set()
+    stream.cancel()
+    assert echo.gone.wait(30)
+
+
+def test_a_caller_that_takes_nothing_is_ended(serve_echo):
+    echo, _, _, channel = serve_echo({"stalled_seconds": 0.3})
+    stream = channel.unary_stream(ECHO + "flood")(b"", timeout=60)
+    assert next(stream)
+    assert echo.gone.wait(30)
+    stream.cancel()
+
+
+def test_many_watches_that_are_cancelled_leave_health_alone(serve_echo):
+    _, _, server, channel = serve_echo({"max_streams": 400, "max_peer_streams": 400})
+    server.set_serving(True)
+    stub = health_pb2_grpc.HealthStub(channel)
+    for _ in range(3):
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(80)]
+        for number, watch in enumerate(watches):
+            if number % 2:
+                assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            watch.cancel()
+        server.set_serving(False)
+        server.set_serving(True)
+    for service in ("", "test.v1.Echo"):
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Check(health_pb2.HealthCheckRequest(service="nothing"), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    unknown = stub.Watch(health_pb2.HealthCheckRequest(service="nothing"), timeout=30)
+    assert next(unknown).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    unknown.cancel()
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_describes_a_service_to_both_generations_of_tools(serve_echo, version):
+    _, _, _, channel = serve_echo()
+    method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    ask = channel.stream_stream(
+        method,
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    symbol = reflection_pb2.ServerReflectionRequest(file_containing_symbol="grpc.health.v1.Health")
+    nothing = reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Thing")
+    found, missing = ask(iter([symbol, nothing]), timeout=30)
+    assert found.file_descriptor_response.file_descriptor_proto
+    assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_a_stop_answers_calls_and_streams_under_way_and_refuses_new_ones(serve_echo):
+    """Nobody is cancelled: what the grace is too short for, and what comes late, may go to another server."""
+    echo, _, server, channel = serve_echo()
+    hanging = channel.unary_unary(ECHO + "hang").future(b"", timeout=60)
+    assert echo.called.wait(30)
+    upload, _ = silent(channel)
+    stopping = threading.Thread(target=server.stop, args=(1.0,))
+    stopping.start()
+    assert echo.stopping(channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(ECHO + "echo")(b"", timeout=30)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    stopping.join()
+    assert {hanging.code(), refused(upload).code()} == {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_a_second_stop_shortens_the_first(serve_echo):
+    echo, _, server, channel = serve_echo()
+    hanging = channel.unary_unary(ECHO + "hang").future(b"", timeout=60)
+    assert echo.called.wait(30)
+    stopping = threading.Thread(target=server.stop, args=(600.0,))
+    stopping.start()
+    assert echo.stopping(channel)
+    server.stop(0.0)
+    stopping.join(30)
+    assert not stopping.is_alive()
+    assert hanging.code() is grpc.StatusCode.UNAVAILABLE
