@@ -49,6 +49,15 @@ def test_a_shared_layer_stands_where_its_deepest_call_does() -> None:
     assert orders(layergraph) == orders(keras)
 
 
+def test_a_part_that_is_cut_out_makes_no_call_before_it_again() -> None:
+    x = Input((3,))
+    before, after = Dense(3), Dense(2)
+    middle = before(x)
+    part = Model(middle, after(middle))
+    assert [layer.name for layer in part.layers[1:]] == [after.name]
+    assert (len(before.inbound_nodes), len(after.inbound_nodes)) == (1, 2)
+
+
 def test_calls_are_sorted_where_layers_cannot_be() -> None:
     a, b = Dense(3, name="a"), Dense(3, name="b")
     x = Input((3,))
