@@ -91,7 +91,9 @@ class GrpcioServer:
             if reflect:
                 everything.add(Reflection([*routes.services(), HEALTH]).routes())
         elsewhere = self._forwarder.forward if self._forwarder is not None else None
-        self._make_server(everything, limits, elsewhere, options(limits, reuse_port=shared is not None))
+        self._make_server(
+            everything, limits, elsewhere, options(limits, shared=shared is not None, front=front is not None)
+        )
         if shared is not None and shared.owner:
             claim(host, port)
             self._bind(address(f"unix:{shared.socket}", 0), None)
@@ -129,7 +131,7 @@ class GrpcioServer:
         if self._at_the_front:
             self._connections.stop()
         if poller is not None:
-            self._server.stop(0).wait()
+            self._server.stop(0).wait(LEAVE_SECONDS)
         else:
             self._in_loop(self._server.stop(0))
         self._streams.stop()
@@ -178,17 +180,19 @@ class GrpcioServer:
             raise OSError(f"can't listen on {address}: is the port taken?") from error
 
 
-def options(limits: Limits, *, reuse_port: bool) -> list[tuple[str, Any]]:
+def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any]]:
     """Options of grpcio's server (https://grpc.github.io/grpc/core/group__grpc__arg__keys.html)."""
+    # One connection brings the calls of many callers where another process, or a front, hands them on.
+    calls = limits.max_calls + limits.max_streams if shared or front else limits.max_connection_calls
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would share its calls without a word.
-        ("grpc.so_reuseport", int(reuse_port)),
+        ("grpc.so_reuseport", int(shared)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.max_concurrent_streams", limits.max_connection_calls),
+        ("grpc.max_concurrent_streams", calls),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_connection_idle_ms", round(limits.connection_idle_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", round(limits.handshake_seconds * 1000)),

@@ -10,6 +10,7 @@ where they are missing, `transport.aio` serves instead.
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from layerserve_server.transport.memory import RETRY_SECONDS
 from layerserve_server.transport.peers import endpoint, host_of
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
+
+logger = logging.getLogger(__name__)
 
 #: What is taken from grpcio's server module.
 INTERNALS = ("_REQUEST_CALL_TAG", "_ServerStage", "_process_event_and_continue", "_request_call")
@@ -104,7 +107,11 @@ class Poller:
             event = poll(time.time() + IDLE_SECONDS)
             taken = 0
             while going_on and event.completion_type != nothing:
-                going_on = self._take(event)
+                try:
+                    going_on = self._take(event)
+                except Exception:
+                    # A defect, or a call that the core has given up: it must cost none of the others.
+                    logger.exception("an event of grpcio")
                 taken += 1
                 # Released before the next poll: one that holds a call that is shut down would keep the queue busy.
                 event = None
@@ -153,6 +160,10 @@ class Poller:
         return bool(self._grpcio._process_event_and_continue(self._state, event))
 
     def _begin(self, event: Any) -> None:
+        with self._state.lock:
+            self._state.due.discard(event.tag)
+            if self._state.stage is self._grpcio._ServerStage.STARTED:
+                self._grpcio._request_call(self._state)
         name = event.call_details.method
         found = self._unary.get(name)
         call: PolledCall | PolledStream
@@ -164,9 +175,6 @@ class Poller:
         with self._state.lock:
             # The server isn't stopped before these have ended.
             self._state.rpc_states.add(call)
-            self._state.due.discard(event.tag)
-            if self._state.stage is self._grpcio._ServerStage.STARTED:
-                self._grpcio._request_call(self._state)
         call.start()
 
 
@@ -190,13 +198,15 @@ class Operations:
         _due: int
         _cancelled: bool
 
-    def begin(self, operations: tuple[Any, ...], tag: Callable[[Any], Tag]) -> None:
-        """Starts operations, and has `tag` called with their event. The caller may have gone: then nothing is done."""
+    def begin(self, operations: tuple[Any, ...], tag: Callable[[Any], Tag]) -> bool:
+        """Starts operations, and has `tag` called with their event. False: the caller has gone, and nothing is done."""
         with self._poller.lock:
             # Whoever is gone hears nothing, and the core may be as well.
-            if not self._cancelled:
-                self._due += 1
-                self._core.start_server_batch(operations, tag)
+            if self._cancelled:
+                return False
+            self._core.start_server_batch(operations, tag)
+            self._due += 1
+            return True
 
     def end_event(self) -> Tag:
         """An event has come."""
@@ -251,26 +261,24 @@ class PolledCall(BurstCall, Operations):
 
     def send(self, message: bytes) -> None:
         core = self._poller.core
-        self._poller.sending[self] = time.monotonic()
-        self.begin(
-            (
-                core.SendInitialMetadataOperation((), 0),
-                core.SendMessageOperation(message, 0),
-                core.SendStatusFromServerOperation((), core.StatusCode.ok, b"", 0),
-            ),
-            self._sent,
+        operations = (
+            core.SendInitialMetadataOperation((), 0),
+            core.SendMessageOperation(message, 0),
+            core.SendStatusFromServerOperation((), core.StatusCode.ok, b"", 0),
         )
+        self._poller.sending[self] = time.monotonic()
+        if not self.begin(operations, self._sent):
+            self.over()
 
     def send_failure(self, wire: Failure) -> None:
         core = self._poller.core
         code, text = wire.code.value[0], wire.text.encode()
-        self.begin(
-            (
-                core.SendInitialMetadataOperation((), 0),
-                core.SendStatusFromServerOperation(wire.metadata, code, text, 0),
-            ),
-            self._sent,
+        operations = (
+            core.SendInitialMetadataOperation((), 0),
+            core.SendStatusFromServerOperation(wire.metadata, code, text, 0),
         )
+        if not self.begin(operations, self._sent):
+            self.over()
 
     def over(self) -> None:
         self._poller.sending.pop(self, None)
