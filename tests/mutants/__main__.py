@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--room", default="", help="only this folder or file")
     parser.add_argument("--mutant", help="only this one, as a survivor is named")
     parser.add_argument("--jobs", type=int, default=2, help="mutants tried at once")
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds of the processor's time per mutant")
+    parser.add_argument("--budget", type=float, default=24.0, help="seconds of the processor's time per mutant")
     parser.add_argument("--no-measure", action="store_true", help="use only what has been measured so far")
     parser.add_argument("--measure", metavar="TESTS", help="only measure which lines tests run, whose path begins so")
     parser.add_argument("--list", action="store_true", help="only list the sample")

@@ -26,6 +26,12 @@ class Test:
     #: Place in the order of trying, smallest first.
     order: tuple[Any, ...]
 
+    @property
+    def tier(self) -> int:
+        """How near it comes to the mutation, see `_tier`."""
+        tier: int = self.order[0]
+        return tier
+
 
 class Reach:
     """What all files of tests reach, as far as it has been measured."""

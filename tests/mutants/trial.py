@@ -106,7 +106,8 @@ class Trial:
 
 
 def _parts(tests: list[Test], budget: float) -> Iterator[list[Test]]:
-    """The first few tests, and then the others as far as the budget goes."""
+    """The first few tests, and then the others as far as the budget goes: a third of it for those that reach less."""
+    nearest = min((test.tier for test in tests), default=0)
     first: list[Test] = []
     rest: list[Test] = []
     files: set[str] = set()
@@ -116,7 +117,7 @@ def _parts(tests: list[Test], budget: float) -> Iterator[list[Test]]:
         files.add(test.name.split("::")[0])
         if not rest and (not first or (seconds <= FIRST_SECONDS and len(files) <= FIRST_FILES)):
             first.append(test)
-        elif seconds <= budget:
+        elif seconds <= (budget if test.tier == nearest else budget / 3):
             rest.append(test)
         else:
             break

@@ -1,0 +1,122 @@
+"""Heaps of texts are checked wherever HDF5 may read one, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import pytest
+from layergraph.archive.heap_check import DamagedHeapError, HeapChecked
+
+#: Longer than the blocks that are kept.
+LONG = 1 << 17
+
+
+def heap(*lengths: int, size: int | None = None) -> bytes:
+    """A global heap of objects of these lengths, the last of which is the free space."""
+    objects = b"".join(
+        struct.pack("<HH4xQ", index, 1, length) + b"\0" * ((length + 7) // 8 * 8)
+        for index, length in enumerate(lengths, 1)
+    )
+    whole = 16 + len(objects) + 16
+    return (
+        b"GCOL\1\0\0\0" + struct.pack("<Q", whole if size is None else size) + objects + struct.pack("<HH4xQ", 0, 0, 16)
+    )
+
+
+def endless() -> bytes:
+    """A heap whose only object has no size."""
+    return b"GCOL\1\0\0\0" + struct.pack("<Q", 4096) + b"\0" * 4080
+
+
+def checked(data: bytes) -> HeapChecked:
+    return HeapChecked(io.BytesIO(data))
+
+
+def read(file: HeapChecked, start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
+
+
+@pytest.mark.parametrize("start", [0, 1, LONG - 5, 3 * LONG])
+@pytest.mark.parametrize("size", [1, 7, LONG - 1, LONG, 2 * LONG])
+def test_what_is_read_is_what_the_file_holds(start: int, size: int) -> None:
+    data = bytes(range(251)) * (4 * LONG // 251)
+    file = checked(data)
+    assert read(file, start, size) == data[start : start + size]
+    assert file.tell() == min(start + size, max(start, len(data)))
+    with file.values_only():
+        assert read(file, start, size) == data[start : start + size]
+
+
+def test_positions_count_from_the_start_the_place_and_the_end() -> None:
+    file = checked(b"0123456789")
+    assert file.tell() == 10
+    assert file.seek(2) == 2
+    assert file.seek(3, io.SEEK_CUR) == 5
+    assert file.read(1) == b"5"
+    assert file.seek(-1, io.SEEK_END) == 9
+    assert file.read(5) == b"9"
+    assert file.readable()
+    assert file.seekable()
+
+
+@pytest.mark.parametrize("at", [0, 100, 65530, LONG])
+def test_a_damaged_heap_is_found_by_whatever_read_touches_its_signature(at: int) -> None:
+    data = b"." * at + endless()
+    for start in range(max(0, at - 2), at + 5):
+        with pytest.raises(DamagedHeapError):
+            read(checked(data), start, 1 if start >= at else at - start + 1)
+    assert read(checked(data), at + 200, 50) == data[at + 200 : at + 250]
+
+
+def test_values_are_not_checked_and_what_follows_them_is() -> None:
+    file = checked(b"." * 100 + endless() + b"." * LONG)
+    for size in (200, LONG):
+        with file.values_only():
+            assert len(read(file, 50, size)) == size
+        with pytest.raises(DamagedHeapError):
+            read(file, 50, 200)
+        with pytest.raises(ZeroDivisionError), file.values_only():
+            raise ZeroDivisionError
+        with pytest.raises(DamagedHeapError):
+            read(file, 50, 200)
+
+
+@pytest.mark.parametrize("lengths", [(), (1,), (8,), (9, 24, 0), (100,) * 50])
+def test_a_sound_heap_is_read(lengths: tuple[int, ...]) -> None:
+    data = heap(*lengths)
+    assert read(checked(data), 0, len(data)) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        heap(8)[:12],
+        heap(8)[:-1],
+        heap(8, size=15),
+        heap(8, size=1 << 40),
+        heap(8)[:24] + struct.pack("<Q", 1 << 40) + heap(8)[32:],
+        heap(8)[:-8] + struct.pack("<Q", 15),
+        heap(8)[:-8] + struct.pack("<Q", 17),
+    ],
+    ids=["no header", "cut off", "smaller than its header", "past the end", "long object", "short rest", "long rest"],
+)
+def test_a_heap_that_does_not_fit_is_refused(data: bytes) -> None:
+    with pytest.raises(DamagedHeapError):
+        read(checked(data), 0, len(data))
+
+
+def test_heaps_together_are_no_longer_than_the_file() -> None:
+    """Ten thousand heaps that each claim the rest of the file would be walked for minutes."""
+    data = b"".join(b"GCOL\1\0\0\0" + struct.pack("<Q", 32 * 10_000 - 32 * index) + b"\1\0" + b"\0" * 14
+                    for index in range(10_000))  # fmt: skip
+    with pytest.raises(DamagedHeapError):
+        read(checked(data), 0, len(data))
+
+
+def test_a_heap_is_walked_once() -> None:
+    data = heap(8) * 2
+    file = checked(data)
+    for _ in range(3):
+        assert read(file, 0, len(data)) == data
