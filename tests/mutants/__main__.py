@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mirror import Mirror
 from mutations import Mutation, mutations
-from reach import Reach
+from reach import Killers, Reach
 from report import Equivalents, Result, difference, table
 from sampling import sample
 from trial import Trial, Warm
@@ -29,14 +29,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="mutants of the sample")
     parser.add_argument("--seed", type=int, default=1, help="which sample")
     parser.add_argument("--room", default="", help="only this folder or file")
-    parser.add_argument("--mutant", help="only this one, as a survivor is named")
+    parser.add_argument("--mutant", help="only these, as survivors are named")
     parser.add_argument("--jobs", type=int, default=2, help="mutants tried at once")
     parser.add_argument("--budget", type=float, default=24.0, help="seconds of the processor's time per mutant")
     parser.add_argument("--no-measure", action="store_true", help="use only what has been measured so far")
     parser.add_argument("--measure", metavar="TESTS", help="only measure which lines tests run, whose path begins so")
     parser.add_argument("--list", action="store_true", help="only list the sample")
     arguments = parser.parse_args()
-    chosen = [_named(arguments.mutant)] if arguments.mutant else _sample(arguments)
+    chosen = [_named(name) for name in arguments.mutant.split()] if arguments.mutant else _sample(arguments)
     if arguments.list or arguments.mutant:
         print(*(f"{mutation.name}\n{difference(ROOT, mutation)}" for mutation in chosen), sep="\n")
     if arguments.list:
@@ -49,11 +49,12 @@ def main() -> None:
             _in_parallel(warm, stale, lambda worker, file: _measure(reach, worker, file))
         if arguments.measure is not None:
             return
+        killers = Killers(BUILD / "killers.json")
         equivalents = Equivalents(Path(__file__).with_name("equivalent.toml"), ROOT)
         results: list[Result] = []
 
         def attempt(worker: Warm, mutation: Mutation) -> None:
-            result = Trial(worker, reach, arguments.budget).run(mutation)
+            result = Trial(worker, reach, killers, arguments.budget).run(mutation)
             if result.survived:
                 result.reason = equivalents.reason(mutation)
             results.append(result)

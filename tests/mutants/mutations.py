@@ -62,6 +62,11 @@ class Mutation:
         """What `MUTANT=` takes."""
         return f"{self.path}:{self.line}:{self.column}:{self.operator}"
 
+    @property
+    def identity(self) -> str:
+        """What stays as it is where lines are added elsewhere."""
+        return f"{self.path}:{self.scope}:{self.line - self.scope_line}:{self.column}:{self.operator}"
+
     def apply(self, source: bytes) -> bytes:
         """The file with the bug."""
         return source[: self.start] + self.text.encode() + source[self.end :]
@@ -304,11 +309,10 @@ class _Finder(ast.NodeVisitor):
     def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
         if isinstance(node.op, ast.Not):
             self._add("drop-not", node, self._text(node.operand))
-        elif isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+        elif isinstance(node.op, ast.USub):
             self._add("drop-minus", node, self._text(node.operand))
-        elif isinstance(node.op, ast.USub) and isinstance(node.operand.value, int):  # type: ignore[attr-defined]
-            self._add("constant", node, str(-node.operand.value - 1))  # type: ignore[attr-defined]
-            return
+            if isinstance(node.operand, ast.Constant):
+                return
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,28 @@ class Reach:
     def _place(self, file: str) -> Path:
         digest = hashlib.sha256((self._root / file).read_bytes()).hexdigest()[:16]
         return self._cache / f"{_flat(file)}.{digest}.json.gz"
+
+
+class Killers:
+    """Which test killed each mutant last: that one is tried first, alone."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+
+    def first(self, mutation: Mutation, tests: list[Test]) -> list[Test]:
+        """The tests, the known one before all others."""
+        known = self._known.get(mutation.identity)
+        found = [replace(test, order=(-1,)) for test in tests if test.name == known]
+        return found + [test for test in tests if test.name != known]
+
+    def keep(self, mutation: Mutation, test: str) -> None:
+        """Notes what killed a mutant; nothing where it has survived."""
+        if test:
+            self._known[mutation.identity] = test
+        else:
+            self._known.pop(mutation.identity, None)
+        self._file.write_text(json.dumps(self._known, indent=0))
 
 
 class _File:

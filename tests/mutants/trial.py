@@ -11,7 +11,7 @@ from typing import Any
 
 from mirror import Mirror
 from mutations import Mutation
-from reach import Reach, Test
+from reach import Killers, Reach, Test
 from report import Result
 from running import EXTRA_SECONDS, SLOWER
 
@@ -59,14 +59,15 @@ class Warm:
 class Trial:
     """Tries mutants in one warm process."""
 
-    def __init__(self, warm: Warm, reach: Reach, budget: float) -> None:
+    def __init__(self, warm: Warm, reach: Reach, killers: Killers, budget: float) -> None:
         self._warm = warm
         self._reach = reach
+        self._killers = killers
         self._budget = budget
 
     def run(self, mutation: Mutation) -> Result:
         """Runs the tests that reach a mutation until one fails, as far as the budget goes."""
-        tests = self._reach.tests(mutation)
+        tests = self._killers.first(mutation, self._reach.tests(mutation))
         result = Result(mutation, tests_known=len(tests))
         self._warm.mirror.put(mutation)
         try:
@@ -77,6 +78,7 @@ class Trial:
                     part = self._judge(result, mutation, part, reply)
         finally:
             self._warm.mirror.restore(mutation)
+        self._killers.keep(mutation, result.killed_by)
         return result
 
     def _judge(self, result: Result, mutation: Mutation, part: list[Test], reply: dict[str, Any]) -> list[Test]:
@@ -106,8 +108,13 @@ class Trial:
 
 
 def _parts(tests: list[Test], budget: float) -> Iterator[list[Test]]:
-    """The first few tests, and then the others as far as the budget goes: a third of it for those that reach less."""
-    nearest = min((test.tier for test in tests), default=0)
+    """The test that killed it last, then the first few, then the others as far as the budget goes.
+
+    Those that reach less than the nearest ones get a third of it.
+    """
+    nearest = min((test.tier for test in tests if test.tier >= 0), default=0)
+    if tests and tests[0].tier < 0:
+        yield [tests.pop(0)]
     first: list[Test] = []
     rest: list[Test] = []
     files: set[str] = set()
