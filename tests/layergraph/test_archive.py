@@ -95,6 +95,7 @@ def test_arrays_are_read_in_any_storage_and_type(tmp_path: Path, options: dict[s
     assert got.dtype == values.dtype.newbyteorder("=")
     assert array.dtype == got.dtype.name
     np.testing.assert_array_equal(got, values)
+    array.try_reading()
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])

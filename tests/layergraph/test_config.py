@@ -297,6 +297,7 @@ def odd() -> dict[str, Any]:
         "node that is text": functional(X, layer("Dense", "a", [tensor("x", "0")], units=3)),
         "two of one name": functional(X, dense(), dense()),
         "layers that are no list": {"class_name": "Functional", "config": {"name": "m", "layers": {}}},
+        "a sequence whose layers are no list": {"class_name": "Sequential", "config": {"name": "m", "layers": {}}},
         "layers that are numbers": functional(1, 2),
         "calls that are numbers": functional(X, {**dense(), "inbound_nodes": [3]}),
         "calls that are text": functional(X, {**dense(), "inbound_nodes": "x"}),
@@ -321,6 +322,57 @@ def odd() -> dict[str, Any]:
 
 
 SIZES = [-3, 0, True, "3", 3.7, 10**10, 10**30, None, [3], {}]
+#: What the error of a config says, so that each is refused for what is wrong with it.
+SAID = {
+    "a class of os": "layer 'a': config is no object",
+    "a custom class": "class 'builtins>Dense' is not supported, but a plugin can supply it",
+    "the model itself": "the model is of class 'system', expected a Functional or Sequential model",
+    "a subclassed model": "the model is of class 'MyModel', expected a Functional or Sequential model",
+    "Lambda": "layer 'a': Lambda holds Python code, which is never run",
+    "Lambda inside": "Lambda holds Python code, which is never run",
+    "TorchModuleWrapper": "TorchModuleWrapper holds Python code, which is never run",
+    "TFSMLayer": "TFSMLayer runs a model of another framework from a path in the config, which is never opened",
+    "vocabulary from a file": "expected a list of terms: files are never opened",
+    "os.system": "custom function 'system' of module 'os'",
+    "keras.utils.get_file": "unknown activation 'get_file'",
+    "an argument of a call": "layer 'a': __lambda__ holds Python code, which is never run",
+    "self-loop": "layer 'a' (and 0 more) can't be called: their inputs depend on one another",
+    "cycle": "layer 'a' (and 1 more) can't be called: their inputs depend on one another",
+    "dangling layer": "can't be called: there is no call 0 of a layer 'zz'",
+    "dangling output": "there is no output 0 of call 0 of a layer 'zz'",
+    "dangling node": "there is no call 1099511627776 of a layer 'x'",
+    "negative node": "there is no call -1 of a layer 'x'",
+    "negative tensor": "there is no output -1 of call 0 of a layer 'x'",
+    "node that is text": "__keras_tensor__ has a form that can't be read",
+    "two of one name": "two layers are named 'a'",
+    "layers that are no list": "a model is a subclassed one, whose graph no file holds",
+    "a sequence whose layers are no list": "a Sequential model has no list of layers",
+    "layers that are numbers": "a layer is no object",
+    "calls that are numbers": "layer 'a': a call has no form that can be read",
+    "calls that are text": "layer 'a': inbound_nodes is no list",
+    "class that is a list": "layer 'a': class_name is \"['Dense']\"",
+    "config that is a list": "layer 'a': config is no object",
+    "no outputs": "model 'm': outputs hold nothing, expected tensors of layers",
+    "outputs that are text": "output_layers is no nesting of [layer, node, tensor]",
+    "not connected": "graph disconnected: input 'y' is needed but isn't among the inputs ['x']",
+    "arity": "called with 2 arguments and [], expected ['inputs']",
+    "no arguments": "layer 'a': call 0 takes no tensor, expected at least one",
+    "no layers": "there is no output 0 of call 0 of a layer 'x'",
+    "unused inputs": "there is no output 0 of call 1 of a layer 'a'",
+    "wrapped 100 deep": "models and layers are nested more than 64 deep",
+    "nested 70 deep": "models and layers are nested more than 64 deep",
+    "name with NUL": "a layer's name is 'a\\x00b', expected a text",
+    "name of 100 kB": "aaa...', expected a text",
+    "name with a lone surrogate": "no Unicode text",
+    "name that is a number": "a layer's name is '3', expected a text",
+    "an unknown option": "layer 'a' (Dense): option 'colour' = 'red' is not supported",
+    "an unknown operation": "operation 'Frobnicate' is not supported",
+    **{
+        f"units {value!r}": f"option 'units' is {value!r}, expected a positive integer"
+        for value in [-3, 0, True, "3", {}]
+    },
+}
+SIZES = [-3, 0, True, "3", 3.7, 10**10, 10**30, None, [3], {}]
 BAD = with_code() | odd() | {f"units {value!r}": functional(X, dense(units=value)) for value in SIZES}
 
 
@@ -337,8 +389,14 @@ def test_a_hostile_config_costs_one_typed_error(
     assert time.process_time() - start < 2
     assert len(str(raised.value)) < 10_000
     assert "weights in the file" not in str(raised.value), "refused for its weights alone"
+    assert SAID.get(name, "") in str(raised.value)
     str(raised.value).encode()
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+
+def test_every_odd_config_has_its_own_text() -> None:
+    assert odd().keys() <= SAID.keys()
+    assert SAID.keys() <= BAD.keys()
 
 
 WATCHED = ("import", "os", "subprocess", "socket", "open", "exec", "compile", "marshal", "pickle", "_thread")

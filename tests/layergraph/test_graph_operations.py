@@ -10,6 +10,7 @@ import pytest
 from layergraph.config.graph_nodes import _node, graph_node
 from layergraph.config.graph_operations import NODES
 from layergraph.config.spec import CallSpec, TensorRef
+from layergraph.config.tensorflow_ops import UnknownFunctionError
 from layergraph.functional.structure import flatten, map_structure
 from layergraph.ops.table import OPERATIONS
 
@@ -49,6 +50,19 @@ def test_a_node_gives_tensorflows_numbers(number: int) -> None:
         assert got.dtype == want.dtype
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "text"),
+    [
+        ({"op": "WriteFile"}, {}, "operation 'WriteFile' of TensorFlow is not supported"),
+        ({"op": "Cast"}, {}, "operation 'Cast' of TensorFlow has a form that can't be read"),
+        ({"op": "Transpose"}, {"9": [0]}, "has a form that can't be read"),
+    ],
+)
+def test_what_is_no_known_node_is_refused(node: dict[str, Any], constants: dict[str, Any], text: str) -> None:
+    with pytest.raises(UnknownFunctionError, match=text):
+        graph_node({"name": "n", **node}, constants, CallSpec(([TensorRef("x", 0, 0)],)))
 
 
 def test_every_node_of_the_table_is_compared() -> None:

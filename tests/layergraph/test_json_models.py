@@ -13,7 +13,7 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph.archive import ShardedWeights, open_archive
-from layergraph.errors import ModelFileError, UnsafeFileError, UnsupportedModelError
+from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
 from oracles import assert_close, perturb
 
 
@@ -42,6 +42,15 @@ def test_an_architecture_is_found_with_its_weights(weights: str, config: str, tm
     stock.save_weights(tmp_path / weights)
     check(tmp_path, stock)
     check(tmp_path / config, stock)
+
+
+@pytest.mark.parametrize("names", [[], ["a.h5", "b.h5"], ["a.h5", "b.hdf5", "c.weights.h5"]])
+def test_an_architecture_without_its_weights_or_with_several_is_refused(names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "net.json").write_text(model().to_json())
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CorruptFileError, match=f"holds no weights, and {len(names)} files of weights are beside it"):
+        layergraph.load_model(tmp_path / "net.json")
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")

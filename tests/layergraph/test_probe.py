@@ -21,6 +21,8 @@ def test_a_bad_file_is_left_to_the_loader(tmp_path: Path) -> None:
     data = (FIXTURES / "headline.h5").read_bytes()
     (tmp_path / "half.h5").write_bytes(data[: len(data) // 2])
     assert probe.probe(tmp_path / "half.h5") == ""
+    command = [sys.executable, probe.PROGRAM, str(tmp_path / "half.h5"), "10", str(1 << 30)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
     assert probe.probe(tmp_path / "absent.h5") == ""
 
 

@@ -38,6 +38,13 @@ def test_a_terminal_gets_a_line_that_is_rewritten_and_wiped():
     assert second == "epoch 1/2 - 1.2 s - loss: 0.5".ljust(len(first)) + "\n"
 
 
+def test_each_line_can_be_seen_at_once():
+    written = io.BytesIO()
+    progress = PlainProgress(io.TextIOWrapper(written))
+    progress.show(EPOCH)
+    assert written.getvalue() == b"epoch 1/2 - 1.2 s - loss: 0.5\n"
+
+
 def test_endings_are_said():
     stream = io.StringIO()
     progress = PlainProgress(stream)

@@ -72,6 +72,14 @@ def test_strings_are_cut_by_their_length():
     assert sent(upload)[0].tolist() == [[b"x" * 400_000]] * 6
 
 
+def test_a_string_that_fills_a_chunk_goes_at_once():
+    """With its length, which takes four bytes."""
+    texts = np.array(["x" * (CHUNK_BYTES - 4), "y", "z"], dtype=object)
+    upload = upload_of(arrays(texts, np.zeros(3), inputs=[TensorSpec("x", (None,), "string")]))
+    sizes = [len(request.chunk.data) for request in upload if request.HasField("chunk")][:-1]
+    assert sizes == [CHUNK_BYTES, 10]
+
+
 def test_inputs_take_the_models_type_and_targets_keep_theirs_but_for_float64():
     data = arrays([[1, 2, 3]], np.array([5]), np.array([0.5]))
     assert [(array.text, array.dtype) for array in data] == [

@@ -12,6 +12,7 @@ import pytest
 import torch
 from layerserve_zoo.zoo import ZOO
 from oracles import assert_close, flat
+from sklearn.datasets import load_digits
 from stock_zoo import random_rows, stock
 
 #: Stock Keras says so of its own files too, where a model is compiled but wasn't trained.
@@ -64,6 +65,11 @@ def test_the_zoo_has_the_guides_ten_models() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_at_the_guides_sizes_it_has_the_guides_parameters(name: str) -> None:
     assert ZOO[name].build().count_params() == PARAMETERS[name]
+
+
+def test_the_small_dense_network_fits_the_digits_of_scikit_learn() -> None:
+    (spec,) = ZOO["dense"].outline(small=True).input_specs
+    assert spec.shape == (None, *load_digits().data.shape[1:])
 
 
 @pytest.mark.parametrize("name", NAMES)

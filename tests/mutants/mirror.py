@@ -25,6 +25,8 @@ class Mirror:
         self._root = root
         self._lock, self.path = _first_free(build)
         self._stamps = itertools.count(_LATER)
+        #: Files that have a bug at present, as they are without it.
+        self._sound: dict[str, tuple[bytes, tuple[int, int]]] = {}
         self._copy()
 
     def environment(self) -> dict[str, str]:
@@ -36,14 +38,18 @@ class Mirror:
     def put(self, mutation: Mutation) -> None:
         """Writes the file with the bug."""
         file = self.path / mutation.path
-        file.write_bytes(mutation.apply((self._root / mutation.path).read_bytes()))
+        found = file.stat()
+        self._sound[mutation.path] = file.read_bytes(), (found.st_atime_ns, found.st_mtime_ns)
+        file.write_bytes(mutation.apply(self._sound[mutation.path][0]))
         # Python compares the source's time in whole seconds and its size with those that the compiled file was made of.
         stamp = next(self._stamps)
         os.utime(file, (stamp, stamp))
 
     def restore(self, mutation: Mutation) -> None:
         """Takes the bug out again."""
-        shutil.copy2(self._root / mutation.path, self.path / mutation.path)
+        data, times = self._sound.pop(mutation.path)
+        (self.path / mutation.path).write_bytes(data)
+        os.utime(self.path / mutation.path, ns=times)
 
     def _copy(self) -> None:
         listed = subprocess.run(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -156,6 +158,15 @@ def test_train_options_arrive(cli, server, data):
     assert (spec.priority, spec.steps_per_epoch, spec.checkpoint_seconds) == (3, 2, 5)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("7", 7), ("1.5k", 1536), ("2K", 2 << 10), ("3m", 3 << 20), ("4M", 4 << 20), ("0.5G", 1 << 29), ("1T", 1 << 40)],
+)
+def test_sizes_are_powers_of_1024(cli, server, data, text, size):
+    assert cli(f"train double {data} --max-memory {text}")[0] == 0
+    assert server.runs["run-1"].spec.budget.memory_bytes == size
+
+
 def test_files_of_the_server_are_named_by_a_prefix(cli, server):
     line = "train double --x server:a/d.npz:x --y y=server:y.npy --detach"
     status, out, _ = cli(line)
@@ -214,7 +225,14 @@ def test_runs_are_listed_and_watched(cli, data):
     assert status == 0
     assert "finished" in out
     assert "try" in out
-    assert json.loads(cli("runs double --json")[1])["runs"][0]["version"] == 2
+    run = json.loads(cli("runs double --json")[1])["runs"][0]
+    assert run["version"] == 2
+    (row,) = [line for line in out.splitlines() if "run-1" in line]
+    cells = [cell.strip() for cell in re.split(r"  +|│", row) if cell.strip()]
+    assert cells[:5] == ["run-1", "double", "1", "finished", "1/1"]
+    assert cells[6] == "2"
+    created = datetime.fromisoformat(run["created_time"]).astimezone()
+    assert cells[7:] == [created.strftime("%Y-%m-%d %H:%M:%S"), "try"]
     assert "published double version 2" in cli("watch run-1")[1]
 
 
