@@ -118,19 +118,6 @@ def test_many_watches_that_are_cancelled_leave_health_alone(serve_echo):
     unknown.cancel()
 
 
-def test_a_limit_of_calls_is_one_of_each_callers_connection(serve_echo):
-    """Also where a front hands on the streams of all callers over one connection."""
-    _, _, server, _ = serve_echo({"max_streams": 60, "max_connection_calls": 4})
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    channels = [grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) for _ in range(7)]
-    for channel in channels[:6]:
-        opened(channel, 4)
-    answer = health_pb2_grpc.HealthStub(channels[6]).Check(health_pb2.HealthCheckRequest(), timeout=30)
-    assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
-    for channel in channels:
-        channel.close()
-
-
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_reflection_describes_a_service_to_both_generations_of_tools(serve_echo, version):
     _, _, _, channel = serve_echo()
