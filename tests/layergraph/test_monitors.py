@@ -50,14 +50,18 @@ CASES = [
 def test_same_run_as_keras(name, options):
     ours, theirs = models()
     fit = {"epochs": 15, "batch_size": 8, "shuffle": False, "verbose": 0, "validation_data": VALIDATION}
-    own = ours.fit(X, Y, callbacks=[CALLBACKS[name](**options)], **fit)
-    their = theirs.fit(X, Y, callbacks=[getattr(keras.callbacks, name)(**options)], **fit)
+    mine, stock = CALLBACKS[name](**options), getattr(keras.callbacks, name)(**options)
+    own = ours.fit(X, Y, callbacks=[mine], **fit)
+    their = theirs.fit(X, Y, callbacks=[stock], **fit)
+    # Without weights to restore, Keras doesn't note the best epoch.
+    for counter in ("wait", "stopped_epoch", *(["best_epoch"] if "restore_best_weights" in options else [])):
+        assert getattr(mine, counter, None) == getattr(stock, counter, None), counter
     assert own.epoch == their.epoch
     assert list(own.history) == list(their.history)
     for log, values in their.history.items():
         np.testing.assert_allclose(own.history[log], values, rtol=1e-4, atol=1e-6, err_msg=log)
-    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +84,12 @@ def test_the_rates_of_several_optimizers(name, options):
     theirs.compile(several, "binary_crossentropy", metrics=["accuracy"])
     ours.compile(given, "binary_crossentropy", metrics=["accuracy"])
     fit = {"epochs": 6, "batch_size": 8, "shuffle": False, "verbose": 0}
-    own = ours.fit(X, Y, callbacks=[CALLBACKS[name](**options)], **fit)
-    their = theirs.fit(X, Y, callbacks=[getattr(keras.callbacks, name)(**options)], **fit)
+    mine, stock = CALLBACKS[name](**options), getattr(keras.callbacks, name)(**options)
+    own = ours.fit(X, Y, callbacks=[mine], **fit)
+    their = theirs.fit(X, Y, callbacks=[stock], **fit)
+    # Without weights to restore, Keras doesn't note the best epoch.
+    for counter in ("wait", "stopped_epoch", *(["best_epoch"] if "restore_best_weights" in options else [])):
+        assert getattr(mine, counter, None) == getattr(stock, counter, None), counter
     assert list(own.history) == list(their.history)
     assert len(set(own.history["learning_rate_one"])) > 1
     for log, values in their.history.items():

@@ -5,10 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 from layergraph.archive import probe
+from layergraph.archive.archive import open_archive
+from layergraph.archive.hdf5 import LegacyWeights, StoredArray
+from layergraph.errors import CorruptFileError
 from model_files import FIXTURES
 
 
@@ -50,6 +56,45 @@ def test_the_limits_hold() -> None:
     assert subprocess.run([*command, "10", str(1 << 30)], timeout=60, check=False).returncode == 0
     starved = subprocess.run([*command, "0", str(1 << 30)], timeout=60, check=False, capture_output=True)
     assert starved.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+
+
+def test_all_that_loading_reads_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimizer's part too: what crashes there would crash the server when a model is trained on."""
+    seen: list[str] = []
+    for name in ("layers", "optimizer_weights"):
+        monkeypatch.setattr(LegacyWeights, name, lambda self, name=name: seen.append(name))
+    probe._walk(object.__new__(LegacyWeights))
+    assert seen == ["layers", "optimizer_weights"]
+    seen.clear()
+    monkeypatch.setattr(StoredArray, "try_reading", lambda self: seen.append(self.name))
+    with open_archive(FIXTURES / "headline.keras") as archive:
+        probe._walk(archive.weights)
+    names: list[str] = []
+    with zipfile.ZipFile(FIXTURES / "headline.keras") as members, h5py.File(members.open("model.weights.h5")) as file:
+        file.visititems(lambda name, found: names.append(name) if isinstance(found, h5py.Dataset) else None)
+    assert sorted(name.strip("/") for name in seen) == sorted(names) != []
+    assert any("optimizer" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(MemoryError, 3), (CorruptFileError(Path("model.h5"), "is damaged"), 0), (None, 0)]
+)
+def test_only_memory_and_crashes_are_told(raised: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong otherwise the loader says."""
+    limits = []
+    monkeypatch.setattr(probe.resource, "setrlimit", lambda *limit: limits.append(limit))
+
+    def walk(weights: object) -> None:
+        if raised is not None:
+            raise raised
+
+    monkeypatch.setattr(probe, "_walk", walk)
+    assert probe.main(FIXTURES / "dense.h5", 7, 1 << 30) == status
+    assert limits == [
+        (probe.resource.RLIMIT_CORE, (0, 0)),
+        (probe.resource.RLIMIT_CPU, (7, 8)),
+        (probe.resource.RLIMIT_AS, (1 << 30, 1 << 30)),
+    ]
 
 
 def test_it_imports_no_torch() -> None:

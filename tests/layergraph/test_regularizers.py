@@ -41,6 +41,16 @@ def test_penalties_and_their_gradients(name, options):
         np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.0), (torch.bfloat16, 0.0), (torch.float64, 1e-7)])
+@pytest.mark.parametrize("name", ["L1", "L2", "L1L2"])
+def test_penalties_of_other_types_round_as_keras_does(name, dtype, tolerance):
+    options = {"l1": 0.013, "l2": 0.017} if name == "L1L2" else {}
+    x = torch.tensor(WEIGHTS, dtype=dtype)
+    ours, theirs = REGULARIZERS[name](**options)(x), getattr(keras.regularizers, name)(**options)(x)
+    assert ours.dtype == theirs.dtype
+    assert float(ours) == pytest.approx(float(theirs), rel=tolerance, abs=0)
+
+
 @pytest.mark.parametrize(("name", "options"), CONSTRAINT_CASES, ids=str)
 def test_projections(name, options):
     expected = getattr(keras.constraints, name)(**options)(torch.tensor(WEIGHTS))

@@ -158,7 +158,7 @@ def test_a_missing_last_axis_is_mended(server):
 )
 def test_zero_rows_give_zero_rows(server, model, inputs):
     got = arrays(server.predict(model, **inputs))
-    assert [array.shape[0] for array in got.values()] == [0] * len(got)
+    assert [array.shape[0] for array in got.values()] == [0] * len(got) != []
     assert all(array.shape[1] > 0 for array in got.values())
 
 
