@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -66,8 +67,8 @@ class Workers:
 
     def stop(self, grace: float) -> None:
         """Ends them: they take no more calls, and those under way have `grace` seconds to finish."""
-        self._stopping.set()
         with self._lock:
+            self._stopping.set()
             processes = list(self._processes.values())
         for process in processes:
             _tell(process, f"{grace}\n")
@@ -92,11 +93,16 @@ class Workers:
 
     def _keep(self, number: int, grpc_port: int, ready: threading.Event) -> None:
         """Starts a worker, and another when it ends."""
-        while not self._stopping.is_set():
-            process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        while True:
             with self._lock:
+                # Both at once: a stop must find every process that is there, as nobody else ends it.
+                if self._stopping.is_set():
+                    ready.set()
+                    return
+                process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                 self._processes[number] = process
             _tell(process, json.dumps(self._orders(grpc_port)) + "\n", close=False)
+            assert process.stdin is not None
             assert process.stdout is not None
             said = process.stdout.readline()
             if said:
@@ -104,6 +110,9 @@ class Workers:
             ready.set()
             code = process.wait()
             self._metrics_ports.pop(number, None)
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
             if not self._stopping.is_set():
                 logger.error("a worker ended with status %d, and another takes its place", code)
                 self._stopping.wait(AGAIN_SECONDS)
@@ -132,9 +141,13 @@ class AllMetrics(CollectorRegistry):
             families.setdefault(family.name, family)
             into = sums.setdefault(family.name, {})
             for sample in family.samples:
+                if sample.name.endswith("_created"):
+                    continue  # a time: a sum of them says nothing, and the text of a worker has it as another family
                 key = sample.name, tuple(sorted(sample.labels.items()))
                 into[key] = into.get(key, 0.0) + sample.value
         for name, family in families.items():
+            if not sums[name]:
+                continue
             whole = Metric(name, family.documentation, family.type)
             for (sample_name, labels), value in sums[name].items():
                 whole.add_sample(sample_name, dict(labels), value)

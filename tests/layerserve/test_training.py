@@ -123,6 +123,7 @@ def test_defaults_are_keras_and_the_files(client, server):
         False,
     )
     assert spec.compile == training_pb2.CompileSettings()
+    assert spec.budget == training_pb2.Budget()
 
 
 def test_the_new_version_may_get_a_label(client):
@@ -176,6 +177,11 @@ def test_a_run_is_watched_from_the_first_event_that_is_not_known(client, server,
     server.release_training()
     run.wait()
     assert asked[-1] == 4
+
+
+def test_a_server_is_looked_for_about_a_minute():
+    assert sum(run_feed.RECONNECT_DELAYS) == pytest.approx(60, abs=5)
+    assert list(run_feed.RECONNECT_DELAYS) == sorted(run_feed.RECONNECT_DELAYS)
 
 
 def test_a_server_that_stays_away_is_unavailable(client, server):

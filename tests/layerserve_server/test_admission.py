@@ -45,6 +45,8 @@ def test_types_are_converted_where_nothing_is_lost(dtype, array, expected):
         ("bool", np.array([1]), "got dtype int64, expected bool"),
         ("int32", np.array([2**31]), "got 2147483648 as int64, which int32 can't hold"),
         ("uint8", np.array([-1]), "got -1 as int64, which uint8 can't hold"),
+        ("uint8", np.array([5, 256]), "got 256 as int64, which uint8 can't hold"),
+        ("uint8", np.array([-1, 5]), "got -1 as int64, which uint8 can't hold"),
         ("float32", np.array([2**24 + 1]), "got 16777217 as int64, which float32 can't hold"),
         ("float32", np.array([1e300]), "too large for float32"),
         ("float32", np.array([b"a"], object), "got dtype string, expected float32"),
@@ -119,6 +121,13 @@ def test_inputs_that_the_outputs_do_not_need_may_come_or_stay_away():
     a, b = spec("a"), spec("b")
     assert list(admitted([("a", ROW)], a, b, needed=[a]).arrays) == ["a"]
     assert list(admitted([("a", ROW), ("b", np.zeros((9, 9)))], a, b, needed=[a]).arrays) == ["a"]
+
+
+def test_a_model_of_fixed_batches_counts_its_longest_array():
+    fixed = [spec("a", (2, 3)), spec("b", (4,)), spec("c", ())]
+    arrays = [("a", np.zeros((2, 3))), ("b", np.zeros(4)), ("c", np.zeros(()))]
+    assert admitted(arrays, *fixed).rows == 4
+    assert admitted(arrays[2:], fixed[2]).rows == 1
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])

@@ -115,13 +115,106 @@ def test_what_arrives_while_a_batch_runs_is_the_next_one(make):
     assert observer.batches == [(1, 1), (6, 3)]
 
 
+def waits_of(lane):
+    """How long the lane's thread waited for company, each time; None is for the next request, however long."""
+    found, wait = [], lane._wake.wait
+    lane._wake.wait = lambda timeout=None: found.append(timeout) or wait(timeout)
+    return found
+
+
 def test_an_idle_lane_answers_without_waiting_for_company(make):
     doubler = Doubler()
     doubler.gate.set()
     lane, _ = make(doubler)
-    pending, future = ask(lane, [1])
-    assert column(future) == [2]
-    assert pending.started - pending.arrived < 0.5
+    waits = waits_of(lane)
+    assert column(ask(lane, [1])[1]) == [2]
+    assert column(ask(lane, [2])[1]) == [4]
+    assert set(waits) <= {None}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "longest"),
+    [
+        (0.2, 3, 0.01),
+        (0.1, 3, 0.005),
+        # No more than that, however long the batch took; not for one caller; not where it isn't worth a wait.
+        (10.0, 3, 0.01),
+        (0.2, 1, None),
+        (0.009, 3, None),
+    ],
+)
+def test_a_lane_waits_for_company_for_a_twentieth_of_its_last_batch(make, monkeypatch, seconds, expected, longest):
+    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+    monkeypatch.setattr(batching.time, "monotonic", lambda: 1000.0)
+    lane._last = (1000.0, seconds, expected)
+    waits = []
+    lane._wake.wait = lambda timeout=None: waits.append(timeout) or lane._queue.extend([None] * expected)
+    with lane._lock:
+        lane._gather()
+        lane._queue.clear()
+    assert waits == ([] if longest is None else [pytest.approx(longest)])
+    assert not lane._gathering
+
+
+def test_a_moment_that_has_passed_is_not_waited_for(make, monkeypatch):
+    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+    lane._last = (time.monotonic() - 1.0, 0.2, 3)
+    waits = waits_of(lane)
+    with lane._lock:
+        lane._gather()
+    assert waits == []
+
+
+class Clock:
+    """Time that passes only while batches run."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.busy = 1000.0, 10.0
+        monkeypatch.setattr(batching, "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def thread_time(self):
+        return self.busy
+
+
+def test_a_lane_learns_how_long_batches_take(make, monkeypatch):
+    clock = Clock(monkeypatch)
+    takes = iter([8.0, 4.0, 16.0, 2.0])
+
+    def execute(outputs, arrays):
+        took = next(takes)
+        clock.now, clock.busy = clock.now + 2 * took, clock.busy + took
+        return {"y": arrays["x"]}
+
+    lane, _ = make(execute, max_batch_rows=8)
+    assert lane._expected(1) == math.inf
+    expected = []
+    for rows in (1, 1, 1, 4):
+        lane.put(Pending(("y",), {"x": np.ones((rows, 1))}, rows, True, lambda pending: None))
+        lane.run()
+        expected.append([lane._expected(count) for count in (1, 2, 4, 8)])
+    assert expected == [
+        [8, 16, 32, 64],
+        # What is quicker than before counts at once, what is slower by half.
+        [4, 8, 16, 32],
+        [10, 20, 40, 80],
+        # Of what a larger one took a smaller one may take all, but it is known here.
+        [10, 20, 2, 4],
+    ]
+    assert lane._last == (clock.now, 4.0, 1)
+    assert lane._seconds_per_row == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "each", "seconds"), [(0, 1.0, 0.01), (50, 0.1, 5.0), (50, 1.0, 10.0), (3, 1e-6, 0.01)]
+)
+def test_who_is_refused_may_come_back_when_the_queue_has_gone(make, rows, each, seconds):
+    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+    lane._queued_rows, lane._seconds_per_row = rows, each
+    assert lane._wait_seconds() == pytest.approx(seconds)
+    lane._queued_rows = 0
 
 
 def test_a_request_larger_than_a_batch_is_split_and_rejoined_and_lets_others_in_between(make):
@@ -222,14 +315,16 @@ def test_who_has_gone_or_is_too_late_is_not_computed(make):
     gone, gone_future = ask(lane, [10])
     _, late_future = ask(lane, [20], deadline=time.monotonic() - 1)
     _, here = ask(lane, [30])
+    _, in_time = ask(lane, [40], deadline=time.monotonic() + 100)
     gone.cancel()
     doubler.gate.set()
     assert column(here) == [60]
+    assert column(in_time) == [80]
     with pytest.raises(CallCancelledError):
         gone_future.result(30)
     with pytest.raises(DeadlinePassedError):
         late_future.result(30)
-    assert doubler.seen == [[1], [30]]
+    assert doubler.seen == [[1], [30, 40]]
     assert lane.queued_rows == 0
 
 
@@ -481,15 +576,6 @@ def test_callers_in_two_groups_come_together(make, monkeypatch):
     again = ask(lane, [4])[1]
     assert [column(future) for future in (*others, again)] == [[4], [6], [8]]
     assert observer.batches == [(1, 1), (3, 3)]
-
-
-def test_who_comes_alone_waits_for_nobody(make):
-    lane, _ = make(lambda outputs, arrays: time.sleep(0.1) or {"y": arrays["x"]})
-    column(ask(lane, [1])[1])
-    lane._last = (time.monotonic() - 1.0, 0.1, 8)
-    pending, future = ask(lane, [1])
-    future.result(30)
-    assert pending.started - pending.arrived < 0.05
 
 
 def test_a_defect_in_an_answer_ends_no_lane(make):

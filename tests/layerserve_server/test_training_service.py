@@ -138,8 +138,14 @@ def test_a_run_is_described(trainer):
 def test_data_and_base_are_removed_when_the_run_has_ended(trainer):
     run_id = trainer.train(spec())[0].run_id
     left = os.listdir(trainer.runs_folder / run_id)
-    assert "data" not in left
-    assert "base" not in left
+    assert {"data", "base", "result"}.isdisjoint(left)
+    assert {"request.json", "events.jsonl", "outcome.json"} <= set(left)
+
+
+def test_a_result_that_is_not_published_is_kept(trainer):
+    run_id = trainer.train(spec(publish=False))[0].run_id
+    assert (trainer.runs_folder / run_id / "result" / "model.keras").is_file()
+    assert not (trainer.runs_folder / run_id / "data").exists()
 
 
 def test_without_publishing_nothing_changes(trainer):
@@ -378,7 +384,23 @@ def test_a_run_whose_process_was_killed_can_be_resumed(trainer, killed):
     assert [event.sequence for event in events] == sorted({event.sequence for event in events})
     run = trainer.run(killed)
     assert (run.state, run.resumable, run.resumed, run.published.version) == (pb.RUN_STATE_FINISHED, False, 1, 2)
+    # Of both parts, while the process knows only of its own, for which it said 0.1.
+    assert trainer.run_here(killed).seconds <= events[-1].finished.seconds != 0.1
     assert trainer.offset() == (2, X.sum())
+
+
+def test_a_resumed_run_ends_by_what_happens_to_it_then(trainer, wait_until):
+    """Not by what its process said when it was told to stop."""
+    _, run_id = trainer.begin(spec("wait"))
+    run = trainer.run_here(run_id)
+    os.kill(run.process.pid, signal.SIGTERM)
+    assert "told to stop by somebody else" in trainer.watch(run_id)[-1].failed.reason
+    assert trainer.run(run_id).resumable
+    trainer.resume(run_id)
+    assert wait_for(trainer.watching(run_id), "step", 2)
+    os.kill(run.process.pid, signal.SIGKILL)
+    failed = trainer.watch(run_id)[-1].failed
+    assert ("SIGKILL" in failed.reason, failed.resumable) == (True, True)
 
 
 def test_only_a_run_that_was_interrupted_can_be_resumed(trainer):

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -17,11 +18,15 @@ from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server import sharing
+from layerserve_server import sharing, workers
+from layerserve_server.metrics import Metrics
+from layerserve_server.probes import Probes
+from layerserve_server.settings import Settings
 from layerserve_server.sharing import SharedWeights
+from layerserve_server.transport.call import Ended
 from layerserve_server.transport.grpcio import claim
-from layerserve_server.workers import AllMetrics
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from layerserve_server.workers import AllMetrics, Workers
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 X = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1) / 32
 
@@ -165,6 +170,120 @@ def test_counts_of_all_processes_are_added_up():
     whole = AllMetrics(own, Others())
     assert whole.get_sample_value("calls_total", {"model": "m"}) == 3
     assert whole.get_sample_value("only_here") == 5
+
+
+def test_a_start_after_a_stop_waits_for_nobody(processes):
+    both = processes("")
+    both.stop(0.0)
+    starting = threading.Thread(target=both.start, args=(1,), daemon=True)
+    starting.start()
+    starting.join(20)
+    assert not starting.is_alive()
+    assert both._processes == {}
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """The processes of a server with so many workers, each of which is this program."""
+    made = []
+
+    def make_processes(program, count=2):
+        monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", program))
+        monkeypatch.setattr(workers, "AGAIN_SECONDS", 0.01)
+        made.append(Workers(Settings(workers=count)))
+        return made[-1]
+
+    yield make_processes
+    for each in made:
+        each.stop(0.0)
+
+
+def test_metrics_of_all_processes_are_one_text(processes):
+    """As Prometheus reads it: every series once, histograms added up, and nobody who has just ended."""
+    own, other = Metrics(), Metrics()
+    for metrics, seconds in ((own, 0.1), (other, 1.0)):
+        metrics.calls_ended([Ended("/a/Predict", "m", "1", "OK", seconds)])
+        metrics.version_loaded("m", 1, seconds)
+    other.version_failed("n", 1)
+    probes = Probes("127.0.0.1", 0, other.registry, lambda: True)
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        closed = gone.getsockname()[1]
+    both = processes("")
+    both._metrics_ports = {0: probes.port, 1: closed}
+    lines = generate_latest(AllMetrics(own.registry, both)).decode().splitlines()
+    probes.close()
+    series = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert len(series) == len([line for line in lines if not line.startswith("#")])
+    at = 'method="Predict",model="m"'
+    assert float(series[f'layerserve_requests_total{{{at},status="OK",version="1"}}']) == 2
+    assert float(series[f"layerserve_request_seconds_sum{{{at}}}"]) == 1.1
+    assert [float(series[f'layerserve_request_seconds_bucket{{le="{le}",{at}}}']) for le in ("0.05", "0.1", "1.0")] == [
+        *(0, 1, 2),
+    ]
+    assert float(series['layerserve_model_load_failures_total{model="n"}']) == 1
+    assert len({line for line in lines if line.startswith("# TYPE")}) == sum(
+        line.startswith("# TYPE") for line in lines
+    )
+    assert not any("_created" in line for line in lines)
+
+
+#: A worker that takes its orders, says so, and ends when it is told to.
+OBEDIENT = """
+import json, sys
+orders = json.loads(sys.stdin.readline())
+print(json.dumps({"metrics_port": orders["settings"]["grpc_port"]}), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_workers_get_their_orders_and_those_that_end_are_replaced(processes, wait_until, caplog):
+    both = processes(OBEDIENT, count=3)
+    both.start(4321)
+    assert both._metrics_ports == {0: 4321, 1: 4321}
+    first = both._processes[0]
+    first.kill()
+    wait_until(lambda: both._processes[0] is not first and 0 in both._metrics_ports)
+    assert "a worker ended with status -9, and another takes its place" in caplog.text
+    ended = list(both._processes.values())
+    both.stop(5.0)
+    assert [process.returncode for process in ended] == [0, 0]
+    assert not both.socket.parent.exists()
+
+
+def test_a_worker_that_does_not_end_is_killed(processes, monkeypatch):
+    monkeypatch.setattr(workers, "END_SECONDS", 0.1)
+    both = processes(OBEDIENT + "import time; time.sleep(60)")
+    both.start(1)
+    (process,) = both._processes.values()
+    both.stop(0.0)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_worker_that_fails_at_once_keeps_no_server_from_starting(processes, wait_until):
+    both = processes("raise SystemExit(3)")
+    both.start(1)
+    assert both._metrics_ports == {}
+
+
+def test_a_worker_that_starts_while_the_server_stops_is_ended_too(processes, monkeypatch):
+    """Else the stop would wait for it for ever."""
+    both = processes(OBEDIENT)
+    popen, stops = subprocess.Popen, []
+
+    def start(*arguments, **options):
+        process = popen(*arguments, **options)
+        stops.append(threading.Thread(target=both.stop, args=(0.0,), daemon=True))
+        stops[0].start()
+        both._stopping.wait(0.3)
+        return process
+
+    monkeypatch.setattr(workers.subprocess, "Popen", start)
+    both.start(1)
+    stops[0].join(20)
+    ended = not stops[0].is_alive()
+    for process in both._processes.values():
+        process.kill()
+    assert ended
 
 
 def test_a_port_to_share_must_be_free():

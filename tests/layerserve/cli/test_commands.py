@@ -211,6 +211,32 @@ def test_evaluate_shows_the_numbers(cli, data):
     assert json.loads(cli(f"evaluate double {data} --json")[1]) == {"loss": 1.0}
 
 
+def test_evaluate_settings_arrive(cli, server, data):
+    line = f"evaluate double {data} -b 8 --loss mse --loss-weights [0.5] --metric mae --description why"
+    assert cli(line + " --sample-weight d.npz:y")[0] == 0
+    spec = server.runs["run-1"].spec
+    assert (spec.batch_size, spec.description, spec.model.name) == (8, "why", "double")
+    assert (spec.compile.loss, spec.compile.loss_weights, spec.compile.metrics) == ('"mse"', "[0.5]", '["mae"]')
+    assert [array.role for array in spec.data] == [
+        *(pb.DATA_ROLE_X, pb.DATA_ROLE_Y, pb.DATA_ROLE_SAMPLE_WEIGHT),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "metrics"),
+    [
+        ("", ""),
+        ("--metric mae", '["mae"]'),
+        ("--metric mae --metric mse", '["mae", "mse"]'),
+        ('--metric ["mae","mse"]', '["mae", "mse"]'),
+        ('--metric {"y":"mae"}', '{"y": "mae"}'),
+    ],
+)
+def test_metrics_are_names_or_what_json_says(cli, server, data, options, metrics):
+    assert cli(f"train double {data} {options} --detach")[0] == 0
+    assert server.runs["run-1"].spec.compile.metrics == metrics
+
+
 def test_the_history_is_plotted(cli, data, tmp_path):
     status, out, _ = cli(f"train double {data} --epochs 4 --plot history.png")
     assert status == 0
