@@ -141,6 +141,10 @@ fuzz-workers: $(STAMP) ## Compare two workers with one process on N random model
 mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do tests fail? (COUNT=300 SEED=1 ROOM= MUTANT= JOBS=2)
 	$(BIN)/python tests/mutants --count $(COUNT) --seed $(SEED) --jobs $(JOBS) --room '$(ROOM)' --mutant '$(MUTANT)' $(ARGS)
 
+.PHONY: attack
+attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transport native --workers 1 --only Watch')
+	PYTHONPATH=tests $(BIN)/python -m attack $(ARGS)
+
 BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside)
 .PHONY: bench $(BENCHES)
 bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train ARGS='--tensorflow PYTHON')

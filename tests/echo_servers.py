@@ -55,11 +55,12 @@ class Echo:
     def __init__(self):
         self.gone = threading.Event()
         self.called = threading.Event()
+        self.release = threading.Event()
         self.deadline = None
         self.waiting = []
 
     def routes(self):
-        names = ("echo", "later", "invalid", "busy", "defect", "hang", "together", "slow", "slow_defect")
+        names = ("echo", "later", "invalid", "busy", "defect", "hang", "together", "slow", "slow_defect", "block")
         return Routes(
             unary={ECHO + name: getattr(self, name) for name in names},
             prompt={ECHO + name for name in names},
@@ -103,6 +104,12 @@ class Echo:
 
     def slow_defect(self, call):
         call.may_block(lambda: 1 / 0)
+
+    def block(self, call):
+        """Keeps the thread that takes the calls."""
+        self.called.set()
+        self.release.wait(30)
+        call.reply(lambda: call.request)
 
     async def count(self, stream):
         for number in range(int(await stream.first())):

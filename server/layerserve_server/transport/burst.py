@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -55,6 +55,8 @@ class Bursts:
         observer.before_reading(self.tell)
         #: Calls that have no answer yet.
         self.open: set[BurstCall] = set()
+        #: Those of them whose request hasn't come. A transport's own.
+        self.coming: Collection[BurstCall] = ()
         #: Whether no further calls are taken.
         self.stopping = False
 
@@ -74,7 +76,7 @@ class Bursts:
                 raise TooLargeError(f"got {len(call.request)} bytes, expected at most {self._max_message_bytes}")
             if self.stopping:
                 raise UnavailableError(STOPPING)
-            if len(self.open) > self._max_calls:
+            if len(self.open) - len(self.coming) > self._max_calls:
                 raise BusyError(f"all {self._max_calls} calls of this server are in use", retry_after=0.1)
             call.hold()
             handler(call)

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 #: Time that answers which are on their way have to leave, once no more are made, in seconds.
 LEAVE_SECONDS = 1.0
+#: Calls that have come and that nobody has taken yet: as many as grpcio can count.
+MAX_PENDING = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,12 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_connection_idle_ms", round(limits.connection_idle_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", round(limits.handshake_seconds * 1000)),
+        # Until they are acknowledged a client isn't bound by them.
+        ("grpc.http2.settings_timeout", round(limits.handshake_seconds * 1000)),
+        # Where more calls wait to be taken than these, grpcio cancels some at random, of whoever: a flood would cancel
+        # its neighbours' calls.
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
     ]
 
 

@@ -90,6 +90,7 @@ class Poller:
         #: Calls whose request hasn't come, and whose answer hasn't been taken, each since when.
         self.receiving: dict[PolledCall, float] = {}
         self.sending: dict[PolledCall, float] = {}
+        bursts.coming = self.receiving.keys()
 
     def start(self) -> None:
         """Starts the server, as grpcio's own `start`, with this thread in place of grpcio's."""
@@ -122,6 +123,16 @@ class Poller:
             if time.monotonic() - looked >= IDLE_SECONDS:
                 looked = time.monotonic()
                 self._look(looked)
+
+    def receive(self, call: PolledCall) -> None:
+        """A call has come whose request is still to come.
+
+        Who sends no requests takes no place from those who do: where too many are waited for, the oldest is refused.
+        """
+        self.receiving[call] = call.arrived
+        if len(self.receiving) > self._limits.max_calls:
+            oldest = next(iter(self.receiving))
+            oldest.fail(BusyError("too many calls wait for their requests", retry_after=RETRY_SECONDS))
 
     def count(self, peer: str, size: int) -> None:
         """A message has come whole."""
@@ -245,7 +256,7 @@ class PolledCall(BurstCall, Operations):
         """Asks for the request, and for the end."""
         core = self._poller.core
         self._bursts.begin(self)
-        self._poller.receiving[self] = self.arrived
+        self._poller.receive(self)
         self.begin((core.ReceiveCloseOnServerOperation(0),), self._closed)
         self.begin((core.ReceiveMessageOperation(0),), self._received)
 
@@ -272,6 +283,7 @@ class PolledCall(BurstCall, Operations):
 
     def send_failure(self, wire: Failure) -> None:
         core = self._poller.core
+        self._poller.receiving.pop(self, None)
         code, text = wire.code.value[0], wire.text.encode()
         operations = (
             core.SendInitialMetadataOperation((), 0),

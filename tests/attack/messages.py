@@ -1,0 +1,93 @@
+"""The repository that is attacked, and messages for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from layergraph import Input, Model, layers
+from layerserve import methods
+from layerserve.tensors import encode
+from layerserve.v1 import training_pb2 as pb
+from layerserve.v1.models_pb2 import DownloadModelRequest
+from layerserve.v1.prediction_pb2 import PredictRequest, PredictStreamRequest
+from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec
+from layerserve_zoo.zoo import ZOO
+
+PREDICT = methods.PREDICT.path
+PREDICT_STREAM = methods.PREDICT_STREAM.path
+DOWNLOAD = methods.DOWNLOAD_MODEL.path
+TRAIN = methods.TRAIN.path
+EVALUATE = methods.EVALUATE.path
+WATCH_RUN = methods.WATCH_RUN.path
+LIST_RUNS = methods.LIST_RUNS.path
+LIST_MODELS = methods.LIST_MODELS.path
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+REFLECTION_ALPHA = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+#: What the honest caller predicts with.
+MODEL = "dense"
+ROW = np.linspace(-1, 1, 64, dtype=np.float32)[None]
+
+#: Numbers in a row of the outputs of `wide`: four bytes in, this many times four out.
+WIDTH = 65_536
+
+
+def make_repository(folder: Path) -> Path:
+    """`dense` and `headline` of the zoo, and `wide`, whose answers are much larger than its requests."""
+    for name in (MODEL, "headline"):
+        (version := folder / name / "1").mkdir(parents=True)
+        ZOO[name].make(small=True).save(version / "model.keras")
+    (version := folder / "wide" / "1").mkdir(parents=True)
+    inputs = Input((1,), name="x")
+    Model(inputs, layers.Dense(WIDTH, name="y")(inputs)).save(version / "model.keras")
+    return folder
+
+
+def predict(rows: int = 1, outputs: tuple[str, ...] = ()) -> bytes:
+    """A request for `dense`."""
+    inputs = [encode(np.repeat(ROW, rows, 0))]
+    return PredictRequest(model=ModelSpec(name=MODEL), inputs=inputs, outputs=outputs).SerializeToString()
+
+
+def predict_wide(rows: int) -> bytes:
+    """A request for `wide`, whose answer takes `rows` times 256 KiB."""
+    inputs = [encode(np.ones((rows, 1), np.float32))]
+    return PredictRequest(model=ModelSpec(name="wide"), inputs=inputs).SerializeToString()
+
+
+def in_stream(request: bytes) -> bytes:
+    """A request as PredictStream takes it."""
+    return PredictStreamRequest(request=PredictRequest.FromString(request)).SerializeToString()
+
+
+def padded(size: int) -> bytes:
+    """A request for `dense` that is right and `size` bytes long: most of it is its id."""
+    request = PredictRequest.FromString(predict())
+    request.id = "x" * (size - len(predict()) - 6)
+    return request.SerializeToString()
+
+
+def download(model: str = "wide") -> bytes:
+    return DownloadModelRequest(model=ModelSpec(name=model)).SerializeToString()
+
+
+def training(rows: int = 32, **fields: object) -> pb.TrainSpec:
+    """A run on rows of `dense`."""
+    data = [
+        pb.DataArray(role=role, dtype=DATA_TYPE_FLOAT32, shape=(rows, width))
+        for role, width in ((pb.DATA_ROLE_X, 64), (pb.DATA_ROLE_Y, 10))
+    ]
+    spec = pb.TrainSpec(model=ModelSpec(name=MODEL), data=data, epochs=1, publish=False)
+    spec.MergeFrom(pb.TrainSpec(**fields))  # type: ignore[arg-type]
+    return spec
+
+
+def spec_message(spec: pb.TrainSpec) -> bytes:
+    return pb.TrainRequest(spec=spec).SerializeToString()
+
+
+def chunk_message(array: int, data: bytes) -> bytes:
+    return pb.TrainRequest(chunk=pb.DataChunk(array=array, data=data)).SerializeToString()

@@ -1,0 +1,66 @@
+"""What floods and silent callers do to others on the grpcio transport."""
+
+import grpc
+from attack.frames import PING, Wire, frame, message
+from echo_servers import ECHO, Echo, Observer
+from layerserve_server.transport.grpcio import GrpcioServer
+from layerserve_server.transport.limits import Limits
+
+
+def call(channel, method):
+    return channel.unary_unary(ECHO + method)(b"x", timeout=30)
+
+
+def silent_calls(port, connections, calls):
+    """Calls on connections of their own whose requests don't come."""
+    wires = [Wire(("127.0.0.1", port)).settle() for _ in range(connections)]
+    for wire in wires:
+        for _ in range(calls):
+            wire.open(ECHO + "echo")
+    return wires
+
+
+def test_calls_that_wait_to_be_taken_cancel_no_others():
+    """grpcio by itself cancels calls at random, whoever they are of, where thousands wait to be taken."""
+    echo = Echo()
+    server = GrpcioServer(echo.routes(), Observer(), Limits(1024, 4, 4, 10_000), host="127.0.0.1", port=0)
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        blocking = channel.unary_unary(ECHO + "block").future(b"")
+        assert echo.called.wait(30)
+        wires = silent_calls(server.port, 4, 1000)
+        for wire in wires:  # what the server sends of itself shows that it has read all of that
+            wire.send(frame(PING, 0, 0, bytes(8)))
+            wire.read(10)
+        futures = [channel.unary_unary(ECHO + "echo").future(b"x") for _ in range(20)]
+        grpc.channel_ready_future(channel).result(30)
+        echo.release.set()
+        assert blocking.result(30) == b""
+        assert [future.result(30) for future in futures] == [b"x"] * 20
+    for wire in wires:
+        wire.close()
+    server.stop(0)
+
+
+def test_calls_whose_requests_do_not_come_take_no_place():
+    server = GrpcioServer(Echo().routes(), Observer(), Limits(1024, 4, 4, 10), host="127.0.0.1", port=0)
+    server.start()
+    (wire,) = silent_calls(server.port, 1, 30)
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        assert call(channel, "echo") == b"x"
+    assert wire.wait(1, 30).status == "8"
+    assert wire.wait(59, 0.1).end == ""
+    wire.close()
+    server.stop(0)
+
+
+def test_a_client_that_never_acknowledges_settings_is_ended():
+    """Until it does, it is not bound by the limits of metadata and of calls at once."""
+    limits = Limits(1024, 4, 4, 100, handshake_seconds=0.5)
+    server = GrpcioServer(Echo().routes(), Observer(), limits, host="127.0.0.1", port=0)
+    server.start()
+    with Wire(("127.0.0.1", server.port), acknowledges=False) as wire:
+        assert wire.ended(20)
+    with Wire(("127.0.0.1", server.port)).settle() as wire:
+        assert wire.call(ECHO + "echo", message(b"x"), (b"x-large", b"a" * 20_000)).status == "8"
+    server.stop(0)
