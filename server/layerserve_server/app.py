@@ -99,6 +99,7 @@ class App:
             certificate=certificate(settings),
             shared=SharedPort(self._workers.socket, owner=True) if self._workers else None,
         )
+        self.metrics.watch_memory(lambda: self._transport.memory.used)
         self.grpc_port = self._transport.port
         self.metrics_port = -1
         self._probes: Probes | None = None

@@ -122,6 +122,11 @@ class Metrics:
         """Asks `rows` how many rows wait for a version, when somebody looks."""
         self._queue_rows.labels(model, str(version)).set_function(rows)
 
+    def watch_memory(self, buffered: Callable[[], int]) -> None:
+        """Asks `buffered` how many bytes are kept for callers, when somebody looks."""
+        text = "Memory taken by requests, messages on their way and replies not yet taken."
+        Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
+
     # ---- loads (repository.RepositoryObserver)
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:

@@ -68,6 +68,7 @@ def main() -> None:
         certificate=certificate(settings),
         shared=SharedPort(Path(orders["socket"]), owner=False),
     )
+    metrics.watch_memory(lambda: transport.memory.used)
     transport.start()
     if tuner is not None:
         tuner.start()

@@ -55,6 +55,7 @@ def test_names_types_and_labels():
     metrics.runs_changed(0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
+    metrics.watch_memory(lambda: 0)
     found = {
         family.name: (family.type, *sorted({name for sample in family.samples for name in sample.labels} - {"le"}))
         for family in metrics.registry.collect()
@@ -63,6 +64,7 @@ def test_names_types_and_labels():
         "layerserve_requests": ("counter", "method", "model", "status", "version"),
         "layerserve_errors": ("counter", "method", "model", "status", "version"),
         "layerserve_request_seconds": ("histogram", "method", "model"),
+        "layerserve_buffered_bytes": ("gauge",),
         "layerserve_calls_in_flight": ("gauge", "method"),
         "layerserve_rows": ("counter", "model", "version"),
         "layerserve_batch_rows": ("histogram", "model", "version"),
@@ -244,6 +246,7 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         "layerserve_request_seconds_count method=Predict model=double": 6,
         "layerserve_request_seconds_count method=Predict model=": 1,
         "layerserve_request_seconds_count method=ListModels model=": 1,
+        "layerserve_buffered_bytes": 0,
         "layerserve_calls_in_flight method=Predict": 0,
         "layerserve_calls_in_flight method=ListModels": 0,
         f"layerserve_rows_total {two}": 11,

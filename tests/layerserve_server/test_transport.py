@@ -79,11 +79,13 @@ def test_metadata_that_is_too_large_is_refused(serve_echo):
 
 @pytest.mark.parametrize("method", ["/test.v1.Echo/", "//", "/echo", "/test.v1.Echo/echo/", "/test.v1.\xe9/echo"])
 def test_a_method_that_is_none_is_told_with_a_reason(serve_echo, method):
-    _, _, _, channel = serve_echo()
+    _, observer, _, channel = serve_echo()
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(method)(b"x", timeout=30)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "unknown_method"
+    # Each name that callers make up would be a time series else.
+    observer.wait_for(("unknown", "", "UNIMPLEMENTED"))
 
 
 def test_errors_have_the_details_that_all_clients_of_grpc_read(serve_echo):
@@ -294,7 +296,8 @@ def test_what_another_server_answers_is_handed_on(tmp_path):
     owner = GrpcioServer(echo.routes(), Observer(), Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
     owner.start()
     shared = SharedPort(tmp_path / "owner.sock", owner=False)
-    other = GrpcioServer(Routes(), Observer(), Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
+    observer = Observer()
+    other = GrpcioServer(Routes(), observer, Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
     other.start()
     with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
         assert call(channel, "echo", b"abc") == b"abc"
@@ -314,3 +317,4 @@ def test_what_another_server_answers_is_handed_on(tmp_path):
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     other.stop(0)
     owner.stop(0)
+    assert (observer.began, observer.ended) == (0, []), "calls that are handed on are counted where they are answered"

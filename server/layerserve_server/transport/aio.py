@@ -12,7 +12,7 @@ import grpc
 
 from layerserve_server.errors import UnknownMethodError
 from layerserve_server.transport.burst import BurstCall, Bursts
-from layerserve_server.transport.call import Handler, Routes, StreamHandler
+from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler
 from layerserve_server.transport.peers import host_of
 from layerserve_server.transport.polling import FOREVER_SECONDS
 from layerserve_server.transport.status import Failure
@@ -36,8 +36,13 @@ class AioHandlers(grpc.GenericRpcHandler):
         method = handler_call_details.method
         if (unary := self._routes.unary.get(method)) is not None:
             return grpc.unary_unary_rpc_method_handler(partial(self._answer_unary, method, unary))
-        handler = self._routes.streams.get(method, self._elsewhere)
-        return grpc.stream_stream_rpc_method_handler(partial(self._answer_stream, method, handler or _unknown(method)))
+        if (handler := self._routes.streams.get(method)) is not None:
+            answer = partial(self._answer_stream, method, handler, True)
+        elif self._elsewhere is not None:
+            answer = partial(self._answer_stream, method, self._elsewhere, False)
+        else:
+            answer = partial(self._answer_stream, UNKNOWN_METHOD, _unknown(method), True)
+        return grpc.stream_stream_rpc_method_handler(answer)
 
     async def _answer_unary(self, method: str, handler: Handler, request: bytes, context: Any) -> bytes:
         call = AioCall(self._bursts, method, request, context, self._streams)
@@ -56,8 +61,9 @@ class AioHandlers(grpc.GenericRpcHandler):
             raise AssertionError("abort raises")
         return reply
 
-    async def _answer_stream(self, method: str, handler: StreamHandler, _: Any, context: Any) -> None:
+    async def _answer_stream(self, method: str, handler: StreamHandler, counted: bool, _: Any, context: Any) -> None:
         stream = AioStream(self._streams, method, context)
+        stream.counted = counted
         task = self._streams.begin(stream, handler)
         try:
             await asyncio.shield(task)

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 T = TypeVar("T")
 
 
+#: What calls of methods that don't exist are counted as: each name would make a time series.
+UNKNOWN_METHOD = "unknown"
+
+
 class Call(Protocol):
     """A unary call. A handler returns at once or works; the answer may come later and from any thread.
 

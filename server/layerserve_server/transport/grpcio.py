@@ -79,9 +79,9 @@ class GrpcioServer:
         self._ending = Ending()
         #: Whether callers' connections end here, and not at a front.
         self._at_the_front = front is None
-        self._connections, self._memory = front or Front.of(limits)
-        self._bursts = Bursts(observer, limits, self._memory)
-        self._streams = Streams(observer, limits, self._memory)
+        self._connections, self.memory = front or Front.of(limits)
+        self._bursts = Bursts(observer, limits, self.memory)
+        self._streams = Streams(observer, limits, self.memory)
         self._health = Health(routes.services())
         everything = Routes()
         everything.add(routes)

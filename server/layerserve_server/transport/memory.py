@@ -28,6 +28,11 @@ class MemoryBudget:
         self.held = 0
         self._lock = threading.Lock()
 
+    @property
+    def used(self) -> int:
+        """Bytes that are kept now."""
+        return self.held + self.outside()
+
     def take(self, count: int) -> None:
         """Counts bytes that came or are about to go. Raises BusyError where they would pass the limit."""
         with self._lock:
@@ -35,7 +40,7 @@ class MemoryBudget:
             # What is larger than the limit passes alone: its own limit is that of messages.
             if held + self.outside() > self.limit and self.held:
                 raise BusyError(
-                    f"requests and replies under way take {self.held + self.outside()} bytes, {count} more would pass "
+                    f"requests and replies under way take {self.used} bytes, {count} more would pass "
                     f"the limit of {self.limit}",
                     retry_after=RETRY_SECONDS,
                 )

@@ -65,8 +65,8 @@ class NativeServer:
         self._event_call: int = native.EVENT_CALL
         self._ending = Ending()
         front = Front.of(limits)
-        self._connections = front.connections
-        self._bursts = Bursts(observer, limits, front.memory)
+        self._connections, self.memory = front
+        self._bursts = Bursts(observer, limits, self.memory)
         self._methods = sorted(routes.prompt)
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
         #: Open calls by the front's number.

@@ -21,7 +21,7 @@ import grpc
 
 from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodError
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
-from layerserve_server.transport.call import Call, Handler, Routes, StreamHandler
+from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
 from layerserve_server.transport.connections import Connections
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
@@ -181,16 +181,21 @@ class Poller:
         if found is not None:
             call = PolledCall(self, event, *found)
         else:
-            method, handler = self._streaming.get(name) or (name.decode("utf-8", "replace"), self._elsewhere)
-            call = PolledStream(self, event, method, handler) if handler else PolledCall(self, event, method, _unknown)
+            said = name.decode("utf-8", "replace")
+            method, handler = self._streaming.get(name) or (said, self._elsewhere)
+            if handler is not None:
+                call = PolledStream(self, event, method, handler)
+                call.counted = handler is not self._elsewhere
+            else:
+                call = PolledCall(self, event, UNKNOWN_METHOD, partial(_unknown, said))
         with self._state.lock:
             # The server isn't stopped before these have ended.
             self._state.rpc_states.add(call)
         call.start()
 
 
-def _unknown(call: Call) -> None:
-    raise UnknownMethodError(f"method '{call.method}' is unknown here")
+def _unknown(method: str, call: Call) -> None:
+    raise UnknownMethodError(f"method '{method}' is unknown here")
 
 
 class Operations:

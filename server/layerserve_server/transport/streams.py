@@ -100,7 +100,8 @@ class Streams:
 
     def begin(self, stream: ServerStream, handler: StreamHandler) -> asyncio.Task[None]:
         """As `serve`, in the loop's thread; the task ends with the stream."""
-        self._observer.calls_began(stream.method, 1)
+        if stream.counted:
+            self._observer.calls_began(stream.method, 1)
         task = self.loop.create_task(self._answer(stream, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -128,8 +129,9 @@ class Streams:
             error = caught
         wire = failure(error, stream.method) if error is not None else None
         status = wire.code.name if wire is not None else "OK"
-        seconds = time.monotonic() - stream.arrived
-        self._observer.calls_ended((Ended(stream.method, stream.model, stream.version, status, seconds),))
+        if stream.counted:
+            seconds = time.monotonic() - stream.arrived
+            self._observer.calls_ended((Ended(stream.method, stream.model, stream.version, status, seconds),))
         stream.end(wire)
 
     def _admit(self, stream: ServerStream) -> None:
@@ -214,6 +216,8 @@ class ServerStream:
         self.peer = peer
         self.deadline = deadline
         self.metadata: Sequence[tuple[str, str | bytes]] = ()
+        #: Whether metrics count it: not where another server does.
+        self.counted = True
         self.model = ""
         self.version = ""
         self.arrived = time.monotonic()
