@@ -14,6 +14,7 @@ from typing import Any
 
 from layergraph.config.spec import NO_MASK
 from layergraph.config.values import LAYER_KEYS
+from layergraph.errors import ConfigError
 from layergraph.functional.graph import Graph
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
@@ -31,6 +32,8 @@ from layergraph.saving.keras2_options import (
 )
 from layergraph.saving.layouts import class_name
 
+#: The last release, which models are written for that come from no other.
+KERAS2_VERSION = "2.15.0"
 #: Layers that combine masks, each generation in its own way.
 _MERGING = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
 _MODULES = {"Sequential": "keras", "Functional": "keras.src.models"}
@@ -63,6 +66,19 @@ def keras2_model(model: Model, *, as_stored: bool = False) -> Keras2Model:
     # Beside the config stands what the model is compiled with now.
     writer.result.config.pop("compile_config", None)
     return writer.result
+
+
+def checked_config(model: Model, suffix: str, problems: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of a model that goes to Keras 2.
+
+    Raises ConfigError that names what a file there can't hold, beside other `problems` that were found already.
+    """
+    said = keras2_model(model, as_stored=True)
+    problems = [*said.unsayable, *(f"{what} computes as in Keras 3" for what in said.keras3_only), *problems]
+    if problems:
+        listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise ConfigError(f"save: no {suffix} file of Keras 2 can hold the model: {listed}; save it for Keras 3")
+    return said.config
 
 
 def file_order(model: Model) -> Sequence[Layer]:

@@ -23,13 +23,12 @@ from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2_compile import Keras2Compile, keras2_state
-from layergraph.saving.keras2_config import file_order, keras2_model
+from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_order
 from layergraph.saving.layouts import FileOrder, legacy_order
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.compile import Compiled
 from layergraph.training.optimizer import Variable
 
-KERAS2_VERSION = "2.15.0"
 #: Largest attribute that HDF5 keeps beside a group.
 _ATTRIBUTE_BYTES = 64512
 
@@ -79,18 +78,15 @@ def _keras3_form(model: Model, keras_version: str) -> _Form:
 
 
 def _keras2_form(model: Model) -> _Form:
-    said = keras2_model(model, as_stored=True)
-    problems = [*said.unsayable, *(f"{what} computes as in Keras 3" for what in said.keras3_only)]
-    training = None
+    training, problems = None, []
     if (compiled := model.compilation) is not None:
         writer = Keras2Compile(compiled, [spec.shape for spec in model.output_specs])
         training = writer.training_config()
-        problems += writer.unsayable
-    if problems:
-        raise ConfigError(f"save: no .h5 of Keras 2 can hold the model: {'; '.join(problems[:5])}; save it for Keras 3")
+        problems = writer.unsayable
+    config = checked_config(model, ".h5", problems)
     models = [one for one in model.walk_layers() if isinstance(one, Model)]
     order = {one: [layer for layer in file_order(one) if layer in one.layers] for one in models}
-    return _Form(keras2_version(model), said.config, order, training)
+    return _Form(keras2_version(model), config, order, training)
 
 
 def keras2_version(model: Model) -> str:

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ import numpy as np
 
 from layergraph.archive.hdf5_library import h5py
 from layergraph.errors import ConfigError
+from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
+from layergraph.saving.keras2_archive import archive_config, archive_groups, archive_version
+from layergraph.saving.keras2_compile import keras2_state
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import write_h5
 from layergraph.saving.quantized_forms import check_quantized
@@ -89,17 +92,24 @@ def _sync(path: Path) -> None:
 
 
 def _write_keras(model: Model, path: Path, generation: int) -> None:
+    if generation == 2:
+        _write_zip(path, archive_version(model), archive_config(model), lambda file: _write_keras2_state(model, file))
+        return
     written = WrittenModel(model)
     config = model_object(model, written)
     if (compiled := model.compilation) is not None:
         config["compile_config"] = compile_object(compiled)
+    _write_zip(path, KERAS_VERSION, config, lambda file: _write_state(written, file))
+
+
+def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weights: Callable[[Any], None]) -> None:
     saved = datetime.now(timezone.utc).strftime("%Y-%m-%d@%H:%M:%S")
     weights = path.with_name(f"{path.name}.weights")
     try:
         with h5py.File(weights, "w") as file:
-            _write_state(written, file)
+            write_weights(file)
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("metadata.json", json.dumps({"keras_version": KERAS_VERSION, "date_saved": saved}))
+            archive.writestr("metadata.json", json.dumps({"keras_version": version, "date_saved": saved}))
             archive.writestr("config.json", json.dumps(config, allow_nan=False))
             with weights.open("rb") as source, archive.open("model.weights.h5", "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
@@ -116,11 +126,7 @@ def _write_state(written: WrittenModel, file: Any) -> None:
     """The layout of `.weights.h5`. A layer that lies in several models is written in each place: Keras reads it so."""
     model = written.model
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
-    for path, layer in state_groups(model, order):
-        group = file.require_group(variables_path(path, layer))
-        group.attrs["name"] = layer.name
-        for position, weight in enumerate(own_variables(layer)):
-            _write_array(group, weight.name if layer.named_variables else str(position), stored_values(weight))
+    _write_groups(file, ((variables_path(path, layer), layer) for path, layer in state_groups(model, order)))
     optimizer = model.optimizer
     if optimizer is not None:
         # Keras wants the state whole: without slots it takes none of it, and warns.
@@ -129,6 +135,21 @@ def _write_state(written: WrittenModel, file: Any) -> None:
         for path, variables in optimizer.inner_states.items():
             # Keras writes the state of optimizers inside twice, and reads both.
             _write_variables(file, f"optimizer/{path}/vars", variables)
+
+
+def _write_keras2_state(model: Model, file: Any) -> None:
+    _write_groups(file, archive_groups(model))
+    if (compiled := model.compilation) is not None:
+        compiled.optimizer.build(model.trainable_weights)
+        _write_variables(file, "optimizer/vars", keras2_state(compiled.optimizer))
+
+
+def _write_groups(file: Any, groups: Iterable[tuple[str, Layer]]) -> None:
+    for name, layer in groups:
+        group = file.require_group(name)
+        group.attrs["name"] = layer.name
+        for position, weight in enumerate(own_variables(layer)):
+            _write_array(group, weight.name if layer.named_variables else str(position), stored_values(weight))
 
 
 def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> None:
