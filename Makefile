@@ -133,6 +133,13 @@ fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 
 	$(PYTHON_2_15) tests/fuzz_tensorflow_training.py make build/tensorflow-training $(N) 0
 	$(BIN)/python tests/fuzz_tensorflow_training.py check build/tensorflow-training
 
+.PHONY: round-trips
+round-trips: $(STAMP) ## Open with Keras 2.15 its models that were saved here: layers, N random graphs (N=200, PYTHON_2_15=that Python)
+	rm -rf build/round-trips
+	$(PYTHON_2_15) tests/round_trips.py make build/round-trips $(N)
+	$(BIN)/python tests/round_trips.py back build/round-trips
+	$(PYTHON_2_15) tests/round_trips.py check build/round-trips
+
 .PHONY: fuzz-workers
 fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
 	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz_workers.py $(N)

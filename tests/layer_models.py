@@ -48,7 +48,7 @@ _CONSTRAINTS = (
 
 def grid(**choices):
     """Every combination of options."""
-    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]
+    return [dict(zip(choices, values)) for values in itertools.product(*choices.values())]  # noqa: B905 - Python 3.7
 
 
 def each(*options):
@@ -75,7 +75,12 @@ _FACTORS = [(-0.2, 0.3), (-0.1, 0.2)]
 LAYERS = (
     ("Dense", {"units": 3}, each(*({"activation": name} for name in (*_ACTIVATIONS, *_LATER_ACTIVATIONS))), "vector"),
     ("Dense", {"units": 3}, each({"use_bias": False}), "sequence"),
-    ("Dense", {"units": 4}, [{"kernel_initializer": one, "bias_initializer": "ones"} for one in _INITIALIZERS], "vector"),
+    (
+        "Dense",
+        {"units": 4},
+        [{"kernel_initializer": one, "bias_initializer": "ones"} for one in _INITIALIZERS],
+        "vector",
+    ),
     ("Dense", {"units": 4}, [{"kernel_regularizer": one} for one in _REGULARIZERS], "vector"),
     ("Dense", {"units": 4}, [{"activity_regularizer": one} for one in _REGULARIZERS[:3]], "vector"),
     ("Dense", {"units": 4}, [{"kernel_constraint": one} for one in _CONSTRAINTS], "vector"),
@@ -122,7 +127,12 @@ LAYERS = (
     ("UpSampling3D", {}, each(), "volume"),
     ("Conv1D", {"filters": 4, "kernel_size": 3}, [*_CONV, {"padding": "causal"}, {"groups": 2}], "sequence"),
     ("Conv2D", {"filters": 3, "kernel_size": 3}, [*_CONV, {"groups": 3}, {"activation": "relu"}], "image"),
-    ("Conv2D", {"filters": 3, "kernel_size": (2, 1)}, each({"kernel_regularizer": "l2"}, {"trainable": False}), "image"),
+    (
+        "Conv2D",
+        {"filters": 3, "kernel_size": (2, 1)},
+        each({"kernel_regularizer": "l2"}, {"trainable": False}),
+        "image",
+    ),
     ("Conv3D", {"filters": 2, "kernel_size": 2}, _CONV, "volume"),
     ("Conv1DTranspose", {"filters": 3, "kernel_size": 3}, _CONV[:5], "sequence"),
     ("Conv2DTranspose", {"filters": 3, "kernel_size": 3}, [*_CONV[:5], {"strides": 2, "output_padding": 1}], "image"),
@@ -307,11 +317,15 @@ def _dicts(keras, make):
 
 
 def _sequential(keras, make):
-    return keras.models.Sequential([make.Dense(4, activation="relu", input_shape=(4,)), make.Dropout(0.5), make.Dense(2)])
+    return keras.models.Sequential(
+        [make.Dense(4, activation="relu", input_shape=(4,)), make.Dropout(0.5), make.Dense(2)]
+    )
 
 
 def _sequential_input(keras, make):
-    return keras.models.Sequential([make.Input((8, 7, 3)), make.Conv2D(3, 3), make.Flatten(), make.Dense(2)], name="s/q")
+    return keras.models.Sequential(
+        [make.Input((8, 7, 3)), make.Conv2D(3, 3), make.Flatten(), make.Dense(2)], name="s/q"
+    )
 
 
 def _mixed(keras, make):

@@ -161,8 +161,9 @@ def packed(tree, model, inputs):
 
 
 def as_array(value):
-    """The numbers of a tensor of any framework."""
-    return np.asarray(value.detach() if hasattr(value, "detach") else value)
+    """The numbers of a tensor of any framework; bfloat16, which NumPy lacks, as float32."""
+    array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 def check(folder):
@@ -188,8 +189,8 @@ def check(folder):
 def compare(results, expected):
     """Raises AssertionError where numbers differ."""
     assert len(results) == len(expected), f"{len(results)} outputs, expected {len(expected)}"
-    for result, want in zip(results, expected, strict=False):
-        got = as_array(result)
+    for index, want in enumerate(expected):
+        got = as_array(results[index])
         assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
         if want.dtype.kind not in "fiub":
             assert np.array_equal(got, want), "other texts"

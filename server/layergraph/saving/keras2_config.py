@@ -178,7 +178,8 @@ class _Writer:
         if not isinstance(inner, Layer) or not isinstance(content, Mapping):
             return content
         if inner.stored_form is not None:
-            return self.layer(inner)
+            # It may be one that lies in a model, too, where it has its name beside its config.
+            return {key: value for key, value in self.layer(inner).items() if key != "name" or key in content}
         # Bidirectional computes with copies of its layers, which have other names. If it is frozen, so are they.
         config = content.get("config")
         if not layer.trainable or not isinstance(config, Mapping) or inner.trainable == config.get("trainable", True):
