@@ -277,6 +277,51 @@ def test_an_engine_that_crashes_is_dropped(plan: Any, monkeypatch: pytest.Monkey
     assert {choice.engine for choice in found.choices} == {"eager"}
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda x: x,
+        lambda x: np.asfortranarray(x),
+        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+        lambda x: x.astype("float64"),
+        lambda x: x.astype(">f4"),
+    ],
+    ids=["as it is", "columns first", "with gaps", "wide", "other bytes"],
+)
+def test_an_engine_gets_arrays_as_it_wants_them(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In C order, of the input's type, in the machine's order of bytes."""
+    seen: list[np.ndarray] = []
+
+    def engine(source: Source) -> Engine:
+        run = computing(lambda array: array)(source)
+        return lambda arrays: (seen.extend(arrays), run(arrays))[1]
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    entry = layergraph.Input((4,))
+    plan = layergraph.Model(entry, layergraph.layers.ReLU()(entry)).plan()
+    assert not plan.tune(engines=("some",), rows=(1,), pin=True).dropped
+    seen.clear()
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+    (got,) = plan.run({plan.input_specs[0].name: given(x)}).values()
+    np.testing.assert_array_equal(got, np.maximum(x, 0))
+    assert [(array.dtype, array.flags.c_contiguous) for array in seen] == [(np.dtype("float32"), True)]
+
+
+def test_what_layers_demand_of_their_data_comes_behind_the_outputs() -> None:
+    entry, other = (layergraph.Input((2,), dtype="int32") for _ in range(2))
+    outputs = [layergraph.layers.Embedding(rows, 3)(x) for rows, x in ((5, entry), (7, other))]
+    plan = layergraph.Model([entry, other], outputs).plan()
+    samples = [[np.ones((rows, 2), "int32") for _ in range(2)] for rows in (2, 3)]
+    source = Source(plan.inference_program(packed=False, joined=True), *samples, 1, batched=True)
+    assert source.demand_count == 2
+    for ids, met in (((4, 6), [True, True]), ((5, 6), [False, True]), ((4, -1), [True, False])):
+        found = source.graph(*(torch.full((3, 2), number, dtype=torch.int32) for number in ids))
+        assert [bool(demand) for demand in found[2:]] == met
+    plain = layergraph.Model(entry, layergraph.layers.Rescaling(2.0)(entry)).plan()
+    program = plain.inference_program(packed=False, joined=True)
+    assert Source(program, samples[0][:1], samples[1][:1], 1, batched=True).demand_count == 0
+
+
 @pytest.mark.parametrize(("error", "fits"), [(0.8e-4, True), (1.3e-4, False)])
 def test_a_new_length_is_held_to_a_ten_thousandth(error: float, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data that clients send may be of any size, where rounding is larger."""

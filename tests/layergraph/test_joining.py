@@ -72,6 +72,13 @@ def both_masked() -> Model:
     return Model([left, right], [layers.LSTM(3)(shared(x)) for x in embedded])
 
 
+def mask_that_ends() -> Model:
+    """A shared layer on two sequences, of which one had a mask that a layer before it doesn't pass on."""
+    left, right, shared = Input((6,)), Input((6,)), layers.Dense(4, activation="tanh")
+    embedded = [layers.Embedding(9, 3, mask_zero=zero)(x) for x, zero in ((left, True), (right, False))]
+    return Model([left, right], layers.subtract([shared(layers.Permute((2, 1))(x)) for x in embedded]))
+
+
 def other_states() -> Model:
     """A shared layer that starts from a state in one call."""
     left, right, state, shared = Input((6, 3)), Input((6, 3)), Input((4,)), layers.GRU(4)
@@ -101,6 +108,7 @@ MODELS: dict[Any, tuple[int, int]] = {
     one_masked: (7, 7),
     one_layer_masked: (5, 5),
     both_masked: (6, 5),
+    mask_that_ends: (7, 6),
     other_states: (3, 2),
     other_types: (2, 2),
     both_outputs_twice: (5, 4),

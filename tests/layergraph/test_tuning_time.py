@@ -226,6 +226,26 @@ def test_rows_are_shared_out_between_threads_where_that_is_faster(
         np.testing.assert_allclose(got, plan.run_eagerly(list(data.values()))[0], rtol=1e-6)
 
 
+def test_quick_calls_are_timed_often_but_not_for_ever(plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_torch(plan, clock, monkeypatch, 0.001)
+    calls = 0
+
+    def engine(source: Any) -> Any:
+        def run(arrays: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            clock.now += 0.001
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    assert plan.tune(engines=("some",), rows=(1,), seconds=SECONDS).choices
+    # 50 turns of five calls, after which a fifth of a second has passed.
+    assert 250 <= calls < 300
+    assert clock.now < 0.6
+
+
 def test_the_clock_of_these_tests_is_the_one_that_tuning_reads(plan: Any, clock: Clock) -> None:
     """Else it would stand still for ever, and these tests couldn't fail."""
     before = time.monotonic()
