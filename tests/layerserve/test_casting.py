@@ -32,6 +32,21 @@ def test_what_loses_nothing_is_converted(value, dtype, expected):
     np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "lost"),
+    [
+        ([0, 255, 300, -1], "uint8", 300),
+        ([255, 0, -1, 300], "uint8", -1),
+        ([0.0, 255.0, 255.5], "uint8", 255.5),
+        ([0, 1, 2], "bool", 2),
+        (np.array([2**63 - 1, 2**63], np.uint64), "int64", 2**63),
+    ],
+)
+def test_the_first_value_that_would_be_lost_is_named(value, dtype, lost):
+    with pytest.raises(InvalidTensor, match=f"with a value of {lost}, expected {dtype}, which can't hold it"):
+        cast(as_array(value, "x"), dtype, "x")
+
+
 def test_floats_are_rounded_as_keras_rounds_them():
     assert cast(np.array([0.1]), "float32", "x")[0] == np.float32(0.1)
     assert np.isnan(cast(np.array([np.nan]), "float16", "x")[0])

@@ -469,6 +469,35 @@ def test_evaluating_gives_the_numbers(client, server):
     assert (spec.compile.loss, spec.compile.metrics, spec.batch_size) == ('"mse"', '["mae"]', 7)
 
 
+def test_all_settings_of_an_evaluation_arrive(client, server):
+    weights = np.arange(64.0)
+    client.evaluate(
+        "double",
+        X,
+        Y,
+        batch_size=7,
+        sample_weight=weights,
+        loss="mse",
+        loss_weights=[0.5],
+        metrics=["mae"],
+        weighted_metrics=["mse"],
+        description="why",
+        label="stable",
+    )
+    (run,) = server.runs.values()
+    spec = run.spec
+    assert (spec.model.name, spec.model.label, spec.batch_size, spec.description) == ("double", "stable", 7, "why")
+    assert {field.name: value for field, value in spec.compile.ListFields()} == {
+        "loss": '"mse"',
+        "loss_weights": "[0.5]",
+        "metrics": '["mae"]',
+        "weighted_metrics": '["mse"]',
+    }
+    np.testing.assert_array_equal(run.data["sample_weight", "y"], weights)
+    client.evaluate("double", X, Y, version=1)
+    assert list(server.runs.values())[-1].spec.model.version == 1
+
+
 def test_evaluating_survives_a_stream_that_breaks(client, server):
     server.hold_training()
     server.drop_stream(1)

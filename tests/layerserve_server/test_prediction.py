@@ -42,7 +42,8 @@ class Service:
 
         self.repository = Repository(folder, folder, load, lane, observer=metrics)
         self.repository.scan()
-        self.bursts = bursts_here(CallObserver())
+        self.observer = CallObserver()
+        self.bursts = bursts_here(self.observer)
         self.predict = PredictionService(self.repository).predict
         with self.repository.lease("double") as version:
             self.version = version
@@ -143,6 +144,20 @@ def test_calls_of_a_burst_that_are_alike_are_one_batch(make):
         assert prediction_pb2.PredictResponse.FromString(call.sent[0]).id == f"{place:02}"
     # In whole requests of 3 rows, as many as fit into 8.
     assert ran[before:] == [6, 6, 3]
+    assert [ended[1:4] for ended in service.observer.ended] == [("double", "1", "OK")] * 6
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_defect_while_a_burst_is_computed_is_told_to_all_of_it(make, count):
+    service = make(quick=True)
+    service.burst(message())
+    plan, _ = service.version.execution._plans["y",]
+    plan.run = lambda inputs: 1 / 0
+    calls = service.burst(*(message(X + place) for place in range(count)))
+    assert [call.outcome for call in calls] == ["INTERNAL"] * count
+    del plan.run
+    # The lane has been given back.
+    np.testing.assert_array_equal(results(service.burst(message())[0]), X * 2)
 
 
 def test_in_a_burst_only_those_who_still_want_an_answer_are_computed(make):

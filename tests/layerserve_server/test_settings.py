@@ -148,6 +148,16 @@ def test_what_check_config_prints_is_a_file_that_gives_the_same_settings(file):
     assert again.model_dump(exclude={"config"}) == settings.model_dump(exclude={"config"})
 
 
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("LAYERSERVE_GRPC_PORT", "")
+    assert read_settings([]).grpc_port == 8500
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().grpc_port = 1
+
+
 def test_every_setting_is_described():
     assert all(field.description for field in Settings.model_fields.values())
 

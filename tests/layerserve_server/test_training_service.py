@@ -509,6 +509,19 @@ def test_an_evaluation_is_a_run_that_publishes_nothing(trainer):
     assert version_numbers(trainer.model_folder) == [1]
 
 
+def test_evaluations_wait_for_one_another(put, start, connect, tmp_path):
+    """They have one slot, however many there are for training."""
+    put("double")
+    app = start(training_slots=3)
+    trainer = Trainer(app, connect(app), tmp_path)
+    first = trainer.stub.Evaluate(evaluation(behaviour="wait"), timeout=60)
+    run_id = next(response.event.run_id for response in first if response.event.HasField("step"))
+    second = trainer.stub.Evaluate(evaluation(), timeout=60)
+    assert [next(second).event for _ in ("accepted", "queued")][-1].queued.ahead == 1
+    trainer.go(run_id)
+    assert kinds(response.event for response in second)[-1] == "finished"
+
+
 def test_an_evaluation_does_not_wait_for_training(trainer):
     _, training = trainer.begin(spec("wait"))
     events = [response.event for response in trainer.stub.Evaluate(evaluation(), timeout=60)]
