@@ -24,8 +24,9 @@ from layerserve_server.services.prediction import PredictionService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.sharing import SharedWeights
-from layerserve_server.training.model import LoadTrainable, load_trainable
+from layerserve_server.training.rehearsal import Rehearsals, Rehearse
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
+from layerserve_server.training.warm_parent import WarmParent
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
@@ -49,10 +50,10 @@ class App:
         self,
         settings: Settings,
         load: LoadModel | None = None,
-        load_trainable: LoadTrainable = load_trainable,
+        rehearse: Rehearse | None = None,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
-        """`load` (default: layergraph's) and `load_trainable` read a model file, `trainer` is what trains a run.
+        """`load` (default: layergraph's) reads a model file, `rehearse` tries a training request, `trainer` trains.
 
         Raises ValueError where the path can't be served, OSError for a port that is taken.
         """
@@ -77,7 +78,7 @@ class App:
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            load_trainable,
+            rehearse or rehearsals(settings),
             run_limits(settings),
             self.metrics,
             trainer,
@@ -245,6 +246,11 @@ def run_limits(settings: Settings) -> RunLimits:
         auto_resume=settings.training_resume == "auto",
         max_workers=settings.max_workers,
     )
+
+
+def rehearsals(settings: Settings) -> Rehearsals:
+    """What tries training requests."""
+    return Rehearsals(WarmParent(), settings.rehearsal_seconds, settings.rehearsal_bytes)
 
 
 def run_defaults(settings: Settings) -> RunDefaults:

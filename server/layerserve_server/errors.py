@@ -195,7 +195,9 @@ def safe_text(text: str, limit: int = MAX_TEXT) -> str:
 
     Names in it may come from callers and files, so control characters and lone surrogates are escaped.
     """
+    # Cut first: the text may be as long as a message. What is escaped only gets longer.
     line = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for c in text[: limit + 1]
     )
     return line if len(line) <= limit else line[: limit - 4] + " ..."

@@ -11,6 +11,10 @@ import time
 OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+#: Longest text of a line: message, value or traceback, in characters. Some come from callers and files.
+MAX_TEXT = 8000
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
@@ -20,12 +24,12 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **_extras(record),
+            "message": middle_cut(record.getMessage()),
+            **{key: middle_cut(value) if isinstance(value, str) else value for key, value in _extras(record).items()},
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            line["exception"] = middle_cut(self.formatException(record.exc_info))
+        return json.dumps(line, default=lambda value: middle_cut(str(value)))
 
 
 class TextFormatter(logging.Formatter):
@@ -33,11 +37,16 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a line, and the traceback where there is one."""
-        extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
-        line = f"{_time(record)} {record.levelname.lower():7} {record.getMessage()}{extras}"
+        extras = "".join(f" {key}={middle_cut(str(value))}" for key, value in _extras(record).items())
+        line = f"{_time(record)} {record.levelname.lower():7} {middle_cut(record.getMessage())}{extras}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + middle_cut(self.formatException(record.exc_info))
         return line
+
+
+def middle_cut(text: str, most: int = MAX_TEXT) -> str:
+    """The text, or its beginning and end: those of a traceback say what happened, and where."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
 
 
 def set_up(level: str, kind: str) -> None:

@@ -190,6 +190,19 @@ class Settings(BaseSettings):
 
     training_slots: int = Field(default=1, ge=0, le=64, description="Training runs at once; 0 refuses training.")
     max_queued_runs: int = Field(default=16, ge=0, description="Training runs that may wait for a slot.")
+    rehearsal_seconds: float = Field(
+        default=20.0,
+        ge=1,
+        le=3600,
+        description="Time that a training request may compute for when it is tried with two rows, in seconds; what "
+        "takes longer is refused.",
+    )
+    rehearsal_bytes: int = Field(
+        default=8 * GIB,
+        ge=64 * MIB,
+        description="Memory that it may take meanwhile beside its weights, in bytes, and three quarters of what is "
+        "available at most.",
+    )
     training_threads: int = Field(
         default=0,
         ge=0,

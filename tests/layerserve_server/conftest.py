@@ -19,6 +19,8 @@ from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
+from layerserve_server.training.model import rehearse
+from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
 
 
@@ -117,6 +119,19 @@ def read_fake(path: Path) -> FakeModel:
         raise CorruptFileError(path, "the file is truncated") from error
 
 
+@dataclass(frozen=True)
+class RehearsedHere:
+    """Tries requests in this process, where fake models are known."""
+
+    load: Callable[[Path], Any]
+
+    def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
+        rehearse(self.load, path, request)
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
 def load_fake() -> Callable[[Path], FakeModel]:
     """The loader of fake models."""
@@ -150,7 +165,7 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
     def make_app(path: Path | None = None, load: Any = read_fake, **changes: Any) -> App:
         trainer = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
-        app = App(local_settings(path or tmp_path / "models", **changes), load, load, trainer)
+        app = App(local_settings(path or tmp_path / "models", **changes), load, RehearsedHere(load), trainer)
         apps.append(app)
         return app
 

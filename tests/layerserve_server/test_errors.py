@@ -55,3 +55,11 @@ def test_an_error_of_ours_tells_nothing_but_an_id_that_the_log_has(caplog):
 )
 def test_texts_become_one_safe_line(text, safe):
     assert errors.safe_text(text) == safe
+
+
+def test_no_more_of_a_long_text_is_read_than_is_shown():
+    class Text(str):
+        def __iter__(self):
+            raise AssertionError("reads all of it")
+
+    assert errors.safe_text(Text("x" * 10**6), 10) == "xxxxxx ..."

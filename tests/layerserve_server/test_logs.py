@@ -5,7 +5,7 @@ import logging
 import re
 
 import pytest
-from layerserve_server.logs import JsonFormatter, TextFormatter, set_up
+from layerserve_server.logs import MAX_TEXT, JsonFormatter, TextFormatter, set_up
 
 
 def record(**extra):
@@ -60,3 +60,15 @@ def test_logs_of_server_and_graph_go_to_standard_error_from_a_level_on(kind, cap
     lines = shown.err.splitlines()
     assert [re.search(r"to ([a-z._]+)", line)[1] for line in lines] == ["layerserve_server.app", "layergraph.loading"]
     assert [line.startswith("{") for line in lines] == [kind == "json"] * 2
+
+
+def test_what_callers_and_files_say_has_a_length():
+    try:
+        raise KeyError("x" * 10**7)
+    except KeyError as error:
+        made = record(exc_info=(type(error), error, error.__traceback__), model="n" * 10**7)
+    made.msg, made.args = "m" * 10**7, None
+    for formatter in (JsonFormatter(), TextFormatter()):
+        line = formatter.format(made)
+        assert len(line) < 5 * MAX_TEXT
+        assert "Traceback" in line

@@ -269,7 +269,7 @@ def bad_specs():
         "dtype": (spec(arrays=[pb.DataArray(role=x, shape=[6, 2])]), invalid, "got no dtype"),
         "loss": (spec(compile=pb.CompileSettings(optimizer='"sgd"', loss='"msee"')), invalid, "did you mean 'mse'"),
         "json": (spec(compile=pb.CompileSettings(optimizer="sgd")), invalid, "optimizer: 'sgd' is no JSON"),
-        "deep json": (spec(compile=pb.CompileSettings(loss="[" * 10**5)), invalid, "is no JSON"),
+        "deep json": (spec(compile=pb.CompileSettings(loss="[" * 10**5)), invalid, "is nested more than 64 deep"),
         "class_weight": (spec(class_weight="[1]"), invalid, "class_weight: expected an object"),
         "compile": (
             spec(compile=nothing),

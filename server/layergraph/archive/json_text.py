@@ -1,4 +1,4 @@
-"""JSON from an untrusted file."""
+"""JSON that somebody else wrote: in a model file, or in a request."""
 
 from __future__ import annotations
 
@@ -14,8 +14,36 @@ from layergraph.errors import CorruptFileError
 _MAX_DIGITS = 40
 
 
-class _RefusedError(Exception):
-    """A value that JSON texts of model files must not have."""
+class JsonError(ValueError):
+    """A text is no JSON, or more of it than is read. The text completes "config.json ..."."""
+
+
+def json_value(text: str, *, most: int, values: int, depth: int) -> Any:
+    """The value of a JSON text of at most so many characters, values (and containers), and containers in one another.
+
+    Raises JsonError for anything else: no JSON, NaN and Infinity, repeated keys, or more than that.
+    """
+    if len(text) > most:
+        raise JsonError(f"has {len(text)} characters, at most {most} are read")
+    if text.count(",") + text.count("[") + text.count("{") > values:
+        raise JsonError(f"has more than {values} values")
+    try:
+        parsed = json.loads(
+            text,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_unique_keys,
+        )
+    except RecursionError:
+        raise JsonError(f"is nested more than {depth} deep") from None
+    except JsonError:
+        raise
+    except ValueError as wrong:
+        raise JsonError(f"is no JSON: {str(wrong)[:200]}") from None
+    if _deeper_than(parsed, depth):
+        raise JsonError(f"is nested more than {depth} deep")
+    return parsed
 
 
 def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) -> dict[str, Any]:
@@ -27,45 +55,29 @@ def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) ->
         plain = text.decode("utf-8") if isinstance(text, bytes) else text
     except UnicodeDecodeError as wrong:
         raise CorruptFileError(path, f"{what} is no UTF-8 text: byte {wrong.start} can't be read") from None
-    if len(plain) > limits.config_bytes:
-        raise CorruptFileError(path, f"{what} has {len(plain)} characters, at most {limits.config_bytes} are read")
-    if plain.count(",") + plain.count("[") + plain.count("{") > limits.config_values:
-        raise CorruptFileError(path, f"{what} has more than {limits.config_values} values")
     try:
-        parsed = json.loads(
-            plain,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_integer,
-            object_pairs_hook=_unique_keys,
-        )
-    except _RefusedError as wrong:
-        raise CorruptFileError(path, f"{what} has {wrong}") from None
-    except RecursionError:
-        raise CorruptFileError(path, f"{what} is nested more than {limits.config_depth} deep") from None
-    except ValueError as wrong:
-        raise CorruptFileError(path, f"{what} is no JSON: {str(wrong)[:200]}") from None
+        parsed = json_value(plain, most=limits.config_bytes, values=limits.config_values, depth=limits.config_depth)
+    except JsonError as wrong:
+        raise CorruptFileError(path, f"{what} {wrong}") from None
     if not isinstance(parsed, dict):
         raise CorruptFileError(path, f"{what} is a JSON {type(parsed).__name__}, expected an object")
-    if _deeper_than(parsed, limits.config_depth):
-        raise CorruptFileError(path, f"{what} is nested more than {limits.config_depth} deep")
     return parsed
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _RefusedError(f"the value {name}, expected finite numbers")
+    raise JsonError(f"has the value {name}, expected finite numbers")
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise _RefusedError(f"the number {digits[:40]}, expected finite numbers")
+        raise JsonError(f"has the number {digits[:40]}, expected finite numbers")
     return value
 
 
 def _integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
-        raise _RefusedError(f"a number of {len(digits)} digits, at most {_MAX_DIGITS} are read")
+        raise JsonError(f"has a number of {len(digits)} digits, at most {_MAX_DIGITS} are read")
     return int(digits)
 
 
@@ -75,14 +87,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _RefusedError(f"the key {key[:80]!r} twice in one object")
+                raise JsonError(f"has the key {key[:80]!r} twice in one object")
             seen.add(key)
     return result
 
 
 def _deeper_than(value: Any, limit: int) -> bool:
     """Whether containers nest more than `limit` deep; level by level, since recursion is what the limit protects."""
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit):
         inner: list[Any] = []
         for item in level:

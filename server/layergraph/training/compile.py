@@ -12,13 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from layergraph.config.options import Expected, brief, number
+from layergraph.config.options import Expected, brief
 from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_name
 from layergraph.functional.tensor import Shape
 from layergraph.training import losses, metrics, optimizer, optimizers
 from layergraph.training.losses import Loss
 from layergraph.training.metric import Metric, Result
 from layergraph.training.optimizer import BaseOptimizer
+from layergraph.training.options import number
+
+#: Most metrics of a model: each epoch logs them all.
+MOST_METRICS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,9 @@ class Compiled:
         self.loss_weights = _weights_by_output(loss_weights, loss, self.output_names)
         self._metrics = self._metrics_by_output("metrics", metrics)
         self._weighted_metrics = self._metrics_by_output("weighted_metrics", weighted_metrics)
+        metrics_given = sum(map(len, (*self._metrics, *self._weighted_metrics)))
+        if metrics_given > MOST_METRICS:
+            raise ConfigError(f"metrics: got {metrics_given} for all outputs together, expected at most {MOST_METRICS}")
 
     def _flattened(self, what: str, given: Any) -> Any:
         """A nesting as that of the outputs as a list in flat order; a dict by the names that Keras has by our own."""

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from typing_extensions import Self
 
-from layergraph.config.options import Expected, number, option, positive_int, serialized
+from layergraph.config.options import Expected, option, positive_int, serialized
 from layergraph.errors import ConfigError
 from layergraph.training.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable
+from layergraph.training.options import number
 from layergraph.training.schedules import Schedule
 
 #: Options of other optimizers that Keras writes here too, all at what they are by default.

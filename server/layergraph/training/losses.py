@@ -15,19 +15,17 @@ from layergraph.config.options import (
     boolean,
     fraction,
     integer,
-    list_of,
-    number,
     one_of,
     option,
     optional,
     resolve,
     serialized,
-    text,
 )
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.functional.naming import snake_case
 from layergraph.training import loss_functions as functions
 from layergraph.training.loss_functions import same_rank
+from layergraph.training.options import list_of, number, text
 
 Tensor = torch.Tensor
 

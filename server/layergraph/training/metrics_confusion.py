@@ -8,23 +8,20 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from layergraph.config.options import (
-    Expected,
-    boolean,
-    fraction,
-    integer,
-    list_of,
-    nonnegative,
-    one_or_list_of,
-    option,
-    optional,
-    positive_int,
-)
+from layergraph.config.options import Expected, boolean, fraction, integer, option, optional, positive_int
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.tensor import Shape
 from layergraph.training.loss_functions import EPSILON, same_rank
 from layergraph.training.losses import weights_like
 from layergraph.training.metric import Metric, Result
+from layergraph.training.options import (
+    MOST_GIVEN_THRESHOLDS,
+    MOST_THRESHOLDS,
+    count,
+    list_of,
+    nonnegative,
+    one_or_list_of,
+)
 
 Tensor = torch.Tensor
 
@@ -123,9 +120,11 @@ class _Confusion(Metric):
         self._counts.sums = value
 
     def check_shapes(self, labels: Shape, predictions: Shape) -> None:
+        classes = predictions[-1] if predictions else 1
+        if self.top_k is not None and classes is not None and self.top_k > classes:
+            raise DataError(f"metric '{self.name}': top_k is {self.top_k}, predictions have shape {predictions}")
         if self.class_id is None:
             return
-        classes = predictions[-1]
         if len(predictions) < 2 or (classes is not None and not 0 <= self.class_id < classes):
             raise DataError(f"metric '{self.name}': class_id is {self.class_id}, predictions have shape {predictions}")
 
@@ -167,10 +166,13 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole == 0, 0.0, part / whole)
 
 
+_thresholds = one_or_list_of(fraction, MOST_GIVEN_THRESHOLDS)
+
+
 class _AtThresholds(_Confusion):
     """Base of metrics with one result for each threshold that was given."""
 
-    thresholds: float | tuple[float, ...] | None = option(optional(one_or_list_of(fraction)), default=None)
+    thresholds: float | tuple[float, ...] | None = option(optional(_thresholds), default=None)
 
     def thresholds_used(self) -> Sequence[float]:
         if self.thresholds is None:
@@ -214,7 +216,7 @@ class Precision(_AtThresholds):
     """
 
     direction = "up"
-    thresholds: float | tuple[float, ...] | None = option(optional(one_or_list_of(fraction)), default=None)
+    thresholds: float | tuple[float, ...] | None = option(optional(_thresholds), default=None)
     top_k: int | None = option(optional(positive_int), default=None)
     class_id: int | None = option(optional(integer), default=None)
 
@@ -227,7 +229,7 @@ class Recall(_AtThresholds):
     """Share of the positive labels that were found (keras.metrics.Recall); options as Precision's."""
 
     direction = "up"
-    thresholds: float | tuple[float, ...] | None = option(optional(one_or_list_of(fraction)), default=None)
+    thresholds: float | tuple[float, ...] | None = option(optional(_thresholds), default=None)
     top_k: int | None = option(optional(positive_int), default=None)
     class_id: int | None = option(optional(integer), default=None)
 
@@ -240,7 +242,7 @@ class _AtConstraint(_Confusion):
     """Base of metrics that are the best of one share where another one is at least a given value."""
 
     direction = "up"
-    num_thresholds: int = option(positive_int, default=200)
+    num_thresholds: int = option(count(MOST_THRESHOLDS), default=200)
     class_id: int | None = option(optional(integer), default=None)
 
     #: The option that holds the value.
@@ -267,7 +269,7 @@ class SensitivityAtSpecificity(_AtConstraint):
 
     constraint = "specificity"
     specificity: float = option(fraction)  # type: ignore[misc]
-    num_thresholds: int = option(positive_int, default=200)
+    num_thresholds: int = option(count(MOST_THRESHOLDS), default=200)
     class_id: int | None = option(optional(integer), default=None)
 
     def shares(self) -> tuple[Tensor, Tensor]:
@@ -280,7 +282,7 @@ class SpecificityAtSensitivity(_AtConstraint):
 
     constraint = "sensitivity"
     sensitivity: float = option(fraction)  # type: ignore[misc]
-    num_thresholds: int = option(positive_int, default=200)
+    num_thresholds: int = option(count(MOST_THRESHOLDS), default=200)
     class_id: int | None = option(optional(integer), default=None)
 
     def shares(self) -> tuple[Tensor, Tensor]:
@@ -293,7 +295,7 @@ class PrecisionAtRecall(_AtConstraint):
 
     constraint = "recall"
     recall: float = option(fraction)  # type: ignore[misc]
-    num_thresholds: int = option(positive_int, default=200)
+    num_thresholds: int = option(count(MOST_THRESHOLDS), default=200)
     class_id: int | None = option(optional(integer), default=None)
 
     def shares(self) -> tuple[Tensor, Tensor]:
@@ -306,7 +308,7 @@ class RecallAtPrecision(_AtConstraint):
 
     constraint = "precision"
     precision: float = option(fraction)  # type: ignore[misc]
-    num_thresholds: int = option(positive_int, default=200)
+    num_thresholds: int = option(count(MOST_THRESHOLDS), default=200)
     class_id: int | None = option(optional(integer), default=None)
 
     def shares(self) -> tuple[Tensor, Tensor]:
@@ -326,13 +328,6 @@ def _word(*choices: str) -> Any:
     return validate
 
 
-def _at_least_2(value: Any) -> int:
-    count = positive_int(value)
-    if count < 2:
-        raise Expected("an integer above 1")
-    return count
-
-
 class AUC(_Confusion):
     """Area under the ROC or precision-recall curve, approximated at thresholds (keras.metrics.AUC).
 
@@ -345,10 +340,12 @@ class AUC(_Confusion):
 
     direction = "up"
     default_name = "auc"
-    num_thresholds: int = option(_at_least_2, default=200)
+    num_thresholds: int = option(count(MOST_THRESHOLDS, 2), default=200)
     curve: str = option(_word("ROC", "PR", "PRGAIN"), default="ROC")
     summation_method: str = option(_word("interpolation", "majoring", "minoring"), default="interpolation")
-    thresholds: tuple[float, ...] | None = option(optional(list_of(fraction)), default=None, kw_only=True)
+    thresholds: tuple[float, ...] | None = option(
+        optional(list_of(fraction, MOST_GIVEN_THRESHOLDS)), default=None, kw_only=True
+    )
     multi_label: bool = option(boolean, default=False, kw_only=True)
     num_labels: int | None = option(optional(positive_int), default=None, kw_only=True)
     label_weights: tuple[float, ...] | None = option(optional(list_of(nonnegative)), default=None, kw_only=True)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from layergraph.config.options import boolean, fraction, integer, number, option, optional, positive_int
+from layergraph.config.options import boolean, fraction, integer, option, optional, positive_int
 from layergraph.errors import ConfigError
 from layergraph.training import loss_functions
 from layergraph.training import metric_functions as functions
 from layergraph.training.losses import weights_like
 from layergraph.training.metric import FunctionMean, LossMean, MeanOfValues, Metric
+from layergraph.training.options import number
 
 Tensor = torch.Tensor
 

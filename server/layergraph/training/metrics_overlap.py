@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from layergraph.config.options import boolean, integer, list_of, nonnegative_int, number, option, optional, positive_int
+from layergraph.config.options import boolean, integer, nonnegative_int, option, optional
 from layergraph.errors import ConfigError
 from layergraph.training.loss_functions import EPSILON
 from layergraph.training.metric import Metric
+from layergraph.training.options import MOST_CLASSES, count, list_of, number
 
 Tensor = torch.Tensor
 
@@ -93,7 +94,7 @@ class IoU(_Overlap):
     """Mean overlap (intersection over union) of some classes (keras.metrics.IoU)."""
 
     default_name = "io_u"
-    num_classes: int = option(positive_int)
+    num_classes: int = option(count(MOST_CLASSES))
     target_class_ids: tuple[int, ...] = option(_classes)
     ignore_class: int | None = option(optional(integer), default=None, kw_only=True)
     sparse_y_true: bool = option(boolean, default=True, kw_only=True)
@@ -126,7 +127,7 @@ class MeanIoU(_Overlap):
     """Mean overlap of all classes (keras.metrics.MeanIoU)."""
 
     default_name = "mean_io_u"
-    num_classes: int = option(positive_int)
+    num_classes: int = option(count(MOST_CLASSES))
     ignore_class: int | None = option(optional(integer), default=None, kw_only=True)
     sparse_y_true: bool = option(boolean, default=True, kw_only=True)
     sparse_y_pred: bool = option(boolean, default=True, kw_only=True)
@@ -137,7 +138,7 @@ class OneHotIoU(_Overlap):
     """Mean overlap of some classes, labels one-hot (keras.metrics.OneHotIoU)."""
 
     default_name = "one_hot_io_u"
-    num_classes: int = option(positive_int)
+    num_classes: int = option(count(MOST_CLASSES))
     target_class_ids: tuple[int, ...] = option(_classes)  # type: ignore[misc]
     ignore_class: int | None = option(optional(integer), default=None, kw_only=True)
     sparse_y_pred: bool = option(boolean, default=False, kw_only=True)
@@ -155,7 +156,7 @@ class OneHotMeanIoU(_Overlap):
     """Mean overlap of all classes, labels one-hot (keras.metrics.OneHotMeanIoU)."""
 
     default_name = "one_hot_mean_io_u"
-    num_classes: int = option(positive_int)
+    num_classes: int = option(count(MOST_CLASSES))
     ignore_class: int | None = option(optional(integer), default=None, kw_only=True)
     sparse_y_pred: bool = option(boolean, default=False, kw_only=True)
     axis: int = option(integer, default=-1, kw_only=True)

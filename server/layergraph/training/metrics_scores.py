@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from layergraph.config.options import Expected, fraction, nonnegative_int, number, one_of, option, optional
+from layergraph.config.options import Expected, fraction, nonnegative_int, one_of, option, optional
 from layergraph.errors import DataError
 from layergraph.functional.tensor import Shape
 from layergraph.training.loss_functions import EPSILON, same_rank
 from layergraph.training.losses import weights_like
 from layergraph.training.metric import Metric, Result
+from layergraph.training.options import number
 
 Tensor = torch.Tensor
 

@@ -9,22 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from layergraph.config.options import (
-    Configurable,
-    Expected,
-    boolean,
-    nonnegative,
-    nonnegative_int,
-    number,
-    one_of,
-    option,
-    optional,
-    text,
-)
+from layergraph.config.options import Configurable, Expected, boolean, nonnegative_int, one_of, option, optional
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.training import schedules
 from layergraph.training.callbacks import Callback, Logs
 from layergraph.training.optimizer import BaseOptimizer
+from layergraph.training.options import nonnegative, number, text
 from layergraph.training.schedules import Schedule
 
 

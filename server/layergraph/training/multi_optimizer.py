@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from layergraph.config.options import Configurable, Expected, number, option, optional, serialized
+from layergraph.config.options import Configurable, Expected, option, optional, serialized
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.naming import snake_case
 from layergraph.training.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable, keras_form
+from layergraph.training.options import MOST_PATTERNS, number, text
 
 #: Variables of its own: an iteration, and a rate that is never used.
 _OWN = 2
@@ -32,10 +33,12 @@ def _inner(value: Any) -> Optimizer:
 def _by_pattern(value: Any) -> dict[str, Optimizer]:
     if not isinstance(value, Mapping):
         raise Expected("optimizers by regular expression")
+    if len(value) > MOST_PATTERNS:
+        raise Expected(f"at most {MOST_PATTERNS} regular expressions")
     for pattern in value:
         try:
-            re.compile(pattern)
-        except (re.error, TypeError):
+            re.compile(text(pattern))
+        except (re.error, Expected):
             raise Expected("optimizers by regular expression") from None
     return {pattern: _inner(item) for pattern, item in value.items()}
 

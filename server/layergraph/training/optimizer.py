@@ -21,17 +21,15 @@ from layergraph.config.options import (
     boolean,
     brief,
     fraction,
-    nonnegative,
-    number,
     option,
     optional,
     positive_int,
     serialized,
-    text,
 )
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.naming import snake_case
 from layergraph.training import schedules
+from layergraph.training.options import nonnegative, number, text
 from layergraph.training.schedules import Decayed, InverseTimeDecay, Schedule
 
 Tensor = torch.Tensor

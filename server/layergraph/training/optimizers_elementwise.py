@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from layergraph.config.options import boolean, fraction, nonnegative, nonnegative_int, number, option
+from layergraph.config.options import boolean, fraction, nonnegative_int, option
 from layergraph.errors import ConfigError
 from layergraph.training import schedules
 from layergraph.training.optimizer import Optimizer, Slots, Tensor, Tensors, Trainable, power
+from layergraph.training.options import nonnegative, number
 from layergraph.training.schedules import Schedule
 
 

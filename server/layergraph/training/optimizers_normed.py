@@ -7,20 +7,10 @@ import re
 
 import torch
 
-from layergraph.config.options import (
-    Expected,
-    boolean,
-    fraction,
-    list_of,
-    nonnegative,
-    nonnegative_int,
-    number,
-    option,
-    optional,
-    text,
-)
+from layergraph.config.options import Expected, boolean, fraction, option, optional
 from layergraph.training import schedules
 from layergraph.training.optimizer import ABSENT, Optimizer, Slots, Tensor, Tensors, Trainable, Variable, power
+from layergraph.training.options import MOST_PATTERNS, count, list_of, nonnegative, number, text
 from layergraph.training.schedules import Schedule
 
 
@@ -118,8 +108,12 @@ def _rms(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
 
 
+#: Most Newton-Schulz steps in one update; five are usual.
+MOST_STEPS = 100
+
+
 def _patterns(value: object) -> tuple[str, ...]:
-    patterns = () if value is None else list_of(text)(value)
+    patterns = () if value is None else list_of(text, MOST_PATTERNS)(value)
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -151,7 +145,7 @@ class Muon(Optimizer):
     muon_c: float = option(number, default=2.0315, kw_only=True)
     adam_lr_ratio: float = option(number, default=1, kw_only=True)
     momentum: float = option(fraction, default=0.95, kw_only=True)
-    ns_steps: int = option(nonnegative_int, default=5, kw_only=True)
+    ns_steps: int = option(count(MOST_STEPS, 0), default=5, kw_only=True)
     nesterov: bool = option(boolean, default=True, kw_only=True)
     rms_rate: float | None = option(optional(number), default=0.2, kw_only=True)
 

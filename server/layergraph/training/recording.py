@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,27 +19,34 @@ from layergraph.config.options import (
     Configurable,
     Expected,
     boolean,
+    brief,
     nonnegative_int,
-    number,
     one_of,
     option,
     optional,
     positive_int,
-    text,
 )
 from layergraph.errors import ConfigError
 from layergraph.training.callbacks import Callback, Logs
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.monitors import Monitor
+from layergraph.training.options import number, text
 
 
 def _path(value: Any) -> str:
     """Validator: a path; plain text, so that it can be written into a config."""
     if isinstance(value, Path):
         value = str(value)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise Expected("a path")
-    return value
+    return text(value)
+
+
+def _separator(value: Any) -> str:
+    """Validator: what Python's csv module takes between cells."""
+    if len(text(value)) != 1 or value in '\r\n\0"':
+        raise Expected("one character between cells, such as ','")
+    return str(value)
 
 
 def _frequency(value: Any) -> str | int:
@@ -61,6 +69,23 @@ class FileCallback(Configurable, Callback):
             if given.is_absolute() or ".." in given.parts:
                 raise ConfigError(f"{type(self).__name__}: option '{name}' is '{given}', expected a relative path")
             setattr(self, name, str(folder / given))
+
+
+#: How a log may be written in a file's name. No width or precision has three digits, which would pad it to any length.
+_FORMAT = re.compile(r"(.?[<>=^])?[-+ ]?#?0?[0-9]{0,2}[,_]?(\.[0-9]{1,2})?[a-zA-Z%]?")
+
+
+def _check_pattern(what: str, pattern: str) -> None:
+    """Raises ConfigError for a file name that names logs otherwise than `{loss:.2f}`. Nothing is expanded for that."""
+    try:
+        fields = [(field, form or "") for _, field, form, _ in string.Formatter().parse(pattern) if field is not None]
+    except ValueError as wrong:
+        raise ConfigError(f"{what} is {brief(pattern)}: {wrong}") from None
+    for field, form in fields:
+        if not field.isidentifier():
+            raise ConfigError(f"{what} names {brief(field)}, expected the name of a log")
+        if not _FORMAT.fullmatch(form):
+            raise ConfigError(f"{what} has the format {brief(form)}, expected one such as '.2f', of at most 99 digits")
 
 
 class ModelCheckpoint(Monitor, FileCallback):
@@ -95,12 +120,7 @@ class ModelCheckpoint(Monitor, FileCallback):
             raise ConfigError(
                 f"ModelCheckpoint: option 'filepath' is '{self.filepath}', expected an ending of {' or '.join(endings)}"
             )
-        try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(self.filepath) if field is not None]
-        except ValueError as wrong:
-            raise ConfigError(f"ModelCheckpoint: option 'filepath' is '{self.filepath}': {wrong}") from None
-        if unknown := [field for field in fields if not field.isidentifier()]:
-            raise ConfigError(f"ModelCheckpoint: option 'filepath' names '{unknown[0]}', expected the name of a log")
+        _check_pattern("ModelCheckpoint: option 'filepath'", self.filepath)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         if self.save_best_only:
@@ -208,7 +228,7 @@ class CSVLogger(_LineLogger):
     """Logs of epochs as CSV (keras.callbacks.CSVLogger): `epoch` from 0, then the logs of the first epoch by name."""
 
     filename: str = option(_path)
-    separator: str = option(text, default=",")
+    separator: str = option(_separator, default=",")
     append: bool = option(boolean, default=False)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:

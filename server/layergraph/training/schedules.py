@@ -15,16 +15,13 @@ from layergraph.config.options import (
     Validator,
     boolean,
     brief,
-    list_of,
-    nonnegative,
-    number,
     option,
     optional,
     resolve,
     serialized,
-    text,
 )
 from layergraph.errors import ConfigError
+from layergraph.training.options import list_of, nonnegative, number, text
 
 F32 = np.float32
 
@@ -32,8 +29,8 @@ F32 = np.float32
 def steps(value: Any) -> float:
     """Validator: a number of steps above zero; Keras takes fractions too."""
     result = number(value)
-    if result <= 0:
-        raise Expected("a positive number of steps")
+    if F32(result) <= 0:
+        raise Expected("a positive number of steps of float32")
     return int(result) if result == int(result) else result
 
 

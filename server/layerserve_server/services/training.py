@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from layergraph.archive.json_text import JsonError, json_value
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError, ServerError, UnavailableError
@@ -54,6 +54,10 @@ MAX_UPLOADS = 64
 MAX_PEER_UPLOADS = 32
 #: Default for the rows of a step.
 BATCH_SIZE = 32
+#: Most characters, values and containers in one another of a field that holds JSON.
+MAX_JSON = 4 << 20
+MAX_JSON_VALUES = 200_000
+MAX_JSON_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +312,9 @@ def _json(text: str, name: str) -> Any:
     if not text:
         return None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{name}: {text[:80]!r} is no JSON: {error}") from error
+        return json_value(text, most=MAX_JSON, values=MAX_JSON_VALUES, depth=MAX_JSON_DEPTH)
+    except JsonError as error:
+        raise InvalidRequestError(f"{name}: {text[:80]!r} {error}") from error
 
 
 def _class_weight(weights: Any) -> dict[int, float]:

@@ -193,6 +193,8 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         raise errors.InvalidTensorError(_with_all_rows(str(error), request.data)) from error
     except (ConfigError, GraphError) as error:
         raise errors.InvalidRequestError(str(error)) from error
+    except OSError as error:
+        raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
 
 
 def _rehearse_training(model: TrainableModel, request: RunRequest, zeros: Sequence[Array]) -> None:

@@ -161,12 +161,21 @@ class RunRequest:
 
     def write(self, folder: Path) -> None:
         """Keeps the request in a run's folder."""
-        (folder / REQUEST).write_text(json.dumps(asdict(self), indent=1), "utf-8")
+        (folder / REQUEST).write_text(self.to_json(), "utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> RunRequest:
         """The request of a run's folder. Raises OSError, and ValueError or TypeError for a file that isn't one."""
-        values = json.loads((folder / REQUEST).read_text("utf-8"))
+        return cls.from_json((folder / REQUEST).read_text("utf-8"))
+
+    def to_json(self) -> str:
+        """The request as text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRequest:
+        """The request of such a text. Raises ValueError or TypeError for any other."""
+        values = json.loads(text)
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))

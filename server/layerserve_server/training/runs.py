@@ -27,8 +27,8 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, events, validation
 from layerserve_server.training.events import Cancelled, EventLog, Failed, What
-from layerserve_server.training.model import LoadTrainable, rehearse
 from layerserve_server.training.outcome import INTERRUPT, Outcome
+from layerserve_server.training.rehearsal import Rehearse
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
 from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, MODEL, OUTCOME, RESULT
@@ -85,15 +85,15 @@ class Runs:
         self,
         folder: Path,
         repository: Repository,
-        load: LoadTrainable,
+        rehearse: Rehearse,
         limits: RunLimits,
         observer: RunObserver,
         command: Sequence[str],
     ) -> None:
-        """`command` trains the run whose folder is appended to it."""
+        """`rehearse` tries a request, `command` trains the run whose folder is appended to it."""
         self._folder = folder
         self._repository = repository
-        self._load = load
+        self._rehearse = rehearse
         self._limits = limits
         self._observer = observer
         self._command = command
@@ -110,8 +110,6 @@ class Runs:
         self._beginning = 0
         self._stopping = False
         self._changed = threading.Condition()
-        #: One request is tried at a time, since each takes a copy of its model.
-        self._rehearsing = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     # ---- life
@@ -148,6 +146,7 @@ class Runs:
             self._interrupt(run)
         for thread in self._threads:
             thread.join()
+        self._rehearse.close()
 
     # ---- for requests
 
@@ -171,8 +170,7 @@ class Runs:
             budget.check_room(request, self._folder, base.parameter_count, base.found.size)
             if request.publish:
                 self._repository.check_writable(request.model)
-            with self._rehearsing:
-                rehearse(self._load, base.found.path, request)
+            self._rehearse(base.found.path, request, base.parameter_count)
             run = self._make(request, base.found.path)
         finally:
             with self._changed:

@@ -24,8 +24,22 @@ from layerserve_server.repository.layout import LABEL
 from layerserve_server.training import data_root
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
-#: Arrays of one run at the most: each is an open file while its data comes.
+#: Most arrays of one run: each is an open file while its data comes.
 MAX_ARRAYS = 512
+#: Most axes of an array, as NumPy has them.
+MAX_AXES = 32
+#: Most epochs: each leaves an event.
+MAX_EPOCHS = 1_000_000
+#: Most characters of a description, and of a name, a pattern or a path.
+MAX_DESCRIPTION = 10_000
+MAX_TEXT = 1000
+#: Most patterns of layers to freeze, and to unfreeze.
+MAX_PATTERNS = 1000
+#: Most callbacks: each may hold a copy of the weights.
+MAX_CALLBACKS = 50
+#: Most classes that are given a weight, and largest weight of one: that of float32.
+MAX_CLASSES = 100_000
+MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 
 def checked(
@@ -35,9 +49,8 @@ def checked(
 
     Raises an InvalidRequestError, TooLargeError, or what `data_root.describe` raises.
     """
+    _check_lengths(request)
     _check_settings(request)
-    if len(request.data) > MAX_ARRAYS:
-        raise InvalidRequestError(f"data has {len(request.data)} arrays, expected at most {MAX_ARRAYS}")
     root = Path(request.data_root) if request.data_root else None
     arrays = tuple(_filed(_named(array, inputs, outputs), root) for array in request.data)
     _check_kind(request, arrays)
@@ -71,7 +84,42 @@ def check_workers(request: RunRequest, most: int) -> None:
         )
 
 
+def _check_lengths(request: RunRequest) -> None:
+    """Nothing is done with a text or a list before it is known how long it is."""
+    for name, length, most, unit in (
+        ("data", len(request.data), MAX_ARRAYS, "arrays"),
+        ("description", len(request.description), MAX_DESCRIPTION, "characters"),
+        ("monitor", len(request.monitor), MAX_TEXT, "characters"),
+        ("publish_label", len(request.publish_label), MAX_TEXT, "characters"),
+        ("publish_if_improved", len(request.publish_if_improved), MAX_TEXT, "characters"),
+        ("freeze", len(request.freeze), MAX_PATTERNS, "patterns"),
+        ("unfreeze", len(request.unfreeze), MAX_PATTERNS, "patterns"),
+        ("callbacks", len(request.callbacks), MAX_CALLBACKS, "callbacks"),
+        ("class_weight", len(request.class_weight or ()), MAX_CLASSES, "classes"),
+    ):
+        if length > most:
+            raise InvalidRequestError(f"{name}: got {length} {unit}, expected at most {most}")
+    for name, texts in (
+        ("freeze", request.freeze),
+        ("unfreeze", request.unfreeze),
+        *((f"data {place}", (array.name, array.path, array.key)) for place, array in enumerate(request.data)),
+    ):
+        if (length := max(map(len, texts), default=0)) > MAX_TEXT:
+            raise InvalidRequestError(f"{name}: got a text of {length} characters, expected at most {MAX_TEXT}")
+    for place, array in enumerate(request.data):
+        if len(array.shape) > MAX_AXES:
+            raise InvalidTensorError(f"data {place}: got {len(array.shape)} axes, expected at most {MAX_AXES}")
+
+
 def _check_settings(request: RunRequest) -> None:
+    if request.epochs > MAX_EPOCHS:
+        raise InvalidRequestError(f"epochs: got {request.epochs}, expected at most {MAX_EPOCHS}")
+    for number, weight in (request.class_weight or {}).items():
+        if not abs(weight) <= MAX_WEIGHT:  # also refuses NaN
+            raise InvalidRequestError(
+                f"class_weight: got {weight:g} for class {str(number)[:20]}, expected a number of float32, of at most "
+                f"{MAX_WEIGHT:.3g}"
+            )
     for name, value in (("epochs", request.epochs), ("batch_size", request.batch_size)):
         if value < 1:
             raise InvalidRequestError(f"{name}: got {value}, expected 1 or more")

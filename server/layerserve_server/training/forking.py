@@ -1,0 +1,136 @@
+"""The warm parent's program: `python -m layerserve_server.training.forking`, with the server's socket as its input.
+
+It imports what training needs, and forks for each job two processes: one that minds the limits of time and says how the
+other one ended, and that one, which carries the job out under limits of memory and sends its reply. The parent itself
+reads no job and computes nothing, so that torch has no threads in it that a fork would lose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layerserve_server import execution
+from layerserve_server.training.warm_parent import MAX_REPLY, JobLimits, received
+
+#: Seconds between two looks at a job.
+LOOK_SECONDS = 0.01
+#: Time without a job after which the parent ends, in seconds: it holds a quarter of a gigabyte.
+IDLE_SECONDS = 900.0
+
+Job = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def main() -> None:
+    """Forks for each job until the server closes its end, or there was none for long."""
+    from layerserve_server.training.rehearsal import JOBS
+
+    _import_all()
+    control = socket.socket(fileno=os.dup(0))
+    control.settimeout(IDLE_SECONDS)
+    # Children end by themselves; nothing waits for them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        try:
+            byte, files, *_ = socket.recv_fds(control, 1, 1)
+        except TimeoutError:
+            return
+        if not byte:
+            return
+        if os.fork() == 0:
+            control.close()
+            with contextlib.suppress(OSError):
+                _mind(socket.socket(fileno=files[0]), JOBS)
+            os._exit(0)
+        os.close(files[0])
+
+
+def _import_all() -> None:
+    """Imports what loading and training need, and takes it out of the garbage collector's sight."""
+    import layergraph.layers.table
+    import layergraph.ops.table
+    import layergraph.training.callback_table  # noqa: F401
+    from layergraph import Input, Model, layers
+
+    # torch imports much only when shapes are first inferred: on the meta device, where nothing is computed.
+    inputs = Input((1,))
+    Model(inputs, layers.Dense(1)(inputs))
+    execution.make_ready()
+
+
+def _mind(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
+    """Reads a job, has a child carry it out, and says how that one ended unless it replied."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request = json.loads(received(channel))
+    limits = JobLimits(**request["limits"])
+    child = os.fork()
+    if child == 0:
+        _carry_out(channel, lambda: jobs[request["job"]](request["arguments"]), limits)
+    deadline = time.monotonic() + limits.wall_seconds
+    hangup = select.poll()
+    hangup.register(channel, 0)
+    late = False
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        late = time.monotonic() > deadline
+        if hangup.poll(LOOK_SECONDS * 1000) or late:
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)
+            break
+    status = os.waitstatus_to_exitcode(ended[1])
+    if status != 0:
+        channel.sendall(json.dumps({"died": max(0, -status), "late": late}).encode())
+
+
+def _carry_out(channel: socket.socket, job: Callable[[], Mapping[str, Any]], limits: JobLimits) -> None:
+    """Carries the job out under its limits, and ends the process."""
+    status = 1
+    try:
+        _silence()
+        _limit(limits)
+        reply = json.dumps(job()).encode()
+        if len(reply) <= MAX_REPLY:
+            channel.sendall(reply)
+            status = 0
+    finally:
+        # What belongs to the parent isn't to be taken down here.
+        os._exit(status)
+
+
+def _silence() -> None:
+    """What a job prints may be of any length."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+
+
+def _limit(limits: JobLimits) -> None:
+    seconds = max(1, round(limits.seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    # Beyond what torch has reserved.
+    allowed = limits.memory_bytes + _reserved_bytes()
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    # Where memory is short the system should end this process first.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _reserved_bytes() -> int:
+    """Size of this process's address space; 0 where the system doesn't say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Tries a request on a copy of its model before any data is taken: in a process of its own, under limits.
+
+What a request names (sizes, patterns, texts) is so never expanded or allocated in the serving process, and whatever it
+makes of the process that tries it costs its caller a typed error.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from layerserve_server import errors
+from layerserve_server.errors import BusyError, InvalidRequestError, ServerError, TooLargeError, safe_text
+from layerserve_server.logs import middle_cut
+from layerserve_server.training.budget import TRAINING_BYTES, available_memory
+from layerserve_server.training.model import load_trainable, rehearse
+from layerserve_server.training.outcome import ended_by_signal
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.warm_parent import JobDiedError, JobLimits, WarmParent
+
+logger = logging.getLogger(__name__)
+
+#: Requests that are tried at once, since each takes a copy of its model.
+AT_ONCE = 2
+#: Share of the available memory that one may take.
+MEMORY_SHARE = 0.75
+#: Memory that each may take in any case, in bytes.
+LEAST_BYTES = 1 << 30
+#: Longest traceback that is logged, and longest reason of it that a caller gets, in characters.
+MAX_TRACE = 8000
+MAX_REASON = 300
+#: What torch raises for axes and numbers that it has no use for. Errors of other kinds may tell of the inside.
+OF_TORCH = (RuntimeError, IndexError)
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
+class Rehearse(Protocol):
+    """Tries a request on a model file."""
+
+    def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
+        """`parameters` is the number of the model's. Raises the ServerError that the request would end with."""
+
+    def close(self) -> None:
+        """Tries no more."""
+
+
+class Rehearsals:
+    """Rehearsals in children of a warm parent. Each may compute for some seconds, in so many bytes of memory."""
+
+    def __init__(self, parent: WarmParent, seconds: float, memory_bytes: int) -> None:
+        self._parent = parent
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+
+    def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
+        """Raises InvalidRequestError, InvalidTensorError or NotCompiledError as `model.rehearse` does.
+
+        Raises TooLargeError for a request that takes more memory or time than a rehearsal may, BusyError where others
+        are tried for as long as that, and UnavailableError where there is no process.
+        """
+        limits = self._limits(parameters)
+        if not self._places.acquire(timeout=limits.wall_seconds):
+            raise BusyError("other training requests are being tried", retry_after=limits.seconds)
+        try:
+            reply = self._parent.run("rehearse", {"path": str(path), "request": request.to_json()}, limits)
+        except JobDiedError as died:
+            raise self._death(died, limits) from died
+        finally:
+            self._places.release()
+        if trace := reply.get("trace"):
+            logger.error("a training request can't be tried", extra={"model": request.model, "exception": trace})
+        if reply.get("memory"):
+            raise self._too_large(limits)
+        if name := reply.get("error"):
+            raise REFUSALS[name](reply["text"])
+
+    def close(self) -> None:
+        """Tries no more."""
+        self._parent.close()
+
+    def _limits(self, parameters: int) -> JobLimits:
+        # Twice what training takes: the file's arrays lie beside the model's while it is read.
+        memory = self._memory_bytes + 2 * TRAINING_BYTES * parameters
+        available = available_memory()
+        if available is not None:
+            memory = min(memory, max(LEAST_BYTES, int(MEMORY_SHARE * available)))
+        return JobLimits(self._seconds, memory)
+
+    def _death(self, died: JobDiedError, limits: JobLimits) -> ServerError:
+        if died.late:
+            return TooLargeError(
+                f"one step with two rows takes more than {limits.seconds:g} seconds of computing, which the server's "
+                "setting rehearsal_seconds allows"
+            )
+        if died.signal:
+            return TooLargeError(f"one step with two rows can't be tried: its process {ended_by_signal(died.signal)}")
+        return self._too_large(limits)
+
+    def _too_large(self, limits: JobLimits) -> TooLargeError:
+        return TooLargeError(
+            f"one step with two rows takes more than {limits.memory_bytes} bytes of memory, which the server's setting "
+            "rehearsal_bytes and its memory allow"
+        )
+
+
+REFUSALS: Mapping[str, Callable[[str], ServerError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.InvalidRequestError,
+        errors.InvalidTensorError,
+        errors.NotCompiledError,
+        errors.NotTrainableError,
+        errors.ForbiddenPathError,
+        errors.TooLargeError,
+    )
+}
+
+
+# ---- in the child
+
+
+def _rehearsed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Tries the request; gives what the server has to know of its end."""
+    import torch
+
+    from layerserve_server.execution import load_plugins
+
+    torch.set_num_threads(1)
+    load_plugins()
+    try:
+        rehearse(load_trainable, Path(arguments["path"]), RunRequest.from_json(arguments["request"]))
+    except ServerError as error:
+        if type(error).__name__ in REFUSALS:
+            return {"error": type(error).__name__, "text": safe_text(str(error))}
+        return _defect(error)
+    except Exception as error:
+        return {"memory": True} if out_of_memory(error) else _defect(error)
+    return {}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that there is no memory left. torch's own is a RuntimeError."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
+
+
+def _defect(error: Exception) -> dict[str, Any]:
+    """An error that nothing foresaw: of the request all the same, as its model is served."""
+    said = f": {safe_text(str(error), MAX_REASON)}" if isinstance(error, OF_TORCH) else ""
+    return {
+        "error": InvalidRequestError.__name__,
+        "text": f"one step with two rows ends with {type(error).__name__}{said}; the server's log has it",
+        "trace": middle_cut("".join(traceback.format_exception(error, limit=-20, chain=False)), MAX_TRACE),
+    }
+
+
+#: What the warm parent's children can do.
+JOBS = {"rehearse": _rehearsed}
