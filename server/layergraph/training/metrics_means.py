@@ -186,7 +186,9 @@ class RootMeanSquaredError(MeanOfValues):
         return functions.squared_error(y_true.to(y_pred.dtype), y_pred)
 
     def result(self) -> float:
-        return math.sqrt(super().result())
+        mean = super().result()
+        # Negative weights may make it so.
+        return math.sqrt(mean) if mean >= 0 else math.nan
 
 
 def _normalizer(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from layergraph.config.options import Configurable, Expected, boolean, nonnegative_int, one_of, option, optional
-from layergraph.errors import ConfigError, unknown_name
+from layergraph.errors import ConfigError, NonFiniteLossError, unknown_name
 from layergraph.training import schedules
 from layergraph.training.callbacks import Callback, Logs
 from layergraph.training.optimizer import BaseOptimizer
@@ -18,19 +18,25 @@ from layergraph.training.options import nonnegative, number, text
 from layergraph.training.schedules import Schedule
 
 
+def _amount(value: Any) -> float:
+    return abs(number(value))
+
+
 class Monitor(Configurable, Callback):
     """Base of callbacks that compare a log with the best so far.
 
     monitor     name of the log
     mode        "min" or "max" is better; "auto" asks the metric: losses and errors want to be small
-    min_delta   what a value must be better by to count as better
+    min_delta   what a value must be better by to count as better; its sign doesn't matter
 
-    Raises ConfigError when training begins, if no epoch will have the log or "auto" can't decide.
+    Values are compared in float32, as Keras on torch does, where a log that differs in later digits is a tie. A NaN is
+    better than nothing and than no number. Raises ConfigError when training begins, if no epoch will have the log or
+    "auto" can't decide, and after an epoch whose log is several numbers.
     """
 
     monitor: str = option(text, default="val_loss", kw_only=True)
     mode: str = option(one_of("auto", "min", "max"), default="auto", kw_only=True)
-    min_delta: float = option(nonnegative, default=0.0, kw_only=True)
+    min_delta: float = option(_amount, default=0.0, kw_only=True)
 
     #: Attributes that a run which goes on has to know.
     state_names: ClassVar[tuple[str, ...]] = ("best",)
@@ -65,7 +71,13 @@ class Monitor(Configurable, Callback):
 
     def improves(self, value: float, reference: float | None) -> bool:
         """Whether `value` beats `reference` by more than `min_delta`."""
-        return reference is None or self._sign * (value - reference) > self.min_delta
+        if np.ndim(value):
+            raise ConfigError(f"{type(self).__name__}: log '{self.monitor}' is {np.size(value)} numbers, expected one")
+        if reference is None:
+            return True
+        # Subtracted from what Keras logs, a float32, and only then rounded again.
+        reduced = _rounded(_rounded(value) - self._sign * self.min_delta)
+        return self._sign * reduced > self._sign * _rounded(reference)
 
 
 def _no_such_log(name: str, known: Sequence[str]) -> str:
@@ -84,7 +96,7 @@ class EarlyStopping(Monitor):
     """
 
     monitor: str = option(text, default="val_loss")
-    min_delta: float = option(nonnegative, default=0.0)
+    min_delta: float = option(_amount, default=0.0)
     patience: int = option(nonnegative_int, default=0)
     verbose: int = option(nonnegative_int, default=0)
     mode: str = option(one_of("auto", "min", "max"), default="auto")
@@ -103,24 +115,16 @@ class EarlyStopping(Monitor):
         value = (logs or {}).get(self.monitor)
         if value is None or epoch < self.start_from_epoch:
             return
-        # The first epoch that counts is the best so far even if its value is no number.
-        self._keep(epoch, first=True)
         self.wait += 1
         if self.improves(value, self.best):
-            self.best = value
-            self._keep(epoch)
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best_weights:
+                self.best_weights = self.model.get_weights()
             if self.baseline is None or self.improves(value, self.baseline):
                 self.wait = 0
         elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
-
-    def _keep(self, epoch: int, *, first: bool = False) -> None:
-        if first and self.best_weights is not None:
-            return
-        self.best_epoch = epoch
-        if self.restore_best_weights:
-            self.best_weights = self.model.get_weights()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.best_weights is not None:
@@ -141,7 +145,7 @@ class ReduceLROnPlateau(Monitor):
     patience: int = option(nonnegative_int, default=10)
     verbose: int = option(nonnegative_int, default=0)
     mode: str = option(one_of("auto", "min", "max"), default="auto")
-    min_delta: float = option(nonnegative, default=1e-4)
+    min_delta: float = option(_amount, default=1e-4)
     cooldown: int = option(nonnegative_int, default=0)
     min_lr: float = option(nonnegative, default=0.0)
 
@@ -175,10 +179,9 @@ class ReduceLROnPlateau(Monitor):
                 self._reduce(epoch)
 
     def _reduce(self, epoch: int) -> None:
-        # Rates are float32 in Keras: one that min_lr rounds to is not above it.
-        above = [one for one in rated(self) if one.rate > float(np.float32(self.min_lr))]
+        above = [one for one in rated(self) if one.rate > _rounded(self.min_lr)]
         for one in above:
-            one.optimizer.learning_rate = max(one.rate * self.factor, self.min_lr)
+            one.optimizer.learning_rate = _rounded(max(one.rate * self.factor, self.min_lr))
             if self.verbose:
                 print(f"Epoch {epoch + 1}: {one.log} reduced to {one.optimizer.learning_rate:g}")
         if above:
@@ -187,10 +190,24 @@ class ReduceLROnPlateau(Monitor):
 
 
 class TerminateOnNaN(Configurable, Callback):
-    """Ends a run after the batch that makes the loss no number; its epoch is still logged (keras.callbacks)."""
+    """Ends a run after the batch that makes the loss no number; its epoch is still logged (keras.callbacks).
+
+    raise_error   raises NonFiniteLossError instead: nothing of the epoch is logged
+    """
+
+    raise_error: bool = option(boolean, default=False)
+
+    def setup(self) -> None:
+        self.params = {}
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         if logs and not math.isfinite(logs["loss"]):
+            if self.raise_error:
+                raise NonFiniteLossError(logs["loss"], self._epoch + 1, batch + 1)
             print(f"Batch {batch}: the loss is no number; training ends")
             self.model.stop_training = True
 
@@ -223,7 +240,7 @@ class LearningRateScheduler(Configurable, Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         for one in rated(self):
-            one.optimizer.learning_rate = rate = self._rate(epoch, one.rate)
+            one.optimizer.learning_rate = rate = _rounded(self._rate(epoch, one.rate))
             if self.verbose:
                 print(f"Epoch {epoch + 1}: {one.log} set to {rate:g}")
 
@@ -242,7 +259,7 @@ class LearningRateScheduler(Configurable, Callback):
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """An optimizer with a number for a rate, which is logged as `log`."""
+    """An optimizer with a number for a rate, which is logged as `log`. Rates are float32 in Keras, also in logs."""
 
     log: str
     optimizer: BaseOptimizer
@@ -256,8 +273,14 @@ def rated(callback: Callback) -> list[Rated]:
         rate = optimizer.learning_rate
         if rate is None or isinstance(rate, Schedule):
             raise ConfigError(f"{type(callback).__name__}: the learning rate is a schedule, expected a number")
-        found.append(Rated(log, optimizer, rate))
+        found.append(Rated(log, optimizer, _rounded(rate)))
     return found
+
+
+def _rounded(value: float) -> float:
+    """The number as float32 holds it."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 def logged_rates(callback: Callback) -> dict[str, float]:

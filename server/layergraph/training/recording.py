@@ -95,7 +95,7 @@ class ModelCheckpoint(Monitor, FileCallback):
     save_best_only            only where the monitored log improves
     save_weights_only         weights alone, to a path that ends in `.weights.h5`
     save_freq                 'epoch', or a number of batches
-    initial_value_threshold   what the log has to beat at first
+    initial_value_threshold   what the log has to beat at first; another run goes on with the best of the one before
     """
 
     paths = ("filepath",)
@@ -112,10 +112,12 @@ class ModelCheckpoint(Monitor, FileCallback):
 
     def setup(self) -> None:
         super().setup()
+        # In Keras both outlive a run.
+        self.best = self.initial_value_threshold
         #: Batches since the last file.
         self.batches = 0
         self._epoch = 0
-        endings = (".weights.h5",) if self.save_weights_only else (".keras",)
+        endings = (".weights.h5",) if self.save_weights_only else (".keras", ".h5")
         if not self.filepath.endswith(endings):
             raise ConfigError(
                 f"ModelCheckpoint: option 'filepath' is '{self.filepath}', expected an ending of {' or '.join(endings)}"
@@ -123,10 +125,10 @@ class ModelCheckpoint(Monitor, FileCallback):
         _check_pattern("ModelCheckpoint: option 'filepath'", self.filepath)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        best = self.best
         if self.save_best_only:
             super().on_train_begin(logs)
-        self.best = self.initial_value_threshold
-        self.batches = 0
+        self.best = best
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -113,9 +114,11 @@ class PiecewiseConstantDecay(Schedule):
             )
 
     def __call__(self, step: int) -> float:
-        # Keras casts boundaries to the type of the step, an integer.
-        below = sum(step > int(boundary) for boundary in self.boundaries)
-        return float(F32(self.values[below]))
+        # Keras casts boundaries to the type of the step, an integer, and adds up the values of all intervals that the
+        # step is in: where boundaries aren't sorted it may be in several.
+        limits = [-math.inf, *map(int, self.boundaries), math.inf]
+        inside = [low < step <= high for low, high in itertools.pairwise(limits)]
+        return float(sum((F32(value) for value, here in zip(self.values, inside, strict=True) if here), F32(0)))
 
 
 class CosineDecay(Schedule):
