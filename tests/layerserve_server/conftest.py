@@ -19,6 +19,7 @@ from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
+from layerserve_server.training import data_root
 from layerserve_server.training.model import rehearse
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
@@ -119,6 +120,11 @@ def read_fake(path: Path) -> FakeModel:
         raise CorruptFileError(path, "the file is truncated") from error
 
 
+def described(root: Path, files: Sequence[tuple[str, str]]) -> Sequence[data_root.FiledArray]:
+    """Looks at data files in this process."""
+    return [data_root.describe(root, path, key) for path, key in files]
+
+
 @dataclass(frozen=True)
 class RehearsedHere:
     """Tries requests in this process, where fake models are known."""
@@ -127,6 +133,9 @@ class RehearsedHere:
 
     def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
         rehearse(self.load, path, request)
+
+    def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[data_root.FiledArray]:
+        return described(root, files)
 
     def close(self) -> None:
         pass

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
+import tracemalloc
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -147,8 +150,8 @@ def test_objects_are_no_numbers(root):
 def test_a_file_that_is_shorter_than_its_array_is_told(root, tmp_path):
     whole = (root / "sub" / "x.npy").read_bytes()
     (root / "short.npy").write_bytes(whole[:-8])
-    with pytest.raises(InvalidTensorError, match="shorter than its array"):
-        read(root, tmp_path, "short.npy")
+    with pytest.raises(InvalidTensorError, match="shorter than its array: got 88 bytes, expected 96"):
+        data_root.describe(root, "short.npy", "")
 
 
 def test_a_file_that_changes_between_request_and_training_is_told(root, tmp_path):
@@ -162,7 +165,7 @@ def test_a_file_that_changes_between_request_and_training_is_told(root, tmp_path
 
 def test_a_server_without_a_root_reads_nothing():
     with pytest.raises(NotTrainableError, match="it has no data root"):
-        data_root.describe(None, "x.npy", "")
+        data_root.check_path("", "x.npy")
 
 
 def test_parquet_says_what_to_install(root, monkeypatch):
@@ -171,3 +174,92 @@ def test_parquet_says_what_to_install(root, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(NotTrainableError, match=r"layerserve\[parquet\]"):
         data_root.describe(root, "t.parquet", "a")
+
+
+# ---- files that say more than they have
+
+
+def header(shape, descr="<f4", version=(1, 0)):
+    """The beginning of a .npy file."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    length = len(text).to_bytes(2 if version == (1, 0) else 4, "little")
+    return b"\x93NUMPY" + bytes(version) + length + text
+
+
+def deflated(path, name, data, *, claimed=None):
+    """A zip file of one member, whose table of contents says that it has `claimed` bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, data)
+    if claimed is not None:
+        whole = bytearray(path.read_bytes())
+        struct.pack_into("<I", whole, whole.rfind(b"PK\1\2") + 24, claimed)
+        path.write_bytes(whole)
+
+
+def damaged_files(root):
+    """Files by what is wrong with them."""
+    plenty = header((10**9, 4))
+    (root / "short.npy").write_bytes(header((8, 3)) + bytes(95))
+    (root / "lying.npy").write_bytes(plenty)
+    (root / "negative.npy").write_bytes(header((-1, 3)) + bytes(96))
+    (root / "huge.npy").write_bytes(header((10**40, 10**40)) + bytes(96))
+    (root / "axes.npy").write_bytes(header((1,) * 40) + bytes(96))
+    (root / "long.npy").write_bytes(b"\x93NUMPY\2\0" + (2**31).to_bytes(4, "little"))
+    (root / "deep.npy").write_bytes(b"\x93NUMPY\1\0" + (9000).to_bytes(2, "little") + b"(" * 9000)
+    (root / "record.npy").write_bytes(header((8,), [("a", "<f4")]) + bytes(32))
+    (root / "wide.npy").write_bytes(header((8,), ("<f4", (10**9,))) + bytes(32))
+    deflated(root / "few.npz", "x.npy", header((8, 3)) + bytes(95))
+    deflated(root / "many.npz", "x.npy", plenty)
+    deflated(root / "claims.npz", "x.npy", plenty, claimed=2**32 - 2)
+    deflated(root / "bomb.npz", "x.npy", header((8, 3)) + bytes(10**7), claimed=100)
+    deflated(root / "more.npz", "x.npy", header((8, 3)) + bytes(10**7))
+    np.savez(root / "cut.npz", x=X)
+    stored = (root / "cut.npz").read_bytes()
+    (root / "cut.npz").write_bytes(stored[: len(stored) // 2])
+    with zipfile.ZipFile(root / "lzma.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", header((8, 3)) + bytes(96))
+    np.savez_compressed(root / "flipped.npz", x=np.random.default_rng(0).standard_normal((8, 3)))
+    flipped = bytearray((root / "flipped.npz").read_bytes())
+    flipped[150] ^= 0xFF
+    (root / "flipped.npz").write_bytes(flipped)
+    parquet(root / "whole.parquet", a=np.arange(10000.0))
+    whole = bytearray((root / "whole.parquet").read_bytes())
+    whole[100:200] = bytes(100)
+    (root / "zeros.parquet").write_bytes(whole)
+    return sorted(path.name for path in root.iterdir() if path.is_file() and path.name != "whole.parquet")
+
+
+def test_files_that_are_damaged_or_lie_are_refused_when_they_are_described(root):
+    limit = 64_000_000
+    for name in damaged_files(root):
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidRequestError) as caught:  # InvalidTensorError among them
+                data_root.describe(root, name, "")
+            assert name in str(caught.value)
+            assert tracemalloc.get_traced_memory()[1] < limit, name
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_packed_array_is_no_longer_than_it_says(root, tmp_path, monkeypatch):
+    # Too large to be counted before the run.
+    monkeypatch.setattr(data_root, "COUNTED_BYTES", 0)
+    deflated(root / "more.npz", "x.npy", header((8, 3)) + bytes(10**7))
+    found = data_root.describe(root, "more.npz", "x")
+    with pytest.raises(InvalidTensorError, match="got more than 96 bytes, expected 96"):
+        data_root.unpack(root, "more.npz", "x", found.stamp, tmp_path / "held")
+    # No more than one piece beyond it was written.
+    assert (tmp_path / "held").stat().st_size < 1000
+
+
+def test_a_parquet_file_of_few_bytes_and_many_rows_is_read_a_piece_at_a_time(root, tmp_path):
+    parquet(root / "t.parquet", a=np.zeros(4_000_000))
+    assert (root / "t.parquet").stat().st_size < 100_000
+    tracemalloc.start()
+    try:
+        found, values = read(root, tmp_path, "t.parquet")
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+    assert (found.shape, values.shape) == ((4_000_000,), (4_000_000,))

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.errors import (
     BusyError,
+    ForbiddenPathError,
     InvalidRequestError,
     InvalidTensorError,
     NotCompiledError,
     TooLargeError,
     UnavailableError,
 )
-from layerserve_server.training import rehearsal, warm_parent
+from layerserve_server.training import data_root, rehearsal, warm_parent
 from layerserve_server.training.rehearsal import Rehearsals
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.warm_parent import JobDiedError, JobLimits, WarmParent
@@ -134,3 +137,31 @@ def test_a_job_that_ends_itself_is_told_apart_from_one_that_replies(parent):
     with pytest.raises(JobDiedError) as caught:
         parent.run("no such job", {}, LIMITS)
     assert (caught.value.signal, caught.value.late) == (0, False)
+
+
+def test_files_are_looked_at_in_a_child(parent, tmp_path):
+    values = np.arange(12, dtype=np.float32).reshape(6, 2)
+    np.save(tmp_path / "x.npy", values)
+    np.savez_compressed(tmp_path / "packed.npz", y=values)
+    rehearsals = Rehearsals(parent, 20.0, 1 << 30)
+    plain, packed = rehearsals.describe(tmp_path, [("x.npy", ""), ("packed.npz", "y")])
+    assert plain == data_root.describe(tmp_path, "x.npy", "")
+    assert packed == data_root.describe(tmp_path, "packed.npz", "y")
+    (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
+    (tmp_path / "link.npy").symlink_to(tmp_path / "x.npy")
+    for name, error, text in (
+        ("short.npy", InvalidTensorError, "the file is shorter than its array: got 47 bytes, expected 48"),
+        ("link.npy", ForbiddenPathError, "is a symbolic link"),
+        ("none.npy", InvalidRequestError, "No such file"),
+    ):
+        with pytest.raises(error, match=text):
+            rehearsals.describe(tmp_path, [("x.npy", ""), (name, "")])
+
+
+def test_a_file_of_many_members_costs_the_child_only(parent, tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
+        for number in range(20_000):
+            archive.writestr(f"{number}.npy", b"")
+    rehearsals = Rehearsals(parent, 20.0, 1 << 23)
+    with pytest.raises(TooLargeError, match="looking at the data files takes more than 8388608 bytes of memory"):
+        rehearsals.describe(tmp_path, [("many.npz", "1")])

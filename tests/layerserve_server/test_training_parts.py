@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve_server.errors import (
+    ForbiddenPathError,
     IncompleteDataError,
     InvalidRequestError,
     InvalidTensorError,
@@ -18,6 +20,7 @@ from layerserve_server.errors import (
     UnknownOutputError,
 )
 from layerserve_server.training import events, workers
+from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.request import DataArray, Role, RunRequest
@@ -36,8 +39,12 @@ def array(role="x", name="", dtype="float32", shape=(6, 2)):
 GOOD = RunRequest("m", 1, (array("x"), array("y")))
 
 
+def no_files(root, files):
+    raise AssertionError("no array is in a file")
+
+
 def check(request, outputs=OUTPUTS, max_bytes=10**6):
-    return checked(request, INPUTS, outputs, max_bytes)
+    return checked(request, INPUTS, outputs, max_bytes, no_files)
 
 
 # ---- validation
@@ -45,6 +52,25 @@ def check(request, outputs=OUTPUTS, max_bytes=10**6):
 
 def test_empty_names_are_filled_in():
     assert [one.name for one in check(GOOD).data] == ["x", "y"]
+
+
+def test_arrays_in_files_are_described_together_in_their_order():
+    asked = []
+
+    def describe(root, files):
+        asked.append((root, list(files)))
+        return [FiledArray("float32", (6, 2), True, (number,)) for number, _ in enumerate(files)]
+
+    filed = [DataArray(Role(role), "", "", (), path=f"{role}.npy") for role in ("x", "sample_weight")]
+    request = replace(GOOD, data=(filed[0], array("y"), filed[1]), data_root="/data")
+    x, y, weight = checked(request, INPUTS, OUTPUTS, 10**6, describe).data
+    assert asked == [(Path("/data"), [("x.npy", ""), ("sample_weight.npy", "")])]
+    assert [one.stamp for one in (x, y, weight)] == [(0,), (), (1,)]
+    assert x.mapped
+    for wrong, error in ((replace(filed[0], path="../x.npy"), ForbiddenPathError), (filed[0], NotTrainableError)):
+        root = "/data" if error is ForbiddenPathError else ""
+        with pytest.raises(error):
+            checked(replace(request, data=(wrong, array("y")), data_root=root), INPUTS, OUTPUTS, 10**6, no_files)
 
 
 def test_one_array_may_weigh_all_outputs():

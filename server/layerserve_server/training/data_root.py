@@ -2,11 +2,16 @@
 
 A path is walked part by part with O_NOFOLLOW from the folder on, so neither a symbolic link nor a rename meanwhile
 leads out. Arrays that lie in a file as they are (.npy, and .npz without compression) are mapped and never read whole.
+
+A file may say anything of itself. What it says is compared with its size, and what can't be seen from sizes, in packed
+arrays, is unpacked once to be counted, where that takes a moment. `describe` is for a process of its own, with limits
+of memory and time: parsers of Parquet and zip files allocate what a file asks for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import struct
@@ -27,6 +32,14 @@ Array = npt.NDArray[Any]
 
 #: Bytes copied at a time while an array is unpacked.
 CHUNK = 1 << 20
+#: Largest packed array, in bytes of its elements, that is unpacked to see whether it is all there.
+COUNTED_BYTES = 256 << 20
+#: Most axes of an array, as NumPy has them.
+MAX_AXES = 32
+#: Longest header of a .npy array, in bytes; NumPy's own are a tenth of that.
+MAX_HEADER = 1 << 16
+#: Most bytes that one byte of deflated data can stand for.
+MAX_INFLATION = 1032
 #: A zip file's local header: its length, and where in it the lengths of name and extra field are.
 _LOCAL_HEADER = struct.Struct("<26xHH")
 #: Arrow's numbers, whose names are NumPy's but for the floats'.
@@ -45,16 +58,21 @@ class FiledArray:
     stamp: tuple[int, ...]
 
 
-def describe(root: Path | None, path: str, key: str) -> FiledArray:
-    """Looks at an array without reading it.
+def describe(root: Path, path: str, key: str) -> FiledArray:
+    """Looks at an array; only a small one that is packed is read, a piece at a time.
 
-    Raises NotTrainableError where the server has no data root, ForbiddenPathError for a path that leads out of it,
-    InvalidRequestError for a file or key that isn't there, InvalidTensorError for one that holds no numbers.
+    Raises NotTrainableError where what reads it isn't installed, ForbiddenPathError for a path that leads out,
+    InvalidRequestError for a file or key that isn't there, InvalidTensorError for one that holds no numbers, or not as
+    many as it says.
     """
-    if root is None:
-        raise NotTrainableError(f"data file '{path}': this server reads no data files; it has no data root")
     with _open(root, path) as file:
-        return _Reader.of(path, key, file).described(_stamp(file))
+        reader = _Reader.of(path, key, file)
+        found = reader.described(_stamp(file))
+        dtype = NUMPY_DTYPES[found.dtype]
+        if not found.mapped and _bytes(found.shape, dtype) <= COUNTED_BYTES:
+            for _ in _counted(reader, found.shape, dtype):
+                pass
+        return found
 
 
 def mapped(root: Path, path: str, key: str, stamp: tuple[int, ...]) -> Array:
@@ -70,16 +88,46 @@ def unpack(root: Path, path: str, key: str, stamp: tuple[int, ...], target: Path
         array = reader.described(())
         header = {"descr": NUMPY_DTYPES[array.dtype].str, "fortran_order": reader.fortran, "shape": array.shape}
         np.lib.format.write_array_header_2_0(written, header)
-        start = written.tell()
-        for piece in reader.pieces(NUMPY_DTYPES[array.dtype]):
+        for piece in _counted(reader, array.shape, NUMPY_DTYPES[array.dtype]):
             written.write(np.ascontiguousarray(piece).data)
-        expected = int(np.prod(array.shape, dtype=np.int64)) * NUMPY_DTYPES[array.dtype].itemsize
-        if written.tell() - start != expected:
-            raise InvalidTensorError(f"{reader.label}: got {written.tell() - start} bytes, expected {expected}")
 
 
-def check_format(path: str) -> None:
-    """Raises InvalidRequestError for a file that is none of the formats, or needs what isn't installed."""
+def _counted(reader: _Reader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
+    """The pieces of an array. Raises InvalidTensorError as soon as there are more than its shape says, or fewer."""
+    expected, got = _bytes(shape, dtype), 0
+    pieces = reader.pieces(dtype)
+    while True:
+        try:
+            piece = next(pieces, None)
+        except InvalidTensorError:
+            raise
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever zipfile, zlib and Arrow raise for damaged data
+            raise InvalidTensorError(f"{reader.label}: {type(error).__name__}: {error}") from error
+        got += 0 if piece is None else piece.nbytes
+        if got > expected or (piece is None and got < expected):
+            more = "more than " if got > expected else ""
+            raise InvalidTensorError(f"{reader.label}: got {more}{min(got, expected)} bytes, expected {expected}")
+        if piece is None:
+            return
+        yield piece
+
+
+def _bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
+def check_path(root: str, path: str) -> None:
+    """Looks at the path alone.
+
+    Raises NotTrainableError where the server has no data root, ForbiddenPathError for a path that leads out of it, and
+    InvalidRequestError for a file of another format.
+    """
+    if not root:
+        raise NotTrainableError(f"data file '{path}': this server reads no data files; it has no data root")
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
+        raise ForbiddenPathError(f"data file '{path}': expected a path below the data root, without '..'")
     suffix = Path(path).suffix
     if suffix not in _READERS:
         raise InvalidRequestError(f"data file '{path}': got {suffix or 'no suffix'}, expected {', '.join(_READERS)}")
@@ -91,10 +139,8 @@ def check_format(path: str) -> None:
 @contextlib.contextmanager
 def _open(root: Path, path: str, stamp: tuple[int, ...] = ()) -> Iterator[BinaryIO]:
     """The file at a path below the root, if it has that stamp."""
-    check_format(path)
+    check_path(str(root), path)
     parts = path.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\0" in path:
-        raise ForbiddenPathError(f"data file '{path}': expected a path below the data root, without '..'")
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for part in parts[:-1]:
@@ -146,7 +192,7 @@ class _Reader(ABC):
         label = f"data file '{path}'" + (f", '{key}'" if key else "")
         try:
             return _READERS[Path(path).suffix](label, key, file)
-        except (InvalidRequestError, NotTrainableError):
+        except (InvalidRequestError, NotTrainableError, MemoryError):
             raise
         except Exception as error:  # whatever zipfile, NumPy and Arrow raise for a damaged file
             raise InvalidRequestError(f"{label}: {type(error).__name__}: {error}") from error
@@ -180,12 +226,28 @@ class _Npy(_Reader):
         self._read_header(file)
         self._offset: int | None = file.tell()
         self._source: IO[bytes] = file
+        self._check_size(os.fstat(file.fileno()).st_size - self._offset)
 
     def _read_header(self, file: IO[bytes]) -> None:
         version = np.lib.format.read_magic(file)
+        start = file.tell()
+        length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+        if length > MAX_HEADER:
+            raise InvalidTensorError(f"{self.label}: got a header of {length} bytes, expected at most {MAX_HEADER}")
+        file.seek(start)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         self._shape, self.fortran, self._dtype = read(file)
         self._name = self.checked_dtype(self._dtype)
+        if len(self._shape) > MAX_AXES or any(length < 0 for length in self._shape):
+            raise InvalidTensorError(f"{self.label}: got shape {self._shape[: MAX_AXES + 1]}, expected lengths of axes")
+
+    def _check_size(self, there: int) -> None:
+        """Raises InvalidTensorError where the array is longer than the bytes that are there for it."""
+        if (needed := _bytes(self._shape, self._dtype)) > there:
+            raise InvalidTensorError(
+                f"{self.label}: the file is shorter than its array: got {max(0, there)} bytes, expected {needed} for "
+                f"shape {self._shape}"
+            )
 
     def described(self, stamp: tuple[int, ...]) -> FiledArray:
         return FiledArray(self._name, self._shape, self._offset is not None, stamp)
@@ -224,13 +286,17 @@ class _Npz(_Npy):
         if key not in names:
             raise InvalidRequestError(f"{label}: {_unknown('key', key, names)}")
         info = archive.getinfo(key + ".npy")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+            raise InvalidTensorError(f"{label}: expected it stored or deflated, and not encrypted")
         self._source = archive.open(info)
         self._read_header(self._source)
+        header = self._source.tell()
         self._offset = None
-        if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
-            header = self._source.tell()
+        self._check_size(min(info.file_size, MAX_INFLATION * info.compress_size) - header)
+        if info.compress_type == zipfile.ZIP_STORED:
             file.seek(info.header_offset)
             self._offset = info.header_offset + 30 + sum(_LOCAL_HEADER.unpack(file.read(30))) + header
+            self._check_size(os.fstat(file.fileno()).st_size - self._offset)
 
 
 class _Parquet(_Reader):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server import execution
+from layerserve_server.training.rehearsal import JOBS, Job
 from layerserve_server.training.warm_parent import MAX_REPLY, JobLimits, received
 
 #: Seconds between two looks at a job.
@@ -27,13 +28,9 @@ LOOK_SECONDS = 0.01
 #: Time without a job after which the parent ends, in seconds: it holds a quarter of a gigabyte.
 IDLE_SECONDS = 900.0
 
-Job = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-
 
 def main() -> None:
     """Forks for each job until the server closes its end, or there was none for long."""
-    from layerserve_server.training.rehearsal import JOBS
-
     _import_all()
     control = socket.socket(fileno=os.dup(0))
     control.settimeout(IDLE_SECONDS)

@@ -1,7 +1,7 @@
 """Tries a request on a copy of its model before any data is taken: in a process of its own, under limits.
 
-What a request names (sizes, patterns, texts) is so never expanded or allocated in the serving process, and whatever it
-makes of the process that tries it costs its caller a typed error.
+What a request names (sizes, patterns, texts, files) is never expanded, allocated or parsed in the serving process, and
+whatever it makes of the process that tries it costs its caller a typed error.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from layerserve_server import errors
 from layerserve_server.errors import BusyError, InvalidRequestError, ServerError, TooLargeError, safe_text
 from layerserve_server.logs import middle_cut
+from layerserve_server.training import data_root
 from layerserve_server.training.budget import TRAINING_BYTES, available_memory
+from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.model import load_trainable, rehearse
 from layerserve_server.training.outcome import ended_by_signal
 from layerserve_server.training.request import RunRequest
@@ -35,6 +38,7 @@ MAX_TRACE = 8000
 MAX_REASON = 300
 #: What torch raises for axes and numbers that it has no use for. Errors of other kinds may tell of the inside.
 OF_TORCH = (RuntimeError, IndexError)
+Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
@@ -43,6 +47,9 @@ class Rehearse(Protocol):
 
     def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
         """`parameters` is the number of the model's. Raises the ServerError that the request would end with."""
+
+    def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[FiledArray]:
+        """Looks at arrays in files below `root`, by path and key. Raises what `data_root.describe` raises."""
 
     def close(self) -> None:
         """Tries no more."""
@@ -63,21 +70,34 @@ class Rehearsals:
         Raises TooLargeError for a request that takes more memory or time than a rehearsal may, BusyError where others
         are tried for as long as that, and UnavailableError where there is no process.
         """
-        limits = self._limits(parameters)
+        arguments = {"path": str(path), "request": request.to_json()}
+        self._reply("rehearse", arguments, self._limits(parameters), "one step with two rows")
+
+    def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[FiledArray]:
+        """Raises what `data_root.describe` raises, and further as a rehearsal does."""
+        arguments = {"root": str(root), "files": [list(file) for file in files]}
+        reply = self._reply("describe", arguments, self._limits(0), "looking at the data files")
+        return [
+            FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"])) for one in reply["files"]
+        ]
+
+    def _reply(self, job: str, arguments: Mapping[str, Any], limits: JobLimits, what: str) -> dict[str, Any]:
+        """What a job found. Raises the error that it ended with; `what` says in it what was being done."""
         if not self._places.acquire(timeout=limits.wall_seconds):
             raise BusyError("other training requests are being tried", retry_after=limits.seconds)
         try:
-            reply = self._parent.run("rehearse", {"path": str(path), "request": request.to_json()}, limits)
+            reply = self._parent.run(job, arguments, limits)
         except JobDiedError as died:
-            raise self._death(died, limits) from died
+            raise _death(died, limits, what) from died
         finally:
             self._places.release()
         if trace := reply.get("trace"):
-            logger.error("a training request can't be tried", extra={"model": request.model, "exception": trace})
+            logger.error("%s ended with an error", what, extra={"exception": trace})
         if reply.get("memory"):
-            raise self._too_large(limits)
+            raise _too_large(limits, what)
         if name := reply.get("error"):
             raise REFUSALS[name](reply["text"])
+        return reply
 
     def close(self) -> None:
         """Tries no more."""
@@ -91,21 +111,23 @@ class Rehearsals:
             memory = min(memory, max(LEAST_BYTES, int(MEMORY_SHARE * available)))
         return JobLimits(self._seconds, memory)
 
-    def _death(self, died: JobDiedError, limits: JobLimits) -> ServerError:
-        if died.late:
-            return TooLargeError(
-                f"one step with two rows takes more than {limits.seconds:g} seconds of computing, which the server's "
-                "setting rehearsal_seconds allows"
-            )
-        if died.signal:
-            return TooLargeError(f"one step with two rows can't be tried: its process {ended_by_signal(died.signal)}")
-        return self._too_large(limits)
 
-    def _too_large(self, limits: JobLimits) -> TooLargeError:
+def _death(died: JobDiedError, limits: JobLimits, what: str) -> ServerError:
+    if died.late:
         return TooLargeError(
-            f"one step with two rows takes more than {limits.memory_bytes} bytes of memory, which the server's setting "
-            "rehearsal_bytes and its memory allow"
+            f"{what} takes more than {limits.seconds:g} seconds of computing, which the server's setting "
+            "rehearsal_seconds allows"
         )
+    if died.signal:
+        return TooLargeError(f"{what} can't be tried: its process {ended_by_signal(died.signal)}")
+    return _too_large(limits, what)
+
+
+def _too_large(limits: JobLimits, what: str) -> TooLargeError:
+    return TooLargeError(
+        f"{what} takes more than {limits.memory_bytes} bytes of memory, which the server's setting rehearsal_bytes and "
+        "its memory allow"
+    )
 
 
 REFUSALS: Mapping[str, Callable[[str], ServerError]] = {
@@ -125,22 +147,37 @@ REFUSALS: Mapping[str, Callable[[str], ServerError]] = {
 
 
 def _rehearsed(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Tries the request; gives what the server has to know of its end."""
+    """Tries a request."""
     import torch
 
     from layerserve_server.execution import load_plugins
 
     torch.set_num_threads(1)
     load_plugins()
-    try:
-        rehearse(load_trainable, Path(arguments["path"]), RunRequest.from_json(arguments["request"]))
-    except ServerError as error:
-        if type(error).__name__ in REFUSALS:
-            return {"error": type(error).__name__, "text": safe_text(str(error))}
-        return _defect(error)
-    except Exception as error:
-        return {"memory": True} if out_of_memory(error) else _defect(error)
+    rehearse(load_trainable, Path(arguments["path"]), RunRequest.from_json(arguments["request"]))
     return {}
+
+
+def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Looks at files."""
+    root = Path(arguments["root"])
+    return {"files": [asdict(data_root.describe(root, path, key)) for path, key in arguments["files"]]}
+
+
+def _answering(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
+    """The work as a job, which also replies where it ends with an error."""
+
+    def job(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return work(arguments)
+        except ServerError as error:
+            if type(error).__name__ in REFUSALS:
+                return {"error": type(error).__name__, "text": safe_text(str(error))}
+            return _defect(error, what)
+        except Exception as error:
+            return {"memory": True} if out_of_memory(error) else _defect(error, what)
+
+    return job
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -148,15 +185,18 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
 
 
-def _defect(error: Exception) -> dict[str, Any]:
+def _defect(error: Exception, what: str) -> dict[str, Any]:
     """An error that nothing foresaw: of the request all the same, as its model is served."""
     said = f": {safe_text(str(error), MAX_REASON)}" if isinstance(error, OF_TORCH) else ""
     return {
         "error": InvalidRequestError.__name__,
-        "text": f"one step with two rows ends with {type(error).__name__}{said}; the server's log has it",
+        "text": f"{what} ends with {type(error).__name__}{said}; the server's log has it",
         "trace": middle_cut("".join(traceback.format_exception(error, limit=-20, chain=False)), MAX_TRACE),
     }
 
 
 #: What the warm parent's children can do.
-JOBS = {"rehearse": _rehearsed}
+JOBS: Mapping[str, Job] = {
+    "rehearse": _answering("one step with two rows", _rehearsed),
+    "describe": _answering("looking at the data files", _described),
+}

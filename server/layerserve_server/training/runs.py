@@ -165,7 +165,11 @@ class Runs:
         try:
             validation.check_workers(request, self._limits.max_workers)
             request = validation.checked(
-                request, base.model.input_specs, base.model.output_specs, self._limits.max_bytes
+                request,
+                base.model.input_specs,
+                base.model.output_specs,
+                self._limits.max_bytes,
+                self._rehearse.describe,
             )
             budget.check_room(request, self._folder, base.parameter_count, base.found.size)
             if request.publish:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
@@ -22,12 +23,11 @@ from layerserve_server.errors import (
 from layerserve_server.execution import TensorSpec
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.training import data_root
+from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Most arrays of one run: each is an open file while its data comes.
 MAX_ARRAYS = 512
-#: Most axes of an array, as NumPy has them.
-MAX_AXES = 32
 #: Most epochs: each leaves an event.
 MAX_EPOCHS = 1_000_000
 #: Most characters of a description, and of a name, a pattern or a path.
@@ -42,8 +42,16 @@ MAX_CLASSES = 100_000
 MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 
+#: Looks at arrays in files below a folder, by path and key. Raises what `data_root.describe` raises.
+Describe: TypeAlias = Callable[[Path, Sequence[tuple[str, str]]], Sequence[FiledArray]]
+
+
 def checked(
-    request: RunRequest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_bytes: int
+    request: RunRequest,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_bytes: int,
+    describe: Describe,
 ) -> RunRequest:
     """The request with the names of its arrays filled in, if it fits a model with these inputs and outputs.
 
@@ -51,8 +59,7 @@ def checked(
     """
     _check_lengths(request)
     _check_settings(request)
-    root = Path(request.data_root) if request.data_root else None
-    arrays = tuple(_filed(_named(array, inputs, outputs), root) for array in request.data)
+    arrays = _filed(tuple(_named(array, inputs, outputs) for array in request.data), request.data_root, describe)
     _check_kind(request, arrays)
     _check_repeats(arrays)
     for array in arrays:
@@ -107,8 +114,10 @@ def _check_lengths(request: RunRequest) -> None:
         if (length := max(map(len, texts), default=0)) > MAX_TEXT:
             raise InvalidRequestError(f"{name}: got a text of {length} characters, expected at most {MAX_TEXT}")
     for place, array in enumerate(request.data):
-        if len(array.shape) > MAX_AXES:
-            raise InvalidTensorError(f"data {place}: got {len(array.shape)} axes, expected at most {MAX_AXES}")
+        if len(array.shape) > data_root.MAX_AXES:
+            raise InvalidTensorError(
+                f"data {place}: got {len(array.shape)} axes, expected at most {data_root.MAX_AXES}"
+            )
 
 
 def _check_settings(request: RunRequest) -> None:
@@ -165,13 +174,21 @@ def _check_publication(request: RunRequest) -> None:
             raise InvalidRequestError(f"monitor: '{request.monitor}' needs validation data, or a validation_split")
 
 
-def _filed(array: DataArray, root: Path | None) -> DataArray:
-    """The array with what its file says of it, where it is in one. Raises what `data_root.describe` raises."""
-    if not array.path:
-        return array
-    if array.shape or array.dtype:
-        raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected the file to say them")
-    found = data_root.describe(root, array.path, array.key)
+def _filed(arrays: Sequence[DataArray], root: str, describe: Describe) -> tuple[DataArray, ...]:
+    """The arrays with what their files say of them, where they are in some. Raises what `data_root.describe` raises."""
+    files = []
+    for array in arrays:
+        if not array.path:
+            continue
+        if array.shape or array.dtype:
+            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected the file to say them")
+        data_root.check_path(root, array.path)
+        files.append((array.path, array.key))
+    found = iter(describe(Path(root), files) if files else ())
+    return tuple(_with_file(array, next(found)) if array.path else array for array in arrays)
+
+
+def _with_file(array: DataArray, found: FiledArray) -> DataArray:
     return replace(array, dtype=found.dtype, shape=found.shape, mapped=found.mapped, stamp=found.stamp)
 
 
