@@ -23,6 +23,11 @@ from layergraph.training.workers import Workers
 Array = np.ndarray[Any, Any]
 Tensor = torch.Tensor
 
+#: What data may be, for messages.
+TAKEN = (
+    "an array, a list or dict of arrays, or batches: a keras.utils.PyDataset, a generator, or a "
+    "torch.utils.data.DataLoader, which also makes batches of a torch Dataset"
+)
 #: Rows that a batch takes: a range, or their numbers.
 Rows = slice | Tensor
 
@@ -117,6 +122,7 @@ def as_array(what: str, value: Any) -> Array:
     """Any array-like as an array of numbers, without a copy of what is one. Raises DataError."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
+    _check_array_like(what, value)
     try:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
     except ValueError:
@@ -126,6 +132,28 @@ def as_array(what: str, value: Any) -> Array:
     if array.ndim == 0:
         raise DataError(f"{what}: got a single number, expected an array with rows")
     return array
+
+
+#: What objects have whose content NumPy takes as it is.
+_ARRAY_LIKE = ("__array__", "__array_interface__", "__buffer__", "__dlpack__")
+
+
+def _check_array_like(what: str, value: Any) -> None:
+    """Raises DataError for an object that NumPy would ask for one item after another, be there ever so many."""
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    plain = isinstance(value, (np.ndarray, np.generic, torch.Tensor, int, float, str, bytes, list, tuple, range))
+    if plain or value is None or any(hasattr(value, name) for name in _ARRAY_LIKE) or _is_buffer(value):
+        return
+    raise DataError(f"{what}: got {type(value).__name__}, expected {TAKEN}")
+
+
+def _is_buffer(value: Any) -> bool:
+    try:
+        memoryview(value).release()
+    except TypeError:
+        return False
+    return True
 
 
 def matched(what: str, given: Any, names: Sequence[str]) -> list[Any]:

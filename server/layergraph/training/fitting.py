@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ from layergraph.training.loop import Loop, RunningLogs
 from layergraph.training.matching import model_device
 from layergraph.training.metric import Result
 from layergraph.training.passes import Passes
+from layergraph.training.streams import Stream, StreamPasses
 from layergraph.training.workers import Workers
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 class Validation:
     """What is evaluated after epochs: `rows` in batches of `size`, at most `steps` of them, each `frequency` epochs."""
 
-    rows: Data
+    rows: Data | Stream
     size: int
     steps: int | None
     frequency: int | Sequence[int] = 1
@@ -48,7 +50,7 @@ class Fit:
         model: Model,
         compiled: Compiled,
         loop: Loop,
-        passes: Passes,
+        passes: Passes | StreamPasses,
         validation: Validation | None,
         hooks: Callbacks,
         *,
@@ -96,8 +98,10 @@ class Fit:
         self._agree()
         if self._step == 0:
             self._loop.reset()
+        self._passes.epoch_begins()
         with self._loop.recording():
             self._run_steps()
+        self._passes.epoch_ends()
         logs: dict[str, Any] = dict(self._loop.logs())
         if self._validation is not None and self._validation.follows(epoch):
             found = tested(self._loop, self._validation, self._hooks, workers=self._workers)
@@ -117,12 +121,20 @@ class Fit:
         end = self._hooks.defining("on_train_batch_end")
         loop, passes, model, checkpoints = self._loop, self._passes, self._model, self._checkpoints
         # An epoch also ends where a pass does, however many steps it was to have, as in Keras 3.
-        last = passes.steps if self._steps is None else self._steps
+        last = self._steps or passes.steps or sys.maxsize
         while self._step < last and not passes.finished:
             step = self._step
+            batch = passes.take()
+            if batch is None:
+                if step == 0:
+                    raise DataError(
+                        f"the data has no batch left for epoch {self._epoch + 1}; expected as many as epochs and "
+                        "steps_per_epoch ask for, or data that can be gone through again"
+                    )
+                return
             for callback in begin:
                 callback.on_train_batch_begin(step, {})
-            loop.train(passes.take())
+            loop.train(batch)
             if self._stop_on_nan:
                 loop.check_finite(self._epoch, step)
             self._step = step + 1

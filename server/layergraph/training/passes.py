@@ -52,7 +52,13 @@ class Passes:
         if self.finished:
             self.start_at(self.number + 1, 0)
 
-    def take(self) -> Batch:
+    def epoch_begins(self) -> None:
+        """Arrays have nothing to do for an epoch."""
+
+    def epoch_ends(self) -> None:
+        """Arrays have nothing to do for an epoch."""
+
+    def take(self) -> Batch | None:
         """The next batch; the last one of a pass has what is left."""
         start = self.done * self.size
         stop = min(start + self.size, self._rows.rows)

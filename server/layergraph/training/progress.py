@@ -24,6 +24,8 @@ class Progress(Callback):
         self._training = False
         self._start = self._drawn = 0.0
         self._width = 0
+        #: Steps done in the epoch, for data of which nothing says how many there are.
+        self._done = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._training = True
@@ -67,16 +69,18 @@ class Progress(Callback):
         self._width = 0
 
     def _draw(self, done: int, logs: Mapping[str, Any]) -> None:
+        self._done = done
         now = time.monotonic()
         if self._verbose != 1 or now - self._drawn < INTERVAL:
             return
         self._drawn = now
         each = (now - self._start) / done
-        left = clock(each * (self.params["steps"] - done))
-        self._rewrite(f"{self._bar(done)} {left} {duration(each)}/step{described(logs)}")
+        steps = self.params["steps"]
+        left = "" if steps is None else f" {clock(each * (steps - done))}"
+        self._rewrite(f"{self._bar(done)}{left} {duration(each)}/step{described(logs)}")
 
     def _finish(self, logs: Mapping[str, Any]) -> None:
-        steps = self.params["steps"]
+        steps = self._done if self.params["steps"] is None else self.params["steps"]
         spent = time.monotonic() - self._start
         each = duration(spent / max(1, steps))
         if self._verbose == 1:
@@ -87,6 +91,8 @@ class Progress(Callback):
 
     def _bar(self, done: int) -> str:
         steps = self.params["steps"]
+        if steps is None:
+            return f"{done}/Unknown"
         filled = WIDTH * done // max(1, steps)
         return f"{done:{len(str(steps))}d}/{steps} {'━' * filled}{'─' * (WIDTH - filled)}"
 

@@ -13,6 +13,7 @@ from layergraph.config.options import brief
 from layergraph.errors import ConfigError, DataError, NotCompiledError
 from layergraph.functional.run import Run
 from layergraph.training import data
+from layergraph.training.callback_table import callback
 from layergraph.training.callbacks import Callback, Callbacks, History
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
@@ -28,6 +29,7 @@ from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.passes import Passes
 from layergraph.training.progress import Progress
 from layergraph.training.recording import BackupAndRestore
+from layergraph.training.streams import Source, Stream, StreamPasses, source
 from layergraph.training.workers import Workers, check_shareable
 
 if TYPE_CHECKING:
@@ -198,8 +200,12 @@ class Trainer:
 
         x, y                arrays, lists in the order of inputs and outputs, or dicts by name; first axis rows.
                             Arrays mapped from a file (`np.load(..., mmap_mode="r")`) are read batch by batch.
+                            Or x gives batches (x, y) or (x, y, sample_weight), which are taken as they come: a
+                            keras.utils.PyDataset, whose batches are shuffled, a torch.utils.data.DataLoader, or a
+                            generator, of which steps_per_epoch says what an epoch is
+        callbacks           callbacks, their names, or Keras's {"class_name", "config"}
         validation_split    share of the rows, from the end, that are evaluated after each epoch and not trained on
-        validation_data     (x, y) or (x, y, sample_weight) to be evaluated after each epoch
+        validation_data     (x, y) or (x, y, sample_weight) to be evaluated after each epoch, or what gives batches
         class_weight        weight by class number, for models with one output; not together with sample_weight
         sample_weight       by row (or row and step), for all outputs, or a list or dict by output
         steps_per_epoch     an epoch ends after so many batches, and the next goes on behind them; one also ends where
@@ -218,13 +224,14 @@ class Trainer:
         anything is trained, and NotCompiledError.
         """
         compiled = self._ready()
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
-        if validation_split and validation_data is None:
+        callbacks = _made(callbacks)
+        batches = source(x)
+        if batches is not None:
+            _check_alone(batches, y=y, sample_weight=sample_weight, validation_split=validation_split or None)
+        elif validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(self._model, x, y, sample_weight, validation_split)
-        training = matched_data(self._model, compiled, x, y, sample_weight, class_weight)
-        validation = (
-            None if validation_data is None else matched_data(self._model, compiled, *_unpacked(validation_data))
-        )
+        training = self._data(compiled, x, y, sample_weight, class_weight, batches)
+        validation = None if validation_data is None else self._data(compiled, *_unpacked(validation_data))
         size = _batch_size(batch_size)
         steps_per_epoch = _steps(steps_per_epoch)
         checkpoints = checkpoints or _backup(callbacks)
@@ -232,6 +239,8 @@ class Trainer:
         if seed is None:
             seed = random.randrange(2**31) if resumed is None else int(resumed["run"]["seed"])
         if workers is not None:
+            if isinstance(training, Stream) or isinstance(validation, Stream):
+                raise ConfigError("workers share rows of arrays; got batches")
             check_shareable(self._model)
             workers.take_over([weight.value for weight in self._model.weights])
             (seed,) = map(int, workers.agree(seed))
@@ -239,7 +248,13 @@ class Trainer:
                 callbacks, verbose, checkpoints = [], 0, None
         loop = Loop(self._model, compiled, new_generator(seed, model_device(self._model)), workers, self._states)
         compiled.optimizer.build(self._model.trainable_weights)
-        passes = Passes(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
+        passes: Passes | StreamPasses
+        if isinstance(training, Stream):
+            if checkpoints is not None and not training.source.indexed:
+                raise ConfigError(f"a run with checkpoints needs arrays or a PyDataset; got {training.source.kind}")
+            passes = StreamPasses(training, seed=seed, shuffle=shuffle, number=initial_epoch)
+        else:
+            passes = Passes(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
         self.history = history = History()
         steps = steps_per_epoch or passes.steps
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
@@ -266,6 +281,22 @@ class Trainer:
         with kept_memory(), flushed_denormals():
             fit.run(resumed)
         return history
+
+    def _data(
+        self,
+        compiled: Compiled,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        batches: Source | None = None,
+    ) -> Data | Stream:
+        """Arrays, or what gives batches, matched to the model."""
+        batches = source(x) if batches is None else batches
+        if batches is None:
+            return matched_data(self._model, compiled, x, y, sample_weight, class_weight)
+        _check_alone(batches, y=y, sample_weight=sample_weight)
+        return Stream(self._model, compiled, batches, class_weight)
 
     def train_on_batch(
         self,
@@ -300,12 +331,14 @@ class Trainer:
     ) -> Any:
         """Loss and metrics on data, or its first `steps` batches: one number, a list in Keras's order, or a dict.
 
+        Data is what `fit` takes.
+
         Raises as `fit` does.
         """
         compiled = self._ready()
-        rows = matched_data(self._model, compiled, x, y, sample_weight)
+        rows = self._data(compiled, x, y, sample_weight)
         size = _batch_size(batch_size)
-        count = data.steps_of(rows.rows, size) if steps is None else steps
+        count = _count(rows, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
         loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)), states=self._states)
         return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
@@ -349,13 +382,13 @@ class Trainer:
         plan = model.plan()
         with torch.no_grad():
             for step, batch in enumerate(batches):
-                for callback in begin:
-                    callback.on_predict_batch_begin(step, {})
+                for one in begin:
+                    one.on_predict_batch_begin(step, {})
                 outputs, _ = plan.forward(Run(training=False, losses=None, states=self._states), batch.inputs)
                 for part, output in zip(parts, outputs, strict=True):
                     part.append(_as_numpy(output))
-                for callback in end:
-                    callback.on_predict_batch_end(step, {"outputs": [part[-1] for part in parts]})
+                for one in end:
+                    one.on_predict_batch_end(step, {"outputs": [part[-1] for part in parts]})
         hooks.call("on_predict_end", {})
         return model.output_structure([part[0] if len(part) == 1 else np.concatenate(part) for part in parts])
 
@@ -370,11 +403,11 @@ class Trainer:
         verbose: int | str,
         *,
         epochs: int,
-        steps: int,
+        steps: int | None,
         rows: int,
         more: Sequence[Callback] = (),
     ) -> Callbacks:
-        own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        own = _made(callbacks)
         verbose = 1 if verbose == "auto" else int(verbose)
         shown = [Progress(verbose)] if verbose else []
         params = {"epochs": epochs, "steps": steps, "rows": rows, "verbose": verbose}
@@ -382,9 +415,34 @@ class Trainer:
         return Callbacks([*own, *shown, *more], self._model, params)
 
 
+def _made(callbacks: Any) -> list[Callback]:
+    """The callbacks; names and serialised ones are made. Raises ConfigError."""
+    if callbacks is None:
+        return []
+    several = (
+        callbacks if isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Mapping)) else [callbacks]
+    )
+    return [callback(one) if isinstance(one, (str, Mapping)) else one for one in several]
+
+
+def _check_alone(batches: Source, **given: Any) -> None:
+    """Raises DataError for arguments that say again what batches hold, or can't be done with them."""
+    for name, value in given.items():
+        if value is not None:
+            raise DataError(f"{name}: expected none beside {batches.kind}, whose batches are (x, y) or (x, y, weights)")
+
+
+def _count(rows: Data | Stream, size: int) -> int | None:
+    return rows.source.count if isinstance(rows, Stream) else data.steps_of(rows.rows, size)
+
+
 def _unpacked(validation: Any) -> tuple[Any, Any, Any]:
+    if source(validation) is not None:
+        return validation, None, None
     if not isinstance(validation, (list, tuple)) or len(validation) not in (2, 3):
-        raise DataError("validation_data: expected (x, y) or (x, y, sample_weight)")
+        raise DataError(
+            f"validation_data: got {type(validation).__name__}, expected (x, y), (x, y, sample_weight), or batches"
+        )
     x, y, *weight = validation
     return x, y, weight[0] if weight else None
 
@@ -405,9 +463,9 @@ def _steps(given: int | None) -> int | None:
 
 def _backup(callbacks: Iterable[Callback]) -> Checkpoints | None:
     """The checkpoints that a BackupAndRestore among the callbacks asks for."""
-    for callback in callbacks:
-        if isinstance(callback, BackupAndRestore):
-            return callback.checkpoints
+    for one in callbacks:
+        if isinstance(one, BackupAndRestore):
+            return one.checkpoints
     return None
 
 
