@@ -152,7 +152,7 @@ mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do t
 attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transport native --workers 1 --only Watch')
 	PYTHONPATH=tests $(BIN)/python -m attack $(ARGS)
 
-BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside)
+BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside run-start)
 .PHONY: bench $(BENCHES)
 bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train ARGS='--tensorflow PYTHON')
 $(BENCHES): $(STAMP)

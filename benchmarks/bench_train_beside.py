@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from h2load import Measured, measure
 from layerserve import Client, RunStarted
+from layerserve_server.training.child import NAME
+from layerserve_server.training.processes import descendants_of, name_of
 from loads import write_models
 from servers import Served, running
 
@@ -63,16 +65,7 @@ def paused(server: int) -> Iterator[None]:
 
 def training_processes(server: int) -> list[int]:
     """The processes that train for a server."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-            trains = b"layerserve_server.training" in (path / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == str(server) and trains:
-            found.append(int(path.name))
-    return found
+    return [pid for pid in descendants_of(server) if name_of(pid) == NAME]
 
 
 def pairs(served: Served, callers: int, rate: int, rounds: int, seconds: int) -> list[tuple[Measured, Measured]]:

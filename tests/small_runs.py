@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from layergraph import load_model
 from layerserve.tensors import Array
+from layerserve_server.training.child import NAME
+from layerserve_server.training.processes import descendants_of, name_of, stat_of
 
 SETTINGS: dict[str, Any] = {
     "optimizer": "adam",
@@ -40,16 +41,9 @@ def assert_bit_for_bit(got: list[Array], expected: list[Array]) -> None:
 
 
 def training_processes(server: int) -> list[int]:
-    """The processes that train for a server."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(server)], capture_output=True, text=True, check=False)
-    return [pid for pid in map(int, listed.stdout.split()) if _trains(pid)]
-
-
-def _trains(pid: int) -> bool:
-    try:
-        return b"layerserve_server.training" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    """The processes that train for a server, without the workers that they have started."""
+    found = [pid for pid in descendants_of(server) if name_of(pid) == NAME]
+    return [pid for pid in found if stat_of(pid)[1:2] not in [[str(other)] for other in found]]
 
 
 def kill_training(server: int | None = None) -> None:

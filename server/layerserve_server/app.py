@@ -75,13 +75,15 @@ class App:
             observer=self.metrics,
             ready=self._tuner.submit if self._tuner else None,
         )
+        self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            rehearse or rehearsals(settings),
+            rehearse or Rehearsals(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes),
             run_limits(settings),
             self.metrics,
             trainer,
+            self._parent if trainer == TRAINER else None,
         )
         self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.look)
         routes = Routes()
@@ -128,6 +130,9 @@ class App:
 
             check(self.settings.training_device)
         execution.make_ready()
+        if self.settings.warm_training and self.settings.training_slots:
+            # While models are read, so that what it takes of the processor isn't missed by callers afterwards.
+            self._parent.start()
         self.repository.sweep()
         self.repository.open()
         self.runs.start()
@@ -162,6 +167,7 @@ class App:
         if workers is not None:
             workers.join()
         self.runs.stop()
+        self._parent.close()
         self.repository.close()
         if self._probes is not None:
             self._probes.close()
@@ -246,11 +252,6 @@ def run_limits(settings: Settings) -> RunLimits:
         auto_resume=settings.training_resume == "auto",
         max_workers=settings.max_workers,
     )
-
-
-def rehearsals(settings: Settings) -> Rehearsals:
-    """What tries training requests."""
-    return Rehearsals(WarmParent(), settings.rehearsal_seconds, settings.rehearsal_bytes)
 
 
 def run_defaults(settings: Settings) -> RunDefaults:

@@ -190,6 +190,11 @@ class Settings(BaseSettings):
 
     training_slots: int = Field(default=1, ge=0, le=64, description="Training runs at once; 0 refuses training.")
     max_queued_runs: int = Field(default=16, ge=0, description="Training runs that may wait for a slot.")
+    warm_training: bool = Field(
+        default=True,
+        description="Keep a process that has imported torch, and fork runs and their rehearsals from it. Without, it "
+        "starts with the first run, and ends after fifteen minutes without one.",
+    )
     rehearsal_seconds: float = Field(
         default=20.0,
         ge=1,

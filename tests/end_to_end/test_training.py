@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from layerserve import Client, errors
 from layerserve.events import EpochEnd, RunStarted
 from layerserve_server.app import App
 from layerserve_zoo.zoo import ZOO
+from small_runs import training_processes
 
 ROWS, STEPS = 32, 20
 LOSSES: dict[str, tuple[Any, Any]] = {
@@ -116,11 +116,6 @@ def test_a_cancelled_run_publishes_nothing(client: Client) -> None:
     assert [model.version for model in client.models("headline_keras")] == versions
 
 
-def children_of(process: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in listed.stdout.split()]
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -141,7 +136,7 @@ def test_kill_9_of_the_training_child_harms_neither_serving_nor_repository(
         epochs += isinstance(event, EpochEnd)
         if wanted is None or (isinstance(event, wanted) and epochs >= moment - 2):
             break
-    for pid in training_children() if moment < 5 else [pid for pid in children_of(os.getpid()) if _trains(pid)]:
+    for pid in training_children() if moment < 5 else training_processes(os.getpid()):
         os.kill(pid, signal.SIGKILL)
     if moment < 5:
         with pytest.raises(errors.TrainingFailed, match=r"(?i)kill"):
@@ -164,15 +159,8 @@ def training_children() -> list[int]:
     """The training processes of the server in this process; waits until there is one."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        found = [pid for pid in children_of(os.getpid()) if _trains(pid)]
+        found = training_processes(os.getpid())
         if found:
             return found
         time.sleep(0.02)
     raise AssertionError("no training process was started within a minute")
-
-
-def _trains(pid: int) -> bool:
-    try:
-        return b"layerserve_server.training" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False

@@ -44,6 +44,8 @@ NUMBERS = {
     "max_old_versions": (2, 0, None),
     "training_slots": (1, 0, 64),
     "max_queued_runs": (16, 0, None),
+    "rehearsal_seconds": (20.0, 1, 3600),
+    "rehearsal_bytes": (8 * GIB, 64 * MIB, None),
     "training_threads": (0, 0, 1024),
     "max_workers": (1, 1, 1024),
     "training_nice": (10, 0, 19),
@@ -64,6 +66,7 @@ OTHERS = {
     "pad_sequences": "",
     "engine": "auto",
     "precision": "float32",
+    "warm_training": True,
     "training_device": "cpu",
     "training_resume": "auto",
     "log_level": "info",
@@ -74,7 +77,8 @@ OTHERS = {
 
 
 def test_the_defaults_are_the_documented_ones(monkeypatch):
-    monkeypatch.delenv("LAYERSERVE_TUNING_SECONDS", raising=False)  # all tests have set it to 0
+    for name in ("TUNING_SECONDS", "WARM_TRAINING"):  # that all tests have set
+        monkeypatch.delenv(f"LAYERSERVE_{name}", raising=False)
     assert dict(read_settings([])) == {**{name: default for name, (default, *_) in NUMBERS.items()}, **OTHERS}
 
 

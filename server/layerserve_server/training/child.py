@@ -13,14 +13,14 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from layerserve_server.training import workers
 from layerserve_server.training.outcome import Interruption, Outcome, StopRequest
-from layerserve_server.training.priority import stand_back
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run_folder import CHILD_LOCK
 
@@ -28,18 +28,17 @@ if TYPE_CHECKING:
     from layerserve_server.training.reporting import Place
 
 
+#: Name of a run's process, of at most 15 characters.
+NAME = "layerserve-run"
+
+
 def main(folder: Path) -> int:
     """Carries the run in `folder` out; gives the exit status, 0 for whatever it could say in its outcome."""
     request = RunRequest.read(folder)
-    if workers.started_here():
-        # Lock and niceness are those of the process that has started all workers.
-        stand_back(0)
-        return _work(folder, request)
-    if workers.under_torchrun() and os.environ["RANK"] != "0":
-        stand_back(request.nice)
+    # The lock is held by the process that has started all workers, or by the first one.
+    if workers.started_here() or (workers.under_torchrun() and os.environ["RANK"] != "0"):
         return _work(folder, request)
     with _locked(folder):
-        stand_back(request.nice)
         if request.workers == 1 or workers.under_torchrun():
             return _work(folder, request)
         workers.launch(folder, request)
@@ -101,8 +100,6 @@ def _failure(error: Exception, place: Place) -> Outcome:
     if isinstance(error, OSError) and error.strerror:
         reason = f"the run's files can't be read or written: {error.strerror}"
         return Outcome("failed", reason, place.epoch, place.step, resumable=True)
-    import traceback
-
     traceback.print_exc()
     return Outcome("failed", f"internal error ({type(error).__name__}); the run's log has it", place.epoch, place.step)
 
@@ -114,16 +111,30 @@ def _stop(number: int, frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock that says that this run's child lives."""
-    with (folder / CHILD_LOCK).open("w") as file:
+    # Not "w": that would empty the file, which names the process that holds the lock, before it is had.
+    with (folder / CHILD_LOCK).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}")
         file.flush()
         yield
 
 
-if __name__ == "__main__":
-    status = main(Path(sys.argv[1]))
+def carry_out(folder: Path) -> NoReturn:
+    """Carries the run in `folder` out, and ends the process."""
+    # So that `ps` and `top` tell runs from other processes; not all systems have it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(NAME)
+    status = 1
+    try:
+        status = main(folder)
+    except BaseException:
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     # All is on the disk; taking torch down in order would only keep the version from being published for a second.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    carry_out(Path(sys.argv[1]))

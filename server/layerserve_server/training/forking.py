@@ -1,7 +1,8 @@
 """The warm parent's program: `python -m layerserve_server.training.forking`, with the server's socket as its input.
 
 It imports what training needs, and forks for each job two processes: one that minds the limits of time and says how the
-other one ended, and that one, which carries the job out under limits of memory and sends its reply. The parent itself
+other one ended, and that one, which carries the job out under limits of memory and sends its reply. A run is forked in
+the same way, without limits: its minder waits for its end, also when parent and server are gone. The parent itself
 reads no job and computes nothing, so that torch has no threads in it that a fork would lose.
 """
 
@@ -10,30 +11,38 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import resource
 import select
 import signal
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy as np
 
 from layerserve_server import execution
+from layerserve_server.training import child as run
 from layerserve_server.training.rehearsal import JOBS, Job
+from layerserve_server.training.run_folder import CHILD_OUTPUT
 from layerserve_server.training.warm_parent import MAX_REPLY, JobLimits, received
 
 #: Seconds between two looks at a job.
 LOOK_SECONDS = 0.01
-#: Time without a job after which the parent ends, in seconds: it holds a quarter of a gigabyte.
-IDLE_SECONDS = 900.0
 
 
 def main() -> None:
-    """Forks for each job until the server closes its end, or there was none for long."""
+    """Forks for each job until the server closes its end, or for so many seconds (the argument) there was none."""
     _import_all()
     control = socket.socket(fileno=os.dup(0))
-    control.settimeout(IDLE_SECONDS)
+    # Who minds a run outlives the parent, and must not keep the server's socket open.
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    if sys.argv[1:]:
+        control.settimeout(float(sys.argv[1]))
     # Children end by themselves; nothing waits for them.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -58,6 +67,8 @@ def _import_all() -> None:
     import layergraph.training.callback_table  # noqa: F401
     from layergraph import Input, Model, layers
 
+    import layerserve_server.training.work  # noqa: F401
+
     # torch imports much only when shapes are first inferred: on the meta device, where nothing is computed.
     inputs = Input((1,))
     Model(inputs, layers.Dense(1)(inputs))
@@ -68,6 +79,9 @@ def _mind(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
     """Reads a job, has a child carry it out, and says how that one ended unless it replied."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request = json.loads(received(channel))
+    if "run" in request:
+        _mind_run(channel, Path(request["run"]), request["environment"])
+        return
     limits = JobLimits(**request["limits"])
     child = os.fork()
     if child == 0:
@@ -85,6 +99,37 @@ def _mind(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
     status = os.waitstatus_to_exitcode(ended[1])
     if status != 0:
         channel.sendall(json.dumps({"died": max(0, -status), "late": late}).encode())
+
+
+def _mind_run(channel: socket.socket, folder: Path, environment: Mapping[str, str]) -> None:
+    """Starts a run, says which process it is, and in the end how that one ended."""
+    child = os.fork()
+    if child == 0:
+        channel.close()
+        _train(folder, environment)
+    channel.sendall(f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    channel.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _train(folder: Path, environment: Mapping[str, str]) -> NoReturn:
+    """Carries a run out as `python -m layerserve_server.training.child` does."""
+    try:
+        # Its own session: the system shares the processor between sessions first, and a run stands back as one.
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(environment)
+        output = os.open(folder / CHILD_OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        os.close(output)
+        # What a fork copies is the same in all of them.
+        random.seed()
+        np.random.seed()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    run.carry_out(folder)
 
 
 def _carry_out(channel: socket.socket, job: Callable[[], Mapping[str, Any]], limits: JobLimits) -> None:

@@ -10,7 +10,7 @@ _AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def stand_back(nice: int) -> None:
-    """Lowers this process's priority by `nice` (0 keeps what it has inherited), and that of its session.
+    """Lowers this process's priority by `nice`, and that of its session.
 
     Outside of control groups Linux shares the processor between sessions first (sched_autogroup_enabled), and a run has
     a session of its own: niceness alone would count among the run's own processes only.

@@ -33,6 +33,7 @@ from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
 from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, MODEL, OUTCOME, RESULT
 from layerserve_server.training.spool import DATA
+from layerserve_server.training.warm_parent import WarmParent
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +90,19 @@ class Runs:
         limits: RunLimits,
         observer: RunObserver,
         command: Sequence[str],
+        parent: WarmParent | None = None,
     ) -> None:
-        """`rehearse` tries a request, `command` trains the run whose folder is appended to it."""
+        """`rehearse` tries a request, `command` trains the run whose folder is appended to it.
+
+        Runs are forked from `parent`, which does the same, if there is one.
+        """
         self._folder = folder
         self._repository = repository
         self._rehearse = rehearse
         self._limits = limits
         self._observer = observer
         self._command = command
+        self._parent = parent
         self._runs: dict[str, Run] = {}
         #: Runs that other servers look after.
         self._elsewhere: dict[str, Run] = {}
@@ -459,7 +465,9 @@ class Runs:
             self._end(run, Failed("internal error; the server's log has it", *run.place))
 
     def _launch(self, run: Run) -> None:
-        run.process.start(self._command, run.request.threads)
+        # torchrun starts processes of its own, and CUDA is set up once in each process.
+        forkable = run.request.workers == 1 and run.request.device == "cpu"
+        run.process.start(self._command, run.request.threads, self._parent if forkable else None)
         with self._changed:
             if run.cancelled_at is not None or self._stopping:
                 run.process.signal(INTERRUPT if run.cancelled_at is None else signal.SIGTERM)

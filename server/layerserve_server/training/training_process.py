@@ -15,6 +15,7 @@ from pathlib import Path
 from layerserve_server.training.contention import SERVER
 from layerserve_server.training.outcome import ended_by_signal
 from layerserve_server.training.run_folder import CHILD_LOCK, CHILD_OUTPUT
+from layerserve_server.training.warm_parent import ForkedProcess, WarmParent
 
 #: Time between two looks at a training process, in seconds: how late an event may reach its watchers.
 LOOK_SECONDS = 0.05
@@ -30,17 +31,25 @@ class TrainingProcess:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._started: subprocess.Popen[bytes] | None = None
+        self._started: subprocess.Popen[bytes] | ForkedProcess | None = None
 
-    def start(self, command: Sequence[str], threads: int) -> None:
-        """Starts `command`, to which the run's folder is appended, with so many threads to compute with."""
+    def start(self, command: Sequence[str], threads: int, parent: WarmParent | None = None) -> None:
+        """Starts `command`, to which the run's folder is appended, with so many threads to compute with.
+
+        With a `parent` it is forked from that instead, which does the same but for importing torch again, if it can be.
+        """
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
+            # As in the warm parent, so that the numbers don't depend on how the process was started.
+            "OPENBLAS_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
             SERVER: str(os.getpid()),
         }
+        self._started = parent.fork(self._folder, environment) if parent is not None else None
+        if self._started is not None:
+            return
         with (self._folder / CHILD_OUTPUT).open("ab") as output:
             self._started = subprocess.Popen(
                 [*command, str(self._folder)],
@@ -54,6 +63,8 @@ class TrainingProcess:
 
     def forget(self) -> None:
         """The process has ended, and another one will take its place."""
+        if isinstance(self._started, ForkedProcess):
+            self._started.close()
         self._started = None
 
     @property
@@ -85,13 +96,19 @@ class TrainingProcess:
         """Waits a moment; gives whether it is still there."""
         # Not subprocess's own waiting: it looks a hundred times a second, beside those who answer requests.
         time.sleep(LOOK_SECONDS)
-        return self.lives if self._started is None else self._started.poll() is None
+        try:
+            return self.lives if self._started is None else self._started.poll() is None
+        except ChildProcessError:
+            # Nobody knows how it ends: then it is as if a server before this one had started it.
+            self._started = None
+            return self.lives
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal, if it is there."""
         if self._started is not None:
-            if self._started.poll() is None:
-                self._started.send_signal(number)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                if self._started.poll() is None:
+                    self._started.send_signal(number)
         elif (pid := self.pid) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

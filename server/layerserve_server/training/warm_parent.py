@@ -1,23 +1,29 @@
-"""Jobs that are carried out in children of a warm parent: a process that has imported torch, and forks for each.
+"""Jobs and runs in children of a warm parent: a process that has imported torch, and forks for each.
 
-What a caller names is tried in such a child, under limits of memory and time, and never in the serving process.
-Importing torch takes seconds, a fork milliseconds.
+What a caller names is tried in such a child, under limits of memory and time, and never in the serving process. A run
+is forked likewise and has no limits. Importing torch takes seconds, a fork milliseconds.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from layerserve_server.errors import UnavailableError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: The parent's program.
 PROGRAM = "layerserve_server.training.forking"
@@ -25,6 +31,8 @@ PROGRAM = "layerserve_server.training.forking"
 MAX_REPLY = 1 << 20
 #: Seconds that the parent has to import torch, on a machine that is busy.
 START_SECONDS = 120.0
+#: Time without a job after which the parent ends, in seconds, unless it is to be kept.
+IDLE_SECONDS = 900.0
 #: Times that the parent is started for one job: it may have been ended for want of memory.
 TRIES = 2
 
@@ -52,13 +60,60 @@ class JobDiedError(Exception):
         self.late = late or number == signal.SIGXCPU
 
 
-class WarmParent:
-    """Carries out jobs. The process starts with the first one, and again where it has ended."""
+class ForkedProcess:
+    """A run's process that the warm parent has forked, in the words of subprocess.Popen."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: socket.socket) -> None:
+        """`channel` leads to who minds it. Raises OSError where there is no process."""
+        self._text = b""
+        self.returncode: int | None = None
+        while b"\n" not in self._text:
+            if not (part := channel.recv(64)):
+                raise OSError("the warm parent forked nothing")
+            self._text += part
+        pid, _, self._text = self._text.partition(b"\n")
+        self.pid = int(pid)
+        self._channel = channel.dup()
+        self._channel.setblocking(False)
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it is there. Raises ChildProcessError where who minded it is gone."""
+        while self.returncode is None:
+            if self._text.endswith(b"\n"):
+                self.returncode = int(self._text)
+                self.close()
+                break
+            try:
+                part = self._channel.recv(64)
+            except BlockingIOError:
+                return None
+            except OSError:
+                part = b""
+            if not part:
+                self.close()
+                raise ChildProcessError("nobody knows how the process ends")
+            self._text += part
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Raises ProcessLookupError where it has just ended."""
+        os.kill(self.pid, number)
+
+    def close(self) -> None:
+        """Asks no more."""
+        self._channel.close()
+
+
+class WarmParent:
+    """Carries out jobs and starts runs. The process starts with the first one, and again where it has ended."""
+
+    def __init__(self, idle_seconds: float | None = IDLE_SECONDS) -> None:
+        """`idle_seconds` is the time without a job after which the process ends; None for never."""
+        self._idle = () if idle_seconds is None else (str(idle_seconds),)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._closed = False
 
     def run(self, job: str, arguments: Mapping[str, Any], limits: JobLimits) -> dict[str, Any]:
         """Has the job of this name (`rehearsal.JOBS`) carried out; gives its reply. Arguments and reply are JSON.
@@ -67,31 +122,47 @@ class WarmParent:
         """
         text = json.dumps({"job": job, "limits": asdict(limits), "arguments": arguments}).encode()
         for _ in range(TRIES):
-            if answer := self._answer(text, START_SECONDS + limits.wall_seconds):
+            if answer := self._ask(text, lambda channel: received(channel, MAX_REPLY), limits.wall_seconds):
                 reply: dict[str, Any] = json.loads(answer)
                 if "died" in reply:
                     raise JobDiedError(reply["died"], late=reply["late"])
                 return reply
         raise UnavailableError("the process that tries training requests can't be started; try again later")
 
-    def _answer(self, text: bytes, seconds: float) -> bytes:
-        """What came back; nothing where the parent has ended."""
+    def fork(self, folder: Path, environment: Mapping[str, str]) -> ForkedProcess | None:
+        """Starts the process of the run in `folder`; None where it has to be started otherwise."""
+        text = json.dumps({"run": str(folder), "environment": dict(environment)}).encode()
+        for _ in range(TRIES):
+            if process := self._ask(text, ForkedProcess):
+                return process
+        logger.warning("no run can be forked: each starts by importing torch", extra={"run": folder.name})
+        return None
+
+    def start(self) -> None:
+        """Starts the process, if it isn't there, and doesn't wait until it is ready."""
+        with self._lock:
+            self._started()
+
+    def _ask(self, text: bytes, read: Callable[[socket.socket], T], seconds: float = 0.0) -> T | None:
+        """What is read of the answer, for which there are some seconds once it is warm; None where it has ended."""
+        with self._lock:
+            if self._closed:
+                return None
+            process, control = self._started()
         ours, theirs = socket.socketpair()
         with ours:
-            ours.settimeout(seconds)
-            with self._lock:
-                process, control = self._started()
+            ours.settimeout(START_SECONDS + seconds)
             try:
                 with theirs:
                     socket.send_fds(control, [b"."], [theirs.fileno()])
                 ours.sendall(text)
                 ours.shutdown(socket.SHUT_WR)
-                return received(ours, MAX_REPLY)
+                return read(ours)
             except OSError:
                 with self._lock:
                     if self._process is process:
                         self._end()
-                return b""
+                return None
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """The process and the socket to it. To be called with the lock."""
@@ -100,7 +171,7 @@ class WarmParent:
             self._control, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", PROGRAM],
+                    [sys.executable, "-m", PROGRAM, *self._idle],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     # Threads that libraries start don't survive a fork.
@@ -111,8 +182,9 @@ class WarmParent:
         return self._process, self._control
 
     def close(self) -> None:
-        """Ends the parent."""
+        """Ends the parent. Runs go on, and further ones aren't forked."""
         with self._lock:
+            self._closed = True
             self._end()
 
     def _end(self) -> None:

@@ -26,6 +26,7 @@ from layerserve_server.training.model import (
     prepare_model,
 )
 from layerserve_server.training.outcome import INTERRUPT, Outcome
+from layerserve_server.training.priority import stand_back
 from layerserve_server.training.reporting import EvaluationReporter, Place, Reporter, numbers
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, FILES, MODEL, RESULT
@@ -58,6 +59,8 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
     # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
     callbacks = [*configured, reporter, *best, *_giving_way(request)]
     arguments = fit_arguments(request, arrays)
+    # Not before: at a low priority it takes a busy machine a minute to get here.
+    stand_back(request.nice)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
     result = _keep_result(folder, request, model, writer)
@@ -72,6 +75,7 @@ def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     """The part of every worker but the first."""
     signal.signal(INTERRUPT, signal.SIG_IGN)
     _, model, arrays = _prepared(folder, request)
+    stand_back(request.nice)
     model.fit(**fit_arguments(request, arrays), checkpoints=Checkpoints(folder / CHECKPOINTS), workers=workers)
 
 
@@ -81,6 +85,7 @@ def evaluate(folder: Path, request: RunRequest, place: Place) -> Outcome:
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, place)
+    stand_back(request.nice)
     logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_giving_way(request)]))
     writer.close()
     return Outcome("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
