@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
-from layergraph.archive import probe
-from layergraph.archive.archive import open_archive
-from layergraph.archive.hdf5 import LegacyWeights, StoredArray
+from layergraph.archive import open_archive, probe
+from layergraph.archive.hdf5 import StoredArray
 from layergraph.errors import CorruptFileError
 from model_files import FIXTURES
 
@@ -61,11 +61,6 @@ def test_the_limits_hold() -> None:
 def test_all_that_loading_reads_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The optimizer's part too: what crashes there would crash the server when a model is trained on."""
     seen: list[str] = []
-    for name in ("layers", "optimizer_weights"):
-        monkeypatch.setattr(LegacyWeights, name, lambda self, name=name: seen.append(name))
-    probe._walk(object.__new__(LegacyWeights))
-    assert seen == ["layers", "optimizer_weights"]
-    seen.clear()
     monkeypatch.setattr(StoredArray, "try_reading", lambda self: seen.append(self.name))
     with open_archive(FIXTURES / "headline.keras") as archive:
         probe._walk(archive.weights)
@@ -105,3 +100,51 @@ def test_it_imports_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+@pytest.fixture(name="tried")
+def _tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the arrays that are read from here on; one called `bad` can't be."""
+    names: list[str] = []
+
+    def note(array: StoredArray) -> None:
+        names.append(array.name)
+        if array.name.endswith("bad"):
+            raise CorruptFileError(Path("w.h5"), "is damaged")
+
+    monkeypatch.setattr(StoredArray, "try_reading", note)
+    return names
+
+
+def test_every_array_of_an_old_file_is_read_those_of_the_optimizer_too(tmp_path: Path, tried: list[str]) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+        model = file.create_group("model_weights")
+        model.attrs["layer_names"] = [b"a", b"b"]
+        for group, names in (
+            ("model_weights/a", ["k", "bad"]),
+            ("model_weights/b", ["k"]),
+            ("optimizer_weights", ["m"]),
+        ):
+            file.require_group(group).attrs["weight_names"] = [name.encode() for name in names]
+            for name in names:
+                file[f"{group}/{name}"] = np.zeros(3)
+    with open_archive(tmp_path / "m.h5") as archive:
+        probe._walk(archive.weights)
+    assert tried == ["model_weights/a/k", "model_weights/a/bad", "model_weights/b/k", "optimizer_weights/m"]
+
+
+def test_every_array_of_a_tree_is_read_once(tmp_path: Path, tried: list[str]) -> None:
+    """Also beside an array, a link or a text that can't be read, and in groups that lead back."""
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for name in ("a", "b/bad", "b/c", "e/f/g"):
+            file[name] = np.zeros(3)
+        file["b/link"] = h5py.SoftLink("/a")
+        file["b/root"] = file["/"]
+        file["b/text"] = ["text"]
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.write(tmp_path / "w.h5", "model.weights.h5")
+    with open_archive(tmp_path / "m.keras") as opened:
+        probe._walk(opened.weights)
+    assert sorted(tried) == ["a", "b/bad", "b/c", "e/f/g"]

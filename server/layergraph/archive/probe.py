@@ -8,6 +8,7 @@ so takes a fraction of a second.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import signal
 import subprocess
@@ -83,8 +84,9 @@ def main(path: Path, seconds: int, memory_bytes: int) -> int:
 
 def _walk(weights: object) -> None:
     if isinstance(weights, LegacyWeights):
-        weights.layers()
-        weights.optimizer_weights()
+        for array in [*itertools.chain(*weights.layers().values()), *weights.optimizer_weights()]:
+            with contextlib.suppress(LayerGraphError):
+                array.try_reading()
     if not isinstance(weights, StateTree):
         return
     waiting, seen = [weights.root], set[int]()
