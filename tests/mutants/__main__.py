@@ -16,7 +16,7 @@ from pathlib import Path
 from mirror import Mirror
 from mutations import Mutation, mutations
 from reach import Killers, Reach
-from report import Equivalents, Result, difference, table
+from report import Equivalents, Results, difference
 from sampling import sample
 from trial import Trial, Warm
 
@@ -32,17 +32,30 @@ def main() -> None:
     parser.add_argument("--mutant", help="only these, as survivors are named")
     parser.add_argument("--jobs", type=int, default=2, help="mutants tried at once")
     parser.add_argument("--budget", type=float, default=24.0, help="seconds of the processor's time per mutant")
-    parser.add_argument("--no-measure", action="store_true", help="use only what has been measured so far")
+    parser.add_argument("--no-measure", action="store_true", help="don't measure files of tests that changed")
     parser.add_argument("--measure", metavar="TESTS", help="only measure which lines tests run, whose path begins so")
+    parser.add_argument("--resume", action="store_true", help="don't try again what an earlier run killed in this code")
     parser.add_argument("--list", action="store_true", help="only list the sample")
     arguments = parser.parse_args()
     chosen = [_named(name) for name in arguments.mutant.split()] if arguments.mutant else _sample(arguments)
-    if arguments.list or arguments.mutant:
+    if arguments.list or len(chosen) == 1:
         print(*(f"{mutation.name}\n{difference(ROOT, mutation)}" for mutation in chosen), sep="\n")
     if arguments.list:
         return
     reach = Reach(ROOT, BUILD / "reach")
     warm = [Warm(Mirror(ROOT, BUILD), ROOT) for _ in range(max(1, min(arguments.jobs, len(chosen))))]
+    equivalents = Equivalents(Path(__file__).with_name("equivalent.toml"), ROOT)
+    results = Results(BUILD / "results.json", ROOT)
+    if arguments.resume:
+        chosen = results.take_killed(chosen)
+
+    def attempt(worker: Warm, mutation: Mutation) -> None:
+        result = Trial(worker, reach, killers, arguments.budget).run(mutation)
+        if result.survived:
+            result.reason = equivalents.reason(mutation)
+        results.add(result)
+        print(f"[{results.added}/{len(chosen)}] {result.line()}", flush=True)
+
     try:
         if not arguments.no_measure:
             stale = [file for file in reach.stale() if file.startswith(arguments.measure or "")]
@@ -50,25 +63,14 @@ def main() -> None:
         if arguments.measure is not None:
             return
         killers = Killers(BUILD / "killers.json")
-        equivalents = Equivalents(Path(__file__).with_name("equivalent.toml"), ROOT)
-        results: list[Result] = []
-
-        def attempt(worker: Warm, mutation: Mutation) -> None:
-            result = Trial(worker, reach, killers, arguments.budget).run(mutation)
-            if result.survived:
-                result.reason = equivalents.reason(mutation)
-            results.append(result)
-            print(f"[{len(results)}/{len(chosen)}] {result.line()}", flush=True)
-
         _in_parallel(warm, chosen, attempt)
     finally:
         for worker in warm:
             worker.close()
-    results.sort(key=lambda result: result.mutation.name)
-    survivors = [result for result in results if result.survived]
-    text = "\n".join([table(results), "", *(survivor.explained(ROOT) for survivor in survivors)])
-    (BUILD / "results.md").write_text(text + "\n")
-    print(f"\n{text}\n\nwritten to {(BUILD / 'results.md').relative_to(ROOT)}")
+        if results.added:
+            text = results.text()
+            (BUILD / "results.md").write_text(text + "\n")
+            print(f"\n{text}\n\nwritten to {(BUILD / 'results.md').relative_to(ROOT)}")
 
 
 def _sample(arguments: argparse.Namespace) -> list[Mutation]:

@@ -66,9 +66,10 @@ class Reach:
 
     @cached_property
     def _files(self) -> list[_File]:
+        """All that has been measured: of a file that has changed since, what it reached before."""
         tests = (path.relative_to(self._root).as_posix() for path in (self._root / "tests").rglob("test_*.py"))
-        return [_File(test, json.loads(gzip.decompress(place.read_bytes()))) for test in sorted(tests)
-                if (place := self._place(test)).exists()]  # fmt: skip
+        found = ((test, next(self._cache.glob(f"{_flat(test)}.*"), None)) for test in sorted(tests))
+        return [_File(test, json.loads(gzip.decompress(place.read_bytes()))) for test, place in found if place]
 
     def _place(self, file: str) -> Path:
         digest = hashlib.sha256((self._root / file).read_bytes()).hexdigest()[:16]
@@ -94,7 +95,7 @@ class Killers:
             self._known[mutation.identity] = test
         else:
             self._known.pop(mutation.identity, None)
-        self._file.write_text(json.dumps(self._known, indent=0))
+        self._file.write_text(json.dumps(dict(self._known)))
 
 
 #: Tests of less than so many seconds are tried before longer ones.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +20,9 @@ else:
     import tomli as tomllib
 
 
+TIMEOUT = "timeout of "
+
+
 @dataclass
 class Result:
     """What came of one mutant."""
@@ -25,8 +31,8 @@ class Result:
     tests_known: int = 0
     tests_run: int = 0
     seconds: float = 0.0
+    #: The test, or `timeout of` the test.
     killed_by: str = ""
-    timeout: bool = False
     #: Tests that failed, and fail without the mutant too.
     flaky: list[str] = field(default_factory=list)
     output: str = ""
@@ -38,13 +44,17 @@ class Result:
         return bool(self.killed_by)
 
     @property
+    def timeout(self) -> bool:
+        return self.killed_by.startswith(TIMEOUT)
+
+    @property
     def survived(self) -> bool:
         return not self.killed
 
     def line(self) -> str:
         """The result in one line."""
         if self.killed:
-            ending = f"{'timeout' if self.timeout else 'killed'} by {self.killed_by}"
+            ending = f"killed by {self.killed_by}"
         else:
             ending = f"SURVIVED {self.tests_run} of {self.tests_known} tests" + (" (equivalent)" if self.reason else "")
         flaky = "".join(f"; fails without it too: {name}" for name in self.flaky)
@@ -61,6 +71,43 @@ def difference(root: Path, mutation: Mutation) -> str:
     source = (root / mutation.path).read_bytes()
     lines = (each.decode().splitlines() for each in (source, mutation.apply(source)))
     return "\n".join(list(difflib.unified_diff(*lines, n=1, lineterm=""))[2:])
+
+
+class Results:
+    """The results of a run, and from earlier ones the mutants that were killed."""
+
+    def __init__(self, file: Path, root: Path) -> None:
+        self.added = 0
+        self._file = file
+        self._root = root
+        self._results: list[Result] = []
+        self._killed: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+
+    def take_killed(self, mutations: Sequence[Mutation]) -> list[Mutation]:
+        """Takes the results of mutants that an earlier run killed, in this very code; gives the others."""
+        for mutation in mutations:
+            if killed_by := self._killed.get(self._code(mutation), ""):
+                self._results.append(Result(mutation, killed_by=killed_by))
+        taken = {result.mutation for result in self._results}
+        return [mutation for mutation in mutations if mutation not in taken]
+
+    def add(self, result: Result) -> None:
+        """Adds the result of a mutant, and stores it."""
+        self.added += 1
+        self._results.append(result)
+        if result.killed:
+            self._killed[self._code(result.mutation)] = result.killed_by
+            self._file.write_text(json.dumps(dict(self._killed)))
+
+    def text(self) -> str:
+        """The table by room, and each survivor."""
+        results = sorted(self._results, key=lambda result: result.mutation.name)
+        survivors = (result.explained(self._root) for result in results if result.survived)
+        return "\n".join([table(results), "", *survivors])
+
+    def _code(self, mutation: Mutation) -> str:
+        changed = mutation.apply((self._root / mutation.path).read_bytes())
+        return f"{mutation.name} {hashlib.sha256(changed).hexdigest()[:16]}"
 
 
 def table(results: list[Result]) -> str:

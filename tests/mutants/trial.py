@@ -12,7 +12,7 @@ from typing import Any
 from mirror import Mirror
 from mutations import Mutation
 from reach import Killers, Reach, Test
-from report import Result
+from report import TIMEOUT, Result
 from running import EXTRA_SECONDS, SLOWER
 
 #: Most mutants fail the first tests tried: those are run first, since reading files of tests takes seconds too.
@@ -78,14 +78,14 @@ class Trial:
                     part = self._judge(result, mutation, part, reply)
         finally:
             self._warm.mirror.restore(mutation)
-        self._killers.keep(mutation, result.killed_by)
+        self._killers.keep(mutation, result.killed_by.removeprefix(TIMEOUT))
         return result
 
     def _judge(self, result: Result, mutation: Mutation, part: list[Test], reply: dict[str, Any]) -> list[Test]:
         """Notes in the result how tests ended, and gives those that are still to be run."""
         failed = reply["reply"] and reply["reply"]["failed"]
         if reply["timeout"] or "+++ Timeout +++" in reply["output"]:
-            result.killed_by, result.timeout = reply["last"] or "import", True
+            result.killed_by = TIMEOUT + (reply["last"] or "import")
         elif failed is None:
             result.killed_by = f"{reply['last'] or 'import'}, which ends the process"
         elif failed and self._fails_anyway(mutation, part, failed):
