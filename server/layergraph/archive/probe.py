@@ -84,9 +84,9 @@ def main(path: Path, seconds: int, memory_bytes: int) -> int:
 
 def _walk(weights: object) -> None:
     if isinstance(weights, LegacyWeights):
-        for array in [*itertools.chain(*weights.layers().values()), *weights.optimizer_weights()]:
+        for stored in [*itertools.chain(*weights.layers().values()), *weights.optimizer_weights()]:
             with contextlib.suppress(LayerGraphError):
-                array.try_reading()
+                stored.try_reading()
     if not isinstance(weights, StateTree):
         return
     waiting, seen = [weights.root], set[int]()
