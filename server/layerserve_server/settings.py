@@ -121,6 +121,13 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Maximum number of open calls of one connection; further ones wait at the client.",
     )
+    max_resets_per_second: int = Field(
+        default=500,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of calls that one connection may cancel in a second before it is closed ('grpcio' "
+        "only: 'native' has a limit of its own, which counts deadlines that pass too).",
+    )
     stream_idle_seconds: float = Field(
         default=300.0,
         gt=0,

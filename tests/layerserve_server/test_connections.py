@@ -179,6 +179,34 @@ def test_a_caller_that_takes_its_replies_slowly_stays(pair, monkeypatch):
     assert pair.connection.stalled_since is None
 
 
+def test_a_connection_that_cancels_calls_without_end_is_ended(pair, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(connections.time, "monotonic", lambda: clock[0])
+    pair.look()
+    for resets, ended in ((LIMITS.max_resets_per_second, False), (LIMITS.max_resets_per_second + 1, True)):
+        clock[0] += 1.0
+        pair.traffic.resets += resets
+        pair.look()
+        assert pair.ended() is ended
+
+
+def test_cancelled_calls_are_counted_by_connection_and_deadlines_that_pass_are_not(serve_echo, wait_until):
+    _, _, server, channel = serve_echo()
+    if type(server).__name__ != "GrpcioServer":
+        pytest.skip("only the poller learns of each call that is cancelled")
+    hang = channel.unary_unary(ECHO + "hang")
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError):
+            hang(b"", timeout=0.05)
+    for _ in range(2):
+        call = hang.future(b"", timeout=60)
+        wait_until(lambda: server._bursts.open)
+        call.cancel()
+        wait_until(lambda: not server._bursts.open)
+    ((_, traffic),) = server._connections._traffic.items()
+    assert traffic.resets == 2
+
+
 def test_what_was_counted_for_connections_that_ended_is_forgotten(pair):
     for number in range(100):
         pair.watched.of(f"ipv4:10.0.0.1:{number + 1}").calls += 1

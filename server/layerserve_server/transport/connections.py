@@ -74,6 +74,9 @@ class Connection:
         self.total_acked = 0
         #: Since when it has taken nothing although there is something to take.
         self.stalled_since: float | None = None
+        #: Calls that it cancelled in the second that began then.
+        self.resets = 0
+        self._second = self.began
 
     @property
     def kept(self) -> int:
@@ -97,6 +100,9 @@ class Connection:
             self.stalled_since = None
         elif self.stalled_since is None:
             self.stalled_since = now
+        self.resets = traffic.resets - self.seen.resets
+        if now - self._second >= 1.0:
+            self._second, self.seen.resets = now, traffic.resets
         self.total_received, self.total_acked = received, acked
         self.seen.calls, self.seen.received, self.seen.replied = traffic.calls, traffic.received, traffic.replied
 
@@ -221,6 +227,8 @@ class Connections:
         limits = self._limits
         if connection.total_received < HANDSHAKE_BYTES and now - connection.began > limits.handshake_seconds:
             return f"it sent no HTTP/2 preface for {limits.handshake_seconds:g} seconds"
+        if connection.resets > limits.max_resets_per_second:
+            return f"it cancelled {connection.resets} calls in a second, more than {limits.max_resets_per_second}"
         if connection.stalled_since is not None and now - connection.stalled_since > limits.stalled_seconds:
             return f"it took nothing for {limits.stalled_seconds:g} seconds"
         return ""

@@ -25,6 +25,8 @@ class Limits:
     handshake_seconds: float = 20.0
     #: Time after which a connection without calls is closed, in seconds.
     connection_idle_seconds: float = 3600.0
+    #: Calls that one connection may cancel in a second.
+    max_resets_per_second: int = 500
     #: Connections at once.
     max_connections: int = 4096
     #: Calls of one connection at once; further ones wait at the client.

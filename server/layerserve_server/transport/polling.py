@@ -37,6 +37,8 @@ INTERNALS = ("_REQUEST_CALL_TAG", "_ServerStage", "_process_event_and_continue",
 STATE = ("completion_queue", "due", "lock", "rpc_states", "server", "stage")
 #: Most time between two looks at nothing, in seconds.
 IDLE_SECONDS = 1.0
+#: Callers cancel a call when its deadline passes, a little before it does here, in seconds.
+DEADLINE_SLACK_SECONDS = 0.1
 #: Time that a caller may take nothing of its answer where answers take half of the memory for callers, in seconds.
 PRESSED_SECONDS = 1.0
 #: More than any caller means by a deadline, in seconds.
@@ -139,6 +141,11 @@ class Poller:
         traffic = self.connections.elsewhere if peer.startswith("unix:") else self.connections.of(peer)
         traffic.calls += 1
         traffic.received += size
+
+    def count_reset(self, peer: str, deadline: float | None) -> None:
+        """A caller has cancelled a call; unless it did so because its deadline passes, which is no fault of its own."""
+        if deadline is None or deadline - time.monotonic() > DEADLINE_SLACK_SECONDS:
+            self.connections.of(peer).resets += 1
 
     def relieve(self, where: tuple[str, int]) -> bool:
         """Refuses the calls of one connection whose requests are still coming; gives whether there were any."""
@@ -320,6 +327,7 @@ class PolledCall(BurstCall, Operations):
             with self._poller.lock:
                 self._cancelled = True
             self._poller.receiving.pop(self, None)
+            self._poller.count_reset(self.peer, self.deadline)
             self.gone()
         return self.end_event()
 
@@ -390,6 +398,7 @@ class PolledStream(ServerStream, Operations):
         if event.batch_operations[0].cancelled():
             with self._poller.lock:
                 self._cancelled = True
+            self._poller.count_reset(self._client, self.deadline)
             self._streams.post(self.gone)
         return self.end_event()
 
