@@ -147,6 +147,10 @@ APART: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
         [ALONE, FUSED],
     ),
     "zeros in two places": (zeros_in_two_places, [ALONE, FUSED]),
+    "zeros around another type": (
+        lambda x: convolution()(layers.ZeroPadding2D(1)(layers.Rescaling(2.0, dtype="float64")(x))),
+        [ALONE, ALONE, FUSED],
+    ),
     "zeros before another layer": (lambda x: layers.BatchNormalization()(layers.ZeroPadding2D(1)(x)), [ALONE, ALONE]),
     "read before the activation": (read_before_the_activation, [FUSED, ALONE, ALONE]),
     "a transposed convolution": (

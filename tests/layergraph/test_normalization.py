@@ -48,7 +48,7 @@ def test_large_factors_keep_subtracting_the_mean_first() -> None:
     assert not graph(model, (6,)).graph.graph.findAllNodes("aten::batch_norm")
 
 
-@pytest.mark.parametrize(("mean", "whole"), [(15.0, 1), (17.0, 0), (-17.0, 0)])
+@pytest.mark.parametrize(("mean", "whole"), [(15.0, 1), (16.0, 0), (17.0, 0), (-17.0, 0)])
 def test_large_summands_do_too(mean: float, whole: int) -> None:
     entry = Input((1,))
     layer = layers.BatchNormalization(epsilon=0.0)
