@@ -31,7 +31,8 @@ def never_negative(call: Any) -> bool:
     """Whether no output of a call is below 0 (a NaN may be among them)."""
     layer = call.layer
     if type(layer) is ReLU:
-        return not layer.negative_slope and layer.threshold >= 0
+        # Its threshold isn't below 0 either: see its options.
+        return not layer.negative_slope
     function = getattr(call, "function", layer.activation if type(layer) is Activation else None)
     return any(function is known for known in _NEVER_NEGATIVE)
 
