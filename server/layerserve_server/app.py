@@ -252,6 +252,7 @@ def run_limits(settings: Settings) -> RunLimits:
         cancel_grace_seconds=settings.cancel_grace_seconds,
         auto_resume=settings.training_resume == "auto",
         max_workers=settings.max_workers,
+        max_written=settings.max_written_bytes,
     )
 
 

@@ -251,6 +251,12 @@ class Settings(BaseSettings):
     max_run_bytes: int = Field(
         default=4 * GIB, ge=1, description="Most data that one training run keeps in its folder, in bytes."
     )
+    max_written_bytes: int = Field(
+        default=16 * GIB,
+        ge=1024,
+        description="Most that one training run writes into its folder beside data and checkpoints, in bytes: files of "
+        "callbacks, events, and what it prints. A run that writes more fails.",
+    )
     max_kept_runs: int = Field(default=200, ge=1, description="Ended training runs that stay listed.")
     cancel_grace_seconds: float = Field(
         default=10.0, ge=0, description="Time a cancelled run has to end by itself before it is killed, in seconds."

@@ -76,3 +76,12 @@ def test_a_run_whose_weights_are_all_zero():
     history = model.fit(RNG.random((4, 3)), Y, sample_weight=WEIGHTS["zero"], batch_size=2, verbose=0).history
     assert all(np.isfinite(values).all() for values in history.values())
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_mean_square_that_is_negative_has_no_root():
+    y, p, weights = np.zeros((2, 1), "float32"), np.array([[10.0], [1.0]], "float32"), np.array([1.0, -2.0], "float32")
+    ours, theirs = METRICS["RootMeanSquaredError"](), keras.metrics.RootMeanSquaredError()
+    ours.update(torch.tensor(y), torch.tensor(p), torch.tensor(weights))
+    theirs.update_state(y, p, sample_weight=weights)
+    assert np.isnan(ours.result())
+    assert np.isnan(float(theirs.result()))

@@ -86,9 +86,9 @@ def test_a_run_that_overspends_is_found_out(tmp_path):
         (Budget(memory_bytes=10**6), "bytes of memory, more than its budget of 1000000"),
         (Budget(disk_bytes=1000), "its folder took 2000 bytes, more than its budget of 1000"),
     ):
-        assert text in Watch(limits, tmp_path).overspent(os.getpid(), 3.5)
-    assert Watch(Budget(4, 2**40, 2**40), tmp_path).overspent(os.getpid(), 3.5) == ""
-    assert Watch(Budget(), tmp_path).overspent(None, 1e9) == ""
+        assert text in Watch(limits, tmp_path, 10**6).overspent(os.getpid(), 3.5)
+    assert Watch(Budget(4, 2**40, 2**40), tmp_path, 10**6).overspent(os.getpid(), 3.5) == ""
+    assert Watch(Budget(), tmp_path, 10**6).overspent(None, 1e9) == ""
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_it_looks_only_when_it_is_time_to(tmp_path, monkeypatch, look, limits, p
     monkeypatch.setattr(budget, look, lambda what: looks.append(what) or 0)
     monkeypatch.setattr(budget, "children_of", lambda pid: [])
     monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
-    watch = Watch(limits, tmp_path)
+    watch = Watch(limits, tmp_path, 10**6)
     for _ in range(10):
         watch.overspent(7, 0.0)
     assert looks == [7 if look == "memory_of" else tmp_path]
@@ -117,11 +117,11 @@ def test_what_is_exactly_the_budget_is_within_it(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "folder_bytes", lambda folder: 10)
     monkeypatch.setattr(budget, "memory_of", lambda pid: 5)
     monkeypatch.setattr(budget, "children_of", lambda pid: [8])  # counts with its parent
-    assert Watch(Budget(3.0, 10, 10), tmp_path).overspent(7, 3.0) == ""
-    assert "more than its budget of 9" in Watch(Budget(3.0, 9, 10), tmp_path).overspent(7, 3.0)
-    assert "more than its budget of 9" in Watch(Budget(3.0, 10, 9), tmp_path).overspent(7, 3.0)
+    assert Watch(Budget(3.0, 10, 10), tmp_path, 10**6).overspent(7, 3.0) == ""
+    assert "more than its budget of 9" in Watch(Budget(3.0, 9, 10), tmp_path, 10**6).overspent(7, 3.0)
+    assert "more than its budget of 9" in Watch(Budget(3.0, 10, 9), tmp_path, 10**6).overspent(7, 3.0)
     # Without a process there is no memory to look at.
-    assert Watch(Budget(memory_bytes=1), tmp_path).overspent(None, 3.0) == ""
+    assert Watch(Budget(memory_bytes=1), tmp_path, 10**6).overspent(None, 3.0) == ""
 
 
 def test_several_workers_need_memory_each_and_the_disk_holds_the_data_and_four_files(tmp_path):
@@ -142,3 +142,21 @@ def test_what_is_free_counts_where_there_is_no_budget(tmp_path, monkeypatch, wha
     whose = "free" if what == "disk" else "available"
     with pytest.raises(TooLargeError, match=f"bytes of {what} at the least, expected at most 15999: {whose}"):
         check_room(REQUEST, tmp_path, 1000, 4000)
+
+
+def test_what_a_run_writes_beside_its_models_has_a_limit(tmp_path, monkeypatch):
+    for folder in ("files/logs", "checkpoints", "data"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "large").write_bytes(bytes(5000))
+    (tmp_path / "data" / "0.npy").write_bytes(bytes(5000))
+    (tmp_path / "files" / "logs" / "a").write_bytes(bytes(400))
+    (tmp_path / "child.log").write_bytes(bytes(300))
+    (tmp_path / "events.jsonl").write_bytes(bytes(300))
+    assert Watch(Budget(), tmp_path, 1000).overspent(None, 0.0) == ""
+    assert "wrote 1000 bytes of files, events and text, more than 999" in Watch(Budget(), tmp_path, 999).overspent(
+        None, 0
+    )
+    monkeypatch.setattr(budget, "MAX_FILES", 3)
+    for name in "bcd":
+        (tmp_path / "files" / name).touch()
+    assert Watch(Budget(), tmp_path, 1000).overspent(None, 0.0) == "its callbacks wrote 4 files, more than 3"

@@ -51,6 +51,7 @@ NUMBERS = {
     "training_nice": (10, 0, 19),
     "checkpoint_seconds": (60.0, 0, None),
     "max_run_bytes": (4 * GIB, 1, None),
+    "max_written_bytes": (16 * GIB, 1024, None),
     "max_kept_runs": (200, 1, None),
     "cancel_grace_seconds": (10.0, 0, None),
     "drain_seconds": (5.0, 0, None),

@@ -1,6 +1,7 @@
 """The parts of training that need no process: validation, spool, events, compile settings."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,12 @@ from layerserve_server.errors import (
 )
 from layerserve_server.training import events, workers
 from layerserve_server.training.data_root import FiledArray
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.events import EventLog, EventWriter, append
 from layerserve_server.training.model import compile_model, fit_arguments
+from layerserve_server.training.outcome import Outcome
+from layerserve_server.training.reporting import numbers
 from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.run import Run
 from layerserve_server.training.spool import Spool, data_file, read_data
 from layerserve_server.training.validation import checked
 
@@ -111,7 +115,7 @@ VALIDATION = (array("validation_x", shape=(2, 2)), array("validation_y", shape=(
         ({"data": (array(shape=(2**62,) * 10**5), array("y"))}, InvalidTensorError, "data 0: got 100000 axes"),
         ({"data": (array(shape=(6, 0, 2**62)), array("y"))}, TooLargeError, "too large"),
         ({"data": (array("x", "n" * 10**6), array("y"))}, InvalidRequestError, "data 0: got a text of 1000000"),
-        ({"epochs": 2**31 - 1}, InvalidRequestError, "epochs: got 2147483647, expected at most 1000000"),
+        ({"epochs": 2**31 - 1}, InvalidRequestError, "epochs: got 2147483647, expected at most 100000"),
         ({"description": "d" * 10**6}, InvalidRequestError, "description: got 1000000 characters"),
         ({"monitor": "m" * 10**6}, InvalidRequestError, "monitor: got 1000000 characters"),
         ({"publish_label": "l" * 10**6}, InvalidRequestError, "publish_label: got 1000000 characters"),
@@ -358,3 +362,81 @@ def test_fit_gets_dicts_by_name():
 def test_the_worker_that_ended_first_is_told(codes, text, tmp_path):
     outcome = workers.lost(tmp_path, {rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()})
     assert outcome.reason.startswith(text)
+
+
+# ---- events of long runs
+
+
+def long_log(folder, epochs, *, width=1, broken_after=0):
+    """Writes a run of many epochs; one that was broken off and resumed after some of them."""
+    writer = EventWriter(folder)
+    for what in (events.Accepted("m", 1, 0), events.Queued(0), events.Started(epochs, 1, 1)):
+        writer.write(what)
+    logs = {f"log_{number}": 0.5 for number in range(width)}
+    for epoch in range(1, epochs + 1):
+        writer.write(events.Step(epoch, epochs, 1, 1, logs))
+        writer.write(events.Epoch(epoch, epochs, logs, 0.1))
+        if epoch == broken_after:
+            for what in (events.Failed("killed", epoch, 0, resumable=True), events.Queued(0), events.Resumed(epoch, 0)):
+                writer.write(what)
+            writer.write(events.Started(epochs, 1, 1))
+    writer.close()
+
+
+def test_a_run_of_many_epochs_costs_no_more_memory_than_one_of_few(tmp_path):
+    long_log(tmp_path, 3000, width=20, broken_after=1000)
+    assert (tmp_path / "events.jsonl").stat().st_size > 8 * events.KEPT_BYTES
+    tracemalloc.start()
+    try:
+        log = EventLog.read(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 24 * events.KEPT_BYTES
+    finally:
+        tracemalloc.stop()
+    assert len(log.events) < 1500
+    # What tells of the run's course is still there.
+    kinds = [type(what) for what in reversed(log.backwards()) if not isinstance(what, (events.Step, events.Epoch))]
+    began = [events.Accepted, events.Queued, events.Started]
+    assert kinds == [*began, events.Log, events.Queued, events.Resumed, events.Started]
+    assert log.newest(events.Epoch).epoch == 3000
+
+
+def test_all_epochs_of_a_long_run_can_be_watched(tmp_path):
+    long_log(tmp_path, 3000, width=20, broken_after=1000)
+    log = EventLog(tmp_path)
+    log.refresh()
+    seen, sequence = [], 0
+    while page := log.since(sequence):
+        assert len(page) <= max(events.KEPT_EVENTS, len(log.events))
+        seen += page
+        sequence = page[-1].sequence + 1
+    numbers = [event.sequence for event in seen]
+    assert numbers == sorted(set(numbers))
+    assert [event.what.epoch for event in seen if isinstance(event.what, events.Epoch)] == list(range(1, 3001))
+    assert [event.what.text for event in seen if isinstance(event.what, events.Log)] == ["interrupted: killed"]
+    assert not any(isinstance(event.what, events.LAST) for event in seen)
+    assert log.since(1234)[0].sequence == 1234
+    assert log.since(10**12) == []
+    log.put(events.Failed("the disk is full"))
+    assert log.since(sequence)[0].what == events.Failed("the disk is full")
+
+
+def test_the_time_of_a_long_run_is_that_of_all_its_epochs(tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(events.time, "time", lambda: float(next(clock)))
+    long_log(tmp_path, 3000, width=20, broken_after=1000)
+    append(tmp_path, events.Finished(1, {}, 0.0))
+    run = Run(tmp_path.name, tmp_path, GOOD, EventLog.read(tmp_path))
+    # From each Started (2, then 2006) to the last epoch before the end, or the interruption.
+    assert run.seconds == (2002 - 2) + (run.log.copy()[-2].time - 2006)
+
+
+def test_texts_of_an_outcome_have_a_length(tmp_path):
+    Outcome("failed", "x" * 10**6, withheld="y" * 10**6).write(tmp_path)
+    assert (tmp_path / "outcome.json").stat().st_size < 4000
+    assert Outcome.read(tmp_path).reason.endswith("xxx ...")
+
+
+def test_of_a_metric_of_many_numbers_the_first_are_told():
+    told = numbers({"loss": 0.5, "f1": np.arange(10**6)})
+    assert len(told) == 1001
+    assert (told["loss"], told["f1[999]"]) == (0.5, 999.0)

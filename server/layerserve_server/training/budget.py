@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerserve_server.errors import TooLargeError
+from layerserve_server.training import run_folder
 from layerserve_server.training.processes import children_of
 from layerserve_server.training.request import Budget, Kind, RunRequest
+from layerserve_server.training.run_files import MAX_FILES
 
 #: Bytes of a parameter in training at the least: weight, gradient, and two numbers of an optimizer such as Adam.
 TRAINING_BYTES = 16
@@ -94,6 +96,8 @@ class Watch:
 
     budget: Budget
     folder: Path
+    #: Most bytes that the run writes beside its data and models: what callbacks write, events, and what it prints.
+    max_written: int
     _memory_at: float = field(default=0.0)
     _disk_at: float = field(default=0.0)
 
@@ -110,11 +114,21 @@ class Watch:
             used = sum(map(memory_of, (pid, *children_of(pid))))
             if used > self.budget.memory_bytes:
                 return f"it used {used} bytes of memory, more than its budget of {self.budget.memory_bytes}"
-        if self.budget.disk_bytes and now >= self._disk_at:
+        if now >= self._disk_at:
             self._disk_at = now + DISK_SECONDS
-            used = folder_bytes(self.folder)
-            if used > self.budget.disk_bytes:
-                return f"its folder took {used} bytes, more than its budget of {self.budget.disk_bytes}"
+            return self._overspent_disk()
+        return ""
+
+    def _overspent_disk(self) -> str:
+        if self.budget.disk_bytes and (used := folder_bytes(self.folder)) > self.budget.disk_bytes:
+            return f"its folder took {used} bytes, more than its budget of {self.budget.disk_bytes}"
+        written = files_in(self.folder / run_folder.FILES)
+        if len(written) > MAX_FILES:
+            return f"its callbacks wrote {len(written)} files, more than {MAX_FILES}"
+        single = files_in(self.folder, below=False)
+        used = sum(written.values()) + sum(single.values())
+        if used > self.max_written:
+            return f"it wrote {used} bytes of files, events and text, more than {self.max_written}"
         return ""
 
 
@@ -125,12 +139,19 @@ def memory_of(pid: int) -> int:
 
 def folder_bytes(folder: Path) -> int:
     """Size of all files below a folder, in bytes; a file with two names counts once."""
+    return sum(files_in(folder).values())
+
+
+def files_in(folder: Path, *, below: bool = True) -> dict[int, int]:
+    """Sizes of the files in a folder, and in those `below` it, by inode."""
     sizes: dict[int, int] = {}
-    for path, _, names in os.walk(folder):
+    for path, folders, names in os.walk(folder):
+        if not below:
+            folders.clear()
         for name in names:
             try:
                 state = os.lstat(os.path.join(path, name))
             except OSError:
                 continue
             sizes[state.st_ino] = state.st_size
-    return sum(sizes.values())
+    return sizes

@@ -5,14 +5,22 @@ from __future__ import annotations
 import bisect
 import json
 import os
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+#: Bytes of the file whose steps and epochs stay in memory, for each run; what they take there is several times as much.
+KEPT_BYTES = 256 << 10
+#: Most events that are read or given at once.
+KEPT_EVENTS = 500
+#: Of every so many events the first one's place in the file is remembered.
+MARKED_EVENTS = 500
 #: Name of the file in the run's folder.
 EVENTS = "events.jsonl"
 
@@ -181,13 +189,20 @@ def _superseded(event: Event) -> Event:
 class EventLog:
     """A run's events in memory, as far as they have been read, for watchers to wait on.
 
-    Of step events that follow one another only the newest is kept: that is what proto's TrainEvent promises, and it
-    bounds the memory of a long run by its epochs.
+    Of step events that follow one another only the newest is kept, as proto's TrainEvent promises. Of steps and epochs
+    no more are kept than `KEPT_BYTES` of the file: how many there are, the caller says. Older ones are read again for
+    those that ask for them.
     """
 
     folder: Path
     events: list[Event] = field(default_factory=list)
     _offset: int = 0
+    #: Bytes of the file that each of `events` has, and all of them.
+    _sizes: list[int] = field(default_factory=list)
+    _held_bytes: int = 0
+    #: Number of the newest event that was let go, and where in the file every so many events begin.
+    _dropped: int = -1
+    _places: list[tuple[int, int]] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -209,19 +224,45 @@ class EventLog:
         return isinstance(self.last, LAST)
 
     def refresh(self) -> list[Event]:
-        """Reads what has been appended since, gives it, and calls the watchers."""
+        """Reads what has been appended since, gives the newest of it, and calls the watchers."""
+        # A file that is read anew may be of any length.
+        new: deque[Event] = deque(maxlen=KEPT_EVENTS)
         with self._lock:
-            new = self._read()
-            for event in new:
-                if self.ended:
-                    self.events[-1] = _superseded(self.events[-1])
-                if isinstance(event.what, Step) and isinstance(self.last, Step):
-                    self.events[-1] = event
-                else:
-                    self.events.append(event)
+            for event, offset, size in self._lines(self._offset):
+                self._offset = offset + size
+                if event.sequence % MARKED_EVENTS == 0:
+                    self._places.append((event.sequence, offset))
+                self._add(event, size)
+                new.append(event)
         if new:
             self._call_watchers()
-        return new
+        return list(new)
+
+    def _add(self, event: Event, size: int) -> None:
+        if self.ended:
+            self.events[-1] = _superseded(self.events[-1])
+        if isinstance(event.what, Step) and isinstance(self.last, Step):
+            self.events.pop()
+            self._held_bytes -= self._sizes.pop()
+        self.events.append(event)
+        self._sizes.append(size)
+        self._held_bytes += size
+        if self._held_bytes > 2 * KEPT_BYTES:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Drops the oldest steps and epochs, but for the last ones before something else, which say when that was."""
+        kept, sizes = [], []
+        for place, (event, size) in enumerate(zip(self.events, self._sizes, strict=True)):
+            pair = self.events[place : place + 2]
+            passing = len(pair) == 2 and all(isinstance(one.what, (Step, Epoch)) for one in pair)
+            if passing and self._held_bytes > KEPT_BYTES:
+                self._held_bytes -= size
+                self._dropped = event.sequence
+            else:
+                kept.append(event)
+                sizes.append(size)
+        self.events, self._sizes = kept, sizes
 
     def _call_watchers(self) -> None:
         with self._lock:
@@ -229,23 +270,39 @@ class EventLog:
         for changed in watchers:
             changed()
 
-    def _read(self) -> list[Event]:
-        """The events behind the offset, in whole lines."""
+    def _lines(self, offset: int) -> Iterator[tuple[Event, int, int]]:
+        """The events in the file from an offset on, each with its offset and size; whole lines only."""
         try:
             with (self.folder / EVENTS).open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+                file.seek(offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    yield Event.from_line(line), offset, len(line)
+                    offset += len(line)
         except OSError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [Event.from_line(line) for line in whole.splitlines()]
+            return
 
     def since(self, sequence: int) -> list[Event]:
-        """Events from this number on, as far as they have come."""
+        """Events from this number on, as far as they have come; the first ones, where there are many."""
         with self._lock:
+            if sequence <= self._dropped:
+                return self._page(sequence)
             start = bisect.bisect_left(self.events, sequence, key=lambda event: event.sequence)
             return self.events[start:]
+
+    def _page(self, sequence: int) -> list[Event]:
+        """Some events from this number on, read from the file."""
+        at = bisect.bisect_right(self._places, (max(0, sequence), sys.maxsize)) - 1
+        found: list[Event] = []
+        newest = self.events[-1].sequence
+        for event, offset, _ in self._lines(self._places[at][1] if at >= 0 else 0):
+            if offset >= self._offset or len(found) == KEPT_EVENTS:
+                break
+            if event.sequence >= sequence:
+                ended = isinstance(event.what, LAST) and event.sequence < newest
+                found.append(_superseded(event) if ended else event)
+        return found
 
     @contextmanager
     def watched(self, changed: Callable[[], None]) -> Iterator[None]:
@@ -262,7 +319,7 @@ class EventLog:
         """Adds an event that could not be written to the file, so that watchers still learn of it."""
         with self._lock:
             sequence = self.events[-1].sequence + 1 if self.events else 0
-            self.events.append(Event(sequence, time.time(), what))
+            self._add(Event(sequence, time.time(), what), 0)
         self._call_watchers()
 
     def copy(self) -> list[Event]:

@@ -6,9 +6,10 @@ import json
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from layerserve_server.errors import safe_text
 from layerserve_server.training.run_folder import OUTCOME
 
 #: Asks a process to end and be resumed later; SIGTERM asks it to end.
@@ -40,7 +41,9 @@ class Outcome:
     def write(self, folder: Path) -> None:
         """Leaves the outcome in the run's folder, whole or not at all."""
         temporary = folder / (OUTCOME + ".part")
-        temporary.write_text(json.dumps(asdict(self)), "utf-8")
+        # Cut here: the server reads it whole.
+        said = replace(self, reason=safe_text(self.reason), withheld=safe_text(self.withheld))
+        temporary.write_text(json.dumps(asdict(said)), "utf-8")
         os.replace(temporary, folder / OUTCOME)
 
     @classmethod

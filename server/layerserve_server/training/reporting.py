@@ -16,6 +16,8 @@ from layerserve_server.training.events import EventWriter
 #: Least time between two step events, in seconds: at first a bar should move, later a glance is enough.
 STEP_SECONDS = 0.1
 LATER_STEP_SECONDS = 1.0
+#: Most numbers of one metric in an event: there may be as many as a model has classes.
+MAX_NUMBERS = 1000
 #: How long "at first" lasts, in seconds.
 LIVELY_SECONDS = 120.0
 
@@ -107,11 +109,15 @@ class EvaluationReporter(Reporter):
 
 
 def numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """Logs as plain numbers; a metric that gives several, such as one for each class, as `name[0]`, `name[1]`, ..."""
+    """Logs as plain numbers; a metric that gives several, such as one for each class, as `name[0]`, `name[1]`, ...
+
+    Of one that gives many, the first ones.
+    """
     found: dict[str, float] = {}
     for name, value in (logs or {}).items():
         if np.ndim(value):
-            found.update({f"{name}[{place}]": float(item) for place, item in enumerate(np.ravel(value))})
+            first = np.ravel(value)[:MAX_NUMBERS]
+            found.update({f"{name}[{place}]": float(item) for place, item in enumerate(first)})
         else:
             found[name] = float(value)
     return found

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from layerserve_server.errors import NotFoundError, safe_text
 
-#: Files that are listed at the most: callbacks write one an epoch at the most.
+#: Most files that callbacks of a run may write, and that are listed.
 MAX_FILES = 10_000
 #: Bytes of a file in one message.
 CHUNK = 1024 * 1024

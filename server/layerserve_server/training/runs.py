@@ -60,6 +60,7 @@ class RunLimits:
     cancel_grace_seconds: float
     auto_resume: bool = True
     max_workers: int = 1
+    max_written: int = 16 << 30
 
 
 class RunObserver(Protocol):
@@ -474,7 +475,7 @@ class Runs:
 
     def _watch(self, run: Run) -> None:
         """Follows the training process until it ends; kills it where it was told to stop and doesn't, or overspends."""
-        watch = budget.Watch(run.request.budget, run.folder)
+        watch = budget.Watch(run.request.budget, run.folder, self._limits.max_written)
         stopping_at: float | None = None
         while True:
             alive = run.process.wait()

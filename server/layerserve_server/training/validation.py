@@ -28,8 +28,8 @@ from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Most arrays of one run: each is an open file while its data comes.
 MAX_ARRAYS = 512
-#: Most epochs: each leaves an event.
-MAX_EPOCHS = 1_000_000
+#: Most epochs: each leaves an event, and a server that starts reads them all.
+MAX_EPOCHS = 100_000
 #: Most characters of a description, and of a name, a pattern or a path.
 MAX_DESCRIPTION = 10_000
 MAX_TEXT = 1000
