@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from layerserve_server.errors import TooLargeError
@@ -39,6 +40,22 @@ def test_what_does_not_fit_is_refused(tmp_path, request_, parameters, text):
 
 def test_evaluation_needs_less(tmp_path):
     check_room(replace(REQUEST, budget=MEMORY, kind=Kind.EVALUATION), tmp_path, 10**5, 4000)
+
+
+def test_evaluation_needs_the_weights_and_no_file_of_them(tmp_path):
+    request = replace(REQUEST, kind=Kind.EVALUATION)
+    check_room(replace(request, budget=Budget(memory_bytes=4000, disk_bytes=44_000)), tmp_path, 1000, 4000)
+    for short in (Budget(memory_bytes=3999), Budget(disk_bytes=43_999)):
+        with pytest.raises(TooLargeError):
+            check_room(replace(request, budget=short), tmp_path, 1000, 4000)
+
+
+def test_the_disk_is_that_of_the_folder_or_of_what_is_there_above_it(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(budget.shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=10**9))
+    for folder in (tmp_path, tmp_path / "not" / "there"):
+        check_room(REQUEST, folder, 1000, 4000)
+    assert asked == [tmp_path, tmp_path]
 
 
 def test_mapped_data_takes_no_disk():

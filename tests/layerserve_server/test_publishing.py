@@ -49,6 +49,22 @@ def test_the_number_is_above_all_others(tmp_path, result):
     assert publish(root, "m", result(), {}, above=99) == 100
 
 
+@pytest.mark.parametrize("number", [errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR])
+def test_a_number_that_another_publisher_has_just_taken_is_passed_over(tmp_path, result, monkeypatch, number):
+    rename, folder = os.rename, tmp_path / "models" / "m"
+
+    def late(old, new):
+        if new.name == "1":
+            (folder / "1").mkdir()
+            raise OSError(number, "")
+        rename(old, new)
+
+    monkeypatch.setattr(publishing.os, "rename", late)
+    assert publish(tmp_path / "models", "m", result(), {}) == 2
+    assert (folder / "2" / "model.keras").read_text() == "trained"
+    assert sorted(os.listdir(folder)) == ["1", "2"]
+
+
 def test_two_publishers_never_take_the_same_number(tmp_path, result):
     files = [result(str(number), f"{number}.keras") for number in range(8)]
     start = threading.Barrier(len(files))

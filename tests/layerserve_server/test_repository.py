@@ -489,6 +489,13 @@ def test_names_that_are_no_model_are_unknown(make, put, name):
         make().lease(name)
 
 
+def test_of_many_versions_the_ten_newest_are_named(make, put):
+    for version in range(1, 13):
+        put(version=version)
+    with pytest.raises(UnknownVersionError, match=r"has no version 99; it has 12, 11, 10, 9, 8, 7, 6, 5, 4, 3$"):
+        make().lease("double", 99)
+
+
 def test_an_empty_repository_says_so(make, tmp_path):
     (tmp_path / "models").mkdir()
     with pytest.raises(UnknownModelError, match="there is no model"):
