@@ -136,13 +136,13 @@ class Equivalents:
 
     def __init__(self, file: Path, root: Path) -> None:
         self._root = root
-        self._listed = tomllib.loads(file.read_text()).get("mutant", []) if file.exists() else []
+        self.listed = tomllib.loads(file.read_text()).get("mutant", []) if file.exists() else []
 
     def reason(self, mutation: Mutation) -> str:
         """Why nothing could notice it, or ""."""
         lines = difference(self._root, mutation).splitlines()
         before, after = ("\n".join(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+")
-        for listed in self._listed:
+        for listed in self.listed:
             if (listed["file"], listed["before"].strip(), listed["after"].strip()) == (mutation.path, before, after):
                 reason: str = listed["reason"]
                 return reason

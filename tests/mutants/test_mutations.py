@@ -1,0 +1,92 @@
+"""The tool itself: which bugs it makes of a line, what it leaves alone, and that a sample stays the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mutations import compiles, mutations
+from reach import scopes
+from report import Equivalents
+from sampling import ROOMS, room_of, sample, sources
+
+ROOT = Path(__file__).parents[2]
+
+LINES = [
+    ("if a < b: pass", {"if a <= b: pass", "if not (a < b): pass"}),
+    ("if a is None: pass", {"if a is not None: pass"}),
+    ("y = a not in b", {"y = a in b"}),
+    ("y = not a", {"y = a"}),
+    ("y = a and b", {"y = a or b", "y = a"}),
+    ("y = a + b", {"y = a - b"}),
+    ("y = 'a' + b", set()),
+    ("y += n", {"pass", "y -= n"}),
+    ("y = 3", {"y = 4", "y = 2"}),
+    ("y = 4096", {"y = 40960"}),
+    ("y = 1e-5", {"y = 0.01"}),
+    ("y = True", {"y = False"}),
+    ("y = -n", {"y = n"}),
+    ("y = a[n:]", {"y = a[:]"}),
+    ("y = f(a, b)", {"y = f(b, a)"}),
+    ("y = f(a, k=b)", {"y = f(a)"}),
+    ("y = min(a)", {"y = max(a)"}),
+    ("f(a)", {"pass"}),
+    ("del a", {"pass"}),
+    ("raise ValueError(f'{a + 1}')", {"pass"}),
+    ("raise AssertionError", set()),
+    ("with lock: pass", {"if True: pass"}),
+    ("with open(a) as b: pass", set()),
+    ("y = [a for a in b if a]", {"y = [a for a in b if not (a)]"}),
+    ("logger.info('a', b)", set()),
+    ("assert a < b", set()),
+    ("y: Literal[3] = a", set()),
+    ("y = cast('int', a)", set()),
+    ("f'{a + 1}'", set()),
+]
+
+
+@pytest.mark.parametrize(("line", "changed"), LINES)
+def test_a_line_has_the_bugs_of_one_slip(line: str, changed: set[str]) -> None:
+    source = f"{line}\n".encode()
+    found = [each for each in mutations("a.py", source) if compiles(each, source)]
+    assert {each.apply(source).decode().rstrip("\n").replace(" \n", "\n") for each in found} == changed
+
+
+def test_an_early_return_an_except_and_a_finally_are_dropped() -> None:
+    source = (
+        b"def f(a, k=1) -> int:\n    'Text.'\n    if a:\n        return 2\n    try:\n        g()\n"
+        b"    except OSError:\n        return k\n    return a\n"
+    )
+    found = {(each.operator, each.line) for each in mutations("a.py", source)}
+    assert {("return-none", 4), ("drop-except", 7), ("return-none", 8), ("drop-call", 6)} <= found
+    assert ("return-none", 9) not in found
+    # A default is made where the function is.
+    assert [each.scope for each in mutations("a.py", source) if each.line == 1] == ["", ""]
+
+
+def test_a_mutation_knows_the_lines_that_run_it() -> None:
+    source = b"class A:\n    def f(self):\n        return g(\n            1,\n            h(a, b),\n        )\n"
+    (swap,) = [each for each in mutations("a.py", source) if each.operator == "swap-arguments"]
+    assert (swap.scope, swap.scope_line, swap.lines) == ("A.f", 2, (3, 5))
+    assert scopes(source) == {"A": (1, 6), "A.f": (2, 6)}
+
+
+def test_a_sample_is_spread_and_a_smaller_one_is_part_of_it() -> None:
+    chosen = sample(ROOT, 100, seed=3)
+    assert len({each.name for each in chosen}) == 100
+    assert {room_of(each.path) for each in chosen} == set(ROOMS)
+    assert chosen == sample(ROOT, 100, seed=3) != sample(ROOT, 100, seed=4)
+    room = "server/layergraph/saving"
+    few, more = (sample(ROOT, count, seed=3, within=room) for count in (5, 10))
+    assert few == more[:5]
+    assert all(each.path.startswith(room + "/") for each in more)
+    assert not any("_pb2" in path for path in sources(ROOT))
+
+
+def test_every_equivalent_mutant_still_is_one_of_the_code() -> None:
+    """One whose line has changed since is to be looked at again."""
+    equivalents = Equivalents(ROOT / "tests" / "mutants" / "equivalent.toml", ROOT)
+    for path in {listed["file"] for listed in equivalents.listed}:
+        source = (ROOT / path).read_bytes()
+        reasons = {equivalents.reason(each) for each in mutations(path, source)}
+        assert reasons >= {listed["reason"] for listed in equivalents.listed if listed["file"] == path}
