@@ -31,6 +31,7 @@ NUMBERS = {
     "max_calls": (4096, 8, 1_000_000),
     "max_connections": (4096, 1, 1_000_000),
     "max_connection_calls": (1024, 1, 1_000_000),
+    "max_resets_per_second": (500, 1, 1_000_000),
     "stream_idle_seconds": (300.0, (0.0,), 86400),
     "stalled_seconds": (30.0, (0.0,), 86400),
     "handshake_seconds": (20.0, (0.0,), 3600),

@@ -16,6 +16,7 @@ from layerserve_server.errors import (
     UnknownInputError,
     UnknownOutputError,
 )
+from layerserve_server.training import data_root
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
 from layerserve_server.training.validation import check_workers, checked
 
@@ -34,8 +35,12 @@ VALIDATION = (array("validation_x", 4, 2), array("validation_y", 4, 2))
 GOOD = RunRequest("m", 1, DATA)
 
 
+def describe(root, files):
+    return [data_root.describe(root, path, key) for path, key in files]
+
+
 def check(inputs=INPUTS, outputs=OUTPUTS, max_bytes=10**6, **changes):
-    return checked(replace(GOOD, **changes), inputs, outputs, max_bytes)
+    return checked(replace(GOOD, **changes), inputs, outputs, max_bytes, describe)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,7 @@ def test_what_means_something_is_taken(changes):
         ({"data": (*DATA, VALIDATION[0])}, "validation data: no y; expected targets for 'y'"),
         ({"data": (DATA[0],), "kind": Kind.EVALUATION}, "evaluation data: no y; expected targets for 'y'"),
         ({"data": (*DATA, DATA[1])}, "y 'y': given twice"),
-        ({"data": (*DATA, *(array("sample_weight", 6),) * 511)}, "data has 513 arrays, expected at most 512"),
+        ({"data": (*DATA, *(array("sample_weight", 6),) * 511)}, "data: got 513 arrays, expected at most 512"),
         (
             {"data": (DATA[0], DataArray(Role.Y, "y", "float32", (), path="y.npy"))},
             "y 'y': got dtype or shape with a path, expected the file to say them",

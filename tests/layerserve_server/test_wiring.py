@@ -29,6 +29,7 @@ LIMITS = {
     "connection_idle_seconds": 4.5,
     "max_connections": 15,
     "max_connection_calls": 16,
+    "max_resets_per_second": 17,
 }
 
 
@@ -52,10 +53,18 @@ def test_what_training_runs_may_take():
         cancel_grace_seconds=7.5,
         training_resume="manual",
         max_workers=8,
+        max_written_bytes=2003,
     )
-    found = run_limits(settings)
-    assert (found.slots, found.max_queued, found.max_bytes, found.max_kept, found.max_workers) == (3, 4, 5, 6, 8)
-    assert (found.cancel_grace_seconds, found.auto_resume) == (7.5, False)
+    assert asdict(run_limits(settings)) == {
+        "slots": 3,
+        "max_queued": 4,
+        "max_bytes": 5,
+        "max_kept": 6,
+        "cancel_grace_seconds": 7.5,
+        "auto_resume": False,
+        "max_workers": 8,
+        "max_written": 2003,
+    }
     assert run_limits(Settings()).auto_resume
 
 
