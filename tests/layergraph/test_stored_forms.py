@@ -160,3 +160,20 @@ def test_what_keras_2_lacks_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got generation 4, expected 2 or 3"):
         longer.save(tmp_path / "m.h5", generation=4)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_vocabulary_beside_the_config_goes_into_it(suffix: str, tmp_path: Path) -> None:
+    text = FIXTURES.parent / "text"
+    told = json.loads((text / "keras2_model.json").read_text())
+    layergraph.load_model(text / "keras2.keras").save(tmp_path / f"m{suffix}")
+    config = zipped(tmp_path / "m.keras")[1] if suffix == ".keras" else model_config(tmp_path / "m.h5")
+    lookups = [one["config"] for one in config["config"]["layers"] if "vocabulary" in one["config"]]
+    assert len(lookups) == 6
+    for lookup in lookups:
+        assert len(lookup["vocabulary"]) in (lookup["vocabulary_size"], lookup["vocabulary_size"] - 1)
+        assert lookup["idf_weights"] is None or len(lookup["idf_weights"]) == len(lookup["vocabulary"])
+    again = layergraph.load_model(tmp_path / f"m{suffix}")
+    result = again.plan().run({name: np.array(told["inputs"][name]) for name in again.input_names})
+    for got, want in zip(list(result.values())[:6], told["outputs"], strict=False):
+        np.testing.assert_allclose(got, want["values"], rtol=1e-5)

@@ -24,6 +24,8 @@ from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import Structure, flatten, map_structure
 from layergraph.functional.tensor import Tensor
 from layergraph.initializers import LATER_INITIALIZER_OPTIONS
+from layergraph.layers.lookup import Lookup
+from layergraph.layers.text_vectorization import TextVectorization
 from layergraph.saving.keras2_options import (
     ABSENT_LAYERS,
     ACTIVATIONS,
@@ -169,6 +171,9 @@ class _Writer:
         for key in config:
             if key in LAYER_KEYS or key.endswith("activation"):
                 config[key] = self._stored_inner(layer, config[key], getattr(layer, key, None))
+        lookup = layer.lookup if isinstance(layer, TextVectorization) else layer
+        if isinstance(lookup, Lookup) and config.get("vocabulary") is None:
+            config |= _vocabulary(lookup)
         return {**stored.content, "config": config}
 
     def _stored_inner(self, layer: Layer, content: Any, inner: Any) -> Any:
@@ -314,3 +319,17 @@ def _written_over(config: Mapping[str, Any], layer: Layer, stored: StoredForm) -
     if layer.trainable != stored.trainable:
         written["trainable"] = layer.trainable
     return written
+
+
+def _vocabulary(lookup: Lookup) -> dict[str, Any]:
+    """The terms that lay beside the config in a `.keras` file, as options, which an `.h5` has, too."""
+    if lookup.vocabulary is None:
+        return {}
+    terms: dict[str, Any] = {"vocabulary": list(lookup.vocabulary), "has_input_vocabulary": True}
+    weights = next((weight.numpy().tolist() for weight in lookup.own_weights if weight.name == "idf_weights"), None)
+    # Those of vectors that are padded have zeros behind them, those of terms the weights of reserved ones before them.
+    return (
+        terms
+        if weights is None
+        else {**terms, "idf_weights": weights[: lookup.vocabulary_size][-len(terms["vocabulary"]) :]}
+    )
