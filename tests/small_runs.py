@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 from layergraph import load_model
 from layerserve.tensors import Array
-from layerserve_server.training.child import NAME
-from layerserve_server.training.processes import descendants_of, name_of, stat_of
+from layerserve_server.training.processes import descendants_of
+from layerserve_server.training.run_folder import CHILD_LOCK
 
 SETTINGS: dict[str, Any] = {
     "optimizer": "adam",
@@ -42,8 +43,16 @@ def assert_bit_for_bit(got: list[Array], expected: list[Array]) -> None:
 
 def training_processes(server: int) -> list[int]:
     """The processes that train for a server, without the workers that they have started."""
-    found = [pid for pid in descendants_of(server) if name_of(pid) == NAME]
-    return [pid for pid in found if stat_of(pid)[1:2] not in [[str(other)] for other in found]]
+    # By the lock, as torchrun gives its process a name of its own.
+    return [pid for pid in descendants_of(server) if _holds_lock(pid)]
+
+
+def _holds_lock(pid: int) -> bool:
+    for file in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            if file.readlink().name == CHILD_LOCK:
+                return True
+    return False
 
 
 def kill_training(server: int | None = None) -> None:
