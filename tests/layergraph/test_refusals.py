@@ -312,7 +312,11 @@ TRAINING: dict[str, Case] = {
         ConfigError,
         "option 'q' is 1.5, expected between 0 and 1",
     ),
-    "one threshold": (lambda: METRICS["AUC"](num_thresholds=1), ConfigError, "expected an integer above 1"),
+    "one threshold": (
+        lambda: METRICS["AUC"](num_thresholds=1),
+        ConfigError,
+        "option 'num_thresholds' is 1, expected an integer from 2 to",
+    ),
     "labels of one": (lambda: METRICS["AUC"](num_labels=3), ConfigError, "option 'num_labels' is only for multi_label"),
     "no such class": (
         lambda: METRICS["IoU"](num_classes=2, target_class_ids=[2]),
