@@ -140,6 +140,13 @@ round-trips: $(STAMP) ## Open with Keras 2.15 its models that were saved here: l
 	$(BIN)/python tests/round_trips.py back build/round-trips
 	$(PYTHON_2_15) tests/round_trips.py check build/round-trips
 
+.PHONY: compiled-round-trips
+compiled-round-trips: $(STAMP) ## Train on with PYTHON_HOME (its Keras 2.15 or 3) compiled models that were saved and trained here
+	rm -rf build/compiled-round-trips
+	$(PYTHON_HOME) tests/compare_round_trips.py make build/compiled-round-trips
+	$(BIN)/python tests/compare_round_trips.py pass build/compiled-round-trips
+	$(PYTHON_HOME) tests/compare_round_trips.py check build/compiled-round-trips
+
 .PHONY: fuzz-workers
 fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
 	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz_workers.py $(N)

@@ -271,6 +271,7 @@ class AsyncClient:
         callbacks: Any = None,
         publish: bool | str = True,
         publish_label: str | None = None,
+        format: str | None = None,
         monitor: str | None = None,
         monitor_mode: str | None = None,
         publish_if_improved: str | None = None,
@@ -303,7 +304,8 @@ class AsyncClient:
         publish="best" those of the epoch whose `monitor` is best (default: val_loss with validation data, else loss).
         With `publish_if_improved` ("loss", "accuracy", ...) it is only published if it beats the version it started
         from in that, on the validation data. `publish_label` is given to the new version. `monitor_mode` is "min" or
-        "max", for metrics that don't say what is better.
+        "max", for metrics that don't say what is better. `format` is that of the new version: "keras3" and "keras3_h5"
+        for Keras 3, "keras2" and "keras2_h5" for tf.keras (default: the one that the model came in).
 
         `seed` makes the run repeatable (default: drawn). Runs of higher `priority` leave the queue first. `workers` is
         the number of processes that train together, each with a part of every batch, to the same numbers up to
@@ -341,6 +343,7 @@ class AsyncClient:
             callbacks=callbacks,
             publish=publish,
             publish_label=publish_label,
+            format=format,
             monitor=monitor,
             monitor_mode=monitor_mode,
             publish_if_improved=publish_if_improved,
@@ -419,15 +422,20 @@ class AsyncClient:
         *,
         version: int | None = None,
         label: str | None = None,
+        format: str | None = None,
     ) -> Path:
         """Save the file of a model, and return where it is.
 
-        `path` is a file, which is replaced, or a directory, in which the file is named "<model>-<version>.keras". The
-        file appears when it is whole and its SHA-256 is right, or not at all.
+        `path` is a file, which is replaced, or a directory, in which the file is named "<model>-<version>.keras" (or
+        .h5). The file appears when it is whole and its SHA-256 is right, or not at all.
 
-        Raises ModelNotFound, VersionNotFound, LabelNotFound, DataLoss, OSError.
+        `format` has the server convert it: "keras3" and "keras3_h5" for Keras 3, "keras2" and "keras2_h5" for tf.keras
+        (.keras and .h5). Default: the file as it is.
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, InvalidArgument (a format that can't hold the model),
+        Overloaded (other files are being converted), DataLoss, OSError.
         """
-        return await self._run(download(model_spec(model, version, label), path))
+        return await self._run(download(model_spec(model, version, label), path, format))
 
     async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
         """Carry a flow out to its end."""

@@ -14,6 +14,7 @@ from typing import Any
 from layerserve.errors import DataLoss
 from layerserve.flow import Close, Flow, open_stream, receive, work
 from layerserve.methods import DOWNLOAD_MODEL, Method
+from layerserve.model_info import model_format
 from layerserve.v1.models_pb2 import DownloadModelRequest, ModelVersion
 from layerserve.v1.tensor_pb2 import ModelSpec
 
@@ -49,12 +50,12 @@ class PartialFile:
         self._path.unlink(missing_ok=True)
 
 
-def download(spec: ModelSpec, path: str | os.PathLike[str]) -> Flow[Path]:
+def download(spec: ModelSpec, path: str | os.PathLike[str], format: str | None) -> Flow[Path]:
     """The flow of a download into a file, or into a directory under the model's name and version."""
     return (
         yield from fetch(
             DOWNLOAD_MODEL,
-            DownloadModelRequest(model=spec),
+            DownloadModelRequest(model=spec, format=model_format(format)),
             f"model {spec.name!r}",
             lambda reply: _destination(os.fspath(path), reply.version),
         )

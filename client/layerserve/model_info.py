@@ -81,6 +81,20 @@ def model_spec(name: str, version: int | None = None, label: str | None = None) 
     return spec
 
 
+def model_format(name: str | None) -> tensor_pb2.ModelFormat.ValueType:
+    """The format of a model file as it is sent; None for the model's own. Raises InvalidArgument for an unknown one."""
+    numbers = {
+        label.removeprefix("MODEL_FORMAT_").lower(): number
+        for label, number in tensor_pb2.ModelFormat.items()
+        if number
+    }
+    if name is None:
+        return tensor_pb2.MODEL_FORMAT_UNSPECIFIED
+    if name not in numbers:
+        raise InvalidArgument(f"format: got {name!r}, expected one of {', '.join(map(repr, numbers))}")
+    return numbers[name]
+
+
 def read_tensor_spec(message: tensor_pb2.TensorSpec) -> TensorSpec:
     return TensorSpec(message.name, read_shape(message.shape), dtype_name(message.dtype, message.name))
 

@@ -13,7 +13,7 @@ from layerserve.compile_settings import callbacks_json, class_weight_json, compi
 from layerserve.errors import InvalidArgument, TrainingCancelled
 from layerserve.events import Logs, RunFinished
 from layerserve.flow import Flow
-from layerserve.model_info import model_spec
+from layerserve.model_info import model_format, model_spec
 from layerserve.prediction import Signatures, fetch_signature
 from layerserve.run_feed import RunFeed
 from layerserve.training_data import Upload, training_arrays
@@ -55,6 +55,7 @@ class TrainSettings:
     callbacks: Any
     publish: bool | str
     publish_label: str | None
+    format: str | None
     monitor: str | None
     monitor_mode: str | None
     publish_if_improved: str | None
@@ -94,6 +95,7 @@ class TrainSettings:
             raise InvalidArgument(f"on_nan: got {self.on_nan!r}, expected 'stop' or 'continue'")
         if self.monitor_mode not in (None, "min", "max"):
             raise InvalidArgument(f"monitor_mode: got {self.monitor_mode!r}, expected 'min' or 'max'")
+        model_format(self.format)
         for name in ("publish_label", "publish_if_improved"):
             if getattr(self, name) and not self.publish:
                 raise InvalidArgument(f"{name}: got {getattr(self, name)!r} with publish=False, expected none")
@@ -118,6 +120,7 @@ class TrainSettings:
             publish=publish,
             publish_choice=choice,
             publish_label=self.publish_label or "",
+            format=model_format(self.format),
             monitor=self.monitor or "",
             monitor_mode=self.monitor_mode or "",
             publish_if_improved=self.publish_if_improved or "",

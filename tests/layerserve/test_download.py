@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from layerserve import DataLoss, ModelNotFound, download
+from layerserve import DataLoss, InvalidArgument, ModelNotFound, download
 from layerserve.v1.models_pb2 import ModelVersion
+from layerserve.v1.tensor_pb2 import ModelFormat
 
 CONTENT = bytes(range(256)) * 20
 
@@ -40,6 +41,21 @@ def test_errors_leave_nothing_behind(client, tmp_path):
     with pytest.raises(FileNotFoundError):
         client.download("double", tmp_path / "missing" / "model.keras")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("keras2_h5", ".h5"), ("keras3", ".keras")])
+def test_another_format_can_be_asked_for(server, client, tmp_path, format, suffix):
+    assert client.download("double", tmp_path, format=format) == tmp_path / f"double-1{suffix}"
+    method, request = server.calls[-1]
+    assert method == "DownloadModel"
+    assert ModelFormat.Name(request.format) == f"MODEL_FORMAT_{format.upper()}"
+
+
+def test_a_format_that_is_none_is_refused_before_the_call(server, client, tmp_path):
+    before = len(server.calls)
+    with pytest.raises(InvalidArgument, match="format: got 'onnx', expected one of 'keras3'"):
+        client.download("double", tmp_path, format="onnx")
+    assert len(server.calls) == before
 
 
 @pytest.mark.parametrize(

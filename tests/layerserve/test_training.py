@@ -270,6 +270,7 @@ def test_runs_are_listed_newest_first(client):
         ({"validation_split": 1.0}, "validation_split: got 1.0, expected a share"),
         ({"validation_split": 0.5, "validation_data": (X, Y)}, "got both"),
         ({"publish": False, "publish_label": "new"}, "publish=False"),
+        ({"format": "keras4"}, "format: got 'keras4', expected one of 'keras3', 'keras3_h5', 'keras2', 'keras2_h5'"),
         ({"version": 1, "label": "stable"}, "expected one of the two"),
         ({"loss": print}, "loss: got"),
     ],

@@ -70,6 +70,9 @@ class FakeModel:
             raise ConfigError(f"unknown loss {settings['loss']!r}; did you mean 'mse'?")
         self.compile_config, self.compiled = settings, True
 
+    def saved_format(self, name: str) -> None:
+        """Any will do."""
+
     def fit(self, x: Any, y: Any, **options: Any) -> None:
         if y["y"].shape[1:] != (2,):
             raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
+from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table, shape_text
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
@@ -135,6 +135,7 @@ def download(
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
+    format: Format = None,
     as_json: Json = False,
 ) -> None:
     """Save the file of a model.
@@ -144,7 +145,7 @@ def download(
     JSON: {"path"}.
     """
     with connect(context, address) as client:
-        saved = client.download(model, path, version=version, label=label)
+        saved = client.download(model, path, version=version, label=label, format=format)
     if as_json:
         print_json({"path": str(saved)})
     else:

@@ -21,6 +21,12 @@ Version = Annotated[
     int | None, typer.Option("--version", "-v", help="Number of the version.  [default: the newest that is ready]")
 ]
 Label = Annotated[str | None, typer.Option("--label", "-l", help="Label of the version, such as stable.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[keras3|keras3_h5|keras2|keras2_h5]", help="Format of the file.  [default: as the model came]"
+    ),
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
 
 

@@ -13,7 +13,7 @@ import typer
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
-from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
+from layerserve.cli.options import Address, Format, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import number_text, plain, print_json, print_line, print_table
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
@@ -100,6 +100,7 @@ def train(
         typer.Option(metavar="LOG", help="Publish only what beats the version it starts from in this log."),
     ] = None,
     publish_label: Annotated[str | None, typer.Option(help="Label to give to the new version.")] = None,
+    format: Format = None,
     priority: Annotated[int, typer.Option(help="Runs of a higher one leave the queue first.")] = 0,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that train together, if the server allows several.")
@@ -165,6 +166,7 @@ def train(
             monitor_mode=monitor_mode,
             publish_if_improved=if_improved,
             publish_label=publish_label,
+            format=format,
             priority=priority,
             workers=workers,
             on_nan=on_nan,

@@ -42,7 +42,7 @@ from layerserve.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
-from layerserve.v1.tensor_pb2 import ModelSpec
+from layerserve.v1.tensor_pb2 import MODEL_FORMAT_KERAS2_H5, MODEL_FORMAT_KERAS3_H5, ModelSpec
 
 #: Bytes in a piece of a downloaded file; small, so that files of tests come in several.
 DOWNLOAD_BYTES = 1024
@@ -236,7 +236,12 @@ class FakeServer(
     ) -> Iterator[models_pb2.DownloadModelResponse]:
         with self._answering("DownloadModel", request, context):
             model = self._find(request.model)
-            yield models_pb2.DownloadModelResponse(version=self._describe(model))
+            version = self._describe(model)
+            if request.format:
+                # Only the name is another one: what a file holds is the test's affair.
+                h5 = request.format in (MODEL_FORMAT_KERAS3_H5, MODEL_FORMAT_KERAS2_H5)
+                version.file = "model.h5" if h5 else "model.keras"
+            yield models_pb2.DownloadModelResponse(version=version)
             for start in range(0, len(model.file), DOWNLOAD_BYTES):
                 yield models_pb2.DownloadModelResponse(data=model.file[start : start + DOWNLOAD_BYTES])
             yield models_pb2.DownloadModelResponse(sha256=hashlib.sha256(model.file).hexdigest())

@@ -308,6 +308,12 @@ class DownloadModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    format: _tensor_pb2.ModelFormat.ValueType
+    """Format to convert the file to. Default: the file is sent as it is, or where a version lies in several files (an
+    architecture beside its weights, a model of TensorFlow.js) in the `.h5` of its Keras. An unknown one gives
+    INVALID_ARGUMENT, too many conversions at a time RESOURCE_EXHAUSTED.
+    """
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """Model to send. Default version: the newest that is ready."""
@@ -316,10 +322,11 @@ class DownloadModelRequest(_message.Message):
         self,
         *,
         model: _tensor_pb2.ModelSpec | None = ...,
+        format: _tensor_pb2.ModelFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,7 +347,7 @@ class DownloadModelResponse(_message.Message):
     """SHA-256 of the whole file, in hexadecimal. Only in the last message."""
     @_builtins.property
     def version(self) -> Global___ModelVersion:
-        """The version that is sent. Only in the first message."""
+        """The version that is sent; of a converted file with its own name and size. Only in the first message."""
 
     def __init__(
         self,

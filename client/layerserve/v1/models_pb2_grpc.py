@@ -71,7 +71,8 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DownloadModel(self, request, context):
-        """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone).
+        """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone),
+        INVALID_ARGUMENT (a format that can't hold the model), RESOURCE_EXHAUSTED (other files are being converted).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class ModelServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]
     """Describes one version of a model. Errors: NOT_FOUND (model, version, label)."""
     DownloadModel: _grpc.UnaryStreamMultiCallable[_models_pb2.DownloadModelRequest, _models_pb2.DownloadModelResponse]
-    """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone)."""
+    """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone),
+    INVALID_ARGUMENT (a format that can't hold the model), RESOURCE_EXHAUSTED (other files are being converted).
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -50,7 +52,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one version of a model. Errors: NOT_FOUND (model, version, label)."""
     DownloadModel: _aio.UnaryStreamMultiCallable[_models_pb2.DownloadModelRequest, _models_pb2.DownloadModelResponse]  # type: ignore[assignment]
-    """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone)."""
+    """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone),
+    INVALID_ARGUMENT (a format that can't hold the model), RESOURCE_EXHAUSTED (other files are being converted).
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lists, describes and hands out models."""
@@ -77,6 +81,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.DownloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.DownloadModelResponse], _abc.AsyncIterator[_models_pb2.DownloadModelResponse]]:
-        """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone)."""
+        """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone),
+        INVALID_ARGUMENT (a format that can't hold the model), RESOURCE_EXHAUSTED (other files are being converted).
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

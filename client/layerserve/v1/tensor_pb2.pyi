@@ -91,6 +91,40 @@ DATA_TYPE_STRING: DataType.ValueType  # 14
 """Text or bytes of any length."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
+class _ModelFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_FORMAT_UNSPECIFIED: _ModelFormat.ValueType  # 0
+    """Not set: the format that the model came in."""
+    MODEL_FORMAT_KERAS3: _ModelFormat.ValueType  # 1
+    """`.keras` of Keras 3."""
+    MODEL_FORMAT_KERAS3_H5: _ModelFormat.ValueType  # 2
+    """`.h5` of Keras 3, which itself reads no optimizer's state from it."""
+    MODEL_FORMAT_KERAS2: _ModelFormat.ValueType  # 3
+    """`.keras` of tf.keras 2.12 to 2.15."""
+    MODEL_FORMAT_KERAS2_H5: _ModelFormat.ValueType  # 4
+    """`.h5` of tf.keras."""
+
+class ModelFormat(_ModelFormat, metaclass=_ModelFormatEnumTypeWrapper):
+    """For which Keras a model file is written, and in which container. What a format can't hold gives INVALID_ARGUMENT with
+    the formats that can.
+    """
+
+MODEL_FORMAT_UNSPECIFIED: ModelFormat.ValueType  # 0
+"""Not set: the format that the model came in."""
+MODEL_FORMAT_KERAS3: ModelFormat.ValueType  # 1
+"""`.keras` of Keras 3."""
+MODEL_FORMAT_KERAS3_H5: ModelFormat.ValueType  # 2
+"""`.h5` of Keras 3, which itself reads no optimizer's state from it."""
+MODEL_FORMAT_KERAS2: ModelFormat.ValueType  # 3
+"""`.keras` of tf.keras 2.12 to 2.15."""
+MODEL_FORMAT_KERAS2_H5: ModelFormat.ValueType  # 4
+"""`.h5` of tf.keras."""
+Global___ModelFormat: _TypeAlias = ModelFormat  # noqa: Y015
+
 @_typing.final
 class Tensor(_message.Message):
     """An array with its name."""

@@ -294,6 +294,7 @@ class TrainSpec(_message.Message):
     NAN_POLICY_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
     batch_size: _builtins.int
@@ -344,6 +345,10 @@ class TrainSpec(_message.Message):
     """Processes that train together, each with a part of every batch: losses, metrics and weights are those of one process, up
     to rounding. More than the server allows gives INVALID_ARGUMENT, as does a model in which rows of a batch depend on one
     another otherwise than by BatchNormalization. Default 1.
+    """
+    format: _tensor_pb2.ModelFormat.ValueType
+    """Format of the version that is published. Default: the one that the model came in. One that can't hold the model, or
+    what it is compiled with, gives INVALID_ARGUMENT before the run starts.
     """
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
@@ -400,10 +405,11 @@ class TrainSpec(_message.Message):
         nan_policy: Global___NanPolicy.ValueType = ...,
         budget: Global___Budget | None = ...,
         workers: _builtins.int = ...,
+        format: _tensor_pb2.ModelFormat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "freeze", b"freeze", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "format", b"format", "freeze", b"freeze", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015

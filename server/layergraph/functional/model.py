@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from typing_extensions import Self
@@ -29,6 +29,9 @@ from layergraph.functional.structure import Structure, flatten, map_structure, p
 from layergraph.functional.summary import summary_table
 from layergraph.functional.tensor import Shape, Tensor, TensorSpec
 from layergraph.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from layergraph.saving.formats import Format
 
 
 class Model(Trainer, Layer):
@@ -341,6 +344,16 @@ class Model(Trainer, Layer):
         from layergraph.saving.model_file import save_model
 
         save_model(self, Path(path), generation)
+
+    def saved_format(self, name: str = "") -> Format:
+        """The format of that name ("keras3", "keras3_h5", "keras2", "keras2_h5"), or the one that the model came in.
+
+        Raises ConfigError for another name, and where the format can't hold the model: the text says what it can't
+        hold, and which formats can.
+        """
+        from layergraph.saving.formats import chosen_format
+
+        return chosen_format(self, name)
 
 
 #: Plans kept for different choices of outputs.

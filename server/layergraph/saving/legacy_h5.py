@@ -49,7 +49,7 @@ def write_h5(model: Model, file: Any, keras3_version: str, generation: int) -> N
     Raises ConfigError for what no `.h5` of the generation can say.
     """
     compiled, keras2 = model.compilation, generation == 2
-    form = _keras2_form(model) if keras2 else _keras3_form(model, keras3_version)
+    form = _form(model, keras3_version, generation)
     file.attrs["keras_version"] = form.keras_version
     file.attrs["backend"] = "tensorflow" if keras2 else "torch"
     file.attrs["model_config"] = json.dumps(form.config, allow_nan=False)
@@ -63,6 +63,15 @@ def write_h5(model: Model, file: Any, keras3_version: str, generation: int) -> N
             _write_variables(file.create_group("optimizer_weights"), keras2_state(optimizer))
         else:
             _write_variables(file.create_group(OWN_OPTIMIZER_GROUP), optimizer.variables)
+
+
+def check_h5(model: Model, keras3_version: str, generation: int) -> None:
+    """Raises ConfigError for what no `.h5` of the generation can say."""
+    _form(model, keras3_version, generation)
+
+
+def _form(model: Model, keras3_version: str, generation: int) -> _Form:
+    return _keras2_form(model) if generation == 2 else _keras3_form(model, keras3_version)
 
 
 def _keras3_form(model: Model, keras_version: str) -> _Form:

@@ -24,7 +24,7 @@ from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2_archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2_compile import keras2_state
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
-from layergraph.saving.legacy_h5 import write_h5
+from layergraph.saving.legacy_h5 import check_h5, write_h5
 from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizer import Variable
@@ -59,6 +59,17 @@ def save_model(model: Model, path: Path, generation: int | None = None) -> None:
         _sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_model(model: Model, suffix: str, generation: int) -> None:
+    """Raises ConfigError where a file of this suffix and generation can't hold the model; reads no weights."""
+    check_quantized(model, suffix)
+    if suffix == ".h5":
+        check_h5(model, KERAS_VERSION, generation)
+    elif generation == 2:
+        archive_config(model)
+    else:
+        _keras_config(model, WrittenModel(model))
 
 
 def default_generation(model: Model, suffix: str) -> int:
@@ -96,10 +107,7 @@ def _write_keras(model: Model, path: Path, generation: int) -> None:
         _write_zip(path, archive_version(model), archive_config(model), lambda file: _write_keras2_state(model, file))
         return
     written = WrittenModel(model)
-    config = model_object(model, written)
-    if (compiled := model.compilation) is not None:
-        config["compile_config"] = compile_object(compiled)
-    _write_zip(path, KERAS_VERSION, config, lambda file: _write_state(written, file))
+    _write_zip(path, KERAS_VERSION, _keras_config(model, written), lambda file: _write_state(written, file))
 
 
 def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weights: Callable[[Any], None]) -> None:
@@ -115,6 +123,13 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
                 shutil.copyfileobj(source, target, 1 << 20)
     finally:
         weights.unlink(missing_ok=True)
+
+
+def _keras_config(model: Model, written: WrittenModel) -> dict[str, Any]:
+    config = model_object(model, written)
+    if (compiled := model.compilation) is not None:
+        config["compile_config"] = compile_object(compiled)
+    return config
 
 
 def _write_h5(model: Model, path: Path, generation: int) -> None:

@@ -54,6 +54,16 @@ def model_spec(name: str, version: int) -> tensor_pb2.ModelSpec:
     return tensor_pb2.ModelSpec(name=name, version=version)
 
 
+def format_name(number: int) -> str:
+    """The name of a format; empty for none. Raises InvalidRequestError for a number that stands for none."""
+    if number == tensor_pb2.MODEL_FORMAT_UNSPECIFIED:
+        return ""
+    if number not in tensor_pb2.ModelFormat.values():
+        known = ", ".join(map(str, tensor_pb2.ModelFormat.values()[1:]))
+        raise InvalidRequestError(f"format: got {number}, expected one of {known}")
+    return tensor_pb2.ModelFormat.Name(tensor_pb2.ModelFormat.ValueType(number)).removeprefix("MODEL_FORMAT_").lower()
+
+
 def decode(tensor: tensor_pb2.Tensor) -> Array:
     """The array of a tensor. Raises InvalidTensorError where dtype, shape and data disagree."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import AsyncGenerator
@@ -10,10 +11,11 @@ from typing import BinaryIO
 
 from layerserve.v1 import models_pb2
 
+from layerserve_server.conversion import Converter
 from layerserve_server.errors import UnknownVersionError
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.messages import choice, parse, tensor_specs, timestamp
+from layerserve_server.services.messages import choice, format_name, parse, tensor_specs, timestamp
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.ModelService/"
@@ -35,6 +37,7 @@ class ModelService:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
+        self._converter = Converter()
 
     def routes(self) -> Routes:
         """Its methods."""
@@ -63,8 +66,17 @@ class ModelService:
         description = self._repository.describe_one(*choice(request.model))
         stream.about(description.name, description.version)
         digest = hashlib.sha256()
-        with _open(description) as file:
-            head = models_pb2.DownloadModelResponse(version=_version(description))
+        format = format_name(request.format)
+        several_files = Path(description.path).suffix == ".json"
+        with contextlib.ExitStack() as resources:
+            version = _version(description)
+            path = Path(description.path)
+            if format or several_files:
+                conversion = self._converter.converted(path, format)
+                path = await stream.blocking(lambda: resources.enter_context(conversion))
+                version.file, version.file_bytes = path.name, path.stat().st_size
+            file = resources.enter_context(_open(description, path))
+            head = models_pb2.DownloadModelResponse(version=version)
             while chunk := await stream.blocking(lambda: file.read(CHUNK)):
                 digest.update(chunk)
                 head.data = chunk
@@ -74,10 +86,10 @@ class ModelService:
         yield head.SerializeToString()
 
 
-def _open(description: Description) -> BinaryIO:
+def _open(description: Description, path: Path) -> BinaryIO:
     try:
         # Never a link or a pipe, should one have taken the file's place.
-        return os.fdopen(os.open(description.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
     except OSError as error:
         raise UnknownVersionError(
             f"model '{description.name}' version {description.version}: its file can't be read: {error.strerror}"

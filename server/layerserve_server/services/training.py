@@ -16,7 +16,7 @@ from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
+from layerserve_server.services.messages import dtype_name, format_name, lease, model_spec, parse, timestamp
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
@@ -252,6 +252,7 @@ def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Ru
         class_weight=None if weights is None else _class_weight(weights),
         publish=spec.publish if spec.HasField("publish") else True,
         publish_label=spec.publish_label,
+        format=format_name(spec.format),
         freeze=tuple(spec.freeze),
         unfreeze=tuple(spec.unfreeze),
         callbacks=_callbacks(_json(spec.callbacks, "callbacks")),

@@ -16,6 +16,7 @@ from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 if TYPE_CHECKING:
     import layergraph
+    from layergraph.saving.formats import Format
 
 
 class TrainableModel(Protocol):
@@ -44,7 +45,10 @@ class TrainableModel(Protocol):
     def log_direction(self, name: str) -> str | None:
         """Whether a log is better when it goes "up" or "down"; None where that isn't known."""
 
-    def save(self, path: Path) -> None: ...
+    def save(self, path: Path, generation: int | None = None) -> None: ...
+
+    def saved_format(self, name: str) -> Format:
+        """The format of that name, or the model's own. Raises ConfigError where it can't hold the model."""
 
 
 LoadTrainable: TypeAlias = Callable[[Path], TrainableModel]
@@ -70,6 +74,13 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
         freezing.freeze(cast("layergraph.Model", model), request.freeze)
         freezing.unfreeze(cast("layergraph.Model", model), request.unfreeze)
     compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
+    if request.kind is Kind.TRAINING:
+        result_format(model, request)
+
+
+def result_format(model: TrainableModel, request: RunRequest) -> Format:
+    """The format of the run's result. Raises ConfigError where it can't hold the model, compiled as it is."""
+    return model.saved_format(request.format)
 
 
 def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates: bool = True) -> None:

@@ -141,6 +141,8 @@ class RunRequest:
     checkpoint_seconds: float = 60.0
     stop_on_nan: bool = True
     budget: Budget = Budget()
+    #: Name of the format of what is published; empty for the one that the model came in.
+    format: str = ""
     #: Folder that the paths of data are below.
     data_root: str = ""
 

@@ -31,7 +31,7 @@ from layerserve_server.training.outcome import INTERRUPT, Outcome
 from layerserve_server.training.rehearsal import Rehearse
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run import RUN_ID, Phase, Run, new_id
-from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, MODEL, OUTCOME, RESULT
+from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, OUTCOME, RESULT, result_file
 from layerserve_server.training.spool import DATA
 from layerserve_server.training.warm_parent import WarmParent
 
@@ -543,7 +543,7 @@ class Runs:
             try:
                 version = self._repository.publish_once(
                     request.model,
-                    run.folder / RESULT / MODEL,
+                    result_file(run.folder),
                     run=run.id,
                     base_version=request.version,
                     label=request.publish_label,

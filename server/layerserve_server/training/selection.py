@@ -17,6 +17,7 @@ from layerserve_server.training.model import (
     evaluate_arguments,
     larger_is_better,
     monitored,
+    result_format,
 )
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder import BEST
@@ -35,20 +36,22 @@ class BestEpoch(Callback):
     def __init__(self, folder: Path, request: RunRequest) -> None:
         super().__init__()
         self._folder = folder / BEST
+        self._request = request
         self._log = monitored(request)
         self._mode = request.monitor_mode
         self._best = read_best(folder)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._folder.mkdir(exist_ok=True)
+        self._format = result_format(self.model, self._request)
         self._sign = 1.0 if larger_is_better(self.model, self._log, self._mode) else -1.0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         value = float((logs or {}).get(self._log, math.nan))
         if math.isnan(value) or (self._best and self._sign * (value - self._best["value"]) <= 0):
             return
-        old, self._best = self._best, {"epoch": epoch + 1, "value": value, "file": f"{epoch + 1}.keras"}
-        self.model.save(self._folder / self._best["file"])
+        old, self._best = self._best, {"epoch": epoch + 1, "value": value, "file": f"{epoch + 1}{self._format.suffix}"}
+        self.model.save(self._folder / self._best["file"], generation=self._format.generation)
         part = self._folder / (NOTE + ".part")
         part.write_text(json.dumps(self._best), "utf-8")
         os.replace(part, self._folder / NOTE)

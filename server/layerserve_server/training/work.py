@@ -24,12 +24,13 @@ from layerserve_server.training.model import (
     evaluate_arguments,
     fit_arguments,
     prepare_model,
+    result_format,
 )
 from layerserve_server.training.outcome import INTERRUPT, Outcome
 from layerserve_server.training.priority import stand_back
 from layerserve_server.training.reporting import EvaluationReporter, Place, Reporter, numbers
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, FILES, MODEL, RESULT
+from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, FILES, result_file
 from layerserve_server.training.selection import BestEpoch, read_best, why_withheld
 from layerserve_server.training.spool import read_data
 
@@ -112,11 +113,12 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
 
 def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> Path:
     """Puts the weights that the request asks for into the folder of the result."""
-    result = folder / RESULT / MODEL
+    format = result_format(model, request)
+    result = result_file(folder, format.suffix)
     result.parent.mkdir(exist_ok=True)
     kept = read_best(folder) if request.publish_best else None
     if kept is None:
-        model.save(result)
+        model.save(result, generation=format.generation)
         return result
     writer.write(events.Log(f"the best epoch is {kept['epoch']}"))
     # A second link: a process that is killed now and resumed needs the first one again.

@@ -275,6 +275,7 @@ def test_interrupting_leaves_the_run_and_says_how_to_go_on(cli, data, monkeypatc
 def test_download_says_where_the_file_is(cli, tmp_path):
     assert cli("download double") == (0, "double-1.keras\n", "")
     assert (tmp_path / "double-1.keras").stat().st_size == 5120
+    assert cli("download double --format keras2_h5") == (0, "double-1.h5\n", "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""The formats that models are saved in: for which Keras, and in which container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from layergraph.errors import ConfigError, unknown_name
+from layergraph.functional.model import Model
+from layergraph.saving.model_file import check_model, default_generation
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One of them: its name, the generation of Keras that opens its files, and their suffix."""
+
+    name: str
+    generation: int
+    suffix: str
+
+
+FORMATS: Mapping[str, Format] = {
+    one.name: one
+    for one in (
+        Format("keras3", 3, ".keras"),
+        Format("keras3_h5", 3, ".h5"),
+        Format("keras2", 2, ".keras"),
+        Format("keras2_h5", 2, ".h5"),
+    )
+}
+
+
+def own_format(model: Model) -> Format:
+    """The format that the model came in; `keras3` for one made in Python.
+
+    An `.h5` stands for what lies in several files: an architecture beside its weights, and models of TensorFlow.js.
+    """
+    suffix = model.file_suffix or ".keras"
+    generation = default_generation(model, suffix)
+    return next(one for one in FORMATS.values() if (one.generation, one.suffix) == (generation, suffix))
+
+
+def chosen_format(model: Model, name: str = "") -> Format:
+    """The format of that name, or the model's own.
+
+    Raises ConfigError for an unknown one, and where it can't hold the model: the text says what it can't hold, and
+    which formats can.
+    """
+    if name and name not in FORMATS:
+        raise ConfigError(unknown_name("format", name, FORMATS))
+    chosen = FORMATS[name] if name else own_format(model)
+    problem = _problem(model, chosen)
+    if problem:
+        able = [f"'{one.name}'" for one in FORMATS.values() if one is not chosen and not _problem(model, one)]
+        remedy = f"format {' or '.join(able)} can" if able else "no format can"
+        raise ConfigError(f"format '{chosen.name}': {problem.removeprefix('save: ')}; {remedy}")
+    return chosen
+
+
+def _problem(model: Model, format: Format) -> str:
+    try:
+        check_model(model, format.suffix, format.generation)
+    except ConfigError as problem:
+        return str(problem)
+    return ""

@@ -1,0 +1,57 @@
+"""Which format a model has, and which can hold it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import layergraph
+import pytest
+from layergraph.errors import ConfigError
+from layergraph.saving.formats import FORMATS, chosen_format, own_format
+from model_files import FIXTURES
+
+
+def small() -> layergraph.Model:
+    x = layergraph.Input((3,), name="x")
+    model = layergraph.Model(x, layergraph.layers.Dense(2, name="y")(x))
+    model.compile("adam", "mse")
+    return model
+
+
+def test_a_model_made_here_is_for_keras_3() -> None:
+    assert own_format(small()).name == "keras3"
+
+
+def test_a_file_of_keras_2_goes_back(tmp_path: Path) -> None:
+    model = layergraph.load_model(FIXTURES / "dense.h5")
+    assert own_format(model).name == "keras2_h5"
+    assert chosen_format(model).name == "keras2_h5"
+    assert chosen_format(model, "keras3").suffix == ".keras"
+
+
+@pytest.mark.parametrize("name", ["keras3", "keras3_h5", "keras2_h5"])
+def test_what_was_saved_in_a_format_has_it(name: str, tmp_path: Path) -> None:
+    chosen = FORMATS[name]
+    path = tmp_path / f"m{chosen.suffix}"
+    small().save(path, generation=chosen.generation)
+    assert own_format(layergraph.load_model(path)) is chosen
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown format 'keras4'"):
+        chosen_format(small(), "keras4")
+
+
+def test_what_a_format_lacks_is_named_with_those_that_can() -> None:
+    model = small()
+    model.compile("muon", "mse")
+    with pytest.raises(ConfigError, match=r"'keras2_h5': .*optimizer Muon is unknown to it.*'keras3' or 'keras3_h5'"):
+        chosen_format(model, "keras2_h5")
+
+
+def test_a_layer_in_several_models_is_for_keras_files_alone() -> None:
+    shared = layergraph.layers.Dense(3, name="shared")
+    entry, x = layergraph.Input((3,)), layergraph.Input((3,))
+    inner = layergraph.Model(entry, shared(entry))
+    with pytest.raises(ConfigError, match=r"format 'keras3_h5': layer 'shared' .*format 'keras3'"):
+        chosen_format(layergraph.Model(x, shared(inner(x))), "keras3_h5")
