@@ -17,6 +17,7 @@ COUNT ?= 300
 SEED ?= 1
 JOBS ?= 2
 ROOM ?=
+SECONDS ?= 600
 MUTANT ?=
 
 .DEFAULT_GOAL := help
@@ -124,8 +125,8 @@ published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS 
 	$(BIN)/python tests/compare_published.py build/published $(PEERS)
 
 .PHONY: kills
-kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1)
-	$(BIN)/python tests/kill_runs.py $(KILLS) $(WORKERS)
+kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
+	$(BIN)/python tests/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
 
 .PHONY: fuzz-tensorflow-training
 fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 go on (N=200, PYTHON_2_15=that Python)
@@ -158,6 +159,10 @@ mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do t
 .PHONY: attack
 attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transport native --workers 1 --only Watch')
 	PYTHONPATH=tests $(BIN)/python -m attack $(ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## Everything at once for SECONDS (SECONDS=600, ARGS='--transport native --workers 2')
+	PYTHONPATH=tests $(BIN)/python -m attack.soak --seconds $(SECONDS) $(ARGS)
 
 BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside run-start)
 .PHONY: bench $(BENCHES)

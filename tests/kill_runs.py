@@ -1,4 +1,5 @@
-"""kill -9 at random moments: `tests/kill_runs.py [KILLS [WORKERS [SEED]]]`. All runs must end as the unbroken one.
+"""kill -9 at random moments: `tests/kill_runs.py [KILLS [WORKERS [SEED]]] [--attacks]`. All runs must end as the
+unbroken one; with `--attacks` also where the server is attacked all the while.
 
 A server of its own process trains a small model, by several workers if one likes; in turns the training process, or one
 of its workers, or the server, or both are killed after a random time: while it starts, trains, writes a checkpoint (one
@@ -16,14 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attack.background import Attacks
+from attack.messages import make_repository
+from attack.runner import attackers
 from layergraph import load_model
 from layerserve import Client, EpochEnd, LayerserveError, RunStarted, TrainingFailed
 from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers
 from layerserve_server.training.processes import children_of
-from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, training_processes, weights
 
 MODEL = "dense"
@@ -73,7 +77,14 @@ def serve(repository: Path, port_file: Path) -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     settings = Settings(
-        path=repository, host="127.0.0.1", grpc_port=0, metrics_port=-1, poll_seconds=0.1, max_workers=MAX_WORKERS
+        path=repository,
+        host="127.0.0.1",
+        grpc_port=0,
+        metrics_port=-1,
+        poll_seconds=0.1,
+        max_workers=MAX_WORKERS,
+        # Training would rest while attackers keep the server busy.
+        training_nice=0,
     )
     with App(settings) as app:
         part = port_file.with_suffix(".part")
@@ -146,39 +157,62 @@ def kill_worker(server: int, moment: random.Random) -> None:
             os.kill(moment.choice(workers), signal.SIGKILL)
 
 
-def main(kills: int, workers: int, seed: int) -> None:
-    moment = random.Random(seed)
+@contextlib.contextmanager
+def attacked(port_file: Path, seed: int) -> Iterator[Attacks]:
+    """Attackers of all kinds on the server whose port a file has."""
+
+    def address() -> tuple[str, int]:
+        return "127.0.0.1", int(port_file.read_text())
+
+    with attackers() as pool:
+        attacks = Attacks(pool, address, seed)
+        try:
+            yield attacks
+        finally:
+            attacks.stop()
+
+
+def main(kills: int, workers: int, seed: int, *, attacks: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        repository = Path(folder) / "models"
-        (repository / MODEL / "1").mkdir(parents=True)
-        ZOO[MODEL].make(small=True).save(repository / MODEL / "1" / "model.keras")
-        server = Server(repository)
-        unbroken = start(server.client, workers).wait()
-        expected = weights(repository, MODEL, unbroken.version)
-        for kill in range(1, kills + 1):
-            run = start(server.client, workers)
-            victim = moment.choice(["training", "both", "server", *(["worker"] if workers > 1 else [])])
-            try:
-                when = wait_for_moment(run, moment)
-            except LayerserveError as error:
-                raise SystemExit(f"kill {kill}: {error}") from error
-            if victim == "worker":
-                kill_worker(server.process.pid, moment)
-            elif victim == "training":
-                kill_training(server.process.pid)
-            else:
-                server.kill(training_too=victim == "both")
-                check_repository(repository)
-                server.start()
+        if not attacks:
+            kill_on(Path(folder), kills, workers, seed)
+            return
+        with attacked(Path(folder) / "port", seed) as background:
+            kill_on(Path(folder), kills, workers, seed)
+        print(f"{background.counts.total()} attacks meanwhile: {dict(background.counts)}")
+
+
+def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
+    """Kills on a repository in a folder."""
+    moment = random.Random(seed)
+    repository = make_repository(folder / "models")
+    server = Server(repository)
+    unbroken = start(server.client, workers).wait()
+    expected = weights(repository, MODEL, unbroken.version)
+    for kill in range(1, kills + 1):
+        run = start(server.client, workers)
+        victim = moment.choice(["training", "both", "server", *(["worker"] if workers > 1 else [])])
+        try:
+            when = wait_for_moment(run, moment)
+        except LayerserveError as error:
+            raise SystemExit(f"kill {kill}: {error}") from error
+        if victim == "worker":
+            kill_worker(server.process.pid, moment)
+        elif victim == "training":
+            kill_training(server.process.pid)
+        else:
+            server.kill(training_too=victim == "both")
             check_repository(repository)
-            ended = finish(server, run.id)
-            assert ended.history == unbroken.history, (ended.history, unbroken.history)
-            assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
-            published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
-            assert len(published) <= 1, "a run publishes once"
-            print(f"kill {kill} of {kills}: {victim} {when}, resumed {ended.info().resumed} times: equal", flush=True)
+            server.start()
         check_repository(repository)
-        server.stop()
+        ended = finish(server, run.id)
+        assert ended.history == unbroken.history, (ended.history, unbroken.history)
+        assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
+        published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
+        assert len(published) <= 1, "a run publishes once"
+        print(f"kill {kill} of {kills}: {victim} {when}, resumed {ended.info().resumed} times: equal", flush=True)
+    check_repository(repository)
+    server.stop()
 
 
 if __name__ == "__main__":
@@ -186,5 +220,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        given = [int(text) for text in sys.argv[1:]]
-        main(*given, *[30, 1, random.randrange(10**6)][len(given) :])
+        given = [int(text) for text in sys.argv[1:] if text != "--attacks"]
+        kills, workers, seed = [*given, *[30, 1, random.randrange(10**6)][len(given) :]]
+        main(kills, workers, seed, attacks="--attacks" in sys.argv)

@@ -1,5 +1,14 @@
 """All checks, in the order of the promises."""
 
-from attack import memory, neighbours, statuses, streams, watches
+from attack import draining, memory, neighbours, restart, statuses, streams, trainings, watches
 
-CHECKS = [*watches.CHECKS, *streams.CHECKS, *memory.CHECKS, *neighbours.CHECKS, *statuses.CHECKS]
+CHECKS = [
+    *watches.CHECKS,
+    *draining.CHECKS,
+    *streams.CHECKS,
+    *memory.CHECKS,
+    *neighbours.CHECKS,
+    *statuses.CHECKS,
+    *restart.CHECKS,
+    *trainings.CHECKS,
+]

@@ -18,6 +18,9 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 HEADER_TABLE_SIZE, INITIAL_WINDOW_SIZE = 1, 4
 CANCEL = 8
 
+#: Where attackers call from: limits of an address are not to meet honest callers, who call from another.
+ATTACKER = "127.0.0.9"
+
 #: Bytes that both sides may send before a WINDOW_UPDATE, unless settings say otherwise.
 WINDOW = 65_535
 #: Largest frame, unless settings say otherwise.
@@ -90,7 +93,7 @@ class Wire:
         self,
         address: tuple[str, int],
         *,
-        source: str = "",
+        source: str = ATTACKER,
         settings: dict[int, int] | None = None,
         takes: bool = True,
         receive_buffer: int = 0,
@@ -105,8 +108,7 @@ class Wire:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(10)
-        if source:
-            self.socket.bind((source, 0))
+        self.socket.bind((source, 0))
         self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.answers: dict[int, Answer] = {}

@@ -196,7 +196,7 @@ def idle_connections(address: tuple[str, int], count: int, seconds: float, used:
     wires = []
     for _ in range(count):
         try:
-            wire = Wire(address, source="127.0.0.9")
+            wire = Wire(address)
             if used:
                 wire.call(CHECK, message(b""), seconds=2)
             wires.append(wire)

@@ -21,7 +21,7 @@ ATTACKERS = 4
 def run(checks: Sequence[Check], folder: Path, transport: str, workers: int, seconds: float) -> Iterator[Verdict]:
     """Carries checks out on one kind of server. One that fails is repeated once, on a new server."""
     with attackers() as pool:
-        place = _Place(folder / f"{transport}-{workers}", transport, workers)
+        place = Place(folder / f"{transport}-{workers}", transport, workers)
         try:
             for check in checks:
                 if transport not in check.transports:
@@ -45,10 +45,12 @@ def attackers() -> Executor:
     return ProcessPoolExecutor(ATTACKERS, multiprocessing.get_context("spawn"))
 
 
-class _Place:
+class Place:
     """A server with its honest caller, kept while checks ask for the same settings."""
 
-    def __init__(self, folder: Path, transport: str, workers: int) -> None:
+    def __init__(self, folder: Path, transport: str, workers: int, *, times: bool = True) -> None:
+        """`times`: see `check.carry_out`."""
+        self._times = times
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._repository = make_repository(folder / "models")
@@ -66,7 +68,7 @@ class _Place:
             self._enter(check)
         assert self._server is not None
         assert self._honest is not None
-        verdict = carry_out(check, self._server, self._honest, pool, seconds, self._workers)
+        verdict = carry_out(check, self._server, self._honest, pool, seconds, self._workers, times=self._times)
         return replace(verdict, notes=(*verdict.notes, *(f"the server before: {fault}" for fault in faults)))
 
     def leave(self) -> list[str]:

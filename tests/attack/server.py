@@ -41,7 +41,7 @@ class Server:
     """`layerserve serve REPOSITORY`. Settings are given by their names."""
 
     def __init__(self, repository: Path, log: Path, **settings: object) -> None:
-        self.repository, self.log = repository, log
+        self.repository, self.log, self.given = repository, log, settings
         self.settings = {**SETTINGS, "grpc_port": 0, **settings}
         options = [text for name, value in self.settings.items() for text in _flag(name, value)]
         with log.open("w") as file:
@@ -74,6 +74,12 @@ class Server:
     def http(self, path: str, seconds: float = 10.0) -> int:
         """The HTTP status of a path beside the metrics; 0 where nothing answers."""
         return http_status(self.http_port, path, seconds)
+
+    def calls(self) -> float:
+        """Calls that have ended, as the metrics have it."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.http_port}/metrics", timeout=10) as reply:
+            found = re.findall(rb"^layerserve_requests_total\{.*\} (\S+)", reply.read(), re.MULTILINE)
+        return sum(map(float, found))
 
     def processes(self) -> list[int]:
         """The processes that serve: not those that train."""

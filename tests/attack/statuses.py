@@ -98,7 +98,7 @@ def _service(name: str) -> bytes:
 
 #: What the libraries themselves say of a call that is broken.
 REFUSED = (UNIMPLEMENTED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED)
-#: grpc-core calls what it can't read of a call's frame INTERNAL, before a handler sees it.
+#: The libraries call what they can't read of a call's frame INTERNAL, before a handler sees it.
 BROKEN = (*REFUSED, INTERNAL, *NO_CALL)
 
 CASES = (
@@ -111,7 +111,7 @@ CASES = (
     Case("Train without a spec", _call(TRAIN, b""), (INVALID_ARGUMENT,), details=True),
     Case("PredictStream with a message that is none", _call(PREDICT_STREAM, b"\xff"), (INVALID_ARGUMENT,)),
     Case("reflection with a message that is none", _call(REFLECTION, b"\xff"), (INVALID_ARGUMENT,), details=True),
-    Case("no message", _raw(PREDICT), (UNIMPLEMENTED, INVALID_ARGUMENT)),
+    Case("no message", _raw(PREDICT), BROKEN),
     Case("no message for Check", _raw(CHECK), (UNIMPLEMENTED, INVALID_ARGUMENT)),
     Case("no message for ListModels", _raw(LIST_MODELS), (UNIMPLEMENTED, INVALID_ARGUMENT)),
     Case("two messages", _raw(PREDICT, message(predict()), message(predict())), (OK, *REFUSED)),
@@ -153,7 +153,7 @@ CASES = (
     Case("a timeout that is none", _call(PREDICT, predict(), (b"grpc-timeout", b"soon")), (OK, *BROKEN)),
     Case("a timeout of centuries", _call(PREDICT, predict(), (b"grpc-timeout", b"99999999H")), (OK,)),
     Case("a timeout of none", _call(PREDICT, predict(), (b"grpc-timeout", b"0n")), (DEADLINE_EXCEEDED, "reset 8", OK)),
-    Case("GET", _without(b":method", b"GET"), (UNIMPLEMENTED, INTERNAL, *NO_CALL)),
+    Case("GET", _without(b":method", b"GET"), (OK, UNIMPLEMENTED, INTERNAL, *NO_CALL)),
     Case("JSON", _without(b"content-type", b"application/json"), (OK, UNIMPLEMENTED, *NO_CALL)),
     Case("no content type", _without(b"content-type"), (OK, UNIMPLEMENTED, *NO_CALL)),
     Case("no path", _without(b":path"), (UNIMPLEMENTED, INTERNAL, *NO_CALL)),

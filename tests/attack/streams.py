@@ -26,9 +26,8 @@ from attack.messages import (
     spec_message,
     training,
 )
+from attack.server import HOST
 
-#: Where attackers call from: the honest caller's address is another.
-SOURCE = "127.0.0.9"
 #: Streams on one connection.
 STREAMS = 100
 #: How often a training run is waited for, on a busy machine, in seconds.
@@ -37,12 +36,10 @@ RUN_SECONDS = 120.0
 LIST_SERVICES = b"\x3a\x00"
 
 
-def idle(
-    address: tuple[str, int], path: str, count: int, seconds: float, first: bytes = b"", source: str = SOURCE
-) -> Counter[str]:
+def idle(address: tuple[str, int], path: str, count: int, seconds: float, first: bytes = b"") -> Counter[str]:
     """Streams on which at most a first message is sent, and how they have ended after the time."""
     seen: Counter[str] = Counter()
-    wires = [Wire(address, source=source) for _ in range((count + STREAMS - 1) // STREAMS)]
+    wires = [Wire(address) for _ in range((count + STREAMS - 1) // STREAMS)]
     numbers = [(wire, wire.open(path)) for wire, _ in zip(cycle(wires), range(count), strict=False)]
     if first:
         for wire, number in numbers:
@@ -65,7 +62,7 @@ def idle(
 def use_streams(address: tuple[str, int], whole_run: bool) -> Counter[str]:
     """What an honest caller does with streams; a run to its end, or until it is queued."""
     seen: Counter[str] = Counter()
-    with Wire(address) as wire:
+    with Wire(address, source=HOST) as wire:
         for path, request in (
             (REFLECTION, LIST_SERVICES),
             (REFLECTION_ALPHA, LIST_SERVICES),

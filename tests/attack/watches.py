@@ -7,11 +7,13 @@ from collections import Counter
 from itertools import cycle
 
 from attack.check import Check, Scene
-from attack.frames import Ended, Wire, message
+from attack.frames import Answer, Ended, Wire, message
 from attack.messages import WATCH
 
 #: Streams on one connection.
 STREAMS = 100
+#: Time that first answers may take on a busy machine, in seconds.
+ANSWER_SECONDS = 30.0
 
 
 def open_and_cancel(address: tuple[str, int], seconds: float) -> Counter[str]:
@@ -37,15 +39,23 @@ def open_and_cancel(address: tuple[str, int], seconds: float) -> Counter[str]:
     return seen
 
 
+def _silent(answer: Answer) -> bool:
+    return not (answer.end or answer.data)
+
+
 def hold(address: tuple[str, int], count: int, seconds: float, takes: bool = True) -> Counter[str]:
     """Watches that are held, and what they have brought by the end."""
     wires = [Wire(address, takes=takes) for _ in range((count + STREAMS - 1) // STREAMS)]
     numbers = [(wire, wire.open(WATCH)) for wire, _ in zip(cycle(wires), range(count), strict=False)]
     for wire, number in numbers:
         wire.give(number, message(b""))
-    until = time.monotonic() + seconds
     seen: Counter[str] = Counter()
     try:
+        until = time.monotonic() + ANSWER_SECONDS
+        while takes and time.monotonic() < until and any(_silent(wire.answers[number]) for wire, number in numbers):
+            for wire in wires:
+                wire.read(0.05)
+        until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             for wire in wires:
                 wire.read(left / len(wires))

@@ -1,7 +1,9 @@
 """What floods and silent callers do to others on the grpcio transport."""
 
+import threading
+
 import grpc
-from attack.frames import PING, Wire, frame, message
+from attack.frames import PING, WINDOW, WINDOW_UPDATE, Wire, frame, message
 from echo_servers import ECHO, Echo, Observer
 from layerserve_server.transport.grpcio import GrpcioServer
 from layerserve_server.transport.limits import Limits
@@ -63,4 +65,22 @@ def test_a_client_that_never_acknowledges_settings_is_ended():
         assert wire.ended(20)
     with Wire(("127.0.0.1", server.port)).settle() as wire:
         assert wire.call(ECHO + "echo", message(b"x"), (b"x-large", b"a" * 20_000)).status == "8"
+    server.stop(0)
+
+
+def test_a_caller_that_takes_a_large_reply_slowly_gets_it():
+    limits = Limits(4 << 20, 4, 4, 100, stalled_seconds=0.3)
+    server = GrpcioServer(Echo().routes(), Observer(), limits, host="127.0.0.1", port=0)
+    server.start()
+    with Wire(("127.0.0.1", server.port), takes=False).settle() as wire:
+        number = wire.open(ECHO + "echo")
+        wire.give(number, message(bytes(2 << 20)))
+        answer, room, over = wire.answers[number], WINDOW, threading.Event()
+        while not answer.end and wire.goaway is None:
+            while not answer.end and len(answer.data) < room:
+                wire.read(30)
+            over.wait(0.1)
+            room += WINDOW
+            wire.send(b"".join(frame(WINDOW_UPDATE, 0, where, WINDOW.to_bytes(4, "big")) for where in (0, number)))
+    assert answer.status == "0"
     server.stop(0)

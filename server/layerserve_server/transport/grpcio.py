@@ -35,6 +35,8 @@ T = TypeVar("T")
 LEAVE_SECONDS = 1.0
 #: Calls that have come and that nobody has taken yet: as many as grpcio can count.
 MAX_PENDING = 2**31 - 1
+#: Pings in quick succession, without anything sent meanwhile, that end a connection.
+MAX_PING_STRIKES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,8 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
         # Two servers on one port would share its calls without a word.
         ("grpc.so_reuseport", int(shared)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+        # A client on a slow machine measures its connection with several pings while it takes one large reply.
+        ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.max_concurrent_streams", calls),

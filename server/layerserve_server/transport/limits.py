@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Slowest that a caller may take a reply, in bytes a second: how far one has come with it can't be seen.
+SLOWEST_BYTES = 256 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -31,3 +34,7 @@ class Limits:
     max_connections: int = 4096
     #: Calls of one connection at once; further ones wait at the client.
     max_connection_calls: int = 1024
+
+    def patience(self, size: int) -> float:
+        """Time that a caller has to take a message of `size` bytes, in seconds."""
+        return self.stalled_seconds + size / SLOWEST_BYTES

@@ -89,9 +89,9 @@ class Poller:
             for method, handler in routes.unary.items()
         }
         self._streaming = {method.encode(): (method, handler) for method, handler in routes.streams.items()}
-        #: Calls whose request hasn't come, and whose answer hasn't been taken, each since when.
+        #: Calls whose request hasn't come, each since when; and whose answer hasn't been taken, with its size.
         self.receiving: dict[PolledCall, float] = {}
-        self.sending: dict[PolledCall, float] = {}
+        self.sending: dict[PolledCall, tuple[float, int]] = {}
         bursts.coming = self.receiving.keys()
 
     def start(self) -> None:
@@ -157,9 +157,10 @@ class Poller:
     def _look(self, now: float) -> None:
         """Ends calls whose callers send or take nothing, which lie in memory meanwhile."""
         limits, memory = self._limits, self.bursts.memory
-        patience = PRESSED_SECONDS if memory.held > memory.limit / 2 else limits.stalled_seconds
-        for call, since in self.sending.copy().items():
-            if now - since > min(patience, limits.stalled_seconds):
+        pressed = memory.held > memory.limit / 2
+        for call, (since, size) in self.sending.copy().items():
+            patience = min(PRESSED_SECONDS, limits.stalled_seconds) if pressed else limits.patience(size)
+            if now - since > patience:
                 call.cancel()
         for call, since in self.receiving.copy().items():
             if now - since > limits.stream_idle_seconds:
@@ -289,7 +290,7 @@ class PolledCall(BurstCall, Operations):
             core.SendMessageOperation(message, 0),
             core.SendStatusFromServerOperation((), core.StatusCode.ok, b"", 0),
         )
-        self._poller.sending[self] = time.monotonic()
+        self._poller.sending[self] = time.monotonic(), len(message)
         if not self.begin(operations, self._sent):
             self.over()
 

@@ -22,7 +22,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Observer, StreamHandler
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.limits import SLOWEST_BYTES, Limits
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import GONE, LATE, STOPPING, Failure, failure
 
@@ -309,7 +309,8 @@ class ServerStream:
         self._streams.memory.take(len(message))
         try:
             self._sending = self._streams.loop.create_future()
-            self._stalls_since = time.monotonic()
+            # A large message is on its way for a while.
+            self._stalls_since = time.monotonic() + len(message) / SLOWEST_BYTES
             self.send_one(message)
             await self._sending
         finally:

@@ -1,0 +1,67 @@
+"""The short form of `make attack`: honest callers see no error, memory and threads stay, SIGTERM ends the server.
+
+How quick honest callers are answered is left to `make attack`, as it depends on who else uses the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+from attack.check import Check
+from attack.checks import CHECKS
+from attack.memory import GROWTH
+from attack.neighbours import IMPATIENT
+from attack.runner import Place, attackers
+
+TRANSPORTS = [
+    "grpcio",
+    pytest.param("native", marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="needs extra 'fast'")),
+]
+#: One server for all: limits so small that attacks pass them.
+SETTINGS = {
+    **IMPATIENT,
+    "max_message_bytes": 32 << 20,
+    "max_buffered_bytes": 128 << 20,
+    "max_peer_streams": 128,
+}
+NAMES = [
+    "Watch opened and cancelled by hundreds",
+    "600 watches of one address, past its limit",
+    "flood of resets",
+    "gzip bombs on PredictStream",
+    "prefixes that lie on PredictStream",
+    "answers on PredictStreams that nobody reads",
+    "small requests that ask for much",
+    "calls that are wrong in every way",
+]
+#: How long a flood lasts.
+SECONDS = 0.5
+
+
+@pytest.fixture(scope="module", name="pool")
+def _pool() -> Iterator[Executor]:
+    with attackers() as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module", name="place", params=TRANSPORTS)
+def _place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("attack"), request.param, 1, times=False)
+    yield place
+    assert place.leave() == []
+
+
+def _short(name: str) -> Check:
+    (check,) = (check for check in CHECKS if check.name == name)
+    return replace(check, settings=SETTINGS, memory=GROWTH)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_honest_callers_notice_nothing(place: Place, pool: Executor, name: str) -> None:
+    verdict = place.carry_out(_short(name), pool, SECONDS)
+    assert verdict.faults == ()
+    assert verdict.tried > 0
