@@ -54,6 +54,8 @@ class Mutation:
     scope: str
     #: The first line of that.
     scope_line: int
+    #: Whether an import runs it: it is in no function.
+    imported: bool
     #: The statement's first line up to the edit's last: running one of these may run the edit.
     lines: tuple[int, int]
 
@@ -97,6 +99,7 @@ class _Finder(ast.NodeVisitor):
         self._scope: list[str] = []
         self._scope_lines = [1]
         self._body_column = 0
+        self._functions = 0
         self._statement: ast.stmt | None = None
         self.visit(ast.parse(source))
 
@@ -127,6 +130,7 @@ class _Finder(ast.NodeVisitor):
                 text,
                 ".".join(self._scope),
                 self._scope_lines[-1],
+                not self._functions,
                 (first, node.end_lineno),  # type: ignore[attr-defined]
             )
         )
@@ -182,6 +186,7 @@ class _Finder(ast.NodeVisitor):
         # Defaults are made by an import, not by a call.
         self.visit(node.args)
         self._enter(node)
+        self._functions += 1
         body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
         if len(body) > 1 and node.returns and self._text(node.returns) == "None" and node.name != "__init__":
             self._statement = body[0]
@@ -190,6 +195,7 @@ class _Finder(ast.NodeVisitor):
         outer, self._body_column = self._body_column, node.body[0].col_offset
         self._visit_body(body)
         self._body_column = outer
+        self._functions -= 1
         self._exit()
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815

@@ -127,7 +127,12 @@ class _File:
             return
         tiers = [len(_TIERS)] * len(self._tests)
         here = [0] * len(self._tests)
-        for mask, lines in reached["lines"]:
+        # What an import runs, it runs in child processes too, and that says nothing of their tests.
+        ignored = set(reached["imported"]) if mutation.imported else set()
+        for mask, all_lines in reached["lines"]:
+            lines = [line for line in all_lines if line not in ignored]
+            if not lines:
+                continue
             tier = min(_tier(mutation, reached["scopes"], line) for line in lines)
             for test in _bits(int(mask, 16)):
                 tiers[test] = min(tiers[test], tier)
