@@ -234,6 +234,7 @@ def _second_signal(scene: Scene) -> Counter[str]:
     server.terminate()
     time.sleep(1)
     began = time.monotonic()
+    server.terminate()
     status = server.end()
     seconds = time.monotonic() - began
     scene.expect(status == 0, f"exit status {status}, expected 0")

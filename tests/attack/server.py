@@ -51,6 +51,7 @@ class Server:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         self.port = self.http_port = 0
+        self._terminated = False
 
     def wait(self) -> Server:
         """Waits until it serves."""
@@ -103,13 +104,15 @@ class Server:
         return self.process.poll() is None
 
     def terminate(self) -> None:
+        self._terminated = True
         self.process.send_signal(signal.SIGTERM)
 
     def end(self) -> int | None:
         """Its exit status after SIGTERM, also an earlier one; None where it doesn't end in time, and is killed."""
         seconds = sum(float(str(self.settings[name])) for name in ("drain_seconds", "grace_seconds")) + END_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            self.terminate()
+        if not self._terminated:  # a second signal would cut its drain short
+            with contextlib.suppress(ProcessLookupError):
+                self.terminate()
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
