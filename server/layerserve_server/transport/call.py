@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from layerserve_server.transport.memory import MemoryBudget
+
 T = TypeVar("T")
 
 
@@ -92,6 +94,10 @@ class Stream(Protocol):
     @property
     def peer(self) -> str:
         """The address that calls, without its port; empty where it isn't known."""
+
+    @property
+    def memory(self) -> MemoryBudget:
+        """The bound for what all callers make the server keep."""
 
     def client(self) -> object:
         """Who calls: equal for calls that come over one connection."""

@@ -46,6 +46,11 @@ class MemoryBudget:
                 )
             self.held = held
 
+    def add(self, count: int) -> None:
+        """Counts bytes that can't be refused, such as those of a refusal."""
+        with self._lock:
+            self.held += count
+
     def give(self, count: int) -> None:
         """These bytes are kept no more."""
         with self._lock:

@@ -268,6 +268,10 @@ class ServerStream:
 
     # ---- for handlers
 
+    @property
+    def memory(self) -> MemoryBudget:
+        return self._streams.memory
+
     def client(self) -> object:
         """See transport.call.Stream. A transport's own where it tells connections apart."""
         return self.peer
