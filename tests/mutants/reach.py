@@ -61,7 +61,10 @@ class Reach:
 
     def tests(self, mutation: Mutation) -> list[Test]:
         """The tests that may notice a mutation, in the order in which to try them."""
-        found = [test for file in self._files for test in file.tests(mutation)]
+        # What an import runs, it runs in child processes too, and that says nothing of their tests.
+        files = self._files if mutation.imported else ()
+        ignored = {line for file in files for line in file.imported(mutation.path)}
+        found = [test for file in self._files for test in file.tests(mutation, ignored)]
         return sorted(found, key=lambda test: test.order)
 
     @cached_property
@@ -116,8 +119,13 @@ class _File:
                 for test in _bits(int(mask, 16)):
                     self._sizes[test] += len(lines)
 
-    def tests(self, mutation: Mutation) -> Iterator[Test]:
-        """The tests of this file that reach a mutation's file, ordered by what they reach of it.
+    def imported(self, path: str) -> list[int]:
+        """The lines of a source file that its import runs."""
+        lines: list[int] = self._reached.get(path, {}).get("imported", [])
+        return lines
+
+    def tests(self, mutation: Mutation, ignored: set[int]) -> Iterator[Test]:
+        """The tests of this file that reach a mutation's file, ordered by what they reach of it but for ignored lines.
 
         First those that run the line, then those that run its function, its class, anything of its file; within these
         those whose file bears its module's name; then those that run little else, the quick ones first.
@@ -127,8 +135,6 @@ class _File:
             return
         tiers = [len(_TIERS)] * len(self._tests)
         here = [0] * len(self._tests)
-        # What an import runs, it runs in child processes too, and that says nothing of their tests.
-        ignored = set(reached["imported"]) if mutation.imported else set()
         for mask, all_lines in reached["lines"]:
             lines = [line for line in all_lines if line not in ignored]
             if not lines:
