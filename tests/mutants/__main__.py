@@ -16,7 +16,7 @@ from pathlib import Path
 from mirror import Mirror
 from mutations import Mutation, mutations
 from reach import Killers, Reach
-from report import Equivalents, Results, difference
+from report import Equivalents, Result, Results, difference
 from sampling import sample
 from trial import Trial, Warm
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=24.0, help="seconds of the processor's time per mutant")
     parser.add_argument("--no-measure", action="store_true", help="don't measure files of tests that changed")
     parser.add_argument("--measure", metavar="TESTS", help="only measure which lines tests run, whose path begins so")
-    parser.add_argument("--resume", action="store_true", help="don't try again what an earlier run killed in this code")
+    parser.add_argument("--resume", action="store_true", help="try only what no earlier run killed")
     parser.add_argument("--list", action="store_true", help="only list the sample")
     arguments = parser.parse_args()
     chosen = [_named(name) for name in arguments.mutant.split()] if arguments.mutant else _sample(arguments)
@@ -50,9 +50,12 @@ def main() -> None:
         chosen = results.take_killed(chosen)
 
     def attempt(worker: Warm, mutation: Mutation) -> None:
-        result = Trial(worker, reach, killers, arguments.budget).run(mutation)
-        if result.survived:
-            result.reason = equivalents.reason(mutation)
+        reason = equivalents.reason(mutation)
+        if arguments.resume and reason:
+            result = Result(mutation)
+        else:
+            result = Trial(worker, reach, killers, arguments.budget).run(mutation)
+        result.reason = reason if result.survived else ""
         results.add(result)
         print(f"[{results.added}/{len(chosen)}] {result.line()}", flush=True)
 

@@ -62,8 +62,7 @@ class Reach:
     def tests(self, mutation: Mutation) -> list[Test]:
         """The tests that may notice a mutation, in the order in which to try them."""
         # What an import runs, it runs in child processes too, and that says nothing of their tests.
-        files = self._files if mutation.imported else ()
-        ignored = {line for file in files for line in file.imported(mutation.path)}
+        ignored = {line for file in self._files for line in file.imported(mutation.path)}
         found = [test for file in self._files for test in file.tests(mutation, ignored)]
         return sorted(found, key=lambda test: test.order)
 
@@ -144,10 +143,11 @@ class _File:
         tiers = [len(_TIERS)] * len(self._tests)
         here = [0] * len(self._tests)
         for mask, all_lines in reached["lines"]:
-            lines = [line for line in all_lines if line not in ignored]
+            found = [(line, _tier(mutation, reached["scopes"], line)) for line in all_lines]
+            lines = [line for line, tier in found if line not in ignored or (tier < 2 and not mutation.imported)]
             if not lines:
                 continue
-            tier = min(_tier(mutation, reached["scopes"], line) for line in lines)
+            tier = min(tier for line, tier in found if line in lines)
             for test in _bits(int(mask, 16)):
                 tiers[test] = min(tiers[test], tier)
                 here[test] += len(lines)
@@ -171,7 +171,7 @@ def _tier(mutation: Mutation, scopes: dict[str, tuple[int, int]], line: int) -> 
     """How near a line that a test ran is to a mutation. Lines of a function are counted from its first."""
     first, last = mutation.lines
     known = scopes.get(mutation.scope)
-    if known and mutation.scope and known[0] <= line <= known[1]:
+    if known and mutation.scope and known[0] < line <= known[1]:
         return 0 if first <= line - known[0] + mutation.scope_line <= last else 1
     outer = mutation.scope.split(".")[0]
     around = scopes.get(outer)
