@@ -13,6 +13,7 @@ import layergraph
 import numpy as np
 import pytest
 import torch
+from keras.src.layers.preprocessing.discretization import get_bin_boundaries
 from layergraph import layers
 from layergraph.errors import ConfigError, DataError, GraphError, UnsupportedModelError
 from layergraph.functional.strings import Strings
@@ -120,6 +121,43 @@ def test_hashes_are_googles() -> None:
     key = tuple(int.from_bytes(bytes(range(i, i + 8)), "little") for i in (0, 8))
     assert siphash(bytes(range(15)), key) == 0xA129CA6149BE45E5
     assert joined(1, 2) != joined(2, 1)
+
+
+#: What tf.fingerprint of TensorFlow 2.15 gives for bytes 11, 48, 85, ..., by their number.
+FINGERPRINTS = {
+    1: 0x4271B80E2915C76A,
+    3: 0x373A2B2A12E0C581,
+    4: 0xCC1E778137AE6D69,
+    7: 0x960838FBC6D9C975,
+    8: 0x7D507025ED4EECFD,
+    9: 0xDAEBBBB958304DDE,
+    16: 0xD836480326A974D6,
+    17: 0x5CDED6CB65C9DAC6,
+    32: 0xA03300E1B2BE6DA7,
+    33: 0x839154CA67815696,
+    48: 0x698F96261BC531D3,
+    63: 0x7CF64A4BD1B2B67E,
+    64: 0x000F03EAC52D3535,
+    65: 0xFB360C5023F60DB6,
+    127: 0xD70E348FCBF64D04,
+    128: 0x33EF435F17AF1739,
+    129: 0xC30A81B637D2E4DD,
+    192: 0xE277D6AD7892DD23,
+    200: 0x51320A19A60CBD6E,
+}
+
+
+@pytest.mark.parametrize("size", FINGERPRINTS)
+def test_texts_of_any_length_are_hashed_as_in_tensorflow(size: int) -> None:
+    assert fingerprint64(bytes((37 * i + 11) % 256 for i in range(size))) == FINGERPRINTS[size]
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 4, 9])
+def test_boundaries_are_those_that_keras_finds(bins: int) -> None:
+    """Also where there are fewer values than bins."""
+    summary = np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 1.0]], "float32")
+    found = layers.Discretization(num_bins=bins)._quantiles(summary)
+    np.testing.assert_allclose(found, get_bin_boundaries(summary, bins), rtol=1e-6)
 
 
 def test_text_goes_in_and_out() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.source import Source
+from layergraph.ops.table import OPERATIONS
 from served import reference
 
 RANDOM_MODELS = 25
@@ -84,6 +85,13 @@ def test_only_the_first_permutation_is_left_of_a_residual_network() -> None:
         y = layers.Conv2D(4, 3, activation="relu")(layers.ZeroPadding2D(1)(x))
         x = layers.Concatenate()([layers.Add()([x, y]), y])
     assert check(Model(entry, layers.GlobalAveragePooling2D()(x)), (12, 12, 3)) == 1
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3, 4, -1, -2, -4])
+def test_a_new_axis_stays_where_it_is(axis: int) -> None:
+    entry = Input((6, 7, 3))
+    x = layers.Conv2D(4, 3, activation="relu")(entry)
+    check(Model(entry, OPERATIONS["ExpandDims"](axis=axis)(x)), (6, 7, 3))
 
 
 def test_sequences_keep_the_height_that_convolutions_over_one_axis_add() -> None:

@@ -11,6 +11,7 @@ import h5py
 import layergraph
 import numpy as np
 import pytest
+import torch
 from layergraph.config.graph_nodes import graph_node
 from layergraph.config.spec import CallSpec, TensorRef
 from layergraph.config.tensorflow_functions import FUNCTIONS
@@ -121,6 +122,41 @@ WITHOUT_CASE = [
     "to_int32",
     "to_int64",
 ]
+
+
+def operation(name: str, *args: Any, **kwargs: Any) -> np.ndarray:
+    """What a function of TensorFlow gives here, by its name in files."""
+    kind, options, call = translated(name, CallSpec(args, kwargs))
+    result = OPERATIONS[kind](name="op", **options)(*call.args, **call.kwargs)
+    return np.asarray(result.detach().numpy())
+
+
+def test_total_variation_is_that_of_neighbours() -> None:
+    images = np.random.default_rng(0).standard_normal((2, 4, 5, 3)).astype("float32")
+    expected = sum(np.abs(np.diff(images, axis=axis)).sum((1, 2, 3)) for axis in (1, 2))
+    np.testing.assert_allclose(operation("image.total_variation", torch.from_numpy(images)), expected, rtol=1e-5)
+    single = operation("image.total_variation", torch.from_numpy(images[1]))
+    np.testing.assert_allclose(single, expected[1], rtol=1e-5)
+
+
+#: What tf.raw_ops.ResizeNearestNeighbor of TensorFlow 2.15 makes of five pixels with aligned corners, with neither, and
+#: with half-pixel centres.
+NEAREST = {
+    2: ([0, 4], [0, 2], [1, 3]),
+    3: ([0, 2, 4], [0, 1, 3], [0, 2, 4]),
+    4: ([0, 1, 3, 4], [0, 1, 2, 3], [0, 1, 3, 4]),
+    7: ([0, 1, 1, 2, 3, 3, 4], [0, 0, 1, 2, 2, 3, 4], [0, 1, 1, 2, 3, 3, 4]),
+    9: ([0, 1, 1, 2, 2, 3, 3, 4, 4], [0, 0, 1, 1, 2, 2, 3, 3, 4], [0, 0, 1, 1, 2, 3, 3, 4, 4]),
+}
+
+
+@pytest.mark.parametrize("size", NEAREST)
+def test_the_nearest_pixels_are_tensorflows(size: int) -> None:
+    pixels = torch.arange(5.0).reshape(1, 5, 1, 1)
+    ways: list[dict[str, Any]] = [{"align_corners": True}, {}, {"half_pixel_centers": True}]
+    for options, expected in zip(ways, NEAREST[size], strict=True):
+        resized = OPERATIONS["tf>ResizeNearestOld"](name="op")(pixels, [size, 1], **options)
+        assert resized.flatten().tolist() == expected
 
 
 def test_every_function_has_a_case() -> None:
