@@ -7,6 +7,8 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
+from layergraph.config.options import Expected
+from layergraph.functional.dtypes import any_dtype_policy
 from layergraph.layers.table import LAYERS
 from oracles import flat, keras, perturb, random_arrays, with_meaning
 
@@ -114,3 +116,13 @@ def perturbed(layer: Any) -> None:
             variable.assign(variable.value.detach().float() + 0.1)
     else:
         perturb(layer)
+
+
+def test_a_map_of_policies_has_an_end() -> None:
+    def policy_map(count: int) -> dict[str, Any]:
+        parts = {f"part{i}": "float16" for i in range(count)}
+        return {"class_name": "DTypePolicyMap", "config": {"default_policy": "float32", "policy_map": parts}}
+
+    assert len(any_dtype_policy(policy_map(10_000)).parts) == 10_000
+    with pytest.raises(Expected, match="at most 10000 dtype policies"):
+        any_dtype_policy(policy_map(10_001))

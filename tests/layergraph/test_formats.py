@@ -6,6 +6,7 @@ from pathlib import Path
 
 import layergraph
 import pytest
+from layergraph.archive import open_archive
 from layergraph.errors import ConfigError
 from layergraph.saving.formats import FORMATS, chosen_format, own_format
 from model_files import FIXTURES
@@ -55,3 +56,10 @@ def test_a_layer_in_several_models_is_for_keras_files_alone() -> None:
     inner = layergraph.Model(entry, shared(entry))
     with pytest.raises(ConfigError, match=r"format 'keras3_h5': layer 'shared' .*format 'keras3'"):
         chosen_format(layergraph.Model(x, shared(inner(x))), "keras3_h5")
+
+
+def test_the_optimizer_of_a_model_that_was_not_trained_goes_back_whole(tmp_path: Path) -> None:
+    """Keras takes all of its state or none."""
+    small().save(tmp_path / "m.keras", generation=2)
+    with open_archive(tmp_path / "m.keras") as archive:
+        assert len(archive.optimizer_weights) == 1 + 2 * 2

@@ -8,6 +8,7 @@ from keras.src.activations import ALL_OBJECTS_DICT
 from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
 from layergraph.layers.activation_functions import ACTIVATIONS, activation, keras2_hard_sigmoid, linear, relu
+from layergraph.layers.keras1 import ParametricSoftplus
 from oracles import LayerCase, assert_close, check_layer, keras
 
 OURS_ALONE = {"keras2_hard_sigmoid"}
@@ -133,3 +134,11 @@ def test_softmax_over_nothing_follows_the_release() -> None:
     for rule, want in (("keras3", [[0.0, 0.0]]), ("keras2", [[0.5, 0.5]])):
         np.testing.assert_allclose(layers.Softmax(mask_rule=rule)(x, mask=mask).numpy(), want)
     assert "mask_rule" not in layers.Softmax().get_config()
+
+
+def test_large_sums_of_a_softplus_stay_what_they_are() -> None:
+    """exp overflows from 88 on."""
+    layer = ParametricSoftplus()
+    layer.build((None, 3))
+    x = torch.tensor([[9.0, 20.0, 1000.0]])
+    torch.testing.assert_close(layer(x), x)

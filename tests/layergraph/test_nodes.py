@@ -123,3 +123,13 @@ def test_a_model_can_be_cut_out_of_another() -> None:
     body = Model(x, middle)
     data = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")
     np.testing.assert_allclose(head(body(data)).detach(), whole(data).detach(), rtol=1e-6)
+
+
+def test_a_model_that_was_moved_makes_new_plans() -> None:
+    """The old ones hold the weights where they were."""
+    x = Input((3,))
+    model = Model(x, Dense(2)(x))
+    before = model.plan()
+    assert model.plan() is before
+    assert model.to("cpu") is model
+    assert model.plan() is not before

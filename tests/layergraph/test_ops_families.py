@@ -7,6 +7,7 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
+import torch
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.ops.table import OPERATIONS
 from operation_cases import FAMILIES
@@ -137,3 +138,13 @@ def test_a_pattern_that_does_not_fit_is_refused() -> None:
     for pattern in ("b h -> h b", "b h w -> b h", "b (h w) c -> b h w c", "b h w", "(("):
         with pytest.raises(GraphError, match="pattern"):
             OPERATIONS["Rearrange"]()(x, pattern)
+
+
+@pytest.mark.parametrize("images", [(2, 5, 6, 3), (5, 6, 3)])
+def test_projections_of_images_with_channels_first_are_those_with_channels_last(images: tuple[int, ...]) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(images).astype("float32"))
+    transform = [1.0, 0.2, -0.5, 0.1, 0.9, 0.3, 0.0, 0.0]
+    last = OPERATIONS["AffineTransform"](data_format="channels_last")(x, transform)
+    first = OPERATIONS["AffineTransform"](data_format="channels_first")(x.movedim(-1, -3), transform)
+    torch.testing.assert_close(first.movedim(-3, -1), last)
+    assert not torch.equal(last, x)

@@ -178,6 +178,12 @@ def test_weights_and_state(name, options):
     check(ours, theirs, weights)
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("LossScaleOptimizer", "MultiOptimizer")])
+def test_an_optimizer_has_keras_name_until_it_is_given_one(name):
+    assert OPTIMIZERS[name]().get_config()["name"] == getattr(keras.optimizers, name)().name
+    assert OPTIMIZERS[name](name="mine").get_config()["name"] == "mine"
+
+
 def test_every_optimizer_and_schedule_has_a_case():
     assert {name for name, _ in CASES} == set(OPTIMIZERS)
     assert {name for name, _ in SCHEDULE_CASES} == set(SCHEDULES)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import layergraph
 import numpy as np
@@ -235,3 +237,14 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
     size, folder = (tmp_path / name).stat().st_size, tmp_path.stat().st_ino
     assert events == [("sync", size), ("replace", name), ("sync folder", folder)]
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_activation_layer_stands_for_its_own_option_alone(tmp_path: Path) -> None:
+    """An LSTM has two activations, and only one of them is a layer."""
+    x = layergraph.Input((4, 3), name="x")
+    lstm = layergraph.layers.LSTM(2, activation=layergraph.layers.LeakyReLU(), recurrent_activation="sigmoid")
+    layergraph.Model(x, lstm(x)).save(tmp_path / "m.h5", generation=2)
+    with h5py.File(tmp_path / "m.h5") as file:
+        config = json.loads(file.attrs["model_config"])["config"]["layers"][1]["config"]
+    assert config["activation"]["class_name"] == "LeakyReLU"
+    assert config["recurrent_activation"] == "sigmoid"

@@ -309,3 +309,10 @@ def test_callbacks_may_be_given_as_in_a_request(given):
     assert ours.evaluate(X, Y, callbacks="TerminateOnNaN", verbose=0)
     with pytest.raises(ConfigError, match="unknown callback 'EarlyStoping'"):
         ours.fit(X, Y, callbacks=["EarlyStoping"], verbose=0)
+
+
+def test_workers_share_no_batches():
+    ours, _ = models()
+    for arguments in ({"x": Dataset()}, {"x": X, "y": Y, "validation_data": Dataset()}):
+        with pytest.raises(ConfigError, match="workers share rows of arrays; got batches"):
+            ours.fit(**arguments, workers=object(), verbose=0)
