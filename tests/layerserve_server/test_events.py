@@ -7,6 +7,7 @@ import os
 import pytest
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
+from open_files import open_below
 
 STEP = events.Step(1, 1, 1, 9, {"loss": 0.5})
 
@@ -24,13 +25,6 @@ def test_what_is_left_out_of_an_event_is_nothing():
     assert events.Finished(1, {}, 0.5).withheld == ""
 
 
-def _link(descriptor):
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    except OSError:
-        return ""  # closed meanwhile
-
-
 def test_appending_leaves_nothing_open_and_the_file_to_be_read_by_all(tmp_path):
     before = os.umask(0o022)
     try:
@@ -38,7 +32,7 @@ def test_appending_leaves_nothing_open_and_the_file_to_be_read_by_all(tmp_path):
             events.append(tmp_path, events.Log("a"))
     finally:
         os.umask(before)
-    assert not [name for name in map(_link, os.listdir("/proc/self/fd")) if name.startswith(str(tmp_path))]
+    assert open_below(tmp_path) == []
     assert (tmp_path / "events.jsonl").stat().st_mode & 0o777 == 0o644
 
 

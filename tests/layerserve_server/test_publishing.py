@@ -19,6 +19,7 @@ from layerserve_server.repository.publishing import (
     sweep,
     write_label,
 )
+from open_files import open_below
 
 
 @pytest.fixture
@@ -130,11 +131,11 @@ def test_the_file_has_its_old_name_until_the_version_is_there_and_on_the_disk(tm
 
 
 def test_a_sync_waits_for_the_disk_and_closes_what_it_opened(tmp_path, monkeypatch):
-    synced, opened = [], len(os.listdir("/proc/self/fd"))
+    synced = []
     monkeypatch.setattr(publishing.os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
     publishing.sync(tmp_path)
     assert synced == [str(tmp_path)]
-    assert len(os.listdir("/proc/self/fd")) == opened
+    assert open_below(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])

@@ -10,6 +10,7 @@ import pytest
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.spool import Spool
+from open_files import open_below
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 A, B = (DataArray(role, role.value, "float32", (6, 2)) for role in (Role.X, Role.Y))
@@ -48,15 +49,13 @@ def test_an_array_in_a_file_takes_no_chunk_and_lacks_none(tmp_path):
 
 
 def test_a_folder_that_can_not_be_written_is_told_and_nothing_stays_open(tmp_path):
-    opened = len(os.listdir("/proc/self/fd"))
     (tmp_path / "data" / "1.npy").mkdir(parents=True)  # the second of two files can't be made
     with pytest.raises(NotTrainableError, match="the data can't be kept: Is a directory"):
         Spool(tmp_path, (A, B))
-    assert len(os.listdir("/proc/self/fd")) == opened
+    assert open_below(tmp_path) == []
 
 
 def test_all_files_are_closed_when_the_data_has_come(tmp_path):
-    opened = len(os.listdir("/proc/self/fd"))
     with Spool(tmp_path, (A, B)) as spool:
         spool.add(0, X.tobytes())
-    assert len(os.listdir("/proc/self/fd")) == opened
+    assert open_below(tmp_path) == []
