@@ -20,7 +20,7 @@ from layergraph.layers import Dense
 from layerserve import Client, ServerFile
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
-from layerserve_server.training.budget import memory_of
+from layerserve_server.system_memory import memory_of
 
 #: What the server may take for the data that passes through it, and the training process for everything.
 SERVER_BYTES = 200 * 2**20

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from layerserve_server.errors import TooLargeError
+from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training import budget
-from layerserve_server.training.budget import Watch, available_memory, check_room, folder_bytes, memory_of
+from layerserve_server.training.budget import Watch, check_room, folder_bytes
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
 
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (1000, 10)),))

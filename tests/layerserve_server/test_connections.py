@@ -239,13 +239,13 @@ def test_memory_has_one_bound_for_what_is_held_and_what_libraries_keep():
     assert memory.held == 0
 
 
-def test_the_bound_is_a_part_of_the_memory_there_is(tmp_path, monkeypatch):
-    group = tmp_path / "memory.max"
+def test_the_bound_is_a_part_of_the_memory_there_is(tmp_path):
+    group = tmp_path / "sys/fs/cgroup/memory.max"
+    group.parent.mkdir(parents=True)
     group.write_text(str(4 << 30))
-    monkeypatch.setattr("layerserve_server.transport.memory.CGROUP_LIMITS", (group,))
-    assert default_limit() == 1 << 30
+    assert default_limit(tmp_path) == 1 << 30
     group.write_text("max")
-    assert default_limit() > 64 << 20
+    assert default_limit(tmp_path) > 64 << 20
 
 
 def test_nothing_is_counted_once_all_is_answered(serve_echo, wait_until):

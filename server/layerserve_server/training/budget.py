@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerserve_server.errors import TooLargeError
+from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training import run_folder
 from layerserve_server.training.processes import children_of
 from layerserve_server.training.request import Budget, Kind, RunRequest
@@ -56,40 +57,6 @@ def _free_bytes(folder: Path) -> int | None:
         return None
 
 
-def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that a new process may take, by the system and by the container's limit. None where unknown."""
-    found = [_system_memory(root), _container_memory(root)]
-    return min((bytes for bytes in found if bytes is not None), default=None)
-
-
-def _system_memory(root: Path) -> int | None:
-    return _kilobytes(root / "proc/meminfo", "MemAvailable")
-
-
-def _container_memory(root: Path) -> int | None:
-    """What the control group leaves, version 2 or 1; None without a limit."""
-    for limit, used in (
-        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
-        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return max(0, int((root / limit).read_text()) - int((root / used).read_text()))
-        except (OSError, ValueError):  # "max" is no number
-            continue
-    return None
-
-
-def _kilobytes(path: Path, name: str) -> int | None:
-    """A line such as "MemAvailable:   1234 kB" of a file, in bytes."""
-    try:
-        for line in path.read_text().splitlines():
-            if line.startswith(name + ":"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
 @dataclass(slots=True)
 class Watch:
     """Looks at what a run uses. `overspent` is cheap to call often: it looks only when it is time to."""
@@ -130,11 +97,6 @@ class Watch:
         if used > self.max_written:
             return f"it wrote {used} bytes of files, events and text, more than {self.max_written}"
         return ""
-
-
-def memory_of(pid: int) -> int:
-    """Memory of a process in bytes, without pages of files that it maps: the system takes those back at need."""
-    return _kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") or 0
 
 
 def folder_bytes(folder: Path) -> int:

@@ -17,8 +17,9 @@ from typing import Any, Protocol, TypeAlias
 from layerserve_server import errors
 from layerserve_server.errors import BusyError, InvalidRequestError, ServerError, TooLargeError, safe_text
 from layerserve_server.logs import middle_cut
+from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root
-from layerserve_server.training.budget import TRAINING_BYTES, available_memory
+from layerserve_server.training.budget import TRAINING_BYTES
 from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.model import load_trainable, rehearse
 from layerserve_server.training.outcome import ended_by_signal

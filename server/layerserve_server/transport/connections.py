@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from layerserve_server.system_memory import memory_of
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.peers import endpoint, endpoint_of
 
@@ -36,7 +37,6 @@ HANDSHAKE_BYTES = 33
 MAX_MISSED = 8
 
 SOCKETS = Path("/proc/self/fd")
-STATUS = Path("/proc/self/status")
 #: Where `bytes_acked` and `bytes_received` stand in Linux's struct tcp_info (linux/tcp.h).
 TCP_BYTES = struct.Struct("=QQ")
 TCP_BYTES_OFFSET = 120
@@ -271,8 +271,5 @@ class Connections:
 
 
 def own_memory() -> int:
-    """Memory that this process has written to, without files that it maps, in bytes."""
-    for line in STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """Memory of this process, without files that it maps, in bytes."""
+    return memory_of(os.getpid())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from layerserve_server.errors import BusyError
+from layerserve_server.system_memory import total_memory
 
 MIB = 1024 * 1024
 #: Part of the machine's or the container's memory that callers' bytes may take.
 SHARE = 0.25
-#: Where control groups say how much memory a container may take: version 2, version 1.
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 #: When callers may try again, in seconds.
 RETRY_SECONDS = 0.5
 
@@ -57,12 +55,6 @@ class MemoryBudget:
             self.held -= count
 
 
-def default_limit() -> int:
+def default_limit(root: Path = Path("/")) -> int:
     """A quarter of the memory that this process may take: the container's limit, or what the machine has."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CGROUP_LIMITS:
-        try:
-            limits.append(int(path.read_text()))
-        except (OSError, ValueError):
-            continue  # another version of control groups, none, or "max"
-    return max(64 * MIB, int(min(limits) * SHARE))
+    return max(64 * MIB, int(total_memory(root) * SHARE))
