@@ -31,6 +31,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+#: Why a server that is about to end takes nothing more.
+STOPPING = "the server is stopping"
 #: Longest error text that a caller gets, in characters. Trailing metadata of a call may hold 8 KiB in all.
 MAX_TEXT = 1500
 

@@ -13,18 +13,16 @@ from typing import Any
 from layerserve.v1 import prediction_pb2
 from layerserve.wire import tag, varint
 
-from layerserve_server.errors import BusyError, UnavailableError
-from layerserve_server.services.messages import parse
+from layerserve_server.errors import STOPPING, BusyError, UnavailableError
+from layerserve_server.services.messages import LONG_BYTES, parse
 from layerserve_server.transport.call import Stream
-from layerserve_server.transport.status import STOPPING, Failure, failure
+from layerserve_server.transport.status import Failure, failure
 
 #: Requests of one stream that may be under way or have answers that the caller hasn't taken; further ones stay on the
 #: wire.
 MAX_UNDER_WAY = 256
 #: The same in bytes of requests.
 MAX_BYTES_UNDER_WAY = 64 << 20
-#: Larger messages are read in a thread of their own, as they would hold up other streams.
-LONG_BYTES = 1 << 20
 
 RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
@@ -54,7 +52,7 @@ class Answers:
         reading.add_done_callback(lambda _: self._news.set())
         self._stream.on_closed(self._stop)
         try:
-            while not self.closed and not (reading.done() and not self._count):
+            while True:
                 self._news.clear()
                 while self._ready:
                     message, size = self._ready.popleft()
@@ -64,10 +62,9 @@ class Answers:
                     self._count -= 1
                     self._bytes -= size
                     self._room.set()
-                if reading.done() and not reading.cancelled() and reading.exception() is not None:
+                if self._over(reading):
                     break
-                if not (self.closed or (reading.done() and not self._count)):
-                    await self._news.wait()
+                await self._news.wait()
             if reading.cancelled():
                 raise UnavailableError(STOPPING)
             if reading.done():
@@ -75,6 +72,13 @@ class Answers:
         finally:
             reading.cancel()
             self._close()
+
+    def _over(self, reading: asyncio.Task[None]) -> bool:
+        """Whether no further answer comes."""
+        if self.closed or not reading.done():
+            return self.closed
+        failed = not reading.cancelled() and reading.exception() is not None
+        return failed or not self._count
 
     async def _read(self) -> None:
         """Starts the stream's requests. Waits while too many are under way."""

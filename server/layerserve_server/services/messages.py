@@ -16,6 +16,9 @@ from layerserve_server.execution import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 
+#: Larger messages are read in a thread of their own, as they would hold up other calls.
+LONG_BYTES = 1 << 20
+
 
 class Message(Protocol):
     """What a request's class has."""

@@ -14,13 +14,10 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.alike import answer_alike
 from layerserve_server.services.answers import Answers
-from layerserve_server.services.messages import choice, parse
+from layerserve_server.services.messages import LONG_BYTES, choice, parse
 from layerserve_server.services.pattern import Pattern, Patterns
 from layerserve_server.services.selection import Selection, select
 from layerserve_server.transport.call import Call, Routes, Stream
-
-#: Larger messages are read in another thread than the one that takes the calls, unless they are known by their bytes.
-LONG_BYTES = 1 << 20
 
 SERVICE = "/layerserve.v1.PredictionService/"
 

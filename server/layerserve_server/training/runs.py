@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from layerserve_server.errors import (
+    STOPPING,
     BusyError,
     NotTrainableError,
     RunElsewhereError,
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 #: The command that trains the run whose folder is appended to it.
 TRAINER = (sys.executable, "-m", "layerserve_server.training.child")
 SERVER_STOPPED = "the server was stopped"
-STOPPING = "the server is stopping"
 #: What a run needs to go on, and nobody afterwards.
 MEANS = (DATA, BASE, CHECKPOINTS, BEST)
 #: How long after its training process a server may hear that it is to stop, in seconds.

@@ -12,9 +12,8 @@ import grpc
 
 from layerserve_server.errors import UnknownMethodError
 from layerserve_server.transport.burst import BurstCall, Bursts
-from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler
+from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler, deadline_in
 from layerserve_server.transport.peers import host_of
-from layerserve_server.transport.polling import FOREVER_SECONDS
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
 
@@ -83,8 +82,7 @@ def _unknown(method: str) -> StreamHandler:
 
 
 def _deadline(context: Any) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining is None or remaining > FOREVER_SECONDS else time.monotonic() + remaining
+    return deadline_in(context.time_remaining(), time.monotonic())
 
 
 class AioCall(BurstCall):

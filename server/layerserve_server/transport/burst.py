@@ -16,16 +16,14 @@ from functools import partial
 from typing import Any
 
 from layerserve_server.errors import (
+    STOPPING,
     BusyError,
-    CallCancelledError,
-    DeadlinePassedError,
-    TooLargeError,
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
-from layerserve_server.transport.status import GONE, LATE, STOPPING, Failure, failure
+from layerserve_server.transport.status import Failure, failure, gone_error
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +40,7 @@ class Bursts:
 
     def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
         self._observer = observer
-        self._max_calls = limits.max_calls
-        self._max_message_bytes = limits.max_message_bytes
+        self._limits = limits
         self.memory = memory
         self._thread = 0
         self._gathered: dict[Callable[[Sequence[Any]], None], list[object]] = {}
@@ -72,12 +69,11 @@ class Bursts:
     def take(self, call: BurstCall, handler: Handler) -> None:
         """Hands a call that has begun to its handler."""
         try:
-            if len(call.request) > self._max_message_bytes:
-                raise TooLargeError(f"got {len(call.request)} bytes, expected at most {self._max_message_bytes}")
+            self._limits.check_size(call.request)
             if self.stopping:
                 raise UnavailableError(STOPPING)
-            if len(self.open) - len(self.coming) > self._max_calls:
-                raise BusyError(f"all {self._max_calls} calls of this server are in use", retry_after=0.1)
+            if len(self.open) - len(self.coming) > self._limits.max_calls:
+                raise BusyError(f"all {self._limits.max_calls} calls of this server are in use", retry_after=0.1)
             call.hold()
             handler(call)
         except Exception as error:
@@ -268,9 +264,8 @@ class BurstCall:
     def gone(self) -> None:
         """The caller has cancelled, or its deadline has passed."""
         if self._once.acquire(False):
-            late = self.deadline is not None and time.monotonic() >= self.deadline
-            # Nobody hears it, but metrics.
-            wire = failure(DeadlinePassedError(LATE) if late else CallCancelledError(GONE), self.method)
+            # Only metrics see it.
+            wire = failure(gone_error(self.deadline), self.method)
             callback = self._gone
             self._end(wire.code.name)
             self.send_failure(wire)

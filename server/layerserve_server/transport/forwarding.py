@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 import grpc
 
-from layerserve_server.errors import UnavailableError
+from layerserve_server.errors import STOPPING, UnavailableError
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.peers import PEER_KEY, host_of
-from layerserve_server.transport.status import STOPPING, Failure, StatusError
+from layerserve_server.transport.status import Failure, StatusError
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 

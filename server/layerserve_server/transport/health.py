@@ -11,9 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from layerserve_server.errors import InvalidRequestError, NotFoundError, UnavailableError, safe_text
+from layerserve_server.errors import STOPPING, InvalidRequestError, NotFoundError, UnavailableError, safe_text
 from layerserve_server.transport.call import Call, Routes, Stream
-from layerserve_server.transport.status import STOPPING
 
 SERVICE = "grpc.health.v1.Health"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from layerserve_server.errors import TooLargeError
+
 #: Slowest that a caller may take a reply, in bytes a second: how far one has come with it can't be seen.
 SLOWEST_BYTES = 256 * 1024
 
@@ -34,6 +36,11 @@ class Limits:
     max_connections: int = 4096
     #: Calls of one connection at once; further ones wait at the client.
     max_connection_calls: int = 1024
+
+    def check_size(self, message: bytes) -> None:
+        """Raises TooLargeError for a message that is larger than those that are taken."""
+        if len(message) > self.max_message_bytes:
+            raise TooLargeError(f"got {len(message)} bytes, expected at most {self.max_message_bytes}")
 
     def patience(self, size: int) -> float:
         """Time that a caller has to take a message of `size` bytes, in seconds."""

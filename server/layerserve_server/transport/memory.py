@@ -34,15 +34,14 @@ class MemoryBudget:
     def take(self, count: int) -> None:
         """Counts bytes that came or are about to go. Raises BusyError where they would pass the limit."""
         with self._lock:
-            held = self.held + count
             # What is larger than the limit passes alone: its own limit is that of messages.
-            if held + self.outside() > self.limit and self.held:
+            if self.used + count > self.limit and self.held:
                 raise BusyError(
                     f"requests and replies under way take {self.used} bytes, {count} more would pass "
                     f"the limit of {self.limit}",
                     retry_after=RETRY_SECONDS,
                 )
-            self.held = held
+            self.held += count
 
     def add(self, count: int) -> None:
         """Counts bytes that can't be refused, such as those of a refusal."""

@@ -20,12 +20,11 @@ from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.errors import TooLargeError
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
-from layerserve_server.transport.call import Handler, Observer, Routes
+from layerserve_server.transport.call import Handler, Observer, Routes, deadline_in
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
 from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.polling import FOREVER_SECONDS
 from layerserve_server.transport.status import Failure
 
 logger = logging.getLogger(__name__)
@@ -160,12 +159,12 @@ class NativeServer:
 
     def _take(self, number: int, method: int, request: bytes, client: str, details: Any, now: float) -> None:
         metadata, _, remaining = details
-        # Without a deadline the front gives None, or what a client means by none.
-        deadline = None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
         traffic = self._connections.of(client)
         traffic.calls += 1
         traffic.received += len(request)
-        call = NativeCall(self, self._methods[method], number, request, now, deadline, client, traffic)
+        call = NativeCall(
+            self, self._methods[method], number, request, now, deadline_in(remaining, now), client, traffic
+        )
         self._calls[number] = call
         self._bursts.begin(call)
         size = sum(len(key) + len(value) for key, value in metadata)

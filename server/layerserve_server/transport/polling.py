@@ -21,7 +21,7 @@ import grpc
 
 from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodError
 from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
-from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
+from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler, deadline_in
 from layerserve_server.transport.connections import Connections
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
@@ -41,8 +41,6 @@ IDLE_SECONDS = 1.0
 DEADLINE_SLACK_SECONDS = 0.1
 #: Time that a caller may take nothing of its answer where answers take half of the memory for callers, in seconds.
 PRESSED_SECONDS = 1.0
-#: More than any caller means by a deadline, in seconds.
-FOREVER_SECONDS = 1e9
 
 
 #: What grpcio expects of a tag that an event came for: the call once it has ended, and callbacks.
@@ -202,6 +200,11 @@ class Poller:
         call.start()
 
 
+def _deadline(event: Any, now: float) -> float | None:
+    # Without one grpcio gives the end of its clock, centuries from now.
+    return deadline_in(event.call_details.deadline - time.time(), now)
+
+
 def _unknown(method: str, call: Call) -> None:
     raise UnknownMethodError(f"method '{method}' is unknown here")
 
@@ -255,9 +258,8 @@ class PolledCall(BurstCall, Operations):
     __slots__ = ("_cancelled", "_core", "_due", "_handler", "_peer", "_poller")
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: Handler) -> None:
-        now, remaining = time.monotonic(), event.call_details.deadline - time.time()
-        # Without a deadline grpcio gives the centuries left until the end of its clock.
-        super().__init__(poller.bursts, method, b"", now, None if remaining > FOREVER_SECONDS else now + remaining)
+        now = time.monotonic()
+        super().__init__(poller.bursts, method, b"", now, _deadline(event, now))
         self._poller = poller
         self._core = event.call
         self._handler = handler
@@ -340,14 +342,13 @@ class PolledStream(ServerStream, Operations):
     """A stream in grpcio's core, whose events come to the poller, and from there to the event loop."""
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:
-        remaining = event.call_details.deadline - time.time()
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
         self._client = event.call.peer().decode()
         super().__init__(
             poller.streams,
             method,
             host_of(self._client, self.metadata),
-            None if remaining > FOREVER_SECONDS else time.monotonic() + remaining,
+            _deadline(event, time.monotonic()),
         )
         self._poller = poller
         self._core = event.call

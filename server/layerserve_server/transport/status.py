@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from dataclasses import dataclass
 
 import grpc
@@ -19,7 +20,6 @@ logger = logging.getLogger(__name__)
 #: Texts of ends that no handler decides on.
 GONE = "the caller has gone"
 LATE = "the deadline passed before the answer was there"
-STOPPING = "the server is stopping"
 
 #: Where gRPC's clients look for a google.rpc.Status with details (https://google.aip.dev/193).
 DETAILS_KEY = "grpc-status-details-bin"
@@ -53,6 +53,13 @@ class Failure:
     code: grpc.StatusCode
     text: str
     metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def gone_error(deadline: float | None) -> errors.ServerError:
+    """The error of a call whose caller went away: because of its deadline, on the clock of `time.monotonic`, or not."""
+    if deadline is not None and time.monotonic() >= deadline:
+        return errors.DeadlinePassedError(LATE)
+    return errors.CallCancelledError(GONE)
 
 
 class StatusError(Exception):

@@ -13,18 +13,16 @@ from contextlib import aclosing, suppress
 from typing import TypeVar
 
 from layerserve_server.errors import (
+    STOPPING,
     BusyError,
-    CallCancelledError,
-    DeadlinePassedError,
     IdleStreamError,
     InvalidRequestError,
-    TooLargeError,
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Observer, StreamHandler
 from layerserve_server.transport.limits import SLOWEST_BYTES, Limits
 from layerserve_server.transport.memory import MemoryBudget
-from layerserve_server.transport.status import GONE, LATE, STOPPING, Failure, failure
+from layerserve_server.transport.status import Failure, failure, gone_error
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +41,8 @@ class Streams:
 
     def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
         self._observer = observer
-        self._limits = limits
+        self.limits = limits
         self.memory = memory
-        self.max_message_bytes = limits.max_message_bytes
         self.loop = asyncio.new_event_loop()
         self._pool = ThreadPoolExecutor(limits.rpc_threads, "stream")
         self._posted: deque[Callable[[], None]] = deque()
@@ -138,7 +135,7 @@ class Streams:
         """Raises UnavailableError, BusyError."""
         if self.stopping:
             raise UnavailableError(STOPPING)
-        limits, method = self._limits, stream.method.rpartition("/")[2]
+        limits, method = self.limits, stream.method.rpartition("/")[2]
         # Streams of unknown peers have no limit of their own: a front that doesn't say whose they are would share one.
         for count, limit, which in (
             (len(self._open), limits.max_streams, "of this server"),
@@ -170,11 +167,11 @@ class Streams:
         """Ends streams that wait for too long."""
         now = time.monotonic()
         for stream in tuple(self._open):
-            stream.look(now, self._limits.stream_idle_seconds, self._limits.stalled_seconds)
+            stream.look(now, self.limits.stream_idle_seconds, self.limits.stalled_seconds)
         self._look_later()
 
     def _look_later(self) -> None:
-        seconds = min(self._limits.stream_idle_seconds, self._limits.stalled_seconds)
+        seconds = min(self.limits.stream_idle_seconds, self.limits.stalled_seconds)
         self.loop.call_later(min(LOOK_SECONDS, seconds / 4), self._look)
 
     def _end(self) -> None:
@@ -186,15 +183,17 @@ class Streams:
         self._end()
         for stream in tuple(self._open):
             stream.interrupt(UnavailableError(STOPPING))
-        for end in (lambda task: None, asyncio.Task.cancel):
-            # Handlers that wait for something else than their callers are cancelled.
-            tasks = set(self._tasks)
-            for task in tasks:
-                end(task)
-            if tasks:
-                await asyncio.wait(tasks, timeout=END_SECONDS)
+        await self._handlers_end()
+        # Those that are left wait for something else than their callers.
+        for task in tuple(self._tasks):
+            task.cancel()
+        await self._handlers_end()
         if then is not None:
             await then()
+
+    async def _handlers_end(self) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=END_SECONDS)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -262,8 +261,7 @@ class ServerStream:
         """The caller has gone away, or its deadline has passed."""
         if not self._gone:
             self._gone = True
-            late = self.deadline is not None and time.monotonic() >= self.deadline
-            self.interrupt(DeadlinePassedError(LATE) if late else CallCancelledError(GONE))
+            self.interrupt(gone_error(self.deadline))
             self.closed()
 
     # ---- for handlers
@@ -358,7 +356,6 @@ class ServerStream:
             message = await self._receiving
         finally:
             self._waits_since = None
-        limit = self._streams.max_message_bytes
-        if message is not None and len(message) > limit:
-            raise TooLargeError(f"got {len(message)} bytes, expected at most {limit}")
+        if message is not None:
+            self._streams.limits.check_size(message)
         return message
