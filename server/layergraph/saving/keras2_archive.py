@@ -13,7 +13,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.model import Model
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.saving.keras2_compile import Keras2Compile
-from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_order
+from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders
 from layergraph.saving.layouts import depth_first, own_variables, state_groups, state_groups_once, variables_path
 
 #: The first release whose `.keras` files hold models.
@@ -44,9 +44,8 @@ def archive_config(model: Model) -> dict[str, Any]:
 
 def archive_groups(model: Model) -> Iterator[tuple[str, Layer]]:
     """The model, and each layer that has arrays, with their group as the release of `archive_version` looks for it."""
-    models = [one for one in model.walk_layers() if isinstance(one, Model)]
     # Inputs and operations are numbered by their classes, too, but nothing of theirs is looked for.
-    order = {one: [layer for layer in file_order(one) if layer in one.layers] for one in models}
+    order = file_orders(model)
     version = archive_version(model)
     if version.startswith(("2.12.", "2.13.")):
         # A layer that has weights is met twice, and counted each time.

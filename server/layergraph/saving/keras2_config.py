@@ -92,6 +92,15 @@ def file_order(model: Model) -> Sequence[Layer]:
     return stored.layers
 
 
+def file_orders(model: Model) -> dict[Model, list[Layer]]:
+    """Of a model and of each model in it, the layers without operations, in the order of the file."""
+    orders = {}
+    for one in (one for one in model.walk_layers() if isinstance(one, Model)):
+        own = set(one.layers)
+        orders[one] = [layer for layer in file_order(one) if layer in own]
+    return orders
+
+
 class _Writer:
     def __init__(self, *, as_stored: bool) -> None:
         self.result = Keras2Model()

@@ -23,7 +23,7 @@ from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2_compile import Keras2Compile, keras2_state
-from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_order
+from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders
 from layergraph.saving.layouts import FileOrder, legacy_order
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.compile import Compiled
@@ -93,9 +93,7 @@ def _keras2_form(model: Model) -> _Form:
         training = writer.training_config()
         problems = writer.unsayable
     config = checked_config(model, ".h5", problems)
-    models = [one for one in model.walk_layers() if isinstance(one, Model)]
-    order = {one: [layer for layer in file_order(one) if layer in one.layers] for one in models}
-    return _Form(keras2_version(model), config, order, training)
+    return _Form(keras2_version(model), config, file_orders(model), training)
 
 
 def keras2_version(model: Model) -> str:

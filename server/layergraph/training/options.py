@@ -39,10 +39,7 @@ def number(value: Any) -> float:
 
 def nonnegative(value: Any) -> float:
     """A finite number of float32, zero or more."""
-    result = number(value)
-    if result < 0:
-        raise Expected("a number of at least 0")
-    return result
+    return options.nonnegative(number(value))
 
 
 def text(value: Any) -> str:
