@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -15,6 +14,7 @@ from layerserve_server.conversion import Converter
 from layerserve_server.errors import UnknownVersionError
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import choice, format_name, parse, tensor_specs, timestamp
 from layerserve_server.transport.call import Call, Routes, Stream
 
@@ -65,7 +65,6 @@ class ModelService:
         request = parse(models_pb2.DownloadModelRequest, await stream.first())
         description = self._repository.describe_one(*choice(request.model))
         stream.about(description.name, description.version)
-        digest = hashlib.sha256()
         format = format_name(request.format)
         several_files = Path(description.path).suffix == ".json"
         with contextlib.ExitStack() as resources:
@@ -77,13 +76,8 @@ class ModelService:
                 version.file, version.file_bytes = path.name, path.stat().st_size
             file = resources.enter_context(_open(description, path))
             head = models_pb2.DownloadModelResponse(version=version)
-            while chunk := await stream.blocking(lambda: file.read(CHUNK)):
-                digest.update(chunk)
-                head.data = chunk
-                yield head.SerializeToString()
-                head = models_pb2.DownloadModelResponse()
-        head.sha256 = digest.hexdigest()
-        yield head.SerializeToString()
+            async for message in downloaded(stream, head, lambda: file.read(CHUNK)):
+                yield message
 
 
 def _open(description: Description, path: Path) -> BinaryIO:

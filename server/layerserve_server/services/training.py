@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import dtype_name, format_name, lease, model_spec, parse, timestamp
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
@@ -139,7 +139,8 @@ class TrainingService:
     async def watch_run(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Sends the events of a run from any one on, until it ends."""
         request = parse(pb.WatchRunRequest, await stream.first())
-        run = self._runs.get(request.run_id)
+        # An id that isn't known yet is looked for on the disk.
+        run = await stream.blocking(lambda: self._runs.get(request.run_id))
         stream.about(run.request.model, run.request.version)
         async for event in _follow(run, request.from_sequence, stream):
             yield pb.WatchRunResponse(event=event).SerializeToString()
@@ -183,20 +184,14 @@ class TrainingService:
     async def download_run_file(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """One of these files, in chunks: what it is first, its sha256 last."""
         request = parse(pb.DownloadRunFileRequest, await stream.first())
-        run = self._runs.get(request.run_id)
+        run = await stream.blocking(lambda: self._runs.get(request.run_id))
         stream.about(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
         with file:
             head = pb.DownloadRunFileResponse(file=_file(described))
-            digest = hashlib.sha256()
             pieces = chunks(file, described.bytes)
-            while chunk := await stream.blocking(lambda: next(pieces, b"")):
-                digest.update(chunk)
-                head.data = chunk
-                yield head.SerializeToString()
-                head = pb.DownloadRunFileResponse()
-        head.sha256 = digest.hexdigest()
-        yield head.SerializeToString()
+            async for message in downloaded(stream, head, lambda: next(pieces, b"")):
+                yield message
 
     async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Takes the run's data. Raises what `Spool` raises where it doesn't come whole."""

@@ -39,6 +39,8 @@ MAX_TRACE = 8000
 MAX_REASON = 300
 #: What torch raises for axes and numbers that it has no use for. Errors of other kinds may tell of the inside.
 OF_TORCH = (RuntimeError, IndexError)
+#: What a job does, as its errors say it.
+DOING = {"rehearse": "one step with two rows", "describe": "looking at the data files"}
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -72,18 +74,19 @@ class Rehearsals:
         are tried for as long as that, and UnavailableError where there is no process.
         """
         arguments = {"path": str(path), "request": request.to_json()}
-        self._reply("rehearse", arguments, self._limits(parameters), "one step with two rows")
+        self._reply("rehearse", arguments, self._limits(parameters))
 
     def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[FiledArray]:
         """Raises what `data_root.describe` raises, and further as a rehearsal does."""
         arguments = {"root": str(root), "files": [list(file) for file in files]}
-        reply = self._reply("describe", arguments, self._limits(0), "looking at the data files")
+        reply = self._reply("describe", arguments, self._limits(0))
         return [
             FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"])) for one in reply["files"]
         ]
 
-    def _reply(self, job: str, arguments: Mapping[str, Any], limits: JobLimits, what: str) -> dict[str, Any]:
-        """What a job found. Raises the error that it ended with; `what` says in it what was being done."""
+    def _reply(self, job: str, arguments: Mapping[str, Any], limits: JobLimits) -> dict[str, Any]:
+        """What a job found. Raises the error that it ended with."""
+        what = DOING[job]
         if not self._places.acquire(timeout=limits.wall_seconds):
             raise BusyError("other training requests are being tried", retry_after=limits.seconds)
         try:
@@ -198,6 +201,6 @@ def _defect(error: Exception, what: str) -> dict[str, Any]:
 
 #: What the warm parent's children can do.
 JOBS: Mapping[str, Job] = {
-    "rehearse": _answering("one step with two rows", _rehearsed),
-    "describe": _answering("looking at the data files", _described),
+    "rehearse": _answering(DOING["rehearse"], _rehearsed),
+    "describe": _answering(DOING["describe"], _described),
 }
