@@ -123,7 +123,7 @@ class Metrics:
         self._queue_rows.labels(model, str(version)).set_function(rows)
 
     def watch_memory(self, buffered: Callable[[], int]) -> None:
-        """Asks `buffered` how many bytes are kept for callers, when somebody looks."""
+        """Reads `buffered`, the bytes kept for callers, whenever the metrics are read."""
         text = "Memory taken by requests, messages on their way and replies not yet taken."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
 

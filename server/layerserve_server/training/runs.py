@@ -394,7 +394,7 @@ class Runs:
         try:
             run = known or Run.read(self._folder / name)
             owned = run.log.ended or run.own()
-            # Whoever looked after it may have ended it since it was read.
+            # Its server may have ended it since it was read.
             run.log.refresh()
         except (OSError, ValueError, KeyError, TypeError):
             # Later, it is most likely one that another server is about to make.

@@ -99,7 +99,7 @@ class TrainingProcess:
         try:
             return self.lives if self._started is None else self._started.poll() is None
         except ChildProcessError:
-            # Nobody knows how it ends: then it is as if a server before this one had started it.
+            # Its exit status is lost: then it is as if a server before this one had started it.
             self._started = None
             return self.lives
 

@@ -228,7 +228,7 @@ class BurstCall:
             self._end("OK")
             self._bursts.open.discard(self)
         else:
-            # The caller went away meanwhile: nobody else knows that the message was counted.
+            # The caller went away meanwhile, and the message was counted here only.
             self.drop()
 
     def fail(self, error: Exception) -> None:

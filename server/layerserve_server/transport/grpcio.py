@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 #: Time that answers which are on their way have to leave, once no more are made, in seconds.
 LEAVE_SECONDS = 1.0
-#: Calls that have come and that nobody has taken yet: as many as grpcio can count.
+#: Maximum number of calls that wait to be taken: the largest that grpcio accepts.
 MAX_PENDING = 2**31 - 1
 #: Pings in quick succession, without anything sent meanwhile, that end a connection.
 MAX_PING_STRIKES = 100
