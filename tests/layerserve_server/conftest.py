@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -271,7 +272,7 @@ def wait_until() -> Callable[[Callable[[], Any]], None]:
 
 
 @pytest.fixture(params=SERVERS)
-def serve_echo(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+def serve_echo(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Any]]:
     """Starts a server of tests.echo_servers; gives its service, its observer, itself and a channel to it."""
     stops: list[Callable[[], Any]] = []
 
@@ -287,3 +288,6 @@ def serve_echo(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     yield start
     for stop in reversed(stops):
         stop()
+    # What goes wrong in an event loop or in the thread that polls costs no call, and is only in the log.
+    defects = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert [text for text in defects if not text.startswith("internal error in ")] == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 
 import grpc
 import numpy as np
@@ -101,6 +104,77 @@ def test_a_caller_that_goes_away_leaves_nothing_to_compute(serve, wait_until):
         model.gate.set()
         wait_until(lambda: version.lane.queued_rows == 0)
     assert model.batches == [3]
+
+
+def leave(app, stub, model):
+    """A caller that goes away while its requests are computed."""
+    model.gate.clear()
+    begun = len(model.begun)
+    more = threading.Event()
+
+    def requests():
+        for i in range(3):
+            yield message(X, str(i))
+        more.wait(30)
+
+    stream = stub.PredictStream(requests(), timeout=60)
+    while len(model.begun) == begun:
+        time.sleep(0.002)
+    stream.cancel()
+    more.set()
+    model.gate.set()
+
+
+def say_nothing(app, stub, model):
+    """A caller that has an answer, and then says nothing until its stream is ended."""
+    over = threading.Event()
+
+    def requests():
+        yield message(X, "first")
+        over.wait(30)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.PredictStream(requests(), timeout=60))
+    over.set()
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+
+
+def send_nonsense(app, stub, model):
+    """A caller whose second message is none."""
+    messages = iter([message(X, "first").SerializeToString(), b"\xff\xff"])
+    with grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel:
+        stream = channel.stream_stream("/layerserve.v1.PredictionService/PredictStream")(messages, timeout=60)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def end_well(app, stub, model):
+    assert len(outcomes(stub.PredictStream(iter([message(X, "a"), message(X[:, :1], "b")]), timeout=60))) == 2
+
+
+@pytest.mark.parametrize("call", [end_well, leave, say_nothing, send_nonsense])
+def test_a_stream_that_has_ended_is_free_without_the_garbage_collector(serve, monkeypatch, wait_until, call):
+    """Its answers may be large, and the collector comes late."""
+    kept = []
+    begin = answers.StreamedCall.__init__
+
+    def begin_noted(self, its, stream, size):
+        begin(self, its, stream, size)
+        kept.extend(map(weakref.ref, (self, its, stream)))
+
+    monkeypatch.setattr(answers.StreamedCall, "__init__", begin_noted)
+    app, model, stub = serve(stream_idle_seconds=0.3)
+    outcomes(stub.PredictStream(iter([message(X, "warm")]), timeout=60))
+    kept.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        call(app, stub, model)
+        assert kept
+        wait_until(lambda: not [one for one in (found() for found in kept) if one is not None])
+    finally:
+        gc.enable()
 
 
 def test_no_more_requests_are_read_than_may_be_under_way(serve, monkeypatch, wait_until):

@@ -71,6 +71,8 @@ class Answers:
                 reading.result()
         finally:
             reading.cancel()
+            # How it ends holds its frame, and that holds this.
+            self._reading = None
             self._close()
 
     def _over(self, reading: asyncio.Task[None]) -> bool:
@@ -125,7 +127,8 @@ class Answers:
             self.closed = True
             left, self._under_way = self._under_way, set()
         for call in left:
-            call.gone()
+            gone, call.gone = call.gone, _nothing
+            gone()
         while self._ready:
             self._stream.memory.give(len(self._ready.popleft()[0]))
 
@@ -139,6 +142,9 @@ class Answers:
             if call not in self._under_way:
                 return
             self._under_way.discard(call)
+            # The callback refers to whoever answers, and that to this call: a circle, and its arrays, that only the
+            # collector would undo.
+            call.gone = _nothing
             self._ready.append((self.hold(message, call), call.size))
         self._stream.soon(self._news.set)
 
@@ -177,9 +183,10 @@ class StreamedCall:
         return self.message.SerializeToString()
 
     def on_gone(self, callback: Callable[[], None]) -> None:
-        self.gone = callback
         if self._answers.closed:
             callback()
+        elif not self.answered:
+            self.gone = callback
 
     def reply(self, encode: Callable[[], bytes]) -> None:
         if not self.answered:

@@ -338,7 +338,7 @@ class PolledCall(BurstCall, Operations):
         return self.end_event()
 
 
-class PolledStream(ServerStream, Operations):
+class PolledStream(Operations, ServerStream):
     """A stream in grpcio's core, whose events come to the poller, and from there to the event loop."""
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:

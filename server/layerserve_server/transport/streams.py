@@ -125,6 +125,8 @@ class Streams:
         except Exception as caught:
             error = caught
         wire = failure(error, stream.method) if error is not None else None
+        drop_frames(error)
+        stream.forget()
         status = wire.code.name if wire is not None else "OK"
         if stream.counted:
             seconds = time.monotonic() - stream.arrived
@@ -165,10 +167,10 @@ class Streams:
 
     def _look(self) -> None:
         """Ends streams that wait for too long."""
+        self._look_later()
         now = time.monotonic()
         for stream in tuple(self._open):
             stream.look(now, self.limits.stream_idle_seconds, self.limits.stalled_seconds)
-        self._look_later()
 
     def _look_later(self) -> None:
         seconds = min(self.limits.stream_idle_seconds, self.limits.stalled_seconds)
@@ -200,6 +202,13 @@ class Streams:
         self._look_later()
         self.loop.run_forever()
         self.loop.close()
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Lets go of the frames that an error and its causes came through: circles, which would keep their messages."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class ServerStream:
@@ -335,6 +344,11 @@ class ServerStream:
         for future in (self._receiving, self._sending):
             if future is not None and not future.done():
                 future.set_exception(error)
+
+    def forget(self) -> None:
+        """The handler has ended: drops what refers to the stream, as circles keep messages until they are collected."""
+        self._interruption = self._receiving = self._sending = None
+        self._callbacks = []
 
     def closed(self) -> None:
         """`open` has become False."""
