@@ -21,6 +21,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer
+from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import Failure, failure, gone_error
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 COUNTED_BYTES = 4096
 #: Threads for calls that have to wait for something, such as a version that is read from disk.
 BLOCKING_THREADS = 8
+#: Threads for requests that take long to decompress: few, as each may take a core.
+DECOMPRESSING_THREADS = 2
 #: Calls taken at once. More would let the first of them wait for the parsing of the last.
 MAX_BURST = 256
 
@@ -49,6 +52,7 @@ class Bursts:
         self._ended: deque[Ended] = deque()
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
         self._working = ThreadPoolExecutor(limits.rpc_threads, "rpc")
+        self._decompressing = ThreadPoolExecutor(DECOMPRESSING_THREADS, "decompress")
         observer.before_reading(self.tell)
         #: Calls that have no answer yet.
         self.open: set[BurstCall] = set()
@@ -74,10 +78,24 @@ class Bursts:
                 raise UnavailableError(STOPPING)
             if len(self.open) - len(self.coming) > self._limits.max_calls:
                 raise BusyError(f"all {self._limits.max_calls} calls of this server are in use", retry_after=0.1)
+            if is_compressed(call.request):
+                short = decompressed_if_short(call.request)
+                if short is None:
+                    self._decompressing.submit(call.attempt, partial(self._take_long, call, handler))
+                    return
+                self._limits.check_size(short)
+                call.request = short
             call.hold()
             handler(call)
         except Exception as error:
             call.fail(error)
+
+    def _take_long(self, call: BurstCall, handler: Handler) -> None:
+        """Decompresses a call's request, in a thread of its own, and hands it on."""
+        if not call.answered:
+            call.request = decompressed(call.request, self._limits.max_message_bytes, self.memory)
+            call.hold()
+            handler(call)
 
     def finish(self) -> None:
         """Does what the handlers of the burst left to do. Metrics come after the quickest answers, which would wait."""
@@ -140,7 +158,7 @@ class Bursts:
         """Ends the calls that are still open: another server may answer them."""
         for call in tuple(self.open):
             call.fail(UnavailableError(STOPPING))
-        for pool in (self._blocking, self._working):
+        for pool in (self._blocking, self._working, self._decompressing):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

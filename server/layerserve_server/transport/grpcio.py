@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import grpc
 
+from layerserve_server.transport import compression
 from layerserve_server.transport.aio import AioHandlers
 from layerserve_server.transport.burst import Bursts
 from layerserve_server.transport.call import Observer, Routes, StreamHandler
@@ -190,6 +191,7 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
     calls = limits.max_calls + limits.max_streams if shared or front else limits.max_connection_calls
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
+        compression.OPTION,
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would share its calls without a word.
         ("grpc.so_reuseport", int(shared)),

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TypeVar
 
 from layerserve_server.errors import (
@@ -20,6 +21,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Observer, StreamHandler
+from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
 from layerserve_server.transport.limits import SLOWEST_BYTES, Limits
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import Failure, failure, gone_error
@@ -372,4 +374,13 @@ class ServerStream:
             self._waits_since = None
         if message is not None:
             self._streams.limits.check_size(message)
+            if is_compressed(message):
+                return await self._decompressed(message)
         return message
+
+    async def _decompressed(self, message: bytes) -> bytes:
+        short = decompressed_if_short(message)
+        if short is not None:
+            self._streams.limits.check_size(short)
+            return short
+        return await self.blocking(partial(decompressed, message, self._streams.limits.max_message_bytes, self.memory))
