@@ -1,12 +1,18 @@
 """Streams of the transports: they hold no thread, have limits, and end when their callers are silent."""
 
+import gc
 import threading
+import time
+import weakref
+from collections import Counter
+from contextlib import suppress
 
 import grpc
 import pytest
 from echo_servers import ECHO
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from layerserve_server.transport.streams import ServerStream
 
 
 def opened(channel, count, method="endless"):
@@ -163,3 +169,112 @@ def test_a_second_stop_shortens_the_first(serve_echo):
     stopping.join(30)
     assert not stopping.is_alive()
     assert hanging.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The streams that a server still has, with no garbage collector that comes: what circles keep stays."""
+    streams = []
+    begin = ServerStream.__init__
+
+    def begin_noted(self, *arguments):
+        begin(self, *arguments)
+        streams.append(weakref.ref(self))
+
+    monkeypatch.setattr(ServerStream, "__init__", begin_noted)
+    gc.collect()
+    gc.disable()
+    yield lambda: [stream for stream in (found() for found in streams) if stream is not None]
+    gc.enable()
+
+
+def cancelled(channel, method):
+    stream = channel.unary_stream(method)(b"", timeout=60)
+    next(stream)
+    stream.cancel()
+
+
+def cancelled_at_once(channel, method):
+    channel.unary_stream(method)(b"", timeout=60).cancel()
+
+
+def late(channel, method):
+    error = refused(channel.unary_stream(method)(b"", timeout=0.1))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def wrong(channel, method):
+    assert refused(channel.stream_stream(method)(iter(()), timeout=60)).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def ended(channel, method):
+    assert list(channel.unary_stream(ECHO + "count")(b"1", timeout=60)) == [b"0"]
+
+
+def past_the_limit(channel, method):
+    streams = opened(channel, 3)
+    assert refused(channel.unary_stream(ECHO + "endless")(b"", timeout=60)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for stream in streams:
+        stream.cancel()
+
+
+@pytest.mark.parametrize("use", [cancelled, cancelled_at_once, late, wrong, ended, past_the_limit])
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Watch", ECHO + "endless"])
+def test_streams_that_have_ended_are_free_without_the_garbage_collector(serve_echo, kept, wait_until, use, method):
+    _, _, server, channel = serve_echo()
+    if type(server).__name__ == "AioServer":
+        pytest.skip("grpc.aio has circles of its own")
+    if use is wrong and method == ECHO + "endless":
+        pytest.skip("it takes anything")
+    use(channel, method)
+    wait_until(lambda: not kept())
+
+
+@pytest.fixture
+def held_up(serve_echo):
+    """A server whose handlers of streams can't begin until the event is set."""
+    echo, observer, server, channel = serve_echo({"max_streams": 4})
+    if type(server).__name__ == "AioServer":
+        pytest.skip("grpc.aio takes streams in the loop that begins them")
+    behind = getattr(server, "_behind", server)
+    go_on, held = threading.Event(), threading.Event()
+
+    def hold():
+        held.set()
+        assert go_on.wait(60)
+
+    behind._streams.post(hold)
+    assert held.wait(30)
+    yield echo, observer, channel, go_on
+    go_on.set()
+
+
+def test_streams_that_come_faster_than_they_begin_are_refused_at_once(held_up, wait_until):
+    _, observer, channel, go_on = held_up
+    waiting = [channel.unary_stream(ECHO + "count")(b"1", timeout=60) for _ in range(12)]
+    wait_until(lambda: sum(stream.done() for stream in waiting) == 8)  # while none can begin
+    early = [stream for stream in waiting if stream.done()]
+    assert {(stream.code(), stream.details()) for stream in early} == {
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams came at once")
+    }
+    go_on.set()
+    for stream in waiting:
+        with suppress(grpc.RpcError):
+            assert list(stream) == [b"0"]
+    wait_until(lambda: len(observer.ended) == 12)
+    # Four began; a method alone has three of four places.
+    assert Counter(status for _, _, status in observer.ended) == {"OK": 3, "RESOURCE_EXHAUSTED": 9}
+    assert observer.began == 12
+
+
+def test_a_stream_whose_caller_goes_away_before_it_begins_does_not_begin(held_up):
+    echo, observer, channel, go_on = held_up
+    stream = channel.unary_stream(ECHO + "endless")(b"", timeout=60)
+    other = channel.unary_unary(ECHO + "echo")
+    assert other(b"x", timeout=30) == b"x"  # by now the stream has come
+    stream.cancel()
+    assert other(b"x", timeout=30) == b"x"
+    time.sleep(0.1)
+    go_on.set()
+    observer.wait_for(("endless", "", "CANCELLED"))
+    assert not echo.gone.is_set()

@@ -401,6 +401,7 @@ class PolledStream(Operations, ServerStream):
             with self._poller.lock:
                 self._cancelled = True
             self._poller.count_reset(self._client, self.deadline)
+            self.left = True
             self._streams.post(self.gone)
         return self.end_event()
 

@@ -24,7 +24,7 @@ from layerserve_server.transport.call import Ended, Observer, StreamHandler
 from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
 from layerserve_server.transport.limits import SLOWEST_BYTES, Limits
 from layerserve_server.transport.memory import MemoryBudget
-from layerserve_server.transport.status import Failure, failure, gone_error
+from layerserve_server.transport.status import STATUS, Failure, failure, gone_error
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ OTHERS_SHARE = 4
 LOOK_SECONDS = 1.0
 #: Time that handlers have to end once their streams are ended, in seconds.
 END_SECONDS = 2.0
+#: How streams end for which there are too many that wait to begin.
+OVERRUN = failure(BusyError("too many streams came at once", retry_after=1.0), "")
 
 
 class Streams:
@@ -49,6 +51,10 @@ class Streams:
         self._pool = ThreadPoolExecutor(limits.rpc_threads, "stream")
         self._posted: deque[Callable[[], None]] = deque()
         self._woken = False
+        #: Streams that were taken, and those of them that have begun: each counted by one thread.
+        self._served = self._begun = 0
+        #: Methods of streams that were refused before they could begin.
+        self._refused: deque[str] = deque()
         # What follows belongs to the loop's thread.
         self._open: set[ServerStream] = set()
         self._peers: Counter[str] = Counter()
@@ -69,10 +75,23 @@ class Streams:
                 self.loop.call_soon_threadsafe(self._drain)
 
     def serve(self, stream: ServerStream, handler: StreamHandler) -> None:
-        """Lets a handler answer a stream."""
+        """Lets a handler answer a stream. Only for the one thread that takes calls.
+
+        Where they come faster than they begin, what waits would have no bound: those past it are refused here.
+        """
+        if self._served - self._begun >= self.limits.max_streams:
+            self._refused.append(stream.method)
+            stream.end(OVERRUN)
+            return
+        self._served += 1
 
         def begin() -> None:
-            self.begin(stream, handler)
+            self._begun += 1
+            if not stream.left:
+                self.begin(stream, handler)
+            elif stream.counted:
+                self._observer.calls_began(stream.method, 1)
+                self._tell(stream, STATUS[type(gone_error(stream.deadline))].name)
 
         self.post(begin)
 
@@ -129,11 +148,20 @@ class Streams:
         wire = failure(error, stream.method) if error is not None else None
         drop_frames(error)
         stream.forget()
-        status = wire.code.name if wire is not None else "OK"
         if stream.counted:
-            seconds = time.monotonic() - stream.arrived
-            self._observer.calls_ended((Ended(stream.method, stream.model, stream.version, status, seconds),))
+            self._tell(stream, wire.code.name if wire is not None else "OK")
         stream.end(wire)
+
+    def _tell(self, stream: ServerStream, status: str) -> None:
+        seconds = time.monotonic() - stream.arrived
+        self._observer.calls_ended((Ended(stream.method, stream.model, stream.version, status, seconds),))
+
+    def _tell_refused(self) -> None:
+        """Tells the observer of all streams that were refused since it was told last."""
+        refused = Counter(self._refused.popleft() for _ in range(len(self._refused)))
+        for method, count in refused.items():
+            self._observer.calls_began(method, count)
+            self._observer.calls_ended([Ended(method, "", "", OVERRUN.code.name, 0.0)] * count)
 
     def _admit(self, stream: ServerStream) -> None:
         """Raises UnavailableError, BusyError."""
@@ -166,6 +194,7 @@ class Streams:
                 self._posted.popleft()()
             except Exception:
                 logger.exception("an event of a stream")
+        self._tell_refused()
 
     def _look(self) -> None:
         """Ends streams that wait for too long."""
@@ -231,6 +260,8 @@ class ServerStream:
         self.model = ""
         self.version = ""
         self.arrived = time.monotonic()
+        #: Whether the caller went away, perhaps before the handler began. Set in any thread.
+        self.left = False
         self._gone = False
         self._interruption: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
