@@ -505,9 +505,10 @@ def test_an_empty_repository_says_so(make, tmp_path):
 def test_callers_wait_for_an_old_version_but_not_without_bound(make, put, load_fake):
     put(version=1, offset=1)
     put(version=2, offset=2)
-    gate, loading = threading.Event(), threading.Event()
+    gate, loading, read = threading.Event(), threading.Event(), []
 
     def load(path):
+        read.append(path.parent.name)
         if path.parent.name == "1":
             loading.set()
             assert gate.wait(30)
@@ -529,6 +530,7 @@ def test_callers_wait_for_an_old_version_but_not_without_bound(make, put, load_f
     for thread in threads:
         thread.join()
     assert results == [(1, 1)] * 8
+    assert read == ["2", "1"]
 
 
 def test_a_published_version_is_served_when_publish_returns(make, put, tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
+import sys
+import urllib.request
 from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
@@ -13,6 +17,7 @@ from layerserve_server import app, execution, tuning, worker
 from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner, run_defaults, run_limits
 from layerserve_server.metrics import Metrics
 from layerserve_server.settings import Settings
+from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.workers import Workers, threads
 
 #: One value for each, of which none is a default or another's.
@@ -189,3 +194,125 @@ def test_orders_for_a_worker_are_the_settings_of_its_server(tmp_path):
     assert processes.weights.is_dir()
     processes.stop(0.0)
     assert not processes.weights.exists()
+
+
+class Front:
+    """In a transport's place: notes how it was made, and what it is told."""
+
+    def __init__(self, routes, metrics, limits, **options):
+        self.routes, self.metrics, self.limits, self.options = routes, metrics, limits, options
+        self.memory, self.told = SimpleNamespace(used=123), []
+
+    def start(self):
+        self.told.append("start")
+
+    def stop(self, grace):
+        self.told.append(("stop", grace))
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "grace"),
+    [("GrpcioServer", "2.5\n", 2.5), ("NativeServer", "0.0\n", 0.0), ("GrpcioServer", "", 0.0)],
+)
+def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
+    put, load_fake, tmp_path, monkeypatch, name, line, grace
+):
+    put(version=1)
+    tls = {} if name == "NativeServer" else {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
+    transport = "native" if name == "NativeServer" else "grpcio"
+    settings = Settings(
+        path=tmp_path / "models",
+        host="127.0.0.1",
+        grpc_port=4321,
+        transport=transport,
+        compute_threads=3,
+        max_old_versions=5,
+        poll_seconds=4.0,
+        plugins="mine",
+        tuning_seconds=1.0,
+        **tls,
+        **LIMITS,
+    )
+    made = {"GrpcioServer": [], "NativeServer": [], "Repository": [], "Watcher": []}
+    done = []
+
+    def watched(kind, known):
+        def make(*arguments, **options):
+            made[kind].append(known(*arguments, **options))
+            return made[kind][-1]
+
+        monkeypatch.setattr(worker, kind, make)
+
+    for kind, known in (
+        ("GrpcioServer", Front),
+        ("NativeServer", Front),
+        ("Repository", worker.Repository),
+        ("Watcher", worker.Watcher),
+    ):
+        watched(kind, known)
+    for function in ("set_threads", "load_plugins", "make_ready"):
+        monkeypatch.setattr(execution, function, lambda *given, name=function: done.append((name, *given)))
+    monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
+    monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
+    monkeypatch.setattr(worker, "loader", lambda settings, weights: done.append(("weights", weights)) or load_fake)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    tuned = []
+    tuner = SimpleNamespace(
+        submit=lambda version: tuned.append(version.version),
+        start=lambda: tuned.append("start"),
+        close=lambda: tuned.append("close"),
+    )
+    monkeypatch.setattr(worker, "make_tuner", lambda settings: tuner if settings.transport == "grpcio" else None)
+    served = []
+
+    class Orders(io.StringIO):
+        """What the server tells: the orders, and when the worker serves (and so reads on) that it is to end."""
+
+        def __iter__(self):
+            assert made[name][0].told == ["start"]
+            assert made["Watcher"][0]._thread.is_alive()
+            port = json.loads(sys.stdout.getvalue())["metrics_port"]
+            for page in ("metrics", "readyz"):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30) as reply:
+                    served.append(reply.read().decode())
+            with made["Repository"][0].lease("double") as version:
+                served.append(version)
+            yield from iter(self.readline, "")
+            assert not line, "it waits for more, and its server for its end"
+
+    files = {"socket": str(tmp_path / "socket"), "weights": str(tmp_path / "weights")}
+    orders = json.dumps({"settings": settings.model_dump(mode="json"), **files})
+    monkeypatch.setattr(sys, "stdin", Orders(f"{orders}\n{line}"))
+    worker.main()
+
+    assert done == [
+        (signal.SIGINT, signal.SIG_IGN),
+        ("logs", "info", "text"),
+        ("set_threads", 3),
+        ("load_plugins", "mine"),
+        ("make_ready",),
+        ("weights", tmp_path / "weights"),
+    ]
+    assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 1]
+    ((front,), (repository,), (watcher,)) = made[name], made["Repository"], made["Watcher"]
+    assert list(front.routes.unary) == ["/layerserve.v1.PredictionService/Predict"]
+    assert front.routes.prompt == set(front.routes.unary)
+    assert front.routes.streams == {}
+    assert asdict(front.limits) == LIMITS
+    assert front.options == {
+        "host": "127.0.0.1",
+        "port": 4321,
+        "certificate": (tmp_path / "c.pem", tmp_path / "k.pem") if tls else None,
+        "shared": SharedPort(tmp_path / "socket", owner=False),
+    }
+    assert front.told == ["start", ("stop", grace)]
+    assert tuned == ([1, "start", "close"] if transport == "grpcio" else [])
+    assert (repository._max_old_versions, repository._settle_seconds) == (5, 8.0)
+    assert repository._observer is front.metrics
+    assert watcher._poll_seconds == 4.0
+    assert not watcher._thread.is_alive()
+    metrics, ready, version = served
+    assert 'layerserve_model_loaded{model="double",version="1"} 1.0' in metrics
+    assert "layerserve_buffered_bytes 123.0" in metrics
+    assert ready
+    assert version.retired
