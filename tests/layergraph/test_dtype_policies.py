@@ -7,7 +7,10 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
+import torch
 from layergraph.config.options import Expected
+from layergraph.errors import DataError
+from layergraph.functional import dtypes
 from layergraph.functional.dtypes import any_dtype_policy
 from layergraph.layers.table import LAYERS
 from oracles import flat, keras, perturb, random_arrays, with_meaning
@@ -126,3 +129,93 @@ def test_a_map_of_policies_has_an_end() -> None:
     assert len(any_dtype_policy(policy_map(10_000)).parts) == 10_000
     with pytest.raises(Expected, match="at most 10000 dtype policies"):
         any_dtype_policy(policy_map(10_001))
+
+
+def map_of(parts: Any) -> dict[str, Any]:
+    return {"class_name": "DTypePolicyMap", "config": {"default_policy": "mixed_float16", "policy_map": parts}}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("attention/query", "float64"),
+        ("query", "float64"),  # told from within `attention`
+        ("key", "mixed_float16"),
+        ("ry", "mixed_float16"),
+        ("decoder_1/dense", "bfloat16"),
+        ("decoder_/dense", "bfloat16"),
+        ("decoder_1/dense_2", "mixed_float16"),
+        ("my_decoder_1/dense", "mixed_float16"),
+        ("block/3/ffn/out", "float32"),
+        ("block/ffn/", "float32"),
+        ("block/ffn", "mixed_float16"),
+        ("block/ff", "mixed_float16"),
+        ("ffn/block/", "mixed_float16"),
+        ("anything.end", "int8"),
+        ("aa", "uint8"),
+        ("aaa", "uint8"),
+        ("a", "mixed_float16"),  # the two ends of a pattern don't overlap
+    ],
+)
+def test_a_map_gives_the_policy_of_the_path_or_of_the_first_pattern_that_matches(path: str, name: str) -> None:
+    parts = {
+        "attention/query": "float64",
+        "decoder_.*/dense": "bfloat16",
+        "block.*ffn/.*": "float32",
+        ".*.end": "int8",
+        "a.*a": "uint8",
+        "deco.*": "float16",
+    }
+    found = any_dtype_policy(map_of(parts)).at(path)
+    expected = "float16" if name == "mixed_float16" and path.startswith("deco") else name
+    assert (found.name, found.parts) == (expected, ())
+
+
+@pytest.mark.parametrize("path", ["a.*b.*c.*d", "a+", "(a)", "a[0]", "^a", "a$", "a|b", "a{2}", "a?", "\\d", 3])
+def test_no_other_expression_is_a_pattern_of_a_map(path: Any) -> None:
+    with pytest.raises(Expected, match=r"patterns have '\.\*' alone"):
+        any_dtype_policy(map_of({path: "float32"}))
+
+
+@pytest.mark.parametrize("parts", [None, ["float32"], "float32"])
+def test_a_map_holds_policies_by_path(parts: Any) -> None:
+    with pytest.raises(Expected, match="a map of at most"):
+        any_dtype_policy(map_of(parts))
+
+
+def test_a_map_is_written_as_it_was_read() -> None:
+    written = map_of({"a": "float32", "b.*": "mixed_bfloat16"})
+    assert any_dtype_policy(written).serialized() == written
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (torch.bfloat16, "bfloat16"),
+        (torch.int64, "int64"),
+        ("uint8", "uint8"),
+        ("string", "string"),
+        (np.float32, "float32"),
+        (np.dtype("int16"), "int16"),
+        (float, "float64"),
+        (bool, "bool"),
+    ],
+)
+def test_element_types_have_names(value: Any, name: str) -> None:
+    assert dtypes.dtype(value) == name
+
+
+@pytest.mark.parametrize("value", ["float", "complex64", torch.qint8, np.dtype("O"), np.dtype("U3"), dict, 3, None])
+def test_what_is_no_element_type_has_none(value: Any) -> None:
+    with pytest.raises(Expected, match="the name of an element type such as 'float32'"):
+        dtypes.dtype(value)
+
+
+def test_names_of_arrays_and_tensors() -> None:
+    assert dtypes.dtype_name(np.dtype("float16")) == "float16"
+    assert [dtypes.dtype_name(np.dtype(kind)) for kind in ("O", "S3", "U3", "T")] == ["string"] * 4
+    assert dtypes.dtype_name(torch.float64) == "float64"
+    assert dtypes.dtype_name("any") == "any"
+    assert dtypes.torch_dtype("complex128") is torch.complex128
+    with pytest.raises(DataError, match="element type 'string' is not one to compute with, expected one of"):
+        dtypes.torch_dtype("string")

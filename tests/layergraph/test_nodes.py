@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from layergraph import Input, Model
-from layergraph.errors import UnknownTensorError
-from layergraph.layers import Dense
+from layergraph.errors import DataError, GraphError, UnknownTensorError
+from layergraph.functional.model import MAX_PLANS
+from layergraph.layers import BatchNormalization, Concatenate, Dense, Embedding, Flatten, Masking
 
 
 def two_calls() -> tuple[Dense, object, object]:
@@ -133,3 +135,103 @@ def test_a_model_that_was_moved_makes_new_plans() -> None:
     assert model.plan() is before
     assert model.to("cpu") is model
     assert model.plan() is not before
+
+
+def test_layers_are_found_by_name_or_place(nested: Model) -> None:
+    assert nested.get_layer("x") is nested.get_layer(index=0)
+    assert nested.get_layer(index=-1) is nested.layers[-1] is nested.get_layer(index=len(nested.layers) - 1)
+    assert nested.get_layer(index=-len(nested.layers)) is nested.layers[0]
+    for index in (len(nested.layers), -len(nested.layers) - 1):
+        with pytest.raises(ValueError, match=f"model 'outer' has 4 layers, none at index {index}"):
+            nested.get_layer(index=index)
+    with pytest.raises(ValueError, match=r"no such layer: first; existing layers are: \['x', 'y', 'a/b', 'head:1'\]"):
+        nested.get_layer("first")
+
+
+def test_masks_of_calls_are_boolean_tensors() -> None:
+    ids = Input((5,), dtype="int32", name="ids")
+    embedding, dense = Embedding(9, 4, mask_zero=True), Dense(2)
+    dense(embedding(ids))
+    assert embedding.input_mask is None
+    for mask in (embedding.output_mask, dense.input_mask, dense.output_mask, dense.get_input_mask_at(0)):
+        assert (mask.shape, mask.dtype) == ((None, 5), "bool")
+    dense(Masking()(Input((7, 4))))
+    assert dense.get_output_mask_at(1).shape == (None, 7)
+    for attribute in ("input_mask", "output_mask"):
+        with pytest.raises(AttributeError, match="multiple inbound nodes"):
+            getattr(dense, attribute)
+
+
+def test_weights_that_training_leaves_alone_are_told_apart() -> None:
+    layer = BatchNormalization()
+    layer(Input((3,)))
+    assert [weight.name for weight in layer.trainable_weights] == ["gamma", "beta"]
+    assert [weight.name for weight in layer.non_trainable_weights] == ["moving_mean", "moving_variance"]
+    layer.trainable = False
+    assert layer.trainable_weights == []
+    assert layer.non_trainable_weights == layer.weights
+
+
+def test_a_weight_takes_values_of_its_shape_alone() -> None:
+    layer = Dense(2, name="d")
+    layer(Input((3,)))
+    kernel = layer.weights[0]
+    for take in (kernel.bind, kernel.assign):
+        with pytest.raises(DataError, match=r"got shape \(2, 3\), expected \(3, 2\)"):
+            take(torch.ones(2, 3))
+    kernel.assign(np.full((3, 2), 2.0))
+    bound = torch.full((3, 2), 5.0)
+    np.testing.assert_array_equal(kernel.numpy(), np.full((3, 2), 2.0, "float32"))
+    kernel.bind(bound)
+    np.testing.assert_array_equal(kernel.numpy(), bound)
+
+
+def test_calls_need_their_arguments_and_no_others() -> None:
+    layer = Dense(2, name="d")
+    with pytest.raises(GraphError, match="layer 'd' \\(Dense\\): called without 'inputs'"):
+        layer(training=True)
+    with pytest.raises(GraphError, match=r"called with 1 arguments and \['other'\], expected \['inputs'"):
+        layer(Input((3,)), other=1)
+
+
+def test_what_the_inputs_do_not_reach_is_told() -> None:
+    x, y = Input((3,), name="x"), Input((3,), name="y")
+    middle = Dense(2, name="d")(y)
+    with pytest.raises(GraphError, match="graph disconnected: input 'y' is needed but isn't among the inputs"):
+        Model(x, Concatenate()([x, middle]))
+    with pytest.raises(GraphError, match="got 1 inputs, expected 2"):
+        Model([x, y], [x, middle])(np.ones((1, 3), "float32"))
+
+
+def test_a_tensor_of_a_graph_is_its_own_input() -> None:
+    made = Dense(2)(Input((3,)))
+    assert Input(tensor=made) is made
+
+
+def test_only_so_many_choices_of_outputs_keep_their_plans(nested: Model) -> None:
+    """But that of the model's own outputs stays."""
+    x = Input((1,))
+    layers = [Dense(1, name=f"d{i}") for i in range(MAX_PLANS + 1)]
+    model = Model(x, [layer(x) for layer in layers])
+    own, first = model.plan(), model.plan(["d0"])
+    assert model.plan(["d0"]) is first
+    last = [model.plan([f"d{i}"]) for i in range(1, MAX_PLANS)]
+    assert len(model._plans) == MAX_PLANS
+    assert model.plan() is own
+    assert model.plan([f"d{MAX_PLANS - 1}"]) is last[-1]
+    assert model.plan(["d0"]) is not first
+
+
+@pytest.mark.parametrize("given", [(4, 3), (4, 3, 1)])
+@pytest.mark.parametrize("own", [(3,), (3, 1)])
+def test_a_model_adapts_a_last_axis_of_one(own: tuple[int, ...], given: tuple[int, ...]) -> None:
+    """As Keras does, for arrays and for tensors of a graph; and types, too."""
+    entry = Input(own)
+    inner = Model(entry, Flatten()(entry) if len(own) > 1 else Dense(3, "relu", use_bias=False)(entry))
+    for weight in inner.weights:
+        weight.assign(np.eye(3))
+    array = np.arange(12).reshape(given)
+    expected = np.arange(12, dtype="float32").reshape(4, 3)
+    np.testing.assert_array_equal(inner(array).detach(), expected)
+    x = Input(given[1:], dtype="int32")
+    np.testing.assert_array_equal(Model(x, inner(x)).predict(array.astype("int32")), expected)
