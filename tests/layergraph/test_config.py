@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import pytest
+from layergraph.config import keras1
 from layergraph.config.generation import (
     KERAS1,
     KERAS2,
@@ -22,7 +23,9 @@ from layergraph.config.generation import (
     MULTI_BACKEND,
     generation_of,
 )
+from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call
 from layergraph.config.problems import Problems
+from layergraph.config.quantization import policy_of
 from layergraph.config.reader import read_graph
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
 from layergraph.errors import ModelFileError
@@ -106,6 +109,11 @@ def test_without_a_version_the_form_of_calls_tells() -> None:
     assert generation_of(None, functional(X, dense())).major == 3
     old = functional(X, {**dense(), "inbound_nodes": [[["x", 0, 0, {}]]]})
     assert generation_of(None, old) is KERAS2
+    oldest = functional(X, {**layer("Dense", "a", W_regularizer=None), "inbound_nodes": [[["x", 0, 0]]]})
+    assert generation_of(None, oldest) is KERAS1
+    without_calls = {"class_name": "Sequential", "config": [{"class_name": "Dense", "config": {"units": 3}}]}
+    assert generation_of(None, without_calls) is KERAS2
+    assert generation_of(None, {"config": 3}) is KERAS2
 
 
 @pytest.mark.parametrize(
@@ -242,6 +250,159 @@ def test_what_keras_1_does_not_say_of_channels_other_layers_tell(tmp_path: Path)
         assert spec.layers[1].config.get("data_format") == told
 
 
+def test_a_recurrent_layer_takes_states_and_then_constants() -> None:
+    tensors = [["x", 0, 0, {}], ["s", 0, 0, {}], ["c", 0, 0, {}], ["c", 0, 1, {}]]
+    inputs = [layer("InputLayer", name, batch_shape=[None, 4]) for name in ("x", "s", "c")]
+    rnn = {
+        "class_name": "RNN",
+        "config": {"name": "a", "num_constants": 2, "cell": layer("SimpleRNNCell", "cell", units=4)},
+    }
+    spec, problems = spec_of(functional(*inputs, {**rnn, "inbound_nodes": [tensors]}), KERAS2)
+    assert problems == []
+    (call,) = spec.layers[3].calls
+    assert call.args == (TensorRef("x", 0, 0),)
+    assert call.kwargs == {
+        "initial_state": [TensorRef("s", 0, 0)],
+        "constants": [TensorRef("c", 0, 0), TensorRef("c", 0, 1)],
+    }
+
+
+def test_arguments_of_a_call_of_keras_2() -> None:
+    """Tensors anywhere, constants, `...`; lists that only look like tensors stay lists."""
+    kwargs = {
+        "mask": ["x", 0, 0],
+        "value": {"deep": [["x", 0, 0], 3]},
+        "constant": ["_CONSTANT_VALUE", -1, 2.5],
+        "rest": {"class_name": "__ellipsis__"},
+        "triple": ["y", 0, 0],
+        "none": None,
+        "window_fn": None,
+    }
+    call = keras2_call([["x", 0, 0, kwargs]], "Dense", 0, {"x": 1})
+    assert call.args == (TensorRef("x", 0, 0),)
+    assert call.kwargs == {
+        "mask": TensorRef("x", 0, 0),
+        "value": {"deep": [TensorRef("x", 0, 0), 3]},
+        "constant": 2.5,
+        "rest": ...,
+        "triple": ["y", 0, 0],
+        "window_fn": None,
+    }
+    by_name = keras2_call({"a": ["x", 0, 0, {"mask": None}], "b": [["y", 1, 0]]}, "Dense", 0, {})
+    assert by_name.args == ({"a": TensorRef("x", 0, 0), "b": [TensorRef("y", 1, 0)]},)
+    assert by_name.kwargs == {"mask": None}
+    constant = keras2_call(["_CONSTANT_VALUE", -1, 7, {"y": ["x", 0, 0]}], "Add", 0, {"x": 1})
+    assert (constant.args, constant.kwargs) == ((7,), {"y": TensorRef("x", 0, 0)})
+
+
+@pytest.mark.parametrize("node", [3, "x", None, [["x", 0, 0, 3]], [["x", 0, 0, {}], 3], {"a": 3}, [["x", True, 0]]])
+def test_a_call_of_keras_2_of_another_form_is_refused(node: Any) -> None:
+    with pytest.raises(MalformedNodeError):
+        keras2_call(node, "Dense", 0, {})
+
+
+@pytest.mark.parametrize("node", [[], {"args": {}}, {"kwargs": {}}, {"args": [], "kwargs": [1]}])
+def test_a_call_of_keras_3_of_another_form_is_refused(node: Any) -> None:
+    with pytest.raises(MalformedNodeError):
+        keras3_call(node, lambda value: value)
+
+
+def test_a_call_of_keras_3_needs_no_keywords_and_takes_no_training() -> None:
+    assert keras3_call({"args": [1]}, str) == CallSpec(("1",))
+    node = {"args": [1, 2], "kwargs": {"a": 3, "training": True, "b": None}}
+    assert keras3_call(node, str) == CallSpec(("1", "2"), {"a": "3"})
+
+
+def test_policies_of_a_map_go_by_the_last_part_of_the_path() -> None:
+    parts = {"a/query": "float16", "key": "bfloat16"}
+    policies = {"class_name": "DTypePolicyMap", "config": {"default_policy": "float64", "policy_map": parts}}
+    assert [policy_of(policies, name) for name in ("query", "key", "a", "ey")] == [
+        *("float16", "bfloat16", "float64", "float64"),
+    ]
+    policies["config"]["policy_map"] = 3
+    assert policy_of(policies, "query") == "float64"
+    for other in (
+        "float32",
+        {"class_name": "DTypePolicyMap", "config": 3},
+        {"class_name": "DTypePolicy", "config": {}},
+    ):
+        assert policy_of(other, "query") is other
+
+
+def test_values_of_keras_2_that_say_little() -> None:
+    old = {"name": "a", "units": 3, "input_dim": 5, "output_dim": 3, "dtype": "int32"}
+    embedding = {"class_name": "Embedding", "config": old, "inbound_nodes": [[["x", 0, 0, {}]]]}
+    first = {"class_name": "InputLayer", "config": {"name": "x", "input_shape": [4], "trainable": True}, "name": "x"}
+    spec, _ = spec_of(functional(first, embedding), KERAS2)
+    assert spec.layers[0].config["batch_shape"] == [None, 4]
+    assert spec.layers[1].config["dtype"] == "float32"
+    normalization = {"class_name": "BatchNormalization", "config": {"name": "a", "axis": [3]}}
+    spec, _ = spec_of({"class_name": "Sequential", "config": [normalization]}, KERAS2)
+    assert spec.layers[-1].config["axis"] == 3
+
+
+@pytest.mark.parametrize(
+    ("padding", "found"),
+    [
+        ({"left_pad": 1}, [1, 0]),
+        ({"left_pad": 1, "right_pad": 2}, [1, 2]),
+        ({"top_pad": 3, "right_pad": 2}, [[3, 0], [0, 2]]),
+        ([1, 2, 3, 4], [[1, 2], [3, 4]]),
+        ([1, 2], [1, 2]),
+    ],
+)
+def test_paddings_of_keras_1(padding: Any, found: Any) -> None:
+    config: dict[str, Any] = {"padding": padding}
+    keras1.adapt("ZeroPadding2D", config)
+    assert config["padding"] == found
+
+
+def test_arrays_in_a_config_hold_numbers() -> None:
+    array = {"class_name": "__numpy__", "config": {"value": [[1.5, 2]], "dtype": "float64"}}
+    spec, problems = spec_of(
+        functional(X, dense(bias_initializer={"class_name": "Constant", "config": {"value": array}}))
+    )
+    value = spec.layers[1].config["bias_initializer"]["config"]["value"]
+    assert (value.dtype, value.tolist(), problems) == ("float64", [[1.5, 2.0]], [])
+    for dtype, numbers in (("O", [1]), ("U3", ["a"]), ("M8[s]", [1]), ("complex64", [1])):
+        array["config"] = {"value": numbers, "dtype": dtype}
+        _, (problem,) = spec_of(
+            functional(X, dense(bias_initializer={"class_name": "Constant", "config": {"value": array}}))
+        )
+        assert problem == "layer 'a' (Dense): __numpy__ has a form that can't be read"
+
+
+def operation_layer(*calls: list[Any], **config: Any) -> dict[str, Any]:
+    given = {"name": "a", "trainable": True, "dtype": "float32", **config}
+    return {"class_name": "TFOpLambda", "config": given, "name": "a", "inbound_nodes": list(calls)}
+
+
+def test_functions_whose_calls_can_not_be_one_operation_are_told() -> None:
+    calls = [["x", 0, 0, {"axis": 1}]], [["x", 0, 0, {"axis": 0}]]
+    _, problems = spec_of(functional(X, operation_layer(*calls, function="math.reduce_sum")), KERAS2)
+    assert problems == ["layer 'a' (TFOpLambda): its calls differ in their options"]
+    _, problems = spec_of(functional(X, operation_layer(calls[0], function="math.frobnicate")), KERAS2)
+    assert problems == ["layer 'a' (TFOpLambda): function 'math.frobnicate' of TensorFlow is not supported"]
+
+
+def test_a_slice_of_tensorflow_has_lists_of_places() -> None:
+    def sliced(**places: Any) -> Any:
+        call = [
+            ["x", 0, 0, {"begin": [0, 1], "end": [0, 3], "strides": [1, 1], "begin_mask": 1, "end_mask": 1, **places}]
+        ]
+        spec, problems = spec_of(functional(X, operation_layer(call, function="strided_slice")), KERAS2)
+        return problems or spec.layers[1].calls[0].args[1]
+
+    whole, part = {"start": None, "stop": None, "step": 1}, {"start": 1, "stop": 3, "step": 1}
+    assert sliced() == (whole, part)
+    assert sliced(begin_mask=0, end_mask=2) == ({**whole, "start": 0, "stop": 0}, {**part, "stop": None})
+    assert sliced(ellipsis_mask=1, shrink_axis_mask=2) == (..., 1)
+    assert sliced(new_axis_mask=1) == (None, part)
+    said = ["layer 'a' (TFOpLambda): function 'strided_slice' of TensorFlow with places that are no lists"]
+    for wrong in ({"begin": [0]}, {"end": [1, 2, 3]}, {"strides": [1]}, {"begin": 1}, {"end": 3}):
+        assert sliced(**wrong) == said
+
+
 # --- hostile ----------------------------------------------------------------------------------------------------------
 
 COMMAND = "touch layergraph_was_here"
@@ -299,6 +460,8 @@ def odd() -> dict[str, Any]:
         "layers that are no list": {"class_name": "Functional", "config": {"name": "m", "layers": {}}},
         "a sequence whose layers are no list": {"class_name": "Sequential", "config": {"name": "m", "layers": {}}},
         "layers that are numbers": functional(1, 2),
+        "a sequence of numbers": {"class_name": "Sequential", "config": {"name": "m", "layers": [1]}},
+        "a model that runs code": {"class_name": "TorchModuleWrapper", "config": {"name": "m", "layers": []}},
         "calls that are numbers": functional(X, {**dense(), "inbound_nodes": [3]}),
         "calls that are text": functional(X, {**dense(), "inbound_nodes": "x"}),
         "class that is a list": functional(X, {**dense(), "class_name": ["Dense"]}),
@@ -348,6 +511,8 @@ SAID = {
     "layers that are no list": "a model is a subclassed one, whose graph no file holds",
     "a sequence whose layers are no list": "a Sequential model has no list of layers",
     "layers that are numbers": "a layer is no object",
+    "a sequence of numbers": "a Sequential model holds a layer that is no object",
+    "a model that runs code": "the model: TorchModuleWrapper holds Python code, which is never run",
     "calls that are numbers": "layer 'a': a call has no form that can be read",
     "calls that are text": "layer 'a': inbound_nodes is no list",
     "class that is a list": "layer 'a': class_name is \"['Dense']\"",
