@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -11,19 +12,20 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from layergraph.archive import LegacyWeights, LoadLimits, StateTree, open_archive
-from layergraph.archive.files import FileWindow, find_model
+from layergraph.archive import LegacyWeights, LoadLimits, StateTree, allocation, open_archive
+from layergraph.archive.allocation import uninitialised
+from layergraph.archive.files import FileWindow, find_model, open_regular
 from layergraph.archive.hdf5 import Hdf5File
 from layergraph.errors import CorruptFileError, UnsafeFileError
 
 CONFIG = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
 
 
-def stored(path: Path) -> Hdf5File:
+def stored(path: Path, **limits: int) -> Hdf5File:
     """An HDF5 file on its own, opened as the archive opens it."""
     descriptor = os.open(path, os.O_RDONLY)
     size = path.stat().st_size
-    return Hdf5File(FileWindow(descriptor, 0, size, owns=True), path, size, LoadLimits())
+    return Hdf5File(FileWindow(descriptor, 0, size, owns=True), path, size, LoadLimits(**limits))
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -159,3 +161,144 @@ def test_a_large_config_is_read(tmp_path: Path) -> None:
         file.create_group("model_weights").attrs["layer_names"] = np.empty(0)
     with open_archive(path) as archive:
         assert len(archive.config["padding"]) == 200_000
+
+
+def test_lists_of_names_have_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("g")
+        for index in range(4):
+            group[str(index)] = index
+        group.attrs["whole"] = [b"a", b"b", b"c", b"d"]
+        for index in range(2):
+            group.attrs[f"split{index}"] = [b"a", b"b"]
+        for index in range(5):
+            group.attrs[f"single{index}"] = b"a"
+        group.attrs["long"] = np.bytes_("x" * 40)
+    allowed, refused = (stored(path, names=names, config_bytes=4000).root.group("g") for names in (4, 3))
+    assert allowed is not None
+    assert refused is not None
+    assert allowed.member_names() == ["0", "1", "2", "3"]
+    assert allowed.texts("whole") == ["a", "b", "c", "d"]
+    assert allowed.texts("split") == ["a", "b", "a", "b"]
+    assert allowed.texts("none") is None
+    with pytest.raises(CorruptFileError, match="group 'g' has 4 members"):
+        refused.member_names()
+    with pytest.raises(CorruptFileError, match="attribute 'whole' of 'g/' is too large"):
+        refused.texts("whole")
+    for name in ("split", "single"):
+        with pytest.raises(CorruptFileError, match=f"attribute '{name}' of 'g/' has too many entries"):
+            refused.texts(name)
+    short, enough = (stored(path, config_bytes=size).root.group("g") for size in (39, 40))
+    assert short is not None
+    assert enough is not None
+    assert enough.text("long") == "x" * 40
+    with pytest.raises(CorruptFileError, match="attribute 'long' of 'g/' is too large"):
+        short.text("long")
+
+
+def test_a_text_is_one_text(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["one"], file.attrs["two"] = ["a"], ["a", "b"]
+        file.attrs["padded"] = np.array(b"a\0\0", "S3")
+        file.attrs["none"] = np.empty(0)
+    root = stored(tmp_path / "w.h5").root
+    assert (root.text("one"), root.text("padded"), root.text("absent")) == ("a", "a", None)
+    assert root.texts("none") == []
+    for name in ("two", "none"):
+        with pytest.raises(CorruptFileError, match=f"attribute '{name}' of '/' is ndarray, expected text"):
+            root.text(name)
+
+
+def test_paths_lead_to_groups_and_arrays_of_the_file(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["a/b/c"] = np.arange(3)
+    root = stored(tmp_path / "w.h5").root
+    group = root.group("a/b")
+    assert group is not None
+    assert group.name == "a/b"
+    array = group.array("c")
+    assert array is not None
+    assert array.name == "a/b/c"
+    assert root.group("a/b/") is not None
+    assert root.group("./a//b") is not None
+    assert [root.array(path) for path in ("a/c", "a/b/c/d", "x\0", "a/b\0/c")] == [None] * 4
+    with pytest.raises(CorruptFileError, match="'a/b/c' is no group"):
+        root.group("a/b/c")
+    with pytest.raises(CorruptFileError, match="'a/b' is no array"):
+        root.array("a/b")
+    assert root.array("d/" * 256 + "e") is None
+    with pytest.raises(CorruptFileError, match="is nested too deep"):
+        root.array("d/" * 257 + "e")
+
+
+def test_a_file_without_an_optimizer_has_none_of_its_weights(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["layers/dense/vars/0"] = 1.0
+    assert StateTree(stored(tmp_path / "w.h5").root).optimizer_weights() == []
+
+
+def test_an_array_claims_no_more_than_its_file_explains(tmp_path: Path) -> None:
+    """Of a chunked one nothing else tells."""
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_dataset("w", data=np.zeros((1000, 100), "f4"), chunks=(1000, 100), compression="gzip")
+    size = (tmp_path / "w.h5").stat().st_size
+    for floor, refused in ((400_000 - size, False), (400_000 - size - 1, True)):
+        array = stored(tmp_path / "w.h5", inflation=1, inflation_floor=floor).root.array("w")
+        assert array is not None
+        if refused:
+            with pytest.raises(CorruptFileError, match="array 'w' claims 400000 bytes, more than the file can hold"):
+                array.read()
+        else:
+            assert array.read().sum() == 0
+
+
+def test_a_window_is_a_file_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes(range(100)))
+    with open_regular(path) as whole:
+        part = whole.window(10, 20)
+        assert (whole.length, part.length) == (100, 20)
+        assert (part.readable(), part.seekable(), part.tell()) == (True, True, 0)
+        assert part.read(3) == bytes([10, 11, 12])
+        assert part.seek(2, os.SEEK_CUR) == part.tell() == 5
+        assert part.read(2) == bytes([15, 16])
+        assert part.seek(-2, os.SEEK_END) == 18
+        assert part.read() == bytes([28, 29])
+        assert part.read() == b""
+        assert part.seek(25) == 25
+        assert part.read() == b""
+        assert part.seek(0) == 0
+        assert part.window(5, 5).read() == bytes(range(15, 20))
+        with pytest.raises(OSError, match="seek before the start"):
+            part.seek(-1)
+        assert part.tell() == 0
+        assert io.BufferedReader(part).read() == bytes(range(10, 30))
+        os.truncate(path, 15)
+        part.seek(0)
+        assert part.read() == bytes(range(10, 15)), "what the file has lost meanwhile is missed, and nobody waits"
+
+
+@pytest.mark.parametrize("count", [2**18 - 1, 2**18, 2**18 + 1, 2**20 + 12345])
+def test_large_arrays_lie_in_pages_of_their_own(count: int) -> None:
+    """Of 8 bytes each, 2**18 fill a huge page."""
+    array = uninitialised((count,), np.dtype("f8"))
+    assert (array.shape, array.dtype) == ((count,), np.dtype("f8"))
+    if count >= 2**18:
+        assert array.ctypes.data % 2**21 == 0
+    array[:] = 1.5
+    other = uninitialised((count, 1), np.dtype("f8"))
+    other[:] = 2.5
+    assert array.sum() == 1.5 * count
+    assert other.sum() == 2.5 * count
+
+
+def test_without_huge_pages_arrays_lie_in_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Memory(allocation.mmap.mmap):
+        def madvise(self, *advice: int) -> None:
+            raise OSError
+
+    monkeypatch.setattr(allocation.mmap, "mmap", Memory)
+    array = uninitialised((2**18, 2), np.dtype("f8"))
+    array[:] = 1
+    assert array.shape == (2**18, 2)

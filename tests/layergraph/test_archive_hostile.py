@@ -163,6 +163,19 @@ def inflating_chunk(size: int) -> Callable[[h5py.Group, str], None]:
     return make
 
 
+def damaged_chunk(group: h5py.Group, name: str) -> None:
+    made = group.create_dataset(name, (4, 3), "f4", chunks=(4, 3), compression="gzip")
+    made.id.write_direct_chunk((0, 0), b"x" * 48)
+
+
+def damaged_member() -> bytes:
+    """A deflated config whose first bytes are no deflated data."""
+    data = bytearray(keras(compression=zipfile.ZIP_DEFLATED))
+    at = data.find(b"config.json") + len(b"config.json")
+    data[at : at + 8] = b"\xff" * 8
+    return bytes(data)
+
+
 def virtual(group: h5py.Group, name: str) -> None:
     layout = h5py.VirtualLayout((4, 3), "f4")
     layout[:] = h5py.VirtualSource("/etc/hostname", "x", (4, 3))
@@ -205,6 +218,12 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "bzip2": (lambda: keras(compression=zipfile.ZIP_BZIP2), UnsupportedModelError, "method 12"),
     "wrong checksum": (lambda: patched(keras(), 16, "<I", 1), CorruptFileError, "checksum"),
     "headers that disagree": (lambda: patched(keras(), 10, "<H", 8), UnsafeFileError, "disagree"),
+    "damaged deflation": (damaged_member, CorruptFileError, "member 'config.json' is damaged"),
+    "into the table of contents": (
+        lambda: patched(keras(), 20, "<II", len(state()) + 500, len(state()) + 500),
+        CorruptFileError,
+        "a member runs into the table of contents",
+    ),
     "overlap": (overlapping, UnsafeFileError, "overlaps"),
     "60000 members": (many_members, CorruptFileError, "table of contents"),
     "name with NUL": (
@@ -299,6 +318,16 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
         lambda: keras(weights=state(replaced(inflating_chunk(128 * MIB)))),
         CorruptFileError,
         "has a chunk of",
+    ),
+    "a chunk that inflates to less": (
+        lambda: keras(weights=state(replaced(inflating_chunk(47)))),
+        CorruptFileError,
+        "has a chunk of 47 bytes, expected 48",
+    ),
+    "a damaged chunk": (
+        lambda: keras(weights=state(replaced(damaged_chunk))),
+        CorruptFileError,
+        "has a damaged chunk",
     ),
     "foreign filter": (lambda: keras(weights=state(replaced(filtered))), UnsupportedModelError, "filter 32001"),
     "lzf": (

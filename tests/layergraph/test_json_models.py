@@ -12,7 +12,7 @@ import keras
 import layergraph
 import numpy as np
 import pytest
-from layergraph.archive import ShardedWeights, open_archive
+from layergraph.archive import LoadLimits, ShardedWeights, open_archive
 from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
 from oracles import assert_close, perturb
 
@@ -233,3 +233,109 @@ def test_a_link_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(whole))
     with pytest.raises(UnsafeFileError, match="is a link"):
         layergraph.load_model(tmp_path)
+
+
+def changed(folder: Path, change: Any) -> Path:
+    whole = write_shards(folder, model())
+    change(whole)
+    (folder / "model.json").write_text(json.dumps(whole))
+    return folder
+
+
+def first(whole: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = whole["weightsManifest"][0]["weights"][0]
+    return entry
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "no groups": (lambda whole: whole.update(weightsManifest=3), "weightsManifest is no list of groups"),
+    "too many groups": (
+        lambda whole: whole.update(weightsManifest=[{"paths": [], "weights": []}] * 10_001),
+        "weightsManifest is no list of groups",
+    ),
+    "a group that is none": (
+        lambda whole: whole["weightsManifest"].append(3),
+        "weightsManifest has a group without paths and weights",
+    ),
+    "a group without weights": (
+        lambda whole: whole["weightsManifest"].append({"paths": []}),
+        "weightsManifest has a group without paths and weights",
+    ),
+    "a weight that is none": (
+        lambda whole: whole["weightsManifest"][0]["weights"].append(3),
+        "weightsManifest has a weight without name and shape",
+    ),
+    "a name that is none": (lambda whole: first(whole).update(name=3), "has a weight without name and shape"),
+    "nine axes": (lambda whole: first(whole).update(shape=[1] * 9), "has a weight without name and shape"),
+    "another type": (lambda whole: first(whole).update(dtype="string"), "weight '.*' has type 'string'"),
+    "another quantisation": (
+        lambda whole: first(whole).update(quantization={"dtype": "int8"}),
+        "weight '.*' is quantised as 'int8'",
+    ),
+    "more than there is": (lambda whole: first(whole).update(shape=[5]), r"takes \d+ bytes, its files have \d+"),
+    "a file twice": (
+        lambda whole: whole["weightsManifest"][0]["paths"].append("group1-shard1of2.bin"),
+        "names the file 'group1-shard1of2.bin' of weights twice, or too many files",
+    ),
+    "a topology without layers": (
+        lambda whole: whole.update(modelTopology={"model_config": 3}),
+        "modelTopology has no config of layers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_with_a_manifest_is_told(name: str, tmp_path: Path) -> None:
+    change, text = WRONG[name]
+    with pytest.raises(ModelFileError, match=text):
+        layergraph.load_model(changed(tmp_path, change))
+
+
+def test_there_are_only_so_many_weights(tmp_path: Path) -> None:
+    write_shards(tmp_path, model())
+    with open_archive(tmp_path, LoadLimits(names=9)) as archive:
+        assert len(archive.weights.arrays) == 9
+    with pytest.raises(CorruptFileError, match="has more than 8 weights"):
+        open_archive(tmp_path, LoadLimits(names=8))
+
+
+def test_a_config_is_only_so_long(tmp_path: Path) -> None:
+    write_shards(tmp_path, model())
+    size = (tmp_path / "model.json").stat().st_size
+    open_archive(tmp_path, LoadLimits(config_bytes=size)).close()
+    with pytest.raises(CorruptFileError, match=f"has {size} bytes, at most {size - 1} are read"):
+        open_archive(tmp_path, LoadLimits(config_bytes=size - 1))
+
+
+def test_a_shard_that_is_cut_off_while_it_is_open_is_told(tmp_path: Path) -> None:
+    write_shards(tmp_path, model())
+    with open_archive(tmp_path) as archive:
+        os.truncate(tmp_path / "group1-shard2of2.bin", 10)
+        with pytest.raises(CorruptFileError, match=r"array '.*' is cut off"):
+            archive.weights.arrays[-1].read()
+
+
+def test_weights_in_half_precision_and_integers(tmp_path: Path) -> None:
+    values = np.array([1.5, -2.25, 3.0], "<f2")
+    whole_numbers, truths = np.array([3, 200], "u1"), np.array([1, 0], "u1")
+    manifest = [
+        {"name": "half", "shape": [3], "dtype": "float32", "quantization": {"dtype": "float16"}},
+        {"name": "int", "shape": [2], "dtype": "int32", "quantization": {"dtype": "uint8", "scale": 0.3, "min": -1}},
+        {"name": "bool", "shape": [2], "dtype": "bool"},
+        {"name": "plain", "shape": [2], "dtype": "float32", "quantization": {"dtype": "uint8"}},
+        {"name": "empty", "shape": [0, 3], "dtype": "float32"},
+    ]
+    data = b"".join(array.tobytes() for array in (values, whole_numbers, truths, whole_numbers))
+    whole = write_shards(tmp_path, model())
+    whole["weightsManifest"] = [{"paths": ["a.bin", "none.bin", "b.bin"], "weights": manifest}]
+    for name, part in (("a.bin", data[:3]), ("none.bin", b""), ("b.bin", data[3:])):
+        (tmp_path / name).write_bytes(part)
+    (tmp_path / "model.json").write_text(json.dumps(whole))
+    with open_archive(tmp_path) as archive:
+        half, integers, bools, plain, empty = (array.read() for array in archive.weights.arrays)
+    np.testing.assert_array_equal(half, values.astype("float32"))
+    np.testing.assert_array_equal(integers, [0, 59])
+    assert (integers.dtype, bools.dtype, half.dtype) == ("int32", "bool", "float32")
+    np.testing.assert_array_equal(bools, [True, False])
+    np.testing.assert_array_equal(plain, [3, 200])
+    assert empty.shape == (0, 3)

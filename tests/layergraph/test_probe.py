@@ -148,3 +148,20 @@ def test_every_array_of_a_tree_is_read_once(tmp_path: Path, tried: list[str]) ->
     with open_archive(tmp_path / "m.keras") as opened:
         probe._walk(opened.weights)
     assert sorted(tried) == ["a", "b/bad", "b/c", "e/f/g"]
+
+
+def test_a_process_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has twice the time, and five seconds more to begin."""
+    given: list[dict[str, Any]] = []
+
+    def run(command: list[str], **options: Any) -> Any:
+        given.append({"command": command, **options})
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    path = tmp_path / "model.h5"
+    with path.open("wb") as file:
+        file.truncate(100_000_000)
+    assert probe.probe(path, seconds=1.5) == "can't be walked in 12 seconds"
+    assert given[0]["timeout"] == 12.0
+    assert given[0]["command"][2:] == [str(path), "4", str((1 << 30) + 200_000_000)]
