@@ -45,7 +45,7 @@ class Typed(Operation):
 
     def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
         # A layer's `dtype` is a policy; this is none.
-        self.element_type = None if dtype is None else _element_type(dtype)
+        self.element_type = None if dtype is None else self.validated("dtype", dtype)
         super().__init__(*args, **kwargs)
 
     @classmethod
