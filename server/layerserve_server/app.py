@@ -237,6 +237,7 @@ def limits(settings: Settings) -> Limits:
         handshake_seconds=settings.handshake_seconds,
         connection_idle_seconds=settings.connection_idle_seconds,
         max_connections=settings.max_connections,
+        max_peer_connections=settings.max_peer_connections,
         max_resets_per_second=settings.max_resets_per_second,
         max_connection_calls=settings.max_connection_calls,
     )

@@ -115,6 +115,13 @@ class Settings(BaseSettings):
         default=4096, ge=8, le=1_000_000, description="Maximum number of open unary calls; more get RESOURCE_EXHAUSTED."
     )
     max_connections: int = Field(default=4096, ge=1, le=1_000_000, description="Maximum number of connections.")
+    max_peer_connections: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of connections of one client address; beyond it those are closed that have been "
+        "silent longest. Linux only.",
+    )
     max_connection_calls: int = Field(
         default=1024,
         ge=1,

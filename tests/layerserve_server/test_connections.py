@@ -3,12 +3,15 @@
 import socket
 import sys
 import threading
+from contextlib import suppress
+from dataclasses import replace
+from random import Random
 
 import grpc
 import pytest
 from echo_servers import ECHO
 from layerserve_server.transport import connections
-from layerserve_server.transport.connections import Connection, Connections, Traffic
+from layerserve_server.transport.connections import LOOK_SECONDS, Connection, Connections, Traffic, level
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.peers import endpoint, host_of
@@ -188,6 +191,106 @@ def test_a_connection_that_cancels_calls_without_end_is_ended(pair, monkeypatch)
         pair.traffic.resets += resets
         pair.look()
         assert pair.ended() is ended
+
+
+class Crowd:
+    """Connections of several addresses to one port of this process."""
+
+    def __init__(self, **limits):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.watched = Connections(replace(LIMITS, **limits))
+        self.watched._port = self.listener.getsockname()[1]
+        self.callers, self.taken = [], []
+
+    def connect(self, host, count):
+        for _ in range(count):
+            self.callers.append(socket.create_connection(self.listener.getsockname(), source_address=(host, 0)))
+            self.taken.append(self.listener.accept()[0])
+            self.say(-1)
+
+    def say(self, number):
+        self.callers[number].sendall(bytes(HELLO))
+        self.taken[number].recv(HELLO, socket.MSG_WAITALL)
+
+    def look(self):
+        """Looks; gives the numbers of the connections that are ended."""
+        self.watched._search()
+        self.watched._look(1.0)
+        ended = []
+        for number, caller in enumerate(self.callers):
+            caller.settimeout(0)
+            with suppress(BlockingIOError):
+                assert caller.recv(1) == b""
+                ended.append(number)
+        return ended
+
+    def close(self):
+        for one in (self.listener, *self.callers, *self.taken):
+            one.close()
+
+
+@pytest.fixture
+def crowd():
+    crowds = []
+
+    def make(**limits):
+        crowds.append(Crowd(**limits))
+        return crowds[-1]
+
+    yield make
+    for one in crowds:
+        one.close()
+
+
+def test_an_address_with_too_many_connections_loses_those_that_were_silent_longest(crowd, caplog):
+    here = crowd(max_peer_connections=3)
+    here.connect("127.0.0.2", 3)
+    assert here.look() == []
+    here.connect("127.0.0.3", 1)
+    here.connect("127.0.0.2", 2)
+    here.say(0)
+    assert here.look() == [1, 2]
+    assert here.look() == [1, 2]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["ended 2 connections of 127.0.0.2: this address has more than 3 connections"]
+
+
+def test_addresses_with_most_connections_leave_room_for_others(crowd):
+    """Before the transport takes no more, of whoever."""
+    here = crowd(max_connections=16, max_peer_connections=100)
+    here.connect("127.0.0.2", 10)
+    here.connect("127.0.0.3", 3)
+    here.connect("127.0.0.4", 1)
+    assert here.look() == []  # 14 of 16
+    here.connect("127.0.0.4", 2)
+    assert here.look() == [0, 1]
+    here.connect("127.0.0.3", 9)
+    # Eleven places are left by the one with three; the other two share them.
+    assert here.look() == [0, 1, 2, 3, 4, 10, 11, 12, 16, 17, 18, 19]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_level_cuts_no_more_than_it_must(seed):
+    random = Random(seed)
+    counts = sorted(random.randrange(1, 50) for _ in range(random.randrange(1, 20)))
+    total = random.randrange(len(counts), sum(counts) + 10)
+    found = level(counts, total)
+    assert sum(min(count, found) for count in counts) <= total
+    assert found >= counts[-1] or sum(min(count, found + 1) for count in counts) > total
+
+
+def test_connections_are_looked_at_more_often_while_memory_fills_up():
+    watched = Connections(LIMITS)  # 8 MiB in all
+    assert watched._pause(0.0, 0.0) == LOOK_SECONDS
+    assert watched._pause(0.0, 1 << 20) == LOOK_SECONDS
+    assert watched._pause(0.0, 64 << 20) == pytest.approx(1 / 16)
+    watched._kept = 6 << 20
+    assert watched._pause(0.0, 16 << 20) == pytest.approx(1 / 16)
+    watched._kept = 20 << 20
+    assert watched._pause(0.0, 16 << 20) == connections.LEAST_SECONDS
+    # What the looks take doesn't become much of the time.
+    assert watched._pause(0.01, 16 << 20) == pytest.approx(0.1)
+    assert watched._pause(1.0, 16 << 20) == LOOK_SECONDS
 
 
 def test_cancelled_calls_are_counted_by_connection_and_deadlines_that_pass_are_not(serve_echo, wait_until):

@@ -30,6 +30,7 @@ NUMBERS = {
     "max_peer_streams": (128, 1, 65536),
     "max_calls": (4096, 8, 1_000_000),
     "max_connections": (4096, 1, 1_000_000),
+    "max_peer_connections": (1024, 1, 1_000_000),
     "max_connection_calls": (1024, 1, 1_000_000),
     "max_resets_per_second": (500, 1, 1_000_000),
     "stream_idle_seconds": (300.0, (0.0,), 86400),

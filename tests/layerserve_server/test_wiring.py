@@ -33,6 +33,7 @@ LIMITS = {
     "handshake_seconds": 3.5,
     "connection_idle_seconds": 4.5,
     "max_connections": 15,
+    "max_peer_connections": 18,
     "max_connection_calls": 16,
     "max_resets_per_second": 17,
 }

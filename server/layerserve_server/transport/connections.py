@@ -14,7 +14,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from layerserve_server.system_memory import memory_of
@@ -23,8 +24,12 @@ from layerserve_server.transport.peers import endpoint, endpoint_of
 
 logger = logging.getLogger(__name__)
 
-#: Time between two looks, in seconds.
+#: Most time between two looks, in seconds; less where the memory for callers fills up.
 LOOK_SECONDS = 0.25
+#: Least time between two looks, in seconds, and as a multiple of what a look takes.
+LEAST_SECONDS, LEAST_LOOKS = 0.02, 10.0
+#: Part of `max_connections` that all may take before the addresses with most of them lose some.
+CROWDED = 0.875
 #: Bytes that a call may take on the wire besides its message: both transports bound its metadata.
 CALL_BYTES = 80 * 1024
 #: Time in which what is counted of messages that don't come whole is halved: their calls may have been cancelled.
@@ -66,6 +71,8 @@ class Connection:
         self.name = name
         self.where = where
         self.began = time.monotonic()
+        #: When it last sent anything.
+        self.heard = self.began
         #: Bytes that came of messages that aren't whole, and of replies that are not taken yet.
         self.coming = 0.0
         self.leaving = 0.0
@@ -100,6 +107,8 @@ class Connection:
             self.stalled_since = None
         elif self.stalled_since is None:
             self.stalled_since = now
+        if received > self.total_received:
+            self.heard = now
         self.resets = traffic.resets - self.seen.resets
         if now - self._second >= 1.0:
             self._second, self.seen.resets = now, traffic.resets
@@ -130,6 +139,8 @@ class Connections:
         #: Names of sockets that were looked at, whatever they are.
         self._known: set[str] = set()
         self._kept = 0
+        #: Connections that were ended since this was last logged, by address and reason.
+        self._ended: Counter[tuple[str, str]] = Counter()
         #: Messages of which it isn't known which connection they came through: those of a server behind the front.
         self.elsewhere = Traffic()
         self._seen_elsewhere = 0
@@ -168,13 +179,22 @@ class Connections:
         return found
 
     def _watch(self) -> None:
-        decay = 0.5 ** (LOOK_SECONDS / HALF_LIFE_SECONDS)
-        while not self._stopping.wait(LOOK_SECONDS):
+        looked, pause = time.monotonic(), LOOK_SECONDS
+        while not self._stopping.wait(pause):
+            now, kept = time.monotonic(), self._kept
             try:
                 self._search()
-                self._look(decay)
+                self._look(0.5 ** ((now - looked) / HALF_LIFE_SECONDS))
             except Exception:
                 logger.exception("a look at the connections")
+            pause = self._pause(time.monotonic() - now, (self._kept - kept) / (now - looked))
+            looked = now
+
+    def _pause(self, took: float, rate: float) -> float:
+        """Time until the next look: half of that in which memory is full, with `rate` bytes more in each second."""
+        left = self._limits.max_buffered_bytes - self._kept
+        until_full = left / rate if rate > 0 else float("inf")
+        return min(LOOK_SECONDS, max(until_full / 2, LEAST_SECONDS, LEAST_LOOKS * took))
 
     def _search(self) -> None:
         """Finds connections that are new, and drops those that have ended."""
@@ -220,18 +240,33 @@ class Connections:
             connection.coming = max(0.0, connection.coming - forgiven)
             if reason := self._fault(connection, now):
                 self._end(connection, reason)
+        self._end_too_many()
         self._relieve_memory()
+        self._log_ended()
 
     def _fault(self, connection: Connection, now: float) -> str:
         """Why a connection is ended; empty where it isn't."""
         limits = self._limits
         if connection.total_received < HANDSHAKE_BYTES and now - connection.began > limits.handshake_seconds:
-            return f"it sent no HTTP/2 preface for {limits.handshake_seconds:g} seconds"
+            return f"no HTTP/2 preface came within {limits.handshake_seconds:g} seconds"
         if connection.resets > limits.max_resets_per_second:
-            return f"it cancelled {connection.resets} calls in a second, more than {limits.max_resets_per_second}"
+            return f"more than {limits.max_resets_per_second} calls were cancelled in a second"
         if connection.stalled_since is not None and now - connection.stalled_since > limits.stalled_seconds:
-            return f"it took nothing for {limits.stalled_seconds:g} seconds"
+            return f"nothing was taken for {limits.stalled_seconds:g} seconds"
         return ""
+
+    def _end_too_many(self) -> None:
+        """Ends connections of addresses that have more than their share: first those that have been silent longest."""
+        by_host: dict[str, list[Connection]] = {}
+        for connection in self._connections.values():
+            by_host.setdefault(connection.where[0], []).append(connection)
+        limits, counts = self._limits, sorted(map(len, by_host.values()))
+        share = min(limits.max_peer_connections, level(counts, int(CROWDED * limits.max_connections)))
+        for connections in by_host.values():
+            if len(connections) > share:
+                connections.sort(key=lambda one: one.heard)
+                for connection in connections[: len(connections) - share]:
+                    self._end(connection, f"this address has more than {share} connections")
 
     def _relieve_memory(self) -> None:
         """Ends those that keep most, until all are within the limit."""
@@ -243,7 +278,7 @@ class Connections:
             if self.relieve(connection.where):
                 connection.coming = 0.0
             else:
-                self._end(connection, f"{connection.kept} bytes of it were kept, more than of any other")
+                self._end(connection, "most bytes were kept for it, and all have their limit")
         self._kept = self._all_kept()
 
     def _all_kept(self) -> int:
@@ -252,9 +287,14 @@ class Connections:
         return min(kept, own_memory()) if kept > self._limits.max_buffered_bytes / 2 else kept
 
     def _end(self, connection: Connection, reason: str) -> None:
-        logger.warning("ends the connection of %s:%d: %s", *connection.where, reason)
+        self._ended[connection.where[0], reason] += 1
         connection.end()
         self._connections.pop(connection.name, None)
+
+    def _log_ended(self) -> None:
+        ended, self._ended = self._ended, Counter()
+        for (host, reason), count in ended.items():
+            logger.warning("ended %d connection%s of %s: %s", count, "s" if count > 1 else "", host, reason)
 
     def _by_endpoint(self) -> dict[tuple[str, int], Traffic]:
         """What was counted, by address; what belongs to no connection any more is forgotten."""
@@ -268,6 +308,21 @@ class Connections:
             else:
                 found[where] = traffic
         return found
+
+
+def level(counts: Sequence[int], total: int) -> int:
+    """The highest level that cuts `counts`, the smallest first, so that no more than `total` of them are left.
+
+    >>> level([1, 2, 9, 9], 12)
+    4
+    """
+    left = total
+    for place, count in enumerate(counts):
+        others = len(counts) - place
+        if count * others > left:
+            return max(1, left // others)
+        left -= count
+    return max(total, 1)
 
 
 def own_memory() -> int:

@@ -34,6 +34,8 @@ class Limits:
     max_resets_per_second: int = 500
     #: Connections at once.
     max_connections: int = 4096
+    #: Connections of one address at once.
+    max_peer_connections: int = 1024
     #: Calls of one connection at once; further ones wait at the client.
     max_connection_calls: int = 1024
 
