@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 #: Files of a control group, of version 2 and of version 1: how much memory it may have, and how much it has.
@@ -32,6 +34,13 @@ def available_memory(root: Path = Path("/")) -> int | None:
 def memory_of(pid: int) -> int:
     """Memory of a process in bytes, without pages of files that it maps: the system takes those back at need."""
     return _kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") or 0
+
+
+def return_memory() -> None:
+    """Gives memory that was freed back to the system, where the allocator is glibc's: by itself it keeps much of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _left_by_container(root: Path) -> int | None:

@@ -32,6 +32,8 @@ LEAST_SECONDS, LEAST_LOOKS = 0.02, 10.0
 CROWDED = 0.875
 #: Bytes that a call may take on the wire besides its message: both transports bound its metadata.
 CALL_BYTES = 80 * 1024
+#: Memory that a byte of a message takes that isn't whole: the libraries read into buffers that they hardly fill.
+UNFINISHED_WEIGHT = 2.0
 #: Time in which what is counted of messages that don't come whole is halved: their calls may have been cancelled.
 HALF_LIFE_SECONDS = 60.0
 #: Less than this isn't counted as kept: buffers of the kernel and of the libraries.
@@ -88,7 +90,7 @@ class Connection:
     @property
     def kept(self) -> int:
         """Bytes that a library keeps for it."""
-        kept = int(self.coming + self.leaving)
+        kept = int(UNFINISHED_WEIGHT * self.coming + self.leaving)
         return kept if kept > SLACK_BYTES else 0
 
     def look(self, traffic: Traffic, now: float, decay: float) -> None:
@@ -133,6 +135,8 @@ class Connections:
         self._limits = limits
         #: Frees what calls of an address and port keep, in place of an end; gives whether it did.
         self.relieve: Callable[[tuple[str, int]], bool] = lambda where: False
+        #: Called after each look.
+        self.looked: Callable[[], None] = lambda: None
         self._port = 0
         self._traffic: dict[str, Traffic] = {}
         self._connections: dict[str, Connection] = {}
@@ -185,6 +189,7 @@ class Connections:
             try:
                 self._search()
                 self._look(0.5 ** ((now - looked) / HALF_LIFE_SECONDS))
+                self.looked()
             except Exception:
                 logger.exception("a look at the connections")
             pause = self._pause(time.monotonic() - now, (self._kept - kept) / (now - looked))

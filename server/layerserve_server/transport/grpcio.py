@@ -23,7 +23,7 @@ from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.memory import MemoryBudget, Returns
 from layerserve_server.transport.polling import OtherInternalsError, Poller
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.streams import Streams
@@ -59,7 +59,9 @@ class Front(NamedTuple):
     def of(cls, limits: Limits) -> Front:
         """A new one."""
         connections = Connections(limits)
-        return cls(connections, MemoryBudget(limits.max_buffered_bytes, connections.kept))
+        memory = MemoryBudget(limits.max_buffered_bytes, connections.kept)
+        connections.looked = Returns(memory).look
+        return cls(connections, memory)
 
 
 class GrpcioServer:
