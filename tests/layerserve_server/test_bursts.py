@@ -52,6 +52,17 @@ def test_a_message_may_be_as_long_as_the_limit(make):
     assert bursts.open == {fits}
 
 
+def test_a_call_whose_deadline_has_passed_is_not_handled(make):
+    bursts, _ = make()
+    seen = []
+    late, patient = FakeCall(bursts), FakeCall(bursts)
+    late.deadline, patient.deadline = time.monotonic() - 0.001, time.monotonic() + 60
+    for call in (late, patient):
+        taken(bursts, call, seen.append)
+    assert seen == [patient]
+    assert codes(late, patient) == ["DEADLINE_EXCEEDED", None]
+
+
 def test_as_many_calls_are_open_as_the_limit_says_and_an_answer_makes_room(make):
     bursts, _ = make(max_calls=3)
     calls = [taken(bursts, FakeCall(bursts)) for _ in range(4)]

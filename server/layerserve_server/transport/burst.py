@@ -18,13 +18,14 @@ from typing import Any
 from layerserve_server.errors import (
     STOPPING,
     BusyError,
+    DeadlinePassedError,
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer
 from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
-from layerserve_server.transport.status import Failure, failure, gone_error
+from layerserve_server.transport.status import LATE, Failure, failure, gone_error
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Bursts:
     def take(self, call: BurstCall, handler: Handler) -> None:
         """Hands a call that has begun to its handler."""
         try:
+            if call.deadline is not None and time.monotonic() >= call.deadline:
+                raise DeadlinePassedError(LATE)
             self._limits.check_size(call.request)
             if self.stopping:
                 raise UnavailableError(STOPPING)
