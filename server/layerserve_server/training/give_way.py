@@ -13,7 +13,7 @@ from layerserve_server.training.contention import SERVER, seconds_served, second
 
 #: Seconds that a process trains at the least before it looks whether it is in the way.
 TRAINS = 0.05
-#: If it is, it rests so many times as long, and for so many seconds at the most.
+#: If it is, it rests so many times as long as it computed, and no more seconds than these.
 RESTS, MOST_RESTS = 9.0, 5.0
 #: It is where it waited for a core for more than this part of the time, while the server computed for so much of it.
 WAITED, SERVED = 0.3, 0.75
@@ -48,9 +48,11 @@ class GiveWay(Callback):
 
     def _look(self) -> None:
         took = time.monotonic() - self._began
-        if seconds_waited() - self._waited > WAITED * took:
+        waited = seconds_waited() - self._waited
+        if waited > WAITED * took:
             if seconds_served(self._serving) - self._served > SERVED * took:
-                time.sleep(min(RESTS * took, MOST_RESTS))
+                # Where others than the server take the cores as well it may hardly have computed: it is out of the way.
+                time.sleep(min(RESTS * max(took - waited, 0.0), MOST_RESTS))
             # Workers come and go; to find them takes too long to be done where nobody is in the way.
             self._serving = serving_processes(self._server)
         self._begin()
