@@ -258,8 +258,9 @@ class Wire:
                 self._connection_room += more
         elif kind == GOAWAY:
             self.goaway = struct.unpack(">I", payload[4:8])[0]
-        elif (answer := self.answers.get(number)) is not None:
-            self._answer(answer, kind, flags, number, payload)
+        else:
+            # Also of streams that nobody waits for: each header of a connection is decoded by those before it.
+            self._answer(self.answers.get(number) or Answer(), kind, flags, number, payload)
 
     def _answer(self, answer: Answer, kind: int, flags: int, number: int, payload: bytes) -> None:
         if kind == RST_STREAM:

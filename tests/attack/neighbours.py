@@ -29,6 +29,7 @@ from attack.frames import (
     message,
 )
 from attack.honest import OWN
+from attack.memory import BUDGET, GROWTH
 from attack.messages import CHECK, PREDICT, PREDICT_STREAM, predict, predict_wide
 
 #: Frames that are written at once.
@@ -276,7 +277,8 @@ CHECKS = [
         "10 MB of metadata a call, before settings are acknowledged",
         5,
         _large_metadata,
-        settings=IMPATIENT,
+        settings={**IMPATIENT, "max_buffered_bytes": BUDGET},
+        memory=GROWTH,
     ),
     Check(
         "calls with too little time beside calls with enough, on one connection",

@@ -21,7 +21,9 @@ async def downloaded(
     while piece := await stream.blocking(read):
         digest.update(piece)
         head.data = piece
-        yield head.SerializeToString()
-        head = type(head)()
+        message = head.SerializeToString()
+        # Callers that take nothing have one copy of a piece kept here, not three.
+        head, piece = type(head)(), b""
+        yield message
     head.sha256 = digest.hexdigest()
     yield head.SerializeToString()
