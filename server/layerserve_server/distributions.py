@@ -56,6 +56,11 @@ class Distributions(Collector):
         with self._lock:
             return self._children.setdefault(values, Distribution(self._bounds))
 
+    def remove(self, *values: str) -> None:
+        """Drops the distribution of these labels, if there is one."""
+        with self._lock:
+            self._children.pop(values, None)
+
     def describe(self) -> Iterator[Metric]:
         """What `collect` gives, without numbers: the registry refuses a name that is taken."""
         yield HistogramMetricFamily(self._name, self._text, labels=self._labels)

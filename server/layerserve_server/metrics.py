@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
@@ -59,6 +60,11 @@ class Metrics:
         self._queue_rows = gauge("queue_rows", "Rows that wait.", VERSION)
 
         self._loaded = gauge("model_loaded", "1 for each version in memory.", VERSION)
+        #: What is counted by version only.
+        self._of_versions = (
+            *(self._rows, self._batches, self._joined, self._queue_seconds, self._compute_seconds),
+            *(self._queue_rows, self._loaded),
+        )
         self._loads = counter("model_loads", "Versions loaded.", ("model",))
         self._load_failures = counter("model_load_failures", "Versions that could not be loaded.", ("model",))
         self._load_seconds = histogram("model_load_seconds", "Time that a load took.", ("model",), LOAD_SECONDS)
@@ -140,9 +146,17 @@ class Metrics:
         self._load_failures.labels(model).inc()
 
     def version_released(self, model: str, version: int) -> None:
-        """A version was freed; its gauges end with it."""
-        for gauge in (self._loaded, self._queue_rows):
-            gauge.remove(model, str(version))
+        """A version was freed. Its series end with it: with a model that is trained each day they would pile up."""
+        labels = (model, str(version))
+        for family in self._of_versions:
+            with suppress(KeyError):  # nothing was counted
+                family.remove(*labels)
+        for key in [key for key in tuple(self._ended) if key[1:3] == labels]:
+            del self._ended[key]
+            method, _, _, status = key
+            for counter in (self._requests, self._errors):
+                with suppress(KeyError):
+                    counter.remove(_short(method), *labels, status)
 
     # ---- training
 

@@ -155,6 +155,37 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     assert samples(metrics.registry) == {**expected, f"layerserve_queue_rows {at}": 0}
 
 
+def test_a_version_that_is_freed_leaves_no_series():
+    """Else a server whose model is trained each day shows, and keeps, more of them each day."""
+    metrics = Metrics()
+
+    def use(version):
+        lane = metrics.lane("m", version)
+        metrics.watch_queue("m", version, lambda: 0)
+        metrics.version_loaded("m", version, 0.5)
+        lane.requests_waited([0.25])
+        lane.batch_ran(1, 1, 0.5)
+        metrics.calls_began("/a.B/Predict", 2)
+        metrics.calls_ended([Ended("/a.B/Predict", "m", str(version), status, 0.5) for status in ("OK", "CANCELLED")])
+
+    def names():
+        return {
+            (sample.name, *sorted(sample.labels.items()))
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_created")
+        }
+
+    use(1)
+    of_one = names()
+    use(2)
+    metrics.version_released("m", 1)
+    left = names()
+    assert not [name for name in left if ("version", "1") in name]
+    assert {tuple(("version", "1") if part == ("version", "2") else part for part in name) for name in left} == of_one
+    metrics.version_released("m", 7)  # one of which nothing was counted
+
+
 def test_versions_are_counted_and_their_gauges_end_with_them():
     metrics = Metrics()
     for version in (1, 2):
