@@ -44,8 +44,20 @@ def stock() -> Any:
         return keras
     tf.get_logger().setLevel("ERROR")
     # Graphs take longer to make than to run here, and in 2.15's graphs Nadam counts wrongly.
-    tf.config.run_functions_eagerly(True)
+    if hasattr(tf.config, "run_functions_eagerly"):
+        tf.config.run_functions_eagerly(True)
     return tf.keras
+
+
+def seed(keras: Any) -> None:
+    """Makes first weights the same in each run."""
+    if hasattr(keras.utils, "set_random_seed"):
+        keras.utils.set_random_seed(1)
+        return
+    import tensorflow as tf
+
+    np.random.seed(1)
+    tf.compat.v1.set_random_seed(1)
 
 
 def fitted(model: Any, epochs: int) -> dict[str, list[float]]:
@@ -55,29 +67,36 @@ def fitted(model: Any, epochs: int) -> dict[str, list[float]]:
     return {name: np.asarray(values, "float64").tolist() for name, values in history.items()}
 
 
+def formats_of(keras: Any) -> tuple[str, ...]:
+    """The formats that it has; before 2.12 `.keras` is another name for an `.h5` or a folder."""
+    version = keras.__version__.split("-")[0]
+    return ("h5",) if version.startswith("2.") and int(version.split(".")[1]) < 12 else ("keras", "h5")
+
+
 def make(folder: Path) -> int:
     """Writes files of the stock Keras, and the logs of what became of their models."""
     keras = stock()
     for case in cases(keras):
-        keras.utils.set_random_seed(1)
         keras.backend.clear_session()
+        seed(keras)
         path = folder / case.name
-        model = case.build(keras)
-        arguments = case.arguments(keras)
-        trains = arguments is not None and "loss" in arguments
         try:
+            model = case.build(keras)
+            arguments = case.arguments(keras)
+            trains = arguments is not None and "loss" in arguments
             if arguments is not None:
                 model.compile(**arguments)
             if trains:
                 fitted(model, 1)
-        except ValueError as refusal:
-            print(f"{case.name}: refused by stock Keras: {str(refusal)[:80]!r}")
+        except Exception as refusal:
+            print(f"{case.name}: refused by stock Keras: {type(refusal).__name__} {str(refusal)[:80]!r}")
             continue
         path.mkdir(parents=True, exist_ok=True)
-        for ending in ("keras", "h5"):
+        for ending in formats_of(keras):
             try:
                 model.save(path / f"stock.{ending}")
             except Exception as refusal:
+                (path / f"stock.{ending}").unlink()
                 print(f"{case.name}: stock Keras writes no .{ending}: {str(refusal)[:80]}")
         (path / "logs.json").write_text(json.dumps(fitted(model, EPOCHS) if trains else {}))
         x, _ = rows(model)
@@ -148,7 +167,7 @@ def check(folder: Path, suffixes: tuple[str, ...]) -> int:
         wrong = _checked(keras, path)
         if wrong:
             # An `.h5` of either Keras loses the state of some optimizers.
-            own = _checked(keras, path.with_stem("stock"))
+            own = _checked(keras, path.with_name(f"stock{path.suffix}"))
             failed += own is None
             also = f"\n    the stock file too: {own}" if own else ""
             print(f"{path.parent.name}/{path.name}: {wrong}{also}", flush=True)

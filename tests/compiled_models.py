@@ -1,4 +1,7 @@
-"""Ordinary compiled models, in the words that tf.keras 2.15 and Keras 3 share: `compare_round_trips` trains them."""
+"""Ordinary compiled models, in the words that tf.keras and Keras 3 share: `compare_round_trips` trains them.
+
+Runs on Python 3.7, too. What a release lacks is an AttributeError or TypeError when its case is built.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Any
 import numpy as np
 
 ROWS = 24
-Arguments = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Case:
 
     name: str
     build: Callable[[Any], Any]
-    arguments: Callable[[Any], Arguments | None]
+    arguments: Callable[[Any], dict[str, Any] | None]
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -88,8 +90,16 @@ def stack(keras: Any) -> Any:
 def half(keras: Any) -> Any:
     """A model whose layers compute in float16, its output in float32."""
     layers, x = keras.layers, keras.Input((4,), name="x")
-    hidden = layers.Dense(6, activation="tanh", dtype="mixed_float16", name="hidden")(x)
+    hidden = layers.Dense(6, activation="tanh", dtype=_half(keras), name="hidden")(x)
     return keras.Model(x, layers.Dense(1, dtype="float32", name="y")(hidden), name="half")
+
+
+def _half(keras: Any) -> Any:
+    """The policy, which Keras up to 2.3 has in another place."""
+    if hasattr(keras, "mixed_precision"):
+        made = keras.mixed_precision
+        return (made.Policy if hasattr(made, "Policy") else made.experimental.Policy)("mixed_float16")
+    return "mixed_float16"
 
 
 #: Model -> its losses as names, and metrics that go with them.
@@ -131,98 +141,105 @@ def rows(model: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
 # --- what they are compiled with --------------------------------------------------------------------------------------
 
 
-def optimizers(keras: Any) -> dict[str, Any]:
-    """Optimizers with options of their own, by name."""
+def optimizers(keras: Any) -> dict[str, Callable[[], Any]]:
+    """Optimizers with options of their own, by name; each is made when it is called."""
     made, rates = keras.optimizers, keras.optimizers.schedules
     return {
-        "sgd": made.SGD(0.05, momentum=0.9, nesterov=True),
-        "plain_sgd": made.SGD(0.05),
-        "rmsprop": made.RMSprop(0.01, momentum=0.5, centered=True),
-        "amsgrad": made.Adam(0.01, amsgrad=True, epsilon=1e-4),
-        "adamw": made.AdamW(0.01, weight_decay=0.02),
-        "adamax": made.Adamax(0.01),
-        "adagrad": made.Adagrad(0.05),
-        "adadelta": made.Adadelta(0.5),
-        "ftrl": made.Ftrl(0.05, l1_regularization_strength=0.01),
-        "lion": made.Lion(0.002),
-        "adafactor": made.Adafactor(0.02),
-        "decayed": made.Adam(0.01, weight_decay=0.01),
-        "averaged": made.SGD(0.05, momentum=0.9, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4),
-        "exponential": made.Adam(rates.ExponentialDecay(0.02, 3, 0.8, staircase=True)),
-        "cosine": made.SGD(rates.CosineDecay(0.05, 9, alpha=0.1), momentum=0.9),
-        "inverse": made.Adam(rates.InverseTimeDecay(0.02, 2, 0.5)),
-        "polynomial": made.Adam(rates.PolynomialDecay(0.02, 6, 0.001, power=2.0)),
-        "piecewise": made.Adam(rates.PiecewiseConstantDecay([2, 5], [0.02, 0.01, 0.005])),
-        "restarts": made.Adam(rates.CosineDecayRestarts(0.02, 3)),
+        "sgd": lambda: made.SGD(0.05, momentum=0.9, nesterov=True),
+        "plain_sgd": lambda: made.SGD(0.05),
+        "rmsprop": lambda: made.RMSprop(0.01, momentum=0.5, centered=True),
+        "amsgrad": lambda: made.Adam(0.01, amsgrad=True, epsilon=1e-4),
+        "adamw": lambda: made.AdamW(0.01, weight_decay=0.02),
+        "adamax": lambda: made.Adamax(0.01),
+        "adagrad": lambda: made.Adagrad(0.05),
+        "adadelta": lambda: made.Adadelta(0.5),
+        "ftrl": lambda: made.Ftrl(0.05, l1_regularization_strength=0.01),
+        "lion": lambda: made.Lion(0.002),
+        "adafactor": lambda: made.Adafactor(0.02),
+        "decayed": lambda: made.Adam(0.01, weight_decay=0.01),
+        "averaged": lambda: made.SGD(0.05, momentum=0.9, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4),
+        "exponential": lambda: made.Adam(rates.ExponentialDecay(0.02, 3, 0.8, staircase=True)),
+        "cosine": lambda: made.SGD(rates.CosineDecay(0.05, 9, alpha=0.1), momentum=0.9),
+        "inverse": lambda: made.Adam(rates.InverseTimeDecay(0.02, 2, 0.5)),
+        "polynomial": lambda: made.Adam(rates.PolynomialDecay(0.02, 6, 0.001, power=2.0)),
+        "piecewise": lambda: made.Adam(rates.PiecewiseConstantDecay([2, 5], [0.02, 0.01, 0.005])),
+        "restarts": lambda: made.Adam(rates.CosineDecayRestarts(0.02, 3)),
     }
 
 
-def clipping_optimizers(keras: Any) -> dict[str, Any]:
+def clipping_optimizers(keras: Any) -> dict[str, Callable[[], Any]]:
     """For models without an Embedding, whose gradients 2.15 clips otherwise than Keras 3."""
     made = keras.optimizers
     return {
-        "clipnorm": made.Adam(0.01, clipnorm=0.1),
-        "clipvalue": made.SGD(0.05, momentum=0.5, clipvalue=0.01),
-        "global_clipnorm": made.RMSprop(0.01, global_clipnorm=0.1),
+        "clipnorm": lambda: made.Adam(0.01, clipnorm=0.1),
+        "clipvalue": lambda: made.SGD(0.05, momentum=0.5, clipvalue=0.01),
+        "global_clipnorm": lambda: made.RMSprop(0.01, global_clipnorm=0.1),
     }
 
 
-def own_optimizers(keras: Any) -> dict[str, Any]:
+def own_optimizers(keras: Any) -> dict[str, Callable[[], Any]]:
     """Optimizers that only this generation of Keras has."""
     if hasattr(keras, "ops"):
         made = keras.optimizers
         return {
-            "lamb": made.Lamb(0.01),
-            "muon": made.Muon(0.01),
-            "accumulating": made.Adam(0.01, gradient_accumulation_steps=2),
-            "scaled": made.LossScaleOptimizer(made.Adam(0.01), initial_scale=64.0, dynamic_growth_steps=3),
-            "loss_scale_factor": made.SGD(0.05, momentum=0.5, loss_scale_factor=8.0),
+            "lamb": lambda: made.Lamb(0.01),
+            "muon": lambda: made.Muon(0.01),
+            "accumulating": lambda: made.Adam(0.01, gradient_accumulation_steps=2),
+            "scaled": lambda: made.LossScaleOptimizer(made.Adam(0.01), initial_scale=64.0, dynamic_growth_steps=3),
+            "loss_scale_factor": lambda: made.SGD(0.05, momentum=0.5, loss_scale_factor=8.0),
         }
-    made, scaled = keras.optimizers.legacy, keras.mixed_precision.LossScaleOptimizer
+    # Up to 2.10 there are no others.
+    made = getattr(keras.optimizers, "legacy", keras.optimizers)
+
+    def scaled(optimizer: Any, **options: Any) -> Any:
+        return keras.mixed_precision.LossScaleOptimizer(optimizer, **options)
+
     rate = keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.8)
     return {
-        "legacy_sgd": made.SGD(0.05, momentum=0.9, decay=0.1),
-        "legacy_rmsprop": made.RMSprop(0.01, momentum=0.5, centered=True),
-        "legacy_plain_rmsprop": made.RMSprop(0.01, epsilon=1e-4),
-        "legacy_adam": made.Adam(0.01, decay=0.05, clipnorm=0.5),
-        "legacy_amsgrad": made.Adam(rate, amsgrad=True, epsilon=1e-4),
-        "legacy_adamax": made.Adamax(0.01),
-        "legacy_nadam": made.Nadam(0.01),
-        "legacy_adagrad": made.Adagrad(0.05),
-        "legacy_adadelta": made.Adadelta(0.5),
-        "legacy_ftrl": made.Ftrl(0.05),
-        "scaled": scaled(keras.optimizers.Adam(0.01), initial_scale=64.0, dynamic_growth_steps=3),
-        "scaled_fixed": scaled(keras.optimizers.SGD(0.05, momentum=0.5), dynamic=False, initial_scale=8.0),
-        "scaled_legacy": scaled(made.Adam(0.01), initial_scale=64.0),
+        "legacy_sgd": lambda: made.SGD(0.05, momentum=0.9, decay=0.1),
+        "legacy_rmsprop": lambda: made.RMSprop(0.01, momentum=0.5, centered=True),
+        "legacy_plain_rmsprop": lambda: made.RMSprop(0.01, epsilon=1e-4),
+        "legacy_adam": lambda: made.Adam(0.01, decay=0.05, clipnorm=0.5),
+        "legacy_amsgrad": lambda: made.Adam(rate, amsgrad=True, epsilon=1e-4),
+        "legacy_adamax": lambda: made.Adamax(0.01),
+        "legacy_nadam": lambda: made.Nadam(0.01),
+        "legacy_adagrad": lambda: made.Adagrad(0.05),
+        "legacy_adadelta": lambda: made.Adadelta(0.5),
+        "legacy_ftrl": lambda: made.Ftrl(0.05),
+        "scaled": lambda: scaled(keras.optimizers.Adam(0.01), initial_scale=64.0, dynamic_growth_steps=3),
+        "scaled_fixed": lambda: scaled(keras.optimizers.SGD(0.05, momentum=0.5), dynamic=False, initial_scale=8.0),
+        "scaled_legacy": lambda: scaled(made.Adam(0.01), initial_scale=64.0),
     }
 
 
-def losses(keras: Any) -> dict[str, Any]:
+def losses(keras: Any) -> dict[str, Callable[[], Any]]:
     """Losses of one number, as names, functions and objects with options."""
     made = keras.losses
     return {
-        "name_of_a_class": "MeanSquaredError",
-        "function": made.mean_absolute_error,
-        "huber": made.Huber(delta=0.5),
-        "log_cosh": made.LogCosh(),
-        "sum": made.MeanSquaredError(reduction="sum", name="total"),
-        "mape": "mape",
-        "hinge": "squared_hinge",
-        "cosine": made.CosineSimilarity(axis=-1),
+        "name_of_a_class": lambda: "MeanSquaredError",
+        "function": lambda: made.mean_absolute_error,
+        "huber": lambda: made.Huber(delta=0.5),
+        "log_cosh": lambda: made.LogCosh(),
+        "sum": lambda: made.MeanSquaredError(reduction="sum", name="total"),
+        "mape": lambda: "mape",
+        "hinge": lambda: "squared_hinge",
+        "cosine": lambda: made.CosineSimilarity(axis=-1),
     }
 
 
-def metrics(keras: Any) -> dict[str, Any]:
+def metrics(keras: Any) -> dict[str, Callable[[], Any]]:
     """Metrics of one number, as names, functions and objects with options."""
     made = keras.metrics
     return {
-        "short_names": ["mse", "MAE", "mape"],
-        "functions": [made.mean_squared_error, keras.losses.mean_absolute_error],
-        "objects": [made.MeanSquaredError(name="error"), made.RootMeanSquaredError(), made.LogCoshError(), made.Mean()][
-            :3
+        "short_names": lambda: ["mse", "MAE", "mape"],
+        "functions": lambda: [made.mean_squared_error, keras.losses.mean_absolute_error],
+        "objects": lambda: [
+            made.MeanSquaredError(name="error"),
+            made.RootMeanSquaredError(),
+            made.LogCoshError(),
         ],
-        "one": made.CosineSimilarity(axis=-1, name="angle"),
-        "scores": [made.R2Score()],
+        "one": lambda: made.CosineSimilarity(axis=-1, name="angle"),
+        "scores": lambda: [made.R2Score()],
     }
 
 
@@ -235,16 +252,16 @@ def _named(build: Any, optimizer: str = "adam") -> Case:
     )
 
 
-def _two(name: str, arguments: Callable[[Any], Arguments]) -> Case:
+def _two(name: str, arguments: Callable[[Any], dict[str, Any]]) -> Case:
     return Case(f"recommender-{name}", recommender, lambda keras: {"optimizer": "adam", **arguments(keras)})
 
 
-def _of_tabular(name: str, arguments: Callable[[Any], Arguments]) -> Case:
+def _of_tabular(name: str, arguments: Callable[[Any], dict[str, Any]]) -> Case:
     default = {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]}
     return Case(f"tabular-{name}", tabular, lambda keras: {**default, **arguments(keras)})
 
 
-TWO: dict[str, Callable[[Any], Arguments]] = {
+TWO: dict[str, Callable[[Any], dict[str, Any]]] = {
     "one_loss": lambda keras: {"loss": "mse", "metrics": ["mae"]},
     "list": lambda keras: {"loss": ["binary_crossentropy", "mse"], "metrics": [["accuracy"], ["mae"]]},
     "dict": lambda keras: {
@@ -344,13 +361,15 @@ def cases(keras: Any) -> Iterator[Case]:
         yield _two(name, arguments)
     for what, table in (("optimizer", optimizers), ("loss", losses), ("metrics", metrics)):
         for name in table(keras):
-            yield _of_tabular(f"{what}-{name}", lambda keras, w=what, t=table, n=name: {w: t(keras)[n]})
+            yield _of_tabular(f"{what}-{name}", lambda keras, w=what, t=table, n=name: {w: t(keras)[n]()})
     for name in clipping_optimizers(keras):
         yield Case(
-            f"series-{name}", series, lambda keras, n=name: {"optimizer": clipping_optimizers(keras)[n], "loss": "mse"}
+            f"series-{name}",
+            series,
+            lambda keras, n=name: {"optimizer": clipping_optimizers(keras)[n](), "loss": "mse"},
         )
     for name in own_optimizers(keras):
-        yield _of_tabular(f"own-{name}", lambda keras, n=name: {"optimizer": own_optimizers(keras)[n]})
+        yield _of_tabular(f"own-{name}", lambda keras, n=name: {"optimizer": own_optimizers(keras)[n]()})
     yield Case("half-scaled", half, lambda keras: {"optimizer": _scaled(keras), "loss": "mse", "metrics": ["mae"]})
 
 

@@ -41,7 +41,7 @@ def as_filed(case: str, container: str, model: Any = None) -> Any:
 
 
 def writer(model: Any) -> Keras2Compile:
-    return Keras2Compile(model.compilation, [spec.shape for spec in model.output_specs])
+    return Keras2Compile(model)
 
 
 def resolved(value: Any, make: Any) -> Any:

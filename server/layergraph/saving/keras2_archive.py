@@ -14,6 +14,7 @@ from layergraph.functional.model import Model
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.saving.keras2_compile import Keras2Compile
 from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders
+from layergraph.saving.keras2_releases import Release
 from layergraph.saving.layouts import depth_first, own_variables, state_groups, state_groups_once, variables_path
 
 #: The first release whose `.keras` files hold models.
@@ -31,8 +32,8 @@ def archive_version(model: Model) -> str:
 def archive_config(model: Model) -> dict[str, Any]:
     """`config.json`. Raises ConfigError for what no such file can hold."""
     compile_config, problems = None, []
-    if (compiled := model.compilation) is not None:
-        writer = Keras2Compile(compiled, [spec.shape for spec in model.output_specs])
+    if model.compiled:
+        writer = Keras2Compile(model, Release.of(archive_version(model)))
         compile_config = writer.compile_config()
         problems = writer.unsayable
     config = checked_config(model, ".keras", problems)

@@ -1,4 +1,7 @@
-"""The arguments of `compile` -> as tf.keras 2.15 writes them into its files."""
+"""The arguments of `compile` -> as Keras 2 reads them in its files.
+
+Forms are those of tf.keras 2.15, with what an earlier release has otherwise.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.options import serialized
+from layergraph.config.options import Configurable, serialized
+from layergraph.functional.model import Model
 from layergraph.functional.naming import snake_case
-from layergraph.functional.tensor import Shape
 from layergraph.saving.keras2_options import (
     LATER_LOSS_OPTIONS,
     LATER_METRIC_OPTIONS,
@@ -19,6 +22,19 @@ from layergraph.saving.keras2_options import (
     OPTIMIZERS,
     REDUCTIONS,
 )
+from layergraph.saving.keras2_releases import (
+    LAST,
+    LOSS_NAMES_SINCE,
+    LOSS_OPTIONS_SINCE,
+    LOSSES_SINCE,
+    METRIC_OPTIONS_SINCE,
+    METRICS_SINCE,
+    OPTIMIZER_OPTIONS_SINCE,
+    OPTIMIZERS_SINCE,
+    SCHEDULE_OPTIONS_SINCE,
+    Release,
+)
+from layergraph.saving.optimizer_kinds import NOT_LEGACY, differences, kind_of, legacy_form
 from layergraph.training import losses, metrics
 from layergraph.training.compile import ByShapes, Compiled, is_single
 from layergraph.training.loss_scale import LossScaleOptimizer
@@ -27,23 +43,28 @@ from layergraph.training.metric import Metric
 from layergraph.training.optimizer import BaseOptimizer, Optimizer, Variable
 from layergraph.training.schedules import Decayed, InverseTimeDecay, Schedule
 
-#: Options that the legacy optimizers lack.
-_NOT_LEGACY = ("weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency", *LATER_OPTIMIZER_OPTIONS)
 #: Names of metrics that it doesn't look up.
 _METRICS_WITHOUT_NAME = ("bce", "BCE")
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
+#: What is an optimizer around the other one there.
+_SCALE = "loss_scale_factor"
 
 
 class Keras2Compile:
-    """What a model was compiled with, as Keras 2 writes it.
+    """What a model was compiled with, as a release of Keras 2 reads it.
 
     unsayable    what it can't hold, for people, after a config was written
     """
 
-    def __init__(self, compiled: Compiled, output_shapes: Sequence[Shape]) -> None:
+    def __init__(self, model: Model, release: Release = LAST) -> None:
+        """`model` is compiled."""
+        compiled = model.compilation
+        assert compiled is not None, "it is compiled"
         self.unsayable: list[str] = []
-        self._compiled = compiled
-        self._output_shapes = output_shapes
+        self._model = model
+        self._release = release
+        self._compiled: Compiled = compiled
+        self._output_shapes = [spec.shape for spec in model.output_specs]
         self._log_names = {id(metric): name for name, metric in compiled.named_metrics().items()}
 
     def training_config(self) -> dict[str, Any]:
@@ -57,6 +78,7 @@ class Keras2Compile:
             "metrics": self._metrics(),
             "weighted_metrics": self._metrics(weighted=True),
             "loss_weights": given["loss_weights"],
+            **({"sample_weight_mode": None} if self._release.wants_weight_mode else {}),
             "optimizer_config": {
                 "class_name": custom + optimizer["class_name"],
                 "config": optimizer["config"],
@@ -82,6 +104,22 @@ class Keras2Compile:
     def _lacks(self, what: str) -> None:
         self.unsayable.append(f"{what} is unknown to it")
 
+    def _too_new(
+        self, what: str, made: Configurable, config: Mapping[str, Any], since: Mapping[str, Mapping[str, int]]
+    ) -> list[str]:
+        """Options that came after the release. They are unsayable where they say anything."""
+        kind = made.serialized_as or type(made).__name__
+        options = [name for name, first in since.get(kind, {}).items() if not self._release.knows(first)]
+        return self._said(what, made, config, options)
+
+    def _said(self, what: str, made: Configurable, config: Mapping[str, Any], options: Sequence[str]) -> list[str]:
+        """Those of the options that the config has; noted as unsayable where they aren't what they are by default."""
+        found = [name for name in options if name in config]
+        for name in found:
+            if made.option_value(name) != made._options[name].default:
+                self._lacks(f"option '{name}' of {what}")
+        return found
+
     # --- optimizers ---------------------------------------------------------------------------------------------------
 
     def _optimizer(self, optimizer: BaseOptimizer) -> dict[str, Any]:
@@ -97,7 +135,9 @@ class Keras2Compile:
         return self._unscaled(optimizer)
 
     def _scaled(self, inner: Optimizer, config: Mapping[str, Any]) -> dict[str, Any]:
-        kind = "LossScaleOptimizer" if inner.legacy else "LossScaleOptimizerV3"
+        kind = "LossScaleOptimizerV3" if self._is_new(inner) else "LossScaleOptimizer"
+        if not self._release.scales_losses:
+            self._lacks("optimizer LossScaleOptimizer")
         return {
             "module": "keras.src.mixed_precision.loss_scale_optimizer",
             "class_name": kind,
@@ -105,15 +145,20 @@ class Keras2Compile:
             "registered_name": kind,
         }
 
+    def _is_new(self, optimizer: BaseOptimizer) -> bool:
+        """Whether it is written as none of the legacy ones."""
+        return self._release.has_new_optimizers and not (isinstance(optimizer, Optimizer) and optimizer.legacy)
+
     def _unscaled(self, optimizer: BaseOptimizer) -> dict[str, Any]:
-        legacy = isinstance(optimizer, Optimizer) and optimizer.legacy
-        described = self._legacy(optimizer) if isinstance(optimizer, Optimizer) and legacy else self._plain(optimizer)
-        module = "keras.optimizers.legacy" if legacy else "keras.optimizers"
-        return {"module": module, **described, "registered_name": None}
+        if self._is_new(optimizer) or not isinstance(optimizer, Optimizer):
+            return {"module": "keras.optimizers", **self._plain(optimizer), "registered_name": None}
+        described = self._legacy(optimizer) if optimizer.legacy else self._as_legacy(optimizer)
+        return {"module": "keras.optimizers.legacy", **described, "registered_name": None}
 
     def _plain(self, optimizer: BaseOptimizer) -> dict[str, Any]:
-        kind = serialized(optimizer)["class_name"]
-        if kind not in OPTIMIZERS or not isinstance(optimizer, Optimizer):
+        kind = kind_of(optimizer)
+        known = kind in OPTIMIZERS and self._release.knows(OPTIMIZERS_SINCE.get(kind, 0))
+        if not known or not isinstance(optimizer, Optimizer):
             self._lacks(f"optimizer {kind}")
             return {"class_name": kind, "config": {}}
         if optimizer.gradient_accumulation_steps is not None:
@@ -133,22 +178,32 @@ class Keras2Compile:
         own = {"name": name, "learning_rate": self._rate(rate), "jit_compile": False, "is_legacy_optimizer": False}
         return {"class_name": kind, "config": {**config, **own}}
 
+    def _as_legacy(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The legacy optimizer that computes as this one."""
+        kind, legacy = kind_of(optimizer), legacy_form(optimizer)
+        if legacy is None:
+            self._lacks(f"optimizer {kind}")
+            return {"class_name": kind, "config": {}}
+        if found := differences(optimizer, self._model):
+            self.unsayable.append(f"its optimizer {kind} computes otherwise ({'; '.join(found)})")
+        self._said(f"optimizer {kind}", optimizer, optimizer.get_config(), [n for n in NOT_LEGACY if n != _SCALE])
+        legacy.name = optimizer.name
+        return self._legacy(legacy)
+
     def _legacy(self, optimizer: Optimizer) -> dict[str, Any]:
-        kind = serialized(optimizer)["class_name"]
-        later = [
-            name
-            for name in _NOT_LEGACY
-            if name != "loss_scale_factor" and getattr(optimizer, name) != optimizer._options[name].default
-        ]
-        for name in later:
-            self._lacks(f"option '{name}' of the legacy optimizer {kind}")
+        kind = kind_of(optimizer)
+        what = f"the legacy optimizer {kind}"
+        later = self._said(what, optimizer, optimizer.get_config(), [name for name in NOT_LEGACY if name != _SCALE])
+        later += self._too_new(what, optimizer, optimizer.get_config(), OPTIMIZER_OPTIONS_SINCE)
         # The only options that a legacy optimizer writes when they are set alone.
         idle = {name for name in _CLIPS if getattr(optimizer, name) is None}
         config = {
             name: serialized(optimizer.option_value(name))
             for name in optimizer._options
-            if name not in _NOT_LEGACY and name not in idle
+            if name not in NOT_LEGACY and name not in idle and name not in later
         }
+        if optimizer.global_clipnorm is not None and not self._release.knows(4):
+            self._lacks(f"option 'global_clipnorm' of {what}")
         name = kind if optimizer.name is None else optimizer.name
         rate = self._rate(optimizer.learning_rate)
         return {
@@ -161,7 +216,10 @@ class Keras2Compile:
             return rate
         if isinstance(rate, Decayed):
             rate = rate.schedule
-        return {"module": "keras.optimizers.schedules", **serialized(rate), "registered_name": None}
+        described = serialized(rate)
+        too_new = self._too_new(f"schedule {type(rate).__name__}", rate, described["config"], SCHEDULE_OPTIONS_SINCE)
+        described["config"] = {name: value for name, value in described["config"].items() if name not in too_new}
+        return {"module": "keras.optimizers.schedules", **described, "registered_name": None}
 
     # --- losses -------------------------------------------------------------------------------------------------------
 
@@ -174,10 +232,10 @@ class Keras2Compile:
             return given
         resolved = losses.loss(given)
         kind = type(resolved).__name__
-        if kind not in LOSSES:
+        if kind not in LOSSES or not self._release.knows(LOSSES_SINCE.get(kind, 0)):
             self._lacks(f"loss {kind}")
             return None
-        if isinstance(given, str):
+        if isinstance(given, str) and self._release.knows(LOSS_NAMES_SINCE.get(given, 0)):
             return given
         return {"class_name": kind, "config": self._loss_config(resolved, kind)}
 
@@ -186,8 +244,9 @@ class Keras2Compile:
         reduction = "none" if config["reduction"] is None else config["reduction"]
         if reduction not in REDUCTIONS:
             self._lacks(f"reduction '{reduction}' of loss {kind}")
-        config = self._without_later(f"loss {kind}", loss, config, LATER_LOSS_OPTIONS.get(kind, ()))
-        return {**config, "reduction": reduction}
+        later = self._said(f"loss {kind}", loss, config, LATER_LOSS_OPTIONS.get(kind, ()))
+        later += self._too_new(f"loss {kind}", loss, config, LOSS_OPTIONS_SINCE)
+        return {**{name: value for name, value in config.items() if name not in later}, "reduction": reduction}
 
     # --- metrics ------------------------------------------------------------------------------------------------------
 
@@ -201,21 +260,29 @@ class Keras2Compile:
     def _metric(self, given: Metric | ByShapes, index: int) -> Any:
         if isinstance(given, Metric):
             name, kind = self._log_names[id(given)], type(given).__name__
+            if self._release.prefixes_metrics:
+                name = name.removeprefix(self._prefix(index))
             if given.name == kind:
                 # Keras 3 logs a class by its name as it is spelled, Keras 2 by the name that its objects have.
                 name = name.removesuffix(kind) + (given.default_name or snake_case(kind))
             return self._metric_object(given, name)
         # A word would mean the accuracy of labels that have the outputs' shape.
-        several = len(self._compiled.output_names) > 1
-        name = f"{self._compiled.shown_names[index]}_{given.word}" if several else given.word
-        return self._metric_object(self._likely_metric(given.word, index), name)
+        prefix = "" if self._release.prefixes_metrics else self._prefix(index)
+        return self._metric_object(self._likely_metric(given.word, index), f"{prefix}{given.word}")
+
+    def _prefix(self, index: int) -> str:
+        """What stands before the names of an output's metrics in the logs."""
+        return f"{self._compiled.shown_names[index]}_" if len(self._compiled.output_names) > 1 else ""
 
     def _metric_object(self, metric: Metric, name: str) -> dict[str, Any]:
         kind = type(metric).__name__
-        if kind not in METRICS:
+        if kind not in METRICS or not self._release.knows(METRICS_SINCE.get(kind, 0)):
             # The means of functions among them: 2.15 writes those of losses that are no metrics, and can't read them.
             self._lacks(f"metric '{metric.name}' ({kind})")
-        config = self._without_later(f"metric {kind}", metric, metric.get_config(), LATER_METRIC_OPTIONS.get(kind, ()))
+        config = metric.get_config()
+        later = self._said(f"metric {kind}", metric, config, LATER_METRIC_OPTIONS.get(kind, ()))
+        later += self._too_new(f"metric {kind}", metric, config, METRIC_OPTIONS_SINCE)
+        config = {key: value for key, value in config.items() if key not in later}
         return {"class_name": kind, "config": {**config, "name": name}}
 
     def _given_metric(self, given: Any) -> Any:
@@ -231,12 +298,6 @@ class Keras2Compile:
         loss = self._compiled.loss(index)
         classes = loss is not None and loss.labels_are_classes
         return metrics.metric_for_shapes(word, shape[:-1] if classes else shape, shape)
-
-    def _without_later(self, what: str, made: Any, config: Mapping[str, Any], later: Sequence[str]) -> dict[str, Any]:
-        for name in later:
-            if name in config and getattr(made, name) != type(made)._options[name].default:
-                self._lacks(f"option '{name}' of {what}")
-        return {key: value for key, value in config.items() if key not in later}
 
 
 def _in_module(module: str, value: Any) -> Any:
@@ -257,9 +318,10 @@ def _mapped(given: Any, write: Callable[[Any], Any]) -> Any:
     return [_mapped(item, write) for item in given]
 
 
-def keras2_state(optimizer: BaseOptimizer) -> list[Variable]:
-    """The optimizer's arrays in 2.15's order: those of the inner one alone where the loss is scaled."""
+def keras2_state(optimizer: BaseOptimizer, release: Release = LAST) -> list[Variable]:
+    """The optimizer's arrays in the release's order: those of the inner one alone where the loss is scaled."""
     inner = optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
     assert isinstance(inner, Optimizer), "all others are unsayable"
-    iteration, *slots = inner.keras2_variables()
-    return [Variable("iter" if inner.legacy else "iteration", np.array(iteration.value, np.int64)), *slots]
+    legacy = inner.legacy or not release.has_new_optimizers
+    iteration, *slots = inner.keras2_variables(legacy=legacy)
+    return [Variable("iter" if legacy else "iteration", np.array(iteration.value, np.int64)), *slots]

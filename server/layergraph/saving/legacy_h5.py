@@ -24,7 +24,9 @@ from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2_compile import Keras2Compile, keras2_state
 from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders
+from layergraph.saving.keras2_releases import Release
 from layergraph.saving.layouts import FileOrder, legacy_order
+from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.compile import Compiled
 from layergraph.training.optimizer import Variable
@@ -50,17 +52,22 @@ def write_h5(model: Model, file: Any, keras3_version: str, generation: int) -> N
     """
     compiled, keras2 = model.compilation, generation == 2
     form = _form(model, keras3_version, generation)
-    file.attrs["keras_version"] = form.keras_version
-    file.attrs["backend"] = "tensorflow" if keras2 else "torch"
-    file.attrs["model_config"] = json.dumps(form.config, allow_nan=False)
+    texts = {
+        "keras_version": form.keras_version,
+        "backend": "tensorflow" if keras2 else "torch",
+        "model_config": json.dumps(form.config, allow_nan=False),
+    }
     if compiled is not None:
-        file.attrs["training_config"] = json.dumps(form.training, allow_nan=False)
+        texts["training_config"] = json.dumps(form.training, allow_nan=False)
+    for name, text in texts.items():
+        _write_text(file, name, text)
     _write_weights(model, form, file.create_group("model_weights"))
     if compiled is not None:
         optimizer = compiled.optimizer
         optimizer.build(model.trainable_weights)
         if keras2:
-            _write_variables(file.create_group("optimizer_weights"), keras2_state(optimizer))
+            release = Release.of(form.keras_version)
+            _write_variables(file.create_group("optimizer_weights"), keras2_state(optimizer, release))
         else:
             _write_variables(file.create_group(OWN_OPTIMIZER_GROUP), optimizer.variables)
 
@@ -82,14 +89,16 @@ def _keras3_form(model: Model, keras_version: str) -> _Form:
             f"save: layer '{name}' lies in several models or wrappers, which an .h5 file can't say; use .keras"
         )
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
-    training = None if model.compilation is None else _keras3_training(model.compilation)
+    if (compiled := model.compilation) is not None:
+        check_keras3_optimizer(compiled.optimizer, model)
+    training = None if compiled is None else _keras3_training(compiled)
     return _Form(keras_version, model_object(model, written), order, training)
 
 
 def _keras2_form(model: Model) -> _Form:
     training, problems = None, []
-    if (compiled := model.compilation) is not None:
-        writer = Keras2Compile(compiled, [spec.shape for spec in model.output_specs])
+    if model.compiled:
+        writer = Keras2Compile(model, Release.of(keras2_version(model)))
         training = writer.training_config()
         problems = writer.unsayable
     config = checked_config(model, ".h5", problems)
@@ -111,8 +120,8 @@ def _write_weights(model: Model, form: _Form, group: Any) -> None:
         [] if model.keras_class_name == "Functional" or not model.built else [t.history.layer for t in model.inputs]
     )
     _write_names(group, "layer_names", [layer.name for layer in [*inputs, *layers]])
-    group.attrs["backend"] = "tensorflow"
-    group.attrs["keras_version"] = form.keras_version
+    _write_text(group, "backend", "tensorflow")
+    _write_text(group, "keras_version", form.keras_version)
     # Sorted, so that the group `a` is there before its name turns up in `a/b`.
     for layer in sorted([*inputs, *layers], key=lambda layer: layer.name):
         _write_arrays(group.require_group(layer.name), legacy_order(layer, form.order))
@@ -135,6 +144,11 @@ def _write_variables(group: Any, variables: Sequence[Variable]) -> None:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     return [name if names.index(name) == i else f"{name.removesuffix(':0')}_{i}:0" for i, name in enumerate(names)]
+
+
+def _write_text(group: Any, attribute: str, text: str) -> None:
+    # As bytes: Keras up to 2.3, which needs h5py 2, gets a str for other texts, and decodes all.
+    group.attrs[attribute] = text.encode("utf-8")
 
 
 def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from layergraph.saving.keras2_archive import archive_config, archive_groups, arc
 from layergraph.saving.keras2_compile import keras2_state
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import check_h5, write_h5
+from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizer import Variable
@@ -128,6 +129,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
 def _keras_config(model: Model, written: WrittenModel) -> dict[str, Any]:
     config = model_object(model, written)
     if (compiled := model.compilation) is not None:
+        check_keras3_optimizer(compiled.optimizer, model)
         config["compile_config"] = compile_object(compiled)
     return config
 

@@ -171,6 +171,10 @@ class Compiled:
             raise DataError(f"loss '{loss.word}' of output '{self.output_names[index]}' needs labels to be decided")
         return loss
 
+    def has_loss(self, index: int) -> bool:
+        """Whether an output has a loss, decided by labels or not."""
+        return self._losses[index] is not None
+
     @property
     def given(self) -> Mapping[str, Any]:
         """What `compile` was given beside the optimizer, by its arguments' names."""
@@ -375,7 +379,11 @@ def _without_tuples(value: Any) -> Any:
 
 def _without_prefixes(given: Any, names: Sequence[str]) -> Any:
     """Keras 2 writes metrics of several outputs with the output's name in front, which the logs would repeat."""
-    if not isinstance(given, list) or len(names) < 2 or len(given) != len(names):
+    if len(names) < 2:
+        return given
+    if isinstance(given, Mapping) and "class_name" not in given:
+        return {name: [_without_prefix(m, name) for m in _flat(item)] for name, item in given.items()}
+    if not isinstance(given, list) or len(given) != len(names):
         return given
     return [[_without_prefix(m, name) for m in _flat(item)] for item, name in zip(given, names, strict=True)]
 

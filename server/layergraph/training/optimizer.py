@@ -333,9 +333,12 @@ class Optimizer(BaseOptimizer):
             else:
                 setattr(self, variable.name, float(array))
 
-    def keras2_variables(self) -> list[Variable]:
-        """The state in Keras 2.15's order: no rate, no scalars; most legacy ones go slot by slot over all weights."""
-        split = self.legacy and not self.legacy_alternates
+    def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
+        """The state in Keras 2.15's order: no rate, no scalars; most legacy ones go slot by slot over all weights.
+
+        `legacy` is whether the order is that of a legacy one; by default as the optimizer is.
+        """
+        split = (self.legacy if legacy is None else legacy) and not self.legacy_alternates
         groups = [(slot,) for group in self._groups() for slot in group] if split else self._groups()
         return [self.variables[0], *self._slot_variables(groups)]
 

@@ -183,8 +183,8 @@ class LegacyNadam(_ByWholes, Nadam):
         super().update_rows(slots, rows, gradients, rate)
         self.u_product = before
 
-    def keras2_variables(self) -> list[Variable]:
-        iteration, *slots = super().keras2_variables()
+    def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
+        iteration, *slots = super().keras2_variables(legacy=legacy)
         return [iteration, self.variables[-1], *slots]
 
     @property

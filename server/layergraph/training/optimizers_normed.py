@@ -73,10 +73,9 @@ class Adafactor(Optimizer):
         # Keras gives rows and columns the name of the weight alone.
         return weight.path.rsplit("/", 1)[-1] if slot in ("r", "c") else super().slot_name(slot, weight)
 
-    def keras2_variables(self) -> list[Variable]:
-        return [
-            variable for variable in super().keras2_variables() if variable.name == "iteration" or _counts(variable)
-        ]
+    def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
+        state = super().keras2_variables(legacy=legacy)
+        return [variable for variable in state if variable.name == "iteration" or _counts(variable)]
 
     def inner_variables(self) -> list[Variable]:
         own = ("iteration", "learning_rate")

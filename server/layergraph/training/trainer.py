@@ -28,6 +28,7 @@ from layergraph.training.metric import Result
 from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.passes import Passes
 from layergraph.training.progress import Progress
+from layergraph.training.reached import reached_weights
 from layergraph.training.recording import BackupAndRestore
 from layergraph.training.streams import Source, Stream, StreamPasses, source
 from layergraph.training.workers import Workers, check_shareable
@@ -166,10 +167,23 @@ class Trainer:
             scaled = self.optimizer_state is None or is_scaled_state(self.optimizer_state)
             self._compiled = self._compiled_with(scaled, **arguments)
         if self.optimizer_state is not None:
-            self._compiled.optimizer.build(self._model.trainable_weights)
-            self._compiled.optimizer.load(self.optimizer_state)
+            self._load_state(self._compiled, self.optimizer_state)
             self.optimizer_state = None
         return self._compiled
+
+    def _load_state(self, compiled: Compiled, state: Sequence[Array]) -> None:
+        weights, optimizer = self._model.trainable_weights, compiled.optimizer
+        optimizer.build(weights)
+        try:
+            optimizer.load(state)
+        except DataError:
+            # Legacy optimizers of Keras 2 keep nothing for weights that no gradient has reached.
+            reached = reached_weights(self._model, compiled)
+            if len(reached) == len(weights):
+                raise
+            optimizer.build(reached)
+            optimizer.load(state)
+            optimizer.build(weights)
 
     # --- fit ----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,104 @@
+"""Releases of Keras 2: what each can read of how a model was compiled.
+
+Read in the sources of Keras 2.0.8 to 2.3.1, of TensorFlow 1.14 to 2.5, and of Keras 2.6 to 2.15.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One of them: 2.`minor`, by itself or in TensorFlow.
+
+    TensorFlow 1.13 to 2.1 call theirs 2.2.4-tf, TensorFlow 2.2 has 2.3.0-tf, and TensorFlow 2.3 and 2.4 have 2.4.0.
+    """
+
+    minor: int
+    in_tensorflow: bool = True
+
+    @classmethod
+    def of(cls, version: str) -> Release:
+        """That of a `keras_version`; the last where it says none."""
+        found = re.match(r"2\.(\d+)", version)
+        if not found:
+            return LAST
+        return cls(int(found[1]), in_tensorflow=int(found[1]) > 3 or version.endswith("-tf"))
+
+    @property
+    def prefixes_metrics(self) -> bool:
+        """Whether it puts the output's name before that of a metric which it reads from a file, too."""
+        return self.minor < 5
+
+    @property
+    def wants_weight_mode(self) -> bool:
+        """Whether it looks for `sample_weight_mode`, which is None wherever weights go by rows."""
+        return self.minor < 4
+
+    @property
+    def has_new_optimizers(self) -> bool:
+        """Whether there are others than those which 2.11 calls legacy."""
+        return self.minor >= 11
+
+    @property
+    def scales_losses(self) -> bool:
+        """Whether it reads a LossScaleOptimizer in today's form."""
+        return self.minor >= 4
+
+    def knows(self, since: int) -> bool:
+        """Whether it has what came with 2.`since`."""
+        return self.minor >= since
+
+
+LAST = Release(15)
+
+#: Losses and metrics by their classes, optimizers -> the release that they came with, where it isn't 2.2.4-tf.
+LOSSES_SINCE: Mapping[str, int] = {"BinaryFocalCrossentropy": 8, "CategoricalFocalCrossentropy": 13}
+METRICS_SINCE: Mapping[str, int] = {
+    "RecallAtPrecision": 3,
+    "BinaryIoU": 8,
+    "IoU": 8,
+    "OneHotIoU": 8,
+    "OneHotMeanIoU": 8,
+    "F1Score": 13,
+    "FBetaScore": 13,
+    "R2Score": 13,
+}
+OPTIMIZERS_SINCE: Mapping[str, int] = {"Adafactor": 11, "AdamW": 11, "Lion": 13}
+#: The same of names, where others stand for the same loss.
+LOSS_NAMES_SINCE: Mapping[str, int] = {
+    "binary_focal_crossentropy": 8,
+    "categorical_focal_crossentropy": 13,
+    "huber": 4,
+    "kl_divergence": 4,
+    "log_cosh": 4,
+}
+
+_IOU = {"axis": 10, "ignore_class": 10, "sparse_y_pred": 10}
+_AT = {"class_id": 5}
+#: Class -> option -> the release that it came with, where it is a later one than the class.
+LOSS_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {
+    "BinaryCrossentropy": {"axis": 6},
+    "CategoricalCrossentropy": {"axis": 6},
+    "BinaryFocalCrossentropy": {"alpha": 10, "apply_class_balancing": 10},
+    "SparseCategoricalCrossentropy": {"ignore_class": 10},
+}
+METRIC_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {
+    "AUC": {"from_logits": 5, "num_labels": 5},
+    "CategoricalCrossentropy": {"axis": 10},
+    "IoU": {**_IOU, "sparse_y_true": 10},
+    "MeanIoU": {**_IOU, "sparse_y_true": 10},
+    "OneHotIoU": _IOU,
+    "OneHotMeanIoU": _IOU,
+    "PrecisionAtRecall": _AT,
+    "RecallAtPrecision": _AT,
+    "SensitivityAtSpecificity": _AT,
+    "SparseCategoricalCrossentropy": {"ignore_class": 10},
+    "SpecificityAtSensitivity": _AT,
+}
+#: The same of optimizers and of schedules. 2.4.0 is also TensorFlow 2.3's, which lacks `beta`.
+OPTIMIZER_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {"Ftrl": {"beta": 5}}
+SCHEDULE_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {"CosineDecay": {"warmup_steps": 13, "warmup_target": 13}}

@@ -1,0 +1,86 @@
+"""The two kinds of optimizers with the same names, Keras 2's legacy ones and all others: when they compute alike.
+
+Up to 2.10 Keras 2 has the legacy ones alone, and Keras 3 has none of them.
+"""
+
+from __future__ import annotations
+
+from layergraph.errors import ConfigError
+from layergraph.functional.model import Model
+from layergraph.layers.core import Embedding
+from layergraph.training.loop import takes_row_gradients
+from layergraph.training.loss_scale import LossScaleOptimizer
+from layergraph.training.optimizer import BaseOptimizer, Optimizer
+from layergraph.training.optimizers_legacy import LEGACY
+from layergraph.training.schedules import Schedule
+
+#: Options that the legacy ones lack.
+NOT_LEGACY = (
+    "weight_decay",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+#: Largest difference of a step, relative to its size, that is one of rounding.
+_ROUNDING = 1e-6
+
+
+def kind_of(optimizer: BaseOptimizer) -> str:
+    """The name that both have."""
+    return type(optimizer).serialized_as or type(optimizer).__name__
+
+
+def legacy_form(optimizer: Optimizer) -> Optimizer | None:
+    """The legacy optimizer with its name and options, without a state; None if there is none."""
+    kind = LEGACY.get(kind_of(optimizer))
+    if kind is None:
+        return None
+    options = {name: value for name, value in optimizer.get_config().items() if name not in NOT_LEGACY}
+    made = kind.from_config({**options, "decay": 0.0})
+    assert isinstance(made, Optimizer)
+    return made
+
+
+def differences(optimizer: Optimizer, model: Model) -> list[str]:
+    """Where the legacy optimizer of a name and the other one part, for people. The given one is either of them."""
+    legacy = optimizer if optimizer.legacy else legacy_form(optimizer)
+    if legacy is None:
+        return []
+    kind, found = kind_of(legacy), []
+    if kind == "Nadam":
+        found.append("the exponent of its momentum is 0.004 t in one and t in the other")
+    elif kind == "RMSprop" and not legacy.option_value("momentum"):
+        found.append("epsilon is outside of the root in one and inside in the other")
+    elif kind == "Adagrad":
+        # sqrt(a) + e and sqrt(a + e), with a that only grows.
+        least, epsilon = legacy.option_value("initial_accumulator_value"), legacy.option_value("epsilon")
+        if epsilon and (not least or epsilon * (least**-0.5 + 0.5 / least) > _ROUNDING):
+            found.append("epsilon is outside of the root in one and inside in the other")
+    if takes_row_gradients(model, legacy) and _trains_embeddings(model):
+        if legacy.leaves_others:
+            found.append("one changes only those rows of an Embedding that were looked up")
+        clips = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(legacy, name) is not None]
+        found += [f"'{name}' clips what each row of an Embedding gets by itself in one" for name in clips]
+    return found
+
+
+def check_keras3_optimizer(optimizer: BaseOptimizer, model: Model) -> None:
+    """Raises ConfigError for an optimizer that has no equal in Keras 3."""
+    inner = optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
+    if not isinstance(inner, Optimizer) or not inner.legacy:
+        return
+    found = differences(inner, model)
+    if inner.rate_decay and isinstance(inner.learning_rate, Schedule):
+        found.append("its 'decay' goes on top of a schedule")
+    if found:
+        kind = kind_of(inner)
+        raise ConfigError(
+            f"save: the legacy optimizer {kind} of Keras 2 and Keras 3's {kind} compute otherwise: {'; '.join(found)}; "
+            "compile the model with an optimizer of Keras 3, or save it for Keras 2"
+        )
+
+
+def _trains_embeddings(model: Model) -> bool:
+    return any(isinstance(layer, Embedding) and layer.trainable_weights for layer in model.walk_layers())
