@@ -158,6 +158,7 @@ def optimizers(keras: Any) -> dict[str, Callable[[], Any]]:
         "adafactor": lambda: made.Adafactor(0.02),
         "decayed": lambda: made.Adam(0.01, weight_decay=0.01),
         "averaged": lambda: made.SGD(0.05, momentum=0.9, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4),
+        "plain_exponential": lambda: made.SGD(rates.ExponentialDecay(0.05, 3, 0.6)),
         "exponential": lambda: made.Adam(rates.ExponentialDecay(0.02, 3, 0.8, staircase=True)),
         "cosine": lambda: made.SGD(rates.CosineDecay(0.05, 9, alpha=0.1), momentum=0.9),
         "inverse": lambda: made.Adam(rates.InverseTimeDecay(0.02, 2, 0.5)),
@@ -250,6 +251,10 @@ def _named(build: Any, optimizer: str = "adam") -> Case:
         build,
         lambda keras: {"optimizer": optimizer, "loss": loss, "metrics": [metric]},
     )
+
+
+def _entropies(loss: str) -> dict[str, Any]:
+    return {"optimizer": "sgd", "loss": loss, "metrics": ["crossentropy", "acc"], "weighted_metrics": ["ce"]}
 
 
 def _two(name: str, arguments: Callable[[Any], dict[str, Any]]) -> Case:
@@ -354,6 +359,11 @@ def cases(keras: Any) -> Iterator[Case]:
         yield Case(f"{build.__name__}-uncompiled", build, lambda keras: None)
     yield _named(text, "rmsprop")
     yield _named(images, "sgd")
+    if not hasattr(keras, "ops"):
+        yield Case("text-crossentropy", text, lambda keras: _entropies("binary_crossentropy"))
+        yield Case("images-crossentropy", images, lambda keras: _entropies("sparse_categorical_crossentropy"))
+        yield Case("stack-crossentropy", stack, lambda keras: _entropies("categorical_crossentropy"))
+        yield _two("crossentropy", lambda keras: {"loss": "mse", "metrics": {"click": ["ce", "accuracy"]}})
     yield Case("tabular-no_loss", tabular, lambda keras: {"optimizer": "adam"})
     yield Case("recommender-uncompiled", recommender, lambda keras: None)
     yield from OF_OTHERS

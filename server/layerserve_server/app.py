@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from layerserve_server import execution
 from layerserve_server.batching import Lane
+from layerserve_server.conversion import Converter
 from layerserve_server.execution import Execution, LoadModel
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
@@ -89,7 +90,8 @@ class App:
         routes = Routes()
         routes.add(PredictionService(self.repository).routes())
         routes.add(GraphService(self.repository).routes())
-        routes.add(ModelService(self.repository).routes())
+        converter = Converter(self._parent, settings.rehearsal_bytes)
+        routes.add(ModelService(self.repository, converter).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         server = NativeServer if settings.transport == "native" else GrpcioServer
         self._transport = server(

@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         default=8 * GIB,
         ge=64 * MIB,
         description="Memory that it may take meanwhile beside its weights, in bytes, and three quarters of what is "
-        "available at most.",
+        "available at most. A download that is converted may take as much.",
     )
     training_threads: int = Field(
         default=0,

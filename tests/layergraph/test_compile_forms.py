@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import h5py
 import layergraph
 import numpy as np
 import pytest
-from compiled_models import images, recommender, rows, tabular
+from compiled_models import images, recommender, rows, tabular, text
 from layergraph.config.compiled import compile_config
 from layergraph.config.generation import generation_of
 from layergraph.config.problems import Problems
 from layergraph.errors import ConfigError
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.keras2_compile import Keras2Compile
+from layergraph.saving.keras2_releases import Release
 from layergraph.training import losses, metrics
 
 #: Case -> its model, and what 2.15 wrote into an `.h5` and a `.keras`; by `make_compiled_settings.py`.
@@ -107,6 +109,94 @@ def test_names_of_a_keras_file_go_into_an_h5(case: str, tmp_path: Path) -> None:
     assert len(state) == 1 + 2 * len(model.trainable_weights)
 
 
+@pytest.mark.parametrize(
+    "nesting", [lambda click, rating: {"click": click, "rating": rating}, lambda *both: list(both)]
+)
+def test_names_of_outputs_before_those_of_metrics_are_not_repeated(nesting: Any) -> None:
+    model = recommender(layergraph)
+    areas = [{"class_name": "AUC", "config": {"name": "click_area"}}]
+    config = {"optimizer_config": {"class_name": "SGD", "config": {"decay": 0.0}}, "loss": "mse"}
+    for version, name in (("2.15.0", "click_area"), ("3.15.0", "click_click_area")):
+        given = {**config, "metrics": nesting(areas, ["mae"])}
+        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Problems())
+        assert name in model.metrics_names
+
+
+@pytest.mark.parametrize(("minor", "prefix"), [(4, ""), (5, "click_")])
+def test_releases_that_repeat_names_of_outputs_get_none(minor: int, prefix: str) -> None:
+    model = recommender(layergraph)
+    model.compile("sgd", "mse", metrics={"click": ["acc", made_metric("AUC", name="area")]})
+    written = Keras2Compile(model, Release(minor)).training_config()["metrics"]
+    assert [metric["config"]["name"] for metric in written[0]] == [f"{prefix}acc", f"{prefix}area"]
+
+
+def test_tensorflow_1_gets_words_and_no_lone_object() -> None:
+    """By the words it names logs; an object for all outputs it takes for a dict by output. It lacks younger words."""
+    model = recommender(layergraph)
+    model.compile("sgd", "huber", metrics={"click": ["acc", "AUC"], "rating": "root_mean_squared_error"})
+    written = Keras2Compile(model, Release(2)).training_config()
+    assert written["loss"] == "huber_loss"
+    root = written["metrics"].pop("rating")
+    assert written["metrics"] == {"click": ["acc", "AUC"]}
+    assert (root["class_name"], root["config"]["name"]) == ("RootMeanSquaredError", "root_mean_squared_error")
+    assert written["sample_weight_mode"] is None
+    for loss in ("MeanSquaredError", {"class_name": "MeanSquaredError", "config": {"reduction": "sum"}}):
+        model.compile("sgd", loss)
+        found = Keras2Compile(model, Release(2)).training_config()["loss"]
+        assert found == "mean_squared_error" if isinstance(loss, str) else [one["class_name"] for one in found]
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "minor", "named"),
+    [
+        ({"loss": "binary_focal_crossentropy"}, 7, "loss BinaryFocalCrossentropy"),
+        ({"metrics": [{"class_name": "F1Score", "config": {}}]}, 12, r"metric 'f1_score' \(F1Score\)"),
+        (
+            {"loss": {"class_name": "SparseCategoricalCrossentropy", "config": {"ignore_class": 1}}},
+            9,
+            "option 'ignore_class' of loss SparseCategoricalCrossentropy",
+        ),
+        (
+            {"metrics": [{"class_name": "MeanIoU", "config": {"num_classes": 2, "ignore_class": 1}}]},
+            9,
+            "option 'ignore_class' of metric MeanIoU",
+        ),
+        (
+            {
+                "optimizer": {
+                    "class_name": "SGD",
+                    "config": {
+                        "learning_rate": {
+                            "class_name": "CosineDecay",
+                            "config": {"initial_learning_rate": 0.0, "decay_steps": 9, "warmup_target": 0.1},
+                        }
+                    },
+                }
+            },
+            12,
+            "option 'warmup_target' of schedule CosineDecay",
+        ),
+        ({"optimizer": "lion"}, 12, "optimizer Lion"),
+        ({"optimizer": {"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": "adam"}}}, 3, "LossScale"),
+    ],
+    ids=str,
+)
+def test_what_a_release_lacks_is_refused_by_name(arguments: dict[str, Any], minor: int, named: str) -> None:
+    model = tabular(layergraph)
+    model.compile(**{"optimizer": "sgd", "loss": "mse", **arguments})
+    for release, refused in ((minor, True), (15, False)):
+        written = Keras2Compile(model, Release(release))
+        written.training_config()
+        assert bool(written.unsayable) is refused
+        if refused:
+            assert re.search(rf"{named}.* is unknown to it", written.unsayable[0])
+
+
+def made_metric(kind: str, **options: Any) -> Any:
+    return metrics.metric({"class_name": kind, "config": options})
+
+
 def test_accuracy_is_that_of_the_labels_which_the_loss_takes() -> None:
     model = images(layergraph)
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["acc"])
@@ -166,18 +256,65 @@ def test_a_legacy_optimizer_goes_on_from_an_h5(legacy: str, tmp_path: Path) -> N
     assert again.fit(x, y, batch_size=7, shuffle=False, verbose=0).history["loss"] == pytest.approx(want, rel=1e-6)
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_plain_sgd_has_momenta_in_keras_2(suffix: str, tmp_path: Path) -> None:
+    """Without them it takes no iteration either, and schedules begin anew."""
+    model = tabular(layergraph)
+    schedule = {"initial_learning_rate": 0.5, "decay_steps": 1, "decay_rate": 0.5}
+    rate = {"class_name": "ExponentialDecay", "config": schedule}
+    model.compile({"class_name": "SGD", "config": {"learning_rate": rate}}, "mse")
+    model.fit(*rows(model), epochs=1, verbose=0)
+    model.save(tmp_path / f"m{suffix}", generation=2)
+    with layergraph.archive.open_archive(tmp_path / f"m{suffix}") as archive:
+        assert len(archive.optimizer_weights) == 1 + len(model.trainable_weights)
+    assert layergraph.load_model(tmp_path / f"m{suffix}").optimizer.iterations == 1
+
+
 def test_words_of_keras_2_are_objects_in_keras_3() -> None:
     model = tabular(layergraph)
     model.compile("sgd", "huber_loss", metrics=["logcosh", "mse", "acc"])
-    written = compile_object(model.compilation)
+    written = compile_object(model)
     assert written["loss"]["class_name"] == "Huber"
     assert [m if isinstance(m, str) else m["class_name"] for m in written["metrics"]] == ["LogCoshError", "mse", "acc"]
     assert written["metrics"][0]["config"]["name"] == "logcosh"
 
 
+@pytest.mark.parametrize(
+    ("build", "loss", "kind"),
+    [
+        (images, "sparse_categorical_crossentropy", "SparseCategoricalCrossentropy"),
+        (images, "categorical_crossentropy", "CategoricalCrossentropy"),
+        (text, "binary_crossentropy", "BinaryCrossentropy"),
+    ],
+    ids=["classes", "one-hot", "binary"],
+)
+def test_crossentropies_that_shapes_decide_are_written_as_what_they_are(build: Any, loss: str, kind: str) -> None:
+    """tf.keras 2.15 decides of "crossentropy" and "ce" as of "accuracy"; Keras 3 has no such metrics."""
+    model = build(layergraph)
+    model.compile("sgd", loss, metrics=["acc", "ce"], weighted_metrics=["crossentropy"])
+    for trained in (False, True):
+        if trained and loss != "categorical_crossentropy":
+            model.fit(*rows(model), epochs=1, verbose=0)
+        accuracy, entropy = compile_object(model)["metrics"]
+        if not trained:
+            assert accuracy == "acc"
+        assert (entropy["class_name"], entropy["config"]["name"]) == (kind, "ce")
+        assert compile_object(model)["weighted_metrics"][0]["config"]["name"] == "crossentropy"
+        ((_, entropy),) = writer(model).training_config()["metrics"]
+        assert (entropy["class_name"], entropy["config"]["name"]) == (kind, "ce")
+        assert writer(model).compile_config()["metrics"] == ["acc", "ce"]
+
+
+def test_crossentropies_of_several_outputs_are_listed_by_output() -> None:
+    model = recommender(layergraph)
+    model.compile("sgd", "mse", metrics={"click": ["ce", "AUC"]})
+    (entropy, area), none = compile_object(model)["metrics"]
+    assert (entropy["class_name"], area["class_name"], none) == ("BinaryCrossentropy", "AUC", [])
+
+
 def test_an_untrained_file_of_2_15_is_written_for_keras_3_in_its_words() -> None:
     model = as_filed("tabular-objects", "h5")
-    written = compile_object(model.compilation)
+    written = compile_object(model)
     assert "jit_compile" not in written["optimizer"]["config"]
     assert "is_legacy_optimizer" not in written["optimizer"]["config"]
     assert written["loss"]["config"]["reduction"] == "sum_over_batch_size"

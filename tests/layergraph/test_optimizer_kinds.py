@@ -153,6 +153,15 @@ def test_releases_without_new_optimizers_get_the_legacy_one_that_computes_alike(
     assert early(model, 11).training_config()["optimizer_config"]["class_name"] == "Custom>Adam"
 
 
+def test_averages_that_nobody_takes_are_no_obstacle() -> None:
+    """RMSprop of 2.15 says how often they would replace the weights."""
+    model = embedded(False)
+    model.compile({"class_name": "RMSprop", "config": {"momentum": 0.5, "ema_overwrite_frequency": 100}}, "mse")
+    writer = early(model)
+    writer.training_config()
+    assert not writer.unsayable
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [

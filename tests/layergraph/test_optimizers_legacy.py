@@ -42,9 +42,9 @@ def weights(*shapes: tuple[int, ...]) -> list[Weight]:
     return [Weight("layer", f"w{i}", shape, "float32", lambda s, d: torch.zeros(s)) for i, shape in enumerate(shapes)]
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("scaled", ["", "dynamic", "fixed"])
 @pytest.mark.parametrize(("name", "options"), LEGACY_ROWS, ids=str)
-def test_rows_of_an_embedding(name: str, options: dict[str, Any], scaled: bool) -> None:
+def test_rows_of_an_embedding(name: str, options: dict[str, Any], scaled: str) -> None:
     """Weights after each step of tf.keras 2.15: tests/fixtures/make_legacy_rows.py."""
     index = LEGACY_ROWS.index((name, options))
     stored = np.load(FIXTURES / "legacy_rows.npz")
@@ -52,7 +52,8 @@ def test_rows_of_an_embedding(name: str, options: dict[str, Any], scaled: bool) 
     assert all(config[option] == pytest.approx(value) for option, value in options.items())
     ours = optimizer({"class_name": name, "config": config})
     if scaled:
-        ours = optimizer({"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": ours, "initial_scale": 8}})
+        around = {"inner_optimizer": ours, "initial_scale": 8, "dynamic": scaled == "dynamic"}
+        ours = optimizer({"class_name": "LossScaleOptimizer", "config": around})
     assert ours.takes_rows
     table, other = weights(stored["first/0"].shape, stored["first/1"].shape)
     table.assign(stored["first/0"])

@@ -248,3 +248,26 @@ def test_an_activation_layer_stands_for_its_own_option_alone(tmp_path: Path) -> 
         config = json.loads(file.attrs["model_config"])["config"]["layers"][1]["config"]
     assert config["activation"]["class_name"] == "LeakyReLU"
     assert config["recurrent_activation"] == "sigmoid"
+
+
+@pytest.mark.parametrize("named", ["input", "layer", "inner", "in inner", "wrapped", "whole"])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_names_that_keras_3_refuses_are_refused(named: str, suffix: str, tmp_path: Path) -> None:
+    """It takes none with a slash: a file with one it can't open."""
+
+    def name(of: str) -> str:
+        return f"a/{of[:5]}" if of == named else of[:5]
+
+    with pytest.raises(ValueError, match="cannot contain character"):
+        keras.layers.Dense(1, name="a/layer")
+    entry, x = layergraph.Input((3,), name="entry"), layergraph.Input((4, 3), name=name("input"))
+    inner = layergraph.Model(entry, layergraph.layers.Dense(3, name=name("in inner"))(entry), name=name("inner"))
+    each = layergraph.layers.TimeDistributed(layergraph.layers.Dense(3, name=name("wrapped")), name="each")(x)
+    flat = layergraph.layers.Dense(3, name=name("layer"))(layergraph.layers.Flatten(name="flat")(each))
+    model = layergraph.Model(x, inner(flat), name=name("whole"))
+    with pytest.raises(ConfigError, match=rf"no names .* with '/' in them: 'a/{named[:5]}'; give them others"):
+        model.save(tmp_path / f"m{suffix}", generation=3)
+    assert not list(tmp_path.iterdir())
+    model.save(tmp_path / "m.h5", generation=2)
+    again = layergraph.load_model(tmp_path / "m.h5")
+    assert [weight.path for weight in again.weights] == [weight.path for weight in model.weights]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import h5py
 import layergraph
 import numpy as np
 import pytest
-from layergraph.errors import ConfigError
+from compiled_models import recommender, rows
+from layergraph.errors import ConfigError, DataError
 from model_files import FIXTURES
 
 FUNCTIONS = FIXTURES.parent / "tensorflow_functions"
@@ -177,3 +179,43 @@ def test_a_vocabulary_beside_the_config_goes_into_it(suffix: str, tmp_path: Path
     result = again.plan().run({name: np.array(told["inputs"][name]) for name in again.input_names})
     for got, want in zip(list(result.values())[:6], told["outputs"], strict=False):
         np.testing.assert_allclose(got, want["values"], rtol=1e-5)
+
+
+def test_tensorflow_1_writes_a_type_into_initializers(tmp_path: Path) -> None:
+    """As 1.14 does into each; its files are read, and have it again."""
+    path = shutil.copy(FIXTURES / "dense.h5", tmp_path / "m.h5")
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            for key, value in layer["config"].items():
+                if key.endswith("_initializer"):
+                    value["config"]["dtype"] = "float32"
+        file.attrs["model_config"] = json.dumps(config)
+        del file.attrs["training_config"], file["optimizer_weights"]
+        file.attrs["keras_version"] = file["model_weights"].attrs["keras_version"] = "2.2.4-tf"
+    layergraph.load_model(path).save(tmp_path / "home.h5")
+    with h5py.File(tmp_path / "home.h5") as file:
+        assert json.loads(file.attrs["model_config"]) == config
+
+
+def test_a_legacy_state_without_weights_that_no_gradient_reached_is_taken(tmp_path: Path) -> None:
+    """Keras 2 up to 2.10 keeps nothing for what an output without a loss alone depends on."""
+    model = recommender(layergraph)
+    optimizer = {"class_name": "Adam", "config": {"learning_rate": 0.01, "decay": 0.0}}
+    model.compile(optimizer, [None, "mse"])
+    model.fit(*rows(model), epochs=2, verbose=0, shuffle=False)
+    model.save(tmp_path / "m.h5", generation=2)
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        group = file["optimizer_weights"]
+        names = group.attrs["weight_names"]
+        group.attrs["weight_names"] = [name for name in names if b"click" not in name]
+        assert len(group.attrs["weight_names"]) == len(names) - 4
+    again = layergraph.load_model(tmp_path / "m.h5")
+    want = model.fit(*rows(model), epochs=2, verbose=0, shuffle=False).history["loss"]
+    assert again.fit(*rows(model), epochs=2, verbose=0, shuffle=False).history["loss"] == pytest.approx(want, rel=1e-6)
+    for got, expected in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-5, atol=1e-7)
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file["optimizer_weights"].attrs["weight_names"] = names[:-3]
+    with pytest.raises(DataError, match=r"optimizer 'legacy_adam'"):
+        layergraph.load_model(tmp_path / "m.h5").fit(*rows(model), epochs=1, verbose=0)

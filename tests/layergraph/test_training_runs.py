@@ -6,6 +6,9 @@ import keras
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
+from layergraph.config.compiled import compile_config
+from layergraph.config.generation import generation_of
+from layergraph.config.problems import Problems
 from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NotCompiledError
 from layergraph.training.callbacks import Callback
 from layergraph.training.compile import compile_arguments
@@ -392,7 +395,8 @@ def test_training_config_of_keras_2():
         "loss_weights": [1.0, 0.2],
         "optimizer_config": {"class_name": "Custom>RMSprop", "config": {"learning_rate": 0.5, "jit_compile": True}},
     }
-    model = two_outputs(**compile_arguments(config, ["main", "aux"]))
+    read = compile_config(config, generation_of("2.15.0", {}), ["main", "aux"], Problems())
+    model = two_outputs(**compile_arguments(read))
     assert model.optimizer.rate() == 0.5
     history = model.fit(*DATA, verbose=0)
     assert list(history.history) == ["aux_loss", "loss", "main_acc", "main_loss"]

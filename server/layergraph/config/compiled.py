@@ -23,6 +23,7 @@ _ONLY_LOSSES = frozenset(
         "tversky",
     }
 )
+_BY_SHAPES = ("accuracy", "acc", "crossentropy", "ce")
 _WRAPPERS = ("MeanMetricWrapper", "LossFunctionWrapper")
 
 
@@ -40,11 +41,14 @@ def compile_config(
     if "optimizer" not in given:
         return None
     values = ValueReader(generation, problems, lambda value, owner: None)
+    of_keras2_h5 = generation.major == 2 and "optimizer_config" in raw
     for key in ("metrics", "weighted_metrics"):
         given[key] = _functions_wrapped(given.get(key))
     result = {key: values.value(f"compile argument '{key}'", given.get(key)) for key in KEYS}
     for key in ("metrics", "weighted_metrics"):
         result[key] = _of_one_output(_unwrapped(result[key], output_names), output_names)
+        if of_keras2_h5:
+            result[key] = _without_prefixes(result[key], output_names)
     optimizer = result["optimizer"]
     if isinstance(optimizer, dict) and generation.major != 3:
         # Keras 2.11 registers its new optimizers as if they were custom.
@@ -95,8 +99,31 @@ def _unwrapped(metrics: Any, output_names: Sequence[str]) -> Any:
         return metrics
     for output in output_names:
         name = name.removeprefix(f"{output}_")
-    return name if name in ("accuracy", "acc", "crossentropy", "ce") else metrics
+    return name if name.lower() in _BY_SHAPES else metrics
 
 
 def _plain(value: Mapping[str, Any]) -> bool:
     return "class_name" not in value
+
+
+def _without_prefixes(given: Any, names: Sequence[str]) -> Any:
+    """Keras 2 writes metrics of several outputs with the output's name in front, which the logs would repeat."""
+    if len(names) < 2:
+        return given
+    if isinstance(given, dict) and _plain(given):
+        return {name: _without_prefix(item, name) for name, item in given.items()}
+    if isinstance(given, list) and len(given) == len(names):
+        return [_without_prefix(item, name) for item, name in zip(given, names, strict=True)]
+    return given
+
+
+def _without_prefix(given: Any, output: str) -> Any:
+    if isinstance(given, list):
+        return [_without_prefix(item, output) for item in given]
+    if not isinstance(given, dict) or not isinstance(given.get("config"), dict):
+        return given
+    config = given["config"]
+    name = config.get("name")
+    if not isinstance(name, str):
+        return given
+    return {**given, "config": {**config, "name": name.removeprefix(f"{output}_")}}

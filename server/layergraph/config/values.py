@@ -49,6 +49,9 @@ class ValueReader:
             if isinstance(own, dict) and isinstance(own.get(ACTIVATION), str):
                 return own[ACTIVATION]
         canonical = self.value(owner, value)
+        if key.endswith("_initializer") and self.generation.major != 3 and isinstance(canonical, dict):
+            # TensorFlow 1 writes a type into each; weights have their layer's.
+            canonical.get("config", {}).pop("dtype", None)
         if not key.endswith("activation"):
             return canonical
         # A layer is read from what the file says of it, which a file of Keras 2 is to have again.

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from layergraph.config.options import serialized
+from layergraph.functional.model import Model
 from layergraph.training import losses, metrics
-from layergraph.training.compile import Compiled
+from layergraph.training.compile import ByShapes, Compiled
+from layergraph.training.metric import Metric
 
 _MODULES = {
     "optimizer": "keras.optimizers",
@@ -31,11 +33,43 @@ _NAMES_OF_KERAS2 = {
 _FUNCTION = {"module": "builtins", "class_name": "function", "registered_name": "function"}
 
 
-def compile_object(compiled: Compiled, *, names: bool = True) -> dict[str, Any]:
-    """`compile_config` of `config.json`; without `names`, which Keras 3 doesn't find for an `.h5`, all are objects."""
+def compile_object(model: Model, *, names: bool = True) -> dict[str, Any]:
+    """`compile_config` of `config.json`; without `names`, which Keras 3 doesn't find for an `.h5`, all are objects.
+
+    `model` is compiled.
+    """
+    compiled = model.compilation
+    assert compiled is not None, "it is compiled"
     config = compiled.keras_config()
+    for key in ("metrics", "weighted_metrics"):
+        if _holds_crossentropy(config[key]):
+            config[key] = _by_output(model, compiled, weighted=key == "weighted_metrics")
     result = {key: _with_module(module, _named(key, config[key], names)) for key, module in _MODULES.items()}
     return {**result, "loss_weights": config["loss_weights"]}
+
+
+def _holds_crossentropy(given: Any) -> bool:
+    """Whether there is a word that Keras 2 alone decides by shapes."""
+    if isinstance(given, str):
+        return metrics.by_shapes(given) and not metrics.is_accuracy(given)
+    if isinstance(given, Mapping):
+        return "class_name" not in given and any(map(_holds_crossentropy, given.values()))
+    return isinstance(given, list) and any(map(_holds_crossentropy, given))
+
+
+def _by_output(model: Model, compiled: Compiled, *, weighted: bool) -> list[Any]:
+    """The metrics of each output, or those of the only one, as what shapes have made of words, or will."""
+
+    def written(metric: Metric | ByShapes, index: int) -> Any:
+        if isinstance(metric, ByShapes):
+            if metrics.is_accuracy(metric.word):
+                return metric.word
+            metric = compiled.likely_metric(metric.word, index, model.output_specs[index].shape)
+        return metrics.keras_form(metric)
+
+    listed = compiled.listed_metrics(weighted=weighted)
+    found = [[written(metric, index) for metric in ones] for index, ones in enumerate(listed)]
+    return found[0] if len(found) == 1 else found
 
 
 def _named(key: str, value: Any, names: bool) -> Any:

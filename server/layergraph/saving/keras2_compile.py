@@ -24,9 +24,11 @@ from layergraph.saving.keras2_options import (
 )
 from layergraph.saving.keras2_releases import (
     LAST,
+    LOSS_NAMES,
     LOSS_NAMES_SINCE,
     LOSS_OPTIONS_SINCE,
     LOSSES_SINCE,
+    METRIC_NAMES_SINCE,
     METRIC_OPTIONS_SINCE,
     METRICS_SINCE,
     OPTIMIZER_OPTIONS_SINCE,
@@ -43,8 +45,8 @@ from layergraph.training.metric import Metric
 from layergraph.training.optimizer import BaseOptimizer, Optimizer, Variable
 from layergraph.training.schedules import Decayed, InverseTimeDecay, Schedule
 
-#: Names of metrics that it doesn't look up.
-_METRICS_WITHOUT_NAME = ("bce", "BCE")
+#: The release that brings what none has.
+_NEVER = 99
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 #: What is an optimizer around the other one there.
 _SCALE = "loss_scale_factor"
@@ -64,19 +66,20 @@ class Keras2Compile:
         self._model = model
         self._release = release
         self._compiled: Compiled = compiled
-        self._output_shapes = [spec.shape for spec in model.output_specs]
         self._log_names = {id(metric): name for name, metric in compiled.named_metrics().items()}
 
     def training_config(self) -> dict[str, Any]:
         """The attribute of an `.h5`, which has metrics with the names that the logs have, and no words for them."""
-        given = self._compiled.given
+        given, words = self._compiled.given, self._release.keeps_words
         optimizer = self._optimizer(self._compiled.optimizer)
         # A plain name means a legacy optimizer.
         custom = "Custom>" if optimizer["module"] == "keras.optimizers" else ""
         return {
-            "loss": _mapped(given["loss"], self._loss),
-            "metrics": self._metrics(),
-            "weighted_metrics": self._metrics(weighted=True),
+            "loss": self._losses(),
+            "metrics": _mapped(given["metrics"], self._given_metric) if words else self._metrics(),
+            "weighted_metrics": (
+                _mapped(given["weighted_metrics"], self._given_metric) if words else self._metrics(weighted=True)
+            ),
             "loss_weights": given["loss_weights"],
             **({"sample_weight_mode": None} if self._release.wants_weight_mode else {}),
             "optimizer_config": {
@@ -186,15 +189,20 @@ class Keras2Compile:
             return {"class_name": kind, "config": {}}
         if found := differences(optimizer, self._model):
             self.unsayable.append(f"its optimizer {kind} computes otherwise ({'; '.join(found)})")
-        self._said(f"optimizer {kind}", optimizer, optimizer.get_config(), [n for n in NOT_LEGACY if n != _SCALE])
+        self._not_legacy(f"optimizer {kind}", optimizer)
         legacy.name = optimizer.name
         return self._legacy(legacy)
+
+    def _not_legacy(self, what: str, optimizer: Optimizer) -> None:
+        """Notes options that no legacy optimizer has."""
+        idle = (_SCALE,) if optimizer.use_ema else (_SCALE, "ema_momentum", "ema_overwrite_frequency")
+        self._said(what, optimizer, optimizer.get_config(), [name for name in NOT_LEGACY if name not in idle])
 
     def _legacy(self, optimizer: Optimizer) -> dict[str, Any]:
         kind = kind_of(optimizer)
         what = f"the legacy optimizer {kind}"
-        later = self._said(what, optimizer, optimizer.get_config(), [name for name in NOT_LEGACY if name != _SCALE])
-        later += self._too_new(what, optimizer, optimizer.get_config(), OPTIMIZER_OPTIONS_SINCE)
+        self._not_legacy(what, optimizer)
+        later = self._too_new(what, optimizer, optimizer.get_config(), OPTIMIZER_OPTIONS_SINCE)
         # The only options that a legacy optimizer writes when they are set alone.
         idle = {name for name in _CLIPS if getattr(optimizer, name) is None}
         config = {
@@ -223,10 +231,16 @@ class Keras2Compile:
 
     # --- losses -------------------------------------------------------------------------------------------------------
 
+    def _losses(self) -> Any:
+        """Those of an `.h5`, where TensorFlow 1 takes the object of one loss for a dict by output."""
+        written = _mapped(self._compiled.given["loss"], self._loss)
+        alone = self._release.keeps_words and isinstance(written, Mapping) and "class_name" in written
+        return [written] * len(self._compiled.output_names) if alone else written
+
     def _loss(self, given: Any) -> Any:
         if given is None:
             return None
-        if isinstance(given, str) and given in losses.BY_SHAPES:
+        if isinstance(given, str) and given.lower() in losses.BY_SHAPES:
             # 2.15 has it among the metrics alone.
             self._lacks(f"loss '{given}'")
             return given
@@ -235,8 +249,14 @@ class Keras2Compile:
         if kind not in LOSSES or not self._release.knows(LOSSES_SINCE.get(kind, 0)):
             self._lacks(f"loss {kind}")
             return None
-        if isinstance(given, str) and self._release.knows(LOSS_NAMES_SINCE.get(given, 0)):
-            return given
+        if isinstance(given, str):
+            # TensorFlow 1 makes no objects of names of classes.
+            known = given in LOSSES and self._release.knows(3)
+            if known or self._release.knows(LOSS_NAMES_SINCE.get(given, _NEVER)):
+                return given
+            name = LOSS_NAMES.get(kind, snake_case(kind))
+            if self._release.knows(LOSS_NAMES_SINCE.get(name, _NEVER)):
+                return name
         return {"class_name": kind, "config": self._loss_config(resolved, kind)}
 
     def _loss_config(self, loss: Loss, kind: str) -> dict[str, Any]:
@@ -268,7 +288,8 @@ class Keras2Compile:
             return self._metric_object(given, name)
         # A word would mean the accuracy of labels that have the outputs' shape.
         prefix = "" if self._release.prefixes_metrics else self._prefix(index)
-        return self._metric_object(self._likely_metric(given.word, index), f"{prefix}{given.word}")
+        likely = self._compiled.likely_metric(given.word, index, self._model.output_specs[index].shape)
+        return self._metric_object(likely, f"{prefix}{given.word}")
 
     def _prefix(self, index: int) -> str:
         """What stands before the names of an output's metrics in the logs."""
@@ -290,14 +311,8 @@ class Keras2Compile:
             return given
         metric = metrics.metric(given)
         described = self._metric_object(metric, metric.name)
-        return given if isinstance(given, str) and given not in _METRICS_WITHOUT_NAME else described
-
-    def _likely_metric(self, word: str, index: int) -> Metric:
-        """What the word will mean, by the labels that the loss takes."""
-        shape = self._output_shapes[index]
-        loss = self._compiled.loss(index)
-        classes = loss is not None and loss.labels_are_classes
-        return metrics.metric_for_shapes(word, shape[:-1] if classes else shape, shape)
+        known = isinstance(given, str) and (given in METRICS or given in METRIC_NAMES_SINCE)
+        return given if known and self._release.knows(METRIC_NAMES_SINCE.get(given, 0)) else described
 
 
 def _in_module(module: str, value: Any) -> Any:
@@ -324,4 +339,5 @@ def keras2_state(optimizer: BaseOptimizer, release: Release = LAST) -> list[Vari
     assert isinstance(inner, Optimizer), "all others are unsayable"
     legacy = inner.legacy or not release.has_new_optimizers
     iteration, *slots = inner.keras2_variables(legacy=legacy)
+    slots += [] if legacy else inner.keras2_idle()
     return [Variable("iter" if legacy else "iteration", np.array(iteration.value, np.int64)), *slots]

@@ -29,6 +29,11 @@ class Release:
         return cls(int(found[1]), in_tensorflow=int(found[1]) > 3 or version.endswith("-tf"))
 
     @property
+    def keeps_words(self) -> bool:
+        """Whether its `.h5` has metrics as words, by which it also names their logs, each version in its own way."""
+        return self.minor < 3
+
+    @property
     def prefixes_metrics(self) -> bool:
         """Whether it puts the output's name before that of a metric which it reads from a file, too."""
         return self.minor < 5
@@ -68,13 +73,31 @@ METRICS_SINCE: Mapping[str, int] = {
     "R2Score": 13,
 }
 OPTIMIZERS_SINCE: Mapping[str, int] = {"Adafactor": 11, "AdamW": 11, "Lion": 13}
-#: The same of names, where others stand for the same loss.
+#: Names of losses and of metrics that all have, and those that came later.
+_NAMES = (
+    *("binary_crossentropy", "categorical_crossentropy", "categorical_hinge", "hinge", "poisson"),
+    *("kullback_leibler_divergence", "logcosh", "sparse_categorical_crossentropy", "squared_hinge"),
+    *("mean_absolute_error", "mae", "MAE", "mean_absolute_percentage_error", "mape", "MAPE"),
+    *("mean_squared_error", "mse", "MSE", "mean_squared_logarithmic_error", "msle", "MSLE"),
+)
+_LATER_NAMES = {"binary_focal_crossentropy": 8, "categorical_focal_crossentropy": 13, "kl_divergence": 4, "log_cosh": 4}
 LOSS_NAMES_SINCE: Mapping[str, int] = {
-    "binary_focal_crossentropy": 8,
-    "categorical_focal_crossentropy": 13,
+    **dict.fromkeys((*_NAMES, "bce", "BCE", "cosine_similarity", "huber_loss", "kld", "KLD"), 0),
+    **_LATER_NAMES,
     "huber": 4,
-    "kl_divergence": 4,
-    "log_cosh": 4,
+}
+METRIC_NAMES_SINCE: Mapping[str, int] = {
+    **dict.fromkeys((*_NAMES, "accuracy", "acc", "crossentropy", "ce", "cosine_similarity"), 0),
+    **dict.fromkeys(("binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy"), 0),
+    **dict.fromkeys(("top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"), 0),
+    **_LATER_NAMES,
+    **dict.fromkeys(("kl_divergence", "kld", "KLD"), 13),
+}
+#: Losses by their classes -> the name that all have, where it isn't the class's in another spelling.
+LOSS_NAMES: Mapping[str, str] = {
+    "Huber": "huber_loss",
+    "KLDivergence": "kullback_leibler_divergence",
+    "LogCosh": "logcosh",
 }
 
 _IOU = {"axis": 10, "ignore_class": 10, "sparse_y_pred": 10}
@@ -87,7 +110,7 @@ LOSS_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {
     "SparseCategoricalCrossentropy": {"ignore_class": 10},
 }
 METRIC_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {
-    "AUC": {"from_logits": 5, "num_labels": 5},
+    "AUC": {"from_logits": 5, "label_weights": 3, "multi_label": 3, "num_labels": 5},
     "CategoricalCrossentropy": {"axis": 10},
     "IoU": {**_IOU, "sparse_y_true": 10},
     "MeanIoU": {**_IOU, "sparse_y_true": 10},

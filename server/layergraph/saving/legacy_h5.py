@@ -25,10 +25,10 @@ from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2_compile import Keras2Compile, keras2_state
 from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders
 from layergraph.saving.keras2_releases import Release
+from layergraph.saving.keras3_names import check_names
 from layergraph.saving.layouts import FileOrder, legacy_order
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.sharing import WrittenModel
-from layergraph.training.compile import Compiled
 from layergraph.training.optimizer import Variable
 
 #: Largest attribute that HDF5 keeps beside a group.
@@ -66,8 +66,10 @@ def write_h5(model: Model, file: Any, keras3_version: str, generation: int) -> N
         optimizer = compiled.optimizer
         optimizer.build(model.trainable_weights)
         if keras2:
-            release = Release.of(form.keras_version)
-            _write_variables(file.create_group("optimizer_weights"), keras2_state(optimizer, release))
+            state = keras2_state(optimizer, Release.of(form.keras_version))
+            # Legacy ones make theirs in the first step, and some fail at one that is there where no step can be.
+            if state[0].name == "iteration" or optimizer.iterations:
+                _write_variables(file.create_group("optimizer_weights"), state)
         else:
             _write_variables(file.create_group(OWN_OPTIMIZER_GROUP), optimizer.variables)
 
@@ -82,6 +84,7 @@ def _form(model: Model, keras3_version: str, generation: int) -> _Form:
 
 
 def _keras3_form(model: Model, keras_version: str) -> _Form:
+    check_names(model)
     written = WrittenModel(model)
     if written.shared:
         name = next(iter(written.shared)).name
@@ -91,7 +94,7 @@ def _keras3_form(model: Model, keras_version: str) -> _Form:
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
     if (compiled := model.compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)
-    training = None if compiled is None else _keras3_training(compiled)
+    training = None if compiled is None else _keras3_training(model)
     return _Form(keras_version, model_object(model, written), order, training)
 
 
@@ -167,9 +170,9 @@ def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def _keras3_training(compiled: Compiled) -> dict[str, Any]:
+def _keras3_training(model: Model) -> dict[str, Any]:
     """`training_config` as Keras 3 writes it: losses and metrics without the modules that a `.keras` has."""
-    config = compile_object(compiled, names=False)
+    config = compile_object(model, names=False)
     optimizer = config.pop("optimizer")
     config = {key: _without_modules(value) for key, value in config.items()}
     return {**config, "optimizer_config": {"class_name": optimizer["class_name"], "config": optimizer["config"]}}

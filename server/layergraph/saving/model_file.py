@@ -23,6 +23,7 @@ from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2_archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2_compile import keras2_state
+from layergraph.saving.keras3_names import check_names
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import check_h5, write_h5
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
@@ -127,10 +128,11 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
 
 
 def _keras_config(model: Model, written: WrittenModel) -> dict[str, Any]:
+    check_names(model)
     config = model_object(model, written)
     if (compiled := model.compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)
-        config["compile_config"] = compile_object(compiled)
+        config["compile_config"] = compile_object(model)
     return config
 
 

@@ -184,6 +184,12 @@ class Compiled:
         """All metrics by output, or all weighted ones; those of which no labels have decided yet are words."""
         return [list(ones) for ones in (self._weighted_metrics if weighted else self._metrics)]
 
+    def likely_metric(self, word: str, index: int, output_shape: Shape) -> Metric:
+        """What a word will mean for an output, by the labels that its loss takes."""
+        loss = self.loss(index)
+        classes = loss is not None and loss.labels_are_classes
+        return metrics.metric_for_shapes(word, output_shape[:-1] if classes else output_shape, output_shape)
+
     def needs_labels(self, index: int) -> bool:
         """Whether an output has a loss or a metric."""
         return self._losses[index] is not None or bool(self._metrics[index] or self._weighted_metrics[index])
@@ -355,16 +361,14 @@ def _written(given: Any, serialise: Callable[[Any], Any]) -> Any:
     return [_written(item, serialise) for item in given]
 
 
-def compile_arguments(config: Mapping[str, Any], output_names: Sequence[str]) -> dict[str, Any]:
+def compile_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says of training, as arguments of `compile`.
 
-    Takes `compile_config` of a Keras 3 file and `training_config` of an H5 file of Keras 2 or 3.
+    Takes `compile_config` of a Keras 3 file, and what `config.compiled` makes of others.
     """
     config = _without_tuples(config)
     taken = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
     optimizer_config = config.get("optimizer", config.get("optimizer_config"))
-    for name in ("metrics", "weighted_metrics"):
-        taken[name] = _without_prefixes(taken[name], output_names)
     return {"optimizer": "rmsprop" if optimizer_config is None else optimizer_config, **taken}
 
 
@@ -375,24 +379,3 @@ def _without_tuples(value: Any) -> Any:
             return [_without_tuples(item) for item in value["items"]]
         return {key: _without_tuples(item) for key, item in value.items()}
     return [_without_tuples(item) for item in value] if isinstance(value, list) else value
-
-
-def _without_prefixes(given: Any, names: Sequence[str]) -> Any:
-    """Keras 2 writes metrics of several outputs with the output's name in front, which the logs would repeat."""
-    if len(names) < 2:
-        return given
-    if isinstance(given, Mapping) and "class_name" not in given:
-        return {name: [_without_prefix(m, name) for m in _flat(item)] for name, item in given.items()}
-    if not isinstance(given, list) or len(given) != len(names):
-        return given
-    return [[_without_prefix(m, name) for m in _flat(item)] for item, name in zip(given, names, strict=True)]
-
-
-def _without_prefix(given: Any, output: str) -> Any:
-    if not isinstance(given, Mapping) or "module" in given or not isinstance(given.get("config"), Mapping):
-        return given
-    config = given["config"]
-    name = config.get("name")
-    if not isinstance(name, str) or not name.startswith(f"{output}_"):
-        return given
-    return {**given, "config": {**config, "name": name.removeprefix(f"{output}_")}}

@@ -128,8 +128,9 @@ ALIASES: Mapping[str, str] = {
     "MSLE": "MeanSquaredLogarithmicError",
 }
 
-#: Metrics of which the shapes of labels and predictions decide; any case.
-BY_SHAPES = ("accuracy", "acc")
+_ACCURACY = ("accuracy", "acc")
+#: Metrics of which the shapes of labels and predictions decide; any case. Keras 3 knows the first two.
+BY_SHAPES = (*_ACCURACY, "crossentropy", "ce")
 
 
 class GivenFunction(MeanOfValues):
@@ -168,8 +169,13 @@ class MeanMetricWrapper(MeanOfValues):
 
 
 def by_shapes(value: object) -> bool:
-    """Whether `value` is a word for the accuracy that fits the shapes."""
+    """Whether `value` is a word for the accuracy, or the crossentropy, that fits the shapes."""
     return isinstance(value, str) and value.lower() in BY_SHAPES
+
+
+def is_accuracy(word: str) -> bool:
+    """Whether a word of `by_shapes` is one for the accuracy."""
+    return word.lower() in _ACCURACY
 
 
 def metric(value: Any) -> Metric:
@@ -223,12 +229,13 @@ def _of_function(name: Any, config: Mapping[str, Any]) -> Metric:
 
 
 def metric_for_shapes(name: str, labels: tuple[int | None, ...], predictions: tuple[int | None, ...]) -> Metric:
-    """The accuracy that "accuracy" or "acc" stands for, by the shapes of a batch of labels and predictions."""
+    """What a word stands for, by the shapes of a batch of labels and predictions."""
+    accuracy = is_accuracy(name)
     if predictions[-1] == 1:
-        return BinaryAccuracy(name=name)
+        return BinaryAccuracy(name=name) if accuracy else BinaryCrossentropy(name=name)
     if len(labels) < len(predictions) or labels[-1] == 1:
-        return SparseCategoricalAccuracy(name=name)
-    return CategoricalAccuracy(name=name)
+        return SparseCategoricalAccuracy(name=name) if accuracy else SparseCategoricalCrossentropy(name=name)
+    return CategoricalAccuracy(name=name) if accuracy else CategoricalCrossentropy(name=name)
 
 
 def keras_form(value: Metric) -> dict[str, Any]:

@@ -342,6 +342,10 @@ class Optimizer(BaseOptimizer):
         groups = [(slot,) for group in self._groups() for slot in group] if split else self._groups()
         return [self.variables[0], *self._slot_variables(groups)]
 
+    def keras2_idle(self) -> list[Variable]:
+        """What Keras 2.15 has behind `keras2_variables` and doesn't use: it takes all of a state or none."""
+        return []
+
     def _alternating_variables(self) -> list[Variable]:
         """The state in the order before Keras 3.10: each weight's average beside its accumulator."""
         if not (self.built and self.use_ema and self.gradient_accumulation_steps):

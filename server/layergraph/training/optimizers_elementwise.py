@@ -12,7 +12,7 @@ import torch
 from layergraph.config.options import boolean, fraction, nonnegative_int, option
 from layergraph.errors import ConfigError
 from layergraph.training import schedules
-from layergraph.training.optimizer import Optimizer, Slots, Tensor, Tensors, Trainable, power
+from layergraph.training.optimizer import Optimizer, Slots, Tensor, Tensors, Trainable, Variable, power
 from layergraph.training.options import nonnegative, number
 from layergraph.training.schedules import Schedule
 
@@ -50,6 +50,11 @@ class SGD(Optimizer):
             # Keras 2.15 keeps momenta even where there is no momentum; a rate, which it doesn't keep, has no shape.
             arrays = arrays[: 1 + len(own)]
         super().load(arrays)
+
+    def keras2_idle(self) -> list[Variable]:
+        if self.momentum:
+            return []
+        return [Variable(self.slot_name("momentum", w), torch.zeros_like(w.value)) for w in self.weights]
 
     def leaves_rows(self) -> bool:
         return not self.momentum

@@ -23,7 +23,7 @@ class _ByRows(Optimizer):
 
     @property
     def takes_rows(self) -> bool:
-        return not (self.loss_scale_factor or self.weight_decay or self.use_ema or self.gradient_accumulation_steps)
+        return not (self.weight_decay or self.use_ema or self.gradient_accumulation_steps)
 
     @property
     def leaves_others(self) -> bool:
@@ -42,15 +42,19 @@ class _ByRows(Optimizer):
         if not any(g is not None and g.is_sparse for g in gradients):
             super().apply(gradients)
             return
+        if (scale := self.loss_scale_factor) is not None:
+            # Before they are clipped. A scale of its own it has where the file has a fixed one around it.
+            gradients = [None if g is None else g / scale for g in gradients]
         limits = self.clipnorm, self.clipvalue, self.global_clipnorm
         given = [g for g in gradients if g is not None]
         amounts = iter(self._clipped([g._values() if g.is_sparse else g for g in given]))
         clipped = [None if g is None else _with_values(g, next(amounts)) for g in gradients]
-        self.clipnorm = self.clipvalue = self.global_clipnorm = None
+        self.clipnorm = self.clipvalue = self.global_clipnorm = self.loss_scale_factor = None
         try:
             super().apply(clipped)
         finally:
             self.clipnorm, self.clipvalue, self.global_clipnorm = limits
+            self.loss_scale_factor = scale
 
 
 def _with_values(gradient: Tensor, values: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ class Trainer:
             return self._compiled.keras_config()
         if self._filed_config is None:
             return None
-        return compile_arguments(self._filed_config, self._model.output_names)
+        return compile_arguments(self._filed_config)
 
     @compile_config.setter
     def compile_config(self, config: Mapping[str, Any] | None) -> None:
@@ -162,7 +162,7 @@ class Trainer:
                 raise NotCompiledError(
                     f"model '{self._model.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
                 )
-            arguments = compile_arguments(self._filed_config, self._model.output_names)
+            arguments = compile_arguments(self._filed_config)
             # A state without a scale goes on without one: Keras saved it where its process-wide policy was another.
             scaled = self.optimizer_state is None or is_scaled_state(self.optimizer_state)
             self._compiled = self._compiled_with(scaled, **arguments)
@@ -176,14 +176,15 @@ class Trainer:
         optimizer.build(weights)
         try:
             optimizer.load(state)
-        except DataError:
+        except DataError as misfit:
             # Legacy optimizers of Keras 2 keep nothing for weights that no gradient has reached.
-            reached = reached_weights(self._model, compiled)
-            if len(reached) == len(weights):
-                raise
-            optimizer.build(reached)
-            optimizer.load(state)
-            optimizer.build(weights)
+            optimizer.build(reached_weights(self._model, compiled))
+            try:
+                optimizer.load(state)
+            except DataError:
+                raise misfit from None
+            finally:
+                optimizer.build(weights)
 
     # --- fit ----------------------------------------------------------------------------------------------------------
 

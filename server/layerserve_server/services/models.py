@@ -35,9 +35,9 @@ STATES: dict[State, models_pb2.VersionState.ValueType] = {
 class ModelService:
     """Handlers of the model service."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, converter: Converter) -> None:
         self._repository = repository
-        self._converter = Converter()
+        self._converter = converter
 
     def routes(self) -> Routes:
         """Its methods."""
@@ -71,7 +71,7 @@ class ModelService:
             version = _version(description)
             path = Path(description.path)
             if format or several_files:
-                conversion = self._converter.converted(path, format)
+                conversion = self._converter.converted(path, format, description.parameter_count)
                 path = await stream.blocking(lambda: resources.enter_context(conversion))
                 version.file, version.file_bytes = path.name, path.stat().st_size
             file = resources.enter_context(_open(description, path))

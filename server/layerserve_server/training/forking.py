@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from layerserve_server import execution
+from layerserve_server.conversion import CONVERT, convert
 from layerserve_server.training import child as run
 from layerserve_server.training.rehearsal import JOBS, Job
 from layerserve_server.training.run_folder import CHILD_OUTPUT
@@ -55,7 +56,7 @@ def main() -> None:
         if os.fork() == 0:
             control.close()
             with contextlib.suppress(OSError):
-                _mind(socket.socket(fileno=files[0]), JOBS)
+                _mind(socket.socket(fileno=files[0]), {**JOBS, CONVERT: convert})
             os._exit(0)
         os.close(files[0])
 

@@ -42,7 +42,7 @@ OF_TORCH = (RuntimeError, IndexError)
 #: What a job does, as its errors say it.
 DOING = {"rehearse": "one step with two rows", "describe": "looking at the data files"}
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "more memory than there is")
 
 
 class Rehearse(Protocol):
@@ -92,13 +92,13 @@ class Rehearsals:
         try:
             reply = self._parent.run(job, arguments, limits)
         except JobDiedError as died:
-            raise _death(died, limits, what) from died
+            raise death(died, limits, what, "rehearsal_seconds") from died
         finally:
             self._places.release()
         if trace := reply.get("trace"):
             logger.error("%s ended with an error", what, extra={"exception": trace})
         if reply.get("memory"):
-            raise _too_large(limits, what)
+            raise too_large(limits, what)
         if name := reply.get("error"):
             raise REFUSALS[name](reply["text"])
         return reply
@@ -108,26 +108,31 @@ class Rehearsals:
         self._parent.close()
 
     def _limits(self, parameters: int) -> JobLimits:
-        # Twice what training takes: the file's arrays lie beside the model's while it is read.
-        memory = self._memory_bytes + 2 * TRAINING_BYTES * parameters
-        available = available_memory()
-        if available is not None:
-            memory = min(memory, max(LEAST_BYTES, int(MEMORY_SHARE * available)))
-        return JobLimits(self._seconds, memory)
+        return job_limits(self._seconds, self._memory_bytes, parameters)
 
 
-def _death(died: JobDiedError, limits: JobLimits, what: str) -> ServerError:
+def job_limits(seconds: float, memory_bytes: int, parameters: int) -> JobLimits:
+    """Limits of what opens a model with so many parameters: `memory_bytes` beside them, as far as there is memory."""
+    # Twice what training takes: the file's arrays lie beside the model's while it is read.
+    memory = memory_bytes + 2 * TRAINING_BYTES * parameters
+    available = available_memory()
+    if available is not None:
+        memory = min(memory, max(LEAST_BYTES, int(MEMORY_SHARE * available)))
+    return JobLimits(seconds, memory)
+
+
+def death(died: JobDiedError, limits: JobLimits, what: str, seconds: str = "") -> ServerError:
+    """The error of a caller whose job died; `seconds` is the setting that limits its time, if there is one."""
     if died.late:
-        return TooLargeError(
-            f"{what} takes more than {limits.seconds:g} seconds of computing, which the server's setting "
-            "rehearsal_seconds allows"
-        )
+        setting = f", which the server's setting {seconds} allows" if seconds else ""
+        return TooLargeError(f"{what} takes more than {limits.seconds:g} seconds of computing{setting}")
     if died.signal:
         return TooLargeError(f"{what} can't be tried: its process {ended_by_signal(died.signal)}")
-    return _too_large(limits, what)
+    return too_large(limits, what)
 
 
-def _too_large(limits: JobLimits, what: str) -> TooLargeError:
+def too_large(limits: JobLimits, what: str) -> TooLargeError:
+    """The error of a caller whose job ran out of memory."""
     return TooLargeError(
         f"{what} takes more than {limits.memory_bytes} bytes of memory, which the server's setting rehearsal_bytes and "
         "its memory allow"
@@ -185,7 +190,7 @@ def _answering(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that there is no memory left. torch's own is a RuntimeError."""
+    """Whether it says that there is no memory left. torch's own is a RuntimeError, a file's one of layergraph's."""
     return isinstance(error, MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
 
 

@@ -1,0 +1,104 @@
+"""Files are converted in a process of its own, which may cost what it likes up to its limits."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from layergraph import Input, Model, layers, load_model
+from layerserve_server import conversion
+from layerserve_server.conversion import CONVERT, Converter
+from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError, VersionFailedError
+from layerserve_server.training.warm_parent import JobDiedError, JobLimits, WarmParent
+
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module", name="parent")
+def _parent() -> Iterator[WarmParent]:
+    parent = WarmParent()
+    yield parent
+    parent.close()
+
+
+@pytest.fixture(name="converter")
+def _converter(parent: WarmParent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return Converter(parent, GIB)
+
+
+def saved(path: Path, units: int = 2) -> Path:
+    x = Input((4,), name="x")
+    model = Model(x, layers.Dense(units, name="y")(x))
+    model.compile("muon", "mse")
+    model.save(path)
+    return path
+
+
+def test_the_file_is_there_until_the_block_ends(converter: Converter, tmp_path: Path) -> None:
+    with converter.converted(saved(tmp_path / "m.keras"), "keras3_h5", 10) as path:
+        assert path.name == "model.h5"
+        assert load_model(path).count_params() == 10
+    assert not list((tmp_path / "temporary").glob("layerserve-*"))
+
+
+def test_what_a_format_cannot_hold_is_refused(converter: Converter, tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.keras")
+    with (
+        pytest.raises(InvalidRequestError, match="optimizer Muon is unknown to it"),
+        converter.converted(path, "keras2_h5", 10),
+    ):
+        pass
+    assert not list((tmp_path / "temporary").glob("layerserve-*"))
+
+
+def test_what_is_no_model_fails(converter: Converter, tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_bytes(b"no model")
+    with (
+        pytest.raises(VersionFailedError, match=r"m\.keras can't be converted: .*"),
+        converter.converted(tmp_path / "m.keras", "", 1),
+    ):
+        pass
+
+
+def test_what_takes_more_memory_than_it_may_is_too_large(parent: WarmParent, tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.keras", units=4_000_000)
+    with (
+        pytest.raises(TooLargeError, match=r"converting file m\.keras takes more than 1048576 bytes of memory"),
+        Converter(parent, 1 << 20).converted(path, "keras3_h5", 0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("died", "said"),
+    [
+        (JobDiedError(0, late=True), "takes more than 600 seconds of computing$"),
+        (JobDiedError(signal.SIGSEGV, late=False), "its process was ended by signal SIGSEGV"),
+    ],
+    ids=["late", "crashed"],
+)
+def test_a_process_that_dies_costs_its_caller_only(died: JobDiedError, said: str, tmp_path: Path) -> None:
+    class Dying(WarmParent):
+        def run(self, job: str, arguments: object, limits: JobLimits) -> dict[str, object]:
+            assert job == CONVERT
+            raise died
+
+    with pytest.raises(TooLargeError, match=said), Converter(Dying(), GIB).converted(tmp_path / "m.keras", "", 1):
+        pass
+
+
+def test_no_more_than_so_many_at_once(converter: Converter, tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.keras")
+    for _ in range(conversion.MAX_CONVERSIONS):
+        converter._places.acquire()
+    with pytest.raises(BusyError) as caught, converter.converted(path, "", 10):
+        pass
+    assert caught.value.retry_after == conversion.RETRY_SECONDS
+    converter._places.release()
+    with converter.converted(path, "", 10):
+        pass
