@@ -75,7 +75,7 @@ class Keras2Compile:
         # A plain name means a legacy optimizer.
         custom = "Custom>" if optimizer["module"] == "keras.optimizers" else ""
         return {
-            "loss": self._losses(),
+            "loss": _mapped(given["loss"], self._loss),
             "metrics": _mapped(given["metrics"], self._given_metric) if words else self._metrics(),
             "weighted_metrics": (
                 _mapped(given["weighted_metrics"], self._given_metric) if words else self._metrics(weighted=True)
@@ -230,12 +230,6 @@ class Keras2Compile:
         return {"module": "keras.optimizers.schedules", **described, "registered_name": None}
 
     # --- losses -------------------------------------------------------------------------------------------------------
-
-    def _losses(self) -> Any:
-        """Those of an `.h5`, where TensorFlow 1 takes the object of one loss for a dict by output."""
-        written = _mapped(self._compiled.given["loss"], self._loss)
-        alone = self._release.keeps_words and isinstance(written, Mapping) and "class_name" in written
-        return [written] * len(self._compiled.output_names) if alone else written
 
     def _loss(self, given: Any) -> Any:
         if given is None:
