@@ -36,8 +36,8 @@ def memory_of(pid: int) -> int:
     return _kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") or 0
 
 
-def return_memory() -> None:
-    """Gives memory that was freed back to the system, where the allocator is glibc's: by itself it keeps much of it."""
+def trim_heap() -> None:
+    """Gives freed memory back to the system, where the allocator is glibc: by itself it keeps much of it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -381,10 +381,10 @@ def test_more_than_the_bound_is_refused_and_when_to_come_back_is_said(serve_echo
 
 def test_memory_that_callers_no_longer_take_is_returned_to_the_system(monkeypatch):
     returned = []
-    monkeypatch.setattr(memory, "return_memory", lambda: returned.append(True))
+    monkeypatch.setattr(memory, "trim_heap", lambda: returned.append(True))
     outside = [0]
     budget = MemoryBudget(1 << 30, lambda: outside[0])
-    looks = memory.Returns(budget)
+    looks = memory.HeapTrimmer(budget)
     for used, times in (
         (0, 0),
         (100 << 20, 0),
@@ -403,7 +403,7 @@ def test_memory_that_callers_no_longer_take_is_returned_to_the_system(monkeypatc
 def test_a_server_returns_what_it_does_not_need(serve_echo, monkeypatch, wait_until):
     """From the thread that watches its connections."""
     returned = []
-    monkeypatch.setattr(memory, "return_memory", lambda: returned.append(threading.current_thread().name))
+    monkeypatch.setattr(memory, "trim_heap", lambda: returned.append(threading.current_thread().name))
     _, _, server, _ = serve_echo({"max_buffered_bytes": 1 << 30})
     server.memory.add(100 << 20)
     wait_until(lambda: server._connections._kept == 0)
@@ -420,7 +420,7 @@ def test_freed_memory_goes_back_to_the_system():
     stays = [small for _, small in blocks]
     del blocks
     freed = system_memory.memory_of(os.getpid()) - before
-    system_memory.return_memory()
+    system_memory.trim_heap()
     returned = system_memory.memory_of(os.getpid()) - before
     assert len(stays) == 1000
     if freed < 50 << 20:

@@ -136,7 +136,7 @@ class Connections:
         #: Frees what calls of an address and port keep, in place of an end; gives whether it did.
         self.relieve: Callable[[tuple[str, int]], bool] = lambda where: False
         #: Called after each look.
-        self.looked: Callable[[], None] = lambda: None
+        self.after_look: Callable[[], None] = lambda: None
         self._port = 0
         self._traffic: dict[str, Traffic] = {}
         self._connections: dict[str, Connection] = {}
@@ -189,7 +189,7 @@ class Connections:
             try:
                 self._search()
                 self._look(0.5 ** ((now - looked) / HALF_LIFE_SECONDS))
-                self.looked()
+                self.after_look()
             except Exception:
                 logger.exception("a look at the connections")
             pause = self._pause(time.monotonic() - now, (self._kept - kept) / (now - looked))

@@ -23,7 +23,7 @@ from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget, Returns
+from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
 from layerserve_server.transport.polling import OtherInternalsError, Poller
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.streams import Streams
@@ -60,7 +60,7 @@ class Front(NamedTuple):
         """A new one."""
         connections = Connections(limits)
         memory = MemoryBudget(limits.max_buffered_bytes, connections.kept)
-        connections.looked = Returns(memory).look
+        connections.after_look = HeapTrimmer(memory).look
         return cls(connections, memory)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from layerserve_server.errors import BusyError
-from layerserve_server.system_memory import return_memory, total_memory
+from layerserve_server.system_memory import total_memory, trim_heap
 
 MIB = 1024 * 1024
 #: Part of the machine's or the container's memory that callers' bytes may take.
 SHARE = 0.25
-#: Less isn't worth the time that its return takes.
-RETURN_BYTES = 32 * MIB
+#: Less is not worth the time that trimming takes.
+TRIM_BYTES = 32 * MIB
 #: When callers may try again, in seconds.
 RETRY_SECONDS = 0.5
 
@@ -56,21 +56,21 @@ class MemoryBudget:
             self.held -= count
 
 
-class Returns:
-    """Returns memory to the system when callers have made the server keep much, and no longer do."""
+class HeapTrimmer:
+    """Trims the heap when callers made the server keep much memory, and no longer do."""
 
     def __init__(self, memory: MemoryBudget) -> None:
         self._memory = memory
-        #: The most that was kept since memory was returned last.
+        #: The most that was kept since the heap was trimmed last.
         self._most = 0
 
     def look(self) -> None:
         """To be called now and then, from one thread."""
         used = self._memory.used
         self._most = max(self._most, used)
-        if self._most - used >= RETURN_BYTES:
+        if self._most - used >= TRIM_BYTES:
             self._most = used
-            return_memory()
+            trim_heap()
 
 
 def default_limit(root: Path = Path("/")) -> int:
