@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 #: Time that a caller has to send its request, and may be silent on its connection, in seconds.
 REQUEST_SECONDS = 10.0
-#: Requests answered at once; further connections are closed.
-MAX_REQUESTS = 64
+#: Connections at once; where more come, the oldest are closed: those that send nothing, or little, and slowly.
+MAX_CONNECTIONS = 64
 
 
 class Probes:
@@ -56,22 +57,30 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     #: Threads of silent callers are not waited for.
     block_on_close = False
+    #: Connections that wait to be taken: past the five of the standard library others wait for a second and more.
+    request_queue_size = 1024
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._room = threading.Semaphore(MAX_REQUESTS)
+        #: Connections that are open, the oldest first.
+        self._open: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                # Its thread reads the end, and closes it.
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A caller that went away or was too slow is nothing to report."""

@@ -9,6 +9,7 @@ from layergraph import Input, Model, layers
 from layerserve import methods
 from layerserve.tensors import encode
 from layerserve.v1 import training_pb2 as pb
+from layerserve.v1.graph_pb2 import GetNodeShapesRequest
 from layerserve.v1.models_pb2 import DownloadModelRequest
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictStreamRequest
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec
@@ -20,6 +21,7 @@ DOWNLOAD = methods.DOWNLOAD_MODEL.path
 TRAIN = methods.TRAIN.path
 EVALUATE = methods.EVALUATE.path
 WATCH_RUN = methods.WATCH_RUN.path
+NODE_SHAPES = methods.GET_NODE_SHAPES.path
 LIST_RUNS = methods.LIST_RUNS.path
 LIST_MODELS = methods.LIST_MODELS.path
 CHECK = "/grpc.health.v1.Health/Check"
@@ -72,6 +74,11 @@ def padded(size: int) -> bytes:
 
 def download(model: str = "wide") -> bytes:
     return DownloadModelRequest(model=ModelSpec(name=model)).SerializeToString()
+
+
+def node_shapes() -> bytes:
+    """A request for the shapes of `headline`."""
+    return GetNodeShapesRequest(model=ModelSpec(name="headline")).SerializeToString()
 
 
 def training(rows: int = 32, **fields: object) -> pb.TrainSpec:

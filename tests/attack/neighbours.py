@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import struct
 import threading
@@ -30,7 +31,17 @@ from attack.frames import (
 )
 from attack.honest import OWN
 from attack.memory import BUDGET, GROWTH
-from attack.messages import CHECK, PREDICT, PREDICT_STREAM, predict, predict_wide
+from attack.messages import (
+    CHECK,
+    LIST_MODELS,
+    LIST_RUNS,
+    NODE_SHAPES,
+    PREDICT,
+    PREDICT_STREAM,
+    node_shapes,
+    predict,
+    predict_wide,
+)
 
 #: Frames that are written at once.
 BATCH = 100
@@ -228,6 +239,54 @@ def garbage(address: tuple[str, int], seconds: float) -> Counter[str]:
     return seen
 
 
+def slow_probes(address: tuple[str, int], http_port: int, count: int, seconds: float) -> Counter[str]:
+    """Connections to the port of the metrics that send a byte a second."""
+    seen: Counter[str] = Counter()
+    connections = []
+    for _ in range(count):
+        connections.append(socket.create_connection((address[0], http_port), 10))
+        seen["connected"] += 1
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for connection in tuple(connections):
+            try:
+                connection.sendall(b"G")
+            except OSError:
+                seen["ended"] += 1
+                connections.remove(connection)
+        time.sleep(1)
+    for connection in connections:
+        connection.close()
+    return seen
+
+
+def ask_again(address: tuple[str, int], http_port: int, path: str, seconds: float) -> Counter[str]:
+    """A path of the port of the metrics, asked for without a pause."""
+    seen: Counter[str] = Counter()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            connection = http.client.HTTPConnection(address[0], http_port, timeout=10)
+            connection.request("GET", path)
+            seen[f"HTTP {connection.getresponse().status}"] += 1
+            connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            seen[f"{type(error).__name__}"] += 1
+    return seen
+
+
+def call_again(address: tuple[str, int], path: str, request: bytes, seconds: float) -> Counter[str]:
+    """Calls of a method that are right, a hundred at once."""
+    seen: Counter[str] = Counter()
+    until = time.monotonic() + seconds
+    with grpc.insecure_channel(f"{address[0]}:{address[1]}", options=OWN) as channel:
+        call = channel.unary_unary(path)
+        while time.monotonic() < until:
+            for future in [call.future(request, timeout=30) for _ in range(100)]:
+                seen[future.code().name] += 1
+    return seen
+
+
 def _flooded(kind: str) -> Callable[[Scene], Counter[str]]:
     def run(scene: Scene) -> Counter[str]:
         seen = scene.attack(flood, kind, scene.seconds, times=2)
@@ -259,6 +318,28 @@ def _slow_starts(scene: Scene) -> Counter[str]:
 def _idle_connections(count: int, used: bool) -> Callable[[Scene], Counter[str]]:
     def run(scene: Scene) -> Counter[str]:
         return scene.attack(idle_connections, count // 2, scene.seconds, used, times=2)
+
+    return run
+
+
+def _slow_probes(scene: Scene) -> Counter[str]:
+    return scene.attack(slow_probes, scene.server.http_port, 250, scene.seconds, times=2)
+
+
+def _asked_again(path: str) -> Callable[[Scene], Counter[str]]:
+    def run(scene: Scene) -> Counter[str]:
+        seen = scene.attack(ask_again, scene.server.http_port, path, scene.seconds, times=2)
+        scene.only(seen, "HTTP 200")
+        return seen
+
+    return run
+
+
+def _called_again(path: str, request: bytes) -> Callable[[Scene], Counter[str]]:
+    def run(scene: Scene) -> Counter[str]:
+        seen = scene.attack(call_again, path, request, scene.seconds, times=2)
+        scene.only(seen, "OK", "RESOURCE_EXHAUSTED")
+        return seen
 
     return run
 
@@ -300,6 +381,12 @@ CHECKS = [
         _idle_connections(3000, False),
         settings=IMPATIENT,
     ),
+    Check("500 slow connections to the port of the metrics", 5, _slow_probes),
+    Check("/metrics, again and again", 5, _asked_again("/metrics")),
+    Check("flood of Predict", 5, _called_again(PREDICT, predict())),
+    Check("flood of ListModels", 5, _called_again(LIST_MODELS, b"")),
+    Check("flood of ListRuns", 5, _called_again(LIST_RUNS, b"")),
+    Check("flood of GetNodeShapes", 5, _called_again(NODE_SHAPES, node_shapes())),
     Check("3000 connections with a call each", 5, _idle_connections(3000, True)),
     Check("6000 idle connections", 5, _idle_connections(6000, False)),
 ]

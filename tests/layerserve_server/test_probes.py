@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import threading
 
 import pytest
 from layerserve_server import probes
@@ -54,13 +55,29 @@ def test_other_paths_are_not_found(server, path):
 
 def test_silent_connections_are_bounded_and_end(server, monkeypatch):
     monkeypatch.setattr(probes._Handler, "timeout", 0.3)
-    silent = [socket.create_connection(("127.0.0.1", server.probes.port)) for _ in range(probes.MAX_REQUESTS + 8)]
+    silent = [socket.create_connection(("127.0.0.1", server.probes.port)) for _ in range(probes.MAX_CONNECTIONS + 8)]
     for connection in silent:
         connection.settimeout(30)
-        # All are closed: those beyond the limit at once, the others when their time is over.
+        # All are closed: the oldest at once, the others when their time is over.
         assert connection.recv(1) == b""
         connection.close()
     assert server.get("/healthz")[0] == 200
+
+
+def test_probes_are_answered_beside_any_number_of_silent_and_slow_connections(server):
+    """Else whoever holds connections open has the server's probes fail, and so its container killed."""
+    before = threading.active_count()
+    connections = []
+    for number in range(3 * probes.MAX_CONNECTIONS):
+        connections.append(socket.create_connection(("127.0.0.1", server.probes.port)))
+        if number % 2:
+            connections[-1].sendall(b"GET /met")
+        if number % 16 == 0:
+            assert server.get("/healthz")[0] == 200
+    assert server.get("/readyz")[0] == 200
+    assert threading.active_count() <= before + probes.MAX_CONNECTIONS + 8
+    for connection in connections:
+        connection.close()
 
 
 def test_the_port_is_closed_in_the_end():
