@@ -4,7 +4,8 @@
     python tests/compare_round_trips.py pass FOLDER     # here
     PYTHON tests/compare_round_trips.py check FOLDER    # the first one again; .h5 or .keras behind it: only these
 
-A word behind the folder of `make` chooses the cases that have it in their names.
+A word behind the folder of `make` chooses the cases that have it in their names. The name of a format (`keras3`,
+`keras2_h5`, ...) behind that of `pass` and of `check` has files written in it, and opened by the Keras of that format.
 
 `make` trains each model for an epoch, saves it in each of its formats, and trains it on. `pass` loads each file, saves
 it in the format that it came in, trains the model for an epoch, and saves it again. `check` opens both and trains them
@@ -110,18 +111,20 @@ def make(folder: Path, part: str = "") -> int:
     return 0
 
 
-def pass_through(folder: Path) -> int:
+def pass_through(folder: Path, name: str = "") -> int:
     """Loads, saves, trains and saves; the exit status is 1 if something is refused."""
     import layergraph
 
     refused = 0
+    end = f"_as_{name}" if name else ""
     for path in sorted(folder.glob("*/stock.*")):
         try:
             model = layergraph.load_model(path)
-            model.save(path.with_name(f"passed{path.suffix}"))
+            chosen = model.saved_format(name)
+            model.save(path.with_name(f"passed{end}{chosen.suffix}"), chosen.generation)
             if json.loads((path.parent / "logs.json").read_text()):
                 fitted(model, 1)
-                model.save(path.with_name(f"trained{path.suffix}"))
+                model.save(path.with_name(f"trained{end}{chosen.suffix}"), chosen.generation)
         except Exception:
             refused += 1
             print(f"{path.parent.name} {path.suffix}: {traceback.format_exc(limit=-1)}")
@@ -149,7 +152,7 @@ def check_one(keras: Any, path: Path) -> str | None:
         got = np.asarray(model.predict(x if len(x) > 1 else x[0], verbose=0)[0])
         apart = float(np.abs(got - np.load(path.parent / "outputs.npy")).max())
         return None if apart < TOLERANCE else f"outputs differ by {apart:.1e}"
-    done = int(path.stem == "trained")
+    done = int(path.stem.startswith("trained"))
     limit = HALF if model.name == "half" else TOLERANCE
     logs = differences(fitted(model, EPOCHS - done), want, done)
     wrong = {name: value for name, value in logs.items() if not value < limit}
@@ -163,14 +166,18 @@ def _checked(keras: Any, path: Path) -> str | None:
         return f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
 
 
-def check(folder: Path, suffixes: tuple[str, ...]) -> int:
+def check(folder: Path, suffixes: tuple[str, ...], name: str = "") -> int:
     """Opens what came back and trains it on; the exit status is 1 if a log differs."""
     keras = stock()
     total = failed = 0
-    for path in sorted(path for path in folder.glob("*/*.*") if path.suffix in suffixes and path.stem != "stock"):
+    stems = [f"{stem}_as_{name}" if name else stem for stem in ("passed", "trained")]
+    for path in sorted(path for path in folder.glob("*/*.*") if path.suffix in suffixes and path.stem in stems):
         total += 1
         wrong = _checked(keras, path)
-        if wrong:
+        if wrong and name:
+            failed += 1
+            print(f"{path.parent.name}/{path.name}: {wrong}", flush=True)
+        elif wrong:
             # An `.h5` of either Keras loses the state of some optimizers.
             own = _checked(keras, path.with_name(f"stock{path.suffix}"))
             failed += own is None
@@ -182,9 +189,11 @@ def check(folder: Path, suffixes: tuple[str, ...]) -> int:
 
 if __name__ == "__main__":
     role, folder, *endings = sys.argv[1:]
+    suffixes = tuple(end for end in endings if end.startswith("."))
+    names = [end for end in endings if end not in suffixes]
     roles = {
-        "make": lambda where: make(where, *endings),
-        "pass": pass_through,
-        "check": lambda where: check(where, tuple(endings) or (".keras", ".h5")),
+        "make": lambda where: make(where, *names),
+        "pass": lambda where: pass_through(where, *names),
+        "check": lambda where: check(where, suffixes or (".keras", ".h5"), *names),
     }
     sys.exit(roles[role](Path(folder)))

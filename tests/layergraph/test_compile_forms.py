@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import layergraph
 import numpy as np
 import pytest
@@ -120,6 +121,56 @@ def test_names_of_outputs_before_those_of_metrics_are_not_repeated(nesting: Any)
         given = {**config, "metrics": nesting(areas, ["mae"])}
         model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Problems())
         assert name in model.metrics_names
+
+
+def test_one_list_of_metrics_is_for_all_outputs_of_keras_2() -> None:
+    model = recommender(layergraph)
+    given = {"optimizer_config": {"class_name": "SGD", "config": {}}, "loss": "mse", "metrics": ["mae", "mse"]}
+    for version, logged in (
+        ("2.4.0", {"click": ["mae", "mse"], "rating": ["mae", "mse"]}),
+        ("3.15.0", {"click": ["mae"]}),
+    ):
+        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Problems())
+        assert {f"click_{name}" for name in logged["click"]} == {n for n in model.metrics_names if "click_m" in n}
+
+
+def test_weights_in_a_dict_beside_losses_in_a_list_go_by_name_in_keras_2() -> None:
+    x = layergraph.Input((3,), name="x")
+    model = layergraph.Model(x, [layergraph.layers.Dense(1, name=name)(x) for name in ("z", "a")])
+    given = {"optimizer": "sgd", "loss": ["mae", "mse"], "loss_weights": {"a": 0.5, "z": 2.0}}
+    for version, weights in (("2.15.0", [2.0, 0.5]), ("3.15.0", [0.5, 2.0])):
+        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Problems())
+        assert model.compilation.loss_weights == weights
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"loss": "mse", "metrics": ["mae"]},
+        {"loss": {"class_name": "Huber", "config": {"delta": 0.5}}, "weighted_metrics": ["mae", "mse", "mape"]},
+        {"loss": "mse", "loss_weights": [0.5, 2.0]},
+        {"loss": {"click": "mae", "rating": "mse"}, "loss_weights": [0.5, 2.0]},
+        {"loss": "mse", "metrics": "mae"},
+    ],
+    ids=str,
+)
+def test_stock_keras_3_trains_what_one_word_says_of_several_outputs(arguments: dict[str, Any], tmp_path: Path) -> None:
+    model = recommender(layergraph)
+    model.compile("sgd", **arguments)
+    model.save(tmp_path / "m.keras")
+    theirs = keras.models.load_model(tmp_path / "m.keras")
+    x, y = rows(model)
+    fit = {"batch_size": 7, "shuffle": False, "verbose": 0}
+    want, got = model.fit(x, y, **fit).history, theirs.fit(x, y, **fit).history
+    assert set(want) == set(got)
+    assert all(got[name] == pytest.approx(want[name], rel=1e-4) for name in want)
+
+
+def test_stock_keras_3_trains_with_one_metric(tmp_path: Path) -> None:
+    model = tabular(layergraph)
+    model.compile("sgd", "mse", metrics="mae")
+    model.save(tmp_path / "m.keras")
+    assert keras.models.load_model(tmp_path / "m.keras").get_compile_config()["metrics"] == ["mae"]
 
 
 @pytest.mark.parametrize(("minor", "prefix"), [(4, ""), (5, "click_")])

@@ -49,6 +49,10 @@ def compile_config(
         result[key] = _of_one_output(_unwrapped(result[key], output_names), output_names)
         if of_keras2_h5:
             result[key] = _without_prefixes(result[key], output_names)
+        if generation.major != 3:
+            result[key] = _of_all_outputs(result[key], output_names)
+    if generation.major != 3:
+        result["loss_weights"] = _as_the_losses(result["loss_weights"], result["loss"], output_names)
     optimizer = result["optimizer"]
     if isinstance(optimizer, dict) and generation.major != 3:
         # Keras 2.11 registers its new optimizers as if they were custom.
@@ -80,6 +84,21 @@ def _of_one_output(metrics: Any, output_names: Sequence[str]) -> Any:
     """Keras 2 writes one list for each output, even where there is one."""
     nested = isinstance(metrics, list) and len(metrics) == len(output_names) == 1 and isinstance(metrics[0], list)
     return metrics[0] if nested else metrics
+
+
+def _of_all_outputs(metrics: Any, output_names: Sequence[str]) -> Any:
+    """Keras 2 has each metric of one list for all outputs, Keras 3 one for each if there are as many."""
+    if not isinstance(metrics, list) or not 1 < len(metrics) == len(output_names):
+        return metrics
+    flat = not any(isinstance(metric, list) or metric is None for metric in metrics)
+    return [list(metrics) for _ in output_names] if flat else metrics
+
+
+def _as_the_losses(weights: Any, losses: Any, output_names: Sequence[str]) -> Any:
+    """Keras 2 pairs by names where one is a dict and the other a list, Keras 3 by the order of the sorted names."""
+    if isinstance(weights, dict) and isinstance(losses, list) and set(weights) <= set(output_names):
+        return [weights.get(name) for name in output_names]
+    return weights
 
 
 def _unwrapped(metrics: Any, output_names: Sequence[str]) -> Any:

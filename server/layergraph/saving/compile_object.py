@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layergraph.config.options import serialized
 from layergraph.functional.model import Model
 from layergraph.training import losses, metrics
-from layergraph.training.compile import ByShapes, Compiled
+from layergraph.training.compile import ByShapes, Compiled, is_single
 from layergraph.training.metric import Metric
 
 _MODULES = {
@@ -40,12 +40,29 @@ def compile_object(model: Model, *, names: bool = True) -> dict[str, Any]:
     """
     compiled = model.compilation
     assert compiled is not None, "it is compiled"
-    config = compiled.keras_config()
+    config = _in_lists(compiled.keras_config(), compiled.output_names)
     for key in ("metrics", "weighted_metrics"):
         if _holds_crossentropy(config[key]):
             config[key] = _by_output(model, compiled, weighted=key == "weighted_metrics")
     result = {key: _with_module(module, _named(key, config[key], names)) for key, module in _MODULES.items()}
     return {**result, "loss_weights": config["loss_weights"]}
+
+
+def _in_lists(config: dict[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    """One loss or metric, and one list for all outputs, which Keras 2 takes, as Keras 3 wants them."""
+    config, count = dict(config), len(outputs)
+    if config["loss"] is not None and is_single(config["loss"]) and count > 1:
+        config["loss"] = [config["loss"]] * count
+    for key in ("metrics", "weighted_metrics"):
+        given = config[key]
+        if given is not None and is_single(given):
+            given = [given]
+        if isinstance(given, list) and 1 < count != len(given) and all(map(is_single, given)):
+            given = [given] * count
+        config[key] = given
+    if isinstance(config["loss_weights"], list) and isinstance(config["loss"], Mapping):
+        config["loss_weights"] = dict(zip(outputs, config["loss_weights"], strict=True))
+    return config
 
 
 def _holds_crossentropy(given: Any) -> bool:

@@ -44,25 +44,25 @@ def legacy_form(optimizer: Optimizer) -> Optimizer | None:
 
 
 def differences(optimizer: Optimizer, model: Model) -> list[str]:
-    """Where the legacy optimizer of a name and the other one part, for people. The given one is either of them."""
+    """Where the legacy optimizer of a name and the other one part, in words. The given one is either of them."""
     legacy = optimizer if optimizer.legacy else legacy_form(optimizer)
     if legacy is None:
         return []
     kind, found = kind_of(legacy), []
     if kind == "Nadam":
-        found.append("the exponent of its momentum is 0.004 t in one and t in the other")
+        found.append("the legacy one has 0.004 t for an exponent, not t")
     elif kind == "RMSprop" and not legacy.option_value("momentum"):
-        found.append("epsilon is outside of the root in one and inside in the other")
+        found.append("the legacy one adds epsilon outside of the root")
     elif kind == "Adagrad":
         # sqrt(a) + e and sqrt(a + e), with a that only grows.
         least, epsilon = legacy.option_value("initial_accumulator_value"), legacy.option_value("epsilon")
         if epsilon and (not least or epsilon * (least**-0.5 + 0.5 / least) > _ROUNDING):
-            found.append("epsilon is outside of the root in one and inside in the other")
+            found.append("the legacy one adds epsilon outside of the root")
     if takes_row_gradients(model, legacy) and _trains_embeddings(model):
         if legacy.leaves_others:
-            found.append("one changes only those rows of an Embedding that were looked up")
+            found.append("the legacy one leaves those rows of an Embedding that were not looked up")
         clips = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(legacy, name) is not None]
-        found += [f"'{name}' clips what each row of an Embedding gets by itself in one" for name in clips]
+        found += [f"the legacy one's '{name}' clips each row of an Embedding by itself" for name in clips]
     return found
 
 
@@ -77,7 +77,7 @@ def check_keras3_optimizer(optimizer: BaseOptimizer, model: Model) -> None:
     if found:
         kind = kind_of(inner)
         raise ConfigError(
-            f"save: the legacy optimizer {kind} of Keras 2 and Keras 3's {kind} compute otherwise: {'; '.join(found)}; "
+            f"save: Keras 2's legacy optimizer {kind} computes otherwise than Keras 3's {kind}: {'; '.join(found)}; "
             "compile the model with an optimizer of Keras 3, or save it for Keras 2"
         )
 
