@@ -20,10 +20,16 @@ async def downloaded(
     digest = hashlib.sha256()
     while piece := await stream.blocking(read):
         digest.update(piece)
-        head.data = piece
-        message = head.SerializeToString()
-        # Callers that take nothing have one copy of a piece kept here, not three.
+        # A message of its own for each piece: who takes nothing has one copy of it kept here, not four.
+        message = _with(head, data=piece)
         head, piece = type(head)(), b""
         yield message
-    head.sha256 = digest.hexdigest()
-    yield head.SerializeToString()
+    yield _with(head, sha256=digest.hexdigest())
+
+
+def _with(head: models_pb2.DownloadModelResponse | pb.DownloadRunFileResponse, **fields: bytes | str) -> bytes:
+    """A message with what `head` has, and more, encoded."""
+    message = type(head)(**fields)  # type: ignore[arg-type]
+    message.MergeFrom(head)  # type: ignore[arg-type]
+    encoded: bytes = message.SerializeToString()
+    return encoded

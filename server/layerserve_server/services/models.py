@@ -21,7 +21,7 @@ from layerserve_server.transport.call import Call, Routes, Stream
 SERVICE = "/layerserve.v1.ModelService/"
 
 #: Bytes of a file in one message.
-CHUNK = 1024 * 1024
+CHUNK = 256 * 1024
 
 STATES: dict[State, models_pb2.VersionState.ValueType] = {
     State.LOADING: models_pb2.VERSION_STATE_LOADING,

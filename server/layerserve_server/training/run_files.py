@@ -14,7 +14,7 @@ from layerserve_server.errors import NotFoundError, safe_text
 #: Most files that callbacks of a run may write, and that are listed.
 MAX_FILES = 10_000
 #: Bytes of a file in one message.
-CHUNK = 1024 * 1024
+CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
