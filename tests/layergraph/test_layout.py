@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
+from layergraph.execution import tracing
 from layergraph.execution.engines.source import Source
+from layergraph.execution.layout import cancel_permutations
 from layergraph.ops.table import OPERATIONS
 from served import reference
+from torch.nn import functional
 
 RANDOM_MODELS = 25
 
@@ -99,3 +103,80 @@ def test_sequences_keep_the_height_that_convolutions_over_one_axis_add() -> None
     for _ in range(3):
         x = layers.Activation("relu")(layers.Conv1D(4, 3, padding="causal")(x))
     assert check(Model(entry, layers.GlobalMaxPooling1D()(x)), (12, 3)) == 1
+
+
+def turned(x: torch.Tensor) -> torch.Tensor:
+    """Channels first."""
+    return x.permute(0, 3, 1, 2)
+
+
+def back(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+NUMBER = torch.tensor(2.5)
+CHANNELS = torch.linspace(-1, 1, 4).reshape(4, 1, 1)
+WHOLE = torch.linspace(-1, 1, 4 * 3 * 5).reshape(1, 4, 3, 5)
+REST = torch.linspace(-1, 1, 2 * 4 * 3 * 5).reshape(2, 4, 3, 5)
+
+#: What is done to images (rows, 3, 5, 4), and how many permutations are left of it.
+CALLS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
+    "there and back": (lambda x: back(turned(x)), 0),
+    "there and back from the end": (lambda x: turned(x).permute(0, -2, -1, -3), 0),
+    "twice the same way": (lambda x: turned(turned(x)), 1),
+    "thrice the same way": (lambda x: turned(turned(turned(x))), 0),
+    "a constant for each channel": (lambda x: back(turned(x) * CHANNELS), 0),
+    "a constant for each place": (lambda x: back(WHOLE - turned(x)), 0),
+    "a constant for each row too": (lambda x: back(turned(x) + REST), 0),
+    "a number without axes": (lambda x: back(turned(x) * NUMBER), 0),
+    "bounds": (lambda x: back(torch.clamp(turned(x), -1, 3)), 0),
+    "a constant of more axes": (lambda x: (turned(x) + REST[None])[0].permute(0, 2, 3, 1), 2),
+    "two alike": (lambda x: back(turned(x) + turned(x).relu()), 0),
+    "alike, in two steps": (lambda x: back(turned(x) + x.permute(0, 3, 2, 1).permute(0, 1, 3, 2)), 0),
+    "two orders": (lambda x: turned(x) + x.permute(0, 3, 2, 1)[:, :, :3, :1], 2),
+    "two ways": (lambda x: turned(x) + x.reshape(2, 4, 3, 5), 1),
+    "zeros around": (lambda x: back(functional.pad(turned(x), [1, 2, 3, 0])), 0),
+    "zeros around channels": (lambda x: back(functional.pad(turned(x), [0, 0, 0, 0, 2, 1])), 0),
+    "another number around": (lambda x: back(functional.pad(turned(x), [1, 2], value=3.5)), 0),
+    "mirrored around": (lambda x: back(functional.pad(turned(x), [1, 2, 1, 1], mode="reflect")), 2),
+    "the edge around": (lambda x: back(functional.pad(turned(x), [1, 2, 1, 1], mode="replicate")), 2),
+    "padded before": (lambda x: turned(functional.pad(x, [0, 0, 1, 2, 3, 0])), 1),
+    "padded before with channels": (lambda x: turned(functional.pad(x, [2, 1, 0, 0, 3, 0])), 1),
+    "mirrored before": (lambda x: turned(functional.pad(x, [1, 2, 1, 1], mode="reflect")), 1),
+    "padded for two": (lambda x: (lambda y: turned(y) * y.mean())(functional.pad(x, [0, 0, 1, 1])), 1),
+    "the mean of each channel": (lambda x: turned(x).mean((2, 3)), 0),
+    "the mean of each place": (lambda x: back(turned(x).mean(1, keepdim=True)), 0),
+    "the mean of each height": (lambda x: turned(x).mean((-1,)), 1),
+    "the largest": (lambda x: turned(x).amax((1, 3)), 0),
+    "the mean of all": (lambda x: turned(x).mean(), 1),
+    "the sum over rows": (lambda x: turned(x).sum(0, keepdim=True), 1),
+    "one after the other": (lambda x: back(torch.cat([turned(x), turned(x).relu()], 1)), 0),
+    "beside one another": (lambda x: back(torch.cat([turned(x), turned(x).relu()], -1)), 0),
+    "with another": (lambda x: torch.cat([turned(x), x.reshape(2, 4, 3, 5)], 2), 1),
+    "an axis of one gone": (lambda x: turned(x[:, :, :1])[:, :, :, :1].squeeze(3), 1),
+    "an axis of one gone from the end": (lambda x: turned(x.mean(1, keepdim=True)).squeeze(-2), 1),
+    "axes of one gone": (lambda x: turned(x.mean((1, 2), keepdim=True)).squeeze(), 1),
+    "an axis more and away": (lambda x: back(turned(x).unsqueeze(2).squeeze(2)), 0),
+    "another axis more and away": (lambda x: turned(x.mean(1, keepdim=True)).squeeze(2).unsqueeze(1), 1),
+    "an axis more at the end": (lambda x: turned(x).unsqueeze(-1), 1),
+    "lengths": (lambda x: turned(x).reshape(turned(x).shape[0], -1), 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+@pytest.mark.parametrize("name", CALLS)
+def test_permutations_go_behind_what_follows_them(name: str) -> None:
+    """The numbers stay, and the types that the graph tells of its values, which engines go by."""
+    call, left = CALLS[name]
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 5, 4)).astype("float32"))
+    traced = torch.jit.trace(call, (x,), check_trace=False)
+    # As the tracer leaves a graph: lists of numbers are constants.
+    torch._C._jit_pass_constant_propagation(traced.graph)
+    tracing._spell_out(traced.graph)
+    cancel_permutations(traced.graph)
+    assert permutations(traced.graph) == left
+    for node in traced.graph.findAllNodes("aten::permute"):
+        before, axes, after = node.inputsAt(0).type().sizes(), node.inputsAt(1).toIValue(), node.output().type().sizes()
+        assert after == [before[axis] for axis in axes]
+    with torch.no_grad():
+        np.testing.assert_allclose(traced(x).numpy(), call(x).numpy(), rtol=1e-5, atol=1e-6)

@@ -27,6 +27,8 @@ _ELEMENTWISE = frozenset(
 )
 #: They take the axes away that they are given, or leave them, of length 1.
 _REDUCTIONS = ("aten::mean", "aten::sum", "aten::amax", "aten::amin")
+#: What they take at the least where axes are named.
+_REDUCTION_INPUTS = 3
 
 
 def cancel_permutations(graph: Any) -> None:
@@ -162,6 +164,8 @@ def _flat(sizes: list[tuple[int, int]]) -> list[int]:
 
 def _reduce(graph: Any, node: Any) -> None:
     below = _permuted(node.inputsAt(0))
+    if node.inputsSize() < _REDUCTION_INPUTS:
+        return  # It is of all axes.
     axes, keeps = node.inputsAt(1).toIValue(), node.inputsAt(2).toIValue()
     if below is None or not isinstance(axes, list) or not axes or not isinstance(keeps, bool):
         return
