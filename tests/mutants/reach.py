@@ -6,7 +6,10 @@ import ast
 import gzip
 import hashlib
 import json
+import math
+import re
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -63,8 +66,14 @@ class Reach:
         """The tests that may notice a mutation, in the order in which to try them."""
         # What an import runs, it runs in child processes too, and that says nothing of their tests.
         ignored = {line for file in self._files for line in file.imported(mutation.path)}
-        found = [test for file in self._files for test in file.tests(mutation, ignored)]
-        return sorted(found, key=lambda test: test.order)
+        source = (self._root / mutation.path).read_bytes()
+        near, words = used_at(mutation, source), said(mutation, source)
+        found = [test for file in self._files for test in file.tests(mutation, ignored, near)]
+        known = Counter(word for test in found for word in _words(test.name))
+        # A word of many tests tells little.
+        weights = {word: math.log(len(found) / known[word]) for word in words & known.keys()}
+        found = [_ranked(test, sum(weights.get(word, 0.0) for word in _words(test.name))) for test in found]
+        return _cases_apart(sorted(found, key=lambda test: test.order))
 
     @cached_property
     def _files(self) -> list[_File]:
@@ -131,11 +140,12 @@ class _File:
         lines: list[int] = self._reached.get(path, {}).get("imported", [])
         return lines
 
-    def tests(self, mutation: Mutation, ignored: set[int]) -> Iterator[Test]:
+    def tests(self, mutation: Mutation, ignored: set[int], near: set[int]) -> Iterator[Test]:
         """The tests of this file that reach a mutation's file, ordered by what they reach of it but for ignored lines.
 
-        First those that run the line, then those that run its function, its class, anything of its file; within these
-        those whose file bears its module's name; then those that run little else, the quick ones first.
+        First those that run the line, or one of `near`, then those that run its function, its class, anything of its
+        file; within these those whose file bears its module's name; then those that run little else, the quick ones
+        first.
         """
         reached = self._reached.get(mutation.path)
         if reached is None:
@@ -143,7 +153,7 @@ class _File:
         tiers = [len(_TIERS)] * len(self._tests)
         here = [0] * len(self._tests)
         for mask, all_lines in reached["lines"]:
-            found = [(line, _tier(mutation, reached["scopes"], line)) for line in all_lines]
+            found = [(line, 0 if line in near else _tier(mutation, reached["scopes"], line)) for line in all_lines]
             lines = [line for line, tier in found if line not in ignored or (tier < 2 and not mutation.imported)]
             if not lines:
                 continue
@@ -165,6 +175,55 @@ class _File:
 
 
 _TIERS = ("line", "function", "class", "file")
+#: Cases of one test that are tried before the others' further ones.
+_CASES = (2, 10)
+
+
+def _ranked(test: Test, alike: float) -> Test:
+    """The test where its name puts it among those that come as near."""
+    tier, *rest = test.order
+    return replace(test, order=(tier, -round(alike, 3), *rest))
+
+
+def _cases_apart(tests: list[Test]) -> list[Test]:
+    """The tests, within a tier first some cases of each: hundreds of one are mostly killed by the first, or by none."""
+    seen: Counter[str] = Counter()
+    keys = {}
+    for test in tests:
+        name = test.name.partition("[")[0]
+        keys[test.name] = (test.tier, bisect(_CASES, seen[name]))
+        seen[name] += 1
+    return sorted(tests, key=lambda test: keys[test.name])
+
+
+def used_at(mutation: Mutation, source: bytes) -> set[int]:
+    """The lines that use what a mutation defines, where it is run by an import: a constant, an option of a class."""
+    if not mutation.imported:
+        return set()
+    tree = ast.parse(source)
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.lineno <= mutation.line <= (node.end_lineno or 0):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and node.id in names) or (isinstance(node, ast.Attribute) and node.attr in names)
+    }
+
+
+def said(mutation: Mutation, source: bytes) -> set[str]:
+    """The words of a mutation's lines, and of what they are part of."""
+    first, last = mutation.lines
+    lines = source.decode().splitlines()[first - 1 : last]
+    return _words(" ".join([mutation.path, mutation.scope, *lines]))
+
+
+def _words(text: str) -> set[str]:
+    """The words of names, without what they end in: `_stateful_layers` and `test_a_stateful_layer` share two."""
+    parts = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", text)
+    return {re.sub(r"(ies|ing|ed|es|s|e|y)$", "", part.lower()) for part in parts if len(part) > 2}
 
 
 def _tier(mutation: Mutation, scopes: dict[str, tuple[int, int]], line: int) -> int:

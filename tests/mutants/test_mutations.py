@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import reach
 from mutations import compiles, mutations
-from reach import scopes
+from reach import said, scopes, used_at
 from report import Equivalents
 from sampling import ROOMS, room_of, sample, sources
 
@@ -69,6 +70,30 @@ def test_a_mutation_knows_the_lines_that_run_it() -> None:
     (swap,) = [each for each in mutations("a.py", source) if each.operator == "swap-arguments"]
     assert (swap.scope, swap.scope_line, swap.lines) == ("A.f", 2, (3, 5))
     assert scopes(source) == {"A": (1, 6), "A.f": (2, 6)}
+
+
+def test_a_constant_and_an_option_are_used_where_they_are_named() -> None:
+    source = (
+        b"MOST = 3\nclass A:\n    size: int = 2\n\n    def f(self):\n        return self.size\n\n"
+        b"def g():\n    return MOST\n"
+    )
+    lines = {each.line: used_at(each, source) for each in mutations("a.py", source) if each.operator == "constant"}
+    assert lines[1] >= {9}
+    assert lines[3] >= {6}
+    assert 9 not in lines[3]
+
+
+def test_the_words_of_a_line_are_those_of_names_without_endings() -> None:
+    source = b"class Loop:\n    def reset(self):\n        self.statefulLayers = f(a, b)\n"
+    (swap,) = [each for each in mutations("training/loop.py", source) if each.operator == "swap-arguments"]
+    assert said(swap, source) == {"train", "loop", "reset", "self", "stateful", "layer"}
+
+
+def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
+    names = ["a::f[1]", "a::f[2]", "a::f[3]", "a::g", "b::h"]
+    tiers = [0, 0, 0, 0, 1]
+    tests = [reach.Test(name, 1.0, 1.0, (tier,)) for name, tier in zip(names, tiers, strict=True)]
+    assert [test.name for test in reach._cases_apart(tests)] == ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]
 
 
 def test_a_sample_is_spread_and_a_smaller_one_is_part_of_it() -> None:
