@@ -186,6 +186,17 @@ def test_a_repository_that_can_not_be_read_is_told_at_the_start(put, start, monk
         start()
 
 
+@pytest.mark.parametrize("found", [[], ["mine", "yours"]])
+def test_plugins_that_were_loaded_are_told_of(put, start, monkeypatch, caplog, found):
+    put()
+    monkeypatch.setattr(execution, "load_plugins", lambda modules: found if modules == "mine, yours" else None)
+    with caplog.at_level("INFO"):
+        start(plugins="mine, yours")
+    assert [text for text in caplog.messages if "custom layers" in text] == (
+        ["custom layers: mine, yours"] if found else []
+    )
+
+
 def test_a_path_that_is_not_there_is_told(tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such folder or model file"):
         App(Settings(path=tmp_path / "nowhere"))

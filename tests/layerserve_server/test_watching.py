@@ -1,0 +1,50 @@
+"""Who watches a run while nothing happens is told when the server stops."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import grpc
+import pytest
+from layerserve.v1 import tensor_pb2, training_pb2_grpc
+from layerserve.v1 import training_pb2 as pb
+
+X = b"\0" * 8 * 3
+
+
+def waiting_run(stub: Any) -> tuple[Any, str]:
+    """A run whose process waits after its first step; the call that started it, and its id."""
+    data = [pb.DataArray(role=role, dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[3, 2]) for role in (1, 2)]
+    spec = pb.TrainSpec(
+        model=tensor_pb2.ModelSpec(name="double"),
+        data=data,
+        description="wait",
+        compile=pb.CompileSettings(optimizer='"sgd"', loss='"mse"'),
+    )
+    chunks = [pb.TrainRequest(chunk=pb.DataChunk(array=index, data=X)) for index in (0, 1)]
+    call = stub.Train(iter([pb.TrainRequest(spec=spec), *chunks]), timeout=60)
+    for response in call:
+        if response.event.HasField("step"):
+            return call, response.event.run_id
+    raise AssertionError("the run ended before its first step")
+
+
+def test_a_watch_ends_at_once_when_the_server_stops(put: Any, start: Any, connect: Any) -> None:
+    put(version=1)
+    app = start()
+    stub = training_pb2_grpc.TrainingServiceStub(connect(app))
+    training, run = waiting_run(stub)
+    watch = stub.WatchRun(pb.WatchRunRequest(run_id=run), timeout=60)
+    for response in watch:
+        if response.event.HasField("step"):
+            break
+    grace = 50.0
+    stopping = threading.Thread(target=app.stop, args=(grace,))
+    stopping.start()
+    for call in (watch, training):
+        with pytest.raises(grpc.RpcError, match=f"attach to run '{run}' again when it is back") as raised:
+            list(call)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    stopping.join(grace)
+    assert not stopping.is_alive()
