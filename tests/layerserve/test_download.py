@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from layerserve import DataLoss, InvalidArgument, ModelNotFound, download
+from layerserve import Client, DataLoss, InvalidArgument, ModelNotFound, download
+from layerserve.testing import FakeServer
 from layerserve.v1.models_pb2 import ModelVersion
 from layerserve.v1.tensor_pb2 import ModelFormat
 
@@ -70,3 +71,15 @@ def test_a_format_that_is_none_is_refused_before_the_call(server, client, tmp_pa
 def test_names_from_the_server_do_not_lead_out_of_the_directory(tmp_path, name, file, expected):
     destination = download._destination(f"{tmp_path}/", ModelVersion(name=name, version=3, file=file))
     assert destination == tmp_path / expected
+
+
+def test_a_stream_that_ends_before_it_began_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(FakeServer, "DownloadModel", lambda self, request, context: iter(()))
+    with FakeServer() as silent:
+        silent.add_model("double", lambda arrays: {}, [], [], file=b"x")
+        with (
+            Client(silent.address, timeout=20) as other,
+            pytest.raises(DataLoss, match="the server ended the stream before it sent anything"),
+        ):
+            other.download("double", tmp_path)
+    assert os.listdir(tmp_path) == []

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerserve import DeadlineExceeded, InvalidArgument, InvalidTensor, ModelNotFound, ModelNotReady, UnknownOutput
+from layerserve import (
+    ClientClosed,
+    DeadlineExceeded,
+    InvalidArgument,
+    InvalidTensor,
+    ModelNotFound,
+    ModelNotReady,
+    UnknownOutput,
+    prepared,
+)
 from layerserve.inputs import encode_inputs
 from layerserve.model_info import TensorSpec
 from layerserve.prepared import RequestForm
@@ -66,3 +75,26 @@ def test_a_request_is_the_one_that_protobuf_writes(dtype, values):
     head = PredictRequest(model=ModelSpec(name="m", version=3), outputs=["y"])
     whole = PredictRequest(model=head.model, outputs=head.outputs, inputs=encode_inputs({"x": values}, specs))
     assert PredictRequest.FromString(RequestForm(head.SerializeToString(), specs).fill({"x": values})) == whole
+
+
+def test_a_prepared_call_of_a_closed_client_says_so(client, server):
+    double = client.prepare("double")
+    client.close()
+    with pytest.raises(ClientClosed, match=f"client of {server.address} is closed"):
+        double([[1, 2, 3]])
+
+
+def test_a_prepared_call_is_only_so_long(client, monkeypatch):
+    double = client.prepare("double")
+    length = len(double._form.fill([[1, 2, 3]]))
+    monkeypatch.setattr(prepared, "MAX_MESSAGE_BYTES", length)
+    assert double([[1, 2, 3]]).tolist() == [[2, 4, 6]]
+    monkeypatch.setattr(prepared, "MAX_MESSAGE_BYTES", length - 1)
+    with pytest.raises(InvalidArgument, match=f"request: got {length} bytes, expected at most {length - 1}"):
+        double([[1, 2, 3]])
+
+
+def test_a_model_that_tells_no_inputs_can_not_be_prepared_for(client, server):
+    server.add_model("dumb", lambda arrays: {}, [], [])
+    with pytest.raises(ModelNotReady, match="model 'dumb' tells no inputs: it isn't loaded"):
+        client.prepare("dumb")

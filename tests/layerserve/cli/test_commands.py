@@ -11,6 +11,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 from layerserve.cli import main
+from layerserve.testing.fake_run import FakeRun
 from layerserve.v1 import training_pb2 as pb
 
 
@@ -276,6 +277,62 @@ def test_download_says_where_the_file_is(cli, tmp_path):
     assert cli("download double") == (0, "double-1.keras\n", "")
     assert (tmp_path / "double-1.keras").stat().st_size == 5120
     assert cli("download double --format keras2_h5") == (0, "double-1.h5\n", "")
+
+
+def test_what_commands_did_is_json_for_programs(cli, data, tmp_path, server):
+    assert json.loads(cli("download double --json")[1]) == {"path": "double-1.keras"}
+    server.hold_training()
+    assert json.loads(cli(f"train double {data} --detach --json")[1]) == {"run": "run-1"}
+    assert json.loads(cli("cancel run-1 --json")[1])["id"] == "run-1"
+    server.release_training()
+    cli("watch run-1")
+    server.runs["run-1"].files = {"log.txt": b"hello"}
+    saved = json.loads(cli(f"files run-1 --to {tmp_path}/saved --json")[1])
+    assert saved == {"files": [{"name": "log.txt", "path": str(tmp_path / "saved" / "log.txt")}]}
+    assert json.loads(cli("delete run-1 --json")[1]) == {"deleted": "run-1"}
+    assert json.loads(cli("runs --json")[1]) == {"runs": []}
+
+
+def test_a_version_that_was_withheld_is_told_of(cli, data, monkeypatch):
+    tell = FakeRun.tell
+
+    def withheld(run, **kind):
+        if "finished" in kind:
+            kind["finished"].ClearField("published")
+            kind["finished"].withheld = "its loss didn't improve"
+        tell(run, **kind)
+
+    monkeypatch.setattr(FakeRun, "tell", withheld)
+    out = cli(f"train double {data}")[1]
+    assert "not published: its loss didn't improve\n" in out
+    assert "published double" not in out
+
+
+def test_without_rows_on_a_terminal_predict_says_what_it_takes(cli, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(io, "StringIO", Terminal)
+    status, out, err = cli("predict double")
+    assert (status, out) == (2, "")
+    assert "nothing to predict from" in err
+
+
+def test_an_interrupted_command_says_nothing(cli, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("layerserve.cli.catalogue.connect", interrupted)
+    assert cli("models") == (130, "", "")
+
+
+def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "out.json").mkdir()
+    status, out, err = cli("predict double -o folder/out.json", "[[1, 2, 3]]")
+    assert (status, out) == (1, "")
+    assert err == "layerserve: folder/out.json: Is a directory\n"
 
 
 @pytest.mark.parametrize(

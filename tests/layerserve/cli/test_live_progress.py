@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from datetime import datetime, timezone
 
-from layerserve import EpochEnd, LogLine, RunQueued, RunStarted, StepProgress
+from layerserve import EpochEnd, LogLine, RunQueued, RunResumed, RunStarted, StepProgress
 from layerserve.cli.live_progress import LiveProgress
 from rich.console import Console
 
@@ -36,3 +36,19 @@ def test_a_narrow_terminal_shows_steps_and_time_and_all_logs():
     assert "130/400 steps 0:00:00 <" in last
     for name in logs:
         assert name in last
+
+
+def test_waiting_starting_and_going_on_are_said():
+    def shown(event):
+        console = Console(file=io.StringIO(), force_terminal=True, width=150, color_system=None, legacy_windows=False)
+        with LiveProgress("mnist", console) as live:
+            live.show(event)
+        return console.file.getvalue().split("\r")[-1]
+
+    assert "waiting for 2 other runs" in shown(RunQueued(*AT, 2))
+    alone = shown(RunQueued(*AT, 0))
+    assert "waiting" in alone
+    assert "other runs" not in alone
+    assert "starting" in shown(RunStarted(*AT, 2, 5, 160))
+    assert "goes on from its checkpoint" in shown(RunResumed(*AT, 2, 7))
+    assert "begins anew" in shown(RunResumed(*AT, 0, 0))

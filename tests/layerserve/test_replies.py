@@ -1,0 +1,81 @@
+"""What a server says that this client doesn't know, or a fake one refuses: each is told, none is taken for another."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from layerserve import Client, InvalidTensor, MissingInput, TensorSpec, TrainingCancelled, UnknownInput, tensors
+from layerserve.model_info import read_model_info
+from layerserve.run_info import read_run_info
+from layerserve.testing import FakeServer
+from layerserve.testing.fake_model import FakeModel
+from layerserve.v1 import models_pb2, prediction_pb2, training_pb2
+
+
+@pytest.mark.parametrize("number", [0, 99])
+def test_states_of_a_later_server_are_unknown(number):
+    assert read_model_info(models_pb2.ModelVersion(state=number)).state == "unknown"
+    info = read_run_info(training_pb2.Run(state=number, kind=number))
+    assert (info.state, info.kind) == ("unknown", "unknown")
+
+
+def test_states_of_this_server_are_known():
+    ready = models_pb2.ModelVersion(state=models_pb2.VERSION_STATE_READY)
+    assert read_model_info(ready).state == "ready"
+    run = training_pb2.Run(state=training_pb2.RUN_STATE_RUNNING, kind=training_pb2.RUN_KIND_EVALUATION)
+    assert (read_run_info(run).state, read_run_info(run).kind) == ("running", "evaluation")
+
+
+def test_an_element_type_that_is_none_is_told_with_those_that_are():
+    with pytest.raises(InvalidTensor, match=r"'x'.*got dtype 'float7', expected one of .*float32"):
+        tensors.dtype_enum("float7", "x")
+
+
+def test_an_evaluation_that_is_cancelled_gives_no_numbers(server):
+    server.hold_training()
+    raised = []
+
+    def evaluate():
+        with Client(server.address, timeout=20) as other:
+            try:
+                other.evaluate("double", np.zeros((4, 3), "float32"), np.zeros((4, 3), "float32"))
+            except TrainingCancelled as error:
+                raised.append(error)
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    with Client(server.address, timeout=20) as client:
+        while not (runs := client.runs()) or runs[0].state != "running":
+            pass
+        client.run(runs[0].id).cancel()
+        server.release_training()
+        thread.join(20)
+        assert [error.run_id for error in raised] == [runs[0].id]
+
+
+def test_a_fake_model_refuses_what_a_server_would():
+    inputs = [TensorSpec(name, (None, 2), "float32") for name in ("a", "b")]
+    model = FakeModel("m", lambda arrays: {"y": arrays["a"] + arrays["b"]}, inputs, [], 1)
+    one = np.ones((1, 2), "float32")
+
+    def request(*names):
+        return prediction_pb2.PredictRequest(inputs=[tensors.encode(one, name) for name in names])
+
+    (output,) = model.predict(prediction_pb2.PredictRequest(inputs=request("", "b").inputs, outputs=["y"])).outputs
+    np.testing.assert_array_equal(tensors.decode(output), [[2, 2]])
+    with pytest.raises(UnknownInput, match="model 'm': unknown input 'c'; it has a, b"):
+        model.predict(request("a", "c"))
+    with pytest.raises(MissingInput, match="model 'm': missing input 'b'"):
+        model.predict(request("a"))
+
+
+def test_a_fake_server_tells_layers_of_models_that_say_none():
+    with FakeServer() as server:
+        server.add_model("m", lambda arrays: {}, [TensorSpec("x", (None, 2), "int32")], [])
+        with Client(server.address, timeout=20) as client:
+            (layer,) = client.node_shapes("m").values()
+    assert (layer.name, layer.class_name, layer.parameter_count, len(layer.nodes)) == ("x", "InputLayer", 0, 1)
+    (tensor,) = layer.nodes[0].outputs
+    assert (tensor.layer, tensor.shape, tensor.dtype) == ("x", (None, 2), "int32")
