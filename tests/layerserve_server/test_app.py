@@ -215,6 +215,13 @@ def test_a_file_that_is_no_model_is_told(tmp_path):
         App(Settings(path=path, grpc_port=0))
 
 
+def test_a_file_whose_name_is_none_for_a_model_is_told(tmp_path):
+    path = tmp_path / "-odd name.keras"
+    path.touch()
+    with pytest.raises(ValueError, match=r"-odd name.keras: a model's name has letters, digits, '.', '_' and '-'"):
+        App(Settings(path=path, grpc_port=0))
+
+
 def test_tls(put, start, tmp_path):
     put()
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

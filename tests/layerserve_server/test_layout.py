@@ -4,6 +4,7 @@ import os
 import socket
 
 import pytest
+from layerserve_server.repository import layout
 from layerserve_server.repository.layout import find_file, find_in_folder
 
 
@@ -149,3 +150,28 @@ def test_the_proof_of_a_file_without_a_folder_belongs_to_it(tmp_path):
     assert found(tmp_path)["m", 1].fingerprint != first.fingerprint
     (tmp_path / "m.golden.npz").unlink()
     assert found(tmp_path)["m", 1] == first
+
+
+def test_what_goes_away_or_can_not_be_read_meanwhile_is_told(tmp_path, monkeypatch):
+    """A folder of versions that is gone has none; a version's folder, or file, has its reason."""
+    path = touch(tmp_path / "a" / "1" / "model.keras")
+    gone = find_file("a", 1, tmp_path / "a" / "1" / "other.keras")
+    assert (gone.problem, gone.fingerprint) == ("other.keras: No such file or directory", layout.NOTHING)
+
+    def refused(where):
+        listing = {"scandir": os.scandir, "listdir": os.listdir}[where]
+
+        def list_folder(folder):
+            if os.fspath(folder) == str(path.parent if where == "listdir" else path.parents[1]):
+                raise PermissionError(13, "Permission denied")
+            return listing(folder)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, where, list_folder)
+            return found(tmp_path)
+
+    assert refused("scandir") == {}
+    (one,) = refused("listdir").values()
+    assert (one.name, one.version, one.fingerprint) == ("a", 1, layout.NOTHING)
+    assert one.problem == "the version's folder: Permission denied"
+    assert found(tmp_path)["a", 1].problem == ""
