@@ -219,7 +219,8 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
     with run.log.watched(lambda: stream.soon(news.set)):
         while True:
             news.clear()
-            new = run.log.since(sequence)
+            # Off the event loop: those of a long run are read from its file.
+            new = await stream.blocking(partial(run.log.since, sequence))
             for event in new:
                 yield _event(run, event)
                 sequence = event.sequence + 1
