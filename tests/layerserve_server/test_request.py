@@ -9,6 +9,7 @@ from layerserve import tensors
 from layerserve.v1 import tensor_pb2
 from layerserve_server.admission import Admission, admit
 from layerserve_server.errors import InvalidRequestError
+from layerserve_server.services import request
 from layerserve_server.services.messages import decode
 from layerserve_server.services.request import RequestForm
 
@@ -96,3 +97,15 @@ def test_what_fits_is_not_copied(case, in_place):
     specs, given = CASES[case]
     form = RequestForm(Admission(Plan(*specs), specs, ("y",)))
     assert (form._read_in_place(given) is not None) is in_place
+
+
+def test_only_so_many_patterns_are_kept(monkeypatch):
+    """A caller could make any number of them."""
+    asked = []
+    monkeypatch.setattr(request, "MAX_KEPT", 2)
+    monkeypatch.setattr(RequestForm, "_find_layouts", lambda self, pattern: asked.append(pattern) or (pattern,))
+    specs, _ = CASES["as it is"]
+    form = RequestForm(Admission(Plan(*specs), specs, ("y",)))
+    assert [form.layouts(pattern) for pattern in "abbcca"] == [(pattern,) for pattern in "abbcca"]
+    assert asked == ["a", "b", "c", "a"], "with the third, those before are forgotten"
+    assert len(form._layouts) == 2

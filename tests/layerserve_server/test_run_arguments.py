@@ -1,0 +1,117 @@
+"""What a run gives to `fit` and to `evaluate`, and what a forked process begins with."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from layergraph import Input, Model, layers
+from layerserve_server.training import forking
+from layerserve_server.training.model import evaluate_arguments, fit_arguments
+from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.run_folder import CHILD_OUTPUT
+
+RNG = np.random.default_rng(0)
+ARRAYS = {role: RNG.random((10, 3), "float32") for role in (Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y)}
+WEIGHTS = np.arange(10, dtype="float32")
+
+
+def request(*roles: Role, **settings: Any) -> tuple[RunRequest, list[Any]]:
+    """A request for such arrays, and these."""
+    arrays = [WEIGHTS if role.use is Role.SAMPLE_WEIGHT else ARRAYS[role] for role in roles]
+    names = {Role.X: "x", Role.VALIDATION_X: "x", Role.SAMPLE_WEIGHT: "", Role.VALIDATION_SAMPLE_WEIGHT: ""}
+    data = tuple(
+        DataArray(role, names.get(role, "y"), "float32", array.shape) for role, array in zip(roles, arrays, strict=True)
+    )
+    return RunRequest(model="m", version=1, data=data, **settings), arrays
+
+
+def model() -> Model:
+    x = Input((3,), name="x")
+    made = Model(x, layers.Dense(3, name="y")(x))
+    made.compile("sgd", "mse", metrics=["mae"])
+    return made
+
+
+def test_a_run_prints_nothing_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it prints is its log, which callbacks share, and is limited."""
+    given = request(Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y, epochs=2)
+    made = model()
+    made.fit(**fit_arguments(*given))
+    logs = made.evaluate(**evaluate_arguments(*given))
+    assert set(logs) == {"loss", "mae"}
+    assert capsys.readouterr().out == ""
+
+
+def test_an_evaluation_is_of_the_data_that_validates_if_there_is_some() -> None:
+    made = model()
+    given = request(Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y)
+    logs = made.evaluate(**evaluate_arguments(*given))
+    x, y = ARRAYS[Role.VALIDATION_X], ARRAYS[Role.VALIDATION_Y]
+    assert logs["mae"] == pytest.approx(float(np.abs(made.predict(x) - y).mean()), rel=1e-5)
+    logs = made.evaluate(**evaluate_arguments(*request(Role.X, Role.Y)))
+    x, y = ARRAYS[Role.X], ARRAYS[Role.Y]
+    assert logs["mae"] == pytest.approx(float(np.abs(made.predict(x) - y).mean()), rel=1e-5)
+    logs = made.evaluate(**evaluate_arguments(*request(Role.X, Role.Y, validation_split=0.3)))
+    assert logs["mae"] == pytest.approx(float(np.abs(made.predict(x[7:]) - y[7:]).mean()), rel=1e-5)
+
+
+def test_an_evaluation_has_its_weights_and_its_batch_size() -> None:
+    given = request(Role.X, Role.Y, Role.SAMPLE_WEIGHT, batch_size=7)
+    arguments = evaluate_arguments(*given)
+    assert (arguments["batch_size"], arguments["sample_weight"].tolist()) == (7, WEIGHTS.tolist())
+    arguments = evaluate_arguments(*request(Role.X, Role.Y, batch_size=7, validation_batch_size=3))
+    assert (arguments["batch_size"], arguments["sample_weight"]) == (3, None)
+    roles = (Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y, Role.VALIDATION_SAMPLE_WEIGHT)
+    assert evaluate_arguments(*request(*roles))["sample_weight"].tolist() == WEIGHTS.tolist()
+    assert fit_arguments(*request(*roles))["validation_data"][2].tolist() == WEIGHTS.tolist()
+
+
+def test_settings_of_a_run_arrive() -> None:
+    settings = {
+        "epochs": 3,
+        "batch_size": 5,
+        "shuffle": False,
+        "seed": 9,
+        "validation_split": 0.5,
+        "stop_on_nan": False,
+    }
+    arguments = fit_arguments(*request(Role.X, Role.Y, **settings))
+    assert {name: arguments[name] for name in settings} == settings
+    assert arguments["class_weight"] is None
+    assert not {"steps_per_epoch", "validation_batch_size", "validation_data"} & arguments.keys()
+    more = {"steps_per_epoch": 4, "validation_batch_size": 6, "class_weight": {0: 2.0}}
+    arguments = fit_arguments(*request(Role.X, Role.Y, **more))
+    assert {name: arguments[name] for name in more} == more
+
+
+def test_a_fork_has_random_numbers_an_environment_and_a_log_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a fork copies would be the same in all runs."""
+    environment, streams, carried = {"OLD": "1"}, [], []
+    monkeypatch.setattr(os, "setsid", lambda: carried.append("session"))
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(os, "dup2", lambda output, stream: streams.append(stream))
+    monkeypatch.setattr(forking.run, "carry_out", carried.append)
+    kept = random.getstate(), np.random.get_state()
+    try:
+        random.seed(3)
+        np.random.seed(3)
+        expected = random.random(), np.random.random()
+        random.seed(3)
+        np.random.seed(3)
+        forking._train(tmp_path, {"NEW": "2"})
+        assert random.random() != expected[0]
+        assert np.random.random() != expected[1]
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+    assert carried == ["session", tmp_path]
+    assert environment == {"NEW": "2"}
+    assert streams == [1, 2]
+    assert (tmp_path / CHILD_OUTPUT).exists()
