@@ -138,6 +138,7 @@ CALLS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
     "zeros around": (lambda x: back(functional.pad(turned(x), [1, 2, 3, 0])), 0),
     "zeros around channels": (lambda x: back(functional.pad(turned(x), [0, 0, 0, 0, 2, 1])), 0),
     "another number around": (lambda x: back(functional.pad(turned(x), [1, 2], value=3.5)), 0),
+    "zeros as many as it has steps": (lambda x: back(functional.pad(turned(x), [0, x.shape[2]])), 2),
     "mirrored around": (lambda x: back(functional.pad(turned(x), [1, 2, 1, 1], mode="reflect")), 2),
     "the edge around": (lambda x: back(functional.pad(turned(x), [1, 2, 1, 1], mode="replicate")), 2),
     "padded before": (lambda x: turned(functional.pad(x, [0, 0, 1, 2, 3, 0])), 1),

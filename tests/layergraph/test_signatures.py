@@ -119,6 +119,31 @@ def test_arguments_come_in_keras_order(kind: str) -> None:
     assert wrong.keys() == {name for name in ELSEWHERE if name in TABLES[kind][0]}, wrong
 
 
+#: Classes with arguments by position here that Keras has behind a name.
+BEHIND_A_NAME = {
+    "layers": {"InputLayer"},
+    "operations": {"ConvertToTensor", "Geomspace", "Linspace", "Logspace", "MultiHot", "OneHot"},
+    "losses": {"Dice", "SparseCategoricalCrossentropy", "Tversky"},
+    "metrics": {
+        *("BinaryAccuracy", "BinaryCrossentropy", "CategoricalCrossentropy", "ConcordanceCorrelation"),
+        *("CosineSimilarity", "PearsonCorrelation", "SparseCategoricalCrossentropy"),
+    },
+    "schedules": {"CosineDecay"},
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_what_keras_has_behind_a_name_is_taken_by_name_alone(kind: str) -> None:
+    """Else a name that is given by position, as for Keras, would be taken for something else."""
+    found = set()
+    for name, ours, theirs in classes(kind):
+        known = [p.name for p in theirs if p.kind is not p.KEYWORD_ONLY]
+        behind = known[next((i for i, each in enumerate(known) if each in NAMED), len(known)) :]
+        if any(n in behind and n not in NAMED and not option.kw_only for n, option in ours._options.items()):
+            found.add(name)
+    assert found == BEHIND_A_NAME.get(kind, set())
+
+
 @pytest.mark.parametrize("kind", TABLES)
 def test_defaults_are_keras_defaults(kind: str) -> None:
     wrong, given = {}, set()
