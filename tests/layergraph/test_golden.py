@@ -12,7 +12,15 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph.errors import CorruptFileError, GraphError
-from layergraph.golden import GoldenMismatchError, check_golden, golden_path, make_golden, read_golden, write_golden
+from layergraph.golden import (
+    Golden,
+    GoldenMismatchError,
+    check_golden,
+    golden_path,
+    make_golden,
+    read_golden,
+    write_golden,
+)
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "make_golden.py"
 
@@ -94,3 +102,41 @@ def test_text_needs_examples_of_ones_own() -> None:
     x = layergraph.Input((1,), dtype="string", name="words")
     with pytest.raises(GraphError, match="input 'words' takes text"):
         make_golden(layergraph.Model(x, layergraph.layers.Hashing(4)(x)))
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("value", [-1e-9, np.nan, np.inf, [1e-3, 1e-3]])
+def test_a_tolerance_is_one_number(name: str, value: object, tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    np.savez(path, **{name: value, "input/x": np.ones((1, 2)), "output/a": np.ones(3)})
+    with pytest.raises(CorruptFileError, match=f"'{name}' is .*, expected one number of at least 0"):
+        read_golden(path)
+
+
+def test_tolerances_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "golden.npz"
+    np.savez(path, rtol=0.0, atol=[0.25], **{"input/x": np.ones((1, 2)), "output/a": np.ones(3)})
+    golden = read_golden(path)
+    assert (golden.rtol, golden.atol) == (0.0, 0.25)
+
+
+def test_outputs_of_another_shape_are_told(tmp_path: Path) -> None:
+    made = model()
+    golden = make_golden(made)
+    outputs = {name: value[:, :1] if name == "b" else value for name, value in golden.outputs.items()}
+    write_golden(Golden(golden.inputs, outputs), tmp_path / "golden.npz")
+    with pytest.raises(GoldenMismatchError, match=r"output 'b' has shape \(\d+, 2\), expected \(\d+, 1\)"):
+        check_golden(made, tmp_path / "golden.npz")
+
+
+@pytest.mark.parametrize(("change", "held"), [(0.5, True), (0.51, False)])
+def test_a_difference_may_be_as_large_as_the_tolerances_say(change: float, held: bool, tmp_path: Path) -> None:
+    x = layergraph.Input((1,), name="x")
+    made = layergraph.Model(x, layergraph.layers.Rescaling(1.0, name="y")(x))
+    ones = np.full((2, 1), 2.0, "float32")
+    write_golden(Golden({"x": ones + change}, {"y": ones}, rtol=0.125, atol=0.25), tmp_path / "golden.npz")
+    if held:
+        check_golden(made, tmp_path / "golden.npz")
+    else:
+        with pytest.raises(GoldenMismatchError, match=r"differs by 0.51 at .* \(2 of 2 values are out of rtol=0.125"):
+            check_golden(made, tmp_path / "golden.npz")

@@ -96,3 +96,44 @@ def test_what_is_wrong_is_named(given, message):
 def test_shapes_that_do_not_fit(name):
     with pytest.raises(ConfigError, match="got a weight of shape"):
         INITIALIZERS[name]()((3,))
+
+
+@pytest.mark.parametrize("scaling", ["density", "spectrum", None])
+@pytest.mark.parametrize("window", ["hann", "hamming", "boxcar", [0.1, 0.4, 0.9, 1.0, 0.7, 0.2]])
+def test_stft_kernels_of_any_window(window, scaling):
+    """By SciPy's definitions, and Keras's numbers for its names."""
+    options = {"side": "real", "window": window, "scaling": scaling}
+    given = {**options, "window": np.array(window, "float32")} if isinstance(window, list) else options
+    got = INITIALIZERS["STFT"](**given)((6, 1, 4))
+    if isinstance(window, str) and window != "boxcar":
+        expected = keras.initializers.STFT(**options)((6, 1, 4), "float32").numpy()
+        np.testing.assert_allclose(got.numpy(), expected, atol=1e-6)
+    values = np.ones(6) if window == "boxcar" else np.array(window, float) if isinstance(window, list) else None
+    if values is not None:
+        values = values / {"density": np.sqrt((values**2).sum()), "spectrum": values.sum(), None: 1}[scaling]
+        waves = np.cos(-2 * np.pi * np.arange(6)[:, None] * np.arange(4) / 6)
+        np.testing.assert_allclose(got[:, 0].numpy(), waves * values[:, None], atol=1e-6)
+
+
+def test_stft_kernels_of_other_shapes_are_refused():
+    with pytest.raises(ConfigError, match=r"STFT: got a weight of shape \(6, 4\), expected \(frame, 1, frequencies\)"):
+        INITIALIZERS["STFT"]()((6, 4))
+    with pytest.raises(ConfigError, match="STFT: window has 5 values, expected 6"):
+        INITIALIZERS["STFT"](window=[1.0] * 5)((6, 1, 4))
+
+
+def test_seeds_of_files_are_numbers_or_their_generators():
+    generator = {"class_name": "SeedGenerator", "config": {"seed": 11, "name": "s"}}
+    one, other = (INITIALIZERS["RandomNormal"](seed=seed)((3, 2)) for seed in (generator, 11))
+    np.testing.assert_array_equal(one, other)
+    for seed in ({"class_name": "SeedGenerator", "config": 3}, None):
+        assert INITIALIZERS["RandomNormal"](seed=seed).seed is None
+    for seed in ("eleven", 1.5, [1]):
+        with pytest.raises(ConfigError, match="expected an integer, or nothing"):
+            INITIALIZERS["RandomNormal"](seed=seed)
+
+
+@pytest.mark.parametrize("value", [[[1], [1, 2]], "text", None, {"config": 3}, {"class_name": "__numpy__"}])
+def test_constants_are_numbers(value):
+    with pytest.raises(ConfigError, match="expected a number or an array of numbers"):
+        INITIALIZERS["Constant"](value=value)

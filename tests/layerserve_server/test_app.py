@@ -15,7 +15,7 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server import execution
 from layerserve_server.app import App
-from layerserve_server.commands import serve
+from layerserve_server.commands import serve, started
 from layerserve_server.repository import layout
 from layerserve_server.settings import Settings
 from layerserve_server.tuning import Tuner
@@ -195,6 +195,17 @@ def test_plugins_that_were_loaded_are_told_of(put, start, monkeypatch, caplog, f
     assert [text for text in caplog.messages if "custom layers" in text] == (
         ["custom layers: mine, yours"] if found else []
     )
+
+
+def test_a_server_that_can_not_start_lets_go_of_what_it_has(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    stopped = []
+    monkeypatch.setattr(App, "start", lambda app: 1 / 0)
+    stop = App.stop
+    monkeypatch.setattr(App, "stop", lambda app: stopped.append(app) or stop(app))
+    with pytest.raises(ZeroDivisionError):
+        started(Settings(path=tmp_path / "models", host="127.0.0.1", grpc_port=0, metrics_port=-1, warm_training=False))
+    assert len(stopped) == 1
 
 
 def test_a_path_that_is_not_there_is_told(tmp_path):

@@ -209,3 +209,30 @@ def test_a_proof_that_does_not_hold_keeps_the_precision(
     assert given == [(model, proof, "int8", 5, {"shared": True})]
     assert "model.keras stays in float32: differs by 3\n" in caplog.text
     assert "and more" not in caplog.text
+
+
+def test_a_model_that_keeps_to_its_proof_tells_how_near_it_comes(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "reduce_precision", lambda *arguments, **options: None)
+    file.with_name("model.golden.npz").touch()
+    model: Any = SimpleNamespace(engines=(SimpleNamespace(difference=0.125),))
+    with caplog.at_level("INFO"):
+        assert tuning.reducing(lambda path: model, "int8", 5)(file) is model
+    (record,) = caplog.records
+    assert (record.getMessage(), record.largest_difference) == ("model.keras computes in int8", 0.125)
+
+
+def test_a_finding_holds_for_the_packages_that_are_installed(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan()
+    tuner_of(tmp_path)._tune(version_of(plan, file))
+
+    def missing(package: str) -> str:
+        raise tuning.PackageNotFoundError(package)
+
+    monkeypatch.setattr(tuning, "version", missing)
+    tuner_of(tmp_path)._tune(version_of(plan, file))
+    tuner_of(tmp_path)._tune(version_of(plan, file))
+    assert [asked["known"] for asked in plan.asked] == [(), (), plan.choices]

@@ -30,7 +30,7 @@ def waiting_run(stub: Any) -> tuple[Any, str]:
     raise AssertionError("the run ended before its first step")
 
 
-def test_a_watch_ends_at_once_when_the_server_stops(put: Any, start: Any, connect: Any) -> None:
+def test_streams_of_a_run_are_closed_at_once_when_the_server_stops(put: Any, start: Any, connect: Any) -> None:
     put(version=1)
     app = start()
     stub = training_pb2_grpc.TrainingServiceStub(connect(app))

@@ -317,3 +317,5 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert "layerserve_buffered_bytes 123.0" in metrics
     assert ready
     assert version.retired
+    assert version.lane._name == "model 'double' version 1"
+    assert version.lane._execute is version.execution
