@@ -123,6 +123,14 @@ def test_names_of_outputs_before_those_of_metrics_are_not_repeated(nesting: Any)
         assert name in model.metrics_names
 
 
+def test_overlaps_count_in_floats_in_keras_2() -> None:
+    model = images(layergraph)
+    model.compile("sgd", "mse", metrics=[made_metric("OneHotMeanIoU", num_classes=3)])
+    assert compile_object(model)["metrics"][0]["config"]["dtype"] == "int32"
+    (((written,),),) = [writer(model).training_config()["metrics"]]
+    assert written["config"]["dtype"] == "float32"
+
+
 def test_one_list_of_metrics_is_for_all_outputs_of_keras_2() -> None:
     model = recommender(layergraph)
     given = {"optimizer_config": {"class_name": "SGD", "config": {}}, "loss": "mse", "metrics": ["mae", "mse"]}

@@ -298,6 +298,9 @@ class Keras2Compile:
         later = self._said(f"metric {kind}", metric, config, LATER_METRIC_OPTIONS.get(kind, ()))
         later += self._too_new(f"metric {kind}", metric, config, METRIC_OPTIONS_SINCE)
         config = {key: value for key, value in config.items() if key not in later}
+        if metric.default_dtype == config.get("dtype") == "int32":
+            # There the overlaps can't count in integers, which they do in Keras 3 unless told otherwise.
+            config["dtype"] = "float32"
         return {"class_name": kind, "config": {**config, "name": name}}
 
     def _given_metric(self, given: Any) -> Any:
