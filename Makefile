@@ -142,7 +142,7 @@ round-trips: $(STAMP) ## Open with Keras 2.15 its models that were saved here: l
 	$(PYTHON_2_15) tests/round_trips.py check build/round-trips
 
 .PHONY: compiled-round-trips
-compiled-round-trips: $(STAMP) ## Train on with PYTHON_HOME (its Keras 2.15 or 3) compiled models that were saved and trained here
+compiled-round-trips: $(STAMP) ## Train on with PYTHON_HOME (its tf.keras 1.14 to 2.15, or Keras 3) compiled models that were saved and trained here
 	rm -rf build/compiled-round-trips
 	$(PYTHON_HOME) tests/compare_round_trips.py make build/compiled-round-trips
 	$(BIN)/python tests/compare_round_trips.py pass build/compiled-round-trips

@@ -41,16 +41,13 @@ def compile_config(
     if "optimizer" not in given:
         return None
     values = ValueReader(generation, problems, lambda value, owner: None)
-    of_keras2_h5 = generation.major == 2 and "optimizer_config" in raw
     for key in ("metrics", "weighted_metrics"):
         given[key] = _functions_wrapped(given.get(key))
     result = {key: values.value(f"compile argument '{key}'", given.get(key)) for key in KEYS}
     for key in ("metrics", "weighted_metrics"):
         result[key] = _of_one_output(_unwrapped(result[key], output_names), output_names)
-        if of_keras2_h5:
-            result[key] = _without_prefixes(result[key], output_names)
         if generation.major != 3:
-            result[key] = _of_all_outputs(result[key], output_names)
+            result[key] = _of_all_outputs(_without_prefixes(result[key], output_names), output_names)
     if generation.major != 3:
         result["loss_weights"] = _as_the_losses(result["loss_weights"], result["loss"], output_names)
     optimizer = result["optimizer"]
@@ -126,7 +123,10 @@ def _plain(value: Mapping[str, Any]) -> bool:
 
 
 def _without_prefixes(given: Any, names: Sequence[str]) -> Any:
-    """Keras 2 writes metrics of several outputs with the output's name in front, which the logs would repeat."""
+    """Keras 2 renames metrics of several outputs when it first computes them: the output's name goes in front.
+
+    It repeats that for those of its own `.keras` files.
+    """
     if len(names) < 2:
         return given
     if isinstance(given, dict) and _plain(given):
