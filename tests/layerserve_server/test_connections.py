@@ -74,7 +74,7 @@ class Pair:
 
     def look(self):
         self.watched._search()
-        self.watched._look(1.0)
+        self.watched._look(0.0)
 
     @property
     def connection(self) -> Connection:
@@ -131,6 +131,12 @@ def test_a_connection_whose_messages_never_end_is_ended(pair, monkeypatch):
     pair.send(1 << 20)
     pair.look()
     assert pair.ended()
+    # It goes on to count until its library has noticed.
+    took = pair.watched.kept()
+    assert took > 8 << 20
+    pair.watched._look(connections.ENDING_SECONDS)
+    assert pair.watched.kept() == pytest.approx(took / 2, abs=1)
+    pair.watched._look(100.0)
     assert pair.watched.kept() == 0
 
 
@@ -170,6 +176,20 @@ def test_a_caller_that_takes_no_replies_is_ended(pair, monkeypatch):
     clock[0] += 2
     pair.look()
     assert pair.ended()
+
+
+def test_replies_count_as_soon_as_they_are_given_out(pair):
+    """Many more would be given out until the next look; it comes at once where they are much."""
+    pair.look()
+    pair.watched.gave_out(pair.traffic, 1 << 20)
+    assert pair.watched.kept() == 1 << 20
+    assert not pair.watched._look_now.is_set()
+    pair.look()
+    assert pair.watched.kept() == (1 << 20) + 2 * HELLO  # once, as what is left on the connection
+    pair.watched.gave_out(pair.traffic, (1 << 20) + 1)  # an eighth of all is a MiB
+    assert pair.watched._look_now.is_set()
+    pair.look()
+    assert pair.watched.kept() == (2 << 20) + 1 + 2 * HELLO
 
 
 def test_a_caller_that_takes_its_replies_slowly_stays(pair, monkeypatch):
@@ -218,7 +238,7 @@ class Crowd:
     def look(self):
         """Looks; gives the numbers of the connections that are ended."""
         self.watched._search()
-        self.watched._look(1.0)
+        self.watched._look(0.0)
         ended = []
         for number, caller in enumerate(self.callers):
             caller.settimeout(0)

@@ -318,3 +318,24 @@ def test_what_another_server_answers_is_handed_on(tmp_path):
     other.stop(0)
     owner.stop(0)
     assert (observer.began, observer.ended) == (0, []), "calls that are handed on are counted where they are answered"
+
+
+def test_refusals_of_another_server_keep_their_status(tmp_path):
+    """Also those that come while the request is being passed on."""
+    shared = SharedPort(tmp_path / "owner.sock", owner=True)
+    few, many = Limits(10_000, 8, 4, 100), Limits(10_000, 8, 1000, 1000)
+    owner = GrpcioServer(Echo().routes(), Observer(), few, host="127.0.0.1", port=0, shared=shared)
+    owner.start()
+    shared = SharedPort(tmp_path / "owner.sock", owner=False)
+    other = GrpcioServer(Routes(), Observer(), many, host="127.0.0.1", port=0, shared=shared)
+    other.start()
+    with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
+        for _ in range(5):
+            streams = [channel.unary_stream(ECHO + "count")(b"1", timeout=60) for _ in range(100)]
+            for stream in streams:
+                try:
+                    assert list(stream) == [b"0"]
+                except grpc.RpcError as error:
+                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error.details()
+    other.stop(0)
+    owner.stop(0)

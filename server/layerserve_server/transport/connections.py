@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
 #: Least time between two looks, in seconds, and as a multiple of what a look takes.
 LEAST_SECONDS, LEAST_LOOKS = 0.02, 10.0
+#: Part of the memory for callers that replies may take before they are looked for on the connections at once.
+UNSEEN = 0.125
 #: Part of `max_connections` that all may take before the addresses with most of them lose some.
 CROWDED = 0.875
 #: Bytes that a call may take on the wire besides its message: both transports bound its metadata.
@@ -36,6 +38,8 @@ CALL_BYTES = 80 * 1024
 UNFINISHED_WEIGHT = 2.0
 #: Time in which what is counted of messages that don't come whole is halved: their calls may have been cancelled.
 HALF_LIFE_SECONDS = 60.0
+#: Time in which half of what a connection took is free again that was ended for it: its library has to notice.
+ENDING_SECONDS = 0.5
 #: Less than this isn't counted as kept: buffers of the kernel and of the libraries.
 SLACK_BYTES = 1 << 20
 #: What every client of HTTP/2 sends at once: its preface and the head of a SETTINGS frame.
@@ -143,6 +147,11 @@ class Connections:
         #: Names of sockets that were looked at, whatever they are.
         self._known: set[str] = set()
         self._kept = 0
+        #: Bytes of replies that were given out since the last look.
+        self._unseen = 0
+        #: Bytes that connections took which were ended for it, and may take still.
+        self._ending = 0.0
+        self._look_now = threading.Event()
         #: Connections that were ended since this was last logged, by address and reason.
         self._ended: Counter[tuple[str, str]] = Counter()
         #: Messages of which it isn't known which connection they came through: those of a server behind the front.
@@ -162,6 +171,7 @@ class Connections:
     def stop(self) -> None:
         """Ends all connections, and the watching."""
         self._stopping.set()
+        self._look_now.set()
         if self._thread is not None:
             self._thread.join()
             self._search()
@@ -171,7 +181,15 @@ class Connections:
 
     def kept(self) -> int:
         """Bytes that the transport's library keeps for all connections, as of the last look."""
-        return self._kept
+        return self._kept + self._unseen + int(self._ending)
+
+    def gave_out(self, traffic: Traffic, size: int) -> None:
+        """A reply of so many bytes is the transport's library's to send."""
+        traffic.replied += size
+        if self._thread is not None:
+            self._unseen += size
+            if self._unseen > UNSEEN * self._limits.max_buffered_bytes:
+                self._look_now.set()
 
     def of(self, peer: str) -> Traffic:
         """What has been seen of the connection with this address, to be counted on."""
@@ -184,11 +202,13 @@ class Connections:
 
     def _watch(self) -> None:
         looked, pause = time.monotonic(), LOOK_SECONDS
-        while not self._stopping.wait(pause):
+        while not self._stopping.is_set():
+            self._look_now.wait(pause)
+            self._look_now.clear()
             now, kept = time.monotonic(), self._kept
             try:
                 self._search()
-                self._look(0.5 ** ((now - looked) / HALF_LIFE_SECONDS))
+                self._look(now - looked)
                 self.after_look()
             except Exception:
                 logger.exception("a look at the connections")
@@ -232,8 +252,11 @@ class Connections:
             return None  # it listens, or was closed meanwhile
         return Connection(descriptor, name, where) if where is not None else None
 
-    def _look(self, decay: float) -> None:
-        now = time.monotonic()
+    def _look(self, elapsed: float) -> None:
+        """Counts what has come and gone in the seconds since the last look, and ends what is at fault."""
+        now, self._unseen = time.monotonic(), 0
+        decay = 0.5 ** (elapsed / HALF_LIFE_SECONDS)
+        self._ending *= 0.5 ** (elapsed / ENDING_SECONDS)
         traffic = self._by_endpoint()
         received = self.elsewhere.received + CALL_BYTES * self.elsewhere.calls
         forgiven, self._seen_elsewhere = received - self._seen_elsewhere, received
@@ -283,6 +306,7 @@ class Connections:
             if self.relieve(connection.where):
                 connection.coming = 0.0
             else:
+                self._ending += connection.kept
                 self._end(connection, "most bytes were kept for it, and all have their limit")
         self._kept = self._all_kept()
 

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from layerserve_server.errors import STOPPING, UnavailableError
 from layerserve_server.transport.call import Stream
@@ -74,7 +75,7 @@ async def _send(stream: Stream, call: _Call) -> None:
     """Passes on the caller's messages; ends the call where they don't come."""
     try:
         async for message in stream.requests():
-            await call.write(message)
+            await _write(call, message)
         await call.done_writing()
     except asyncio.InvalidStateError:
         pass  # the other server has ended the call
@@ -83,3 +84,19 @@ async def _send(stream: Stream, call: _Call) -> None:
     except Exception:
         call.cancel()
         raise
+
+
+async def _write(call: _Call, message: bytes) -> None:
+    """As `call.write`, which turns the status of a call that has just ended into INTERNAL.
+
+    Takes a name that grpcio doesn't publish. Raises as `call.write` for a call that has ended.
+    """
+    core: Any = getattr(call, "_cython_call", None)
+    if core is None:
+        await call.write(message)
+        return
+    await call.wait_for_connection()
+    try:
+        await core.send_serialized_message(message)
+    except cygrpc.InternalError as error:
+        raise asyncio.InvalidStateError("the call has ended") from error

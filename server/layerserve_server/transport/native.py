@@ -201,7 +201,7 @@ class NativeCall(BurstCall):
 
     def send(self, message: bytes) -> None:
         self._server._calls.pop(self._number, None)
-        self._traffic.replied += len(message)
+        self._server._connections.gave_out(self._traffic, len(message))
         self._server._front.respond(self._number, message)
         self.drop()
 
