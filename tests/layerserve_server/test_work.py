@@ -1,0 +1,289 @@
+"""What a run's process does, in this process: it trains or evaluates a real model, and leaves all in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from layergraph import Input, Model, layers, load_model
+from layergraph.training.callbacks import Callback
+from layerserve_server.training import child, events, reporting, work
+from layerserve_server.training.checkpoints import RunCheckpoints
+from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.outcome import INTERRUPT, Outcome
+from layerserve_server.training.reporting import EvaluationReporter, Place, Reporter
+from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, result_file
+from layerserve_server.training.selection import read_best
+from layerserve_server.training.spool import data_file
+
+X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
+Y = (X @ np.array([[1.0], [-2.0], [0.5]]) + 3).astype("float32")
+ROLES = {Role.X: X, Role.Y: Y}
+VALIDATED = {**ROLES, Role.VALIDATION_X: X[:5], Role.VALIDATION_Y: Y[:5]}
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
+    """What the process makes of signals; this one's own stay."""
+    made: list[tuple[int, Any]] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: made.append((number, handler)))
+    return made
+
+
+@pytest.fixture
+def niceness(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How far the process stands back."""
+    asked: list[int] = []
+    monkeypatch.setattr(work, "stand_back", asked.append)
+    monkeypatch.setattr(work, "GiveWay", Callback)
+    return asked
+
+
+@pytest.fixture
+def carried_out(
+    tmp_path: Path, signals: list[tuple[int, Any]], niceness: list[int], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Outcome, EventLog]]:
+    """Carries a run of a small model out; how it ended, and what it told."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: on)
+
+    def carry(data: dict[Role, np.ndarray] | None = None, **settings: Any) -> tuple[Outcome, EventLog]:
+        arrays = data or ROLES
+        names = {role: "x" if role in (Role.X, Role.VALIDATION_X) else "y" for role in arrays}
+        told = tuple(DataArray(role, names[role], "float32", value.shape) for role, value in arrays.items())
+        compiled = {
+            "optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1}},
+            "loss": "mse",
+            "metrics": ["mae"],
+        }
+        given = {"epochs": 3, "batch_size": 4, "nice": 0, "seed": 5, "compile": compiled, "checkpoint_seconds": 1e9}
+        request = RunRequest(model="m", version=7, data=told, **{**given, **settings})
+        if not (tmp_path / BASE).exists():
+            (tmp_path / BASE).mkdir()
+            x = Input((3,), name="x")
+            Model(x, layers.Dense(1, name="y")(x)).save(tmp_path / BASE / "model.keras")
+            (tmp_path / "data").mkdir()
+        for index, value in enumerate(arrays.values()):
+            np.save(data_file(tmp_path, index), value)
+        request.write(tmp_path)
+        (tmp_path / "outcome.json").unlink(missing_ok=True)
+        assert child.main(tmp_path) == 0
+        outcome = Outcome.read(tmp_path)
+        assert outcome is not None
+        return outcome, EventLog.read(tmp_path)
+
+    yield carry
+    torch.set_num_threads(threads)
+
+
+def of(log: EventLog, kind: type) -> list[Any]:
+    return [event.what for event in log.events if isinstance(event.what, kind)]
+
+
+def loss(file: Path) -> float:
+    return float(np.square(load_model(file).predict(X) - Y).mean())
+
+
+def test_a_run_trains_and_leaves_its_model_and_what_it_did(
+    carried_out: Any, tmp_path: Path, niceness: list[int], signals: list[tuple[int, Any]]
+) -> None:
+    outcome, log = carried_out(nice=3, threads=2)
+    assert (outcome.kind, outcome.epoch, outcome.withheld) == ("trained", 3, "")
+    assert outcome.seconds > 0
+    assert set(outcome.logs) == {"loss", "mae"}
+    assert [each.text for each in of(log, events.Log)] == ["from version 7, seed 5, threads 2"]
+    assert of(log, events.Started) == [events.Started(3, 3, 12)]
+    epochs = of(log, events.Epoch)
+    assert [(each.epoch, each.epochs) for each in epochs] == [(1, 3), (2, 3), (3, 3)]
+    assert epochs[-1].logs == outcome.logs
+    assert epochs[0].logs["loss"] > epochs[2].logs["loss"]
+    assert [each.step for each in of(log, events.Step)][-1] == 3
+    assert of(log, events.Resumed) == []
+    assert loss(result_file(tmp_path)) < loss(tmp_path / BASE / "model.keras")
+    assert niceness == [3]
+    assert torch.get_num_threads() == 2
+    # While it trains it can be interrupted and stopped; what is kept is kept whole.
+    handlers = [number for number, handler in signals if handler is signal.SIG_IGN]
+    assert handlers == [INTERRUPT, signal.SIGTERM]
+    assert signals[0] == (signal.SIGTERM, child._stop)
+    assert (tmp_path / CHILD_LOCK).read_text().split()[0] == str(os.getpid())
+
+
+def test_the_same_run_gives_the_same_numbers(carried_out: Any, tmp_path: Path) -> None:
+    first, _ = carried_out()
+    second, _ = carried_out()
+    other, _ = carried_out(seed=6)
+    assert first.logs == second.logs != other.logs
+
+
+def test_a_run_validates(carried_out: Any) -> None:
+    outcome, _ = carried_out(VALIDATED)
+    assert set(outcome.logs) == {"loss", "mae", "val_loss", "val_mae"}
+
+
+def test_the_best_epochs_model_is_the_result(carried_out: Any, tmp_path: Path) -> None:
+    """With a rate at which every epoch is worse than the one before, the first is best."""
+    wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
+    _, log = carried_out(VALIDATED, publish_best=True, compile=wild, stop_on_nan=False)
+    kept = read_best(tmp_path)
+    assert kept is not None
+    values = [each.logs["val_loss"] for each in of(log, events.Epoch)]
+    assert values[0] < values[1] < values[2]
+    assert (kept["epoch"], kept["value"], kept["file"]) == (1, values[0], "1.keras")
+    assert of(log, events.Log)[-1].text == "the best epoch is 1"
+    assert loss(result_file(tmp_path)) == pytest.approx(loss(tmp_path / BEST / "1.keras"))
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+
+
+def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) -> None:
+    _, log = carried_out(publish_best=True, monitor="loss")
+    values = [each.logs["loss"] for each in of(log, events.Epoch)]
+    assert values == sorted(values, reverse=True)
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["3.keras", "best.json"]
+    assert json.loads((tmp_path / BEST / "best.json").read_text())["value"] == values[2]
+
+
+def test_of_a_log_that_should_be_large_the_largest_is_best(carried_out: Any, tmp_path: Path) -> None:
+    carried_out(publish_best=True, monitor="loss", monitor_mode="max")
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+
+
+def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
+    wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
+    outcome, _ = carried_out(VALIDATED, publish_if_improved="loss", compile=wild, stop_on_nan=False)
+    assert outcome.withheld.startswith("loss ")
+    assert outcome.withheld.endswith(" of version 7")
+    assert " is no improvement on " in outcome.withheld
+    outcome, _ = carried_out(VALIDATED, publish_if_improved="loss")
+    assert outcome.withheld == ""
+    outcome, _ = carried_out(VALIDATED, publish_if_improved="loss", monitor_mode="max")
+    assert " is no improvement on " in outcome.withheld
+
+
+def test_an_evaluation_measures_and_leaves_no_model(carried_out: Any, tmp_path: Path, niceness: list[int]) -> None:
+    outcome, log = carried_out(kind=Kind.EVALUATION, nice=2)
+    assert (outcome.kind, outcome.epoch) == ("evaluated", 1)
+    assert outcome.logs["loss"] == pytest.approx(loss(tmp_path / BASE / "model.keras"), rel=1e-5)
+    assert of(log, events.Started) == [events.Started(1, 3, 12)]
+    assert [(each.epoch, each.epochs, each.step, each.steps_per_epoch) for each in of(log, events.Step)][-1] == (
+        1,
+        1,
+        3,
+        3,
+    )
+    assert not (tmp_path / "result").exists()
+    assert niceness == [2]
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_model(
+    carried_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = carried_out()
+    expected = load_model(result_file(tmp_path)).get_weights()
+    for name in ("events.jsonl", "events"):
+        if (tmp_path / name).is_file():
+            (tmp_path / name).unlink()
+    result_file(tmp_path).unlink()
+
+    class Interrupts(RunCheckpoints):
+        def __init__(self, folder: Path, seconds: float) -> None:
+            super().__init__(folder, seconds)
+            self.interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "RunCheckpoints", Interrupts)
+        outcome, _ = carried_out()
+    assert (outcome.kind, outcome.epoch, outcome.stopped) == ("interrupted", 1, True)
+    assert list((tmp_path / CHECKPOINTS).iterdir())
+    again, log = carried_out()
+    assert of(log, events.Resumed)[-1].step == 1
+    assert of(log, events.Resumed)[-1].epoch == 1
+    assert (again.kind, again.logs) == ("trained", whole.logs)
+    for one, other in zip(load_model(result_file(tmp_path)).get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(carried_out: Any) -> None:
+    carried_out()
+    _, log = carried_out()
+    assert of(log, events.Resumed) == [events.Resumed()]
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "reason"),
+    [
+        (child.StopRequest(), "cancelled", ""),
+        (child.Interruption(), "interrupted", ""),
+        (MemoryError(), "failed", "out of memory"),
+        (OSError(28, "No space left on device"), "failed", "can't be read or written: No space left on device"),
+    ],
+)
+def test_each_way_to_end_is_an_outcome(
+    carried_out: Any, monkeypatch: pytest.MonkeyPatch, raised: BaseException, kind: str, reason: str
+) -> None:
+    class Ends(Reporter):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, logs)
+            if epoch == 1:
+                raise raised
+
+    monkeypatch.setattr(work, "Reporter", Ends)
+    outcome, _ = carried_out()
+    assert (outcome.kind, outcome.epoch) == (kind, 2)
+    assert reason in outcome.reason
+
+
+@pytest.fixture(name="clock")
+def _clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("kind", [Reporter, EvaluationReporter])
+def test_steps_are_told_often_at_first_and_then_less(kind: type[Reporter], clock: list[float], tmp_path: Path) -> None:
+    reporter = kind(EventWriter(tmp_path), Place())
+    reporter.set_params({"epochs": 2, "steps": 100, "rows": 400, "resumed": False})
+    evaluates = kind is EvaluationReporter
+    begin, end = (
+        (reporter.on_test_batch_begin, reporter.on_test_batch_end)
+        if evaluates
+        else (reporter.on_train_batch_begin, reporter.on_train_batch_end)
+    )
+
+    def step(number: int, seconds: float) -> bool:
+        clock[0] += seconds
+        begin(number - 1)
+        end(number - 1, {"loss": 0.5})
+        told = EventLog.read(tmp_path).newest(events.Step)
+        return told is not None and told.step == number
+
+    if evaluates:
+        reporter.on_test_begin()
+    else:
+        reporter.on_train_begin()
+        reporter.on_epoch_begin(1)
+    assert step(1, 0.0)
+    assert not step(2, reporting.STEP_SECONDS * 0.9)
+    assert step(3, reporting.STEP_SECONDS * 0.2)
+    assert step(4, reporting.LIVELY_SECONDS)
+    assert not step(5, reporting.LATER_STEP_SECONDS * 0.9)
+    assert step(6, reporting.LATER_STEP_SECONDS * 0.2)
+    assert step(100, 0.0), "the last one is always told"
+    place = (1, 1) if evaluates else (2, 2)
+    assert of(EventLog.read(tmp_path), events.Step)[-1] == events.Step(*place, 100, 100, {"loss": 0.5})
+
+
+def test_of_many_numbers_the_first_are_told() -> None:
+    found = reporting.numbers({"iou": np.arange(reporting.MAX_NUMBERS + 5)})
+    assert len(found) == reporting.MAX_NUMBERS
+    assert found[f"iou[{reporting.MAX_NUMBERS - 1}]"] == reporting.MAX_NUMBERS - 1
+    assert reporting.numbers(None) == {}
