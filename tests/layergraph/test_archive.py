@@ -15,7 +15,7 @@ import pytest
 from layergraph.archive import LegacyWeights, LoadLimits, StateTree, allocation, open_archive
 from layergraph.archive.allocation import uninitialised
 from layergraph.archive.files import FileWindow, find_model, open_regular
-from layergraph.archive.hdf5 import Hdf5File
+from layergraph.archive.hdf5 import Hdf5File, reading
 from layergraph.errors import CorruptFileError, UnsafeFileError
 
 CONFIG = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
@@ -302,3 +302,28 @@ def test_without_huge_pages_arrays_lie_in_others(monkeypatch: pytest.MonkeyPatch
     array = uninitialised((2**18, 2), np.dtype("f8"))
     array[:] = 1
     assert array.shape == (2**18, 2)
+
+
+def test_an_array_that_asks_for_more_memory_than_there_is_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    for raised, text in (
+        (MemoryError(), "array 'w' asks for more memory than there is"),
+        (RuntimeError("x" * 300), f"array 'w' can't be read: {'x' * 200}$"),
+        (KeyError("name"), "array 'w' can't be read: 'name'"),
+    ):
+        with pytest.raises(CorruptFileError, match=text), reading(path, "array 'w'"):
+            raise raised
+    own = UnsafeFileError(path, "is a link")
+    with pytest.raises(UnsafeFileError) as caught, reading(path, "array 'w'"):
+        raise own
+    assert caught.value is own
+
+
+def test_a_list_of_names_is_text(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["numbers"] = [1.0, 2.0]
+        file.attrs["odd"] = np.array([b"\xff\xfe", b"b"])
+    root = stored(tmp_path / "w.h5").root
+    with pytest.raises(CorruptFileError, match="attribute 'numbers' of '/' is no text"):
+        root.texts("numbers")
+    assert root.texts("odd") == ["\udcff\udcfe", "b"]

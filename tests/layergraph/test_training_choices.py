@@ -350,6 +350,50 @@ def test_callbacks_that_are_talkative(given: Any, said: str, tmp_path: Path, cap
     assert "Epoch 2: " in out
 
 
+def test_an_early_stop_says_where_it_was_best(capsys: Any) -> None:
+    config = {"monitor": "loss", "min_delta": 100.0, "patience": 1, "verbose": 1}
+    stopping = callback({"class_name": "EarlyStopping", "config": config})
+    made = model(metrics=["mae"])
+    made.fit(X, Y, epochs=5, verbose=0, callbacks=[stopping])
+    assert capsys.readouterr().out == "Epoch 2: early stopping; best epoch 1\n"
+    quiet = callback({"class_name": "EarlyStopping", "config": {**config, "verbose": 0}})
+    model(metrics=["mae"]).fit(X, Y, epochs=5, verbose=0, callbacks=[quiet])
+    assert capsys.readouterr().out == ""
+
+
+def strange(y_true: Any, y_pred: Any) -> Any:
+    return y_pred.mean(-1)
+
+
+class NoBatches(keras.utils.PyDataset):
+    """A dataset that has none."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Any:
+        raise IndexError
+
+
+def test_what_only_data_or_logs_show_is_refused_when_training_begins() -> None:
+    made = model(metrics=[strange])
+    with pytest.raises(ConfigError, match="mode 'auto' doesn't know whether 'strange' should be large or small"):
+        made.fit(
+            X, Y, verbose=0, callbacks=[callback({"class_name": "EarlyStopping", "config": {"monitor": "strange"}})]
+        )
+    config = {"monitor": "strange", "mode": "max"}
+    made.fit(X, Y, verbose=0, callbacks=[callback({"class_name": "EarlyStopping", "config": config})])
+    with pytest.raises(DataError, match="the PyDataset has no batches"):
+        made.fit(NoBatches(), verbose=0)
+    x = Input((6, 3))
+    speech = Model(x, layers.Dense(5)(x))
+    speech.compile("sgd", "ctc")
+    steps = RNG.random((2, 6, 3), "float32")
+    with pytest.raises(DataError, match=r"got shape \(2, 3, 1\), expected \(rows, length\) for CTC"):
+        speech.fit(steps, np.ones((2, 3, 1)), verbose=0)
+    assert np.isfinite(speech.evaluate(steps, np.ones((2, 3)), verbose=0))
+
+
 def test_validators_of_names_that_are_none() -> None:
     with pytest.raises(ConfigError, match="unknown loss 'mze'; did you mean"):
         losses.loss("mze")
