@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from layergraph import Input, Model, layers, load_model
-from layerserve_server import conversion
+from layergraph.errors import DataError
+from layerserve_server import conversion, execution
 from layerserve_server.conversion import CONVERT, Converter
 from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError, VersionFailedError
 from layerserve_server.training.warm_parent import JobDiedError, JobLimits, WarmParent
@@ -102,3 +105,51 @@ def test_no_more_than_so_many_at_once(converter: Converter, tmp_path: Path) -> N
     converter._places.release()
     with converter.converted(path, "", 10):
         pass
+
+
+# ---- what the child does, in this process
+
+
+@pytest.fixture(name="child")
+def _child(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What a conversion does to its process before it begins."""
+    done: list[object] = []
+    monkeypatch.setattr(os, "nice", lambda more: done.append(("nice", more)))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: done.append(("threads", count)))
+    monkeypatch.setattr(execution, "load_plugins", lambda: done.append("plugins"))
+    return done
+
+
+@pytest.mark.parametrize(("format", "name"), [("", "model.keras"), ("keras3_h5", "model.h5")])
+def test_a_child_stands_back_takes_one_thread_and_writes_the_file(
+    child: list[object], tmp_path: Path, format: str, name: str
+) -> None:
+    source, folder = saved(tmp_path / "m.keras"), tmp_path / "there"
+    folder.mkdir()
+    told = conversion.convert({"source": str(source), "folder": str(folder), "format": format})
+    assert told == {"file": name}
+    assert child == [("nice", 10), ("threads", 1), "plugins"]
+    assert [path.name for path in folder.iterdir()] == [name]
+    for one, other in zip(load_model(folder / name).get_weights(), load_model(source).get_weights(), strict=True):
+        assert (one == other).all()
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (MemoryError(), {"memory": True}),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), {"memory": True}),
+        (KeyError("secret"), {"failure": "KeyError"}),
+        (DataError("the weights are gone"), {"failure": "the weights are gone"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_child_tells_of_its_end_what_a_caller_may_know(
+    child: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, told: dict[str, object]
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(execution, "load_plugins", fail)
+    assert conversion.convert({"source": "m.keras", "folder": str(tmp_path), "format": ""}) == told
+    assert list(tmp_path.iterdir()) == []

@@ -165,7 +165,7 @@ class _File:
         alike = len(self._words & ({*path.stem.split("_"), *path.parent.name.split("_")} - {""}))
         for number, test in enumerate(self._tests):
             if self._declarations and mutation.imported:
-                tiers[number] = 1
+                tiers[number] = 0
             elif not here[number]:
                 continue
             if test["passed"]:
