@@ -332,10 +332,7 @@ def test_refusals_of_another_server_keep_their_status(tmp_path):
     with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
         for _ in range(5):
             streams = [channel.unary_stream(ECHO + "count")(b"1", timeout=60) for _ in range(100)]
-            for stream in streams:
-                try:
-                    assert list(stream) == [b"0"]
-                except grpc.RpcError as error:
-                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error.details()
+            ends = {(stream.code(), stream.details()) for stream in streams}
+            assert {code for code, _ in ends} <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, ends
     other.stop(0)
     owner.stop(0)
