@@ -143,7 +143,8 @@ def rows(model: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def optimizers(keras: Any) -> dict[str, Callable[[], Any]]:
     """Optimizers with options of their own, by name; each is made when it is called."""
-    made, rates = keras.optimizers, keras.optimizers.schedules
+    # Keras by itself has none before 3.
+    made, rates = keras.optimizers, getattr(keras.optimizers, "schedules", None)
     return {
         "sgd": lambda: made.SGD(0.05, momentum=0.9, nesterov=True),
         "plain_sgd": lambda: made.SGD(0.05),
@@ -195,13 +196,15 @@ def own_optimizers(keras: Any) -> dict[str, Callable[[], Any]]:
     def scaled(optimizer: Any, **options: Any) -> Any:
         return keras.mixed_precision.LossScaleOptimizer(optimizer, **options)
 
-    rate = keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.8)
+    def rate() -> Any:
+        return keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.8)
+
     return {
         "legacy_sgd": lambda: made.SGD(0.05, momentum=0.9, decay=0.1),
         "legacy_rmsprop": lambda: made.RMSprop(0.01, momentum=0.5, centered=True),
         "legacy_plain_rmsprop": lambda: made.RMSprop(0.01, epsilon=1e-4),
         "legacy_adam": lambda: made.Adam(0.01, decay=0.05, clipnorm=0.5),
-        "legacy_amsgrad": lambda: made.Adam(rate, amsgrad=True, epsilon=1e-4),
+        "legacy_amsgrad": lambda: made.Adam(rate(), amsgrad=True, epsilon=1e-4),
         "legacy_adamax": lambda: made.Adamax(0.01),
         "legacy_nadam": lambda: made.Nadam(0.01),
         "legacy_adagrad": lambda: made.Adagrad(0.05),

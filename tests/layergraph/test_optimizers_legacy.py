@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
-from layergraph.errors import ConfigError
+from layergraph.errors import ConfigError, DataError
 from layergraph.functional.weight import Weight
 from layergraph.training.optimizer import keras_form
 from layergraph.training.optimizers import optimizer
@@ -158,3 +158,26 @@ def test_a_decaying_rate_can_be_changed_and_is_written_as_a_schedule() -> None:
     assert again.rate() == ours.rate()
     with pytest.raises(ConfigError, match="option 'decay' is 'x', expected a number"):
         optimizer({"class_name": "SGD", "config": {"learning_rate": 0.5, "decay": "x"}})
+
+
+def test_states_of_keras_by_itself() -> None:
+    """Keras 2.3.1 keeps one number for each velocity that Adam doesn't; up to 2.2 some have no iteration."""
+    ours = optimizer({"class_name": "Adam", "config": {"learning_rate": 0.5, "decay": 0.0, "amsgrad": False}})
+    ours.build(weights((2, 3), (3,)))
+    moments = [np.full(shape, value, "float32") for value in (1, 2) for shape in ((2, 3), (3,))]
+    ours.load([np.array(5), *moments, *[np.zeros(1, "float32")] * 2])
+    assert ours.iterations == 5
+    assert [float(variable.numpy().max()) for variable in ours.keras2_variables()[1:]] == [1, 1, 2, 2]
+    ours = optimizer({"class_name": "RMSprop", "config": {"lr": 0.5, "decay": 0.0}})
+    ours.build(weights((2, 3), (3,)))
+    ours.load(moments[:2])
+    assert ours.iterations == 0
+    assert [float(variable.numpy().max()) for variable in ours.keras2_variables()[1:]] == [1, 1]
+    with pytest.raises(DataError, match="arrays of state"):
+        ours.load([*moments, *moments])
+
+
+def test_a_nadam_of_keras_by_itself_is_a_legacy_one() -> None:
+    ours = optimizer({"class_name": "Nadam", "config": {"learning_rate": 0.5, "schedule_decay": 0.01}})
+    assert type(ours) is LEGACY["Nadam"]
+    assert ours.momentum_decay == 0.01

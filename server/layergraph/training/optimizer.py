@@ -543,8 +543,12 @@ def _misfit(state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | T
 
 
 def is_legacy(config: Mapping[str, Any]) -> bool:
-    """Whether a config is of Keras 2's legacy optimizers, the only ones with `decay` (and once with `lr`)."""
-    return ("decay" in config or "lr" in config) and config.get("is_legacy_optimizer") is not False
+    """Whether a config is of Keras 2's legacy optimizers, the only ones with `decay` (and once with `lr`).
+
+    Nadam's was called `schedule_decay`.
+    """
+    own = "decay" in config or "lr" in config or "schedule_decay" in config
+    return own and config.get("is_legacy_optimizer") is not False
 
 
 def power(base: float, exponent: float) -> float:

@@ -29,6 +29,12 @@ class _ByRows(Optimizer):
     def leaves_others(self) -> bool:
         return True
 
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        if len(arrays) == len(self.keras2_variables()) - 1 and arrays[0].shape:
+            # Keras up to 2.2 by itself saves no iteration of some, and begins anew with 0.
+            arrays = [np.array(0), *arrays]
+        super().load(arrays)
+
     def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
         whole = [slots.weights[0], *(several[0] for several in slots.by_name.values())]
         kept = [tensor.index_select(0, rows) for tensor in whole]
@@ -87,6 +93,13 @@ class LegacyAdam(_ByRows, Adam):
     """Adam that clips rows before it adds them up; all rows move (keras.optimizers.legacy.Adam)."""
 
     serialized_as = "Adam"
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        used = 1 + 2 * len(self.weights)
+        if not self.amsgrad and [tuple(array.shape) for array in arrays[used:]] == [(1,)] * len(self.weights):
+            # Keras by itself, before 3, has one number in place of each largest velocity that it doesn't keep.
+            arrays = arrays[:used]
+        super().load(arrays)
 
     @property
     def leaves_others(self) -> bool:
