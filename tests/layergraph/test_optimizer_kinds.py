@@ -14,7 +14,7 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
 from layergraph.functional.weight import Weight
-from layergraph.saving.keras2_compile import Keras2Compile
+from layergraph.saving.keras2_compile import Keras2Compile, keras2_state
 from layergraph.saving.keras2_releases import Release
 from layergraph.saving.optimizer_kinds import differences
 from layergraph.training.optimizer import Optimizer
@@ -151,6 +151,28 @@ def test_releases_without_new_optimizers_get_the_legacy_one_that_computes_alike(
     assert written["class_name"] == "Adam"
     assert set(written["config"]) == {"name", "learning_rate", "decay", "beta_1", "beta_2", "epsilon", "amsgrad"}
     assert early(model, 11).training_config()["optimizer_config"]["class_name"] == "Custom>Adam"
+
+
+@pytest.mark.parametrize(
+    ("name", "minor", "keys"),
+    [
+        ("Adam", 3, {"learning_rate", "decay", "beta_1", "beta_2", "epsilon", "amsgrad"}),
+        ("Adam", 2, {"lr", "decay", "beta_1", "beta_2", "epsilon", "amsgrad"}),
+        ("RMSprop", 3, {"learning_rate", "decay", "rho", "epsilon"}),
+        ("Adagrad", 3, {"learning_rate", "decay", "epsilon"}),
+        ("Nadam", 3, {"learning_rate", "schedule_decay", "beta_1", "beta_2", "epsilon"}),
+    ],
+)
+def test_keras_by_itself_gets_its_own_words(name: str, minor: int, keys: set[str]) -> None:
+    model = embedded(False)
+    model.compile(legacy(name), "mse")
+    release = Release(minor, in_tensorflow=False)
+    writer = Keras2Compile(model, release)
+    assert set(writer.training_config()["optimizer_config"]["config"]) == keys
+    assert not writer.unsayable
+    model.optimizer.build(model.trainable_weights)
+    placeholders = [variable.name for variable in keras2_state(model.optimizer, release) if "vhat" in variable.name]
+    assert placeholders == (["vhat_0", "vhat_1"] if name == "Adam" else [])
 
 
 def test_averages_that_nobody_takes_are_no_obstacle() -> None:

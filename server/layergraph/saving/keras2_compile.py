@@ -214,10 +214,28 @@ class Keras2Compile:
             self._lacks(f"option 'global_clipnorm' of {what}")
         name = kind if optimizer.name is None else optimizer.name
         rate = self._rate(optimizer.learning_rate)
+        written = {**config, "name": name, "learning_rate": rate, "decay": optimizer.legacy_decay}
         return {
             "class_name": kind,
-            "config": {**config, "name": name, "learning_rate": rate, "decay": optimizer.legacy_decay},
+            "config": written if self._release.in_tensorflow else self._alone(optimizer, written),
         }
+
+    def _alone(self, optimizer: Optimizer, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A legacy optimizer's config as Keras by itself has it."""
+        kind = kind_of(optimizer)
+        if kind == "Ftrl":
+            self._lacks(f"optimizer {kind}")
+        if isinstance(optimizer.learning_rate, Schedule):
+            self._lacks(f"a schedule of optimizer {kind}")
+        unknown = self._said(
+            f"optimizer {kind}", optimizer, config, ["momentum", "centered"] if kind == "RMSprop" else []
+        )
+        # Its sums start at 0, and what they are by now is in the state.
+        config = {k: v for k, v in config.items() if k not in (*unknown, "name", "initial_accumulator_value")}
+        names = {"decay": "schedule_decay"} if kind == "Nadam" else {}
+        if not self._release.knows(3):
+            names["learning_rate"] = "lr"
+        return {names.get(key, key): value for key, value in config.items()}
 
     def _rate(self, rate: float | Schedule) -> Any:
         if not isinstance(rate, Schedule):
@@ -337,4 +355,7 @@ def keras2_state(optimizer: BaseOptimizer, release: Release = LAST) -> list[Vari
     legacy = inner.legacy or not release.has_new_optimizers
     iteration, *slots = inner.keras2_variables(legacy=legacy)
     slots += [] if legacy else inner.keras2_idle()
+    if not release.in_tensorflow and kind_of(inner) == "Adam" and not inner.option_value("amsgrad"):
+        # Keras by itself wants one number for each.
+        slots += [Variable(f"vhat_{index}", np.zeros(1, np.float32)) for index, _ in enumerate(inner.weights)]
     return [Variable("iter" if legacy else "iteration", np.array(iteration.value, np.int64)), *slots]

@@ -31,7 +31,7 @@ class Release:
     @property
     def keeps_words(self) -> bool:
         """Whether its `.h5` has metrics as words, by which it also names their logs, each version in its own way."""
-        return self.minor < 3
+        return self.minor < 3 or not self.in_tensorflow
 
     @property
     def prefixes_metrics(self) -> bool:
