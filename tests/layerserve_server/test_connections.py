@@ -4,8 +4,10 @@ import os
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import grpc
@@ -304,16 +306,39 @@ def test_a_level_cuts_no_more_than_it_must(seed):
 
 def test_connections_are_looked_at_more_often_while_memory_fills_up():
     watched = Connections(LIMITS)  # 8 MiB in all
-    assert watched._pause(0.0, 0.0) == LOOK_SECONDS
-    assert watched._pause(0.0, 1 << 20) == LOOK_SECONDS
-    assert watched._pause(0.0, 64 << 20) == pytest.approx(1 / 16)
+    assert watched._pause(0.0) == LOOK_SECONDS
+    assert watched._pause(-1.0) == LOOK_SECONDS
+    assert watched._pause(1 << 20) == LOOK_SECONDS
+    assert watched._pause(64 << 20) == pytest.approx(1 / 16)
     watched._kept = 6 << 20
-    assert watched._pause(0.0, 16 << 20) == pytest.approx(1 / 16)
+    assert watched._pause(32 << 20) == pytest.approx(1 / 32)
     watched._kept = 20 << 20
-    assert watched._pause(0.0, 16 << 20) == connections.LEAST_SECONDS
-    # What the looks take doesn't become much of the time.
-    assert watched._pause(0.01, 16 << 20) == pytest.approx(0.1)
-    assert watched._pause(1.0, 16 << 20) == LOOK_SECONDS
+    assert watched._pause(16 << 20) == 0.0
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+@pytest.mark.parametrize("took", [0.0, 0.01])
+def test_looks_take_little_of_the_time_however_much_there_is_to_see(pair, monkeypatch, took, hurried):
+    looks = []
+
+    def look(elapsed):
+        looks.append(time.monotonic())
+        time.sleep(took)
+        pair.watched._kept += 100 << 20 if hurried else 0
+        if hurried:
+            pair.watched._look_now.set()
+
+    monkeypatch.setattr(pair.watched, "_look", look)
+    watching = threading.Thread(target=pair.watched._watch)
+    pair.watched._thread = watching
+    watching.start()
+    time.sleep(1.0)
+    pair.watched.stop()
+    least = max(connections.LEAST_SECONDS, connections.LEAST_LOOKS * took) if hurried else LOOK_SECONDS
+    pauses = [later - earlier for earlier, later in pairwise(looks)]
+    assert pauses
+    assert min(pauses) >= 0.5 * least  # they begin late by turns on a busy machine
+    assert min(pauses) < least + 0.15
 
 
 def test_cancelled_calls_are_counted_by_connection_and_deadlines_that_pass_are_not(serve_echo, wait_until):

@@ -25,7 +25,7 @@ from layerserve_server.transport.peers import endpoint, endpoint_of
 logger = logging.getLogger(__name__)
 
 #: Most time between two looks, in seconds; less where the memory for callers fills up.
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.1
 #: Least time between two looks, in seconds, and as a multiple of what a look takes.
 LEAST_SECONDS, LEAST_LOOKS = 0.02, 10.0
 #: Part of the memory for callers that replies may take before they are looked for on the connections at once.
@@ -201,9 +201,9 @@ class Connections:
         return found
 
     def _watch(self) -> None:
-        looked, pause = time.monotonic(), LOOK_SECONDS
-        while not self._stopping.is_set():
-            self._look_now.wait(pause)
+        looked, rest, pause = time.monotonic(), 0.0, LOOK_SECONDS
+        while not self._stopping.wait(rest):
+            self._look_now.wait(pause - rest)
             self._look_now.clear()
             now, kept = time.monotonic(), self._kept
             try:
@@ -212,14 +212,14 @@ class Connections:
                 self.after_look()
             except Exception:
                 logger.exception("a look at the connections")
-            pause = self._pause(time.monotonic() - now, (self._kept - kept) / (now - looked))
+            rest = min(LOOK_SECONDS, max(LEAST_SECONDS, LEAST_LOOKS * (time.monotonic() - now)))
+            pause = max(rest, self._pause((self._kept - kept) / (now - looked)))
             looked = now
 
-    def _pause(self, took: float, rate: float) -> float:
+    def _pause(self, rate: float) -> float:
         """Time until the next look: half of that in which memory is full, with `rate` bytes more in each second."""
-        left = self._limits.max_buffered_bytes - self._kept
-        until_full = left / rate if rate > 0 else float("inf")
-        return min(LOOK_SECONDS, max(until_full / 2, LEAST_SECONDS, LEAST_LOOKS * took))
+        left = max(0, self._limits.max_buffered_bytes - self._kept)
+        return min(LOOK_SECONDS, left / rate / 2) if rate > 0 else LOOK_SECONDS
 
     def _search(self) -> None:
         """Finds connections that are new, and drops those that have ended."""
