@@ -86,3 +86,13 @@ def test_the_port_is_closed_in_the_end():
     connection = http.client.HTTPConnection("127.0.0.1", server.probes.port, timeout=5)
     with pytest.raises(ConnectionRefusedError):
         connection.connect()
+
+
+def test_connections_that_have_ended_take_no_place(server, monkeypatch):
+    """However many have come and gone, one that stays open is left alone."""
+    monkeypatch.setattr(probes, "MAX_CONNECTIONS", 8)
+    with socket.create_connection(("127.0.0.1", server.probes.port), timeout=30) as stays:
+        for _ in range(16):
+            assert server.get("/healthz")[0] == 200
+        stays.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b" 200 " in stays.makefile("rb").readline()
