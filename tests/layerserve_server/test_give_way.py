@@ -97,3 +97,19 @@ def test_it_rests_where_it_waits_and_the_server_computes(
     now[0] += 100
     callback.on_train_batch_end(5)
     assert slept[2:] == ([pytest.approx(min(MOST_RESTS, RESTS * (1 - waited) * 100))] if rests else [])
+
+
+def test_workers_that_come_later_are_found_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept, there = [100.0], [], [[7]]
+    monkeypatch.setenv(SERVER, "7")
+    monkeypatch.setattr(give_way, "seconds_waited", lambda: 0.9 * now[0])
+    monkeypatch.setattr(give_way, "serving_processes", lambda server: list(there[0]))
+    monkeypatch.setattr(give_way, "seconds_served", lambda pids: 0.9 * now[0] if pids == [7, 8] else 0.0)
+    monkeypatch.setattr(give_way.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(give_way.time, "sleep", slept.append)
+    callback = GiveWay()
+    there[0] = [7, 8]
+    for batch, rests in enumerate((0, 1, 2)):
+        now[0] += 1.2 * TRAINS
+        callback.on_train_batch_end(batch)
+        assert len(slept) == rests, "the new one computes, and is known from the first look on"
