@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 
 import pytest
 from layerserve_server.training import events
@@ -80,3 +81,36 @@ def test_what_was_read_isnt_read_again(tmp_path):
 def test_a_run_that_goes_on_says_what_interrupted_it(tmp_path, last, text):
     log = log_of(tmp_path, last, events.Queued(0))
     assert [(event.sequence, event.what) for event in log.events] == [(0, events.Log(text)), (1, events.Queued(0))]
+
+
+def test_events_are_read_whole_while_others_come(tmp_path):
+    """A deque that is added to meanwhile can't be gone through."""
+
+    class Lock:
+        held = False
+
+        def __enter__(self):
+            Lock.held = True
+
+        def __exit__(self, *_):
+            Lock.held = False
+
+    class Events(deque):
+        def __iter__(self):
+            assert Lock.held
+            return super().__iter__()
+
+        def __reversed__(self):
+            assert Lock.held
+            return super().__reversed__()
+
+    log = EventLog(tmp_path)
+    log.put(events.Queued(0))
+    log.put(events.Cancelled(1))
+    log.events, log._lock = Events(log.events), Lock()
+    assert [event.what for event in log.copy()] == [events.Queued(0), events.Cancelled(1)]
+    assert log.backwards() == [events.Cancelled(1), events.Queued(0)]
+    assert log.newest(events.Queued) == events.Queued(0)
+    assert log.newest(events.Failed) is None
+    assert log.time_of(events.Queued, events.Failed) == log.copy()[0].time
+    assert log.time_of(events.Failed) is None

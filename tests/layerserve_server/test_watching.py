@@ -1,14 +1,18 @@
-"""Who watches a run while nothing happens is told when the server stops."""
+"""Who watches a run is told of its end, and of the server's, whatever else happens."""
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from layerserve.v1 import tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
+from layerserve_server.training import events
 
 X = b"\0" * 8 * 3
 
@@ -48,3 +52,23 @@ def test_streams_of_a_run_are_closed_at_once_when_the_server_stops(put: Any, sta
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     stopping.join(grace)
     assert not stopping.is_alive()
+
+
+def test_the_end_of_a_run_is_told_although_it_can_not_be_written(
+    put: Any, start: Any, connect: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
+) -> None:
+    put(version=1)
+    stub = training_pb2_grpc.TrainingServiceStub(connect(start()))
+    training, run = waiting_run(stub)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(events, "append", full)
+    (tmp_path / "models" / ".layerserve" / "runs" / run / "go").touch()
+    *_, last = training
+    assert last.event.WhichOneof("kind") == "finished"
+    (record,) = [record for record in caplog.records if "last event" in record.getMessage()]
+    assert (record.getMessage(), record.run) == ("can't write a run's last event: No space left on device", run)
+    (again,) = stub.WatchRun(pb.WatchRunRequest(run_id=run, from_sequence=last.event.sequence), timeout=60)
+    assert again.event.WhichOneof("kind") == "finished"

@@ -143,6 +143,8 @@ class Equivalents:
         lines = difference(self._root, mutation).splitlines()
         before, after = ("\n".join(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+")
         for listed in self.listed:
+            if listed.get("within", mutation.scope) != mutation.scope:
+                continue
             if (listed["file"], listed["before"].strip(), listed["after"].strip()) == (mutation.path, before, after):
                 reason: str = listed["reason"]
                 return reason
