@@ -1,7 +1,9 @@
 """The transports: raw bytes through a real port, errors as statuses, streams apart from unary calls."""
 
 import sys
+import threading
 from contextlib import suppress
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -338,5 +340,36 @@ def test_refusals_of_another_server_keep_their_status(tmp_path):
                     assert list(stream) == [b"0"]
             ends = {(stream.code(), stream.details()) for stream in streams}
             assert {code for code, _ in ends} <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, ends
+    other.stop(0)
+    owner.stop(0)
+
+
+def test_what_is_wrong_with_a_message_is_said_by_whoever_hands_it_on(tmp_path):
+    """It reads messages first: the other server never sees them."""
+    limits = Limits(1000, 8, 8, 100, stream_idle_seconds=0.3)
+    shared = SharedPort(tmp_path / "owner.sock", owner=True)
+    patient = replace(limits, stream_idle_seconds=60.0)
+    owner = GrpcioServer(Echo().routes(), Observer(), patient, host="127.0.0.1", port=0, shared=shared)
+    owner.start()
+    shared = SharedPort(tmp_path / "owner.sock", owner=False)
+    other = GrpcioServer(Routes(), Observer(), limits, host="127.0.0.1", port=0, shared=shared)
+    other.start()
+    over = threading.Event()
+
+    def nothing():
+        yield b"a"
+        over.wait(60)
+
+    with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
+        upper = channel.stream_stream(ECHO + "upper")
+        for messages, compression, code in (
+            (iter([b"a", bytes(100_000)]), grpc.Compression.Gzip, grpc.StatusCode.RESOURCE_EXHAUSTED),
+            (iter([b"a", b"\x1f\x8b damaged"]), None, grpc.StatusCode.INVALID_ARGUMENT),
+            (nothing(), None, grpc.StatusCode.ABORTED),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                list(upper(messages, timeout=30, compression=compression))
+            assert caught.value.code() is code, caught.value.details()
+    over.set()
     other.stop(0)
     owner.stop(0)

@@ -47,7 +47,9 @@ class Forwarder:
             call.cancel()
 
         stream.on_closed(cancel)
-        sending = asyncio.ensure_future(_send(stream, call))
+        #: What was wrong with the caller's messages.
+        failures: list[Exception] = []
+        sending = asyncio.ensure_future(_send(stream, call, failures))
         try:
             while isinstance(message := await call.read(), bytes):
                 yield message
@@ -55,12 +57,14 @@ class Forwarder:
         except grpc.aio.AioRpcError as error:
             code = error.code()
         except asyncio.CancelledError:
-            raise UnavailableError(STOPPING) from None
+            if not failures:
+                raise UnavailableError(STOPPING) from None
+            code = grpc.StatusCode.CANCELLED
         finally:
             sending.cancel()
             call.cancel()
-        if sending.done() and not sending.cancelled() and (failed := sending.exception()) is not None:
-            raise failed
+        if failures:
+            raise failures[0]
         if code is not grpc.StatusCode.OK:
             metadata = tuple(await call.trailing_metadata() or ())
             raise StatusError(Failure(code, await call.details() or "", metadata))
@@ -71,8 +75,8 @@ class Forwarder:
             await self._channel.close()
 
 
-async def _send(stream: Stream, call: _Call) -> None:
-    """Passes on the caller's messages; ends the call where they don't come."""
+async def _send(stream: Stream, call: _Call, failures: list[Exception]) -> None:
+    """Passes on the caller's messages; ends the call where they don't come, with what is wrong in `failures`."""
     try:
         async for message in stream.requests():
             await _write(call, message)
@@ -81,9 +85,9 @@ async def _send(stream: Stream, call: _Call) -> None:
         pass  # the other server has ended the call
     except grpc.aio.AioRpcError:
         pass
-    except Exception:
+    except Exception as error:
+        failures.append(error)
         call.cancel()
-        raise
 
 
 async def _write(call: _Call, message: bytes) -> None:
