@@ -20,7 +20,7 @@ BEFORE_SECONDS = 1.5
 P99_SECONDS = 0.5
 BUSY_FACTOR = 3.0
 OWN_LOAD = 3.0
-#: Growth that is allowed for each further process, in MiB: they share the limit, but each computes with memory of its own.
+#: Growth that is allowed for each further process, in MiB: they share the limit, but each computes by itself.
 PROCESS_MEMORY = 200.0
 #: Time in which what an attack held must be free, in seconds.
 FREE_SECONDS = 10.0
