@@ -107,3 +107,18 @@ def test_masks_of_a_model_are_as_many_as_its_inputs() -> None:
     x = np.ones((2, 3, 4), "float32")
     with pytest.raises(GraphError, match="model 'inner': got 1 masks, expected 2"):
         inner([x, x], mask=[given])
+
+
+def test_tensors_of_a_call_are_written_by_position_and_all_else_by_name() -> None:
+    """As Keras takes them: no tensor is lost behind a name that a later release may change."""
+    x = Input((3, 4), name="x")
+    attended = layers.MultiHeadAttention(2, 3, name="a")(x, x, use_causal_mask=True)
+    _, node = (layer["inbound_nodes"] for layer in Model(x, attended).get_config()["layers"])
+    assert [each["class_name"] for each in node[0]["args"]] == ["__keras_tensor__"] * 2
+    assert node[0]["kwargs"] == {"use_causal_mask": True}
+    recurrent = layers.GRU(2, name="g")
+    mask = Input((3,), dtype="bool", name="mask")
+    config = Model([x, mask], recurrent(x, None, mask)).get_config()
+    (call,) = next(layer["inbound_nodes"] for layer in config["layers"] if layer["name"] == "g")
+    assert [each["class_name"] for each in call["args"]] == ["__keras_tensor__"]
+    assert [name for name, value in call["kwargs"].items() if isinstance(value, dict)] == ["mask"]

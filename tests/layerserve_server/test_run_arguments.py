@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
+from layergraph.errors import ConfigError
 from layerserve_server.training import forking
-from layerserve_server.training.model import evaluate_arguments, fit_arguments
-from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.model import evaluate_arguments, fit_arguments, prepare_model
+from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.run_folder import CHILD_OUTPUT
 
 RNG = np.random.default_rng(0)
@@ -115,3 +116,11 @@ def test_a_fork_has_random_numbers_an_environment_and_a_log_of_its_own(
     assert environment == {"NEW": "2"}
     assert streams == [1, 2]
     assert (tmp_path / CHILD_OUTPUT).exists()
+
+
+def test_a_format_that_can_not_hold_the_result_is_refused_before_it_is_trained() -> None:
+    roles, settings = (Role.X, Role.Y), {"format": "keras2_h5", "compile": {"optimizer": "muon", "loss": "mse"}}
+    with pytest.raises(ConfigError, match="optimizer Muon is unknown to it"):
+        prepare_model(model(), request(*roles, **settings)[0])
+    prepare_model(model(), request(*roles, **settings, kind=Kind.EVALUATION)[0])
+    prepare_model(model(), request(*roles, **{**settings, "format": "keras3_h5"})[0])

@@ -158,3 +158,34 @@ def test_a_parent_ends_when_the_server_does_and_its_runs_go_on(
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     wait_until(lambda: process.poll() == -signal.SIGKILL)
+
+
+def test_an_answer_may_take_the_seconds_that_it_is_given_besides_those_of_a_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+
+    class End:
+        def __enter__(self) -> End:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            told.append("closed")
+
+        def settimeout(self, seconds: float) -> None:
+            told.append(seconds)
+
+        def sendall(self, text: bytes) -> None:
+            told.append(text)
+
+        def shutdown(self, how: int) -> None:
+            told.append(how)
+
+        def fileno(self) -> int:
+            return 7
+
+    monkeypatch.setattr(warm_parent.socket, "socketpair", lambda: (End(), End()))
+    monkeypatch.setattr(warm_parent.socket, "send_fds", lambda control, bytes_, files: told.append(files))
+    monkeypatch.setattr(WarmParent, "_started", lambda self: (None, None))
+    assert WarmParent()._ask(b"job", lambda channel: 5, 2.5) == 5
+    assert told == [warm_parent.START_SECONDS + 2.5, [7], "closed", b"job", socket.SHUT_WR, "closed"]

@@ -179,10 +179,14 @@ _TIERS = ("line", "function", "class", "file")
 _CASES = (2, 10)
 
 
+#: What a word counts that the file of tests shares with the mutation's file.
+_OF_THE_FILE = 2.0
+
+
 def _ranked(test: Test, alike: float) -> Test:
     """The test where its name puts it among those that come as near."""
-    tier, *rest = test.order
-    return replace(test, order=(tier, -round(alike, 3), *rest))
+    tier, shared, *rest = test.order
+    return replace(test, order=(tier, _OF_THE_FILE * shared - round(alike, 3), *rest))
 
 
 def _cases_apart(tests: list[Test]) -> list[Test]:
