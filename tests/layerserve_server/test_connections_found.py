@@ -1,0 +1,64 @@
+"""Connections that are found while others come and go."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from layerserve_server.transport import connections
+from layerserve_server.transport.connections import Connections
+from layerserve_server.transport.limits import Limits
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="connections are watched on Linux only")
+LIMITS = Limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8, max_buffered_bytes=8 << 20)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+def taken(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """A connection: the caller's end, and the one that was taken."""
+    caller = socket.create_connection(listener.getsockname(), timeout=30)
+    return caller, listener.accept()[0]
+
+
+def test_a_descriptor_that_is_closed_meanwhile_hides_no_connection(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, own = taken(listener)
+    watched = Connections(LIMITS)
+    watched._port = listener.getsockname()[1]
+    listed = os.listdir
+    monkeypatch.setattr(connections.os, "listdir", lambda folder: ["999999", *listed(folder), "999998"])
+    with caller, own:
+        watched._search()
+        assert [found.descriptor for found in watched._connections.values()] == [own.fileno()]
+    watched._search()
+    assert watched._connections == {}
+
+
+def test_a_connection_that_came_after_the_last_look_is_ended_with_the_others(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Connections(LIMITS)
+    looked = threading.Event()
+    look = watched._look
+    monkeypatch.setattr(watched, "_look", lambda elapsed: look(elapsed) or looked.set())
+    watched.start(listener.getsockname()[1])
+    assert looked.wait(30)
+    # The watching is held up from here on, as by a busy machine: what comes now, no look has seen.
+    monkeypatch.setattr(watched, "_watch", lambda: None)
+    search, held = watched._search, threading.current_thread()
+    monkeypatch.setattr(watched, "_search", lambda: search() if threading.current_thread() is held else None)
+    caller, own = taken(listener)
+    with caller, own:
+        watched.stop()
+        assert caller.recv(1) == b""
+    assert watched._connections == {}
