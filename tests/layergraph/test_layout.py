@@ -181,3 +181,18 @@ def test_permutations_go_behind_what_follows_them(name: str) -> None:
         assert after == [before[axis] for axis in axes]
     with torch.no_grad():
         np.testing.assert_allclose(traced(x).numpy(), call(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+def test_an_axis_that_goes_and_comes_back_is_left_alone() -> None:
+    """Behind a permutation, as a convolution over one axis leaves it and the next one takes it."""
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 1, 5, 4)).astype("float32"))
+    for gone, back_at, left in ((2, 2, 0), (2, -2, 0), (2, 1, 1)):
+        traced = torch.jit.trace(
+            lambda x, a=gone, b=back_at: turned(x).squeeze(a).unsqueeze(b), (x,), check_trace=False
+        )
+        torch._C._jit_pass_constant_propagation(traced.graph)
+        cancel_permutations(traced.graph)
+        assert len(traced.graph.findAllNodes("aten::squeeze")) == left
+        with torch.no_grad():
+            np.testing.assert_array_equal(traced(x).numpy(), turned(x).squeeze(gone).unsqueeze(back_at).numpy())

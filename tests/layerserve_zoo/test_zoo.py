@@ -123,3 +123,10 @@ def test_the_model_in_time_distributed_shares_its_weights_after_loading(tmp_path
     image = random_rows(model.input_specs)["image_sequence"]
     alone, in_sequence = predict(model, {"image": image[:, 0], "image_sequence": image})
     assert_close(alone, in_sequence[:, 0])
+
+
+def test_every_tower_of_the_inception_module_is_rectified():
+    convolutions = [
+        layer for layer in ZOO["inception"].make(small=True, seed=0).layers if "Conv2D" in type(layer).__name__
+    ]
+    assert [layer.get_config()["activation"] for layer in convolutions] == ["relu"] * 5
