@@ -341,6 +341,21 @@ def test_looks_take_little_of_the_time_however_much_there_is_to_see(pair, monkey
     assert min(pauses) < least + 0.15
 
 
+def test_calls_that_are_cancelled_without_end_are_seen_at_once(pair):
+    pair.look()
+    for _ in range(LIMITS.max_resets_per_second):
+        pair.watched.was_reset(pair.traffic)
+    assert not pair.watched._look_now.is_set()
+    pair.look()
+    pair.watched.was_reset(pair.traffic)
+    assert not pair.watched._look_now.is_set()  # since the last look it is one
+    for _ in range(LIMITS.max_resets_per_second):
+        pair.watched.was_reset(pair.traffic)
+    assert pair.watched._look_now.is_set()
+    pair.look()
+    assert pair.ended()
+
+
 def test_cancelled_calls_are_counted_by_connection_and_deadlines_that_pass_are_not(serve_echo, wait_until):
     _, _, server, channel = serve_echo()
     if type(server).__name__ != "GrpcioServer":

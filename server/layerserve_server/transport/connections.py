@@ -56,7 +56,7 @@ TCP_BYTES_OFFSET = 120
 class Traffic:
     """What the transport has seen of one connection."""
 
-    __slots__ = ("calls", "missed", "received", "replied", "resets")
+    __slots__ = ("calls", "missed", "received", "replied", "resets", "seen_resets")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -65,6 +65,8 @@ class Traffic:
         self.replied = 0
         #: Calls that the caller cancelled.
         self.resets = 0
+        #: Those of them before the last look.
+        self.seen_resets = 0
         self.missed = 0
 
 
@@ -116,6 +118,7 @@ class Connection:
         if received > self.total_received:
             self.heard = now
         self.resets = traffic.resets - self.seen.resets
+        traffic.seen_resets = traffic.resets
         if now - self._second >= 1.0:
             self._second, self.seen.resets = now, traffic.resets
         self.total_received, self.total_acked = received, acked
@@ -190,6 +193,12 @@ class Connections:
             self._unseen += size
             if self._unseen > UNSEEN * self._limits.max_buffered_bytes:
                 self._look_now.set()
+
+    def was_reset(self, traffic: Traffic) -> None:
+        """A caller has cancelled a call. One that does so without end is ended soon, not at the next usual look."""
+        traffic.resets += 1
+        if traffic.resets - traffic.seen_resets > self._limits.max_resets_per_second:
+            self._look_now.set()
 
     def of(self, peer: str) -> Traffic:
         """What has been seen of the connection with this address, to be counted on."""

@@ -143,7 +143,7 @@ class Poller:
     def count_reset(self, peer: str, deadline: float | None) -> None:
         """A caller has cancelled a call; unless it did so because its deadline passes, which is no fault of its own."""
         if deadline is None or deadline - time.monotonic() > DEADLINE_SLACK_SECONDS:
-            self.connections.of(peer).resets += 1
+            self.connections.was_reset(self.connections.of(peer))
 
     def relieve(self, where: tuple[str, int]) -> bool:
         """Refuses the calls of one connection whose requests are still coming; gives whether there were any."""
