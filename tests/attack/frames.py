@@ -259,7 +259,7 @@ class Wire:
         elif kind == GOAWAY:
             self.goaway = struct.unpack(">I", payload[4:8])[0]
         else:
-            # Also of streams that nobody waits for: each header of a connection is decoded by those before it.
+            # Also for streams without a reader: HPACK decodes each header block by those before it.
             self._answer(self.answers.get(number) or Answer(), kind, flags, number, payload)
 
     def _answer(self, answer: Answer, kind: int, flags: int, number: int, payload: bytes) -> None:

@@ -142,8 +142,8 @@ class Answers:
             if call not in self._under_way:
                 return
             self._under_way.discard(call)
-            # The callback refers to whoever answers, and that to this call: a circle, and its arrays, that only the
-            # collector would undo.
+            # The callback refers to the pending request, and that to this call: a reference cycle, which would keep
+            # the arrays until the garbage collector runs.
             call.gone = _nothing
             self._ready.append((self.hold(message, call), call.size))
         self._stream.soon(self._news.set)

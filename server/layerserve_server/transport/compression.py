@@ -10,7 +10,7 @@ import zlib
 from layerserve_server.errors import InvalidRequestError, TooLargeError
 from layerserve_server.transport.memory import MemoryBudget
 
-#: How grpcio is told to hand messages on as they came.
+#: Option of grpcio that leaves messages compressed.
 OPTION = ("grpc.per_message_decompression", 0)
 #: No message of protobuf begins as gzip does: there is no such wire type.
 GZIP = b"\x1f\x8b"
@@ -25,7 +25,7 @@ SHORT_BYTES = 64 * 1024
 
 
 def is_compressed(message: bytes) -> bool:
-    """Whether a message is compressed. None of ours begins with a field number 15, as "deflate" does."""
+    """Whether a message is compressed. As protobuf, "deflate" would begin with an integer field 15: no request does."""
     return message.startswith((GZIP, *DEFLATE))
 
 

@@ -24,13 +24,13 @@ from layerserve_server.transport.peers import endpoint, endpoint_of
 
 logger = logging.getLogger(__name__)
 
-#: Most time between two looks, in seconds; less where the memory for callers fills up.
+#: Maximum time between two looks, in seconds; less while the memory for callers fills up.
 LOOK_SECONDS = 0.1
-#: Least time between two looks, in seconds, and as a multiple of what a look takes.
+#: Minimum time between two looks: in seconds, and as a multiple of the time that a look takes.
 LEAST_SECONDS, LEAST_LOOKS = 0.02, 10.0
-#: Part of the memory for callers that replies may take before they are looked for on the connections at once.
+#: Share of the memory for callers; replies that take more since the last look bring the next look forward.
 UNSEEN = 0.125
-#: Part of `max_connections` that all may take before the addresses with most of them lose some.
+#: Share of `max_connections` above which the addresses with the most connections lose some.
 CROWDED = 0.875
 #: Bytes that a call may take on the wire besides its message: both transports bound its metadata.
 CALL_BYTES = 80 * 1024
