@@ -17,6 +17,7 @@ from layerserve import tensors
 from layerserve.v1 import tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.repository.publishing import version_numbers
+from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -163,6 +164,21 @@ def test_any_number_of_watchers_attach_from_anywhere(trainer):
     assert kinds(trainer.watch(run_id)) == ["accepted", "queued", "started", "step", "epoch", "finished"]
     assert kinds(trainer.watch(run_id, events[-2].sequence)) == ["epoch", "finished"]
     assert trainer.watch(run_id, 1000) == []
+
+
+def test_a_watcher_sees_a_last_event_that_comes_while_events_are_read(trainer, monkeypatch, wait_until):
+    _, run_id = trainer.begin(spec("wait"))
+    since = EventLog.since
+
+    def read(self, sequence):
+        new = since(self, sequence)
+        if not new and not self.ended:
+            trainer.go(run_id)
+            wait_until(lambda: self.ended)
+        return new
+
+    monkeypatch.setattr(EventLog, "since", read)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
 
 
 def test_a_run_that_trains_can_be_cancelled(trainer):

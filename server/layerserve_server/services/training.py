@@ -219,6 +219,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
     with run.log.watched(lambda: stream.soon(news.set)):
         while True:
             news.clear()
+            ended = run.log.ended  # before the events are read: the last one may come while they are
             # Off the event loop: those of a long run are read from its file.
             new = await stream.blocking(partial(run.log.since, sequence))
             for event in new:
@@ -226,7 +227,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
                 sequence = event.sequence + 1
                 if isinstance(event.what, events.LAST):
                     return
-            if not new and run.log.ended:
+            if not new and ended:
                 return  # It was asked for what comes after the last one.
             if not stream.open():
                 raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again when it is back")
