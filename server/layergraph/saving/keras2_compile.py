@@ -326,8 +326,10 @@ class Keras2Compile:
             return given
         metric = metrics.metric(given)
         described = self._metric_object(metric, metric.name)
-        known = isinstance(given, str) and (given in METRICS or given in METRIC_NAMES_SINCE)
-        return given if known and self._release.knows(METRIC_NAMES_SINCE.get(given, 0)) else described
+        if not isinstance(given, str):
+            return described
+        since = METRICS_SINCE.get(given, 0) if given in METRICS else METRIC_NAMES_SINCE.get(given, _NEVER)
+        return given if self._release.knows(since) else described
 
 
 def _in_module(module: str, value: Any) -> Any:

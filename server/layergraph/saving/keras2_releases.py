@@ -63,6 +63,7 @@ LAST = Release(15)
 #: Losses and metrics by their classes, optimizers -> the release that they came with, where it isn't 2.2.4-tf.
 LOSSES_SINCE: Mapping[str, int] = {"BinaryFocalCrossentropy": 8, "CategoricalFocalCrossentropy": 13}
 METRICS_SINCE: Mapping[str, int] = {
+    "PrecisionAtRecall": 3,
     "RecallAtPrecision": 3,
     "BinaryIoU": 8,
     "IoU": 8,
@@ -73,24 +74,25 @@ METRICS_SINCE: Mapping[str, int] = {
     "R2Score": 13,
 }
 OPTIMIZERS_SINCE: Mapping[str, int] = {"Adafactor": 11, "AdamW": 11, "Lion": 13}
-#: Names of losses and of metrics that all have, and those that came later.
+#: Names of losses and of metrics that all have.
 _NAMES = (
     *("binary_crossentropy", "categorical_crossentropy", "categorical_hinge", "hinge", "poisson"),
     *("kullback_leibler_divergence", "logcosh", "sparse_categorical_crossentropy", "squared_hinge"),
     *("mean_absolute_error", "mae", "MAE", "mean_absolute_percentage_error", "mape", "MAPE"),
     *("mean_squared_error", "mse", "MSE", "mean_squared_logarithmic_error", "msle", "MSLE"),
 )
-_LATER_NAMES = {"binary_focal_crossentropy": 8, "categorical_focal_crossentropy": 13, "kl_divergence": 4, "log_cosh": 4}
 LOSS_NAMES_SINCE: Mapping[str, int] = {
-    **dict.fromkeys((*_NAMES, "bce", "BCE", "cosine_similarity", "huber_loss", "kld", "KLD"), 0),
-    **_LATER_NAMES,
-    "huber": 4,
+    **dict.fromkeys((*_NAMES, "cosine_similarity", "huber_loss", "kld", "KLD"), 0),
+    **dict.fromkeys(("bce", "BCE"), 3),
+    **dict.fromkeys(("huber", "kl_divergence", "log_cosh"), 4),
+    **{"binary_focal_crossentropy": 8, "categorical_focal_crossentropy": 13},
 }
 METRIC_NAMES_SINCE: Mapping[str, int] = {
     **dict.fromkeys((*_NAMES, "accuracy", "acc", "crossentropy", "ce", "cosine_similarity"), 0),
     **dict.fromkeys(("binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy"), 0),
     **dict.fromkeys(("top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"), 0),
-    **_LATER_NAMES,
+    "log_cosh": 5,
+    **dict.fromkeys(("binary_focal_crossentropy", "categorical_focal_crossentropy"), 13),
     **dict.fromkeys(("kl_divergence", "kld", "KLD"), 13),
 }
 #: Losses by their classes -> the name that all have, where it isn't the class's in another spelling.
