@@ -123,6 +123,14 @@ def test_names_of_outputs_before_those_of_metrics_are_not_repeated(nesting: Any)
         assert name in model.metrics_names
 
 
+def test_names_of_metrics_in_a_file_stay_names_but_those_of_functions_alone() -> None:
+    given = {"optimizer": "sgd", "loss": "mse", "metrics": ["AUC", "mae", "tversky"]}
+    written = compile_config(given, generation_of("3.15.0", {}), ["main"], Problems())
+    assert written is not None
+    wrapped = {"class_name": "MeanMetricWrapper", "config": {"name": "tversky", "fn": "tversky"}}
+    assert written["metrics"] == ["AUC", "mae", wrapped]
+
+
 def test_overlaps_count_in_floats_in_keras_2() -> None:
     model = images(layergraph)
     model.compile("sgd", "mse", metrics=[made_metric("OneHotMeanIoU", num_classes=3)])

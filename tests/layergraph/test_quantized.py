@@ -17,7 +17,10 @@ from keras.quantizers import (
     Int4QuantizationConfig,
     Int8QuantizationConfig,
 )
+from keras.src.layers.core.einsum_dense import _analyze_quantization_info
 from layergraph.errors import ConfigError, GraphError, UnsupportedModelError
+from layergraph.layers.einsum import parse
+from layergraph.layers.quantized import quantized_axes
 from oracles import assert_close, keras, perturb
 
 #: Keras warns of each layer that it doesn't quantise.
@@ -33,6 +36,11 @@ WAYS: list[tuple[str, Any]] = [
     ("int4", Int4QuantizationConfig(block_size=-1)),
     ("int4", Int4QuantizationConfig(block_size=None, activation_quantizer=AbsMaxQuantizer())),
     ("float8", None),
+]
+#: Equations with axes summed, missing in either operand, and moved.
+EQUATIONS = [
+    *("ab,bc->ac", "ab,bc->ca", "abc,cd->abd", "abc,cde->abde", "abcd,cde->abe", "abc,cd->dab", "abc,bcd->ad"),
+    *("abcd,dce->abe", "abc,dc->abd", "abcd,ecd->abe", "abc,acd->abd", "abc,dcb->ad", "abcde,cedf->abf"),
 ]
 #: Those of which a policy doesn't tell all.
 UNTOLD = (1, 2, 6)
@@ -265,3 +273,22 @@ def test_layers_that_nothing_quantises_are_refused(tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     with pytest.raises(UnsupportedModelError, match=r"'lstm'.*LSTM.*dtype.*quantises nothing"):
         layergraph.load_model(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_axes_of_equations_are_analysed_as_in_keras(equation: str) -> None:
+    inputs, kernel = quantized_axes(parse(equation))
+    theirs = _analyze_quantization_info(equation, len(equation.partition(",")[0]))
+    assert (inputs.summed, kernel.summed, inputs.order, kernel.order) == theirs[:4]
+    x, w = (np.arange(2, 2 + len(operand)) for operand in equation.partition("->")[0].split(","))
+    for ours, length, expanded, squeezed in ((inputs, len(x), *theirs[4:7:2]), (kernel, len(w), *theirs[5:8:2])):
+        scale = np.ones([1 if axis in ours.summed else 2 + axis for axis in range(length)])
+        assert ours.laid_out(scale).shape == laid_out_by_keras(scale, ours.order, expanded, squeezed).shape
+
+
+def laid_out_by_keras(scale: Any, order: list[int], expanded: list[int], squeezed: list[int]) -> Any:
+    """As EinsumDense of Keras does it."""
+    scale = ops.transpose(scale, order)
+    if expanded:
+        scale = ops.expand_dims(scale, axis=expanded)
+    return ops.squeeze(scale, axis=squeezed) if squeezed else scale
