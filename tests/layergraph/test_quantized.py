@@ -41,6 +41,7 @@ WAYS: list[tuple[str, Any]] = [
 EQUATIONS = [
     *("ab,bc->ac", "ab,bc->ca", "abc,cd->abd", "abc,cde->abde", "abcd,cde->abe", "abc,cd->dab", "abc,bcd->ad"),
     *("abcd,dce->abe", "abc,dc->abd", "abcd,ecd->abe", "abc,acd->abd", "abc,dcb->ad", "abcde,cedf->abf"),
+    *("abcd,cdb->ab", "abc,cb->ab", "abc,bc->ab"),
 ]
 #: Those of which a policy doesn't tell all.
 UNTOLD = (1, 2, 6)
