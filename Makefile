@@ -44,8 +44,8 @@ serve: $(STAMP) ## Serve the models in ./models (built from the zoo if missing)
 	$(BIN)/layerserve serve models
 
 .PHONY: test
-test: $(STAMP) ## Run the tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests in JOBS=2 processes (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: check
 check: format-check types proto-lint proto-check manifests ## Run every quality gate

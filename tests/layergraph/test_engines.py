@@ -535,7 +535,7 @@ def test_onnx_runtime_gets_nothing_in_16_bits(dtype: str) -> None:
     """An LSTM in float16 ends the process that asks it for a session."""
     entry = layergraph.Input((5, 4))
     plan = layergraph.Model(entry, layergraph.layers.LSTM(3, dtype=dtype)(entry)).plan()
-    assert "16 bits" in plan.tune(engines=("onnxruntime",), seconds=0.5).dropped["onnxruntime"]
+    assert "16 bits" in plan.tune(engines=("onnxruntime",), seconds=60).dropped["onnxruntime"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="not there")
