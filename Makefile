@@ -48,7 +48,7 @@ test: $(STAMP) ## Run the tests in JOBS=2 processes (under 10 minutes on 2 cores
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: check
-check: format-check types proto-lint proto-check manifests ## Run every quality gate
+check: format-check types proto-lint proto-check client-check manifests ## Run every quality gate
 
 .PHONY: format
 format: $(STAMP) ## Format and fix what can be fixed
@@ -82,6 +82,14 @@ proto-check: $(STAMP) ## Check that the committed stubs are those of proto/
 	  --mypy_out=quiet:build/stubs --mypy_grpc_out=quiet:build/stubs proto/layerserve/v1/*.proto
 	@diff -r -x __init__.py -x __pycache__ build/stubs/layerserve/v1 client/layerserve/v1 \
 	  || (echo 'stubs are stale: run `make proto` and commit'; exit 1)
+
+.PHONY: client
+client: $(STAMP) ## Make the blocking client from the asynchronous one
+	$(BIN)/python client/generate.py
+
+.PHONY: client-check
+client-check: $(STAMP) ## Check that the committed blocking client is that of the asynchronous one
+	@$(BIN)/python client/generate.py --check
 
 .PHONY: layers
 layers: $(STAMP) ## Write the list of supported layers into the README

@@ -1,20 +1,19 @@
-"""The asyncio client: carries the same flows out on an asyncio channel."""
+"""The asyncio client: carries flows out on an asyncio channel."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
-import grpc.aio
 
 from layerserve import methods, prediction, run_info
+from layerserve.async_channel import AsyncChannel
 from layerserve.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
@@ -25,7 +24,7 @@ from layerserve.connection import (
     rpc_error,
 )
 from layerserve.download import download
-from layerserve.errors import ClientClosed, Unavailable
+from layerserve.errors import ClientClosed
 from layerserve.events import TrainingEvent
 from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
 from layerserve.health import wait_until_ready
@@ -60,8 +59,6 @@ class AsyncClient:
             await run.wait(progress=True)
             print(run.history["loss"], run.version)
 
-    Its methods are those of `Client`, as coroutines; examples in their texts leave `await` out.
-
     `address` is host:port, or any name that gRPC resolves; calls are spread over all addresses of the name. `timeout`
     is what a call may take in seconds where it says nothing else: 60 by default, `math.inf` for no limit; streams
     (training, download) have no limit. `tls` is True, or a `TLS` with files. `token` is sent as a bearer token with
@@ -84,17 +81,9 @@ class AsyncClient:
         Deadline(timeout)  # refuses what is no timeout here rather than at the first call
         self.address = address
         self.timeout = timeout
-        self._connection = connection(address, tls, token, options)
+        self._channel = AsyncChannel(connection(address, tls, token, options))
         self._signatures = Signatures()
-        self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
         self._closed = False
-        self._channel: grpc.aio.Channel | None = None
-
-    def _open_channel(self) -> grpc.aio.Channel:
-        options, tls = self._connection.channel_options, self._connection.tls
-        if tls is None:
-            return grpc.aio.insecure_channel(self.address, options)
-        return grpc.aio.secure_channel(self.address, tls.credentials(), options)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -107,8 +96,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection. Calls under way end with an error; training runs go on at the server."""
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        await self._channel.close()
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Wait until the server has read its models and serves, at most `timeout` seconds.
@@ -158,9 +146,9 @@ class AsyncClient:
         `timeout` is in seconds; default: the client's.
 
         Example:
-            client.predict("mnist", images)                                 -> array (rows, 10)
-            client.predict("tickets", {"title": titles, "body": bodies})    -> {"priority": ..., "department": ...}
-            client.predict("mnist", images, outputs="dense_1")              -> array (rows, 64)
+            await client.predict("mnist", images)                              -> array (rows, 10)
+            await client.predict("tickets", {"title": titles, "body": bodies}) -> {"priority": ..., "department": ...}
+            await client.predict("mnist", images, outputs="dense_1")           -> array (rows, 64)
 
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
@@ -195,9 +183,9 @@ class AsyncClient:
         `predict`, but their arrays are read-only, as they share the reply's memory.
 
         Example:
-            classify = client.prepare("mnist")
+            classify = await client.prepare("mnist")
             for images in batches:
-                classify(images)                                             -> array (rows, 10)
+                await classify(images)                                             -> array (rows, 10)
 
         Raises ModelNotFound, VersionNotFound, LabelNotFound, ModelNotReady, InvalidArgument.
         """
@@ -218,7 +206,7 @@ class AsyncClient:
         requests of others. There is no time limit. What is wrong with an input is raised in its place, and ends it.
 
         Example:
-            for probabilities in client.predict_many("mnist", batches):
+            async for probabilities in client.predict_many("mnist", batches):
                 ...
 
         Raises what `predict` raises, and what taking the inputs raises.
@@ -236,7 +224,7 @@ class AsyncClient:
         """The layers of a model, or some of them by path, with what went in and came out of each of their calls.
 
         Example:
-            shapes = client.node_shapes("twice")
+            shapes = await client.node_shapes("twice")
             shapes["conv"].input_shape_at(1)     -> (None, 64, 64, 3)
             shapes["conv"].output_shape          -> AttributeError where the calls differ, as in Keras
             shapes["outer/inner"].input_at(0)    -> the tensor that came in: layer, node, shape, dtype
@@ -314,9 +302,10 @@ class AsyncClient:
         `checkpoint_seconds` is the time between two checkpoints, from which an interrupted run goes on.
 
         Example:
-            run = client.train("mnist", images, labels, epochs=3, optimizer="adam",
-                               loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-            for event in run:
+            run = await client.train(
+                "mnist", images, labels, epochs=3, loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+            )
+            async for event in run:
                 print(event)
             print(run.history["loss"], run.version)
 
@@ -380,7 +369,7 @@ class AsyncClient:
         The arguments are those of `train`. The server evaluates in a process of its own; this waits for it.
 
         Example:
-            client.evaluate("mnist", images, labels)     -> {"accuracy": 0.97, "loss": 0.09}
+            await client.evaluate("mnist", images, labels)     -> {"accuracy": 0.97, "loss": 0.09}
 
         Raises what `train` raises, TrainingFailed, and TrainingCancelled.
         """
@@ -460,21 +449,18 @@ class AsyncClient:
     async def _perform(self, step: Step, deadline: Deadline) -> Any:
         """Carry one step out: every RPC of the client is made here."""
         if isinstance(step, Pause):
-            await asyncio.sleep(step.seconds)
-            return None
+            return await self._channel.pause(step.seconds)
         if isinstance(step, Work):
-            return await asyncio.to_thread(step.function)
+            return await self._channel.work(step.function)
         if self._closed:
             raise ClientClosed(f"client of {self.address} is closed")
         try:
             if isinstance(step, Call):
-                return await self._callable(step.method)(
-                    step.request, timeout=deadline.remaining(), metadata=self._connection.metadata
-                )
+                return await self._channel.call(step.method, step.request, deadline)
             if isinstance(step, Open):
-                return Stream(self._callable(step.method)(step.requests, metadata=self._connection.metadata))
+                return Stream(await self._channel.open(step.method, step.requests))
             if isinstance(step, Receive):
-                return await _read(step.stream.handle)
+                return await self._channel.receive(step.stream.handle)
             return step.stream.handle.cancel()
         except grpc.RpcError as error:
             translated = rpc_error(error, self.address)
@@ -487,41 +473,10 @@ class AsyncClient:
             raise ClientClosed(f"client of {self.address} is closed")
         deadline = Deadline(self.timeout if timeout is None else timeout)
         try:
-            reply: R = await self._callable(method, raw=True)(
-                request, timeout=deadline.remaining(), metadata=self._connection.metadata
-            )
+            reply: R = await self._channel.call(method, request, deadline, raw=True)
             return reply
         except grpc.RpcError as error:
             raise rpc_error(error, self.address) from None
-
-    def _callable(self, method: methods.Method[Any, Any], *, raw: bool = False) -> Callable[..., Any]:
-        """The channel's callable for an RPC, made once; with `raw` for requests that are bytes."""
-        made = self._calls.get((method.path, raw))
-        if made is None:
-            kind = ("stream" if method.streams_requests else "unary") + "_"
-            kind += "stream" if method.streams_replies else "unary"
-            if self._channel is None:
-                # Not before the first call: a channel belongs to the event loop that runs when it is made.
-                self._channel = self._open_channel()
-            made = getattr(self._channel, kind)(
-                method.path,
-                request_serializer=None if raw else method.request.SerializeToString,
-                response_deserializer=method.reply.FromString,
-            )
-            self._calls[method.path, raw] = made
-        return made
-
-
-async def _read(call: Any) -> Any:
-    """The next message of a stream, None at its end."""
-    try:
-        message = await call.read()
-    except grpc.aio.AioRpcError as error:
-        if error.details() != "Internal error from Core":
-            raise
-        # What grpc.aio says, in place of the server's status, where the call ended while a request was written.
-        raise Unavailable("the stream ended while data was being sent") from None
-    return None if message is grpc.aio.EOF else message
 
 
 class AsyncPreparedCall:

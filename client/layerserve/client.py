@@ -1,3 +1,4 @@
+# Generated from async_client.py by `make client`. Edit that file instead.
 """The blocking client: carries flows out on a blocking channel."""
 
 from __future__ import annotations
@@ -5,8 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import grpc
 
 from layerserve import methods, prediction, run_info
+from layerserve.channel import Channel
 from layerserve.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
@@ -55,7 +56,8 @@ class Client:
     Example:
         with Client("localhost:8500") as client:
             probabilities = client.predict("mnist", images)
-            run = client.train("mnist", images, labels, epochs=3).wait(progress=True)
+            run = client.train("mnist", images, labels, epochs=3)
+            run.wait(progress=True)
             print(run.history["loss"], run.version)
 
     `address` is host:port, or any name that gRPC resolves; calls are spread over all addresses of the name. `timeout`
@@ -80,17 +82,9 @@ class Client:
         Deadline(timeout)  # refuses what is no timeout here rather than at the first call
         self.address = address
         self.timeout = timeout
-        self._connection = connection(address, tls, token, options)
+        self._channel = Channel(connection(address, tls, token, options))
         self._signatures = Signatures()
-        self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
         self._closed = False
-        self._channel = self._open_channel()
-
-    def _open_channel(self) -> grpc.Channel:
-        options, tls = self._connection.channel_options, self._connection.tls
-        if tls is None:
-            return grpc.insecure_channel(self.address, options)
-        return grpc.secure_channel(self.address, tls.credentials(), options)
 
     def __enter__(self) -> Client:
         return self
@@ -153,9 +147,9 @@ class Client:
         `timeout` is in seconds; default: the client's.
 
         Example:
-            client.predict("mnist", images)                                 -> array (rows, 10)
-            client.predict("tickets", {"title": titles, "body": bodies})    -> {"priority": ..., "department": ...}
-            client.predict("mnist", images, outputs="dense_1")              -> array (rows, 64)
+            client.predict("mnist", images)                              -> array (rows, 10)
+            client.predict("tickets", {"title": titles, "body": bodies}) -> {"priority": ..., "department": ...}
+            client.predict("mnist", images, outputs="dense_1")           -> array (rows, 64)
 
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
@@ -309,8 +303,9 @@ class Client:
         `checkpoint_seconds` is the time between two checkpoints, from which an interrupted run goes on.
 
         Example:
-            run = client.train("mnist", images, labels, epochs=3, optimizer="adam",
-                               loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+            run = client.train(
+                "mnist", images, labels, epochs=3, loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+            )
             for event in run:
                 print(event)
             print(run.history["loss"], run.version)
@@ -455,22 +450,18 @@ class Client:
     def _perform(self, step: Step, deadline: Deadline) -> Any:
         """Carry one step out: every RPC of the client is made here."""
         if isinstance(step, Pause):
-            time.sleep(step.seconds)
-            return None
+            return self._channel.pause(step.seconds)
         if isinstance(step, Work):
-            return step.function()
+            return self._channel.work(step.function)
         if self._closed:
             raise ClientClosed(f"client of {self.address} is closed")
         try:
             if isinstance(step, Call):
-                return self._callable(step.method)(
-                    step.request, timeout=deadline.remaining(), metadata=self._connection.metadata
-                )
+                return self._channel.call(step.method, step.request, deadline)
             if isinstance(step, Open):
-                requests = iter(step.requests) if step.method.streams_requests else step.requests  # type: ignore[arg-type]
-                return Stream(self._callable(step.method)(requests, metadata=self._connection.metadata))
+                return Stream(self._channel.open(step.method, step.requests))
             if isinstance(step, Receive):
-                return next(step.stream.handle, None)
+                return self._channel.receive(step.stream.handle)
             return step.stream.handle.cancel()
         except grpc.RpcError as error:
             translated = rpc_error(error, self.address)
@@ -483,26 +474,10 @@ class Client:
             raise ClientClosed(f"client of {self.address} is closed")
         deadline = Deadline(self.timeout if timeout is None else timeout)
         try:
-            reply: R = self._callable(method, raw=True)(
-                request, timeout=deadline.remaining(), metadata=self._connection.metadata
-            )
+            reply: R = self._channel.call(method, request, deadline, raw=True)
             return reply
         except grpc.RpcError as error:
             raise rpc_error(error, self.address) from None
-
-    def _callable(self, method: methods.Method[Any, Any], *, raw: bool = False) -> Callable[..., Any]:
-        """The channel's callable for an RPC, made once; with `raw` for requests that are bytes."""
-        made = self._calls.get((method.path, raw))
-        if made is None:
-            kind = ("stream" if method.streams_requests else "unary") + "_"
-            kind += "stream" if method.streams_replies else "unary"
-            made = getattr(self._channel, kind)(
-                method.path,
-                request_serializer=None if raw else method.request.SerializeToString,
-                response_deserializer=method.reply.FromString,
-            )
-            self._calls[method.path, raw] = made
-        return made
 
 
 class PreparedCall:

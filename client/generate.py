@@ -1,0 +1,70 @@
+"""Write those files of the client that are made from others (`make client`), or check that they are fresh.
+
+`client.py`, the blocking client, is `async_client.py` without what only asyncio needs: `await` can be taken out by
+rule, but not put in. What the two do differently is in `channel.py` and `async_channel.py`, both written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent / "layerserve"
+
+#: What becomes what, in code and docstrings alike.
+RULES = (
+    (r"\basync (def|with|for)\b", r"\1"),
+    (r"\bawait ", ""),
+    (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
+    (r"\basync_channel\b", "channel"),
+    (r"\bAsync(?=[A-Z])", ""),
+    (r"\basyncio client\b", "blocking client"),
+    (r"\ban asyncio channel\b", "a blocking channel"),
+    (r"\btasks of one event loop\b", "threads"),
+)
+
+
+def blocking(text: str) -> str:
+    """Code or a docstring of the asyncio client, as the blocking one has it."""
+    for pattern, replacement in RULES:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def generated() -> dict[Path, str]:
+    """The files, by path."""
+    client = blocking((PACKAGE / "async_client.py").read_text("utf-8"))
+    return {PACKAGE / "client.py": _formatted(_header("async_client.py") + client)}
+
+
+def _header(source: str) -> str:
+    return f"# Generated from {source} by `make client`. Edit that file instead.\n"
+
+
+def _formatted(text: str) -> str:
+    """The text as ruff has it: names that became shorter leave imports out of order and lines that could be joined."""
+    for command in (["check", "--select=I", "--fix-only", "--quiet"], ["format", "--quiet"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(PACKAGE / "client.py"), "-"]
+        text = subprocess.run(ruff, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return text
+
+
+def main() -> int:
+    """Write the files, or with --check say which are stale. Gives the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
+    check = parser.parse_args().check
+    stale = [path for path, text in generated().items() if not path.exists() or path.read_text("utf-8") != text]
+    for path in stale:
+        if check:
+            print(f"{path.relative_to(Path.cwd())} is stale: run `make client` and commit", file=sys.stderr)
+        else:
+            path.write_text(generated()[path], "utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The asyncio channel of `AsyncClient`: what differs between tasks and threads. `channel` is its twin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from layerserve.channel import multicallable
+from layerserve.connection import Connection, Deadline
+from layerserve.errors import Unavailable
+from layerserve.methods import Message, Method
+
+T = TypeVar("T")
+
+
+class AsyncChannel:
+    """A gRPC channel, shared by any number of tasks of one event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._metadata = connection.metadata
+        self._channel: grpc.aio.Channel | None = None
+        self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
+
+    async def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
+        """The reply of a unary RPC; with `raw` the request is bytes."""
+        return await self._callable(method, raw)(request, timeout=deadline.remaining(), metadata=self._metadata)
+
+    async def open(self, method: Method[Any, Any], requests: Message | Iterable[Message]) -> Any:
+        """A stream, as `receive` takes it."""
+        return self._callable(method, raw=False)(requests, metadata=self._metadata)
+
+    async def receive(self, stream: Any) -> Any:
+        """The next message of a stream, None at its end."""
+        try:
+            message = await stream.read()
+        except grpc.aio.AioRpcError as error:
+            if error.details() != "Internal error from Core":
+                raise
+            # What grpc.aio says, in place of the server's status, where the call ended while a request was written.
+            raise Unavailable("the stream ended while data was being sent") from None
+        return None if message is grpc.aio.EOF else message
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def work(self, function: Callable[[], T]) -> T:
+        """The result of a function that may block on a disk."""
+        return await asyncio.to_thread(function)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _callable(self, method: Method[Any, Any], raw: bool) -> Callable[..., Any]:
+        made = self._calls.get((method.path, raw))
+        if made is None:
+            if self._channel is None:
+                # Not before the first call: a channel belongs to the event loop that runs when it is made.
+                self._channel = self._open()
+            made = self._calls[method.path, raw] = multicallable(self._channel, method, raw)
+        return made
+
+    def _open(self) -> grpc.aio.Channel:
+        options, tls = self._connection.channel_options, self._connection.tls
+        if tls is None:
+            return grpc.aio.insecure_channel(self._connection.address, options)
+        return grpc.aio.secure_channel(self._connection.address, tls.credentials(), options)

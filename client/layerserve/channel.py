@@ -1,0 +1,68 @@
+"""The blocking channel of `Client`: what differs between threads and tasks. `async_channel` is its twin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import grpc
+
+from layerserve.connection import Connection, Deadline
+from layerserve.methods import Message, Method
+
+T = TypeVar("T")
+
+
+class Channel:
+    """A gRPC channel, shared by any number of threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._metadata = connection.metadata
+        options, tls = connection.channel_options, connection.tls
+        if tls is None:
+            self._channel = grpc.insecure_channel(connection.address, options)
+        else:
+            self._channel = grpc.secure_channel(connection.address, tls.credentials(), options)
+        self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
+
+    def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
+        """The reply of a unary RPC; with `raw` the request is bytes."""
+        return self._callable(method, raw)(request, timeout=deadline.remaining(), metadata=self._metadata)
+
+    def open(self, method: Method[Any, Any], requests: Message | Iterable[Message]) -> Any:
+        """A stream, as `receive` takes it."""
+        sent = iter(requests) if method.streams_requests else requests  # type: ignore[arg-type]
+        return self._callable(method, raw=False)(sent, metadata=self._metadata)
+
+    def receive(self, stream: Any) -> Any:
+        """The next message of a stream, None at its end."""
+        return next(stream, None)
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def work(self, function: Callable[[], T]) -> T:
+        """The result of a function that may block on a disk."""
+        return function()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _callable(self, method: Method[Any, Any], raw: bool) -> Callable[..., Any]:
+        made = self._calls.get((method.path, raw))
+        if made is None:
+            made = self._calls[method.path, raw] = multicallable(self._channel, method, raw)
+        return made
+
+
+def multicallable(channel: Any, method: Method[Any, Any], raw: bool) -> Callable[..., Any]:
+    """The callable of a channel, blocking or asyncio, for an RPC; with `raw` for requests that are bytes."""
+    kind = ("stream" if method.streams_requests else "unary") + "_"
+    kind += "stream" if method.streams_replies else "unary"
+    made: Callable[..., Any] = getattr(channel, kind)(
+        method.path,
+        request_serializer=None if raw else method.request.SerializeToString,
+        response_deserializer=method.reply.FromString,
+    )
+    return made
