@@ -84,11 +84,11 @@ proto-check: $(STAMP) ## Check that the committed stubs are those of proto/
 	  || (echo 'stubs are stale: run `make proto` and commit'; exit 1)
 
 .PHONY: client
-client: $(STAMP) ## Make the blocking client from the asynchronous one
+client: $(STAMP) ## Make the blocking client, and the keywords of both from their table
 	$(BIN)/python client/generate.py
 
 .PHONY: client-check
-client-check: $(STAMP) ## Check that the committed blocking client is that of the asynchronous one
+client-check: $(STAMP) ## Check that what `make client` makes is committed
 	@$(BIN)/python client/generate.py --check
 
 .PHONY: layers

@@ -2,6 +2,8 @@
 
 `client.py`, the blocking client, is `async_client.py` without what only asyncio needs: `await` can be taken out by
 rule, but not put in. What the two do differently is in `channel.py` and `async_channel.py`, both written by hand.
+
+`options/keywords.py` is what type checkers and editors read: the options of `options/training.py` as keyword arguments.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "layerserve"
@@ -34,20 +37,42 @@ def blocking(text: str) -> str:
     return text
 
 
-def generated() -> dict[Path, str]:
-    """The files, by path."""
-    client = blocking((PACKAGE / "async_client.py").read_text("utf-8"))
-    return {PACKAGE / "client.py": _formatted(_header("async_client.py") + client)}
+def client() -> str:
+    """client.py."""
+    return _header("async_client.py") + blocking((PACKAGE / "async_client.py").read_text("utf-8"))
+
+
+def keywords() -> str:
+    """options/keywords.py."""
+    from layerserve.options.training import EVALUATE, TRAIN  # with client.py as it was written just before
+
+    lines = [
+        _header("training.py"),
+        '"""The options as keyword arguments: what `Unpack` takes."""',
+        "from __future__ import annotations",
+        "from collections.abc import Mapping, Sequence",
+        "from typing import Any, TypedDict",
+    ]
+    for function, options in (("train", TRAIN), ("evaluate", EVALUATE)):
+        lines.append(f"class {function.title()}Keywords(TypedDict, total=False):")
+        lines.append(f'    """Options of `{function}`."""')
+        for option in options:
+            lines += [f"    {option.name}: {option.annotation}", f'    """{option.help}"""']
+    return "\n".join(lines)
+
+
+#: The files, by path in the package. The second needs the first.
+FILES: dict[str, Callable[[], str]] = {"client.py": client, "options/keywords.py": keywords}
 
 
 def _header(source: str) -> str:
     return f"# Generated from {source} by `make client`. Edit that file instead.\n"
 
 
-def _formatted(text: str) -> str:
+def _formatted(text: str, path: Path) -> str:
     """The text as ruff has it: names that became shorter leave imports out of order and lines that could be joined."""
     for command in (["check", "--select=I", "--fix-only", "--quiet"], ["format", "--quiet"]):
-        ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(PACKAGE / "client.py"), "-"]
+        ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(path), "-"]
         text = subprocess.run(ruff, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
     return text
 
@@ -57,13 +82,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is stale")
     check = parser.parse_args().check
-    stale = [path for path, text in generated().items() if not path.exists() or path.read_text("utf-8") != text]
-    for path in stale:
+    stale = 0
+    for name, make in FILES.items():
+        path = PACKAGE / name
+        text = _formatted(make(), path)
+        if path.exists() and path.read_text("utf-8") == text:
+            continue
         if check:
-            print(f"{path.relative_to(Path.cwd())} is stale: run `make client` and commit", file=sys.stderr)
+            print(f"{name} is stale: run `make client` and commit", file=sys.stderr)
+            stale = 1
         else:
-            path.write_text(generated()[path], "utf-8")
-    return int(check and bool(stale))
+            path.write_text(text, "utf-8")
+    return stale
 
 
 if __name__ == "__main__":

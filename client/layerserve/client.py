@@ -6,10 +6,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -31,6 +31,8 @@ from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work
 from layerserve.health import wait_until_ready
 from layerserve.model_info import ModelInfo, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
+from layerserve.options.signature import takes
+from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
@@ -39,10 +41,15 @@ from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
 from layerserve.run_info import RunInfo
 from layerserve.tensors import Array
-from layerserve.training import TrainSettings, evaluate, train
+from layerserve.training import evaluate, train
 from layerserve.training_run import RunView
 from layerserve.v1.models_pb2 import ListModelsRequest
 from layerserve.v1.training_pb2 import ListRunsRequest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 
 T = TypeVar("T")
 R = TypeVar("R", bound=methods.Message)
@@ -234,46 +241,18 @@ class Client:
         """
         return self._run(node_shapes(model_spec(model, version, label), layers))
 
+    @takes(TRAIN)
     def train(
         self,
         model: str,
         x: Any,
         y: Any,
         *,
-        epochs: int = 1,
-        batch_size: int = 32,
-        steps_per_epoch: int | None = None,
-        validation_data: Sequence[Any] | None = None,
-        validation_split: float = 0.0,
-        validation_batch_size: int | None = None,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | None = None,
-        shuffle: bool = True,
-        seed: int | None = None,
-        optimizer: Any = None,
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
-        freeze: str | Sequence[str] = (),
-        unfreeze: str | Sequence[str] = (),
-        callbacks: Any = None,
-        publish: bool | str = True,
-        publish_label: str | None = None,
-        format: str | None = None,
-        monitor: str | None = None,
-        monitor_mode: str | None = None,
-        publish_if_improved: str | None = None,
-        priority: int = 0,
-        workers: int = 1,
-        checkpoint_seconds: float | None = None,
-        on_nan: str = "stop",
-        max_seconds: float | None = None,
-        max_memory_bytes: int | None = None,
-        max_disk_bytes: int | None = None,
-        description: str = "",
+        validation_data: Sequence[Any] | None = None,
         version: int | None = None,
         label: str | None = None,
+        **options: Unpack[TrainKeywords],
     ) -> TrainingRun:
         """Train a served model at the server. Returns when the server has all data; the run then goes on by itself.
 
@@ -296,11 +275,7 @@ class Client:
         "max", for metrics that don't say what is better. `format` is that of the new version: "keras3" and "keras3_h5"
         for Keras 3, "keras2" and "keras2_h5" for tf.keras (default: the one that the model came in).
 
-        `seed` makes the run repeatable (default: drawn). Runs of higher `priority` leave the queue first. `workers` is
-        the number of processes that train together, each with a part of every batch, to the same numbers up to
-        rounding; the server's setting max_workers limits it. `on_nan` is "stop" (the run fails where the loss is NaN or
-        infinite) or "continue". `max_seconds`, `max_memory_bytes` and `max_disk_bytes` are what it may use.
-        `checkpoint_seconds` is the time between two checkpoints, from which an interrupted run goes on.
+        `options` are those of `TrainKeywords`, with defaults that are listed below.
 
         Example:
             run = client.train(
@@ -314,81 +289,32 @@ class Client:
         repository that can't be written), PermissionDenied (a ServerFile outside of the server's data root), Overloaded
         (too many runs wait, disk or memory won't suffice), DataLoss.
         """
-        settings = TrainSettings(
-            epochs=epochs,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            validation_split=validation_split,
-            validation_batch_size=validation_batch_size,
-            class_weight=class_weight,
-            shuffle=shuffle,
-            seed=seed,
-            optimizer=optimizer,
-            loss=loss,
-            loss_weights=loss_weights,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            freeze=freeze,
-            unfreeze=unfreeze,
-            callbacks=callbacks,
-            publish=publish,
-            publish_label=publish_label,
-            format=format,
-            monitor=monitor,
-            monitor_mode=monitor_mode,
-            publish_if_improved=publish_if_improved,
-            priority=priority,
-            workers=workers,
-            checkpoint_seconds=checkpoint_seconds,
-            on_nan=on_nan,
-            max_seconds=max_seconds,
-            max_memory_bytes=max_memory_bytes,
-            max_disk_bytes=max_disk_bytes,
-            description=description,
-        )
-        flow = train(self._signatures, model, x, y, sample_weight, validation_data, settings, version, label)
+        flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
         return TrainingRun(self, self._run(flow))
 
+    @takes(EVALUATE)
     def evaluate(
         self,
         model: str,
         x: Any,
         y: Any,
         *,
-        batch_size: int = 32,
         sample_weight: Any = None,
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
-        description: str = "",
         version: int | None = None,
         label: str | None = None,
+        **options: Unpack[EvaluateKeywords],
     ) -> dict[str, float]:
         """Loss and metrics of a served model on data, as Keras's `evaluate(return_dict=True)` gives them.
 
-        The arguments are those of `train`. The server evaluates in a process of its own; this waits for it.
+        The arguments are those of `train`, `options` those of `EvaluateKeywords`. The server evaluates in a process of
+        its own; this waits for it.
 
         Example:
             client.evaluate("mnist", images, labels)     -> {"accuracy": 0.97, "loss": 0.09}
 
         Raises what `train` raises, TrainingFailed, and TrainingCancelled.
         """
-        flow = evaluate(
-            self._signatures,
-            model,
-            x,
-            y,
-            batch_size=batch_size,
-            sample_weight=sample_weight,
-            loss=loss,
-            loss_weights=loss_weights,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            description=description,
-            version=version,
-            label=label,
-        )
+        flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
         return self._run(flow)
 
     def runs(self, model: str | None = None) -> tuple[RunInfo, ...]:

@@ -10,24 +10,6 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidArgument
-from layerserve.v1.training_pb2 import CompileSettings
-
-
-def compile_settings(
-    optimizer: Any = None,
-    loss: Any = None,
-    loss_weights: Any = None,
-    metrics: Any = None,
-    weighted_metrics: Any = None,
-) -> CompileSettings:
-    """Each setting as JSON; what is None is left out, which means: as the model file says."""
-    return CompileSettings(
-        optimizer=_to_json("optimizer", optimizer),
-        loss=_to_json("loss", loss),
-        loss_weights=_to_json("loss_weights", loss_weights),
-        metrics=_to_json("metrics", metrics),
-        weighted_metrics=_to_json("weighted_metrics", weighted_metrics),
-    )
 
 
 def class_weight_json(class_weight: Mapping[int, float] | None) -> str:
@@ -59,10 +41,6 @@ def _callback(callback: Any) -> Any:
             "{'class_name': 'EarlyStopping', 'config': {'patience': 3}}"
         )
     return plain("callbacks", callback)
-
-
-def _to_json(setting: str, value: Any) -> str:
-    return "" if value is None else json.dumps(plain(setting, value))
 
 
 def plain(setting: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.errors import InvalidArgument
+from layerserve.options.kinds import words
 from layerserve.tensors import dtype_name, read_shape
 from layerserve.v1 import models_pb2, tensor_pb2
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 #: State of a version: being read, answers, could not be loaded, finishes what it has, or on disk for the first request.
 VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unknown"]
+
+#: Formats of model files, by name.
+MODEL_FORMAT = words(
+    {label.removeprefix("MODEL_FORMAT_").lower(): number for label, number in tensor_pb2.ModelFormat.items() if number}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +89,10 @@ def model_spec(name: str, version: int | None = None, label: str | None = None) 
 
 def model_format(name: str | None) -> tensor_pb2.ModelFormat.ValueType:
     """The format of a model file as it is sent; None for the model's own. Raises InvalidArgument for an unknown one."""
-    numbers = {
-        label.removeprefix("MODEL_FORMAT_").lower(): number
-        for label, number in tensor_pb2.ModelFormat.items()
-        if number
-    }
     if name is None:
         return tensor_pb2.MODEL_FORMAT_UNSPECIFIED
-    if name not in numbers:
-        raise InvalidArgument(f"format: got {name!r}, expected one of {', '.join(map(repr, numbers))}")
-    return numbers[name]
+    number: tensor_pb2.ModelFormat.ValueType = MODEL_FORMAT.encode("format", name)
+    return number
 
 
 def read_tensor_spec(message: tensor_pb2.TensorSpec) -> TensorSpec:

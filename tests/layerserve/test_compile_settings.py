@@ -5,7 +5,16 @@ import json
 import numpy as np
 import pytest
 from layerserve import InvalidArgument
-from layerserve.compile_settings import class_weight_json, compile_settings
+from layerserve.compile_settings import class_weight_json
+from layerserve.options.option import fill
+from layerserve.options.training import COMPILE
+from layerserve.v1.training_pb2 import TrainSpec
+
+
+def compile_settings(**given):
+    spec = TrainSpec()
+    fill(spec, COMPILE, given)
+    return spec.compile
 
 
 class Schedule:

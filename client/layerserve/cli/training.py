@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from layerserve.cli.array_files import read_arrays
+from layerserve.cli.flags import flags, read_flags
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
-from layerserve.cli.options import Address, Format, Json, Label, ModelName, RunId, Version, connect
+from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import number_text, plain, print_json, print_line, print_table
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.events import RunCancelled, TrainingEvent
+from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
+from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.run_info import RunInfo
 
 _ARRAYS = "[NAME=]PATH"
-_SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 Arrays = Annotated[
     list[str],
@@ -33,98 +34,29 @@ Arrays = Annotated[
     ),
 ]
 Targets = Annotated[list[str], typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Rows in a step.")]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
-Loss = Annotated[
-    str | None, typer.Option(help="A name, or JSON: an object, list or dict by output.  [default: the file's]")
-]
-LossWeights = Annotated[str | None, typer.Option(metavar="JSON", help="Weight of each output's loss.")]
-Metrics = Annotated[
-    list[str] | None, typer.Option("--metric", help="A metric: a name, or JSON. May be given several times.")
-]
-Description = Annotated[str, typer.Option(help="Text to keep with the run.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Also write the history as a picture; needs layerserve[plot].")
 ]
 
 
+@flags(TRAIN)
 def train(
     context: typer.Context,
     model: ModelName,
     x: Arrays,
     y: Targets,
-    epochs: Annotated[int, typer.Option("--epochs", "-e", min=1, help="Passes over the data.")] = 1,
-    batch_size: BatchSize = 32,
-    steps_per_epoch: Annotated[
-        int | None, typer.Option(min=1, help="Steps in an epoch.  [default: all of the data]")
-    ] = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
-    validation_split: Annotated[
-        float, typer.Option(help="Share of the last rows to validate with instead, from 0 to 1.")
-    ] = 0.0,
-    validation_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows in a step of validation.  [default: those of training]")
-    ] = None,
-    class_weight: Annotated[
-        str | None, typer.Option(metavar="JSON", help='Weight of each class: {"0": 1.0, "1": 5.0}.')
-    ] = None,
-    shuffle: Annotated[bool, typer.Option(help="Put rows in a new order for each epoch.")] = True,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.  [default: drawn]")] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="A name, or JSON as Keras serialises it.  [default: the file's]")
-    ] = None,
-    loss: Loss = None,
-    loss_weights: LossWeights = None,
-    metrics: Metrics = None,
-    freeze: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Layers not to train, such as 'block1_*'. Repeatable.")
-    ] = None,
-    unfreeze: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Layers to train, after --freeze. Repeatable.")
-    ] = None,
-    callbacks: Annotated[
-        list[str] | None, typer.Option("--callback", help="A callback: a name, or JSON. May be given several times.")
-    ] = None,
-    publish: Annotated[bool, typer.Option(help="Make the result a new version of the model.")] = True,
     best: Annotated[bool, typer.Option("--best", help="Publish the best epoch's weights, not the last ones.")] = False,
-    monitor: Annotated[
-        str | None, typer.Option(metavar="LOG", help="What makes an epoch the best.  [default: val_loss, or loss]")
-    ] = None,
-    monitor_mode: Annotated[
-        str | None, typer.Option(metavar="[min|max]", help="Whether small or large is better.  [default: by the log]")
-    ] = None,
-    if_improved: Annotated[
-        str | None,
-        typer.Option(metavar="LOG", help="Publish only what beats the version it starts from in this log."),
-    ] = None,
-    publish_label: Annotated[str | None, typer.Option(help="Label to give to the new version.")] = None,
-    format: Format = None,
-    priority: Annotated[int, typer.Option(help="Runs of a higher one leave the queue first.")] = 0,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that train together, if the server allows several.")
-    ] = 1,
-    on_nan: Annotated[
-        str, typer.Option(metavar="[stop|continue]", help="What happens when a loss is NaN or infinite.")
-    ] = "stop",
-    checkpoint_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Seconds between two checkpoints.  [default: the server's]")
-    ] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds that the run may train.")] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory that the run may use: bytes, or such as 500M or 2G.")
-    ] = None,
-    max_disk: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="What the run's folder may take, in the same form.")
-    ] = None,
-    description: Description = "",
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Train a model and publish the result.
 
@@ -136,7 +68,7 @@ def train(
     """
     if bool(validation_x) != bool(validation_y):
         raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
-    if best and not publish:
+    if best and not options["publish"]:
         raise InvalidArgument("--best: got it with --no-publish, expected one of the two")
     check_plot(plot)
     with connect(context, address) as client:
@@ -144,39 +76,11 @@ def train(
             model,
             read_arrays(x),
             read_arrays(y),
-            epochs=epochs,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
             validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
-            validation_split=validation_split,
-            validation_batch_size=validation_batch_size,
-            class_weight=_json("--class-weight", class_weight),
-            shuffle=shuffle,
-            seed=seed,
-            optimizer=_name_or_json("--optimizer", optimizer),
-            loss=_name_or_json("--loss", loss),
-            loss_weights=_json("--loss-weights", loss_weights),
-            metrics=_metrics(metrics),
-            freeze=freeze or (),
-            unfreeze=unfreeze or (),
-            callbacks=[_name_or_json("--callback", text) for text in callbacks] if callbacks else None,
-            publish="best" if best else publish,
-            monitor=monitor,
-            monitor_mode=monitor_mode,
-            publish_if_improved=if_improved,
-            publish_label=publish_label,
-            format=format,
-            priority=priority,
-            workers=workers,
-            on_nan=on_nan,
-            checkpoint_seconds=checkpoint_seconds,
-            max_seconds=max_seconds,
-            max_memory_bytes=_bytes("--max-memory", max_memory),
-            max_disk_bytes=_bytes("--max-disk", max_disk),
-            description=description,
             version=version,
             label=label,
+            **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
         )
         if not detach:
             _follow(run, as_json, plot)
@@ -186,21 +90,18 @@ def train(
             print_line(run.id)
 
 
+@flags(EVALUATE)
 def evaluate(
     context: typer.Context,
     model: ModelName,
     x: Arrays,
     y: Targets,
-    batch_size: BatchSize = 32,
     sample_weight: SampleWeight = None,
-    loss: Loss = None,
-    loss_weights: LossWeights = None,
-    metrics: Metrics = None,
-    description: Description = "",
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Measure the loss and metrics of a model on data. JSON: an object of numbers by log."""
     with connect(context, address) as client:
@@ -208,51 +109,15 @@ def evaluate(
             model,
             read_arrays(x),
             read_arrays(y),
-            batch_size=batch_size,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
-            loss=_name_or_json("--loss", loss),
-            loss_weights=_json("--loss-weights", loss_weights),
-            metrics=_metrics(metrics),
-            description=description,
             version=version,
             label=label,
+            **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
         )
     if as_json:
         print_json(logs)
     else:
         print_table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()])
-
-
-def _bytes(option: str, text: str | None) -> int | None:
-    """2G -> 2147483648."""
-    if text is None:
-        return None
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    try:
-        return int(float(number) * _SIZES[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise InvalidArgument(f"{option}: got {text!r}, expected bytes, or a number with K, M, G or T") from None
-
-
-def _name_or_json(option: str, text: str | None) -> Any:
-    return _json(option, text) if text is not None and text.lstrip().startswith(("{", "[")) else text
-
-
-def _json(option: str, text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument(f"{option}: got {text!r}, expected JSON ({error})") from None
-
-
-def _metrics(texts: Sequence[str] | None) -> Any:
-    """Names as a list; JSON that stands alone as what it says, such as a dict by output."""
-    if not texts:
-        return None
-    values = [_name_or_json("--metric", text) for text in texts]
-    return values[0] if len(values) == 1 and isinstance(values[0], (list, dict)) else values
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:

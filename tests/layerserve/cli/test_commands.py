@@ -352,7 +352,7 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("predict double -i x=d.npz:x -i x=d.npz:y", "two arrays of this name"),
         ("train double --x d.npz:x --y d.npz:y --loss {oops", "--loss: got '{oops', expected JSON"),
         ("train double --x d.npz:x --y d.npz:y --validation-x d.npz:x", "expected both or none"),
-        ("train double --x d.npz:x --y d.npz:y --max-memory 3X", "--max-memory: got '3X'"),
+        ("train double --x d.npz:x --y d.npz:y --max-memory-bytes 3X", "--max-memory-bytes: got '3X'"),
         ("train double --x d.npz:x --y d.npz:y --best --no-publish", "--best: got it with --no-publish"),
         ("train double --x d.npz:x --y d.npz:y --plot history.svg", "expected a name that ends in .png"),
         ("resume run-9", "unknown run 'run-9'"),

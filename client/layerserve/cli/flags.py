@@ -1,0 +1,137 @@
+"""The options of training as flags of commands, made from the tables that describe them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from layerserve.errors import InvalidArgument
+from layerserve.options.kinds import (
+    Callbacks,
+    ClassWeight,
+    Flag,
+    Kind,
+    Log,
+    Number,
+    Patterns,
+    Publication,
+    Setting,
+    Settings,
+    Size,
+    Text,
+    Weights,
+    Whole,
+    Words,
+)
+from layerserve.options.option import Option
+from layerserve.options.signature import expand
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def flags(options: Sequence[Option]) -> Callable[[F], F]:
+    """Give a command these options as flags; they come as `**options`, for `read_flags`."""
+
+    def shown(command: F) -> F:
+        expand(command, map(_parameter, options), eval_str=True)  # typer doesn't look types of a signature up
+        return command
+
+    return shown
+
+
+def read_flags(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are given, as the client takes them. Raises InvalidArgument for a text that is not valid."""
+    return {
+        option.name: _FORMS[type(option.kind)].read(flag_name(option), given[option.name])
+        for option in options
+        if given[option.name] is not None
+    }
+
+
+def flag_name(option: Option) -> str:
+    """steps_per_epoch -> --steps-per-epoch"""
+    return "--" + option.name.replace("_", "-")
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    kind, form, name = option.kind, _FORMS[type(option.kind)], flag_name(option)
+    if form.type is bool:
+        name += f"/--no-{name.removeprefix('--')}"
+    text = " ".join(filter(None, (option.help, form.help)))
+    if option.default is None and option.otherwise:
+        text += f"  [default: {option.otherwise}]"
+    described = typer.Option(
+        name,
+        *option.flags,
+        help=text,
+        metavar=f"[{'|'.join(kind.words)}]" if isinstance(kind, Words) else form.metavar,
+        min=kind.least if isinstance(kind, Number) and form.type is not str and kind.least >= 0 else None,
+    )
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=option.default or None if form.type is list[str] else option.default,
+        annotation=Annotated[form.type if option.default else form.type | None, described],
+    )
+
+
+def _bytes(flag: str, text: str) -> int:
+    """2G -> 2147483648."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise InvalidArgument(f"{flag}: got {text!r}, expected bytes, or a number with K, M, G or T") from None
+
+
+def _json(flag: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument(f"{flag}: got {text!r}, expected JSON ({error})") from None
+
+
+def _name_or_json(flag: str, text: str) -> Any:
+    return _json(flag, text) if text.lstrip().startswith(("{", "[")) else text
+
+
+def _names_or_json(flag: str, texts: Sequence[str]) -> Any:
+    """Names as a list; JSON that stands alone as what it says, such as a dict by output."""
+    values = [_name_or_json(flag, text) for text in texts]
+    return values[0] if len(values) == 1 and isinstance(values[0], (list, dict)) else values
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a kind of value is written on the command line: as what type it is read, and what then makes the value."""
+
+    type: Any
+    metavar: str | None = None
+    help: str = ""
+    read: Callable[[str, Any], Any] = lambda flag, value: value
+
+
+_REPEATED = "May be given several times."
+_FORMS: dict[type[Kind], _Form] = {
+    Flag: _Form(bool),
+    Publication: _Form(bool),
+    Text: _Form(str),
+    Log: _Form(str, "LOG"),
+    Words: _Form(str),
+    Whole: _Form(int),
+    Number: _Form(float),
+    Size: _Form(str, "SIZE", "Bytes, or such as 500M or 2G.", _bytes),
+    Patterns: _Form(list[str], "PATTERN", _REPEATED),
+    Setting: _Form(str, None, "A name, or JSON.", _name_or_json),
+    Settings: _Form(list[str], None, f"A name, or JSON. {_REPEATED}", _names_or_json),
+    Callbacks: _Form(list[str], None, f"A name, or JSON. {_REPEATED}", _names_or_json),
+    Weights: _Form(str, "JSON", "", _json),
+    ClassWeight: _Form(str, "JSON", "", _json),
+}

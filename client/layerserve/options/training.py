@@ -1,0 +1,148 @@
+"""The tables: every option of `train`, in the order of its signature, and those that `evaluate` shares.
+
+An option is added here, and to the contract in `proto/`: `make client` then writes it into `keywords.py`. What it does,
+the server's training says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layerserve.model_info import MODEL_FORMAT
+from layerserve.options.kinds import (
+    SECONDS,
+    SHARE,
+    Callbacks,
+    ClassWeight,
+    Flag,
+    Log,
+    Patterns,
+    Publication,
+    Setting,
+    Settings,
+    Size,
+    Text,
+    Weights,
+    whole,
+    words,
+)
+from layerserve.options.option import option, options_of
+from layerserve.v1 import training_pb2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run goes through its data and what becomes of its result: fields of TrainSpec itself."""
+
+    epochs: int = option(1, whole(1), "Passes over the data.", flags=["-e"])
+    batch_size: int = option(32, whole(1), "Rows in a step.", unit="rows", evaluates=True, flags=["-b"])
+    steps_per_epoch: int | None = option(None, whole(1, 64), "Steps in an epoch.", otherwise="all of the data")
+    validation_split: float = option(0.0, SHARE, "Share of the last rows to validate with instead.")
+    validation_batch_size: int | None = option(
+        None, whole(1), "Rows in a step of validation.", unit="rows", otherwise="those of training"
+    )
+    class_weight: Mapping[int, float] | None = option(
+        None, ClassWeight(), 'Weight of each class: {"0": 1.0, "1": 5.0}.', otherwise="1 for each"
+    )
+    shuffle: bool = option(True, Flag(), "Put rows in a new order for each epoch.")
+    seed: int | None = option(
+        None, whole(0, 64), "Seed of everything random: the order of rows, dropout.", otherwise="drawn"
+    )
+    freeze: str | Sequence[str] = option((), Patterns(), "Layers not to train, such as 'block1_*'.", otherwise="none")
+    unfreeze: str | Sequence[str] = option((), Patterns(), "Layers to train all the same.", otherwise="none")
+    callbacks: Any = option(
+        None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"]
+    )
+    publish: bool | str = option(True, Publication(), "Make the result a new version of the model.")
+    monitor: str | None = option(None, Log(), "What makes an epoch the best.", otherwise="val_loss, or loss")
+    monitor_mode: str | None = option(
+        None, words({"min": "min", "max": "max"}), "Whether small or large is better.", otherwise="by the log"
+    )
+    publish_if_improved: str | None = option(
+        None,
+        Log(),
+        "Publish only what beats the version it starts from in this log, on the validation data.",
+        otherwise="published in any case",
+        flags=["--if-improved"],
+    )
+    publish_label: str | None = option(None, Text(), "Label to give to the new version.", otherwise="none")
+    format: str | None = option(None, MODEL_FORMAT, "Format of the file.", otherwise="as the model came")
+    priority: int = option(0, whole(-(2**31)), "Runs of a higher priority leave the queue first.")
+    workers: int = option(
+        1, whole(1), "Processes that train together, each with a part of every batch, if the server allows several."
+    )
+    on_nan: str = option(
+        "stop",
+        words({"stop": training_pb2.NAN_POLICY_STOP, "continue": training_pb2.NAN_POLICY_CONTINUE}),
+        "What happens when a loss is NaN or infinite: with 'stop' the run fails.",
+        field="nan_policy",
+    )
+    checkpoint_seconds: float | None = option(
+        None,
+        SECONDS,
+        "Seconds between two checkpoints, from which an interrupted run goes on.",
+        unit="seconds",
+        otherwise="the server's",
+    )
+    description: str = option("", Text(), "Text to keep with the run.", evaluates=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """What Keras's `compile` takes: the fields of CompileSettings."""
+
+    optimizer: Any = option(None, Setting(), "Optimizer, as Keras serialises it.", otherwise="the file's")
+    loss: Any = option(
+        None, Setting(), "Loss, or a list or dict of them by output.", otherwise="the file's", evaluates=True
+    )
+    loss_weights: Any = option(None, Weights(), "Weight of each output's loss.", otherwise="the file's", evaluates=True)
+    metrics: Any = option(
+        None,
+        Settings(),
+        "Metrics, or a list or dict of them by output.",
+        otherwise="the file's",
+        evaluates=True,
+        flags=["--metric"],
+    )
+    weighted_metrics: Any = option(
+        None, Settings(), "Metrics to which sample weights apply.", otherwise="the file's", evaluates=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may use; no limit but the server's where it isn't given: the fields of Budget in messages."""
+
+    max_seconds: float | None = option(
+        None, SECONDS, "Seconds that the run may train.", unit="seconds", otherwise="no limit", field="seconds"
+    )
+    max_memory_bytes: int | None = option(
+        None,
+        Size(),
+        "Memory that the run may use.",
+        unit="bytes",
+        otherwise="no limit",
+        field="memory_bytes",
+        flags=["--max-memory"],
+    )
+    max_disk_bytes: int | None = option(
+        None,
+        Size(),
+        "What the run's folder may take.",
+        unit="bytes",
+        otherwise="no limit",
+        field="disk_bytes",
+        flags=["--max-disk"],
+    )
+
+
+RUN = options_of(RunOptions)
+COMPILE = options_of(CompileOptions, "compile")
+BUDGET = options_of(Budget, "budget")
+
+#: The options of `train`.
+TRAIN = (*RUN, *COMPILE, *BUDGET)
+#: The options of `evaluate`.
+EVALUATE = tuple(option for option in TRAIN if option.evaluates)

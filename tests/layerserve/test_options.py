@@ -1,0 +1,139 @@
+"""The tables of options: they and the contract name the same fields, and all that is made from them has all options."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_type_hints
+
+import pytest
+from layerserve import AsyncClient, Client
+from layerserve.cli import main
+from layerserve.cli.flags import flag_name
+from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
+from layerserve.options.kinds import Flag, Json, Number, Patterns, Publication, Text, Whole, Words
+from layerserve.options.option import fill
+from layerserve.options.training import EVALUATE, TRAIN
+from layerserve.v1 import training_pb2 as pb
+
+#: What a specification says that is no option: the model, and the arrays.
+REST = {"model", "data"}
+#: A value for each kind of option that is no default, as a specification gives it back.
+VALUES = {
+    **{"epochs": 2, "batch_size": 3, "steps_per_epoch": 2**40, "validation_split": 0.25, "validation_batch_size": 4},
+    **{"class_weight": '{"0": 2.0}', "shuffle": False, "seed": 0, "freeze": ("a*",), "unfreeze": ("ab", "ac")},
+    **{"callbacks": '["TerminateOnNaN"]', "publish": "best", "monitor": "loss", "monitor_mode": "max"},
+    **{"publish_if_improved": "accuracy", "publish_label": "new", "format": "keras2", "priority": -1, "workers": 2},
+    **{"on_nan": "continue", "checkpoint_seconds": 0.0, "description": "why", "optimizer": '"sgd"', "loss": '"mse"'},
+    **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
+    **{"max_memory_bytes": 2**40, "max_disk_bytes": 1},
+}
+GIVEN = {
+    **VALUES,
+    **{"class_weight": {0: 2.0}, "callbacks": "TerminateOnNaN", "optimizer": "sgd", "loss": "mse"},
+    **{"loss_weights": [0.5], "metrics": ["mae"], "weighted_metrics": []},
+}
+
+
+def leaves(message, inside="") -> dict:
+    """The fields of a specification by their paths, those of messages in it included."""
+    found = {}
+    for field in message.DESCRIPTOR.fields:
+        path = inside + field.name
+        if field.message_type and not field.is_repeated and path not in REST:
+            found |= leaves(field.message_type._concrete_class, path + ".")
+        elif path not in REST:
+            found[path] = field
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "only_in_the_contract"),
+    [(pb.TrainSpec, TRAIN, set()), (pb.EvaluateSpec, EVALUATE, {"compile.optimizer"})],
+)
+def test_the_table_and_the_contract_have_the_same_fields(spec, options, only_in_the_contract):
+    named = [path for option in options for path in option.fields]
+    assert len(named) == len(set(named))
+    assert set(named) == leaves(spec).keys() - only_in_the_contract
+
+
+@pytest.mark.parametrize("option", TRAIN, ids=lambda option: option.name)
+def test_an_option_is_what_its_field_can_hold(option):
+    field, kind = leaves(pb.TrainSpec)[option.path], option.kind
+    held = {
+        field.TYPE_INT32: Whole,
+        field.TYPE_INT64: Whole,
+        field.TYPE_DOUBLE: Number,
+        field.TYPE_BOOL: (Flag, Publication),
+        field.TYPE_STRING: Patterns if field.is_repeated else (Text, Json, Words),
+        field.TYPE_ENUM: Words,
+    }
+    assert isinstance(kind, held[field.type])
+    if isinstance(kind, Whole):
+        assert kind.limit == {field.TYPE_INT32: 2**31, field.TYPE_INT64: 2**63}[field.type]
+    if field.enum_type:
+        assert sorted(kind.words.values()) == [value.number for value in field.enum_type.values if value.number]
+    assert option.help.endswith(".")
+    assert kind.expects
+    assert option.default is not None or option.otherwise
+
+
+def test_every_option_comes_back_from_a_specification():
+    spec = pb.TrainSpec()
+    fill(spec, TRAIN, GIVEN)
+    assert {option.name: option.read(spec) for option in TRAIN} == VALUES
+
+
+def test_an_empty_specification_says_nothing():
+    assert {option.read(pb.TrainSpec()) for option in TRAIN} == {None}
+    assert {option.read(pb.EvaluateSpec()) for option in EVALUATE} == {None}
+
+
+@pytest.mark.parametrize(
+    ("publish", "expected"), [(True, (True, 1)), (False, (False, 0)), ("last", (True, 1)), ("best", (True, 2))]
+)
+def test_publishing_is_two_fields(publish, expected):
+    spec = pb.TrainSpec()
+    fill(spec, TRAIN, {"publish": publish})
+    assert (spec.publish, spec.publish_choice) == expected
+
+
+@pytest.mark.parametrize(("keywords", "options"), [(TrainKeywords, TRAIN), (EvaluateKeywords, EVALUATE)])
+def test_type_checkers_see_all_options(keywords, options):
+    assert get_type_hints(keywords) == {option.name: option.type for option in options}
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize(("method", "options"), [("train", TRAIN), ("evaluate", EVALUATE)])
+def test_people_see_all_options(client, method, options):
+    function = getattr(client, method)
+    parameters = inspect.signature(function).parameters
+    own = {"self", "model", "x", "y", "sample_weight", "version", "label"}
+    assert parameters.keys() - own - {"validation_data"} == {option.name for option in options}
+    for option in options:
+        assert (parameters[option.name].default, parameters[option.name].annotation) == (option.default, option.type)
+        assert f"\n    {option.name}: " in function.__doc__
+    hints = get_type_hints(function)
+    assert all(hints[option.name] == option.type for option in options)
+
+
+@pytest.mark.parametrize(("command", "options"), [("train", TRAIN), ("evaluate", EVALUATE)])
+def test_the_command_line_has_all_options(command, options, capsys):
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in options:
+        for flag in (flag_name(option), *option.flags):
+            assert f"{flag} " in shown or f"{flag}," in shown, flag
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "text"),
+    [
+        ("train", "epoch", r"train\(\) got an unexpected keyword argument 'epoch'; did you mean 'epochs'\?$"),
+        ("train", "nan_policy", r"train\(\) got an unexpected keyword argument 'nan_policy'$"),
+        ("evaluate", "epochs", r"evaluate\(\) got an unexpected keyword argument 'epochs'"),
+    ],
+)
+def test_a_name_that_is_no_option_is_refused_as_python_does(client, server, method, name, text):
+    with pytest.raises(TypeError, match=text):
+        getattr(client, method)("double", [[1.0, 2.0, 3.0]], [1], **{name: 1})
+    assert server.calls == []
