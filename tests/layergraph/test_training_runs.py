@@ -291,10 +291,16 @@ def test_keras_goes_on_with_a_loss_that_is_no_number():
     assert not math.isfinite(history.history["loss"][-1])
 
 
-def test_a_loss_that_is_no_number_can_end_the_run():
+@pytest.mark.parametrize("option", [{"on_nan": "stop"}, {"stop_on_nan": True}], ids=str)
+def test_a_loss_that_is_no_number_can_end_the_run(option):
     with pytest.raises(NonFiniteLossError) as caught:
-        nan_model().fit(X, X[:, :1], epochs=3, batch_size=10, verbose=0, shuffle=False, stop_on_nan=True)
+        nan_model().fit(X, X[:, :1], epochs=3, batch_size=10, verbose=0, shuffle=False, **option)
     assert (caught.value.epoch, caught.value.step) == (1, 2)
+
+
+def test_what_happens_then_is_one_of_two_words():
+    with pytest.raises(ConfigError, match="on_nan: got 'panic', expected 'stop' or 'continue'"):
+        nan_model().fit(X, X[:, :1], verbose=0, on_nan="panic")
 
 
 @pytest.mark.parametrize("verbose", [1, 2, "auto"])

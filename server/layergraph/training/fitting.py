@@ -57,7 +57,7 @@ class Fit:
         epochs: range,
         steps: int | None,
         seed: int,
-        stop_on_nan: bool,
+        on_nan: str,
         checkpoints: Checkpoints | None,
         workers: Workers | None,
     ) -> None:
@@ -70,7 +70,7 @@ class Fit:
         self._epochs = epochs
         self._steps = steps
         self._seed = seed
-        self._stop_on_nan = stop_on_nan
+        self._stops_on_nan = on_nan == "stop"
         self._checkpoints = checkpoints
         self._workers = workers
         #: The epoch that is going on or comes next, and how many of its batches are done.
@@ -135,7 +135,7 @@ class Fit:
             for callback in begin:
                 callback.on_train_batch_begin(step, {})
             loop.train(batch)
-            if self._stop_on_nan:
+            if self._stops_on_nan:
                 loop.check_finite(self._epoch, step)
             self._step = step + 1
             if end:

@@ -207,9 +207,11 @@ class Trainer:
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
         seed: int | None = None,
-        stop_on_nan: bool = False,
+        on_nan: str = "continue",
         checkpoints: Checkpoints | None = None,
         workers: Workers | None = None,
+        *,
+        stop_on_nan: bool = False,
     ) -> History:
         """Trains for some epochs and gives back their logs.
 
@@ -228,17 +230,21 @@ class Trainer:
         validation_steps    only the first batches are evaluated
         validation_freq     epochs from one evaluation to the next, or a list of epochs, from 1
         seed                of shuffling and of layers that draw; None for a random one
-        stop_on_nan         ends with NonFiniteLossError when the loss is no number, for which each step waits for the
-                            device; Keras, and False, go on
+        on_nan              what happens when the loss is NaN or infinite: "continue", as in Keras, or "stop", which
+                            raises NonFiniteLossError, for which each step waits for the device
         checkpoints         where the state of the run is kept. If one is there already, the run goes on from it, with
                             the same data and arguments: to the very weights it would have had without a break
         workers             the group of processes that make this call alike, and train one model together: the logs and
                             weights are those of one process. Callbacks and checkpoints are the first one's
+        stop_on_nan         an earlier name: True is on_nan="stop"
 
         The order of an epoch depends on seed and epoch number only. Raises DataError for data that doesn't fit, before
         anything is trained, and NotCompiledError.
         """
         compiled = self._ready()
+        on_nan = "stop" if stop_on_nan else on_nan
+        if on_nan not in ("stop", "continue"):
+            raise ConfigError(f"on_nan: got {on_nan!r}, expected 'stop' or 'continue'")
         callbacks = _made(callbacks)
         batches = source(x)
         if batches is not None:
@@ -289,7 +295,7 @@ class Trainer:
             epochs=range(initial_epoch, epochs),
             steps=steps_per_epoch,
             seed=seed,
-            stop_on_nan=stop_on_nan,
+            on_nan=on_nan,
             checkpoints=checkpoints,
             workers=workers,
         )
