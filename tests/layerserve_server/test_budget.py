@@ -14,12 +14,12 @@ from layerserve_server.training.budget import Watch, check_room, folder_bytes
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
 
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (1000, 10)),))
-MEMORY = Budget(memory_bytes=10**6)
-DISK = Budget(disk_bytes=10**6)
+MEMORY = Budget(max_memory_bytes=10**6)
+DISK = Budget(max_disk_bytes=10**6)
 
 
 def test_what_fits_may_start(tmp_path):
-    check_room(replace(REQUEST, budget=Budget(memory_bytes=16 * 1000, disk_bytes=10**6)), tmp_path, 1000, 4000)
+    check_room(replace(REQUEST, budget=Budget(max_memory_bytes=16 * 1000, max_disk_bytes=10**6)), tmp_path, 1000, 4000)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_evaluation_needs_less(tmp_path):
 
 def test_evaluation_needs_the_weights_and_no_file_of_them(tmp_path):
     request = replace(REQUEST, kind=Kind.EVALUATION)
-    check_room(replace(request, budget=Budget(memory_bytes=4000, disk_bytes=44_000)), tmp_path, 1000, 4000)
-    for short in (Budget(memory_bytes=3999), Budget(disk_bytes=43_999)):
+    check_room(replace(request, budget=Budget(max_memory_bytes=4000, max_disk_bytes=44_000)), tmp_path, 1000, 4000)
+    for short in (Budget(max_memory_bytes=3999), Budget(max_disk_bytes=43_999)):
         with pytest.raises(TooLargeError):
             check_room(replace(request, budget=short), tmp_path, 1000, 4000)
 
@@ -100,9 +100,9 @@ def test_a_run_that_overspends_is_found_out(tmp_path):
     assert folder_bytes(tmp_path) == 2000
     assert memory_of(os.getpid()) > 10**6
     for limits, text in (
-        (Budget(seconds=3), "longer than its budget of 3 seconds"),
-        (Budget(memory_bytes=10**6), "bytes of memory, more than its budget of 1000000"),
-        (Budget(disk_bytes=1000), "its folder took 2000 bytes, more than its budget of 1000"),
+        (Budget(max_seconds=3), "longer than its budget of 3 seconds"),
+        (Budget(max_memory_bytes=10**6), "bytes of memory, more than its budget of 1000000"),
+        (Budget(max_disk_bytes=1000), "its folder took 2000 bytes, more than its budget of 1000"),
     ):
         assert text in Watch(limits, tmp_path, 10**6).overspent(os.getpid(), 3.5)
     assert Watch(Budget(4, 2**40, 2**40), tmp_path, 10**6).overspent(os.getpid(), 3.5) == ""
@@ -112,8 +112,8 @@ def test_a_run_that_overspends_is_found_out(tmp_path):
 @pytest.mark.parametrize(
     ("look", "limits", "pause"),
     [
-        ("folder_bytes", Budget(disk_bytes=1), budget.DISK_SECONDS),
-        ("memory_of", Budget(memory_bytes=1), budget.MEMORY_SECONDS),
+        ("folder_bytes", Budget(max_disk_bytes=1), budget.DISK_SECONDS),
+        ("memory_of", Budget(max_memory_bytes=1), budget.MEMORY_SECONDS),
     ],
 )
 def test_it_looks_only_when_it_is_time_to(tmp_path, monkeypatch, look, limits, pause):
@@ -139,19 +139,19 @@ def test_what_is_exactly_the_budget_is_within_it(tmp_path, monkeypatch):
     assert "more than its budget of 9" in Watch(Budget(3.0, 9, 10), tmp_path, 10**6).overspent(7, 3.0)
     assert "more than its budget of 9" in Watch(Budget(3.0, 10, 9), tmp_path, 10**6).overspent(7, 3.0)
     # Without a process there is no memory to look at.
-    assert Watch(Budget(memory_bytes=1), tmp_path, 10**6).overspent(None, 3.0) == ""
+    assert Watch(Budget(max_memory_bytes=1), tmp_path, 10**6).overspent(None, 3.0) == ""
 
 
 def test_several_workers_need_memory_each_and_the_disk_holds_the_data_and_four_files(tmp_path):
     request = replace(REQUEST, workers=2)
     needed = 40_000 + 4000 + 4 * 12 * 1000
-    check_room(replace(request, budget=Budget(memory_bytes=32_000, disk_bytes=needed)), tmp_path, 1000, 4000)
+    check_room(replace(request, budget=Budget(max_memory_bytes=32_000, max_disk_bytes=needed)), tmp_path, 1000, 4000)
     with pytest.raises(TooLargeError, match="needs 32000 bytes of memory at the least, expected at most 31999"):
-        check_room(replace(request, budget=Budget(memory_bytes=31_999)), tmp_path, 1000, 4000)
+        check_room(replace(request, budget=Budget(max_memory_bytes=31_999)), tmp_path, 1000, 4000)
     with pytest.raises(
         TooLargeError, match=f"needs {needed} bytes of disk at the least, expected at most {needed - 1}"
     ):
-        check_room(replace(request, budget=Budget(disk_bytes=needed - 1)), tmp_path, 1000, 4000)
+        check_room(replace(request, budget=Budget(max_disk_bytes=needed - 1)), tmp_path, 1000, 4000)
 
 
 @pytest.mark.parametrize("what", ["disk", "memory"])

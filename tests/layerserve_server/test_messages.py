@@ -50,7 +50,7 @@ def test_every_setting_of_a_run_arrives():
             shuffle=False,
             seed=0,
             validation_split=0.25,
-            publish=False,
+            publish=True,
             publish_label="best",
             description="why",
             class_weight='{"0": 1, "3": 2.5}',
@@ -82,7 +82,7 @@ def test_every_setting_of_a_run_arrives():
         seed=0,
         validation_split=0.25,
         class_weight={0: 1.0, 3: 2.5},
-        publish=False,
+        publish="best",
         publish_label="best",
         description="why",
         threads=3,
@@ -93,7 +93,6 @@ def test_every_setting_of_a_run_arrives():
         freeze=("a*",),
         unfreeze=("ab", "ac"),
         callbacks=("TerminateOnNaN",),
-        publish_best=True,
         monitor="loss",
         monitor_mode="min",
         publish_if_improved="accuracy",
@@ -101,7 +100,7 @@ def test_every_setting_of_a_run_arrives():
         steps_per_epoch=5,
         validation_batch_size=6,
         checkpoint_seconds=0.0,
-        stop_on_nan=False,
+        on_nan="continue",
         budget=Budget(7.5, 8, 9),
         data_root="/data",
         format="keras2_h5",
@@ -125,11 +124,26 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
         nice=7,
         workers=1,
         checkpoint_seconds=12.5,
-        stop_on_nan=True,
+        on_nan="stop",
         data_root="/data",
     )
     seeds = {training._training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
     assert len(seeds) > 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "publish"),
+    [
+        ({}, True),
+        ({"publish": True}, True),
+        ({"publish": False}, False),
+        ({"publish_choice": pb.PUBLISH_CHOICE_BEST}, "best"),
+        ({"publish_choice": pb.PUBLISH_CHOICE_LAST}, True),
+        ({"publish": False, "publish_choice": pb.PUBLISH_CHOICE_LAST}, False),
+    ],
+)
+def test_what_is_published_is_said_by_two_fields(fields, publish):
+    assert training._training_request(pb.TrainSpec(**fields), "m", 4, DEFAULTS).publish == publish
 
 
 def test_every_setting_of_an_evaluation_arrives():
@@ -171,6 +185,10 @@ def test_every_role_of_an_array_is_known_by_its_name(role):
         ({"class_weight": '{"0": []}'}, "class_weight: expected an object"),
         ({"class_weight": "[1]"}, "class_weight: expected an object"),
         ({"class_weight": "x" * 500}, "class_weight: 'xxx"),
+        (
+            {"publish": False, "publish_choice": pb.PUBLISH_CHOICE_BEST},
+            "publish_choice: given for a run that publishes nothing",
+        ),
     ],
 )
 def test_settings_that_are_none_are_told(fields, text):

@@ -79,7 +79,7 @@ def test_settings_of_a_run_arrive() -> None:
         "shuffle": False,
         "seed": 9,
         "validation_split": 0.5,
-        "stop_on_nan": False,
+        "on_nan": "continue",
     }
     arguments = fit_arguments(*request(Role.X, Role.Y, **settings))
     assert {name: arguments[name] for name in settings} == settings

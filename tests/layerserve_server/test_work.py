@@ -132,7 +132,7 @@ def test_a_run_validates(carried_out: Any) -> None:
 def test_the_best_epochs_model_is_the_result(carried_out: Any, tmp_path: Path) -> None:
     """With a rate at which every epoch is worse than the one before, the first is best."""
     wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
-    _, log = carried_out(VALIDATED, publish_best=True, compile=wild, stop_on_nan=False)
+    _, log = carried_out(VALIDATED, publish="best", compile=wild, on_nan="continue")
     kept = read_best(tmp_path)
     assert kept is not None
     values = [each.logs["val_loss"] for each in of(log, events.Epoch)]
@@ -144,7 +144,7 @@ def test_the_best_epochs_model_is_the_result(carried_out: Any, tmp_path: Path) -
 
 
 def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) -> None:
-    _, log = carried_out(publish_best=True, monitor="loss")
+    _, log = carried_out(publish="best", monitor="loss")
     values = [each.logs["loss"] for each in of(log, events.Epoch)]
     assert values == sorted(values, reverse=True)
     assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["3.keras", "best.json"]
@@ -152,13 +152,13 @@ def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) ->
 
 
 def test_of_a_log_that_should_be_large_the_largest_is_best(carried_out: Any, tmp_path: Path) -> None:
-    carried_out(publish_best=True, monitor="loss", monitor_mode="max")
+    carried_out(publish="best", monitor="loss", monitor_mode="max")
     assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
 
 
 def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
     wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
-    outcome, _ = carried_out(VALIDATED, publish_if_improved="loss", compile=wild, stop_on_nan=False)
+    outcome, _ = carried_out(VALIDATED, publish_if_improved="loss", compile=wild, on_nan="continue")
     assert outcome.withheld.startswith("loss ")
     assert outcome.withheld.endswith(" of version 7")
     assert " is no improvement on " in outcome.withheld

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from layergraph.archive.json_text import JsonError, json_value
+from layerserve.options.kinds import Callbacks, ClassWeight, Json
+from layerserve.options.option import Option
+from layerserve.options.training import BUDGET, COMPILE, RUN, Budget
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
-from layerserve_server.services.messages import dtype_name, format_name, lease, model_spec, parse, timestamp
+from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.run import Run, RunState
 from layerserve_server.training.run_files import RunFile, chunks, listed, opened
 from layerserve_server.training.run_folder import FILES
@@ -52,8 +55,6 @@ KINDS: dict[Kind, pb.RunKind.ValueType] = {
 #: Runs whose data comes at the same time: of all clients, and of one address. Each has a copy of its model on disk.
 MAX_UPLOADS = 64
 MAX_PEER_UPLOADS = 32
-#: Default for the rows of a step.
-BATCH_SIZE = 32
 #: Most characters, values and containers in one another of a field that holds JSON.
 MAX_JSON = 4 << 20
 MAX_JSON_VALUES = 200_000
@@ -239,38 +240,31 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 
 
 def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
-    weights = _json(spec.class_weight, "class_weight")
-    return RunRequest(
-        **_common(spec, model, version, defaults),
-        epochs=spec.epochs or 1,
-        shuffle=spec.shuffle if spec.HasField("shuffle") else True,
-        seed=spec.seed if spec.HasField("seed") else secrets.randbelow(2**31),
-        validation_split=spec.validation_split,
-        class_weight=None if weights is None else _class_weight(weights),
-        publish=spec.publish if spec.HasField("publish") else True,
-        publish_label=spec.publish_label,
-        format=format_name(spec.format),
-        freeze=tuple(spec.freeze),
-        unfreeze=tuple(spec.unfreeze),
-        callbacks=_callbacks(_json(spec.callbacks, "callbacks")),
-        publish_best=spec.publish_choice == pb.PUBLISH_CHOICE_BEST,
-        monitor=spec.monitor,
-        monitor_mode=spec.monitor_mode,
-        publish_if_improved=spec.publish_if_improved,
-        priority=spec.priority,
-        workers=1 if spec.workers == 0 else spec.workers,
-        steps_per_epoch=spec.steps_per_epoch,
-        validation_batch_size=spec.validation_batch_size,
-        checkpoint_seconds=(
-            spec.checkpoint_seconds if spec.HasField("checkpoint_seconds") else defaults.checkpoint_seconds
-        ),
-        stop_on_nan=spec.nan_policy != pb.NAN_POLICY_CONTINUE,
-        budget=Budget(spec.budget.seconds, spec.budget.memory_bytes, spec.budget.disk_bytes),
-    )
+    if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
+        raise InvalidRequestError("publish_choice: given for a run that publishes nothing")
+    filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
+    budget = Budget(**_options(BUDGET, spec))
+    return RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
 
 
 def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
-    return RunRequest(**_common(spec, model, version, defaults), kind=Kind.EVALUATION, publish=False)
+    options = _options((option for option in RUN if option.evaluates), spec)
+    return RunRequest(**_common(spec, model, version, defaults), **options, kind=Kind.EVALUATION, publish=False)
+
+
+def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
+    """What a specification says of these options, by name; only what is given."""
+    given = ((option, option.read(spec)) for option in options)
+    return {option.name: _value(option, value) for option, value in given if value is not None}
+
+
+def _value(option: Option, value: Any) -> Any:
+    if not isinstance(option.kind, Json):
+        return value
+    read = _json(value, option.name)
+    if isinstance(option.kind, Callbacks):
+        return _callbacks(read)
+    return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
 
 
 def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
@@ -279,11 +273,7 @@ def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defa
         "model": model,
         "version": version,
         "data": tuple(map(_array, spec.data)),
-        "compile": {
-            field.name: _json(value, field.name) for field, value in spec.compile.ListFields() if isinstance(value, str)
-        },
-        "batch_size": spec.batch_size or BATCH_SIZE,
-        "description": spec.description,
+        "compile": _options(COMPILE, spec),
         "threads": defaults.threads,
         "device": defaults.device,
         "nice": defaults.nice,

@@ -8,11 +8,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from layerserve.options.training import Budget
+
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training import run_folder
 from layerserve_server.training.processes import children_of
-from layerserve_server.training.request import Budget, Kind, RunRequest
+from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run_files import MAX_FILES
 
 #: Bytes of a parameter in training at the least: weight, gradient, and two numbers of an optimizer such as Adam.
@@ -37,8 +39,8 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     training = request.kind is Kind.TRAINING
     disk = request.kept_bytes + base_bytes + (FILES * FILED_BYTES * parameters if training else 0)
     memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters * request.workers
-    _check("disk", disk, "its budget", request.budget.disk_bytes or None)
-    _check("memory", memory, "its budget", request.budget.memory_bytes or None)
+    _check("disk", disk, "its budget", request.budget.max_disk_bytes or None)
+    _check("memory", memory, "its budget", request.budget.max_memory_bytes or None)
     _check("disk", disk, "free", _free_bytes(folder))
     _check("memory", memory, "available", available_memory())
 
@@ -73,22 +75,22 @@ class Watch:
 
         `pid` is its process, `seconds` how long it trained.
         """
-        if self.budget.seconds and seconds > self.budget.seconds:
-            return f"it trained longer than its budget of {self.budget.seconds:g} seconds"
+        if self.budget.max_seconds and seconds > self.budget.max_seconds:
+            return f"it trained longer than its budget of {self.budget.max_seconds:g} seconds"
         now = time.monotonic()
-        if self.budget.memory_bytes and pid is not None and now >= self._memory_at:
+        if self.budget.max_memory_bytes and pid is not None and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             used = sum(map(memory_of, (pid, *children_of(pid))))
-            if used > self.budget.memory_bytes:
-                return f"it used {used} bytes of memory, more than its budget of {self.budget.memory_bytes}"
+            if used > self.budget.max_memory_bytes:
+                return f"it used {used} bytes of memory, more than its budget of {self.budget.max_memory_bytes}"
         if now >= self._disk_at:
             self._disk_at = now + DISK_SECONDS
             return self._overspent_disk()
         return ""
 
     def _overspent_disk(self) -> str:
-        if self.budget.disk_bytes and (used := folder_bytes(self.folder)) > self.budget.disk_bytes:
-            return f"its folder took {used} bytes, more than its budget of {self.budget.disk_bytes}"
+        if self.budget.max_disk_bytes and (used := folder_bytes(self.folder)) > self.budget.max_disk_bytes:
+            return f"its folder took {used} bytes, more than its budget of {self.budget.max_disk_bytes}"
         written = files_in(self.folder / run_folder.FILES)
         if len(written) > MAX_FILES:
             return f"its callbacks wrote {len(written)} files, more than {MAX_FILES}"

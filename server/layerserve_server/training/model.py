@@ -36,7 +36,7 @@ class TrainableModel(Protocol):
 
     @property
     def fit(self) -> Callable[..., Any]:
-        """Takes Keras's arguments, `seed` and `stop_on_nan`."""
+        """Takes Keras's arguments, `seed` and `on_nan`."""
 
     @property
     def evaluate(self) -> Callable[..., Any]:
@@ -80,7 +80,7 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
 
 def result_format(model: TrainableModel, request: RunRequest) -> Format:
     """The format of the run's result. Raises ConfigError where it can't hold the model, compiled as it is."""
-    return model.saved_format(request.format)
+    return model.saved_format(request.format or "")
 
 
 def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates: bool = True) -> None:
@@ -124,7 +124,7 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
         "validation_split": request.validation_split,
         "class_weight": dict(request.class_weight) if request.class_weight else None,
         "seed": request.seed,
-        "stop_on_nan": request.stop_on_nan,
+        "on_nan": request.on_nan,
     }
     if request.steps_per_epoch:
         arguments["steps_per_epoch"] = request.steps_per_epoch
@@ -170,9 +170,9 @@ def monitored(request: RunRequest) -> str:
     return request.monitor or ("val_loss" if request.validates else "loss")
 
 
-def larger_is_better(model: TrainableModel, log: str, mode: str) -> bool:
+def larger_is_better(model: TrainableModel, log: str, mode: str | None) -> bool:
     """What better means for a log. Raises ConfigError where neither the mode nor the log says it."""
-    direction = {"min": "down", "max": "up"}.get(mode) or model.log_direction(log.removeprefix("val_"))
+    direction = {"min": "down", "max": "up"}.get(mode or "") or model.log_direction(log.removeprefix("val_"))
     if direction is None:
         raise ConfigError(f"'{log}' doesn't say whether it should be large or small; give monitor_mode min or max")
     return direction == "up"
@@ -210,12 +210,12 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
 
 def _rehearse_training(model: TrainableModel, request: RunRequest, zeros: Sequence[Array]) -> None:
     arguments = fit_arguments(request, zeros)
-    arguments |= {"epochs": 1, "batch_size": REHEARSAL_ROWS, "stop_on_nan": False}
+    arguments |= {"epochs": 1, "batch_size": REHEARSAL_ROWS, "on_nan": "continue"}
     if request.validation_split:
         arguments["validation_split"] = 0.5
     with tempfile.TemporaryDirectory() as folder:
         history = model.fit(**arguments, callbacks=configured_callbacks(request, Path(folder)))
-    deciding = {"monitor": monitored(request)} if request.publish_best else {}
+    deciding = {"monitor": monitored(request)} if request.publish == "best" else {}
     if request.publish_if_improved:
         deciding["publish_if_improved"] = request.publish_if_improved
     for name, log in deciding.items():

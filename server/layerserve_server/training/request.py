@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from layerserve.options.training import Budget, RunOptions
 
 #: Name of the file in the run's folder.
 REQUEST = "request.json"
@@ -88,63 +89,25 @@ class DataArray:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """What a run may use: seconds of training, bytes of memory, bytes of its folder. 0 is no limit."""
-
-    seconds: float = 0.0
-    memory_bytes: int = 0
-    disk_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """How to train or to evaluate, with every default filled in."""
+class RunRequest(RunOptions):
+    """How to train or to evaluate: the options, and what the server adds to them."""
 
     model: str
     version: int
     data: tuple[DataArray, ...]
     #: What Keras's `compile` takes, by argument; only what was given.
     compile: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 1
-    batch_size: int = 32
-    shuffle: bool = True
-    seed: int = 0
-    validation_split: float = 0.0
-    class_weight: Mapping[int, float] | None = None
-    publish: bool = True
-    publish_label: str = ""
-    description: str = ""
-    #: Threads that the run computes with, the device of torch, and how far it stands back.
+    budget: Budget = field(default_factory=Budget)
+    kind: Kind = Kind.TRAINING
+    #: Threads that the run computes with, shared out between its workers; the device of torch; how far it stands back.
     threads: int = 1
     device: str = "cpu"
     nice: int = 10
-    #: Processes that train together, on parts of every batch; the threads are shared out between them.
-    workers: int = 1
-    kind: Kind = Kind.TRAINING
-    #: Patterns of layers' paths.
-    freeze: tuple[str, ...] = ()
-    unfreeze: tuple[str, ...] = ()
-    #: Names, and Keras's {"class_name", "config"}.
-    callbacks: tuple[Any, ...] = ()
-    #: Whether the best epoch's weights are published rather than the last ones: best by `monitor`.
-    publish_best: bool = False
-    monitor: str = ""
-    #: "min" or "max"; empty where the log itself says what is better.
-    monitor_mode: str = ""
-    #: The log in which the result must be better than its base version to be published; empty for none.
-    publish_if_improved: str = ""
-    priority: int = 0
-    #: 0 is what the data gives, and what `batch_size` says.
-    steps_per_epoch: int = 0
-    validation_batch_size: int = 0
-    #: Time between two checkpoints.
-    checkpoint_seconds: float = 60.0
-    stop_on_nan: bool = True
-    budget: Budget = Budget()
-    #: Name of the format of what is published; empty for the one that the model came in.
-    format: str = ""
     #: Folder that the paths of data are below.
     data_root: str = ""
+    # Options that the server fills in where they aren't given.
+    seed: int = field(default=0, kw_only=True)
+    checkpoint_seconds: float = field(default=60.0, kw_only=True)
 
     @property
     def sent_bytes(self) -> int:
@@ -177,15 +140,27 @@ class RunRequest:
     @classmethod
     def from_json(cls, text: str) -> RunRequest:
         """The request of such a text. Raises ValueError or TypeError for any other."""
-        values = json.loads(text)
+        values = _renamed(json.loads(text))
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
         for name in ("freeze", "unfreeze", "callbacks"):
-            values[name] = tuple(values.get(name, ()))
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
         if values["class_weight"] is not None:
             values["class_weight"] = {int(key): weight for key, weight in values["class_weight"].items()}
         return cls(**values)
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """A request of a folder that an earlier server wrote, by today's names."""
+    if values.pop("publish_best", False) and values["publish"]:
+        values["publish"] = "best"
+    if "stop_on_nan" in values:
+        values["on_nan"] = "stop" if values.pop("stop_on_nan") else "continue"
+    if "budget" in values:
+        values["budget"] = {f"max_{name.removeprefix('max_')}": value for name, value in values["budget"].items()}
+    return values
 
 
 def _array(values: dict[str, Any]) -> DataArray:

@@ -488,7 +488,7 @@ class Runs:
             if told and time.monotonic() - min(told) > self._limits.cancel_grace_seconds:
                 run.process.signal(signal.SIGKILL)
             if not run.overspent:
-                run.overspent = watch.overspent(run.process.pid, run.seconds if run.request.budget.seconds else 0.0)
+                run.overspent = watch.overspent(run.process.pid, run.seconds if run.request.budget.max_seconds else 0.0)
                 if run.overspent:
                     run.process.signal(signal.SIGKILL)
 
@@ -546,7 +546,7 @@ class Runs:
                     result_file(run.folder),
                     run=run.id,
                     base_version=request.version,
-                    label=request.publish_label,
+                    label=request.publish_label or "",
                 )
             except ServerError as error:
                 self._end(run, Failed(str(error), outcome.epoch))

@@ -73,6 +73,8 @@ def why_withheld(
 ) -> str:
     """Why a result isn't to be published: it is no better than its base on the validation data. Empty where it is."""
     log = request.publish_if_improved
+    if not log:
+        return ""
     values = []
     for path in (base, result):
         model = load(path)

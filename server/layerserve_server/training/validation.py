@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
+from layerserve.options.kinds import SHARE, Number, Words
+from layerserve.options.option import Option
+from layerserve.options.training import BUDGET, RUN
 
 from layerserve_server.admission import fit_dtype, fit_shape, names
 from layerserve_server.errors import (
@@ -96,12 +99,12 @@ def _check_lengths(request: RunRequest) -> None:
     for name, length, most, unit in (
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
         ("description", len(request.description), MAX_DESCRIPTION, "characters"),
-        ("monitor", len(request.monitor), MAX_TEXT, "characters"),
-        ("publish_label", len(request.publish_label), MAX_TEXT, "characters"),
-        ("publish_if_improved", len(request.publish_if_improved), MAX_TEXT, "characters"),
+        ("monitor", len(request.monitor or ()), MAX_TEXT, "characters"),
+        ("publish_label", len(request.publish_label or ()), MAX_TEXT, "characters"),
+        ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
         ("freeze", len(request.freeze), MAX_PATTERNS, "patterns"),
         ("unfreeze", len(request.unfreeze), MAX_PATTERNS, "patterns"),
-        ("callbacks", len(request.callbacks), MAX_CALLBACKS, "callbacks"),
+        ("callbacks", len(request.callbacks or ()), MAX_CALLBACKS, "callbacks"),
         ("class_weight", len(request.class_weight or ()), MAX_CLASSES, "classes"),
     ):
         if length > most:
@@ -129,32 +132,29 @@ def _check_settings(request: RunRequest) -> None:
                 f"class_weight: got {weight:g} for class {str(number)[:20]}, expected a number of float32, of at most "
                 f"{MAX_WEIGHT:.3g}"
             )
-    for name, value in (("epochs", request.epochs), ("batch_size", request.batch_size)):
-        if value < 1:
-            raise InvalidRequestError(f"{name}: got {value}, expected 1 or more")
-    if not 0.0 <= request.validation_split < 1.0:  # also refuses NaN
-        raise InvalidRequestError(f"validation_split: got {request.validation_split}, expected from 0 to below 1")
     if request.publish_label and not LABEL.fullmatch(request.publish_label):
         raise InvalidRequestError(
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
-    for name, number in (
-        ("seed", request.seed),
-        ("steps_per_epoch", request.steps_per_epoch),
-        ("validation_batch_size", request.validation_batch_size),
-        ("budget.memory_bytes", request.budget.memory_bytes),
-        ("budget.disk_bytes", request.budget.disk_bytes),
-    ):
-        if number < 0:
-            raise InvalidRequestError(f"{name}: got {number}, expected 0 or more")
-    for name, seconds in (
-        ("checkpoint_seconds", request.checkpoint_seconds),
-        ("budget.seconds", request.budget.seconds),
-    ):
-        if not 0.0 <= seconds < math.inf:  # also refuses NaN
-            raise InvalidRequestError(f"{name}: got {seconds}, expected 0 or more")
-    if request.monitor_mode not in ("", "min", "max"):
-        raise InvalidRequestError(f"monitor_mode: got '{request.monitor_mode}', expected min or max")
+    for options, holder in ((RUN, request), (BUDGET, request.budget)):
+        for option in options:
+            _check_range(option, getattr(holder, option.name))
+
+
+def _check_range(option: Option, value: Any) -> None:
+    given = value or option.default is not None  # 0 and "" say nothing where there is no default
+    if given and not option.kind.valid(value):
+        raise InvalidRequestError(f"{option.path}: got {value!r}, expected {_range(option)}")
+
+
+def _range(option: Option) -> str:
+    """The valid values as a message holds them: 0 where nothing is given."""
+    if isinstance(option.kind, Words):
+        return " or ".join(option.kind.words)
+    if option.kind is SHARE:
+        return "from 0 to below 1"
+    least = option.kind.least if isinstance(option.kind, Number) and option.default is not None else 0
+    return f"{least} or more"
 
 
 def _check_publication(request: RunRequest) -> None:
@@ -162,7 +162,6 @@ def _check_publication(request: RunRequest) -> None:
     if not request.publish:
         for name, given in (
             ("publish_label", request.publish_label),
-            ("publish_choice", request.publish_best),
             ("publish_if_improved", request.publish_if_improved),
         ):
             if given:
@@ -170,7 +169,7 @@ def _check_publication(request: RunRequest) -> None:
     if not request.validates:
         if request.publish_if_improved:
             raise InvalidRequestError("publish_if_improved: needs validation data, or a validation_split")
-        if request.publish_best and request.monitor.startswith("val_"):
+        if request.publish == "best" and (request.monitor or "").startswith("val_"):
             raise InvalidRequestError(f"monitor: '{request.monitor}' needs validation data, or a validation_split")
 
 

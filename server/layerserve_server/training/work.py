@@ -56,7 +56,7 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
         writer.write(events.Resumed())
     reporter = Reporter(writer, place)
     configured = configured_callbacks(request, folder / FILES)
-    best = [BestEpoch(folder, request)] if request.publish_best else []
+    best = [BestEpoch(folder, request)] if request.publish == "best" else []
     # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
     callbacks = [*configured, reporter, *best, *_giving_way(request)]
     arguments = fit_arguments(request, arrays)
@@ -65,7 +65,7 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
     result = _keep_result(folder, request, model, writer)
-    withheld = why_withheld(load_model, base, result, request, arrays) if request.publish_if_improved else ""
+    withheld = why_withheld(load_model, base, result, request, arrays)
     writer.close()
     return Outcome(
         "trained", epoch=place.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
@@ -116,7 +116,7 @@ def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventW
     format = result_format(model, request)
     result = result_file(folder, format.suffix)
     result.parent.mkdir(exist_ok=True)
-    kept = read_best(folder) if request.publish_best else None
+    kept = read_best(folder) if request.publish == "best" else None
     if kept is None:
         model.save(result, generation=format.generation)
         return result
