@@ -85,7 +85,7 @@ proto-check: $(STAMP) ## Check that the committed stubs are those of proto/
 
 .PHONY: layers
 layers: $(STAMP) ## Write the list of supported layers into the README
-	$(BIN)/python -m layergraph.layers.listing README.md
+	$(BIN)/python -m layergraph.listing README.md
 
 .PHONY: manifests
 manifests: $(STAMP) ## Validate the Kubernetes manifests offline

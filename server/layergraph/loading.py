@@ -11,8 +11,8 @@ from layergraph.config.generation import generation_of
 from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
-from layergraph.functional.model import Model
-from layergraph.functional.rebuild import Rebuilt, find_unsupported, rebuild
+from layergraph.functional.functional import Model
+from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
 from layergraph.saving.optimizer_state import OptimizerState
 from layergraph.saving.stored_weights import load_weights
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from layergraph import Input, Model
 from layergraph.errors import DataError, GraphError, UnknownTensorError
-from layergraph.functional.model import MAX_PLANS
+from layergraph.functional.functional import MAX_PLANS
 from layergraph.layers import BatchNormalization, Concatenate, Dense, Embedding, Flatten, Masking
 
 

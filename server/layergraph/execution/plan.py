@@ -31,7 +31,7 @@ from layergraph.functional.tensor import Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from layergraph.execution.choice import Choice, Lengths, Tuned, Tuning
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
 MAX_CALLS = 200_000

@@ -11,8 +11,8 @@ from layergraph.functional.node import Node
 from layergraph.functional.tensor import Tensor
 
 if TYPE_CHECKING:
+    from layergraph.functional.functional import Model
     from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
 
 _INDICES = re.compile(r"(?::(\d{1,9}))?(?::(\d{1,9}))?(?=/|$)")
 

@@ -25,7 +25,7 @@ from layergraph.functional.weight import Initializer, Weight
 from layergraph.regularizers import regularizer
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
     from layergraph.functional.stored_form import StoredForm
 
 #: Parameters of `forward` that come before a call's own arguments.

@@ -11,7 +11,7 @@ from layergraph.functional.node import Node
 from layergraph.functional.tensor import Shape, Tensor
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from layergraph.functional.structure import flatten, map_structure
 
 if TYPE_CHECKING:
+    from layergraph.functional.functional import Model
     from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
 
 
 def summary_table(model: Model) -> str:

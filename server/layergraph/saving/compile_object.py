@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layergraph.config.options import serialized
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Model
 from layergraph.training import losses, metrics
 from layergraph.training.compile import ByShapes, Compiled, is_single
 from layergraph.training.metric import Metric

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from layergraph.errors import ConfigError, unknown_name
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Model
 from layergraph.saving.model_file import check_model, default_generation
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from layergraph.config.generation import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
 from layergraph.config.values import LAYER_KEYS
+from layergraph.functional.functional import Model
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure
 from layergraph.functional.tensor import Tensor

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from layergraph.functional.functional import Model
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.saving.keras2_compile import Keras2Compile
 from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders

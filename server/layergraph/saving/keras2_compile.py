@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from layergraph.config.options import Configurable, serialized
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Model
 from layergraph.functional.naming import snake_case
 from layergraph.saving.keras2_options import (
     LATER_LOSS_OPTIONS,

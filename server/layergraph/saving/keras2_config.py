@@ -15,10 +15,10 @@ from typing import Any
 from layergraph.config.spec import NO_MASK
 from layergraph.config.values import LAYER_KEYS
 from layergraph.errors import ConfigError
+from layergraph.functional.functional import Model
 from layergraph.functional.graph import Graph
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import Structure, flatten, map_structure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from layergraph.errors import ConfigError
+from layergraph.functional.functional import Model
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 
 
 def check_names(model: Model) -> None:

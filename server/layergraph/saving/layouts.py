@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+from layergraph.functional.functional import Model
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.weight import Weight
 
 #: For each model, its layers in the order by which its file numbers them.

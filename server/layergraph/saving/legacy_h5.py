@@ -17,7 +17,7 @@ import numpy as np
 
 from layergraph.archive.hdf5 import OWN_OPTIMIZER_GROUP
 from layergraph.errors import ConfigError
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Model
 from layergraph.functional.weight import Weight
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object

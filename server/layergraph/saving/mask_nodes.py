@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from layergraph.config.spec import NO_MASK
+from layergraph.functional.functional import Model
 from layergraph.functional.graph import Graph, map_graph
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure, flatten, map_structure, pack
 from layergraph.functional.tensor import Tensor

@@ -16,8 +16,8 @@ import numpy as np
 
 from layergraph.archive.hdf5_library import h5py
 from layergraph.errors import ConfigError
+from layergraph.functional.functional import Model
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object

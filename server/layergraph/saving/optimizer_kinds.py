@@ -6,7 +6,7 @@ Up to 2.10 Keras 2 has the legacy ones alone, and Keras 3 has none of them.
 from __future__ import annotations
 
 from layergraph.errors import ConfigError
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Model
 from layergraph.layers.core import Embedding
 from layergraph.training.loop import takes_row_gradients
 from layergraph.training.loss_scale import LossScaleOptimizer

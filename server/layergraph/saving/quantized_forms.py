@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layergraph.errors import ConfigError
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Model
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.layers.quantized_kernels import QuantizedKernel
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from layergraph.archive import ShardArray
+from layergraph.functional.functional import Model
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.saving.layouts import FileOrder, depth_first, layers_of, state_groups
 
 #: Parts of a name, which are tried in all combinations. Keras writes a handful.

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from layergraph.functional.functional import Model
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.saving.mask_nodes import WrittenGraph
 
 #: Layer -> the number by which a file says that it is one and the same in several places.

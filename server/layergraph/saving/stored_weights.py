@@ -13,8 +13,8 @@ import torch
 from layergraph.archive import ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
 from layergraph.config.problems import Problems, brief_name
 from layergraph.errors import CorruptFileError
+from layergraph.functional.functional import Model
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.weight import Weight
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.layers.quantized_kernels import QuantizedLayer

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 Logs = Mapping[str, Any]
 

@@ -23,7 +23,7 @@ from layergraph.training.streams import Stream, StreamPasses
 from layergraph.training.workers import Workers
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 
 @dataclass(frozen=True, slots=True)

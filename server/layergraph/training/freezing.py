@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from layergraph.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
+    from layergraph.functional.functional import Model
     from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
 
 
 def layer_paths(model: Model) -> dict[str, Layer]:

@@ -20,7 +20,7 @@ from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.workers import Replica, Workers
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 Tensor = torch.Tensor
 

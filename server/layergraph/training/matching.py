@@ -17,7 +17,7 @@ from layergraph.training.labels import check_labels
 from layergraph.training.losses import Loss
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 
 def model_device(model: Model) -> torch.device:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from layergraph.functional.structure import flatten
 
 if TYPE_CHECKING:
+    from layergraph.functional.functional import Model
     from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
     from layergraph.functional.weight import Weight
     from layergraph.training.compile import Compiled
 

@@ -21,7 +21,7 @@ from layergraph.training.passes import pass_order
 from layergraph.training.workers import Workers
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 
 class Source:

@@ -34,7 +34,7 @@ from layergraph.training.streams import Source, Stream, StreamPasses, source
 from layergraph.training.workers import Workers, check_shareable
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 #: Rows of a batch unless said otherwise.
 BATCH_SIZE = 32

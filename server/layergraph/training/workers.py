@@ -18,7 +18,7 @@ from layergraph.functional.shard import Shard
 from layergraph.regularizers import L1, L1L2, L2
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Model
 
 Tensor = torch.Tensor
 

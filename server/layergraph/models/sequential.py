@@ -7,9 +7,9 @@ from typing import Any
 
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
+from layergraph.functional.functional import Model
 from layergraph.functional.input import Input, InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.naming import default_name
 from layergraph.functional.structure import Structure, flatten
 from layergraph.functional.tensor import Shape, Tensor

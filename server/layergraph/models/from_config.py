@@ -15,13 +15,13 @@ from layergraph.config.quantization import quantization
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.functional import Model
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
-from layergraph.functional.sequential import Sequential
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor
+from layergraph.models.sequential import Sequential
 
 #: What torch and Python raise for arguments that don't fit.
 _UNFIT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
