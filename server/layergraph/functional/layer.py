@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, boolean, brief, option, optional, text
 from layergraph.errors import ConfigError, GraphError
-from layergraph.functional import naming, scopes
+from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_values
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
+from layergraph.functional.naming import default_name
 from layergraph.functional.node import Node
 from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import Inferred, infer
@@ -114,7 +116,7 @@ class Layer(_LayerOptions):
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
         super().__init__(*args, **kwargs)
         if not self.name:
-            self.name = naming.default_name(self.group_name)
+            self.name = default_name(self.group_name)
 
     @classmethod
     def validated(cls, name: str, value: Any) -> Any:
@@ -136,7 +138,7 @@ class Layer(_LayerOptions):
     @property
     def group_name(self) -> str:
         """What the layer's group in a `.weights.h5` and a layer without a name are called, before numbers."""
-        return naming.snake_case(self.keras_class_name)
+        return snake_case(self.keras_class_name)
 
     @property
     def rows_are_independent(self) -> bool:

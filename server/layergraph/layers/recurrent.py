@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Expected, anything, boolean, one_of, option
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.naming import snake_case
 from layergraph.functional.run import Run
 from layergraph.functional.structure import Structure, flatten
 from layergraph.layers.recurrent_cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch

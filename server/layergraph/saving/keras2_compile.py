@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, serialized
 from layergraph.functional.functional import Model
-from layergraph.functional.naming import snake_case
 from layergraph.saving.keras2_options import (
     LATER_LOSS_OPTIONS,
     LATER_METRIC_OPTIONS,
