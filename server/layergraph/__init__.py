@@ -8,10 +8,14 @@ model = Model(x, layers.Dense(10, activation="softmax")(x))
 """
 
 from layergraph import layers
+from layergraph.functional import operators
 from layergraph.functional.functional import Model
 from layergraph.functional.input import Input
 from layergraph.functional.naming import clear_session
 from layergraph.loading import load_model
 from layergraph.models.sequential import Sequential
+from layergraph.ops.table import OPERATIONS
 
 __all__ = ["Input", "Model", "Sequential", "clear_session", "layers", "load_model"]
+
+operators.install(OPERATIONS)

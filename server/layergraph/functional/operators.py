@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+
+
+_operations: dict[str, Callable[[], Layer]] = {}
+
+
+def install(table: Mapping[str, Callable[[], Layer]]) -> None:
+    """Takes the operations that operators make nodes of, by Keras's class names.
+
+    Operations are layers, which stand above tensors: the package's `__init__` passes them in.
+    """
+    _operations.update(table)
 
 
 def _operate(name: str, *operands: Any) -> Any:
-    # Here, because operations are layers, and layers are called on tensors.
-    from layergraph.ops.table import OPERATIONS
-
-    return OPERATIONS[name]()(*operands)
+    return _operations[name]()(*operands)
 
 
 class Operators:
