@@ -21,7 +21,11 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor
+from layergraph.layers.quantized_table import QUANTIZED
+from layergraph.layers.table import LAYERS
 from layergraph.models.sequential import Sequential
+from layergraph.ops.table import OPERATIONS
+from layergraph.plugins import custom_layers
 
 #: What torch and Python raise for arguments that don't fit.
 _UNFIT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
@@ -132,19 +136,12 @@ def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> li
 
 def _class_of(spec: LayerSpec) -> type[Layer] | None:
     """The class of a layer: another where its policy quantises it."""
-    from layergraph.layers.quantized_table import QUANTIZED
-
     known = _class_table(spec).get(spec.class_name)
     quantised = known is not None and not spec.operation and quantization(spec.config.get("dtype")) is not None
     return QUANTIZED.get(spec.class_name, known) if quantised else known
 
 
 def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
-    # Here, because the tables import the layers, which import the functional core.
-    from layergraph.layers.table import LAYERS
-    from layergraph.ops.table import OPERATIONS
-    from layergraph.plugins import custom_layers
-
     if spec.operation:
         return OPERATIONS
     # What is registered adds to the table, and replaces nothing.
