@@ -9,10 +9,10 @@ model = Model(x, layers.Dense(10, activation="softmax")(x))
 
 from layergraph import layers
 from layergraph.functional import operators
-from layergraph.functional.functional import Model
 from layergraph.functional.input import Input
 from layergraph.functional.naming import clear_session
 from layergraph.loading import load_model
+from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
 from layergraph.ops.table import OPERATIONS
 

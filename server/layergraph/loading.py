@@ -12,9 +12,9 @@ from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.config.vocabulary import Vocabulary
 from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
-from layergraph.functional.functional import Model
 from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
+from layergraph.models.model import Model
 from layergraph.ops.table import OPERATIONS
 from layergraph.plugins import custom_activations, replaced_lambdas
 from layergraph.saving.optimizer_state import OptimizerState

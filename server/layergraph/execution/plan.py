@@ -31,7 +31,7 @@ from layergraph.functional.tensor import Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from layergraph.execution.choice import Choice, Lengths, Tuned, Tuning
-    from layergraph.functional.functional import Model
+    from layergraph.functional.functional import Functional
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
 MAX_CALLS = 200_000
@@ -48,7 +48,7 @@ class Plan:
     `input_specs` are the inputs that the outputs need, `output_specs` what comes back, in order.
     """
 
-    def __init__(self, model: Model, outputs: Sequence[str] | None = None) -> None:
+    def __init__(self, model: Functional, outputs: Sequence[str] | None = None) -> None:
         layout = _Layout()
         slots = {id(tensor): layout.new_slot() for tensor in model.inputs}
         scopes: dict[tuple[Node, ...], dict[int, int]] = {(): slots}

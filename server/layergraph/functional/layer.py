@@ -27,7 +27,7 @@ from layergraph.functional.weight import Initializer, Weight
 from layergraph.regularizers import regularizer
 
 if TYPE_CHECKING:
-    from layergraph.functional.functional import Model
+    from layergraph.functional.functional import Functional
     from layergraph.functional.stored_form import StoredForm
 
 #: Parameters of `forward` that come before a call's own arguments.
@@ -126,7 +126,7 @@ class Layer(_LayerOptions):
         return super().validated(name, value)
 
     @property
-    def inner_model(self) -> Model | None:
+    def inner_model(self) -> Functional | None:
         """The model that the layer is, where it is one."""
         return None
 

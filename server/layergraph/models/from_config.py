@@ -15,7 +15,7 @@ from layergraph.config.quantization import quantization
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.functional import Model
+from layergraph.functional.functional import Functional
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.stored_form import StoredForm
@@ -23,6 +23,7 @@ from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor
 from layergraph.layers.quantized_table import QUANTIZED
 from layergraph.layers.table import LAYERS
+from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
 from layergraph.ops.table import OPERATIONS
 from layergraph.plugins import custom_layers
@@ -39,7 +40,7 @@ class Rebuilt:
     """A model, and for it and every model in it the layers in the order of the file, by which weights are numbered."""
 
     model: Model
-    file_order: dict[Model, tuple[Layer, ...]] = field(default_factory=dict)
+    file_order: dict[Functional, tuple[Layer, ...]] = field(default_factory=dict)
 
 
 def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Problems) -> None:
@@ -115,7 +116,7 @@ def _laid_open(spec: GraphSpec, *, whole: bool) -> int:
     return total
 
 
-def _check_activations(model: Model, most: int) -> None:
+def _check_activations(model: Functional, most: int) -> None:
     """A file of a few kilobytes can repeat or pad its input to terabytes."""
     for node in model.graph.nodes:
         for tensor in node.output_tensors:
@@ -151,7 +152,7 @@ def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
 class _Builder:
     def __init__(self, ignores: Ignores) -> None:
         self.ignores = ignores
-        self.file_order: dict[Model, tuple[Layer, ...]] = {}
+        self.file_order: dict[Functional, tuple[Layer, ...]] = {}
         #: Layers that several models of the file hold.
         self.shared: dict[int, Layer] = {}
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from layergraph.config.spec import NO_MASK
-from layergraph.functional.functional import Model
+from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph, map_graph
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
@@ -37,7 +37,7 @@ class WrittenGraph:
     graph   calls, layers in the order by which Keras will number them, and numbers of the calls
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Functional) -> None:
         self._names = {layer.name for layer in model.graph.layers}
         self._masks: dict[int, Mask] = {}
         self._args: dict[Node, tuple[Structure, ...]] = {}
@@ -81,7 +81,7 @@ class WrittenGraph:
     def _leave_masks_out(self, node: Node) -> None:
         """Where a call says that no mask goes in: Keras 3 can only be handed tensors that have none."""
         mask, tensors = node.kwargs.get("mask"), flatten(list(node.args[:1]))
-        parts = flatten(mask) if isinstance(node.layer, Model) and mask is not NO_MASK else [mask] * len(tensors)
+        parts = flatten(mask) if isinstance(node.layer, Functional) and mask is not NO_MASK else [mask] * len(tensors)
         if not any(part is NO_MASK for part in parts):
             return
         bare = [
@@ -106,7 +106,7 @@ class WrittenGraph:
         nothing: list[Mask] = [None] * len(tensors)
         if all(tensor.mask_shape is None for tensor in tensors):
             return nothing
-        if isinstance(node.layer, Model):
+        if isinstance(node.layer, Functional):
             return [_UNKNOWN] * len(tensors)
         first = node.args[0]
         explicit = node.kwargs.get("mask")
@@ -137,7 +137,7 @@ class WrittenGraph:
 def _mask_sources(node: Node) -> dict[str, Structure]:
     """The arguments of Keras's `call` that take masks -> the tensors whose masks go there."""
     layer = node.layer
-    if isinstance(layer, Model):
+    if isinstance(layer, Functional):
         # Keras hands the masks of a model's only argument in; inside they go with its inputs.
         return {"mask": node.args[0]} if len(node.args) == 1 and not node.kwargs else {}
     if type(layer).__name__ in _MERGING:
