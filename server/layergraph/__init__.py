@@ -14,8 +14,8 @@ from layergraph.functional.naming import clear_session
 from layergraph.loading import load_model
 from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
-from layergraph.ops.table import OPERATIONS
+from layergraph.ops import operations
 
 __all__ = ["Input", "Model", "Sequential", "clear_session", "layers", "load_model"]
 
-operators.install(OPERATIONS)
+operators.install(operations)

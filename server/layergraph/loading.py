@@ -15,7 +15,7 @@ from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphErr
 from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
 from layergraph.models.model import Model
-from layergraph.ops.table import OPERATIONS
+from layergraph.ops import operations
 from layergraph.plugins import custom_activations, replaced_lambdas
 from layergraph.saving.optimizer_state import OptimizerState
 from layergraph.saving.stored_weights import load_weights
@@ -57,7 +57,7 @@ def _model(archive: ModelArchive) -> Model:
 
 def vocabulary() -> Vocabulary:
     """The names that a file may use: those of the tables, and what plugins have registered by now."""
-    return Vocabulary(LAYERS, OPERATIONS, replaced_lambdas(), custom_activations())
+    return Vocabulary(LAYERS, operations(), replaced_lambdas(), custom_activations())
 
 
 def _rebuilt(archive: ModelArchive) -> Rebuilt:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
 
-_operations: dict[str, Callable[[], Layer]] = {}
+Table: TypeAlias = Mapping[str, Callable[[], "Layer"]]
+
+_installed: list[Callable[[], Table]] = []
 
 
-def install(table: Mapping[str, Callable[[], Layer]]) -> None:
-    """Takes the operations that operators make nodes of, by Keras's class names.
+def install(operations: Callable[[], Table]) -> None:
+    """Takes what gives the operations that operators make nodes of, by Keras's class names.
 
     Operations are layers, which stand above tensors: the package's `__init__` passes them in.
     """
-    _operations.update(table)
+    _installed[:] = [operations]
 
 
 def _operate(name: str, *operands: Any) -> Any:
-    return _operations[name]()(*operands)
+    (operations,) = _installed
+    return operations()[name]()(*operands)
 
 
 class Operators:

@@ -8,6 +8,7 @@ from typing import Any
 
 from layergraph.config.options import Expected, option
 from layergraph.functional import scopes
+from layergraph.functional.input import Input
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import map_structure
@@ -62,8 +63,6 @@ class Pipeline(Layer):
         super().build_for(args)
 
     def _described(self, leaf: Any) -> Any:
-        from layergraph.functional.input import Input
-
         dtype = leaf.dtype if isinstance(leaf, Tensor) else "float32"
         return Input(batch_shape=tuple(leaf.shape), dtype=dtype)
 

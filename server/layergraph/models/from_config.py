@@ -25,7 +25,7 @@ from layergraph.layers.quantized_table import QUANTIZED
 from layergraph.layers.table import LAYERS
 from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
-from layergraph.ops.table import OPERATIONS
+from layergraph.ops import operations
 from layergraph.plugins import custom_layers
 
 #: What torch and Python raise for arguments that don't fit.
@@ -144,7 +144,7 @@ def _class_of(spec: LayerSpec) -> type[Layer] | None:
 
 def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
     if spec.operation:
-        return OPERATIONS
+        return operations()
     # What is registered adds to the table, and replaces nothing.
     return LAYERS if spec.class_name in LAYERS else custom_layers()
 

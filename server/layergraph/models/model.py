@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from typing_extensions import Self
@@ -13,10 +13,10 @@ from typing_extensions import Self
 from layergraph.execution.choice import Choice
 from layergraph.execution.plan import Plan
 from layergraph.functional.structure import Structure
-from layergraph.saving.formats import Format, chosen_format
-from layergraph.saving.graph_config import graph_config
-from layergraph.saving.model_file import save_model, save_weights
 from layergraph.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from layergraph.saving.formats import Format
 
 #: Plans kept for different choices of outputs.
 MAX_PLANS = 64
@@ -73,6 +73,9 @@ class Model(Trainer):
 
     def get_config(self) -> dict[str, Any]:
         """The graph as Keras 3 writes it."""
+        # What writes files is imported when first used: it takes a tenth of the time of `import layergraph`.
+        from layergraph.saving.graph_config import graph_config
+
         return graph_config(self)
 
     def save(self, path: str | Path, generation: int | None = None) -> None:
@@ -83,10 +86,14 @@ class Model(Trainer):
 
         Raises ConfigError for another ending, and for what such a file can't hold.
         """
+        from layergraph.saving.model_file import save_model
+
         save_model(self, Path(path), generation)
 
     def save_weights(self, path: str | Path) -> None:
         """Writes the weights, and the optimizer's state, into a `.weights.h5` file of Keras 3."""
+        from layergraph.saving.model_file import save_weights
+
         save_weights(self, Path(path))
 
     def saved_format(self, name: str = "") -> Format:
@@ -95,4 +102,6 @@ class Model(Trainer):
         Raises ConfigError for another name, and where the format can't hold the model: the text says what it can't
         hold, and which formats can.
         """
+        from layergraph.saving.formats import chosen_format
+
         return chosen_format(self, name)

@@ -9,6 +9,8 @@ import torch
 from layergraph.config.options import anything, boolean, nonnegative_int, number, option, optional, positive_int, sizes
 from layergraph.errors import GraphError
 from layergraph.functional.run import Run
+from layergraph.layers.images import Resizing
+from layergraph.layers.spatial import same_padding
 from layergraph.ops.operation import Operation
 
 
@@ -36,8 +38,6 @@ class Resize(_ImageOperation):
 
     def forward(self, run: Run, w: Any, images: torch.Tensor) -> Any:
         """The images in another size."""
-        from layergraph.layers.images import Resizing
-
         layer = Resizing(
             height=self.size[0],
             width=self.size[1],
@@ -175,8 +175,6 @@ class ExtractPatches(_ImageOperation):
 
     def forward(self, run: Run, w: Any, images: torch.Tensor) -> torch.Tensor:
         """Each window as the channels of a pixel: rows, columns and channels of the window in C order."""
-        from layergraph.layers.spatial import same_padding
-
         x = images if self.last else images.movedim(-3, -1)
         single = x.ndim == 3
         x = x.unsqueeze(0) if single else x

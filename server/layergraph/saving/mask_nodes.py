@@ -19,6 +19,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure, flatten, map_structure, pack
 from layergraph.functional.tensor import Tensor
+from layergraph.ops import operations
 
 
 class _Unknown:
@@ -122,15 +123,12 @@ class WrittenGraph:
 
     def _operate(self, layer: Layer, kind: str, *args: Any, **options: Any) -> Tensor:
         """A new operation on tensors, named after the layer whose mask it makes."""
-        # Here, because the table imports the layers, which import the functional core.
-        from layergraph.ops.table import OPERATIONS
-
         number, name = 0, f"{layer.name}_mask"
         while name in self._names:
             number += 1
             name = f"{layer.name}_mask_{number}"
         self._names.add(name)
-        made: Tensor = OPERATIONS[kind](name=name, **options)(*args)
+        made: Tensor = operations()[kind](name=name, **options)(*args)
         return made
 
 
