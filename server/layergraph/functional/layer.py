@@ -20,6 +20,7 @@ from layergraph.functional.naming import default_name
 from layergraph.functional.node import Node
 from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import Inferred, infer
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
@@ -69,18 +70,10 @@ class Layer(_LayerOptions):
     supports_masking: ClassVar[bool] = False
     #: Whether floating-point inputs and weights are converted to `compute_dtype`.
     autocast: ClassVar[bool] = True
-    #: Where in a `.weights.h5` file the layer's own arrays lie, below the layer's group (`cell` for recurrent layers).
-    vars_path: ClassVar[tuple[str, ...]] = ()
-    #: Whether a file names the layer's own arrays, where it numbers those of others.
-    named_variables: ClassVar[bool] = False
-    #: Whether a file numbers the layer's own arrays as they are made, where it numbers trainable ones of others first.
-    variables_as_made: ClassVar[bool] = False
-    #: Files in `assets/` that belong to the layer.
-    asset_names: ClassVar[tuple[str, ...]] = ()
+    #: How files hold the layer.
+    storage: ClassVar[StorageLayout] = StorageLayout()
     #: Whether Keras takes an `activity_regularizer`.
     regularizes_activity: ClassVar[bool] = True
-    #: Whether Keras's config says so where there is no `activity_regularizer`.
-    tells_no_regularizer: ClassVar[bool] = False
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
     #: Whether the shape of the result depends on values of its inputs, but the first, such as one that tells a shape.
@@ -92,9 +85,6 @@ class Layer(_LayerOptions):
     #: Names of the arguments of a call, in order, and of those that take masks.
     call_argument_names: ClassVar[tuple[str, ...]] = ()
     mask_argument_names: ClassVar[frozenset[str]] = frozenset()
-
-    #: The layer inside that Keras gives the weights of a layer to which they belong here: part of their paths.
-    weights_scope: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -179,7 +169,7 @@ class Layer(_LayerOptions):
                 "every axis that it depends on must have a known length"
             )
         weight = Weight(
-            scopes.path(self, self.weights_scope),
+            scopes.path(self, self.storage.scope),
             name,
             tuple(int(length) for length in lengths if length is not None),
             dtype or self.dtype,
@@ -198,7 +188,7 @@ class Layer(_LayerOptions):
         """Takes note of the shapes of its own arrays in a file, before they are compared with those of the weights."""
 
     def load_asset(self, name: str, content: bytes) -> None:
-        """Takes one of `asset_names` from a file. Raises ConfigError where it can't be read."""
+        """Takes one of `storage.assets` from a file. Raises ConfigError where it can't be read."""
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -478,7 +468,7 @@ class Layer(_LayerOptions):
         """Name, trainable and dtype, then the layer's own options, as Keras 3 writes them."""
         config = super().get_config()
         config["dtype"] = self.dtype_policy.name
-        if config["activity_regularizer"] is None and not self.tells_no_regularizer:
+        if config["activity_regularizer"] is None and not self.storage.null_regularizer:
             del config["activity_regularizer"]
         return {key: config[key] for key in ("name", "trainable", "dtype")} | config
 

@@ -28,6 +28,7 @@ from layergraph.functional import scopes
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
 from layergraph.initializers import initializer
 from layergraph.layers.attention_scores import (
@@ -85,7 +86,7 @@ class ProjectedAttention(ShapedLayer):
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
     #: Beginning of the projections' groups in files.
     group_prefix: ClassVar[str]

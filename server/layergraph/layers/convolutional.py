@@ -15,6 +15,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.stand_ins import pairs
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers import biases
@@ -26,7 +27,7 @@ from layergraph.regularizers import regularizer
 class WindowedConvolution(SpatialLayer):
     """What convolutions over sliding windows share: a kernel (*kernel_size, inputs, outputs), strides and dilation."""
 
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
     if TYPE_CHECKING:
         # Subclasses declare these options, where they stand in the order of Keras's arguments.

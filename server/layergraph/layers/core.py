@@ -13,6 +13,7 @@ from layergraph.functional import demands
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
 from layergraph.initializers import constant, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
@@ -99,7 +100,7 @@ class Embedding(Layer):
     mask_zero: bool = option(boolean, default=False)
 
     supports_masking = True
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
     # Ids of a float type are cast to integers, never rounded to the computing type first.
     autocast = False
 

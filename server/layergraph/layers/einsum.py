@@ -21,6 +21,7 @@ from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
@@ -114,7 +115,7 @@ class EinsumDense(ShapedLayer):
     kernel_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)
 
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
     def setup(self) -> None:
         """Takes an activation layer in."""

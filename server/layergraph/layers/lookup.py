@@ -26,6 +26,7 @@ from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.layers.categorical import as_text, bucket, dense_only, output_mode, salt
 from layergraph.layers.encoding import MODES, encoded
@@ -72,8 +73,7 @@ class Lookup(Layer):
     has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
 
     autocast = False
-    asset_names: ClassVar[tuple[str, ...]] = ("vocabulary.txt",)
-    named_variables: ClassVar[bool] = True
+    storage = StorageLayout(named=True, assets=("vocabulary.txt",))
     #: Whether terms are text.
     of_text: ClassVar[bool]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class QuantizedDense(QuantizedKernel, Dense):
 class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
     """An EinsumDense with a quantised kernel."""
 
+    storage = replace(QuantizedKernel.storage, null_regularizer=True)
     zero_name = "zero_point"
 
     def add_kernel_and_bias(self, input_shape: Shape) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from layergraph.layers.quantizers import AbsMaxQuantizer, dequantized, unpacked
 
 class QuantizedEmbedding(QuantizedLayer, Embedding):
     """An Embedding of int8 or int4, with a scale for each id, or for each block of an id's vector."""
+
+    storage = replace(QuantizedLayer.storage, null_regularizer=True)
 
     def build(self, input_shape: Any) -> None:
         """Creates the embeddings, and what belongs to them."""

@@ -19,6 +19,7 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
 from layergraph.initializers import initializer
 from layergraph.layers.quantizers import (
@@ -47,7 +48,7 @@ class QuantizedLayer(Layer):
     dtype: Any = option(_quantized_policy, kw_only=True)
     quantization_config: Any = option(optional(quantization_config), default=None, kw_only=True)
 
-    variables_as_made = True
+    storage = StorageLayout(as_made=True)
 
     @property
     def keras_class_name(self) -> str:

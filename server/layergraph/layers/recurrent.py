@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from layergraph.functional import scopes
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.structure import Structure, flatten
 from layergraph.layers.recurrent_cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
 from layergraph.layers.recurrent_kernels import Scanned
@@ -53,7 +55,7 @@ class Recurrent(Layer):
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
     def cells(self, w: Any) -> list[tuple[Cell, Any]]:
         """The cells that lie on one another, each with its bound weights."""
@@ -177,7 +179,7 @@ def _fitting_mask(mask: Any, x: torch.Tensor) -> torch.Tensor | None:
 class _OwnCell(Recurrent):
     """A recurrent layer that is its own cell: the weights lie in it, and in files under `cell`."""
 
-    vars_path = ("cell",)
+    storage = replace(Recurrent.storage, path=("cell",))
 
     def cells(self, w: Any) -> list[tuple[Cell, Any]]:
         """The layer itself."""
@@ -188,19 +190,19 @@ class _OwnCell(Recurrent):
 class SimpleRNN(SimpleCell, _OwnCell):
     """h = activation(x @ kernel + h @ recurrent_kernel + bias) (keras.layers.SimpleRNN)."""
 
-    weights_scope = "simple_rnn_cell"
+    storage = replace(_OwnCell.storage, scope="simple_rnn_cell")
 
 
 class LSTM(LstmCell, _OwnCell):
     """Long short-term memory (keras.layers.LSTM). States are h and c, each (rows, units)."""
 
-    weights_scope = "lstm_cell"
+    storage = replace(_OwnCell.storage, scope="lstm_cell")
 
 
 class GRU(GruCell, _OwnCell):
     """Gated recurrent unit (keras.layers.GRU)."""
 
-    weights_scope = "gru_cell"
+    storage = replace(_OwnCell.storage, scope="gru_cell")
 
 
 class _OneStep(Layer):
@@ -293,7 +295,7 @@ class RNN(Recurrent):
 
     cell: Any = option(_cell)
 
-    tells_no_regularizer = False
+    storage = StorageLayout()
 
     def setup(self) -> None:
         """Takes the cell in."""

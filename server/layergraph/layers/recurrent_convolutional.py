@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,9 +60,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
     recurrent_dropout: float = option(fraction, default=0.0)
     seed: Any = option(anything, default=None)
 
-    weights_scope = "conv_lstm_cell"
-
-    vars_path = ("cell",)
+    storage = replace(Recurrent.storage, path=("cell",), scope="conv_lstm_cell")
 
     def setup(self) -> None:
         """Brings sizes to one value an axis. Raises ConfigError for strides beside dilation, and for steps first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -22,6 +22,7 @@ from layergraph.config.options import (
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.layers.categorical import dense_only, output_mode
 from layergraph.layers.encoding import MODES
@@ -72,8 +73,7 @@ class TextVectorization(Layer):
     has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
 
     autocast = False
-    asset_names: ClassVar[tuple[str, ...]] = ("vocabulary.txt",)
-    named_variables: ClassVar[bool] = True
+    storage = StorageLayout(named=True, assets=("vocabulary.txt",))
 
     def setup(self) -> None:
         """Makes the lookup. Raises ConfigError for options that don't go together."""

@@ -87,12 +87,12 @@ def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int]) -> I
 
 def variables_path(group: str, layer: Layer) -> str:
     """The group of a layer's own variables, which are named by their position in `own_variables`."""
-    return "/".join(part for part in (group, *layer.vars_path, "vars") if part)
+    return "/".join(part for part in (group, *layer.storage.path, "vars") if part)
 
 
 def own_variables(layer: Layer) -> list[Weight]:
     """A layer's own weights as files number them: mostly those created trainable first, frozen or not."""
-    if layer.variables_as_made:
+    if layer.storage.as_made:
         return list(layer.own_weights)
     return sorted(layer.own_weights, key=lambda weight: not weight.created_trainable)
 

@@ -168,7 +168,7 @@ def _write_groups(file: Any, groups: Iterable[tuple[str, Layer]]) -> None:
         group = file.require_group(name)
         group.attrs["name"] = layer.name
         for position, weight in enumerate(own_variables(layer)):
-            _write_array(group, weight.name if layer.named_variables else str(position), stored_values(weight))
+            _write_array(group, weight.name if layer.storage.named else str(position), stored_values(weight))
 
 
 def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> None:

@@ -49,7 +49,7 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
     """
     problems = Problems()
     for path, layer in _groups(model, order, archive.keras_version or ""):
-        for name in layer.asset_names:
+        for name in layer.storage.assets:
             content = archive.asset(f"{path}/{name}")
             if content is not None:
                 layer.load_asset(name, content)
