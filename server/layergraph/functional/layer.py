@@ -25,6 +25,7 @@ from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weight import Initializer, Weight
+from layergraph.functional.weights import Weights
 from layergraph.regularizers import regularizer
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Layer(_LayerOptions):
     def build(self, *input_shapes: Any) -> None:
         """Creates the weights. Gets the shape (or nested shapes) of each positional argument."""
 
-    def forward(self, run: Run, w: Any, x: Any) -> Any:
+    def forward(self, run: Run, w: Weights, x: Any) -> Any:
         """Computes the outputs: a tensor, or a nesting of them."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
@@ -269,7 +270,7 @@ class Layer(_LayerOptions):
     def execute(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         previous_mask: Any,

@@ -17,6 +17,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.stand_ins import pairs
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers import biases
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
@@ -71,11 +72,11 @@ class WindowedConvolution(SpatialLayer):
         pairs = zip(self.kernel_size, self.dilation_rate, strict=True)
         return tuple((size - 1) * rate + 1 for size, rate in pairs)
 
-    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The outputs before the activation."""
         raise NotImplementedError
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         return activate(self.activation, run, w, self.convolved(w, x))
 
@@ -230,7 +231,7 @@ class _Convolution(WindowedConvolution):
         self.add_bias(self.filters)
         self.build_activation(input_shape)
 
-    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """kernel * x + bias."""
         bias = w.bias if self.use_bias else None
         if x.ndim > self.rank + 2:

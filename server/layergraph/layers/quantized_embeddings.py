@@ -10,6 +10,7 @@ import torch
 from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.layers.core import Embedding
 from layergraph.layers.embedding_reversible import ReversibleEmbedding, capped
 from layergraph.layers.quantized_kernels import QuantizedLayer
@@ -53,7 +54,7 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
         w.unscaled = True
         return w
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The vectors of the ids. Raises DataError for an id that has none."""
         ids = self.known_ids(inputs)
         vectors: torch.Tensor = torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
@@ -102,7 +103,7 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
             w.kernel, w.divisor = dequantized(values.to(scale.dtype), scale, zero, w.g_idx, 0), None
         return w
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         """The vectors of ids, or the logits of vectors."""
         if not reverse:
             return super().forward(run, w, inputs)

@@ -18,6 +18,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.structure import Structure, flatten
+from layergraph.functional.weights import Weights
 from layergraph.layers.recurrent_cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
 from layergraph.layers.recurrent_kernels import Scanned
 
@@ -57,14 +58,14 @@ class Recurrent(Layer):
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
 
-    def cells(self, w: Any) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
         """The cells that lie on one another, each with its bound weights."""
         raise NotImplementedError
 
     def forward(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
         mask: torch.Tensor | None = None,
@@ -181,7 +182,7 @@ class _OwnCell(Recurrent):
 
     storage = replace(Recurrent.storage, path=("cell",))
 
-    def cells(self, w: Any) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
         """The layer itself."""
         assert isinstance(self, Cell)
         return [(self, w)]
@@ -208,7 +209,7 @@ class GRU(GruCell, _OwnCell):
 class _OneStep(Layer):
     """A cell called as a layer: inputs (rows, features) and states give the output and the states after it."""
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, states: Any = None) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, states: Any = None) -> Any:
         """One step. Raises GraphError without states."""
         if states is None:
             raise GraphError("a cell is called on inputs and states, got no states")
@@ -308,11 +309,11 @@ class RNN(Recurrent):
                 self.cell.build((input_shape[0], *input_shape[2:]))
             self.cell.built = True
 
-    def cells(self, w: Any) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
         """The cell, or those of the stack."""
         if isinstance(self.cell, Cell):
-            return [(self.cell, w.cell)]
-        return [(cell, getattr(w.cell, name)) for name, cell in self.cell.sublayers.items()]
+            return [(self.cell, w["cell"])]
+        return [(cell, w["cell"][name]) for name, cell in self.cell.sublayers.items()]
 
     def watches(self, run: Run) -> Watches | None:
         """What adds activity regularisation of the cells: of the output and of each state, in each step."""

@@ -15,6 +15,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import flatten
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.activation_functions import activation as any_activation
@@ -97,7 +98,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
     def forward(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
         mask: torch.Tensor | None = None,
@@ -125,7 +126,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         output = (outputs if self.return_sequences else outputs[:, -1]).to(dtype)
         return [output, *(state.to(dtype) for state in states)] if self.return_state else output
 
-    def _inputs(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def _inputs(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs' part in the gates, of all steps at once: they are taken as rows."""
         rows, steps = x.shape[:2]
         flat = x.reshape(rows * steps, *x.shape[2:])
@@ -159,7 +160,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         return given
 
     def _scan(
-        self, run: Run, w: Any, inputs: torch.Tensor, states: list[torch.Tensor], mask: torch.Tensor | None
+        self, run: Run, w: Weights, inputs: torch.Tensor, states: list[torch.Tensor], mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The outputs of all steps, in the order in which they are taken, and the states after the last."""
         steps = range(inputs.shape[1])
@@ -184,7 +185,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         return torch.stack(outputs, 1), states
 
     def _step(
-        self, w: Any, inputs: torch.Tensor, states: Sequence[torch.Tensor], dropped: list[torch.Tensor] | None
+        self, w: Weights, inputs: torch.Tensor, states: Sequence[torch.Tensor], dropped: list[torch.Tensor] | None
     ) -> list[torch.Tensor]:
         h, c = states
         if dropped is None:

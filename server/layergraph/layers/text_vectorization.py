@@ -24,6 +24,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
+from layergraph.functional.weights import Weights
 from layergraph.layers.categorical import dense_only, output_mode
 from layergraph.layers.encoding import MODES
 from layergraph.layers.lookup import StringLookup, terms
@@ -119,7 +120,7 @@ class TextVectorization(Layer):
 
     # --- computing ----------------------------------------------------------------------------------------------------
 
-    def forward(self, run: Run, w: Any, inputs: Any) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
         """The sequences or vectors. Raises GraphError for anything but text."""
         if not isinstance(inputs, Strings):
             raise GraphError(f"layer '{self.name}' (TextVectorization): got {inputs.dtype}, expected text")
@@ -146,9 +147,9 @@ class TextVectorization(Layer):
             places[i, : len(row)] = torch.tensor([self.lookup.place(token) for token in row], dtype=torch.int64)
         return self._encoded(w, places)
 
-    def _encoded(self, w: Any, places: torch.Tensor) -> torch.Tensor:
+    def _encoded(self, w: Weights, places: torch.Tensor) -> torch.Tensor:
         if self.output_mode != "int":
-            return self.lookup.encoded(w._lookup_layer, places)
+            return self.lookup.encoded(w["_lookup_layer"], places)
         length = self.output_sequence_length
         if length is not None:
             missing = max(0, length - places.shape[1])
