@@ -93,7 +93,7 @@ client-check: $(STAMP) ## Check that what `make client` makes is committed
 
 .PHONY: layers
 layers: $(STAMP) ## Write the list of supported layers into the README
-	$(BIN)/python -m layergraph.layers.listing README.md
+	$(BIN)/python -m layergraph.listing README.md
 
 .PHONY: manifests
 manifests: $(STAMP) ## Validate the Kubernetes manifests offline

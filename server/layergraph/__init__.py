@@ -8,10 +8,14 @@ model = Model(x, layers.Dense(10, activation="softmax")(x))
 """
 
 from layergraph import layers
+from layergraph.functional import operators
 from layergraph.functional.input import Input
-from layergraph.functional.model import Model
 from layergraph.functional.naming import clear_session
-from layergraph.functional.sequential import Sequential
 from layergraph.loading import load_model
+from layergraph.models.model import Model
+from layergraph.models.sequential import Sequential
+from layergraph.ops import operations
 
 __all__ = ["Input", "Model", "Sequential", "clear_session", "layers", "load_model"]
+
+operators.install(operations)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, integer, nonnegative, number, one_or_list_of, option, resolve
-from layergraph.functional.naming import snake_case
 
 #: Keras's backend.epsilon().
 EPSILON = 1e-7

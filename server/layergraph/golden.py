@@ -20,7 +20,7 @@ from layergraph.archive.files import open_regular
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import MIB, LoadLimits
 from layergraph.errors import CorruptFileError, DataError, GraphError, ModelFileError
-from layergraph.functional.model import Model
+from layergraph.models.model import Model
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

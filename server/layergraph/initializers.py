@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import (
     Configurable,
     Expected,
@@ -23,7 +24,6 @@ from layergraph.config.options import (
     text,
 )
 from layergraph.errors import ConfigError
-from layergraph.functional.naming import snake_case
 
 Shape = tuple[int, ...]
 

@@ -10,9 +10,13 @@ from layergraph.config.compiled import compile_config
 from layergraph.config.generation import generation_of
 from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
+from layergraph.config.vocabulary import Vocabulary
 from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
-from layergraph.functional.model import Model
-from layergraph.functional.rebuild import Rebuilt, find_unsupported, rebuild
+from layergraph.layers.table import LAYERS
+from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
+from layergraph.models.model import Model
+from layergraph.ops import operations
+from layergraph.plugins import custom_activations, replaced_lambdas
 from layergraph.saving.optimizer_state import OptimizerState
 from layergraph.saving.stored_weights import load_weights
 
@@ -43,7 +47,7 @@ def _model(archive: ModelArchive) -> Model:
     if archive.training_config is not None:
         generation = generation_of(archive.keras_version, archive.config)
         problems = Problems()
-        config = compile_config(archive.training_config, generation, model.output_names, problems)
+        config = compile_config(archive.training_config, generation, model.output_names, problems, custom_activations())
         # A custom loss makes a model untrainable here, but it can be served.
         model.compile_config = None if problems else config
         if model.compile_config is not None:
@@ -51,10 +55,15 @@ def _model(archive: ModelArchive) -> Model:
     return model
 
 
+def vocabulary() -> Vocabulary:
+    """The names that a file may use: those of the tables, and what plugins have registered by now."""
+    return Vocabulary(LAYERS, operations(), replaced_lambdas(), custom_activations())
+
+
 def _rebuilt(archive: ModelArchive) -> Rebuilt:
     generation = generation_of(archive.keras_version, archive.config)
     problems = Problems()
-    spec = read_graph(archive.config, generation, archive.path, problems, archive.limits)
+    spec = read_graph(archive.config, generation, archive.path, problems, vocabulary(), archive.limits)
     find_unsupported(spec, generation.ignores, problems)
     if problems:
         raise UnsupportedModelError(Path(archive.path), list(problems.texts))

@@ -144,6 +144,6 @@ def lambda_class(layer_name: str) -> str:
     return f"Lambda>{layer_name}"
 
 
-def replaces_lambda(layer_name: str) -> bool:
-    """Whether a class stands for the Lambda layer of that name."""
-    return layer_name in _lambdas
+def replaced_lambdas() -> Mapping[str, str]:
+    """Names of Lambda layers -> the class names that stand for them, as `custom_layers` has them."""
+    return {name: lambda_class(name) for name in _lambdas}

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, Validator, nonnegative, one_of, option, resolve
 from layergraph.errors import ConfigError
-from layergraph.functional.naming import snake_case
 
 
 class Regularizer(Configurable):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from layerserve_server import execution
 from layerserve_server.batching import Lane
-from layerserve_server.conversion import Converter
 from layerserve_server.execution import Execution, LoadModel
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
@@ -25,6 +24,7 @@ from layerserve_server.services.prediction import PredictionService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.sharing import SharedWeights
+from layerserve_server.training.conversion import Converter
 from layerserve_server.training.rehearsal import Rehearsals, Rehearse
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
 from layerserve_server.training.warm_parent import WarmParent

@@ -14,8 +14,8 @@ from typing import Any, cast
 from layergraph.errors import LayerGraphError
 from layergraph.execution.choice import Choice, Tuning
 from layergraph.execution.engines.table import EAGER
-from layergraph.functional.model import Model
 from layergraph.golden import golden_path, reduce_precision
+from layergraph.models.model import Model
 
 from layerserve_server.execution import LoadModel, ServedModel
 from layerserve_server.repository.layout import FoundVersion

@@ -30,7 +30,7 @@ from layergraph.config.reader import read_graph
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
 from layergraph.errors import ModelFileError
 from layergraph.layers.table import LAYERS
-from layergraph.loading import load_model
+from layergraph.loading import load_model, vocabulary
 
 
 def layer(kind: str, name: str, inbound: list[Any] | None = None, **config: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def dense(name: str = "a", of: str = "x", **changes: Any) -> dict[str, Any]:
 
 def spec_of(config: Any, generation: Any = KERAS3) -> tuple[Any, list[str]]:
     problems = Problems()
-    return read_graph(config, generation, Path("m"), problems), list(problems.texts)
+    return read_graph(config, generation, Path("m"), problems, vocabulary()), list(problems.texts)
 
 
 def write(path: Path, config: Any) -> Path:

@@ -12,6 +12,7 @@ from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.functional.layer import Layer
 from layergraph.layers.table import LAYERS
+from layergraph.loading import vocabulary
 
 #: Layer -> the options that it was made with, and the config that tf.keras 2.15 writes of it.
 TOLD: dict[str, dict[str, Any]] = json.loads(
@@ -31,7 +32,7 @@ def layer_of(kind: str, config: dict[str, Any], generation: Generation = KERAS2)
     item = {"class_name": kind, "config": {**config, "name": "it"}}
     problems = Problems()
     model = {"class_name": "Sequential", "config": {"name": "model", "layers": [item]}}
-    spec = read_graph(model, generation, Path("model.h5"), problems).layers[-1]
+    spec = read_graph(model, generation, Path("model.h5"), problems, vocabulary()).layers[-1]
     assert not problems.texts
     known = LAYERS[spec.class_name]
     return known.from_config({key: value for key, value in spec.config.items() if key in known._options})

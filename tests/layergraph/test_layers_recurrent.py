@@ -191,7 +191,7 @@ def test_weights_have_keras_order_and_place(kind: str) -> None:
     theirs.build((None, 5, 4))
     assert [w.name for w in ours.weights] == [v.name for v in theirs.weights]
     assert [w.shape for w in ours.weights] == [tuple(v.shape) for v in theirs.weights]
-    assert ours.vars_path == ("cell",)
+    assert ours.storage.path == ("cell",)
 
 
 @pytest.mark.parametrize("kind", KINDS)

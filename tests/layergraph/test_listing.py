@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from layergraph.layers.listing import listing, with_listing
 from layergraph.layers.table import LAYERS
+from layergraph.listing import listing, with_listing
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -160,7 +160,7 @@ def test_long_sequences_that_are_cropped_load(tmp_path: Path) -> None:
 def test_models_that_call_one_another_twice_are_counted(levels: int) -> None:
     from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, TensorRef
     from layergraph.errors import GraphError
-    from layergraph.functional.rebuild import rebuild
+    from layergraph.models.from_config import rebuild
 
     inside = LayerSpec("x", "InputLayer", {"name": "x", "batch_shape": [None, 4]})
     once, again = (CallSpec((TensorRef(*ref),)) for ref in (("x", 0, 0), ("inner", 0, 0)))

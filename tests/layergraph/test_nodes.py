@@ -5,8 +5,8 @@ import pytest
 import torch
 from layergraph import Input, Model
 from layergraph.errors import DataError, GraphError, UnknownTensorError
-from layergraph.functional.model import MAX_PLANS
 from layergraph.layers import BatchNormalization, Concatenate, Dense, Embedding, Flatten, Masking
+from layergraph.models.model import MAX_PLANS
 
 
 def two_calls() -> tuple[Dense, object, object]:

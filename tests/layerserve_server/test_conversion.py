@@ -12,9 +12,10 @@ import pytest
 import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.errors import DataError
-from layerserve_server import conversion, execution
-from layerserve_server.conversion import CONVERT, Converter
+from layerserve_server import execution
 from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError, VersionFailedError
+from layerserve_server.training import conversion
+from layerserve_server.training.conversion import CONVERT, Converter
 from layerserve_server.training.warm_parent import JobDiedError, JobLimits, WarmParent
 
 GIB = 1 << 30

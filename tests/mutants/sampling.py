@@ -16,7 +16,7 @@ ROOMS = (
     "client/layerserve",
     *(
         f"server/layergraph/{name}"
-        for name in ("archive", "config", "execution", "functional", "layers", "ops", "saving", "training")
+        for name in ("archive", "config", "execution", "functional", "layers", "models", "ops", "saving", "training")
     ),
     "server/layergraph",
     *(f"server/layerserve_server/{name}" for name in ("repository", "services", "training", "transport")),

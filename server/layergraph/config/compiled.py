@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from layergraph.config.generation import Generation
@@ -28,19 +28,23 @@ _WRAPPERS = ("MeanMetricWrapper", "LossFunctionWrapper")
 
 
 def compile_config(
-    raw: Mapping[str, Any], generation: Generation, output_names: Sequence[str], problems: Problems
+    raw: Mapping[str, Any],
+    generation: Generation,
+    output_names: Sequence[str],
+    problems: Problems,
+    functions: Container[str] = (),
 ) -> dict[str, Any] | None:
     """The arguments of `compile` in serialised form: names, {"class_name", "config"}, and lists and dicts of them.
 
     None where the file has only the arguments of a `compile` that the model's author wrote. Custom losses, metrics and
-    optimizers go to `problems`.
+    optimizers go to `problems`, but for `functions`: names of custom functions that exist.
     """
     given: dict[str, Any] = dict(raw)
     if "optimizer_config" in given:
         given["optimizer"] = given.pop("optimizer_config")
     if "optimizer" not in given:
         return None
-    values = ValueReader(generation, problems, lambda value, owner: None)
+    values = ValueReader(generation, problems, functions, lambda value, owner: None)
     for key in ("metrics", "weighted_metrics"):
         given[key] = _functions_wrapped(given.get(key))
     result = {key: values.value(f"compile argument '{key}'", given.get(key)) for key in KEYS}

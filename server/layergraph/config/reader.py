@@ -27,6 +27,7 @@ from layergraph.config.refused import REFUSED
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
 from layergraph.config.values import ValueReader, class_name
+from layergraph.config.vocabulary import Vocabulary
 from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 _MODELS = frozenset({"Functional", "Sequential"})
@@ -45,25 +46,29 @@ def read_graph(
     generation: Generation,
     path: Path,
     problems: Problems,
+    vocabulary: Vocabulary,
     limits: LoadLimits = DEFAULT_LIMITS,
 ) -> GraphSpec:
-    """The canonical graph of a model's config, as an archive has it.
+    """The canonical graph of a model's config, as an archive has it; `vocabulary` says which names exist.
 
     What layergraph doesn't have goes to `problems`, so that all of it can be told at once. Raises CorruptFileError for
     a config that no Keras writes, UnsupportedModelError for what is no graph of layers.
     """
-    return _Reader(generation, path, problems, limits).model(config)
+    return _Reader(generation, path, problems, vocabulary, limits).model(config)
 
 
 class _Reader:
     """Reads one file; counts what it has read, over all nested models, against the limits."""
 
-    def __init__(self, generation: Generation, path: Path, problems: Problems, limits: LoadLimits) -> None:
+    def __init__(
+        self, generation: Generation, path: Path, problems: Problems, vocabulary: Vocabulary, limits: LoadLimits
+    ) -> None:
         self.generation = generation
         self.path = path
         self.problems = problems
+        self.vocabulary = vocabulary
         self.limits = limits
-        self.values = ValueReader(generation, problems, self._inner_layer)
+        self.values = ValueReader(generation, problems, vocabulary.activations, self._inner_layer)
         self.depth = 0
         self.layers = 0
         self.nodes = 0
@@ -183,16 +188,13 @@ class _Reader:
         label = f"layer {brief_name(name)}"
         if self.generation is KERAS1:
             value = keras1.merge_layer(self._as_graph(value))
-        # Here, because plugins import the functional core, which imports configs.
-        from layergraph.plugins import lambda_class, replaces_lambda
-
         kind = self._class_name(value, label)
         stored = self._stored(value)
-        if kind == "Lambda" and replaces_lambda(name):
+        if kind == "Lambda" and name in self.vocabulary.lambdas:
             # Of its config nothing is read but what every layer has.
             given = value.get("config")
             config = {k: given[k] for k in ("trainable", "dtype") if k in given} if isinstance(given, dict) else {}
-            kind, value, stored = lambda_class(name), {**value, "config": {**config, "name": name}}, None
+            kind, value, stored = self.vocabulary.lambdas[name], {**value, "config": {**config, "name": name}}, None
         if kind in REFUSED:
             self.problems.add(f"{label}: {kind} {REFUSED[kind]}")
             return None
@@ -262,12 +264,8 @@ class _Reader:
         module = value.get("module")
         if isinstance(module, str):
             return module.startswith(_OPERATION_MODULES)
-        # Here, because the tables import the layers, which import configs.
-        from layergraph.layers.table import LAYERS
-        from layergraph.ops.table import OPERATIONS
-
         # A `.h5` of Keras 3 has no modules. Where an operation has a layer's name, the layer alone says `trainable`.
-        if kind in LAYERS and kind not in OPERATIONS:
+        if kind in self.vocabulary.layers and kind not in self.vocabulary.operations:
             return False
         config = value.get("config")
         return isinstance(config, dict) and "trainable" not in config

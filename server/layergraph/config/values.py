@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,13 @@ _MAX_CONSTANTS = 1_000_000
 class ValueReader:
     """Turns a JSON value of a config into its canonical form. What is wrong goes to `problems`.
 
-    read_layer(config, owner) reads a layer inside a layer.
+    functions                   names of custom functions
+    read_layer(config, owner)   reads a layer inside a layer
     """
 
     generation: Generation
     problems: Problems
+    functions: Container[str]
     read_layer: Callable[[Any, str], LayerSpec | None]
 
     def option(self, owner: str, key: str, value: Any) -> Any:
@@ -109,13 +111,9 @@ class ValueReader:
 
     def _function(self, owner: str, value: Mapping[str, Any]) -> str | None:
         """The name of a function. Only tables of ours, and of plugins, are ever asked for it."""
-        # Here, because plugins import the functional core, which imports configs.
-        from layergraph.plugins import custom_activations
-
         module, name, registered = value.get("module"), value.get("config"), value.get("registered_name")
-        custom = custom_activations()
         for key in (registered, name):
-            if isinstance(key, str) and key in custom:
+            if isinstance(key, str) and key in self.functions:
                 return key
         known = module is None or (isinstance(module, str) and module.partition(".")[0] in _KERAS_MODULES)
         if known and isinstance(name, str):

@@ -11,6 +11,7 @@ from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.tensor import Tensor
+from layergraph.functional.weights import Weights
 
 
 class _NamedMask(Layer):
@@ -19,7 +20,7 @@ class _NamedMask(Layer):
     supports_masking: ClassVar[bool] = True
     autocast: ClassVar[bool] = False
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor, mask: Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor, mask: Any = None) -> torch.Tensor:
         return x
 
 

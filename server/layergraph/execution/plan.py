@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,22 +16,22 @@ import torch
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
+from layergraph.execution.choice import Choice, Lengths, Tuned, Tuning
 from layergraph.execution.liveness import marking, mask_wants, needed, with_frees
 from layergraph.execution.named_masks import named_mask
+from layergraph.execution.pooling_first import pool_first
 from layergraph.execution.program import Program, inference_program
+from layergraph.execution.rows import rows_stay_apart
 from layergraph.execution.step import Step
 from layergraph.functional.addresses import find_tensor
 from layergraph.functional.binding import Binder
+from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph
 from layergraph.functional.invocation import Invocation, Mask
 from layergraph.functional.node import Node
 from layergraph.functional.run import Run
 from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor, TensorSpec
-
-if TYPE_CHECKING:
-    from layergraph.execution.choice import Choice, Lengths, Tuned, Tuning
-    from layergraph.functional.model import Model
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
 MAX_CALLS = 200_000
@@ -48,7 +48,7 @@ class Plan:
     `input_specs` are the inputs that the outputs need, `output_specs` what comes back, in order.
     """
 
-    def __init__(self, model: Model, outputs: Sequence[str] | None = None) -> None:
+    def __init__(self, model: Functional, outputs: Sequence[str] | None = None) -> None:
         layout = _Layout()
         slots = {id(tensor): layout.new_slot() for tensor in model.inputs}
         scopes: dict[tuple[Node, ...], dict[int, int]] = {(): slots}
@@ -108,8 +108,6 @@ class Plan:
     def batched(self) -> bool:
         """Whether every input and output has the rows as its first axis: then rows of several callers can be joined."""
         if self._batched is None:
-            from layergraph.execution.rows import rows_stay_apart
-
             specs = (*self.input_specs, *self.output_specs)
             with self._lock:
                 self._batched = all(s.shape and s.shape[0] is None for s in specs) and rows_stay_apart(self.steps)
@@ -323,9 +321,6 @@ class Plan:
     def _reordered(self) -> Sequence[Step]:
         """The steps in an order that is faster, where gradients stay the same too. Made when first needed."""
         if self._forward_steps is None:
-            # Here, since pooling and convolutions are models' layers, and models have plans.
-            from layergraph.execution.pooling_first import pool_first
-
             self._forward_steps = pool_first(self._forwarded, self._outputs)
         return self._forward_steps
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from layergraph.execution.fusion import fuse
+from layergraph.execution.joining import join_calls
 from layergraph.execution.liveness import mask_wants, with_frees
+from layergraph.execution.projection import project_embeddings
 from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
 from layergraph.functional.invocation import Mask
@@ -72,11 +75,6 @@ def inference_program(
              are those of now, and embeddings multiplied beforehand where that saves work
     joined   calls of a shared layer that don't wait for one another are one call; for rows that stay apart
     """
-    # Here, since the layers that are fused are models' layers, and models have plans.
-    from layergraph.execution.fusion import fuse
-    from layergraph.execution.joining import join_calls
-    from layergraph.execution.projection import project_embeddings
-
     with torch.inference_mode(False), torch.no_grad():
         if joined:
             steps, slot_count = join_calls(steps, outputs, slot_count)

@@ -11,13 +11,13 @@ from layergraph.functional.node import Node
 from layergraph.functional.tensor import Tensor
 
 if TYPE_CHECKING:
+    from layergraph.functional.functional import Functional
     from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
 
 _INDICES = re.compile(r"(?::(\d{1,9}))?(?::(\d{1,9}))?(?=/|$)")
 
 
-def find_tensor(model: Model, address: str) -> tuple[tuple[Node, ...], Tensor]:
+def find_tensor(model: Functional, address: str) -> tuple[tuple[Node, ...], Tensor]:
     """The tensor of that name, behind the calls of the nested models that lead to it. Raises UnknownTensorError.
 
     Layer names may hold slashes and colons themselves, so names are matched against those of the graph, longest first.
@@ -46,7 +46,7 @@ def find_tensor(model: Model, address: str) -> tuple[tuple[Node, ...], Tensor]:
     )
 
 
-def _node(model: Model, layer: Layer, index: str | None, address: str) -> Node:
+def _node(model: Functional, layer: Layer, index: str | None, address: str) -> Node:
     nodes = model.graph.nodes_of(layer)
     if index is None and len(nodes) > 1:
         choices = [f"{layer.name}:{i}" for i in range(min(len(nodes), 20))]

@@ -7,20 +7,20 @@ shapes, on a device, cast to another type, folded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.weight import Weight
+from layergraph.functional.weights import Weights
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
 
 class Binder:
-    """Makes the namespace of each layer once: `w.kernel` for a weight, `w.layer.kernel` for a sublayer's."""
+    """Makes the namespace of each layer once: `w.kernel` for a weight, `w["layer"].kernel` for a sublayer's."""
 
     def __init__(self, tensor_of: Callable[[Weight], torch.Tensor]) -> None:
         self._tensor_of = tensor_of
@@ -33,10 +33,10 @@ class Binder:
             self._bound[key] = layer.bind(self)
         return self._bound[key]
 
-    def own(self, layer: Layer) -> SimpleNamespace:
+    def own(self, layer: Layer) -> Weights:
         """The namespace of a layer's own weights and of its sublayers."""
         wanted = torch_dtype(layer.compute_dtype) if layer.autocast else None
-        space = SimpleNamespace()
+        space = Weights()
         for weight in layer.own_weights:
             tensor = self._tensor_of(weight)
             if wanted is not None and wanted.is_floating_point and weight.autocast and tensor.is_floating_point():

@@ -10,6 +10,7 @@ from layergraph.functional.dtypes import dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.node import Node
 from layergraph.functional.tensor import History, Shape, Tensor
+from layergraph.functional.weights import Weights
 
 
 class InputLayer(Layer):
@@ -40,7 +41,7 @@ class InputLayer(Layer):
         """Element type of the data."""
         return self._element_type
 
-    def forward(self, run: Any, w: Any, x: Any) -> Any:
+    def forward(self, run: Any, w: Weights, x: Any) -> Any:
         """Gives the data as it is."""
         return x
 

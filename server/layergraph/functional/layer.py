@@ -9,23 +9,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, boolean, brief, option, optional, text
 from layergraph.errors import ConfigError, GraphError
-from layergraph.functional import naming, scopes
+from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_values
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
+from layergraph.functional.naming import default_name
 from layergraph.functional.node import Node
 from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import Inferred, infer
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weight import Initializer, Weight
+from layergraph.functional.weights import Weights
 from layergraph.regularizers import regularizer
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Functional
     from layergraph.functional.stored_form import StoredForm
 
 #: Parameters of `forward` that come before a call's own arguments.
@@ -67,18 +71,10 @@ class Layer(_LayerOptions):
     supports_masking: ClassVar[bool] = False
     #: Whether floating-point inputs and weights are converted to `compute_dtype`.
     autocast: ClassVar[bool] = True
-    #: Where in a `.weights.h5` file the layer's own arrays lie, below the layer's group (`cell` for recurrent layers).
-    vars_path: ClassVar[tuple[str, ...]] = ()
-    #: Whether a file names the layer's own arrays, where it numbers those of others.
-    named_variables: ClassVar[bool] = False
-    #: Whether a file numbers the layer's own arrays as they are made, where it numbers trainable ones of others first.
-    variables_as_made: ClassVar[bool] = False
-    #: Files in `assets/` that belong to the layer.
-    asset_names: ClassVar[tuple[str, ...]] = ()
+    #: How files hold the layer.
+    storage: ClassVar[StorageLayout] = StorageLayout()
     #: Whether Keras takes an `activity_regularizer`.
     regularizes_activity: ClassVar[bool] = True
-    #: Whether Keras's config says so where there is no `activity_regularizer`.
-    tells_no_regularizer: ClassVar[bool] = False
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
     #: Whether the shape of the result depends on values of its inputs, but the first, such as one that tells a shape.
@@ -90,9 +86,6 @@ class Layer(_LayerOptions):
     #: Names of the arguments of a call, in order, and of those that take masks.
     call_argument_names: ClassVar[tuple[str, ...]] = ()
     mask_argument_names: ClassVar[frozenset[str]] = frozenset()
-
-    #: The layer inside that Keras gives the weights of a layer to which they belong here: part of their paths.
-    weights_scope: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -114,7 +107,7 @@ class Layer(_LayerOptions):
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
         super().__init__(*args, **kwargs)
         if not self.name:
-            self.name = naming.default_name(self.group_name)
+            self.name = default_name(self.group_name)
 
     @classmethod
     def validated(cls, name: str, value: Any) -> Any:
@@ -124,7 +117,7 @@ class Layer(_LayerOptions):
         return super().validated(name, value)
 
     @property
-    def inner_model(self) -> Model | None:
+    def inner_model(self) -> Functional | None:
         """The model that the layer is, where it is one."""
         return None
 
@@ -136,7 +129,7 @@ class Layer(_LayerOptions):
     @property
     def group_name(self) -> str:
         """What the layer's group in a `.weights.h5` and a layer without a name are called, before numbers."""
-        return naming.snake_case(self.keras_class_name)
+        return snake_case(self.keras_class_name)
 
     @property
     def rows_are_independent(self) -> bool:
@@ -148,7 +141,7 @@ class Layer(_LayerOptions):
     def build(self, *input_shapes: Any) -> None:
         """Creates the weights. Gets the shape (or nested shapes) of each positional argument."""
 
-    def forward(self, run: Run, w: Any, x: Any) -> Any:
+    def forward(self, run: Run, w: Weights, x: Any) -> Any:
         """Computes the outputs: a tensor, or a nesting of them."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
@@ -177,7 +170,7 @@ class Layer(_LayerOptions):
                 "every axis that it depends on must have a known length"
             )
         weight = Weight(
-            scopes.path(self, self.weights_scope),
+            scopes.path(self, self.storage.scope),
             name,
             tuple(int(length) for length in lengths if length is not None),
             dtype or self.dtype,
@@ -196,7 +189,7 @@ class Layer(_LayerOptions):
         """Takes note of the shapes of its own arrays in a file, before they are compared with those of the weights."""
 
     def load_asset(self, name: str, content: bytes) -> None:
-        """Takes one of `asset_names` from a file. Raises ConfigError where it can't be read."""
+        """Takes one of `storage.assets` from a file. Raises ConfigError where it can't be read."""
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -277,7 +270,7 @@ class Layer(_LayerOptions):
     def execute(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         previous_mask: Any,
@@ -476,7 +469,7 @@ class Layer(_LayerOptions):
         """Name, trainable and dtype, then the layer's own options, as Keras 3 writes them."""
         config = super().get_config()
         config["dtype"] = self.dtype_policy.name
-        if config["activity_regularizer"] is None and not self.tells_no_regularizer:
+        if config["activity_regularizer"] is None and not self.storage.null_regularizer:
             del config["activity_regularizer"]
         return {key: config[key] for key in ("name", "trainable", "dtype")} | config
 

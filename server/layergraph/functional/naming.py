@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 
+from layergraph.config.names import snake_case
+
 _counts: Counter[str] = Counter()
 _lock = threading.Lock()
-
-
-def snake_case(name: str) -> str:
-    """`Conv2DTranspose` -> `conv2d_transpose`, by Keras's own two substitutions."""
-    name = re.sub(r"\W+", "", name)
-    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def default_name(class_name: str) -> str:

@@ -11,7 +11,7 @@ from layergraph.functional.node import Node
 from layergraph.functional.tensor import Shape, Tensor
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.functional.functional import Functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class LayerNodes:
     trainable: bool
 
 
-def node_table(model: Model, prefix: str = "") -> tuple[LayerNodes, ...]:
+def node_table(model: Functional, prefix: str = "") -> tuple[LayerNodes, ...]:
     """The layers of a model in Keras's order, the layers of a nested model after it."""
     return tuple(_rows(model, prefix))
 
 
-def _rows(model: Model, prefix: str) -> Iterator[LayerNodes]:
+def _rows(model: Functional, prefix: str) -> Iterator[LayerNodes]:
     graph = model.graph
     for layer in graph.layers:
         yield LayerNodes(

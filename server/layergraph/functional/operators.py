@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+
+
+Table: TypeAlias = Mapping[str, Callable[[], "Layer"]]
+
+_installed: list[Callable[[], Table]] = []
+
+
+def install(operations: Callable[[], Table]) -> None:
+    """Takes what gives the operations that operators make nodes of, by Keras's class names.
+
+    Operations are layers, which stand above tensors: the package's `__init__` passes them in.
+    """
+    _installed[:] = [operations]
 
 
 def _operate(name: str, *operands: Any) -> Any:
-    # Here, because operations are layers, and layers are called on tensors.
-    from layergraph.ops.table import OPERATIONS
-
-    return OPERATIONS[name]()(*operands)
+    (operations,) = _installed
+    return operations()[name]()(*operands)
 
 
 class Operators:

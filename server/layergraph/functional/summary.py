@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from layergraph.functional.structure import flatten, map_structure
 
 if TYPE_CHECKING:
+    from layergraph.functional.functional import Functional
     from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
 
 
-def summary_table(model: Model) -> str:
+def summary_table(model: Functional) -> str:
     """Layers with class, output shape and parameters, and where each one's inputs come from."""
     header = ("Layer (type)", "Output Shape", "Param #", "Connected to")
     rows = [_row(model, layer) for layer in model.graph.layers]
@@ -38,7 +38,7 @@ def summary_table(model: Model) -> str:
     )
 
 
-def _row(model: Model, layer: Layer) -> tuple[str, str, str, str]:
+def _row(model: Functional, layer: Layer) -> tuple[str, str, str, str]:
     nodes = model.graph.nodes_of(layer)
     shapes = [map_structure(lambda tensor: str(tensor.shape), node.outputs) for node in nodes]
     distinct = list(dict.fromkeys(", ".join(flatten(shape)) for shape in shapes))

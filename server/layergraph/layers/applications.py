@@ -10,6 +10,7 @@ from layergraph.config.options import fraction, number, option, positive_int
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.initializers import Constant
 
 
@@ -25,7 +26,7 @@ class LayerScale(Layer):
         """Creates gamma."""
         self.add_weight("gamma", (self.projection_dim,), Constant(self.init_values))
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The scaled input."""
         scaled: torch.Tensor = x * w.gamma
         return scaled
@@ -38,7 +39,7 @@ class StochasticDepth(Layer):
 
     drop_path_rate: float = option(fraction)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The input, without some of its rows in training."""
         if not run.training:
             return x
@@ -55,7 +56,7 @@ class CustomScaleLayer(Layer):
 
     scale: float = option(number)
 
-    def forward(self, run: Run, w: Any, inputs: Any) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
         """The sum of two inputs. Raises GraphError for another number of them."""
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise GraphError(

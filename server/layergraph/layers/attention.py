@@ -10,6 +10,7 @@ from layergraph.config.options import anything, boolean, fraction, one_of, optio
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.initializers import GlorotUniform, Ones
 from layergraph.layers.attention_multi_head import LAYERS as MULTI_HEAD
 from layergraph.layers.attention_scores import as_many_steps, causal_mask
@@ -30,7 +31,7 @@ class _DotAttention(Layer):
 
     supports_masking = True
 
-    def scores(self, w: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """How much each query has to do with each key: (rows, Tq, Tv)."""
         raise NotImplementedError(f"{type(self).__name__} has no scores")
 
@@ -45,7 +46,7 @@ class _DotAttention(Layer):
     def forward(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         inputs: Any,
         mask: Any = None,
         return_attention_scores: bool = False,
@@ -103,7 +104,7 @@ class Attention(_DotAttention):
         if self.score_mode == "concat":
             self.add_weight("concat_score_weight", (), Ones())
 
-    def scores(self, w: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """How much each query has to do with each key."""
         if self.score_mode == "dot":
             scores = query @ key.transpose(-1, -2)
@@ -129,7 +130,7 @@ class AdditiveAttention(_DotAttention):
         if self.use_scale:
             self.add_weight("scale", (input_shape[0][-1],), GlorotUniform())
 
-    def scores(self, w: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """How much each query has to do with each key."""
         both = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
         return (w.scale * both if self.use_scale else both).sum(-1)

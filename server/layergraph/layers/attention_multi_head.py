@@ -28,7 +28,9 @@ from layergraph.functional import scopes
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.attention_scores import (
     as_many_steps,
@@ -85,7 +87,7 @@ class ProjectedAttention(ShapedLayer):
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
     #: Beginning of the projections' groups in files.
     group_prefix: ClassVar[str]
@@ -160,7 +162,7 @@ class ProjectedAttention(ShapedLayer):
     def forward(  # type: ignore[override]  # as every layer, it names the arguments of its calls
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         query: torch.Tensor,
         value: torch.Tensor,
         key: torch.Tensor | None = None,
@@ -222,16 +224,16 @@ class ProjectedAttention(ShapedLayer):
         kept = dropped(run, weights, self.dropout) if run.training and self.dropout else weights
         return torch.einsum(combination, kept, value), weights
 
-    def _projected(self, run: Run, w: Any, what: str, x: torch.Tensor) -> torch.Tensor:
+    def _projected(self, run: Run, w: Weights, what: str, x: torch.Tensor) -> torch.Tensor:
         group = _GATE if what == "gate" else f"{self.group_prefix}{what}_dense"
-        outputs, _ = self.sublayers[group].execute(run, getattr(w, group), (x,), {}, None, want_masks=False)
+        outputs, _ = self.sublayers[group].execute(run, w[group], (x,), {}, None, want_masks=False)
         made: torch.Tensor = outputs
         return made
 
     def execute(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         previous_mask: Any,

@@ -19,6 +19,7 @@ from layergraph.config.options import (
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.layers.images import ImageLayer, smart_resize
 from layergraph.layers.interpolation import resize
 
@@ -52,7 +53,7 @@ class RandomImageLayer(ImageLayer):
 
     seed: Any = option(anything, default=None, kw_only=True)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The images, changed in training. Raises GraphError where that is not supported."""
         x = self.converted(inputs)
         if not run.training:
@@ -129,7 +130,7 @@ class RandomCrop(RandomImageLayer):
     width: int = option(positive_int)
     image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The box, or in inference the images."""
         if run.training or self.image_rule == "keras3":
             return super().forward(run, w, inputs)

@@ -15,7 +15,9 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.stand_ins import pairs
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers import biases
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
@@ -26,7 +28,7 @@ from layergraph.regularizers import regularizer
 class WindowedConvolution(SpatialLayer):
     """What convolutions over sliding windows share: a kernel (*kernel_size, inputs, outputs), strides and dilation."""
 
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
     if TYPE_CHECKING:
         # Subclasses declare these options, where they stand in the order of Keras's arguments.
@@ -70,11 +72,11 @@ class WindowedConvolution(SpatialLayer):
         pairs = zip(self.kernel_size, self.dilation_rate, strict=True)
         return tuple((size - 1) * rate + 1 for size, rate in pairs)
 
-    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The outputs before the activation."""
         raise NotImplementedError
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         return activate(self.activation, run, w, self.convolved(w, x))
 
@@ -229,7 +231,7 @@ class _Convolution(WindowedConvolution):
         self.add_bias(self.filters)
         self.build_activation(input_shape)
 
-    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """kernel * x + bias."""
         bias = w.bias if self.use_bias else None
         if x.ndim > self.rank + 2:

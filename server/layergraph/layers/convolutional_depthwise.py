@@ -9,6 +9,7 @@ import torch
 from layergraph.config.options import anything, boolean, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.functional.layer import Layer
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.convolutional import WindowedConvolution, kernel_memory_order, pointwise
@@ -60,7 +61,7 @@ class _DepthwiseConvolution(WindowedConvolution):
         self.add_bias(channels * self.depth_multiplier)
         self.build_activation(input_shape)
 
-    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Each channel's convolutions, plus bias."""
         groups = w.kernel.shape[-2]
         return self.convolve(x, depthwise_kernel(w.kernel), w.bias if self.use_bias else None, groups)
@@ -126,7 +127,7 @@ class _SeparableConvolution(WindowedConvolution):
         self.add_bias(self.filters)
         self.build_activation(input_shape)
 
-    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Both convolutions, plus bias."""
         groups = w.depthwise_kernel.shape[-2]
         y = self.convolve(x, depthwise_kernel(w.depthwise_kernel), None, groups)

@@ -11,6 +11,7 @@ from layergraph.config.options import anything, boolean, nonnegative_int, option
 from layergraph.constraints import constraint
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.biases import convolution
@@ -78,7 +79,7 @@ class _TransposedConvolution(WindowedConvolution):
         self.add_bias(self.filters)
         self.build_activation(input_shape)
 
-    def convolved(self, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The transposed convolution, plus bias."""
         x = x.to(w.kernel.dtype)
         lengths = self.lengths(x)

@@ -13,7 +13,9 @@ from layergraph.functional import demands
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weights import Weights
 from layergraph.initializers import constant, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.biases import product
@@ -78,7 +80,7 @@ class Dense(Layer):
                 constraint=self.bias_constraint,
             )
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """activation(x @ kernel + bias)."""
         if x.dtype != w.kernel.dtype:
             x = x.to(w.kernel.dtype)
@@ -99,7 +101,7 @@ class Embedding(Layer):
     mask_zero: bool = option(boolean, default=False)
 
     supports_masking = True
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
     # Ids of a float type are cast to integers, never rounded to the computing type first.
     autocast = False
 
@@ -121,7 +123,7 @@ class Embedding(Layer):
             constraint=self.embeddings_constraint,
         )
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The vectors of the ids. Raises DataError for an id that has none."""
         ids = self.known_ids(inputs)
         vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=run.row_gradients)
@@ -157,7 +159,7 @@ class Masking(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The inputs, 0 where masked."""
         return torch.where(self._mask(inputs)[..., None], inputs, 0)
 
@@ -174,7 +176,7 @@ class Identity(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, inputs: Any) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: Any) -> Any:
         """The inputs."""
         return inputs
 

@@ -21,7 +21,9 @@ from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Shape, Tensor
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.regularizers import regularizer
@@ -114,7 +116,7 @@ class EinsumDense(ShapedLayer):
     kernel_constraint: Any = option(constraint, default=None)
     bias_constraint: Any = option(constraint, default=None)
 
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
     def setup(self) -> None:
         """Takes an activation layer in."""
@@ -199,7 +201,7 @@ class EinsumDense(ShapedLayer):
             f"'{self.equation}' and output_shape {self.partial_output_shape}"
         )
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The outputs."""
         outputs = torch.einsum(self.parsed.text, inputs.to(w.kernel.dtype), w.kernel)
         if self.bias_axes is not None:

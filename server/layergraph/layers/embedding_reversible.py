@@ -11,6 +11,7 @@ from layergraph.constraints import constraint
 from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.core import Embedding
 from layergraph.regularizers import regularizer
@@ -38,7 +39,7 @@ class ReversibleEmbedding(Embedding):
         if not self.tie_weights:
             self.add_weight("reverse_embeddings", (self.output_dim, self.input_dim), self.embeddings_initializer)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         """The vectors of ids, or the logits of vectors."""
         if not reverse:
             return super().forward(run, w, inputs)
@@ -50,7 +51,7 @@ class ReversibleEmbedding(Embedding):
     def execute(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         previous_mask: Any,

@@ -14,6 +14,7 @@ from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.spatial import SpatialLayer, data_format, padding
@@ -130,7 +131,7 @@ class _LocallyConnected(SpatialLayer):
                 if 0 <= at < length:
                     yield window, place, at
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         x = x.to(w.kernel.dtype)
         lengths = self.lengths(x)

@@ -26,7 +26,9 @@ from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
+from layergraph.functional.weights import Weights
 from layergraph.layers.categorical import as_text, bucket, dense_only, output_mode, salt
 from layergraph.layers.encoding import MODES, encoded
 
@@ -72,8 +74,7 @@ class Lookup(Layer):
     has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
 
     autocast = False
-    asset_names: ClassVar[tuple[str, ...]] = ("vocabulary.txt",)
-    named_variables: ClassVar[bool] = True
+    storage = StorageLayout(named=True, assets=("vocabulary.txt",))
     #: Whether terms are text.
     of_text: ClassVar[bool]
 
@@ -194,7 +195,7 @@ class Lookup(Layer):
         if self._known is None:
             raise DataError(f"layer '{self.name}' ({type(self).__name__}): has no vocabulary")
 
-    def forward(self, run: Run, w: Any, inputs: Any) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: Any) -> Any:
         """Indices, vectors over the vocabulary, or terms. Raises DataError for a value that has no place."""
         if isinstance(inputs, Strings) is not (self.of_text and not self.invert):
             expected = "text" if self.of_text and not self.invert else "integers"
@@ -208,7 +209,7 @@ class Lookup(Layer):
             places = self.places(inputs)
         return self.encoded(w, places)
 
-    def encoded(self, w: Any, places: torch.Tensor) -> torch.Tensor:
+    def encoded(self, w: Weights, places: torch.Tensor) -> torch.Tensor:
         """Indices in the layer's output mode; those below 0 don't count."""
         if self.output_mode == "int":
             return places.to(torch.int32 if self.compute_dtype == "int32" else torch.int64)

@@ -11,6 +11,7 @@ from layergraph.config.options import Expected, boolean, integer, one_of, option
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 
 #: The mask of each input, or None where none of them has one.
 Masks: TypeAlias = "Sequence[torch.Tensor | None] | None"
@@ -27,7 +28,7 @@ class _Merge(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """One tensor of the list. Raises GraphError for anything but a list of tensors that fit."""
         tensors = self.checked(inputs)
         return self.merge(tensors, mask if self.mask_rule == "keras3" else None)
@@ -66,7 +67,7 @@ class _Merge(Layer):
 class _Elementwise(_Merge):
     """Combines elements at the same place. Inputs of fewer axes get axes of length 1 after the rows, and broadcast."""
 
-    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """One tensor of the list."""
         tensors = self.checked(inputs)
         rank = max(tensor.ndim for tensor in tensors)
@@ -162,7 +163,7 @@ class Concatenate(_Merge):
 
     axis: int = option(integer, default=-1)
 
-    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """The inputs in a row."""
         tensors = self.checked(inputs)
         if run.stand_ins is not None:
@@ -226,7 +227,7 @@ class Dot(_Merge):
         """The inputs, if they are two."""
         return _two(self, super().checked(inputs))
 
-    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """The products."""
         tensors = self.checked(inputs)
         if run.stand_ins is not None:

@@ -13,6 +13,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.shard import Shard
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.normalization_weights import AffineLayer, axis_length, wide
 from layergraph.regularizers import regularizer
@@ -76,7 +77,7 @@ class BatchNormalization(AffineLayer):
         ):
             self.add_weight(name, (length,), first, trainable=False, autocast=False)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Computes the outputs. Raises DataError in training where a mask doesn't have one axis less than the input."""
         x = wide(x)
         if run.training and self.trainable:
@@ -106,7 +107,7 @@ class BatchNormalization(AffineLayer):
         """Not while it is frozen, when it behaves as in inference."""
         return self.trainable
 
-    def as_affine(self, w: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def as_affine(self, w: Weights) -> tuple[torch.Tensor, torch.Tensor]:
         """What inference does to each step of the axis, as x * factor + summand."""
         factor = torch.rsqrt(w.moving_variance + self.epsilon)
         if self.scale:

@@ -13,6 +13,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.weight import Weight
+from layergraph.functional.weights import Weights
 from layergraph.initializers import TruncatedNormal
 from layergraph.layers.wrappers import _layer, _Wrapper
 
@@ -58,12 +59,12 @@ class SpectralNormalization(_Wrapper):
             f"({type(self.layer).__name__}), expected one with a kernel or embeddings"
         )
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs, in the type of the inputs."""
         # Serving runs in inference mode, and must not change what is served.
         if run.training and not torch.is_inference_mode_enabled():
-            self._normalize(getattr(w.layer, self._kernel().name), w.vector_u)
-        y, _ = self.layer.execute(run, w.layer, (x,), {}, None, want_masks=False)
+            self._normalize(getattr(w["layer"], self._kernel().name), w.vector_u)
+        y, _ = self.layer.execute(run, w["layer"], (x,), {}, None, want_masks=False)
         result: torch.Tensor = y.to(x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype))
         return result
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from layergraph.config.options import Expected, option
 from layergraph.functional import scopes
+from layergraph.functional.input import Input
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import map_structure
 from layergraph.functional.tensor import Tensor
+from layergraph.functional.weights import Weights
 
 
 def _layers(value: Any) -> tuple[Layer, ...]:
@@ -62,17 +64,15 @@ class Pipeline(Layer):
         super().build_for(args)
 
     def _described(self, leaf: Any) -> Any:
-        from layergraph.functional.input import Input
-
         dtype = leaf.dtype if isinstance(leaf, Tensor) else "float32"
         return Input(batch_shape=tuple(leaf.shape), dtype=dtype)
 
-    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> Any:
         """What the last layer gives."""
         for name, layer in self.sublayers.items():
             takes_mask = mask is not None and "mask" in layer.mask_argument_names
             kwargs = {"mask": mask} if takes_mask else {}
-            inputs, mask = layer.execute(run, getattr(w, name), (inputs,), kwargs, mask, want_masks=True)
+            inputs, mask = layer.execute(run, w[name], (inputs,), kwargs, mask, want_masks=True)
         return inputs
 
     def get_config(self) -> dict[str, Any]:

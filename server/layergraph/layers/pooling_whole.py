@@ -10,6 +10,7 @@ from torch.nn import functional
 from layergraph.config.options import anything, boolean, option
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.layers.spatial import SpatialLayer, data_format
 
 
@@ -28,7 +29,7 @@ class _GlobalPooling(SpatialLayer):
 class _GlobalMaxPooling(_GlobalPooling):
     """The largest value of each channel."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         return self.floating(x).amax(self.pooled_axes(x), keepdim=self.keepdims)
 
@@ -36,7 +37,7 @@ class _GlobalMaxPooling(_GlobalPooling):
 class _GlobalAveragePooling(_GlobalPooling):
     """The mean of each channel."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         return self.floating(x).mean(self.pooled_axes(x), keepdim=self.keepdims)
 
@@ -65,7 +66,7 @@ class GlobalAveragePooling1D(_GlobalPooling):
     rank = 1
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Computes the outputs. A row of which no step counts gives NaN, as in Keras."""
         x = self.floating(x)
         axes = self.pooled_axes(x)
@@ -105,7 +106,7 @@ class _AdaptivePooling(SpatialLayer):
         """Brings sizes to one value an axis."""
         self.each_axis("output_size")
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         self.check_windows(self.lengths(x), [1] * self.rank)
         y = self.pool(self.to_torch(self.floating(x)), self.torch_sizes(self.output_size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from layergraph.errors import GraphError
 from layergraph.functional.run import Run
 from layergraph.functional.tensor import Shape
+from layergraph.functional.weights import Weights
 from layergraph.layers.activation_functions import activate
 from layergraph.layers.core import Dense
 from layergraph.layers.einsum import EinsumDense, Equation
@@ -36,7 +37,7 @@ class QuantizedDense(QuantizedKernel, Dense):
         """The product has the columns last, as the scale has them."""
         return values, scale
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """activation(x @ kernel + bias)."""
         y = self.multiplied(run, w, x, torch.matmul, (-1,))
         return activate(self.activation, run, w, y + _bias(self, w) if self.use_bias else y)
@@ -45,6 +46,7 @@ class QuantizedDense(QuantizedKernel, Dense):
 class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
     """An EinsumDense with a quantised kernel."""
 
+    storage = replace(QuantizedKernel.storage, null_regularizer=True)
     zero_name = "zero_point"
 
     def add_kernel_and_bias(self, input_shape: Shape) -> None:
@@ -79,7 +81,7 @@ class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
         """As any EinsumDense."""
         self.add_whole_kernel(self._input_shape)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The outputs."""
         y = self.multiplied(
             run,
@@ -92,7 +94,7 @@ class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
         return activate(self.activation, run, w, y if self.bias_axes is None else y + _bias(self, w))
 
 
-def _bias(layer: QuantizedKernel, w: Any) -> torch.Tensor:
+def _bias(layer: QuantizedKernel, w: Weights) -> torch.Tensor:
     """The bias; where products are float8, Keras rounds it to bfloat16."""
     bias: torch.Tensor = w.bias
     rounded = layer.quantization.mode == "float8" and layer.compute_dtype == "float32" and not w.unscaled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.layers.core import Embedding
 from layergraph.layers.embedding_reversible import ReversibleEmbedding, capped
 from layergraph.layers.quantized_kernels import QuantizedLayer
@@ -17,6 +19,8 @@ from layergraph.layers.quantizers import AbsMaxQuantizer, dequantized, unpacked
 
 class QuantizedEmbedding(QuantizedLayer, Embedding):
     """An Embedding of int8 or int4, with a scale for each id, or for each block of an id's vector."""
+
+    storage = replace(QuantizedLayer.storage, null_regularizer=True)
 
     def build(self, input_shape: Any) -> None:
         """Creates the embeddings, and what belongs to them."""
@@ -50,7 +54,7 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
         w.unscaled = True
         return w
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The vectors of the ids. Raises DataError for an id that has none."""
         ids = self.known_ids(inputs)
         vectors: torch.Tensor = torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
@@ -99,7 +103,7 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
             w.kernel, w.divisor = dequantized(values.to(scale.dtype), scale, zero, w.g_idx, 0), None
         return w
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         """The vectors of ids, or the logits of vectors."""
         if not reverse:
             return super().forward(run, w, inputs)

@@ -19,7 +19,9 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.quantizers import (
     AbsMaxQuantizer,
@@ -47,7 +49,7 @@ class QuantizedLayer(Layer):
     dtype: Any = option(_quantized_policy, kw_only=True)
     quantization_config: Any = option(optional(quantization_config), default=None, kw_only=True)
 
-    variables_as_made = True
+    storage = StorageLayout(as_made=True)
 
     @property
     def keras_class_name(self) -> str:
@@ -224,10 +226,10 @@ class QuantizedKernel(QuantizedLayer):
         """Integers as floats; those to be multiplied with integers as float32."""
         return values.to(torch_dtype("float32" if self.activation_quantizer is not None else self.compute_dtype))
 
-    def _bind_int8(self, w: Any) -> None:
+    def _bind_int8(self, w: Weights) -> None:
         w.kernel, w.divisor = self._floats(w.kernel), w.kernel_scale
 
-    def _bind_int4(self, w: Any) -> None:
+    def _bind_int4(self, w: Weights) -> None:
         values = self._unpacked(w.kernel)
         if self.packed_by_rows:
             w.kernel, w.divisor = self._floats(values), w.kernel_scale
@@ -241,22 +243,22 @@ class QuantizedKernel(QuantizedLayer):
         """A kernel (rows, columns) and by what its product is divided, from integers and the scale of each column."""
         return (values / scale.to(values.dtype)).reshape(self.kernel_shape), None
 
-    def _bind_float8(self, w: Any) -> None:
+    def _bind_float8(self, w: Weights) -> None:
         w.kernel = float8(w.kernel, w.kernel_scale)
 
-    def _bind_gptq(self, w: Any) -> None:
+    def _bind_gptq(self, w: Weights) -> None:
         values = unpacked(w.kernel, self.size[1], 0) if self.quantization.bits == 4 else w.kernel
         kernel = dequantized(values, w.kernel_scale, getattr(w, self.zero_name), w.g_idx, -1).t()
         w.kernel = kernel.reshape(self.kernel_shape)
 
-    def _bind_awq(self, w: Any) -> None:
+    def _bind_awq(self, w: Weights) -> None:
         self._bind_gptq(w)
         w.kernel = (w.kernel.reshape(self.size) / w.awq_scales[:, None]).reshape(self.kernel_shape)
 
     def multiplied(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         x: torch.Tensor,
         multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         axes: tuple[int, ...],

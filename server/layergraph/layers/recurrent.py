@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Expected, anything, boolean, one_of, option
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.naming import snake_case
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.structure import Structure, flatten
+from layergraph.functional.weights import Weights
 from layergraph.layers.recurrent_cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
 from layergraph.layers.recurrent_kernels import Scanned
 
@@ -53,16 +56,16 @@ class Recurrent(Layer):
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     supports_masking = True
-    tells_no_regularizer = True
+    storage = StorageLayout(null_regularizer=True)
 
-    def cells(self, w: Any) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
         """The cells that lie on one another, each with its bound weights."""
         raise NotImplementedError
 
     def forward(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
         mask: torch.Tensor | None = None,
@@ -177,9 +180,9 @@ def _fitting_mask(mask: Any, x: torch.Tensor) -> torch.Tensor | None:
 class _OwnCell(Recurrent):
     """A recurrent layer that is its own cell: the weights lie in it, and in files under `cell`."""
 
-    vars_path = ("cell",)
+    storage = replace(Recurrent.storage, path=("cell",))
 
-    def cells(self, w: Any) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
         """The layer itself."""
         assert isinstance(self, Cell)
         return [(self, w)]
@@ -188,25 +191,25 @@ class _OwnCell(Recurrent):
 class SimpleRNN(SimpleCell, _OwnCell):
     """h = activation(x @ kernel + h @ recurrent_kernel + bias) (keras.layers.SimpleRNN)."""
 
-    weights_scope = "simple_rnn_cell"
+    storage = replace(_OwnCell.storage, scope="simple_rnn_cell")
 
 
 class LSTM(LstmCell, _OwnCell):
     """Long short-term memory (keras.layers.LSTM). States are h and c, each (rows, units)."""
 
-    weights_scope = "lstm_cell"
+    storage = replace(_OwnCell.storage, scope="lstm_cell")
 
 
 class GRU(GruCell, _OwnCell):
     """Gated recurrent unit (keras.layers.GRU)."""
 
-    weights_scope = "gru_cell"
+    storage = replace(_OwnCell.storage, scope="gru_cell")
 
 
 class _OneStep(Layer):
     """A cell called as a layer: inputs (rows, features) and states give the output and the states after it."""
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, states: Any = None) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, states: Any = None) -> Any:
         """One step. Raises GraphError without states."""
         if states is None:
             raise GraphError("a cell is called on inputs and states, got no states")
@@ -293,7 +296,7 @@ class RNN(Recurrent):
 
     cell: Any = option(_cell)
 
-    tells_no_regularizer = False
+    storage = StorageLayout()
 
     def setup(self) -> None:
         """Takes the cell in."""
@@ -306,11 +309,11 @@ class RNN(Recurrent):
                 self.cell.build((input_shape[0], *input_shape[2:]))
             self.cell.built = True
 
-    def cells(self, w: Any) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
         """The cell, or those of the stack."""
         if isinstance(self.cell, Cell):
-            return [(self.cell, w.cell)]
-        return [(cell, getattr(w.cell, name)) for name, cell in self.cell.sublayers.items()]
+            return [(self.cell, w["cell"])]
+        return [(cell, w["cell"][name]) for name, cell in self.cell.sublayers.items()]
 
     def watches(self, run: Run) -> Watches | None:
         """What adds activity regularisation of the cells: of the output and of each state, in each step."""

@@ -15,6 +15,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import infer
 from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weights import Weights
 from layergraph.initializers import Initializer, initializer
 from layergraph.layers import recurrent_kernels
 from layergraph.layers.activation_functions import Activation, activation, relu, sigmoid, tanh
@@ -111,7 +112,7 @@ class Cell(Layer):
     def scan(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         x: torch.Tensor,
         states: States,
         mask: torch.Tensor | None,
@@ -141,16 +142,16 @@ class Cell(Layer):
         return _loop(step if watch is None else _watched(step, watch), x, states, mask)
 
     def fused(
-        self, w: Any, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
         """What `scan` gives, by one of torch's own loops; None where none computes this."""
         return None
 
-    def step(self, run: Run, w: Any, x: torch.Tensor) -> Step:
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
         """The step over x (rows, steps, features). What doesn't depend on states is computed here, for all steps."""
         raise NotImplementedError
 
-    def projected(self, run: Run, w: Any, x: torch.Tensor, bias: torch.Tensor | None) -> Sequence[torch.Tensor]:
+    def projected(self, run: Run, w: Weights, x: torch.Tensor, bias: torch.Tensor | None) -> Sequence[torch.Tensor]:
         """x @ kernel + bias of each step, by one matrix product (rows, gates * units)."""
         x = x.transpose(0, 1)
         if run.training and self.dropout and self.recurrent_dropout:
@@ -169,7 +170,7 @@ class Cell(Layer):
         like = x.new_empty((x.shape[0], self.units))
         return [dropout_mask(run, like, self.recurrent_dropout) for _ in range(self.gates)]
 
-    def _shapes(self, w: Any, x: torch.Tensor, states: States) -> Scanned:
+    def _shapes(self, w: Weights, x: torch.Tensor, states: States) -> Scanned:
         """Without values, shapes are told rather than computed: thousands of steps on `meta` take seconds."""
         if x.shape[2] != w.kernel.shape[0]:
             raise GraphError(f"got {x.shape[2]} features, expected {w.kernel.shape[0]}")
@@ -214,7 +215,7 @@ class SimpleCell(Cell):
     """h = activation(x @ kernel + h @ recurrent_kernel + bias)."""
 
     def fused(
-        self, w: Any, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
         """By torch's loop, for tanh and relu."""
         if self.activation not in (tanh, relu):
@@ -223,7 +224,7 @@ class SimpleCell(Cell):
         loop = recurrent_kernels.simple_rnn(w.kernel, w.recurrent_kernel, bias, rectified=self.activation is relu)
         return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
 
-    def step(self, run: Run, w: Any, x: torch.Tensor) -> Step:
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
         """The formula above."""
         inputs = self.projected(run, w, x, w.bias if self.use_bias else None)
         masks = self.recurrent_masks(run, x)
@@ -266,7 +267,7 @@ class LstmCell(GatedCell):
         return ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer
 
     def fused(
-        self, w: Any, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
         """By torch's loop, for tanh and sigmoid."""
         if not self.usual:
@@ -276,7 +277,7 @@ class LstmCell(GatedCell):
             return loop(x, states)
         return recurrent_kernels.masked(loop, x, states, mask, first_steps if need_states else None)
 
-    def step(self, run: Run, w: Any, x: torch.Tensor) -> Step:
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
         """The formula above."""
         inputs = self.projected(run, w, x, w.bias if self.use_bias else None)
         masks = self.recurrent_masks(run, x)
@@ -320,7 +321,7 @@ class GruCell(GatedCell):
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 
     def fused(
-        self, w: Any, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
         """By torch's loop, for tanh, sigmoid and `reset_after`."""
         if not (self.usual and self.reset_after):
@@ -328,7 +329,7 @@ class GruCell(GatedCell):
         loop = recurrent_kernels.gru(w.kernel, w.recurrent_kernel, w.bias if self.use_bias else None)
         return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
 
-    def step(self, run: Run, w: Any, x: torch.Tensor) -> Step:
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
         """The formula above."""
         bias = recurrent_bias = None
         if self.use_bias:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import flatten
+from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.activation_functions import activation as any_activation
@@ -59,9 +61,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
     recurrent_dropout: float = option(fraction, default=0.0)
     seed: Any = option(anything, default=None)
 
-    weights_scope = "conv_lstm_cell"
-
-    vars_path = ("cell",)
+    storage = replace(Recurrent.storage, path=("cell",), scope="conv_lstm_cell")
 
     def setup(self) -> None:
         """Brings sizes to one value an axis. Raises ConfigError for strides beside dilation, and for steps first."""
@@ -98,7 +98,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
     def forward(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
         mask: torch.Tensor | None = None,
@@ -126,7 +126,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         output = (outputs if self.return_sequences else outputs[:, -1]).to(dtype)
         return [output, *(state.to(dtype) for state in states)] if self.return_state else output
 
-    def _inputs(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def _inputs(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs' part in the gates, of all steps at once: they are taken as rows."""
         rows, steps = x.shape[:2]
         flat = x.reshape(rows * steps, *x.shape[2:])
@@ -160,7 +160,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         return given
 
     def _scan(
-        self, run: Run, w: Any, inputs: torch.Tensor, states: list[torch.Tensor], mask: torch.Tensor | None
+        self, run: Run, w: Weights, inputs: torch.Tensor, states: list[torch.Tensor], mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The outputs of all steps, in the order in which they are taken, and the states after the last."""
         steps = range(inputs.shape[1])
@@ -185,7 +185,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         return torch.stack(outputs, 1), states
 
     def _step(
-        self, w: Any, inputs: torch.Tensor, states: Sequence[torch.Tensor], dropped: list[torch.Tensor] | None
+        self, w: Weights, inputs: torch.Tensor, states: Sequence[torch.Tensor], dropped: list[torch.Tensor] | None
     ) -> list[torch.Tensor]:
         h, c = states
         if dropped is None:

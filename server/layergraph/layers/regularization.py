@@ -19,6 +19,7 @@ from layergraph.config.options import (
 )
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.regularizers import L1L2
 
 
@@ -56,7 +57,7 @@ class Dropout(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, or what dropout leaves of them."""
         if not run.training or not self.rate:
             return x
@@ -78,7 +79,7 @@ class AlphaDropout(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, or a * (x or SELU's lowest value) + b."""
         if not run.training or not self.rate:
             return x
@@ -97,7 +98,7 @@ class GaussianDropout(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, in training with noise."""
         if not run.training or not self.rate:
             return x
@@ -113,7 +114,7 @@ class GaussianNoise(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, in training with noise."""
         return x + _normal(run, x, 0.0, self.stddev) if run.training and self.stddev else x
 
@@ -131,7 +132,7 @@ class _SpatialDropout(Layer):
         """Shape of the random mask: rows and channels."""
         return (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, in training without some channels."""
         return dropped(run, x, self.rate, self.noise_shape(x)) if run.training and self.rate else x
 
@@ -187,7 +188,7 @@ class ActivityRegularization(Layer):
         """Keras 3's config: the penalty is told by its strengths."""
         return {key: value for key, value in super().get_config().items() if key != "activity_regularizer"}
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs."""
         return x
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -22,7 +22,9 @@ from layergraph.config.options import (
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
+from layergraph.functional.weights import Weights
 from layergraph.layers.categorical import dense_only, output_mode
 from layergraph.layers.encoding import MODES
 from layergraph.layers.lookup import StringLookup, terms
@@ -72,8 +74,7 @@ class TextVectorization(Layer):
     has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
 
     autocast = False
-    asset_names: ClassVar[tuple[str, ...]] = ("vocabulary.txt",)
-    named_variables: ClassVar[bool] = True
+    storage = StorageLayout(named=True, assets=("vocabulary.txt",))
 
     def setup(self) -> None:
         """Makes the lookup. Raises ConfigError for options that don't go together."""
@@ -119,7 +120,7 @@ class TextVectorization(Layer):
 
     # --- computing ----------------------------------------------------------------------------------------------------
 
-    def forward(self, run: Run, w: Any, inputs: Any) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
         """The sequences or vectors. Raises GraphError for anything but text."""
         if not isinstance(inputs, Strings):
             raise GraphError(f"layer '{self.name}' (TextVectorization): got {inputs.dtype}, expected text")
@@ -146,9 +147,9 @@ class TextVectorization(Layer):
             places[i, : len(row)] = torch.tensor([self.lookup.place(token) for token in row], dtype=torch.int64)
         return self._encoded(w, places)
 
-    def _encoded(self, w: Any, places: torch.Tensor) -> torch.Tensor:
+    def _encoded(self, w: Weights, places: torch.Tensor) -> torch.Tensor:
         if self.output_mode != "int":
-            return self.lookup.encoded(w._lookup_layer, places)
+            return self.lookup.encoded(w["_lookup_layer"], places)
         length = self.output_sequence_length
         if length is not None:
             missing = max(0, length - places.shape[1])

@@ -9,6 +9,7 @@ import torch
 from layergraph.config.options import Expected, anything, one_of, option
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.layers.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import SpatialLayer, data_format
 
@@ -31,7 +32,7 @@ class _UpSampling(SpatialLayer):
         """Brings the size to one value an axis."""
         self.each_axis("size")
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         self.check_rank(x.ndim)
         return self.repeated(self.floating(x))
@@ -71,7 +72,7 @@ class UpSampling2D(_UpSampling):
     interpolation: str = option(interpolation, default="nearest")
     image_rule: str = option(one_of("keras3", "corner"), default="keras3", kw_only=True)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         if self.interpolation in ("nearest", "area"):
             # By a whole factor, every new pixel lies within one old one.

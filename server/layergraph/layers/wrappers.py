@@ -16,6 +16,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import flatten, map_structure
 from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weights import Weights
 from layergraph.layers.quantized_kernels import QuantizedLayer
 
 
@@ -83,17 +84,17 @@ class TimeDistributed(_Wrapper):
             self.layer.build_for((step,))
         super().build_for(args)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
         """What the layer gives for each step. Raises GraphError for a mask that doesn't fit."""
         rows, steps = inputs.shape[:2]
         flat_mask = None if mask is None else self._flat_mask(mask, inputs)
         if steps and self._sees_steps(run):
             masks = [None] * steps if mask is None else mask.unbind(1)
-            each = [self._inner(run, w.layer, *one) for one in zip(inputs.unbind(1), masks, strict=True)]
+            each = [self._inner(run, w["layer"], *one) for one in zip(inputs.unbind(1), masks, strict=True)]
             stacked = (torch.stack(parts, 1) for parts in zip(*map(flatten, each), strict=True))
             return map_structure(lambda _: next(stacked), each[0])
         flat = inputs.reshape(rows * steps, *inputs.shape[2:])
-        outputs = self._inner(run, w.layer, flat, flat_mask)
+        outputs = self._inner(run, w["layer"], flat, flat_mask)
         return map_structure(lambda y: y.reshape(rows, steps, *y.shape[1:]), outputs)
 
     def _sees_steps(self, run: Run) -> bool:
@@ -193,7 +194,7 @@ class Bidirectional(_Wrapper):
     def forward(
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
         mask: Any = None,
@@ -204,8 +205,8 @@ class Bidirectional(_Wrapper):
         half = len(states) // 2
         ways = []
         for layer, bound, start in (
-            (self.layer, w.forward_layer, states[:half]),
-            (self.sublayers["backward_layer"], w.backward_layer, states[half:]),
+            (self.layer, w["forward_layer"], states[:half]),
+            (self.sublayers["backward_layer"], w["backward_layer"], states[half:]),
         ):
             masks = {"mask": mask, "sequences_mask": sequences_mask}
             outputs, _ = layer.execute(

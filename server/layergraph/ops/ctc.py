@@ -11,6 +11,7 @@ from torch.nn import functional
 from layergraph.config.options import boolean, integer, one_of, option, optional, positive_int
 from layergraph.errors import DataError, GraphError
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
 #: Candidates that each step of a beam search looks at.
@@ -29,7 +30,7 @@ class CTCLoss(_Ctc):
     def forward(  # type: ignore[override]
         self,
         run: Run,
-        w: Any,
+        w: Weights,
         target: torch.Tensor,
         output: torch.Tensor,
         target_length: Any,
@@ -61,7 +62,7 @@ class CTCDecode(_Ctc):
     merge_repeated: bool = option(boolean, default=True)
     mask_index: int | None = option(optional(integer), default=0)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, sequence_lengths: Any) -> list[torch.Tensor]:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, sequence_lengths: Any) -> list[torch.Tensor]:  # type: ignore[override]
         """The classes (paths, rows, steps), then -1; and a score for each path of each row."""
         x = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if x.is_meta:

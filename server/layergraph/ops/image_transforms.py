@@ -12,6 +12,7 @@ import torch
 from layergraph.config.options import boolean, integer, list_of, number, one_of, option, optional
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
 _IMAGE = "keras.src.ops.image"
@@ -97,7 +98,7 @@ class MapCoordinates(Operation):
         if self.order not in (0, 1):
             raise ConfigError(f"MapCoordinates: option 'order' is {self.order}, expected 0 or 1")
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, coordinates: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, coordinates: Any) -> torch.Tensor:  # type: ignore[override]
         """The elements of x there."""
         axes = [torch.as_tensor(at, device=inputs.device) for at in coordinates]
         if len(axes) != inputs.ndim:
@@ -143,7 +144,7 @@ class AffineTransform(_Projection):
     fill_value: float = option(number, default=0)
     data_format: Any = option(optional(one_of("channels_last", "channels_first")), default=None)
 
-    def forward(self, run: Run, w: Any, images: torch.Tensor, transform: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, images: torch.Tensor, transform: Any) -> torch.Tensor:  # type: ignore[override]
         """The images, moved by one transform or by one for each row."""
         factors = torch.as_tensor(transform, device=images.device)
         return self.projected(images, factors if factors.ndim == 2 else factors.unsqueeze(0))
@@ -152,7 +153,7 @@ class AffineTransform(_Projection):
 class PerspectiveTransform(_Projection):
     """keras.ops.image.perspective_transform."""
 
-    def forward(self, run: Run, w: Any, images: torch.Tensor, start_points: Any, end_points: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, images: torch.Tensor, start_points: Any, end_points: Any) -> torch.Tensor:  # type: ignore[override]
         """The images, moved so that what was at four points (x, y) is at four others."""
         starts, ends = (
             torch.as_tensor(points, device=images.device).to(images.dtype).reshape(-1, 4, 2)
@@ -205,7 +206,7 @@ class ScaleAndTranslate(Operation):
     antialias: bool = option(boolean, default=True)
 
     def forward(  # type: ignore[override]
-        self, run: Run, w: Any, images: torch.Tensor, output_shape: Any, scale: Any, translation: Any
+        self, run: Run, w: Weights, images: torch.Tensor, output_shape: Any, scale: Any, translation: Any
     ) -> torch.Tensor:
         """The images, scaled and moved along some axes."""
         shape = tuple(int(n) for n in output_shape)

@@ -14,6 +14,7 @@ from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.structure import Structure
+from layergraph.functional.weights import Weights
 
 
 class Operation(Layer):
@@ -84,7 +85,7 @@ class Unary(Operation):
 
     function: ClassVar[Callable[[torch.Tensor], torch.Tensor]]
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
         """The function of x."""
         return type(self).function(x)
 
@@ -96,7 +97,7 @@ class Binary(Operation):
 
     function: ClassVar[Callable[[Any, Any], torch.Tensor]]
 
-    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """The function of both."""
         return type(self).function(*as_tensors(x1, x2))
 
@@ -141,7 +142,7 @@ def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
 def function_node(name: str, function: Callable[..., Any], **flags: bool) -> type[Operation]:
     """A function of TensorFlow as an operation: what is called with goes to `function` as it is."""
 
-    def forward(self: Operation, run: Run, w: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Operation, run: Run, w: Weights, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     members = {"forward": forward, "variadic": True, "keras_module": "layergraph.ops", "__doc__": function.__doc__}

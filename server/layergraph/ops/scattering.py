@@ -18,6 +18,7 @@ from layergraph.config.options import (
 )
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, unknown_length
 
 #: Places that data alone may ask for.
@@ -43,7 +44,7 @@ class Scatter(Operation):
 
     shape: Any = option(optional(list_of(nonnegative_int)), default=None)
 
-    def forward(self, run: Run, w: Any, indices: Any, values: Any, shape: Any = None) -> Any:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, indices: Any, values: Any, shape: Any = None) -> Any:  # type: ignore[override]
         """Zeros with the values added at the indices. Keras up to 3.10 gave `shape` in the call."""
         lengths = tuple(int(n) for n in (self.shape if shape is None else shape))
         like = values if isinstance(values, torch.Tensor) else indices
@@ -63,7 +64,7 @@ class ScatterUpdate(Operation):
 
     reduction: Any = option(optional(one_of("add", "max", "min", "mul")), default=None)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, indices: Any, updates: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, indices: Any, updates: Any) -> torch.Tensor:  # type: ignore[override]
         """x with the updates at the indices."""
         indices = torch.as_tensor(indices, device=inputs.device)
         updates = torch.as_tensor(updates, device=inputs.device).to(inputs.dtype)
@@ -92,7 +93,7 @@ class _Segment(Operation):
     reduce: ClassVar[str]
     neutral: ClassVar[float]
 
-    def forward(self, run: Run, w: Any, data: torch.Tensor, segment_ids: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, data: torch.Tensor, segment_ids: Any) -> torch.Tensor:  # type: ignore[override]
         """One row for each segment; rows of segments out of range count nowhere."""
         ids = torch.as_tensor(segment_ids, device=data.device).to(torch.int64)
         count = self.num_segments
@@ -143,7 +144,7 @@ class Bincount(Operation):
         if self.sparse:
             raise ConfigError("Bincount: option 'sparse' is true, expected false")
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """How often there is each number. Raises DataError for negative ones."""
         if x.is_meta:
             length = unknown_length(run)

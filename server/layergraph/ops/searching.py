@@ -19,6 +19,7 @@ from layergraph.config.options import (
     positive_int,
 )
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, as_tensors, unknown_length
 
 
@@ -27,7 +28,7 @@ class Sort(Operation):
 
     axis: int | None = option(optional(integer), default=-1)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x in order."""
         return torch.sort(x.reshape(-1)).values if self.axis is None else torch.sort(x, self.axis).values
 
@@ -37,7 +38,7 @@ class Argsort(Operation):
 
     axis: int | None = option(optional(integer), default=-1)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The indices in order of the values."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x, dim=axis, stable=True).to(torch.int32)
@@ -51,7 +52,7 @@ class TopK(Operation):
     k: int = option(positive_int)
     sorted: bool = option(boolean, default=True)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The largest of the last axis, and where they are."""
         values, indices = torch.topk(x, self.k, sorted=True)
         return [values, indices.to(torch.int32)]
@@ -64,7 +65,7 @@ class InTopK(Operation):
 
     k: int = option(positive_int)
 
-    def forward(self, run: Run, w: Any, targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Whether the target is among the k best; ties count."""
         chosen = predictions.gather(-1, targets.to(torch.int64)[:, None])
         return (predictions > chosen).sum(-1) < self.k
@@ -73,7 +74,7 @@ class InTopK(Operation):
 class Digitize(Operation):
     """keras.ops.digitize."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor, bins: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, x: torch.Tensor, bins: Any) -> torch.Tensor:  # type: ignore[override]
         """In which bin each value is."""
         edges = torch.as_tensor(bins, device=x.device)
         return torch.bucketize(x.contiguous(), edges.to(x.dtype) if x.is_floating_point() else edges, right=True).to(
@@ -86,7 +87,7 @@ class SearchSorted(Operation):
 
     side: str = option(one_of("left", "right"), default="left")
 
-    def forward(self, run: Run, w: Any, sorted_sequence: Any, values: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, sorted_sequence: Any, values: Any) -> torch.Tensor:  # type: ignore[override]
         """Where values would go in a sorted sequence."""
         sequence, wanted = as_tensors(sorted_sequence, values)
         return torch.searchsorted(sequence, wanted, side=self.side).to(torch.int32)
@@ -98,7 +99,7 @@ class Argpartition(Operation):
     kth: int = option(nonnegative_int)
     axis: int | None = option(optional(integer), default=-1)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The indices with those of the smallest first."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x.to(torch.int32), dim=axis, stable=True).to(torch.int32)
@@ -109,7 +110,7 @@ class CountNonzero(Operation):
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """How many elements are not 0."""
         if self.axis == ():
             return (x != 0).to(torch.int32)
@@ -119,7 +120,7 @@ class CountNonzero(Operation):
 class Nonzero(Operation):
     """keras.ops.nonzero."""
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """Where elements are not 0: for each axis the indices. Their number is known with the data alone."""
         if x.is_meta:
             return [x.new_empty(unknown_length(run), dtype=torch.int32) for _ in range(x.ndim)]
@@ -132,7 +133,7 @@ class IsIn(Operation):
     assume_unique: bool = option(boolean, default=False)
     invert: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Any, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
         """Whether each element is among others."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
@@ -145,7 +146,7 @@ class UnravelIndex(Operation):
 
     shape: Any = option(list_of(positive_int))
 
-    def forward(self, run: Run, w: Any, indices: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, run: Run, w: Weights, indices: torch.Tensor) -> list[torch.Tensor]:
         """The index in each axis."""
         return [index.to(indices.dtype) for index in torch.unravel_index(indices, list(self.shape))]
 
@@ -156,7 +157,7 @@ class Histogram(Operation):
     bins: int = option(positive_int, default=10)
     range: Any = option(optional(list_of(number)), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """How many elements each bin has, and the edges of the bins."""
         x = x.reshape(-1) if x.is_floating_point() else x.reshape(-1).to(torch.float32)
         if x.is_meta:
@@ -168,7 +169,7 @@ class Histogram(Operation):
 class Select(Operation):
     """keras.ops.select."""
 
-    def forward(self, run: Run, w: Any, condlist: Any, choicelist: Any, default: Any = 0) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, condlist: Any, choicelist: Any, default: Any = 0) -> torch.Tensor:  # type: ignore[override]
         """The choice of the first condition that holds."""
         like = next(item for item in [*condlist, *choicelist] if isinstance(item, torch.Tensor))
         y = torch.as_tensor(default, device=like.device)
@@ -190,7 +191,7 @@ class Unique(Operation):
     size: int | None = option(optional(positive_int), default=None)
     fill_value: Any = option(optional(number), default=None)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> Any:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
         """The different elements in order; without `size` as many as the data has."""
         flat, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis % x.ndim)
         shape = x.shape if self.axis is None else (flat.shape[axis],)

@@ -12,6 +12,7 @@ from layergraph.config.tensorflow_ops import subscript
 from layergraph.errors import DataError, GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.ops.indexing import GetItem
 from layergraph.ops.operation import Operation, function_node, unknown_length
 
@@ -113,7 +114,7 @@ class BooleanMask(Operation):
 
     keras_module = "layergraph.ops"
 
-    def forward(self, run: Run, w: Any, tensor: torch.Tensor, mask: Any, axis: int | None = None) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, tensor: torch.Tensor, mask: Any, axis: int | None = None) -> torch.Tensor:  # type: ignore[override]
         """The elements where the mask holds, in a row."""
         holds = torch.as_tensor(mask, device=tensor.device).to(torch.bool)
         first = axis or 0
@@ -129,7 +130,7 @@ class Where(Operation):
 
     keras_module = "layergraph.ops"
 
-    def forward(self, run: Run, w: Any, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, condition: torch.Tensor) -> torch.Tensor:
         """The indices where it holds: (places, axes)."""
         if condition.is_meta:
             return condition.new_empty((unknown_length(run), condition.ndim), dtype=torch.int64)
@@ -141,7 +142,7 @@ class Unique(Operation):
 
     keras_module = "layergraph.ops"
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The different elements in the order in which they come first, and for each element which of them it is."""
         if x.is_meta:
             return [x.new_empty(unknown_length(run)), x.new_empty(x.shape[0], dtype=torch.int32)]
@@ -160,7 +161,7 @@ class StridedSlice(Operation):
     computes_values = True
     variadic = True
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor, begin: Any, end: Any, strides: Any, **masks: int) -> Any:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, x: torch.Tensor, begin: Any, end: Any, strides: Any, **masks: int) -> Any:  # type: ignore[override]
         """The part of x."""
         key = subscript(_integers(begin), _integers(end), _integers(strides), masks)
         return GetItem(name="op").forward(run, w, x, key)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from layergraph.errors import GraphError
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.layers.spatial import same_padding
 from layergraph.ops import windows
 from layergraph.ops.operation import Operation, as_tensors, function_node
@@ -58,7 +59,7 @@ def _pooled(kind: Any) -> Callable[..., Any]:
             data_format=_format(data_format),
             name="op",
         )
-        return pool.forward(Run(), None, x)
+        return pool.forward(Run(), Weights(), x)
 
     return pooled
 
@@ -105,7 +106,7 @@ def _convolved(
         _sizes(rate, rank, data_format),
         name="op",
     )
-    return convolution.forward(Run(), None, x, kernel)
+    return convolution.forward(Run(), Weights(), x, kernel)
 
 
 def _depthwise(
@@ -120,7 +121,7 @@ def _depthwise(
     x, mode = _padded(x, padding, data_format)
     sizes = [_sizes(v, 2, data_format) for v in (strides, rate if dilations is None else dilations)]
     convolution = windows.DepthwiseConv(sizes[0], mode, _format(data_format), sizes[1], name="op")
-    return convolution.forward(Run(), None, x, _floats(filter, x))
+    return convolution.forward(Run(), Weights(), x, _floats(filter, x))
 
 
 def _separable(

@@ -12,6 +12,7 @@ from layergraph.config.options import anything, nonnegative_int, option, sizes
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
 from layergraph.layers import convolutional, convolutional_depthwise, convolutional_transpose, pooling, pooling_whole
 from layergraph.ops.operation import Operation
 
@@ -36,7 +37,7 @@ class _Pool(_Window):
 
     layer_name = ""
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> Any:
         """One value for each window."""
         kind = _of_rank(pooling.LAYERS, self.layer_name, inputs)
         layer = kind(
@@ -46,7 +47,7 @@ class _Pool(_Window):
             data_format=self.data_format,
             name="op",
         )
-        return layer.forward(run, None, inputs)
+        return layer.forward(run, w, inputs)
 
 
 class MaxPool(_Pool):
@@ -67,11 +68,11 @@ class _AdaptivePool(_Window):
 
     layer_name = ""
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor) -> Any:
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> Any:
         """One value for each of so many windows."""
         kind = _of_rank(pooling_whole.LAYERS, self.layer_name, inputs)
         layer = kind(output_size=self.output_size, data_format=self.data_format, name="op")
-        return layer.forward(run, None, inputs)
+        return layer.forward(run, w, inputs)
 
 
 class AdaptiveMaxPool(_AdaptivePool):
@@ -108,7 +109,7 @@ class _Convolve(_Window):
 class Conv(_Convolve):
     """keras.ops.conv."""
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
         """The convolution."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional.LAYERS, "Conv", inputs)
@@ -121,7 +122,7 @@ class Conv(_Convolve):
 class DepthwiseConv(_Convolve):
     """keras.ops.depthwise_conv."""
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
         """Each channel by itself."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional_depthwise.LAYERS, "DepthwiseConv", inputs)
@@ -140,7 +141,7 @@ class ConvTranspose(_Convolve):
     data_format: Any = option(anything, default=None)
     dilation_rate: Any = option(anything, default=1)
 
-    def forward(self, run: Run, w: Any, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
         """The transposed convolution."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional_transpose.LAYERS, "Conv", inputs, "DTranspose")
@@ -153,7 +154,7 @@ class SeparableConv(_Convolve):
     """keras.ops.separable_conv."""
 
     def forward(  # type: ignore[override]
-        self, run: Run, w: Any, inputs: torch.Tensor, depthwise_kernel: Any, pointwise_kernel: Any
+        self, run: Run, w: Weights, inputs: torch.Tensor, depthwise_kernel: Any, pointwise_kernel: Any
     ) -> torch.Tensor:
         """Each channel by itself, and then all of each pixel."""
         depthwise = DepthwiseConv(self.strides, self.padding, self.data_format, self.dilation_rate, name="op")
@@ -169,7 +170,7 @@ class Unfold(_Window):
     padding: Any = option(sizes(2, nonnegative_int), default=0)
     stride: Any = option(sizes(2), default=1)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Each window as a column."""
         return functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
 
@@ -183,7 +184,7 @@ class Fold(_Window):
     padding: Any = option(sizes(2, nonnegative_int), default=0)
     stride: Any = option(sizes(2), default=1)
 
-    def forward(self, run: Run, w: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The images (rows, channels, *output_size)."""
         return functional.fold(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layergraph.config.options import serialized
-from layergraph.functional.model import Model
 from layergraph.training import losses, metrics
 from layergraph.training.compile import ByShapes, Compiled, is_single
 from layergraph.training.metric import Metric
+from layergraph.training.trainer import Trainer
 
 _MODULES = {
     "optimizer": "keras.optimizers",
@@ -33,7 +33,7 @@ _NAMES_OF_KERAS2 = {
 _FUNCTION = {"module": "builtins", "class_name": "function", "registered_name": "function"}
 
 
-def compile_object(model: Model, *, names: bool = True) -> dict[str, Any]:
+def compile_object(model: Trainer, *, names: bool = True) -> dict[str, Any]:
     """`compile_config` of `config.json`; without `names`, which Keras 3 doesn't find for an `.h5`, all are objects.
 
     `model` is compiled.
@@ -74,7 +74,7 @@ def _holds_crossentropy(given: Any) -> bool:
     return isinstance(given, list) and any(map(_holds_crossentropy, given))
 
 
-def _by_output(model: Model, compiled: Compiled, *, weighted: bool) -> list[Any]:
+def _by_output(model: Trainer, compiled: Compiled, *, weighted: bool) -> list[Any]:
     """The metrics of each output, or those of the only one, as what shapes have made of words, or will."""
 
     def written(metric: Metric | ByShapes, index: int) -> Any:

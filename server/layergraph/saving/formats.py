@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from layergraph.errors import ConfigError, unknown_name
-from layergraph.functional.model import Model
 from layergraph.saving.model_file import check_model, default_generation
+from layergraph.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def own_format(model: Model) -> Format:
+def own_format(model: Trainer) -> Format:
     """The format that the model came in; `keras3` for one made in Python.
 
     An `.h5` stands for what lies in several files: an architecture beside its weights, and models of TensorFlow.js.
@@ -40,7 +40,7 @@ def own_format(model: Model) -> Format:
     return next(one for one in FORMATS.values() if (one.generation, one.suffix) == (generation, suffix))
 
 
-def chosen_format(model: Model, name: str = "") -> Format:
+def chosen_format(model: Trainer, name: str = "") -> Format:
     """The format of that name, or the model's own.
 
     Raises ConfigError for an unknown one, and where it can't hold the model: the text says what it can't hold, and
@@ -57,7 +57,7 @@ def chosen_format(model: Model, name: str = "") -> Format:
     return chosen
 
 
-def _problem(model: Model, format: Format) -> str:
+def _problem(model: Trainer, format: Format) -> str:
     try:
         check_model(model, format.suffix, format.generation)
     except ConfigError as problem:

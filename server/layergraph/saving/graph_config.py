@@ -9,8 +9,8 @@ import numpy as np
 
 from layergraph.config.generation import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
 from layergraph.config.values import LAYER_KEYS
+from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure
 from layergraph.functional.tensor import Tensor
@@ -26,7 +26,7 @@ _MODULES = {
 }
 
 
-def model_object(model: Model, written: WrittenModel) -> dict[str, Any]:
+def model_object(model: Functional, written: WrittenModel) -> dict[str, Any]:
     """A model, the whole or one in it, as `config.json` has it."""
     sequential = model.keras_class_name == "Sequential"
     return {
@@ -37,7 +37,7 @@ def model_object(model: Model, written: WrittenModel) -> dict[str, Any]:
     }
 
 
-def graph_config(model: Model, written: WrittenModel | None = None) -> dict[str, Any]:
+def graph_config(model: Functional, written: WrittenModel | None = None) -> dict[str, Any]:
     """The config of a Functional or Sequential model, by itself or in a whole one (keras.Model.get_config)."""
     written = WrittenModel(model) if written is None else written
     head = {"name": model.name, "trainable": model.trainable}
@@ -57,7 +57,7 @@ def graph_config(model: Model, written: WrittenModel | None = None) -> dict[str,
 
 def layer_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
     """A layer, without its calls."""
-    described = model_object(layer, written) if isinstance(layer, Model) else _plain_object(layer, written)
+    described = model_object(layer, written) if isinstance(layer, Functional) else _plain_object(layer, written)
     number = written.shared.get(layer)
     return described if number is None else {**described, "shared_object_id": number}
 
@@ -132,7 +132,7 @@ def _holds_tensor(written: Any) -> bool:
 class _Calls:
     """The calls of one graph, with the numbers that Keras will give them."""
 
-    def __init__(self, model: Model, written: WrittenModel) -> None:
+    def __init__(self, model: Functional, written: WrittenModel) -> None:
         self._model = model
         self._written = written
         self._masks = written.graphs[model]
@@ -151,7 +151,7 @@ class _Calls:
         """Inputs or outputs as [layer, node, tensor]. Here, and only here, Keras counts a Functional's calls from 1."""
         if isinstance(structure, Tensor):
             layer, number, tensor_index = self._history(structure)
-            functional = isinstance(layer, Model) and layer.keras_class_name == "Functional"
+            functional = isinstance(layer, Functional) and layer.keras_class_name == "Functional"
             return [layer.name, number + functional, tensor_index]
         if isinstance(structure, Mapping):
             return {key: self.end(item) for key, item in structure.items()}

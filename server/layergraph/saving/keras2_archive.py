@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.saving.keras2_compile import Keras2Compile
 from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders
 from layergraph.saving.keras2_releases import Release
 from layergraph.saving.layouts import depth_first, own_variables, state_groups, state_groups_once, variables_path
+from layergraph.training.trainer import Trainer
 
 #: The first release whose `.keras` files hold models.
 _FIRST_MINOR = 12
@@ -23,13 +23,13 @@ _FUNCTIONAL = {"module": "keras.src.engine.functional", "registered_name": "Func
 _SEQUENTIAL = {"module": "keras", "registered_name": None}
 
 
-def archive_version(model: Model) -> str:
+def archive_version(model: Trainer) -> str:
     """The release that the file is written for: the model's own if it has `.keras` files, else the last of Keras 2."""
     own = re.match(r"2\.(\d+)\.", model.keras_version or "")
     return model.keras_version or "" if own and int(own[1]) >= _FIRST_MINOR else KERAS2_VERSION
 
 
-def archive_config(model: Model) -> dict[str, Any]:
+def archive_config(model: Trainer) -> dict[str, Any]:
     """`config.json`. Raises ConfigError for what no such file can hold."""
     compile_config, problems = None, []
     if model.compiled:
@@ -43,7 +43,7 @@ def archive_config(model: Model) -> dict[str, Any]:
     return config if compile_config is None else {**config, "compile_config": compile_config}
 
 
-def archive_groups(model: Model) -> Iterator[tuple[str, Layer]]:
+def archive_groups(model: Trainer) -> Iterator[tuple[str, Layer]]:
     """The model, and each layer that has arrays, with their group as the release of `archive_version` looks for it."""
     # Inputs and operations are numbered by their classes, too, but nothing of theirs is looked for.
     order = file_orders(model)

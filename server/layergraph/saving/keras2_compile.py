@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, serialized
-from layergraph.functional.model import Model
-from layergraph.functional.naming import snake_case
 from layergraph.saving.keras2_options import (
     LATER_LOSS_OPTIONS,
     LATER_METRIC_OPTIONS,
@@ -44,6 +43,7 @@ from layergraph.training.losses import Loss
 from layergraph.training.metric import Metric
 from layergraph.training.optimizer import BaseOptimizer, Optimizer, Variable
 from layergraph.training.schedules import Decayed, InverseTimeDecay, Schedule
+from layergraph.training.trainer import Trainer
 
 #: The release that brings what none has.
 _NEVER = 99
@@ -58,7 +58,7 @@ class Keras2Compile:
     unsayable    what it can't hold, for people, after a config was written
     """
 
-    def __init__(self, model: Model, release: Release = LAST) -> None:
+    def __init__(self, model: Trainer, release: Release = LAST) -> None:
         """`model` is compiled."""
         compiled = model.compilation
         assert compiled is not None, "it is compiled"

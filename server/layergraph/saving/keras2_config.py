@@ -15,10 +15,10 @@ from typing import Any
 from layergraph.config.spec import NO_MASK
 from layergraph.config.values import LAYER_KEYS
 from layergraph.errors import ConfigError
+from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import Structure, flatten, map_structure
@@ -58,7 +58,7 @@ class Keras2Model:
     keras3_only: list[str] = field(default_factory=list)
 
 
-def keras2_model(model: Model, *, as_stored: bool = False) -> Keras2Model:
+def keras2_model(model: Functional, *, as_stored: bool = False) -> Keras2Model:
     """The model's config, and what keeps it from meaning the same in both generations.
 
     `as_stored` writes what came from a file of Keras 2 as that file has it; Keras 3 need not read that.
@@ -70,7 +70,7 @@ def keras2_model(model: Model, *, as_stored: bool = False) -> Keras2Model:
     return writer.result
 
 
-def checked_config(model: Model, suffix: str, problems: Sequence[str] = ()) -> dict[str, Any]:
+def checked_config(model: Functional, suffix: str, problems: Sequence[str] = ()) -> dict[str, Any]:
     """The config of a model that goes to Keras 2.
 
     Raises ConfigError that names what a file there can't hold, beside other `problems` that were found already.
@@ -83,7 +83,7 @@ def checked_config(model: Model, suffix: str, problems: Sequence[str] = ()) -> d
     return said.config
 
 
-def file_order(model: Model) -> Sequence[Layer]:
+def file_order(model: Functional) -> Sequence[Layer]:
     """The layers of a model, inputs and operations among them, in the order of the file that it came from."""
     stored = model.stored_form
     layers: Sequence[Layer] = model.graph.layers if model.built else model.layers
@@ -92,10 +92,10 @@ def file_order(model: Model) -> Sequence[Layer]:
     return stored.layers
 
 
-def file_orders(model: Model) -> dict[Model, list[Layer]]:
+def file_orders(model: Functional) -> dict[Functional, list[Layer]]:
     """Of a model and of each model in it, the layers without operations, in the order of the file."""
     orders = {}
-    for one in (one for one in model.walk_layers() if isinstance(one, Model)):
+    for one in (one for one in model.walk_layers() if isinstance(one, Functional)):
         own = set(one.layers)
         orders[one] = [layer for layer in file_order(one) if layer in own]
     return orders
@@ -106,7 +106,7 @@ class _Writer:
         self.result = Keras2Model()
         self._as_stored = as_stored
 
-    def model(self, model: Model) -> dict[str, Any]:
+    def model(self, model: Functional) -> dict[str, Any]:
         """A model, the whole or one in it."""
         content, head = self._head(model)
         if model.keras_class_name == "Sequential":
@@ -129,7 +129,7 @@ class _Writer:
         ends = {"input_layers": self._ends(graph.inputs, graph), "output_layers": self._ends(graph.outputs, graph)}
         return {**content, "config": {**(head or {}), "layers": layers, **ends}}
 
-    def _head(self, model: Model) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def _head(self, model: Functional) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """A model's object without its config, and that without its layers; None where they are all of it."""
         stored = model.stored_form if self._as_stored else None
         if stored is None:
@@ -138,7 +138,7 @@ class _Writer:
         config = content.pop("config")
         return content, _written_over(config, model, stored) if isinstance(config, Mapping) else None
 
-    def _sequence_inputs(self, model: Model) -> list[Layer]:
+    def _sequence_inputs(self, model: Functional) -> list[Layer]:
         """The InputLayer of a Sequential, unless its file says the shape in another place, or doesn't say it."""
         if self._as_stored and model.stored_form is not None:
             return [layer for layer in model.stored_form.layers if isinstance(layer, InputLayer) and layer.stored_form]
@@ -149,7 +149,7 @@ class _Writer:
 
     def layer(self, layer: Layer) -> dict[str, Any]:
         """A layer, without its calls."""
-        if isinstance(layer, Model):
+        if isinstance(layer, Functional):
             return self.model(layer)
         if self._as_stored and layer.stored_form is not None and layer.stored_form.holds(layer):
             return self._stored_layer(layer, layer.stored_form)
@@ -293,7 +293,7 @@ class _Writer:
         tf.keras 2.15 counts a model's own building as its call 0, Keras 3 doesn't. Where each call of a model is
         written twice, the odd numbers mean the same in both.
         """
-        return 2 if isinstance(layer, Model) and self._numbers_as_stored(layer) is None else 1
+        return 2 if isinstance(layer, Functional) and self._numbers_as_stored(layer) is None else 1
 
     def _numbers_as_stored(self, layer: Layer) -> int | None:
         """The number of the first call of a model, if it is counted as in the file that it came from."""
@@ -302,7 +302,7 @@ class _Writer:
     def _history(self, tensor: Tensor, graph: Graph) -> list[Any]:
         layer, node_index, tensor_index = tensor.history
         number = graph.numbers[layer.inbound_nodes[node_index]]
-        if isinstance(layer, Model):
+        if isinstance(layer, Functional):
             first = self._numbers_as_stored(layer)
             number = 2 * number + 1 if first is None else first + number
         return [layer.name, number, tensor_index]

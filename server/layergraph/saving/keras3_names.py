@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from layergraph.errors import ConfigError
+from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 
 
-def check_names(model: Model) -> None:
+def check_names(model: Functional) -> None:
     """Raises ConfigError for names that Keras 3 refuses, so that it would refuse the file."""
     layers = dict.fromkeys([*_inputs(model), *model.walk_layers()])
     found = [layer.name for layer in layers if "/" in layer.name]
@@ -21,5 +21,7 @@ def check_names(model: Model) -> None:
         )
 
 
-def _inputs(model: Model) -> list[Layer]:
-    return [layer for one in model.walk_layers() if isinstance(one, Model) and one.built for layer in one.graph.layers]
+def _inputs(model: Functional) -> list[Layer]:
+    return [
+        layer for one in model.walk_layers() if isinstance(one, Functional) and one.built for layer in one.graph.layers
+    ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.weight import Weight
 
 #: For each model, its layers in the order by which its file numbers them.
-FileOrder = Mapping[Model, Sequence[Layer]]
+FileOrder = Mapping[Functional, Sequence[Layer]]
 
 
 def class_name(layer: Layer) -> str:
@@ -18,7 +18,7 @@ def class_name(layer: Layer) -> str:
     return layer.keras_class_name
 
 
-def layers_of(model: Model, order: FileOrder) -> Sequence[Layer]:
+def layers_of(model: Functional, order: FileOrder) -> Sequence[Layer]:
     """The layers of a model in the order of its file; a model made in Python has Keras's order."""
     known = order.get(model)
     return model.layers if known is None else known
@@ -74,7 +74,7 @@ def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[st
 
 
 def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int]) -> Iterator[tuple[str, Layer]]:
-    if not isinstance(layer, Model):
+    if not isinstance(layer, Functional):
         yield from layer.sublayers.items()
         return
     used: Counter[str] = Counter()
@@ -87,12 +87,12 @@ def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int]) -> I
 
 def variables_path(group: str, layer: Layer) -> str:
     """The group of a layer's own variables, which are named by their position in `own_variables`."""
-    return "/".join(part for part in (group, *layer.vars_path, "vars") if part)
+    return "/".join(part for part in (group, *layer.storage.path, "vars") if part)
 
 
 def own_variables(layer: Layer) -> list[Weight]:
     """A layer's own weights as files number them: mostly those created trainable first, frozen or not."""
-    if layer.variables_as_made:
+    if layer.storage.as_made:
         return list(layer.own_weights)
     return sorted(layer.own_weights, key=lambda weight: not weight.created_trainable)
 

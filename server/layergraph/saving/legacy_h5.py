@@ -17,7 +17,7 @@ import numpy as np
 
 from layergraph.archive.hdf5 import OWN_OPTIMIZER_GROUP
 from layergraph.errors import ConfigError
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Functional
 from layergraph.functional.weight import Weight
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
@@ -30,6 +30,7 @@ from layergraph.saving.layouts import FileOrder, legacy_order
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizer import Variable
+from layergraph.training.trainer import Trainer
 
 #: Largest attribute that HDF5 keeps beside a group.
 _ATTRIBUTE_BYTES = 64512
@@ -45,7 +46,7 @@ class _Form:
     training: Mapping[str, Any] | None
 
 
-def write_h5(model: Model, file: Any, keras3_version: str, generation: int) -> None:
+def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) -> None:
     """Writes the model into an open HDF5 file, for Keras of a `generation` (2 or 3).
 
     Raises ConfigError for what no `.h5` of the generation can say.
@@ -74,16 +75,16 @@ def write_h5(model: Model, file: Any, keras3_version: str, generation: int) -> N
             _write_variables(file.create_group(OWN_OPTIMIZER_GROUP), optimizer.variables)
 
 
-def check_h5(model: Model, keras3_version: str, generation: int) -> None:
+def check_h5(model: Trainer, keras3_version: str, generation: int) -> None:
     """Raises ConfigError for what no `.h5` of the generation can say."""
     _form(model, keras3_version, generation)
 
 
-def _form(model: Model, keras3_version: str, generation: int) -> _Form:
+def _form(model: Trainer, keras3_version: str, generation: int) -> _Form:
     return _keras2_form(model) if generation == 2 else _keras3_form(model, keras3_version)
 
 
-def _keras3_form(model: Model, keras_version: str) -> _Form:
+def _keras3_form(model: Trainer, keras_version: str) -> _Form:
     check_names(model)
     written = WrittenModel(model)
     if written.shared:
@@ -91,14 +92,14 @@ def _keras3_form(model: Model, keras_version: str) -> _Form:
         raise ConfigError(
             f"save: layer '{name}' lies in several models or wrappers, which an .h5 file can't say; use .keras"
         )
-    order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
+    order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Functional)}
     if (compiled := model.compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)
     training = None if compiled is None else _keras3_training(model)
     return _Form(keras_version, model_object(model, written), order, training)
 
 
-def _keras2_form(model: Model) -> _Form:
+def _keras2_form(model: Trainer) -> _Form:
     training, problems = None, []
     if model.compiled:
         writer = Keras2Compile(model, Release.of(keras2_version(model)))
@@ -108,7 +109,7 @@ def _keras2_form(model: Model) -> _Form:
     return _Form(keras2_version(model), config, file_orders(model), training)
 
 
-def keras2_version(model: Model) -> str:
+def keras2_version(model: Trainer) -> str:
     """The release of Keras 2 that the model is written for: its own, or the last."""
     own = model.keras_version or ""
     return own if own.startswith("2.") and model.stored_form is not None else KERAS2_VERSION
@@ -117,7 +118,7 @@ def keras2_version(model: Model) -> str:
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def _write_weights(model: Model, form: _Form, group: Any) -> None:
+def _write_weights(model: Trainer, form: _Form, group: Any) -> None:
     layers = form.order.get(model, model.layers)
     inputs = (
         [] if model.keras_class_name == "Functional" or not model.built else [t.history.layer for t in model.inputs]
@@ -170,7 +171,7 @@ def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def _keras3_training(model: Model) -> dict[str, Any]:
+def _keras3_training(model: Trainer) -> dict[str, Any]:
     """`training_config` as Keras 3 writes it: losses and metrics without the modules that a `.keras` has."""
     config = compile_object(model, names=False)
     optimizer = config.pop("optimizer")

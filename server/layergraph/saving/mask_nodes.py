@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from layergraph.config.spec import NO_MASK
+from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph, map_graph
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure, flatten, map_structure, pack
 from layergraph.functional.tensor import Tensor
+from layergraph.ops import operations
 
 
 class _Unknown:
@@ -37,7 +38,7 @@ class WrittenGraph:
     graph   calls, layers in the order by which Keras will number them, and numbers of the calls
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Functional) -> None:
         self._names = {layer.name for layer in model.graph.layers}
         self._masks: dict[int, Mask] = {}
         self._args: dict[Node, tuple[Structure, ...]] = {}
@@ -81,7 +82,7 @@ class WrittenGraph:
     def _leave_masks_out(self, node: Node) -> None:
         """Where a call says that no mask goes in: Keras 3 can only be handed tensors that have none."""
         mask, tensors = node.kwargs.get("mask"), flatten(list(node.args[:1]))
-        parts = flatten(mask) if isinstance(node.layer, Model) and mask is not NO_MASK else [mask] * len(tensors)
+        parts = flatten(mask) if isinstance(node.layer, Functional) and mask is not NO_MASK else [mask] * len(tensors)
         if not any(part is NO_MASK for part in parts):
             return
         bare = [
@@ -106,7 +107,7 @@ class WrittenGraph:
         nothing: list[Mask] = [None] * len(tensors)
         if all(tensor.mask_shape is None for tensor in tensors):
             return nothing
-        if isinstance(node.layer, Model):
+        if isinstance(node.layer, Functional):
             return [_UNKNOWN] * len(tensors)
         first = node.args[0]
         explicit = node.kwargs.get("mask")
@@ -122,22 +123,19 @@ class WrittenGraph:
 
     def _operate(self, layer: Layer, kind: str, *args: Any, **options: Any) -> Tensor:
         """A new operation on tensors, named after the layer whose mask it makes."""
-        # Here, because the table imports the layers, which import the functional core.
-        from layergraph.ops.table import OPERATIONS
-
         number, name = 0, f"{layer.name}_mask"
         while name in self._names:
             number += 1
             name = f"{layer.name}_mask_{number}"
         self._names.add(name)
-        made: Tensor = OPERATIONS[kind](name=name, **options)(*args)
+        made: Tensor = operations()[kind](name=name, **options)(*args)
         return made
 
 
 def _mask_sources(node: Node) -> dict[str, Structure]:
     """The arguments of Keras's `call` that take masks -> the tensors whose masks go there."""
     layer = node.layer
-    if isinstance(layer, Model):
+    if isinstance(layer, Functional):
         # Keras hands the masks of a model's only argument in; inside they go with its inputs.
         return {"mask": node.args[0]} if len(node.args) == 1 and not node.kwargs else {}
     if type(layer).__name__ in _MERGING:

@@ -16,8 +16,8 @@ import numpy as np
 
 from layergraph.archive.hdf5_library import h5py
 from layergraph.errors import ConfigError
+from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
@@ -30,12 +30,13 @@ from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizer import Variable
+from layergraph.training.trainer import Trainer
 
 #: The Keras whose files ours are like.
 KERAS_VERSION = "3.15.0"
 
 
-def save_model(model: Model, path: Path, generation: int | None = None) -> None:
+def save_model(model: Trainer, path: Path, generation: int | None = None) -> None:
     """Writes the model, with its compile arguments and optimizer state, so that stock Keras opens it.
 
     `generation` is the Keras that shall open it, 2 or 3; by default what `default_generation` says.
@@ -44,7 +45,7 @@ def save_model(model: Model, path: Path, generation: int | None = None) -> None:
     doesn't end in `.keras` or `.h5` or for what a file of this format and generation can't hold, OSError where it can't
     be written.
     """
-    writers: dict[str, Callable[[Model, Path, int], None]] = {".keras": _write_keras, ".h5": _write_h5}
+    writers: dict[str, Callable[[Trainer, Path, int], None]] = {".keras": _write_keras, ".h5": _write_h5}
     write = writers.get(path.suffix)
     if write is None:
         raise ConfigError(f"save: got path '{path.name}', expected one that ends in {' or '.join(writers)}")
@@ -63,7 +64,7 @@ def save_model(model: Model, path: Path, generation: int | None = None) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def check_model(model: Model, suffix: str, generation: int) -> None:
+def check_model(model: Trainer, suffix: str, generation: int) -> None:
     """Raises ConfigError where a file of this suffix and generation can't hold the model; reads no weights."""
     check_quantized(model, suffix)
     if suffix == ".h5":
@@ -74,7 +75,7 @@ def check_model(model: Model, suffix: str, generation: int) -> None:
         _keras_config(model, WrittenModel(model))
 
 
-def default_generation(model: Model, suffix: str) -> int:
+def default_generation(model: Trainer, suffix: str) -> int:
     """The generation of Keras for which a model is written into a file of this suffix.
 
     A model that came from Keras 2 goes back in an `.h5`, and in a `.keras` if it came in one: most of Keras 2 has none.
@@ -83,12 +84,12 @@ def default_generation(model: Model, suffix: str) -> int:
     return 2 if from_keras2 and suffix in (".h5", model.file_suffix) else 3
 
 
-def save_weights(model: Model, path: Path) -> None:
+def save_weights(model: Trainer, path: Path) -> None:
     """Writes a `.weights.h5` file of Keras 3, whole or not at all. Raises OSError where it can't be written."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with h5py.File(unfinished, "w") as file:
-            _write_state(WrittenModel(model), file)
+            _write_state(model, WrittenModel(model), file)
         _sync(unfinished)
         os.replace(unfinished, path)
         _sync(path.parent)
@@ -104,12 +105,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_keras(model: Model, path: Path, generation: int) -> None:
+def _write_keras(model: Trainer, path: Path, generation: int) -> None:
     if generation == 2:
         _write_zip(path, archive_version(model), archive_config(model), lambda file: _write_keras2_state(model, file))
         return
     written = WrittenModel(model)
-    _write_zip(path, KERAS_VERSION, _keras_config(model, written), lambda file: _write_state(written, file))
+    _write_zip(path, KERAS_VERSION, _keras_config(model, written), lambda file: _write_state(model, written, file))
 
 
 def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weights: Callable[[Any], None]) -> None:
@@ -127,7 +128,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
         weights.unlink(missing_ok=True)
 
 
-def _keras_config(model: Model, written: WrittenModel) -> dict[str, Any]:
+def _keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
     check_names(model)
     config = model_object(model, written)
     if (compiled := model.compilation) is not None:
@@ -136,15 +137,14 @@ def _keras_config(model: Model, written: WrittenModel) -> dict[str, Any]:
     return config
 
 
-def _write_h5(model: Model, path: Path, generation: int) -> None:
+def _write_h5(model: Trainer, path: Path, generation: int) -> None:
     with h5py.File(path, "w") as file:
         write_h5(model, file, KERAS_VERSION, generation)
 
 
-def _write_state(written: WrittenModel, file: Any) -> None:
+def _write_state(model: Trainer, written: WrittenModel, file: Any) -> None:
     """The layout of `.weights.h5`. A layer that lies in several models is written in each place: Keras reads it so."""
-    model = written.model
-    order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Model)}
+    order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Functional)}
     _write_groups(file, ((variables_path(path, layer), layer) for path, layer in state_groups(model, order)))
     optimizer = model.optimizer
     if optimizer is not None:
@@ -156,7 +156,7 @@ def _write_state(written: WrittenModel, file: Any) -> None:
             _write_variables(file, f"optimizer/{path}/vars", variables)
 
 
-def _write_keras2_state(model: Model, file: Any) -> None:
+def _write_keras2_state(model: Trainer, file: Any) -> None:
     _write_groups(file, archive_groups(model))
     if (compiled := model.compilation) is not None:
         compiled.optimizer.build(model.trainable_weights)
@@ -168,7 +168,7 @@ def _write_groups(file: Any, groups: Iterable[tuple[str, Layer]]) -> None:
         group = file.require_group(name)
         group.attrs["name"] = layer.name
         for position, weight in enumerate(own_variables(layer)):
-            _write_array(group, weight.name if layer.named_variables else str(position), stored_values(weight))
+            _write_array(group, weight.name if layer.storage.named else str(position), stored_values(weight))
 
 
 def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> None:

@@ -6,13 +6,13 @@ Up to 2.10 Keras 2 has the legacy ones alone, and Keras 3 has none of them.
 from __future__ import annotations
 
 from layergraph.errors import ConfigError
-from layergraph.functional.model import Model
 from layergraph.layers.core import Embedding
 from layergraph.training.loop import takes_row_gradients
 from layergraph.training.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizer import BaseOptimizer, Optimizer
 from layergraph.training.optimizers_legacy import LEGACY
 from layergraph.training.schedules import Schedule
+from layergraph.training.trainer import Trainer
 
 #: Options that the legacy ones lack.
 NOT_LEGACY = (
@@ -43,7 +43,7 @@ def legacy_form(optimizer: Optimizer) -> Optimizer | None:
     return made
 
 
-def differences(optimizer: Optimizer, model: Model) -> list[str]:
+def differences(optimizer: Optimizer, model: Trainer) -> list[str]:
     """Where the legacy optimizer of a name and the other one part, in words. The given one is either of them."""
     legacy = optimizer if optimizer.legacy else legacy_form(optimizer)
     if legacy is None:
@@ -66,7 +66,7 @@ def differences(optimizer: Optimizer, model: Model) -> list[str]:
     return found
 
 
-def check_keras3_optimizer(optimizer: BaseOptimizer, model: Model) -> None:
+def check_keras3_optimizer(optimizer: BaseOptimizer, model: Trainer) -> None:
     """Raises ConfigError for an optimizer that has no equal in Keras 3."""
     inner = optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
     if not isinstance(inner, Optimizer) or not inner.legacy:
@@ -82,5 +82,5 @@ def check_keras3_optimizer(optimizer: BaseOptimizer, model: Model) -> None:
         )
 
 
-def _trains_embeddings(model: Model) -> bool:
+def _trains_embeddings(model: Trainer) -> bool:
     return any(isinstance(layer, Embedding) and layer.trainable_weights for layer in model.walk_layers())

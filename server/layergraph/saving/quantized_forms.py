@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from layergraph.errors import ConfigError
-from layergraph.functional.model import Model
+from layergraph.functional.functional import Functional
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.layers.quantized_kernels import QuantizedKernel
 
 
-def check_quantized(model: Model, suffix: str) -> None:
+def check_quantized(model: Functional, suffix: str) -> None:
     """Raises ConfigError for the first layer that a file of this suffix can't say."""
     inside = {
         inner for layer in model.walk_layers() if isinstance(layer, ProjectedAttention) for inner in layer.walk_layers()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from layergraph.archive import ShardArray
+from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.saving.layouts import FileOrder, depth_first, layers_of, state_groups
 
 #: Parts of a name, which are tried in all combinations. Keras writes a handful.
@@ -18,7 +18,7 @@ _MOST_PARTS = 32
 
 
 def arrays_by_layer(
-    model: Model, order: FileOrder, arrays: Sequence[ShardArray]
+    model: Functional, order: FileOrder, arrays: Sequence[ShardArray]
 ) -> dict[str, Sequence[ShardArray]] | None:
     """The arrays of each of the model's own layers, in the file's order; None where a name doesn't tell its layer."""
     owners = _owners(model, order)
@@ -31,7 +31,7 @@ def arrays_by_layer(
     return dict(found)
 
 
-def _owners(model: Model, order: FileOrder) -> dict[str, Layer | None]:
+def _owners(model: Functional, order: FileOrder) -> dict[str, Layer | None]:
     """Layer names, those in nested models too -> the model's own layer that holds them, None if several do."""
     owners: dict[str, Layer | None] = {}
     for layer in layers_of(model, order):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from layergraph.functional.functional import Functional
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.saving.mask_nodes import WrittenGraph
 
 #: Layer -> the number by which a file says that it is one and the same in several places.
@@ -26,26 +26,25 @@ class WrittenModel:
     shared   numbers of the layers that lie in several places
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        models = [layer for layer in model.walk_layers() if isinstance(layer, Model)]
+    def __init__(self, model: Functional) -> None:
+        models = [layer for layer in model.walk_layers() if isinstance(layer, Functional)]
         self.graphs = {one: WrittenGraph(one) for one in models if one.built and one.keras_class_name == "Functional"}
         self.shared: SharedIds = {layer: number for number, layer in enumerate(_shared(model), 1)}
         self._calls: Counter[Layer] = Counter()
-        self._first: dict[tuple[Model, Layer], int] = {}
-        self._rebuilt: set[Model] = set()
+        self._first: dict[tuple[Functional, Layer], int] = {}
+        self._rebuilt: set[Functional] = set()
         self._rebuild(model)
 
-    def first_call(self, model: Model, layer: Layer) -> int:
+    def first_call(self, model: Functional, layer: Layer) -> int:
         """The number that Keras will give the first call of `layer` in `model`."""
         return self._first.get((model, layer), 0)
 
-    def layers(self, model: Model) -> list[Layer]:
+    def layers(self, model: Functional) -> list[Layer]:
         """The layers of a model in the order in which Keras will have them, and number their weights."""
         graph = self.graphs.get(model)
         return model.layers if graph is None else [layer for layer in graph.graph.layers if not layer.is_operation]
 
-    def _rebuild(self, model: Model) -> None:
+    def _rebuild(self, model: Functional) -> None:
         """Counts the calls that Keras makes, as it rebuilds a model: first the models in it, then its own calls."""
         if model in self._rebuilt:
             return
@@ -62,7 +61,7 @@ class WrittenModel:
             self._calls[layer] += 0 if isinstance(layer, InputLayer) else calls
 
 
-def _shared(model: Model) -> list[Layer]:
+def _shared(model: Functional) -> list[Layer]:
     """The layers that several layers hold. Each model has inputs of its own, whatever a file says."""
     holders = Counter(
         inner
@@ -73,9 +72,9 @@ def _shared(model: Model) -> list[Layer]:
     return [inner for inner, count in holders.items() if count > 1]
 
 
-def _models_in(layer: Layer) -> Iterator[Model]:
+def _models_in(layer: Layer) -> Iterator[Functional]:
     """The models that a layer holds, or is."""
-    if isinstance(layer, Model):
+    if isinstance(layer, Functional):
         yield layer
         return
     for inner in layer.sublayers.values():

@@ -13,8 +13,8 @@ import torch
 from layergraph.archive import ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
 from layergraph.config.problems import Problems, brief_name
 from layergraph.errors import CorruptFileError
+from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.weight import Weight
 from layergraph.layers.attention_multi_head import ProjectedAttention
 from layergraph.layers.quantized_kernels import QuantizedLayer
@@ -42,14 +42,14 @@ class _Match:
     array: Stored
 
 
-def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
+def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
     """Fills the model's weights from the file.
 
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
     problems = Problems()
     for path, layer in _groups(model, order, archive.keras_version or ""):
-        for name in layer.asset_names:
+        for name in layer.storage.assets:
             content = archive.asset(f"{path}/{name}")
             if content is not None:
                 layer.load_asset(name, content)
@@ -71,7 +71,7 @@ def load_weights(model: Model, order: FileOrder, archive: ModelArchive) -> None:
         match.weight.bind(torch.from_numpy(match.array.read()))
 
 
-def _quantize_projections(model: Model, order: FileOrder, archive: ModelArchive) -> None:
+def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
     """Makes projections of attention such as the file's arrays are: of those, configs don't tell."""
     weights = archive.weights
     groups = _groups(model, order, archive.keras_version or "")
@@ -93,14 +93,16 @@ def _quantize_projections(model: Model, order: FileOrder, archive: ModelArchive)
             layer.quantize_as_stored(group, found, config)
 
 
-def _groups(model: Model, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:
+def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:
     """The groups of all layers. Keras 2.13 counts a layer that has weights twice."""
     if not version.startswith("2.13."):
         return state_groups(model, order)
     return state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
 
 
-def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems, version: str) -> Iterator[_Match]:
+def _by_path(
+    model: Functional, order: FileOrder, tree: StateTree, problems: Problems, version: str
+) -> Iterator[_Match]:
     """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
     groups: dict[Layer, list[str]] = {}
     placed = list(_groups(model, order, version))
@@ -127,7 +129,7 @@ def _by_path(model: Model, order: FileOrder, tree: StateTree, problems: Problems
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
-def _counted_once(model: Model, order: FileOrder, tree: StateTree) -> dict[Layer, list[StoredArray]] | None:
+def _counted_once(model: Functional, order: FileOrder, tree: StateTree) -> dict[Layer, list[StoredArray]] | None:
     """The arrays of the layers where those that several models hold are counted in the first alone (Keras 2.14, 2.15).
 
     None where some would have none.
@@ -183,7 +185,7 @@ def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[St
 
 
 def _by_order(
-    model: Model,
+    model: Functional,
     order: FileOrder,
     stored: Mapping[str, Sequence[StoredArray | ShardArray]],
     origin: Origin,
@@ -214,7 +216,7 @@ def _by_order(
 
 
 def _in_one_row(
-    model: Model, order: FileOrder, sharded: ShardedWeights, origin: Origin, problems: Problems
+    model: Functional, order: FileOrder, sharded: ShardedWeights, origin: Origin, problems: Problems
 ) -> Iterator[_Match]:
     """TensorFlow.js where names don't tell: the trainable weights first, or layer by layer, in either order."""
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}

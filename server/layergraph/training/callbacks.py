@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.training.trainer import Trainer
 
 Logs = Mapping[str, Any]
 
@@ -21,12 +21,12 @@ class Callback:
     means of the epoch so far; they are read from the device when looked at, and only valid during the call.
     """
 
-    model: Model
+    model: Trainer
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}
 
-    def set_model(self, model: Model) -> None:
+    def set_model(self, model: Trainer) -> None:
         """Called once, before a run."""
         self.model = model
 
@@ -115,7 +115,7 @@ class History(Callback):
 class Callbacks:
     """Several callbacks, called in order. Hooks of batches go only to those that define them."""
 
-    def __init__(self, callbacks: Iterable[Callback], model: Model, params: dict[str, Any]) -> None:
+    def __init__(self, callbacks: Iterable[Callback], model: Trainer, params: dict[str, Any]) -> None:
         self.all = list(callbacks)
         #: What all callbacks were given, the same object.
         self.params = params

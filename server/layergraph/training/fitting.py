@@ -23,7 +23,7 @@ from layergraph.training.streams import Stream, StreamPasses
 from layergraph.training.workers import Workers
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Fit:
 
     def __init__(
         self,
-        model: Model,
+        model: Trainer,
         compiled: Compiled,
         loop: Loop,
         passes: Passes | StreamPasses,

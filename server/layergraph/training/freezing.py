@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from layergraph.errors import ConfigError, unknown_name
+from layergraph.functional.functional import Functional
+from layergraph.functional.layer import Layer
+from layergraph.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
 
-
-def layer_paths(model: Model) -> dict[str, Layer]:
+def layer_paths(model: Functional) -> dict[str, Layer]:
     """All layers by path: `layer`, and `outer/inner` inside of a nested model; outer ones first."""
     return dict(_paths(model, ""))
 
 
-def _paths(model: Model, prefix: str) -> Iterator[tuple[str, Layer]]:
+def _paths(model: Functional, prefix: str) -> Iterator[tuple[str, Layer]]:
     for layer in model.layers:
         path = prefix + layer.name
         yield path, layer
@@ -26,7 +24,7 @@ def _paths(model: Model, prefix: str) -> Iterator[tuple[str, Layer]]:
             yield from _paths(layer.inner_model, path + "/")
 
 
-def freeze(model: Model, patterns: Sequence[str]) -> list[str]:
+def freeze(model: Trainer, patterns: Sequence[str]) -> list[str]:
     """Keeps layers from being trained, as `layer.trainable = False` does in Keras: with all below them.
 
     A pattern is a path in which `*`, `?` and `[...]` stand for other characters, slashes among them. Gives the paths of
@@ -37,7 +35,7 @@ def freeze(model: Model, patterns: Sequence[str]) -> list[str]:
     return _set_trainable(model, patterns, trainable=False)
 
 
-def unfreeze(model: Model, patterns: Sequence[str]) -> list[str]:
+def unfreeze(model: Trainer, patterns: Sequence[str]) -> list[str]:
     """Has layers trained, with all below them; otherwise as `freeze`.
 
     A layer inside of a frozen model is trained too, and layers of a model that is frozen as a whole, the others not.
@@ -45,7 +43,7 @@ def unfreeze(model: Model, patterns: Sequence[str]) -> list[str]:
     return _set_trainable(model, patterns, trainable=True)
 
 
-def _set_trainable(model: Model, patterns: Sequence[str], *, trainable: bool) -> list[str]:
+def _set_trainable(model: Trainer, patterns: Sequence[str], *, trainable: bool) -> list[str]:
     layers = layer_paths(model)
     chosen = [path for path in layers if any(fnmatchcase(path, pattern) for pattern in patterns)]
     for pattern in patterns:

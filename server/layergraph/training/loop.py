@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from layergraph.errors import NonFiniteLossError, NotCompiledError
+from layergraph.functional.functional import Functional
 from layergraph.functional.run import Run
 from layergraph.functional.shard import Shard
+from layergraph.layers.core import Embedding
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
 from layergraph.training.losses import weights_like
 from layergraph.training.metric import Result
 from layergraph.training.optimizer import BaseOptimizer
 from layergraph.training.workers import Replica, Workers
-
-if TYPE_CHECKING:
-    from layergraph.functional.model import Model
 
 Tensor = torch.Tensor
 
@@ -33,7 +32,7 @@ class Loop:
 
     def __init__(
         self,
-        model: Model,
+        model: Functional,
         compiled: Compiled,
         generator: torch.Generator,
         workers: Workers | None = None,
@@ -213,10 +212,8 @@ def _summed(shard: Shard | None, penalties: list[Tensor] | None) -> Sequence[Ten
     return shard.summed(torch.stack(penalties) * (shard.count / shard.total)).unbind()
 
 
-def takes_row_gradients(model: Model, optimizer: BaseOptimizer) -> bool:
+def takes_row_gradients(model: Functional, optimizer: BaseOptimizer) -> bool:
     """Whether each step may touch only those rows of embeddings that were looked up, with the same numbers."""
-    from layergraph.layers.core import Embedding
-
     found = [layer for layer in model.walk_layers() if isinstance(layer, Embedding)]
     return (
         bool(found)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import Self
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import (
     Configurable,
     Expected,
@@ -22,7 +23,6 @@ from layergraph.config.options import (
     serialized,
 )
 from layergraph.errors import ConfigError, unknown_name
-from layergraph.functional.naming import snake_case
 from layergraph.training import loss_functions as functions
 from layergraph.training.loss_functions import same_rank
 from layergraph.training.options import list_of, number, text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from layergraph.errors import ConfigError, DataError
+from layergraph.functional.functional import Functional
 from layergraph.functional.tensor import Shape
 from layergraph.training import data
 from layergraph.training.compile import Compiled, at_path, is_flat, labels_at
@@ -16,18 +17,15 @@ from layergraph.training.data import Array, Column, Data
 from layergraph.training.labels import check_labels
 from layergraph.training.losses import Loss
 
-if TYPE_CHECKING:
-    from layergraph.functional.model import Model
 
-
-def model_device(model: Model) -> torch.device:
+def model_device(model: Functional) -> torch.device:
     """Where the weights are."""
     weights = model.weights
     return weights[0].value.device if weights else torch.device("cpu")
 
 
 def matched_data(
-    model: Model,
+    model: Functional,
     compiled: Compiled,
     x: Any,
     y: Any = None,
@@ -43,7 +41,7 @@ def matched_data(
 
 
 def _matched_data(
-    model: Model,
+    model: Functional,
     compiled: Compiled,
     x: Any,
     y: Any,
@@ -87,7 +85,7 @@ def _matched_data(
 
 
 def split_rows(
-    model: Model, x: Any, y: Any, weight: Any, share: float
+    model: Functional, x: Any, y: Any, weight: Any, share: float
 ) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
     """x, y and weights of the rows to train on, and of the last ones for validation. Raises DataError."""
     arrays = data.input_arrays(x, model.input_specs)

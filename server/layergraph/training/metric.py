@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from typing_extensions import Self
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, anything, option, optional
 from layergraph.errors import ConfigError
-from layergraph.functional.naming import snake_case
 from layergraph.functional.tensor import Shape
 from layergraph.training.loss_functions import same_rank
 from layergraph.training.losses import weights_like

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import brief, resolve, serialized
 from layergraph.errors import ConfigError, unknown_name
-from layergraph.functional.naming import snake_case
 from layergraph.training import losses
 from layergraph.training.metric import Mean, MeanOfValues, Metric
 from layergraph.training.metrics_confusion import (

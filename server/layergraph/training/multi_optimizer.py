@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, Expected, option, optional, serialized
 from layergraph.errors import ConfigError, DataError
-from layergraph.functional.naming import snake_case
 from layergraph.training.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable, keras_form
 from layergraph.training.options import MOST_PATTERNS, number, text
 

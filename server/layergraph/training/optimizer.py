@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from typing_extensions import Self
 
+from layergraph.config.names import snake_case
 from layergraph.config.options import (
     Configurable,
     Expected,
@@ -27,7 +28,6 @@ from layergraph.config.options import (
     serialized,
 )
 from layergraph.errors import ConfigError, DataError
-from layergraph.functional.naming import snake_case
 from layergraph.training import schedules
 from layergraph.training.options import nonnegative, number, text
 from layergraph.training.schedules import Decayed, InverseTimeDecay, Schedule

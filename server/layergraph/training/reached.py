@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from layergraph.functional.functional import Functional
+from layergraph.functional.layer import Layer
 from layergraph.functional.structure import flatten
-
-if TYPE_CHECKING:
-    from layergraph.functional.layer import Layer
-    from layergraph.functional.model import Model
-    from layergraph.functional.weight import Weight
-    from layergraph.training.compile import Compiled
+from layergraph.functional.weight import Weight
+from layergraph.training.compile import Compiled
 
 
-def reached_weights(model: Model, compiled: Compiled) -> list[Weight]:
+def reached_weights(model: Functional, compiled: Compiled) -> list[Weight]:
     """The trainable weights, in the model's order, without those that only outputs without a loss depend on."""
     graph = model.graph
     outputs = flatten(graph.outputs)

@@ -159,9 +159,7 @@ class ModelCheckpoint(Monitor, FileCallback):
             raise ConfigError(f"ModelCheckpoint: option 'filepath' is '{self.filepath}': {wrong} is no log") from None
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.save_weights_only:
-            from layergraph.saving.model_file import save_weights
-
-            save_weights(self.model, path)
+            self.model.save_weights(path)
         else:
             self.model.save(path)
         if self.verbose:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from layergraph.errors import ConfigError, DataError
+from layergraph.functional.functional import Functional
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch, Data
 from layergraph.training.matching import matched_data
 from layergraph.training.passes import pass_order
 from layergraph.training.workers import Workers
-
-if TYPE_CHECKING:
-    from layergraph.functional.model import Model
 
 
 class Source:
@@ -155,7 +153,7 @@ class Stream:
     rows = 0
 
     def __init__(
-        self, model: Model, compiled: Compiled, given: Source, class_weight: Mapping[int, float] | None = None
+        self, model: Functional, compiled: Compiled, given: Source, class_weight: Mapping[int, float] | None = None
     ) -> None:
         """Looks at the first batch, whose shapes decide what depends on shapes. Raises DataError, also for it."""
         if class_weight is not None and not given.indexed:

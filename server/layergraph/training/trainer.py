@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from layergraph.config.options import brief
 from layergraph.errors import ConfigError, DataError, NotCompiledError
+from layergraph.functional.functional import Functional
 from layergraph.functional.run import Run
+from layergraph.functional.structure import Structure
 from layergraph.training import data
 from layergraph.training.callback_table import callback
 from layergraph.training.callbacks import Callback, Callbacks, History
@@ -33,21 +36,19 @@ from layergraph.training.recording import BackupAndRestore
 from layergraph.training.streams import Source, Stream, StreamPasses, source
 from layergraph.training.workers import Workers, check_shareable
 
-if TYPE_CHECKING:
-    from layergraph.functional.model import Model
-
 #: Rows of a batch unless said otherwise.
 BATCH_SIZE = 32
 
 
-class Trainer:
-    """The training side of a model. Arguments are Keras's, with the same meaning and order.
+class Trainer(Functional):
+    """A graph that trains. Arguments are Keras's, with the same meaning and order. `models.Model` completes it.
 
     A model read from a file knows what it was compiled with (`compile_config`) and the state of its optimizer
     (`optimizer_state`); both are used when training starts, unless `compile` was called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
+        super().__init__(inputs, outputs, name, trainable)
         self._compiled: Compiled | None = None
         self._filed_config: Mapping[str, Any] | None = None
         #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is made.
@@ -58,10 +59,6 @@ class Trainer:
         self.history: History | None = None
         #: What stateful layers ended the last batch with.
         self._states: dict[object, list[torch.Tensor]] = {}
-
-    @property
-    def _model(self) -> Model:
-        return cast("Model", self)
 
     def reset_states(self) -> None:
         """Has stateful layers start from zeros again, as they do in a model just made."""
@@ -101,11 +98,10 @@ class Trainer:
         self.optimizer_state = None
 
     def _compiled_with(self, auto_scale_loss: bool, **arguments: Any) -> Compiled:
-        model = self._model
-        paths = output_paths(model.graph.outputs)
-        compiled = Compiled(model.output_names, paths=paths, shown_names=model.output_layer_names, **arguments)
+        paths = output_paths(self.graph.outputs)
+        compiled = Compiled(self.output_names, paths=paths, shown_names=self.output_layer_names, **arguments)
         # Keras asks its process-wide policy, which a model of a file doesn't know.
-        if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self._model.walk_layers()):
+        if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self.walk_layers()):
             compiled.optimizer = with_scale(compiled.optimizer)
         return compiled
 
@@ -160,7 +156,7 @@ class Trainer:
         if self._compiled is None:
             if self._filed_config is None:
                 raise NotCompiledError(
-                    f"model '{self._model.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
+                    f"model '{self.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
                 )
             arguments = compile_arguments(self._filed_config)
             # A state without a scale goes on without one: Keras saved it where its process-wide policy was another.
@@ -172,13 +168,13 @@ class Trainer:
         return self._compiled
 
     def _load_state(self, compiled: Compiled, state: Sequence[Array]) -> None:
-        weights, optimizer = self._model.trainable_weights, compiled.optimizer
+        weights, optimizer = self.trainable_weights, compiled.optimizer
         optimizer.build(weights)
         try:
             optimizer.load(state)
         except DataError as misfit:
             # Legacy optimizers of Keras 2 keep nothing for weights that no gradient has reached.
-            optimizer.build(reached_weights(self._model, compiled))
+            optimizer.build(reached_weights(self, compiled))
             try:
                 optimizer.load(state)
             except DataError:
@@ -250,7 +246,7 @@ class Trainer:
         if batches is not None:
             _check_alone(batches, y=y, sample_weight=sample_weight, validation_split=validation_split or None)
         elif validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = split_rows(self._model, x, y, sample_weight, validation_split)
+            (x, y, sample_weight), validation_data = split_rows(self, x, y, sample_weight, validation_split)
         training = self._data(compiled, x, y, sample_weight, class_weight, batches)
         validation = None if validation_data is None else self._data(compiled, *_unpacked(validation_data))
         size = _batch_size(batch_size)
@@ -262,13 +258,13 @@ class Trainer:
         if workers is not None:
             if isinstance(training, Stream) or isinstance(validation, Stream):
                 raise ConfigError("workers share rows of arrays; got batches")
-            check_shareable(self._model)
-            workers.take_over([weight.value for weight in self._model.weights])
+            check_shareable(self)
+            workers.take_over([weight.value for weight in self.weights])
             (seed,) = map(int, workers.agree(seed))
             if not workers.first:
                 callbacks, verbose, checkpoints = [], 0, None
-        loop = Loop(self._model, compiled, new_generator(seed, model_device(self._model)), workers, self._states)
-        compiled.optimizer.build(self._model.trainable_weights)
+        loop = Loop(self, compiled, new_generator(seed, model_device(self)), workers, self._states)
+        compiled.optimizer.build(self.trainable_weights)
         passes: Passes | StreamPasses
         if isinstance(training, Stream):
             if checkpoints is not None and not training.source.indexed:
@@ -284,7 +280,7 @@ class Trainer:
         hooks.params["resumed"] = resumed is not None
         self.stop_training = False
         fit = Fit(
-            self._model,
+            self,
             compiled,
             loop,
             passes,
@@ -315,9 +311,9 @@ class Trainer:
         """Arrays, or what gives batches, matched to the model."""
         batches = source(x) if batches is None else batches
         if batches is None:
-            return matched_data(self._model, compiled, x, y, sample_weight, class_weight)
+            return matched_data(self, compiled, x, y, sample_weight, class_weight)
         _check_alone(batches, y=y, sample_weight=sample_weight)
-        return Stream(self._model, compiled, batches, class_weight)
+        return Stream(self, compiled, batches, class_weight)
 
     def train_on_batch(
         self,
@@ -329,9 +325,9 @@ class Trainer:
     ) -> Any:
         """One step on one batch. Gives the loss before it, with metrics as a list, or a dict by name."""
         compiled = self._ready()
-        batch = matched_data(self._model, compiled, x, y, sample_weight, class_weight)
-        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)), states=self._states)
-        compiled.optimizer.build(self._model.trainable_weights)
+        batch = matched_data(self, compiled, x, y, sample_weight, class_weight)
+        loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
+        compiled.optimizer.build(self.trainable_weights)
         loop.reset()
         with loop.recording():
             loop.train(batch.batch(slice(0, batch.rows), batch.rows))
@@ -361,14 +357,14 @@ class Trainer:
         size = _batch_size(batch_size)
         count = _count(rows, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
-        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)), states=self._states)
+        loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
         return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics on one batch."""
         compiled = self._ready()
-        batch = matched_data(self._model, compiled, x, y, sample_weight)
-        loop = Loop(self._model, compiled, new_generator(None, model_device(self._model)), states=self._states)
+        batch = matched_data(self, compiled, x, y, sample_weight)
+        loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
         loop.reset()
         loop.test(batch.batch(slice(0, batch.rows), batch.rows))
         return self._numbers(loop.logs(), return_dict)
@@ -389,18 +385,17 @@ class Trainer:
         callbacks: Callback | Iterable[Callback] | None = None,
     ) -> Any:
         """Outputs for arrays, as NumPy arrays nested as the model's outputs are; zero rows give zero rows."""
-        model = self._model
-        arrays = data.input_arrays(x, model.input_specs)
-        count = data.same_rows({f"input '{s.name}'": a for s, a in zip(model.input_specs, arrays, strict=True)})
-        columns = data.input_columns(arrays, model.input_specs, model_device(self._model))
+        arrays = data.input_arrays(x, self.input_specs)
+        count = data.same_rows({f"input '{s.name}'": a for s, a in zip(self.input_specs, arrays, strict=True)})
+        columns = data.input_columns(arrays, self.input_specs, model_device(self))
         rows = Data(count, columns, [], [])
         size = _batch_size(batch_size)
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=data.steps_of(count, size), rows=count)
         begin, end = hooks.defining("on_predict_batch_begin"), hooks.defining("on_predict_batch_end")
         hooks.call("on_predict_begin", {})
-        parts: list[list[Array]] = [[] for _ in model.outputs]
+        parts: list[list[Array]] = [[] for _ in self.outputs]
         batches = rows.batches(size) if count else [rows.batch(slice(0, 0), 0)]
-        plan = model.plan()
+        plan = self.plan()
         with torch.no_grad():
             for step, batch in enumerate(batches):
                 for one in begin:
@@ -411,12 +406,22 @@ class Trainer:
                 for one in end:
                     one.on_predict_batch_end(step, {"outputs": [part[-1] for part in parts]})
         hooks.call("on_predict_end", {})
-        return model.output_structure([part[0] if len(part) == 1 else np.concatenate(part) for part in parts])
+        return self.output_structure([part[0] if len(part) == 1 else np.concatenate(part) for part in parts])
 
     def predict_on_batch(self, x: Any) -> Any:
         """Outputs for one batch."""
-        arrays = data.input_arrays(x, self._model.input_specs)
+        arrays = data.input_arrays(x, self.input_specs)
         return self.predict(arrays if len(arrays) > 1 else arrays[0], batch_size=max(1, len(arrays[0])))
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, generation: int | None = None) -> None:
+        """Writes the model into a `.keras` or `.h5` file, for that generation of Keras."""
+        raise NotImplementedError(f"{type(self).__name__} can't be saved")
+
+    def save_weights(self, path: str | Path) -> None:
+        """Writes the weights into a `.weights.h5` file."""
+        raise NotImplementedError(f"{type(self).__name__} can't be saved")
 
     def _hooks(
         self,
@@ -433,7 +438,7 @@ class Trainer:
         shown = [Progress(verbose)] if verbose else []
         params = {"epochs": epochs, "steps": steps, "rows": rows, "verbose": verbose}
         # As in Keras the caller's callbacks come first: what they add to the logs is shown and kept.
-        return Callbacks([*own, *shown, *more], self._model, params)
+        return Callbacks([*own, *shown, *more], self, params)
 
 
 def _made(callbacks: Any) -> list[Callback]:

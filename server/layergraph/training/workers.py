@@ -18,7 +18,7 @@ from layergraph.functional.shard import Shard
 from layergraph.regularizers import L1, L1L2, L2
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.training.trainer import Trainer
 
 Tensor = torch.Tensor
 
@@ -97,7 +97,7 @@ class _Trained(torch.nn.Module):
         return self._loss(*arguments)
 
 
-def check_shareable(model: Model) -> None:
+def check_shareable(model: Trainer) -> None:
     """Raises ConfigError, with names of layers, where batches can't be shared out to the same numbers."""
     from layergraph.training.loop import takes_row_gradients
 

@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 from layerserve.v1 import models_pb2
 
-from layerserve_server.conversion import Converter
 from layerserve_server.errors import UnknownVersionError
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import choice, format_name, parse, tensor_specs, timestamp
+from layerserve_server.training.conversion import Converter
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.ModelService/"

@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from layerserve_server import execution
-from layerserve_server.conversion import CONVERT, convert
 from layerserve_server.training import child as run
+from layerserve_server.training.conversion import CONVERT, convert
 from layerserve_server.training.rehearsal import JOBS, Job
 from layerserve_server.training.run_folder import CHILD_OUTPUT
 from layerserve_server.training.warm_parent import MAX_REPLY, JobLimits, received

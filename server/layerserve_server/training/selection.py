@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from layergraph import Model
 from layergraph.training.callbacks import Callback
 
 from layerserve_server.training.model import (
@@ -32,6 +33,8 @@ class BestEpoch(Callback):
     The note is written after the file and replaced in one step, so a killed process leaves a whole pair. A resumed run
     does its epochs again to the same values, of which none beats itself: what was kept stays right.
     """
+
+    model: Model
 
     def __init__(self, folder: Path, request: RunRequest) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ from layerserve_server.training.selection import BestEpoch, read_best, why_withh
 from layerserve_server.training.spool import read_data
 
 if TYPE_CHECKING:
-    from layergraph.functional.model import Model
+    from layergraph.models.model import Model
     from layergraph.training.workers import Workers
 
 

@@ -15,13 +15,18 @@ from layergraph.config.quantization import quantization
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.functional import Functional
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
-from layergraph.functional.sequential import Sequential
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor
+from layergraph.layers.quantized_table import QUANTIZED
+from layergraph.layers.table import LAYERS
+from layergraph.models.model import Model
+from layergraph.models.sequential import Sequential
+from layergraph.ops import operations
+from layergraph.plugins import custom_layers
 
 #: What torch and Python raise for arguments that don't fit.
 _UNFIT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
@@ -35,7 +40,7 @@ class Rebuilt:
     """A model, and for it and every model in it the layers in the order of the file, by which weights are numbered."""
 
     model: Model
-    file_order: dict[Model, tuple[Layer, ...]] = field(default_factory=dict)
+    file_order: dict[Functional, tuple[Layer, ...]] = field(default_factory=dict)
 
 
 def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Problems) -> None:
@@ -111,7 +116,7 @@ def _laid_open(spec: GraphSpec, *, whole: bool) -> int:
     return total
 
 
-def _check_activations(model: Model, most: int) -> None:
+def _check_activations(model: Functional, most: int) -> None:
     """A file of a few kilobytes can repeat or pad its input to terabytes."""
     for node in model.graph.nodes:
         for tensor in node.output_tensors:
@@ -132,21 +137,14 @@ def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> li
 
 def _class_of(spec: LayerSpec) -> type[Layer] | None:
     """The class of a layer: another where its policy quantises it."""
-    from layergraph.layers.quantized_table import QUANTIZED
-
     known = _class_table(spec).get(spec.class_name)
     quantised = known is not None and not spec.operation and quantization(spec.config.get("dtype")) is not None
     return QUANTIZED.get(spec.class_name, known) if quantised else known
 
 
 def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
-    # Here, because the tables import the layers, which import the functional core.
-    from layergraph.layers.table import LAYERS
-    from layergraph.ops.table import OPERATIONS
-    from layergraph.plugins import custom_layers
-
     if spec.operation:
-        return OPERATIONS
+        return operations()
     # What is registered adds to the table, and replaces nothing.
     return LAYERS if spec.class_name in LAYERS else custom_layers()
 
@@ -154,7 +152,7 @@ def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
 class _Builder:
     def __init__(self, ignores: Ignores) -> None:
         self.ignores = ignores
-        self.file_order: dict[Model, tuple[Layer, ...]] = {}
+        self.file_order: dict[Functional, tuple[Layer, ...]] = {}
         #: Layers that several models of the file hold.
         self.shared: dict[int, Layer] = {}
 

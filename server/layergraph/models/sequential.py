@@ -9,10 +9,10 @@ from layergraph.errors import GraphError
 from layergraph.functional import scopes
 from layergraph.functional.input import Input, InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.model import Model
 from layergraph.functional.naming import default_name
 from layergraph.functional.structure import Structure, flatten
 from layergraph.functional.tensor import Shape, Tensor
+from layergraph.models.model import Model
 
 
 class Sequential(Model):
@@ -109,6 +109,6 @@ def _known_input_shape(layer: Layer) -> Shape | None:
     if layer.announced_shape is not None:
         return layer.announced_shape
     inner = layer.inner_model
-    if isinstance(inner, Model) and inner.built and len(inner.inputs) == 1:
+    if inner is not None and inner.built and len(inner.inputs) == 1:
         return inner.inputs[0].shape
     return None

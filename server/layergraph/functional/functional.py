@@ -1,21 +1,15 @@
-"""Models: graphs of layers, called like layers."""
+"""Graphs of layers, called like layers."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import torch
-from typing_extensions import Self
+from typing import Any, ClassVar
 
 from layergraph.errors import GraphError
-from layergraph.execution.choice import Choice
-from layergraph.execution.plan import Plan
 from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.execution_plan import ExecutionPlan
 from layergraph.functional.graph import Graph, clone_between, map_graph
 from layergraph.functional.input import Input
 from layergraph.functional.invocation import Invocation
@@ -28,17 +22,10 @@ from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.summary import summary_table
 from layergraph.functional.tensor import Shape, Tensor, TensorSpec
-from layergraph.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from layergraph.saving.formats import Format
 
 
-class Model(Trainer, Layer):
-    """A model from input tensors to output tensors (keras.Model in its functional form).
-
-    inputs, outputs   tensors, or any nesting of them in lists and dicts; inputs need not come from `Input`
-    name              default `functional`, `functional_1`, ...
+class Functional(Layer):
+    """The graph of a model, and its execution as a part of others (keras' Functional). `models.Model` completes it.
 
     Raises GraphError if the inputs don't lead to the outputs.
     """
@@ -46,10 +33,7 @@ class Model(Trainer, Layer):
     supports_masking: ClassVar[bool] = True
 
     def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
-        Layer.__init__(self, name=name or self._default_name(), trainable=trainable)
-        Trainer.__init__(self)
-        self._plans: dict[tuple[str, ...] | None, Plan] = {}
-        self._plans_lock = threading.Lock()
+        super().__init__(name=name or self._default_name(), trainable=trainable)
         self._inferred: dict[Any, list[Inferred]] = {}
         #: Version of the Keras that wrote the file the model came from.
         self.keras_version: str | None = None
@@ -77,7 +61,6 @@ class Model(Trainer, Layer):
             )
         self._graph = map_graph(inputs, outputs)
         self.sublayers = {layer.name: layer for layer in self._graph.layers}
-        self._plans = {}
         self._inferred = {}
         self.built = True
 
@@ -91,7 +74,7 @@ class Model(Trainer, Layer):
         return self._graph
 
     @property
-    def inner_model(self) -> Model:
+    def inner_model(self) -> Functional:
         """A model is its own inner model: plans lay it open."""
         return self
 
@@ -294,70 +277,9 @@ class Model(Trainer, Layer):
         """The weights of each step of the plan."""
         return self.plan().bind(binder)
 
-    def plan(self, outputs: Sequence[str] | None = None) -> Plan:
-        """How to compute the outputs of those names, by default all of the model's. Raises UnknownTensorError.
-
-        A name is an output of the model or any tensor of the graph: `layer`, `layer:node`, `layer:node:tensor`, and
-        `outer/inner` inside a nested model.
-        """
-        key = None if outputs is None else tuple(outputs)
-        if key == tuple(self.output_names) and self.plan().needs_all_inputs:
-            key = None
-        with self._plans_lock:
-            if key not in self._plans:
-                if len(self._plans) >= MAX_PLANS:
-                    self._plans.pop(next(k for k in self._plans if k is not None))
-                self._plans[key] = Plan(self, outputs)
-            return self._plans[key]
-
-    def to(self, device: str | torch.device) -> Self:
-        """Moves the weights to a device of torch ("cuda"), where training and evaluation then are; gives back itself.
-
-        To be called before the model runs. Rows come from the processor's memory, and files are written from there.
-        """
-        for weight in self.weights:
-            weight.bind(weight.value.to(device))
-        self._plans = {}
-        return self
-
-    @property
-    def engines(self) -> Sequence[Choice]:
-        """What computes the outputs, by row count, as `plan().tune()` found; empty while it is torch, call by call."""
-        return self.plan().engines
-
-    # --- config and files ---------------------------------------------------------------------------------------------
-
-    def get_config(self) -> dict[str, Any]:
-        """The graph as Keras 3 writes it."""
-        from layergraph.saving.graph_config import graph_config
-
-        return graph_config(self)
-
-    def save(self, path: str | Path, generation: int | None = None) -> None:
-        """Writes a `.keras` (or `.h5`) file that stock Keras opens.
-
-        `generation` is the Keras that shall open it, 2 or 3. By default a model of Keras 2 goes back to the release
-        that it came from, but in a `.keras` only if it came in one; all others are written for Keras 3.
-
-        Raises ConfigError for another ending, and for what such a file can't hold.
-        """
-        from layergraph.saving.model_file import save_model
-
-        save_model(self, Path(path), generation)
-
-    def saved_format(self, name: str = "") -> Format:
-        """The format of that name ("keras3", "keras3_h5", "keras2", "keras2_h5"), or the one that the model came in.
-
-        Raises ConfigError for another name, and where the format can't hold the model: the text says what it can't
-        hold, and which formats can.
-        """
-        from layergraph.saving.formats import chosen_format
-
-        return chosen_format(self, name)
-
-
-#: Plans kept for different choices of outputs.
-MAX_PLANS = 64
+    def plan(self, outputs: Sequence[str] | None = None) -> ExecutionPlan:
+        """How to compute tensors of those names, by default all outputs."""
+        raise NotImplementedError(f"{type(self).__name__} has no plan")
 
 
 def _distinct(names: list[str]) -> list[str]:

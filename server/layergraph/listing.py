@@ -1,6 +1,6 @@
 """The list of supported layers and operations in the README, made from the tables.
 
-`python -m layergraph.layers.listing README.md` writes it between its two marks.
+`python -m layergraph.listing README.md` writes it between its two marks.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from layergraph.config.generation import KERAS3
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, TensorRef
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.likeness import Memory
-from layergraph.functional.rebuild import rebuild
 from layergraph.functional.shard import Shard
 from layergraph.functional.stored_form import _same
 from layergraph.functional.strings import Strings
+from layergraph.models.from_config import rebuild
 
 X = LayerSpec("x", "InputLayer", {"name": "x", "batch_shape": [None, 3], "dtype": "float32"}, (CallSpec(()),))
 

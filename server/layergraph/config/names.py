@@ -1,0 +1,12 @@
+"""Names as Keras derives them from class names."""
+
+from __future__ import annotations
+
+import re
+
+
+def snake_case(name: str) -> str:
+    """`Conv2DTranspose` -> `conv2d_transpose`, by Keras's own two substitutions."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,0 +1,107 @@
+"""Models as users have them: a graph that runs, trains, and is written to files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from typing_extensions import Self
+
+from layergraph.execution.choice import Choice
+from layergraph.execution.plan import Plan
+from layergraph.functional.structure import Structure
+from layergraph.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from layergraph.saving.formats import Format
+
+#: Plans kept for different choices of outputs.
+MAX_PLANS = 64
+
+
+class Model(Trainer):
+    """A model from input tensors to output tensors (keras.Model in its functional form).
+
+    inputs, outputs   tensors, or any nesting of them in lists and dicts; inputs need not come from `Input`
+    name              default `functional`, `functional_1`, ...
+
+    Raises GraphError if the inputs don't lead to the outputs.
+    """
+
+    def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
+        self._plans: dict[tuple[str, ...] | None, Plan] = {}
+        self._plans_lock = threading.Lock()
+        super().__init__(inputs, outputs, name, trainable)
+
+    def _set_graph(self, inputs: Structure, outputs: Structure) -> None:
+        super()._set_graph(inputs, outputs)
+        self._plans = {}
+
+    def plan(self, outputs: Sequence[str] | None = None) -> Plan:
+        """How to compute the outputs of those names, by default all of the model's. Raises UnknownTensorError.
+
+        A name is an output of the model or any tensor of the graph: `layer`, `layer:node`, `layer:node:tensor`, and
+        `outer/inner` inside a nested model.
+        """
+        key = None if outputs is None else tuple(outputs)
+        if key == tuple(self.output_names) and self.plan().needs_all_inputs:
+            key = None
+        with self._plans_lock:
+            if key not in self._plans:
+                if len(self._plans) >= MAX_PLANS:
+                    self._plans.pop(next(k for k in self._plans if k is not None))
+                self._plans[key] = Plan(self, outputs)
+            return self._plans[key]
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the weights to a device of torch ("cuda"), where training and evaluation then are; gives back itself.
+
+        To be called before the model runs. Rows come from the processor's memory, and files are written from there.
+        """
+        for weight in self.weights:
+            weight.bind(weight.value.to(device))
+        self._plans = {}
+        return self
+
+    @property
+    def engines(self) -> Sequence[Choice]:
+        """What computes the outputs, by row count, as `plan().tune()` found; empty while it is torch, call by call."""
+        return self.plan().engines
+
+    def get_config(self) -> dict[str, Any]:
+        """The graph as Keras 3 writes it."""
+        # What writes files is imported when first used: it takes a tenth of the time of `import layergraph`.
+        from layergraph.saving.graph_config import graph_config
+
+        return graph_config(self)
+
+    def save(self, path: str | Path, generation: int | None = None) -> None:
+        """Writes a `.keras` (or `.h5`) file that stock Keras opens.
+
+        `generation` is the Keras that shall open it, 2 or 3. By default a model of Keras 2 goes back to the release
+        that it came from, but in a `.keras` only if it came in one; all others are written for Keras 3.
+
+        Raises ConfigError for another ending, and for what such a file can't hold.
+        """
+        from layergraph.saving.model_file import save_model
+
+        save_model(self, Path(path), generation)
+
+    def save_weights(self, path: str | Path) -> None:
+        """Writes the weights, and the optimizer's state, into a `.weights.h5` file of Keras 3."""
+        from layergraph.saving.model_file import save_weights
+
+        save_weights(self, Path(path))
+
+    def saved_format(self, name: str = "") -> Format:
+        """The format of that name ("keras3", "keras3_h5", "keras2", "keras2_h5"), or the one that the model came in.
+
+        Raises ConfigError for another name, and where the format can't hold the model: the text says what it can't
+        hold, and which formats can.
+        """
+        from layergraph.saving.formats import chosen_format
+
+        return chosen_format(self, name)
