@@ -146,9 +146,10 @@ class Client:
         `outputs` names what to return: outputs of the model, or any tensor of its graph as "layer", "layer:node" or
         "layer:node:tensor" ("outer/inner" in a nested model). Default: all outputs of the model.
 
-        Returns the array where one tensor is returned, else a dict of arrays by name, in the order asked for. So a
-        model with one output gives an array, and so does `outputs="layer"`. `predict_named` always gives a mapping, and
-        says which version answered. Strings come as `bytes`, bfloat16 as float32.
+        Returns an array for `outputs="layer"`, and a dict of arrays by name, in the order asked for, for a list of
+        names, also for a list of one. Without `outputs`, a model with one output gives an array, one with several a
+        dict. `predict_named` always gives a mapping, and says which version answered. Strings come as `bytes`, bfloat16
+        as float32.
 
         `timeout` is in seconds; default: the client's.
 
@@ -156,12 +157,13 @@ class Client:
             client.predict("mnist", images)                                 -> array (rows, 10)
             client.predict("tickets", {"title": titles, "body": bodies})    -> {"priority": ..., "department": ...}
             client.predict("mnist", images, outputs="dense_1")              -> array (rows, 64)
+            client.predict("mnist", images, outputs=["dense_1"])            -> {"dense_1": array (rows, 64)}
 
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
         """
         flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
-        return prediction.one_or_all(self._run(flow, timeout))
+        return prediction.as_asked(self._run(flow, timeout), outputs)
 
     def predict_named(
         self,
@@ -221,7 +223,7 @@ class Client:
         feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
         try:
             while (made := self._run(feed.next(), math.inf)) is not None:
-                yield prediction.one_or_all(made)
+                yield prediction.as_asked(made, outputs)
         finally:
             self._run(feed.close(), math.inf)
 
