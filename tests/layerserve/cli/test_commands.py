@@ -102,7 +102,7 @@ def test_shapes_show_every_call(cli):
 def test_train_shows_losses_and_what_it_published(cli, data):
     status, out, err = cli(f"train double {data} --epochs 2")
     assert status == 0
-    assert "epoch 2/2 - 0.5 s - loss: 0.5" in err
+    assert "epoch 2/2 - 500 ms - loss: 0.5" in err
     assert "published double version 2" in out
     assert "0.5" in out
 
