@@ -50,7 +50,9 @@ class PlainProgress:
                 place = f"epoch {event.epoch}/{event.epochs} - step {event.step}/{event.steps_per_epoch}"
                 self._write(f"{place} - {format_logs(event.logs)}", "")
         elif isinstance(event, EpochEnd):
-            self._write(f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}")
+            self._write(
+                f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"
+            )
         elif isinstance(event, RunFinished):
             ending = f"published version {event.version}" if event.version is not None else "nothing published"
             ending += f": {event.withheld}" if event.withheld else ""

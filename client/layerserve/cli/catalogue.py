@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -129,9 +128,10 @@ def _source_text(tensor: NodeTensor) -> str:
 def download(
     context: typer.Context,
     model: ModelName,
+    # No Path: that would lose the slash at the end.
     path: Annotated[
-        Path, typer.Argument(metavar="[PATH]", help="File or directory to save it in.", show_default=False)
-    ] = Path(),
+        str, typer.Argument(metavar="[PATH]", help="File to write, or a directory with a slash at its end.")
+    ] = "./",
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from layerserve.cli import version_text
 from layerserve.client import Client
 from layerserve.connection import TLS
 
@@ -39,10 +40,21 @@ class ConnectionOptions:
     timeout: float
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version_text())
+        raise typer.Exit
+
+
 def connection_options(
     context: typer.Context,
     token: Annotated[
-        str | None, typer.Option(envvar="LAYERSERVE_TOKEN", help="Token to send with each call.", show_envvar=True)
+        str | None,
+        typer.Option(
+            envvar="LAYERSERVE_TOKEN",
+            help="Bearer token to send, for a proxy; the server itself doesn't check it yet.",
+            show_envvar=True,
+        ),
     ] = None,
     tls: Annotated[bool, typer.Option("--tls", envvar="LAYERSERVE_TLS", help="Connect with TLS.")] = False,
     ca: Annotated[
@@ -53,6 +65,9 @@ def connection_options(
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that a call may take; 0 for no limit.", show_default=True)
     ] = 60.0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Predict with, look into and train Keras models that a layerserve server serves."""
     wanted = tls or ca is not None or cert is not None or key is not None

@@ -52,7 +52,15 @@ def predict(
         inputs = [STDIN]
     names = [name.strip() for name in outputs.split(",")] if outputs else None
     with connect(context, address) as client:
-        prediction = client.predict_named(model, read_arrays(inputs), names, version=version, label=label)
+
+        def input_names() -> set[str]:
+            known = client.model(model, version=version, label=label).inputs
+            # A version that isn't loaded yet has inputs only in its graph, the request for which loads it.
+            known = known or client.node_shapes(model, version=version, label=label).inputs
+            return {spec.name for spec in known}
+
+        given = read_arrays(inputs, input_names)
+        prediction = client.predict_named(model, given, names, version=version, label=label)
     document = {"model": prediction.model, "version": prediction.version, "outputs": dict(prediction)}
     if output is not None:
         write_arrays(output, prediction, document)

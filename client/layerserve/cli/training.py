@@ -324,17 +324,19 @@ def runs(
     elif not found:
         print_line("no runs")
     else:
-        columns = ("Run", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
+        columns = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
         print_table(f"Training runs on {address}", columns, map(_run_row, found))
 
 
 def _run_row(info: RunInfo) -> tuple[str, ...]:
     return (
         info.id,
+        info.kind,
         info.model,
         str(info.base_version),
         _state_text(info),
-        f"{info.epochs_done}/{info.epochs}",
+        # An evaluation goes through the data once, and has no epochs.
+        "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
         " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
         "" if info.version is None else str(info.version),
         info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from datetime import datetime
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -88,6 +89,47 @@ def test_predict_takes_files_and_writes_files(cli, tmp_path):
 def test_predict_takes_the_arrays_of_an_archive_by_name(cli, tmp_path):
     np.savez(tmp_path / "two.npz", left=np.ones((1, 2)), right=np.ones((1, 2)))
     assert json.loads(cli("predict two --json -i two.npz --outputs sum")[1])["outputs"] == {"sum": [[2.0, 2.0]]}
+
+
+def test_predict_passes_over_what_an_archive_has_besides_the_inputs(cli, tmp_path):
+    np.savez(tmp_path / "d.npz", left=np.ones((1, 2)), right=np.ones((1, 2)), labels=np.ones(1), more=np.ones(1))
+    status, out, err = cli("predict two --json -i d.npz --outputs sum")
+    assert (status, json.loads(out)["outputs"]) == (0, {"sum": [[2.0, 2.0]]})
+    assert err == "layerserve: d.npz: not inputs of the model, ignored: labels, more\n"
+    np.savez(tmp_path / "e.npz", x=np.ones((1, 3)), y=np.ones(1))
+    assert cli("predict double --json -i e.npz")[::2] == (0, "layerserve: e.npz: not inputs of the model, ignored: y\n")
+
+
+def test_predict_refuses_what_only_looks_like_an_input(cli, tmp_path):
+    """A misspelt name is not passed over: of an archive that has no input at all, or where the name is given."""
+    np.savez(tmp_path / "d.npz", lefft=np.ones((1, 2)), rigt=np.ones((1, 2)))
+    np.save(tmp_path / "left.npy", np.ones((1, 2)))
+    for inputs in ("-i d.npz", "-i left=left.npy -i rigt=left.npy"):
+        status, _, err = cli(f"predict two {inputs}")
+        assert status == 1
+        assert "did you mean" in err
+
+
+def test_the_version_is_shown_with_typer_and_without(cli, monkeypatch):
+    assert cli("--version") == (0, f"layerserve {version('layerserve')}\n", "")
+    assert cli("--timeout 3 --version")[:2] == (0, f"layerserve {version('layerserve')}\n")
+    assert "--version" in cli("--help")[1]
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert cli("--version")[0] == 0
+
+
+def test_download_makes_the_folder_that_it_is_told(cli, tmp_path):
+    assert cli("download double new/folder/") == (0, "new/folder/double-1.keras\n", "")
+    assert (tmp_path / "new/folder/double-1.keras").exists()
+    assert cli("download double")[1] == "double-1.keras\n"
+
+
+def test_runs_say_of_what_kind_they_are(cli, data):
+    cli(f"train double {data} --epochs 2 --description learn")
+    cli(f"evaluate double {data} --description measure")
+    rows = [line.split("│") for line in cli("runs")[1].splitlines() if "double" in line]
+    kinds = {row[-2].strip(): (row[2].strip(), row[6].strip()) for row in rows}
+    assert kinds == {"learn": ("training", "2/2"), "measure": ("evaluation", "")}
 
 
 def test_shapes_show_every_call(cli):
@@ -256,10 +298,10 @@ def test_runs_are_listed_and_watched(cli, data):
     assert run["version"] == 2
     (row,) = [line for line in out.splitlines() if "run-1" in line]
     cells = [cell.strip() for cell in re.split(r"  +|│", row) if cell.strip()]
-    assert cells[:5] == ["run-1", "double", "1", "finished", "1/1"]
-    assert cells[6] == "2"
+    assert cells[:6] == ["run-1", "training", "double", "1", "finished", "1/1"]
+    assert cells[7] == "2"
     created = datetime.fromisoformat(run["created_time"]).astimezone()
-    assert cells[7:] == [created.strftime("%Y-%m-%d %H:%M:%S"), "try"]
+    assert cells[8:] == [created.strftime("%Y-%m-%d %H:%M:%S"), "try"]
     assert "published double version 2" in cli("watch run-1")[1]
 
 
