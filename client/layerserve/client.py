@@ -61,7 +61,8 @@ class Client:
     `address` is host:port, or any name that gRPC resolves; calls are spread over all addresses of the name. `timeout`
     is what a call may take in seconds where it says nothing else: 60 by default, `math.inf` for no limit; streams
     (training, download) have no limit. `tls` is True, or a `TLS` with files. `token` is sent as a bearer token with
-    each call; without TLS anyone on the way can read it. `options` are channel options of gRPC, which win over the
+    each call, for a proxy that checks it: layerserve's own server doesn't read it yet, and answers whoever reaches it.
+    Without TLS anyone on the way can read the token. `options` are channel options of gRPC, which win over the
     client's own; there is no limit of 4 MiB to a message.
 
     A call that finds no server is repeated for about two seconds, but for `train` and `download`. Nothing is connected
@@ -139,9 +140,11 @@ class Client:
     ) -> Array | dict[str, Array]:
         """Run a model over rows of data: arrays in, arrays out.
 
-        `inputs` is a dict by input name, a list in the model's order, or the array of a model with one input. Lists of
-        numbers, scalars in lists, text and anything that NumPy takes for an array will do; numbers are converted to the
-        input's type, rounded where it is a float (as Keras does), and refused where a value would be lost otherwise.
+        `inputs` is a dict by input name, a list in the model's order, or the array of a model with one input. A
+        DataFrame stands for the dict of its columns, or for the array of its rows where the model has one input. Lists
+        of numbers, scalars in lists, text and anything that NumPy takes for an array will do; numbers are converted to
+        the input's type, rounded where it is a float (as Keras does), and refused where a value would be lost
+        otherwise.
 
         `outputs` names what to return: outputs of the model, or any tensor of its graph as "layer", "layer:node" or
         "layer:node:tensor" ("outer/inner" in a nested model). Default: all outputs of the model.
@@ -286,9 +289,9 @@ class Client:
         """Train a served model at the server. Returns when the server has all data; the run then goes on by itself.
 
         `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
-        model's order, or dicts by name, as for Keras's `fit`. They are sent about 1 MiB at a time, sliced as they go: a
-        `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array isn't sent: the
-        server reads it.
+        model's order, dicts by name, or DataFrames, as for Keras's `fit`. They are sent about 1 MiB at a time, sliced
+        as they go: a `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array
+        isn't sent: the server reads it.
 
         `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are what Keras's `compile` takes: a name,
         a serialised object, an object with `get_config()`, or lists or dicts of these. Default: as in the model file.
@@ -423,8 +426,9 @@ class Client:
     ) -> Path:
         """Save the file of a model, and return where it is.
 
-        `path` is a file, which is replaced, or a directory, in which the file is named "<model>-<version>.keras" (or
-        .h5). The file appears when it is whole and its SHA-256 is right, or not at all.
+        `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
+        the file is named "<model>-<version>.keras" (or .h5). Missing directories are created. The file appears when it
+        is whole and its SHA-256 is right, or not at all.
 
         `format` has the server convert it: "keras3" and "keras3_h5" for Keras 3, "keras2" and "keras2_h5" for tf.keras
         (.keras and .h5). Default: the file as it is.
@@ -576,8 +580,9 @@ class TrainingRun(RunView):
     def download(self, name: str, path: str | os.PathLike[str] = ".") -> Path:
         """Save one of the run's files, and return where it is.
 
-        `path` is a file, which is replaced, or a directory, in which the file has its own name. The file appears when
-        it is whole and its SHA-256 is right, or not at all. Raises NotFound, DataLoss, OSError.
+        `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
+        the file has its own name. Missing directories are created. The file appears when it is whole and its SHA-256 is
+        right, or not at all. Raises NotFound, DataLoss, OSError.
         """
         return self._client._run(download_file(self.id, name, path))
 
