@@ -93,6 +93,7 @@ class Tuner:
 
     def submit(self, loaded: LoadedVersion) -> None:
         """Tunes a version when its turn comes, if it is still served then."""
+        loaded.choosing_engine = True
         with self._wake:
             # Those that were replaced meanwhile go now, with their weights: loading may be quicker than tuning.
             self._waiting = [one for one in self._waiting if not one.retired] + [loaded]
@@ -125,6 +126,8 @@ class Tuner:
                 self._tune(loaded)
             except Exception:
                 logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
+            finally:
+                loaded.choosing_engine = False
         return True
 
     def _tune(self, loaded: LoadedVersion) -> None:

@@ -99,6 +99,23 @@ def test_a_finding_that_is_not_whole_is_not_remembered(tmp_path: Path, file: Pat
     assert not (tmp_path / "tuning").exists()
 
 
+def test_a_version_says_while_an_engine_is_being_chosen_for_it(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def tune(self: Tuner, loaded: Any) -> None:
+        seen.append(loaded.choosing_engine)
+        raise ValueError("an engine that fails")
+
+    monkeypatch.setattr(Tuner, "_tune", tune)
+    version, tuner = version_of(Plan(), file), tuner_of(tmp_path)
+    tuner.submit(version)
+    assert version.choosing_engine
+    assert tuner._tune_next()
+    assert (seen, version.choosing_engine) == ([True], False)
+
+
 def test_tuning_stops_when_the_server_does_or_the_version_goes(tmp_path: Path, file: Path) -> None:
     plan, tuner = Plan(), tuner_of(tmp_path)
     version = version_of(plan, file)
