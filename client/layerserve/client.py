@@ -28,7 +28,7 @@ from layerserve.errors import ClientClosed
 from layerserve.events import TrainingEvent
 from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
 from layerserve.health import wait_until_ready
-from layerserve.model_info import ModelInfo, model_spec, read_model_info
+from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
@@ -119,7 +119,7 @@ class Client:
         Versions that failed to load are among them, with the reason.
         """
         reply = self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")))
-        return tuple(map(read_model_info, reply.versions))
+        return Models(map(read_model_info, reply.versions))
 
     def model(self, name: str, *, version: int | None = None, label: str | None = None) -> ModelInfo:
         """One version of a model: the newest that is ready, or the one with this number or label.

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
-from layerserve.cli.output import print_json, print_line, print_table, shape_text
+from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
-from layerserve.node_shapes import LayerNode, LayerNodes, NodeTensor
+from layerserve.tables import models_table, nodes_table
 
 
 def models(
@@ -24,9 +23,9 @@ def models(
     Versions that failed to load are among them, with the reason; * marks the one that answers by default.
 
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
-    "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines"}]}; an
-    input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of the engines {"rows",
-    "engine", "milliseconds", "difference"}.
+    "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines",
+    "choosing_engine"}]}; an input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of
+    the engines {"rows", "engine", "milliseconds", "difference"}.
     """
     with connect(context, address) as client:
         found = client.models(name)
@@ -35,35 +34,7 @@ def models(
     elif not found:
         print_line(f"no model {name!r}" if name else "no models")
     else:
-        columns = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Engine")
-        print_table(f"Models on {address}", columns, map(_model_row, found))
-
-
-def _model_row(info: ModelInfo) -> tuple[str, ...]:
-    state = f"{info.state}: {info.reason}" if info.reason else info.state
-    return (
-        info.name,
-        f"{info.version} *" if info.served_by_default else str(info.version),
-        state,
-        ", ".join(info.labels),
-        _specs_text(info.inputs),
-        _specs_text(info.outputs),
-        f"{info.parameter_count:,}" if info.inputs else "",
-        _engines_text(info.engines),
-    )
-
-
-def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
-    """One name, or one for each row count where they differ."""
-    names = {choice.engine for choice in engines}
-    if len(names) < 2:
-        differences = [f" (differs by {choice.difference:.2g})" for choice in engines if choice.difference]
-        return "".join([*names, *differences])
-    return "\n".join(f"{choice.engine} ({choice.rows} row{'s' * (choice.rows != 1)})" for choice in engines)
-
-
-def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
-    return "\n".join(f"{spec.name} {shape_text(spec.shape)} {spec.dtype}" for spec in specs)
+        print_table(models_table(found, f"Models on {address}"))
 
 
 def shapes(
@@ -98,31 +69,7 @@ def shapes(
             }
         )
         return
-    columns = ("Layer", "Class", "#Node", "Input", "From", "Output", "#Parameters")
-    rows = [row for nodes in found.values() for row in _layer_rows(nodes)]
-    print_table(f"{found.model} version {found.version}", columns, rows)
-
-
-def _layer_rows(layer: LayerNodes) -> list[tuple[str, ...]]:
-    first = (layer.path, layer.class_name)
-    parameters = f"{layer.parameter_count:,}"
-    if not layer.nodes:
-        return [(*first, "", "never called", "", "", parameters)]
-    rows: list[tuple[str, ...]] = []
-    for node in layer.nodes:
-        rows.append((*first, str(node.index), *_node_cells(node), parameters))
-        first, parameters = ("", ""), ""
-    return rows
-
-
-def _node_cells(node: LayerNode) -> tuple[str, str, str]:
-    taken = "\n".join(shape_text(tensor.shape) for tensor in node.inputs)
-    given = "\n".join(shape_text(tensor.shape) + (" masked" if tensor.masked else "") for tensor in node.outputs)
-    return taken, "\n".join(map(_source_text, node.inputs)), given
-
-
-def _source_text(tensor: NodeTensor) -> str:
-    return f"{tensor.layer}:{tensor.node_index}:{tensor.tensor_index}"
+    print_table(nodes_table(found))
 
 
 def download(

@@ -11,8 +11,9 @@ import typer
 
 from layerserve.cli.array_files import STDIN, read_arrays, write_arrays
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
-from layerserve.cli.output import print_json, print_line, shape_text
+from layerserve.cli.output import print_json, print_line
 from layerserve.connection import DEFAULT_ADDRESS
+from layerserve.tables import shape_text
 
 
 def predict(

@@ -10,6 +10,7 @@ import typer
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
+from layerserve.tables import Table
 
 
 def files(
@@ -34,7 +35,7 @@ def files(
                 print_line("no files")
             else:
                 rows = [(one.name, str(one.bytes), one.modified_time.isoformat(" ", "seconds")) for one in listed]
-                print_table(f"Files of run {run}", ("Name", "#Bytes", "Written"), rows)
+                print_table(Table(f"Files of run {run}", ("Name", "#Bytes", "Written"), rows))
             return
         to.mkdir(parents=True, exist_ok=True)
         # Also those that aren't listed: the server says that it has no such file.

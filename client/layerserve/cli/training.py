@@ -20,6 +20,7 @@ from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.events import RunCancelled, TrainingEvent
 from layerserve.run_info import RunInfo
+from layerserve.tables import Table
 
 _ARRAYS = "[NAME=]PATH"
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -220,7 +221,7 @@ def evaluate(
     if as_json:
         print_json(logs)
     else:
-        print_table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()])
+        print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
 
 
 def _bytes(option: str, text: str | None) -> int | None:
@@ -297,7 +298,7 @@ def _print_history(run: TrainingRun) -> None:
         (str(epoch + 1), *(number_text(values[epoch]) if epoch < len(values) else "" for values in history.values()))
         for epoch in range(max(map(len, history.values()), default=0))
     ]
-    print_table(f"{run.model}, run {run.id}", ("#Epoch", *(f"#{name}" for name in history)), rows)
+    print_table(Table(f"{run.model}, run {run.id}", ("#Epoch", *(f"#{name}" for name in history)), rows))
     print_plot(history)
     if run.version is not None:
         print_line(f"published {run.model} version {run.version}")
@@ -325,7 +326,7 @@ def runs(
         print_line("no runs")
     else:
         columns = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
-        print_table(f"Training runs on {address}", columns, map(_run_row, found))
+        print_table(Table(f"Training runs on {address}", columns, [_run_row(info) for info in found]))
 
 
 def _run_row(info: RunInfo) -> tuple[str, ...]:

@@ -44,6 +44,14 @@ def test_models_are_a_table_for_people(cli):
     assert "x (None, 3) float32" in out
 
 
+def test_models_say_while_an_engine_is_being_chosen(cli, server):
+    server.add_model("new", lambda a: {}, [], []).choosing_engine = True
+    assert "still being chosen" not in cli("models double")[1]
+    assert "still being chosen" in cli("models new")[1]
+    (model,) = json.loads(cli("models new --json")[1])["models"]
+    assert (model["engines"], model["choosing_engine"]) == ([], True)
+
+
 def test_models_are_json_for_programs(cli):
     status, out, _ = cli("models --json double")
     (model,) = json.loads(out)["models"]
