@@ -81,6 +81,10 @@ class Workers:
             thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def pids(self) -> list[int]:
+        """The ids of their processes."""
+        return [process.pid for process in list(self._processes.values()) if process.poll() is None]
+
     def metrics(self) -> Iterator[Metric]:
         """What the workers count, each for itself."""
         for port in list(self._metrics_ports.values()):

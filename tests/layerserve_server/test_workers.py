@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -83,6 +84,18 @@ def children(process):
     return [int(pid) for pid in listed.stdout.split()]
 
 
+def check_process_metrics(process, url):
+    """Those of both processes: one build, one start, and the files and processor time of both."""
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        lines = reply.read().decode().splitlines()
+    series = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("process_", "layerserve_build_info")))
+    assert series[f'layerserve_build_info{{version="{version("layerserve")}"}}'] == "1.0"
+    assert abs(float(series["process_start_time_seconds"]) - time.time()) < 3600
+    (worker,) = children(process)
+    files = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (process.pid, worker)]
+    assert float(series["process_open_fds"]) > max(files)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
 def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
     process, port, metrics = serve()
@@ -108,6 +121,7 @@ def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
 
     ask(12)
     assert counted(metrics) == 12
+    check_process_metrics(process, metrics)
     (worker,) = children(process)
     os.kill(worker, signal.SIGKILL)
     while not [pid for pid in children(process) if pid != worker]:
