@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import select
 import signal
@@ -16,8 +17,11 @@ from types import FrameType
 
 from layerserve_server import logs
 from layerserve_server.app import App
+from layerserve_server.output import STDERR, STDOUT, Rewriter
 from layerserve_server.repository.entry import Description
-from layerserve_server.settings import Settings, SettingsError, in_force, read_settings
+from layerserve_server.settings import Settings, SettingsError, in_force, json_logs, missing_paths, read_settings
+
+logger = logging.getLogger(__name__)
 
 #: Exit status for settings and arguments that are wrong, as shells and argparse have it.
 USAGE = 2
@@ -31,22 +35,31 @@ def serve(argv: Sequence[str]) -> int:
     The first signal drains: health says NOT_SERVING, calls are still taken for `drain_seconds` (not after SIGINT, as
     then a person waits), then calls under way get `grace_seconds`. A second signal ends them at once.
     """
+    rewriter = Rewriter() if json_logs(argv, os.environ) else None
+    if rewriter is not None:
+        logs.set_up("info", "json", rewriter.stream)
+        logs.take_all(rewriter.stream)
+        # Not standard output yet: help and settings are printed there, which are no logs.
+        rewriter.take(STDERR)
     try:
         settings = read_settings(argv)
+        if settings.check_config and (missing := missing_paths(settings)):
+            raise SettingsError("\n".join(missing))
     except SettingsError as error:
-        print(error, file=sys.stderr)
-        return USAGE
+        return _refuse(str(error), rewriter)
     if settings.check_config:
         print(in_force(settings))
         return 0
-    logs.set_up(settings.log_level, settings.log_format)
+    logs.set_up(settings.log_level, settings.log_format, rewriter.stream if rewriter else None)
+    if rewriter is not None:
+        rewriter.take(STDOUT)
     signals = Signals()
     try:
         app = started(settings)
     except (ValueError, OSError) as error:
-        print(f"layerserve serve: {error}", file=sys.stderr)
-        return USAGE
-    print(welcome(app), file=sys.stderr, flush=True)
+        return _refuse(f"layerserve serve: {error}", rewriter)
+    if rewriter is None:
+        print(welcome(app), file=sys.stderr, flush=True)
     again = None
     if signals.wait() == signal.SIGTERM:
         app.drain()
@@ -58,6 +71,16 @@ def serve(argv: Sequence[str]) -> int:
     if again:
         app.stop(0.0)
     return 0
+
+
+def _refuse(reason: str, rewriter: Rewriter | None) -> int:
+    """Says why there is no server, in as many lines as the reason has; gives the exit status."""
+    for line in reason.splitlines():
+        if rewriter is None:
+            print(line, file=sys.stderr)
+        else:
+            logger.error(line)
+    return USAGE
 
 
 def started(settings: Settings) -> App:

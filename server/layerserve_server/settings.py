@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +16,18 @@ from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
     CliSettingsSource,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from layerserve_server.environment import PREFIX, of_kubernetes, unknown
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-#: What an environment variable's name begins with.
-PREFIX = "LAYERSERVE_"
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -323,14 +324,16 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Leaves out .env files and secret folders: three spellings are enough. `read_settings` adds flags and file."""
-        return init_settings, env_settings
+        return init_settings, own_variables(env_settings)
 
 
 def read_settings(argv: Sequence[str]) -> Settings:
     """Reads the settings in force from command-line arguments, environment and file.
 
-    Raises SettingsError for a value that is wrong, and SystemExit (as argparse does) for an unknown flag and `--help`.
+    Raises SettingsError for a value that is wrong and for a variable that is no setting, and SystemExit (as argparse
+    does) for an unknown flag and `--help`.
     """
+    check_names(os.environ)
     path = config_path(argv, os.environ)
     values = read_file(path) if path else {}
 
@@ -355,7 +358,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
                 cli_hide_none_type=True,
                 cli_avoid_json=True,
             )
-            return flags, env_settings, InitSettingsSource(settings_cls, values)
+            return flags, own_variables(env_settings), InitSettingsSource(settings_cls, values)
 
     try:
         found = Command()
@@ -364,15 +367,52 @@ def read_settings(argv: Sequence[str]) -> Settings:
         raise SettingsError("\n".join(describe(entry) for entry in error.errors())) from error
 
 
+def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+    """The environment without what Kubernetes has set under the name of a setting, such as LAYERSERVE_METRICS_PORT."""
+    if isinstance(source, EnvSettingsSource):
+        found = source.env_vars.items()
+        source.env_vars = {name: value for name, value in found if not of_kubernetes(name, value)}
+    return source
+
+
+def check_names(environment: Mapping[str, str]) -> None:
+    """Raises SettingsError for variables that are no settings, though they begin as these do."""
+    names = [PREFIX + name.upper() for name in Settings.model_fields]
+    if wrong := unknown(environment, Settings.model_fields):
+        raise SettingsError("\n".join(f"environment: unknown setting '{name}'{near(name, names)}" for name in wrong))
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """What is said of a name that there isn't: the nearest one that there is."""
+    found = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
 def config_path(argv: Sequence[str], environment: Mapping[str, str]) -> Path | None:
     """The settings file that flags or environment name: it must be read before the rest is."""
-    for index, argument in enumerate(argv):
-        if argument == "--config" and index + 1 < len(argv):
-            return Path(argv[index + 1]).expanduser()
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config=")).expanduser()
-    named = environment.get(PREFIX + "CONFIG")
+    named = spelled("config", argv, environment)
     return Path(named).expanduser() if named else None
+
+
+def json_logs(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether logs are to be JSON: asked before the settings are read, as what is wrong in them is told so too."""
+    wanted = spelled("log_format", argv, environment)
+    path = config_path(argv, environment)
+    if wanted is None and path is not None:
+        with suppress(SettingsError):
+            wanted = read_file(path).get("log_format")
+    return wanted == "json"
+
+
+def spelled(name: str, argv: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """A setting as flags or environment spell it, unread; None where neither names it."""
+    flag = "--" + name.replace("_", "-")
+    for index, argument in enumerate(argv):
+        if argument == flag and index + 1 < len(argv):
+            return argv[index + 1]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return environment.get(PREFIX + name.upper()) or None
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -384,9 +424,7 @@ def read_file(path: Path) -> dict[str, Any]:
     names = set(Settings.model_fields) - {"config", "check_config"}
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise SettingsError(f"settings file {path}: unknown setting '{key}'{hint}")
+            raise SettingsError(f"settings file {path}: unknown setting '{key}'{near(key, names)}")
     return values
 
 
@@ -394,10 +432,29 @@ def describe(entry: Mapping[str, Any]) -> str:
     """One line for one wrong setting, with all its spellings, as the user may have used any of them."""
     if not entry["loc"]:
         return str(entry["msg"]).removeprefix("Value error, ")
-    name = str(entry["loc"][0])
-    flag = "PATH" if name == "path" else "--" + name.replace("_", "-")
     expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{flag} ({PREFIX}{name.upper()}, '{name}' in the file): got {entry['input']!r}, expected {expected}"
+    return f"{spellings(str(entry['loc'][0]))}: got {entry['input']!r}, expected {expected}"
+
+
+def spellings(name: str) -> str:
+    """A setting by all of its names."""
+    flag = "PATH" if name == "path" else "--" + name.replace("_", "-")
+    return f"{flag} ({PREFIX}{name.upper()}, '{name}' in the file)"
+
+
+def missing_paths(settings: Settings) -> list[str]:
+    """A line for each path in the settings that isn't there. The folder of the state is none: the server makes it."""
+    expected = {
+        "path": ("a folder or a model file", Path.exists),
+        "data_root": ("a folder", Path.is_dir),
+        "tls_certificate": ("a file", Path.is_file),
+        "tls_key": ("a file", Path.is_file),
+    }
+    return [
+        f"{spellings(name)}: got '{path}', expected {what} that exists"
+        for name, (what, there) in expected.items()
+        if (path := getattr(settings, name)) is not None and not there(path)
+    ]
 
 
 def in_force(settings: Settings) -> str:

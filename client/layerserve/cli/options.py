@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from layerserve.cli import version_text
+from layerserve.cli import variables, version_text
 from layerserve.client import Client
 from layerserve.connection import TLS
 
 Address = Annotated[
-    str, typer.Option("--address", "-a", envvar="LAYERSERVE_ADDRESS", help="Where the server listens: host:port.")
+    str, typer.Option("--address", "-a", envvar=variables.ADDRESS, help="Where the server listens: host:port.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", show_default=False)]
@@ -51,14 +51,14 @@ def connection_options(
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="LAYERSERVE_TOKEN",
+            envvar=variables.TOKEN,
             help="Bearer token to send, for a proxy; the server itself doesn't check it yet.",
             show_envvar=True,
         ),
     ] = None,
-    tls: Annotated[bool, typer.Option("--tls", envvar="LAYERSERVE_TLS", help="Connect with TLS.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", envvar=variables.TLS, help="Connect with TLS.")] = False,
     ca: Annotated[
-        Path | None, typer.Option(envvar="LAYERSERVE_CA", help="Authorities to trust, in PEM; implies --tls.")
+        Path | None, typer.Option(envvar=variables.CA, help="Authorities to trust, in PEM; implies --tls.")
     ] = None,
     cert: Annotated[Path | None, typer.Option(help="Certificate of the client, in PEM; implies --tls.")] = None,
     key: Annotated[Path | None, typer.Option(help="Key of the client's certificate, in PEM.")] = None,
