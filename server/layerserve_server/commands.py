@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -14,6 +13,8 @@ from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
+
+from layerserve.cli.parser import Parser, with_default
 
 from layerserve_server import logs
 from layerserve_server.app import App
@@ -140,19 +141,28 @@ def _line(one: Description) -> str:
 
 def inspect(argv: Sequence[str]) -> int:
     """Shows what a model file holds, without a server: layers, nodes, parameters, or all that is unsupported."""
-    parser = argparse.ArgumentParser(prog="layerserve inspect", description="Show what a model file holds.")
-    parser.add_argument("file", type=Path, help="a .keras or .h5 file, or a version folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = Parser(
+        prog="layerserve inspect",
+        description="Show the layers, nodes and parameters of a model file, or everything in it that is unsupported. "
+        "Needs no server.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="A .keras or .h5 file, or a version folder.")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     parser.add_argument(
         "--make-golden",
         action="store_true",
-        help="write what this engine answers beside the file (golden.npz); a server then serves the file only while it "
-        "answers the same",
+        help="Write golden.npz next to the file, with random inputs and the model's outputs for them. A server then "
+        "serves the file only if it reproduces these outputs.",
     )
     parser.add_argument(
-        "--engines", action="store_true", help="time the installed engines on it, as a server does, and show the times"
+        "--engines", action="store_true", help="Time the installed engines on the model and print the results."
     )
-    parser.add_argument("--plugins", default="", metavar="MODULES", help="modules with layers of your own, by commas")
+    parser.add_argument(
+        "--plugins",
+        default="",
+        metavar="TEXT",
+        help=with_default("Comma-separated Python modules that define custom layers.", "none"),
+    )
     arguments = parser.parse_args(list(argv))
 
     from layergraph.errors import LayerGraphError, ModelFileError

@@ -14,13 +14,16 @@ from layerserve.tables import models_table, nodes_table
 
 def models(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="Only show this model.  [default: all models]", show_default=False),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
     """List the models of the server, with all versions.
 
-    Versions that failed to load are among them, with the reason; * marks the one that answers by default.
+    Versions that failed to load are listed with the reason. An asterisk marks the default version.
 
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
     "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines",
@@ -41,16 +44,18 @@ def shapes(
     context: typer.Context,
     model: ModelName,
     layer: Annotated[
-        str | None, typer.Argument(metavar="[LAYER]", help="Only this layer, by its path.", show_default=False)
+        str | None,
+        typer.Argument(metavar="LAYER", help="Only show this layer.  [default: all layers]", show_default=False),
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
 ) -> None:
-    """Show every call of every layer of a model.
+    """Show the input and output shapes of each node of each layer of a model.
 
-    For each call: what went in, which layer, call and output it came from, and what came out.
+    For each node (call of a layer), show the shapes of its inputs, the layers and nodes they come from, and the shapes
+    of its outputs.
 
     JSON: {"model", "version", "inputs", "outputs", "layers": [{"path", "name", "class_name", "nodes",
     "parameter_count", "trainable"}]}; a node is {"index", "inputs", "outputs"}, a tensor at it {"layer", "node_index",
@@ -77,7 +82,10 @@ def download(
     model: ModelName,
     # No Path: that would lose the slash at the end.
     path: Annotated[
-        str, typer.Argument(metavar="[PATH]", help="File to write, or a directory with a slash at its end.")
+        str,
+        typer.Argument(
+            metavar="PATH", help="File to write, or a directory, which ends with a slash if it doesn't exist yet."
+        ),
     ] = "./",
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
@@ -85,9 +93,9 @@ def download(
     format: Format = None,
     as_json: Json = False,
 ) -> None:
-    """Save the file of a model.
+    """Download the file of a model.
 
-    It is checked against its SHA-256, and appears whole or not at all.
+    The SHA-256 checksum of the file is verified. Incomplete files are removed.
 
     JSON: {"path"}.
     """

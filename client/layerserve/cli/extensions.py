@@ -12,9 +12,9 @@ GROUP = "layerserve.commands"
 
 #: What the help says of the commands that belong to layerserve.
 HELP = {
-    "serve": "Serve a repository of models, or one model file.",
-    "inspect": "Show what a model file holds, without a server.",
-    "zoo": "List and build the example models.",
+    "serve": "Serve a repository of models, or a single model file.",
+    "inspect": "Show the layers, nodes and parameters of a model file.",
+    "zoo": "List and build the models of Keras's functional API guide.",
 }
 
 #: The extra that brings what a command imports.

@@ -16,12 +16,17 @@ from layerserve.tables import Table
 def files(
     context: typer.Context,
     run: RunId,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.  [default: all]")] = None,
-    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Save them there, made if missing.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Names of files.  [default: all files]")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Download the files to this directory, which is created if missing."),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """List the files that the callbacks of a run have written (CSVLogger, TensorBoard, ...), or save them.
+    """List or download the files written by the callbacks of a run (CSVLogger, TensorBoard, ...).
 
     JSON: {"files": [{"name", "bytes", "modified_time"}]}; with --to: {"files": [{"name", "path"}]}.
     """

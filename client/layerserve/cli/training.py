@@ -45,7 +45,7 @@ Metrics = Annotated[
 ]
 Description = Annotated[str, typer.Option(help="Text to keep with the run.")]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE.png", help="Also write the history as a picture; needs layerserve[plot].")
+    Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
 ]
 
 
@@ -308,11 +308,13 @@ def _print_history(run: TrainingRun) -> None:
 
 def runs(
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only runs of this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Only show runs of this model.  [default: all models]")
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """List the training runs, newest first.
+    """List training runs and evaluations, newest first.
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
@@ -359,7 +361,7 @@ def watch(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Show a training run from its beginning to its end. JSON: as that of `train`."""
+    """Show the progress of a training run until it ends. JSON: as for `train`."""
     check_plot(plot)
     with connect(context, address) as client:
         _follow(client.run(run), as_json, plot)
@@ -368,12 +370,12 @@ def watch(
 def resume(
     context: typer.Context,
     run: RunId,
-    detach: Annotated[bool, typer.Option("--detach", help="Don't watch it.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return without showing the progress.")] = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Go on with a training run that was interrupted, from its newest checkpoint. JSON: as that of `train`."""
+    """Resume an interrupted training run from its latest checkpoint. JSON: as for `train`."""
     check_plot(plot)
     with connect(context, address) as client:
         resumed = client.run(run).resume()
@@ -384,7 +386,7 @@ def resume(
 
 
 def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Remove a training run that has ended; the version it published stays. JSON: {"deleted"}."""
+    """Delete an ended training run. The version that it published is kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
         client.run(run).delete()
     if as_json:
@@ -394,7 +396,7 @@ def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRES
 
 
 def cancel(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Stop a training run; nothing is published. JSON: the run, as in `runs`."""
+    """Cancel a training run. Nothing is published. JSON: the run, as for `runs`."""
     with connect(context, address) as client:
         info = client.run(run).cancel()
     if as_json:

@@ -366,7 +366,7 @@ def test_without_rows_on_a_terminal_predict_says_what_it_takes(cli, monkeypatch)
     monkeypatch.setattr(io, "StringIO", Terminal)
     status, out, err = cli("predict double")
     assert (status, out) == (2, "")
-    assert "nothing to predict from" in err
+    assert "missing input: pass --input, or JSON on standard input" in err
 
 
 def test_an_interrupted_command_says_nothing(cli, monkeypatch):
