@@ -79,7 +79,7 @@ def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callab
                 yield from work(bind(partial.write, reply.data))
             sha256 = reply.sha256 or sha256
         if partial is None:
-            raise DataLoss(f"{what}: the server ended the stream before it sent anything")
+            raise DataLoss(f"{what}: the server closed the stream without sending data")
         return (yield from work(bind(partial.publish, sha256)))
     except OSError:  # a disk that is full, a folder that can't be written
         yield Close(stream)

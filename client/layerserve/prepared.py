@@ -56,6 +56,6 @@ def prepare(
     spec = model_spec(model, version, label)
     signature = signatures.get(spec) or (yield from fetch_signature(signatures, spec))
     if not signature.inputs:
-        raise ModelNotReady(f"model {model!r} tells no inputs: it isn't loaded")
+        raise ModelNotReady(f"model {model!r} isn't loaded, so its inputs are unknown")
     head = PredictRequest(model=spec, outputs=output_names(outputs)).SerializeToString()
     return RequestForm(head, signature.inputs, outputs)

@@ -58,7 +58,11 @@ class PlainProgress:
             ending += f": {event.withheld}" if event.withheld else ""
             self._write(f"finished in {format_seconds(event.seconds)}, {ending}")
         elif isinstance(event, RunResumed):
-            self._write(f"resumed in epoch {event.epoch}, after step {event.step}" if event.epoch else "begins anew")
+            self._write(
+                f"resumed in epoch {event.epoch}, after step {event.step}"
+                if event.epoch
+                else "restarted from the beginning"
+            )
         elif isinstance(event, RunFailed):
             self._write(f"failed: {event.reason}")
         elif isinstance(event, RunCancelled):

@@ -155,7 +155,7 @@ class App:
     def drain(self) -> None:
         """Makes health NOT_SERVING, so that callers go elsewhere; calls are still answered."""
         self._set_ready(False)
-        logger.info("draining: health is NOT_SERVING, calls are still taken")
+        logger.info("draining: health is NOT_SERVING, calls are still accepted")
 
     def stop(self, grace: float = 0.0) -> None:
         """Refuses further calls with UNAVAILABLE, and gives those under way `grace` seconds to finish.
@@ -163,7 +163,7 @@ class App:
         May be called again meanwhile, with less grace.
         """
         self._set_ready(False)
-        logger.info("stopping: new calls are refused, those under way have %g seconds", grace)
+        logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
         if self._tuner:
             self._tuner.close()

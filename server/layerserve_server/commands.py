@@ -125,10 +125,10 @@ def welcome(app: App) -> str:
     versions = app.repository.describe()
     shown = [one for one in versions if one.default or one.reason]
     models = len({one.name for one in versions})
-    lines = [f"layerserve {package_version('layerserve')} has {models} model{'s' * (models != 1)} in {settings.path}"]
+    lines = [f"layerserve {package_version('layerserve')}: {models} model{'s' * (models != 1)} in {settings.path}"]
     lines += [_line(one) for one in shown]
     if not versions:
-        lines.append("  put NAME/1/model.keras or NAME.keras there, and it is served as soon as it is complete")
+        lines.append("  no models yet; a NAME/1/model.keras or NAME.keras that is added is served automatically")
     ports = f"gRPC on {settings.host}:{app.grpc_port}"
     if app.metrics_port >= 0:
         ports += f", metrics on http://{settings.host}:{app.metrics_port}/metrics"

@@ -72,19 +72,19 @@ def take_all(stream: TextIO) -> None:
     logger = logging.getLogger("python")
 
     def in_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        logger.critical("the process ends by an error: %s", error, exc_info=(kind, error, trace))
+        logger.critical("uncaught exception: %s", error, exc_info=(kind, error, trace))
 
     def in_thread(arguments: threading.ExceptHookArgs) -> None:
         if arguments.exc_type is SystemExit or arguments.exc_value is None:
             return
         name = arguments.thread.name if arguments.thread else "?"
         found = (arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
-        logger.error("thread %s ends by an error: %s", name, arguments.exc_value, exc_info=found)
+        logger.error("uncaught exception in thread %s: %s", name, arguments.exc_value, exc_info=found)
 
     def in_destructor(arguments: sys.UnraisableHookArgs) -> None:
         if arguments.exc_value is not None:
             found = (arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
-            logger.error("%s: %s", arguments.err_msg or "an error was ignored", arguments.exc_value, exc_info=found)
+            logger.error("%s: %s", arguments.err_msg or "exception ignored", arguments.exc_value, exc_info=found)
 
     sys.excepthook, threading.excepthook, sys.unraisablehook = in_main_thread, in_thread, in_destructor
 

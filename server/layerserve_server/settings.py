@@ -361,17 +361,17 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _pair_tls(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together: got one of them")
+            raise ValueError("tls_certificate and tls_key: got one of them, expected both or none")
         if self.transport == "native" and self.tls_certificate is not None:
-            raise ValueError("transport 'native' has no TLS: take 'grpcio', or end TLS in front of it")
+            raise ValueError("transport 'native' doesn't support TLS: use 'grpcio', or terminate TLS in a proxy")
         return self
 
     @model_validator(mode="after")
     def _workers_are_processors(self) -> Settings:
         if self.training_device != "cpu" and self.max_workers > 1:
             raise ValueError(
-                f"training_device is '{self.training_device}' and max_workers {self.max_workers}: a run with several "
-                "workers trains on processors"
+                f"training_device: got '{self.training_device}' with max_workers {self.max_workers}, expected 'cpu': "
+                "runs with several workers train on CPUs"
             )
         return self
 

@@ -55,7 +55,7 @@ def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
         model = load(path)
         proof = golden_path(path)
         if not proof.exists():
-            logger.warning("%s stays in float32: %s needs a proof, %s", path.name, precision, proof.name)
+            logger.warning("%s stays in float32: %s requires %s", path.name, precision, proof.name)
             return model
         try:
             reduce_precision(cast("Model", model), proof, precision, threads, shared=True)
@@ -185,4 +185,4 @@ def _remember(note: Path, tuned: Tuning) -> None:
         temporary.write_text(json.dumps(choices))
         temporary.replace(note)
     except OSError as error:
-        logger.warning("what tuning found can't be kept in %s: %s", note.parent, error.strerror)
+        logger.warning("can't save tuning results in %s: %s", note.parent, error.strerror)

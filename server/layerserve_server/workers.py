@@ -118,7 +118,7 @@ class Workers:
                 with contextlib.suppress(OSError):
                     pipe.close()
             if not self._stopping.is_set():
-                logger.error("a worker ended with status %d, and another takes its place", code)
+                logger.error("a worker process ended with status %d; restarting it", code)
                 self._stopping.wait(AGAIN_SECONDS)
 
     def _orders(self, grpc_port: int) -> dict[str, object]:

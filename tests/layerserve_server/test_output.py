@@ -79,8 +79,11 @@ def test_whatever_is_printed_is_a_log_line(tmp_path: Path) -> None:
     for text in ("printed", "written", "past Python", "by a child", "by a child with an error", "logged by a library"):
         assert ("warning", text) in found
     assert any(level == "warning" and "UserWarning: warned" in text for level, text in found)
-    assert any(level == "error" and "ends by an error: division by zero" in text for level, text in found)
-    assert ("error", "an error was ignored: while it was deleted") in found
+    assert any(
+        level == "error" and "uncaught exception in thread Thread-1 (<lambda>): division by zero" in text
+        for level, text in found
+    )
+    assert ("error", "exception ignored: while it was deleted") in found
     assert found[-1] == ("info", "stopped")
 
 

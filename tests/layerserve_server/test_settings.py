@@ -122,9 +122,12 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
-        (["--tls-key", "key.pem"], "tls_certificate and tls_key go together"),
+        (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "tpu"], "--training-device"),
-        (["--training-device", "cuda", "--max-workers", "2"], "a run with several workers trains on processors"),
+        (
+            ["--training-device", "cuda", "--max-workers", "2"],
+            "expected 'cpu': runs with several workers train on CPUs",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_spellings(argv, text):
@@ -245,5 +248,5 @@ def test_state_lies_in_the_repository_or_beside_the_file(tmp_path):
 
 
 def test_the_native_transport_has_no_tls(tmp_path):
-    with pytest.raises(SettingsError, match="transport 'native' has no TLS: take 'grpcio'"):
+    with pytest.raises(SettingsError, match="transport 'native' doesn't support TLS: use 'grpcio'"):
         read_settings([str(tmp_path), "--transport", "native", "--tls-certificate", "c.pem", "--tls-key", "k.pem"])

@@ -41,7 +41,7 @@ def _carry_out(arguments: list[str]) -> int:
         if error.name and error.name.partition(".")[0] == "layerserve":
             raise
         print(
-            f"layerserve: the command line needs {error.name}; install it with: pip install 'layerserve[cli]'",
+            f"layerserve: the command line requires {error.name}; install it with: pip install 'layerserve[cli]'",
             file=sys.stderr,
         )
         return USAGE

@@ -49,7 +49,7 @@ def read_arrays(arguments: Sequence[str], names: Callable[[], Collection[str]] |
         elif len(arguments) == 1:
             return value
         else:
-            raise InvalidArgument(f"{argument}: got an array without a name among several, expected NAME=PATH")
+            raise InvalidArgument(f"{argument}: got several arrays, one of them without a name, expected NAME=PATH")
     return named
 
 
@@ -65,7 +65,7 @@ def _of_use(path: str, arrays: dict[str, Any], names: Collection[str]) -> dict[s
 
 def _add(named: dict[str, Any], name: str, value: Any) -> None:
     if name in named:
-        raise InvalidArgument(f"{name}: got two arrays of this name, expected one")
+        raise InvalidArgument(f"{name}: got several arrays with this name, expected one")
     named[name] = value
 
 
@@ -113,7 +113,9 @@ def _parse(text: str, source: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidArgument(f"{source}: got no JSON ({error}), expected an array or an object of arrays") from None
+        raise InvalidArgument(
+            f"{source}: got invalid JSON ({error}), expected an array or an object of arrays"
+        ) from None
     return {str(name): item for name, item in value.items()} if isinstance(value, dict) else value
 
 

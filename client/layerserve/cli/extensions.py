@@ -44,4 +44,4 @@ def _what_is_missing(point: EntryPoint, error: ModuleNotFoundError) -> str:
     missing = (error.name or str(error)).partition(".")[0]
     if missing in OURS or not point.module.startswith(OURS):
         return f"its package can't be imported: {error}"
-    return f"needs {missing}; install it with: pip install 'layerserve[{EXTRA}]'"
+    return f"requires {missing}; install it with: pip install 'layerserve[{EXTRA}]'"

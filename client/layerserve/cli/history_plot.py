@@ -50,7 +50,7 @@ def check_plot(path: Path | None) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise InvalidArgument("--plot: needs matplotlib: pip install 'layerserve[plot]'") from None
+        raise InvalidArgument("--plot: requires matplotlib; install it with: pip install 'layerserve[plot]'") from None
 
 
 def save_plot(path: Path, title: str, history: Mapping[str, Sequence[float]]) -> None:

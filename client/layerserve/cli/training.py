@@ -263,13 +263,14 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
     except KeyboardInterrupt:
         if not as_json:
             print(
-                f"the run goes on; watch it with: layerserve watch {run.id}; stop it with: layerserve cancel {run.id}",
+                f"the run continues; watch it with: layerserve watch {run.id}; "
+                f"cancel it with: layerserve cancel {run.id}",
                 file=sys.stderr,
             )
         raise
     except TrainingFailed as error:
         if error.resumable and not as_json:
-            print(f"the run was interrupted; go on with: layerserve resume {run.id}", file=sys.stderr)
+            print(f"the run was interrupted; resume it with: layerserve resume {run.id}", file=sys.stderr)
         raise
     if cancelled is not None:
         raise TrainingCancelled(run.id, cancelled.epoch)
@@ -402,6 +403,6 @@ def cancel(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRES
     if as_json:
         print_json(info)
     elif info.state in ("queued", "running"):
-        print_line(f"run {info.id} of {info.model} is being stopped")
+        print_line(f"run {info.id} of {info.model} is being cancelled")
     else:
         print_line(f"run {info.id} of {info.model} is {info.state}")

@@ -190,7 +190,7 @@ def test_a_run_that_fails_or_is_cancelled_gives_status_1(cli, server, data):
     assert err.splitlines()[-1] == "layerserve: training run 'run-1' failed in epoch 1, step 2: loss is NaN"
     server.hold_training()
     run_id = cli(f"train double {data} --detach")[1].strip()
-    assert cli(f"cancel {run_id}")[:2] == (0, f"run {run_id} of double is being stopped\n")
+    assert cli(f"cancel {run_id}")[:2] == (0, f"run {run_id} of double is being cancelled\n")
     server.release_training()
     assert cli(f"watch {run_id}")[0] == 1
     assert cli(f"cancel {run_id}")[1] == f"run {run_id} of double is cancelled\n"
@@ -395,11 +395,11 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("predict double -o out.csv", "out.csv: got .csv, expected"),
         ("predict double -i bad.npy", "bad.npy: got"),
         ("predict double -i bad.npz", "bad.npz: got"),
-        ("predict double -i bad.json", "bad.json: got no JSON"),
+        ("predict double -i bad.json", "bad.json: got invalid JSON"),
         ("predict double -i d.npz:z", "d.npz: got key 'z', expected one of x, y"),
         ("predict double -i a=d.npz", "pick it by PATH:KEY"),
         ("predict double -i d.npz:x -i d.npz:y", "expected NAME=PATH"),
-        ("predict double -i x=d.npz:x -i x=d.npz:y", "two arrays of this name"),
+        ("predict double -i x=d.npz:x -i x=d.npz:y", "several arrays with this name"),
         ("train double --x d.npz:x --y d.npz:y --loss {oops", "--loss: got '{oops', expected JSON"),
         ("train double --x d.npz:x --y d.npz:y --validation-x d.npz:x", "expected both or none"),
         ("train double --x d.npz:x --y d.npz:y --max-memory 3X", "--max-memory: got '3X'"),
