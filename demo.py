@@ -117,7 +117,7 @@ def main() -> None:
             for image, digit in zip(test_x[:3], test_y[:3], strict=True):
                 answer = client.predict("dense", image[np.newaxis])[0]
                 print(f"  a {digit} is read as {np.argmax(answer)}, with {answer.max():.1%}")
-            middle = client.predict("dense", test_x[:1], outputs=["dense"])
+            middle = client.predict("dense", test_x[:1], outputs="dense")
             print(f"  and the first hidden layer of it, asked for by name: {middle.shape} {middle.dtype}")
     if not (before < 0.2 and after > 0.95):
         raise SystemExit(f"accuracy went from {before:.1%} to {after:.1%}, expected from below 20 % to above 95 %")

@@ -29,7 +29,7 @@ from layerserve.errors import ClientClosed
 from layerserve.events import TrainingEvent
 from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
 from layerserve.health import wait_until_ready
-from layerserve.model_info import ModelInfo, model_spec, read_model_info
+from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.options.signature import takes
 from layerserve.options.training import EVALUATE, TRAIN
@@ -70,7 +70,8 @@ class Client:
     `address` is host:port, or any name that gRPC resolves; calls are spread over all addresses of the name. `timeout`
     is what a call may take in seconds where it says nothing else: 60 by default, `math.inf` for no limit; streams
     (training, download) have no limit. `tls` is True, or a `TLS` with files. `token` is sent as a bearer token with
-    each call; without TLS anyone on the way can read it. `options` are channel options of gRPC, which win over the
+    each call, for a proxy that checks it: layerserve's own server doesn't read it yet, and answers whoever reaches it.
+    Without TLS anyone on the way can read the token. `options` are channel options of gRPC, which win over the
     client's own; there is no limit of 4 MiB to a message.
 
     A call that finds no server is repeated for about two seconds, but for `train` and `download`. Nothing is connected
@@ -119,7 +120,7 @@ class Client:
         Versions that failed to load are among them, with the reason.
         """
         reply = self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")))
-        return tuple(map(read_model_info, reply.versions))
+        return Models(map(read_model_info, reply.versions))
 
     def model(self, name: str, *, version: int | None = None, label: str | None = None) -> ModelInfo:
         """One version of a model: the newest that is ready, or the one with this number or label.
@@ -140,16 +141,19 @@ class Client:
     ) -> Array | dict[str, Array]:
         """Run a model over rows of data: arrays in, arrays out.
 
-        `inputs` is a dict by input name, a list in the model's order, or the array of a model with one input. Lists of
-        numbers, scalars in lists, text and anything that NumPy takes for an array will do; numbers are converted to the
-        input's type, rounded where it is a float (as Keras does), and refused where a value would be lost otherwise.
+        `inputs` is a dict by input name, a list in the model's order, or the array of a model with one input. A
+        DataFrame stands for the dict of its columns, or for the array of its rows where the model has one input. Lists
+        of numbers, scalars in lists, text and anything that NumPy takes for an array will do; numbers are converted to
+        the input's type, rounded where it is a float (as Keras does), and refused where a value would be lost
+        otherwise.
 
         `outputs` names what to return: outputs of the model, or any tensor of its graph as "layer", "layer:node" or
         "layer:node:tensor" ("outer/inner" in a nested model). Default: all outputs of the model.
 
-        Returns the array where one tensor is returned, else a dict of arrays by name, in the order asked for. So a
-        model with one output gives an array, and so does `outputs="layer"`. `predict_named` always gives a mapping, and
-        says which version answered. Strings come as `bytes`, bfloat16 as float32.
+        Returns an array for `outputs="layer"`, and a dict of arrays by name, in the order asked for, for a list of
+        names, also for a list of one. Without `outputs`, a model with one output gives an array, one with several a
+        dict. `predict_named` always gives a mapping, and says which version answered. Strings come as `bytes`, bfloat16
+        as float32.
 
         `timeout` is in seconds; default: the client's.
 
@@ -157,12 +161,13 @@ class Client:
             client.predict("mnist", images)                              -> array (rows, 10)
             client.predict("tickets", {"title": titles, "body": bodies}) -> {"priority": ..., "department": ...}
             client.predict("mnist", images, outputs="dense_1")           -> array (rows, 64)
+            client.predict("mnist", images, outputs=["dense_1"])         -> {"dense_1": array (rows, 64)}
 
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
         """
         flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
-        return prediction.one_or_all(self._run(flow, timeout))
+        return prediction.as_asked(self._run(flow, timeout), outputs)
 
     def predict_named(
         self,
@@ -222,7 +227,7 @@ class Client:
         feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
         try:
             while (made := self._run(feed.next(), math.inf)) is not None:
-                yield prediction.one_or_all(made)
+                yield prediction.as_asked(made, outputs)
         finally:
             self._run(feed.close(), math.inf)
 
@@ -257,9 +262,9 @@ class Client:
         """Train a served model at the server. Returns when the server has all data; the run then goes on by itself.
 
         `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
-        model's order, or dicts by name, as for Keras's `fit`. They are sent about 1 MiB at a time, sliced as they go: a
-        `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array isn't sent: the
-        server reads it.
+        model's order, dicts by name, or DataFrames, as for Keras's `fit`. They are sent about 1 MiB at a time, sliced
+        as they go: a `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array
+        isn't sent: the server reads it.
 
         `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are what Keras's `compile` takes: a name,
         a serialised object, an object with `get_config()`, or lists or dicts of these. Default: as in the model file.
@@ -342,8 +347,9 @@ class Client:
     ) -> Path:
         """Save the file of a model, and return where it is.
 
-        `path` is a file, which is replaced, or a directory, in which the file is named "<model>-<version>.keras" (or
-        .h5). The file appears when it is whole and its SHA-256 is right, or not at all.
+        `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
+        the file is named "<model>-<version>.keras" (or .h5). Missing directories are created. The file appears when it
+        is whole and its SHA-256 is right, or not at all.
 
         `format` has the server convert it: "keras3" and "keras3_h5" for Keras 3, "keras2" and "keras2_h5" for tf.keras
         (.keras and .h5). Default: the file as it is.
@@ -475,8 +481,9 @@ class TrainingRun(RunView):
     def download(self, name: str, path: str | os.PathLike[str] = ".") -> Path:
         """Save one of the run's files, and return where it is.
 
-        `path` is a file, which is replaced, or a directory, in which the file has its own name. The file appears when
-        it is whole and its SHA-256 is right, or not at all. Raises NotFound, DataLoss, OSError.
+        `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
+        the file has its own name. Missing directories are created. The file appears when it is whole and its SHA-256 is
+        right, or not at all. Raises NotFound, DataLoss, OSError.
         """
         return self._client._run(download_file(self.id, name, path))
 

@@ -110,9 +110,9 @@ CHANNEL_OPTIONS: dict[str, Any] = {
 def connection(address: str, tls: bool | TLS, token: str | None, options: ChannelOptions) -> Connection:
     """The connection that a client's arguments ask for. Raises InvalidArgument for what is no address."""
     if not address:
-        raise InvalidArgument("address: got nothing, expected host:port")
+        raise InvalidArgument("address: got an empty string, expected host:port")
     if address.startswith(("http://", "https://", "grpc://", "grpcs://")):
-        raise InvalidArgument(f"address: got {address!r}, expected host:port; TLS is asked for by tls=True")
+        raise InvalidArgument(f"address: got {address!r}, expected host:port; use tls=True for TLS")
     return Connection(address, TLS() if tls is True else (tls or None), token, tuple(options))
 
 
@@ -121,7 +121,9 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         if seconds is not None and not seconds > 0:
-            raise InvalidArgument(f"timeout: got {seconds}, expected seconds above 0, or math.inf for none")
+            raise InvalidArgument(
+                f"timeout: got {seconds}, expected a positive number of seconds, or math.inf for no timeout"
+            )
         self._seconds = seconds
         self._end = math.inf if seconds is None else time.monotonic() + seconds
 

@@ -20,9 +20,13 @@ from layerserve.v1.tensor_pb2 import ModelSpec
 
 
 class PartialFile:
-    """A file under way: written beside its destination, and renamed to it when it is whole and right."""
+    """A file under way: written beside its destination, and renamed to it when it is whole and right.
+
+    Makes the folder that it goes to, if there is none.
+    """
 
     def __init__(self, destination: Path) -> None:
+        destination.parent.mkdir(parents=True, exist_ok=True)
         self.destination = destination
         self._path = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part")
         self._file = self._path.open("xb")
@@ -75,9 +79,9 @@ def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callab
                 yield from work(bind(partial.write, reply.data))
             sha256 = reply.sha256 or sha256
         if partial is None:
-            raise DataLoss(f"{what}: the server ended the stream before it sent anything")
+            raise DataLoss(f"{what}: the server closed the stream without sending data")
         return (yield from work(bind(partial.publish, sha256)))
-    except OSError:  # a disk that is full, a directory that isn't there
+    except OSError:  # a disk that is full, a folder that can't be written
         yield Close(stream)
         raise
     finally:

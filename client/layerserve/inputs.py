@@ -16,9 +16,9 @@ from layerserve.v1.tensor_pb2 import Tensor
 def encode_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[Tensor]:
     """The tensors of a Predict request.
 
-    `inputs` is a mapping by name, a list in the model's order, or the array of the only input. Values are converted to
-    the inputs' element types (see `layerserve.casting`). Names may be left out: which inputs are needed depends on the
-    outputs asked for, and the server says so. Raises UnknownInput, MissingInput, InvalidTensor.
+    `inputs` is a mapping by name, a DataFrame, a list in the model's order, or the array of the only input. Values are
+    converted to the inputs' element types (see `layerserve.casting`). Names may be left out: which inputs are needed
+    depends on the outputs asked for, and the server says so. Raises UnknownInput, MissingInput, InvalidTensor.
     """
     tensors = []
     for name, value, spec in match(inputs, specs, "input"):
@@ -34,10 +34,16 @@ def match(
 ) -> list[tuple[str, Any, TensorSpec | None]]:
     """(name, value, spec) for each value of a mapping, a list in the model's order, or one array.
 
+    A DataFrame is a mapping of its columns where the model has several inputs, or all columns are inputs; else it is an
+    array of rows, as for Keras.
+
     `kind` is "input" or "output", for errors. `targets`: the values are targets, whose rank may differ from that of the
     output.
     """
     known = {spec.name: spec for spec in specs}
+    if _is_data_frame(values):
+        columns = {str(name): values[name].to_numpy() for name in values.columns}
+        values = columns if len(specs) > 1 or columns.keys() <= known.keys() else values.to_numpy()
     if isinstance(values, Mapping):
         for name in values:
             if known and name not in known:
@@ -49,6 +55,11 @@ def match(
     if _is_list_of_one(values, spec, targets):
         values = values[0]
     return [(spec.name if spec else "", values, spec)]
+
+
+def _is_data_frame(values: Any) -> bool:
+    """Whether this is a DataFrame of pandas, Polars or another package that is like these. None of them is imported."""
+    return hasattr(values, "columns") and hasattr(values, "to_numpy") and hasattr(values, "__getitem__")
 
 
 def _match_positions(values: Any, specs: Sequence[TensorSpec], kind: str) -> list[tuple[str, Any, TensorSpec | None]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.errors import InvalidArgument
 from layerserve.options.kinds import words
+from layerserve.tables import models_table
 from layerserve.tensors import dtype_name, read_shape
 from layerserve.v1 import models_pb2, tensor_pb2
 
@@ -52,7 +53,8 @@ class ModelInfo:
 
     `inputs` and `outputs` are empty until the version is loaded; `reason` says why it failed; `compiled` whether its
     file says how to train; `served_by_default` whether it answers requests that name no version; `engines`
-    what computes it, by row count, empty while it is torch, call by call.
+    what computes it, by row count, empty while it is torch, call by call; `choosing_engine` whether engines are still
+    being timed for it.
     """
 
     name: str
@@ -71,6 +73,21 @@ class ModelInfo:
     compiled: bool
     served_by_default: bool
     engines: tuple[EngineChoice, ...] = ()
+    choosing_engine: bool = False
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return Models((self,))._repr_html_()
+
+
+class Models(tuple[ModelInfo, ...]):
+    """Versions of models, as a tuple that a notebook shows as a table."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return models_table(self, f"{len(self)} version{'s' * (len(self) != 1)}").html()
 
 
 def model_spec(name: str, version: int | None = None, label: str | None = None) -> tensor_pb2.ModelSpec:
@@ -119,6 +136,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         engines=tuple(
             EngineChoice(one.rows, one.engine, dict(one.milliseconds), one.difference) for one in message.engines
         ),
+        choosing_engine=message.choosing_engine,
     )
 
 

@@ -11,6 +11,7 @@ from layerserve.flow import Flow, call
 from layerserve.inputs import unknown_name
 from layerserve.methods import GET_NODE_SHAPES
 from layerserve.model_info import TensorSpec, read_tensor_spec
+from layerserve.tables import nodes_table
 from layerserve.tensors import dtype_name, read_shape
 from layerserve.v1 import graph_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
@@ -163,6 +164,10 @@ class NodeShapes(Mapping[str, LayerNodes]):
 
     def __repr__(self) -> str:
         return f"NodeShapes({self.model!r} version {self.version}: {len(self)} layers)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return nodes_table(self).html()
 
 
 def node_shapes(spec: ModelSpec, layers: Sequence[str]) -> Flow[NodeShapes]:

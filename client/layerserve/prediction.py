@@ -120,9 +120,12 @@ def read_prediction(reply: PredictResponse, *, copy: bool = True) -> Prediction:
     return Prediction(reply.model.name, reply.model.version, arrays)
 
 
-def one_or_all(prediction: Prediction) -> Array | dict[str, Array]:
-    """The array where there is one, else all of them by name."""
-    if len(prediction) == 1:
+def as_asked(prediction: Prediction, outputs: str | Sequence[str] | None) -> Array | dict[str, Array]:
+    """The array for a name, a dict for a list of names; where none were given, the array of a model with one output.
+
+    A list of one name gives a dict too: what comes back depends on the kind of `outputs`, never on its length.
+    """
+    if isinstance(outputs, str) or (outputs is None and len(prediction) == 1):
         return next(iter(prediction.values()))
     return dict(prediction)
 

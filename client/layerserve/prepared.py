@@ -13,8 +13,8 @@ from layerserve.model_info import TensorSpec, model_spec
 from layerserve.prediction import (
     MAX_MESSAGE_BYTES,
     Signatures,
+    as_asked,
     fetch_signature,
-    one_or_all,
     output_names,
     read_prediction,
 )
@@ -26,9 +26,10 @@ from layerserve.wire import TensorWriter
 class RequestForm:
     """Requests to one model for the same outputs, and how their replies are read. Does no I/O."""
 
-    def __init__(self, head: bytes, inputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, head: bytes, inputs: Sequence[TensorSpec], outputs: str | Sequence[str] | None = None) -> None:
         self._head = head
         self._inputs = tuple(inputs)
+        self._outputs = outputs
         self._tensors = TensorWriter(PredictRequest.INPUTS_FIELD_NUMBER)
 
     def fill(self, inputs: Any) -> bytes:
@@ -43,10 +44,9 @@ class RequestForm:
             raise InvalidArgument(f"request: got {len(message)} bytes, expected at most {MAX_MESSAGE_BYTES}")
         return message
 
-    @staticmethod
-    def read(reply: PredictResponse) -> Array | dict[str, Array]:
+    def read(self, reply: PredictResponse) -> Array | dict[str, Array]:
         """The arrays of a reply, read-only: they are the reply's own bytes."""
-        return one_or_all(read_prediction(reply, copy=False))
+        return as_asked(read_prediction(reply, copy=False), self._outputs)
 
 
 def prepare(
@@ -56,6 +56,6 @@ def prepare(
     spec = model_spec(model, version, label)
     signature = signatures.get(spec) or (yield from fetch_signature(signatures, spec))
     if not signature.inputs:
-        raise ModelNotReady(f"model {model!r} tells no inputs: it isn't loaded")
+        raise ModelNotReady(f"model {model!r} isn't loaded, so its inputs are unknown")
     head = PredictRequest(model=spec, outputs=output_names(outputs)).SerializeToString()
-    return RequestForm(head, signature.inputs)
+    return RequestForm(head, signature.inputs, outputs)

@@ -26,6 +26,14 @@ def format_logs(logs: Logs) -> str:
     return " - ".join(f"{name}: {value:.4g}" for name, value in logs.items())
 
 
+def format_seconds(seconds: float) -> str:
+    """'38 ms' or '1.2 s': many epochs take less than a tenth of a second."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    milliseconds = 1000 * seconds
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.2g} ms"
+
+
 class PlainProgress:
     """Writes a line for each epoch; on a terminal also one that is rewritten while the epoch goes on."""
 
@@ -42,13 +50,19 @@ class PlainProgress:
                 place = f"epoch {event.epoch}/{event.epochs} - step {event.step}/{event.steps_per_epoch}"
                 self._write(f"{place} - {format_logs(event.logs)}", "")
         elif isinstance(event, EpochEnd):
-            self._write(f"epoch {event.epoch}/{event.epochs} - {event.seconds:.1f} s - {format_logs(event.logs)}")
+            self._write(
+                f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"
+            )
         elif isinstance(event, RunFinished):
             ending = f"published version {event.version}" if event.version is not None else "nothing published"
             ending += f": {event.withheld}" if event.withheld else ""
-            self._write(f"finished in {event.seconds:.1f} s, {ending}")
+            self._write(f"finished in {format_seconds(event.seconds)}, {ending}")
         elif isinstance(event, RunResumed):
-            self._write(f"resumed in epoch {event.epoch}, after step {event.step}" if event.epoch else "begins anew")
+            self._write(
+                f"resumed in epoch {event.epoch}, after step {event.step}"
+                if event.epoch
+                else "restarted from the beginning"
+            )
         elif isinstance(event, RunFailed):
             self._write(f"failed: {event.reason}")
         elif isinstance(event, RunCancelled):

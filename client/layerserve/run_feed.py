@@ -103,7 +103,7 @@ class RunFeed:
         while True:
             reply = yield from receive(stream)
             if reply is None:
-                raise Unavailable("the server ended the stream before it had the training data")
+                raise Unavailable("the server closed the stream before it received the training data")
             event = self._note(reply.event)
             if event is not None:
                 return event

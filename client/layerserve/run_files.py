@@ -42,6 +42,4 @@ def _destination(path: str, name: str) -> Path:
         return Path(path)
     # The name may come from the server's list: none of its parts leads out of the directory.
     parts = [re.sub(r"[^\w.-]", "_", part).lstrip(".") or "_" for part in name.split("/")]
-    destination = Path(path, *parts)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    return destination
+    return Path(path, *parts)

@@ -11,11 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerserve.cli.parser import Parser, with_default
+
 if TYPE_CHECKING:
     from layergraph import Model
     from layergraph.functional.tensor import TensorSpec
 
     from layerserve_zoo.zoo import ZooModel
+
+#: What the commands do, in their own help and in the list.
+LIST = "List the models with their inputs and outputs."
+BUILD = "Build models into a repository, as NAME/1/model.keras."
 
 #: Exit status for arguments that are wrong, as shells and argparse have it, and for what fails otherwise.
 USAGE = 2
@@ -31,24 +37,28 @@ def zoo(argv: Sequence[str]) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="layerserve zoo", description="The ten models of Keras's functional-API guide, ready to be served."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="layerserve zoo", description="List and build the ten models of Keras's functional API guide.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="show the models with their inputs and outputs")
-    listing.add_argument("--small", action="store_true", help="at the small sizes instead of the guide's")
-    listing.add_argument("--json", action="store_true", help="print JSON instead of text")
+    listing = commands.add_parser("list", help=LIST, description=LIST, prog="layerserve zoo list")
+    listing.add_argument("--small", action="store_true", help="Show the models in small sizes.")
+    listing.add_argument("--json", action="store_true", help="Print JSON instead of text.")
     listing.set_defaults(run=_list)
 
-    building = commands.add_parser("build", help="build models into a repository, as DIR/NAME/1/model.keras")
-    building.add_argument("names", nargs="*", metavar="NAME", help="models to build; all if none is named")
-    building.add_argument("--to", type=Path, required=True, metavar="DIR", help="the repository's folder")
-    building.add_argument("--small", action="store_true", help="at sizes that run in milliseconds")
-    building.add_argument("--force", action="store_true", help="replace models that are there already")
-    building.add_argument("--seed", type=int, default=0, help="draw the weights from this seed (default 0)")
-    building.add_argument("--json", action="store_true", help="print JSON instead of text")
+    building = commands.add_parser("build", help=BUILD, description=BUILD, prog="layerserve zoo build")
+    building.add_argument("names", nargs="*", metavar="NAME", help=with_default("Models to build.", "all"))
+    building.add_argument(
+        "--to", type=Path, required=True, metavar="PATH", help="Folder of the repository.  [required]"
+    )
+    building.add_argument(
+        "--small", action="store_true", help="Build the models in small sizes, which run in milliseconds."
+    )
+    building.add_argument("--force", action="store_true", help="Replace existing models.")
+    building.add_argument(
+        "--seed", type=int, default=0, metavar="N", help=with_default("Seed of the initial weights.", 0)
+    )
+    building.add_argument("--json", action="store_true", help="Print JSON instead of text.")
     building.set_defaults(run=_build)
     return parser
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import partial
+from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from layerserve_server.batching import Lane
 from layerserve_server.execution import Execution, LoadModel
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
+from layerserve_server.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
@@ -105,6 +107,9 @@ class App:
             shared=SharedPort(self._workers.socket, owner=True) if self._workers else None,
         )
         self.metrics.watch_memory(lambda: self._transport.memory.used)
+        # Of this process alone, which adds the workers' up: it is told of by /proc, and there is one build.
+        ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
+        register_build_info(self.metrics.registry, package_version("layerserve"))
         self.grpc_port = self._transport.port
         self.metrics_port = -1
         self._probes: Probes | None = None
@@ -150,7 +155,7 @@ class App:
     def drain(self) -> None:
         """Makes health NOT_SERVING, so that callers go elsewhere; calls are still answered."""
         self._set_ready(False)
-        logger.info("draining: health is NOT_SERVING, calls are still taken")
+        logger.info("draining: health is NOT_SERVING, calls are still accepted")
 
     def stop(self, grace: float = 0.0) -> None:
         """Refuses further calls with UNAVAILABLE, and gives those under way `grace` seconds to finish.
@@ -158,7 +163,7 @@ class App:
         May be called again meanwhile, with less grace.
         """
         self._set_ready(False)
-        logger.info("stopping: new calls are refused, those under way have %g seconds", grace)
+        logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
         if self._tuner:
             self._tuner.close()

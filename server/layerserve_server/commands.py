@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import logging
 import os
 import select
 import signal
@@ -14,10 +14,15 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
 
+from layerserve.cli.parser import Parser, with_default
+
 from layerserve_server import logs
 from layerserve_server.app import App
+from layerserve_server.output import STDERR, STDOUT, Rewriter
 from layerserve_server.repository.entry import Description
-from layerserve_server.settings import Settings, SettingsError, in_force, read_settings
+from layerserve_server.settings import Settings, SettingsError, in_force, json_logs, missing_paths, read_settings
+
+logger = logging.getLogger(__name__)
 
 #: Exit status for settings and arguments that are wrong, as shells and argparse have it.
 USAGE = 2
@@ -31,22 +36,31 @@ def serve(argv: Sequence[str]) -> int:
     The first signal drains: health says NOT_SERVING, calls are still taken for `drain_seconds` (not after SIGINT, as
     then a person waits), then calls under way get `grace_seconds`. A second signal ends them at once.
     """
+    rewriter = Rewriter() if json_logs(argv, os.environ) else None
+    if rewriter is not None:
+        logs.set_up("info", "json", rewriter.stream)
+        logs.take_all(rewriter.stream)
+        # Not standard output yet: help and settings are printed there, which are no logs.
+        rewriter.take(STDERR)
     try:
         settings = read_settings(argv)
+        if settings.check_config and (missing := missing_paths(settings)):
+            raise SettingsError("\n".join(missing))
     except SettingsError as error:
-        print(error, file=sys.stderr)
-        return USAGE
+        return _refuse(str(error), rewriter)
     if settings.check_config:
         print(in_force(settings))
         return 0
-    logs.set_up(settings.log_level, settings.log_format)
+    logs.set_up(settings.log_level, settings.log_format, rewriter.stream if rewriter else None)
+    if rewriter is not None:
+        rewriter.take(STDOUT)
     signals = Signals()
     try:
         app = started(settings)
     except (ValueError, OSError) as error:
-        print(f"layerserve serve: {error}", file=sys.stderr)
-        return USAGE
-    print(welcome(app), file=sys.stderr, flush=True)
+        return _refuse(f"layerserve serve: {error}", rewriter)
+    if rewriter is None:
+        print(welcome(app), file=sys.stderr, flush=True)
     again = None
     if signals.wait() == signal.SIGTERM:
         app.drain()
@@ -58,6 +72,16 @@ def serve(argv: Sequence[str]) -> int:
     if again:
         app.stop(0.0)
     return 0
+
+
+def _refuse(reason: str, rewriter: Rewriter | None) -> int:
+    """Says why there is no server, in as many lines as the reason has; gives the exit status."""
+    for line in reason.splitlines():
+        if rewriter is None:
+            print(line, file=sys.stderr)
+        else:
+            logger.error(line)
+    return USAGE
 
 
 def started(settings: Settings) -> App:
@@ -101,10 +125,10 @@ def welcome(app: App) -> str:
     versions = app.repository.describe()
     shown = [one for one in versions if one.default or one.reason]
     models = len({one.name for one in versions})
-    lines = [f"layerserve {package_version('layerserve')} has {models} model{'s' * (models != 1)} in {settings.path}"]
+    lines = [f"layerserve {package_version('layerserve')}: {models} model{'s' * (models != 1)} in {settings.path}"]
     lines += [_line(one) for one in shown]
     if not versions:
-        lines.append("  put NAME/1/model.keras or NAME.keras there, and it is served as soon as it is complete")
+        lines.append("  no models yet; a NAME/1/model.keras or NAME.keras that is added is served automatically")
     ports = f"gRPC on {settings.host}:{app.grpc_port}"
     if app.metrics_port >= 0:
         ports += f", metrics on http://{settings.host}:{app.metrics_port}/metrics"
@@ -117,19 +141,28 @@ def _line(one: Description) -> str:
 
 def inspect(argv: Sequence[str]) -> int:
     """Shows what a model file holds, without a server: layers, nodes, parameters, or all that is unsupported."""
-    parser = argparse.ArgumentParser(prog="layerserve inspect", description="Show what a model file holds.")
-    parser.add_argument("file", type=Path, help="a .keras or .h5 file, or a version folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = Parser(
+        prog="layerserve inspect",
+        description="Show the layers, nodes and parameters of a model file, or everything in it that is unsupported. "
+        "Needs no server.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="A .keras or .h5 file, or a version folder.")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     parser.add_argument(
         "--make-golden",
         action="store_true",
-        help="write what this engine answers beside the file (golden.npz); a server then serves the file only while it "
-        "answers the same",
+        help="Write golden.npz next to the file, with random inputs and the model's outputs for them. A server then "
+        "serves the file only if it reproduces these outputs.",
     )
     parser.add_argument(
-        "--engines", action="store_true", help="time the installed engines on it, as a server does, and show the times"
+        "--engines", action="store_true", help="Time the installed engines on the model and print the results."
     )
-    parser.add_argument("--plugins", default="", metavar="MODULES", help="modules with layers of your own, by commas")
+    parser.add_argument(
+        "--plugins",
+        default="",
+        metavar="TEXT",
+        help=with_default("Comma-separated Python modules that define custom layers.", "none"),
+    )
     arguments = parser.parse_args(list(argv))
 
     from layergraph.errors import LayerGraphError, ModelFileError

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
+from types import TracebackType
+from typing import TextIO
 
 #: What a log record has of itself; everything else on it was given as `extra`.
 OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -49,15 +52,41 @@ def middle_cut(text: str, most: int = MAX_TEXT) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
 
 
-def set_up(level: str, kind: str) -> None:
-    """Sends the logs of the server and of layergraph to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up(level: str, kind: str, stream: TextIO | None = None) -> None:
+    """Sends the logs of the server and of layergraph to standard error, or to `stream`."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
     for name in ("layerserve_server", "layergraph"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper())
+
+
+def take_all(stream: TextIO) -> None:
+    """Makes log lines in JSON of what else Python says: other packages' logs, warnings, errors that nobody handled."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().handlers = [handler]
+    logging.captureWarnings(True)
+    logger = logging.getLogger("python")
+
+    def in_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        logger.critical("uncaught exception: %s", error, exc_info=(kind, error, trace))
+
+    def in_thread(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_type is SystemExit or arguments.exc_value is None:
+            return
+        name = arguments.thread.name if arguments.thread else "?"
+        found = (arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
+        logger.error("uncaught exception in thread %s: %s", name, arguments.exc_value, exc_info=found)
+
+    def in_destructor(arguments: sys.UnraisableHookArgs) -> None:
+        if arguments.exc_value is not None:
+            found = (arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
+            logger.error("%s: %s", arguments.err_msg or "exception ignored", arguments.exc_value, exc_info=found)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = in_main_thread, in_thread, in_destructor
 
 
 def _extras(record: logging.LogRecord) -> dict[str, object]:

@@ -43,21 +43,30 @@ class Metrics:
 
         self._requests = counter(
             "requests",
-            "Calls answered, by status; model is empty where none was found.",
+            "Number of finished calls, by status. The model is empty if none was found.",
             ("method", *VERSION, "status"),
         )
-        self._errors = counter("errors", "Calls not answered with OK.", ("method", *VERSION, "status"))
-        self._request_seconds = histogram(
-            "request_seconds", "Time from a call's arrival to its answer.", ("method", "model"), SECONDS
+        self._errors = counter(
+            "errors", "Number of calls that finished with a status other than OK.", ("method", *VERSION, "status")
         )
-        self._in_flight = gauge("calls_in_flight", "Calls that wait for their answer.", ("method",))
+        self._request_seconds = histogram(
+            "request_seconds",
+            "Time from receiving a call to sending its reply, in seconds.",
+            ("method", "model"),
+            SECONDS,
+        )
+        self._in_flight = gauge("calls_in_flight", "Number of calls in progress.", ("method",))
 
-        self._rows = counter("rows", "Rows computed.", VERSION)
-        self._batches = histogram("batch_rows", "Rows that ran together.", VERSION, ROWS)
-        self._joined = counter("batch_requests", "Requests, or pieces of them, that ran in batches.", VERSION)
-        self._queue_seconds = histogram("queue_seconds", "Time that a request waited for its batch.", VERSION, SECONDS)
-        self._compute_seconds = histogram("compute_seconds", "Time that a batch took.", VERSION, SECONDS)
-        self._queue_rows = gauge("queue_rows", "Rows that wait.", VERSION)
+        self._rows = counter("rows", "Number of rows computed.", VERSION)
+        self._batches = histogram("batch_rows", "Number of rows per batch.", VERSION, ROWS)
+        self._joined = counter(
+            "batch_requests", "Number of requests, or parts of split requests, that ran in batches.", VERSION
+        )
+        self._queue_seconds = histogram(
+            "queue_seconds", "Time that a request waited in the queue, in seconds.", VERSION, SECONDS
+        )
+        self._compute_seconds = histogram("compute_seconds", "Time to compute a batch, in seconds.", VERSION, SECONDS)
+        self._queue_rows = gauge("queue_rows", "Number of rows in the queue.", VERSION)
 
         self._loaded = gauge("model_loaded", "1 for each version in memory.", VERSION)
         #: What is counted by version only.
@@ -65,15 +74,19 @@ class Metrics:
             *(self._rows, self._batches, self._joined, self._queue_seconds, self._compute_seconds),
             *(self._queue_rows, self._loaded),
         )
-        self._loads = counter("model_loads", "Versions loaded.", ("model",))
-        self._load_failures = counter("model_load_failures", "Versions that could not be loaded.", ("model",))
-        self._load_seconds = histogram("model_load_seconds", "Time that a load took.", ("model",), LOAD_SECONDS)
+        self._loads = counter("model_loads", "Number of versions that were loaded.", ("model",))
+        self._load_failures = counter("model_load_failures", "Number of versions that failed to load.", ("model",))
+        self._load_seconds = histogram(
+            "model_load_seconds", "Time to load a version, in seconds.", ("model",), LOAD_SECONDS
+        )
 
-        self._runs = gauge("training_runs", "Training runs under way, by state.", ("state",))
-        self._runs_ended = counter("training_runs_ended", "Training runs ended, by state.", ("model", "state"))
-        self._run_epoch = gauge("training_epoch", "Epoch that the newest run of a model is in, from 1.", ("model",))
-        self._run_step = gauge("training_step", "Step of that epoch, from 1.", ("model",))
-        self._run_loss = gauge("training_loss", "Loss that the run logged last.", ("model",))
+        self._runs = gauge("training_runs", "Number of training runs that are queued or running, by state.", ("state",))
+        self._runs_ended = counter(
+            "training_runs_ended", "Number of training runs that ended, by state.", ("model", "state")
+        )
+        self._run_epoch = gauge("training_epoch", "Current epoch of the newest run of a model, from 1.", ("model",))
+        self._run_step = gauge("training_step", "Current step of that epoch, from 1.", ("model",))
+        self._run_loss = gauge("training_loss", "Most recent loss of that run.", ("model",))
 
     # ---- calls (transport.call.Observer)
 
@@ -130,7 +143,7 @@ class Metrics:
 
     def watch_memory(self, buffered: Callable[[], int]) -> None:
         """Reads `buffered`, the bytes kept for callers, whenever the metrics are read."""
-        text = "Memory taken by requests, messages on their way and replies not yet taken."
+        text = "Memory used by requests, messages in transit and unread replies, in bytes."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
 
     # ---- loads (repository.RepositoryObserver)

@@ -42,7 +42,7 @@ class SharedWeights:
             return
         if not file.exists():
             if shutil.disk_usage(self._folder).free < size:
-                logger.warning("no room to share the %d bytes of weights of %s", size, path.name)
+                logger.warning("not enough shared memory for the weights of %s: %d bytes", path.name, size)
                 return
             self._write(file, [_in_order(weight) for weight in weights], places, size)
         memory = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)

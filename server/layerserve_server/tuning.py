@@ -55,7 +55,7 @@ def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
         model = load(path)
         proof = golden_path(path)
         if not proof.exists():
-            logger.warning("%s stays in float32: %s needs a proof, %s", path.name, precision, proof.name)
+            logger.warning("%s stays in float32: %s requires %s", path.name, precision, proof.name)
             return model
         try:
             reduce_precision(cast("Model", model), proof, precision, threads, shared=True)
@@ -93,6 +93,7 @@ class Tuner:
 
     def submit(self, loaded: LoadedVersion) -> None:
         """Tunes a version when its turn comes, if it is still served then."""
+        loaded.choosing_engine = True
         with self._wake:
             # Those that were replaced meanwhile go now, with their weights: loading may be quicker than tuning.
             self._waiting = [one for one in self._waiting if not one.retired] + [loaded]
@@ -125,6 +126,8 @@ class Tuner:
                 self._tune(loaded)
             except Exception:
                 logger.exception("tuning of model '%s' version %s failed", loaded.name, loaded.version)
+            finally:
+                loaded.choosing_engine = False
         return True
 
     def _tune(self, loaded: LoadedVersion) -> None:
@@ -182,4 +185,4 @@ def _remember(note: Path, tuned: Tuning) -> None:
         temporary.write_text(json.dumps(choices))
         temporary.replace(note)
     except OSError as error:
-        logger.warning("what tuning found can't be kept in %s: %s", note.parent, error.strerror)
+        logger.warning("can't save tuning results in %s: %s", note.parent, error.strerror)

@@ -37,6 +37,8 @@ def main() -> None:
     orders: dict[str, Any] = json.loads(sys.stdin.readline())
     settings = Settings.model_construct(**_settings(orders["settings"]))
     logs.set_up(settings.log_level, settings.log_format)
+    if settings.log_format == "json":
+        logs.take_all(sys.stderr)
     execution.set_threads(settings.compute_threads)
     execution.load_plugins(settings.plugins)
     execution.make_ready()

@@ -81,6 +81,10 @@ class Workers:
             thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def pids(self) -> list[int]:
+        """The ids of their processes."""
+        return [process.pid for process in list(self._processes.values()) if process.poll() is None]
+
     def metrics(self) -> Iterator[Metric]:
         """What the workers count, each for itself."""
         for port in list(self._metrics_ports.values()):
@@ -114,7 +118,7 @@ class Workers:
                 with contextlib.suppress(OSError):
                     pipe.close()
             if not self._stopping.is_set():
-                logger.error("a worker ended with status %d, and another takes its place", code)
+                logger.error("a worker process ended with status %d; restarting it", code)
                 self._stopping.wait(AGAIN_SECONDS)
 
     def _orders(self, grpc_port: int) -> dict[str, object]:

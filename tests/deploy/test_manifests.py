@@ -14,7 +14,8 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve_server.app import App
-from layerserve_server.settings import PREFIX, Settings, read_settings
+from layerserve_server.environment import PREFIX
+from layerserve_server.settings import Settings, read_settings
 
 BASE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "base"
 #: The oldest Kubernetes that has gRPC probes for good, and the newest that the validator knows.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 import pytest
 from layergraph import Input, Model
 from layergraph.layers import Add, BatchNormalization, Dense
@@ -14,6 +16,16 @@ def shared_model() -> Model:
     normalized = BatchNormalization(name="norm")(second)
     wide = Dense(300, name="wide", trainable=False)(first)
     return Model([a, b], [wide, Add(name="sum")([normalized, second])], name="m")
+
+
+def test_a_notebook_shows_the_summary_and_no_html_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    model = shared_model()
+    model.summary()
+    assert html.unescape(model._repr_html_() or "") == f"<pre>{capsys.readouterr().out[:-1]}</pre>"
+    x = Input((4,), name="x")
+    shown = Model(x, Dense(1, name="<b>&")(x))._repr_html_() or ""
+    assert "<b>" not in shown
+    assert "&lt;b&gt;&amp; (Dense)" in shown
 
 
 def test_layers_have_their_shapes_weights_and_sources(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,9 +55,27 @@ def test_several_outputs_give_a_dict_in_order(client):
     assert list(result) == ["ids", "sum"]
 
 
-@pytest.mark.parametrize("outputs", ["hidden", ["hidden"]])
-def test_one_chosen_tensor_gives_an_array(client, outputs):
-    assert client.predict("two", [[[1, 2]], [[10, 20]]], outputs).tolist() == [[1.0, 2.0]]
+@pytest.mark.parametrize("way", ["predict", "predict_many", "prepare"])
+def test_a_name_gives_an_array_and_a_list_of_names_a_dict(client, way):
+    """However many names there are, and whether or not the model has more than one output."""
+
+    def ask(model, inputs, outputs):
+        if way == "predict":
+            return client.predict(model, inputs, outputs)
+        if way == "prepare":
+            return client.prepare(model, outputs)(inputs)
+        (result,) = client.predict_many(model, [inputs], outputs)
+        return result
+
+    pair = [[[1, 2]], [[10, 20]]]
+    assert ask("two", pair, "hidden").tolist() == [[1.0, 2.0]]
+    for names in (["hidden"], ("hidden",)):
+        found = ask("two", pair, names)
+        assert {name: array.tolist() for name, array in found.items()} == {"hidden": [[1.0, 2.0]]}
+    assert list(ask("two", pair, ["hidden", "ids"])) == ["hidden", "ids"]
+    assert list(ask("double", [[1, 2, 3]], ["y"])) == ["y"]
+    for outputs in ("y", None):
+        assert ask("double", [[1, 2, 3]], outputs).tolist() == [[2.0, 4.0, 6.0]]
 
 
 def test_the_mapping_says_which_version_answered(client):

@@ -73,13 +73,13 @@ def test_who_asks_and_how(tls, token, expected, metadata):
 
 @pytest.mark.parametrize("address", ["http://h:1", "https://h:1", "grpc://h:1", "grpcs://h:1"])
 def test_a_url_is_no_address(address):
-    with pytest.raises(InvalidArgument, match=r"expected host:port; TLS is asked for by tls=True"):
+    with pytest.raises(InvalidArgument, match=r"expected host:port; use tls=True for TLS"):
         connection(address, False, None, ())
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
 def test_a_deadline_is_ahead(seconds):
-    with pytest.raises(InvalidArgument, match=f"timeout: got {seconds}, expected seconds above 0"):
+    with pytest.raises(InvalidArgument, match=f"timeout: got {seconds}, expected a positive number of seconds"):
         Deadline(seconds)
 
 

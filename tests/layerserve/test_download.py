@@ -18,6 +18,15 @@ def test_into_a_directory_the_file_is_named_after_model_and_version(client, tmp_
     assert os.listdir(tmp_path) == [saved.name]
 
 
+def test_folders_that_are_not_there_are_made(client, tmp_path):
+    assert client.download("double", f"{tmp_path}/a/b/") == tmp_path / "a/b/double-1.keras"
+    assert client.download("double", tmp_path / "c/d.keras") == tmp_path / "c/d.keras"
+    assert (tmp_path / "c/d.keras").read_bytes() == bytes(range(256)) * 20
+    with pytest.raises(ModelNotFound):
+        client.download("dooble", f"{tmp_path}/e/")
+    assert not (tmp_path / "e").exists()
+
+
 def test_a_file_is_replaced(client, tmp_path):
     path = tmp_path / "model.keras"
     path.write_text("old")
@@ -39,9 +48,10 @@ def test_a_file_that_came_damaged_does_not_appear(client, tmp_path, monkeypatch)
 def test_errors_leave_nothing_behind(client, tmp_path):
     with pytest.raises(ModelNotFound):
         client.download("dooble", tmp_path)
-    with pytest.raises(FileNotFoundError):
-        client.download("double", tmp_path / "missing" / "model.keras")
-    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        client.download("double", tmp_path / "file" / "folder" / "model.keras")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize(("format", "suffix"), [("keras2_h5", ".h5"), ("keras3", ".keras")])
@@ -79,7 +89,7 @@ def test_a_stream_that_ends_before_it_began_is_no_file(tmp_path, monkeypatch):
         silent.add_model("double", lambda arrays: {}, [], [], file=b"x")
         with (
             Client(silent.address, timeout=20) as other,
-            pytest.raises(DataLoss, match="the server ended the stream before it sent anything"),
+            pytest.raises(DataLoss, match="the server closed the stream without sending data"),
         ):
             other.download("double", tmp_path)
     assert os.listdir(tmp_path) == []

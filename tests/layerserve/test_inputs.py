@@ -36,6 +36,47 @@ def test_several_inputs_come_by_position_or_name(inputs):
     assert arrays["right"] in ([b"a"], b"a")
 
 
+class Frame:
+    """As DataFrames of pandas and Polars are, neither of which is needed."""
+
+    def __init__(self, **columns):
+        self._columns = {name: np.array(values) for name, values in columns.items()}
+        self.columns = list(columns)
+
+    def __getitem__(self, name):
+        return Column(self._columns[name])
+
+    def to_numpy(self):
+        return np.stack(list(self._columns.values()), axis=1)
+
+
+class Column:
+    def __init__(self, values):
+        self._values = values
+
+    def to_numpy(self):
+        return self._values
+
+
+def test_a_data_frame_is_a_dict_of_its_columns():
+    ages, names = TensorSpec("age", (None,), "float32"), TensorSpec("name", (None,), "string")
+    matched = match(Frame(name=["a", "b"], age=[3, 4]), [ages, names], "input")
+    assert [(name, value.tolist(), spec) for name, value, spec in matched] == [
+        ("name", ["a", "b"], names),
+        ("age", [3, 4], ages),
+    ]
+    assert sent(Frame(age=[3, 4]), [ages]) == {"age": [3.0, 4.0]}
+    with pytest.raises(UnknownInput, match="unknown input 'agee'; did you mean 'age'"):
+        match(Frame(name=["a"], agee=[3]), [ages, names], "input")
+
+
+def test_a_data_frame_is_an_array_for_the_only_input():
+    """As for Keras, whatever its columns are called."""
+    assert sent(Frame(a=[1, 4], b=[2, 5], c=[3, 6]), ONE) == {"x": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
+    one_hot = match(Frame(no=[1, 0], yes=[0, 1]), [TensorSpec("y", (None, 2), "float32")], "output", targets=True)
+    assert one_hot[0][1].tolist() == [[1, 0], [0, 1]]
+
+
 def test_an_input_may_be_left_out_as_the_outputs_may_not_need_it():
     assert sent({"left": [[1, 2]]}, TWO) == {"left": [[1.0, 2.0]]}
 

@@ -132,4 +132,4 @@ def test_a_prediction_is_a_mapping_with_its_origin():
     assert list(result) == ["a", "b"]
     assert len(result) == 2
     assert repr(result) == "Prediction('m' version 3: a: float64[2, 1], b: float64[2])"
-    assert prediction.one_or_all(result) == {"a": result["a"], "b": result["b"]}
+    assert prediction.as_asked(result, None) == {"a": result["a"], "b": result["b"]}

@@ -96,5 +96,5 @@ def test_a_prepared_call_is_only_so_long(client, monkeypatch):
 
 def test_a_model_that_tells_no_inputs_can_not_be_prepared_for(client, server):
     server.add_model("dumb", lambda arrays: {}, [], [])
-    with pytest.raises(ModelNotReady, match="model 'dumb' tells no inputs: it isn't loaded"):
+    with pytest.raises(ModelNotReady, match="model 'dumb' isn't loaded, so its inputs are unknown"):
         client.prepare("dumb")

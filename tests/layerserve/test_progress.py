@@ -3,8 +3,9 @@ from __future__ import annotations
 import io
 from datetime import datetime, timezone
 
+import pytest
 from layerserve import EpochEnd, RunCancelled, RunFailed, RunFinished, StepProgress
-from layerserve.progress import PlainProgress, format_logs
+from layerserve.progress import PlainProgress, format_logs, format_seconds
 
 AT = ("r", 0, datetime(2020, 1, 1, tzinfo=timezone.utc))
 STEP = StepProgress(*AT, 1, 2, 3, 4, {"loss": 0.693147, "accuracy": 0.5})
@@ -18,6 +19,18 @@ class Terminal(io.StringIO):
 
 def test_numbers_have_four_digits():
     assert format_logs({"loss": 0.693147, "lr": 1e-6, "n": float("nan")}) == "loss: 0.6931 - lr: 1e-06 - n: nan"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0 ms"), (0.00043, "0.43 ms"), (0.038, "38 ms"), (0.5, "500 ms"), (1.25, "1.2 s"), (3661.0, "3661.0 s")],
+)
+def test_short_times_are_in_milliseconds(seconds, text):
+    """'0.0 s' would say nothing of an epoch of 38 milliseconds, as most of small models take."""
+    assert format_seconds(seconds) == text
+    stream = io.StringIO()
+    PlainProgress(stream).show(EpochEnd(*AT, 1, 2, seconds, {"loss": 0.5}))
+    assert stream.getvalue() == f"epoch 1/2 - {text} - loss: 0.5\n"
 
 
 def test_a_log_gets_a_line_for_each_epoch_and_none_for_steps():

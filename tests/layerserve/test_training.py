@@ -321,8 +321,8 @@ def test_progress_is_shown_on_standard_error(client, capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines() == [
-        "epoch 1/2 - 0.5 s - loss: 1",
-        "epoch 2/2 - 0.5 s - loss: 0.5",
+        "epoch 1/2 - 500 ms - loss: 1",
+        "epoch 2/2 - 500 ms - loss: 0.5",
         "finished in 1.0 s, published version 2",
     ]
 

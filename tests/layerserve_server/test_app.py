@@ -1,11 +1,13 @@
 """A whole server: ports, metrics, a version that takes over, TLS, draining."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
+from importlib.metadata import version
 
 import grpc
 import numpy as np
@@ -53,6 +55,11 @@ def test_metrics_are_served_over_http(put, start, connect):
         'layerserve_model_loads_total{model="double"} 1.0',
         'layerserve_model_loaded{model="double",version="1"} 1.0',
         'layerserve_training_runs{state="running"} 0.0',
+        f'layerserve_build_info{{version="{version("layerserve")}"}} 1.0',
+        "process_start_time_seconds ",
+        "process_cpu_seconds_total ",
+        "process_resident_memory_bytes ",
+        "process_open_fds ",
     ):
         assert line in text
 
@@ -222,7 +229,7 @@ def test_a_gpu_that_is_not_there_is_told_at_the_start(put, start):
 def test_a_file_that_is_no_model_is_told(tmp_path):
     path = tmp_path / "model.txt"
     path.touch()
-    with pytest.raises(ValueError, match=r"model.txt is no model file: expected .h5, .hdf5, .keras"):
+    with pytest.raises(ValueError, match=r"model.txt isn't a model file: expected .h5, .hdf5, .keras"):
         App(Settings(path=path, grpc_port=0))
 
 
@@ -308,7 +315,7 @@ def test_a_second_signal_ends_at_once(process):
 
 def test_check_config_prints_and_exits(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "layerserve_server", "--check-config", "--grpc-port", "1"],
+        [sys.executable, "-m", "layerserve_server", str(tmp_path), "--check-config", "--grpc-port", "1"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -317,8 +324,16 @@ def test_check_config_prints_and_exits(tmp_path):
     assert "grpc_port = 1\n" in done.stdout
 
 
+def test_check_config_fails_on_a_path_that_is_not_there(tmp_path, capsys):
+    assert serve([str(tmp_path / "nowhere"), "--check-config"]) == 2
+    assert serve([str(tmp_path), "--data-root", str(tmp_path / "none"), "--check-config"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.search("PATH .*nowhere.*\n--data-root .*none.*\n", shown.err)
+
+
 def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("layerserve_server.logs.set_up", lambda level, kind: None)
+    monkeypatch.setattr("layerserve_server.logs.set_up", lambda level, kind, stream: None)
     assert serve(["--grpc-port", "x"]) == 2
     assert "--grpc-port" in capsys.readouterr().err
     assert serve([str(tmp_path / "nowhere")]) == 2

@@ -366,6 +366,7 @@ def test_a_version_is_described_whole():
         training_run="r1",
         compiled=True,
         engines=(SimpleNamespace(rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25),),
+        choosing_engine=True,
         default=True,
     )
     assert models._version(one) == whole(
@@ -385,6 +386,7 @@ def test_a_version_is_described_whole():
             training_run="r1",
             compiled=True,
             served_by_default=True,
+            choosing_engine=True,
             engines=[
                 models_pb2.EngineChoice(
                     rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25

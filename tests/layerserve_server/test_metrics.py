@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version as package_version
 
 import grpc
 import numpy as np
@@ -13,6 +14,16 @@ from layerserve_server.distributions import Distribution
 from layerserve_server.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
+
+#: As the other clients of Prometheus name them.
+PROCESS = {
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_virtual_memory_bytes",
+}
 
 PREDICT = "/layerserve.v1.PredictionService/Predict"
 
@@ -28,8 +39,8 @@ def samples(registry: CollectorRegistry) -> dict[str, float]:
 
 
 def counts(found: dict[str, float]) -> dict[str, float]:
-    """All but sums of seconds, which nobody knows beforehand."""
-    return {name: value for name, value in found.items() if "_seconds_sum" not in name}
+    """All but sums of seconds, and what the process has taken, which nobody knows beforehand."""
+    return {name: value for name, value in found.items() if "_seconds_sum" not in name and name not in PROCESS}
 
 
 def buckets(registry: CollectorRegistry, name: str) -> dict[float, float]:
@@ -278,6 +289,7 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         "layerserve_request_seconds_count method=Predict model=": 1,
         "layerserve_request_seconds_count method=ListModels model=": 1,
         "layerserve_buffered_bytes": 0,
+        f"layerserve_build_info version={package_version('layerserve')}": 1,
         "layerserve_calls_in_flight method=Predict": 0,
         "layerserve_calls_in_flight method=ListModels": 0,
         f"layerserve_rows_total {two}": 11,
@@ -307,7 +319,8 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
     while counts(found := samples(app.metrics.registry)) != expected and time.monotonic() < end:
         time.sleep(0.005)
     assert counts(found) == expected
-    seconds = found.keys() - expected.keys()
+    assert found.keys() >= PROCESS
+    seconds = found.keys() - expected.keys() - PROCESS
     assert {name.replace("_sum", "_count") for name in seconds} == {
         name for name in expected if "seconds_count" in name
     }

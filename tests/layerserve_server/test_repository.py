@@ -441,7 +441,7 @@ def test_a_version_that_is_removed_while_it_loads_is_not_kept(make, put, load_fa
         repository.scan()
     gate.set()
     thread.join()
-    assert caught == ["there is no model" if closes else "model 'double' has no version 1; it has 2"]
+    assert caught == ["the server has no models" if closes else "model 'double' has no version 1; it has 2"]
     assert [lane._closed for lane in lanes] == [True]
     assert [one.version for one in ready] == [2]
     loaded = ("layerserve_model_loaded", {"model": "double", "version": "1"})
@@ -498,7 +498,7 @@ def test_of_many_versions_the_ten_newest_are_named(make, put):
 
 def test_an_empty_repository_says_so(make, tmp_path):
     (tmp_path / "models").mkdir()
-    with pytest.raises(UnknownModelError, match="there is no model"):
+    with pytest.raises(UnknownModelError, match="the server has no models"):
         make().lease("m")
 
 
@@ -523,7 +523,7 @@ def test_callers_wait_for_an_old_version_but_not_without_bound(make, put, load_f
         thread.start()
     while repository._models["double"][1].waiting < 8:
         time.sleep(0.001)
-    with pytest.raises(BusyError, match="8 calls wait for it"):
+    with pytest.raises(BusyError, match="8 calls are waiting for it"):
         repository.lease("double", 1)
     assert answering(repository, "double") == (2, 2)
     gate.set()
@@ -713,7 +713,7 @@ def test_before_the_first_look_nothing_is_denied(make, put):
         lambda: repository.describe(),
         lambda: repository.describe_one("double"),
     ):
-        with pytest.raises(UnavailableError, match="doesn't know its models yet"):
+        with pytest.raises(UnavailableError, match="hasn't read its models yet"):
             ask()
     repository.open()
     assert answering(repository, "double") == (1, 0)

@@ -88,7 +88,7 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     [
         (request(X, name="doubel"), NOT_FOUND, "model_not_found", "did you mean 'double'?"),
         (request(X, name="../../etc"), NOT_FOUND, "model_not_found", "unknown model '../../etc'"),
-        (request(X, name=""), INVALID, "invalid_request", "names no model"),
+        (request(X, name=""), INVALID, "invalid_request", "model: got no name"),
         (request(X, version=7), NOT_FOUND, "version_not_found", "model 'double' has no version 7; it has 1"),
         (request(X, label="stable"), NOT_FOUND, "label_not_found", "unknown label 'stable'"),
         (request(X, outputs=["z"]), INVALID, "unknown_output", "unknown tensor 'z'"),
@@ -135,7 +135,7 @@ def test_bytes_that_are_no_message_are_refused(serve, connect):
     with pytest.raises(grpc.RpcError) as caught:
         call(b"\xff\xff\xff", timeout=30)
     assert caught.value.code() is INVALID
-    assert caught.value.details() == "the message is no PredictRequest"
+    assert caught.value.details() == "the message isn't a valid PredictRequest"
 
 
 def test_a_version_that_failed_to_load_is_a_failed_precondition(serve, put):

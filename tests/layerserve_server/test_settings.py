@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from layerserve_server.settings import Settings, SettingsError, in_force, read_settings
+from layerserve_server.settings import Settings, SettingsError, in_force, missing_paths, read_settings
 
 
 @pytest.fixture
@@ -122,9 +122,12 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
-        (["--tls-key", "key.pem"], "tls_certificate and tls_key go together"),
+        (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "tpu"], "--training-device"),
-        (["--training-device", "cuda", "--max-workers", "2"], "a run with several workers trains on processors"),
+        (
+            ["--training-device", "cuda", "--max-workers", "2"],
+            "expected 'cpu': runs with several workers train on CPUs",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_spellings(argv, text):
@@ -160,6 +163,73 @@ def test_an_empty_variable_is_none(monkeypatch):
     assert read_settings([]).grpc_port == 8500
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("LAYERSERVE_GRPC_PRT", "unknown setting 'LAYERSERVE_GRPC_PRT'; did you mean 'LAYERSERVE_GRPC_PORT'?"),
+        ("layerserve_grpc_prt", "unknown setting 'layerserve_grpc_prt'"),
+        ("LAYERSERVE_XYZ", "unknown setting 'LAYERSERVE_XYZ'"),
+        ("LAYERSERVE_SERVICE_HOSTS", "unknown setting 'LAYERSERVE_SERVICE_HOSTS'"),
+        ("LAYERSERVE_PORT", "unknown setting 'LAYERSERVE_PORT'"),  # it is Kubernetes's only with an address in it
+    ],
+)
+def test_a_variable_that_is_misspelt_is_told_with_the_near_one(monkeypatch, name, text):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError) as caught:
+        read_settings([])
+    assert text in str(caught.value)
+
+
+def test_all_variables_that_are_misspelt_are_told_at_once(monkeypatch):
+    monkeypatch.setenv("LAYERSERVE_GRPC_PRT", "1")
+    monkeypatch.setenv("LAYERSERVE_HOTS", "")
+    with pytest.raises(SettingsError, match=r"LAYERSERVE_GRPC_PRT.*\n.*LAYERSERVE_HOTS.*LAYERSERVE_HOST'"):
+        read_settings([])
+
+
+def test_what_kubernetes_sets_for_services_stops_no_server(monkeypatch):
+    """For services called layerserve, layerserve-metrics and layerserve-v2, in a namespace with service links."""
+    for service in ("LAYERSERVE", "LAYERSERVE_METRICS", "LAYERSERVE_V2"):
+        for suffix, value in {
+            "SERVICE_HOST": "10.96.0.7",
+            "SERVICE_PORT": "8500",
+            "SERVICE_PORT_GRPC": "8500",
+            "PORT": "tcp://10.96.0.7:8500",
+            "PORT_8500_TCP": "tcp://10.96.0.7:8500",
+            "PORT_8500_TCP_PROTO": "tcp",
+            "PORT_8500_TCP_PORT": "8500",
+            "PORT_8500_TCP_ADDR": "10.96.0.7",
+            "PORT_53_UDP": "udp://[fd00::7]:53",
+        }.items():
+            monkeypatch.setenv(f"{service}_{suffix}", value)
+    settings = read_settings([])
+    assert (settings.metrics_port, settings.grpc_port) == (8002, 8500)
+    monkeypatch.setenv("LAYERSERVE_METRICS_PORT", "1")
+    assert read_settings([]).metrics_port == 1
+
+
+def test_the_variables_of_the_command_line_are_known(monkeypatch):
+    for name in ("ADDRESS", "TOKEN", "TLS", "CA"):
+        monkeypatch.setenv(f"LAYERSERVE_{name}", "x")
+    read_settings([])
+
+
+def test_paths_that_are_not_there_are_told(tmp_path):
+    (tmp_path / "file").touch()
+    names = ["path", "data_root", "tls_certificate", "tls_key"]
+    wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names})
+    told = missing_paths(wrong)
+    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 4
+    assert told[0] == (
+        f"PATH (LAYERSERVE_PATH, 'path' in the file): got '{tmp_path}/no-path', expected a folder or a model file that "
+        "exists"
+    )
+    file = tmp_path / "file"
+    assert missing_paths(Settings(path=tmp_path, data_root=tmp_path, tls_certificate=file, tls_key=file)) == []
+    assert missing_paths(Settings(path=file, state=tmp_path / "made")) == []
+    assert len(missing_paths(Settings(path=file, data_root=file, tls_certificate=tmp_path, tls_key=tmp_path))) == 3
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Settings().grpc_port = 1
@@ -178,5 +248,5 @@ def test_state_lies_in_the_repository_or_beside_the_file(tmp_path):
 
 
 def test_the_native_transport_has_no_tls(tmp_path):
-    with pytest.raises(SettingsError, match="transport 'native' has no TLS: take 'grpcio'"):
+    with pytest.raises(SettingsError, match="transport 'native' doesn't support TLS: use 'grpcio'"):
         read_settings([str(tmp_path), "--transport", "native", "--tls-certificate", "c.pem", "--tls-key", "k.pem"])

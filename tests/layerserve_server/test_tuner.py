@@ -99,6 +99,23 @@ def test_a_finding_that_is_not_whole_is_not_remembered(tmp_path: Path, file: Pat
     assert not (tmp_path / "tuning").exists()
 
 
+def test_a_version_says_while_an_engine_is_being_chosen_for_it(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def tune(self: Tuner, loaded: Any) -> None:
+        seen.append(loaded.choosing_engine)
+        raise ValueError("an engine that fails")
+
+    monkeypatch.setattr(Tuner, "_tune", tune)
+    version, tuner = version_of(Plan(), file), tuner_of(tmp_path)
+    tuner.submit(version)
+    assert version.choosing_engine
+    assert tuner._tune_next()
+    assert (seen, version.choosing_engine) == ([True], False)
+
+
 def test_tuning_stops_when_the_server_does_or_the_version_goes(tmp_path: Path, file: Path) -> None:
     plan, tuner = Plan(), tuner_of(tmp_path)
     version = version_of(plan, file)
@@ -138,7 +155,7 @@ def test_a_folder_that_can_not_be_written_keeps_nothing_and_harms_nothing(
 ) -> None:
     (tmp_path / "tuning").write_text("a file where the folder would be")
     tuner_of(tmp_path)._tune(version_of(Plan(), file))
-    assert "can't be kept" in caplog.text
+    assert "can't save tuning results" in caplog.text
 
 
 def test_one_that_can_not_be_tuned_keeps_no_other_from_it(
@@ -189,7 +206,7 @@ def test_torch_itself_needs_no_pinning() -> None:
 def test_without_a_proof_a_model_keeps_its_precision(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     model: Any = object()
     assert tuning.reducing(lambda path: model, "int8", 1)(file) is model
-    assert "model.keras stays in float32: int8 needs a proof, model.golden.npz" in caplog.text
+    assert "model.keras stays in float32: int8 requires model.golden.npz" in caplog.text
 
 
 def test_a_proof_that_does_not_hold_keeps_the_precision(

@@ -138,7 +138,7 @@ def test_where_the_parent_can_not_start_a_run_is_started_by_its_command(
     started.start((sys.executable, "-c", "import sys; print('started in', sys.argv[1])"), 1, WarmParent())
     wait_until(lambda: not started.wait())
     assert (tmp_path / CHILD_OUTPUT).read_text() == f"started in {tmp_path}\n"
-    assert "no run can be forked" in caplog.text
+    assert "can't fork training runs" in caplog.text
 
 
 def test_a_parent_that_has_nothing_to_do_ends() -> None:

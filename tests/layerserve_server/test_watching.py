@@ -47,7 +47,7 @@ def test_streams_of_a_run_are_closed_at_once_when_the_server_stops(put: Any, sta
     stopping = threading.Thread(target=app.stop, args=(grace,))
     stopping.start()
     for call in (watch, training):
-        with pytest.raises(grpc.RpcError, match=f"attach to run '{run}' again when it is back") as raised:
+        with pytest.raises(grpc.RpcError, match=f"attach to run '{run}' again after it has restarted") as raised:
             list(call)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     stopping.join(grace)
@@ -69,6 +69,6 @@ def test_the_end_of_a_run_is_told_although_it_can_not_be_written(
     *_, last = training
     assert last.event.WhichOneof("kind") == "finished"
     (record,) = [record for record in caplog.records if "last event" in record.getMessage()]
-    assert (record.getMessage(), record.run) == ("can't write a run's last event: No space left on device", run)
+    assert (record.getMessage(), record.run) == ("can't write the last event of the run: No space left on device", run)
     (again,) = stub.WatchRun(pb.WatchRunRequest(run_id=run, from_sequence=last.event.sequence), timeout=60)
     assert again.event.WhichOneof("kind") == "finished"

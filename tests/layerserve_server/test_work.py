@@ -282,6 +282,19 @@ def test_steps_are_told_often_at_first_and_then_less(kind: type[Reporter], clock
     assert of(EventLog.read(tmp_path), events.Step)[-1] == events.Step(*place, 100, 100, {"loss": 0.5})
 
 
+def test_an_epoch_says_how_long_it_took_by_the_clock_of_the_run(clock: list[float], tmp_path: Path) -> None:
+    """Whenever the event is read: here both are at the end."""
+    reporter = Reporter(EventWriter(tmp_path), Place())
+    reporter.set_params({"epochs": 2, "steps": 1, "rows": 4, "resumed": False})
+    reporter.on_train_begin()
+    for epoch, seconds in enumerate((0.038, 2.5)):
+        clock[0] += 10  # between two epochs, as for a checkpoint
+        reporter.on_epoch_begin(epoch)
+        clock[0] += seconds
+        reporter.on_epoch_end(epoch, {"loss": 0.5})
+    assert [epoch.seconds for epoch in of(EventLog.read(tmp_path), events.Epoch)] == pytest.approx([0.038, 2.5])
+
+
 def test_of_many_numbers_the_first_are_told() -> None:
     found = reporting.numbers({"iou": np.arange(reporting.MAX_NUMBERS + 5)})
     assert len(found) == reporting.MAX_NUMBERS

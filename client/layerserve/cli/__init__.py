@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from layerserve.cli import extensions
 
@@ -22,8 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def version_text() -> str:
+    """What `--version` prints."""
+    return f"layerserve {version('layerserve')}"
+
+
 def _carry_out(arguments: list[str]) -> int:
     # Before typer: a server's image has no use for it, and its commands read their arguments themselves.
+    if arguments == ["--version"]:
+        print(version_text())
+        return 0
     if arguments and arguments[0] in extensions.names():
         return extensions.run(arguments[0], arguments[1:])
     try:
@@ -32,7 +41,7 @@ def _carry_out(arguments: list[str]) -> int:
         if error.name and error.name.partition(".")[0] == "layerserve":
             raise
         print(
-            f"layerserve: the command line needs {error.name}; install it with: pip install 'layerserve[cli]'",
+            f"layerserve: the command line requires {error.name}; install it with: pip install 'layerserve[cli]'",
             file=sys.stderr,
         )
         return USAGE

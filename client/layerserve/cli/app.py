@@ -35,7 +35,13 @@ def _fail(text: str) -> int:
 
 def application() -> typer.Typer:
     """The application: our commands, and by name those of other packages."""
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     app.callback()(options.connection_options)
     app.command("models")(catalogue.models)
     app.command("predict")(predict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ STDIN = "-"
 SERVER = "server:"
 
 
-def read_arrays(arguments: Sequence[str]) -> Any:
+def read_arrays(arguments: Sequence[str], names: Callable[[], Collection[str]] | None = None) -> Any:
     """What `--input`, `--x` and their like name: a dict by name, or one value without a name.
 
     Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, of which PATH:KEY picks one array, and which
     without a key gives all of its arrays by their names if they are several; a .json file, or "-" for JSON on standard
     input: an object of values by name, or one value. `server:PATH` and `server:PATH:KEY` name files that the server
     reads. Raises InvalidArgument for what is none of these.
+
+    `names` tells which arrays are of use, and is called where a .npz file gives several: others in it, such as labels
+    beside the inputs, are passed over with a note on standard error.
     """
     named: dict[str, Any] = {}
     for argument in arguments:
@@ -39,18 +42,30 @@ def read_arrays(arguments: Sequence[str]) -> Any:
                 )
             _add(named, name, value)
         elif isinstance(value, dict):
+            if names is not None and Path(path or argument).suffix == ".npz":
+                value = _of_use(argument, value, names())
             for key, item in value.items():
                 _add(named, key, item)
         elif len(arguments) == 1:
             return value
         else:
-            raise InvalidArgument(f"{argument}: got an array without a name among several, expected NAME=PATH")
+            raise InvalidArgument(f"{argument}: got several arrays, one of them without a name, expected NAME=PATH")
     return named
+
+
+def _of_use(path: str, arrays: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The arrays with these names; all where none has: then they are misspelt, which the model's names show best."""
+    used = {name: array for name, array in arrays.items() if name in names}
+    if not used:
+        return arrays
+    if others := [name for name in arrays if name not in used]:
+        print(f"layerserve: {path}: not inputs of the model, ignored: {', '.join(others)}", file=sys.stderr)
+    return used
 
 
 def _add(named: dict[str, Any], name: str, value: Any) -> None:
     if name in named:
-        raise InvalidArgument(f"{name}: got two arrays of this name, expected one")
+        raise InvalidArgument(f"{name}: got several arrays with this name, expected one")
     named[name] = value
 
 
@@ -98,7 +113,9 @@ def _parse(text: str, source: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidArgument(f"{source}: got no JSON ({error}), expected an array or an object of arrays") from None
+        raise InvalidArgument(
+            f"{source}: got invalid JSON ({error}), expected an array or an object of arrays"
+        ) from None
     return {str(name): item for name, item in value.items()} if isinstance(value, dict) else value
 
 

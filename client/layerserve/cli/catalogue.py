@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
-from layerserve.cli.output import print_json, print_line, print_table, shape_text
+from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
-from layerserve.node_shapes import LayerNode, LayerNodes, NodeTensor
+from layerserve.tables import models_table, nodes_table
 
 
 def models(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="Only show this model.  [default: all models]", show_default=False),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
     """List the models of the server, with all versions.
 
-    Versions that failed to load are among them, with the reason; * marks the one that answers by default.
+    Versions that failed to load are listed with the reason. An asterisk marks the default version.
 
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
-    "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines"}]}; an
-    input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of the engines {"rows",
-    "engine", "milliseconds", "difference"}.
+    "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines",
+    "choosing_engine"}]}; an input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of
+    the engines {"rows", "engine", "milliseconds", "difference"}.
     """
     with connect(context, address) as client:
         found = client.models(name)
@@ -36,51 +37,25 @@ def models(
     elif not found:
         print_line(f"no model {name!r}" if name else "no models")
     else:
-        columns = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Engine")
-        print_table(f"Models on {address}", columns, map(_model_row, found))
-
-
-def _model_row(info: ModelInfo) -> tuple[str, ...]:
-    state = f"{info.state}: {info.reason}" if info.reason else info.state
-    return (
-        info.name,
-        f"{info.version} *" if info.served_by_default else str(info.version),
-        state,
-        ", ".join(info.labels),
-        _specs_text(info.inputs),
-        _specs_text(info.outputs),
-        f"{info.parameter_count:,}" if info.inputs else "",
-        _engines_text(info.engines),
-    )
-
-
-def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
-    """One name, or one for each row count where they differ."""
-    names = {choice.engine for choice in engines}
-    if len(names) < 2:
-        differences = [f" (differs by {choice.difference:.2g})" for choice in engines if choice.difference]
-        return "".join([*names, *differences])
-    return "\n".join(f"{choice.engine} ({choice.rows} row{'s' * (choice.rows != 1)})" for choice in engines)
-
-
-def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
-    return "\n".join(f"{spec.name} {shape_text(spec.shape)} {spec.dtype}" for spec in specs)
+        print_table(models_table(found, f"Models on {address}"))
 
 
 def shapes(
     context: typer.Context,
     model: ModelName,
     layer: Annotated[
-        str | None, typer.Argument(metavar="[LAYER]", help="Only this layer, by its path.", show_default=False)
+        str | None,
+        typer.Argument(metavar="LAYER", help="Only show this layer.  [default: all layers]", show_default=False),
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
 ) -> None:
-    """Show every call of every layer of a model.
+    """Show the input and output shapes of each node of each layer of a model.
 
-    For each call: what went in, which layer, call and output it came from, and what came out.
+    For each node (call of a layer), show the shapes of its inputs, the layers and nodes they come from, and the shapes
+    of its outputs.
 
     JSON: {"model", "version", "inputs", "outputs", "layers": [{"path", "name", "class_name", "nodes",
     "parameter_count", "trainable"}]}; a node is {"index", "inputs", "outputs"}, a tensor at it {"layer", "node_index",
@@ -99,48 +74,28 @@ def shapes(
             }
         )
         return
-    columns = ("Layer", "Class", "#Node", "Input", "From", "Output", "#Parameters")
-    rows = [row for nodes in found.values() for row in _layer_rows(nodes)]
-    print_table(f"{found.model} version {found.version}", columns, rows)
-
-
-def _layer_rows(layer: LayerNodes) -> list[tuple[str, ...]]:
-    first = (layer.path, layer.class_name)
-    parameters = f"{layer.parameter_count:,}"
-    if not layer.nodes:
-        return [(*first, "", "never called", "", "", parameters)]
-    rows: list[tuple[str, ...]] = []
-    for node in layer.nodes:
-        rows.append((*first, str(node.index), *_node_cells(node), parameters))
-        first, parameters = ("", ""), ""
-    return rows
-
-
-def _node_cells(node: LayerNode) -> tuple[str, str, str]:
-    taken = "\n".join(shape_text(tensor.shape) for tensor in node.inputs)
-    given = "\n".join(shape_text(tensor.shape) + (" masked" if tensor.masked else "") for tensor in node.outputs)
-    return taken, "\n".join(map(_source_text, node.inputs)), given
-
-
-def _source_text(tensor: NodeTensor) -> str:
-    return f"{tensor.layer}:{tensor.node_index}:{tensor.tensor_index}"
+    print_table(nodes_table(found))
 
 
 def download(
     context: typer.Context,
     model: ModelName,
+    # No Path: that would lose the slash at the end.
     path: Annotated[
-        Path, typer.Argument(metavar="[PATH]", help="File or directory to save it in.", show_default=False)
-    ] = Path(),
+        str,
+        typer.Argument(
+            metavar="PATH", help="File to write, or a directory, which ends with a slash if it doesn't exist yet."
+        ),
+    ] = "./",
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     format: Format = None,
     as_json: Json = False,
 ) -> None:
-    """Save the file of a model.
+    """Download the file of a model.
 
-    It is checked against its SHA-256, and appears whole or not at all.
+    The SHA-256 checksum of the file is verified. Incomplete files are removed.
 
     JSON: {"path"}.
     """

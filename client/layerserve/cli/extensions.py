@@ -12,9 +12,9 @@ GROUP = "layerserve.commands"
 
 #: What the help says of the commands that belong to layerserve.
 HELP = {
-    "serve": "Serve a repository of models, or one model file.",
-    "inspect": "Show what a model file holds, without a server.",
-    "zoo": "List and build the example models.",
+    "serve": "Serve a repository of models, or a single model file.",
+    "inspect": "Show the layers, nodes and parameters of a model file.",
+    "zoo": "List and build the models of Keras's functional API guide.",
 }
 
 #: The extra that brings what a command imports.
@@ -44,4 +44,4 @@ def _what_is_missing(point: EntryPoint, error: ModuleNotFoundError) -> str:
     missing = (error.name or str(error)).partition(".")[0]
     if missing in OURS or not point.module.startswith(OURS):
         return f"its package can't be imported: {error}"
-    return f"needs {missing}; install it with: pip install 'layerserve[{EXTRA}]'"
+    return f"requires {missing}; install it with: pip install 'layerserve[{EXTRA}]'"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from layerserve.cli.output import number_text, print_table
 from layerserve.errors import InvalidArgument
+from layerserve.tables import Table
 
 #: From low to high.
 BARS = "▁▂▃▄▅▆▇█"
@@ -37,7 +38,7 @@ def print_plot(history: Mapping[str, Sequence[float]]) -> None:
         if len(values) > 1
     ]
     if rows:
-        print_table("", ("Log", "By epoch", "#First", "#Lowest", "#Highest", "#Last"), rows)
+        print_table(Table("", ("Log", "By epoch", "#First", "#Lowest", "#Highest", "#Last"), rows))
 
 
 def check_plot(path: Path | None) -> None:
@@ -49,7 +50,7 @@ def check_plot(path: Path | None) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise InvalidArgument("--plot: needs matplotlib: pip install 'layerserve[plot]'") from None
+        raise InvalidArgument("--plot: requires matplotlib; install it with: pip install 'layerserve[plot]'") from None
 
 
 def save_plot(path: Path, title: str, history: Mapping[str, Sequence[float]]) -> None:

@@ -82,7 +82,7 @@ class LiveProgress:
         elif isinstance(event, EpochEnd):
             self._update(description=f"epoch {event.epoch}/{event.epochs}", logs=escape(format_logs(event.logs)))
         elif isinstance(event, RunResumed):
-            self._update(logs="goes on from its checkpoint" if event.epoch else "begins anew")
+            self._update(logs="resumed from its checkpoint" if event.epoch else "restarted from the beginning")
         elif isinstance(event, LogLine):
             self._progress.console.print(event.text, markup=False, highlight=False)
 

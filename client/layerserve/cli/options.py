@@ -9,25 +9,30 @@ from typing import Annotated
 
 import typer
 
+from layerserve.cli import variables, version_text
 from layerserve.client import Client
 from layerserve.connection import TLS
 
 Address = Annotated[
-    str, typer.Option("--address", "-a", envvar="LAYERSERVE_ADDRESS", help="Where the server listens: host:port.")
+    str,
+    typer.Option("--address", "-a", metavar="HOST:PORT", envvar=variables.ADDRESS, help="Address of the server."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table for people.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", show_default=False)]
 Version = Annotated[
-    int | None, typer.Option("--version", "-v", help="Number of the version.  [default: the newest that is ready]")
+    int | None,
+    typer.Option("--version", "-v", metavar="N", help="Version number.  [default: the newest version that is ready]"),
 ]
-Label = Annotated[str | None, typer.Option("--label", "-l", help="Label of the version, such as stable.")]
+Label = Annotated[
+    str | None, typer.Option("--label", "-l", metavar="TEXT", help="Label of the version, such as 'stable'.")
+]
 Format = Annotated[
     str | None,
     typer.Option(
-        metavar="[keras3|keras3_h5|keras2|keras2_h5]", help="Format of the file.  [default: as the model came]"
+        metavar="[keras3|keras3_h5|keras2|keras2_h5]", help="File format.  [default: the format of the model's file]"
     ),
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="ID of the run.", show_default=False)]
 
 
 @dataclass(frozen=True)
@@ -39,22 +44,45 @@ class ConnectionOptions:
     timeout: float
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version_text())
+        raise typer.Exit
+
+
 def connection_options(
     context: typer.Context,
     token: Annotated[
-        str | None, typer.Option(envvar="LAYERSERVE_TOKEN", help="Token to send with each call.", show_envvar=True)
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            envvar=variables.TOKEN,
+            help="Bearer token to send, for a proxy in front of the server. The server doesn't check it yet.",
+        ),
     ] = None,
-    tls: Annotated[bool, typer.Option("--tls", envvar="LAYERSERVE_TLS", help="Connect with TLS.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", envvar=variables.TLS, help="Use TLS.")] = False,
     ca: Annotated[
-        Path | None, typer.Option(envvar="LAYERSERVE_CA", help="Authorities to trust, in PEM; implies --tls.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            envvar=variables.CA,
+            help="PEM file with trusted root certificates. Implies --tls.  [default: the system's]",
+        ),
     ] = None,
-    cert: Annotated[Path | None, typer.Option(help="Certificate of the client, in PEM; implies --tls.")] = None,
-    key: Annotated[Path | None, typer.Option(help="Key of the client's certificate, in PEM.")] = None,
+    cert: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="PEM file with the client's certificate chain. Implies --tls.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="PEM file with the certificate's private key.")
+    ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds that a call may take; 0 for no limit.", show_default=True)
+        float, typer.Option(min=0, metavar="SECONDS", help="Timeout for a call, in seconds. 0 disables it.")
     ] = 60.0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
-    """Predict with, look into and train Keras models that a layerserve server serves."""
+    """Serve Keras models, and use and train them on a server."""
     wanted = tls or ca is not None or cert is not None or key is not None
     context.obj = ConnectionOptions(token, TLS(ca, cert, key) if wanted else None, timeout or math.inf)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+import rich.table
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from layerserve.tables import Table
 from layerserve.tensors import Array
 
 #: Columns to use where the output is no terminal: a table that is piped into a file shouldn't be cut at 80.
@@ -25,14 +25,14 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table. Cells are plain text: brackets in them are no markup. Columns named with '#' are numbers."""
-    table = Table(title=escape(title), title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console().print(table)
+def print_table(table: Table) -> None:
+    """A table. Brackets in its cells are no markup."""
+    shown = rich.table.Table(title=escape(table.title), title_justify="left", header_style="bold")
+    for column in table.columns:
+        shown.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    console().print(shown)
 
 
 def print_line(text: str) -> None:
@@ -72,11 +72,6 @@ def _elements(array: Array) -> Any:
         # By way of the shortest text: 0.1 in float32 is printed as 0.1, not as 0.10000000149011612.
         array = array.astype("U32").astype(np.float64)
     return array.tolist()
-
-
-def shape_text(shape: Sequence[int | None]) -> str:
-    """(None, 3) -> '(None, 3)', as Keras prints it."""
-    return str(tuple(shape))
 
 
 def number_text(value: float) -> str:

@@ -11,8 +11,9 @@ import typer
 
 from layerserve.cli.array_files import STDIN, read_arrays, write_arrays
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
-from layerserve.cli.output import print_json, print_line, shape_text
+from layerserve.cli.output import print_json, print_line
 from layerserve.connection import DEFAULT_ADDRESS
+from layerserve.tables import shape_text
 
 
 def predict(
@@ -24,35 +25,50 @@ def predict(
             "--input",
             "-i",
             metavar="[NAME=]PATH",
-            help="An input: .npy, .npz (all arrays, or PATH:KEY), .json, or - for JSON on standard input.  "
-            "[default: -]",
+            help="Input file: .npy, .npz (all arrays, or PATH:KEY), .json, or - for JSON on standard input. "
+            "Can be repeated.  [default: -]",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to this .npy, .npz or .json file instead.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="Write the outputs to this .npy, .npz or .json file."),
     ] = None,
     outputs: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Outputs to return, or any tensors: layer, layer:node, layer:node:tensor."),
+        typer.Option(
+            metavar="NAMES",
+            help="Comma-separated outputs or other tensors (layer, layer:node or layer:node:tensor).  "
+            "[default: all outputs]",
+        ),
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
 ) -> None:
-    """Run a model over rows of data.
+    """Compute the outputs of a model.
 
-    JSON in is an object of nested lists by input name, or one nested list for a model with one input. JSON out, on
-    standard output and in a .json file, is {"model", "version", "outputs": {NAME: nested list}}; what JSON has no
-    number for comes as "NaN", "Infinity" or "-Infinity".
+    JSON inputs are an object with a nested list for each input name, or a single nested list if the model has one
+    input. Arrays of a .npz file that aren't inputs of the model are ignored.
+
+    JSON: {"model", "version", "outputs": {NAME: nested list}}, also in a .json file. Numbers that JSON can't represent
+    are written as "NaN", "Infinity" and "-Infinity".
     """
     if not inputs:
         if sys.stdin.isatty():
-            raise typer.BadParameter("nothing to predict from; name a file, or send JSON to standard input", context)
+            raise typer.BadParameter("missing input: pass --input, or JSON on standard input", context)
         inputs = [STDIN]
     names = [name.strip() for name in outputs.split(",")] if outputs else None
     with connect(context, address) as client:
-        prediction = client.predict_named(model, read_arrays(inputs), names, version=version, label=label)
+
+        def input_names() -> set[str]:
+            known = client.model(model, version=version, label=label).inputs
+            # A version that isn't loaded yet has inputs only in its graph, the request for which loads it.
+            known = known or client.node_shapes(model, version=version, label=label).inputs
+            return {spec.name for spec in known}
+
+        given = read_arrays(inputs, input_names)
+        prediction = client.predict_named(model, given, names, version=version, label=label)
     document = {"model": prediction.model, "version": prediction.version, "outputs": dict(prediction)}
     if output is not None:
         write_arrays(output, prediction, document)

@@ -10,17 +10,23 @@ import typer
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
+from layerserve.tables import Table
 
 
 def files(
     context: typer.Context,
     run: RunId,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.  [default: all]")] = None,
-    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Save them there, made if missing.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Names of files.  [default: all files]")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Download the files to this directory, which is created if missing."),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """List the files that the callbacks of a run have written (CSVLogger, TensorBoard, ...), or save them.
+    """List or download the files written by the callbacks of a run (CSVLogger, TensorBoard, ...).
 
     JSON: {"files": [{"name", "bytes", "modified_time"}]}; with --to: {"files": [{"name", "path"}]}.
     """
@@ -34,7 +40,7 @@ def files(
                 print_line("no files")
             else:
                 rows = [(one.name, str(one.bytes), one.modified_time.isoformat(" ", "seconds")) for one in listed]
-                print_table(f"Files of run {run}", ("Name", "#Bytes", "Written"), rows)
+                print_table(Table(f"Files of run {run}", ("Name", "#Bytes", "Written"), rows))
             return
         to.mkdir(parents=True, exist_ok=True)
         # Also those that aren't listed: the server says that it has no such file.

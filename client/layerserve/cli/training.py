@@ -22,6 +22,7 @@ from layerserve.events import RunCancelled, TrainingEvent
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.run_info import RunInfo
+from layerserve.tables import Table
 
 _ARRAYS = "[NAME=]PATH"
 
@@ -36,7 +37,7 @@ Arrays = Annotated[
 Targets = Annotated[list[str], typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE.png", help="Also write the history as a picture; needs layerserve[plot].")
+    Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
 ]
 
 
@@ -117,7 +118,7 @@ def evaluate(
     if as_json:
         print_json(logs)
     else:
-        print_table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()])
+        print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
@@ -127,13 +128,14 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
     except KeyboardInterrupt:
         if not as_json:
             print(
-                f"the run goes on; watch it with: layerserve watch {run.id}; stop it with: layerserve cancel {run.id}",
+                f"the run continues; watch it with: layerserve watch {run.id}; "
+                f"cancel it with: layerserve cancel {run.id}",
                 file=sys.stderr,
             )
         raise
     except TrainingFailed as error:
         if error.resumable and not as_json:
-            print(f"the run was interrupted; go on with: layerserve resume {run.id}", file=sys.stderr)
+            print(f"the run was interrupted; resume it with: layerserve resume {run.id}", file=sys.stderr)
         raise
     if cancelled is not None:
         raise TrainingCancelled(run.id, cancelled.epoch)
@@ -162,7 +164,7 @@ def _print_history(run: TrainingRun) -> None:
         (str(epoch + 1), *(number_text(values[epoch]) if epoch < len(values) else "" for values in history.values()))
         for epoch in range(max(map(len, history.values()), default=0))
     ]
-    print_table(f"{run.model}, run {run.id}", ("#Epoch", *(f"#{name}" for name in history)), rows)
+    print_table(Table(f"{run.model}, run {run.id}", ("#Epoch", *(f"#{name}" for name in history)), rows))
     print_plot(history)
     if run.version is not None:
         print_line(f"published {run.model} version {run.version}")
@@ -172,11 +174,13 @@ def _print_history(run: TrainingRun) -> None:
 
 def runs(
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only runs of this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Only show runs of this model.  [default: all models]")
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """List the training runs, newest first.
+    """List training runs and evaluations, newest first.
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
@@ -189,17 +193,19 @@ def runs(
     elif not found:
         print_line("no runs")
     else:
-        columns = ("Run", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
-        print_table(f"Training runs on {address}", columns, map(_run_row, found))
+        columns = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
+        print_table(Table(f"Training runs on {address}", columns, [_run_row(info) for info in found]))
 
 
 def _run_row(info: RunInfo) -> tuple[str, ...]:
     return (
         info.id,
+        info.kind,
         info.model,
         str(info.base_version),
         _state_text(info),
-        f"{info.epochs_done}/{info.epochs}",
+        # An evaluation goes through the data once, and has no epochs.
+        "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
         " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
         "" if info.version is None else str(info.version),
         info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
@@ -221,7 +227,7 @@ def watch(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Show a training run from its beginning to its end. JSON: as that of `train`."""
+    """Show the progress of a training run until it ends. JSON: as for `train`."""
     check_plot(plot)
     with connect(context, address) as client:
         _follow(client.run(run), as_json, plot)
@@ -230,12 +236,12 @@ def watch(
 def resume(
     context: typer.Context,
     run: RunId,
-    detach: Annotated[bool, typer.Option("--detach", help="Don't watch it.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return without showing the progress.")] = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Go on with a training run that was interrupted, from its newest checkpoint. JSON: as that of `train`."""
+    """Resume an interrupted training run from its latest checkpoint. JSON: as for `train`."""
     check_plot(plot)
     with connect(context, address) as client:
         resumed = client.run(run).resume()
@@ -246,7 +252,7 @@ def resume(
 
 
 def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Remove a training run that has ended; the version it published stays. JSON: {"deleted"}."""
+    """Delete an ended training run. The version that it published is kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
         client.run(run).delete()
     if as_json:
@@ -256,12 +262,12 @@ def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRES
 
 
 def cancel(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Stop a training run; nothing is published. JSON: the run, as in `runs`."""
+    """Cancel a training run. Nothing is published. JSON: the run, as for `runs`."""
     with connect(context, address) as client:
         info = client.run(run).cancel()
     if as_json:
         print_json(info)
     elif info.state in ("queued", "running"):
-        print_line(f"run {info.id} of {info.model} is being stopped")
+        print_line(f"run {info.id} of {info.model} is being cancelled")
     else:
         print_line(f"run {info.id} of {info.model} is {info.state}")

@@ -31,6 +31,7 @@ class FakeModel:
     reason: str = ""
     training_run: str = ""
     compiled: bool = True
+    choosing_engine: bool = False
 
     def reference(self) -> tensor_pb2.ModelSpec:
         return tensor_pb2.ModelSpec(name=self.name, version=self.version)
@@ -78,6 +79,7 @@ class FakeModel:
             training_run=self.training_run,
             compiled=self.compiled,
             served_by_default=by_default,
+            choosing_engine=self.choosing_engine,
         )
 
     def node_shapes(self, paths: Sequence[str]) -> graph_pb2.GetNodeShapesResponse:

@@ -79,6 +79,7 @@ class ModelVersion(_message.Message):
     COMPILED_FIELD_NUMBER: _builtins.int
     SERVED_BY_DEFAULT_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
+    CHOOSING_ENGINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -101,6 +102,8 @@ class ModelVersion(_message.Message):
     """Whether the file holds compile settings (optimizer, loss, metrics), so that Train needs none."""
     served_by_default: _builtins.bool
     """Whether this is the version that answers when a request names none."""
+    choosing_engine: _builtins.bool
+    """Whether engines are still being timed for the version, so that `engines` may change soon."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that point at this version."""
@@ -140,10 +143,11 @@ class ModelVersion(_message.Message):
         compiled: _builtins.bool = ...,
         served_by_default: _builtins.bool = ...,
         engines: _abc.Iterable[Global___EngineChoice] | None = ...,
+        choosing_engine: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compiled", b"compiled", "engines", b"engines", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

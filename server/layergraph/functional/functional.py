@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -178,6 +179,10 @@ class Functional(Layer):
     def summary(self, print_fn: Any = print) -> None:
         """Prints the layers with their output shapes and parameters."""
         print_fn(summary_table(self))
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the summary, escaped, as names come from model files. None before there is a graph."""
+        return None if self._graph is None else f"<pre>{html.escape(summary_table(self))}</pre>"
 
     # --- calls --------------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Description:
     training_run: str
     compiled: bool
     engines: tuple[EngineChoice, ...]
+    choosing_engine: bool
     default: bool
 
 
@@ -88,5 +89,6 @@ class Entry:
             training_run=loaded.training_run if loaded else "",
             compiled=loaded.model.compiled if loaded else False,
             engines=tuple(loaded.model.engines) if loaded else (),
+            choosing_engine=loaded.choosing_engine if loaded else False,
             default=default,
         )

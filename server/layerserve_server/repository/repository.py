@@ -232,7 +232,7 @@ class Repository:
     def sweep(self) -> None:
         """Removes what publishers that are gone have left."""
         for path in publishing.sweep(self._root):
-            logger.info("removed what a publisher left behind", extra={"folder": path.name})
+            logger.info("removed an incomplete version", extra={"folder": path.name})
 
     def close(self) -> None:
         """Retires every version."""
@@ -244,7 +244,7 @@ class Repository:
 
     def _check_scanned(self) -> None:
         if not self._scanned:
-            raise UnavailableError("the server is starting, and doesn't know its models yet; try again in a moment")
+            raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
     # ---- choosing
 
@@ -252,7 +252,9 @@ class Repository:
         entries = self._models.get(name)
         if not entries:
             self._check_scanned()
-            raise UnknownModelError(unknown_name("model", name, self._models) if self._models else "there is no model")
+            raise UnknownModelError(
+                unknown_name("model", name, self._models) if self._models else "the server has no models"
+            )
         return entries
 
     def _entry(self, name: str, version: int | None, label: str | None, *, any_state: bool = False) -> Entry:
@@ -299,7 +301,7 @@ class Repository:
                 found += layout.find_in_folder(self._root)
         except OSError as error:
             if str(error) != self._disk_problem:
-                logger.error("can't read the repository, and go on with what is loaded: %s", error)
+                logger.error("can't read the repository; loaded versions stay in use: %s", error)
             self._disk_problem = str(error)
             return None
         self._disk_problem = ""
@@ -425,7 +427,9 @@ class Repository:
         """Loads an old version for a request, in its thread. Raises what `lease` raises."""
         with self._lock:
             if entry.waiting >= MAX_WAITING_FOR_LOAD:
-                raise BusyError(f"{entry.found.label} is being loaded, and {entry.waiting} calls wait for it", 0.5)
+                raise BusyError(
+                    f"{entry.found.label} is being loaded and {entry.waiting} calls are waiting for it", 0.5
+                )
             entry.waiting += 1
         try:
             self._load_entry(entry)
@@ -460,7 +464,7 @@ class Repository:
 
     def _released(self, loaded: LoadedVersion) -> None:
         """The last request of a retired version has ended."""
-        logger.info("%s is released", loaded.found.label)
+        logger.info("%s is unloaded", loaded.found.label)
         with self._lock:
             entry = self._models.get(loaded.name, {}).get(loaded.version)
             if entry is not None and entry.loaded is not None:
@@ -472,7 +476,7 @@ class Repository:
 
 def _name_of(path: Path) -> str:
     if path.suffix not in layout.SUFFIXES:
-        raise ValueError(f"{path.name} is no model file: expected {', '.join(sorted(layout.SUFFIXES))}")
+        raise ValueError(f"{path.name} isn't a model file: expected {', '.join(sorted(layout.SUFFIXES))}")
     if not publishing.valid_name(path.stem):
         raise ValueError(
             f"{path.name}: a model's name has letters, digits, '.', '_' and '-', and begins with a letter or digit"

@@ -26,6 +26,8 @@ class LoadedVersion:
     released: Callable[[LoadedVersion], None]
     ready_time: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.monotonic)
+    #: Whether engines are still to be timed on it, or are being timed.
+    choosing_engine: bool = False
     _users: int = 0
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -34,4 +34,4 @@ class Watcher:
                 try:
                     look()
                 except Exception:
-                    logger.exception("a look at the repository failed; the next one comes in %s s", self._poll_seconds)
+                    logger.exception("the scan of the repository failed; retrying in %s s", self._poll_seconds)

@@ -35,14 +35,14 @@ def parse(kind: type[M], data: bytes) -> M:
     try:
         message: M = kind.FromString(data)
     except DecodeError as error:
-        raise InvalidRequestError(f"the message is no {kind.__name__}") from error
+        raise InvalidRequestError(f"the message isn't a valid {kind.__name__}") from error
     return message
 
 
 def choice(spec: tensor_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
     """Name, version and label that a request names. Raises InvalidRequestError where it names no model."""
     if not spec.name:
-        raise InvalidRequestError("the request names no model")
+        raise InvalidRequestError("model: got no name, expected the name of a model")
     which = spec.WhichOneof("version_choice")
     return spec.name, spec.version if which == "version" else None, spec.label if which == "label" else None
 

@@ -107,6 +107,7 @@ def _version(one: Description) -> models_pb2.ModelVersion:
         training_run=one.training_run,
         compiled=one.compiled,
         served_by_default=one.default,
+        choosing_engine=one.choosing_engine,
         engines=[
             models_pb2.EngineChoice(
                 rows=choice.rows,

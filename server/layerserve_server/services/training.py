@@ -231,7 +231,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
             if not new and ended:
                 return  # It was asked for what comes after the last one.
             if not stream.open():
-                raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again when it is back")
+                raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again after it has restarted")
             if not new:
                 await news.wait()
 
@@ -284,7 +284,7 @@ def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defa
 def _array(array: pb.DataArray) -> DataArray:
     role = ROLES.get(array.role)
     if role is None:
-        raise InvalidRequestError(f"data array '{array.name}': got no role, expected what it is for")
+        raise InvalidRequestError(f"data array '{array.name}': got no role, expected one")
     dtype = "" if array.path and not array.dtype else dtype_name(array.dtype, array.name)
     return DataArray(role, array.name, dtype, tuple(array.shape), path=array.path, key=array.key)
 

@@ -399,11 +399,11 @@ class Runs:
         except (OSError, ValueError, KeyError, TypeError):
             # Later, it is most likely one that another server is about to make.
             if not self._found:
-                logger.warning("no run can be read from a folder", extra={"run": name})
+                logger.warning("can't read a run from its folder", extra={"run": name})
             return None
         if not owned and not run.log.ended:
             if known is None:
-                logger.info("another server looks after a run", extra={"run": name, "server": run.owner})
+                logger.info("the run is managed by another server", extra={"run": name, "server": run.owner})
             return run
         with self._changed:
             self._runs[name] = run
@@ -419,7 +419,7 @@ class Runs:
         outcome = Outcome.read(run.folder)
         if run.process.lives or (outcome is not None and not outcome.stopped):
             run.phase = Phase.TRAINING
-            logger.info("found a run that still trains, or has just ended", extra={"run": run.id})
+            logger.info("attached to a run that an earlier server process started", extra={"run": run.id})
             self._spawn(f"run {run.id}", lambda: self._look_after(run, launch=False))
         elif run.log.newest(events.Queued) is None:
             self._end(run, Failed(f"{SERVER_STOPPED} before all data had come"))
@@ -429,7 +429,7 @@ class Runs:
             reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
             self._end(run, Failed(reason, *run.place, resumable=True))
         else:
-            logger.info("resumes a run", extra={"run": run.id})
+            logger.info("resuming a run", extra={"run": run.id})
             with self._changed:
                 self._requeue(run)
 
@@ -461,7 +461,7 @@ class Runs:
             self._watch(run)
             self._conclude(run)
         except Exception:
-            logger.exception("a run failed by a defect of the server", extra={"run": run.id})
+            logger.exception("the run failed with an internal error", extra={"run": run.id})
             run.process.signal(signal.SIGKILL)
             self._end(run, Failed("internal error; the server's log has it", *run.place))
 
@@ -573,7 +573,7 @@ class Runs:
             events.append(run.folder, what)
             run.log.refresh()
         except OSError as error:
-            logger.error("can't write a run's last event: %s", error.strerror, extra={"run": run.id})
+            logger.error("can't write the last event of the run: %s", error.strerror, extra={"run": run.id})
             run.log.put(what)
         run.disown()
         self._prune()

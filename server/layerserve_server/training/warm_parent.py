@@ -135,7 +135,7 @@ class WarmParent:
         for _ in range(TRIES):
             if process := self._ask(text, ForkedProcess):
                 return process
-        logger.warning("no run can be forked: each starts by importing torch", extra={"run": folder.name})
+        logger.warning("can't fork training runs: each run imports PyTorch when it starts", extra={"run": folder.name})
         return None
 
     def start(self) -> None:

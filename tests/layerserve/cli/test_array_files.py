@@ -94,8 +94,8 @@ def test_a_npy_file_is_mapped_and_not_read():
         (["two.npz:"], "two.npz: got key '', expected one of a, b"),
         (["x=two.npz"], "two.npz: got 2 arrays for 'x', expected one; pick it by PATH:KEY"),
         (["x=named.json"], "named.json: got 2 arrays for 'x'"),
-        (["a.npy", "x=a.npy"], "a.npy: got an array without a name among several, expected NAME=PATH"),
-        (["two.npz", "a=a.npy"], "a: got two arrays of this name, expected one"),
+        (["a.npy", "x=a.npy"], "a.npy: got several arrays, one of them without a name, expected NAME=PATH"),
+        (["two.npz", "a=a.npy"], "a: got several arrays with this name, expected one"),
         (["a.npy:a"], "a.npy:a: got .npy:a, expected .npy, .npz or .json"),
         (["a"], "a: got no suffix, expected .npy, .npz or .json"),
         (["short.npy"], "short.npy: got"),
@@ -103,7 +103,7 @@ def test_a_npy_file_is_mapped_and_not_read():
         (["short.npz:a"], "short.npz: got"),
         (["objects.npy"], "objects.npy: got"),
         (["objects.npz"], "objects.npz: got"),
-        (["bad.json"], "bad.json: got no JSON"),
+        (["bad.json"], "bad.json: got invalid JSON"),
     ],
 )
 def test_what_is_no_array_is_told(tmp_path, arguments, text):

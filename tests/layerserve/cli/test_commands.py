@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from datetime import datetime
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -41,6 +42,14 @@ def test_models_are_a_table_for_people(cli):
     assert (status, err) == (0, "")
     assert "failed: file is truncated" in out
     assert "x (None, 3) float32" in out
+
+
+def test_models_say_while_an_engine_is_being_chosen(cli, server):
+    server.add_model("new", lambda a: {}, [], []).choosing_engine = True
+    assert "still being chosen" not in cli("models double")[1]
+    assert "still being chosen" in cli("models new")[1]
+    (model,) = json.loads(cli("models new --json")[1])["models"]
+    assert (model["engines"], model["choosing_engine"]) == ([], True)
 
 
 def test_models_are_json_for_programs(cli):
@@ -90,6 +99,47 @@ def test_predict_takes_the_arrays_of_an_archive_by_name(cli, tmp_path):
     assert json.loads(cli("predict two --json -i two.npz --outputs sum")[1])["outputs"] == {"sum": [[2.0, 2.0]]}
 
 
+def test_predict_passes_over_what_an_archive_has_besides_the_inputs(cli, tmp_path):
+    np.savez(tmp_path / "d.npz", left=np.ones((1, 2)), right=np.ones((1, 2)), labels=np.ones(1), more=np.ones(1))
+    status, out, err = cli("predict two --json -i d.npz --outputs sum")
+    assert (status, json.loads(out)["outputs"]) == (0, {"sum": [[2.0, 2.0]]})
+    assert err == "layerserve: d.npz: not inputs of the model, ignored: labels, more\n"
+    np.savez(tmp_path / "e.npz", x=np.ones((1, 3)), y=np.ones(1))
+    assert cli("predict double --json -i e.npz")[::2] == (0, "layerserve: e.npz: not inputs of the model, ignored: y\n")
+
+
+def test_predict_refuses_what_only_looks_like_an_input(cli, tmp_path):
+    """A misspelt name is not passed over: of an archive that has no input at all, or where the name is given."""
+    np.savez(tmp_path / "d.npz", lefft=np.ones((1, 2)), rigt=np.ones((1, 2)))
+    np.save(tmp_path / "left.npy", np.ones((1, 2)))
+    for inputs in ("-i d.npz", "-i left=left.npy -i rigt=left.npy"):
+        status, _, err = cli(f"predict two {inputs}")
+        assert status == 1
+        assert "did you mean" in err
+
+
+def test_the_version_is_shown_with_typer_and_without(cli, monkeypatch):
+    assert cli("--version") == (0, f"layerserve {version('layerserve')}\n", "")
+    assert cli("--timeout 3 --version")[:2] == (0, f"layerserve {version('layerserve')}\n")
+    assert "--version" in cli("--help")[1]
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert cli("--version")[0] == 0
+
+
+def test_download_makes_the_folder_that_it_is_told(cli, tmp_path):
+    assert cli("download double new/folder/") == (0, "new/folder/double-1.keras\n", "")
+    assert (tmp_path / "new/folder/double-1.keras").exists()
+    assert cli("download double")[1] == "double-1.keras\n"
+
+
+def test_runs_say_of_what_kind_they_are(cli, data):
+    cli(f"train double {data} --epochs 2 --description learn")
+    cli(f"evaluate double {data} --description measure")
+    rows = [line.split("│") for line in cli("runs")[1].splitlines() if "double" in line]
+    kinds = {row[-2].strip(): (row[2].strip(), row[6].strip()) for row in rows}
+    assert kinds == {"learn": ("training", "2/2"), "measure": ("evaluation", "")}
+
+
 def test_shapes_show_every_call(cli):
     status, out, _ = cli("shapes shared")
     assert status == 0
@@ -102,7 +152,7 @@ def test_shapes_show_every_call(cli):
 def test_train_shows_losses_and_what_it_published(cli, data):
     status, out, err = cli(f"train double {data} --epochs 2")
     assert status == 0
-    assert "epoch 2/2 - 0.5 s - loss: 0.5" in err
+    assert "epoch 2/2 - 500 ms - loss: 0.5" in err
     assert "published double version 2" in out
     assert "0.5" in out
 
@@ -140,7 +190,7 @@ def test_a_run_that_fails_or_is_cancelled_gives_status_1(cli, server, data):
     assert err.splitlines()[-1] == "layerserve: training run 'run-1' failed in epoch 1, step 2: loss is NaN"
     server.hold_training()
     run_id = cli(f"train double {data} --detach")[1].strip()
-    assert cli(f"cancel {run_id}")[:2] == (0, f"run {run_id} of double is being stopped\n")
+    assert cli(f"cancel {run_id}")[:2] == (0, f"run {run_id} of double is being cancelled\n")
     server.release_training()
     assert cli(f"watch {run_id}")[0] == 1
     assert cli(f"cancel {run_id}")[1] == f"run {run_id} of double is cancelled\n"
@@ -256,10 +306,10 @@ def test_runs_are_listed_and_watched(cli, data):
     assert run["version"] == 2
     (row,) = [line for line in out.splitlines() if "run-1" in line]
     cells = [cell.strip() for cell in re.split(r"  +|│", row) if cell.strip()]
-    assert cells[:5] == ["run-1", "double", "1", "finished", "1/1"]
-    assert cells[6] == "2"
+    assert cells[:6] == ["run-1", "training", "double", "1", "finished", "1/1"]
+    assert cells[7] == "2"
     created = datetime.fromisoformat(run["created_time"]).astimezone()
-    assert cells[7:] == [created.strftime("%Y-%m-%d %H:%M:%S"), "try"]
+    assert cells[8:] == [created.strftime("%Y-%m-%d %H:%M:%S"), "try"]
     assert "published double version 2" in cli("watch run-1")[1]
 
 
@@ -316,7 +366,7 @@ def test_without_rows_on_a_terminal_predict_says_what_it_takes(cli, monkeypatch)
     monkeypatch.setattr(io, "StringIO", Terminal)
     status, out, err = cli("predict double")
     assert (status, out) == (2, "")
-    assert "nothing to predict from" in err
+    assert "missing input: pass --input, or JSON on standard input" in err
 
 
 def test_an_interrupted_command_says_nothing(cli, monkeypatch):
@@ -345,11 +395,11 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("predict double -o out.csv", "out.csv: got .csv, expected"),
         ("predict double -i bad.npy", "bad.npy: got"),
         ("predict double -i bad.npz", "bad.npz: got"),
-        ("predict double -i bad.json", "bad.json: got no JSON"),
+        ("predict double -i bad.json", "bad.json: got invalid JSON"),
         ("predict double -i d.npz:z", "d.npz: got key 'z', expected one of x, y"),
         ("predict double -i a=d.npz", "pick it by PATH:KEY"),
         ("predict double -i d.npz:x -i d.npz:y", "expected NAME=PATH"),
-        ("predict double -i x=d.npz:x -i x=d.npz:y", "two arrays of this name"),
+        ("predict double -i x=d.npz:x -i x=d.npz:y", "several arrays with this name"),
         ("train double --x d.npz:x --y d.npz:y --loss {oops", "--loss: got '{oops', expected JSON"),
         ("train double --x d.npz:x --y d.npz:y --validation-x d.npz:x", "expected both or none"),
         ("train double --x d.npz:x --y d.npz:y --max-memory-bytes 3X", "--max-memory-bytes: got '3X'"),

@@ -50,5 +50,5 @@ def test_waiting_starting_and_going_on_are_said():
     assert "waiting" in alone
     assert "other runs" not in alone
     assert "starting" in shown(RunStarted(*AT, 2, 5, 160))
-    assert "goes on from its checkpoint" in shown(RunResumed(*AT, 2, 7))
-    assert "begins anew" in shown(RunResumed(*AT, 0, 0))
+    assert "resumed from its checkpoint" in shown(RunResumed(*AT, 2, 7))
+    assert "restarted from the beginning" in shown(RunResumed(*AT, 0, 0))

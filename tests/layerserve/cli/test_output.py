@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from layerserve.cli.output import number_text, plain, print_json, print_line, print_table, shape_text
+from layerserve.cli.output import number_text, plain, print_json, print_line, print_table
+from layerserve.tables import Table, shape_text
 
 
 @dataclass
@@ -58,7 +59,7 @@ def test_text_is_not_markup_and_not_cut(capsys):
 
 
 def test_a_table_has_its_numbers_on_the_right_and_its_text_as_it_is(capsys):
-    print_table("[red]t", ["name", "#rows"], [("[b]m", "5"), ("other", "1234")])
+    print_table(Table("[red]t", ["name", "#rows"], [("[b]m", "5"), ("other", "1234")]))
     lines = [line.strip(" │┃") for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "[red]t"
     assert any(line.startswith("name") and line.endswith("rows") for line in lines)

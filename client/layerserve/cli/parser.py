@@ -1,0 +1,82 @@
+"""Command lines read by argparse, with the help and the errors that typer gives the other commands."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+#: Widest text, widest first column, and the space after it, in characters; those of typer.
+_WIDTH, _FIRST, _SPACE = 80, 30, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command's arguments. `-h` and `--help` are there already."""
+
+    def __init__(self, *, prog: str, description: str, **options: Any) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False, **options)
+        # Shown last, whatever is added.
+        self._help = self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
+
+    def format_usage(self) -> str:
+        """The first line of the help."""
+        words = [_positional(action) for action in self._actions if not action.option_strings]
+        return " ".join(["Usage:", self.prog, "[OPTIONS]", *words]) + "\n"
+
+    def format_help(self) -> str:
+        """The whole help."""
+        width = max(40, min(shutil.get_terminal_size().columns, _WIDTH) - 2)
+        parts = [self.format_usage()]
+        for paragraph in (self.description or "").split("\n\n"):
+            parts.append(textwrap.fill(paragraph, width, initial_indent="  ", subsequent_indent="  ") + "\n")
+        options = [action for action in self._actions if action.option_strings and action is not self._help]
+        arguments = [action for action in self._actions if not action.option_strings]
+        commands = [action for action in arguments if isinstance(action, argparse._SubParsersAction)]
+        sections = {
+            "Arguments": [(_positional(one), one.help) for one in arguments if one not in commands],
+            "Options": [(_flags(one), one.help) for one in [*options, self._help]],
+            "Commands": [(one.dest, one.help) for action in commands for one in action._choices_actions],
+        }
+        for title, rows in sections.items():
+            if rows:
+                parts.append(f"{title}:\n{_definitions(rows, width)}")
+        return "\n".join(parts)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with status 2, and says why."""
+        self.exit(2, f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {message}\n")
+
+
+def with_default(text: str, default: object) -> str:
+    """An option's help with its default value, as typer shows it."""
+    return f"{text}  [default: {default}]"
+
+
+def _positional(action: argparse.Action) -> str:
+    if isinstance(action, argparse._SubParsersAction):
+        return "COMMAND [ARGS]..."
+    name = str(action.metavar or action.dest)
+    return {"?": f"[{name}]", "*": f"[{name}]..."}.get(str(action.nargs), name)
+
+
+def _flags(action: argparse.Action) -> str:
+    joint = " / " if isinstance(action, argparse.BooleanOptionalAction) else ", "
+    names = joint.join(action.option_strings)
+    return names if action.nargs == 0 else f"{names} {action.metavar}"
+
+
+def _definitions(rows: Sequence[tuple[str, str | None]], width: int) -> str:
+    first = min(max(len(name) for name, _ in rows), _FIRST)
+    return "".join(f"{line}\n" for name, text in rows for line in _definition(name, text or "", first, width))
+
+
+def _definition(name: str, text: str, first: int, width: int) -> Iterable[str]:
+    indent = " " * (2 + first + _SPACE)
+    lines = textwrap.wrap(text, max(20, width - len(indent))) or [""]
+    if len(name) > first:
+        yield f"  {name}"
+    else:
+        yield f"  {name:{first + _SPACE}}{lines.pop(0)}".rstrip()
+    yield from (indent + line for line in lines)

@@ -1,0 +1,73 @@
+"""Settings as flags of `layerserve serve`, with their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le
+from layerserve.cli.parser import Parser, with_default
+from pydantic.fields import FieldInfo
+
+#: What stands for a value in the help, by the last word of a setting's name, else by its type.
+_BY_NAME = {"seconds": "SECONDS", "bytes": "BYTES", "port": "PORT"}
+_BY_TYPE: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
+
+_DESCRIPTION = (
+    "Serve Keras models over gRPC.\n\n"
+    "Every option can also be set by an environment variable (LAYERSERVE_GRPC_PORT for --grpc-port) or in a TOML file "
+    "(grpc_port). An option takes precedence over the environment, and the environment over the file."
+)
+
+
+def read_flags(argv: Sequence[str], fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """The settings that a command line names, as text. Raises SystemExit, as argparse does, for an unknown one."""
+    return vars(_parser(fields).parse_args(list(argv)))
+
+
+def _parser(fields: Mapping[str, FieldInfo]) -> Parser:
+    parser = Parser(prog="layerserve serve", description=_DESCRIPTION, argument_default=argparse.SUPPRESS)
+    for name, field in fields.items():
+        flag = "--" + name.replace("_", "-")
+        if name == "path":
+            action = parser.add_argument(name, metavar="PATH", nargs="?")
+        elif field.annotation is bool:
+            action = parser.add_argument(flag, action=argparse.BooleanOptionalAction)
+        else:
+            action = parser.add_argument(flag, metavar=_metavar(name, field))
+        # Now, as some Pythons add a default of their own to a help that is given before.
+        action.help = with_default(field.description or "", _default(name, field))
+    return parser
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return f"[{'|'.join(map(str, get_args(field.annotation)))}]"
+    word = _BY_NAME.get(name.rpartition("_")[2])
+    return word or _BY_TYPE.get(field.annotation, "PATH")
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    """The default, and the bounds, as typer has them: '64; x>=1'."""
+    default: Any = field.default
+    if isinstance(default, bool):
+        return ("" if default else "no-") + name.replace("_", "-")
+    if default is None or default == "":
+        return unset(field)
+    if isinstance(default, (str, Path)):
+        return str(default)
+    least = [f"{one.ge}<=" for one in field.metadata if isinstance(one, Ge)]
+    least += [f"{one.gt}<" for one in field.metadata if isinstance(one, Gt)]
+    most = [f"<={one.le}" for one in field.metadata if isinstance(one, Le)]
+    bounds = "".join([*least, "x", *most])
+    if least and not most:
+        bounds = "x>" + ("=" if "=" in least[0] else "") + least[0].rstrip("<=")
+    return f"{default}; {bounds}" if bounds != "x" else str(default)
+
+
+def unset(field: FieldInfo) -> str:
+    """What holds where a setting without a default isn't set."""
+    extra = field.json_schema_extra
+    return str(extra.get("unset", "none")) if isinstance(extra, dict) else "none"
