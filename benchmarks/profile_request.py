@@ -17,13 +17,13 @@ from typing import Any
 
 import grpc
 from layerserve_server.app import App
-from layerserve_server.batching import Lane
-from layerserve_server.execution import Execution
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.runner import Execution
 from layerserve_server.metrics import LaneMetrics, Metrics
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services import alike
-from layerserve_server.services.pattern import Patterns
-from layerserve_server.services.reply import ReplyForm
+from layerserve_server.services.prediction import coalesced
+from layerserve_server.services.prediction.encoder import ReplyForm
+from layerserve_server.services.prediction.request_template import Patterns
 from layerserve_server.settings import Settings
 from loads import inputs, predict_load, write_models
 
@@ -32,7 +32,7 @@ CALLS = 2000
 STAGES: list[tuple[str, Any, str]] = [
     ("known by its bytes", Patterns, "find"),
     ("lease the version", Repository, "lease_loaded"),
-    ("arrays from bytes", alike, "_joined"),
+    ("arrays from bytes", coalesced, "_joined"),
     ("into the queue", Lane, "put"),
     ("form the batch", Lane, "_form"),
     ("compute", Execution, "__call__"),

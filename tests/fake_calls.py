@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from layerserve_server.transport.burst import BurstCall, Bursts
 from layerserve_server.transport.call import Ended
+from layerserve_server.transport.event_batch import BurstCall, Bursts
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import Failure

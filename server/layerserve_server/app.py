@@ -11,20 +11,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from layerserve_server import execution
-from layerserve_server.batching import Lane
 from layerserve_server.conversion import Converter
-from layerserve_server.execution import Execution, LoadModel
+from layerserve_server.inference import runner
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.runner import Execution, LoadModel
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
+from layerserve_server.processes.shared_weights import SharedWeights
+from layerserve_server.processes.supervisor import AllMetrics, Workers, threads
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
-from layerserve_server.services.prediction import PredictionService
+from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
-from layerserve_server.sharing import SharedWeights
 from layerserve_server.training.rehearsal import Rehearsals, Rehearse
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
 from layerserve_server.training.warm_parent import WarmParent
@@ -33,10 +34,9 @@ from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import default_limit
 from layerserve_server.transport.native import NativeServer
-from layerserve_server.workers import AllMetrics, Workers, threads
 
 if TYPE_CHECKING:
-    from layerserve_server.tuning import Tuner
+    from layerserve_server.inference.tuning import Tuner
 
 logger = logging.getLogger(__name__)
 
@@ -123,15 +123,15 @@ class App:
             self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready)
             self.metrics_port = self._probes.port
         self._transport.start()
-        execution.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
-        if custom := execution.load_plugins(self.settings.plugins):
+        runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
+        if custom := runner.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
         if self.settings.training_device != "cpu":
             # Here, as it imports torch.
             from layerserve_server.training.gpu import check
 
             check(self.settings.training_device)
-        execution.make_ready()
+        runner.make_ready()
         if self.settings.warm_training and self.settings.training_slots:
             # While models are read, so that what it takes of the processor isn't missed by callers afterwards.
             self._parent.start()
@@ -195,16 +195,16 @@ def loader(settings: Settings, load: LoadModel | None = None, weights: Path | No
     Weights are shared through the folder `weights`, if there is one.
     """
     if load is None:
-        load = execution.load_probed_model if settings.probe_files else execution.load_model
+        load = runner.load_probed_model if settings.probe_files else runner.load_model
         if weights is not None:
             load = partial(load, adopt=SharedWeights(weights).adopt)
     # Imports are here because they import torch.
     if settings.engine != "auto":
-        from layerserve_server.tuning import pinning
+        from layerserve_server.inference.tuning import pinning
 
         load = pinning(load, settings.engine, settings.compute_threads)
     if settings.precision != "float32":
-        from layerserve_server.tuning import reducing
+        from layerserve_server.inference.tuning import reducing
 
         load = reducing(load, settings.precision, settings.compute_threads)
     return load
@@ -214,7 +214,7 @@ def make_tuner(settings: Settings) -> Tuner | None:
     """What finds the fastest engine for each version; None where the settings say which, or that nothing is tried."""
     if settings.engine != "auto" or settings.tuning_seconds <= 0:
         return None
-    from layerserve_server.tuning import Tuner
+    from layerserve_server.inference.tuning import Tuner
 
     return Tuner(
         settings.state_folder / "tuning",

@@ -114,7 +114,7 @@ class Metrics:
     # ---- batches
 
     def lane(self, model: str, version: int) -> LaneMetrics:
-        """What a version's lane tells (see batching.BatchObserver), and its requests."""
+        """What a version's lane tells (see inference.batching.BatchObserver), and its requests."""
         labels = (model, str(version))
         return LaneMetrics(
             self._rows.labels(*labels),

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layerserve_server import batching
-from layerserve_server.batching import Lane
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -21,7 +19,9 @@ from layerserve_server.errors import (
     InvalidRequestError,
     UnavailableError,
 )
-from layerserve_server.pending import Pending
+from layerserve_server.inference import batching
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.queue import Pending
 
 
 class Observer:

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from fake_calls import CallObserver, FakeCall, bursts_here
 from layerserve_server.errors import BusyError, UnknownModelError
-from layerserve_server.transport.burst import MAX_BURST
+from layerserve_server.transport.completion_queue import Poller
+from layerserve_server.transport.event_batch import MAX_BURST
 from layerserve_server.transport.native import NativeServer
-from layerserve_server.transport.polling import Poller
 
 
 @pytest.fixture

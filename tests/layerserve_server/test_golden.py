@@ -9,8 +9,8 @@ import layergraph
 import pytest
 from layergraph.errors import CorruptFileError
 from layerserve_server import commands
-from layerserve_server.batching import Lane
-from layerserve_server.execution import load_model, load_probed_model
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.runner import load_model, load_probed_model
 from layerserve_server.metrics import Metrics
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.repository import Repository

@@ -13,9 +13,9 @@ from layergraph import Input, Model, layers
 from layergraph.execution.sequence_padding import SequencePadding
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server.batching import Lane
-from layerserve_server.execution import load_model
-from layerserve_server.pending import Pending
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.queue import Pending
+from layerserve_server.inference.runner import load_model
 from layerserve_server.settings import Settings
 
 

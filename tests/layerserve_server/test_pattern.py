@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve_server.admission import Admission
-from layerserve_server.services import pattern
+from layerserve_server.inference.admission import Admission
 from layerserve_server.services.messages import choice
-from layerserve_server.services.pattern import Patterns, pattern_of
-from layerserve_server.services.request import RequestForm
+from layerserve_server.services.prediction import request_template
+from layerserve_server.services.prediction.decoder import RequestForm
+from layerserve_server.services.prediction.request_template import Patterns, pattern_of
 
 
 @dataclass
@@ -114,7 +114,7 @@ def test_inputs_that_differ_in_rows_have_no_layout():
 
 
 def test_callers_can_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(pattern, "MAX_LENGTHS", 3)
+    monkeypatch.setattr(request_template, "MAX_LENGTHS", 3)
     patterns = Patterns()
     for length in range(1, 50):
         for name in "abcdefgh":
@@ -122,8 +122,8 @@ def test_callers_can_not_fill_the_memory(monkeypatch):
             patterns.learn(message.SerializeToString(), message, choice(message.model))
     kept = patterns._by_length
     assert 0 < len(kept) <= 3
-    assert all(len(alike) <= pattern.MAX_ALIKE for alike in kept.values())
-    long = request(model=tensor_pb2.ModelSpec(name="m" * pattern.MAX_FIXED_BYTES))
+    assert all(len(alike) <= request_template.MAX_ALIKE for alike in kept.values())
+    long = request(model=tensor_pb2.ModelSpec(name="m" * request_template.MAX_FIXED_BYTES))
     patterns.learn(long.SerializeToString(), long, choice(long.model))
     assert patterns.find(long.SerializeToString()) is None
 

@@ -9,11 +9,11 @@ import pytest
 from fake_calls import CallObserver, FakeCall, bursts_here
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve_server.batching import Lane
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.queue import Pending
 from layerserve_server.metrics import Metrics
-from layerserve_server.pending import Pending
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.prediction import PredictionService
+from layerserve_server.services.prediction.service import PredictionService
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 

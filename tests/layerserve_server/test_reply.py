@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.wire import varint
-from layerserve_server.services.reply import ReplyForm
+from layerserve_server.services.prediction.encoder import ReplyForm
 
 
 def by_protobuf(names, results, id):

@@ -6,7 +6,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server.batching import Lane
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -16,6 +15,7 @@ from layerserve_server.errors import (
     UnknownVersionError,
     VersionFailedError,
 )
+from layerserve_server.inference.batching import Lane
 from layerserve_server.metrics import Metrics
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import State

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import tensor_pb2
-from layerserve_server.admission import Admission, admit
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.services import request
+from layerserve_server.inference.admission import Admission, admit
 from layerserve_server.services.messages import decode
-from layerserve_server.services.request import RequestForm
+from layerserve_server.services.prediction import decoder
+from layerserve_server.services.prediction.decoder import RequestForm
 
 
 @dataclass
@@ -102,7 +102,7 @@ def test_what_fits_is_not_copied(case, in_place):
 def test_only_so_many_patterns_are_kept(monkeypatch):
     """A caller could make any number of them."""
     asked = []
-    monkeypatch.setattr(request, "MAX_KEPT", 2)
+    monkeypatch.setattr(decoder, "MAX_KEPT", 2)
     monkeypatch.setattr(RequestForm, "_find_layouts", lambda self, pattern: asked.append(pattern) or (pattern,))
     specs, _ = CASES["as it is"]
     form = RequestForm(Admission(Plan(*specs), specs, ("y",)))

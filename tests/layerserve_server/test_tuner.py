@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from layergraph.execution.choice import Choice, Tuning
-from layerserve_server import tuning
+from layerserve_server.inference import tuning
+from layerserve_server.inference.tuning import EngineUnfitError, Tuner
 from layerserve_server.repository.layout import find_file
-from layerserve_server.tuning import EngineUnfitError, Tuner
 
 
 def test_what_was_replaced_is_let_go(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

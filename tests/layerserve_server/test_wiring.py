@@ -13,12 +13,14 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server import app, execution, tuning, worker
+from layerserve_server import app
 from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner, run_defaults, run_limits
+from layerserve_server.inference import runner, tuning
 from layerserve_server.metrics import Metrics
+from layerserve_server.processes import worker
+from layerserve_server.processes.supervisor import Workers, threads
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.workers import Workers, threads
 
 #: One value for each, of which none is a default or another's.
 LIMITS = {
@@ -128,11 +130,11 @@ def test_engines_are_tuned_unless_one_is_named_or_there_is_no_time(tmp_path):
 
 
 def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
-    assert loader(Settings()) is execution.load_probed_model
-    assert loader(Settings(probe_files=False)) is execution.load_model
+    assert loader(Settings()) is runner.load_probed_model
+    assert loader(Settings(probe_files=False)) is runner.load_model
     shared = loader(Settings(), weights=tmp_path)
     assert isinstance(shared, partial)
-    assert shared.func is execution.load_probed_model
+    assert shared.func is runner.load_probed_model
     assert shared.keywords["adopt"].__self__._folder == tmp_path
 
     def own(path):
@@ -252,7 +254,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     ):
         watched(kind, known)
     for function in ("set_threads", "load_plugins", "make_ready"):
-        monkeypatch.setattr(execution, function, lambda *given, name=function: done.append((name, *given)))
+        monkeypatch.setattr(runner, function, lambda *given, name=function: done.append((name, *given)))
     monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
     monkeypatch.setattr(worker, "loader", lambda settings, weights: done.append(("weights", weights)) or load_fake)

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from layergraph.errors import LayerGraphError, unknown_name
 
-from layerserve_server.batching import Lane
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -22,7 +21,8 @@ from layerserve_server.errors import (
     VersionFailedError,
     safe_text,
 )
-from layerserve_server.execution import Execution, LoadModel
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.runner import Execution, LoadModel
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion

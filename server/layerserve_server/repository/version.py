@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from layerserve_server.batching import Lane
-from layerserve_server.execution import Execution, ServedModel
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.runner import Execution, ServedModel
 from layerserve_server.repository.layout import FoundVersion
 
 

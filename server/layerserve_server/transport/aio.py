@@ -1,4 +1,4 @@
-"""The same server on grpc.aio's public API, for releases of grpcio whose inside `transport.polling` doesn't know."""
+"""The same server on grpc.aio's public API, for releases of grpcio whose inside `completion_queue` doesn't know."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 
 from layerserve_server.errors import UnknownMethodError
-from layerserve_server.transport.burst import BurstCall, Bursts
 from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler, deadline_in
+from layerserve_server.transport.event_batch import BurstCall, Bursts
 from layerserve_server.transport.peers import host_of
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams

@@ -15,16 +15,16 @@ import grpc
 
 from layerserve_server.transport import compression
 from layerserve_server.transport.aio import AioHandlers
-from layerserve_server.transport.burst import Bursts
 from layerserve_server.transport.call import Observer, Routes, StreamHandler
+from layerserve_server.transport.completion_queue import OtherInternalsError, Poller
 from layerserve_server.transport.connections import Connections
 from layerserve_server.transport.ending import Ending, wait_for
+from layerserve_server.transport.event_batch import Bursts
 from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
-from layerserve_server.transport.polling import OtherInternalsError, Poller
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.streams import Streams
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layerserve_server.batching import Lane
 from layerserve_server.errors import BusyError, DeadlinePassedError, InvalidRequestError
-from layerserve_server.execution import Array
-from layerserve_server.services.pattern import Layout, Pattern
-from layerserve_server.services.selection import Selection
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.runner import Array
+from layerserve_server.services.prediction.endpoint import Selection
+from layerserve_server.services.prediction.request_template import Layout, Pattern
 from layerserve_server.transport.call import Call
 
 

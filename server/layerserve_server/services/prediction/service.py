@@ -7,16 +7,16 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from layerserve.v1 import prediction_pb2
 
-from layerserve_server.batching import Lane
 from layerserve_server.errors import ServerError
-from layerserve_server.pending import Arrays, Pending
+from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.queue import Arrays, Pending
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
-from layerserve_server.services.alike import answer_alike
-from layerserve_server.services.answers import Answers
 from layerserve_server.services.messages import LONG_BYTES, choice, parse
-from layerserve_server.services.pattern import Pattern, Patterns
-from layerserve_server.services.selection import Selection, select
+from layerserve_server.services.prediction.coalesced import answer_alike
+from layerserve_server.services.prediction.endpoint import Selection, select
+from layerserve_server.services.prediction.prediction_stream import Answers
+from layerserve_server.services.prediction.request_template import Pattern, Patterns
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.PredictionService/"

@@ -9,10 +9,10 @@ import numpy as np
 from layerserve import tensors
 from layerserve.v1 import tensor_pb2
 
-from layerserve_server.admission import Admission, Admitted
-from layerserve_server.execution import Array
+from layerserve_server.inference.admission import Admission, Admitted
+from layerserve_server.inference.runner import Array
 from layerserve_server.services.messages import decode
-from layerserve_server.services.pattern import Layout, Pattern
+from layerserve_server.services.prediction.request_template import Layout, Pattern
 
 #: Types whose bytes on the wire are an array as they are, whatever they hold.
 PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}

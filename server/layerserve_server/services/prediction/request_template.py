@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from layerserve.v1 import prediction_pb2, tensor_pb2
 
-from layerserve_server.execution import Array
+from layerserve_server.inference.runner import Array
 
 #: Messages of one length that are told apart, and lengths: callers choose both, so there are bounds.
 MAX_ALIKE = 4

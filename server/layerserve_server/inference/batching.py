@@ -25,7 +25,7 @@ from layerserve_server.errors import (
     InvalidRequestError,
     UnavailableError,
 )
-from layerserve_server.pending import Arrays, Pending, Piece, joined
+from layerserve_server.inference.queue import Arrays, Pending, Piece, joined
 
 #: Batches that a thread runs for others before it goes on with its own work.
 MAX_TURNS = 16

@@ -1,8 +1,8 @@
-"""A further process that answers Predict on the server's port: `python -m layerserve_server.worker`, run by workers.
+"""A further process that answers Predict on the server's port: `python -m layerserve_server.processes.worker`.
 
-It reads its orders as JSON from its input, says when it serves, and ends when its input does, so that it never
-outlives the process that started it. It has models of its own, with weights in memory that all share, and leaves all
-but Predict to the owner of the port.
+The supervisor starts it. It reads its orders as JSON from its input, says when it serves, and ends when its input does,
+so that it never outlives the process that started it. It has models of its own, with weights in memory that all share,
+and leaves all but Predict to the owner of the port.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from layerserve_server import execution, logs
+from layerserve_server import logs
 from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner
+from layerserve_server.inference import runner
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.watching import Watcher
-from layerserve_server.services.prediction import PredictionService
+from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
@@ -37,9 +38,9 @@ def main() -> None:
     orders: dict[str, Any] = json.loads(sys.stdin.readline())
     settings = Settings.model_construct(**_settings(orders["settings"]))
     logs.set_up(settings.log_level, settings.log_format)
-    execution.set_threads(settings.compute_threads)
-    execution.load_plugins(settings.plugins)
-    execution.make_ready()
+    runner.set_threads(settings.compute_threads)
+    runner.load_plugins(settings.plugins)
+    runner.make_ready()
     metrics, tuner = Metrics(), make_tuner(settings)
     repository = Repository(
         settings.path,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from layerserve_server.admission import Admission
 from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.inference.admission import Admission
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.reply import ReplyForm
-from layerserve_server.services.request import RequestForm
+from layerserve_server.services.prediction.decoder import RequestForm
+from layerserve_server.services.prediction.encoder import ReplyForm
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ TELL_SECONDS = 2.0
 #: Time that a worker has to end after its callers' grace, in seconds.
 END_SECONDS = 10.0
 
-COMMAND = (sys.executable, "-m", "layerserve_server.worker")
+COMMAND = (sys.executable, "-m", "layerserve_server.processes.worker")
 
 
 class Workers:
