@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from layerserve_server.conversion import Converter
 from layerserve_server.inference import runner
-from layerserve_server.inference.batching import Lane
-from layerserve_server.inference.runner import Execution, LoadModel
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
 from layerserve_server.processes.shared_weights import SharedWeights
-from layerserve_server.processes.supervisor import AllMetrics, Workers, threads
+from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
@@ -62,7 +62,7 @@ class App:
         path = Path(settings.path)
         if not path.exists():
             raise ValueError(f"{path}: no such folder or model file")
-        self._workers = Workers(settings) if settings.workers > 1 else None
+        self._workers = Supervisor(settings) if settings.workers > 1 else None
         load = loader(settings, load, self._workers.weights if self._workers else None)
         self.metrics = Metrics()
         self._tuner = make_tuner(settings)
@@ -70,7 +70,7 @@ class App:
             path,
             settings.state_folder / "models",
             load,
-            lambda name, version, run: make_lane(settings, self.metrics, name, version, run),
+            lambda name, version, run: make_queue(settings, self.metrics, name, version, run),
             max_old_versions=settings.max_old_versions,
             settle_seconds=2 * settings.poll_seconds,
             observer=self.metrics,
@@ -270,19 +270,19 @@ def run_defaults(settings: Settings) -> RunDefaults:
     )
 
 
-def make_lane(settings: Settings, metrics: Metrics, name: str, version: int, run: Execution) -> Lane:
+def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner) -> BatchQueue:
     """The queue before a version. Raises UnpaddableError where the settings ask for what would change its numbers."""
     if settings.pads(name):
         run.pad_sequences()
-    lane = Lane(
+    queue = BatchQueue(
         f"model '{name}' version {version}",
         run,
         max_batch_rows=settings.max_batch_rows,
         max_queue_rows=settings.max_queue_rows,
-        observer=metrics.lane(name, version),
+        observer=metrics.batches(name, version),
     )
-    metrics.watch_queue(name, version, lambda: lane.queued_rows)
-    return lane
+    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    return queue
 
 
 def certificate(settings: Settings) -> tuple[Path, Path] | None:

@@ -96,13 +96,13 @@ def test_a_caller_that_goes_away_leaves_nothing_to_compute(serve, wait_until):
 
     stream = stub.PredictStream(requests(), timeout=60)
     with app.repository.lease("double") as version:
-        wait_until(lambda: version.lane.queued_rows == 15)
+        wait_until(lambda: version.queue.queued_rows == 15)
         stream.cancel()
         more.set()
         in_flight = ("layerserve_calls_in_flight", {"method": "PredictStream"})
         wait_until(lambda: app.metrics.registry.get_sample_value(*in_flight) == 0)
         model.gate.set()
-        wait_until(lambda: version.lane.queued_rows == 0)
+        wait_until(lambda: version.queue.queued_rows == 0)
     assert model.batches == [3]
 
 
@@ -183,7 +183,7 @@ def test_no_more_requests_are_read_than_may_be_under_way(serve, monkeypatch, wai
     model.gate.clear()
     stream = stub.PredictStream((message(X[:1], str(i)) for i in range(20)), timeout=60)
     with app.repository.lease("double") as version:
-        wait_until(lambda: model.begun and version.lane.queued_rows == 4 - model.begun[0])
+        wait_until(lambda: model.begun and version.queue.queued_rows == 4 - model.begun[0])
     model.gate.set()
     assert len(outcomes(stream)) == 20
 
@@ -199,7 +199,7 @@ def test_higher_priority_goes_first_and_patience_ends(serve, wait_until):
         def ask(id, rows, **fields):
             future = stub.Predict.future(message(X, id, **fields).request, timeout=60)
             future.add_done_callback(lambda _: order.append(id))
-            wait_until(lambda: version.lane.queued_rows == rows)
+            wait_until(lambda: version.queue.queued_rows == rows)
             return future
 
         usual = ask("usual", 3)

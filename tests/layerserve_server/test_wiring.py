@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 from layerserve_server import app
-from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner, run_defaults, run_limits
+from layerserve_server.app import certificate, limits, loader, make_queue, make_tuner, run_defaults, run_limits
 from layerserve_server.inference import runner, tuning
 from layerserve_server.metrics import Metrics
 from layerserve_server.processes import worker
-from layerserve_server.processes.supervisor import Workers, threads
+from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
 
@@ -102,18 +102,18 @@ def test_processes_share_the_cores(monkeypatch, cores, workers, each):
     assert threads(Settings(workers=workers, compute_threads=7)) == 7
 
 
-def test_a_lane_has_its_name_bounds_metrics_and_padding():
+def test_a_queue_has_its_name_bounds_metrics_and_padding():
     metrics, padded = Metrics(), []
     settings = Settings(max_batch_rows=3, max_queue_rows=5, pad_sequences="text-*, other")
     run = SimpleNamespace(pad_sequences=lambda: padded.append(1))
-    lane = make_lane(settings, metrics, "text-a", 4, run)
-    make_lane(settings, metrics, "text", 4, run)
-    assert (lane._name, lane._execute, lane.max_batch_rows, lane._max_queue_rows) == (
+    queue = make_queue(settings, metrics, "text-a", 4, run)
+    make_queue(settings, metrics, "text", 4, run)
+    assert (queue._name, queue._execute, queue.max_batch_rows, queue._max_queue_rows) == (
         *("model 'text-a' version 4", run, 3, 5),
     )
     assert padded == [1]
-    lane._observer.batch_ran(2, 1, 0.5)
-    lane._queued_rows = 6
+    queue._observer.batch_ran(2, 1, 0.5)
+    queue._queued_rows = 6
     labels = {"model": "text-a", "version": "4"}
     sample = metrics.registry.get_sample_value
     assert sample("layerserve_rows_total", labels) == 2
@@ -177,7 +177,7 @@ def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
     server.stop()
     server.stop()
     assert version.retired
-    assert version.lane._closed
+    assert version.queue._closed
     assert not server.ready
     assert not server._watcher._thread.is_alive()
     sample = server.metrics.registry.get_sample_value
@@ -188,7 +188,7 @@ def test_orders_for_a_worker_are_the_settings_of_its_server(tmp_path):
     settings = Settings(
         path=tmp_path, workers=2, data_root=tmp_path / "data", compute_threads=3, grpc_port=0, max_batch_rows=7
     )
-    processes = Workers(settings)
+    processes = Supervisor(settings)
     orders = json.loads(json.dumps(processes._orders(4321)))
     there = Settings.model_construct(**worker._settings(orders["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
@@ -319,5 +319,5 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert "layerserve_buffered_bytes 123.0" in metrics
     assert ready
     assert version.retired
-    assert version.lane._name == "model 'double' version 1"
-    assert version.lane._execute is version.execution
+    assert version.queue._name == "model 'double' version 1"
+    assert version.queue._execute is version.runner

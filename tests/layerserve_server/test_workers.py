@@ -22,7 +22,7 @@ from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
 from layerserve_server.processes import shared_weights, supervisor
 from layerserve_server.processes.shared_weights import SharedWeights
-from layerserve_server.processes.supervisor import AllMetrics, Workers
+from layerserve_server.processes.supervisor import AllMetrics, Supervisor
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Ended
 from layerserve_server.transport.grpcio import claim
@@ -190,7 +190,7 @@ def processes(monkeypatch):
     def make_processes(program, count=2):
         monkeypatch.setattr(supervisor, "COMMAND", (sys.executable, "-c", program))
         monkeypatch.setattr(supervisor, "AGAIN_SECONDS", 0.01)
-        made.append(Workers(Settings(workers=count)))
+        made.append(Supervisor(Settings(workers=count)))
         return made[-1]
 
     yield make_processes

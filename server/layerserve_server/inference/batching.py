@@ -25,7 +25,7 @@ from layerserve_server.errors import (
     InvalidRequestError,
     UnavailableError,
 )
-from layerserve_server.inference.queue import Arrays, Pending, Piece, joined
+from layerserve_server.inference.queue import Arrays, Piece, QueuedRequest, joined
 
 #: Batches that a thread runs for others before it goes on with its own work.
 MAX_TURNS = 16
@@ -63,7 +63,7 @@ def _at_once(tell: Callable[[], None]) -> None:
     tell()
 
 
-class Lane:
+class BatchQueue:
     """The queue before one version. All methods may be called from any thread."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Lane:
         self.max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._observer = observer
-        self._queue: deque[Pending] = deque()
+        self._queue: deque[QueuedRequest] = deque()
         self._queued_rows = 0
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -96,7 +96,7 @@ class Lane:
         #: What batches took of a thread's own time, by the bits of their number of rows; infinite where not known.
         self._took = [math.inf] * (max_batch_rows.bit_length() + 1)
 
-    def put(self, pending: Pending) -> None:
+    def put(self, pending: QueuedRequest) -> None:
         """Puts a request into the queue; one of the methods `run...` must follow.
 
         Raises BusyError if the queue is full. A request that is larger than the whole queue waits in an empty one.
@@ -116,7 +116,7 @@ class Lane:
             if self._gathering:
                 self._wake.notify()
 
-    def submit(self, pending: Pending) -> None:
+    def submit(self, pending: QueuedRequest) -> None:
         """Puts a request into the queue and returns; its batch runs in the lane's own thread, or that of others.
 
         Raises BusyError if the queue is full.
@@ -194,7 +194,7 @@ class Lane:
         """Rows that wait now."""
         return self._queued_rows
 
-    def _give_turn(self, pending: Pending) -> None:
+    def _give_turn(self, pending: QueuedRequest) -> None:
         """Start-time fair queueing: a client's requests are due as if each client were served the same rows at a time.
 
         So one that sends thousands keeps nobody else waiting for more than its share (Goyal, Vin and Cheng, 1996).
@@ -206,7 +206,7 @@ class Lane:
         pending.turn = max(self._clock, self._turns.get(client, 0.0))
         self._turns[client] = pending.turn + pending.rows
 
-    def _insert(self, pending: Pending) -> None:
+    def _insert(self, pending: QueuedRequest) -> None:
         """Behind all that have more priority, or as much and an earlier turn."""
         place = len(self._queue)
         while place:
@@ -286,19 +286,19 @@ class Lane:
                 self.run_elsewhere()
                 return
 
-    def _form(self) -> tuple[list[Piece], list[tuple[Pending, Exception]]]:
+    def _form(self) -> tuple[list[Piece], list[tuple[QueuedRequest, Exception]]]:
         """Takes the next batch from the queue: the oldest request, and those behind it that may run with it, in order.
 
         A request larger than a batch gives one batch's rows and goes behind the others of its priority, so that it
         shares the lane instead of holding it.
         """
         batch: list[Piece] = []
-        dropped: list[tuple[Pending, Exception]] = []
-        kept: list[Pending] = []
+        dropped: list[tuple[QueuedRequest, Exception]] = []
+        kept: list[QueuedRequest] = []
         room = self.max_batch_rows
         key: object = None
         now = time.monotonic()
-        unfinished: Pending | None = None
+        unfinished: QueuedRequest | None = None
         waited: list[float] = []
         while self._queue and room > 0:
             pending = self._queue.popleft()
@@ -337,7 +337,7 @@ class Lane:
             self._observer.requests_waited(waited)
         return batch, dropped
 
-    def _refusal(self, pending: Pending, now: float) -> Exception | None:
+    def _refusal(self, pending: QueuedRequest, now: float) -> Exception | None:
         """Why a request that waited isn't computed any more. None: it is."""
         if pending.ended:
             return CallCancelledError("the caller has gone")

@@ -32,10 +32,10 @@ def _nobody() -> object:
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
+class QueuedRequest:
     """A request on its way: what it asks, its own clock, and its own reply.
 
-    `done` is called exactly once, from the lane's thread or from the one that cancels, with `error` or `results` set.
+    `done` is called exactly once, with `error` or `results` set: from the thread that runs batches, or that cancels.
     """
 
     outputs: tuple[str, ...]
@@ -44,7 +44,7 @@ class Pending:
     rows: int
     #: Whether other requests' rows may run in the same batch, and the rows of this one in several.
     joinable: bool
-    done: Callable[[Pending], None]
+    done: Callable[[QueuedRequest], None]
     #: When the caller stops waiting, as `time.monotonic` counts.
     deadline: float | None = None
     #: Goes before what has less.
@@ -62,7 +62,7 @@ class Pending:
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
-    #: Its place among those of its priority (see Lane._give_turn).
+    #: Its place among those of its priority (see BatchQueue._give_turn).
     turn: float = 0.0
     _parts: list[Arrays] | None = None
     _taken: int = 0
@@ -122,7 +122,7 @@ class Pending:
 class Piece:
     """Rows of one request in one batch."""
 
-    owner: Pending
+    owner: QueuedRequest
     arrays: Arrays
     rows: int
 

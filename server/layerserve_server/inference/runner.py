@@ -105,7 +105,7 @@ LoadModel: TypeAlias = Callable[[Path], ServedModel]
 Adopt: TypeAlias = Callable[[Any, Path], None]
 
 
-class Execution:
+class ModelRunner:
     """Runs batches of one model (see batching.Executor). Thread-safe."""
 
     def __init__(self, model: ServedModel) -> None:

@@ -36,7 +36,7 @@ END_SECONDS = 10.0
 COMMAND = (sys.executable, "-m", "layerserve_server.processes.worker")
 
 
-class Workers:
+class Supervisor:
     """All processes besides the owner. Those that end are started again."""
 
     def __init__(self, settings: Settings) -> None:
@@ -129,7 +129,7 @@ class Workers:
 class AllMetrics(CollectorRegistry):
     """This process's metrics with the workers': counts of the same name and labels are added up."""
 
-    def __init__(self, own: CollectorRegistry, workers: Workers) -> None:
+    def __init__(self, own: CollectorRegistry, workers: Supervisor) -> None:
         super().__init__()
         self._own, self._others = own, workers
 

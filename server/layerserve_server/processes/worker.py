@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server import logs
-from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner
+from layerserve_server.app import certificate, limits, loader, make_queue, make_tuner
 from layerserve_server.inference import runner
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
@@ -46,7 +46,7 @@ def main() -> None:
         settings.path,
         settings.state_folder / "models",
         loader(settings, weights=Path(orders["weights"])),
-        lambda name, version, run: make_lane(settings, metrics, name, version, run),
+        lambda name, version, run: make_queue(settings, metrics, name, version, run),
         max_old_versions=settings.max_old_versions,
         settle_seconds=2 * settings.poll_seconds,
         observer=metrics,

@@ -1,4 +1,4 @@
-"""A loaded version: its model, its lane, and who uses it."""
+"""A loaded version: its model, its queue, and who uses it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from layerserve_server.inference.batching import Lane
-from layerserve_server.inference.runner import Execution, ServedModel
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository.layout import FoundVersion
 
 
@@ -18,8 +18,8 @@ class LoadedVersion:
 
     found: FoundVersion
     model: ServedModel
-    execution: Execution
-    lane: Lane
+    runner: ModelRunner
+    queue: BatchQueue
     parameter_count: int
     training_run: str
     #: Called once, when it is retired and nobody uses it any more.
@@ -73,7 +73,7 @@ class LoadedVersion:
             self._release()
 
     def _release(self) -> None:
-        self.lane.close()
+        self.queue.close()
         self.released(self)
 
 

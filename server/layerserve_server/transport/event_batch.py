@@ -1,4 +1,4 @@
-"""Calls that one thread takes in bursts: what came together is handed to the handlers in one go.
+"""Calls that one thread takes in batches: what came together is handed to the handlers in one go.
 
 What the handlers left to do is done once for all of it, in the same thread, so a burst is a batch; and metrics are told
 once of all that a burst brought and ended.
@@ -36,10 +36,10 @@ BLOCKING_THREADS = 8
 #: Threads for requests that take long to decompress: few, as each may take a core.
 DECOMPRESSING_THREADS = 2
 #: Calls taken at once. More would let the first of them wait for the parsing of the last.
-MAX_BURST = 256
+MAX_EVENTS = 256
 
 
-class Bursts:
+class EventBatches:
     """The open calls of one thread that takes them, and what it has to do when a burst has been handed out."""
 
     def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
@@ -56,9 +56,9 @@ class Bursts:
         self._decompressing = ThreadPoolExecutor(DECOMPRESSING_THREADS, "decompress")
         observer.before_reading(self.tell)
         #: Calls that have no answer yet.
-        self.open: set[BurstCall] = set()
+        self.open: set[BatchedCall] = set()
         #: Those of them whose request hasn't come. A transport's own.
-        self.coming: Collection[BurstCall] = ()
+        self.coming: Collection[BatchedCall] = ()
         #: Whether no further calls are taken.
         self.stopping = False
 
@@ -66,12 +66,12 @@ class Bursts:
         """Says that this is the thread that takes the calls."""
         self._thread = threading.get_ident()
 
-    def begin(self, call: BurstCall) -> None:
+    def begin(self, call: BatchedCall) -> None:
         """A call has come, perhaps without its request yet."""
         self._began[call.method] = self._began.get(call.method, 0) + 1
         self.open.add(call)
 
-    def take(self, call: BurstCall, handler: Handler) -> None:
+    def take(self, call: BatchedCall, handler: Handler) -> None:
         """Hands a call that has begun to its handler."""
         try:
             if call.deadline is not None and time.monotonic() >= call.deadline:
@@ -93,7 +93,7 @@ class Bursts:
         except Exception as error:
             call.fail(error)
 
-    def _take_long(self, call: BurstCall, handler: Handler) -> None:
+    def _take_long(self, call: BatchedCall, handler: Handler) -> None:
         """Decompresses a call's request, in a thread of its own, and hands it on."""
         if not call.answered:
             call.request = decompressed(call.request, self._limits.max_message_bytes, self.memory)
@@ -146,7 +146,7 @@ class Bursts:
         """Runs work in another thread."""
         self._blocking.submit(work)
 
-    def work(self, call: BurstCall, handler: Handler) -> None:
+    def work(self, call: BatchedCall, handler: Handler) -> None:
         """Runs a handler that isn't prompt, in another thread."""
         self._working.submit(call.attempt, partial(handler, call))
 
@@ -172,13 +172,15 @@ def _run(work: Callable[..., None], *arguments: object) -> None:
         logger.exception("work for a burst of calls")
 
 
-class BurstCall:
+class BatchedCall:
     """A unary call for which no thread waits (see transport.call.Call)."""
 
-    __slots__ = ("_bursts", "_gone", "_held", "_once", "arrived", "deadline", "method", "model", "request", "version")
+    __slots__ = ("_batches", "_gone", "_held", "_once", "arrived", "deadline", "method", "model", "request", "version")
 
-    def __init__(self, bursts: Bursts, method: str, request: bytes, arrived: float, deadline: float | None) -> None:
-        self._bursts = bursts
+    def __init__(
+        self, batches: EventBatches, method: str, request: bytes, arrived: float, deadline: float | None
+    ) -> None:
+        self._batches = batches
         self.method = method
         self.request = request
         self.arrived = arrived
@@ -229,11 +231,11 @@ class BurstCall:
         """Counts it no more: its answer is out of the transport's hands."""
         if self._held:
             held, self._held = self._held, 0
-            self._bursts.memory.give(held)
+            self._batches.memory.give(held)
 
     def _count(self, size: int) -> None:
         if size >= COUNTED_BYTES:
-            self._bursts.memory.take(size)
+            self._batches.memory.take(size)
             self._held += size
 
     def answer(self, message: bytes) -> None:
@@ -247,7 +249,7 @@ class BurstCall:
             # First, as all else can wait.
             self.send(message)
             self._end("OK")
-            self._bursts.open.discard(self)
+            self._batches.open.discard(self)
         else:
             # The caller went away meanwhile, and the message was counted here only.
             self.drop()
@@ -261,19 +263,19 @@ class BurstCall:
         if self._once.acquire(False):
             self._end(wire.code.name)
             self.send_failure(wire)
-            self._bursts.open.discard(self)
+            self._batches.open.discard(self)
 
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
 
     def afterwards(self, work: Callable[[], None]) -> None:
-        self._bursts.afterwards(work)
+        self._batches.afterwards(work)
 
     def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
-        self._bursts.gather(work, item)
+        self._batches.gather(work, item)
 
     def may_block(self, work: Callable[[], None]) -> None:
-        self._bursts.may_block(partial(self.attempt, work))
+        self._batches.may_block(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Runs work; an error in it is the call's."""
@@ -290,7 +292,7 @@ class BurstCall:
             callback = self._gone
             self._end(wire.code.name)
             self.send_failure(wire)
-            self._bursts.open.discard(self)
+            self._batches.open.discard(self)
             if callback is not None:
                 callback()
 
@@ -298,4 +300,4 @@ class BurstCall:
         # The callback refers to whoever answers, and that to this call: a circle that only the collector would undo.
         self._gone = None
         seconds = time.monotonic() - self.arrived
-        self._bursts.ended(Ended(self.method, self.model, self.version, status, seconds))
+        self._batches.ended(Ended(self.method, self.model, self.version, status, seconds))

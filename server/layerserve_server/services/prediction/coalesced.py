@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from layerserve_server.errors import BusyError, DeadlinePassedError, InvalidRequestError
-from layerserve_server.inference.batching import Lane
+from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import Array
-from layerserve_server.services.prediction.endpoint import Selection
-from layerserve_server.services.prediction.request_template import Layout, Pattern
+from layerserve_server.services.prediction.endpoint import Endpoint
+from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 from layerserve_server.transport.call import Call
 
 
-def answer_alike(
-    lane: Lane, selection: Selection, pattern: Pattern, layouts: Sequence[Layout], calls: Sequence[Call]
+def answer_coalesced(
+    lane: BatchQueue, selection: Endpoint, pattern: RequestTemplate, layouts: Sequence[Layout], calls: Sequence[Call]
 ) -> None:
     """Answers calls of a pattern, in as few batches as they fit into. This thread has the lane's lead."""
     most = max(1, lane.max_batch_rows // layouts[0].shape[0])
@@ -29,7 +29,7 @@ def answer_alike(
             _answer_batch(lane, selection, pattern, layouts, batch)
 
 
-def _still_wanted(pattern: Pattern, calls: Sequence[Call]) -> list[Call]:
+def _still_wanted(pattern: RequestTemplate, calls: Sequence[Call]) -> list[Call]:
     """The calls to compute. The others have their answer, or get it here."""
     now = time.monotonic()
     kept = []
@@ -46,7 +46,7 @@ def _still_wanted(pattern: Pattern, calls: Sequence[Call]) -> list[Call]:
 
 
 def _answer_batch(
-    lane: Lane, selection: Selection, pattern: Pattern, layouts: Sequence[Layout], calls: Sequence[Call]
+    lane: BatchQueue, selection: Endpoint, pattern: RequestTemplate, layouts: Sequence[Layout], calls: Sequence[Call]
 ) -> None:
     messages = [call.request for call in calls]
     rows, now = layouts[0].shape[0], time.monotonic()

@@ -11,7 +11,7 @@ from layerserve.wire import WIRE_TYPES, TensorWriter
 from layerserve_server.inference.queue import Arrays
 
 
-class ReplyForm:
+class Encoder:
     """The response of one version to requests for the same outputs."""
 
     def __init__(self, model: str, version: int, outputs: Sequence[str]) -> None:

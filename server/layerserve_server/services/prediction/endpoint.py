@@ -8,34 +8,34 @@ from dataclasses import dataclass
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.inference.admission import Admission
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.prediction.decoder import RequestForm
-from layerserve_server.services.prediction.encoder import ReplyForm
+from layerserve_server.services.prediction.decoder import Decoder
+from layerserve_server.services.prediction.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class Endpoint:
     """Some outputs of a version, and how requests for them are read and answered."""
 
     admission: Admission
-    request: RequestForm
+    request: Decoder
     #: Each output once, as the model computes them.
     computed: tuple[str, ...]
-    reply: ReplyForm
+    reply: Encoder
 
 
-def select(version: LoadedVersion, outputs: tuple[str, ...]) -> Selection:
+def select(version: LoadedVersion, outputs: tuple[str, ...]) -> Endpoint:
     """The selection of these outputs, or of all. Raises UnknownOutputError, InvalidRequestError for repeated ones."""
 
-    def make() -> Selection:
+    def make() -> Endpoint:
         if len(set(outputs)) < len(outputs):
             # A reply would be as many times as large as what it is computed from.
             name, count = Counter(outputs).most_common(1)[0]
             raise InvalidRequestError(f"output '{safe_text(name, 80)}': got it {count} times, expected it once")
-        plan = version.execution.plan(outputs)
+        plan = version.runner.plan(outputs)
         names = outputs or tuple(spec.name for spec in version.model.output_specs)
         computed = tuple(dict.fromkeys(names))
-        padding = version.execution.padding(computed, plan.input_specs)
+        padding = version.runner.padding(computed, plan.input_specs)
         admission = Admission(plan, version.model.input_specs, computed, padding)
-        return Selection(admission, RequestForm(admission), computed, ReplyForm(version.name, version.version, names))
+        return Endpoint(admission, Decoder(admission), computed, Encoder(version.name, version.version, names))
 
-    return version.execution.kept(outputs, make)
+    return version.runner.kept(outputs, make)

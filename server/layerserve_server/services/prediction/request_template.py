@@ -58,7 +58,7 @@ class Layout(NamedTuple):
         return np.frombuffer(message, self.dtype, self.elements, self.offset).reshape(self.shape)
 
 
-class Pattern:
+class RequestTemplate:
     """Requests that are alike but for their tensors' data and their ids."""
 
     __slots__ = ("_fixed", "_id", "choice", "max_queue_ms", "outputs", "priority", "tensors")
@@ -103,13 +103,13 @@ class Pattern:
         return "" if self._id is None else message[self._id.start : self._id.stop].decode("ascii")
 
 
-class Patterns:
+class RequestTemplates:
     """The patterns of requests that came before."""
 
     def __init__(self) -> None:
-        self._by_length: dict[int, tuple[Pattern, ...]] = {}
+        self._by_length: dict[int, tuple[RequestTemplate, ...]] = {}
 
-    def find(self, message: bytes) -> Pattern | None:
+    def find(self, message: bytes) -> RequestTemplate | None:
         """The pattern of a message; None for one that looks new."""
         for pattern in self._by_length.get(len(message), ()):
             if pattern.fits(message):
@@ -120,7 +120,7 @@ class Patterns:
         self, message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
     ) -> None:
         """Remembers what a message looks like that was read as `request`."""
-        pattern = pattern_of(message, request, choice)
+        pattern = template_of(message, request, choice)
         if pattern is None or pattern.fixed_bytes > MAX_FIXED_BYTES:
             return
         if len(self._by_length) >= MAX_LENGTHS:
@@ -129,9 +129,9 @@ class Patterns:
         self._by_length[len(message)] = (pattern, *known[: MAX_ALIKE - 1])
 
 
-def pattern_of(
+def template_of(
     message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
-) -> Pattern | None:
+) -> RequestTemplate | None:
     """The pattern of a message; None where a part of it stands there twice, so that one overrides the other."""
     ids: list[Span] = []
     data: list[Span] = []
@@ -152,7 +152,7 @@ def pattern_of(
         Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), span)
         for tensor, span in zip(request.inputs, data, strict=True)
     )
-    return Pattern(message, request, choice, tensors, ids[0] if ids else None)
+    return RequestTemplate(message, request, choice, tensors, ids[0] if ids else None)
 
 
 def fields(message: bytes, within: Span) -> Iterator[tuple[int, Span]]:

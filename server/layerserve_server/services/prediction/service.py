@@ -8,15 +8,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from layerserve.v1 import prediction_pb2
 
 from layerserve_server.errors import ServerError
-from layerserve_server.inference.batching import Lane
-from layerserve_server.inference.queue import Arrays, Pending
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.queue import Arrays, QueuedRequest
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.messages import LONG_BYTES, choice, parse
-from layerserve_server.services.prediction.coalesced import answer_alike
-from layerserve_server.services.prediction.endpoint import Selection, select
-from layerserve_server.services.prediction.prediction_stream import Answers
-from layerserve_server.services.prediction.request_template import Pattern, Patterns
+from layerserve_server.services.prediction.coalesced import answer_coalesced
+from layerserve_server.services.prediction.endpoint import Endpoint, select
+from layerserve_server.services.prediction.prediction_stream import PredictionStream
+from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.PredictionService/"
@@ -27,7 +27,7 @@ class PredictionService:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._patterns = Patterns()
+        self._patterns = RequestTemplates()
         #: One object, as calls that name the same are answered together.
         self._answer_known = self._answer_patterns
 
@@ -50,11 +50,13 @@ class PredictionService:
     def predict_stream(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Many requests, answered as they finish."""
         # Batches run elsewhere: while one does, the event loop reads what will be the next one.
-        return Answers(stream, lambda call: self._start(call, call.message, Lane.run_elsewhere)).messages()
+        return PredictionStream(
+            stream, lambda call: self._start(call, call.message, BatchQueue.run_elsewhere)
+        ).messages()
 
-    def _answer_patterns(self, known: Sequence[tuple[Call, Pattern]]) -> None:
+    def _answer_patterns(self, known: Sequence[tuple[Call, RequestTemplate]]) -> None:
         """Answers calls that came together and have patterns."""
-        calls: dict[Pattern, list[Call]] = {}
+        calls: dict[RequestTemplate, list[Call]] = {}
         for call, pattern in known:
             calls.setdefault(pattern, []).append(call)
         patterns = Counter(pattern.choice for pattern in calls) if len(calls) > 1 else None
@@ -64,7 +66,7 @@ class PredictionService:
                 for call in alike:
                     self._try(call, pattern)
 
-    def _answer_at_once(self, pattern: Pattern, calls: Sequence[Call]) -> bool:
+    def _answer_at_once(self, pattern: RequestTemplate, calls: Sequence[Call]) -> bool:
         """Answers calls that are alike without a queue, if that can be done."""
         try:
             held = self._repository.lease_loaded(*pattern.choice)
@@ -72,7 +74,7 @@ class PredictionService:
                 return False
             with held as version:
                 selection = select(version, pattern.outputs)
-                layouts, lane = selection.request.layouts(pattern), version.lane
+                layouts, lane = selection.request.layouts(pattern), version.queue
                 if layouts is None:
                     return False
                 rows = layouts[0].shape[0]
@@ -81,7 +83,7 @@ class PredictionService:
                 try:
                     for call in calls:
                         call.about(version.name, version.version)
-                    answer_alike(lane, selection, pattern, layouts, calls)
+                    answer_coalesced(lane, selection, pattern, layouts, calls)
                 finally:
                     lane.cease()
         except ServerError:
@@ -89,7 +91,7 @@ class PredictionService:
             return False
         return True
 
-    def _try(self, call: Call, pattern: Pattern) -> None:
+    def _try(self, call: Call, pattern: RequestTemplate) -> None:
         try:
             held = self._repository.lease_loaded(*pattern.choice)
             lane = _put_known(call, pattern, held) if held is not None else None
@@ -114,7 +116,7 @@ class PredictionService:
         else:
             read()
 
-    def _start(self, call: Call, request: prediction_pb2.PredictRequest, run: Callable[[Lane], None]) -> None:
+    def _start(self, call: Call, request: prediction_pb2.PredictRequest, run: Callable[[BatchQueue], None]) -> None:
         name, version, label = choice(request.model)
         held = self._repository.lease_loaded(name, version, label)
         if held is not None:
@@ -123,7 +125,7 @@ class PredictionService:
             call.may_block(lambda: run(_put(call, request, self._repository.lease(name, version, label))))
 
 
-def _put(call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> Lane:
+def _put(call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> BatchQueue:
     """Puts a request into the lane of its version, which must be told to run it."""
     version = held.version
     try:
@@ -131,13 +133,13 @@ def _put(call: Call, request: prediction_pb2.PredictRequest, held: Lease) -> Lan
         selection = select(version, tuple(request.outputs))
         admitted = selection.request.read(request.inputs)
         pending = _pending(call, held, selection, admitted.arrays, admitted.rows, request.id)
-        return _queue(call, pending, version.lane, request.priority, request.max_queue_ms)
+        return _queue(call, pending, version.queue, request.priority, request.max_queue_ms)
     except BaseException:
         held.end()
         raise
 
 
-def _put_known(call: Call, pattern: Pattern, held: Lease) -> Lane | None:
+def _put_known(call: Call, pattern: RequestTemplate, held: Lease) -> BatchQueue | None:
     """As `_put`, for a request of a known pattern; None where its arrays must be read the long way."""
     version = held.version
     try:
@@ -150,14 +152,14 @@ def _put_known(call: Call, pattern: Pattern, held: Lease) -> Lane | None:
         message = call.request
         arrays = {layout.name: layout.read(message) for layout in layouts}
         pending = _pending(call, held, selection, arrays, layouts[0].shape[0], pattern.id(message))
-        return _queue(call, pending, version.lane, pattern.priority, pattern.max_queue_ms)
+        return _queue(call, pending, version.queue, pattern.priority, pattern.max_queue_ms)
     except BaseException:
         held.end()
         raise
 
 
-def _pending(call: Call, held: Lease, selection: Selection, arrays: Arrays, rows: int, id: str) -> Pending:
-    def answer(pending: Pending) -> None:
+def _pending(call: Call, held: Lease, selection: Endpoint, arrays: Arrays, rows: int, id: str) -> QueuedRequest:
+    def answer(pending: QueuedRequest) -> None:
         held.end()
         results = pending.results
         if results is None:
@@ -167,7 +169,7 @@ def _pending(call: Call, held: Lease, selection: Selection, arrays: Arrays, rows
 
     admission = selection.admission
     padded = admission.padded_group(arrays)
-    return Pending(
+    return QueuedRequest(
         outputs=selection.computed,
         arrays=arrays,
         rows=rows,
@@ -181,7 +183,7 @@ def _pending(call: Call, held: Lease, selection: Selection, arrays: Arrays, rows
     )
 
 
-def _queue(call: Call, pending: Pending, lane: Lane, priority: int, max_queue_ms: int) -> Lane:
+def _queue(call: Call, pending: QueuedRequest, lane: BatchQueue, priority: int, max_queue_ms: int) -> BatchQueue:
     pending.priority = priority
     if max_queue_ms:
         pending.give_up = pending.arrived + max_queue_ms / 1000

@@ -1,4 +1,4 @@
-"""Execution: one batch on the device, what is kept of it, and how a file is read."""
+"""The model runner: one batch on the device, what is kept of it, and how a file is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from layergraph.errors import CorruptFileError, DataError, UnknownTensorError
 from layerserve_server.errors import InvalidTensorError, UnknownOutputError
 from layerserve_server.inference import runner
-from layerserve_server.inference.runner import Execution
+from layerserve_server.inference.runner import ModelRunner
 
 
 class Plan:
@@ -45,7 +45,7 @@ X = np.ones((3, 2), np.float32)
 
 def test_a_plan_is_made_once_for_the_same_outputs():
     model = Model()
-    run = Execution(model)
+    run = ModelRunner(model)
     for _ in range(3):
         np.testing.assert_array_equal(run(("y",), {"x": X})["y"], [[2], [2], [2]])
     run(("y", "hidden"), {"x": X})
@@ -54,7 +54,7 @@ def test_a_plan_is_made_once_for_the_same_outputs():
 
 def test_callers_can_not_fill_the_memory_with_choices_of_outputs():
     model, made = Model(), []
-    run = Execution(model)
+    run = ModelRunner(model)
     for number in range(3 * runner.MAX_KEPT):
         run((f"y{number}",), {"x": X})
         assert len(run._plans) <= runner.MAX_KEPT
@@ -68,14 +68,14 @@ def test_callers_can_not_fill_the_memory_with_choices_of_outputs():
 def test_no_rows_give_no_rows_of_the_right_shape_and_type():
     """Many kernels refuse to run on no rows."""
     model = Model()
-    result = Execution(model)(("y",), {"x": np.zeros((0, 2), np.float32)})
+    result = ModelRunner(model)(("y",), {"x": np.zeros((0, 2), np.float32)})
     assert (result["y"].shape, result["y"].dtype) == ((0, 1), np.float32)
     assert model.plans[0][1].ran == [{"x": (1, 2)}]
 
 
 def test_a_model_without_a_row_axis_gets_what_came():
     model = Model()
-    run = Execution(model)
+    run = ModelRunner(model)
     model.plan = lambda outputs: plan
     plan = Plan(("y",))
     plan.batched = False
@@ -84,7 +84,7 @@ def test_a_model_without_a_row_axis_gets_what_came():
 
 
 def test_errors_of_the_model_are_those_of_the_request():
-    run = Execution(Model())
+    run = ModelRunner(Model())
     with pytest.raises(InvalidTensorError, match="input 'x': got -1"):
         run(("y",), {"x": -X})
     with pytest.raises(UnknownOutputError, match="unknown tensor 'z'"):
@@ -93,14 +93,14 @@ def test_errors_of_the_model_are_those_of_the_request():
 
 def test_outputs_that_are_asked_for_twice_are_computed_once_and_none_means_all():
     model = Model()
-    run = Execution(model)
+    run = ModelRunner(model)
     run.plan(["a", "b", "a"])
     run.plan([])
     assert [outputs for outputs, _ in model.plans] == [("a", "b"), None]
 
 
 def test_only_outputs_of_the_model_that_need_all_padded_inputs_are_padded():
-    run = Execution(Model())
+    run = ModelRunner(Model())
     inputs = [SimpleNamespace(name="x"), SimpleNamespace(name="other")]
     assert run.padding(["y"], inputs) is None
     run._padding = padding = SimpleNamespace(fills={"x": 0})
