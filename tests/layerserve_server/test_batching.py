@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import threading
 import time
 from concurrent.futures import Future
@@ -497,59 +498,198 @@ def quick_queue(make, **limits):
     return queue, observer
 
 
-def test_a_free_queue_of_a_quick_model_is_led_by_whoever_asks_first(make):
-    queue, observer = quick_queue(make)
-    assert queue.lead(1)
-    assert not queue.lead(1)
-    x = np.ones((2, 1))
-    assert queue.run_now(("y",), {"x": x}, 2, [0.25, 0.5])["y"] is x
-    assert observer.batches == []  # it is told after the answers
-    queue.cease()
-    assert (observer.batches, observer.waits) == ([(2, 2)], [0.25, 0.5])
-    queue.cease()
+class Caller:
+    """A request that came together with others."""
+
+    def __init__(self, value, *, arrived=None, deadline=None):
+        self.value, self.deadline = value, deadline
+        self.arrived = time.monotonic() if arrived is None else arrived
+        self.answer = None
+
+    @property
+    def answered(self):
+        return self.answer is not None
+
+    def fail(self, error):
+        self.answer = self.answer or error
+
+
+class Together:
+    """Requests that came together, each with as many rows of its value."""
+
+    outputs, joinable = ("y",), True
+
+    def __init__(self, requests, request_rows=1, max_wait=None):
+        self.requests, self.request_rows, self.max_wait = requests, request_rows, max_wait
+
+    @property
+    def size(self):
+        return len(self.requests)
+
+    @property
+    def rows(self):
+        return self.size * self.request_rows
+
+    def arrays(self):
+        return {"x": np.repeat([[caller.value] for caller in self.requests], self.request_rows, axis=0)}
+
+    def deliver(self, results):
+        for place, caller in enumerate(self.requests):
+            caller.answer = results["y"][place * self.request_rows :][: self.request_rows, 0].tolist()
+
+    def fail(self, error):
+        for caller in self.requests:
+            caller.fail(error)
+
+    def split(self):
+        return [Together([caller], self.request_rows, self.max_wait) for caller in self.requests]
+
+    def parts(self, max_rows):
+        most = max_rows // self.request_rows
+        starts = range(0, self.size, most)
+        return [Together(self.requests[start : start + most], self.request_rows, self.max_wait) for start in starts]
+
+    def drop_answered(self):
+        self.requests = [caller for caller in self.requests if not caller.answered]
+
+
+def runs(queue, rows=1):
+    """Whether the queue runs a request of so many rows that came alone, at once."""
+    caller = Caller(1.0)
+    ran = queue.run_together(Together([caller], rows))
+    assert caller.answer == ([1.0] * rows if ran else None)
+    return ran
+
+
+def test_requests_that_came_together_run_at_once_and_are_counted_after_their_answers(make):
+    counted = []
+
+    def execute(outputs, arrays):
+        # While they run, no others do at once.
+        assert not queue.run_together(Together([Caller(9.0)]))
+        counted.append(list(observer.batches))
+        return {"y": arrays["x"]}
+
+    queue, observer = make(execute)
+    queue._took = [0.0] * len(queue._took)
+    now = time.monotonic()
+    callers = [Caller(1.0, arrived=now - 0.25), Caller(2.0, arrived=now - 0.5)]
+    group = Together(callers)
+    deliver = group.deliver
+    group.deliver = lambda results: (deliver(results), counted.append(list(observer.batches)))
+    group.parts = lambda max_rows: [group]
+    assert queue.run_together(group)
+    assert [caller.answer for caller in callers] == [[1.0], [2.0]]
+    assert counted == [[], []]
     assert observer.batches == [(2, 2)]
-    assert queue.lead(1)
-    queue.cease()
+    assert observer.waits == pytest.approx([0.25, 0.5], abs=0.1)
+    assert not queue._led
 
 
-def test_nobody_takes_the_lead_before_those_who_wait(make):
+def test_as_many_of_those_that_came_together_run_as_fit_into_a_batch(make):
+    queue, observer = quick_queue(make, max_batch_rows=8)
+    callers = [Caller(float(value)) for value in range(5)]
+    assert queue.run_together(Together(callers, 3))
+    assert [caller.answer for caller in callers] == [[float(value)] * 3 for value in range(5)]
+    assert observer.batches == [(6, 2), (6, 2), (3, 1)]
+
+
+def test_no_others_run_before_those_who_wait(make):
     queue, _observer = quick_queue(make)
     waiting = QueuedRequest(("y",), {"x": np.ones((1, 1))}, 1, True, lambda pending: None)
     queue.put(waiting)
-    assert not queue.lead(1)
+    assert not runs(queue)
     queue.run()
-    assert waiting.ended
-    assert queue.lead(1)
-    queue.cease()
+    assert waiting.answered
+    assert runs(queue)
 
 
-def test_who_came_while_somebody_led_is_run_when_that_ceases(make):
-    queue, _observer = quick_queue(make)
-    assert queue.lead(1)
-    future = wait_here(queue, [5], queue.run)
-    assert not future.done()
-    queue.cease()
-    assert column(future) == [5]
+def test_who_came_while_others_ran_is_run_after_them(make):
+    futures = []
+
+    def execute(outputs, arrays):
+        if not futures:
+            futures.append(wait_here(queue, [5], queue.run))
+            assert not futures[0].done()
+        return {"y": arrays["x"]}
+
+    queue, _observer = make(execute)
+    queue._took = [0.0] * len(queue._took)
+    assert runs(queue)
+    assert column(futures[0]) == [5]
 
 
-def test_nobody_leads_a_queue_that_is_closed_or_slow(make):
+def test_nothing_runs_at_once_in_a_queue_that_is_closed_or_slow(make):
     queue, _ = quick_queue(make, max_batch_rows=8)
-    queue._took = [0.0, batching.QUICK_SECONDS / 4, *[math.inf] * (len(queue._took) - 2)]
-    # Twice the rows may take twice as long.
-    assert [queue.lead(rows) and queue.cease() is None for rows in (1, 2, 3, 4, 8, 16)] == [
-        *(True, True, True, False, False, False)
-    ]
+    for rows, quick in ((1, True), (2, True), (3, True), (4, False), (8, False), (16, False)):
+        # Twice the rows may take twice as long.
+        queue._took = [0.0, batching.QUICK_SECONDS / 4, *[math.inf] * (len(queue._took) - 2)]
+        assert runs(queue, rows) == quick
+    queue._took = [0.0] * len(queue._took)
+    assert not runs(queue, 9)  # more than a batch has
     queue.close()
-    assert not queue.lead(1)
+    assert not runs(queue)
 
 
-def test_rows_of_another_number_are_never_handed_out_by_who_leads(make):
+def test_results_with_other_rows_are_never_handed_out_to_those_that_came_together(make):
     queue, _ = make(lambda outputs, arrays: {"y": arrays["x"][:1]})
     queue._took = [0.0] * len(queue._took)
-    assert queue.lead(2)
-    with pytest.raises(RuntimeError, match="output 'y' has shape"):
-        queue.run_now(("y",), {"x": np.ones((2, 1))}, 2, [0.0])
-    queue.cease()
+    callers = [Caller(1.0), Caller(2.0)]
+    assert queue.run_together(Together(callers))
+    assert all(re.match("output 'y' has shape", str(caller.answer)) for caller in callers)
+    assert [type(caller.answer) for caller in callers] == [RuntimeError] * 2
+    assert not queue._led
+
+
+def queued(queue, callers, max_wait):
+    """Requests in the queue as the callers are; runs them."""
+    for caller in callers:
+
+        def done(request, caller=caller):
+            caller.answer = request.error or request.results["y"][:, 0].tolist()
+
+        x, give_up = np.array([[caller.value]]), None if max_wait is None else caller.arrived + max_wait
+        queue.put(
+            QueuedRequest(("y",), {"x": x}, 1, True, done, caller.deadline, give_up=give_up, arrived=caller.arrived)
+        )
+    queue.run()
+
+
+def coalesced(queue, callers, max_wait):
+    """The same without the queue."""
+    assert queue.run_together(Together(callers, max_wait=max_wait))
+
+
+@pytest.mark.parametrize("run", [queued, coalesced])
+def test_who_is_refused_or_at_fault_is_so_with_a_queue_and_without(make, run):
+    def execute(outputs, arrays):
+        if (arrays["x"] < 0).any():
+            raise InvalidRequestError("got -7")
+        return {"y": arrays["x"] * 2}
+
+    queue, observer = make(execute, max_batch_rows=16)
+    queue._took = [0.0] * len(queue._took)
+    now = time.monotonic()
+    callers = [
+        Caller(1.0, deadline=now + 100),
+        Caller(2.0, deadline=now - 1),
+        Caller(3.0, arrived=now - 100),
+        Caller(-7.0),
+        Caller(5.0),
+    ]
+    run(queue, callers, 50)
+    assert callers[0].answer == [2.0]
+    assert callers[4].answer == [10.0]
+    errors = [caller.answer for caller in callers[1:4]]
+    assert [(type(error), str(error)) for error in errors] == [
+        (DeadlinePassedError, "the deadline passed while the request waited"),
+        (BusyError, "the request waited for longer than it wanted to"),
+        (InvalidRequestError, "got -7"),
+    ]
+    assert errors[1].retry_after == 0.01
+    # Each is computed by itself where one is at fault.
+    assert observer.batches == [(1, 1), (1, 1)]
+    assert len(observer.waits) == 3
 
 
 def test_callers_that_ask_again_at_once_stay_together(make, monkeypatch):

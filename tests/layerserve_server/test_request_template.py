@@ -122,7 +122,7 @@ def test_callers_can_not_fill_the_memory(monkeypatch):
             patterns.learn(message.SerializeToString(), message, choice(message.model))
     kept = patterns._by_length
     assert 0 < len(kept) <= 3
-    assert all(len(alike) <= request_template.MAX_ALIKE for alike in kept.values())
+    assert all(len(alike) <= request_template.MAX_OF_LENGTH for alike in kept.values())
     long = request(model=tensor_pb2.ModelSpec(name="m" * request_template.MAX_FIXED_BYTES))
     patterns.learn(long.SerializeToString(), long, choice(long.model))
     assert patterns.find(long.SerializeToString()) is None

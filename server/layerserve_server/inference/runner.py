@@ -138,7 +138,7 @@ class ModelRunner:
         return padding if {spec.name for spec in inputs}.issuperset(padding.fills) else None
 
     def kept(self, outputs: tuple[str, ...], make: Callable[[], T]) -> T:
-        """What `make` made the first time that somebody asked for these outputs."""
+        """What `make` made the first time that these outputs were asked for."""
         made: T | None = self._kept.get(outputs)
         if made is None:
             made = make()
@@ -232,7 +232,7 @@ def make_ready() -> None:
     """Imports all that loading needs, and takes it out of the garbage collector's sight.
 
     What lives as long as the process is most of what there is to look through: a collection afterwards, as when a
-    version is let go, takes a fraction of the time, in which nobody is answered.
+    version is let go, takes a fraction of the time, in which no request is answered.
     """
     import layergraph  # noqa: F401
 

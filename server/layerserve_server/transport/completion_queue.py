@@ -2,7 +2,7 @@
 
 grpcio hands each call from its polling thread to a pooled one, back, and again to the pooled one: switches of threads
 that cost several times what a small model does; and each of its streams keeps a thread. Here the polling thread reads
-all that has arrived, hands the prompt calls to their handlers as a burst, other unary calls to a pool, and the events
+all that has arrived, hands the prompt calls to their handlers as a batch, other unary calls to a pool, and the events
 of streams to their event loop. This takes names that grpcio doesn't publish (the same from 1.74 to 1.85 at least);
 where they are missing, `transport.aio` serves instead.
 """

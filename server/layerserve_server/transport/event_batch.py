@@ -1,7 +1,7 @@
 """Calls that one thread takes in batches: what came together is handed to the handlers in one go.
 
-What the handlers left to do is done once for all of it, in the same thread, so a burst is a batch; and metrics are told
-once of all that a burst brought and ended.
+What the handlers left to do is done once for all of it, in the same thread, so what came together is a batch; and what
+began and ended with it is counted once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_EVENTS = 256
 
 
 class EventBatches:
-    """The open calls of one thread that takes them, and what it has to do when a burst has been handed out."""
+    """The open calls of one thread that takes them, and what it has to do when a batch of them has been handed out."""
 
     def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
         self._observer = observer
@@ -101,7 +101,7 @@ class EventBatches:
             handler(call)
 
     def finish(self) -> None:
-        """Does what the handlers of the burst left to do. Metrics come after the quickest answers, which would wait."""
+        """Does what the handlers of the batch left to do. Metrics come after the quickest answers, which would wait."""
         if self._gathered:
             gathered, self._gathered = self._gathered, {}
             for take, items in gathered.items():
@@ -117,13 +117,13 @@ class EventBatches:
         self.tell()
 
     def tell(self) -> None:
-        """Tells the observer of calls that have ended."""
+        """Has the observer count calls that have ended."""
         ended: list[Ended] = []
         while self._ended:
             try:
                 ended.append(self._ended.popleft())
             except IndexError:
-                # Another thread tells as well, of what it took.
+                # Another thread reports as well, what it took.
                 break
         if ended:
             self._observer.calls_ended(ended)
@@ -169,7 +169,7 @@ def _run(work: Callable[..., None], *arguments: object) -> None:
     try:
         work(*arguments)
     except Exception:
-        logger.exception("work for a burst of calls")
+        logger.exception("work for a batch of calls")
 
 
 class BatchedCall:

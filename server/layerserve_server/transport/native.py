@@ -2,7 +2,7 @@
 
 pygrpc-native's front carries the prompt unary methods. All else (streams, health, reflection, methods that may read a
 disk) goes through it to a grpcio server on a Unix socket, so that one port answers everything. What came together is
-handed to the handlers in one go, and what they left to do is done once for all of it: a burst is a batch.
+handed to the handlers in one go, and what they left to do is done once for all of it: what came together is a batch.
 """
 
 from __future__ import annotations

@@ -1,74 +1,87 @@
-"""Calls of one burst that are alike: where the model is quick and free, they are its next batch, without a queue.
+"""Calls of one event batch whose requests have the same template: a batch that needs no queue.
 
 Their arrays are joined straight from the messages' bytes, and the results cut into replies as bytes.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from layerserve_server.errors import BusyError, DeadlinePassedError, InvalidRequestError
-from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.services.prediction.endpoint import Endpoint
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 from layerserve_server.transport.call import Call
 
 
-def answer_coalesced(
-    lane: BatchQueue, selection: Endpoint, pattern: RequestTemplate, layouts: Sequence[Layout], calls: Sequence[Call]
-) -> None:
-    """Answers calls of a pattern, in as few batches as they fit into. This thread has the lane's lead."""
-    most = max(1, lane.max_batch_rows // layouts[0].shape[0])
-    for start in range(0, len(calls), most):
-        batch = _still_wanted(pattern, calls[start : start + most])
-        if batch:
-            _answer_batch(lane, selection, pattern, layouts, batch)
+class CoalescedCalls:
+    """Calls that run as one batch, or as few as they fit into (see batching.CoalescedGroup)."""
 
+    __slots__ = ("_endpoint", "_layouts", "_template", "request_rows", "requests")
 
-def _still_wanted(pattern: RequestTemplate, calls: Sequence[Call]) -> list[Call]:
-    """The calls to compute. The others have their answer, or get it here."""
-    now = time.monotonic()
-    kept = []
-    for call in calls:
-        if call.answered:
-            continue
-        if call.deadline is not None and call.deadline <= now:
-            call.fail(DeadlinePassedError("the deadline passed while the request waited"))
-        elif pattern.max_queue_ms and call.arrived + pattern.max_queue_ms / 1000 <= now:
-            call.fail(BusyError("the request waited for longer than it wanted to", retry_after=0.01))
-        else:
-            kept.append(call)
-    return kept
+    #: Other requests' rows may run in the same batch: else there are no layouts.
+    joinable = True
 
+    def __init__(
+        self, calls: Sequence[Call], template: RequestTemplate, layouts: Sequence[Layout], endpoint: Endpoint
+    ) -> None:
+        """`layouts` are those of the template's arrays, as the endpoint's model takes them."""
+        self.requests = calls
+        self._template = template
+        self._layouts = layouts
+        self._endpoint = endpoint
+        self.request_rows = layouts[0].shape[0]
 
-def _answer_batch(
-    lane: BatchQueue, selection: Endpoint, pattern: RequestTemplate, layouts: Sequence[Layout], calls: Sequence[Call]
-) -> None:
-    messages = [call.request for call in calls]
-    rows, now = layouts[0].shape[0], time.monotonic()
-    try:
-        arrays = {layout.name: _joined(layout, messages) for layout in layouts}
-        waited = [now - call.arrived for call in calls]
-        results = lane.run_now(selection.computed, arrays, rows * len(calls), waited)
-        replies = selection.reply.split(results, rows, [pattern.id(message) for message in messages])
-    except InvalidRequestError as error:
-        if len(calls) == 1:
-            calls[0].fail(error)
-        else:
-            # One caller's content is at fault, and the others must not pay for it.
-            for call in calls:
-                _answer_batch(lane, selection, pattern, layouts, [call])
-        return
-    except Exception as error:
-        for call in calls:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self._endpoint.computed
+
+    @property
+    def rows(self) -> int:
+        return self.request_rows * len(self.requests)
+
+    @property
+    def size(self) -> int:
+        return len(self.requests)
+
+    @property
+    def max_wait(self) -> float | None:
+        return self._template.max_queue_ms / 1000 if self._template.max_queue_ms else None
+
+    def arrays(self) -> dict[str, Array]:
+        messages = [call.request for call in self.requests]
+        return {layout.name: _joined(layout, messages) for layout in self._layouts}
+
+    def deliver(self, results: Arrays) -> None:
+        try:
+            ids = [self._template.id(call.request) for call in self.requests]
+            replies = self._endpoint.encoder.split(results, self.request_rows, ids)
+        except Exception as error:
+            self.fail(error)
+            return
+        for call, reply in zip(self.requests, replies, strict=True):
+            call.answer(reply)
+
+    def fail(self, error: Exception) -> None:
+        for call in self.requests:
             call.fail(error)
-        return
-    for call, reply in zip(calls, replies, strict=True):
-        call.answer(reply)
+
+    def drop_answered(self) -> None:
+        self.requests = [call for call in self.requests if not call.answered]
+
+    def split(self) -> Sequence[CoalescedCalls]:
+        return [self._part([call]) for call in self.requests]
+
+    def parts(self, max_rows: int) -> Sequence[CoalescedCalls]:
+        most = max_rows // self.request_rows
+        if len(self.requests) <= most:
+            return (self,)
+        return [self._part(self.requests[start : start + most]) for start in range(0, len(self.requests), most)]
+
+    def _part(self, calls: Sequence[Call]) -> CoalescedCalls:
+        return CoalescedCalls(calls, self._template, self._layouts, self._endpoint)
 
 
 def _joined(layout: Layout, messages: Sequence[bytes]) -> Array:

@@ -46,19 +46,19 @@ class Decoder:
         admitted = self._read_in_place(given) if self._inputs else None
         return admitted or self._admission.admit([(tensor.name, decode(tensor)) for tensor in given])
 
-    def layouts(self, pattern: RequestTemplate) -> tuple[Layout, ...] | None:
-        """Where the arrays lie of requests of a pattern; None where they don't lie as the model takes them."""
+    def layouts(self, template: RequestTemplate) -> tuple[Layout, ...] | None:
+        """Where the arrays lie of requests of a template; None where they don't lie as the model takes them."""
         try:
-            return self._layouts[pattern]
+            return self._layouts[template]
         except KeyError:
             if len(self._layouts) >= MAX_KEPT:
                 self._layouts = {}
-            found = self._layouts[pattern] = self._find_layouts(pattern) if self._inputs else None
+            found = self._layouts[template] = self._find_layouts(template) if self._inputs else None
             return found
 
-    def _find_layouts(self, pattern: RequestTemplate) -> tuple[Layout, ...] | None:
+    def _find_layouts(self, template: RequestTemplate) -> tuple[Layout, ...] | None:
         found: dict[str, Layout] = {}
-        for tensor in pattern.tensors:
+        for tensor in template.tensors:
             entry = self._inputs.get(tensor.name)
             if entry is None:
                 return None
@@ -70,7 +70,7 @@ class Decoder:
                 return None
             name = tensor.name or self._admission.model_inputs[0].name
             found[name] = Layout(name, dtype, shape, prod(shape), start)
-        return tuple(found.values()) if len(found) == len(pattern.tensors) == self._count else None
+        return tuple(found.values()) if len(found) == len(template.tensors) == self._count else None
 
     def _read_in_place(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted | None:
         """None for anything unusual: rightly or wrongly so, the long way finds out."""

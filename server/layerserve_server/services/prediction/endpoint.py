@@ -17,14 +17,14 @@ class Endpoint:
     """Some outputs of a version, and how requests for them are read and answered."""
 
     admission: Admission
-    request: Decoder
+    decoder: Decoder
     #: Each output once, as the model computes them.
     computed: tuple[str, ...]
-    reply: Encoder
+    encoder: Encoder
 
 
-def select(version: LoadedVersion, outputs: tuple[str, ...]) -> Endpoint:
-    """The selection of these outputs, or of all. Raises UnknownOutputError, InvalidRequestError for repeated ones."""
+def endpoint_of(version: LoadedVersion, outputs: tuple[str, ...]) -> Endpoint:
+    """The endpoint of these outputs, or of all. Raises UnknownOutputError, InvalidRequestError for repeated ones."""
 
     def make() -> Endpoint:
         if len(set(outputs)) < len(outputs):
