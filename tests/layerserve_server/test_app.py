@@ -170,7 +170,7 @@ def test_engines_are_timed_once_the_server_serves(put, make_server, connect, sta
     monkeypatch.setattr(app.runs, "start", finding)
     with starting(app, finding) as finish:
         assert predict(connect(app)).model.version == 1
-        assert not app._tuner._thread.is_alive()
+        assert not app._inference.tuner._thread.is_alive()
         finish()
         assert tuned.wait(30)
 

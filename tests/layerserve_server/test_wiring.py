@@ -13,14 +13,15 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server import app
-from layerserve_server.app import certificate, limits, loader, make_queue, make_tuner, run_defaults, run_limits
+from layerserve_server import wiring
+from layerserve_server.app import run_defaults, run_limits
 from layerserve_server.inference import runner, tuning
 from layerserve_server.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
+from layerserve_server.wiring import certificate, limits, loader, make_queue, make_tuner
 
 #: One value for each, of which none is a default or another's.
 LIMITS = {
@@ -46,7 +47,7 @@ def test_what_the_transport_takes():
 
 
 def test_memory_for_callers_is_shared_out_between_processes(monkeypatch):
-    monkeypatch.setattr(app, "default_limit", lambda: 900)
+    monkeypatch.setattr(wiring, "default_limit", lambda: 900)
     assert limits(Settings()).max_buffered_bytes == 900
     assert limits(Settings(workers=3)).max_buffered_bytes == 300
     assert limits(Settings(workers=3, max_buffered_bytes=77)).max_buffered_bytes == 77
@@ -165,7 +166,7 @@ def test_a_server_has_its_settings(make_server, put, tmp_path):
     assert server.runs._limits.max_kept == 3
     assert server._watcher._poll_seconds == 4.0
     assert server.runs._observer is repository._observer is server.metrics
-    assert repository._ready == server._tuner.submit
+    assert repository._ready == server._inference.tuner.submit
 
 
 def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
@@ -239,20 +240,20 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     made = {"GrpcioServer": [], "NativeServer": [], "Repository": [], "Watcher": []}
     done = []
 
-    def watched(kind, known):
+    def watched(module, kind, known):
         def make(*arguments, **options):
             made[kind].append(known(*arguments, **options))
             return made[kind][-1]
 
-        monkeypatch.setattr(worker, kind, make)
+        monkeypatch.setattr(module, kind, make)
 
-    for kind, known in (
-        ("GrpcioServer", Front),
-        ("NativeServer", Front),
-        ("Repository", worker.Repository),
-        ("Watcher", worker.Watcher),
+    for module, kind, known in (
+        (wiring, "GrpcioServer", Front),
+        (wiring, "NativeServer", Front),
+        (wiring, "Repository", wiring.Repository),
+        (worker, "Watcher", worker.Watcher),
     ):
-        watched(kind, known)
+        watched(module, kind, known)
     for function in ("set_threads", "load_plugins", "make_ready"):
         monkeypatch.setattr(runner, function, lambda *given, name=function: done.append((name, *given)))
     monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
@@ -265,7 +266,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         start=lambda: tuned.append("start"),
         close=lambda: tuned.append("close"),
     )
-    monkeypatch.setattr(worker, "make_tuner", lambda settings: tuner if settings.transport == "grpcio" else None)
+    monkeypatch.setattr(wiring, "make_tuner", lambda settings: tuner if settings.transport == "grpcio" else None)
     served = []
 
     class Orders(io.StringIO):

@@ -16,17 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server import logs
-from layerserve_server.app import certificate, limits, loader, make_queue, make_tuner
 from layerserve_server.inference import runner
-from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
-from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.watching import Watcher
-from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
-from layerserve_server.transport.native import NativeServer
+from layerserve_server.transport.grpcio import SharedPort
+from layerserve_server.wiring import Inference, loader
 
 logger = logging.getLogger(__name__)
 
@@ -41,39 +37,20 @@ def main() -> None:
     runner.set_threads(settings.compute_threads)
     runner.load_plugins(settings.plugins)
     runner.make_ready()
-    metrics, tuner = Metrics(), make_tuner(settings)
-    repository = Repository(
-        settings.path,
-        settings.state_folder / "models",
-        loader(settings, weights=Path(orders["weights"])),
-        lambda name, version, run: make_queue(settings, metrics, name, version, run),
-        max_old_versions=settings.max_old_versions,
-        settle_seconds=2 * settings.poll_seconds,
-        observer=metrics,
-        ready=tuner.submit if tuner else None,
-    )
+    inference = Inference(settings, loader(settings, weights=Path(orders["weights"])))
+    repository, tuner = inference.repository, inference.tuner
     # Before the port is open: who comes to this process finds the models that the others have.
     repository.open()
     watcher = Watcher(settings.poll_seconds, repository.scan)
     watcher.start()
-    routes = Routes()
-    predict = PredictionService(repository).routes()
-    routes.unary.update(predict.unary)
-    routes.prompt.update(predict.prompt)
-    transport = (NativeServer if settings.transport == "native" else GrpcioServer)(
-        routes,
-        metrics,
-        limits(settings),
-        host=settings.host,
-        port=settings.grpc_port,
-        certificate=certificate(settings),
-        shared=SharedPort(Path(orders["socket"]), owner=False),
+    predict = inference.prediction.routes()
+    transport = inference.listen(
+        Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(orders["socket"]), owner=False)
     )
-    metrics.watch_memory(lambda: transport.memory.used)
     transport.start()
     if tuner is not None:
         tuner.start()
-    probes = Probes("127.0.0.1", 0, metrics.registry, lambda: True)
+    probes = Probes("127.0.0.1", 0, inference.metrics.registry, lambda: True)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
     grace = 0.0
     for line in sys.stdin:
