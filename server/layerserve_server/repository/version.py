@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner, ServedModel
@@ -26,6 +27,8 @@ class LoadedVersion:
     released: Callable[[LoadedVersion], None]
     ready_time: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.monotonic)
+    #: What services have ready for requests that ask for the same outputs.
+    endpoints: dict[tuple[str, ...], Any] = field(default_factory=dict)
     _users: int = 0
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)

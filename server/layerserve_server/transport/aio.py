@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 
 from layerserve_server.errors import UnknownMethodError
-from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler, deadline_in
-from layerserve_server.transport.event_batch import BatchedCall, EventBatches
+from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler
+from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.peers import host_of
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 
 from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodError
-from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler, deadline_in
+from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
 from layerserve_server.transport.connections import Connections
-from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches
+from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
 from layerserve_server.transport.peers import endpoint, host_of

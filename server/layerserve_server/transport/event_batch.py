@@ -22,7 +22,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer
-from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
+from layerserve_server.transport.compression import COMPRESSED, decompressed, decompressed_if_short
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import LATE, Failure, failure, gone_error
@@ -35,8 +35,15 @@ COUNTED_BYTES = 4096
 BLOCKING_THREADS = 8
 #: Threads for requests that take long to decompress: few, as each may take a core.
 DECOMPRESSING_THREADS = 2
+#: More than any caller means by a deadline, in seconds: what libraries give where there is none.
+FOREVER_SECONDS = 1e9
 #: Calls taken at once. More would let the first of them wait for the parsing of the last.
 MAX_EVENTS = 256
+
+
+def deadline_in(remaining: float | None, now: float) -> float | None:
+    """When a caller stops waiting that has so many seconds left; None: never."""
+    return None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
 
 
 class EventBatches:
@@ -76,12 +83,13 @@ class EventBatches:
         try:
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 raise DeadlinePassedError(LATE)
-            self._limits.check_size(call.request)
+            if len(call.request) > self._limits.max_message_bytes:
+                raise self._limits.too_large(len(call.request))
             if self.stopping:
                 raise UnavailableError(STOPPING)
             if len(self.open) - len(self.coming) > self._limits.max_calls:
                 raise BusyError(f"all {self._limits.max_calls} calls of this server are in use", retry_after=0.1)
-            if is_compressed(call.request):
+            if call.request.startswith(COMPRESSED):
                 short = decompressed_if_short(call.request)
                 if short is None:
                     self._decompressing.submit(call.attempt, partial(self._take_long, call, handler))

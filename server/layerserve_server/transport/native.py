@@ -19,10 +19,10 @@ from typing import Any
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.errors import TooLargeError
-from layerserve_server.transport.call import Handler, Observer, Routes, deadline_in
+from layerserve_server.transport.call import Handler, Observer, Routes
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
-from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches
+from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.status import Failure

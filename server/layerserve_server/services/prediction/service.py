@@ -74,7 +74,7 @@ class PredictionService:
             if held is None:
                 return False
             with held as version:
-                endpoint = endpoint_of(version, template.outputs)
+                endpoint = version.endpoints.get(template.outputs) or endpoint_of(version, template.outputs)
                 layouts = endpoint.decoder.layouts(template)
                 if layouts is None:
                     return False
