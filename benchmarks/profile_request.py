@@ -17,31 +17,31 @@ from typing import Any
 
 import grpc
 from layerserve_server.app import App
-from layerserve_server.batching import Lane
-from layerserve_server.execution import Execution
-from layerserve_server.metrics import LaneMetrics, Metrics
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import ModelRunner
+from layerserve_server.metrics import BatchMetrics, Metrics
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services import alike
-from layerserve_server.services.pattern import Patterns
-from layerserve_server.services.reply import ReplyForm
+from layerserve_server.services.prediction import coalesced
+from layerserve_server.services.prediction.encoder import Encoder
+from layerserve_server.services.prediction.request_template import RequestTemplates
 from layerserve_server.settings import Settings
 from loads import inputs, predict_load, write_models
 
 CALLS = 2000
 #: Stage, where its function is found, and the function's name.
 STAGES: list[tuple[str, Any, str]] = [
-    ("known by its bytes", Patterns, "find"),
+    ("known by its bytes", RequestTemplates, "find"),
     ("lease the version", Repository, "lease_loaded"),
-    ("arrays from bytes", alike, "_joined"),
-    ("into the queue", Lane, "put"),
-    ("form the batch", Lane, "_form"),
-    ("compute", Execution, "__call__"),
-    ("reply written", ReplyForm, "split"),
-    ("reply written", ReplyForm, "fill"),
+    ("arrays from bytes", coalesced, "_joined"),
+    ("into the queue", BatchQueue, "put"),
+    ("form the batch", BatchQueue, "_form"),
+    ("compute", ModelRunner, "__call__"),
+    ("reply written", Encoder, "split"),
+    ("reply written", Encoder, "fill"),
     ("metrics: calls began", Metrics, "calls_began"),
     ("metrics: calls ended", Metrics, "calls_ended"),
-    ("metrics: batch", LaneMetrics, "batch_ran"),
-    ("metrics: waited", LaneMetrics, "requests_waited"),
+    ("metrics: batch", BatchMetrics, "batch_ran"),
+    ("metrics: waited", BatchMetrics, "requests_waited"),
 ]
 
 

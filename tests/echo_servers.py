@@ -9,7 +9,7 @@ from unittest import mock
 import grpc
 import pytest
 from layerserve_server.errors import BusyError, InvalidRequestError
-from layerserve_server.transport import polling
+from layerserve_server.transport import completion_queue
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer
 from layerserve_server.transport.native import NativeServer
@@ -19,7 +19,7 @@ class AioServer(GrpcioServer):
     """On a release of grpcio whose inside is unknown."""
 
     def __init__(self, *arguments, **options):
-        with mock.patch.object(polling, "INTERNALS", ("_unheard_of",)):
+        with mock.patch.object(completion_queue, "INTERNALS", ("_unheard_of",)):
             super().__init__(*arguments, **options)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from layerserve_server.transport.burst import BurstCall, Bursts
 from layerserve_server.transport.call import Ended
+from layerserve_server.transport.event_batch import BatchedCall, EventBatches
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import Failure
@@ -30,27 +30,27 @@ class CallObserver:
         self.told_before.append(tell)
 
 
-def bursts_here(observer: CallObserver, memory: int = 1 << 30, **limits: int) -> Bursts:
-    """Bursts whose calls this thread takes."""
+def event_batches_here(observer: CallObserver, memory: int = 1 << 30, **limits: int) -> EventBatches:
+    """Event batches whose calls this thread takes."""
     usual = {"max_message_bytes": 1 << 20, "rpc_threads": 2, "max_streams": 8, "max_calls": 100}
-    bursts = Bursts(observer, Limits(**{**usual, **limits}), MemoryBudget(memory))
-    bursts.here()
-    return bursts
+    batches = EventBatches(observer, Limits(**{**usual, **limits}), MemoryBudget(memory))
+    batches.here()
+    return batches
 
 
-class FakeCall(BurstCall):
+class FakeCall(BatchedCall):
     """A call that has come."""
 
     def __init__(
         self,
-        bursts: Bursts,
+        batches: EventBatches,
         request: bytes = b"",
         *,
         method: str = "/a/B",
         deadline: float | None = None,
         arrived: float | None = None,
     ) -> None:
-        super().__init__(bursts, method, request, time.monotonic() if arrived is None else arrived, deadline)
+        super().__init__(batches, method, request, time.monotonic() if arrived is None else arrived, deadline)
         self.sent: list[bytes | Failure] = []
 
     def send(self, message: bytes) -> None:

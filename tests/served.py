@@ -20,7 +20,7 @@ Arrays: TypeAlias = "Array | Sequence[Array] | Mapping[str, Array]"
 
 
 def served(model: layergraph.Model, arrays: Arrays, outputs: Sequence[str] | None = None) -> list[Array]:
-    """The outputs by `Plan.run`, as layerserve_server's `Execution` calls it: fused and joined, by an engine if tuned.
+    """The outputs by `Plan.run`, as the server's `ModelRunner` calls it: fused and joined, by an engine if tuned.
 
     `Model.predict` is another path: it runs the graph as training does.
     """

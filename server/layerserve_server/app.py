@@ -1,4 +1,4 @@
-"""A server: the only place that wires its rooms together."""
+"""A whole server in one process: what `wiring` makes for every process, and training, other services and probes."""
 
 from __future__ import annotations
 
@@ -6,39 +6,31 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from layerserve_server import execution
-from layerserve_server.batching import Lane
-from layerserve_server.execution import Execution, LoadModel
-from layerserve_server.metrics import Metrics
+from layerserve_server.inference import runner
+from layerserve_server.inference.runner import LoadModel
 from layerserve_server.probes import Probes
 from layerserve_server.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.repository.repository import Repository
+from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
-from layerserve_server.services.prediction import PredictionService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
-from layerserve_server.sharing import SharedWeights
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.rehearsal import Rehearsals, Rehearse
 from layerserve_server.training.runs import TRAINER, RunLimits, Runs
 from layerserve_server.training.warm_parent import WarmParent
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import default_limit
-from layerserve_server.transport.native import NativeServer
-from layerserve_server.workers import AllMetrics, Workers, threads
+from layerserve_server.transport.grpcio import SharedPort
+from layerserve_server.wiring import Inference, loader
 
 if TYPE_CHECKING:
-    from layerserve_server.tuning import Tuner
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -64,20 +56,10 @@ class App:
         path = Path(settings.path)
         if not path.exists():
             raise ValueError(f"{path}: no such folder or model file")
-        self._workers = Workers(settings) if settings.workers > 1 else None
+        self._workers = Supervisor(settings) if settings.workers > 1 else None
         load = loader(settings, load, self._workers.weights if self._workers else None)
-        self.metrics = Metrics()
-        self._tuner = make_tuner(settings)
-        self.repository = Repository(
-            path,
-            settings.state_folder / "models",
-            load,
-            lambda name, version, run: make_lane(settings, self.metrics, name, version, run),
-            max_old_versions=settings.max_old_versions,
-            settle_seconds=2 * settings.poll_seconds,
-            observer=self.metrics,
-            ready=self._tuner.submit if self._tuner else None,
-        )
+        self._inference = inference = Inference(settings, load)
+        self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
             settings.state_folder / "runs",
@@ -90,24 +72,14 @@ class App:
         )
         self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.look)
         routes = Routes()
-        routes.add(PredictionService(self.repository).routes())
+        routes.add(inference.prediction.routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
-        server = NativeServer if settings.transport == "native" else GrpcioServer
-        self._transport = server(
-            routes,
-            self.metrics,
-            limits(settings),
-            host=settings.host,
-            port=settings.grpc_port,
-            reflect=settings.reflection,
-            certificate=certificate(settings),
-            shared=SharedPort(self._workers.socket, owner=True) if self._workers else None,
-        )
-        self.metrics.watch_memory(lambda: self._transport.memory.used)
-        # Of this process alone, which adds the workers' up: it is told of by /proc, and there is one build.
+        shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
+        self._transport = inference.listen(routes, shared, reflect=settings.reflection)
+        # Of this process alone, which adds up the workers': /proc has them, and there is one build.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         register_build_info(self.metrics.registry, package_version("layerserve"))
         self.grpc_port = self._transport.port
@@ -128,15 +100,15 @@ class App:
             self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready)
             self.metrics_port = self._probes.port
         self._transport.start()
-        execution.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
-        if custom := execution.load_plugins(self.settings.plugins):
+        runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
+        if custom := runner.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
         if self.settings.training_device != "cpu":
             # Here, as it imports torch.
             from layerserve_server.training.gpu import check
 
             check(self.settings.training_device)
-        execution.make_ready()
+        runner.make_ready()
         if self.settings.warm_training and self.settings.training_slots:
             # While models are read, so that what it takes of the processor isn't missed by callers afterwards.
             self._parent.start()
@@ -147,9 +119,9 @@ class App:
         if self._workers is not None:
             self._workers.start(self.grpc_port)
         self._set_ready(True)
-        if self._tuner is not None:
+        if self._inference.tuner is not None:
             # Not before: engines are timed where nothing else is being loaded, and loading doesn't wait for them.
-            self._tuner.start()
+            self._inference.tuner.start()
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
 
     def drain(self) -> None:
@@ -165,8 +137,8 @@ class App:
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
-        if self._tuner:
-            self._tuner.close()
+        if self._inference.tuner:
+            self._inference.tuner.close()
         workers = threading.Thread(target=self._workers.stop, args=(grace,)) if self._workers else None
         if workers is not None:
             workers.start()
@@ -194,62 +166,6 @@ class App:
         self.stop()
 
 
-def loader(settings: Settings, load: LoadModel | None = None, weights: Path | None = None) -> LoadModel:
-    """What reads a model file as the settings say, by default with layergraph.
-
-    Weights are shared through the folder `weights`, if there is one.
-    """
-    if load is None:
-        load = execution.load_probed_model if settings.probe_files else execution.load_model
-        if weights is not None:
-            load = partial(load, adopt=SharedWeights(weights).adopt)
-    # Imports are here because they import torch.
-    if settings.engine != "auto":
-        from layerserve_server.tuning import pinning
-
-        load = pinning(load, settings.engine, settings.compute_threads)
-    if settings.precision != "float32":
-        from layerserve_server.tuning import reducing
-
-        load = reducing(load, settings.precision, settings.compute_threads)
-    return load
-
-
-def make_tuner(settings: Settings) -> Tuner | None:
-    """What finds the fastest engine for each version; None where the settings say which, or that nothing is tried."""
-    if settings.engine != "auto" or settings.tuning_seconds <= 0:
-        return None
-    from layerserve_server.tuning import Tuner
-
-    return Tuner(
-        settings.state_folder / "tuning",
-        seconds=settings.tuning_seconds,
-        threads=settings.compute_threads,
-        max_bytes=settings.tuning_max_bytes,
-    )
-
-
-def limits(settings: Settings) -> Limits:
-    """What the transport takes."""
-    return Limits(
-        max_message_bytes=settings.max_message_bytes,
-        rpc_threads=settings.rpc_threads,
-        max_streams=settings.max_streams,
-        max_calls=settings.max_calls,
-        max_peer_streams=settings.max_peer_streams,
-        # Every process has its share of what callers may make the server keep.
-        max_buffered_bytes=settings.max_buffered_bytes or default_limit() // settings.workers,
-        stream_idle_seconds=settings.stream_idle_seconds,
-        stalled_seconds=settings.stalled_seconds,
-        handshake_seconds=settings.handshake_seconds,
-        connection_idle_seconds=settings.connection_idle_seconds,
-        max_connections=settings.max_connections,
-        max_peer_connections=settings.max_peer_connections,
-        max_resets_per_second=settings.max_resets_per_second,
-        max_connection_calls=settings.max_connection_calls,
-    )
-
-
 def run_limits(settings: Settings) -> RunLimits:
     """What training runs may take."""
     return RunLimits(
@@ -273,25 +189,3 @@ def run_defaults(settings: Settings) -> RunDefaults:
         checkpoint_seconds=settings.checkpoint_seconds,
         data_root=settings.data_root,
     )
-
-
-def make_lane(settings: Settings, metrics: Metrics, name: str, version: int, run: Execution) -> Lane:
-    """The queue before a version. Raises UnpaddableError where the settings ask for what would change its numbers."""
-    if settings.pads(name):
-        run.pad_sequences()
-    lane = Lane(
-        f"model '{name}' version {version}",
-        run,
-        max_batch_rows=settings.max_batch_rows,
-        max_queue_rows=settings.max_queue_rows,
-        observer=metrics.lane(name, version),
-    )
-    metrics.watch_queue(name, version, lambda: lane.queued_rows)
-    return lane
-
-
-def certificate(settings: Settings) -> tuple[Path, Path] | None:
-    """Chain and key for TLS, if it is on."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    return settings.tls_certificate, settings.tls_key

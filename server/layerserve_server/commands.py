@@ -167,10 +167,11 @@ def inspect(argv: Sequence[str]) -> int:
 
     from layergraph.errors import LayerGraphError, ModelFileError
 
-    from layerserve_server import execution, inspection
+    from layerserve_server import inspection
+    from layerserve_server.inference import runner
 
     try:
-        execution.load_plugins(arguments.plugins)
+        runner.load_plugins(arguments.plugins)
         if arguments.make_golden:
             print(f"wrote {inspection.make_golden(arguments.file)}", file=sys.stderr)
         report = inspection.inspect(arguments.file, engines=arguments.engines)

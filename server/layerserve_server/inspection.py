@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.admission import shape_text
-from layerserve_server.execution import TensorSpec, load_model
+from layerserve_server.inference.admission import shape_text
+from layerserve_server.inference.runner import TensorSpec, load_model
 
 HEADINGS = ("Layer", "Class", "Node", "Output shape", "From", "Parameters")
 

@@ -126,10 +126,10 @@ class Metrics:
 
     # ---- batches
 
-    def lane(self, model: str, version: int) -> LaneMetrics:
-        """What a version's lane tells (see batching.BatchObserver), and its requests."""
+    def batches(self, model: str, version: int) -> BatchMetrics:
+        """What counts the batches of a version, and its requests (see inference.batching.BatchObserver)."""
         labels = (model, str(version))
-        return LaneMetrics(
+        return BatchMetrics(
             self._rows.labels(*labels),
             self._joined.labels(*labels),
             self._batches.labels(*labels),
@@ -208,8 +208,8 @@ class Tellers(Collector):
         return ()
 
 
-class LaneMetrics:
-    """The metrics of one lane, with their labels looked up once."""
+class BatchMetrics:
+    """The metrics of one version, with their labels looked up once."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from layergraph.execution.engines.table import EAGER
 from layergraph.golden import golden_path, reduce_precision
 from layergraph.models.model import Model
 
-from layerserve_server.execution import LoadModel, ServedModel
+from layerserve_server.inference.runner import LoadModel, ServedModel
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.version import LoadedVersion
 

@@ -194,7 +194,7 @@ def _children(pid: int) -> list[int]:
 
 def _serves(pid: int) -> bool:
     try:
-        return b"layerserve_server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"layerserve_server.processes.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

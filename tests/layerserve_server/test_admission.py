@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from layerserve_server.admission import admit
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, MissingInputError, UnknownInputError
+from layerserve_server.inference.admission import admit
 
 
 def spec(name="x", shape=(None, 2), dtype="float32"):

@@ -15,9 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server import execution
 from layerserve_server.app import App
 from layerserve_server.commands import serve, started
+from layerserve_server.inference import runner
 from layerserve_server.repository import layout
 from layerserve_server.settings import Settings
 from layerserve_server.tuning import Tuner
@@ -160,8 +160,8 @@ def test_while_it_starts_calls_are_refused_for_now(put, make_server, connect, st
 def test_a_port_answers_before_the_engine_is_imported(put, make_server, connect, starting, hold, monkeypatch):
     put()
     app = make_server()
-    make_ready = hold(execution.make_ready)
-    monkeypatch.setattr(execution, "make_ready", make_ready)
+    make_ready = hold(runner.make_ready)
+    monkeypatch.setattr(runner, "make_ready", make_ready)
     with starting(app, make_ready):
         health = health_pb2_grpc.HealthStub(connect(app)).Check(health_pb2.HealthCheckRequest(), timeout=30)
         assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -177,7 +177,7 @@ def test_engines_are_timed_once_the_server_serves(put, make_server, connect, sta
     monkeypatch.setattr(app.runs, "start", finding)
     with starting(app, finding) as finish:
         assert predict(connect(app)).model.version == 1
-        assert not app._tuner._thread.is_alive()
+        assert not app._inference.tuner._thread.is_alive()
         finish()
         assert tuned.wait(30)
 
@@ -196,7 +196,7 @@ def test_a_repository_that_can_not_be_read_is_told_at_the_start(put, start, monk
 @pytest.mark.parametrize("found", [[], ["mine", "yours"]])
 def test_plugins_that_were_loaded_are_told_of(put, start, monkeypatch, caplog, found):
     put()
-    monkeypatch.setattr(execution, "load_plugins", lambda modules: found if modules == "mine, yours" else None)
+    monkeypatch.setattr(runner, "load_plugins", lambda modules: found if modules == "mine, yours" else None)
     with caplog.at_level("INFO"):
         start(plugins="mine, yours")
     assert [text for text in caplog.messages if "custom layers" in text] == (

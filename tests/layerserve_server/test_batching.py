@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import threading
 import time
 from concurrent.futures import Future
@@ -12,8 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layerserve_server import batching
-from layerserve_server.batching import Lane
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -21,7 +20,9 @@ from layerserve_server.errors import (
     InvalidRequestError,
     UnavailableError,
 )
-from layerserve_server.pending import Pending
+from layerserve_server.inference import batching
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.queue import QueuedRequest
 
 
 class Observer:
@@ -57,23 +58,25 @@ class Doubler:
 
 @pytest.fixture
 def make():
-    lanes = []
+    queues = []
 
-    def make_lane(execute, max_batch_rows=8, max_queue_rows=1000):
+    def make_queue(execute, max_batch_rows=8, max_queue_rows=1000):
         observer = Observer()
-        lane = Lane("m", execute, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, observer=observer)
-        lanes.append(lane)
-        return lane, observer
+        queue = BatchQueue(
+            "m", execute, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, observer=observer
+        )
+        queues.append(queue)
+        return queue, observer
 
-    yield make_lane
-    for lane in lanes:
-        lane.close()
+    yield make_queue
+    for queue in queues:
+        queue.close()
 
 
-def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1, here=False):
+def ask(queue, values, *, outputs=("y",), joinable=True, deadline=None, width=1, here=False):
     """Submits rows that begin with `values`; gives the request and a future of its results.
 
-    They run in the lane's thread, or `here`.
+    They run in the queue's thread, or `here`.
     """
     future: Future = Future()
 
@@ -84,12 +87,12 @@ def ask(lane, values, *, outputs=("y",), joinable=True, deadline=None, width=1, 
             future.set_result(pending.results)
 
     x = np.repeat(np.asarray(values, np.float64)[:, None], width, axis=1)
-    pending = Pending(outputs, {"x": x}, len(values), joinable, done, deadline)
+    pending = QueuedRequest(outputs, {"x": x}, len(values), joinable, done, deadline)
     if not here:
-        lane.submit(pending)
+        queue.submit(pending)
     else:
-        lane.put(pending)
-        lane.run()
+        queue.put(pending)
+        queue.run()
     return pending, future
 
 
@@ -98,37 +101,37 @@ def column(future, name="y"):
 
 
 def held(make, **limits):
-    """A lane whose first batch is under way, so that what is asked next waits."""
+    """A queue whose first batch is under way, so that what is asked next waits."""
     doubler = Doubler()
-    lane, observer = make(doubler, **limits)
-    _, first = ask(lane, [1])
+    queue, observer = make(doubler, **limits)
+    _, first = ask(queue, [1])
     assert doubler.running.acquire(timeout=30)
-    return doubler, lane, observer, first
+    return doubler, queue, observer, first
 
 
 def test_what_arrives_while_a_batch_runs_is_the_next_one(make):
-    doubler, lane, observer, first = held(make)
-    futures = [ask(lane, [10 * i, 10 * i + 1])[1] for i in range(1, 4)]
+    doubler, queue, observer, first = held(make)
+    futures = [ask(queue, [10 * i, 10 * i + 1])[1] for i in range(1, 4)]
     doubler.gate.set()
     assert [column(future) for future in futures] == [[20, 22], [40, 42], [60, 62]]
     assert column(first) == [2]
     assert observer.batches == [(1, 1), (6, 3)]
 
 
-def waits_of(lane):
-    """How long the lane's thread waited for company, each time; None is for the next request, however long."""
-    found, wait = [], lane._wake.wait
-    lane._wake.wait = lambda timeout=None: found.append(timeout) or wait(timeout)
+def waits_of(queue):
+    """How long the queue's thread waited for company, each time; None is for the next request, however long."""
+    found, wait = [], queue._wake.wait
+    queue._wake.wait = lambda timeout=None: found.append(timeout) or wait(timeout)
     return found
 
 
-def test_an_idle_lane_answers_without_waiting_for_company(make):
+def test_an_idle_queue_answers_without_waiting_for_company(make):
     doubler = Doubler()
     doubler.gate.set()
-    lane, _ = make(doubler)
-    waits = waits_of(lane)
-    assert column(ask(lane, [1])[1]) == [2]
-    assert column(ask(lane, [2])[1]) == [4]
+    queue, _ = make(doubler)
+    waits = waits_of(queue)
+    assert column(ask(queue, [1])[1]) == [2]
+    assert column(ask(queue, [2])[1]) == [4]
     assert set(waits) <= {None}
 
 
@@ -143,25 +146,25 @@ def test_an_idle_lane_answers_without_waiting_for_company(make):
         (0.009, 3, None),
     ],
 )
-def test_a_lane_waits_for_company_for_a_twentieth_of_its_last_batch(make, monkeypatch, seconds, expected, longest):
-    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+def test_a_queue_waits_for_company_for_a_twentieth_of_its_last_batch(make, monkeypatch, seconds, expected, longest):
+    queue, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
     monkeypatch.setattr(batching.time, "monotonic", lambda: 1000.0)
-    lane._last = (1000.0, seconds, expected)
+    queue._last = (1000.0, seconds, expected)
     waits = []
-    lane._wake.wait = lambda timeout=None: waits.append(timeout) or lane._queue.extend([None] * expected)
-    with lane._lock:
-        lane._gather()
-        lane._queue.clear()
+    queue._wake.wait = lambda timeout=None: waits.append(timeout) or queue._queue.extend([None] * expected)
+    with queue._lock:
+        queue._gather()
+        queue._queue.clear()
     assert waits == ([] if longest is None else [pytest.approx(longest)])
-    assert not lane._gathering
+    assert not queue._gathering
 
 
 def test_a_moment_that_has_passed_is_not_waited_for(make, monkeypatch):
-    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
-    lane._last = (time.monotonic() - 1.0, 0.2, 3)
-    waits = waits_of(lane)
-    with lane._lock:
-        lane._gather()
+    queue, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+    queue._last = (time.monotonic() - 1.0, 0.2, 3)
+    waits = waits_of(queue)
+    with queue._lock:
+        queue._gather()
     assert waits == []
 
 
@@ -179,7 +182,7 @@ class Clock:
         return self.busy
 
 
-def test_a_lane_learns_how_long_batches_take(make, monkeypatch):
+def test_a_queue_learns_how_long_batches_take(make, monkeypatch):
     clock = Clock(monkeypatch)
     takes = iter([8.0, 4.0, 16.0, 2.0])
 
@@ -188,13 +191,13 @@ def test_a_lane_learns_how_long_batches_take(make, monkeypatch):
         clock.now, clock.busy = clock.now + 2 * took, clock.busy + took
         return {"y": arrays["x"]}
 
-    lane, _ = make(execute, max_batch_rows=8)
-    assert lane._expected(1) == math.inf
+    queue, _ = make(execute, max_batch_rows=8)
+    assert queue._expected(1) == math.inf
     expected = []
     for rows in (1, 1, 1, 4):
-        lane.put(Pending(("y",), {"x": np.ones((rows, 1))}, rows, True, lambda pending: None))
-        lane.run()
-        expected.append([lane._expected(count) for count in (1, 2, 4, 8)])
+        queue.put(QueuedRequest(("y",), {"x": np.ones((rows, 1))}, rows, True, lambda pending: None))
+        queue.run()
+        expected.append([queue._expected(count) for count in (1, 2, 4, 8)])
     assert expected == [
         [8, 16, 32, 64],
         # What is quicker than before counts at once, what is slower by half.
@@ -203,24 +206,24 @@ def test_a_lane_learns_how_long_batches_take(make, monkeypatch):
         # Of what a larger one took a smaller one may take all, but it is known here.
         [10, 20, 2, 4],
     ]
-    assert lane._last == (clock.now, 4.0, 1)
-    assert lane._seconds_per_row == 1.0
+    assert queue._last == (clock.now, 4.0, 1)
+    assert queue._seconds_per_row == 1.0
 
 
 @pytest.mark.parametrize(
     ("rows", "each", "seconds"), [(0, 1.0, 0.01), (50, 0.1, 5.0), (50, 1.0, 10.0), (3, 1e-6, 0.01)]
 )
 def test_who_is_refused_may_come_back_when_the_queue_has_gone(make, rows, each, seconds):
-    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
-    lane._queued_rows, lane._seconds_per_row = rows, each
-    assert lane._wait_seconds() == pytest.approx(seconds)
-    lane._queued_rows = 0
+    queue, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+    queue._queued_rows, queue._seconds_per_row = rows, each
+    assert queue._wait_seconds() == pytest.approx(seconds)
+    queue._queued_rows = 0
 
 
 def test_a_request_larger_than_a_batch_is_split_and_rejoined_and_lets_others_in_between(make):
-    doubler, lane, observer, _ = held(make, max_batch_rows=4)
-    _, large = ask(lane, range(100, 110))
-    _, small = ask(lane, [5])
+    doubler, queue, observer, _ = held(make, max_batch_rows=4)
+    _, large = ask(queue, range(100, 110))
+    _, small = ask(queue, [5])
     doubler.gate.set()
     assert column(large) == [2 * i for i in range(100, 110)]
     assert column(small) == [10]
@@ -229,8 +232,8 @@ def test_a_request_larger_than_a_batch_is_split_and_rejoined_and_lets_others_in_
 
 
 def test_first_come_first_served_within_a_batch(make):
-    doubler, lane, _, _ = held(make, max_batch_rows=4)
-    futures = [ask(lane, values)[1] for values in ([1, 2, 3], [4, 5], [6])]
+    doubler, queue, _, _ = held(make, max_batch_rows=4)
+    futures = [ask(queue, values)[1] for values in ([1, 2, 3], [4, 5], [6])]
     doubler.gate.set()
     for future in futures:
         future.result(30)
@@ -239,10 +242,10 @@ def test_first_come_first_served_within_a_batch(make):
 
 @pytest.mark.parametrize("change", [{"outputs": ("z",)}, {"width": 3}])
 def test_what_differs_in_outputs_or_shape_runs_apart(make, change):
-    doubler, lane, observer, _ = held(make)
-    _, one = ask(lane, [1, 2])
-    _, other = ask(lane, [3], **change)
-    _, third = ask(lane, [4])
+    doubler, queue, observer, _ = held(make)
+    _, one = ask(queue, [1, 2])
+    _, other = ask(queue, [3], **change)
+    _, third = ask(queue, [4])
     doubler.gate.set()
     assert column(one) == [2, 4]
     assert column(third) == [8]
@@ -251,18 +254,18 @@ def test_what_differs_in_outputs_or_shape_runs_apart(make, change):
 
 
 def test_a_model_without_a_row_axis_runs_alone(make):
-    doubler, lane, observer, _ = held(make, max_batch_rows=2)
-    futures = [ask(lane, [1, 2, 3], joinable=False)[1] for _ in range(2)]
+    doubler, queue, observer, _ = held(make, max_batch_rows=2)
+    futures = [ask(queue, [1, 2, 3], joinable=False)[1] for _ in range(2)]
     doubler.gate.set()
     assert [column(future) for future in futures] == [[2, 4, 6]] * 2
     assert observer.batches[1:] == [(3, 1), (3, 1)]
 
 
 def test_only_the_caller_whose_content_is_wrong_fails(make):
-    doubler, lane, _, _ = held(make)
-    _, good = ask(lane, [1])
-    _, bad = ask(lane, [-7])
-    _, also_good = ask(lane, [3])
+    doubler, queue, _, _ = held(make)
+    _, good = ask(queue, [1])
+    _, bad = ask(queue, [-7])
+    _, also_good = ask(queue, [3])
     doubler.gate.set()
     assert column(good) == [2]
     assert column(also_good) == [6]
@@ -270,7 +273,7 @@ def test_only_the_caller_whose_content_is_wrong_fails(make):
         bad.result(30)
 
 
-def test_a_defect_of_the_executor_fails_the_batch_and_not_the_lane(make):
+def test_a_defect_of_the_executor_fails_the_batch_and_not_the_queue(make):
     calls = []
 
     def execute(outputs, arrays):
@@ -279,43 +282,43 @@ def test_a_defect_of_the_executor_fails_the_batch_and_not_the_lane(make):
             raise ZeroDivisionError
         return {"y": arrays["x"]}
 
-    lane, _ = make(execute)
+    queue, _ = make(execute)
     with pytest.raises(ZeroDivisionError):
-        ask(lane, [1])[1].result(30)
-    assert column(ask(lane, [1])[1]) == [1]
+        ask(queue, [1])[1].result(30)
+    assert column(ask(queue, [1])[1]) == [1]
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((3, 1)), np.zeros(())])
 def test_results_with_other_rows_are_never_handed_out(make, wrong):
-    lane, _ = make(lambda outputs, arrays: {"y": wrong})
+    queue, _ = make(lambda outputs, arrays: {"y": wrong})
     with pytest.raises(RuntimeError, match="output 'y' has shape"):
-        ask(lane, [1, 2])[1].result(30)
+        ask(queue, [1, 2])[1].result(30)
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(make):
-    doubler, lane, _, _ = held(make, max_queue_rows=4)
-    ask(lane, [1, 2, 3])
+    doubler, queue, _, _ = held(make, max_queue_rows=4)
+    ask(queue, [1, 2, 3])
     with pytest.raises(BusyError, match="3 rows wait, 2 more would pass the limit of 4") as caught:
-        ask(lane, [4, 5])
+        ask(queue, [4, 5])
     assert 0 < caught.value.retry_after <= 10
-    _, last = ask(lane, [6])
+    _, last = ask(queue, [6])
     doubler.gate.set()
     assert column(last) == [12]
 
 
 def test_a_request_larger_than_the_queue_waits_in_an_empty_one(make):
-    doubler, lane, _, _ = held(make, max_queue_rows=4)
-    _, large = ask(lane, range(20))
+    doubler, queue, _, _ = held(make, max_queue_rows=4)
+    _, large = ask(queue, range(20))
     doubler.gate.set()
     assert column(large) == [2 * i for i in range(20)]
 
 
 def test_who_has_gone_or_is_too_late_is_not_computed(make):
-    doubler, lane, _, _ = held(make)
-    gone, gone_future = ask(lane, [10])
-    _, late_future = ask(lane, [20], deadline=time.monotonic() - 1)
-    _, here = ask(lane, [30])
-    _, in_time = ask(lane, [40], deadline=time.monotonic() + 100)
+    doubler, queue, _, _ = held(make)
+    gone, gone_future = ask(queue, [10])
+    _, late_future = ask(queue, [20], deadline=time.monotonic() - 1)
+    _, here = ask(queue, [30])
+    _, in_time = ask(queue, [40], deadline=time.monotonic() + 100)
     gone.cancel()
     doubler.gate.set()
     assert column(here) == [60]
@@ -325,51 +328,51 @@ def test_who_has_gone_or_is_too_late_is_not_computed(make):
     with pytest.raises(DeadlinePassedError):
         late_future.result(30)
     assert doubler.seen == [[1], [30, 40]]
-    assert lane.queued_rows == 0
+    assert queue.queued_rows == 0
 
 
-def test_a_closed_lane_answers_everyone_and_takes_nobody(make):
-    doubler, lane, _, _ = held(make)
-    _, waiting = ask(lane, [1])
-    lane.close()
+def test_a_closed_queue_answers_everyone_and_takes_nobody(make):
+    doubler, queue, _, _ = held(make)
+    _, waiting = ask(queue, [1])
+    queue.close()
     with pytest.raises(UnavailableError):
         waiting.result(30)
     with pytest.raises(UnavailableError):
-        ask(lane, [1])
+        ask(queue, [1])
     doubler.gate.set()
 
 
 def test_each_request_knows_when_it_came_and_when_its_batch_began(make):
-    doubler, lane, _, _ = held(make)
-    pending, future = ask(lane, [1])
+    doubler, queue, _, _ = held(make)
+    pending, future = ask(queue, [1])
     doubler.gate.set()
     future.result(30)
     assert pending.arrived <= pending.started <= time.monotonic()
 
 
-def wait_here(lane, values, run, **fields):
-    """Puts a request into the lane and tells it to run; gives a future of its results, and the request."""
+def wait_here(queue, values, run, **fields):
+    """Puts a request into the queue and tells it to run; gives a future of its results, and the request."""
     future: Future = Future()
 
     def done(pending):
         future.set_exception(pending.error) if pending.error else future.set_result(pending.results)
 
     x = np.asarray(values, np.float64)[:, None]
-    pending = Pending(("y",), {"x": x}, len(values), True, done, **fields)
-    lane.put(pending)
+    pending = QueuedRequest(("y",), {"x": x}, len(values), True, done, **fields)
+    queue.put(pending)
     run()
     return future
 
 
-def test_an_idle_lane_runs_where_it_is_told_to(make):
+def test_an_idle_queue_runs_where_it_is_told_to(make):
     threads = []
 
     def execute(outputs, arrays):
         threads.append(threading.current_thread())
         return {"y": arrays["x"]}
 
-    lane, _ = make(execute)
-    assert column(wait_here(lane, [1], lane.run)) == [1]
+    queue, _ = make(execute)
+    assert column(wait_here(queue, [1], queue.run)) == [1]
     assert threads == [threading.current_thread()]
 
 
@@ -384,10 +387,10 @@ def test_only_a_quick_model_runs_where_a_burst_was_taken(make):
                 pass
         return {"y": arrays["x"]}
 
-    lane, _ = make(execute)
+    queue, _ = make(execute)
     for value in (1, 1, 2, 1):
-        assert column(wait_here(lane, [value], lane.run_if_quick)) == [value]
-        while lane._led:  # whoever ran this has still to cease to
+        assert column(wait_here(queue, [value], queue.run_if_quick)) == [value]
+        while queue._led:  # whoever ran this has still to cease to
             time.sleep(0.001)
     here = threading.current_thread()
     # The first time nothing is known, and after a long batch the model isn't quick.
@@ -401,11 +404,11 @@ def test_nobody_has_to_run_batches_for_others_for_ever(make):
     def execute(outputs, arrays):
         threads.append(threading.current_thread())
         if len(threads) < 3 * batching.MAX_TURNS:
-            lane.submit(Pending(("y",), {"x": np.ones((1, 1))}, 1, True, lambda pending: None))
+            queue.submit(QueuedRequest(("y",), {"x": np.ones((1, 1))}, 1, True, lambda pending: None))
         return {"y": arrays["x"]}
 
-    lane, observer = make(execute)
-    assert column(wait_here(lane, [1], lane.run)) == [1]
+    queue, observer = make(execute)
+    assert column(wait_here(queue, [1], queue.run)) == [1]
     here = threading.current_thread()
     while len(observer.batches) < 3 * batching.MAX_TURNS:
         time.sleep(0.001)
@@ -414,9 +417,9 @@ def test_nobody_has_to_run_batches_for_others_for_ever(make):
 
 
 def test_who_has_priority_goes_first_and_equals_in_the_order_they_came(make):
-    doubler, lane, _, _ = held(make, max_batch_rows=1)
+    doubler, queue, _, _ = held(make, max_batch_rows=1)
     futures = [
-        wait_here(lane, [value], lane.run, priority=priority)
+        wait_here(queue, [value], queue.run, priority=priority)
         for value, priority in ((2, 0), (3, -1), (4, 5), (5, 0), (6, 5))
     ]
     doubler.gate.set()
@@ -426,10 +429,10 @@ def test_who_has_priority_goes_first_and_equals_in_the_order_they_came(make):
 
 
 def test_a_client_that_sends_much_keeps_nobody_else_waiting(make):
-    doubler, lane, _, _ = held(make, max_batch_rows=1)
-    futures = [wait_here(lane, [value], lane.run, client=lambda: "much") for value in range(10, 16)]
-    futures += [wait_here(lane, [value], lane.run, client=lambda: "little") for value in (20, 21)]
-    futures.append(wait_here(lane, [30], lane.run, client=lambda: "much", priority=1))
+    doubler, queue, _, _ = held(make, max_batch_rows=1)
+    futures = [wait_here(queue, [value], queue.run, client=lambda: "much") for value in range(10, 16)]
+    futures += [wait_here(queue, [value], queue.run, client=lambda: "little") for value in (20, 21)]
+    futures.append(wait_here(queue, [30], queue.run, client=lambda: "much", priority=1))
     doubler.gate.set()
     for future in futures:
         future.result(30)
@@ -437,11 +440,11 @@ def test_a_client_that_sends_much_keeps_nobody_else_waiting(make):
     assert [row for batch in doubler.seen[1:] for row in batch] == [30, 10, 11, 20, 12, 21, 13, 14, 15]
 
 
-def test_clients_share_a_lane_by_rows(make):
-    doubler, lane, _, _ = held(make, max_batch_rows=2)
-    wait_here(lane, [9], lane.run)
-    futures = [wait_here(lane, [value, value], lane.run, client=lambda: "large") for value in range(10, 14)]
-    futures += [wait_here(lane, [value], lane.run, client=lambda: "small") for value in range(20, 28)]
+def test_clients_share_a_queue_by_rows(make):
+    doubler, queue, _, _ = held(make, max_batch_rows=2)
+    wait_here(queue, [9], queue.run)
+    futures = [wait_here(queue, [value, value], queue.run, client=lambda: "large") for value in range(10, 14)]
+    futures += [wait_here(queue, [value], queue.run, client=lambda: "small") for value in range(20, 28)]
     doubler.gate.set()
     for future in futures:
         future.result(30)
@@ -453,9 +456,9 @@ def test_clients_share_a_lane_by_rows(make):
 
 
 def test_who_waited_for_longer_than_it_wanted_is_refused(make):
-    doubler, lane, _, _ = held(make)
-    hasty = wait_here(lane, [1], lane.run, give_up=time.monotonic() - 1)
-    patient = wait_here(lane, [2], lane.run, give_up=time.monotonic() + 100)
+    doubler, queue, _, _ = held(make)
+    hasty = wait_here(queue, [1], queue.run, give_up=time.monotonic() - 1)
+    patient = wait_here(queue, [2], queue.run, give_up=time.monotonic() + 100)
     doubler.gate.set()
     assert column(patient) == [4]
     with pytest.raises(BusyError, match="longer than it wanted"):
@@ -480,83 +483,222 @@ def test_a_request_that_has_begun_ends_between_its_batches_only_if_nobody_wants_
         change(pending)
         return {"y": arrays["x"]}
 
-    lane, _ = make(execute, max_batch_rows=4)
-    pending = Pending(("y",), {"x": np.ones((10, 1))}, 10, True, answered.append)
-    lane.put(pending)
-    lane.run()
-    assert (ran, lane.queued_rows, answered) == (batches, 0, [pending])
+    queue, _ = make(execute, max_batch_rows=4)
+    pending = QueuedRequest(("y",), {"x": np.ones((10, 1))}, 10, True, answered.append)
+    queue.put(pending)
+    queue.run()
+    assert (ran, queue.queued_rows, answered) == (batches, 0, [pending])
     assert isinstance(pending.error, error)
 
 
-def quick_lane(make, **limits):
-    """A lane that knows its model to be quick."""
-    lane, observer = make(lambda outputs, arrays: {"y": arrays["x"]}, **limits)
-    lane._took = [0.0] * len(lane._took)
-    return lane, observer
+def quick_queue(make, **limits):
+    """A queue that knows its model to be quick."""
+    queue, observer = make(lambda outputs, arrays: {"y": arrays["x"]}, **limits)
+    queue._took = [0.0] * len(queue._took)
+    return queue, observer
 
 
-def test_a_free_lane_of_a_quick_model_is_led_by_whoever_asks_first(make):
-    lane, observer = quick_lane(make)
-    assert lane.lead(1)
-    assert not lane.lead(1)
-    x = np.ones((2, 1))
-    assert lane.run_now(("y",), {"x": x}, 2, [0.25, 0.5])["y"] is x
-    assert observer.batches == []  # it is told after the answers
-    lane.cease()
-    assert (observer.batches, observer.waits) == ([(2, 2)], [0.25, 0.5])
-    lane.cease()
+class Caller:
+    """A request that came together with others."""
+
+    def __init__(self, value, *, arrived=None, deadline=None):
+        self.value, self.deadline = value, deadline
+        self.arrived = time.monotonic() if arrived is None else arrived
+        self.answer = None
+
+    @property
+    def answered(self):
+        return self.answer is not None
+
+    def fail(self, error):
+        self.answer = self.answer or error
+
+
+class Together:
+    """Requests that came together, each with as many rows of its value."""
+
+    outputs, joinable = ("y",), True
+
+    def __init__(self, requests, request_rows=1, max_wait=None):
+        self.requests, self.request_rows, self.max_wait = requests, request_rows, max_wait
+
+    @property
+    def size(self):
+        return len(self.requests)
+
+    @property
+    def rows(self):
+        return self.size * self.request_rows
+
+    def arrays(self):
+        return {"x": np.repeat([[caller.value] for caller in self.requests], self.request_rows, axis=0)}
+
+    def deliver(self, results):
+        for place, caller in enumerate(self.requests):
+            caller.answer = results["y"][place * self.request_rows :][: self.request_rows, 0].tolist()
+
+    def fail(self, error):
+        for caller in self.requests:
+            caller.fail(error)
+
+    def split(self):
+        return [Together([caller], self.request_rows, self.max_wait) for caller in self.requests]
+
+    def parts(self, max_rows):
+        most = max_rows // self.request_rows
+        starts = range(0, self.size, most)
+        return [Together(self.requests[start : start + most], self.request_rows, self.max_wait) for start in starts]
+
+    def drop_answered(self):
+        self.requests = [caller for caller in self.requests if not caller.answered]
+
+
+def runs(queue, rows=1):
+    """Whether the queue runs a request of so many rows that came alone, at once."""
+    caller = Caller(1.0)
+    ran = queue.run_together(Together([caller], rows))
+    assert caller.answer == ([1.0] * rows if ran else None)
+    return ran
+
+
+def test_requests_that_came_together_run_at_once_and_are_counted_after_their_answers(make):
+    counted = []
+
+    def execute(outputs, arrays):
+        # While they run, no others do at once.
+        assert not queue.run_together(Together([Caller(9.0)]))
+        counted.append(list(observer.batches))
+        return {"y": arrays["x"]}
+
+    queue, observer = make(execute)
+    queue._took = [0.0] * len(queue._took)
+    now = time.monotonic()
+    callers = [Caller(1.0, arrived=now - 0.25), Caller(2.0, arrived=now - 0.5)]
+    group = Together(callers)
+    deliver = group.deliver
+    group.deliver = lambda results: (deliver(results), counted.append(list(observer.batches)))
+    group.parts = lambda max_rows: [group]
+    assert queue.run_together(group)
+    assert [caller.answer for caller in callers] == [[1.0], [2.0]]
+    assert counted == [[], []]
     assert observer.batches == [(2, 2)]
-    assert lane.lead(1)
-    lane.cease()
+    assert observer.waits == pytest.approx([0.25, 0.5], abs=0.1)
+    assert not queue._led
 
 
-def test_nobody_takes_the_lead_before_those_who_wait(make):
-    lane, _observer = quick_lane(make)
-    waiting = Pending(("y",), {"x": np.ones((1, 1))}, 1, True, lambda pending: None)
-    lane.put(waiting)
-    assert not lane.lead(1)
-    lane.run()
-    assert waiting.ended
-    assert lane.lead(1)
-    lane.cease()
+def test_as_many_of_those_that_came_together_run_as_fit_into_a_batch(make):
+    queue, observer = quick_queue(make, max_batch_rows=8)
+    callers = [Caller(float(value)) for value in range(5)]
+    assert queue.run_together(Together(callers, 3))
+    assert [caller.answer for caller in callers] == [[float(value)] * 3 for value in range(5)]
+    assert observer.batches == [(6, 2), (6, 2), (3, 1)]
 
 
-def test_who_came_while_somebody_led_is_run_when_that_ceases(make):
-    lane, _observer = quick_lane(make)
-    assert lane.lead(1)
-    future = wait_here(lane, [5], lane.run)
-    assert not future.done()
-    lane.cease()
-    assert column(future) == [5]
+def test_no_others_run_before_those_who_wait(make):
+    queue, _observer = quick_queue(make)
+    waiting = QueuedRequest(("y",), {"x": np.ones((1, 1))}, 1, True, lambda pending: None)
+    queue.put(waiting)
+    assert not runs(queue)
+    queue.run()
+    assert waiting.answered
+    assert runs(queue)
 
 
-def test_nobody_leads_a_lane_that_is_closed_or_slow(make):
-    lane, _ = quick_lane(make, max_batch_rows=8)
-    lane._took = [0.0, batching.QUICK_SECONDS / 4, *[math.inf] * (len(lane._took) - 2)]
-    # Twice the rows may take twice as long.
-    assert [lane.lead(rows) and lane.cease() is None for rows in (1, 2, 3, 4, 8, 16)] == [
-        *(True, True, True, False, False, False)
+def test_who_came_while_others_ran_is_run_after_them(make):
+    futures = []
+
+    def execute(outputs, arrays):
+        if not futures:
+            futures.append(wait_here(queue, [5], queue.run))
+            assert not futures[0].done()
+        return {"y": arrays["x"]}
+
+    queue, _observer = make(execute)
+    queue._took = [0.0] * len(queue._took)
+    assert runs(queue)
+    assert column(futures[0]) == [5]
+
+
+def test_nothing_runs_at_once_in_a_queue_that_is_closed_or_slow(make):
+    queue, _ = quick_queue(make, max_batch_rows=8)
+    for rows, quick in ((1, True), (2, True), (3, True), (4, False), (8, False), (16, False)):
+        # Twice the rows may take twice as long.
+        queue._took = [0.0, batching.QUICK_SECONDS / 4, *[math.inf] * (len(queue._took) - 2)]
+        assert runs(queue, rows) == quick
+    queue._took = [0.0] * len(queue._took)
+    assert not runs(queue, 9)  # more than a batch has
+    queue.close()
+    assert not runs(queue)
+
+
+def test_results_with_other_rows_are_never_handed_out_to_those_that_came_together(make):
+    queue, _ = make(lambda outputs, arrays: {"y": arrays["x"][:1]})
+    queue._took = [0.0] * len(queue._took)
+    callers = [Caller(1.0), Caller(2.0)]
+    assert queue.run_together(Together(callers))
+    assert all(re.match("output 'y' has shape", str(caller.answer)) for caller in callers)
+    assert [type(caller.answer) for caller in callers] == [RuntimeError] * 2
+    assert not queue._led
+
+
+def queued(queue, callers, max_wait):
+    """Requests in the queue as the callers are; runs them."""
+    for caller in callers:
+
+        def done(request, caller=caller):
+            caller.answer = request.error or request.results["y"][:, 0].tolist()
+
+        x, give_up = np.array([[caller.value]]), None if max_wait is None else caller.arrived + max_wait
+        queue.put(
+            QueuedRequest(("y",), {"x": x}, 1, True, done, caller.deadline, give_up=give_up, arrived=caller.arrived)
+        )
+    queue.run()
+
+
+def coalesced(queue, callers, max_wait):
+    """The same without the queue."""
+    assert queue.run_together(Together(callers, max_wait=max_wait))
+
+
+@pytest.mark.parametrize("run", [queued, coalesced])
+def test_who_is_refused_or_at_fault_is_so_with_a_queue_and_without(make, run):
+    def execute(outputs, arrays):
+        if (arrays["x"] < 0).any():
+            raise InvalidRequestError("got -7")
+        return {"y": arrays["x"] * 2}
+
+    queue, observer = make(execute, max_batch_rows=16)
+    queue._took = [0.0] * len(queue._took)
+    now = time.monotonic()
+    callers = [
+        Caller(1.0, deadline=now + 100),
+        Caller(2.0, deadline=now - 1),
+        Caller(3.0, arrived=now - 100),
+        Caller(-7.0),
+        Caller(5.0),
     ]
-    lane.close()
-    assert not lane.lead(1)
-
-
-def test_rows_of_another_number_are_never_handed_out_by_who_leads(make):
-    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"][:1]})
-    lane._took = [0.0] * len(lane._took)
-    assert lane.lead(2)
-    with pytest.raises(RuntimeError, match="output 'y' has shape"):
-        lane.run_now(("y",), {"x": np.ones((2, 1))}, 2, [0.0])
-    lane.cease()
+    run(queue, callers, 50)
+    assert callers[0].answer == [2.0]
+    assert callers[4].answer == [10.0]
+    errors = [caller.answer for caller in callers[1:4]]
+    assert [(type(error), str(error)) for error in errors] == [
+        (DeadlinePassedError, "the deadline passed while the request waited"),
+        (BusyError, "the request waited for longer than it wanted to"),
+        (InvalidRequestError, "got -7"),
+    ]
+    assert errors[1].retry_after == 0.01
+    # Each is computed by itself where one is at fault.
+    assert observer.batches == [(1, 1), (1, 1)]
+    assert len(observer.waits) == 3
 
 
 def test_callers_that_ask_again_at_once_stay_together(make, monkeypatch):
     """Without a moment's patience a batch of 3 falls apart into the first that comes back, and the other 2."""
     for name in ("GATHER_PART", "MAX_GATHER_SECONDS"):
         monkeypatch.setattr(batching, name, 30.0)
-    lane, observer = make(lambda outputs, arrays: {"y": arrays["x"]})
-    lane._last = (time.monotonic(), 30.0, 3)
-    futures = [ask(lane, [value])[1] for value in (1, 2, 3)]
+    queue, observer = make(lambda outputs, arrays: {"y": arrays["x"]})
+    queue._last = (time.monotonic(), 30.0, 3)
+    futures = [ask(queue, [value])[1] for value in (1, 2, 3)]
     assert [column(future) for future in futures] == [[1], [2], [3]]
     assert observer.batches == [(3, 3)]
 
@@ -566,27 +708,27 @@ def test_callers_in_two_groups_come_together(make, monkeypatch):
     for name in ("GATHER_PART", "MAX_GATHER_SECONDS"):
         monkeypatch.setattr(batching, name, 1000.0)
     doubler = Doubler()
-    lane, observer = make(doubler)
-    first = ask(lane, [1])[1]
+    queue, observer = make(doubler)
+    first = ask(queue, [1])[1]
     assert doubler.running.acquire(timeout=30)
-    others = [ask(lane, [value])[1] for value in (2, 3)]
+    others = [ask(queue, [value])[1] for value in (2, 3)]
     time.sleep(0.02)
     doubler.gate.set()
     assert column(first) == [2]
-    again = ask(lane, [4])[1]
+    again = ask(queue, [4])[1]
     assert [column(future) for future in (*others, again)] == [[4], [6], [8]]
     assert observer.batches == [(1, 1), (3, 3)]
 
 
-def test_a_defect_in_an_answer_ends_no_lane(make):
-    lane, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
+def test_a_defect_in_an_answer_ends_no_queue(make):
+    queue, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
 
     def done(pending):
         raise ZeroDivisionError
 
-    lane.put(Pending(("y",), {"x": np.ones((1, 1))}, 1, True, done))
-    lane.run()
-    assert column(wait_here(lane, [1], lane.run)) == [1]
+    queue.put(QueuedRequest(("y",), {"x": np.ones((1, 1))}, 1, True, done))
+    queue.run()
+    assert column(wait_here(queue, [1], queue.run)) == [1]
 
 
 class Scrambler:
@@ -611,7 +753,7 @@ class Scrambler:
 )
 def test_every_reply_has_its_own_rows(seed, max_batch_rows, sizes):
     """32 callers at once, random row counts, some of whom go away: nobody ever gets another's rows."""
-    lane = Lane("m", Scrambler(seed), max_batch_rows=max_batch_rows, max_queue_rows=10**6, observer=Observer())
+    queue = BatchQueue("m", Scrambler(seed), max_batch_rows=max_batch_rows, max_queue_rows=10**6, observer=Observer())
     wrong: list[str] = []
     start = threading.Barrier(len(sizes))
 
@@ -622,7 +764,7 @@ def test_every_reply_has_its_own_rows(seed, max_batch_rows, sizes):
             first = number * 10_000 + turn * 1000
             expected = np.arange(first, first + rows, dtype=np.float64)
             outputs = choose.choice([("y",), ("z",), ("y", "z")])
-            pending, future = ask(lane, expected, outputs=outputs, here=number % 2 == 1)
+            pending, future = ask(queue, expected, outputs=outputs, here=number % 2 == 1)
             if choose.random() < 0.2:
                 pending.cancel()
             try:
@@ -639,5 +781,5 @@ def test_every_reply_has_its_own_rows(seed, max_batch_rows, sizes):
         thread.start()
     for thread in threads:
         thread.join()
-    lane.close()
+    queue.close()
     assert wrong == []

@@ -12,7 +12,7 @@ from echo_servers import ECHO
 from google.protobuf.descriptor import FieldDescriptor
 from layerserve.v1 import models_pb2, prediction_pb2, training_pb2
 from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError
-from layerserve_server.transport import burst, compression
+from layerserve_server.transport import compression, event_batch
 from layerserve_server.transport.compression import PIECE_BYTES, SHORT_BYTES, decompressed, decompressed_if_short
 from layerserve_server.transport.memory import MemoryBudget
 
@@ -74,7 +74,7 @@ def test_what_takes_long_to_decompress_holds_up_no_other_call(serve_echo, monkey
         assert go_on.wait(30)
         return decompressed(message, limit, memory)
 
-    monkeypatch.setattr(burst, "decompressed", slowly)
+    monkeypatch.setattr(event_batch, "decompressed", slowly)
     echo = channel.unary_unary(ECHO + "echo")
     future = echo.future(bytes(300_000), timeout=60, compression=grpc.Compression.Gzip)
     assert begun.wait(30)

@@ -366,9 +366,9 @@ def test_cancelled_calls_are_counted_by_connection_and_deadlines_that_pass_are_n
             hang(b"", timeout=0.05)
     for _ in range(2):
         call = hang.future(b"", timeout=60)
-        wait_until(lambda: server._bursts.open)
+        wait_until(lambda: server._batches.open)
         call.cancel()
-        wait_until(lambda: not server._bursts.open)
+        wait_until(lambda: not server._batches.open)
     ((_, traffic),) = server._connections._traffic.items()
     assert traffic.resets == 2
 
@@ -420,13 +420,13 @@ def test_nothing_is_counted_once_all_is_answered(serve_echo, wait_until):
     for future in [echo.future(bytes(9000), timeout=30) for _ in range(20)]:
         assert len(future.result()) == 9000
     assert list(channel.stream_stream(ECHO + "upper")(iter([b"a" * 9000] * 3), timeout=30)) == [b"A" * 9000] * 3
-    wait_until(lambda: server._bursts.memory.held == 0)
+    wait_until(lambda: server._batches.memory.held == 0)
 
 
 def test_more_than_the_bound_is_refused_and_when_to_come_back_is_said(serve_echo, wait_until):
     _, _, server, channel = serve_echo({"max_buffered_bytes": 30_000})
     hanging = [channel.unary_unary(ECHO + "hang").future(bytes(9000), timeout=60) for _ in range(3)]
-    wait_until(lambda: server._bursts.memory.held >= 27_000)
+    wait_until(lambda: server._batches.memory.held >= 27_000)
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(ECHO + "echo")(bytes(9000), timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -435,7 +435,7 @@ def test_more_than_the_bound_is_refused_and_when_to_come_back_is_said(serve_echo
     assert channel.unary_unary(ECHO + "echo")(b"x", timeout=30) == b"x"
     for future in hanging:
         future.cancel()
-    wait_until(lambda: server._bursts.memory.held == 0)
+    wait_until(lambda: server._batches.memory.held == 0)
     assert len(channel.unary_unary(ECHO + "echo")(bytes(9000), timeout=30)) == 9000
 
 

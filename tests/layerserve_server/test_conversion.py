@@ -12,8 +12,8 @@ import pytest
 import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.errors import DataError
-from layerserve_server import execution
 from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError, VersionFailedError
+from layerserve_server.inference import runner
 from layerserve_server.training import conversion
 from layerserve_server.training.conversion import CONVERT, Converter
 from layerserve_server.training.warm_parent import JobDiedError, JobLimits, WarmParent
@@ -117,7 +117,7 @@ def _child(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     done: list[object] = []
     monkeypatch.setattr(os, "nice", lambda more: done.append(("nice", more)))
     monkeypatch.setattr(torch, "set_num_threads", lambda count: done.append(("threads", count)))
-    monkeypatch.setattr(execution, "load_plugins", lambda: done.append("plugins"))
+    monkeypatch.setattr(runner, "load_plugins", lambda: done.append("plugins"))
     return done
 
 
@@ -151,6 +151,6 @@ def test_a_child_tells_of_its_end_what_a_caller_may_know(
     def fail() -> None:
         raise raised
 
-    monkeypatch.setattr(execution, "load_plugins", fail)
+    monkeypatch.setattr(runner, "load_plugins", fail)
     assert conversion.convert({"source": "m.keras", "folder": str(tmp_path), "format": ""}) == told
     assert list(tmp_path.iterdir()) == []

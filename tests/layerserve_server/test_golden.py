@@ -9,8 +9,8 @@ import layergraph
 import pytest
 from layergraph.errors import CorruptFileError
 from layerserve_server import commands
-from layerserve_server.batching import Lane
-from layerserve_server.execution import load_model, load_probed_model
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import load_model, load_probed_model
 from layerserve_server.metrics import Metrics
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.repository import Repository
@@ -30,10 +30,10 @@ def versions(tmp_path: Path) -> Path:
 
 
 def test_it_says_by_how_much_and_the_version_before_serves(versions: Path) -> None:
-    def lane(name, version, run):
-        return Lane(name, run, max_batch_rows=4, max_queue_rows=4, observer=Metrics().lane(name, version))
+    def queue(name, version, run):
+        return BatchQueue(name, run, max_batch_rows=4, max_queue_rows=4, observer=Metrics().batches(name, version))
 
-    repository = Repository(versions, versions / "published", load_model, lane, observer=Metrics())
+    repository = Repository(versions, versions / "published", load_model, queue, observer=Metrics())
     repository.scan()
     second, first = repository.describe("m")
     assert (second.state, first.state) == (State.FAILED, State.READY)

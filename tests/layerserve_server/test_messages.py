@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_calls import CallObserver, FakeCall, bursts_here
+from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import InvalidRequestError, UnknownLayerError
@@ -457,18 +457,18 @@ def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_
     from layerserve_server.repository.repository import Repository
 
     put("double", 3)
-    lane = SimpleNamespace(close=lambda: None)
-    repository = Repository(tmp_path / "models", tmp_path, load_fake, lambda *_: lane, observer=Metrics())
+    queue = SimpleNamespace(close=lambda: None)
+    repository = Repository(tmp_path / "models", tmp_path, load_fake, lambda *_: queue, observer=Metrics())
     repository.scan()
     observer = CallObserver()
-    bursts = bursts_here(observer)
+    batches = event_batches_here(observer)
     service = graph.GraphService(repository)
     for name in ("double", "other"):
         request = graph_pb2.GetNodeShapesRequest(model=tensor_pb2.ModelSpec(name=name))
-        call = FakeCall(bursts, request.SerializeToString())
-        bursts.begin(call)
-        bursts.take(call, service.get_node_shapes)
-        bursts.finish()
+        call = FakeCall(batches, request.SerializeToString())
+        batches.begin(call)
+        batches.take(call, service.get_node_shapes)
+        batches.finish()
         if name == "double":
             response = graph_pb2.GetNodeShapesResponse.FromString(call.sent[0])
             assert (response.model.name, response.model.version) == ("double", 3)
@@ -476,4 +476,4 @@ def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_
     assert [ended[1:4] for ended in observer.ended] == [("double", "3", "OK"), ("", "", "NOT_FOUND")]
     with repository.lease("double") as version:
         assert version._users == 1
-    bursts.close()
+    batches.close()

@@ -58,8 +58,8 @@ def test_names_types_and_labels():
     metrics = Metrics()
     metrics.calls_began(PREDICT, 1)
     metrics.calls_ended([Ended(PREDICT, "m", "1", "INTERNAL", 0.1)])
-    lane = metrics.lane("m", 1)
-    lane.batch_ran(1, 1, 0.1)
+    queue = metrics.batches("m", 1)
+    queue.batch_ran(1, 1, 0.1)
     metrics.watch_queue("m", 1, lambda: 0)
     metrics.version_loaded("m", 1, 0.1)
     metrics.version_failed("m", 1)
@@ -108,7 +108,7 @@ def test_names_types_and_labels():
 def test_buckets(metric, bounds):
     metrics = Metrics()
     metrics.calls_ended([Ended(PREDICT, "m", "1", "OK", 0.1)])
-    metrics.lane("m", 1)
+    metrics.batches("m", 1)
     metrics.version_loaded("m", 1, 0.1)
     assert list(buckets(metrics.registry, f"layerserve_{metric}")) == [*bounds, float("inf")]
 
@@ -143,10 +143,10 @@ def test_calls_are_counted_by_method_model_version_and_status():
 
 def test_batches_are_counted_by_rows_requests_and_seconds():
     metrics = Metrics()
-    lane = metrics.lane("m", 3)
-    lane.requests_waited([0.25, 0.5])
-    lane.batch_ran(7, 2, 1.5)
-    lane.batch_ran(1, 1, 0.5)
+    queue = metrics.batches("m", 3)
+    queue.requests_waited([0.25, 0.5])
+    queue.batch_ran(7, 2, 1.5)
+    queue.batch_ran(1, 1, 0.5)
     waiting = [5]
     metrics.watch_queue("m", 3, lambda: waiting[0])
     at = "model=m version=3"
@@ -171,11 +171,11 @@ def test_a_version_that_is_freed_leaves_no_series():
     metrics = Metrics()
 
     def use(version):
-        lane = metrics.lane("m", version)
+        queue = metrics.batches("m", version)
         metrics.watch_queue("m", version, lambda: 0)
         metrics.version_loaded("m", version, 0.5)
-        lane.requests_waited([0.25])
-        lane.batch_ran(1, 1, 0.5)
+        queue.requests_waited([0.25])
+        queue.batch_ran(1, 1, 0.5)
         metrics.calls_began("/a.B/Predict", 2)
         metrics.calls_ended([Ended("/a.B/Predict", "m", str(version), status, 0.5) for status in ("OK", "CANCELLED")])
 

@@ -13,9 +13,9 @@ from layergraph import Input, Model, layers
 from layergraph.execution.sequence_padding import SequencePadding
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server.batching import Lane
-from layerserve_server.execution import load_model
-from layerserve_server.pending import Pending
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.queue import QueuedRequest
+from layerserve_server.inference.runner import load_model
 from layerserve_server.settings import Settings
 
 
@@ -43,23 +43,23 @@ class Watched:
 PADDING = SequencePadding({"x": 0}, {"steps": "x"}, alike=False, unmasked=frozenset())
 
 
-def put(lane, x, answers):
+def put(queue, x, answers):
     arrays = {"x": x}
     group = PADDING.group(arrays)
-    lane.submit(Pending(("steps", "total"), arrays, len(x), True, answers.append, group=group, padding=PADDING))
+    queue.submit(QueuedRequest(("steps", "total"), arrays, len(x), True, answers.append, group=group, padding=PADDING))
 
 
 def test_sequences_up_to_one_power_of_two_are_one_batch_and_cut_back(wait_until):
     watched, answers = Watched(), []
-    lane = Lane("m", watched, max_batch_rows=8, max_queue_rows=100, observer=watched)
+    queue = BatchQueue("m", watched, max_batch_rows=8, max_queue_rows=100, observer=watched)
     x = {length: np.arange(2 * length, dtype=np.float32).reshape(2, length) + 1 for length in (1, 5, 7, 30, 8)}
-    put(lane, x[1], answers)
+    put(queue, x[1], answers)
     assert watched.running.wait(30)
     for length in (5, 30, 7, 8):
-        put(lane, x[length], answers)
+        put(queue, x[length], answers)
     watched.gate.set()
     wait_until(lambda: len(answers) == len(x))
-    lane.close()
+    queue.close()
     assert watched.shapes == [(2, 1), (6, 8), (2, 30)]
     for pending in answers:
         own = pending.arrays["x"]
@@ -69,14 +69,14 @@ def test_sequences_up_to_one_power_of_two_are_one_batch_and_cut_back(wait_until)
 
 def test_a_request_larger_than_a_batch_is_padded_in_each(wait_until):
     watched, answers = Watched(), []
-    lane = Lane("m", watched, max_batch_rows=4, max_queue_rows=100, observer=watched)
-    put(lane, np.ones((1, 1), np.float32), answers)
+    queue = BatchQueue("m", watched, max_batch_rows=4, max_queue_rows=100, observer=watched)
+    put(queue, np.ones((1, 1), np.float32), answers)
     assert watched.running.wait(30)
     for rows, length in ((5, 6), (3, 8)):
-        put(lane, np.ones((rows, length), np.float32), answers)
+        put(queue, np.ones((rows, length), np.float32), answers)
     watched.gate.set()
     wait_until(lambda: len(answers) == 3)
-    lane.close()
+    queue.close()
     for pending in answers:
         rows, length = pending.arrays["x"].shape
         np.testing.assert_array_equal(pending.results["steps"], np.full((rows, length), 1 + length))
@@ -122,7 +122,7 @@ def test_a_server_answers_as_if_each_request_came_alone(models, start, connect):
         np.testing.assert_allclose(tags["tags"], expected["tags"], rtol=1e-5, atol=1e-5)
         assert embedded[f"{inner}:0"].shape == (*words.shape, 4)
     with app.repository.lease("masked") as version:
-        assert version.execution.padding(("tags",), alone.input_specs) is not None
+        assert version.runner.padding(("tags",), alone.input_specs) is not None
 
 
 def test_a_model_whose_numbers_padding_would_change_is_refused(models, start, connect):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server.services import answers
+from layerserve_server.services.prediction import prediction_stream
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -96,13 +96,13 @@ def test_a_caller_that_goes_away_leaves_nothing_to_compute(serve, wait_until):
 
     stream = stub.PredictStream(requests(), timeout=60)
     with app.repository.lease("double") as version:
-        wait_until(lambda: version.lane.queued_rows == 15)
+        wait_until(lambda: version.queue.queued_rows == 15)
         stream.cancel()
         more.set()
         in_flight = ("layerserve_calls_in_flight", {"method": "PredictStream"})
         wait_until(lambda: app.metrics.registry.get_sample_value(*in_flight) == 0)
         model.gate.set()
-        wait_until(lambda: version.lane.queued_rows == 0)
+        wait_until(lambda: version.queue.queued_rows == 0)
     assert model.batches == [3]
 
 
@@ -157,13 +157,13 @@ def end_well(app, stub, model):
 def test_a_stream_that_has_ended_is_free_without_the_garbage_collector(serve, monkeypatch, wait_until, call):
     """Its answers may be large, and the collector comes late."""
     kept = []
-    begin = answers.StreamedCall.__init__
+    begin = prediction_stream.StreamedCall.__init__
 
     def begin_noted(self, its, stream, size):
         begin(self, its, stream, size)
         kept.extend(map(weakref.ref, (self, its, stream)))
 
-    monkeypatch.setattr(answers.StreamedCall, "__init__", begin_noted)
+    monkeypatch.setattr(prediction_stream.StreamedCall, "__init__", begin_noted)
     app, model, stub = serve(stream_idle_seconds=0.3)
     outcomes(stub.PredictStream(iter([message(X, "warm")]), timeout=60))
     kept.clear()
@@ -178,12 +178,12 @@ def test_a_stream_that_has_ended_is_free_without_the_garbage_collector(serve, mo
 
 
 def test_no_more_requests_are_read_than_may_be_under_way(serve, monkeypatch, wait_until):
-    monkeypatch.setattr(answers, "MAX_UNDER_WAY", 4)
+    monkeypatch.setattr(prediction_stream, "MAX_UNDER_WAY", 4)
     app, model, stub = serve()
     model.gate.clear()
     stream = stub.PredictStream((message(X[:1], str(i)) for i in range(20)), timeout=60)
     with app.repository.lease("double") as version:
-        wait_until(lambda: model.begun and version.lane.queued_rows == 4 - model.begun[0])
+        wait_until(lambda: model.begun and version.queue.queued_rows == 4 - model.begun[0])
     model.gate.set()
     assert len(outcomes(stream)) == 20
 
@@ -199,7 +199,7 @@ def test_higher_priority_goes_first_and_patience_ends(serve, wait_until):
         def ask(id, rows, **fields):
             future = stub.Predict.future(message(X, id, **fields).request, timeout=60)
             future.add_done_callback(lambda _: order.append(id))
-            wait_until(lambda: version.lane.queued_rows == rows)
+            wait_until(lambda: version.queue.queued_rows == rows)
             return future
 
         usual = ask("usual", 3)

@@ -6,14 +6,14 @@ import time
 
 import numpy as np
 import pytest
-from fake_calls import CallObserver, FakeCall, bursts_here
+from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve_server.batching import Lane
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.metrics import Metrics
-from layerserve_server.pending import Pending
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.prediction import PredictionService
+from layerserve_server.services.prediction.service import PredictionService
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -31,32 +31,32 @@ class Service:
         self._wait_until = wait_until
         metrics = Metrics()
 
-        def lane(name, version, execution):
-            return Lane(
+        def queue(name, version, execution):
+            return BatchQueue(
                 name,
                 execution,
                 max_batch_rows=max_batch_rows,
                 max_queue_rows=max_queue_rows,
-                observer=metrics.lane(name, version),
+                observer=metrics.batches(name, version),
             )
 
-        self.repository = Repository(folder, folder, load, lane, observer=metrics)
+        self.repository = Repository(folder, folder, load, queue, observer=metrics)
         self.repository.scan()
         self.observer = CallObserver()
-        self.bursts = bursts_here(self.observer)
+        self.batches = event_batches_here(self.observer)
         self.predict = PredictionService(self.repository).predict
         with self.repository.lease("double") as version:
             self.version = version
         if quick:
-            self.version.lane._took = [0.0] * len(self.version.lane._took)
+            self.version.queue._took = [0.0] * len(self.version.queue._took)
 
     def burst(self, *requests, **options):
         """Calls that come together."""
-        calls = [FakeCall(self.bursts, request, **options) for request in requests]
+        calls = [FakeCall(self.batches, request, **options) for request in requests]
         for call in calls:
-            self.bursts.begin(call)
-            self.bursts.take(call, self.predict)
-        self.bursts.finish()
+            self.batches.begin(call)
+            self.batches.take(call, self.predict)
+        self.batches.finish()
         return calls
 
     def answer(self, request, **options):
@@ -67,7 +67,7 @@ class Service:
 
     def close(self):
         self.repository.close()
-        self.bursts.close()
+        self.batches.close()
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def results(call):
     return tensors.decode(prediction_pb2.PredictResponse.FromString(call.sent[0]).outputs[0])
 
 
-#: By what is wrong with them: requests that get no lane's place, and how they are answered.
+#: By what is wrong with them: requests that get no queue's place, and how they are answered.
 REFUSED = {
     "queue": (message(np.ones((9, 2), np.float32)), "RESOURCE_EXHAUSTED"),
     "shape": (message(X[:, :1]), "INVALID_ARGUMENT"),
@@ -101,19 +101,19 @@ REFUSED = {
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_request_that_is_refused_holds_its_version_no_longer(make, case, quick):
     service = make(quick=quick)
-    lane = service.version.lane
+    queue = service.version.queue
     request, code = REFUSED[case]
     if case == "queue":
-        waiting = Pending(("y",), {"x": np.ones((2, 2))}, 2, True, lambda pending: None)
-        lane.put(waiting)
-        assert lane.queued_rows == 2
-        lane._led = True  # as while a batch runs
+        waiting = QueuedRequest(("y",), {"x": np.ones((2, 2))}, 2, True, lambda pending: None)
+        queue.put(waiting)
+        assert queue.queued_rows == 2
+        queue._led = True  # as while a batch runs
     # The first time it is read by protobuf, then known by its bytes.
     for _ in range(3):
         (call,) = service.burst(request)
         assert call.outcome == code
     service.version.retire()
-    assert lane._closed, "somebody still holds a lease"
+    assert queue._closed, "somebody still holds a lease"
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -123,14 +123,14 @@ def test_a_request_that_is_answered_holds_its_version_no_longer(make, quick, wai
         np.testing.assert_array_equal(results(service.answer(message(X + place))), (X + place) * 2)
     assert service.answer(message(-1 - X)).outcome == "INVALID_ARGUMENT"
     assert service.answer(message(), deadline=time.monotonic() - 1).outcome == "DEADLINE_EXCEEDED"
-    call = FakeCall(service.bursts, message())
-    service.bursts.begin(call)
+    call = FakeCall(service.batches, message())
+    service.batches.begin(call)
     call.gone()
-    service.bursts.take(call, service.predict)
-    service.bursts.finish()
+    service.batches.take(call, service.predict)
+    service.batches.finish()
     assert call.outcome == "CANCELLED"
     service.version.retire()
-    wait_until(lambda: service.version.lane._closed)
+    wait_until(lambda: service.version.queue._closed)
 
 
 def test_calls_of_a_burst_that_are_alike_are_one_batch(make):
@@ -151,12 +151,12 @@ def test_calls_of_a_burst_that_are_alike_are_one_batch(make):
 def test_a_defect_while_a_burst_is_computed_is_told_to_all_of_it(make, count):
     service = make(quick=True)
     service.burst(message())
-    plan, _ = service.version.execution._plans["y",]
+    plan, _ = service.version.runner._plans["y",]
     plan.run = lambda inputs: 1 / 0
     calls = service.burst(*(message(X + place) for place in range(count)))
     assert [call.outcome for call in calls] == ["INTERNAL"] * count
     del plan.run
-    # The lane has been given back.
+    # The queue has been given back.
     np.testing.assert_array_equal(results(service.burst(message())[0]), X * 2)
 
 
@@ -167,17 +167,17 @@ def test_in_a_burst_only_those_who_still_want_an_answer_are_computed(make):
     before = len(ran)
     now = time.monotonic()
     calls = [
-        FakeCall(service.bursts, message(X), deadline=now + 100),
-        FakeCall(service.bursts, message(X), deadline=now - 1),
-        FakeCall(service.bursts, message(X)),
-        FakeCall(service.bursts, message(-1 - X)),
-        FakeCall(service.bursts, message(X + 1)),
+        FakeCall(service.batches, message(X), deadline=now + 100),
+        FakeCall(service.batches, message(X), deadline=now - 1),
+        FakeCall(service.batches, message(X)),
+        FakeCall(service.batches, message(-1 - X)),
+        FakeCall(service.batches, message(X + 1)),
     ]
     for call in calls:
-        service.bursts.begin(call)
-        service.bursts.take(call, service.predict)
+        service.batches.begin(call)
+        service.batches.take(call, service.predict)
     calls[2].gone()
-    service.bursts.finish()
+    service.batches.finish()
     assert [call.outcome for call in calls] == ["OK", "DEADLINE_EXCEEDED", "CANCELLED", "INVALID_ARGUMENT", "OK"]
     np.testing.assert_array_equal(results(calls[4]), (X + 1) * 2)
     # The one with wrong content spoils the batch for nobody: each is then computed by itself.
@@ -190,11 +190,11 @@ def test_in_a_burst_impatient_calls_are_refused(make):
     service.burst(request)
     before = len(service.version.model.begun)
     ages = (0.0, 2.0)
-    calls = [FakeCall(service.bursts, request, arrived=time.monotonic() - age) for age in ages]
+    calls = [FakeCall(service.batches, request, arrived=time.monotonic() - age) for age in ages]
     for call in calls:
-        service.bursts.begin(call)
-        service.bursts.take(call, service.predict)
-    service.bursts.finish()
+        service.batches.begin(call)
+        service.batches.take(call, service.predict)
+    service.batches.finish()
     assert [call.outcome for call in calls] == ["OK", "RESOURCE_EXHAUSTED"]
     assert service.version.model.begun[before:] == [3]
 
@@ -212,15 +212,15 @@ def test_different_requests_of_a_burst_for_one_model_are_one_batch(make):
 
 def test_a_request_waits_as_long_as_it_wants_to_and_by_its_priority(make):
     service = make(quick=False)
-    lane = service.version.lane
-    lane._led = True  # as while a batch runs
+    queue = service.version.queue
+    queue._led = True  # as while a batch runs
     arrived = time.monotonic() - 0.5
     # Both ways of reading a request.
     for _ in range(2):
         service.burst(message(priority=-3, max_queue_ms=700), arrived=arrived, deadline=arrived + 9)
     service.burst(message(X[:1]))
-    assert [(pending.priority, pending.give_up, pending.deadline, pending.arrived) for pending in lane._queue][1:] == [
+    assert [(pending.priority, pending.give_up, pending.deadline, pending.arrived) for pending in queue._queue][1:] == [
         (-3, arrived + 0.7, arrived + 9, arrived)
     ] * 2
-    assert lane._queue[0].give_up is None
-    lane._led = False
+    assert queue._queue[0].give_up is None
+    queue._led = False

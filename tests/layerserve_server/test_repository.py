@@ -6,7 +6,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server.batching import Lane
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -16,6 +15,7 @@ from layerserve_server.errors import (
     UnknownVersionError,
     VersionFailedError,
 )
+from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.metrics import Metrics
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import State
@@ -31,11 +31,11 @@ def make(tmp_path, load_fake):
     def make_repository(path=None, load=load_fake, scan=True, **options):
         metrics = Metrics()
 
-        def lane(name, version, execution):
-            return Lane(name, execution, max_batch_rows=8, max_queue_rows=8, observer=metrics.lane(name, version))
+        def queue(name, version, run):
+            return BatchQueue(name, run, max_batch_rows=8, max_queue_rows=8, observer=metrics.batches(name, version))
 
         repository = Repository(
-            path or tmp_path / "models", tmp_path / "published", load, lane, observer=metrics, **options
+            path or tmp_path / "models", tmp_path / "published", load, queue, observer=metrics, **options
         )
         made.append(repository)
         if scan:
@@ -389,13 +389,13 @@ def test_content_that_is_replaced_while_leased_finishes_and_the_new_one_answers(
     path.write_text('{"offset": 9}')
     repository.scan()
     repository.scan()
-    assert (old.retired, old.lane._closed) == (True, False)
+    assert (old.retired, old.queue._closed) == (True, False)
     assert old.lease() is None
     for answer in (repository.lease, repository.lease_loaded):
         with answer("double") as version:
             assert (version.model.offset, version is old) == (9, False)
     lease.end()
-    assert old.lane._closed
+    assert old.queue._closed
     # The end of the old content isn't the version's.
     assert states(repository) == {1: State.READY}
     assert metrics(*loaded) == 1
@@ -420,9 +420,9 @@ def test_a_version_that_is_removed_while_it_loads_is_not_kept(make, put, load_fa
         return model
 
     repository = make(load=load, ready=ready.append)
-    caught, lanes = [], []
-    make_lane = repository._make_lane
-    repository._make_lane = lambda *facts: lanes.append(make_lane(*facts)) or lanes[-1]
+    caught, queues = [], []
+    make_queue = repository._make_queue
+    repository._make_queue = lambda *facts: queues.append(make_queue(*facts)) or queues[-1]
 
     def ask():
         try:
@@ -442,7 +442,7 @@ def test_a_version_that_is_removed_while_it_loads_is_not_kept(make, put, load_fa
     gate.set()
     thread.join()
     assert caught == ["the server has no models" if closes else "model 'double' has no version 1; it has 2"]
-    assert [lane._closed for lane in lanes] == [True]
+    assert [queue._closed for queue in queues] == [True]
     assert [one.version for one in ready] == [2]
     loaded = ("layerserve_model_loaded", {"model": "double", "version": "1"})
     assert repository._observer.registry.get_sample_value(*loaded) is None
@@ -450,9 +450,9 @@ def test_a_version_that_is_removed_while_it_loads_is_not_kept(make, put, load_fa
 
 def loaded_version(put, released):
     execution = SimpleNamespace()
-    lane = Lane("m", execution, max_batch_rows=8, max_queue_rows=8, observer=Metrics().lane("m", 1))
+    queue = BatchQueue("m", execution, max_batch_rows=8, max_queue_rows=8, observer=Metrics().batches("m", 1))
     found = layout.find_file("m", 1, put())
-    return LoadedVersion(found, SimpleNamespace(), execution, lane, 3, "", released.append)
+    return LoadedVersion(found, SimpleNamespace(), execution, queue, 3, "", released.append)
 
 
 def test_a_retired_version_gives_no_lease_and_is_released_once_with_the_last(put):
@@ -464,10 +464,10 @@ def test_a_retired_version_gives_no_lease_and_is_released_once_with_the_last(put
     assert version.lease() is None
     for _ in range(2):  # a lease that has ended twice counts once
         first.end()
-        assert (released, version.lane._closed) == ([], False)
+        assert (released, version.queue._closed) == ([], False)
     with second as held:
         assert held is version
-    assert (released, version.lane._closed) == ([version], True)
+    assert (released, version.queue._closed) == ([version], True)
 
 
 def test_a_version_that_nobody_uses_is_released_when_it_is_retired(put):

@@ -13,12 +13,15 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server import app, execution, tuning, worker
-from layerserve_server.app import certificate, limits, loader, make_lane, make_tuner, run_defaults, run_limits
+from layerserve_server import tuning, wiring
+from layerserve_server.app import run_defaults, run_limits
+from layerserve_server.inference import runner
 from layerserve_server.metrics import Metrics
+from layerserve_server.processes import worker
+from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.workers import Workers, threads
+from layerserve_server.wiring import certificate, limits, loader, make_queue, make_tuner
 
 #: One value for each, of which none is a default or another's.
 LIMITS = {
@@ -44,7 +47,7 @@ def test_what_the_transport_takes():
 
 
 def test_memory_for_callers_is_shared_out_between_processes(monkeypatch):
-    monkeypatch.setattr(app, "default_limit", lambda: 900)
+    monkeypatch.setattr(wiring, "default_limit", lambda: 900)
     assert limits(Settings()).max_buffered_bytes == 900
     assert limits(Settings(workers=3)).max_buffered_bytes == 300
     assert limits(Settings(workers=3, max_buffered_bytes=77)).max_buffered_bytes == 77
@@ -100,18 +103,18 @@ def test_processes_share_the_cores(monkeypatch, cores, workers, each):
     assert threads(Settings(workers=workers, compute_threads=7)) == 7
 
 
-def test_a_lane_has_its_name_bounds_metrics_and_padding():
+def test_a_queue_has_its_name_bounds_metrics_and_padding():
     metrics, padded = Metrics(), []
     settings = Settings(max_batch_rows=3, max_queue_rows=5, pad_sequences="text-*, other")
     run = SimpleNamespace(pad_sequences=lambda: padded.append(1))
-    lane = make_lane(settings, metrics, "text-a", 4, run)
-    make_lane(settings, metrics, "text", 4, run)
-    assert (lane._name, lane._execute, lane.max_batch_rows, lane._max_queue_rows) == (
+    queue = make_queue(settings, metrics, "text-a", 4, run)
+    make_queue(settings, metrics, "text", 4, run)
+    assert (queue._name, queue._execute, queue.max_batch_rows, queue._max_queue_rows) == (
         *("model 'text-a' version 4", run, 3, 5),
     )
     assert padded == [1]
-    lane._observer.batch_ran(2, 1, 0.5)
-    lane._queued_rows = 6
+    queue._observer.batch_ran(2, 1, 0.5)
+    queue._queued_rows = 6
     labels = {"model": "text-a", "version": "4"}
     sample = metrics.registry.get_sample_value
     assert sample("layerserve_rows_total", labels) == 2
@@ -128,11 +131,11 @@ def test_engines_are_tuned_unless_one_is_named_or_there_is_no_time(tmp_path):
 
 
 def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
-    assert loader(Settings()) is execution.load_probed_model
-    assert loader(Settings(probe_files=False)) is execution.load_model
+    assert loader(Settings()) is runner.load_probed_model
+    assert loader(Settings(probe_files=False)) is runner.load_model
     shared = loader(Settings(), weights=tmp_path)
     assert isinstance(shared, partial)
-    assert shared.func is execution.load_probed_model
+    assert shared.func is runner.load_probed_model
     assert shared.keywords["adopt"].__self__._folder == tmp_path
 
     def own(path):
@@ -163,7 +166,7 @@ def test_a_server_has_its_settings(make_server, put, tmp_path):
     assert server.runs._limits.max_kept == 3
     assert server._watcher._poll_seconds == 4.0
     assert server.runs._observer is repository._observer is server.metrics
-    assert repository._ready == server._tuner.submit
+    assert repository._ready == server._inference.tuner.submit
 
 
 def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
@@ -175,7 +178,7 @@ def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
     server.stop()
     server.stop()
     assert version.retired
-    assert version.lane._closed
+    assert version.queue._closed
     assert not server.ready
     assert not server._watcher._thread.is_alive()
     sample = server.metrics.registry.get_sample_value
@@ -186,7 +189,7 @@ def test_orders_for_a_worker_are_the_settings_of_its_server(tmp_path):
     settings = Settings(
         path=tmp_path, workers=2, data_root=tmp_path / "data", compute_threads=3, grpc_port=0, max_batch_rows=7
     )
-    processes = Workers(settings)
+    processes = Supervisor(settings)
     orders = json.loads(json.dumps(processes._orders(4321)))
     there = Settings.model_construct(**worker._settings(orders["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
@@ -237,22 +240,22 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     made = {"GrpcioServer": [], "NativeServer": [], "Repository": [], "Watcher": []}
     done = []
 
-    def watched(kind, known):
+    def watched(module, kind, known):
         def make(*arguments, **options):
             made[kind].append(known(*arguments, **options))
             return made[kind][-1]
 
-        monkeypatch.setattr(worker, kind, make)
+        monkeypatch.setattr(module, kind, make)
 
-    for kind, known in (
-        ("GrpcioServer", Front),
-        ("NativeServer", Front),
-        ("Repository", worker.Repository),
-        ("Watcher", worker.Watcher),
+    for module, kind, known in (
+        (wiring, "GrpcioServer", Front),
+        (wiring, "NativeServer", Front),
+        (wiring, "Repository", wiring.Repository),
+        (worker, "Watcher", worker.Watcher),
     ):
-        watched(kind, known)
+        watched(module, kind, known)
     for function in ("set_threads", "load_plugins", "make_ready"):
-        monkeypatch.setattr(execution, function, lambda *given, name=function: done.append((name, *given)))
+        monkeypatch.setattr(runner, function, lambda *given, name=function: done.append((name, *given)))
     monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
     monkeypatch.setattr(worker, "loader", lambda settings, weights: done.append(("weights", weights)) or load_fake)
@@ -263,7 +266,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         start=lambda: tuned.append("start"),
         close=lambda: tuned.append("close"),
     )
-    monkeypatch.setattr(worker, "make_tuner", lambda settings: tuner if settings.transport == "grpcio" else None)
+    monkeypatch.setattr(wiring, "make_tuner", lambda settings: tuner if settings.transport == "grpcio" else None)
     served = []
 
     class Orders(io.StringIO):
@@ -317,5 +320,5 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert "layerserve_buffered_bytes 123.0" in metrics
     assert ready
     assert version.retired
-    assert version.lane._name == "model 'double' version 1"
-    assert version.lane._execute is version.execution
+    assert version.queue._name == "model 'double' version 1"
+    assert version.queue._execute is version.runner

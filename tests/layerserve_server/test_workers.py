@@ -19,14 +19,14 @@ from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server import sharing, workers
+from layerserve_server.inference.shared_weights import SharedWeights
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
+from layerserve_server.processes import shared_weights, supervisor
+from layerserve_server.processes.supervisor import AllMetrics, Supervisor
 from layerserve_server.settings import Settings
-from layerserve_server.sharing import SharedWeights
 from layerserve_server.transport.call import Ended
 from layerserve_server.transport.grpcio import claim
-from layerserve_server.workers import AllMetrics, Workers
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 X = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1) / 32
@@ -154,7 +154,7 @@ def test_what_one_process_writes_no_other_sees(file, tmp_path):
 
 
 def test_without_room_a_model_keeps_its_own_weights(file, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(sharing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(shared_weights.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
     model = load_model(file)
     SharedWeights(tmp_path).adopt(model, file)
     assert list(tmp_path.iterdir()) == []
@@ -202,9 +202,9 @@ def processes(monkeypatch):
     made = []
 
     def make_processes(program, count=2):
-        monkeypatch.setattr(workers, "COMMAND", (sys.executable, "-c", program))
-        monkeypatch.setattr(workers, "AGAIN_SECONDS", 0.01)
-        made.append(Workers(Settings(workers=count)))
+        monkeypatch.setattr(supervisor, "COMMAND", (sys.executable, "-c", program))
+        monkeypatch.setattr(supervisor, "AGAIN_SECONDS", 0.01)
+        made.append(Supervisor(Settings(workers=count)))
         return made[-1]
 
     yield make_processes
@@ -265,7 +265,7 @@ def test_workers_get_their_orders_and_those_that_end_are_replaced(processes, wai
 
 
 def test_a_worker_that_does_not_end_is_killed(processes, monkeypatch):
-    monkeypatch.setattr(workers, "END_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "END_SECONDS", 0.1)
     both = processes(OBEDIENT + "import time; time.sleep(60)")
     both.start(1)
     (process,) = both._processes.values()
@@ -291,7 +291,7 @@ def test_a_worker_that_starts_while_the_server_stops_is_ended_too(processes, mon
         both._stopping.wait(0.3)
         return process
 
-    monkeypatch.setattr(workers.subprocess, "Popen", start)
+    monkeypatch.setattr(supervisor.subprocess, "Popen", start)
     both.start(1)
     stops[0].join(20)
     ended = not stops[0].is_alive()

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.execution import EngineChoice, TensorSpec
+from layerserve_server.inference.runner import EngineChoice, TensorSpec
 from layerserve_server.repository import layout
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.version import LoadedVersion

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from layergraph.errors import LayerGraphError, unknown_name
 
-from layerserve_server.batching import Lane
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -22,7 +21,8 @@ from layerserve_server.errors import (
     VersionFailedError,
     safe_text,
 )
-from layerserve_server.execution import Execution, LoadModel
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
@@ -59,7 +59,7 @@ class Repository:
         path: Path,
         published: Path,
         load: LoadModel,
-        make_lane: Callable[[str, int, Execution], Lane],
+        make_queue: Callable[[str, int, ModelRunner], BatchQueue],
         *,
         max_old_versions: int = 2,
         settle_seconds: float = 2.0,
@@ -74,7 +74,7 @@ class Repository:
         self._file_name = _name_of(path) if path.is_file() else None
         self._root = path if self._file_name is None else published
         self._load = load
-        self._make_lane = make_lane
+        self._make_queue = make_queue
         self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
         self._observer = observer
@@ -412,12 +412,12 @@ class Repository:
             if problem:
                 raise VersionFailedError(problem)
         model = self._load(found.path)
-        execution = Execution(model)
+        runner = ModelRunner(model)
         return LoadedVersion(
             found=found,
             model=model,
-            execution=execution,
-            lane=self._make_lane(found.name, found.version, execution),
+            runner=runner,
+            queue=self._make_queue(found.name, found.version, runner),
             parameter_count=model.count_params(),
             training_run=str(manifest.get("run", "")),
             released=self._released,

@@ -1,4 +1,4 @@
-"""A loaded version: its model, its lane, and who uses it."""
+"""A loaded version: its model, its queue, and who uses it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from layerserve_server.batching import Lane
-from layerserve_server.execution import Execution, ServedModel
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository.layout import FoundVersion
 
 
@@ -18,8 +19,8 @@ class LoadedVersion:
 
     found: FoundVersion
     model: ServedModel
-    execution: Execution
-    lane: Lane
+    runner: ModelRunner
+    queue: BatchQueue
     parameter_count: int
     training_run: str
     #: Called once, when it is retired and nobody uses it any more.
@@ -28,6 +29,8 @@ class LoadedVersion:
     last_used: float = field(default_factory=time.monotonic)
     #: Whether engines are still to be timed on it, or are being timed.
     choosing_engine: bool = False
+    #: What services have ready for requests that ask for the same outputs.
+    endpoints: dict[tuple[str, ...], Any] = field(default_factory=dict)
     _users: int = 0
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -75,7 +78,7 @@ class LoadedVersion:
             self._release()
 
     def _release(self) -> None:
-        self.lane.close()
+        self.queue.close()
         self.released(self)
 
 

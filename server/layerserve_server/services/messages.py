@@ -12,7 +12,7 @@ from layerserve import tensors
 from layerserve.v1 import tensor_pb2
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
-from layerserve_server.execution import Array, TensorSpec
+from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 

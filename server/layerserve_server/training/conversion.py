@@ -78,7 +78,7 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from layergraph import load_model
     from layergraph.errors import ConfigError, LayerGraphError
 
-    from layerserve_server.execution import load_plugins
+    from layerserve_server.inference.runner import load_plugins
 
     os.nice(10)
     torch.set_num_threads(1)

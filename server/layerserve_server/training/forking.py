@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from layerserve_server import execution
+from layerserve_server.inference import runner
 from layerserve_server.training import child as run
 from layerserve_server.training.conversion import CONVERT, convert
 from layerserve_server.training.rehearsal import JOBS, Job
@@ -73,7 +73,7 @@ def _import_all() -> None:
     # torch imports much only when shapes are first inferred: on the meta device, where nothing is computed.
     inputs = Input((1,))
     Model(inputs, layers.Dense(1)(inputs))
-    execution.make_ready()
+    runner.make_ready()
 
 
 def _mind(channel: socket.socket, jobs: Mapping[str, Job]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from layergraph.errors import ConfigError, DataError, GraphError, NonFiniteLossError, NotCompiledError, unknown_name
 
 from layerserve_server import errors
-from layerserve_server.execution import Array
+from layerserve_server.inference.runner import Array
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 if TYPE_CHECKING:

@@ -159,7 +159,7 @@ def _rehearsed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Tries a request."""
     import torch
 
-    from layerserve_server.execution import load_plugins
+    from layerserve_server.inference.runner import load_plugins
 
     torch.set_num_threads(1)
     load_plugins()

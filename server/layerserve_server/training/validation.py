@@ -14,7 +14,6 @@ from layerserve.options.kinds import SHARE, Number, Words
 from layerserve.options.option import Option
 from layerserve.options.training import BUDGET, RUN
 
-from layerserve_server.admission import fit_dtype, fit_shape, names
 from layerserve_server.errors import (
     InvalidRequestError,
     InvalidTensorError,
@@ -23,7 +22,8 @@ from layerserve_server.errors import (
     UnknownInputError,
     UnknownOutputError,
 )
-from layerserve_server.execution import TensorSpec
+from layerserve_server.inference.admission import fit_dtype, fit_shape, names
+from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.training import data_root
 from layerserve_server.training.data_root import FiledArray

@@ -13,7 +13,7 @@ from layergraph import load_model
 from layergraph.training.callbacks import Callback
 from layergraph.training.checkpoint import Checkpoints
 
-from layerserve_server.execution import load_plugins
+from layerserve_server.inference.runner import load_plugins
 from layerserve_server.training import events
 from layerserve_server.training.checkpoints import RunCheckpoints
 from layerserve_server.training.events import EventLog, EventWriter

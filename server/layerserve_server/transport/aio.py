@@ -1,4 +1,4 @@
-"""The same server on grpc.aio's public API, for releases of grpcio whose inside `transport.polling` doesn't know."""
+"""The same server on grpc.aio's public API, for releases of grpcio whose inside `completion_queue` doesn't know."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 
 from layerserve_server.errors import UnknownMethodError
-from layerserve_server.transport.burst import BurstCall, Bursts
-from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler, deadline_in
+from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler
+from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.peers import host_of
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
@@ -22,11 +22,11 @@ class AioHandlers(grpc.GenericRpcHandler):
     """The handlers of all methods, for a grpc.aio server in the streams' event loop."""
 
     def __init__(
-        self, routes: Routes, bursts: Bursts, streams: Streams, elsewhere: StreamHandler | None = None
+        self, routes: Routes, batches: EventBatches, streams: Streams, elsewhere: StreamHandler | None = None
     ) -> None:
         """`elsewhere` answers methods that aren't in `routes`."""
         self._routes = routes
-        self._bursts = bursts
+        self._batches = batches
         self._streams = streams
         self._elsewhere = elsewhere
 
@@ -44,10 +44,10 @@ class AioHandlers(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(answer)
 
     async def _answer_unary(self, method: str, handler: Handler, request: bytes, context: Any) -> bytes:
-        call = AioCall(self._bursts, method, request, context, self._streams)
-        self._bursts.begin(call)
-        self._bursts.take(call, lambda _: self._bursts.work(call, handler))
-        self._bursts.finish()
+        call = AioCall(self._batches, method, request, context, self._streams)
+        self._batches.begin(call)
+        self._batches.take(call, lambda _: self._batches.work(call, handler))
+        self._batches.finish()
         try:
             reply = await call.reply_or_failure
         except asyncio.CancelledError:
@@ -85,13 +85,13 @@ def _deadline(context: Any) -> float | None:
     return deadline_in(context.time_remaining(), time.monotonic())
 
 
-class AioCall(BurstCall):
+class AioCall(BatchedCall):
     """A unary call whose coroutine waits for the answer."""
 
     __slots__ = ("_context", "_streams", "reply_or_failure")
 
-    def __init__(self, bursts: Bursts, method: str, request: bytes, context: Any, streams: Streams) -> None:
-        super().__init__(bursts, method, request, time.monotonic(), _deadline(context))
+    def __init__(self, batches: EventBatches, method: str, request: bytes, context: Any, streams: Streams) -> None:
+        super().__init__(batches, method, request, time.monotonic(), _deadline(context))
         self._context = context
         self._streams = streams
         self.reply_or_failure: asyncio.Future[bytes | Failure] = streams.loop.create_future()

@@ -15,15 +15,6 @@ T = TypeVar("T")
 UNKNOWN_METHOD = "unknown"
 
 
-#: More than any caller means by a deadline, in seconds: what libraries give where there is none.
-FOREVER_SECONDS = 1e9
-
-
-def deadline_in(remaining: float | None, now: float) -> float | None:
-    """When a caller stops waiting that has so many seconds left; None: never."""
-    return None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
-
-
 class Call(Protocol):
     """A unary call. A handler returns at once or works; the answer may come later and from any thread.
 

@@ -16,6 +16,8 @@ OPTION = ("grpc.per_message_decompression", 0)
 GZIP = b"\x1f\x8b"
 #: How "deflate" begins, with the windows and levels that zlib writes.
 DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+#: How a compressed message begins.
+COMPRESSED = (GZIP, *DEFLATE)
 #: Takes both.
 _EITHER = 32 + zlib.MAX_WBITS
 #: What is decompressed at once, in bytes.
@@ -26,7 +28,7 @@ SHORT_BYTES = 64 * 1024
 
 def is_compressed(message: bytes) -> bool:
     """Whether a message is compressed. As protobuf, "deflate" would begin with an integer field 15: no request does."""
-    return message.startswith((GZIP, *DEFLATE))
+    return message.startswith(COMPRESSED)
 
 
 def decompressed_if_short(message: bytes) -> bytes | None:

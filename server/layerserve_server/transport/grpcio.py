@@ -15,16 +15,16 @@ import grpc
 
 from layerserve_server.transport import compression
 from layerserve_server.transport.aio import AioHandlers
-from layerserve_server.transport.burst import Bursts
 from layerserve_server.transport.call import Observer, Routes, StreamHandler
+from layerserve_server.transport.completion_queue import OtherInternalsError, Poller
 from layerserve_server.transport.connections import Connections
 from layerserve_server.transport.ending import Ending, wait_for
+from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
-from layerserve_server.transport.polling import OtherInternalsError, Poller
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.streams import Streams
 
@@ -85,7 +85,7 @@ class GrpcioServer:
         #: Whether callers' connections end here, and not at a front.
         self._at_the_front = front is None
         self._connections, self.memory = front or Front.of(limits)
-        self._bursts = Bursts(observer, limits, self.memory)
+        self._batches = EventBatches(observer, limits, self.memory)
         self._streams = Streams(observer, limits, self.memory)
         self._health = Health(routes.services())
         everything = Routes()
@@ -130,8 +130,8 @@ class GrpcioServer:
     def _end(self) -> None:
         self.refuse()
         if not self._ending.wait(lambda: not self.busy()):
-            logger.warning("calls that the grace was too short for: %d", len(self._bursts.open) + self._streams.count)
-        self._bursts.close()
+            logger.warning("calls that the grace was too short for: %d", len(self._batches.open) + self._streams.count)
+        self._batches.close()
         self._streams.close(None if self._forwarder is None else self._forwarder.close)
         if (poller := self._poller) is not None:
             wait_for(lambda: not poller.sending, LEAVE_SECONDS)
@@ -145,12 +145,12 @@ class GrpcioServer:
 
     def refuse(self) -> None:
         """Takes no more calls; streams learn that the server is stopping."""
-        self._bursts.stopping = True
+        self._batches.stopping = True
         self._streams.end()
 
     def busy(self) -> bool:
         """Whether calls are under way."""
-        return bool(self._bursts.open or self._streams.count)
+        return bool(self._batches.open or self._streams.count)
 
     def _make_server(
         self, routes: Routes, limits: Limits, elsewhere: StreamHandler | None, options: list[tuple[str, Any]]
@@ -160,7 +160,7 @@ class GrpcioServer:
         self._poller: Poller | None = None
         try:
             self._poller = Poller(
-                self._server, routes, self._bursts, self._streams, self._connections, limits, elsewhere
+                self._server, routes, self._batches, self._streams, self._connections, limits, elsewhere
             )
             if self._at_the_front:
                 self._connections.relieve = self._poller.relieve
@@ -169,7 +169,7 @@ class GrpcioServer:
 
             async def make() -> Any:
                 return grpc.aio.server(
-                    handlers=[AioHandlers(routes, self._bursts, self._streams, elsewhere)], options=options
+                    handlers=[AioHandlers(routes, self._batches, self._streams, elsewhere)], options=options
                 )
 
             self._server = self._in_loop(make())

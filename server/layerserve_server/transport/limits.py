@@ -42,7 +42,11 @@ class Limits:
     def check_size(self, message: bytes) -> None:
         """Raises TooLargeError for a message that is larger than those that are taken."""
         if len(message) > self.max_message_bytes:
-            raise TooLargeError(f"got {len(message)} bytes, expected at most {self.max_message_bytes}")
+            raise self.too_large(len(message))
+
+    def too_large(self, size: int) -> TooLargeError:
+        """The error of a message of `size` bytes that is larger than those that are taken."""
+        return TooLargeError(f"got {size} bytes, expected at most {self.max_message_bytes}")
 
     def patience(self, size: int) -> float:
         """Time that a caller has to take a message of `size` bytes, in seconds."""

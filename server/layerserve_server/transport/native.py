@@ -1,8 +1,8 @@
-"""The fast transport: HTTP/2 outside of the GIL, and one Python thread that takes calls in bursts.
+"""The fast transport: HTTP/2 outside of the GIL, and one Python thread that takes calls in batches.
 
 pygrpc-native's front carries the prompt unary methods. All else (streams, health, reflection, methods that may read a
 disk) goes through it to a grpcio server on a Unix socket, so that one port answers everything. What came together is
-handed to the handlers in one go, and what they left to do is done once for all of it: a burst is a batch.
+handed to the handlers in one go, and what they left to do is done once for all of it: what came together is a batch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.errors import TooLargeError
-from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
-from layerserve_server.transport.call import Handler, Observer, Routes, deadline_in
+from layerserve_server.transport.call import Handler, Observer, Routes
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
+from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.status import Failure
@@ -65,7 +65,7 @@ class NativeServer:
         self._ending = Ending()
         front = Front.of(limits)
         self._connections, self.memory = front
-        self._bursts = Bursts(observer, limits, self.memory)
+        self._batches = EventBatches(observer, limits, self.memory)
         self._methods = sorted(routes.prompt)
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
         #: Open calls by the front's number.
@@ -117,11 +117,11 @@ class NativeServer:
         self._ending.run(grace, self._end)
 
     def _end(self) -> None:
-        self._bursts.stopping = True
+        self._batches.stopping = True
         if self._behind is not None:
             self._behind.refuse()
-        self._ending.wait(lambda: not self._bursts.open and not (self._behind and self._behind.busy()))
-        self._bursts.close()
+        self._ending.wait(lambda: not self._batches.open and not (self._behind and self._behind.busy()))
+        self._batches.close()
         if self._behind is not None:
             self._behind.stop(0)
         # The front has still to pass on the last answers, and doesn't say when it has.
@@ -133,7 +133,7 @@ class NativeServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _serve(self) -> None:
-        self._bursts.here()
+        self._batches.here()
         alone = False
         while (events := self._arrived(busily=alone)) is not None:
             alone = len(events) == 1
@@ -146,16 +146,16 @@ class NativeServer:
                         call.gone()
                 except Exception:
                     logger.exception("an event of the native front")
-            self._bursts.finish()
+            self._batches.finish()
 
     def _arrived(self, *, busily: bool) -> list[tuple[Any, ...]] | None:
         """Waits for events, at first busily if asked to; None is the end."""
         receive = self._front.recv_batch_details
         until = time.monotonic() + BUSY_SECONDS if busily and self._has_cores else 0.0
         while time.monotonic() < until:
-            if (events := receive(MAX_BURST, 0)) != []:
+            if (events := receive(MAX_EVENTS, 0)) != []:
                 return events  # type: ignore[no-any-return]
-        return receive(MAX_BURST)  # type: ignore[no-any-return]
+        return receive(MAX_EVENTS)  # type: ignore[no-any-return]
 
     def _take(self, number: int, method: int, request: bytes, client: str, details: Any, now: float) -> None:
         metadata, _, remaining = details
@@ -166,15 +166,15 @@ class NativeServer:
             self, self._methods[method], number, request, now, deadline_in(remaining, now), client, traffic
         )
         self._calls[number] = call
-        self._bursts.begin(call)
+        self._batches.begin(call)
         size = sum(len(key) + len(value) for key, value in metadata)
         if size > MAX_METADATA_BYTES:
             call.fail(TooLargeError(f"got {size} bytes of metadata, expected at most {MAX_METADATA_BYTES}"))
         else:
-            self._bursts.take(call, self._handlers[method])
+            self._batches.take(call, self._handlers[method])
 
 
-class NativeCall(BurstCall):
+class NativeCall(BatchedCall):
     """A call that came through the front."""
 
     __slots__ = ("_number", "_peer", "_server", "_traffic")
@@ -190,7 +190,7 @@ class NativeCall(BurstCall):
         peer: str,
         traffic: Traffic,
     ) -> None:
-        super().__init__(server._bursts, method, request, arrived, deadline)
+        super().__init__(server._batches, method, request, arrived, deadline)
         self._server = server
         self._number = number
         self._peer = peer

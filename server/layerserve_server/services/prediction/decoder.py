@@ -9,27 +9,27 @@ import numpy as np
 from layerserve import tensors
 from layerserve.v1 import tensor_pb2
 
-from layerserve_server.admission import Admission, Admitted
-from layerserve_server.execution import Array
+from layerserve_server.inference.admission import Admission, Admitted
+from layerserve_server.inference.runner import Array
 from layerserve_server.services.messages import decode
-from layerserve_server.services.pattern import Layout, Pattern
+from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 
 #: Types whose bytes on the wire are an array as they are, whatever they hold.
 PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}
 
 
-#: Patterns whose layouts are kept.
+#: Templates whose layouts are kept.
 MAX_KEPT = 2048
 
 
-class RequestForm:
+class Decoder:
     """How requests for the same outputs of a version mostly look."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         #: By name: the type in both spellings, the shape without rows, and the bytes of a row.
         self._inputs: dict[str, tuple[int, np.dtype[np.generic], tuple[int, ...], int]] = {}
-        self._layouts: dict[Pattern, tuple[Layout, ...] | None] = {}
+        self._layouts: dict[RequestTemplate, tuple[Layout, ...] | None] = {}
         if admission.group is None or any(spec.dtype not in PLAIN for spec in admission.inputs):
             return
         for spec in admission.inputs:
@@ -46,19 +46,19 @@ class RequestForm:
         admitted = self._read_in_place(given) if self._inputs else None
         return admitted or self._admission.admit([(tensor.name, decode(tensor)) for tensor in given])
 
-    def layouts(self, pattern: Pattern) -> tuple[Layout, ...] | None:
-        """Where the arrays lie of requests of a pattern; None where they don't lie as the model takes them."""
+    def layouts(self, template: RequestTemplate) -> tuple[Layout, ...] | None:
+        """Where the arrays lie of requests of a template; None where they don't lie as the model takes them."""
         try:
-            return self._layouts[pattern]
+            return self._layouts[template]
         except KeyError:
             if len(self._layouts) >= MAX_KEPT:
                 self._layouts = {}
-            found = self._layouts[pattern] = self._find_layouts(pattern) if self._inputs else None
+            found = self._layouts[template] = self._find_layouts(template) if self._inputs else None
             return found
 
-    def _find_layouts(self, pattern: Pattern) -> tuple[Layout, ...] | None:
+    def _find_layouts(self, template: RequestTemplate) -> tuple[Layout, ...] | None:
         found: dict[str, Layout] = {}
-        for tensor in pattern.tensors:
+        for tensor in template.tensors:
             entry = self._inputs.get(tensor.name)
             if entry is None:
                 return None
@@ -70,7 +70,7 @@ class RequestForm:
                 return None
             name = tensor.name or self._admission.model_inputs[0].name
             found[name] = Layout(name, dtype, shape, prod(shape), start)
-        return tuple(found.values()) if len(found) == len(pattern.tensors) == self._count else None
+        return tuple(found.values()) if len(found) == len(template.tensors) == self._count else None
 
     def _read_in_place(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted | None:
         """None for anything unusual: rightly or wrongly so, the long way finds out."""

@@ -33,10 +33,10 @@ TELL_SECONDS = 2.0
 #: Time that a worker has to end after its callers' grace, in seconds.
 END_SECONDS = 10.0
 
-COMMAND = (sys.executable, "-m", "layerserve_server.worker")
+COMMAND = (sys.executable, "-m", "layerserve_server.processes.worker")
 
 
-class Workers:
+class Supervisor:
     """All processes besides the owner. Those that end are started again."""
 
     def __init__(self, settings: Settings) -> None:
@@ -133,7 +133,7 @@ class Workers:
 class AllMetrics(CollectorRegistry):
     """This process's metrics with the workers': counts of the same name and labels are added up."""
 
-    def __init__(self, own: CollectorRegistry, workers: Workers) -> None:
+    def __init__(self, own: CollectorRegistry, workers: Supervisor) -> None:
         super().__init__()
         self._own, self._others = own, workers
 

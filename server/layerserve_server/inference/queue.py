@@ -1,4 +1,4 @@
-"""A request on its way: what it asks, its own clock, and its own reply. Knows neither gRPC nor torch."""
+"""A request in the queue: its arrays, its own clock and its own reply; and batches of such. Without gRPC and torch."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Padding(Protocol):
         """The results for the rows of one part, without what they were filled up with."""
 
 
-def _nobody() -> object:
-    """Callers that aren't told apart."""
+def _one_client() -> object:
+    """All callers as one."""
     return None
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
+class QueuedRequest:
     """A request on its way: what it asks, its own clock, and its own reply.
 
-    `done` is called exactly once, from the lane's thread or from the one that cancels, with `error` or `results` set.
+    `done` is called exactly once, with `error` or `results` set: from the thread that runs batches, or that cancels.
     """
 
     outputs: tuple[str, ...]
@@ -44,7 +44,7 @@ class Pending:
     rows: int
     #: Whether other requests' rows may run in the same batch, and the rows of this one in several.
     joinable: bool
-    done: Callable[[Pending], None]
+    done: Callable[[QueuedRequest], None]
     #: When the caller stops waiting, as `time.monotonic` counts.
     deadline: float | None = None
     #: Goes before what has less.
@@ -52,7 +52,7 @@ class Pending:
     #: When it would rather be refused than wait on, as `time.monotonic` counts.
     give_up: float | None = None
     #: Who asks, as far as others are to have their turn: asked for only where requests wait.
-    client: Callable[[], object] = _nobody
+    client: Callable[[], object] = _one_client
     #: What it may run together with, where the caller knows; else found from the arrays.
     group: object = None
     #: Where requests of one group differ in shape.
@@ -62,7 +62,7 @@ class Pending:
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
-    #: Its place among those of its priority (see Lane._give_turn).
+    #: Its place among those of its priority (see BatchQueue._give_turn).
     turn: float = 0.0
     _parts: list[Arrays] | None = None
     _taken: int = 0
@@ -83,7 +83,7 @@ class Pending:
         return self.rows - self._taken
 
     @property
-    def ended(self) -> bool:
+    def answered(self) -> bool:
         """Whether it has its answer."""
         return self._once.locked()
 
@@ -122,9 +122,55 @@ class Pending:
 class Piece:
     """Rows of one request in one batch."""
 
-    owner: Pending
+    owner: QueuedRequest
     arrays: Arrays
     rows: int
+
+
+class QueuedBatch:
+    """Pieces of queued requests that run as one batch (see batching.Group)."""
+
+    __slots__ = ("_pieces", "joinable", "outputs", "rows")
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        """All pieces ask for the same outputs, and may run together."""
+        self._pieces = pieces
+        self.outputs = pieces[0].owner.outputs
+        self.joinable = pieces[0].owner.joinable
+        self.rows = sum(piece.rows for piece in pieces)
+
+    @property
+    def size(self) -> int:
+        """Number of pieces."""
+        return len(self._pieces)
+
+    def arrays(self) -> Arrays:
+        """The rows of all pieces, joined."""
+        parts = [piece.arrays for piece in self._pieces]
+        padding = self._pieces[0].owner.padding
+        return padding.join(parts) if padding and len(parts) > 1 else joined(parts)
+
+    def deliver(self, results: Arrays) -> None:
+        """Gives each request its rows of the results."""
+        if len(self._pieces) == 1:
+            self._pieces[0].owner.add_part(results)
+            return
+        start = 0
+        for piece in self._pieces:
+            stop = start + piece.rows
+            part: Arrays = {name: array[start:stop] for name, array in results.items()}
+            padding = piece.owner.padding
+            piece.owner.add_part(padding.cut(part, piece.arrays) if padding else part)
+            start = stop
+
+    def fail(self, error: Exception) -> None:
+        """Answers all requests with an error."""
+        for piece in self._pieces:
+            piece.owner.fail(error)
+
+    def split(self) -> Sequence[QueuedBatch]:
+        """A batch for each piece."""
+        return [QueuedBatch([piece]) for piece in self._pieces]
 
 
 def joined(parts: Sequence[Arrays]) -> Arrays:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve_server.admission import Admission
-from layerserve_server.services import pattern
+from layerserve_server.inference.admission import Admission
 from layerserve_server.services.messages import choice
-from layerserve_server.services.pattern import Patterns, pattern_of
-from layerserve_server.services.request import RequestForm
+from layerserve_server.services.prediction import request_template
+from layerserve_server.services.prediction.decoder import Decoder
+from layerserve_server.services.prediction.request_template import RequestTemplates, template_of
 
 
 @dataclass
@@ -38,7 +38,7 @@ def request(rows=ROWS, **fields):
 
 
 def learned(*messages):
-    patterns = Patterns()
+    patterns = RequestTemplates()
     for message in messages:
         patterns.learn(message.SerializeToString(), message, choice(message.model))
     return patterns
@@ -51,7 +51,7 @@ def test_a_message_with_other_numbers_and_another_id_is_known():
     found = learned(first).find(second)
     assert (found.choice, found.outputs, found.priority, found.max_queue_ms) == (("m", 3, None), ("y",), -2, 7)
     assert found.id(second) == "b2"
-    (layout,) = RequestForm(Admission(Plan(X), [X], ("y",))).layouts(found)
+    (layout,) = Decoder(Admission(Plan(X), [X], ("y",))).layouts(found)
     np.testing.assert_array_equal(layout.read(second), ROWS + 1)
 
 
@@ -83,13 +83,13 @@ def test_what_stands_there_twice_has_no_pattern():
     message = request(id="ab")
     for added in (prediction_pb2.PredictRequest(id="cd"), prediction_pb2.PredictRequest(inputs=[tensor_pb2.Tensor()])):
         twice = message.SerializeToString() + added.SerializeToString()
-        assert pattern_of(twice, prediction_pb2.PredictRequest.FromString(twice), ("m", None, None)) is None
+        assert template_of(twice, prediction_pb2.PredictRequest.FromString(twice), ("m", None, None)) is None
 
 
 def test_a_group_has_no_pattern():
     # Field 9 as a group that is empty: protobuf skips it.
     message = request().SerializeToString() + b"\x4b\x4c"
-    assert pattern_of(message, prediction_pb2.PredictRequest.FromString(message), ("m", None, None)) is None
+    assert template_of(message, prediction_pb2.PredictRequest.FromString(message), ("m", None, None)) is None
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_a_group_has_no_pattern():
 def test_arrays_that_the_model_does_not_take_as_they_are_have_no_layout(rows):
     message = request(rows)
     if not rows.size:
-        assert pattern_of(message.SerializeToString(), message, choice(message.model)) is None
+        assert template_of(message.SerializeToString(), message, choice(message.model)) is None
         return
     found = learned(message).find(message.SerializeToString())
-    assert RequestForm(Admission(Plan(X), [X], ("y",))).layouts(found) is None
+    assert Decoder(Admission(Plan(X), [X], ("y",))).layouts(found) is None
 
 
 def test_inputs_that_differ_in_rows_have_no_layout():
@@ -109,21 +109,21 @@ def test_inputs_that_differ_in_rows_have_no_layout():
         message = request()
         message.inputs.append(tensors.encode(np.arange(count), "ids"))
         found = learned(message).find(message.SerializeToString())
-        layouts = RequestForm(Admission(Plan(X, IDS), [X, IDS], ("y",))).layouts(found)
+        layouts = Decoder(Admission(Plan(X, IDS), [X, IDS], ("y",))).layouts(found)
         assert (layouts is None) == (count == 4)
 
 
 def test_callers_can_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(pattern, "MAX_LENGTHS", 3)
-    patterns = Patterns()
+    monkeypatch.setattr(request_template, "MAX_LENGTHS", 3)
+    patterns = RequestTemplates()
     for length in range(1, 50):
         for name in "abcdefgh":
             message = request(np.zeros((length, 1), np.float32), model=tensor_pb2.ModelSpec(name=name))
             patterns.learn(message.SerializeToString(), message, choice(message.model))
     kept = patterns._by_length
     assert 0 < len(kept) <= 3
-    assert all(len(alike) <= pattern.MAX_ALIKE for alike in kept.values())
-    long = request(model=tensor_pb2.ModelSpec(name="m" * pattern.MAX_FIXED_BYTES))
+    assert all(len(alike) <= request_template.MAX_OF_LENGTH for alike in kept.values())
+    long = request(model=tensor_pb2.ModelSpec(name="m" * request_template.MAX_FIXED_BYTES))
     patterns.learn(long.SerializeToString(), long, choice(long.model))
     assert patterns.find(long.SerializeToString()) is None
 
@@ -131,7 +131,7 @@ def test_callers_can_not_fill_the_memory(monkeypatch):
 def test_whatever_is_known_is_what_protobuf_reads():
     """Random requests whose bytes are changed at random: a pattern fits none that protobuf reads otherwise."""
     draw = random.Random(0)
-    form = RequestForm(Admission(Plan(X), [X], ("y",)))
+    form = Decoder(Admission(Plan(X), [X], ("y",)))
     known = 0
     for _ in range(300):
         rows = np.arange(2 * draw.randint(1, 3), dtype=np.float32).reshape(-1, 2)

@@ -1,7 +1,7 @@
-"""Calls that one thread takes in bursts: what came together is handed to the handlers in one go.
+"""Calls that one thread takes in batches: what came together is handed to the handlers in one go.
 
-What the handlers left to do is done once for all of it, in the same thread, so a burst is a batch; and metrics are told
-once of all that a burst brought and ended.
+What the handlers left to do is done once for all of it, in the same thread, so what came together is a batch; and what
+began and ended with it is counted once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer
-from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
+from layerserve_server.transport.compression import COMPRESSED, decompressed, decompressed_if_short
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.status import LATE, Failure, failure, gone_error
@@ -35,12 +35,19 @@ COUNTED_BYTES = 4096
 BLOCKING_THREADS = 8
 #: Threads for requests that take long to decompress: few, as each may take a core.
 DECOMPRESSING_THREADS = 2
+#: More than any caller means by a deadline, in seconds: what libraries give where there is none.
+FOREVER_SECONDS = 1e9
 #: Calls taken at once. More would let the first of them wait for the parsing of the last.
-MAX_BURST = 256
+MAX_EVENTS = 256
 
 
-class Bursts:
-    """The open calls of one thread that takes them, and what it has to do when a burst has been handed out."""
+def deadline_in(remaining: float | None, now: float) -> float | None:
+    """When a caller stops waiting that has so many seconds left; None: never."""
+    return None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
+
+
+class EventBatches:
+    """The open calls of one thread that takes them, and what it has to do when a batch of them has been handed out."""
 
     def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
         self._observer = observer
@@ -56,9 +63,9 @@ class Bursts:
         self._decompressing = ThreadPoolExecutor(DECOMPRESSING_THREADS, "decompress")
         observer.before_reading(self.tell)
         #: Calls that have no answer yet.
-        self.open: set[BurstCall] = set()
+        self.open: set[BatchedCall] = set()
         #: Those of them whose request hasn't come. A transport's own.
-        self.coming: Collection[BurstCall] = ()
+        self.coming: Collection[BatchedCall] = ()
         #: Whether no further calls are taken.
         self.stopping = False
 
@@ -66,22 +73,23 @@ class Bursts:
         """Says that this is the thread that takes the calls."""
         self._thread = threading.get_ident()
 
-    def begin(self, call: BurstCall) -> None:
+    def begin(self, call: BatchedCall) -> None:
         """A call has come, perhaps without its request yet."""
         self._began[call.method] = self._began.get(call.method, 0) + 1
         self.open.add(call)
 
-    def take(self, call: BurstCall, handler: Handler) -> None:
+    def take(self, call: BatchedCall, handler: Handler) -> None:
         """Hands a call that has begun to its handler."""
         try:
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 raise DeadlinePassedError(LATE)
-            self._limits.check_size(call.request)
+            if len(call.request) > self._limits.max_message_bytes:
+                raise self._limits.too_large(len(call.request))
             if self.stopping:
                 raise UnavailableError(STOPPING)
             if len(self.open) - len(self.coming) > self._limits.max_calls:
                 raise BusyError(f"all {self._limits.max_calls} calls of this server are in use", retry_after=0.1)
-            if is_compressed(call.request):
+            if call.request.startswith(COMPRESSED):
                 short = decompressed_if_short(call.request)
                 if short is None:
                     self._decompressing.submit(call.attempt, partial(self._take_long, call, handler))
@@ -93,7 +101,7 @@ class Bursts:
         except Exception as error:
             call.fail(error)
 
-    def _take_long(self, call: BurstCall, handler: Handler) -> None:
+    def _take_long(self, call: BatchedCall, handler: Handler) -> None:
         """Decompresses a call's request, in a thread of its own, and hands it on."""
         if not call.answered:
             call.request = decompressed(call.request, self._limits.max_message_bytes, self.memory)
@@ -101,7 +109,7 @@ class Bursts:
             handler(call)
 
     def finish(self) -> None:
-        """Does what the handlers of the burst left to do. Metrics come after the quickest answers, which would wait."""
+        """Does what the handlers of the batch left to do. Metrics come after the quickest answers, which would wait."""
         if self._gathered:
             gathered, self._gathered = self._gathered, {}
             for take, items in gathered.items():
@@ -117,13 +125,13 @@ class Bursts:
         self.tell()
 
     def tell(self) -> None:
-        """Tells the observer of calls that have ended."""
+        """Has the observer count calls that have ended."""
         ended: list[Ended] = []
         while self._ended:
             try:
                 ended.append(self._ended.popleft())
             except IndexError:
-                # Another thread tells as well, of what it took.
+                # Another thread reports as well, what it took.
                 break
         if ended:
             self._observer.calls_ended(ended)
@@ -146,7 +154,7 @@ class Bursts:
         """Runs work in another thread."""
         self._blocking.submit(work)
 
-    def work(self, call: BurstCall, handler: Handler) -> None:
+    def work(self, call: BatchedCall, handler: Handler) -> None:
         """Runs a handler that isn't prompt, in another thread."""
         self._working.submit(call.attempt, partial(handler, call))
 
@@ -169,16 +177,18 @@ def _run(work: Callable[..., None], *arguments: object) -> None:
     try:
         work(*arguments)
     except Exception:
-        logger.exception("work for a burst of calls")
+        logger.exception("work for a batch of calls")
 
 
-class BurstCall:
+class BatchedCall:
     """A unary call for which no thread waits (see transport.call.Call)."""
 
-    __slots__ = ("_bursts", "_gone", "_held", "_once", "arrived", "deadline", "method", "model", "request", "version")
+    __slots__ = ("_batches", "_gone", "_held", "_once", "arrived", "deadline", "method", "model", "request", "version")
 
-    def __init__(self, bursts: Bursts, method: str, request: bytes, arrived: float, deadline: float | None) -> None:
-        self._bursts = bursts
+    def __init__(
+        self, batches: EventBatches, method: str, request: bytes, arrived: float, deadline: float | None
+    ) -> None:
+        self._batches = batches
         self.method = method
         self.request = request
         self.arrived = arrived
@@ -229,11 +239,11 @@ class BurstCall:
         """Counts it no more: its answer is out of the transport's hands."""
         if self._held:
             held, self._held = self._held, 0
-            self._bursts.memory.give(held)
+            self._batches.memory.give(held)
 
     def _count(self, size: int) -> None:
         if size >= COUNTED_BYTES:
-            self._bursts.memory.take(size)
+            self._batches.memory.take(size)
             self._held += size
 
     def answer(self, message: bytes) -> None:
@@ -247,7 +257,7 @@ class BurstCall:
             # First, as all else can wait.
             self.send(message)
             self._end("OK")
-            self._bursts.open.discard(self)
+            self._batches.open.discard(self)
         else:
             # The caller went away meanwhile, and the message was counted here only.
             self.drop()
@@ -261,19 +271,19 @@ class BurstCall:
         if self._once.acquire(False):
             self._end(wire.code.name)
             self.send_failure(wire)
-            self._bursts.open.discard(self)
+            self._batches.open.discard(self)
 
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
 
     def afterwards(self, work: Callable[[], None]) -> None:
-        self._bursts.afterwards(work)
+        self._batches.afterwards(work)
 
     def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
-        self._bursts.gather(work, item)
+        self._batches.gather(work, item)
 
     def may_block(self, work: Callable[[], None]) -> None:
-        self._bursts.may_block(partial(self.attempt, work))
+        self._batches.may_block(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Runs work; an error in it is the call's."""
@@ -290,7 +300,7 @@ class BurstCall:
             callback = self._gone
             self._end(wire.code.name)
             self.send_failure(wire)
-            self._bursts.open.discard(self)
+            self._batches.open.discard(self)
             if callback is not None:
                 callback()
 
@@ -298,4 +308,4 @@ class BurstCall:
         # The callback refers to whoever answers, and that to this call: a circle that only the collector would undo.
         self._gone = None
         seconds = time.monotonic() - self.arrived
-        self._bursts.ended(Ended(self.method, self.model, self.version, status, seconds))
+        self._batches.ended(Ended(self.method, self.model, self.version, status, seconds))

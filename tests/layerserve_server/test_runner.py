@@ -1,4 +1,4 @@
-"""Execution: one batch on the device, what is kept of it, and how a file is read."""
+"""The model runner: one batch on the device, what is kept of it, and how a file is read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from layergraph.errors import CorruptFileError, DataError, UnknownTensorError
-from layerserve_server import execution
 from layerserve_server.errors import InvalidTensorError, UnknownOutputError
-from layerserve_server.execution import Execution
+from layerserve_server.inference import runner
+from layerserve_server.inference.runner import ModelRunner
 
 
 class Plan:
@@ -45,7 +45,7 @@ X = np.ones((3, 2), np.float32)
 
 def test_a_plan_is_made_once_for_the_same_outputs():
     model = Model()
-    run = Execution(model)
+    run = ModelRunner(model)
     for _ in range(3):
         np.testing.assert_array_equal(run(("y",), {"x": X})["y"], [[2], [2], [2]])
     run(("y", "hidden"), {"x": X})
@@ -53,29 +53,23 @@ def test_a_plan_is_made_once_for_the_same_outputs():
 
 
 def test_callers_can_not_fill_the_memory_with_choices_of_outputs():
-    model, made = Model(), []
-    run = Execution(model)
-    for number in range(3 * execution.MAX_KEPT):
+    run = ModelRunner(Model())
+    for number in range(3 * runner.MAX_KEPT):
         run((f"y{number}",), {"x": X})
-        assert len(run._plans) <= execution.MAX_KEPT
-        assert run.kept((f"y{number}",), lambda number=number: made.append(number) or number + 1) == number + 1
-        assert len(run._kept) <= execution.MAX_KEPT
-    last = 3 * execution.MAX_KEPT - 1
-    assert run.kept((f"y{last}",), lambda: 0) == last + 1
-    assert len(made) == last + 1
+        assert len(run._plans) <= runner.MAX_KEPT
 
 
 def test_no_rows_give_no_rows_of_the_right_shape_and_type():
     """Many kernels refuse to run on no rows."""
     model = Model()
-    result = Execution(model)(("y",), {"x": np.zeros((0, 2), np.float32)})
+    result = ModelRunner(model)(("y",), {"x": np.zeros((0, 2), np.float32)})
     assert (result["y"].shape, result["y"].dtype) == ((0, 1), np.float32)
     assert model.plans[0][1].ran == [{"x": (1, 2)}]
 
 
 def test_a_model_without_a_row_axis_gets_what_came():
     model = Model()
-    run = Execution(model)
+    run = ModelRunner(model)
     model.plan = lambda outputs: plan
     plan = Plan(("y",))
     plan.batched = False
@@ -84,7 +78,7 @@ def test_a_model_without_a_row_axis_gets_what_came():
 
 
 def test_errors_of_the_model_are_those_of_the_request():
-    run = Execution(Model())
+    run = ModelRunner(Model())
     with pytest.raises(InvalidTensorError, match="input 'x': got -1"):
         run(("y",), {"x": -X})
     with pytest.raises(UnknownOutputError, match="unknown tensor 'z'"):
@@ -93,14 +87,14 @@ def test_errors_of_the_model_are_those_of_the_request():
 
 def test_outputs_that_are_asked_for_twice_are_computed_once_and_none_means_all():
     model = Model()
-    run = Execution(model)
+    run = ModelRunner(model)
     run.plan(["a", "b", "a"])
     run.plan([])
     assert [outputs for outputs, _ in model.plans] == [("a", "b"), None]
 
 
 def test_only_outputs_of_the_model_that_need_all_padded_inputs_are_padded():
-    run = Execution(Model())
+    run = ModelRunner(Model())
     inputs = [SimpleNamespace(name="x"), SimpleNamespace(name="other")]
     assert run.padding(["y"], inputs) is None
     run._padding = padding = SimpleNamespace(fills={"x": 0})
@@ -121,7 +115,7 @@ def test_a_file_is_adopted_before_it_is_held_to_its_proof(tmp_path, monkeypatch,
         (tmp_path / "model.golden.npz").symlink_to("nowhere")  # a proof that can't be read is no missing one
     monkeypatch.setattr(layergraph, "load_model", lambda path: steps.append(("read", path)) or model)
     monkeypatch.setattr(golden, "check_golden", lambda *given: steps.append(("checked", *given)))
-    assert execution.load_model(path, lambda *given: steps.append(("adopted", *given))) is model
+    assert runner.load_model(path, lambda *given: steps.append(("adopted", *given))) is model
     assert steps == [
         ("read", path),
         ("adopted", model, path),
@@ -134,15 +128,15 @@ def test_a_file_is_read_once_another_process_has_survived_it(monkeypatch, happen
     from layergraph.archive import probe
 
     monkeypatch.setattr(probe, "probe", lambda path: happened)
-    monkeypatch.setattr(execution, "load_model", lambda *given: given)
+    monkeypatch.setattr(runner, "load_model", lambda *given: given)
     path, adopt = Path("m.keras"), object()
     if happened:
         with pytest.raises(
             CorruptFileError, match=r"m.keras: it ended by SIGSEGV, when opened in a process of its own"
         ):
-            execution.load_probed_model(path, adopt)
+            runner.load_probed_model(path, adopt)
     else:
-        assert execution.load_probed_model(path, adopt) == (path, adopt)
+        assert runner.load_probed_model(path, adopt) == (path, adopt)
 
 
 def test_plugins_are_those_of_the_settings_and_the_children_get_them(monkeypatch):
@@ -150,10 +144,10 @@ def test_plugins_are_those_of_the_settings_and_the_children_get_them(monkeypatch
 
     monkeypatch.setattr(plugins, "load_plugins", list)
     monkeypatch.setenv("LAYERSERVE_PLUGINS", "from.parent")
-    assert execution.load_plugins() == ["from.parent"]
-    assert execution.load_plugins(" a.b, c ,,") == ["a.b", "c"]
+    assert runner.load_plugins() == ["from.parent"]
+    assert runner.load_plugins(" a.b, c ,,") == ["a.b", "c"]
     assert os.environ["LAYERSERVE_PLUGINS"] == " a.b, c ,,"
-    assert execution.load_plugins("") == []
+    assert runner.load_plugins("") == []
 
 
 @pytest.mark.parametrize(("count", "set_to"), [(0, []), (3, [3])])
@@ -162,5 +156,5 @@ def test_threads_are_set_unless_torch_chooses(monkeypatch, count, set_to):
 
     found = []
     monkeypatch.setattr(torch, "set_num_threads", found.append)
-    execution.set_threads(count)
+    runner.set_threads(count)
     assert found == set_to

@@ -8,10 +8,10 @@ from typing import Any
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.wire import WIRE_TYPES, TensorWriter
 
-from layerserve_server.pending import Arrays
+from layerserve_server.inference.queue import Arrays
 
 
-class ReplyForm:
+class Encoder:
     """The response of one version to requests for the same outputs."""
 
     def __init__(self, model: str, version: int, outputs: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.wire import varint
-from layerserve_server.services.reply import ReplyForm
+from layerserve_server.services.prediction.encoder import Encoder
 
 
 def by_protobuf(names, results, id):
@@ -28,7 +28,7 @@ DTYPES = st.sampled_from([dtype for name, dtype in tensors.NUMPY_DTYPES.items() 
 )
 def test_any_arrays(values, id):
     results = {f"output {place}": value for place, value in enumerate(values)}
-    form = ReplyForm("m", 300, list(results))
+    form = Encoder("m", 300, list(results))
     assert form.fill(results, id) == by_protobuf(list(results), results, id)
 
 
@@ -42,7 +42,7 @@ def test_any_arrays(values, id):
     ],
 )
 def test_text_and_other_layouts(array):
-    assert ReplyForm("m", 300, ["y", "y"]).fill({"y": array}, "") == by_protobuf(["y", "y"], {"y": array}, "")
+    assert Encoder("m", 300, ["y", "y"]).fill({"y": array}, "") == by_protobuf(["y", "y"], {"y": array}, "")
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (2**40, None)])
@@ -71,4 +71,4 @@ def test_results_are_cut_into_replies(make, rows):
         by_protobuf("yz", {name: array[start : start + rows] for name, array in results.items()}, id)
         for start, id in zip(range(0, rows * len(ids), rows), ids, strict=True)
     ]
-    assert ReplyForm("m", 300, ["y", "z"]).split(results, rows, ids) == expected
+    assert Encoder("m", 300, ["y", "z"]).split(results, rows, ids) == expected

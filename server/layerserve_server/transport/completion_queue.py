@@ -2,7 +2,7 @@
 
 grpcio hands each call from its polling thread to a pooled one, back, and again to the pooled one: switches of threads
 that cost several times what a small model does; and each of its streams keeps a thread. Here the polling thread reads
-all that has arrived, hands the prompt calls to their handlers as a burst, other unary calls to a pool, and the events
+all that has arrived, hands the prompt calls to their handlers as a batch, other unary calls to a pool, and the events
 of streams to their event loop. This takes names that grpcio doesn't publish (the same from 1.74 to 1.85 at least);
 where they are missing, `transport.aio` serves instead.
 """
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 
 from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodError
-from layerserve_server.transport.burst import MAX_BURST, BurstCall, Bursts
-from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler, deadline_in
+from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
 from layerserve_server.transport.connections import Connections
+from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
 from layerserve_server.transport.peers import endpoint, host_of
@@ -58,7 +58,7 @@ class Poller:
         self,
         server: grpc.Server,
         routes: Routes,
-        bursts: Bursts,
+        batches: EventBatches,
         streams: Streams,
         connections: Connections,
         limits: Limits,
@@ -76,7 +76,7 @@ class Poller:
         missing += [name for name in STATE if not hasattr(state, name)]
         if missing:
             raise OtherInternalsError(f"grpcio {grpc.__version__} has no {', '.join(missing)}")
-        self.bursts = bursts
+        self.batches = batches
         self.streams = streams
         self.connections = connections
         self.lock = state.lock
@@ -90,7 +90,7 @@ class Poller:
         #: Calls whose request hasn't come, each since when; and whose answer hasn't been taken, with its size.
         self.receiving: dict[PolledCall, float] = {}
         self.sending: dict[PolledCall, tuple[float, int]] = {}
-        bursts.coming = self.receiving.keys()
+        batches.coming = self.receiving.keys()
 
     def start(self) -> None:
         """Starts the server, as grpcio's own `start`, with this thread in place of grpcio's."""
@@ -101,7 +101,7 @@ class Poller:
         threading.Thread(target=self._serve, name="grpcio", daemon=True).start()
 
     def _serve(self) -> None:
-        self.bursts.here()
+        self.batches.here()
         poll, nothing = self._state.completion_queue.poll, self.core.CompletionType.queue_timeout
         going_on, looked = True, time.monotonic()
         while going_on:
@@ -116,10 +116,10 @@ class Poller:
                 taken += 1
                 # Released before the next poll: one that holds a call that is shut down would keep the queue busy.
                 event = None
-                if not going_on or taken >= 3 * MAX_BURST:
+                if not going_on or taken >= 3 * MAX_EVENTS:
                     break
                 event = poll(0)
-            self.bursts.finish()
+            self.batches.finish()
             if time.monotonic() - looked >= IDLE_SECONDS:
                 looked = time.monotonic()
                 self._look(looked)
@@ -154,7 +154,7 @@ class Poller:
 
     def _look(self, now: float) -> None:
         """Ends calls whose callers send or take nothing, which lie in memory meanwhile."""
-        limits, memory = self._limits, self.bursts.memory
+        limits, memory = self._limits, self.batches.memory
         pressed = memory.held > memory.limit / 2
         for call, (since, size) in self.sending.copy().items():
             patience = min(PRESSED_SECONDS, limits.stalled_seconds) if pressed else limits.patience(size)
@@ -166,7 +166,7 @@ class Poller:
 
     def _work(self, handler: Handler, call: Call) -> None:
         assert isinstance(call, PolledCall)
-        self.bursts.work(call, handler)
+        self.batches.work(call, handler)
 
     def _take(self, event: Any) -> bool:
         """Deals with one event; gives False after the last."""
@@ -252,14 +252,14 @@ class Operations:
         self._core.cancel(self._poller.core.StatusCode.unavailable, "the caller took nothing for too long")
 
 
-class PolledCall(BurstCall, Operations):
+class PolledCall(BatchedCall, Operations):
     """A unary call in grpcio's core, whose events come to the poller."""
 
     __slots__ = ("_cancelled", "_core", "_due", "_handler", "_peer", "_poller")
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: Handler) -> None:
         now = time.monotonic()
-        super().__init__(poller.bursts, method, b"", now, _deadline(event, now))
+        super().__init__(poller.batches, method, b"", now, _deadline(event, now))
         self._poller = poller
         self._core = event.call
         self._handler = handler
@@ -270,7 +270,7 @@ class PolledCall(BurstCall, Operations):
     def start(self) -> None:
         """Asks for the request, and for the end."""
         core = self._poller.core
-        self._bursts.begin(self)
+        self._batches.begin(self)
         self._poller.receive(self)
         self.begin((core.ReceiveCloseOnServerOperation(0),), self._closed)
         self.begin((core.ReceiveMessageOperation(0),), self._received)
@@ -319,7 +319,7 @@ class PolledCall(BurstCall, Operations):
         if request is not None:
             self._poller.count(self.peer, len(request))
             self.request = request
-            self._bursts.take(self, self._handler)
+            self._batches.take(self, self._handler)
         else:
             # The core refused it as too large, which it says itself, or the caller sent none, or has gone.
             self.fail(UnknownMethodError(f"method '{self.method}' takes exactly one request message"))

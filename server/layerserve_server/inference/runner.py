@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -91,10 +91,8 @@ class ServedModel(Protocol):
         """The nodes of every layer: objects with the fields of graph.proto's LayerNodes."""
 
 
-#: Selections of outputs for which a version keeps what was made of them. Callers choose them, so there is a bound.
+#: Choices of outputs whose plan is kept. Callers choose them, so there is a bound.
 MAX_KEPT = 64
-
-T = TypeVar("T")
 
 #: Tells child processes which plugins to import. It is the setting's own variable.
 PLUGINS_VARIABLE = "LAYERSERVE_PLUGINS"
@@ -105,12 +103,11 @@ LoadModel: TypeAlias = Callable[[Path], ServedModel]
 Adopt: TypeAlias = Callable[[Any, Path], None]
 
 
-class Execution:
+class ModelRunner:
     """Runs batches of one model (see batching.Executor). Thread-safe."""
 
     def __init__(self, model: ServedModel) -> None:
         self._model = model
-        self._kept: dict[tuple[str, ...], Any] = {}
         #: The plan of outputs, and whether their rows may be joined.
         self._plans: dict[tuple[str, ...], tuple[Plan, bool]] = {}
         self._padding: SequencePadding | None = None
@@ -136,16 +133,6 @@ class Execution:
         if padding is None or not {spec.name for spec in self._model.output_specs}.issuperset(outputs):
             return None
         return padding if {spec.name for spec in inputs}.issuperset(padding.fills) else None
-
-    def kept(self, outputs: tuple[str, ...], make: Callable[[], T]) -> T:
-        """What `make` made the first time that somebody asked for these outputs."""
-        made: T | None = self._kept.get(outputs)
-        if made is None:
-            made = make()
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[outputs] = made
-        return made
 
     def plan(self, outputs: Sequence[str]) -> Plan:
         """The plan for the outputs, or for all of the model's. Raises UnknownOutputError."""
@@ -232,7 +219,7 @@ def make_ready() -> None:
     """Imports all that loading needs, and takes it out of the garbage collector's sight.
 
     What lives as long as the process is most of what there is to look through: a collection afterwards, as when a
-    version is let go, takes a fraction of the time, in which nobody is answered.
+    version is let go, takes a fraction of the time, in which no request is answered.
     """
     import layergraph  # noqa: F401
 

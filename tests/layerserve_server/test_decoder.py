@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import tensor_pb2
-from layerserve_server.admission import Admission, admit
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.services import request
+from layerserve_server.inference.admission import Admission, admit
 from layerserve_server.services.messages import decode
-from layerserve_server.services.request import RequestForm
+from layerserve_server.services.prediction import decoder
+from layerserve_server.services.prediction.decoder import Decoder
 
 
 @dataclass
@@ -78,7 +78,7 @@ CASES = {
 def test_the_short_way_agrees_with_the_long_one(case):
     specs, given = CASES[case]
     plan = Plan(*specs)
-    form = RequestForm(Admission(plan, specs, ("y",)))
+    form = Decoder(Admission(plan, specs, ("y",)))
     try:
         expected = admit(plan, specs, [(one.name, decode(one)) for one in given])
     except InvalidRequestError as error:
@@ -95,17 +95,17 @@ def test_the_short_way_agrees_with_the_long_one(case):
 @pytest.mark.parametrize(("case", "in_place"), [("as it is", True), ("two", True), ("other type", False)])
 def test_what_fits_is_not_copied(case, in_place):
     specs, given = CASES[case]
-    form = RequestForm(Admission(Plan(*specs), specs, ("y",)))
+    form = Decoder(Admission(Plan(*specs), specs, ("y",)))
     assert (form._read_in_place(given) is not None) is in_place
 
 
 def test_only_so_many_patterns_are_kept(monkeypatch):
     """A caller could make any number of them."""
     asked = []
-    monkeypatch.setattr(request, "MAX_KEPT", 2)
-    monkeypatch.setattr(RequestForm, "_find_layouts", lambda self, pattern: asked.append(pattern) or (pattern,))
+    monkeypatch.setattr(decoder, "MAX_KEPT", 2)
+    monkeypatch.setattr(Decoder, "_find_layouts", lambda self, pattern: asked.append(pattern) or (pattern,))
     specs, _ = CASES["as it is"]
-    form = RequestForm(Admission(Plan(*specs), specs, ("y",)))
+    form = Decoder(Admission(Plan(*specs), specs, ("y",)))
     assert [form.layouts(pattern) for pattern in "abbcca"] == [(pattern,) for pattern in "abbcca"]
     assert asked == ["a", "b", "c", "a"], "with the third, those before are forgotten"
     assert len(form._layouts) == 2

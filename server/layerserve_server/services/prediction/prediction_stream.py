@@ -27,7 +27,7 @@ MAX_BYTES_UNDER_WAY = 64 << 20
 RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
 
-class Answers:
+class PredictionStream:
     """Starts the requests of a stream, and gives their answers until all have come or the caller has gone."""
 
     def __init__(self, stream: Stream, start: Callable[[StreamedCall], None]) -> None:
@@ -163,7 +163,7 @@ class StreamedCall:
 
     deadline = None
 
-    def __init__(self, answers: Answers, stream: Stream, size: int) -> None:
+    def __init__(self, answers: PredictionStream, stream: Stream, size: int) -> None:
         """`size` is that of its message, in bytes."""
         self._answers = answers
         self._stream = stream

@@ -10,7 +10,7 @@ import numpy as np
 from layergraph.errors import unknown_name
 
 from layerserve_server.errors import InvalidTensorError, MissingInputError, UnknownInputError
-from layerserve_server.execution import Array, Plan, TensorSpec
+from layerserve_server.inference.runner import Array, Plan, TensorSpec
 
 if TYPE_CHECKING:
     from layergraph.execution.sequence_padding import SequencePadding

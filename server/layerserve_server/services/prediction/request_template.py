@@ -2,7 +2,7 @@
 
 A client sends the same message over and over, but for the tensors' data and the id. Where all other bytes are those of
 a message that was read before, all else that it says is the same too: that is how the wire format works. So such a
-message is told by comparing a few dozen bytes, and its arrays lie where those of the first one lay.
+message is recognised by comparing a few dozen bytes, and its arrays lie where those of the first one lay.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from layerserve.v1 import prediction_pb2, tensor_pb2
 
-from layerserve_server.execution import Array
+from layerserve_server.inference.runner import Array
 
-#: Messages of one length that are told apart, and lengths: callers choose both, so there are bounds.
-MAX_ALIKE = 4
+#: Templates of messages of one length, and lengths: callers choose both, so there are bounds.
+MAX_OF_LENGTH = 4
 MAX_LENGTHS = 512
 #: Bytes besides tensors' data that a message may have to be worth comparing.
 MAX_FIXED_BYTES = 2048
@@ -58,8 +58,8 @@ class Layout(NamedTuple):
         return np.frombuffer(message, self.dtype, self.elements, self.offset).reshape(self.shape)
 
 
-class Pattern:
-    """Requests that are alike but for their tensors' data and their ids."""
+class RequestTemplate:
+    """Requests that are the same but for their tensors' data and their ids."""
 
     __slots__ = ("_fixed", "_id", "choice", "max_queue_ms", "outputs", "priority", "tensors")
 
@@ -103,36 +103,36 @@ class Pattern:
         return "" if self._id is None else message[self._id.start : self._id.stop].decode("ascii")
 
 
-class Patterns:
-    """The patterns of requests that came before."""
+class RequestTemplates:
+    """The templates of requests that came before."""
 
     def __init__(self) -> None:
-        self._by_length: dict[int, tuple[Pattern, ...]] = {}
+        self._by_length: dict[int, tuple[RequestTemplate, ...]] = {}
 
-    def find(self, message: bytes) -> Pattern | None:
-        """The pattern of a message; None for one that looks new."""
-        for pattern in self._by_length.get(len(message), ()):
-            if pattern.fits(message):
-                return pattern
+    def find(self, message: bytes) -> RequestTemplate | None:
+        """The template of a message; None for one that looks new."""
+        for template in self._by_length.get(len(message), ()):
+            if template.fits(message):
+                return template
         return None
 
     def learn(
         self, message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
     ) -> None:
         """Remembers what a message looks like that was read as `request`."""
-        pattern = pattern_of(message, request, choice)
-        if pattern is None or pattern.fixed_bytes > MAX_FIXED_BYTES:
+        template = template_of(message, request, choice)
+        if template is None or template.fixed_bytes > MAX_FIXED_BYTES:
             return
         if len(self._by_length) >= MAX_LENGTHS:
             self._by_length = {}
         known = self._by_length.get(len(message), ())
-        self._by_length[len(message)] = (pattern, *known[: MAX_ALIKE - 1])
+        self._by_length[len(message)] = (template, *known[: MAX_OF_LENGTH - 1])
 
 
-def pattern_of(
+def template_of(
     message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
-) -> Pattern | None:
-    """The pattern of a message; None where a part of it stands there twice, so that one overrides the other."""
+) -> RequestTemplate | None:
+    """The template of a message; None where a part of it stands there twice, so that one overrides the other."""
     ids: list[Span] = []
     data: list[Span] = []
     for number, span in fields(message, Span(0, len(message))):
@@ -152,7 +152,7 @@ def pattern_of(
         Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), span)
         for tensor, span in zip(request.inputs, data, strict=True)
     )
-    return Pattern(message, request, choice, tensors, ids[0] if ids else None)
+    return RequestTemplate(message, request, choice, tensors, ids[0] if ids else None)
 
 
 def fields(message: bytes, within: Span) -> Iterator[tuple[int, Span]]:

@@ -1,4 +1,4 @@
-"""Bursts: what is refused at the door, who is answered when, and what is told of it."""
+"""Event batches: what is refused at the door, who is answered when, and what is told of it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from fake_calls import CallObserver, FakeCall, bursts_here
+from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve_server.errors import BusyError, UnknownModelError
-from layerserve_server.transport.burst import MAX_BURST
+from layerserve_server.transport.completion_queue import Poller
+from layerserve_server.transport.event_batch import MAX_EVENTS
 from layerserve_server.transport.native import NativeServer
-from layerserve_server.transport.polling import Poller
 
 
 @pytest.fixture
 def make():
     made = []
 
-    def make_bursts(**limits):
+    def make_batches(**limits):
         observer = CallObserver()
-        bursts = bursts_here(observer, **{"max_calls": 3, **limits})
-        made.append(bursts)
-        return bursts, observer
+        batches = event_batches_here(observer, **{"max_calls": 3, **limits})
+        made.append(batches)
+        return batches, observer
 
-    yield make_bursts
-    for bursts in made:
-        bursts.close()
+    yield make_batches
+    for batches in made:
+        batches.close()
 
 
-def taken(bursts, call, handler=lambda call: None):
-    bursts.begin(call)
-    bursts.take(call, handler)
+def taken(batches, call, handler=lambda call: None):
+    batches.begin(call)
+    batches.take(call, handler)
     return call
 
 
@@ -40,53 +40,53 @@ def codes(*calls):
 
 
 def test_a_message_may_be_as_long_as_the_limit(make):
-    bursts, _ = make(max_message_bytes=10)
+    batches, _ = make(max_message_bytes=10)
     seen = []
-    fits = taken(bursts, FakeCall(bursts, bytes(10)), seen.append)
-    large = taken(bursts, FakeCall(bursts, bytes(11)), seen.append)
+    fits = taken(batches, FakeCall(batches, bytes(10)), seen.append)
+    large = taken(batches, FakeCall(batches, bytes(11)), seen.append)
     assert seen == [fits]
     assert codes(fits, large) == [None, "RESOURCE_EXHAUSTED"]
     assert large.sent[0].text == "got 11 bytes, expected at most 10"
     # Another try is of no use.
     assert dict(large.sent[0].metadata)["grpc-retry-pushback-ms"] == "-1"
-    assert bursts.open == {fits}
+    assert batches.open == {fits}
 
 
 def test_a_call_whose_deadline_has_passed_is_not_handled(make):
-    bursts, _ = make()
+    batches, _ = make()
     seen = []
-    late, patient = FakeCall(bursts), FakeCall(bursts)
+    late, patient = FakeCall(batches), FakeCall(batches)
     late.deadline, patient.deadline = time.monotonic() - 0.001, time.monotonic() + 60
     for call in (late, patient):
-        taken(bursts, call, seen.append)
+        taken(batches, call, seen.append)
     assert seen == [patient]
     assert codes(late, patient) == ["DEADLINE_EXCEEDED", None]
 
 
 def test_as_many_calls_are_open_as_the_limit_says_and_an_answer_makes_room(make):
-    bursts, _ = make(max_calls=3)
-    calls = [taken(bursts, FakeCall(bursts)) for _ in range(4)]
+    batches, _ = make(max_calls=3)
+    calls = [taken(batches, FakeCall(batches)) for _ in range(4)]
     assert codes(*calls) == [None, None, None, "RESOURCE_EXHAUSTED"]
     assert "all 3 calls of this server are in use" in calls[3].sent[0].text
     assert dict(calls[3].sent[0].metadata)["grpc-retry-pushback-ms"] == "100"
     for end in (lambda call: call.answer(b"y"), lambda call: call.fail(BusyError("", 1)), lambda call: call.gone()):
         end(calls.pop(0))
-        calls.append(taken(bursts, FakeCall(bursts)))
+        calls.append(taken(batches, FakeCall(batches)))
     assert codes(*calls) == ["RESOURCE_EXHAUSTED", None, None, None]
-    assert bursts.open == set(calls[1:])
+    assert batches.open == set(calls[1:])
 
 
 def test_a_server_that_stops_takes_no_further_call_and_finishes_those_it_has(make):
-    bursts, _ = make()
-    earlier = taken(bursts, FakeCall(bursts))
-    bursts.stopping = True
-    later = taken(bursts, FakeCall(bursts))
+    batches, _ = make()
+    earlier = taken(batches, FakeCall(batches))
+    batches.stopping = True
+    later = taken(batches, FakeCall(batches))
     earlier.answer(b"y")
     assert codes(earlier, later) == ["OK", "UNAVAILABLE"]
 
 
 def test_an_error_of_a_handler_is_its_calls(make):
-    bursts, _ = make()
+    batches, _ = make()
 
     def handler(call):
         raise UnknownModelError("no model 'm'")
@@ -94,15 +94,15 @@ def test_an_error_of_a_handler_is_its_calls(make):
     def defect(call):
         raise ZeroDivisionError
 
-    refused = [taken(bursts, FakeCall(bursts), raising) for raising in (handler, defect)]
+    refused = [taken(batches, FakeCall(batches), raising) for raising in (handler, defect)]
     assert codes(*refused) == ["NOT_FOUND", "INTERNAL"]
-    assert not bursts.open
+    assert not batches.open
 
 
 @pytest.mark.parametrize("first", ["answer", "fail", "gone", "reply"])
 def test_only_the_first_answer_is_sent_and_told(make, first):
-    bursts, observer = make()
-    call = taken(bursts, FakeCall(bursts))
+    batches, observer = make()
+    call = taken(batches, FakeCall(batches))
     ends = {
         "answer": lambda: call.answer(b"y"),
         "reply": lambda: call.reply(lambda: b"y"),
@@ -112,7 +112,7 @@ def test_only_the_first_answer_is_sent_and_told(make, first):
     ends.pop(first)()
     for end in ends.values():
         end()
-    bursts.finish()
+    batches.finish()
     status = {"answer": "OK", "reply": "OK", "fail": "NOT_FOUND", "gone": "CANCELLED"}[first]
     assert codes(call) == [status]
     assert [ended.status for ended in observer.ended] == [status]
@@ -120,22 +120,22 @@ def test_only_the_first_answer_is_sent_and_told(make, first):
 
 
 def test_an_answer_that_can_not_be_encoded_is_an_error(make):
-    bursts, _ = make()
-    call = taken(bursts, FakeCall(bursts))
+    batches, _ = make()
+    call = taken(batches, FakeCall(batches))
     call.reply(lambda: 1 / 0)
     assert codes(call) == ["INTERNAL"]
 
 
 def test_who_goes_away_is_told_of_once_and_by_its_reason(make):
-    bursts, _observer = make(max_calls=9)
+    batches, _observer = make(max_calls=9)
     gone = []
     calls = [
-        FakeCall(bursts),
-        FakeCall(bursts, deadline=time.monotonic() + 100),
-        FakeCall(bursts, deadline=time.monotonic() - 1),
+        FakeCall(batches),
+        FakeCall(batches, deadline=time.monotonic() + 100),
+        FakeCall(batches, deadline=time.monotonic() - 1),
     ]
     for call in calls:
-        taken(bursts, call)
+        taken(batches, call)
         call.on_gone(lambda call=call: gone.append(call))
         call.gone()
         call.gone()
@@ -147,8 +147,8 @@ def test_who_goes_away_is_told_of_once_and_by_its_reason(make):
 
 
 def test_an_answered_call_calls_nobody_back(make):
-    bursts, _ = make()
-    call = taken(bursts, FakeCall(bursts))
+    batches, _ = make()
+    call = taken(batches, FakeCall(batches))
     gone = []
     call.on_gone(lambda: gone.append(1))
     call.answer(b"y")
@@ -157,7 +157,7 @@ def test_an_answered_call_calls_nobody_back(make):
 
 
 def test_what_is_left_to_do_is_done_once_for_all_of_a_burst_and_in_order(make):
-    bursts, observer = make()
+    batches, observer = make()
     done = []
 
     def work():
@@ -171,18 +171,18 @@ def test_what_is_left_to_do_is_done_once_for_all_of_a_burst_and_in_order(make):
         call.afterwards(work)
 
     for request in (b"1", b"2"):
-        taken(bursts, FakeCall(bursts, request), handler).answer(b"")
+        taken(batches, FakeCall(batches, request), handler).answer(b"")
     assert (done, observer.began, observer.ended) == ([], {}, [])
-    bursts.finish()
+    batches.finish()
     # The quickest answers first, then metrics, which slower ones wait for.
     assert done == [("gathered", [b"1", b"2"], {}), ("work", {"/a/B": 2})]
     assert [ended.status for ended in observer.ended] == ["OK", "OK"]
-    bursts.finish()
+    batches.finish()
     assert (len(done), observer.began, len(observer.ended)) == (2, {"/a/B": 2}, 2)
 
 
 def test_a_defect_in_what_is_left_to_do_keeps_nobody_else_from_it(make, caplog):
-    bursts, observer = make()
+    batches, observer = make()
     done = []
 
     def broken(*items):
@@ -194,8 +194,8 @@ def test_a_defect_in_what_is_left_to_do_keeps_nobody_else_from_it(make, caplog):
         call.afterwards(broken)
         call.afterwards(lambda: done.append(3))
 
-    taken(bursts, FakeCall(bursts), handler)
-    bursts.finish()
+    taken(batches, FakeCall(batches), handler)
+    batches.finish()
     assert done == [[2], 3]
     assert observer.began == {"/a/B": 1}
     assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError] * 2
@@ -208,9 +208,9 @@ def elsewhere(work):
 
 
 def test_in_another_thread_nothing_waits_for_the_end_of_a_burst(make):
-    bursts, observer = make()
+    batches, observer = make()
     done = []
-    call = taken(bursts, FakeCall(bursts))
+    call = taken(batches, FakeCall(batches))
     elsewhere(lambda: call.gather(lambda items: done.extend(items), 1))
     elsewhere(lambda: call.afterwards(lambda: done.append(2)))
     assert done == [1, 2]
@@ -219,8 +219,8 @@ def test_in_another_thread_nothing_waits_for_the_end_of_a_burst(make):
 
 
 def test_what_has_ended_is_told_before_metrics_are_read(make):
-    bursts, observer = make()
-    call = taken(bursts, FakeCall(bursts))
+    batches, observer = make()
+    call = taken(batches, FakeCall(batches))
     call.about("m", 3)
     call.answer(b"y")
     assert observer.ended == []
@@ -233,72 +233,72 @@ def test_what_has_ended_is_told_before_metrics_are_read(make):
 
 
 def test_what_may_block_runs_in_another_thread_and_its_error_is_the_calls(make, wait_until):
-    bursts, _ = make()
+    batches, _ = make()
     threads = []
-    good, bad = taken(bursts, FakeCall(bursts)), taken(bursts, FakeCall(bursts))
+    good, bad = taken(batches, FakeCall(batches)), taken(batches, FakeCall(batches))
 
     def fail():
         raise UnknownModelError("no model 'm'")
 
     good.may_block(lambda: (threads.append(threading.current_thread()), good.answer(b"y")))
     bad.may_block(fail)
-    wait_until(lambda: good.answered and bad.answered and not bursts.open)
+    wait_until(lambda: good.answered and bad.answered and not batches.open)
     assert codes(good, bad) == ["OK", "NOT_FOUND"]
     assert threads[0] is not threading.current_thread()
 
 
 def test_closing_ends_what_is_open(make):
-    bursts, _observer = make()
-    calls = [taken(bursts, FakeCall(bursts)) for _ in range(3)]
+    batches, _observer = make()
+    calls = [taken(batches, FakeCall(batches)) for _ in range(3)]
     calls[0].answer(b"y")
-    bursts.close()
+    batches.close()
     assert codes(*calls) == ["OK", "UNAVAILABLE", "UNAVAILABLE"]
-    assert not bursts.open
+    assert not batches.open
 
 
 def test_large_messages_count_against_the_memory_of_all_until_they_are_answered(make):
-    bursts, _ = make(memory=20_000, max_calls=9)
-    small, first, second = [taken(bursts, FakeCall(bursts, bytes(size))) for size in (4095, 4096, 10_000)]
-    assert bursts.memory.held == 14_096
-    refused = taken(bursts, FakeCall(bursts, bytes(6000)))
+    batches, _ = make(memory=20_000, max_calls=9)
+    small, first, second = [taken(batches, FakeCall(batches, bytes(size))) for size in (4095, 4096, 10_000)]
+    assert batches.memory.held == 14_096
+    refused = taken(batches, FakeCall(batches, bytes(6000)))
     assert codes(small, first, second, refused) == [None, None, None, "RESOURCE_EXHAUSTED"]
-    assert bursts.memory.held == 14_096
+    assert batches.memory.held == 14_096
     first.answer(b"y")
-    assert bursts.memory.held == 10_000
-    assert taken(bursts, FakeCall(bursts, bytes(6000))).outcome is None
+    assert batches.memory.held == 10_000
+    assert taken(batches, FakeCall(batches, bytes(6000))).outcome is None
     second.gone()
-    assert bursts.memory.held == 6000
+    assert batches.memory.held == 6000
     small.answer(bytes(4096))
-    assert (small.outcome, bursts.memory.held) == ("OK", 6000)
+    assert (small.outcome, batches.memory.held) == ("OK", 6000)
 
 
 def test_a_reply_that_finds_no_memory_is_refused_and_counts_for_nothing(make):
-    bursts, _ = make(memory=20_000)
-    held = taken(bursts, FakeCall(bursts, bytes(10_000)))
-    call = taken(bursts, FakeCall(bursts))
+    batches, _ = make(memory=20_000)
+    held = taken(batches, FakeCall(batches, bytes(10_000)))
+    call = taken(batches, FakeCall(batches))
     call.answer(bytes(11_000))
-    assert (call.outcome, held.outcome, bursts.memory.held) == ("RESOURCE_EXHAUSTED", None, 10_000)
+    assert (call.outcome, held.outcome, batches.memory.held) == ("RESOURCE_EXHAUSTED", None, 10_000)
 
 
 def test_a_caller_that_goes_away_while_its_reply_is_counted_leaves_nothing_counted(make, monkeypatch):
-    bursts, _ = make()
-    call = taken(bursts, FakeCall(bursts, bytes(5000)))
-    take = bursts.memory.take
-    monkeypatch.setattr(bursts.memory, "take", lambda size: (call.gone(), take(size)))
+    batches, _ = make()
+    call = taken(batches, FakeCall(batches, bytes(5000)))
+    take = batches.memory.take
+    monkeypatch.setattr(batches.memory, "take", lambda size: (call.gone(), take(size)))
     call.answer(bytes(6000))
-    assert (call.outcome, bursts.memory.held) == ("CANCELLED", 0)
+    assert (call.outcome, batches.memory.held) == ("CANCELLED", 0)
 
 
 def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_calls(make, wait_until):
-    bursts, _ = make()
+    batches, _ = make()
     threads = []
-    good, bad = taken(bursts, FakeCall(bursts)), taken(bursts, FakeCall(bursts))
+    good, bad = taken(batches, FakeCall(batches)), taken(batches, FakeCall(batches))
 
     def fail(call):
         raise UnknownModelError("no model 'm'")
 
-    bursts.work(good, lambda call: (threads.append(threading.current_thread()), call.answer(b"y")))
-    bursts.work(bad, fail)
+    batches.work(good, lambda call: (threads.append(threading.current_thread()), call.answer(b"y")))
+    batches.work(bad, fail)
     wait_until(lambda: good.sent and bad.sent)
     assert codes(good, bad) == ["OK", "NOT_FOUND"]
     assert threads[0] is not threading.current_thread()
@@ -306,17 +306,17 @@ def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_cal
 
 def test_calls_that_never_cease_to_come_are_answered_in_bursts():
     """Else the first of them would wait until there is a pause."""
-    events, finished = iter(range(7 * MAX_BURST)), []
+    events, finished = iter(range(7 * MAX_EVENTS)), []
     poller = object.__new__(Poller)
     poller.core = SimpleNamespace(CompletionType=SimpleNamespace(queue_timeout="nothing"))
     event = SimpleNamespace(completion_type="a call")
     poller._state = SimpleNamespace(completion_queue=SimpleNamespace(poll=lambda end: event))
     poller._take = lambda event: next(events, None) is not None
     poller._look = lambda now: None
-    poller.bursts = SimpleNamespace(here=lambda: None, finish=lambda: finished.append(next(events, None)))
+    poller.batches = SimpleNamespace(here=lambda: None, finish=lambda: finished.append(next(events, None)))
     poller._serve()
     # A call brings three events: itself, its request, its end.
-    assert finished == [3 * MAX_BURST, 6 * MAX_BURST + 1, None]
+    assert finished == [3 * MAX_EVENTS, 6 * MAX_EVENTS + 1, None]
 
 
 def test_the_native_front_hands_over_at_most_a_burst():
@@ -327,6 +327,6 @@ def test_the_native_front_hands_over_at_most_a_burst():
         server._has_cores = has_cores
         for busily in (True, False):
             assert server._arrived(busily=busily) == [1]
-    assert {given[0] for given in asked} == {MAX_BURST}
+    assert {given[0] for given in asked} == {MAX_EVENTS}
     # Busily is without waiting, and only where there are cores to spare.
-    assert asked == [(MAX_BURST, 0), *[(MAX_BURST,)] * 3]
+    assert asked == [(MAX_EVENTS, 0), *[(MAX_EVENTS,)] * 3]

@@ -1,0 +1,1 @@
+"""layerserve.v1.PredictionService: arrays in, arrays out."""

@@ -1,0 +1,97 @@
+"""Calls of one event batch whose requests have the same template: a batch that needs no queue.
+
+Their arrays are joined straight from the messages' bytes, and the results cut into replies as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from layerserve_server.inference.queue import Arrays
+from layerserve_server.inference.runner import Array
+from layerserve_server.services.prediction.endpoint import Endpoint
+from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
+from layerserve_server.transport.call import Call
+
+
+class CoalescedCalls:
+    """Calls that run as one batch, or as few as they fit into (see batching.CoalescedGroup)."""
+
+    __slots__ = ("_endpoint", "_layouts", "_template", "request_rows", "requests")
+
+    #: Other requests' rows may run in the same batch: else there are no layouts.
+    joinable = True
+
+    def __init__(
+        self, calls: Sequence[Call], template: RequestTemplate, layouts: Sequence[Layout], endpoint: Endpoint
+    ) -> None:
+        """`layouts` are those of the template's arrays, as the endpoint's model takes them."""
+        self.requests = calls
+        self._template = template
+        self._layouts = layouts
+        self._endpoint = endpoint
+        self.request_rows = layouts[0].shape[0]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self._endpoint.computed
+
+    @property
+    def rows(self) -> int:
+        return self.request_rows * len(self.requests)
+
+    @property
+    def size(self) -> int:
+        return len(self.requests)
+
+    @property
+    def max_wait(self) -> float | None:
+        return self._template.max_queue_ms / 1000 if self._template.max_queue_ms else None
+
+    def arrays(self) -> dict[str, Array]:
+        messages = [call.request for call in self.requests]
+        return {layout.name: _joined(layout, messages) for layout in self._layouts}
+
+    def deliver(self, results: Arrays) -> None:
+        try:
+            ids = [self._template.id(call.request) for call in self.requests]
+            replies = self._endpoint.encoder.split(results, self.request_rows, ids)
+        except Exception as error:
+            self.fail(error)
+            return
+        for call, reply in zip(self.requests, replies, strict=True):
+            call.answer(reply)
+
+    def fail(self, error: Exception) -> None:
+        for call in self.requests:
+            call.fail(error)
+
+    def drop_answered(self) -> None:
+        self.requests = [call for call in self.requests if not call.answered]
+
+    def split(self) -> Sequence[CoalescedCalls]:
+        return [self._part([call]) for call in self.requests]
+
+    def parts(self, max_rows: int) -> Sequence[CoalescedCalls]:
+        most = max_rows // self.request_rows
+        if len(self.requests) <= most:
+            return (self,)
+        return [self._part(self.requests[start : start + most]) for start in range(0, len(self.requests), most)]
+
+    def _part(self, calls: Sequence[Call]) -> CoalescedCalls:
+        return CoalescedCalls(calls, self._template, self._layouts, self._endpoint)
+
+
+def _joined(layout: Layout, messages: Sequence[bytes]) -> Array:
+    """The rows of all messages."""
+    if len(messages) == 1:
+        # A copy, as what lies within a message can't be written to, nor need it be aligned.
+        alone: Array = layout.read(messages[0]).copy()
+        return alone
+    start, stop = layout.offset, layout.offset + layout.elements * layout.dtype.itemsize
+    content = bytearray().join([memoryview(message)[start:stop] for message in messages])
+    joined = np.frombuffer(content, layout.dtype)
+    rows: Array = joined.reshape(layout.shape[0] * len(messages), *layout.shape[1:])
+    return rows

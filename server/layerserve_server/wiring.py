@@ -1,0 +1,143 @@
+"""What every process that answers Predict is made of: the server's first one (`app`) and further ones (`worker`)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerserve_server.inference import runner
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import LoadModel, ModelRunner
+from layerserve_server.inference.shared_weights import SharedWeights
+from layerserve_server.metrics import Metrics
+from layerserve_server.repository.repository import Repository
+from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.settings import Settings
+from layerserve_server.transport.call import Routes
+from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import default_limit
+from layerserve_server.transport.native import NativeServer
+
+if TYPE_CHECKING:
+    from layerserve_server.tuning import Tuner
+
+
+class Inference:
+    """The models of a process, and the service that answers from them."""
+
+    def __init__(self, settings: Settings, load: LoadModel) -> None:
+        """`load` reads a model file (see `loader`). Nothing is read yet."""
+        self._settings = settings
+        self.metrics = Metrics()
+        #: None where there is nothing to tune.
+        self.tuner = make_tuner(settings)
+        self.repository = Repository(
+            Path(settings.path),
+            settings.state_folder / "models",
+            load,
+            lambda name, version, run: make_queue(settings, self.metrics, name, version, run),
+            max_old_versions=settings.max_old_versions,
+            settle_seconds=2 * settings.poll_seconds,
+            observer=self.metrics,
+            ready=self.tuner.submit if self.tuner else None,
+        )
+        self.prediction = PredictionService(self.repository)
+
+    def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
+        """The transport that the settings name, on their port. `options` are the transport's own.
+
+        Raises OSError for a port that is taken.
+        """
+        settings = self._settings
+        transport = (NativeServer if settings.transport == "native" else GrpcioServer)(
+            routes,
+            self.metrics,
+            limits(settings),
+            host=settings.host,
+            port=settings.grpc_port,
+            certificate=certificate(settings),
+            shared=shared,
+            **options,
+        )
+        self.metrics.watch_memory(lambda: transport.memory.used)
+        return transport
+
+
+def loader(settings: Settings, load: LoadModel | None = None, weights: Path | None = None) -> LoadModel:
+    """What reads a model file as the settings say, by default with layergraph.
+
+    Weights are shared through the folder `weights`, if there is one.
+    """
+    if load is None:
+        load = runner.load_probed_model if settings.probe_files else runner.load_model
+        if weights is not None:
+            load = partial(load, adopt=SharedWeights(weights).adopt)
+    # Imports are here because they import torch.
+    if settings.engine != "auto":
+        from layerserve_server.tuning import pinning
+
+        load = pinning(load, settings.engine, settings.compute_threads)
+    if settings.precision != "float32":
+        from layerserve_server.tuning import reducing
+
+        load = reducing(load, settings.precision, settings.compute_threads)
+    return load
+
+
+def make_tuner(settings: Settings) -> Tuner | None:
+    """What finds the fastest engine for each version; None where the settings say which, or that nothing is tried."""
+    if settings.engine != "auto" or settings.tuning_seconds <= 0:
+        return None
+    from layerserve_server.tuning import Tuner
+
+    return Tuner(
+        settings.state_folder / "tuning",
+        seconds=settings.tuning_seconds,
+        threads=settings.compute_threads,
+        max_bytes=settings.tuning_max_bytes,
+    )
+
+
+def limits(settings: Settings) -> Limits:
+    """What the transport takes."""
+    return Limits(
+        max_message_bytes=settings.max_message_bytes,
+        rpc_threads=settings.rpc_threads,
+        max_streams=settings.max_streams,
+        max_calls=settings.max_calls,
+        max_peer_streams=settings.max_peer_streams,
+        # Every process has its share of what callers may make the server keep.
+        max_buffered_bytes=settings.max_buffered_bytes or default_limit() // settings.workers,
+        stream_idle_seconds=settings.stream_idle_seconds,
+        stalled_seconds=settings.stalled_seconds,
+        handshake_seconds=settings.handshake_seconds,
+        connection_idle_seconds=settings.connection_idle_seconds,
+        max_connections=settings.max_connections,
+        max_peer_connections=settings.max_peer_connections,
+        max_resets_per_second=settings.max_resets_per_second,
+        max_connection_calls=settings.max_connection_calls,
+    )
+
+
+def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner) -> BatchQueue:
+    """The queue before a version. Raises UnpaddableError where the settings ask for what would change its numbers."""
+    if settings.pads(name):
+        run.pad_sequences()
+    queue = BatchQueue(
+        f"model '{name}' version {version}",
+        run,
+        max_batch_rows=settings.max_batch_rows,
+        max_queue_rows=settings.max_queue_rows,
+        observer=metrics.batches(name, version),
+    )
+    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    return queue
+
+
+def certificate(settings: Settings) -> tuple[Path, Path] | None:
+    """Chain and key for TLS, if it is on."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return settings.tls_certificate, settings.tls_key

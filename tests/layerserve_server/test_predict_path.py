@@ -1,0 +1,111 @@
+"""The files that a Predict goes through: ARCHITECTURE.md lists those that a request is seen to go through."""
+
+from __future__ import annotations
+
+import re
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+
+import layerserve_server
+import numpy as np
+import pytest
+from layerserve import tensors
+from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+
+SERVER = Path(layerserve_server.__file__).parent
+PAGE = SERVER.parents[1] / "ARCHITECTURE.md"
+HEADLINE = "## The way of a Predict, from bytes to bytes"
+#: Files of layerserve_server that a newcomer has to read at most.
+MOST_FILES = 12
+
+TRANSPORTS = [
+    "grpcio",
+    pytest.param(
+        "native",
+        marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed"),
+    ),
+]
+
+
+def listed() -> dict[str, list[str]]:
+    """The files that ARCHITECTURE.md lists, in order, by the word that stands before the first of each list."""
+    found: dict[str, list[str]] = {}
+    word = ""
+    for line in PAGE.read_text().split(HEADLINE)[1].split("```")[1].splitlines():
+        if entry := re.match(r"(\w*) +([\w/]+\.py)  ", line):
+            word = entry[1] or word
+            found.setdefault(word, []).append(entry[2])
+    return found
+
+
+class Trace:
+    """Notes the files of the server whose functions threads call, in the order of their first call."""
+
+    def __init__(self) -> None:
+        self._first = ""
+        self._files: dict[int, dict[str, None]] = {}
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        if self._first and event == "call" and (path := frame.f_code.co_filename).startswith(str(SERVER)):
+            file, thread = Path(path).relative_to(SERVER).as_posix(), threading.get_ident()
+            # What is left to do of an earlier request comes before.
+            if thread in self._files or file == self._first:
+                self._files.setdefault(thread, {})[file] = None
+
+    def start(self, first: str) -> None:
+        """Begins in each thread with its first call of a function of the file `first`."""
+        self._files.clear()
+        self._first = first
+
+    def stop(self) -> list[str]:
+        """The files of the thread in which the prediction service ran."""
+        self._first = ""
+        (found,) = [list(files) for files in self._files.values() if "services/prediction/service.py" in files]
+        return found
+
+
+@pytest.fixture
+def trace():
+    """Sees what is called in all threads that start from now on."""
+    traced, before = Trace(), threading.getprofile()
+    threading.setprofile(traced)
+    yield traced
+    threading.setprofile(before)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_request_goes_through_the_files_that_are_listed_and_no_others(
+    transport, put, start, connect, trace, wait_until, monkeypatch
+):
+    put("double")
+    app = start(transport=transport, tuning_seconds=0)
+    predict = prediction_pb2_grpc.PredictionServiceStub(connect(app)).Predict
+    x = np.ones((1, 2), np.float32)
+    request = prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name="double"), inputs=[tensors.encode(x, "x")])
+    lists = listed()
+    way = lists[transport] + lists["both"]
+    assert len(way) == len(set(way)) <= MOST_FILES
+
+    counted, count = [], app.metrics.calls_ended
+    monkeypatch.setattr(app.metrics, "calls_ended", lambda calls: (count(calls), counted.extend(calls)))
+
+    def traced():
+        trace.start(way[0])
+        before = len(counted)
+        reply = predict(request, timeout=60)
+        np.testing.assert_array_equal(tensors.decode(reply.outputs[0]), x * 2)
+        wait_until(lambda: len(counted) > before)
+        return trace.stop()
+
+    with app.repository.lease("double") as version:
+        # As after some requests: the model is known to be quick.
+        version.queue._took = [0.0] * len(version.queue._took)
+    first = traced()
+    traced()
+    assert traced() == way + lists["counted"]
+    # A request like none before goes through these besides.
+    others = [file for file in first if file not in way + lists["counted"]]
+    assert others == lists["first"]
+    assert set(lists) == {"grpcio", "native", "both", "counted", "first"}
