@@ -19,10 +19,11 @@ from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.inference import shared_weights
 from layerserve_server.inference.shared_weights import SharedWeights
 from layerserve_server.metrics import Metrics
 from layerserve_server.probes import Probes
-from layerserve_server.processes import shared_weights, supervisor
+from layerserve_server.processes import supervisor
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Ended
