@@ -40,12 +40,18 @@ def test_a_new_version_takes_over_by_itself(put, start, connect):
     assert predict(channel).model.version == 2
 
 
-def test_metrics_are_served_over_http(put, start, connect):
+def test_metrics_are_served_over_http(put, start, connect, wait_until):
     put()
     app = start(metrics_port=0)
     predict(connect(app))
-    with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=30) as response:
-        text = response.read().decode()
+
+    def read():
+        with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=30) as response:
+            return response.read().decode()
+
+    # A call is counted after its reply has been sent.
+    wait_until(lambda: "layerserve_requests_total{" in read())
+    text = read()
     for line in (
         'layerserve_requests_total{method="Predict",model="double",status="OK",version="1"} 1.0',
         'layerserve_rows_total{model="double",version="1"} 2.0',

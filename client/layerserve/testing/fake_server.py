@@ -107,8 +107,10 @@ class FakeServer(
     def stop(self) -> None:
         """Stop at once; calls under way are cut."""
         self._stopped.set()
+        ended = self._server.stop(None)
+        # Not before the calls are cut: runs that wait would go on, and finish.
         self._free.set()
-        self._server.stop(None).wait()
+        ended.wait()
 
     def add_model(
         self,
