@@ -48,7 +48,7 @@ test: $(STAMP) ## Run the tests in JOBS=2 processes (under 10 minutes on 2 cores
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: check
-check: format-check types proto-lint proto-check client-check manifests ## Run every quality gate
+check: format-check types proto-lint proto-check client-check docs-check manifests ## Run every quality gate
 
 .PHONY: format
 format: $(STAMP) ## Format and fix what can be fixed
@@ -91,9 +91,13 @@ client: $(STAMP) ## Make the blocking client, and the keywords of both from thei
 client-check: $(STAMP) ## Check that what `make client` makes is committed
 	@$(BIN)/python client/generate.py --check
 
-.PHONY: layers
-layers: $(STAMP) ## Write the list of supported layers into the README
-	$(BIN)/python -m layergraph.listing README.md
+.PHONY: docs
+docs: $(STAMP) ## Make the pages of docs/ that come from the code
+	$(BIN)/python docs/generate.py
+
+.PHONY: docs-check
+docs-check: $(STAMP)
+	$(BIN)/python docs/generate.py --check
 
 .PHONY: manifests
 manifests: $(STAMP) ## Validate the Kubernetes manifests offline

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from layergraph.layers.table import LAYERS
 from layergraph.ops.table import OPERATIONS
+from layerserve_server.environment import PREFIX
 from layerserve_server.metrics import Metrics
-from layerserve_server.settings import PREFIX, Settings, toml_value
+from layerserve_server.process_metrics import ProcessMetrics, register_build_info
+from layerserve_server.settings import Settings, toml_value
 
 DOCS = Path(__file__).parent
 
@@ -61,23 +63,26 @@ def layers() -> str:
         word = layer.__module__.rpartition(".")[2].partition("_")[0]
         families.setdefault(FAMILIES.get(word, word.capitalize()), []).append(name)
     about = "Each has Keras's options and is compared with stock Keras. Other classes are refused by name."
-    return page("Layers", about, table(("family", "classes"), [(one, listed(names)) for one, names in families.items()]))
+    return page(
+        "Layers", about, table(("family", "classes"), [(one, listed(names)) for one, names in families.items()])
+    )
 
 
 def operations() -> str:
     """Operations that may be nodes of a graph."""
     ours = [name for name in OPERATIONS if not name.startswith("tf>")]
     theirs = [name.removeprefix("tf>") for name in OPERATIONS if name.startswith("tf>")]
-    text = f"## Of keras.ops, and Python's operators\n\n{listed(ours)}\n\n## Of TensorFlow, in files of tf.keras\n\n{listed(theirs)}\n"
+    text = f"## Of keras.ops, and Python's operators\n\n{listed(ours)}\n\n"
+    text += f"## Of TensorFlow, in files of tf.keras\n\n{listed(theirs)}\n"
     return page("Operations", "Operations that may be nodes of a model's graph.", text)
 
 
 def settings() -> str:
     """Every setting of `layerserve serve`."""
     about = (
-        "Settings of `layerserve serve`. `some_setting` is the flag `--some-setting`, the environment variable "
-        f"`{PREFIX}SOME_SETTING` and the key `some_setting` of the TOML file that `--config` names; a flag overrides the "
-        "environment, and the environment the file."
+        f"Settings of `layerserve serve`. `some_setting` is the flag `--some-setting`, the variable `{PREFIX}SOME_SETTING`\n"
+        "and the key `some_setting` of the TOML file that `--config` names. A flag overrides the environment, and the\n"
+        "environment the file."
     )
     rows = [
         (f"`{name}`", f"`{toml_value(field.default)}`" if field.default is not None else "", field.description or "")
@@ -88,8 +93,19 @@ def settings() -> str:
 
 def metrics() -> str:
     """Every metric of the server."""
-    about = "At `/metrics` on the metrics port, in Prometheus's format. Counters end in `_total` there."
-    rows = [(f"`{name}`", kind, ", ".join(labels), text) for name, kind, labels, text in Metrics().described()]
+    about = (
+        "At `/metrics` on the metrics port, in Prometheus's format. There a counter's name ends in `_total`, and that of\n"
+        "an info metric in `_info`."
+    )
+    found = Metrics()
+    found.watch_memory(lambda: 0)
+    register_build_info(found.registry, "")
+    ProcessMetrics(found.registry, list)
+    labels = {**found.labels, "layerserve_build": ("version",)}
+    rows = [
+        (f"`{family.name}`", family.type, ", ".join(labels.get(family.name, ())), family.documentation)
+        for family in found.registry.collect()
+    ]
     return page("Metrics", about, table(("metric", "type", "labels", "meaning"), rows))
 
 

@@ -31,15 +31,21 @@ class Metrics:
         # Looking a child up by its labels costs more than counting: what every call needs is kept at hand.
         self._ended: dict[tuple[str, str, str, str], tuple[Counter, Distribution]] = {}
         self._open: dict[str, Gauge] = {}
+        #: Labels of each metric, by its name, for the documentation.
+        self.labels: dict[str, tuple[str, ...]] = {}
+
+        def named(name: str, labels: tuple[str, ...]) -> str:
+            self.labels[f"layerserve_{name}"] = labels
+            return f"layerserve_{name}"
 
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
-            return Counter(f"layerserve_{name}", text, labels, registry=self.registry)
+            return Counter(named(name, labels), text, labels, registry=self.registry)
 
         def gauge(name: str, text: str, labels: tuple[str, ...]) -> Gauge:
-            return Gauge(f"layerserve_{name}", text, labels, registry=self.registry)
+            return Gauge(named(name, labels), text, labels, registry=self.registry)
 
         def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Distributions:
-            return Distributions(f"layerserve_{name}", text, labels, buckets, self.registry)
+            return Distributions(named(name, labels), text, labels, buckets, self.registry)
 
         self._requests = counter(
             "requests",
