@@ -80,9 +80,9 @@ def operations() -> str:
 def settings() -> str:
     """Every setting of `layerserve serve`."""
     about = (
-        f"Settings of `layerserve serve`. `some_setting` is the flag `--some-setting`, the variable `{PREFIX}SOME_SETTING`\n"
-        "and the key `some_setting` of the TOML file that `--config` names. A flag overrides the environment, and the\n"
-        "environment the file."
+        f"Settings of `layerserve serve`. `some_setting` is the flag `--some-setting`, `{PREFIX}SOME_SETTING` in the\n"
+        "environment and `some_setting` in the TOML file that `--config` names. A flag overrides the environment, and\n"
+        "the environment the file."
     )
     rows = [
         (f"`{name}`", f"`{toml_value(field.default)}`" if field.default is not None else "", field.description or "")
@@ -94,8 +94,8 @@ def settings() -> str:
 def metrics() -> str:
     """Every metric of the server."""
     about = (
-        "At `/metrics` on the metrics port, in Prometheus's format. There a counter's name ends in `_total`, and that of\n"
-        "an info metric in `_info`."
+        "At `/metrics` on the metrics port, in Prometheus's format. There a counter's name ends in `_total`, and\n"
+        "that of an info metric in `_info`."
     )
     found = Metrics()
     found.watch_memory(lambda: 0)
