@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
@@ -28,13 +29,16 @@ logger = logging.getLogger(__name__)
 USAGE = 2
 #: Time between two looks whether the server has stopped, in seconds.
 LOOK_SECONDS = 0.1
+#: The same of whether it has started.
+START_LOOK_SECONDS = 0.02
 
 
 def serve(argv: Sequence[str]) -> int:
     """Serves until SIGTERM or SIGINT; gives the exit status.
 
     The first signal drains: health says NOT_SERVING, calls are still taken for `drain_seconds` (not after SIGINT, as
-    then a person waits), then calls under way get `grace_seconds`. A second signal ends them at once.
+    then a person waits), then calls under way get `grace_seconds`. A second signal ends them at once. While the server
+    starts, the first signal ends the process.
     """
     rewriter = Rewriter() if json_logs(argv, os.environ) else None
     if rewriter is not None:
@@ -56,9 +60,14 @@ def serve(argv: Sequence[str]) -> int:
         rewriter.take(STDOUT)
     signals = Signals()
     try:
-        app = started(settings)
+        app = _started_before(signals, settings)
     except (ValueError, OSError) as error:
         return _refuse(f"layerserve serve: {error}", rewriter)
+    if app is None:
+        logger.info("stopping: the server had not started yet")
+        logging.shutdown()
+        # Not `return`: the thread that reads models can't be stopped, and Python would end under it.
+        os._exit(0)
     if rewriter is None:
         print(welcome(app), file=sys.stderr, flush=True)
     again = None
@@ -82,6 +91,23 @@ def _refuse(reason: str, rewriter: Rewriter | None) -> int:
         else:
             logger.error(line)
     return USAGE
+
+
+def _started_before(signals: Signals, settings: Settings) -> App | None:
+    """A server that serves; None if a signal comes first. Raises what `started` raises."""
+    starting: Future[App] = Future()
+
+    def start() -> None:
+        try:
+            starting.set_result(started(settings))
+        except BaseException as error:
+            starting.set_exception(error)
+
+    threading.Thread(target=start, name="start", daemon=True).start()
+    while not starting.done():
+        if signals.wait(START_LOOK_SECONDS):
+            return None
+    return starting.result()
 
 
 def started(settings: Settings) -> App:

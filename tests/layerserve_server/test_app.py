@@ -1,6 +1,7 @@
 """A whole server: ports, metrics, a version that takes over, TLS, draining."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -307,6 +308,16 @@ def test_sigterm_drains_and_ends_well(process):
     assert len(list_models(port_of(server)).versions) == 0
     server.send_signal(signal.SIGTERM)
     assert server.wait(30) == 0
+
+
+def test_sigterm_ends_a_server_that_is_still_starting(process, tmp_path, monkeypatch):
+    (tmp_path / "slow_layers.py").write_text("import time\nprint('slow', flush=True)\ntime.sleep(200)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    server = process("--plugins", "slow_layers")
+    assert json.loads(server.stderr.readline())["message"] == "slow"
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 0
+    assert "had not started yet" in server.stderr.read()
 
 
 def test_a_second_signal_ends_at_once(process):
