@@ -6,6 +6,7 @@ import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
 from layergraph.training.callback_table import CALLBACKS, callback
+from oracles import case_id
 
 RNG = np.random.default_rng(12)
 X = RNG.standard_normal((24, 5)).astype("float32")
@@ -46,7 +47,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=case_id)
 def test_same_run_as_keras(name, options):
     ours, theirs = models()
     fit = {"epochs": 15, "batch_size": 8, "shuffle": False, "verbose": 0, "validation_data": VALIDATION}

@@ -12,6 +12,7 @@ from layergraph.config.problems import Problems
 from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NotCompiledError
 from layergraph.training.callbacks import Callback
 from layergraph.training.compile import compile_arguments
+from oracles import case_id
 
 RNG = np.random.default_rng(2)
 X = RNG.standard_normal((20, 4)).astype("float32")
@@ -351,7 +352,7 @@ COMPILES = [
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("arguments", COMPILES, ids=lambda a: str(a["loss"]))
+@pytest.mark.parametrize("arguments", COMPILES, ids=lambda a: case_id(a["loss"]))
 def test_a_half_trained_keras_model_goes_on_here(arguments):
     theirs = keras_two_outputs()
     theirs.compile(**arguments)
@@ -370,7 +371,7 @@ def test_a_half_trained_keras_model_goes_on_here(arguments):
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("arguments", COMPILES, ids=lambda a: str(a["loss"]))
+@pytest.mark.parametrize("arguments", COMPILES, ids=lambda a: case_id(a["loss"]))
 def test_a_half_trained_model_goes_on_in_keras(arguments):
     theirs = keras_two_outputs()
     theirs.compile(**arguments)
