@@ -11,7 +11,7 @@ from layergraph import layers
 from layergraph.functional import operators
 from layergraph.functional.input import Input
 from layergraph.functional.naming import clear_session
-from layergraph.loading import load_model
+from layergraph.models.loading import load_model
 from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
 from layergraph.ops import operations

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pytest
 from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
-from layergraph.loading import load_model
+from layergraph.models.loading import load_model
 
 MIB = 1024**2
 Bytes = bytes | bytearray
@@ -430,7 +430,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
         (tmp_path / f"{index}.keras").write_bytes(CASES[name][0]())
     script = (
         "import resource, sys\n"
-        "from layergraph.loading import load_model\n"
+        "from layergraph.models.loading import load_model\n"
         "from layergraph.errors import ModelFileError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"

@@ -9,7 +9,7 @@ import pytest
 ELSEWHERE = ("grpc", "google.protobuf", "layerserve", "layerserve_server", "layerserve_zoo", "keras", "tensorflow")
 
 
-@pytest.mark.parametrize("module", ["layergraph", "layergraph.loading", "layergraph.training.trainer"])
+@pytest.mark.parametrize("module", ["layergraph", "layergraph.models.loading", "layergraph.training.trainer"])
 def test_the_engine_stands_alone(module: str) -> None:
     program = f"import sys, {module}; print(*[name for name in {ELSEWHERE} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

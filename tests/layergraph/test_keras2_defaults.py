@@ -12,7 +12,7 @@ from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.functional.layer import Layer
 from layergraph.layers.table import LAYERS
-from layergraph.loading import vocabulary
+from layergraph.models.loading import vocabulary
 
 #: Layer -> the options that it was made with, and the config that tf.keras 2.15 writes of it.
 TOLD: dict[str, dict[str, Any]] = json.loads(

@@ -14,7 +14,7 @@ from layergraph import Input, Model
 from layergraph.archive import LoadLimits
 from layergraph.errors import CorruptFileError, GraphError
 from layergraph.layers import Dense
-from layergraph.loading import load_model
+from layergraph.models.loading import load_model
 from layergraph.ops import ranges
 from layergraph.ops.ranges import Arange, Linspace
 
