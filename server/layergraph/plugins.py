@@ -5,6 +5,9 @@
     @register_layer("my_package")            # in files: my_package>Scale, as Keras registers it
     class Scale(Layer): ...
 
+    @register_keras_serializable("my_package")   # the same, by Keras's name of it; functions are activations
+    class Shift(Layer): ...
+
     @replace_lambda("halve")                 # stands for the Lambda layer named `halve`
     class Halve(Layer): ...
 
@@ -22,12 +25,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from layergraph.config.options import brief
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 
@@ -36,6 +43,7 @@ ENTRY_POINTS = "layergraph.layers"
 Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 L = TypeVar("L", bound=type[Layer])
 A = TypeVar("A", bound=Activation)
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: The package of what is registered without one.
@@ -44,6 +52,8 @@ _NO_PACKAGE = "Custom>"
 _classes: dict[str, type[Layer]] = {}
 _lambdas: dict[str, type[Layer]] = {}
 _activations: dict[str, Activation] = {}
+#: What a caller brings for one reading.
+_scope: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=MappingProxyType({}))
 
 
 def register_layer(package: str = "Custom", name: str | None = None) -> Callable[[L], L]:
@@ -55,7 +65,27 @@ def register_layer(package: str = "Custom", name: str | None = None) -> Callable
     def register(layer: L) -> L:
         key = f"{package}>{name or layer.__name__}"
         _add(_classes, key, layer, "class")
+        # What a saved model says of it.
+        layer.registered_name = key
         return layer
+
+    return register
+
+
+def register_keras_serializable(package: str = "Custom", name: str | None = None) -> Callable[[S], S]:
+    """Adds a class of layers, or an activation, under `package>name` (keras.saving.register_keras_serializable).
+
+    Raises ConfigError for a name that is taken, and for what is neither a class of layers nor a function.
+    """
+
+    def register(made: S) -> S:
+        if isinstance(made, type) and issubclass(made, Layer):
+            register_layer(package, name)(made)
+        elif not isinstance(made, type) and callable(made):
+            register_activation(package, name)(made)
+        else:
+            raise ConfigError(f"got {brief(made)} to register, expected a class of layers or an activation function")
+        return made
 
     return register
 
@@ -94,6 +124,23 @@ def register_activation(package: str = "Custom", name: str | None = None) -> Cal
     return register
 
 
+@contextmanager
+def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Names in files and configs -> classes of layers and activation functions, for what is read inside of it, in this
+    thread (keras.saving.custom_object_scope).
+    """
+    token = _scope.set({**_scope.get(), **objects})
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def _in_scope(*, classes: bool) -> dict[str, Any]:
+    known = {name: made for name, made in _scope.get().items() if isinstance(made, type) == classes}
+    return {**{f"{_NO_PACKAGE}{name}": made for name, made in known.items()}, **known}
+
+
 def _add(table: dict[str, Any], key: str, made: Any, what: str) -> None:
     known = table.setdefault(key, made)
     if _origin(known) != _origin(made):
@@ -127,12 +174,13 @@ def _import(module: str) -> None:
 
 def custom_layers() -> Mapping[str, type[Layer]]:
     """What is registered, by the name that files have for it; Lambda replacements as `Lambda>` and the layer's name."""
-    return {**_bare(_classes), **_classes, **{lambda_class(name): layer for name, layer in _lambdas.items()}}
+    lambdas = {lambda_class(name): layer for name, layer in _lambdas.items()}
+    return {**_bare(_classes), **_classes, **_in_scope(classes=True), **lambdas}
 
 
 def custom_activations() -> Mapping[str, Activation]:
     """The functions that are registered, by the names that files have for them."""
-    return {**_bare(_activations), **_activations}
+    return {**_bare(_activations), **_activations, **_in_scope(classes=False)}
 
 
 def _bare(table: Mapping[str, T]) -> dict[str, T]:

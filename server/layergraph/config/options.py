@@ -134,7 +134,7 @@ def serialized(value: Any) -> Any:
         return [serialized(item) for item in value]
     if callable(value):
         return value.__name__
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Mapping[str, str] | None = None) -> T:

@@ -35,16 +35,20 @@ class Binder:
 
     def own(self, layer: Layer) -> Weights:
         """The namespace of a layer's own weights and of its sublayers."""
-        wanted = torch_dtype(layer.compute_dtype) if layer.autocast else None
         space = Weights()
         for weight in layer.own_weights:
-            tensor = self._tensor_of(weight)
-            if wanted is not None and wanted.is_floating_point and weight.autocast and tensor.is_floating_point():
-                tensor = tensor.to(wanted)
-            setattr(space, weight.name, tensor)
+            setattr(space, weight.name, self.tensor(layer, weight))
         for name, sublayer in layer.sublayers.items():
             setattr(space, name, self(sublayer))
         return space
+
+    def tensor(self, layer: Layer, weight: Weight) -> torch.Tensor:
+        """The tensor of a layer's weight, in the type in which the layer computes."""
+        tensor = self._tensor_of(weight)
+        wanted = torch_dtype(layer.compute_dtype) if layer.autocast else None
+        if wanted is not None and wanted.is_floating_point and weight.autocast and tensor.is_floating_point():
+            return tensor.to(wanted)
+        return tensor
 
 
 def bind_meta(layer: Layer) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, boolean, brief, option, optional, text
+from layergraph.constraints import constraint as constraint_of
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_values
+from layergraph.functional.call import add_loss, adopt_call, adopt_methods
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.naming import default_name
@@ -24,9 +27,10 @@ from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
-from layergraph.functional.weight import Initializer, Weight
+from layergraph.functional.weight import Weight
 from layergraph.functional.weights import Weights
-from layergraph.regularizers import regularizer
+from layergraph.initializers import initializer as initializer_of
+from layergraph.regularizers import regularizer as regularizer_of
 
 if TYPE_CHECKING:
     from layergraph.functional.functional import Functional
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 
 #: Parameters of `forward` that come before a call's own arguments.
 _FORWARD_CONTEXT = ("self", "run", "w")
+#: Arguments of `add_weight` by position: where a name comes first, and as Keras has them.
+_OUR_ORDER = ("name", "shape", "initializer")
+_KERAS_ORDER = ("shape", "initializer", "dtype")
 
 
 class _LayerOptions(Configurable):
@@ -46,7 +53,7 @@ class _LayerOptions(Configurable):
     name: str = option(optional(text), default=None, kw_only=True)
     trainable: bool = option(boolean, default=True, kw_only=True)
     dtype: Any = option(dtype_policy, default=None, kw_only=True)
-    activity_regularizer: Any = option(regularizer, default=None, kw_only=True)
+    activity_regularizer: Any = option(regularizer_of, default=None, kw_only=True)
 
 
 class Layer(_LayerOptions):
@@ -65,6 +72,10 @@ class Layer(_LayerOptions):
 
     `forward(run, w, x, ...)` gets the run (training, randomness), the bound weights, then the arguments of the call as
     torch tensors. With a parameter `mask` (or `<argument>_mask`) it also gets the masks that travel with its inputs.
+
+    A subclass may be written as for Keras instead (keras.layers.Layer): with `__init__`, `build(input_shape)`,
+    `call(inputs, training=None, mask=None)` and `get_config`. In `call` the attributes that hold weights are their
+    tensors, and those that hold layers can be called.
     """
 
     #: Whether masks pass through. Where not, they end here, as in Keras.
@@ -77,6 +88,12 @@ class Layer(_LayerOptions):
     regularizes_activity: ClassVar[bool] = True
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
+    #: Whether the maths is Keras's `call`. Then the arguments of `__init__`, and so the config, are what it takes.
+    computes_by_call: ClassVar[bool] = False
+    #: Whether `call` has the parameter `training`.
+    passes_training: ClassVar[bool] = False
+    #: `package>Name`, by which files name a class that a plugin has registered.
+    registered_name: ClassVar[str | None] = None
     #: Whether the shape of the result depends on values of its inputs, but the first, such as one that tells a shape.
     reads_values: ClassVar[bool] = False
     #: Whether values that are known are computed with, rather than only shapes.
@@ -94,6 +111,10 @@ class Layer(_LayerOptions):
             # The maths says `x` for what Keras's `call` names `inputs`.
             cls.call_argument_names = tuple("inputs" if n == "x" else n for n in names)
             cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
+        elif "call" in vars(cls):
+            adopt_call(cls)
+        if cls.computes_by_call:
+            adopt_methods(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.inbound_nodes: list[Node] = []
@@ -105,6 +126,8 @@ class Layer(_LayerOptions):
         self.stored_form: StoredForm | None = None
         #: Shape that `input_shape=` or `input_dim=` announced, for the first layer of a Sequential.
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
+        if self.computes_by_call and "autocast" in kwargs:
+            vars(self)["autocast"] = bool(kwargs.pop("autocast"))
         super().__init__(*args, **kwargs)
         if not self.name:
             self.name = default_name(self.group_name)
@@ -151,39 +174,69 @@ class Layer(_LayerOptions):
 
     def add_weight(
         self,
-        name: str,
-        shape: Iterable[int | None],
-        initializer: Initializer,
-        *,
+        *args: Any,
+        name: str | None = None,
+        shape: Any = (),
+        initializer: Any = None,
         trainable: bool = True,
-        dtype: str | None = None,
+        dtype: Any = None,
         autocast: bool = True,
         memory_order: tuple[int, ...] | None = None,
-        regularizer: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        constraint: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        regularizer: Any = None,
+        constraint: Any = None,
     ) -> Weight:
-        """Creates a weight, found as `w.<name>` in `forward`. Raises GraphError if an axis has no known length."""
-        lengths = tuple(shape)
+        """Creates a weight: `w.<name>` in `forward`, and in `call` the attribute that it is assigned to.
+
+        shape                    lengths of the axes, all known; () for a scalar
+        initializer              a name, an object or a function (shape, dtype) -> tensor; by default "glorot_uniform"
+                                 for floating-point types and "zeros" for others
+        regularizer, constraint  names, objects or functions of the tensor
+        dtype                    by default the layer's
+
+        By position: name, shape, initializer, or in Keras's order shape, initializer, dtype. Raises GraphError if an
+        axis has no known length, ConfigError for names that don't exist. Source: keras.layers.Layer.add_weight.
+        """
+        if args:
+            order = _OUR_ORDER if isinstance(args[0], str) else _KERAS_ORDER
+            given = dict(zip(order, args, strict=False))
+            name, shape = given.get("name", name), given.get("shape", shape)
+            initializer, dtype = given.get("initializer", initializer), given.get("dtype", dtype)
+        name = name or self._free_weight_name()
+        lengths = (shape,) if isinstance(shape, int) else tuple(shape or ())
         if any(length is None for length in lengths):
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): weight '{name}' would have shape {lengths}; "
                 "every axis that it depends on must have a known length"
             )
+        dtype = self.dtype if dtype is None else dtype_name(dtype)
+        if initializer is None:
+            initializer = "glorot_uniform" if "float" in dtype else "zeros"
         weight = Weight(
             scopes.path(self, self.storage.scope),
             name,
-            tuple(int(length) for length in lengths if length is not None),
-            dtype or self.dtype,
-            initializer,
+            tuple(int(length) for length in lengths),
+            dtype,
+            _resolved(initializer, initializer_of),
             trainable=trainable,
             autocast=autocast,
             memory_order=memory_order,
-            regularizer=regularizer,
-            constraint=constraint,
+            regularizer=_resolved(regularizer, regularizer_of),
+            constraint=_resolved(constraint, constraint_of),
         )
         self.own_weights.append(weight)
         weight.trainable = trainable and self._trainable
         return weight
+
+    def _free_weight_name(self) -> str:
+        """`variable`, `variable_1`, ..., as Keras names weights without a name."""
+        taken = {weight.name for weight in self.own_weights}
+        return next(name for n in itertools.count() if (name := f"variable_{n}" if n else "variable") not in taken)
+
+    def add_loss(self, loss: Any) -> None:
+        """Adds a scalar to what training minimises, within `call` (keras.layers.Layer.add_loss). Raises GraphError
+        outside of a call.
+        """
+        add_loss(self, loss)
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
         """Takes note of the shapes of its own arrays in a file, before they are compared with those of the weights."""
@@ -206,6 +259,11 @@ class Layer(_LayerOptions):
     ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
         """Arguments given by name that could stand in order do so: then there is one form of each call."""
         names = self.call_argument_names
+        if not names and type(self).forward is Layer.forward:
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): the class has neither `call` nor `forward`, expected "
+                "`call(self, inputs)`, which gives the outputs"
+            )
         unknown = [name for name in kwargs if name not in names]
         if unknown or len(args) > len(names):
             raise GraphError(
@@ -481,6 +539,11 @@ def _mask_of(tensor: Tensor) -> Tensor | None:
     if tensor.mask_shape is None:
         return None
     return Tensor(tensor.mask_shape, "bool", tensor.history, name=f"{tensor.name}_mask")
+
+
+def _resolved(given: Any, by_name: Callable[[Any], Any]) -> Any:
+    """A function as it is; a class, a name or a serialised form by the table of its kind."""
+    return by_name(given) if isinstance(given, (str, Mapping, type)) else given
 
 
 def _as_value(array: Any) -> Any:

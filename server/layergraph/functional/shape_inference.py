@@ -64,13 +64,14 @@ def infer(invocation: Invocation) -> list[Inferred]:
     key = likeness(invocation)
     inferred = _remembered.get(key)
     if inferred is None:
-        inferred = _inferred(invocation)
+        inferred = infer_anew(invocation)
         if all(output.values is None for output in inferred):
             _remembered.keep(key, inferred)
     return inferred
 
 
-def _inferred(invocation: Invocation) -> list[Inferred]:
+def infer_anew(invocation: Invocation) -> list[Inferred]:
+    """As `infer`, but always by a run of the layer."""
     given = [(tensor.shape, tensor.mask_shape) for tensor in invocation.tensors]
     if not invocation.layer.is_operation:
         # The tensors of a layer have their rows in common: where one says how many they are, so many they are.
@@ -137,6 +138,11 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[StandIns, Sta
     except _REFUSALS as wrong:
         got = map_structure(lambda t: t.shape, invocation.tensors)
         reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
+        if layer.computes_by_call and "meta" in reason:
+            reason = (
+                f"call looks at the values of tensors, where only shapes are known ({reason}); expected operations on "
+                "tensors alone, such as torch.where or layergraph.ops.where in place of `if`"
+            )
         raise GraphError(
             f"layer '{layer.name}' ({type(layer).__name__}): can't be called on shapes {got}: {reason}"
         ) from wrong

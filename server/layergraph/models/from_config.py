@@ -132,6 +132,9 @@ def _check_activations(model: Functional, most: int) -> None:
 
 def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> list[str]:
     """Keys of the config that the class doesn't have and that can't be left out."""
+    if known.computes_by_call:
+        # Its `__init__` says what it takes.
+        return []
     return [key for key, value in spec.config.items() if key not in known._options and not ignores(key, value)]
 
 
@@ -200,11 +203,20 @@ class _Builder:
             raise ConfigError(f"{label}: class {brief_name(spec.class_name)} is not supported")
         if unknown := unknown_options(spec, known, self.ignores):
             raise ConfigError(f"{label} ({spec.class_name}): option {brief_name(unknown[0])} is not supported")
-        config = {key: self._option(value) for key, value in spec.config.items() if key in known._options}
+
+        def taken(key: str) -> bool:
+            return known.computes_by_call or key in known._options
+
+        config = {key: self._option(value) for key, value in spec.config.items() if taken(key)}
         try:
             layer = known.from_config(config)
         except LayerGraphError as wrong:
             raise ConfigError(f"{label}: {wrong}") from wrong
+        except _UNFIT as wrong:
+            # A plugin's own `__init__` or `from_config`.
+            raise ConfigError(
+                f"{label}: class {brief_name(spec.class_name)} can't be made from its config: {wrong}"
+            ) from wrong
         if spec.stored is not None:
             layer.stored_form = StoredForm(spec.stored)
         return layer

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
 from layergraph.config.compiled import compile_config
-from layergraph.config.generation import generation_of
+from layergraph.config.generation import Generation, generation_of
 from layergraph.config.problems import Problems
 from layergraph.config.reader import read_graph
 from layergraph.config.vocabulary import Vocabulary
@@ -16,20 +18,30 @@ from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
 from layergraph.models.model import Model
 from layergraph.ops import operations
-from layergraph.plugins import custom_activations, replaced_lambdas
+from layergraph.plugins import custom_activations, custom_object_scope, replaced_lambdas
+from layergraph.saving.graph_config import KERAS_VERSION
 from layergraph.saving.optimizer_state import OptimizerState
 from layergraph.saving.stored_weights import load_weights
 
 
-def load_model(path: str | os.PathLike[str], *, limits: LoadLimits = DEFAULT_LIMITS) -> Model:
+def load_model(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    *,
+    limits: LoadLimits = DEFAULT_LIMITS,
+) -> Model:
     """The model in the file at `path`, or in the version folder `path`: `.keras` of Keras 3, `.h5` of Keras 2 and 3.
+
+    custom_objects   names in the file -> classes of layers and activation functions, beside those that are registered
+    compile          whether the model is compiled as the file says
 
     Nothing in the file is run or imported, and no other file is opened. Raises errors.ModelFileError: CorruptFileError,
     UnsafeFileError, or UnsupportedModelError, which names everything that is missing here.
     """
-    with open_archive(path, limits) as archive:
+    with open_archive(path, limits) as archive, custom_object_scope(custom_objects or {}):
         try:
-            return _model(archive)
+            return _model(archive, compile)
         except RecursionError:
             raise CorruptFileError(archive.path, "is nested too deep") from None
         except ConfigError as wrong:
@@ -38,21 +50,48 @@ def load_model(path: str | os.PathLike[str], *, limits: LoadLimits = DEFAULT_LIM
             raise CorruptFileError(archive.path, str(wrong)) from wrong
 
 
-def _model(archive: ModelArchive) -> Model:
-    rebuilt = _rebuilt(archive)
+def _model(archive: ModelArchive, is_compiled: bool) -> Model:
+    generation = generation_of(archive.keras_version, archive.config)
+    rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
     model = rebuilt.model
     load_weights(model, rebuilt.file_order, archive)
     model.keras_version, model.file_suffix = archive.keras_version, archive.suffix
     _remember_options(model)
-    if archive.training_config is not None:
-        generation = generation_of(archive.keras_version, archive.config)
-        problems = Problems()
-        config = compile_config(archive.training_config, generation, model.output_names, problems, custom_activations())
-        # A custom loss makes a model untrainable here, but it can be served.
-        model.compile_config = None if problems else config
+    if archive.training_config is not None and is_compiled:
+        _compile(model, archive.training_config, generation)
         if model.compile_config is not None:
             model.optimizer_state = OptimizerState(archive) or None
     return model
+
+
+def described_model(described: Any, limits: LoadLimits) -> Model:
+    """The model that an object as in a `config.json` describes, with new weights; compiled, if the object says how.
+
+    Raises errors.ModelFileError.
+    """
+    where = Path("the model's config")
+    if not isinstance(described, Mapping) or not isinstance(described.get("config"), (Mapping, list)):
+        raise CorruptFileError(where, "is no object with class_name and config")
+    version = described.get("keras_version")
+    try:
+        generation = generation_of(version if isinstance(version, str) else KERAS_VERSION, described)
+        model = _rebuilt(described, generation, where, limits).model
+    except RecursionError:
+        raise CorruptFileError(where, "is nested too deep") from None
+    except ConfigError as wrong:
+        raise UnsupportedModelError(where, str(wrong)) from wrong
+    except (GraphError, DataError) as wrong:
+        raise CorruptFileError(where, str(wrong)) from wrong
+    if isinstance(compiled := described.get("compile_config"), Mapping):
+        _compile(model, compiled, generation)
+    return model
+
+
+def _compile(model: Model, given: Mapping[str, Any], generation: Generation) -> None:
+    problems = Problems()
+    config = compile_config(given, generation, model.output_names, problems, custom_activations())
+    # A custom loss makes a model untrainable here, but it can be served.
+    model.compile_config = None if problems else config
 
 
 def vocabulary() -> Vocabulary:
@@ -60,14 +99,13 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(LAYERS, operations(), replaced_lambdas(), custom_activations())
 
 
-def _rebuilt(archive: ModelArchive) -> Rebuilt:
-    generation = generation_of(archive.keras_version, archive.config)
+def _rebuilt(config: Mapping[str, Any], generation: Generation, path: Path, limits: LoadLimits) -> Rebuilt:
     problems = Problems()
-    spec = read_graph(archive.config, generation, archive.path, problems, vocabulary(), archive.limits)
+    spec = read_graph(config, generation, path, problems, vocabulary(), limits)
     find_unsupported(spec, generation.ignores, problems)
     if problems:
-        raise UnsupportedModelError(Path(archive.path), list(problems.texts))
-    return rebuild(spec, generation.ignores, archive.limits)
+        raise UnsupportedModelError(Path(path), list(problems.texts))
+    return rebuild(spec, generation.ignores, limits)
 
 
 def _remember_options(model: Model) -> None:

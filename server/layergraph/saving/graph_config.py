@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from layergraph.config.generation import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
+from layergraph.config.options import serialized
 from layergraph.config.values import LAYER_KEYS
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
@@ -15,8 +16,11 @@ from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure
 from layergraph.functional.tensor import Tensor
 from layergraph.saving.keras2_activations import IN_KERAS3
-from layergraph.saving.layouts import class_name
+from layergraph.saving.layouts import registered_name
 from layergraph.saving.sharing import WrittenModel
+
+#: The Keras whose files ours are like.
+KERAS_VERSION = "3.15.0"
 
 #: Ends of option names -> the module in which Keras looks for the class.
 _MODULES = {
@@ -64,6 +68,8 @@ def layer_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
 
 def _plain_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
     config = layer.get_config()
+    if layer.computes_by_call:
+        config = {key: serialized(value) for key, value in config.items()}
     own = {key: getattr(layer, key) for key in OWN_OPTIONS if getattr(layer, key, KERAS3_RULE) != KERAS3_RULE}
     for key in config:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
@@ -71,11 +77,14 @@ def _plain_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
         if key.endswith("activation") and isinstance(inner, Layer) and inner.own_weights:
             # Keras builds it only when it first computes, and so finds no place for its weights.
             config[key]["build_config"] = {"input_shape": [None, *inner.own_weights[0].shape]}
+    # A class that isn't registered goes by its own name, as in Keras: who reads the file says what it is.
+    registered = registered_name(layer) or (layer.keras_class_name if layer.computes_by_call else None)
     result = {
-        "module": layer.keras_module,
-        "class_name": class_name(layer),
+        # Keras finds what is registered by its name alone.
+        "module": None if registered else layer.keras_module,
+        "class_name": layer.keras_class_name,
         "config": config,
-        "registered_name": class_name(layer) if layer.is_operation else None,
+        "registered_name": layer.keras_class_name if layer.is_operation else registered,
     }
     return {**result, OWN_KEY: own} if own else result
 

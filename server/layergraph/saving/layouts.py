@@ -14,8 +14,13 @@ FileOrder = Mapping[Functional, Sequence[Layer]]
 
 
 def class_name(layer: Layer) -> str:
-    """The class's name in files."""
-    return layer.keras_class_name
+    """The class's name in files of Keras 2: `package>Name` for one that is registered."""
+    return registered_name(layer) or layer.keras_class_name
+
+
+def registered_name(layer: Layer) -> str | None:
+    """`package>Name` of a class that a plugin has registered; a class derived from it has no such name."""
+    return vars(type(layer)).get("registered_name")
 
 
 def layers_of(model: Functional, order: FileOrder) -> Sequence[Layer]:

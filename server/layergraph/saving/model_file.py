@@ -20,7 +20,7 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
-from layergraph.saving.graph_config import model_object
+from layergraph.saving.graph_config import KERAS_VERSION, model_object
 from layergraph.saving.keras2_archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2_compile import keras2_state
 from layergraph.saving.keras3_names import check_names
@@ -31,9 +31,6 @@ from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizer import Variable
 from layergraph.training.trainer import Trainer
-
-#: The Keras whose files ours are like.
-KERAS_VERSION = "3.15.0"
 
 
 def save_model(model: Trainer, path: Path, generation: int | None = None) -> None:
@@ -72,7 +69,7 @@ def check_model(model: Trainer, suffix: str, generation: int) -> None:
     elif generation == 2:
         archive_config(model)
     else:
-        _keras_config(model, WrittenModel(model))
+        keras_config(model, WrittenModel(model))
 
 
 def default_generation(model: Trainer, suffix: str) -> int:
@@ -110,7 +107,7 @@ def _write_keras(model: Trainer, path: Path, generation: int) -> None:
         _write_zip(path, archive_version(model), archive_config(model), lambda file: _write_keras2_state(model, file))
         return
     written = WrittenModel(model)
-    _write_zip(path, KERAS_VERSION, _keras_config(model, written), lambda file: _write_state(model, written, file))
+    _write_zip(path, KERAS_VERSION, keras_config(model, written), lambda file: _write_state(model, written, file))
 
 
 def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weights: Callable[[Any], None]) -> None:
@@ -128,7 +125,8 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
         weights.unlink(missing_ok=True)
 
 
-def _keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
+def keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
+    """The object that a `config.json` of Keras 3 holds. Raises ConfigError for what it can't hold."""
     check_names(model)
     config = model_object(model, written)
     if (compiled := model.compilation) is not None:

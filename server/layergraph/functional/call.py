@@ -1,0 +1,414 @@
+"""Layers written as Keras's guide writes them: `call(self, inputs)`, with weights and sublayers as attributes.
+
+The maths of a layer takes its weights as an argument. `call` has no such argument, so it runs on a stand-in for the
+layer that is made for one call: an object of the same class and with the same attributes, in which a tensor stands for
+each weight, and for each sublayer an object that computes with the tensors of this call. Two calls at once, with the
+same weights or with others, share nothing that a call changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layergraph.errors import GraphError
+from layergraph.functional import scopes
+from layergraph.functional.binding import Binder, bind_meta
+from layergraph.functional.dtypes import dtype_name, torch_dtype
+from layergraph.functional.invocation import Invocation
+from layergraph.functional.run import Run
+from layergraph.functional.shape_inference import infer_anew
+from layergraph.functional.structure import Structure, flatten, map_structure
+from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weight import Weight
+
+if TYPE_CHECKING:
+    from layergraph.functional.layer import Layer
+
+#: Attributes of every layer that hold layers or weights, but aren't what a subclass set.
+_OWN = frozenset({"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names"})
+#: Parameters of `call` that the call of a layer doesn't pass on as arguments.
+_CONTEXT = ("self", "training")
+#: The attribute of a stand-in that holds its call.
+_CALL = "_call_in_progress"
+
+
+def adopt_call(cls: type[Layer]) -> None:
+    """Makes a class that defines `call`, as Keras has it, one that computes by it."""
+    own: Any = vars(cls)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [n for n, parameter in inspect.signature(own["call"]).parameters.items() if parameter.kind in kinds]
+    taken = [name for name in names if name not in _CONTEXT]
+    methods: dict[str, Any] = {
+        "computes_by_call": True,
+        "call_argument_names": tuple(taken),
+        "mask_argument_names": frozenset(n for n in taken if n == "mask" or n.endswith("_mask")),
+        "passes_training": "training" in names,
+        "forward": _forward,
+        "bind": _bind,
+        "build_for": _build_for,
+        "__setattr__": _set_attribute,
+    }
+    for name, method in methods.items():
+        setattr(cls, name, method)
+
+
+def adopt_methods(cls: type[Layer]) -> None:
+    """Fits the other methods of such a class: Keras's `build` marks a layer as built, `compute_mask` has no run."""
+    own: Any = vars(cls)
+    if "build" in own:
+        cls.build = _marking_built(own["build"])  # type: ignore[method-assign]
+    if "compute_mask" in own and "run" not in inspect.signature(own["compute_mask"]).parameters:
+        cls.compute_mask = _without_run(own["compute_mask"])  # type: ignore[method-assign]
+
+
+def _marking_built(build: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(build)
+    def built(self: Layer, *args: Any, **kwargs: Any) -> None:
+        # A layer around it may build it directly, as the guide does.
+        with scopes.building(self):
+            build(self, *args, **kwargs)
+        self.built = True
+
+    return built
+
+
+def _without_run(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(compute_mask)
+    def computed(self: Layer, *args: Any, **kwargs: Any) -> Any:
+        return compute_mask(self, *(args[1:] if args and isinstance(args[0], Run) else args), **kwargs)
+
+    return computed
+
+
+# --- weights and sublayers as attributes ------------------------------------------------------------------------------
+
+
+def _set_attribute(self: Layer, name: str, value: Any) -> None:
+    call = vars(self).get(_CALL)
+    if call is not None:
+        call.set_attribute(self, name, value)
+        return
+    object.__setattr__(self, name, value)
+    if name not in _OWN and any(_layers_in(name, value)):
+        if "sublayers" not in vars(self):
+            raise GraphError(
+                f"layer of class {type(self).__name__}: attribute '{name}' is set to a layer before "
+                "super().__init__() is called, expected the other order"
+            )
+        find_sublayers(self)
+
+
+def find_sublayers(layer: Layer) -> None:
+    """Lists the layers in the attributes as sublayers, by the paths that Keras's files have for them."""
+    found: dict[str, Layer] = {}
+    for name, value in vars(layer).items():
+        if name not in _OWN:
+            found.update((path, inner) for path, inner in _layers_in(name, value) if inner not in found.values())
+    kept = {path: inner for path, inner in layer.sublayers.items() if inner not in found.values()}
+    layer.sublayers.clear()
+    layer.sublayers.update({**kept, **found})
+    if layer.sublayers:
+        # Masks of the inputs reach the sublayers, also where `call` doesn't take them.
+        names = type(layer).call_argument_names
+        object.__setattr__(layer, "mask_argument_names", frozenset({"mask", *(f"{name}_mask" for name in names)}))
+
+
+def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Layer]]:
+    """Layers in an attribute, with their paths: `blocks/dense_1` for a list's second Dense (Keras's saving_lib)."""
+    if _is_layer(value):
+        yield path, value
+        return
+    if not isinstance(value, (list, tuple, dict)):
+        return
+    used: Counter[str] = Counter()
+    for item in value.values() if isinstance(value, dict) else value:
+        nested = isinstance(item, (list, tuple, dict))
+        if not nested and not _is_layer(item):
+            continue
+        name = "container" if nested else item.group_name
+        yield from _layers_in(f"{path}/{name}" + (f"_{used[name]}" if used[name] else ""), item)
+        used[name] += 1
+
+
+def _is_layer(value: Any) -> bool:
+    # `Layer` can't be imported here: its module uses this one.
+    return hasattr(type(value), "inner_model") and not value.is_operation
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
+    """Creates the weights: by `build`, and those of sublayers that it leaves out by a call without values."""
+    find_sublayers(self)
+    if not self.built:
+        with scopes.building(self):
+            self.build(*_shapes_for(self, args))
+        self.built = True
+        find_sublayers(self)
+        for inner in self.sublayers.values():
+            # Keras's guide has `build` call that of sublayers directly.
+            inner.built = inner.built or bool(inner.own_weights)
+    if any(not inner.built for inner in self.sublayers.values()):
+        with scopes.building(self):
+            infer_anew(Invocation(self, args, {}, None))
+    for inner in self.sublayers.values():
+        if not self.trainable and inner.trainable:
+            inner.trainable = False
+
+
+def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:
+    """What Keras gives `build`: the first argument's shape, or, for several parameters, those of their arguments."""
+    shapes = [map_structure(lambda leaf: getattr(leaf, "shape", None), arg) for arg in args]
+    parameters = inspect.signature(layer.build).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()):
+        return shapes
+    if len(parameters) == 1:
+        return shapes[:1]
+    named = {f"{name}_shape": shape for name, shape in zip(layer.call_argument_names, shapes, strict=False)}
+    unknown = [name for name in parameters if name not in named]
+    if unknown:
+        raise GraphError(
+            f"layer '{layer.name}' ({type(layer).__name__}): build has the parameters {unknown}, expected one, "
+            f"or those of {sorted(named)}"
+        )
+    return [named[name] for name in parameters]
+
+
+# --- a call -----------------------------------------------------------------------------------------------------------
+
+
+class Variable(torch.Tensor):
+    """The tensor of a weight that isn't trained, during a call: the layer may assign to it (keras.Variable).
+
+    What is computed from it are plain tensors.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def assign(self, value: Any) -> Variable:
+        """Sets the weight to `value`, of the same shape or one that broadcasts to it."""
+        return self._moved("copy_", value)
+
+    def assign_add(self, value: Any) -> Variable:
+        """Adds `value` to the weight."""
+        return self._moved("add_", value)
+
+    def assign_sub(self, value: Any) -> Variable:
+        """Subtracts `value` from the weight."""
+        return self._moved("sub_", value)
+
+    def _moved(self, how: str, value: Any) -> Variable:
+        with torch.no_grad():
+            getattr(self, how)(torch.as_tensor(value, device=self.device).to(self.dtype))
+        return self
+
+
+class _Cast(Variable):
+    """A weight in the type that its layer computes in: a copy, and so nothing to assign to."""
+
+    def _moved(self, how: str, value: Any) -> Variable:
+        raise GraphError(
+            "the weight is converted to the type that its layer computes in, and can't be assigned to; expected it to "
+            "be made with add_weight(..., autocast=False)"
+        )
+
+
+class BoundCall:
+    """The tensors of a layer's weights and those of its sublayers, as `call` takes them.
+
+    tensors   attribute -> what stands for it in each call
+    layered   attributes that hold sublayers
+    inner     sublayer -> its bound weights
+    """
+
+    __slots__ = ("inner", "layered", "tensors")
+
+    def __init__(self, layer: Layer, binder: Binder) -> None:
+        # Sublayers without weights yet are built, and bound, by the call itself.
+        self.inner = {inner: binder(inner) for inner in layer.sublayers.values() if inner.built}
+        bound = {weight: _assignable(weight, binder.tensor(layer, weight)) for weight in layer.own_weights}
+        attributes = vars(layer)
+        # Weights that no attribute holds are found by their names, as those of Keras's own layers are.
+        self.tensors: dict[str, Any] = {
+            weight.name: tensor for weight, tensor in bound.items() if not hasattr(type(layer), weight.name)
+        }
+        self.layered: list[str] = []
+        for name, value in attributes.items():
+            if name in _OWN:
+                continue
+            leaves = flatten(value) if isinstance(value, (list, tuple, dict)) else [value]
+            if any(isinstance(leaf, Weight) for leaf in leaves):
+                self.tensors[name] = map_structure(lambda leaf: _tensor_of(leaf, bound), value)
+            if any(_is_layer(leaf) for leaf in leaves):
+                self.layered.append(name)
+
+
+def _tensor_of(leaf: Any, bound: dict[Weight, torch.Tensor]) -> Any:
+    return bound.get(leaf, leaf) if isinstance(leaf, Weight) else leaf
+
+
+def _assignable(weight: Weight, tensor: torch.Tensor) -> torch.Tensor:
+    if weight.created_trainable:
+        return tensor
+    return tensor.as_subclass(Variable if tensor.dtype == torch_dtype(weight.dtype) else _Cast)
+
+
+def _bind(self: Layer, binder: Binder) -> BoundCall:
+    return BoundCall(self, binder)
+
+
+def _forward(self: Layer, run: Run, w: BoundCall, *args: Any, **kwargs: Any) -> Any:
+    """Computes by `call`."""
+    names = self.call_argument_names
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    call = _Call(self, run, w)
+    if self.sublayers:
+        call.learn_masks(given)
+    given = {name: value for name, value in given.items() if name in names}
+    if type(self).passes_training:
+        given["training"] = run.training
+    outputs = call.stand_in.call(**given)
+    if outputs is None:
+        raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call gives None, expected tensors")
+    return outputs
+
+
+class _Call:
+    """One call of a layer by its `call`, and what is known while it lasts."""
+
+    __slots__ = ("_layer", "_masks", "_w", "run", "stand_in")
+
+    def __init__(self, layer: Layer, run: Run, w: BoundCall) -> None:
+        self._layer = layer
+        self._w = w
+        self.run = run
+        #: Masks that travel with tensors, as Keras's `_keras_mask` does. The tensors are kept: no other gets their id.
+        self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.stand_in: Any = object.__new__(type(layer))
+        attributes = vars(self.stand_in)
+        attributes.update(vars(layer))
+        for name, tensor in w.tensors.items():
+            attributes[name] = tensor
+        for name in w.layered:
+            attributes[name] = map_structure(self._inner, attributes[name])
+        attributes[_CALL] = self
+
+    def _inner(self, leaf: Any) -> Any:
+        return Inner(self, leaf) if _is_layer(leaf) else leaf
+
+    def set_attribute(self, stand_in: Layer, name: str, value: Any) -> None:
+        """Sets an attribute within `call`: for the rest of the call, and for those that look at the layer later."""
+        layer = self._layer
+        if name in self._w.tensors or name in self._w.layered:
+            raise GraphError(
+                f"layer '{layer.name}' ({type(layer).__name__}): call sets attribute '{name}', which is a weight or a "
+                "layer; expected `assign` of a weight made with add_weight(..., trainable=False)"
+            )
+        object.__setattr__(stand_in, name, value)
+        # Shapes alone leave no trace: their tensors have no values.
+        if self.run.stand_ins is None:
+            object.__setattr__(layer, name, value)
+
+    def learn_masks(self, given: dict[str, Any]) -> None:
+        """Takes note of the masks that come with the arguments."""
+        several = [name for name in given if name != "mask" and not name.endswith("_mask")]
+        for name in several:
+            mask = given.get("mask") if len(several) == 1 else given.get(f"{name}_mask")
+            if mask is not None:
+                self._remember(flatten(given[name]), flatten(mask))
+
+    def _remember(self, tensors: list[Any], masks: list[Any]) -> None:
+        for tensor, mask in zip(tensors, masks, strict=False):
+            if isinstance(tensor, torch.Tensor) and mask is not None:
+                self._masks[id(tensor)] = (tensor, mask)
+
+    def bound(self, layer: Layer) -> Any:
+        """The bound weights of a sublayer."""
+        known = self._w.inner.get(layer)
+        if known is None:
+            known = self._w.inner[layer] = bind_meta(layer)
+        return known
+
+    def call_inner(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls a sublayer with the tensors of this call."""
+        training = kwargs.pop("training", None)
+        run = self.run if training is None else self.run.as_training(bool(training))
+        if len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs and self._is_plain(layer):
+            # The quick way of most calls: as the general one, without an analysis of the arguments.
+            outputs, mask = layer.execute(
+                run, self.bound(layer), (_as_computed(layer, args[0]),), {}, None, want_masks=layer.supports_masking
+            )
+            self._remember(flatten(outputs), flatten(mask))
+            return layer.output_structure(flatten(outputs))
+        values: list[Any] = []
+
+        def symbolic(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            values.append(leaf)
+            return Tensor(self._shape(leaf), dtype_name(leaf.dtype), History(layer, -1, 0))
+
+        args = tuple(map_structure(symbolic, arg) for arg in args)
+        kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
+        # May build a Sequential, and so comes before its weights are looked for.
+        args, kwargs = layer._positional(args, kwargs)
+        if not layer.built or run.stand_ins is not None:
+            layer.build_for(args)
+        masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
+        invocation = Invocation(layer, args, kwargs)
+        outputs, output_masks = invocation(run, self.bound(layer), values, masks, want_masks=layer.supports_masking)
+        self._remember(outputs, output_masks)
+        return layer.output_structure(outputs)
+
+    def _is_plain(self, layer: Layer) -> bool:
+        """Whether a call on one tensor needs nothing but its conversion: no mask, no model, no inference of shapes."""
+        return self.run.stand_ins is None and not self._masks and layer.inner_model is None and layer.built
+
+    def _shape(self, value: torch.Tensor) -> tuple[int | None, ...]:
+        """The shape, unknown where a length stands for an unknown one."""
+        stand_ins = self.run.stand_ins
+        if stand_ins is None:
+            return tuple(value.shape)
+        return tuple(None if stand_ins.is_unknown(value, axis) else n for axis, n in enumerate(value.shape))
+
+
+def _as_computed(layer: Layer, value: torch.Tensor) -> torch.Tensor:
+    """A floating-point tensor in the type that the layer computes in, as Keras's autocast has it."""
+    wanted = torch_dtype(layer.compute_dtype)
+    return value.to(wanted) if layer.autocast and wanted.is_floating_point and value.is_floating_point() else value
+
+
+class Inner:
+    """A sublayer within `call`. Called, it computes with the tensors of that call; its weights are found by name."""
+
+    __slots__ = ("_in_call", "_layer")
+
+    def __init__(self, call: _Call, layer: Layer) -> None:
+        self._in_call = call
+        self._layer = layer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs for tensors."""
+        return self._in_call.call_inner(self._layer, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        w = self._in_call.bound(self._layer) if self._layer.built else None
+        tensors = w.tensors if isinstance(w, BoundCall) else getattr(w, "__dict__", {})
+        known = tensors.get(name)
+        return known if isinstance(known, torch.Tensor) else getattr(self._layer, name)
+
+
+def add_loss(layer: Layer, loss: Any) -> None:
+    """Adds a scalar to the losses of the run that a call belongs to. Raises GraphError outside of a call."""
+    call = vars(layer).get(_CALL)
+    if call is None:
+        raise GraphError(f"layer '{layer.name}' ({type(layer).__name__}): add_loss is called outside of call")
+    if call.run.losses is not None:
+        call.run.losses += [part if part.ndim == 0 else part.mean() for part in map(torch.as_tensor, flatten(loss))]
