@@ -5,7 +5,12 @@ from layergraph import Input, Model, layers
 
 x = Input((784,))
 model = Model(x, layers.Dense(10, activation="softmax")(x))
+
+Names are Keras's: `import layergraph as keras` is enough for much of what its guides do.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from layergraph import layers
 from layergraph.functional import operators
@@ -16,6 +21,48 @@ from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
 from layergraph.ops import operations
 
-__all__ = ["Input", "Model", "Sequential", "clear_session", "layers", "load_model"]
+if TYPE_CHECKING:
+    from layergraph import (
+        activations,
+        callbacks,
+        constraints,
+        initializers,
+        losses,
+        metrics,
+        models,
+        ops,
+        optimizers,
+        regularizers,
+        saving,
+        utils,
+    )
+
+__all__ = [
+    "Input",
+    "Model",
+    "Sequential",
+    "activations",
+    "callbacks",
+    "clear_session",
+    "constraints",
+    "initializers",
+    "layers",
+    "load_model",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+    "optimizers",
+    "regularizers",
+    "saving",
+    "utils",
+]
 
 operators.install(operations)
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used, so that `import layergraph` takes no longer for them.
+    if name in __all__:
+        return importlib.import_module(f"layergraph.{name}")
+    raise AttributeError(f"module 'layergraph' has no attribute '{name}'")

@@ -83,3 +83,24 @@ ALIASES: Mapping[str, str] = {snake_case(name): name for name in CONSTRAINTS}
 def constraint(value: Any) -> Constraint | None:
     """Validator: None, a name, a constraint, or its serialised form. Raises ConfigError."""
     return None if value is None else resolve("constraint", value, CONSTRAINTS, ALIASES)
+
+
+# Keras has its classes by a function's spelling as well, and `get` for what an option takes.
+max_norm = MaxNorm
+min_max_norm = MinMaxNorm
+non_neg = NonNeg
+unit_norm = UnitNorm
+get = constraint
+
+__all__ = [
+    "Constraint",
+    "MaxNorm",
+    "MinMaxNorm",
+    "NonNeg",
+    "UnitNorm",
+    "get",
+    "max_norm",
+    "min_max_norm",
+    "non_neg",
+    "unit_norm",
+]

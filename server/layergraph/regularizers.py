@@ -94,3 +94,24 @@ ALIASES: Mapping[str, str] = {**{snake_case(name): name for name in REGULARIZERS
 def regularizer(value: Any) -> Regularizer | None:
     """Validator: None, a name, a regularizer, or its serialised form. Raises ConfigError."""
     return None if value is None else resolve("regularizer", value, REGULARIZERS, ALIASES)
+
+
+# Keras has its classes by a function's spelling as well, and `get` for what an option takes.
+l1 = L1
+l2 = L2
+l1_l2 = L1L2
+orthogonal_regularizer = OrthogonalRegularizer
+get = regularizer
+
+__all__ = [
+    "L1",
+    "L1L2",
+    "L2",
+    "OrthogonalRegularizer",
+    "Regularizer",
+    "get",
+    "l1",
+    "l1_l2",
+    "l2",
+    "orthogonal_regularizer",
+]

@@ -1,1 +1,8 @@
-"""Models: what a user makes, reads and saves, on top of graph, execution, training and files."""
+"""Models: what a user makes, reads and saves, on top of graph, execution, training and files (keras.models)."""
+
+from layergraph.models.cloning import clone_model, model_from_json
+from layergraph.models.loading import load_model
+from layergraph.models.model import Model
+from layergraph.models.sequential import Sequential
+
+__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json"]

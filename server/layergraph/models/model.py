@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from typing_extensions import Self
 
+from layergraph.archive.limits import DEFAULT_LIMITS
+from layergraph.errors import ConfigError
 from layergraph.execution.choice import Choice
 from layergraph.execution.plan import Plan
 from layergraph.functional.structure import Structure
+from layergraph.plugins import custom_object_scope
 from layergraph.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -77,6 +81,36 @@ class Model(Trainer):
         from layergraph.saving.graph_config import graph_config
 
         return graph_config(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
+        """The model of a `get_config`, of this package or of Keras, with new weights (keras.Model.from_config).
+
+        `custom_objects` are names -> classes of layers and functions, beside those that are registered. Raises
+        errors.ModelFileError for a model that can't be made, ConfigError for values that JSON doesn't have.
+        """
+        from layergraph.models.loading import described_model
+
+        kind = "Functional" if "input_layers" in config else "Sequential"
+        try:
+            # Tuples become the lists that files have.
+            described = json.loads(json.dumps({"class_name": kind, "config": config}))
+        except (TypeError, ValueError) as wrong:
+            raise ConfigError(f"from_config: got a config that JSON can't hold: {wrong}") from wrong
+        with custom_object_scope(custom_objects or {}):
+            made: Any = described_model(described, DEFAULT_LIMITS)
+        return made  # type: ignore[no-any-return]
+
+    def to_json(self, **kwargs: Any) -> str:
+        """The architecture, and how the model is compiled, as JSON text (keras.Model.to_json).
+
+        `kwargs` are those of json.dumps. `models.model_from_json` reads the text, here and in Keras. Raises ConfigError
+        for what a file of Keras 3 can't hold.
+        """
+        from layergraph.saving.model_file import keras_config
+        from layergraph.saving.sharing import WrittenModel
+
+        return json.dumps(keras_config(self, WrittenModel(self)), **kwargs)
 
     def save(self, path: str | Path, generation: int | None = None) -> None:
         """Writes a `.keras` (or `.h5`) file that stock Keras opens.

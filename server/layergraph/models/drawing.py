@@ -1,0 +1,105 @@
+"""A model's graph as a drawing: the DOT text of graphviz, and what graphviz makes of it (keras.utils.plot_model)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from layergraph.errors import ConfigError
+from layergraph.functional.functional import Functional
+from layergraph.functional.layer import Layer
+from layergraph.functional.structure import flatten
+
+#: What `dot` is asked to write.
+_FORMATS = ("png", "svg", "pdf", "jpg")
+
+
+def model_to_dot(
+    model: Functional,
+    show_shapes: bool = False,
+    show_dtype: bool = False,
+    show_layer_names: bool = False,
+    rankdir: str = "TB",
+    dpi: int = 200,
+    show_trainable: bool = False,
+) -> str:
+    """The graph as DOT text: a box for each layer, an arrow for each tensor that goes from one to another.
+
+    rankdir   "TB" draws from the top to the bottom, "LR" from left to right
+
+    Raises GraphError for a model that has no graph yet. Source: keras.utils.model_to_dot, which gives an object of
+    pydot.
+    """
+    lines = [f"digraph {_quoted(model.name)} {{", f"  graph [rankdir={_quoted(rankdir)}, dpi={int(dpi)}]"]
+    lines.append('  node [shape=box, fontname="Helvetica"]')
+    numbers = {layer: number for number, layer in enumerate(model.graph.layers)}
+    for layer, number in numbers.items():
+        parts = [layer.name, f"({layer.keras_class_name})"] if show_layer_names else [layer.keras_class_name]
+        parts += _details(model, layer, show_shapes, show_dtype, show_trainable)
+        lines.append(f"  {number} [label={_quoted(chr(10).join(parts))}]")
+    lines += [f"  {numbers[one]} -> {numbers[other]}" for one, other in _arrows(model)]
+    return "\n".join([*lines, "}", ""])
+
+
+def plot_model(
+    model: Functional,
+    to_file: str | os.PathLike[str] = "model.png",
+    show_shapes: bool = False,
+    show_dtype: bool = False,
+    show_layer_names: bool = False,
+    rankdir: str = "TB",
+    dpi: int = 200,
+    show_trainable: bool = False,
+) -> Path:
+    """Writes a drawing of the graph: `.png`, `.svg`, `.pdf` and `.jpg` by graphviz, `.dot` without it. Gives the path.
+
+    Raises ConfigError for another ending, and where graphviz isn't installed or fails. Source: keras.utils.plot_model.
+    """
+    path = Path(to_file)
+    text = model_to_dot(model, show_shapes, show_dtype, show_layer_names, rankdir, dpi, show_trainable)
+    kind = path.suffix.removeprefix(".")
+    if kind == "dot":
+        path.write_text(text, "utf-8")
+        return path
+    if kind not in _FORMATS:
+        raise ConfigError(f"plot_model: got path '{path.name}', expected one that ends in {_endings()}")
+    program = shutil.which("dot")
+    if program is None:
+        raise ConfigError(
+            "plot_model: the program `dot` of graphviz isn't installed, expected it on PATH (apt install graphviz, "
+            "brew install graphviz, or https://graphviz.org/download); a path that ends in .dot is written without it"
+        )
+    done = subprocess.run(
+        [program, f"-T{kind}", "-o", str(path)], input=text.encode(), capture_output=True, check=False
+    )
+    if done.returncode:
+        raise ConfigError(f"plot_model: graphviz failed: {done.stderr.decode(errors='replace').strip()[:200]}")
+    return path
+
+
+def _endings() -> str:
+    return ", ".join(f".{kind}" for kind in (*_FORMATS, "dot"))
+
+
+def _details(model: Functional, layer: Layer, shapes: bool, dtype: bool, trainable: bool) -> Iterator[str]:
+    outputs = [tensor for node in model.graph.nodes_of(layer) for tensor in node.output_tensors]
+    if shapes:
+        yield "Output shape: " + ", ".join(dict.fromkeys(str(tensor.shape) for tensor in outputs))
+    if dtype:
+        yield "Output dtype: " + ", ".join(dict.fromkeys(tensor.dtype for tensor in outputs))
+    if trainable and layer.weights:
+        yield "Trainable" if layer.trainable else "Not trainable"
+
+
+def _arrows(model: Functional) -> list[tuple[Layer, Layer]]:
+    """From layer to layer, each pair once."""
+    nodes = [node for node in model.graph.nodes if not node.is_input]
+    return list(dict.fromkeys((t.history.layer, node.layer) for node in nodes for t in flatten(node.input_tensors)))
+
+
+def _quoted(text: str) -> str:
+    """A text as DOT writes it: a layer may have any name."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

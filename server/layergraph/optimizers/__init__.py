@@ -1,0 +1,44 @@
+"""Optimizers by Keras's names (keras.optimizers)."""
+
+from layergraph.optimizers import schedules
+from layergraph.training.loss_scale import LossScaleOptimizer
+from layergraph.training.multi_optimizer import MultiOptimizer, OptimizerMap
+from layergraph.training.optimizer import Optimizer
+from layergraph.training.optimizers import optimizer as get
+from layergraph.training.optimizers_elementwise import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Ftrl,
+    Lion,
+    Nadam,
+    RMSprop,
+    ScheduleFreeAdamW,
+)
+from layergraph.training.optimizers_normed import Adafactor, Lamb, Muon
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Ftrl",
+    "Lamb",
+    "Lion",
+    "LossScaleOptimizer",
+    "MultiOptimizer",
+    "Muon",
+    "Nadam",
+    "Optimizer",
+    "OptimizerMap",
+    "RMSprop",
+    "ScheduleFreeAdamW",
+    "get",
+    "schedules",
+]

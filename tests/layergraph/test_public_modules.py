@@ -1,0 +1,398 @@
+"""The public modules, by Keras's names: what they hold, and that it is what Keras has there."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+import torch
+from layergraph import models, utils
+from layergraph.errors import ConfigError, DataError, ModelFileError
+from layergraph.ops.functions import FUNCTIONS
+from oracles import assert_close
+
+#: Module -> its public names.
+PUBLIC: dict[str, str] = {
+    "": """
+        Input Model Sequential activations callbacks clear_session constraints initializers layers load_model losses
+        metrics models ops optimizers regularizers saving utils
+    """,
+    "activations": """
+        celu elu exponential gelu get glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear
+        log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus
+        sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink
+    """,
+    "callbacks": """
+        BackupAndRestore CSVLogger Callback EarlyStopping History JSONLogger LearningRateScheduler ModelCheckpoint
+        ReduceLROnPlateau SwapEMAWeights TensorBoard TerminateOnNaN
+    """,
+    "constraints": """
+        Constraint MaxNorm MinMaxNorm NonNeg UnitNorm get max_norm min_max_norm non_neg unit_norm
+    """,
+    "initializers": """
+        Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity Initializer LecunNormal LecunUniform Ones
+        Orthogonal RandomNormal RandomUniform STFT TruncatedNormal VarianceScaling Zeros get glorot_normal
+        glorot_uniform he_normal he_uniform identity lecun_normal lecun_uniform ones orthogonal random_normal
+        random_uniform truncated_normal variance_scaling zeros
+    """,
+    "losses": """
+        BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy CategoricalFocalCrossentropy
+        CategoricalGeneralizedCrossEntropy CategoricalHinge Circle CosineSimilarity Dice Hinge Huber KLDivergence
+        LogCosh Loss MeanAbsoluteError MeanAbsolutePercentageError MeanSquaredError MeanSquaredLogarithmicError
+        Poisson SparseCategoricalCrossentropy SquaredHinge Tversky binary_crossentropy binary_focal_crossentropy
+        categorical_crossentropy categorical_focal_crossentropy categorical_generalized_cross_entropy
+        categorical_hinge circle cosine_similarity ctc dice get hinge huber kl_divergence log_cosh
+        mean_absolute_error mean_absolute_percentage_error mean_squared_error mean_squared_logarithmic_error poisson
+        sparse_categorical_crossentropy squared_hinge tversky
+    """,
+    "metrics": """
+        AUC Accuracy BinaryAccuracy BinaryCrossentropy BinaryIoU CategoricalAccuracy CategoricalCrossentropy
+        CategoricalHinge ConcordanceCorrelation CosineSimilarity F1Score FBetaScore FalseNegatives FalsePositives
+        Hinge IoU KLDivergence LogCoshError Mean MeanAbsoluteError MeanAbsolutePercentageError MeanIoU
+        MeanMetricWrapper MeanSquaredError MeanSquaredLogarithmicError Metric OneHotIoU OneHotMeanIoU
+        PearsonCorrelation Poisson Precision PrecisionAtRecall R2Score Recall RecallAtPrecision RootMeanSquaredError
+        SensitivityAtSpecificity SparseCategoricalAccuracy SparseCategoricalCrossentropy
+        SparseTopKCategoricalAccuracy SpecificityAtSensitivity SquaredHinge Sum TopKCategoricalAccuracy
+        TrueNegatives TruePositives binary_accuracy binary_crossentropy binary_focal_crossentropy
+        categorical_accuracy categorical_crossentropy categorical_focal_crossentropy categorical_hinge
+        concordance_correlation get hinge huber kl_divergence log_cosh mean_absolute_error
+        mean_absolute_percentage_error mean_squared_error mean_squared_logarithmic_error pearson_correlation poisson
+        sparse_categorical_accuracy sparse_categorical_crossentropy sparse_top_k_categorical_accuracy squared_hinge
+        top_k_categorical_accuracy
+    """,
+    "models": """
+        Model Sequential clone_model load_model model_from_json
+    """,
+    "optimizers": """
+        Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer MultiOptimizer Muon Nadam
+        Optimizer OptimizerMap RMSprop SGD ScheduleFreeAdamW get schedules
+    """,
+    "optimizers.schedules": """
+        CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay LearningRateSchedule
+        PiecewiseConstantDecay PolynomialDecay
+    """,
+    "regularizers": """
+        L1 L1L2 L2 OrthogonalRegularizer Regularizer get l1 l1_l2 l2 orthogonal_regularizer
+    """,
+    "saving": """
+        custom_object_scope register_keras_serializable
+    """,
+    "utils": """
+        clear_session custom_object_scope model_to_dot normalize plot_model register_keras_serializable
+        set_random_seed split_dataset to_categorical
+    """,
+}
+
+#: What Keras doesn't have there: a callback of this package, and modules that it has elsewhere.
+OURS = {"": {"clear_session", "load_model"}, "callbacks": {"JSONLogger"}}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_module_holds_its_public_names(module: str) -> None:
+    names = PUBLIC[module].split()
+    ours = importlib.import_module(".".join(filter(None, ("layergraph", module))))
+    theirs = importlib.import_module(".".join(filter(None, ("keras", module))))
+    assert sorted(ours.__all__) == names
+    assert all(hasattr(ours, name) for name in names)
+    assert {name for name in names if not hasattr(theirs, name)} == OURS.get(module, set())
+
+
+def test_modules_are_there_without_being_imported() -> None:
+    """As `import layergraph as keras` finds them; what they hold is imported when it is first looked at."""
+    program = """
+import sys, layergraph as keras
+modules = ("losses", "metrics", "callbacks", "optimizers", "utils", "ops.functions")
+assert not [name for name in modules if f"layergraph.{name}" in sys.modules]
+assert keras.optimizers.Adam(1e-3).get_config()["learning_rate"] == 1e-3
+keras.losses.SparseCategoricalCrossentropy(from_logits=True), keras.callbacks.EarlyStopping(patience=3)
+keras.metrics.AUC(), keras.utils.to_categorical([1, 0]), keras.regularizers.l2(0.01), keras.initializers.get("ones")
+keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9), keras.models.Sequential(), keras.activations.relu
+from layergraph import layers, losses
+from layergraph.models import Model, load_model
+from layergraph.optimizers import Adam
+from layergraph.optimizers.schedules import CosineDecay
+try:
+    keras.no_such
+except AttributeError as wrong:
+    print(wrong)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'layergraph' has no attribute 'no_such'\n"
+
+
+# --- models as text ---------------------------------------------------------------------------------------------------
+
+
+def functional(k: Any) -> Any:
+    """A model with a nested one, a shared layer, an operation, two inputs and two outputs."""
+    a, b = k.Input((4,), name="a"), k.Input((4,), name="b")
+    inner_input = k.Input((3,), name="inner_input")
+    inner = k.Model(inner_input, k.layers.Dense(3, activation="tanh", name="deep")(inner_input), name="inner")
+    shared = k.layers.Dense(3, name="shared")
+    x, y = inner(shared(a)), shared(b)
+    joined = k.layers.Concatenate(name="joined")([x, y * 2.0])
+    return k.Model([a, b], [k.layers.Dense(2, name="one")(joined), k.layers.Dropout(0.5, name="two")(joined)], name="m")
+
+
+def stack(k: Any) -> Any:
+    return k.Sequential(
+        [k.Input((4,)), k.layers.Dense(3, activation="relu", name="a"), k.layers.Dense(2, name="b")], name="s"
+    )
+
+
+MAKERS = pytest.mark.parametrize("make", [functional, stack])
+
+
+def numbers(model: Any, weights: list[np.ndarray]) -> list[np.ndarray]:
+    model.set_weights(weights)
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype("f4")
+    outputs = model.predict_on_batch([x, x[::-1].copy()] if len(model.inputs) == 2 else x)
+    return [keras.ops.convert_to_numpy(y) for y in (outputs if isinstance(outputs, list) else [outputs])]
+
+
+def same(one: Any, other: Any) -> None:
+    """Two models of the same names and shapes give the same numbers with the same weights."""
+    assert [layer.name for layer in one.layers] == [layer.name for layer in other.layers]
+    weights = [np.random.default_rng(1).standard_normal(w.shape).astype("f4") for w in one.get_weights()]
+    for got, expected in zip(numbers(one, weights), numbers(other, weights), strict=True):
+        assert_close(got, expected)
+
+
+@MAKERS
+def test_from_config(make: Any) -> None:
+    ours, theirs = make(layergraph), make(keras)
+    again = type(ours).from_config(ours.get_config())
+    assert again.name == ours.name
+    assert again.get_config() == ours.get_config()
+    same(again, theirs)
+    same(type(ours).from_config(theirs.get_config()), theirs)
+    same(type(theirs).from_config(ours.get_config()), theirs)
+
+
+@MAKERS
+def test_json_goes_both_ways(make: Any) -> None:
+    ours, theirs = make(layergraph), make(keras)
+    ours.compile("adam", "mse", metrics=["mae"])
+    text = ours.to_json(indent=2)
+    assert json.loads(text)["class_name"] == type(theirs).__name__
+    again = models.model_from_json(text)
+    assert again.compiled
+    same(again, theirs)
+    same(keras.models.model_from_json(text), theirs)
+    same(models.model_from_json(theirs.to_json()), theirs)
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"class_name": "Functional", "config": {}}', '{"config": 1}'])
+def test_a_text_that_describes_no_model(text: str) -> None:
+    with pytest.raises((ConfigError, ModelFileError)):
+        models.model_from_json(text)
+
+
+@MAKERS
+def test_clones_have_weights_of_their_own(make: Any) -> None:
+    ours = make(layergraph)
+    clone = models.clone_model(ours)
+    expected = keras.models.clone_model(make(keras))
+    assert type(clone) is type(ours)
+    assert [layer.name for layer in clone.layers] == [layer.name for layer in expected.layers]
+    assert not {id(layer) for layer in clone.layers} & {id(layer) for layer in ours.layers}
+    same(clone, expected)
+    before = ours.get_weights()
+    clone.set_weights([w + 1 for w in before])
+    assert all(np.array_equal(a, b) for a, b in zip(ours.get_weights(), before, strict=True))
+
+
+@MAKERS
+def test_clones_with_other_layers(make: Any) -> None:
+    def clone_function(k: Any) -> Any:
+        def clone(layer: Any) -> Any:
+            if type(layer).__name__ != "Dense":
+                return type(layer).from_config(layer.get_config())
+            return k.layers.Dense(**{**layer.get_config(), "use_bias": False})
+
+        return clone
+
+    ours = models.clone_model(make(layergraph), clone_function=clone_function(layergraph))
+    theirs = keras.models.clone_model(make(keras), clone_function=clone_function(keras))
+    assert [w.shape for w in ours.get_weights()] == [w.shape for w in theirs.get_weights()]
+    same(ours, theirs)
+
+
+@MAKERS
+def test_clones_on_other_inputs(make: Any) -> None:
+    ours, theirs = make(layergraph), make(keras)
+    inputs = [[k.Input((4,), name=f"new_{i}") for i in range(len(theirs.inputs))] for k in (layergraph, keras)]
+    clones = [
+        package.clone_model(model, input_tensors=given if len(given) > 1 else given[0])
+        for package, model, given in ((models, ours, inputs[0]), (keras.models, theirs, inputs[1]))
+    ]
+    weights = [np.ones(w.shape, "f4") * 0.3 for w in ours.get_weights()]
+    for got, expected in zip(numbers(clones[0], weights), numbers(clones[1], weights), strict=True):
+        assert_close(got, expected)
+    if make is functional:
+        with pytest.raises(ConfigError, match="got 1 input tensors, expected 2"):
+            models.clone_model(ours, input_tensors=layergraph.Input((4,)))
+
+
+# --- utils ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [[0, 2, 1], [[0], [1]], [[0, 1], [2, 2]], 1, [[[3]]]])
+@pytest.mark.parametrize("count", [None, 5])
+def test_to_categorical(classes: Any, count: int | None) -> None:
+    got, expected = utils.to_categorical(classes, count), keras.utils.to_categorical(classes, count)
+    assert got.dtype == expected.dtype
+    assert np.array_equal(got, expected)
+
+
+def test_to_categorical_refuses_unknown_classes() -> None:
+    with pytest.raises(DataError, match="got classes from 1 to 3, expected 0 to 2"):
+        utils.to_categorical([3, 1], 3)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("order", [1, 2, np.inf])
+def test_normalize(axis: int, order: float) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 4, 2))
+    x[0] = 0
+    assert np.allclose(utils.normalize(x, axis, order), keras.utils.normalize(x, axis, order))
+
+
+def test_normalize_along_the_first_axis() -> None:
+    """Keras takes an axis of 0 for the last one."""
+    assert np.allclose(utils.normalize([[3.0, 0.0], [4.0, 0.0]], axis=0), [[0.6, 0], [0.8, 0]])
+
+
+def test_split_dataset() -> None:
+    x, y = np.arange(10), np.arange(10) * 2
+    (left_x, left_y), (right_x, right_y) = utils.split_dataset((x, y), left_size=0.7)
+    assert (left_x.tolist(), right_x.tolist()) == (list(range(7)), [7, 8, 9])
+    assert (left_y == left_x * 2).all()
+    assert (right_y == right_x * 2).all()
+    left, right = utils.split_dataset({"x": x}, right_size=4, shuffle=True, seed=1)
+    assert sorted([*left["x"], *right["x"]]) == list(range(10))
+    assert len(right["x"]) == 4
+    for wrong in ({}, {"left_size": 11}, {"left_size": 1.5}, {"left_size": 6, "right_size": 6}):
+        with pytest.raises(ConfigError, match="split_dataset"):
+            utils.split_dataset(x, **wrong)
+
+
+def test_set_random_seed() -> None:
+    drawn = []
+    for _ in range(2):
+        utils.set_random_seed(7)
+        dense = layergraph.layers.Dense(3)(np.ones((1, 2), "f4"))
+        drawn.append((torch.rand(2).tolist(), np.random.random(), dense.tolist()))
+    assert drawn[0] == drawn[1]
+    with pytest.raises(ConfigError, match="got seed -1"):
+        utils.set_random_seed(-1)
+
+
+def test_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = functional(layergraph)
+    path = utils.plot_model(model, tmp_path / "m.dot", show_shapes=True, show_dtype=True, show_layer_names=True)
+    text = path.read_text()
+    assert text.startswith('digraph "m" {')
+    assert text.count(" -> ") == 8
+    assert '[label="shared\\n(Dense)\\nOutput shape: (None, 3)\\nOutput dtype: float32"]' in text
+    odd = layergraph.Sequential([layergraph.Input((2,)), layergraph.layers.Dense(1, name='a"]\n}\\')])
+    assert r'label="a\"]\n}\\\n(Dense)"' in utils.model_to_dot(odd, show_layer_names=True)
+    with pytest.raises(ConfigError, match=r"got path 'm.txt', expected one that ends in \.png"):
+        utils.plot_model(model, tmp_path / "m.txt")
+    if shutil.which("dot"):
+        assert utils.plot_model(model, tmp_path / "m.svg").read_text().count("<title>") > 8
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"`dot` of graphviz isn't installed.*apt install graphviz"):
+        utils.plot_model(model, tmp_path / "m.png")
+    program = tmp_path / "dot"
+    program.write_text("#!/bin/sh\necho no such font >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(ConfigError, match="graphviz failed: no such font"):
+        utils.plot_model(model, tmp_path / "m.png")
+
+
+# --- ops as functions -------------------------------------------------------------------------------------------------
+
+#: Functions that take something else than tensors, and so are left out.
+NOT_OFFERED = """
+    associative_scan bartlett batch_normalization blackman cond custom_gradient dtype empty eye fori_loop hamming
+    hanning identity is_tensor jvp kaiser layer_normalization map rearrange rms_normalization scan switch tri vectorize
+    vectorized_map while_loop
+"""
+X = np.random.default_rng(0).uniform(0.2, 0.9, (3, 4)).astype("f4")
+#: Calls by position, by name, and with plain values.
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "matmul": ((X, X.T.copy()), {}),
+    "sum": ((X,), {"axis": -1, "keepdims": True}),
+    "mean": ((X, 0), {}),
+    "concatenate": (([X, X], 1), {}),
+    "stack": (([X, X],), {"axis": 1}),
+    "reshape": ((X, (2, 6)), {}),
+    "transpose": ((X, (1, 0)), {}),
+    "expand_dims": ((X,), {"axis": 1}),
+    "squeeze": ((X[:, :1], 1), {}),
+    "where": ((X > 0.5, X, -1.0), {}),
+    "clip": ((X, 0.3, 0.6), {}),
+    "maximum": ((X, 0.5), {}),
+    "softmax": ((X,), {"axis": 0}),
+    "relu": ((X - 0.5,), {}),
+    "gelu": ((X,), {"approximate": False}),
+    "one_hot": ((np.array([0, 2]), 3), {}),
+    "take": ((X, np.array([0, 2])), {"axis": 1}),
+    "cast": ((X, "int32"), {}),
+    "pad": ((X, ((1, 0), (0, 2))), {"constant_values": 2.0}),
+    "power": ((X, 2), {}),
+    "logsumexp": ((X,), {"axis": 1}),
+    "top_k": ((X,), {"k": 2}),
+    "split": ((X, 2), {"axis": 1}),
+    "argmax": ((X,), {"axis": -1}),
+    "quantile": ((X, 0.3), {"axis": 1}),
+    "linspace": ((0.0, 1.0, 5), {}),
+    "max_pool": ((X[None, :, :, None].copy(), 2), {"strides": 1}),
+    "cumsum": ((X,), {"axis": 1}),
+    "einsum": (("ij,kj->ik", X, X), {}),
+    "zeros": (((2, 3),), {}),
+    "ones": (((2,),), {"dtype": "int32"}),
+}
+
+
+def test_functions_are_those_of_keras() -> None:
+    theirs = {name for name in dir(keras.ops) if inspect.isfunction(getattr(keras.ops, name))}
+    assert theirs - FUNCTIONS.keys() == set(NOT_OFFERED.split())
+    with pytest.raises(AttributeError, match=r"module 'layergraph\.ops' has no attribute 'no_such'"):
+        layergraph.ops.no_such  # noqa: B018
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_function_of_tensors(name: str) -> None:
+    args, kwargs = CALLS[name]
+
+    def tensor(value: Any) -> Any:
+        if isinstance(value, list):
+            return [tensor(item) for item in value]
+        return torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+
+    expected = getattr(keras.ops, name)(*map(tensor, args), **kwargs)
+    got = getattr(layergraph.ops, name)(*map(tensor, args), **kwargs)
+    many = isinstance(expected, (tuple, list))
+    for ours, theirs in zip(got if many else [got], expected if many else [expected], strict=True):
+        assert ours.is_floating_point() == theirs.is_floating_point()
+        assert_close(ours.numpy(), keras.ops.convert_to_numpy(theirs))
+
+
+def test_a_function_of_symbolic_tensors_is_a_node() -> None:
+    x = layergraph.Input((4,))
+    model = layergraph.Model(x, layergraph.ops.sum(layergraph.ops.relu(x - 0.5), axis=-1, keepdims=True))
+    assert_close(model.predict_on_batch(X), np.maximum(X - 0.5, 0).sum(-1, keepdims=True))
+    assert layergraph.ops.shape(x) == (None, 4)
+    assert layergraph.ops.einsum("ij,kj->ik", x, x).shape == (None, None)
