@@ -65,8 +65,6 @@ def register_layer(package: str = "Custom", name: str | None = None) -> Callable
     def register(layer: L) -> L:
         key = f"{package}>{name or layer.__name__}"
         _add(_classes, key, layer, "class")
-        # What a saved model says of it.
-        layer.registered_name = key
         return layer
 
     return register
@@ -176,6 +174,11 @@ def custom_layers() -> Mapping[str, type[Layer]]:
     """What is registered, by the name that files have for it; Lambda replacements as `Lambda>` and the layer's name."""
     lambdas = {lambda_class(name): layer for name, layer in _lambdas.items()}
     return {**_bare(_classes), **_classes, **_in_scope(classes=True), **lambdas}
+
+
+def registered_name(layer: type[Layer]) -> str | None:
+    """`package>Name`, under which a class is registered; a class derived from it has no such name."""
+    return next((name for name, known in _classes.items() if known is layer), None)
 
 
 def custom_activations() -> Mapping[str, Activation]:

@@ -92,8 +92,6 @@ class Layer(_LayerOptions):
     computes_by_call: ClassVar[bool] = False
     #: Whether `call` has the parameter `training`.
     passes_training: ClassVar[bool] = False
-    #: `package>Name`, by which files name a class that a plugin has registered.
-    registered_name: ClassVar[str | None] = None
     #: Whether the shape of the result depends on values of its inputs, but the first, such as one that tells a shape.
     reads_values: ClassVar[bool] = False
     #: Whether values that are known are computed with, rather than only shapes.

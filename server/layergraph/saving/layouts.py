@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+from layergraph import plugins
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
+from layergraph.layers.table import LAYERS
 
 #: For each model, its layers in the order by which its file numbers them.
 FileOrder = Mapping[Functional, Sequence[Layer]]
@@ -20,7 +22,8 @@ def class_name(layer: Layer) -> str:
 
 def registered_name(layer: Layer) -> str | None:
     """`package>Name` of a class that a plugin has registered; a class derived from it has no such name."""
-    return vars(type(layer)).get("registered_name")
+    kind = type(layer)
+    return None if LAYERS.get(kind.__name__) is kind else plugins.registered_name(kind)
 
 
 def layers_of(model: Functional, order: FileOrder) -> Sequence[Layer]:
