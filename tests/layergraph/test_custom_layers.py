@@ -329,6 +329,38 @@ def test_what_call_sets_is_seen_afterwards(classes: Any) -> None:
     assert layer.seen == 3
 
 
+def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
+    """Files have a layer under the first of its attributes, as Keras's have."""
+
+    def tied(k: Any) -> Any:
+        class Tied(k.layers.Layer):
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                if k is layergraph:
+                    # Keras goes on to list a layer that is replaced.
+                    self.z = k.layers.Dense(9)
+                self.z = k.layers.Dense(4, name="shared")
+                self.a = [self.z, k.layers.Dense(4)]
+
+            def call(self, x: Any) -> Any:
+                return self.a[1](self.z(self.z(x)))
+
+        x = k.Input((4,))
+        return k.Model(x, Tied(name="tied")(x)), {"Tied": Tied}
+
+    (ours, own), (stock, theirs) = tied(layergraph), tied(keras)
+    assert [w.shape for w in ours.weights] == [(4, 4), (4,), (4, 4), (4,)]
+    ours.set_weights(moved(ours.get_weights()))
+    ours.save(tmp_path / "ours.keras")
+    x = np.ones((2, 4), "f4")
+    opened = keras.models.load_model(tmp_path / "ours.keras", custom_objects=theirs)
+    assert_close(opened.predict_on_batch(x), ours.predict_on_batch(x))
+    stock.set_weights([weight * 2 for weight in moved(stock.get_weights())])
+    stock.save(tmp_path / "stock.keras")
+    opened = layergraph.load_model(tmp_path / "stock.keras", custom_objects=own)
+    assert_close(opened.predict_on_batch(x), stock.predict_on_batch(x))
+
+
 def test_layers_of_its_own_freeze_with_it(classes: Any) -> None:
     ours = model(classes[1], "Block")
     ours.get_layer("one").trainable = False

@@ -106,13 +106,17 @@ def _set_attribute(self: Layer, name: str, value: Any) -> None:
 
 def find_sublayers(layer: Layer) -> None:
     """Lists the layers in the attributes as sublayers, by the paths that Keras's files have for them."""
-    found: dict[str, Layer] = {}
-    for name, value in vars(layer).items():
+    attributes = vars(layer)
+    paths: dict[Layer, str] = {}
+    for name, value in attributes.items():
         if name not in _OWN:
-            found.update((path, inner) for path, inner in _layers_in(name, value) if inner not in found.values())
-    kept = {path: inner for path, inner in layer.sublayers.items() if inner not in found.values()}
+            for path, inner in _layers_in(name, value):
+                # Keras saves a layer that several attributes hold under the first by name.
+                paths[inner] = min(path, paths.get(inner, path))
+    # What a class of this package lists by itself, under a name that no attribute has.
+    kept = {path: inner for path, inner in layer.sublayers.items() if path.partition("/")[0] not in attributes}
     layer.sublayers.clear()
-    layer.sublayers.update({**kept, **found})
+    layer.sublayers.update({**kept, **{path: inner for inner, path in paths.items()}})
     if layer.sublayers:
         # Masks of the inputs reach the sublayers, also where `call` doesn't take them.
         names = type(layer).call_argument_names
