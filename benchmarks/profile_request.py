@@ -19,7 +19,7 @@ import grpc
 from layerserve_server.app import App
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner
-from layerserve_server.metrics import BatchMetrics, Metrics
+from layerserve_server.observability.metrics import BatchMetrics, Metrics
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction import coalesced
 from layerserve_server.services.prediction.encoder import Encoder

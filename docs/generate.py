@@ -9,8 +9,8 @@ from pathlib import Path
 from layergraph.layers.table import LAYERS
 from layergraph.ops.table import OPERATIONS
 from layerserve_server.environment import PREFIX
-from layerserve_server.metrics import Metrics
-from layerserve_server.process_metrics import ProcessMetrics, register_build_info
+from layerserve_server.observability.metrics import Metrics
+from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.settings import Settings, toml_value
 
 DOCS = Path(__file__).parent

@@ -283,7 +283,7 @@ def difference(got: Any, want: Any) -> float:
 def check(path: Path) -> str | None:
     """What differs, in words; None if nothing does."""
     import layergraph
-    from layergraph.training.callback_table import callback
+    from layergraph.training.callbacks.table import callback
 
     about = json.loads((path / "case.json").read_text())
     rows, after = np.load(path / "rows.npz"), np.load(path / "after.npz")

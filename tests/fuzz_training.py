@@ -29,7 +29,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras
 import layergraph
 import numpy as np
-from layergraph.training.callback_table import callback
+from layergraph.training.callbacks.table import callback
 from random_compile_settings import Settings, random_settings
 from random_trained_models import Array, Draw, Made, random_trained_model
 

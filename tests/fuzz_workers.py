@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from layergraph import Input, Model, layers
-from layergraph.training.callback_table import callback
+from layergraph.training.callbacks.table import callback
 from layergraph.training.workers import Workers
 from torch import distributed
 

@@ -12,7 +12,7 @@ import numpy as np
 from layergraph import load_model
 from layerserve.tensors import Array
 from layerserve_server.training.processes import descendants_of
-from layerserve_server.training.run_folder import CHILD_LOCK
+from layerserve_server.training.runs.folder import CHILD_LOCK
 
 SETTINGS: dict[str, Any] = {
     "optimizer": "adam",

@@ -1,8 +1,8 @@
 """Callbacks of `fit` by Keras's names (keras.callbacks)."""
 
-from layergraph.training.averaging import SwapEMAWeights
-from layergraph.training.callbacks import Callback, History
-from layergraph.training.monitors import EarlyStopping, LearningRateScheduler, ReduceLROnPlateau, TerminateOnNaN
+from layergraph.training.optimizers.averaging import SwapEMAWeights
+from layergraph.training.callbacks.callback import Callback, History
+from layergraph.training.callbacks.monitors import (EarlyStopping, LearningRateScheduler, ReduceLROnPlateau, TerminateOnNaN)
 from layergraph.training.recording import BackupAndRestore, CSVLogger, JSONLogger, ModelCheckpoint, TensorBoard
 
 __all__ = [

@@ -66,7 +66,7 @@ def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0,
 
     Raises what `check_golden` raises, and what `tuning.reduce_precision` does.
     """
-    from layergraph.execution import tuning
+    from layergraph.execution.tuning import tuner as tuning
 
     def proof(run: Callable[[Arrays], Arrays]) -> float:
         return _hold_to(model, path, lambda inputs, _: run(inputs))

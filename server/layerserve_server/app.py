@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.probes import Probes
-from layerserve_server.process_metrics import ProcessMetrics, register_build_info
+from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
@@ -23,7 +23,7 @@ from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.rehearsal import Rehearsals, Rehearse
-from layerserve_server.training.runs import TRAINER, RunLimits, Runs
+from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
 from layerserve_server.training.warm_parent import WarmParent
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from layergraph.errors import LayerGraphError
-from layergraph.execution.choice import Choice, Tuning
+from layergraph.execution.tuning.result import Choice, Tuning
 from layergraph.execution.engines.table import EAGER
 from layergraph.golden import golden_path, reduce_precision
 from layergraph.models.model import Model

@@ -10,7 +10,7 @@ from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.inference.shared_weights import SharedWeights
-from layerserve_server.metrics import Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings

@@ -43,7 +43,7 @@ def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(*_: Any) -> Any:
         raise AssertionError("engines were timed again")
 
-    monkeypatch.setattr("layergraph.execution.tuning._Bench.choices", timed)
+    monkeypatch.setattr("layergraph.execution.tuning.tuner._Bench.choices", timed)
 
 
 def test_a_server_tunes_says_what_it_chose_and_remembers_it(

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from layergraph.execution.agreement import difference
+from layergraph.execution.tuning.agreement import difference
 
 MANY = 200_000
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from layergraph.execution import allowance
-from layergraph.execution.allowance import Allowance, NoTimeError
+from layergraph.execution.tuning import time_budget as allowance
+from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 
 
 class Clock:

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 from layergraph.errors import ConfigError, NonFiniteLossError
-from layergraph.training.callback_table import CALLBACKS, callback
-from layergraph.training.optimizers import optimizer
+from layergraph.training.callbacks.table import CALLBACKS, callback
+from layergraph.training.optimizers.table import optimizer
 
 INF, NAN = float("inf"), float("nan")
 #: Some are ties in float32 and none in float64, some are no numbers.

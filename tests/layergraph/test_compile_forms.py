@@ -19,9 +19,10 @@ from layergraph.config.generation import generation_of
 from layergraph.config.problems import Problems
 from layergraph.errors import ConfigError
 from layergraph.saving.compile_object import compile_object
-from layergraph.saving.keras2_compile import Keras2Compile
-from layergraph.saving.keras2_releases import Release
-from layergraph.training import losses, metrics
+from layergraph.saving.keras2.compile import Keras2Compile
+from layergraph.saving.keras2.releases import Release
+from layergraph.training import losses
+from layergraph.training.metrics import table as metrics
 
 #: Case -> its model, and what 2.15 wrote into an `.h5` and a `.keras`; by `make_compiled_settings.py`.
 SETTINGS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "fixtures" / "compiled_settings.json").read_text())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 from layergraph.training.denormals import are_flushed, flushed_denormals
 
 pytestmark = pytest.mark.skipif(not torch.set_flush_denormal(False), reason="the processor can't")

@@ -17,12 +17,12 @@ import torch
 from keras import layers, ops
 from layergraph import load_model
 from layergraph.errors import DataError
-from layergraph.execution.choice import Choice, Tuned, Tuning
+from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.engines.onnx_runtime import exported
 from layergraph.execution.engines.source import Engine, Source
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.samples import NoSamplesError, Sampler
-from layergraph.execution.tuning import tune
+from layergraph.execution.tuning.tuner import tune
 from layergraph.functional.tensor import TensorSpec
 
 THERE = {
@@ -158,7 +158,7 @@ def test_what_is_empty_or_refused_on_the_way_reaches_no_engine(length: int, monk
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"watching": watching})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"watching": watching})
     entry = layergraph.Input((None, 3))
     cut = layergraph.layers.Cropping1D(1)(entry) if length == 2 else entry[:, 1:]
     plan = layergraph.Model(entry, layergraph.layers.GRU(4)(cut)).plan()
@@ -249,7 +249,7 @@ def test_an_engine_is_held_to_a_hundred_thousandth(
     change: Callable[[np.ndarray], np.ndarray], fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what is larger of 1 and the number."""
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": computing(change)})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": computing(change)})
     found = ones_and_large().tune(engines=("some",), rows=(1,), pin=True)
     assert [choice.engine for choice in found.choices] == ["some" if fits else "eager"]
     assert ("its numbers differ by" in found.dropped.get("some", "")) != fits
@@ -257,7 +257,7 @@ def test_an_engine_is_held_to_a_hundred_thousandth(
 
 def test_an_engine_that_is_right_for_some_row_counts_alone_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "layergraph.execution.tuning.ENGINES",
+        "layergraph.execution.tuning.tuner.ENGINES",
         {
             f"wrong at {rows}": computing(lambda array, rows=rows: array + (len(array) == rows))
             for rows in (1, 3, 5, 8, 32)
@@ -271,7 +271,7 @@ def test_an_engine_that_crashes_is_dropped(plan: Any, monkeypatch: pytest.Monkey
     def crashing(source: Any) -> Any:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"crashing": crashing})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"crashing": crashing})
     found = plan.tune(engines=("crashing",), seconds=60)
     assert found.dropped == {"crashing": "no such instruction"}
     assert {choice.engine for choice in found.choices} == {"eager"}
@@ -296,7 +296,7 @@ def test_an_engine_gets_arrays_as_it_wants_them(given: Any, monkeypatch: pytest.
         run = computing(lambda array: array)(source)
         return lambda arrays: (seen.extend(arrays), run(arrays))[1]
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
     entry = layergraph.Input((4,))
     plan = layergraph.Model(entry, layergraph.layers.ReLU()(entry)).plan()
     assert not plan.tune(engines=("some",), rows=(1,), pin=True).dropped
@@ -339,7 +339,7 @@ def test_a_new_length_is_held_to_a_ten_thousandth(error: float, fits: bool, monk
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
     assert not plan.tune(engines=("some",), pin=True).dropped
     x = np.random.default_rng(0).standard_normal((2, 5, 4)).astype("float32")
     lengths.clear()
@@ -362,7 +362,7 @@ def test_an_engine_that_fails_later_leaves_the_call_to_eager_torch(plan: Any, mo
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"failing": failing})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"failing": failing})
     plan.tune(engines=("failing",), pin=True)
     calls.extend([0] * 50)
     inputs = data(plan, 2)
@@ -396,7 +396,7 @@ def test_an_engine_that_differs_on_unusual_data_only_is_dropped(
     def engine(source: Any) -> Any:
         return lambda arrays: [t.numpy() for t in source.program([torch.from_numpy(changed(a)) for a in arrays])]
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
     assert "its numbers differ" in plan.tune(engines=("some",), pin=True).dropped["some"]
 
 
@@ -611,7 +611,7 @@ def test_different_rows_are_eager_torchs_where_rows_mix_too(tmp_path: Any, monke
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"watching": watching})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"watching": watching})
     one, two = keras.Input((3,)), keras.Input((3,))
     keras.Model([one, two], ops.sum(one, axis=0, keepdims=True) * two).save(tmp_path / "model.keras")
     plan = load_model(tmp_path / "model.keras").plan()

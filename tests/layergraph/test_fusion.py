@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layergraph.execution.fusion import FusedConvolution
+from layergraph.execution.passes.fusion import FusedConvolution
 from layergraph.functional.invocation import Invocation
 from served import check_served, reference, served
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from layergraph.saving import keras2_releases as releases
+from layergraph.saving.keras2 import releases
 
 FOUND = json.loads((Path(__file__).parents[1] / "fixtures" / "keras2_classes.json").read_text())
 #: What 2.2.4-tf has is what all have.

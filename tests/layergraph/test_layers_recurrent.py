@@ -12,7 +12,8 @@ from layergraph import layers
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.binding import bind_values
 from layergraph.functional.run import Run
-from layergraph.layers import recurrent_cells, recurrent_kernels
+from layergraph.layers.rnn import cells as recurrent_cells
+from layergraph.layers.rnn import kernels as recurrent_kernels
 from oracles import LayerCase, assert_close, check_layer, keras, perturb, random_arrays
 
 KINDS = ["SimpleRNN", "LSTM", "GRU"]

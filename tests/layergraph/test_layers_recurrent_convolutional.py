@@ -9,7 +9,7 @@ import pytest
 import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
-from layergraph.layers import recurrent_convolutional
+from layergraph.layers.rnn import convolutional as recurrent_convolutional
 from oracles import LayerCase, assert_close, check_layer, flat, keras, perturb, random_arrays
 
 SHAPES = {"ConvLSTM1D": (2, 4, 7, 3), "ConvLSTM2D": (2, 4, 7, 6, 3), "ConvLSTM3D": (2, 3, 5, 4, 6, 2)}

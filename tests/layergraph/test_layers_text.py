@@ -17,7 +17,7 @@ from keras.src.layers.preprocessing.discretization import get_bin_boundaries
 from layergraph import layers
 from layergraph.errors import ConfigError, DataError, GraphError, UnsupportedModelError
 from layergraph.functional.strings import Strings
-from layergraph.layers.hashes import fingerprint64, joined, siphash
+from layergraph.layers.preprocessing.hashes import fingerprint64, joined, siphash
 from layergraph.layers.table import LAYERS
 from oracles import keras
 

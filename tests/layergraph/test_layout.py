@@ -12,7 +12,7 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.execution import tracing
 from layergraph.execution.engines.source import Source
-from layergraph.execution.layout import cancel_permutations
+from layergraph.execution.passes.channels_first import cancel_permutations
 from layergraph.ops.table import OPERATIONS
 from served import reference
 from torch.nn import functional

@@ -8,7 +8,7 @@ import pytest
 import torch
 from keras.src.backend.common.masking import set_keras_mask
 from layergraph.errors import ConfigError
-from layergraph.training.metrics import METRICS, by_shapes, metric, metric_for_shapes
+from layergraph.training.metrics.table import METRICS, by_shapes, metric, metric_for_shapes
 
 RNG = np.random.default_rng(4)
 

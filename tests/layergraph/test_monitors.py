@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
-from layergraph.training.callback_table import CALLBACKS, callback
+from layergraph.training.callbacks.table import CALLBACKS, callback
 from oracles import case_id
 
 RNG = np.random.default_rng(12)
@@ -109,7 +109,7 @@ def test_some_case_stops_early_and_some_case_lowers_the_rate():
 
 
 def test_every_callback_that_watches_a_log_has_a_case():
-    watching = {name for name, known in CALLBACKS.items() if known.__module__ == "layergraph.training.monitors"}
+    watching = {name for name, known in CALLBACKS.items() if known.__module__ == "layergraph.training.callbacks.monitors"}
     assert {name for name, _ in CASES} == watching
 
 

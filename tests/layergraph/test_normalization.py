@@ -9,7 +9,7 @@ import pytest
 import torch
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.source import Source
-from layergraph.layers.normalization_batch import BatchNormalization
+from layergraph.layers.normalization.batch import BatchNormalization
 from served import reference
 
 

@@ -19,8 +19,8 @@ from keras.quantizers import (
 )
 from keras.src.layers.core.einsum_dense import _analyze_quantization_info
 from layergraph.errors import ConfigError, GraphError, UnsupportedModelError
-from layergraph.layers.einsum import parse
-from layergraph.layers.quantized import quantized_axes
+from layergraph.layers.core.einsum import parse
+from layergraph.layers.quantized.equations import quantized_axes
 from oracles import assert_close, keras, perturb
 
 #: Keras warns of each layer that it doesn't quantise.

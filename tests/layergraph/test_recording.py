@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers, load_model
 from layergraph.errors import ConfigError
-from layergraph.training.callback_table import CALLBACKS, callback
+from layergraph.training.callbacks.table import CALLBACKS, callback
 
 RNG = np.random.default_rng(2)
 X = RNG.standard_normal((24, 5)).astype("float32")

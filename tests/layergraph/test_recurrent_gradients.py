@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from layergraph.layers import recurrent_kernels
-from layergraph.layers.recurrent_gradients import gru_sequence
+from layergraph.layers.rnn import kernels as recurrent_kernels
+from layergraph.layers.rnn.gradients import gru_sequence
 
 
 def _arguments(

@@ -9,7 +9,7 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import layers
-from layergraph.execution import agreement
+from layergraph.execution.tuning import agreement
 from layergraph.execution.engines import reduced
 from layergraph.execution.engines.source import UnfitError
 from layergraph.golden import Golden, GoldenMismatchError, make_golden, reduce_precision, write_golden

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
-from layergraph.execution.fusion import FusedConvolution
-from layergraph.execution.joining import Together
+from layergraph.execution.passes.fusion import FusedConvolution
+from layergraph.execution.passes.merge_shared_calls import Together
 from layergraph.execution.plan import Plan
 from layergraph.execution.program import Program
 from served import check_served, reference, served

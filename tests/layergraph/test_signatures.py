@@ -16,11 +16,11 @@ from layergraph.initializers import INITIALIZERS
 from layergraph.layers.table import LAYERS
 from layergraph.ops.table import OPERATIONS
 from layergraph.regularizers import REGULARIZERS
-from layergraph.training.callback_table import CALLBACKS
+from layergraph.training.callbacks.table import CALLBACKS
 from layergraph.training.losses import LOSSES
-from layergraph.training.metrics import METRICS
-from layergraph.training.optimizers import OPTIMIZERS
-from layergraph.training.schedules import SCHEDULES
+from layergraph.training.metrics.table import METRICS
+from layergraph.training.optimizers.table import OPTIMIZERS
+from layergraph.training.optimizers.schedules import SCHEDULES
 
 #: Our table, where Keras has the classes of those names, and how many are compared at the least.
 TABLES: dict[str, tuple[Mapping[str, type], tuple[Any, ...], int]] = {

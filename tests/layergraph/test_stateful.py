@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers
 from layergraph.errors import ConfigError
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.workers import check_shareable
 

@@ -7,8 +7,8 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import layers as own_layers
-from layergraph.training.metrics import CategoricalAccuracy
-from layergraph.training.optimizers import Adam
+from layergraph.training.metrics.table import CategoricalAccuracy
+from layergraph.training.optimizers.table import Adam
 
 RNG = np.random.default_rng(8)
 TOLERANCE = 1e-4

@@ -12,15 +12,17 @@ import pytest
 import torch
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError, DataError
-from layergraph.training import losses, metric_functions, metrics
-from layergraph.training.callback_table import callback
-from layergraph.training.callbacks import Callback
+from layergraph.training import losses
+from layergraph.training.metrics import functions as metric_functions
+from layergraph.training.metrics import table as metrics
+from layergraph.training.callbacks.table import callback
+from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import _without_arrays
 from layergraph.training.compile import at_path
 from layergraph.training.losses import LOSSES, weights_like
-from layergraph.training.metrics import METRICS
-from layergraph.training.monitors import LearningRateScheduler
-from layergraph.training.optimizers import OPTIMIZERS, optimizer
+from layergraph.training.metrics.table import METRICS
+from layergraph.training.callbacks.monitors import LearningRateScheduler
+from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((12, 3), "float32"), RNG.random((12, 2), "float32")

@@ -12,7 +12,7 @@ import torch
 from layergraph import Input as Entry
 from layergraph import Model, layers
 from layergraph.training.checkpoint import Checkpoints
-from layergraph.training.optimizers import OPTIMIZERS
+from layergraph.training.optimizers.table import OPTIMIZERS
 from pretend_device import DEVICE, PretendDevice
 
 ROWS = 6

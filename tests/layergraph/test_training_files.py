@@ -7,7 +7,7 @@ import pytest
 import torch
 from layergraph import layers as own_layers
 from layergraph.functional.weight import Weight
-from layergraph.training.optimizers import OPTIMIZERS, optimizer
+from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
 
 RNG = np.random.default_rng(14)
 X = RNG.standard_normal((32, 5)).astype("float32")

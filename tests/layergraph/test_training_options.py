@@ -6,11 +6,11 @@ import pytest
 from layergraph import Input, Model, layers
 from layergraph.archive.json_text import JsonError, json_value
 from layergraph.errors import ConfigError, DataError
-from layergraph.training.callback_table import callback
+from layergraph.training.callbacks.table import callback
 from layergraph.training.compile import MOST_METRICS, Compiled
 from layergraph.training.losses import loss
-from layergraph.training.metrics import metric
-from layergraph.training.optimizers import optimizer
+from layergraph.training.metrics.table import metric
+from layergraph.training.optimizers.table import optimizer
 
 OF = {"metric": metric, "callback": callback, "loss": loss, "optimizer": optimizer}
 

@@ -10,7 +10,7 @@ from layergraph.config.compiled import compile_config
 from layergraph.config.generation import generation_of
 from layergraph.config.problems import Problems
 from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NotCompiledError
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 from layergraph.training.compile import compile_arguments
 from oracles import case_id
 

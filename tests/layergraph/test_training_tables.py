@@ -7,9 +7,11 @@ from types import ModuleType
 import keras
 import pytest
 from layergraph import constraints, initializers, regularizers
-from layergraph.training import losses, metrics, optimizers
-from layergraph.training.callback_table import CALLBACKS
-from layergraph.training.schedules import SCHEDULES
+from layergraph.training import losses
+from layergraph.training.metrics import table as metrics
+from layergraph.training.optimizers import table as optimizers
+from layergraph.training.callbacks.table import CALLBACKS
+from layergraph.training.optimizers.schedules import SCHEDULES
 
 #: Classes of Keras that are in no table, and why.
 ELSEWHERE = {

@@ -10,7 +10,7 @@ import layergraph
 import numpy as np
 import pytest
 import torch
-from layergraph.execution.joining import joins
+from layergraph.execution.passes.merge_shared_calls import joins
 
 SECONDS = 10.0
 
@@ -72,7 +72,7 @@ def engines(
         return engine
 
     names = tuple(f"engine_{i}" for i in range(count))
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {name: make(name) for name in names})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {name: make(name) for name in names})
     return names, built
 
 
@@ -143,7 +143,7 @@ def test_where_time_is_short_the_best_of_fewer_rows_goes_on(
         return make
 
     table = {"lucky": engine(0.045, once=0.03), "steady": engine(0.04, once=0.04)}
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", table)
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", table)
     # At 8 rows for one of the two.
     found = plan.tune(engines=tuple(table), rows=(1, 8), seconds=8.4)
     assert [(choice.rows, choice.engine) for choice in found.choices] == [(1, "steady"), (8, "steady")]
@@ -165,7 +165,7 @@ def test_shared_calls_are_joined_for_few_rows_and_apart_for_many(clock: Clock, m
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
     found = plan.tune(engines=("some",), rows=(1, 8), seconds=SECONDS)
     assert [choice.engine for choice in found.choices] == ["some", "some-apart"]
     again = plan.tune(engines=(), known=found.choices, seconds=SECONDS)
@@ -185,7 +185,7 @@ def test_one_thread_is_chosen_where_cores_are_shared_and_more_are_little_faster(
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"onnxruntime": engine})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"onnxruntime": engine})
     options = {"engines": ("onnxruntime",), "rows": (1, 8), "threads": 2}
     alone = plan.tune(**options)
     assert [choice.engine for choice in alone.choices] == ["onnxruntime", "onnxruntime"]
@@ -213,7 +213,7 @@ def test_rows_are_shared_out_between_threads_where_that_is_faster(
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"openvino": engine})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"openvino": engine})
     options = {"engines": ("openvino",), "rows": (1, 8), "threads": 3, "shared": True}
     found = plan.tune(**options)
     assert [choice.engine for choice in found.choices] == ["openvino-single", "openvino-split"]
@@ -239,7 +239,7 @@ def test_quick_calls_are_timed_often_but_not_for_ever(plan: Any, clock: Clock, m
 
         return run
 
-    monkeypatch.setattr("layergraph.execution.tuning.ENGINES", {"some": engine})
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
     assert plan.tune(engines=("some",), rows=(1,), seconds=SECONDS).choices
     # 50 turns of five calls, after which a fifth of a second has passed.
     assert 250 <= calls < 300

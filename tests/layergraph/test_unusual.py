@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from layergraph.execution.samples import Sampler
-from layergraph.execution.unusual import unusual_rows
+from layergraph.execution.tuning.edge_cases import unusual_rows
 from layergraph.functional.tensor import TensorSpec
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from layergraph.execution.variants import Variants
+from layergraph.execution.tuning.variants import Variants
 
 
 def variants(*, threads: int = 4, batched: bool = True, apart: bool = False) -> Variants:

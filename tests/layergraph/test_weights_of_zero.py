@@ -8,7 +8,7 @@ import pytest
 import torch
 from layergraph import Input, Model, layers
 from layergraph.training.losses import LOSSES
-from layergraph.training.metrics import METRICS
+from layergraph.training.metrics.table import METRICS
 
 RNG = np.random.default_rng(3)
 P = RNG.random((4, 6)).astype("float32")

@@ -12,7 +12,7 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import Input, layers
-from layergraph.execution.zero_padding import PaddedPooling
+from layergraph.execution.passes.fold_padding import PaddedPooling
 from served import check_served, reference, served
 
 RANDOM_MODELS = 24

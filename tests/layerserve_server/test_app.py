@@ -350,7 +350,7 @@ def test_check_config_fails_on_a_path_that_is_not_there(tmp_path, capsys):
 
 
 def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("layerserve_server.logs.set_up", lambda level, kind, stream: None)
+    monkeypatch.setattr("layerserve_server.observability.logs.set_up", lambda level, kind, stream: None)
     assert serve(["--grpc-port", "x"]) == 2
     assert "--grpc-port" in capsys.readouterr().err
     assert serve([str(tmp_path / "nowhere")]) == 2

@@ -11,7 +11,7 @@ from layergraph.errors import CorruptFileError
 from layerserve_server import commands
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import load_model, load_probed_model
-from layerserve_server.metrics import Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.repository import Repository
 

@@ -5,7 +5,7 @@ import logging
 import re
 
 import pytest
-from layerserve_server.logs import MAX_TEXT, JsonFormatter, TextFormatter, set_up
+from layerserve_server.observability.logs import MAX_TEXT, JsonFormatter, TextFormatter, set_up
 
 
 def record(**extra):

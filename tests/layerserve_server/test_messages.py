@@ -17,7 +17,7 @@ from layerserve_server.services.training import RunDefaults
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
-from layerserve_server.training.run import Run, RunState
+from layerserve_server.training.runs.run import Run, RunState
 
 DEFAULTS = RunDefaults(threads=3, device="cuda", nice=7, checkpoint_seconds=12.5, data_root=Path("/data"))
 
@@ -453,7 +453,7 @@ def test_layers_are_chosen_by_their_paths_and_told_in_the_models_order():
 
 
 def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_path):
-    from layerserve_server.metrics import Metrics
+    from layerserve_server.observability.metrics import Metrics
     from layerserve_server.repository.repository import Repository
 
     put("double", 3)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server.distributions import Distribution
-from layerserve_server.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.observability.histograms import Distribution
+from layerserve_server.observability.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from layerserve_server.logs import JsonFormatter
-from layerserve_server.output import MAX_LINE, rewritten
+from layerserve_server.observability.logs import JsonFormatter
+from layerserve_server.observability.output import MAX_LINE, rewritten
 
 #: A plugin, as it is imported when a server starts, that says something in every way there is.
 NOISY = """
@@ -120,6 +120,6 @@ def test_help_and_settings_are_no_logs(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_cut() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "layerserve_server.output"], input=b"x" * (2 * MAX_LINE), capture_output=True, timeout=60
+        [sys.executable, "-m", "layerserve_server.observability.output"], input=b"x" * (2 * MAX_LINE), capture_output=True, timeout=60
     )
     assert len(lines(ended.stdout.decode())) == 2

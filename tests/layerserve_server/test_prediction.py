@@ -11,7 +11,7 @@ from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
-from layerserve_server.metrics import Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction.service import PredictionService
 

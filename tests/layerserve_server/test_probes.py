@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from layerserve_server import probes
-from layerserve_server.metrics import Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.probes import Probes
 from prometheus_client.parser import text_string_to_metric_families
 

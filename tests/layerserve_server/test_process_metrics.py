@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from layerserve_server.process_metrics import ProcessMetrics, register_build_info
+from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from prometheus_client import CollectorRegistry
 
 

@@ -16,7 +16,7 @@ from layerserve_server.errors import (
     VersionFailedError,
 )
 from layerserve_server.inference.batching import BatchQueue
-from layerserve_server.metrics import Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.repository import Repository

@@ -8,7 +8,7 @@ import pytest
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, EventLog
 from layerserve_server.training.request import DataArray, Role, RunRequest
-from layerserve_server.training.run import RUN_ID, Phase, Run, RunState, new_id
+from layerserve_server.training.runs.run import RUN_ID, Phase, Run, RunState, new_id
 
 ACCEPTED, QUEUED, STARTED = events.Accepted("m", 1, 10), events.Queued(0), events.Started(3, 4, 30)
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (30, 2)),), epochs=3)

@@ -7,8 +7,8 @@ import os
 
 import pytest
 from layerserve_server.errors import NotFoundError
-from layerserve_server.training import run_files
-from layerserve_server.training.run_files import chunks, listed, opened
+from layerserve_server.training.runs import files as run_files
+from layerserve_server.training.runs.files import chunks, listed, opened
 
 
 @pytest.fixture(name="folder")

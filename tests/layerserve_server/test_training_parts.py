@@ -27,7 +27,7 @@ from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.outcome import Outcome
 from layerserve_server.training.reporting import numbers
 from layerserve_server.training.request import Budget, DataArray, Role, RunRequest
-from layerserve_server.training.run import Run
+from layerserve_server.training.runs.run import Run
 from layerserve_server.training.spool import Spool, data_file, read_data
 from layerserve_server.training.validation import checked
 

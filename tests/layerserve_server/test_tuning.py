@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from layergraph.execution.choice import Choice, Tuning
+from layergraph.execution.tuning.result import Choice, Tuning
 from layerserve_server import tuning
 from layerserve_server.repository.layout import find_file
 from layerserve_server.tuning import EngineUnfitError, Tuner

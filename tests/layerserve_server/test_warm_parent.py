@@ -16,7 +16,7 @@ from layerserve_server.training import warm_parent
 from layerserve_server.training.child import NAME
 from layerserve_server.training.processes import name_of, stat_of
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import CHILD_LOCK, CHILD_OUTPUT
+from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 from layerserve_server.training.training_process import TrainingProcess
 from layerserve_server.training.warm_parent import ForkedProcess, WarmParent
 

@@ -16,7 +16,7 @@ import pytest
 from layerserve_server import tuning, wiring
 from layerserve_server.app import run_defaults, run_limits
 from layerserve_server.inference import runner
-from layerserve_server.metrics import Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.settings import Settings

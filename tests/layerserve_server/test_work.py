@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers, load_model
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 from layerserve_server.training import child, events, reporting, work
 from layerserve_server.training.checkpoints import RunCheckpoints
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.outcome import INTERRUPT, Outcome
 from layerserve_server.training.reporting import EvaluationReporter, Place, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, result_file
 from layerserve_server.training.selection import read_best
 from layerserve_server.training.spool import data_file
 

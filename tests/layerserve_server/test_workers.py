@@ -21,7 +21,7 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.inference import shared_weights
 from layerserve_server.inference.shared_weights import SharedWeights
-from layerserve_server.metrics import Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.probes import Probes
 from layerserve_server.processes import supervisor
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 
 from layergraph.errors import LayerGraphError
-from layergraph.execution.agreement import TOLERANCE, difference
+from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.liveness import mask_wants
 from layergraph.execution.plan import Plan
 from layergraph.execution.samples import NoSamplesError, Sampler

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layergraph.execution.layout import cancel_permutations
+from layergraph.execution.passes.channels_first import cancel_permutations
 from layergraph.execution.program import Program
 from layergraph.functional.demands import recording
 

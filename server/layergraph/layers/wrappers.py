@@ -17,7 +17,7 @@ from layergraph.functional.run import Run
 from layergraph.functional.structure import flatten, map_structure
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
-from layergraph.layers.quantized_kernels import QuantizedLayer
+from layergraph.layers.quantized.kernels import QuantizedLayer
 
 
 def _layer(value: Any) -> Layer:

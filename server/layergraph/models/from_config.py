@@ -21,7 +21,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor
-from layergraph.layers.quantized_table import QUANTIZED
+from layergraph.layers.quantized.table import QUANTIZED
 from layergraph.layers.table import LAYERS
 from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential

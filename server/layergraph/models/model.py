@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from layergraph.archive.limits import DEFAULT_LIMITS
 from layergraph.errors import ConfigError
-from layergraph.execution.choice import Choice
+from layergraph.execution.tuning.result import Choice
 from layergraph.execution.plan import Plan
 from layergraph.functional.structure import Structure
 from layergraph.plugins import custom_object_scope

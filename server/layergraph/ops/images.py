@@ -10,7 +10,7 @@ from layergraph.config.options import anything, boolean, nonnegative_int, number
 from layergraph.errors import GraphError
 from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
-from layergraph.layers.images import Resizing
+from layergraph.layers.preprocessing.images import Resizing
 from layergraph.layers.spatial import same_padding
 from layergraph.ops.operation import Operation
 

@@ -13,7 +13,10 @@ from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
-from layergraph.layers import convolutional, convolutional_depthwise, convolutional_transpose, pooling, pooling_whole
+from layergraph.layers import pooling, pooling_whole
+from layergraph.layers.convolutional import convolution as convolutional
+from layergraph.layers.convolutional import depthwise as convolutional_depthwise
+from layergraph.layers.convolutional import transpose as convolutional_transpose
 from layergraph.ops.operation import Operation
 
 

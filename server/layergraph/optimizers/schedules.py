@@ -1,14 +1,7 @@
 """Learning rate schedules by Keras's names (keras.optimizers.schedules)."""
 
-from layergraph.training.schedules import (
-    CosineDecay,
-    CosineDecayRestarts,
-    ExponentialDecay,
-    InverseTimeDecay,
-    PiecewiseConstantDecay,
-    PolynomialDecay,
-)
-from layergraph.training.schedules import Schedule as LearningRateSchedule
+from layergraph.training.optimizers.schedules import (CosineDecay, CosineDecayRestarts, ExponentialDecay, InverseTimeDecay, PiecewiseConstantDecay, PolynomialDecay)
+from layergraph.training.optimizers.schedules import Schedule as LearningRateSchedule
 
 __all__ = [
     "CosineDecay",

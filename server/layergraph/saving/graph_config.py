@@ -15,7 +15,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.node import Node
 from layergraph.functional.structure import Structure
 from layergraph.functional.tensor import Tensor
-from layergraph.saving.keras2_activations import IN_KERAS3
+from layergraph.saving.keras2.activations import IN_KERAS3
 from layergraph.saving.layouts import registered_name
 from layergraph.saving.sharing import WrittenModel
 

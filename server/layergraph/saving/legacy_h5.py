@@ -22,14 +22,14 @@ from layergraph.functional.weight import Weight
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import model_object
-from layergraph.saving.keras2_compile import Keras2Compile, keras2_state
-from layergraph.saving.keras2_config import KERAS2_VERSION, checked_config, file_orders
-from layergraph.saving.keras2_releases import Release
+from layergraph.saving.keras2.compile import Keras2Compile, keras2_state
+from layergraph.saving.keras2.config import KERAS2_VERSION, checked_config, file_orders
+from layergraph.saving.keras2.releases import Release
 from layergraph.saving.keras3_names import check_names
 from layergraph.saving.layouts import FileOrder, legacy_order
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.sharing import WrittenModel
-from layergraph.training.optimizer import Variable
+from layergraph.training.optimizers.optimizer import Variable
 from layergraph.training.trainer import Trainer
 
 #: Largest attribute that HDF5 keeps beside a group.

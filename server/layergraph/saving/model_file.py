@@ -21,15 +21,15 @@ from layergraph.functional.layer import Layer
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import KERAS_VERSION, model_object
-from layergraph.saving.keras2_archive import archive_config, archive_groups, archive_version
-from layergraph.saving.keras2_compile import keras2_state
+from layergraph.saving.keras2.archive import archive_config, archive_groups, archive_version
+from layergraph.saving.keras2.compile import keras2_state
 from layergraph.saving.keras3_names import check_names
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import check_h5, write_h5
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
-from layergraph.training.optimizer import Variable
+from layergraph.training.optimizers.optimizer import Variable
 from layergraph.training.trainer import Trainer
 
 

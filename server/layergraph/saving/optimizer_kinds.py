@@ -6,12 +6,12 @@ Up to 2.10 Keras 2 has the legacy ones alone, and Keras 3 has none of them.
 from __future__ import annotations
 
 from layergraph.errors import ConfigError
-from layergraph.layers.core import Embedding
+from layergraph.layers.core.basic import Embedding
 from layergraph.training.loop import takes_row_gradients
-from layergraph.training.loss_scale import LossScaleOptimizer
-from layergraph.training.optimizer import BaseOptimizer, Optimizer
-from layergraph.training.optimizers_legacy import LEGACY
-from layergraph.training.schedules import Schedule
+from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
+from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer
+from layergraph.training.optimizers.legacy import LEGACY
+from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.trainer import Trainer
 
 #: Options that the legacy ones lack.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
-from layergraph.layers.attention_multi_head import ProjectedAttention
-from layergraph.layers.quantized_kernels import QuantizedKernel
+from layergraph.layers.attention.multi_head import ProjectedAttention
+from layergraph.layers.quantized.kernels import QuantizedKernel
 
 
 def check_quantized(model: Functional, suffix: str) -> None:

@@ -16,8 +16,8 @@ from layergraph.errors import CorruptFileError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
-from layergraph.layers.attention_multi_head import ProjectedAttention
-from layergraph.layers.quantized_kernels import QuantizedLayer
+from layergraph.layers.attention.multi_head import ProjectedAttention
+from layergraph.layers.quantized.kernels import QuantizedLayer
 from layergraph.saving.layouts import (
     FileOrder,
     depth_first,

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from layergraph.errors import DataError
-from layergraph.training.callbacks import Callbacks
+from layergraph.training.callbacks.callback import Callbacks
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Data
 from layergraph.training.loop import Loop, RunningLogs
 from layergraph.training.matching import model_device
-from layergraph.training.metric import Result
+from layergraph.training.metrics.metric import Result
 from layergraph.training.passes import Passes
 from layergraph.training.streams import Stream, StreamPasses
 from layergraph.training.workers import Workers

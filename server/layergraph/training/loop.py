@@ -13,12 +13,12 @@ from layergraph.errors import NonFiniteLossError, NotCompiledError
 from layergraph.functional.functional import Functional
 from layergraph.functional.run import Run
 from layergraph.functional.shard import Shard
-from layergraph.layers.core import Embedding
+from layergraph.layers.core.basic import Embedding
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
 from layergraph.training.losses import weights_like
-from layergraph.training.metric import Result
-from layergraph.training.optimizer import BaseOptimizer
+from layergraph.training.metrics.metric import Result
+from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.workers import Replica, Workers
 
 Tensor = torch.Tensor

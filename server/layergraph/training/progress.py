@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from layergraph.training.callbacks import Callback, Logs
+from layergraph.training.callbacks.callback import Callback, Logs
 
 #: Seconds between two drawings of the bar.
 INTERVAL = 0.1

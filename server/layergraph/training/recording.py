@@ -27,9 +27,9 @@ from layergraph.config.options import (
     positive_int,
 )
 from layergraph.errors import ConfigError
-from layergraph.training.callbacks import Callback, Logs
+from layergraph.training.callbacks.callback import Callback, Logs
 from layergraph.training.checkpoint import Checkpoints
-from layergraph.training.monitors import Monitor
+from layergraph.training.callbacks.monitors import Monitor
 from layergraph.training.options import number, text
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from layerserve_server.training import workers
 from layerserve_server.training.outcome import Interruption, Outcome, StopRequest
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.run_folder import CHILD_LOCK
+from layerserve_server.training.runs.folder import CHILD_LOCK
 
 if TYPE_CHECKING:
     from layerserve_server.training.reporting import Place

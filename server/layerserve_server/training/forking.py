@@ -29,7 +29,7 @@ from layerserve_server.inference import runner
 from layerserve_server.training import child as run
 from layerserve_server.training.conversion import CONVERT, convert
 from layerserve_server.training.rehearsal import JOBS, Job
-from layerserve_server.training.run_folder import CHILD_OUTPUT
+from layerserve_server.training.runs.folder import CHILD_OUTPUT
 from layerserve_server.training.warm_parent import MAX_REPLY, JobLimits, received
 
 #: Seconds between two looks at a job.
@@ -65,7 +65,7 @@ def _import_all() -> None:
     """Imports what loading and training need, and takes it out of the garbage collector's sight."""
     import layergraph.layers.table
     import layergraph.ops.table
-    import layergraph.training.callback_table  # noqa: F401
+    import layergraph.training.callbacks.table  # noqa: F401
     from layergraph import Input, Model, layers
 
     import layerserve_server.training.work  # noqa: F401

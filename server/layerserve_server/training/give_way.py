@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 
 from layerserve_server.training.contention import SERVER, seconds_served, seconds_waited, serving_processes
 

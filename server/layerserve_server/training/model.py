@@ -141,7 +141,7 @@ def configured_callbacks(request: RunRequest, folder: Path) -> list[Any]:
     """The callbacks that a request asks for; files that they write are below the folder. Raises ConfigError."""
     if not request.callbacks:
         return []
-    from layergraph.training.callback_table import callback
+    from layergraph.training.callbacks.table import callback
 
     return [callback(given, folder) for given in request.callbacks]
 

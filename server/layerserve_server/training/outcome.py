@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from layerserve_server.errors import safe_text
-from layerserve_server.training.run_folder import OUTCOME
+from layerserve_server.training.runs.folder import OUTCOME
 
 #: Asks a process to end and be resumed later; SIGTERM asks it to end.
 INTERRUPT = signal.SIGUSR1

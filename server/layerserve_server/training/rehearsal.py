@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 from layerserve_server import errors
 from layerserve_server.errors import BusyError, InvalidRequestError, ServerError, TooLargeError, safe_text
-from layerserve_server.logs import middle_cut
+from layerserve_server.observability.logs import middle_cut
 from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root
 from layerserve_server.training.budget import TRAINING_BYTES

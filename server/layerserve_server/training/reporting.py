@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 
 from layerserve_server.training import events
 from layerserve_server.training.events import EventWriter

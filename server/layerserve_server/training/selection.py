@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph import Model
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 
 from layerserve_server.training.model import (
     TrainableModel,
@@ -21,7 +21,7 @@ from layerserve_server.training.model import (
     result_format,
 )
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import BEST
+from layerserve_server.training.runs.folder import BEST
 
 #: In the folder of the best epoch's model: epoch, value and file.
 NOTE = "best.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from layerserve_server.training.contention import SERVER
 from layerserve_server.training.outcome import ended_by_signal
-from layerserve_server.training.run_folder import CHILD_LOCK, CHILD_OUTPUT
+from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 from layerserve_server.training.warm_parent import ForkedProcess, WarmParent
 
 #: Time between two looks at a training process, in seconds: how late an event may reach its watchers.

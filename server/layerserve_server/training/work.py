@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from layergraph import load_model
-from layergraph.training.callbacks import Callback
+from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
 
 from layerserve_server.inference.runner import load_plugins
@@ -30,7 +30,7 @@ from layerserve_server.training.outcome import INTERRUPT, Outcome
 from layerserve_server.training.priority import stand_back
 from layerserve_server.training.reporting import EvaluationReporter, Place, Reporter, numbers
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import BASE, BEST, CHECKPOINTS, FILES, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, FILES, result_file
 from layerserve_server.training.selection import BestEpoch, read_best, why_withheld
 from layerserve_server.training.spool import read_data
 

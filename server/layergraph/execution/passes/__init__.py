@@ -1,0 +1,1 @@
+"""Rewrites of a plan that keep its results."""

@@ -1,0 +1,327 @@
+"""Which engine carries a plan out fastest, for how many rows: measured, and held to eager torch's numbers.
+
+Each engine is built from the plan's graph, run on random rows beside eager torch, dropped if it differs, and timed in
+turns with the others. What is chosen for some row counts goes for those nearest to them. What would end too late, by
+what the steps before it took, is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
+from layergraph.execution.tuning.time_budget import Allowance
+from layergraph.execution.tuning.result import Choice, Tuned, Tuning
+from layergraph.execution.engines.reduced import PRECISIONS
+from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
+from layergraph.execution.samples import Sampler
+from layergraph.execution.tuning.edge_cases import unusual_rows
+from layergraph.execution.tuning.variants import SINGLE, SPLIT, Variants
+
+if TYPE_CHECKING:
+    from layergraph.execution.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+#: Where cores are shared, several threads must be so many times as fast as one to be chosen.
+_WORTH_THREADS = 1.25
+#: Row counts that are timed.
+ROWS = (1, 8, 32)
+#: More row counts at which numbers are compared: graphs must not have learnt those by heart that they were made with.
+_CHECKED_ROWS = (1, 3, 5)
+#: An engine must take at most this part of eager torch's time to be chosen over it.
+_WORTH = 0.95
+#: Row counts whose one call would take more than this part of the time are left out.
+_MOST_OF_THE_TIME = 0.05
+#: So are more rows than the first to compare numbers at, once all together take more than this part with eager torch.
+_COMPARING = 0.15
+#: Part of the time that building engines leaves for timing them.
+_KEPT_FOR_TIMING = 0.25
+#: Rows that are computed, altogether, while a graph is recorded, and for unusual data.
+_RECORDED_ROWS = 15
+#: Turns that are timed at the most, for one row count, and calls of an engine in each.
+_MOST_TURNS = 500
+_CALLS_A_TURN = 4
+#: Calls that timing takes at the least.
+_LEAST_CALLS = 3
+#: Seconds of a call from which on threads that still wait busily don't matter.
+_SLOW = 0.05
+#: After so many turns, timing ends once it has taken so many seconds: fast calls are timed for longer than other work
+#: on the machine lasts at a time.
+_ENOUGH_TURNS = 50
+_ENOUGH_SECONDS = 0.15
+
+
+def tune(
+    plan: Plan,
+    *,
+    engines: Sequence[str] = DEFAULT_ENGINES,
+    rows: Sequence[int] = ROWS,
+    seconds: float = 10.0,
+    threads: int = 0,
+    shared: bool = False,
+    pin: bool = False,
+    known: Sequence[Choice] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> Tuning:
+    """Finds the fastest engine for each of `rows`, within `seconds`. Raises ValueError for an unknown engine.
+
+    engines   built in this order, while there is time
+    seconds   of wall clock; a step that was expected to end by then, and takes longer, is late by that
+    threads   how many each engine may use, 0 for torch's number
+    shared    other work has the same cores, as in a server: engines' threads don't wait busily between calls, and one
+              thread is chosen where several are little faster
+    pin       use the first engine that gives eager torch's numbers, whatever its time and that of finding out
+    known     what was found out earlier: only those engines are built, and nothing is timed
+    stopped   asked between steps; once it says so, no further engine is built and nothing more is timed
+    """
+    unknown = [name for name in engines if name not in ENGINES and name != EAGER]
+    if unknown:
+        raise ValueError(f"engine '{unknown[0]}' isn't known: expected one of {', '.join((EAGER, *ENGINES))}")
+    allowance = Allowance(math.inf if pin else seconds, stopped)
+    kept = 0.0 if pin or known else seconds * _KEPT_FOR_TIMING
+    if known:
+        engines = list(dict.fromkeys(choice.engine for choice in known))
+    engines = [name for name in engines if name != EAGER]
+    dropped: dict[str, str] = {}
+    try:
+        bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance, shared=shared)
+        threads = threads or torch.get_num_threads()
+        variants = Variants(ENGINES, bench.source, threads, batched=plan.batched)
+    except Exception as reason:
+        # A model's layers raise what they like for rows or lengths that don't fit; it is served without engines then.
+        return Tuning((), dict.fromkeys(engines, _short(reason)))
+    fit: dict[str, Tuned] = {}
+
+    def build(name: str) -> None:
+        try:
+            allowance.require(bench.expected_seconds, kept)
+            tuned = bench.built(name, partial(variants.make, name))
+            fit[name] = replace(tuned, finite=not variants.keeps_not_finite(name))
+        except Exception as reason:
+            # Engines raise what they like; none of it may keep a model from being served.
+            dropped[name] = _short(reason)
+            logger.debug("engine %s is dropped", name, exc_info=True)
+
+    try:
+        for name in engines:
+            build(name)
+            if pin and fit:
+                return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
+        if known:
+            return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
+        for name in list(fit):
+            for other in variants.others(name, bench.row_seconds(name)):
+                build(other)
+    finally:
+        variants.release()
+    return Tuning(tuple(bench.choices(list(fit.values()))), dropped)
+
+
+def reduce_precision(
+    plan: Plan,
+    precision: str,
+    proof: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
+    threads: int = 0,
+    *,
+    shared: bool = False,
+) -> Tuning:
+    """A tuning with one engine that computes in `precision`, for all row counts.
+
+    `proof` holds what it is given to known outputs, and gives the largest difference. Raises what it raises, UnfitError
+    where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
+    """
+    bench = _Bench(plan, (1,), 1.0, Allowance(math.inf), shared=shared)
+    source = bench.source(threads or torch.get_num_threads(), joined=plan.batched)
+    try:
+        engine = PRECISIONS[precision](source)
+    finally:
+        source.release()
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        arrays = [inputs[spec.name] for spec in plan.input_specs]
+        return dict(zip((spec.name for spec in plan.output_specs), engine(arrays), strict=False))
+
+    off = proof(run)
+    tuned = Tuned(precision, engine, exact=False)
+    return Tuning((Choice(1, precision, {}, tuned, off),), {})
+
+
+class _Bench:
+    """A plan's random inputs and what eager torch makes of them. Raises NoTimeError if that takes too long."""
+
+    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float, allowance: Allowance, *, shared: bool) -> None:
+        self._plan = plan
+        self._shared = shared
+        self._allowance = allowance
+        #: Seconds of a row with each engine, by its quickest call so far.
+        self._rows_seconds: dict[str, float] = {}
+        self._sampler = Sampler(plan.input_specs, plan.run_eagerly)
+        one = self._sampler.rows(1)
+        self._row = _quick({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
+        self._rows = [count for count in rows if count == 1 or count * self._row < seconds * _MOST_OF_THE_TIME]
+        lengths = (False, True) if self._sampler.open_axes else (False,)
+        checked = self._affordable(sorted({*_CHECKED_ROWS, *self._rows}), seconds / len(lengths))
+        self._rows = [count for count in self._rows if count in checked]
+        allowance.require(self._row * (sum(checked) * len(lengths) + _RECORDED_ROWS))
+        self._cases = [self._sampler.rows(count, other=other) for count in checked for other in lengths]
+        began = time.monotonic()
+        self._expected = [plan.run_eagerly(case) for case in self._cases]
+        self._tolerances = [TOLERANCE] * len(self._cases)
+        self._add_unusual_cases()
+        self._comparing = time.monotonic() - began
+        self._longest_build = self._row * _RECORDED_ROWS + self._comparing
+
+    def _affordable(self, counts: Sequence[int], seconds: float) -> list[int]:
+        """Those at which numbers are compared: two at the least, since a graph may have learnt one by heart."""
+        taken: list[int] = []
+        for count in counts:
+            if len(taken) > 1 and (sum(taken) + count) * self._row > seconds * _COMPARING:
+                break
+            taken.append(count)
+        return taken
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long the next engine may take to build and to compare: as long as the slowest so far."""
+        return self._longest_build
+
+    def _add_unusual_cases(self) -> None:
+        for case in unusual_rows(self._sampler):
+            try:
+                expected = self._plan.run_eagerly(case)
+            except Exception:
+                logger.debug("a model doesn't take unusual rows", exc_info=True)
+                continue
+            self._cases.append(case)
+            self._expected.append(expected)
+            # Rounding goes the same way in each of a sum's numbers.
+            self._tolerances.append(LOOSE_TOLERANCE)
+
+    def source(self, threads: int, *, joined: bool) -> Source:
+        """What engines are made from, with the calls of shared layers joined or apart."""
+        program = self._plan.inference_program(packed=False, joined=joined)
+        first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
+        return Source(program, first, second, threads, batched=self._plan.batched, shared=self._shared)
+
+    def row_seconds(self, name: str) -> float:
+        """Seconds of a row with an engine that was built, by its quickest call."""
+        return self._rows_seconds[name]
+
+    def built(self, name: str, make: Callable[[], Engine]) -> Tuned:
+        """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises."""
+        began = time.monotonic()
+        try:
+            engine = make()
+            for case, expected, tolerance in zip(self._cases, self._expected, self._tolerances, strict=True):
+                self._allowance.require(0.0)
+                started = time.perf_counter()
+                outputs = engine(case)
+                row = (time.perf_counter() - started) / len(case[0])
+                self._rows_seconds[name] = min(row, self._rows_seconds.get(name, row))
+                off = difference(outputs[: len(expected)], expected)
+                if not off <= tolerance:
+                    raise UnfitError(f"its numbers differ by {off:.2g} for {case[0].shape[0]} rows")
+                if not all(outputs[len(expected) :]):
+                    raise UnfitError("it refuses data that eager torch takes")
+            return Tuned(name, engine)
+        finally:
+            self._longest_build = max(self._longest_build, time.monotonic() - began)
+
+    def choices(self, fit: Sequence[Tuned]) -> list[Choice]:
+        """The fastest engine for each row count that there is time for."""
+        found: list[Choice] = []
+        # Where there is no time for all, those go on that were the quickest for fewer rows.
+        before = self._rows_seconds
+        for place, rows in enumerate(self._rows):
+            # One row has no parts.
+            tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(SPLIT)]
+            tried.sort(key=lambda tuned: before[tuned.name])
+            timed = self._in_time(tried, rows)
+            if len(timed) < len(tried):
+                names = ", ".join(tuned.name for tuned in tried if tuned not in timed)
+                logger.info("there is no time left to time %s for %d rows", names, rows)
+            if not self._allowance.left or (tried and not timed):
+                break
+            seconds = self._allowance.left / (len(self._rows) - place)
+            inputs = self._sampler.rows(rows, seed=1)
+            calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
+            calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
+            times = _quick(calls, seconds)
+            before = {name: seconds * rows for name, seconds in self._rows_seconds.items()} | times
+            best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0)
+            milliseconds = {name: value * 1000 for name, value in times.items()}
+            found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
+        return found
+
+    def _in_time(self, fit: Sequence[Tuned], rows: int) -> list[Tuned]:
+        """The first of those engines that there is time to call as often as it takes, as eager torch is."""
+        needed = _LEAST_CALLS * rows * self._row
+        timed = []
+        for tuned in fit:
+            needed += _LEAST_CALLS * rows * self._rows_seconds[tuned.name]
+            if needed > self._allowance.left:
+                break
+            timed.append(tuned)
+        return timed
+
+
+def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
+    return replace(choice, engine=tuned.name if tuned else EAGER, tuned=tuned)
+
+
+def _best(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float) -> Tuned | None:
+    """The fastest, unless one thread takes less than `worth_threads` times as long; None for eager torch."""
+    best = min(timed, key=lambda tuned: times[tuned.name], default=None)
+    if best is not None and times[best.name] > times[EAGER] * _WORTH:
+        best = None
+    fastest = times[best.name if best else EAGER]
+    single = [tuned for tuned in timed if tuned.name.endswith(SINGLE)]
+    return next((tuned for tuned in single if times[tuned.name] < fastest * worth_threads), best)
+
+
+def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Seconds of a call of each: the lower quartile, in turns, so that what else the machine does matters little.
+
+    A turn is several calls, the first of which isn't timed: an engine's threads go on waiting busily for a while, and
+    would slow down whichever comes next. Of slow calls it is one, so that all engines get as many.
+    """
+    began = time.monotonic()
+    until = began + seconds
+    slow = {name: _seconds(call) > _SLOW for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(_MOST_TURNS):
+        for name, call in calls.items():
+            if turn and time.monotonic() > until:
+                break
+            if not slow[name]:
+                call()
+            for _ in range(1 if slow[name] else _CALLS_A_TURN):
+                times[name].append(_seconds(call))
+                if time.monotonic() > until:
+                    break
+        if time.monotonic() > until or (turn >= _ENOUGH_TURNS and time.monotonic() > began + _ENOUGH_SECONDS):
+            break
+    return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    before = time.perf_counter()
+    call()
+    return time.perf_counter() - before
+
+
+def _short(reason: Exception) -> str:
+    # The first line may say no more than where in an engine it was raised.
+    text = " ".join(str(reason).split())
+    return text[:200] if text else type(reason).__name__

@@ -1,0 +1,143 @@
+"""Attention of queries to values by their keys (keras.layers.Attention, AdditiveAttention)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import anything, boolean, fraction, one_of, option
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
+from layergraph.initializers import GlorotUniform, Ones
+from layergraph.layers.attention.multi_head import LAYERS as MULTI_HEAD
+from layergraph.layers.attention.scores import as_many_steps, causal_mask
+from layergraph.layers.regularization import dropped
+
+
+class _DotAttention(Layer):
+    """Attention on a list [query, value] or [query, value, key]: softmax(scores) @ value.
+
+    Query (rows, Tq, d), value (rows, Tv, d'), key (rows, Tv, d). The value's mask takes values out of the softmax, the
+    query's mask sets outputs to 0 and goes on.
+    """
+
+    dropout: float = option(fraction, default=0.0)
+    seed: Any = option(anything, default=None)
+    #: What tf.keras before 2.10 had as an option of the layer, and is an argument of its call now.
+    causal: bool = option(boolean, default=False, kw_only=True)
+
+    supports_masking = True
+
+    def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """How much each query has to do with each key: (rows, Tq, Tv)."""
+        raise NotImplementedError(f"{type(self).__name__} has no scores")
+
+    def check_inputs(self, inputs: Any) -> None:
+        """Raises GraphError for anything but a list of two or three."""
+        if not isinstance(inputs, (list, tuple)) or len(inputs) not in (2, 3):
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): got {inputs}, expected a list [query, value] or "
+                "[query, value, key]"
+            )
+
+    def forward(
+        self,
+        run: Run,
+        w: Weights,
+        inputs: Any,
+        mask: Any = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        """The attended values, and with `return_attention_scores` the weights (rows, Tq, Tv)."""
+        self.check_inputs(inputs)
+        query, value = inputs[0], as_many_steps(run, inputs[1], inputs[-1])
+        query_mask, value_mask = (None, None) if mask is None else mask[:2]
+        value_mask = None if value_mask is None else as_many_steps(run, value_mask, inputs[-1])
+        scores = self.scores(w, query, inputs[-1])
+        allowed = None if value_mask is None else value_mask.unsqueeze(-2)
+        if use_causal_mask or self.causal:
+            causal = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
+            allowed = causal if allowed is None else allowed & causal
+        if allowed is not None:
+            # Keras subtracts rather than fills, so that a row without any value still tells its scores apart.
+            scores = torch.where(allowed, scores, scores - (65504.0 if scores.dtype == torch.float16 else 1e9))
+        weights = torch.softmax(scores, -1)
+        kept = dropped(run, weights, self.dropout) if run.training and self.dropout else weights
+        outputs = kept @ value
+        if query_mask is not None:
+            outputs = torch.where(query_mask.unsqueeze(-1), outputs, 0)
+        return [outputs, weights] if return_attention_scores else outputs
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """The query's mask."""
+        return None if mask is None else mask[0]
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = super().get_config()
+        if not self.causal:
+            del config["causal"]
+        return config
+
+
+class Attention(_DotAttention):
+    """Dot-product attention of Luong et al., 2015 (keras.layers.Attention).
+
+    use_scale    scores are multiplied by a learned number
+    score_mode   'dot': query @ key; 'concat': a learned number times the sum of tanh(scale * (query + key))
+    """
+
+    use_scale: bool = option(boolean, default=False)
+    score_mode: str = option(one_of("dot", "concat"), default="dot")
+    dropout: float = option(fraction, default=0.0)
+    seed: Any = option(anything, default=None)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the two numbers, where there are any."""
+        self.check_inputs(input_shape)
+        if self.use_scale:
+            self.add_weight("scale", (), Ones())
+        if self.score_mode == "concat":
+            self.add_weight("concat_score_weight", (), Ones())
+
+    def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """How much each query has to do with each key."""
+        if self.score_mode == "dot":
+            scores = query @ key.transpose(-1, -2)
+            return scores * w.scale if self.use_scale else scores
+        both = query.unsqueeze(-2) + key.unsqueeze(-3)
+        weight: torch.Tensor = w.concat_score_weight
+        return weight * torch.tanh(w.scale * both if self.use_scale else both).sum(-1)
+
+
+class AdditiveAttention(_DotAttention):
+    """Attention of Bahdanau et al., 2014 (keras.layers.AdditiveAttention): scores sum scale * tanh(query + key).
+
+    use_scale   whether each feature has a learned factor
+    """
+
+    use_scale: bool = option(boolean, default=True)
+    dropout: float = option(fraction, default=0.0)
+    seed: Any = option(anything, default=None, kw_only=True)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the factors."""
+        self.check_inputs(input_shape)
+        if self.use_scale:
+            self.add_weight("scale", (input_shape[0][-1],), GlorotUniform())
+
+    def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """How much each query has to do with each key."""
+        both = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
+        return (w.scale * both if self.use_scale else both).sum(-1)
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "AdditiveAttention": AdditiveAttention,
+    "Attention": Attention,
+    **MULTI_HEAD,
+}

@@ -1,0 +1,279 @@
+"""Random changes of images in training; in inference images pass (keras.layers.RandomFlip and its like)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    Expected,
+    anything,
+    fraction,
+    number,
+    one_of,
+    option,
+    optional,
+    positive_int,
+)
+from layergraph.errors import GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
+from layergraph.layers.preprocessing.images import ImageLayer, smart_resize
+from layergraph.layers.preprocessing.interpolation import resize
+
+FILL_MODES = ("reflect", "wrap", "constant", "nearest")
+
+
+def bounds(value: Any) -> Any:
+    """Validator: a number, or the lowest and the highest that is drawn."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != 2:
+            raise Expected("a number, or two of them")
+        return tuple(_kept(item) for item in value)
+    return _kept(value)
+
+
+def _kept(value: Any) -> float:
+    """A number, which stays an integer if it is one: of bits, Keras takes nothing else."""
+    return value if type(value) is int and abs(value) < 2**31 else number(value)
+
+
+def value_range(value: Any) -> tuple[float, float]:
+    """Validator: the lowest and the highest value of a pixel."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise Expected("two numbers, the lowest and the highest value of a pixel")
+    lowest, highest = sorted(number(item) for item in value)
+    return lowest, highest
+
+
+class RandomImageLayer(ImageLayer):
+    """Changes images at random in training."""
+
+    seed: Any = option(anything, default=None, kw_only=True)
+
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        """The images, changed in training. Raises GraphError where that is not supported."""
+        x = self.converted(inputs)
+        if not run.training:
+            return x
+        return self.from_planes(self.changed(run, self.planes(x)), x.ndim)
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """Images (rows, channels, height, width), each changed by chance of its own."""
+        raise GraphError(
+            f"layer '{self.name}' ({type(self).__name__}): its random changes are not supported, "
+            "freeze them out by training without the layer; in inference it passes images"
+        )
+
+
+class Unseeded(RandomImageLayer):
+    """A layer whose seed Keras doesn't save."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = super().get_config()
+        del config["seed"]
+        return config
+
+
+class RandomFlip(RandomImageLayer):
+    """Mirrors images (keras.layers.RandomFlip). mode: horizontal, vertical, horizontal_and_vertical."""
+
+    mode: str = option(one_of("horizontal", "vertical", "horizontal_and_vertical"), default="horizontal_and_vertical")
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """The images, each way mirrored with probability one half."""
+        if "horizontal" in self.mode:
+            x = torch.where(_chance(run, x, 0.5), x.flip(3), x)
+        if "vertical" in self.mode:
+            x = torch.where(_chance(run, x, 0.5), x.flip(2), x)
+        return x
+
+
+class RandomBrightness(RandomImageLayer):
+    """Adds a number to all pixels of an image, `factor` of the range of values (keras.layers.RandomBrightness)."""
+
+    factor: Any = option(bounds)
+    value_range: tuple[float, float] = option(value_range, default=(0, 255))
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """Brighter or darker images."""
+        low, high = self.value_range
+        delta = _drawn(run, x, self.factor) * (high - low)
+        return (x + delta).clamp(low, high)
+
+
+class RandomContrast(RandomImageLayer):
+    """Moves pixels from or to their channel's mean (keras.layers.RandomContrast)."""
+
+    factor: Any = option(bounds)
+    value_range: tuple[float, float] = option(value_range, default=(0, 255))
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """Images of more or less contrast."""
+        # Of a single number, Keras 3 only takes the upper half.
+        low, high = sorted(self.factor) if isinstance(self.factor, tuple) else (0.0, abs(self.factor))
+        scale = _uniform(run, x, 1 - low, 1 + high)
+        mean = x.mean((2, 3), keepdim=True)
+        return ((x - mean) * scale + mean).clamp(*self.value_range)
+
+
+class RandomCrop(RandomImageLayer):
+    """Cuts a box out of images, of the whole batch the same; smaller ones are resized (keras.layers.RandomCrop).
+
+    image_rule   in inference Keras 3 lets images pass; Keras 2 cut them to the aspect ratio and resized them
+    """
+
+    height: int = option(positive_int)
+    width: int = option(positive_int)
+    image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        """The box, or in inference the images."""
+        if run.training or self.image_rule == "keras3":
+            return super().forward(run, w, inputs)
+        x = self.converted(inputs)
+        return self.from_planes(smart_resize(self.planes(x), (self.height, self.width)), x.ndim)
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """A box of all images."""
+        free = x.shape[2] - self.height, x.shape[3] - self.width
+        if min(free) < 0:
+            return resize(x, (self.height, self.width), "bilinear")
+        top, left = (int(torch.randint(0, room + 1, (), generator=run.generator)) for room in free)
+        return x[:, :, top : top + self.height, left : left + self.width]
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = super().get_config()
+        del config["image_rule"]
+        return config
+
+
+class RandomGrayscale(Unseeded):
+    """Takes the colours out of a fraction `factor` of images (keras.layers.RandomGrayscale)."""
+
+    factor: float = option(fraction, default=0.5)
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """Images, some of them grey: the weights of red, green and blue are ITU-R BT.601's."""
+        weights = torch.tensor([0.2989, 0.587, 0.114], dtype=x.dtype, device=x.device).reshape(1, 3, 1, 1)
+        return torch.where(_chance(run, x, self.factor), (x * weights).sum(1, keepdim=True), x)
+
+
+class RandomInvert(RandomImageLayer):
+    """Makes negatives of images (keras.layers.RandomInvert). factor: how likely, or between what that is drawn."""
+
+    factor: Any = option(bounds, default=1.0)
+    value_range: tuple[float, float] = option(value_range, default=(0, 255))
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """Images, some of them negatives."""
+        low, high = self.factor if isinstance(self.factor, tuple) else (0.0, self.factor)
+        chosen = _uniform(run, x, 0, 1) < _uniform(run, x, low, high)
+        return torch.where(chosen, self.value_range[1] - x, x)
+
+
+class _Warp(RandomImageLayer):
+    """A random movement of images."""
+
+    fill_mode: str = option(one_of(*FILL_MODES), default="reflect", kw_only=True)
+    interpolation: str = option(one_of("bilinear", "nearest"), default="bilinear", kw_only=True)
+    fill_value: float = option(number, default=0.0, kw_only=True)
+
+    def warped(self, x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """Images whose pixel (x, y, 1) comes from `matrix` @ it: (rows, 2, 3), in pixels from the middle."""
+        height, width = x.shape[2:]
+        across = torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2
+        down = torch.arange(height, device=x.device, dtype=x.dtype) - (height - 1) / 2
+        ys, xs = torch.meshgrid(down, across, indexing="ij")
+        places = torch.stack([xs, ys, torch.ones_like(xs)], -1) @ matrix.to(x.dtype).transpose(1, 2).unsqueeze(1)
+        from_x = self._inside(places[..., 0] + (width - 1) / 2, width)
+        from_y = self._inside(places[..., 1] + (height - 1) / 2, height)
+        # grid_sample counts from -1 to 1 between the outer edges of the pixels.
+        if self.fill_mode == "wrap":
+            # Between the last pixel and the first lies what is between the last and the one after it.
+            x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="circular")
+            from_x, from_y, width, height = from_x + 1, from_y + 1, width + 2, height + 2
+        grid = torch.stack([(from_x * 2 + 1) / width - 1, (from_y * 2 + 1) / height - 1], -1)
+        padding = {"reflect": "reflection", "constant": "zeros"}.get(self.fill_mode, "border")
+        fill = self.fill_value if self.fill_mode == "constant" else 0.0
+        sampled = torch.nn.functional.grid_sample(
+            x - fill, grid, mode=self.interpolation, padding_mode=padding, align_corners=False
+        )
+        return sampled + fill
+
+    def _inside(self, places: torch.Tensor, length: int) -> torch.Tensor:
+        return places.remainder(length) if self.fill_mode == "wrap" else places
+
+
+class RandomRotation(_Warp):
+    """Turns images around their middle (keras.layers.RandomRotation). factor: fractions of a full turn."""
+
+    factor: Any = option(bounds)
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """The turned images."""
+        angle = _drawn(run, x, self.factor).flatten() * (2 * torch.pi)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        matrix = torch.stack([cos, -sin, zero, sin, cos, zero], 1).reshape(-1, 2, 3)
+        return self.warped(x, matrix)
+
+
+class RandomTranslation(_Warp):
+    """Moves images up, down and sideways by a fraction of their size (keras.layers.RandomTranslation)."""
+
+    height_factor: Any = option(bounds)
+    width_factor: Any = option(bounds)
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """The moved images."""
+        down = _drawn(run, x, self.height_factor).flatten() * x.shape[2]
+        across = _drawn(run, x, self.width_factor).flatten() * x.shape[3]
+        one, zero = torch.ones_like(down), torch.zeros_like(down)
+        return self.warped(x, torch.stack([one, zero, -across, zero, one, -down], 1).reshape(-1, 2, 3))
+
+
+class RandomZoom(_Warp):
+    """Zooms into images or out of them (keras.layers.RandomZoom). Positive factors make what is seen smaller."""
+
+    height_factor: Any = option(bounds)
+    width_factor: Any = option(optional(bounds), default=None)
+
+    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+        """The zoomed images; without a width factor they keep their aspect ratio."""
+        down = 1 + _drawn(run, x, self.height_factor).flatten()
+        across = down if self.width_factor is None else 1 + _drawn(run, x, self.width_factor).flatten()
+        zero = torch.zeros_like(down)
+        return self.warped(x, torch.stack([across, zero, zero, zero, down, zero], 1).reshape(-1, 2, 3))
+
+
+def _uniform(run: Run, x: torch.Tensor, low: float | torch.Tensor, high: float | torch.Tensor) -> torch.Tensor:
+    """A number from low to high for each image: (rows, 1, 1, 1)."""
+    drawn = run.drawn((x.shape[0], 1, 1, 1), x, lambda empty: empty.uniform_(generator=run.generator))
+    return low + drawn * (high - low)
+
+
+def _drawn(run: Run, x: torch.Tensor, limits: Any) -> torch.Tensor:
+    """A number for each image, between two bounds, or within one on either side of zero."""
+    low, high = limits if isinstance(limits, tuple) else (-abs(limits), abs(limits))
+    return _uniform(run, x, low, high)
+
+
+def _chance(run: Run, x: torch.Tensor, probability: float) -> torch.Tensor:
+    return _uniform(run, x, 0, 1) < probability
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "RandomBrightness": RandomBrightness,
+    "RandomContrast": RandomContrast,
+    "RandomCrop": RandomCrop,
+    "RandomFlip": RandomFlip,
+    "RandomGrayscale": RandomGrayscale,
+    "RandomInvert": RandomInvert,
+    "RandomRotation": RandomRotation,
+    "RandomTranslation": RandomTranslation,
+    "RandomZoom": RandomZoom,
+}

@@ -1,0 +1,327 @@
+"""Numbers and text to categories (keras.layers.Discretization, CategoryEncoding, Hashing, HashedCrossing)."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+
+from layergraph.config.options import (
+    Expected,
+    boolean,
+    integer,
+    list_of,
+    nonnegative_int,
+    number,
+    one_of,
+    option,
+    optional,
+    positive_int,
+)
+from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.strings import Strings
+from layergraph.functional.weights import Weights
+from layergraph.initializers import Zeros
+from layergraph.layers.preprocessing.encoding import MODES, encoded
+from layergraph.layers.preprocessing.hashes import CROSS_KEY, fingerprint64, joined, siphash
+
+#: Earlier names of output modes.
+_OLDER_MODES = {"binary": "multi_hot", "tf-idf": "tf_idf"}
+
+_UNSIGNED = 0xFFFFFFFFFFFFFFFF
+
+
+def dense_only(value: Any) -> bool:
+    """Validator: outputs are never sparse here."""
+    if boolean(value):
+        raise Expected("false: sparse outputs are not supported")
+    return False
+
+
+def output_mode(*modes: str) -> Any:
+    """Validator: one of the modes, by its name or its older one."""
+    accepted = one_of(*modes)
+
+    def validate(value: Any) -> str:
+        return accepted(
+            {"binary": "multi_hot", "tf-idf": "tf_idf"}.get(value, value) if isinstance(value, str) else value
+        )
+
+    return validate
+
+
+def salt(value: Any) -> tuple[int, int] | None:
+    """Validator: the two halves of a SipHash key, one number for both, or None."""
+    if value is None:
+        return None
+    parts = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(parts) != 2 or any(type(part) is not int or not -(2**63) <= part < 2**64 for part in parts):
+        raise Expected("one or two integers of 64 bits")
+    return parts[0], parts[1]
+
+
+def bucket(data: bytes, count: int, key: tuple[int, int] | None) -> int:
+    """The bucket of `count` that text falls into (tf.strings.to_hash_bucket_fast, or _strong with a key)."""
+    return (fingerprint64(data) if key is None else siphash(data, key)) % count
+
+
+def as_text(x: Any) -> Strings:
+    """Numbers as the text by which TensorFlow hashes them; text as it is."""
+    if isinstance(x, Strings):
+        return x
+    if x.is_meta:
+        return Strings(tuple(x.shape))
+    whole = x.to(torch.int64).cpu().numpy()
+    flat = np.empty(whole.size, object)
+    flat[:] = [b"%d" % item for item in whole.ravel().tolist()]
+    return Strings(whole.shape, flat.reshape(whole.shape))
+
+
+class _Categories(Layer):
+    """A layer that gives categories. It takes its inputs in whatever type they come."""
+
+    autocast = False
+
+    def output_dtype(self) -> torch.dtype:
+        """Element type of what comes out."""
+        return torch_dtype(self.compute_dtype)
+
+    @property
+    def rows_are_independent(self) -> bool:
+        """Where rows have a single element, the whole batch is one sample for multi_hot and count."""
+        ranks = {len(tensor.shape) for node in self.inbound_nodes for tensor in node.input_tensors}
+        return getattr(self, "output_mode", "int") in ("int", "one_hot") or min(ranks, default=2) > 1
+
+
+class CategoryEncoding(_Categories):
+    """Categories as vectors over `num_tokens` (keras.layers.CategoryEncoding).
+
+    output_mode   one_hot: (...) or (..., 1) -> (..., num_tokens); multi_hot, count: (rows, n) -> (rows, num_tokens)
+
+    `count_weights`, an argument of the call, weighs each category in mode 'count'.
+    """
+
+    num_tokens: int = option(positive_int)
+    output_mode: str = option(output_mode("multi_hot", "count", "one_hot"), default="multi_hot")
+    sparse: bool = option(dense_only, default=False)
+
+    def forward(
+        self, run: Run, w: Weights, inputs: torch.Tensor, count_weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The vectors. Raises DataError for a category that isn't there."""
+        if count_weights is not None and self.output_mode != "count":
+            raise GraphError(f"count_weights goes with output_mode 'count', got '{self.output_mode}'")
+        if not inputs.is_meta and inputs.numel():
+            lowest, highest = (int(bound) for bound in torch.aminmax(inputs))
+            if lowest < 0 or highest >= self.num_tokens:
+                wrong = lowest if lowest < 0 else highest
+                raise DataError(
+                    f"layer '{self.name}' (CategoryEncoding): got category {wrong}, expected 0 to {self.num_tokens - 1}"
+                )
+        weights = None if count_weights is None else count_weights.to(self.output_dtype())
+        return encoded(inputs.to(torch.int64), self.output_mode, self.num_tokens, self.output_dtype(), weights)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = super().get_config()
+        del config["sparse"]
+        return config
+
+
+class Discretization(_Categories):
+    """The number of the bin in which each value lies (keras.layers.Discretization).
+
+    bin_boundaries   where bins meet: n of them make n + 1 bins, each with its lower boundary
+    num_bins         instead of boundaries: they are quantiles of the `summary` that a file holds
+    """
+
+    bin_boundaries: Any = option(optional(list_of(number)), default=None)
+    num_bins: int | None = option(optional(nonnegative_int), default=None)
+    epsilon: float = option(number, default=0.01)
+    output_mode: str = option(output_mode(*MODES), default="int")
+    sparse: bool = option(dense_only, default=False)
+
+    regularizes_activity = False
+
+    def setup(self) -> None:
+        """Raises ConfigError where nothing says what the bins are."""
+        if self.bin_boundaries is None and not self.num_bins:
+            raise ConfigError("Discretization: options 'bin_boundaries' and 'num_bins' are both missing")
+        bounds = self.bin_boundaries or ()
+        if any(b < a for a, b in itertools.pairwise(bounds)):
+            raise ConfigError("Discretization: option 'bin_boundaries' is not in order, expected rising numbers")
+
+    def output_dtype(self) -> torch.dtype:
+        """int32 for numbers of bins; tf.keras says int64 in the config, where Keras 3 has a floating-point type."""
+        asked = super().output_dtype()
+        return torch.int32 if self.output_mode == "int" and asked.is_floating_point else asked
+
+    def build(self, input_shape: Any) -> None:
+        """Makes place for the summary of what tf.keras saw in `adapt`, if there are no boundaries."""
+        if self.bin_boundaries is None:
+            self.add_weight("summary", (2, 0), Zeros(), trainable=False, dtype="float32", autocast=False)
+
+    def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Takes a summary of any length."""
+        if self.own_weights and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] == 2:
+            self.own_weights[0].shape = shapes[0]
+
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        """The numbers of the bins, encoded. Raises DataError if the layer never learned its bins."""
+        values = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
+        if self.bin_boundaries is not None:
+            bounds = torch.tensor(self.bin_boundaries, dtype=values.dtype, device=values.device)
+        elif values.is_meta:
+            bounds = values.new_empty((self._bins() - 1,))
+        else:
+            bounds = torch.from_numpy(self._quantiles(w.summary.cpu().numpy())).to(values.device, values.dtype)
+        places = torch.bucketize(values, bounds, right=True)
+        return encoded(places, self.output_mode, self._bins(), self.output_dtype())
+
+    def _bins(self) -> int:
+        return int(self.num_bins or 0) if self.bin_boundaries is None else len(self.bin_boundaries) + 1
+
+    def _quantiles(self, summary: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Boundaries of bins with as many values each (Keras's get_bin_boundaries)."""
+        if not summary.size:
+            raise DataError(f"layer '{self.name}' (Discretization) has no bins: it was never adapted to data")
+        share = 1.0 / self._bins()
+        if summary.shape[1] * share < 1:
+            return summary[0, :-1]
+        total = summary[1].cumsum()
+        places = np.interp(share + np.arange(0.0, 1.0, share), total / total[-1], summary[0])
+        return np.asarray(places[:-1], np.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config, which has no `trainable`: Keras doesn't take it back here."""
+        config = super().get_config()
+        del config["trainable"]
+        return config
+
+
+def _mask_value(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    return integer(value)
+
+
+class Hashing(_Categories):
+    """The bucket into which the hash of each value falls (keras.layers.Hashing).
+
+    Text is hashed as it is, integers as their decimal digits, other numbers without their fraction.
+
+    num_bins     number of buckets
+    mask_value   the value that falls into bucket 0, which then has no others
+    salt         key of SipHash, two integers or one for both; without it FarmHash is used
+    """
+
+    num_bins: int = option(positive_int)
+    mask_value: Any = option(_mask_value, default=None)
+    salt: Any = option(salt, default=None)
+    output_mode: str = option(output_mode(*MODES), default="int")
+    sparse: bool = option(dense_only, default=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Buckets are integers where nothing is said.
+        if kwargs.get("dtype") is None and (args[3] if len(args) > 3 else kwargs.get("output_mode", "int")) == "int":
+            kwargs["dtype"] = "int64"
+        super().__init__(*args, **kwargs)
+
+    def setup(self) -> None:
+        """Raises ConfigError for buckets of a type that isn't one of integers."""
+        if self.output_mode == "int" and self.compute_dtype not in ("int32", "int64"):
+            raise ConfigError(f"Hashing: option 'dtype' is '{self.compute_dtype}', expected 'int32' or 'int64'")
+
+    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
+        """The buckets, encoded."""
+        if self.output_mode == "one_hot" and inputs.ndim > 1 and inputs.shape[-1] == 1:
+            inputs = inputs.reshape(*inputs.shape[:-1])
+        hashed = as_text(inputs)
+        if hashed.is_meta:
+            places = torch.empty(hashed.shape, dtype=torch.int64, device="meta")
+        else:
+            places = self._places(inputs, hashed)
+        return encoded(places, self.output_mode, self.num_bins, self.output_dtype())
+
+    def _places(self, inputs: Any, hashed: Strings) -> torch.Tensor:
+        masked = self.mask_value is not None and self.num_bins > 1
+        count = self.num_bins - masked
+        places = torch.from_numpy(hashed.numbers(lambda item: bucket(item, count, self.salt)))
+        if not masked:
+            return places
+        if isinstance(inputs, Strings):
+            skipped = torch.from_numpy(inputs.values == str(self.mask_value).encode())
+        else:
+            skipped = (inputs == int(self.mask_value)).cpu()
+        return torch.where(skipped, 0, places + 1)
+
+
+class HashedCrossing(_Categories):
+    """The bucket into which several values together fall (keras.layers.HashedCrossing).
+
+    Takes a list of tensors of one shape, (rows,) or (rows, 1), of text or integers.
+    """
+
+    num_bins: int = option(positive_int)
+    output_mode: str = option(output_mode("int", "one_hot"), default="int")
+    sparse: bool = option(dense_only, default=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Buckets are integers where nothing is said.
+        if kwargs.get("dtype") is None and (args[1] if len(args) > 1 else kwargs.get("output_mode", "int")) == "int":
+            kwargs["dtype"] = "int64"
+        super().__init__(*args, **kwargs)
+
+    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
+        """The buckets, encoded. Raises GraphError for inputs that don't go together."""
+        self._check(inputs)
+        shape = tuple(inputs[0].shape)
+        if any(x.is_meta for x in inputs):
+            places = torch.empty(shape, dtype=torch.int64, device="meta")
+        else:
+            columns = [_fingerprints(x) for x in inputs]
+            crossed = [_crossed(row) % self.num_bins for row in zip(*columns, strict=True)]
+            places = torch.tensor(crossed, dtype=torch.int64).reshape(shape)
+        return encoded(places, self.output_mode, self.num_bins, self.output_dtype())
+
+    def _check(self, inputs: Any) -> None:
+        what = f"layer '{self.name}' (HashedCrossing)"
+        if not isinstance(inputs, (list, tuple)) or len(inputs) < 2:
+            raise GraphError(f"{what}: got {type(inputs).__name__}, expected a list of two tensors or more")
+        shapes = [tuple(x.shape) for x in inputs]
+        if len(set(shapes)) > 1 or len(shapes[0]) not in (1, 2) or (len(shapes[0]) == 2 and shapes[0][1] != 1):
+            raise GraphError(f"{what}: got shapes {shapes}, expected all (rows,) or all (rows, 1)")
+        if any(not isinstance(x, Strings) and (x.is_floating_point() or x.dtype == torch.bool) for x in inputs):
+            raise GraphError(f"{what}: got {[str(x.dtype) for x in inputs]}, expected text or integers")
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config, which has no `trainable`: Keras doesn't take it back here."""
+        config = super().get_config()
+        del config["trainable"]
+        return config
+
+
+def _fingerprints(x: Any) -> list[int]:
+    if isinstance(x, Strings):
+        return [fingerprint64(item) for item in x.values.ravel()]
+    return [item & _UNSIGNED for item in x.reshape(-1).tolist()]
+
+
+def _crossed(parts: tuple[int, ...]) -> int:
+    result = CROSS_KEY
+    for part in parts:
+        result = joined(result, part)
+    return result
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "CategoryEncoding": CategoryEncoding,
+    "Discretization": Discretization,
+    "HashedCrossing": HashedCrossing,
+    "Hashing": Hashing,
+}

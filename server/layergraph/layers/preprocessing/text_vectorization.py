@@ -1,0 +1,191 @@
+"""Text to sequences of indices, or to vectors over a vocabulary (keras.layers.TextVectorization)."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from layergraph.config.options import (
+    Expected,
+    boolean,
+    list_of,
+    number,
+    one_of,
+    option,
+    optional,
+    positive_int,
+    text,
+)
+from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
+from layergraph.functional.strings import Strings
+from layergraph.functional.weights import Weights
+from layergraph.layers.preprocessing.categorical import dense_only, output_mode
+from layergraph.layers.preprocessing.encoding import MODES
+from layergraph.layers.preprocessing.lookup import StringLookup, terms
+
+#: Letters that Keras strips. They are ASCII, as are those that it makes small.
+_PUNCTUATION = string.punctuation.encode("ascii")
+
+
+def _widths(value: Any) -> Any:
+    if value is None or isinstance(value, int):
+        return optional(positive_int)(value)
+    return list_of(positive_int)(value)
+
+
+def _dense(value: Any) -> bool:
+    if boolean(value):
+        raise Expected("false: ragged outputs are not supported")
+    return False
+
+
+class TextVectorization(Layer):
+    """Pieces of text, (rows,) or (rows, 1), standardised, split into tokens, and looked up.
+
+    standardize              lower_and_strip_punctuation, lower, strip_punctuation, or nothing
+    split                    whitespace, character, or nothing: then each element of (rows, n) is a token
+    ngrams                   tokens are joined to all runs of so many of them; one number means up to so many
+    output_mode              int: (rows, tokens), 0 after the last; multi_hot, count, tf_idf: (rows, terms)
+    output_sequence_length   sequences are cut or filled up to it; without it, to the longest of the rows
+    """
+
+    max_tokens: int | None = option(optional(positive_int), default=None)
+    standardize: Any = option(
+        optional(one_of("lower_and_strip_punctuation", "lower", "strip_punctuation")),
+        default="lower_and_strip_punctuation",
+    )
+    split: Any = option(optional(one_of("whitespace", "character")), default="whitespace")
+    ngrams: Any = option(_widths, default=None)
+    output_mode: str = option(output_mode(*MODES, "tf_idf"), default="int")
+    output_sequence_length: int | None = option(optional(positive_int), default=None)
+    pad_to_max_tokens: bool = option(boolean, default=False)
+    vocabulary: Any = option(optional(terms), default=None)
+    idf_weights: Any = option(optional(list_of(number)), default=None)
+    sparse: bool = option(dense_only, default=False)
+    ragged: bool = option(_dense, default=False)
+    encoding: str = option(text, default="utf-8")
+    vocabulary_size: int | None = option(optional(positive_int), default=None, kw_only=True)
+    has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
+
+    autocast = False
+    storage = StorageLayout(named=True, assets=("vocabulary.txt",))
+
+    def setup(self) -> None:
+        """Makes the lookup. Raises ConfigError for options that don't go together."""
+        if self.output_mode != "int" and self.output_sequence_length is not None:
+            raise ConfigError(
+                f"TextVectorization: option 'output_sequence_length' is {self.output_sequence_length}, expected none "
+                f"in mode '{self.output_mode}'"
+            )
+        if self.output_mode == "one_hot" and self.split is not None:
+            raise ConfigError(
+                "TextVectorization: option 'output_mode' is 'one_hot', expected another unless 'split' is null"
+            )
+        self.lookup = StringLookup(
+            max_tokens=self.max_tokens,
+            vocabulary=self.vocabulary,
+            idf_weights=self.idf_weights,
+            pad_to_max_tokens=self.pad_to_max_tokens,
+            mask_token="",
+            output_mode=self.output_mode,
+            vocabulary_size=self.vocabulary_size,
+            name="string_lookup",
+        )
+        self.sublayers["_lookup_layer"] = self.lookup
+
+    @property
+    def rows_are_independent(self) -> bool:
+        """Sequences without a length of their own are as long as the longest beside them."""
+        return self.output_mode != "int" or self.output_sequence_length is not None or self.split is None
+
+    def set_vocabulary(self, vocabulary: Any) -> None:
+        """Takes a vocabulary. Raises ConfigError where it is empty, too long, or has a term twice."""
+        self.lookup.set_vocabulary(vocabulary)
+
+    def load_asset(self, name: str, content: bytes) -> None:
+        """Takes the vocabulary that a file holds beside the config. Raises ConfigError where it is none."""
+        self.lookup.load_asset(name, content)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights of the terms in mode 'tf_idf', which files hold in two places."""
+        self.lookup.build(input_shape)
+        self.lookup.built = True
+        self.own_weights = list(self.lookup.own_weights)
+
+    # --- computing ----------------------------------------------------------------------------------------------------
+
+    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
+        """The sequences or vectors. Raises GraphError for anything but text."""
+        if not isinstance(inputs, Strings):
+            raise GraphError(f"layer '{self.name}' (TextVectorization): got {inputs.dtype}, expected text")
+        shape = inputs.shape
+        if self.split is not None and len(shape) > 1:
+            if shape[-1] != 1:
+                raise GraphError(
+                    f"layer '{self.name}' (TextVectorization): got shape {shape}, expected (rows,) or (rows, 1)"
+                )
+            shape = shape[:-1]
+        if len(shape) > 2 or (self.split is not None and len(shape) != 1):
+            raise GraphError(f"layer '{self.name}' (TextVectorization): got shape {inputs.shape}, expected (rows, n)")
+        if inputs.is_meta:
+            # How many tokens there are, the data decides.
+            unknown = self.split is not None or self.ngrams
+            length = run.stand_ins.length if unknown and run.stand_ins is not None else shape[-1]
+            return self._encoded(w, torch.empty((shape[0], length), dtype=torch.int64, device="meta"))
+        self.lookup.check_known()
+        rows = [self._tokens(row) for row in inputs.values.reshape(shape[0], *(shape[1:] or (1,))).tolist()]
+        longest = max(map(len, rows), default=0)
+        # Token -1 is none: it is filled up with 0 in sequences and doesn't count in vectors.
+        places = torch.full((len(rows), longest), -1, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            places[i, : len(row)] = torch.tensor([self.lookup.place(token) for token in row], dtype=torch.int64)
+        return self._encoded(w, places)
+
+    def _encoded(self, w: Weights, places: torch.Tensor) -> torch.Tensor:
+        if self.output_mode != "int":
+            return self.lookup.encoded(w["_lookup_layer"], places)
+        length = self.output_sequence_length
+        if length is not None:
+            missing = max(0, length - places.shape[1])
+            places = torch.nn.functional.pad(places[:, :length], (0, missing), value=-1)
+        return places.clamp(min=0)
+
+    def _tokens(self, row: list[bytes]) -> list[bytes]:
+        """The tokens of one row."""
+        pieces = [self._standardized(piece) for piece in row]
+        if self.split == "whitespace":
+            pieces = [token for piece in pieces for token in piece.split()]
+        elif self.split == "character":
+            pieces = [letter.encode("utf-8") for piece in pieces for letter in piece.decode("utf-8", "replace")]
+        if self.ngrams is None:
+            return pieces
+        widths = range(1, self.ngrams + 1) if isinstance(self.ngrams, int) else self.ngrams
+        return [gram for width in widths for gram in _ngrams(pieces, width)]
+
+    def _standardized(self, piece: bytes) -> bytes:
+        if self.standardize in ("lower", "lower_and_strip_punctuation"):
+            piece = piece.lower()
+        if self.standardize in ("strip_punctuation", "lower_and_strip_punctuation"):
+            piece = piece.translate(None, _PUNCTUATION)
+        return piece
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = super().get_config()
+        del config["has_input_vocabulary"]
+        looked_up = self.lookup.get_config()
+        return {**config, **{key: looked_up[key] for key in ("vocabulary", "idf_weights", "vocabulary_size")}}
+
+
+def _ngrams(tokens: list[bytes], width: int) -> Iterator[bytes]:
+    """All runs of `width` tokens, joined by spaces."""
+    return (b" ".join(tokens[i : i + width]) for i in range(len(tokens) - width + 1))
+
+
+LAYERS: dict[str, type[Layer]] = {"TextVectorization": TextVectorization}

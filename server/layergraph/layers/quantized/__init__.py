@@ -1,0 +1,1 @@
+"""Layers that `model.quantize` of Keras 3 left."""

@@ -1,0 +1,124 @@
+"""Embeddings kept in few bits, as `model.quantize` of Keras 3 leaves them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from layergraph.functional.binding import Binder
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.run import Run
+from layergraph.functional.weights import Weights
+from layergraph.layers.core.basic import Embedding
+from layergraph.layers.core.reversible_embedding import ReversibleEmbedding, capped
+from layergraph.layers.quantized.kernels import QuantizedLayer
+from layergraph.layers.quantized.quantizers import AbsMaxQuantizer, dequantized, unpacked
+
+
+class QuantizedEmbedding(QuantizedLayer, Embedding):
+    """An Embedding of int8 or int4, with a scale for each id, or for each block of an id's vector."""
+
+    storage = replace(QuantizedLayer.storage, null_regularizer=True)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the embeddings, and what belongs to them."""
+        packed = self.quantization.mode == "int4"
+        self.add_array(
+            "embeddings", (self.input_dim, (self.output_dim + 1) // 2 if packed else self.output_dim), "int8"
+        )
+        if not packed or self.block is None:
+            self.add_array("embeddings_scale", (self.input_dim,))
+            return
+        self.add_array("embeddings_scale", (self.input_dim, self.groups(self.output_dim)))
+        self.add_array("embeddings_zero", (self.input_dim, self.groups(self.output_dim)), "int8")
+        self.add_array("g_idx", (self.output_dim,), "float32")
+
+    def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Keras 3.2 has a scale for each feature instead."""
+        if self.quantization.mode == "int8" and shapes[1:] == [(self.output_dim,)]:
+            self.own_weights[1].shape = shapes[1]
+
+    def bind(self, binder: Binder) -> Any:
+        """The weights; the embeddings of int4 as one number each."""
+        w = super().bind(binder)
+        w.unscaled = False
+        if self.quantization.mode == "int4":
+            w.embeddings = unpacked(w.embeddings, self.output_dim, -1)
+        return w
+
+    def bind_unscaled(self, binder: Binder) -> Any:
+        """The weights, for integers as they are kept."""
+        w = self.bind(binder)
+        w.unscaled = True
+        return w
+
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        """The vectors of the ids. Raises DataError for an id that has none."""
+        ids = self.known_ids(inputs)
+        vectors: torch.Tensor = torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
+        if w.unscaled:
+            return vectors
+        if self.quantization.mode == "int4" and self.block is not None:
+            return dequantized(vectors, w.embeddings_scale[ids], w.embeddings_zero[ids], w.g_idx, -1)
+        scale: torch.Tensor = w.embeddings_scale
+        return vectors / (scale[ids][..., None] if scale.shape == (self.input_dim,) else scale)
+
+
+class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
+    """A ReversibleEmbedding of int8 or int4. It makes no masks, as in Keras."""
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the embeddings, and those of the way back if they are others."""
+        super().build(input_shape)
+        if self.tie_weights:
+            return
+        packed = self.quantization.mode == "int4"
+        blocks = packed and self.block is not None
+        rows = (self.output_dim + 1) // 2 if packed else self.output_dim
+        self.add_array("reverse_embeddings", (rows, self.input_dim), "int8")
+        groups = (self.groups(self.output_dim),) if blocks else ()
+        self.add_array("reverse_embeddings_scale", (*groups, self.input_dim))
+        if blocks:
+            self.add_array("reverse_embeddings_zero", (*groups, self.input_dim))
+
+    @property
+    def activation_quantizer(self) -> AbsMaxQuantizer | None:
+        """What makes integers of the vectors on the way back; as long as nothing is said, there is one."""
+        return AbsMaxQuantizer() if self.quantization_config is None else super().activation_quantizer
+
+    def bind(self, binder: Binder) -> Any:
+        """The weights, and the kernel of the way back, (output_dim, input_dim), and by what to divide."""
+        w = super().bind(binder)
+        values, scale, zero = w.embeddings.t(), w.embeddings_scale.t(), getattr(w, "embeddings_zero", None)
+        zero = None if zero is None else zero.t()
+        if not self.tie_weights:
+            values, scale = w.reverse_embeddings, w.reverse_embeddings_scale
+            zero = getattr(w, "reverse_embeddings_zero", None)
+            values = unpacked(values, self.output_dim, 0) if self.quantization.mode == "int4" else values
+        kind = torch_dtype("float32" if self.activation_quantizer is not None else self.compute_dtype)
+        w.kernel, w.divisor = values.to(kind), scale
+        if zero is not None:
+            w.kernel, w.divisor = dequantized(values.to(scale.dtype), scale, zero, w.g_idx, 0), None
+        return w
+
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+        """The vectors of ids, or the logits of vectors."""
+        if not reverse:
+            return super().forward(run, w, inputs)
+        quantizer, scale = self.activation_quantizer, None
+        vectors = inputs
+        if quantizer is not None:
+            axis = -1 if quantizer.axis is None else quantizer.axis
+            vectors, scale = quantizer(inputs.detach(), axis if isinstance(axis, tuple) else (axis,))
+        logits = (vectors.to(w.kernel.dtype) @ w.kernel).to(torch_dtype(self.compute_dtype))
+        divisor = w.divisor if scale is None or w.divisor is None else scale * w.divisor
+        divisor = scale if divisor is None else divisor
+        if divisor is not None:
+            logits = logits / divisor
+        return capped(logits, self.logit_soft_cap)
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """None."""
+        return None

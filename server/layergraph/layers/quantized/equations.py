@@ -1,0 +1,143 @@
+"""Dense layers whose kernels are kept in few bits, as `model.quantize` of Keras 3 leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from layergraph.errors import GraphError
+from layergraph.functional.run import Run
+from layergraph.functional.tensor import Shape
+from layergraph.functional.weights import Weights
+from layergraph.layers.activation_functions import activate
+from layergraph.layers.core.basic import Dense
+from layergraph.layers.core.einsum import EinsumDense, Equation
+from layergraph.layers.quantized.kernels import QuantizedKernel
+
+
+class QuantizedDense(QuantizedKernel, Dense):
+    """A Dense with a quantised kernel."""
+
+    def add_kernel_and_bias(self, features: int | None) -> None:
+        """Creates both, and what belongs to them. Raises GraphError."""
+        if features is None:
+            raise GraphError(f"layer '{self.name}' (Dense): the last axis of its inputs must have a known length")
+        size, packed = (features, self.units), ((features + 1) // 2, self.units)
+        self.add_kernel(size, size, (self.units,), packed, self.add_bias)
+
+    def add_float_kernel(self) -> None:
+        """As any Dense."""
+        self.add_whole_kernel(self.kernel_shape[0])
+
+    def scaled_later(self, values: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The product has the columns last, as the scale has them."""
+        return values, scale
+
+    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+        """activation(x @ kernel + bias)."""
+        y = self.multiplied(run, w, x, torch.matmul, (-1,))
+        return activate(self.activation, run, w, y + _bias(self, w) if self.use_bias else y)
+
+
+class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
+    """An EinsumDense with a quantised kernel."""
+
+    storage = replace(QuantizedKernel.storage, null_regularizer=True)
+    zero_name = "zero_point"
+
+    def add_kernel_and_bias(self, input_shape: Shape) -> None:
+        """Creates both, and what belongs to them. Raises GraphError."""
+        shape, _ = self.kernel_shape_for(input_shape)
+        self._input_shape = input_shape
+        self.inputs, kernel = quantized_axes(self.parsed)
+        if any(length is None for length in shape):
+            raise GraphError(f"layer '{self.name}' (EinsumDense): the axes of its kernel must have known lengths")
+        known = tuple(int(length) for length in shape if length is not None)
+        packed = list(known)
+        axis = kernel.summed[0] if kernel.summed else 0
+        packed[axis] = (packed[axis] + 1) // 2
+        scale = kernel.laid_out(np.empty([1 if i in kernel.summed else n for i, n in enumerate(known)])).shape
+        self.add_kernel(
+            known, self._size(known, kernel.summed), scale, tuple(packed), lambda: self.add_bias(input_shape)
+        )
+
+    def _size(self, shape: tuple[int, ...], summed: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the kernel as a matrix."""
+        if self.quantization.mode not in ("gptq", "awq"):
+            rows = int(np.prod([n for i, n in enumerate(shape) if i in summed], dtype=np.int64))
+            return rows, int(np.prod(shape, dtype=np.int64)) // rows
+        # Keras takes the longest axis for the features of a model, and the other two for its heads.
+        if len(shape) not in (2, 3):
+            raise GraphError(f"layer '{self.name}' (EinsumDense): a kernel of shape {shape} can't be calibrated")
+        if len(shape) == 3 and shape.index(max(shape)) > 0:
+            return shape[0] * shape[1], shape[2]
+        return shape[0], int(np.prod(shape[1:]))
+
+    def add_float_kernel(self) -> None:
+        """As any EinsumDense."""
+        self.add_whole_kernel(self._input_shape)
+
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        """The outputs."""
+        y = self.multiplied(
+            run,
+            w,
+            inputs,
+            lambda x, kernel: torch.einsum(self.parsed.text, x, kernel),
+            tuple(self.inputs.summed),
+            self.inputs.laid_out,
+        )
+        return activate(self.activation, run, w, y if self.bias_axes is None else y + _bias(self, w))
+
+
+def _bias(layer: QuantizedKernel, w: Weights) -> torch.Tensor:
+    """The bias; where products are float8, Keras rounds it to bfloat16."""
+    bias: torch.Tensor = w.bias
+    rounded = layer.quantization.mode == "float8" and layer.compute_dtype == "float32" and not w.unscaled
+    return bias.to(torch.bfloat16).to(bias.dtype) if rounded else bias
+
+
+@dataclass(frozen=True, slots=True)
+class OperandAxes:
+    """Axes of an operand of an equation that are summed over, and how a scale of it is laid out as the output."""
+
+    summed: list[int]
+    order: list[int]
+    inserted: list[int]
+    dropped: list[int]
+
+    def laid_out(self, scale: Any) -> Any:
+        """The scale, a NumPy array or a tensor, in the output's layout."""
+        scale = scale.transpose(self.order) if isinstance(scale, np.ndarray) else scale.permute(self.order)
+        shape = list(scale.shape)
+        for axis in sorted(self.inserted):
+            shape.insert(axis, 1)
+        for axis in sorted(self.dropped, reverse=True):
+            if shape[axis] == 1:
+                shape.pop(axis)
+        return scale.reshape(shape)
+
+
+def quantized_axes(equation: Equation) -> tuple[OperandAxes, OperandAxes]:
+    """Those of inputs and kernel (Keras's _analyze_quantization_info, which knows no ellipsis)."""
+    outputs, operands = equation.outputs, (equation.inputs, equation.kernel)
+    summed = [[i for i, letter in enumerate(operand) if letter not in outputs] for operand in operands]
+    inserted = [[i for i, letter in enumerate(outputs) if letter not in operand] for operand in operands]
+    order = [[operand.index(letter) for letter in outputs if letter in operand] for operand in operands]
+    dropped: list[list[int]] = [[], []]
+    # Keras puts a summed axis where one is missing; if none is, where it put the last, and drops it after.
+    place = outputs.find(equation.kernel[-1])
+    for which in (0, 1):
+        for axis in summed[which]:
+            if inserted[which]:
+                place = inserted[which].pop(0)
+            else:
+                dropped[which].append(axis)
+            order[which].insert(place, axis)
+    return OperandAxes(summed[0], order[0], inserted[0], dropped[0]), OperandAxes(
+        summed[1], order[1], inserted[1], dropped[1]
+    )

@@ -1,0 +1,362 @@
+"""What recurrent layers compute in a step, and over all of them (keras.layers.SimpleRNNCell, LSTMCell, GRUCell)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from layergraph.config.options import anything, boolean, fraction, option, positive_int
+from layergraph.constraints import constraint
+from layergraph.errors import GraphError
+from layergraph.functional.invocation import Invocation
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.shape_inference import infer
+from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.weights import Weights
+from layergraph.initializers import Initializer, initializer
+from layergraph.layers.rnn import kernels as recurrent_kernels
+from layergraph.layers.activation_functions import Activation, activation, relu, sigmoid, tanh
+from layergraph.layers.biases import product
+from layergraph.layers.rnn.kernels import Scanned
+from layergraph.layers.regularization import dropout_mask
+from layergraph.regularizers import regularizer
+
+States: TypeAlias = Sequence[torch.Tensor]
+
+#: One step: (number of the step, states before) -> states after, the first of which is the output.
+Step: TypeAlias = Callable[[int, States], list[torch.Tensor]]
+
+#: Is told the states after each step.
+Watch: TypeAlias = Callable[[States], None]
+
+
+class Cell(Layer):
+    """Weights and maths of a recurrent layer, shared by the layer and the cell of its name.
+
+    Steps are numbered in the order in which they are taken: going backwards is the caller's business.
+    """
+
+    units: int = option(positive_int)
+    activation: Activation = option(activation, default="tanh")
+    use_bias: bool = option(boolean, default=True, kw_only=True)
+    kernel_initializer: Any = option(initializer, default="glorot_uniform", kw_only=True)
+    recurrent_initializer: Any = option(initializer, default="orthogonal", kw_only=True)
+    bias_initializer: Any = option(initializer, default="zeros", kw_only=True)
+    kernel_regularizer: Any = option(regularizer, default=None, kw_only=True)
+    recurrent_regularizer: Any = option(regularizer, default=None, kw_only=True)
+    bias_regularizer: Any = option(regularizer, default=None, kw_only=True)
+    kernel_constraint: Any = option(constraint, default=None, kw_only=True)
+    recurrent_constraint: Any = option(constraint, default=None, kw_only=True)
+    bias_constraint: Any = option(constraint, default=None, kw_only=True)
+    dropout: float = option(fraction, default=0.0, kw_only=True)
+    recurrent_dropout: float = option(fraction, default=0.0, kw_only=True)
+    seed: Any = option(anything, default=None, kw_only=True)
+
+    #: Matrices that stand side by side in the kernels.
+    gates = 1
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Features of each state. The first is the output's."""
+        return (self.units,)
+
+    def build(self, input_shape: Any, *others: Any) -> None:
+        """Creates the kernels and the bias."""
+        width = self.gates * self.units
+        for name, rows, init, penalty, limit in (
+            ("kernel", input_shape[-1], self.kernel_initializer, self.kernel_regularizer, self.kernel_constraint),
+            (
+                "recurrent_kernel",
+                self.units,
+                self.recurrent_initializer,
+                self.recurrent_regularizer,
+                self.recurrent_constraint,
+            ),
+        ):
+            # torch's loops see the transposed kernel.
+            self.add_weight(name, (rows, width), init, memory_order=(1, 0), regularizer=penalty, constraint=limit)
+        if self.use_bias:
+            self.add_weight(
+                "bias",
+                self.bias_shape(),
+                self.first_bias(),
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        for chosen in (self.activation, getattr(self, "recurrent_activation", None)):
+            if isinstance(chosen, Layer):
+                self._check_activation(chosen)
+
+    def _check_activation(self, layer: Layer) -> None:
+        """Raises GraphError for a layer as the activation that gives another shape: steps aren't run to find shapes."""
+        gate = Tensor((None, self.units), self.compute_dtype, History(self, 0, 0))
+        layer.build_for((gate,))
+        shapes = [output.shape for output in infer(Invocation(layer, (gate,), {}, None))]
+        if shapes != [gate.shape]:
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): as its activation, layer '{layer.name}' "
+                f"({type(layer).__name__}) gives shape {shapes[0]}, expected {gate.shape}"
+            )
+
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of the bias."""
+        return (self.gates * self.units,)
+
+    def first_bias(self) -> Any:
+        """The bias's initializer."""
+        return self.bias_initializer
+
+    def scan(
+        self,
+        run: Run,
+        w: Weights,
+        x: torch.Tensor,
+        states: States,
+        mask: torch.Tensor | None,
+        *,
+        need_states: bool,
+        watch: Watch | None = None,
+    ) -> Scanned:
+        """Outputs (rows, steps, units) for x (rows, steps, features), and the states after the last step.
+
+        mask          (rows, steps), False where a step is passed over: states stay, the last output is given again
+        need_states   whether the caller uses the states
+        watch         is told what each step gives, before masks: the states, the first of which is the output
+        """
+        x = x.to(w.kernel.dtype)
+        if run.training and self.dropout and not self.recurrent_dropout:
+            x = x * dropout_mask(run, x[:, 0], self.dropout)[:, None]
+        if x.is_meta:
+            return self._shapes(w, x, states)
+        # Keras's products take one row of states for all of x; torch's loops read past the end of fewer than x has.
+        rows = x.shape[0]
+        states = [state if state.shape[0] == rows else state.expand(rows, -1) for state in states]
+        if watch is None and not (run.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
+            done = self.fused(w, x, states, mask, need_states=need_states)
+            if done is not None:
+                return done
+        step = self.step(run, w, x)
+        return _loop(step if watch is None else _watched(step, watch), x, states, mask)
+
+    def fused(
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+    ) -> Scanned | None:
+        """What `scan` gives, by one of torch's own loops; None where none computes this."""
+        return None
+
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+        """The step over x (rows, steps, features). What doesn't depend on states is computed here, for all steps."""
+        raise NotImplementedError
+
+    def projected(self, run: Run, w: Weights, x: torch.Tensor, bias: torch.Tensor | None) -> Sequence[torch.Tensor]:
+        """x @ kernel + bias of each step, by one matrix product (rows, gates * units)."""
+        x = x.transpose(0, 1)
+        if run.training and self.dropout and self.recurrent_dropout:
+            # With recurrent dropout, Keras drops other inputs for each gate.
+            parts = [
+                (x * dropout_mask(run, x[0], self.dropout)) @ kernel for kernel in w.kernel.chunk(self.gates, dim=-1)
+            ]
+            y = torch.cat(parts, -1)
+            return (y if bias is None else y + bias).unbind(0)
+        return product(x, w.kernel, bias).unbind(0)
+
+    def recurrent_masks(self, run: Run, x: torch.Tensor) -> list[torch.Tensor] | None:
+        """What each gate's state is multiplied by, the same in all steps; None without recurrent dropout."""
+        if not (run.training and self.recurrent_dropout):
+            return None
+        like = x.new_empty((x.shape[0], self.units))
+        return [dropout_mask(run, like, self.recurrent_dropout) for _ in range(self.gates)]
+
+    def _shapes(self, w: Weights, x: torch.Tensor, states: States) -> Scanned:
+        """Without values, shapes are told rather than computed: thousands of steps on `meta` take seconds."""
+        if x.shape[2] != w.kernel.shape[0]:
+            raise GraphError(f"got {x.shape[2]} features, expected {w.kernel.shape[0]}")
+        return x.new_empty((x.shape[0], x.shape[1], self.state_sizes[0])), list(states)
+
+
+def _watched(step: Step, watch: Watch) -> Step:
+    def take(t: int, states: States) -> list[torch.Tensor]:
+        after = step(t, states)
+        watch(after)
+        return after
+
+    return take
+
+
+def _loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None) -> Scanned:
+    """Step by step. `x` tells rows, steps and type."""
+    steps = x.shape[1]
+    states = list(states)
+    output = torch.zeros_like(states[0])
+    outputs = []
+    counts = None if mask is None else mask.t()[:, :, None].unbind(0)
+    for t in range(steps):
+        after = step(t, states)
+        if counts is None:
+            output, states = after[0], after
+        else:
+            output = torch.where(counts[t], after[0], output)
+            states = [torch.where(counts[t], new, old) for new, old in zip(after, states, strict=True)]
+        outputs.append(output)
+    return torch.stack(outputs, 1) if outputs else x.new_zeros((x.shape[0], 0, output.shape[1])), states
+
+
+def _recurrent(h: torch.Tensor, kernel: torch.Tensor, masks: list[torch.Tensor] | None) -> torch.Tensor:
+    """h @ kernel, with a mask of its own on h for each gate."""
+    if masks is None:
+        return h @ kernel
+    return torch.cat([(h * mask) @ part for mask, part in zip(masks, kernel.chunk(len(masks), -1), strict=True)], -1)
+
+
+class SimpleCell(Cell):
+    """h = activation(x @ kernel + h @ recurrent_kernel + bias)."""
+
+    def fused(
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+    ) -> Scanned | None:
+        """By torch's loop, for tanh and relu."""
+        if self.activation not in (tanh, relu):
+            return None
+        bias = w.bias if self.use_bias else None
+        loop = recurrent_kernels.simple_rnn(w.kernel, w.recurrent_kernel, bias, rectified=self.activation is relu)
+        return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
+
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+        """The formula above."""
+        inputs = self.projected(run, w, x, w.bias if self.use_bias else None)
+        masks = self.recurrent_masks(run, x)
+
+        def take(t: int, states: States) -> list[torch.Tensor]:
+            # A layer as the activation may give another type.
+            return [self.activation(inputs[t] + _recurrent(states[0], w.recurrent_kernel, masks)).to(x.dtype)]
+
+        return take
+
+
+class GatedCell(Cell):
+    """A cell with gates, which have an activation of their own."""
+
+    recurrent_activation: Activation = option(activation, default="sigmoid")
+
+    @property
+    def usual(self) -> bool:
+        """Whether activations are those of torch's own loops."""
+        return self.activation is tanh and self.recurrent_activation is sigmoid
+
+
+class LstmCell(GatedCell):
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997), with gates i, f, o and candidate g:
+
+    c = f * c + i * g, h = o * activation(c). Kernels hold i, f, g, o side by side.
+    """
+
+    unit_forget_bias: bool = option(boolean, default=True, kw_only=True)
+
+    gates = 4
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """h and c."""
+        return (self.units, self.units)
+
+    def first_bias(self) -> Any:
+        """Ones for the forget gate, if asked for."""
+        return ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer
+
+    def fused(
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+    ) -> Scanned | None:
+        """By torch's loop, for tanh and sigmoid."""
+        if not self.usual:
+            return None
+        loop, first_steps = recurrent_kernels.lstm(w.kernel, w.recurrent_kernel, w.bias if self.use_bias else None)
+        if mask is None:
+            return loop(x, states)
+        return recurrent_kernels.masked(loop, x, states, mask, first_steps if need_states else None)
+
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+        """The formula above."""
+        inputs = self.projected(run, w, x, w.bias if self.use_bias else None)
+        masks = self.recurrent_masks(run, x)
+        gate, active = self.recurrent_activation, self.activation
+
+        def take(t: int, states: States) -> list[torch.Tensor]:
+            h, c = states
+            i, f, g, o = (inputs[t] + _recurrent(h, w.recurrent_kernel, masks)).chunk(4, -1)
+            c = gate(f) * c + gate(i) * active(g)
+            return [gate(o) * active(c), c]
+
+        return take
+
+
+class ForgetBias:
+    """First bias of an LSTM: what `initializer` gives, but ones for the forget gate (Jozefowicz et al., 2015)."""
+
+    def __init__(self, initializer: Initializer) -> None:
+        self._initializer = initializer
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        units = shape[0] // 4
+        first, rest = self._initializer((units,), dtype), self._initializer((2 * units,), dtype)
+        return torch.cat([first, torch.ones(units, dtype=dtype), rest])
+
+
+class GruCell(GatedCell):
+    """Gated recurrent unit (Cho et al., 2014), with gates z (update) and r (reset), and candidate g:
+
+    h = z * h + (1 - z) * g. Kernels hold z, r, g side by side.
+
+    reset_after   r multiplies h @ recurrent_kernel + bias (cuDNN's way, with two biases), not h before it
+    """
+
+    reset_after: bool = option(boolean, default=True, kw_only=True)
+
+    gates = 3
+
+    def bias_shape(self) -> tuple[int, ...]:
+        """One bias for inputs and, with `reset_after`, one for states."""
+        return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
+
+    def fused(
+        self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
+    ) -> Scanned | None:
+        """By torch's loop, for tanh, sigmoid and `reset_after`."""
+        if not (self.usual and self.reset_after):
+            return None
+        loop = recurrent_kernels.gru(w.kernel, w.recurrent_kernel, w.bias if self.use_bias else None)
+        return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
+
+    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+        """The formula above."""
+        bias = recurrent_bias = None
+        if self.use_bias:
+            bias, recurrent_bias = w.bias.unbind(0) if self.reset_after else (w.bias, None)
+        inputs = self.projected(run, w, x, bias)
+        masks = self.recurrent_masks(run, x)
+        gate, units = self.recurrent_activation, self.units
+
+        def after(t: int, states: States) -> list[torch.Tensor]:
+            (h,) = states
+            inner = _recurrent(h, w.recurrent_kernel, masks)
+            if recurrent_bias is not None:
+                inner = inner + recurrent_bias
+            z = gate(inputs[t][:, :units] + inner[:, :units])
+            r = gate(inputs[t][:, units : 2 * units] + inner[:, units : 2 * units])
+            return [_mixed(z, h, self.activation(inputs[t][:, 2 * units :] + r * inner[:, 2 * units :]))]
+
+        def before(t: int, states: States) -> list[torch.Tensor]:
+            (h,) = states
+            gates, candidate = w.recurrent_kernel[:, : 2 * units], w.recurrent_kernel[:, 2 * units :]
+            zr = inputs[t][:, : 2 * units] + _recurrent(h, gates, masks and masks[:2])
+            z, r = gate(zr[:, :units]), gate(zr[:, units:])
+            kept = h if masks is None else h * masks[2]
+            return [_mixed(z, h, self.activation(inputs[t][:, 2 * units :] + (r * kept) @ candidate))]
+
+        return after if self.reset_after else before
+
+
+def _mixed(z: torch.Tensor, h: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    return z * h + (1 - z) * candidate

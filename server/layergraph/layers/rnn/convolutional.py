@@ -1,0 +1,231 @@
+"""LSTMs whose gates are convolutions (keras.layers.ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from layergraph.config.options import anything, boolean, fraction, option, positive_int
+from layergraph.constraints import constraint
+from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.structure import flatten
+from layergraph.functional.weights import Weights
+from layergraph.initializers import initializer
+from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.activation_functions import activation as any_activation
+from layergraph.layers.convolutional.convolution import WindowedConvolution
+from layergraph.layers.rnn.recurrent import Recurrent
+from layergraph.layers.rnn.cells import ForgetBias
+from layergraph.layers.regularization import dropout_mask
+from layergraph.layers.spatial import data_format, padding, same_padding
+from layergraph.regularizers import regularizer
+
+_GATES = 4
+
+
+class _ConvLstm(WindowedConvolution, Recurrent):
+    """Convolutional LSTM (Shi et al., 2015): c = f * c + i * g, h = o * activation(c), where the gates i, f, o and the
+    candidate g are convolutions of the step (with strides, padding and dilation) and of h (as long as it is).
+
+    Input (rows, steps, *spatial, channels), output (rows, *spatial, filters), or with `return_sequences`
+    (rows, steps, *spatial, filters); with data_format='channels_first' channels and filters stand before the spatial
+    axes. Kernels are (*kernel_size, channels, 4 * filters) and (*kernel_size, filters, 4 * filters).
+    """
+
+    filters: int = option(positive_int)
+    kernel_size: Any = option(anything)
+    strides: Any = option(anything, default=1)
+    padding: str = option(padding, default="valid")
+    data_format: str = option(data_format, default=None)
+    dilation_rate: Any = option(anything, default=1)
+    activation: Activation = option(activation, default="tanh")
+    recurrent_activation: Activation = option(any_activation, default="sigmoid")
+    use_bias: bool = option(boolean, default=True)
+    kernel_initializer: Any = option(initializer, default="glorot_uniform")
+    recurrent_initializer: Any = option(initializer, default="orthogonal")
+    bias_initializer: Any = option(initializer, default="zeros")
+    unit_forget_bias: bool = option(boolean, default=True)
+    kernel_regularizer: Any = option(regularizer, default=None)
+    recurrent_regularizer: Any = option(regularizer, default=None)
+    bias_regularizer: Any = option(regularizer, default=None)
+    kernel_constraint: Any = option(constraint, default=None)
+    recurrent_constraint: Any = option(constraint, default=None)
+    bias_constraint: Any = option(constraint, default=None)
+    dropout: float = option(fraction, default=0.0)
+    recurrent_dropout: float = option(fraction, default=0.0)
+    seed: Any = option(anything, default=None)
+
+    storage = replace(Recurrent.storage, path=("cell",), scope="conv_lstm_cell")
+
+    def setup(self) -> None:
+        """Brings sizes to one value an axis. Raises ConfigError for strides beside dilation, and for steps first."""
+        super().setup()
+        if self.time_major:
+            raise ConfigError(f"{type(self).__name__}: option 'time_major' is true, expected false")
+        self.refuse_strided_dilation()
+
+    def build(self, input_shape: Any, *others: Any) -> None:
+        """Creates kernels and bias."""
+        step_shape = (input_shape[0], *input_shape[2:])
+        channels = self.channels_of(step_shape)
+        width = _GATES * self.filters
+        for name, inputs, init, penalty, limit in (
+            ("kernel", channels, self.kernel_initializer, self.kernel_regularizer, self.kernel_constraint),
+            (
+                "recurrent_kernel",
+                self.filters,
+                self.recurrent_initializer,
+                self.recurrent_regularizer,
+                self.recurrent_constraint,
+            ),
+        ):
+            self.add_weight(name, (*self.kernel_size, inputs, width), init, regularizer=penalty, constraint=limit)
+        if self.use_bias:
+            self.add_weight(
+                "bias",
+                (width,),
+                ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def forward(
+        self,
+        run: Run,
+        w: Weights,
+        sequences: torch.Tensor,
+        initial_state: Any = None,
+        mask: torch.Tensor | None = None,
+        sequences_mask: torch.Tensor | None = None,
+    ) -> Any:
+        """Outputs and, if asked for, the states h and c. Raises GraphError for shapes that don't fit."""
+        if sequences.ndim != self.rank + 3:
+            raise GraphError(
+                f"got shape {tuple(sequences.shape)}, expected (rows, steps and {self.rank + 1} more axes)"
+            )
+        if mask is None and self.mask_rule == "keras2":
+            mask = sequences_mask
+        mask = mask[0] if isinstance(mask, (list, tuple)) and mask else mask
+        if mask is not None and not 2 <= mask.ndim <= self.rank + 2:
+            raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps) or more axes")
+        inputs = self._inputs(run, w, sequences.to(w.kernel.dtype))
+        # The gates are (rows, steps, *spatial, filters * 4) here; states are without the steps.
+        states = self._first_states(inputs, self.starting_states(run, len(inputs), initial_state))
+        outputs, states = self._scan(run, w, inputs, states, mask)
+        self.keep_states(run, states)
+        if mask is not None and self.zero_output_for_mask:
+            order = mask.flip(1) if self.go_backwards else mask
+            outputs = torch.where(_over(order.to(torch.bool), outputs), outputs, 0)
+        dtype = torch_dtype(self.compute_dtype)
+        output = (outputs if self.return_sequences else outputs[:, -1]).to(dtype)
+        return [output, *(state.to(dtype) for state in states)] if self.return_state else output
+
+    def _inputs(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+        """The inputs' part in the gates, of all steps at once: they are taken as rows."""
+        rows, steps = x.shape[:2]
+        flat = x.reshape(rows * steps, *x.shape[2:])
+        bias = w.bias if self.use_bias else None
+        if run.training and self.dropout:
+            # One mask for all steps, another for each gate.
+            masks = [dropout_mask(run, x[:, 0], self.dropout)[:, None] for _ in range(_GATES)]
+            kernels = w.kernel.chunk(_GATES, -1)
+            biases = [None] * _GATES if bias is None else bias.chunk(_GATES)
+            parts = [
+                self.convolve((x * mask).reshape(flat.shape), kernel, part, 1)
+                for mask, kernel, part in zip(masks, kernels, biases, strict=True)
+            ]
+            gates = torch.cat(parts, self._channels)
+        else:
+            gates = self.convolve(flat, w.kernel, bias, 1)
+        return gates.reshape(rows, steps, *gates.shape[1:])
+
+    @property
+    def _channels(self) -> int:
+        return 1 if self.channels_first else -1
+
+    def _first_states(self, inputs: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
+        gate = inputs[:, 0].chunk(_GATES, self._channels)[0]
+        given = [state.to(inputs.dtype) for state in flatten(initial_state) if state is not None]
+        if not given:
+            return [torch.zeros_like(gate), torch.zeros_like(gate)]
+        if len(given) != 2 or any(state.shape[1:] != gate.shape[1:] for state in given):
+            shapes = [tuple(state.shape) for state in given]
+            raise GraphError(f"got initial states of shapes {shapes}, expected two of {tuple(gate.shape)}")
+        return given
+
+    def _scan(
+        self, run: Run, w: Weights, inputs: torch.Tensor, states: list[torch.Tensor], mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The outputs of all steps, in the order in which they are taken, and the states after the last."""
+        steps = range(inputs.shape[1])
+        if inputs.is_meta:
+            # All steps are alike in shape; thousands of them on `meta` would take seconds.
+            after = self._step(w, inputs[:, 0], states, None)
+            return after[0].unsqueeze(1).expand(-1, len(steps), *after[0].shape[1:]), after
+        dropped = None
+        if run.training and self.recurrent_dropout:
+            dropped = [dropout_mask(run, states[0], self.recurrent_dropout) for _ in range(_GATES)]
+        output = torch.zeros_like(states[0])
+        outputs = []
+        for t in reversed(steps) if self.go_backwards else steps:
+            after = self._step(w, inputs[:, t], states, dropped)
+            if mask is None:
+                output, states = after[0], after
+            else:
+                counts = _over(mask[:, t].to(torch.bool), output)
+                output = torch.where(counts, after[0], output)
+                states = [torch.where(counts, new, old) for new, old in zip(after, states, strict=True)]
+            outputs.append(output)
+        return torch.stack(outputs, 1), states
+
+    def _step(
+        self, w: Weights, inputs: torch.Tensor, states: Sequence[torch.Tensor], dropped: list[torch.Tensor] | None
+    ) -> list[torch.Tensor]:
+        h, c = states
+        if dropped is None:
+            inner = self._same(h, w.recurrent_kernel)
+        else:
+            kernels = w.recurrent_kernel.chunk(_GATES, -1)
+            parts = [self._same(h * mask, kernel) for mask, kernel in zip(dropped, kernels, strict=True)]
+            inner = torch.cat(parts, self._channels)
+        gate, active = self.recurrent_activation, self.activation
+        i, f, g, o = (inputs + inner).chunk(_GATES, self._channels)
+        c = gate(f) * c + gate(i) * active(g)
+        return [gate(o) * active(c), c]
+
+    def _same(self, h: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        """The convolution of a state, which keeps its lengths."""
+        pads = [same_padding(n, size, 1) for n, size in zip(self.lengths(h), self.kernel_size, strict=True)]
+        return self.plain_convolution(self.padded(h, pads), kernel)
+
+
+def _over(counts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Truth values for the first axes, in as many axes as `like` has."""
+    return counts.reshape(*counts.shape, *[1] * (like.ndim - counts.ndim))
+
+
+class ConvLSTM1D(_ConvLstm):
+    """Over one spatial axis (keras.layers.ConvLSTM1D)."""
+
+    rank = 1
+
+
+class ConvLSTM2D(_ConvLstm):
+    """Over images (keras.layers.ConvLSTM2D)."""
+
+    rank = 2
+
+
+class ConvLSTM3D(_ConvLstm):
+    """Over volumes (keras.layers.ConvLSTM3D)."""
+
+    rank = 3
+
+
+LAYERS: dict[str, type[Layer]] = {"ConvLSTM1D": ConvLSTM1D, "ConvLSTM2D": ConvLSTM2D, "ConvLSTM3D": ConvLSTM3D}

@@ -1,0 +1,357 @@
+"""Recurrent layers (keras.layers.SimpleRNN, LSTM, GRU, RNN and the cells)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+
+from layergraph.config.names import snake_case
+from layergraph.config.options import Expected, anything, boolean, one_of, option
+from layergraph.errors import GraphError
+from layergraph.functional import scopes
+from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.layer import Layer
+from layergraph.functional.run import Run
+from layergraph.functional.storage_layout import StorageLayout
+from layergraph.functional.structure import Structure, flatten
+from layergraph.functional.weights import Weights
+from layergraph.layers.rnn.cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
+from layergraph.layers.rnn.kernels import Scanned
+
+#: For each cell, what is told its steps.
+Watches: TypeAlias = Sequence[Watch | None]
+
+#: Options that only say how something is computed, or that the file's version tells; Keras doesn't save them.
+_UNSAVED = ("use_cudnn", "implementation", "mask_rule")
+
+
+class Recurrent(Layer):
+    """Takes a cell over the steps of (rows, steps, features); gives (rows, units), the output of the last step.
+
+    return_sequences       gives the outputs of all steps, (rows, steps, units)
+    return_state           gives the states after the last step too
+    go_backwards           takes the steps from last to first; outputs come in that order
+    stateful               each batch of a training starts where the one before ended, row by row; elsewhere each call
+                           starts from zeros: a server's calls belong to different callers
+    zero_output_for_mask   gives 0 for masked steps rather than the output before
+    time_major             steps come before rows, in inputs and outputs; only in files of tf.keras
+    mask_rule              whether the inputs' mask holds beside tensors of `initial_state`: only in `keras2`
+
+    In a masked step states stay and the output before is given again (0 if there is none).
+    """
+
+    return_sequences: bool = option(boolean, default=False, kw_only=True)
+    return_state: bool = option(boolean, default=False, kw_only=True)
+    go_backwards: bool = option(boolean, default=False, kw_only=True)
+    stateful: bool = option(boolean, default=False, kw_only=True)
+    unroll: bool = option(boolean, default=False, kw_only=True)
+    zero_output_for_mask: bool = option(boolean, default=False, kw_only=True)
+    use_cudnn: Any = option(anything, default="auto", kw_only=True)
+    implementation: Any = option(anything, default=2, kw_only=True)
+    time_major: bool = option(boolean, default=False, kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+
+    supports_masking = True
+    storage = StorageLayout(null_regularizer=True)
+
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
+        """The cells that lie on one another, each with its bound weights."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        run: Run,
+        w: Weights,
+        sequences: torch.Tensor,
+        initial_state: Any = None,
+        mask: torch.Tensor | None = None,
+        sequences_mask: torch.Tensor | None = None,
+    ) -> Any:
+        """Outputs and, if asked for, states. Raises GraphError for shapes that don't fit."""
+        if sequences.ndim != 3:
+            raise GraphError(f"got shape {tuple(sequences.shape)}, expected (rows, steps, features)")
+        if self.time_major:
+            sequences = sequences.transpose(0, 1)
+            mask, sequences_mask = (m if m is None else m.transpose(0, 1) for m in (mask, sequences_mask))
+        if mask is None and self.mask_rule == "keras2":
+            mask = sequences_mask
+        mask = _fitting_mask(mask, sequences)
+        cells = self.cells(w)
+        starts = self._starts(cells, sequences, self.starting_states(run, len(sequences), initial_state))
+        keeps = self.stateful and run.states is not None
+        x = sequences.flip(1) if self.go_backwards else sequences
+        if mask is not None and self.go_backwards:
+            mask = mask.flip(1)
+        for watches in self.rehearsals(run):
+            self._through(run, cells, watches, sequences[:, :1], starts, None, need_states=False)
+        x, ends = self._through(run, cells, self.watches(run), x, starts, mask, need_states=self.return_state or keeps)
+        self.keep_states(run, ends)
+        if mask is not None and self.zero_output_for_mask:
+            x = torch.where(mask[:, :, None], x, 0)
+        dtype = torch_dtype(self.compute_dtype)
+        output = (x if self.return_sequences else _last(x)).to(dtype)
+        if self.time_major and self.return_sequences:
+            output = output.transpose(0, 1)
+        return [output, *(state.to(dtype) for state in ends)] if self.return_state else output
+
+    def _through(
+        self,
+        run: Run,
+        cells: list[tuple[Cell, Any]],
+        watches: Watches | None,
+        x: torch.Tensor,
+        starts: list[torch.Tensor],
+        mask: torch.Tensor | None,
+        *,
+        need_states: bool,
+    ) -> Scanned:
+        """Outputs of the last cell in all steps, and the states of all cells after the last one."""
+        ends: list[torch.Tensor] = []
+        for (cell, weights), watch in zip(cells, watches or [None] * len(cells), strict=True):
+            here, starts = starts[: len(cell.state_sizes)], starts[len(cell.state_sizes) :]
+            x, states = cell.scan(run, weights, x, here, mask, need_states=need_states, watch=watch)
+            ends += states
+        return x, ends
+
+    def watches(self, run: Run) -> Watches | None:
+        """What is told the steps of each cell, if anything is."""
+        return None
+
+    def rehearsals(self, run: Run) -> list[Watches]:
+        """What is told the first step that is to be taken beforehand, for each time that it is."""
+        return []
+
+    def starting_states(self, run: Run, rows: int, given: Any) -> Any:
+        """What the batch before ended with, if the layer keeps that and nothing else is given."""
+        if not self.stateful or run.states is None or any(state is not None for state in flatten(given)):
+            return given
+        kept = run.states.get(self)
+        return kept if kept and len(kept[0]) == rows else None
+
+    def keep_states(self, run: Run, states: list[torch.Tensor]) -> None:
+        """Has the next batch start from these."""
+        if self.stateful and run.states is not None:
+            run.states[self] = [state.detach() for state in states]
+
+    def _starts(self, cells: list[tuple[Cell, Any]], x: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
+        """The states to start from, in the type that the cells compute in: those given, or zeros."""
+        sizes = [size for cell, _ in cells for size in cell.state_sizes]
+        dtypes = [torch_dtype(cell.compute_dtype) for cell, _ in cells for _ in cell.state_sizes]
+        given = [state for state in flatten(initial_state) if state is not None]
+        if not given:
+            return [x.new_zeros((x.shape[0], n), dtype=dtype) for n, dtype in zip(sizes, dtypes, strict=True)]
+        if len(given) != len(sizes) or any(s.ndim != 2 or s.shape[1] != n for s, n in zip(given, sizes, strict=True)):
+            shapes = [tuple(state.shape) for state in given]
+            raise GraphError(f"got initial states of shapes {shapes}, expected {[('rows', n) for n in sizes]}")
+        return [state.to(dtype) for state, dtype in zip(given, dtypes, strict=True)]
+
+    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+        """The mask of the steps, if all are given; states have none."""
+        known = next(iter(flatten(mask)), None) if self.return_sequences else None
+        return [known] if self.return_state else known
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        config = {key: value for key, value in super().get_config().items() if key not in _UNSAVED}
+        # Keras 3 doesn't know it, so that it refuses a model which it would compute wrongly.
+        return config if self.time_major else {key: value for key, value in config.items() if key != "time_major"}
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    return x[:, -1] if x.shape[1] else x.new_zeros((x.shape[0], x.shape[2]))
+
+
+def _fitting_mask(mask: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """The mask as (rows, steps) of booleans. Raises GraphError for another shape."""
+    if isinstance(mask, (list, tuple)):
+        mask = mask[0] if mask else None
+    if mask is None:
+        return None
+    fitting: torch.Tensor = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
+    if fitting.ndim != 2 or (fitting.shape != x.shape[:2] and not x.is_meta):
+        raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps) = {tuple(x.shape[:2])}")
+    return fitting.to(torch.bool)
+
+
+class _OwnCell(Recurrent):
+    """A recurrent layer that is its own cell: the weights lie in it, and in files under `cell`."""
+
+    storage = replace(Recurrent.storage, path=("cell",))
+
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
+        """The layer itself."""
+        assert isinstance(self, Cell)
+        return [(self, w)]
+
+
+class SimpleRNN(SimpleCell, _OwnCell):
+    """h = activation(x @ kernel + h @ recurrent_kernel + bias) (keras.layers.SimpleRNN)."""
+
+    storage = replace(_OwnCell.storage, scope="simple_rnn_cell")
+
+
+class LSTM(LstmCell, _OwnCell):
+    """Long short-term memory (keras.layers.LSTM). States are h and c, each (rows, units)."""
+
+    storage = replace(_OwnCell.storage, scope="lstm_cell")
+
+
+class GRU(GruCell, _OwnCell):
+    """Gated recurrent unit (keras.layers.GRU)."""
+
+    storage = replace(_OwnCell.storage, scope="gru_cell")
+
+
+class _OneStep(Layer):
+    """A cell called as a layer: inputs (rows, features) and states give the output and the states after it."""
+
+    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, states: Any = None) -> Any:
+        """One step. Raises GraphError without states."""
+        if states is None:
+            raise GraphError("a cell is called on inputs and states, got no states")
+        assert isinstance(self, Cell)
+        outputs, ends = self.scan(run, w, inputs[:, None], flatten(states), None, need_states=True)
+        return [outputs[:, 0], *ends]
+
+
+class SimpleRNNCell(SimpleCell, _OneStep):
+    """The step of a SimpleRNN (keras.layers.SimpleRNNCell)."""
+
+
+class LSTMCell(LstmCell, _OneStep):
+    """The step of an LSTM (keras.layers.LSTMCell)."""
+
+
+class GRUCell(GruCell, _OneStep):
+    """The step of a GRU (keras.layers.GRUCell)."""
+
+
+_CELLS: Mapping[str, type[Layer]] = {"GRUCell": GRUCell, "LSTMCell": LSTMCell, "SimpleRNNCell": SimpleRNNCell}
+
+
+def _cell(value: Any) -> Any:
+    """Validator: a cell, a stack or list of cells, or Keras's serialised form of one of them."""
+    if isinstance(value, (list, tuple)) and value:
+        return StackedRNNCells(_cells(value))
+    if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
+        classes: dict[str, type[Layer]] = {**_CELLS, "StackedRNNCells": StackedRNNCells}
+        known = classes.get(value.get("class_name", ""))
+        value = value if known is None else known.from_config(value["config"])
+    if isinstance(value, (Cell, StackedRNNCells)):
+        return value
+    raise Expected(f"a cell or a list of cells: {', '.join(_CELLS)}")
+
+
+def _cells(value: Any) -> list[Cell]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise Expected("a list of cells")
+    cells = [_cell(item) for item in value]
+    if not all(isinstance(cell, Cell) for cell in cells):
+        raise Expected("a list of cells, without stacks in it")
+    return cells
+
+
+class StackedRNNCells(Layer):
+    """Cells on one another, each taking what the one below gives (keras.layers.StackedRNNCells)."""
+
+    cells: list[Cell] = option(_cells)
+
+    def setup(self) -> None:
+        """Takes the cells in, under the names that they have in files."""
+        counts: Counter[str] = Counter()
+        for cell in self.cells:
+            name = snake_case(type(cell).__name__)
+            self.sublayers[f"cells/{name}" + (f"_{counts[name]}" if counts[name] else "")] = cell
+            counts[name] += 1
+
+    def build(self, input_shape: Any, *others: Any) -> None:
+        """Builds each cell for what the one below gives."""
+        for cell in self.cells:
+            if not cell.built:
+                cell.build(input_shape)
+                cell.built = True
+            input_shape = (input_shape[0], cell.state_sizes[0])
+
+
+def _penalty(run: Run, cell: Cell, stack: StackedRNNCells | None = None) -> Watch:
+    """Adds activity regularisation of a step of a cell, and of its part in a step of the stack."""
+
+    def add(states: States) -> None:
+        cell.penalize(run, [states[0], *states])
+        if stack is not None:
+            stack.penalize(run, [states[0], *states] if cell is stack.cells[-1] else [*states])
+
+    return add
+
+
+class RNN(Recurrent):
+    """A recurrent layer made of a cell, or of several on one another (keras.layers.RNN).
+
+    With `return_state`, the states of a stack come as a list for each cell.
+    """
+
+    cell: Any = option(_cell)
+
+    storage = StorageLayout()
+
+    def setup(self) -> None:
+        """Takes the cell in."""
+        self.sublayers["cell"] = self.cell
+
+    def build(self, input_shape: Any, *others: Any) -> None:
+        """Builds the cell."""
+        if not self.cell.built:
+            with scopes.building(self.cell):
+                self.cell.build((input_shape[0], *input_shape[2:]))
+            self.cell.built = True
+
+    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
+        """The cell, or those of the stack."""
+        if isinstance(self.cell, Cell):
+            return [(self.cell, w["cell"])]
+        return [(cell, w["cell"][name]) for name, cell in self.cell.sublayers.items()]
+
+    def watches(self, run: Run) -> Watches | None:
+        """What adds activity regularisation of the cells: of the output and of each state, in each step."""
+        if run.losses is None or all(layer.activity_regularizer is None for layer in self.cell.walk_layers()):
+            return None
+        if isinstance(self.cell, Cell):
+            return [_penalty(run, self.cell)]
+        return [_penalty(run, cell, self.cell) for cell in self.cell.cells]
+
+    def rehearsals(self, run: Run) -> list[Watches]:
+        """Keras counts the penalties of steps, too, that it takes to draw dropout for a stack, and to see shapes."""
+        watches = self.watches(run)
+        if watches is None:
+            return []
+        drawing: list[Watches] = []
+        if isinstance(self.cell, StackedRNNCells):
+            drawing.append([_penalty(run, cell) for cell in self.cell.cells])
+        return drawing if self.unroll else [*drawing, watches]
+
+    def output_structure(self, outputs: list[Any]) -> Structure:
+        """As Keras nests the states of a stack."""
+        if isinstance(self.cell, Cell) or not self.return_state:
+            return super().output_structure(outputs)
+        nested, rest = [outputs[0]], outputs[1:]
+        for cell in self.cell.cells:
+            count = len(cell.state_sizes)
+            nested.append(rest[:count] if count > 1 else rest[0])
+            rest = rest[count:]
+        return nested
+
+
+LAYERS: dict[str, type[Layer]] = {
+    "GRU": GRU,
+    "GRUCell": GRUCell,
+    "LSTM": LSTM,
+    "LSTMCell": LSTMCell,
+    "RNN": RNN,
+    "SimpleRNN": SimpleRNN,
+    "SimpleRNNCell": SimpleRNNCell,
+    "StackedRNNCells": StackedRNNCells,
+}

@@ -1,0 +1,1 @@
+"""Operations of TensorFlow, in files of tf.keras."""

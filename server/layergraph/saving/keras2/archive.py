@@ -1,0 +1,66 @@
+"""Models -> what a `.keras` file of tf.keras 2.13 to 2.15 holds: the config, and the arrays by group.
+
+The zip is that of Keras 3. Configs and calls are those of an `.h5` of Keras 2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from layergraph.functional.layer import Layer
+from layergraph.layers.attention.multi_head import ProjectedAttention
+from layergraph.saving.keras2.compile import Keras2Compile
+from layergraph.saving.keras2.config import KERAS2_VERSION, checked_config, file_orders
+from layergraph.saving.keras2.releases import Release
+from layergraph.saving.layouts import depth_first, own_variables, state_groups, state_groups_once, variables_path
+from layergraph.training.trainer import Trainer
+
+#: The first release whose `.keras` files hold models.
+_FIRST_MINOR = 12
+_FUNCTIONAL = {"module": "keras.src.engine.functional", "registered_name": "Functional"}
+_SEQUENTIAL = {"module": "keras", "registered_name": None}
+
+
+def archive_version(model: Trainer) -> str:
+    """The release that the file is written for: the model's own if it has `.keras` files, else the last of Keras 2."""
+    own = re.match(r"2\.(\d+)\.", model.keras_version or "")
+    return model.keras_version or "" if own and int(own[1]) >= _FIRST_MINOR else KERAS2_VERSION
+
+
+def archive_config(model: Trainer) -> dict[str, Any]:
+    """`config.json`. Raises ConfigError for what no such file can hold."""
+    compile_config, problems = None, []
+    if model.compiled:
+        writer = Keras2Compile(model, Release.of(archive_version(model)))
+        compile_config = writer.compile_config()
+        problems = writer.unsayable
+    config = checked_config(model, ".keras", problems)
+    if "module" not in config:
+        sequential = model.keras_class_name == "Sequential"
+        config = {**config, "class_name": model.keras_class_name, **(_SEQUENTIAL if sequential else _FUNCTIONAL)}
+    return config if compile_config is None else {**config, "compile_config": compile_config}
+
+
+def archive_groups(model: Trainer) -> Iterator[tuple[str, Layer]]:
+    """The model, and each layer that has arrays, with their group as the release of `archive_version` looks for it."""
+    # Inputs and operations are numbered by their classes, too, but nothing of theirs is looked for.
+    order = file_orders(model)
+    version = archive_version(model)
+    if version.startswith(("2.12.", "2.13.")):
+        # A layer that has weights is met twice, and counted each time.
+        groups = state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
+    else:
+        groups = state_groups_once(model, order, lambda layer: layer)
+    projections = {
+        inner for layer in model.walk_layers() if isinstance(layer, ProjectedAttention) for inner in layer.walk_layers()
+    }
+    for path, layer in groups:
+        # Of the model itself, Keras opens the group unasked.
+        if layer is not model and not own_variables(layer):
+            continue
+        group = variables_path(path, layer)
+        if not version.startswith("2.15."):
+            group = re.sub(r"(^|/)layers/", r"\1_layer_checkpoint_dependencies/", group)
+        yield re.sub(r"/(\w+_dense/vars)$", r"/_\1", group) if layer in projections else group, layer

@@ -1,0 +1,205 @@
+"""Metrics: numbers about an epoch, accumulated on the device and read when asked for, by Keras's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from layergraph.config.names import snake_case
+from layergraph.config.options import brief, resolve, serialized
+from layergraph.errors import ConfigError, unknown_name
+from layergraph.training import losses
+from layergraph.training.metrics.metric import Mean, MeanOfValues, Metric
+from layergraph.training.metrics.confusion import (AUC, FalseNegatives, FalsePositives, Precision, PrecisionAtRecall, Recall, RecallAtPrecision, SensitivityAtSpecificity, SpecificityAtSensitivity, TrueNegatives, TruePositives)
+from layergraph.training.metrics.means import (Accuracy, BinaryAccuracy, BinaryCrossentropy, CategoricalAccuracy, CategoricalCrossentropy, CategoricalHinge, ConcordanceCorrelation, CosineSimilarity, Hinge, KLDivergence, LogCoshError, MeanAbsoluteError, MeanAbsolutePercentageError, MeanRelativeError, MeanSquaredError, MeanSquaredLogarithmicError, PearsonCorrelation, Poisson, RootMeanSquaredError, SparseCategoricalAccuracy, SparseCategoricalCrossentropy, SparseTopKCategoricalAccuracy, SquaredHinge, Sum, TopKCategoricalAccuracy)
+from layergraph.training.metrics.overlap import BinaryIoU, IoU, MeanIoU, OneHotIoU, OneHotMeanIoU
+from layergraph.training.metrics.scores import F1Score, FBetaScore, R2Score
+
+Tensor = torch.Tensor
+
+METRICS: Mapping[str, type[Metric]] = {
+    known.__name__: known
+    for known in (
+        Mean,
+        Accuracy,
+        BinaryAccuracy,
+        CategoricalAccuracy,
+        SparseCategoricalAccuracy,
+        TopKCategoricalAccuracy,
+        SparseTopKCategoricalAccuracy,
+        BinaryCrossentropy,
+        CategoricalCrossentropy,
+        SparseCategoricalCrossentropy,
+        KLDivergence,
+        Poisson,
+        MeanSquaredError,
+        RootMeanSquaredError,
+        MeanAbsoluteError,
+        MeanAbsolutePercentageError,
+        MeanSquaredLogarithmicError,
+        MeanRelativeError,
+        CosineSimilarity,
+        LogCoshError,
+        Hinge,
+        SquaredHinge,
+        CategoricalHinge,
+        PearsonCorrelation,
+        ConcordanceCorrelation,
+        Sum,
+        TruePositives,
+        TrueNegatives,
+        FalsePositives,
+        FalseNegatives,
+        Precision,
+        Recall,
+        SensitivityAtSpecificity,
+        SpecificityAtSensitivity,
+        PrecisionAtRecall,
+        RecallAtPrecision,
+        AUC,
+        IoU,
+        BinaryIoU,
+        MeanIoU,
+        OneHotIoU,
+        OneHotMeanIoU,
+        FBetaScore,
+        F1Score,
+        R2Score,
+    )
+}
+
+#: Names of functions and short names.
+ALIASES: Mapping[str, str] = {
+    **{snake_case(name): name for name in METRICS},
+    "kl_divergence": "KLDivergence",
+    "kullback_leibler_divergence": "KLDivergence",
+    "kld": "KLDivergence",
+    "log_cosh": "LogCoshError",
+    "logcosh": "LogCoshError",
+    "bce": "BinaryCrossentropy",
+    "BCE": "BinaryCrossentropy",
+    "mse": "MeanSquaredError",
+    "MSE": "MeanSquaredError",
+    "mae": "MeanAbsoluteError",
+    "MAE": "MeanAbsoluteError",
+    "mape": "MeanAbsolutePercentageError",
+    "MAPE": "MeanAbsolutePercentageError",
+    "msle": "MeanSquaredLogarithmicError",
+    "MSLE": "MeanSquaredLogarithmicError",
+}
+
+_ACCURACY = ("accuracy", "acc")
+#: Metrics of which the shapes of labels and predictions decide; any case. Keras 3 knows the first two.
+BY_SHAPES = (*_ACCURACY, "crossentropy", "ce")
+
+
+class GivenFunction(MeanOfValues):
+    """Mean of a Python function (labels, predictions) -> values. It can't be saved by value."""
+
+    masked = True
+
+    def __init__(self, given: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(name=getattr(given, "__name__", "metric"))
+        self.given = given
+
+    def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self.given(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        raise ConfigError(f"metric '{self.name}' is a Python function and can't be saved; use one of the table")
+
+
+class MeanMetricWrapper(MeanOfValues):
+    """Mean of a function of keras.losses, by its name, with its options (keras.metrics.MeanMetricWrapper)."""
+
+    masked = True
+    direction = "down"
+
+    def __init__(self, fn: str, name: str | None = None, dtype: Any = None, **options: Any) -> None:
+        self.fn = fn
+        self._options_of_fn = options
+        self._loss = losses.LOSSES[losses.ALIASES[fn]].from_config(options)
+        super().__init__(name=name or fn, dtype=dtype)
+
+    def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self._loss.values(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "fn": self.fn, **self._options_of_fn}
+
+
+def by_shapes(value: object) -> bool:
+    """Whether `value` is a word for the accuracy, or the crossentropy, that fits the shapes."""
+    return isinstance(value, str) and value.lower() in BY_SHAPES
+
+
+def is_accuracy(word: str) -> bool:
+    """Whether a word of `by_shapes` is one for the accuracy."""
+    return word.lower() in _ACCURACY
+
+
+def metric(value: Any) -> Metric:
+    """What keras.metrics.get takes: a name, a metric, a function, or a serialised form. Raises ConfigError.
+
+    A string stays the metric's name as it is spelled; Keras logs it so.
+    """
+    if isinstance(value, Metric):
+        return value
+    if isinstance(value, Mapping):
+        return _from_serialised(value)
+    if callable(value) and not isinstance(value, type):
+        name = getattr(value, "__name__", "")
+        known = METRICS.get(ALIASES.get(name, ""))
+        if known is not None and getattr(known, "function", None) is value:
+            return known(name=name)
+        return GivenFunction(value)
+    if isinstance(value, str):
+        if value not in METRICS and value not in ALIASES:
+            raise ConfigError(unknown_name("metric", value, [*METRICS, *ALIASES, *BY_SHAPES]))
+        return METRICS[ALIASES.get(value, value)](name=value)
+    return resolve("metric", value, METRICS, ALIASES)
+
+
+def _from_serialised(value: Mapping[str, Any]) -> Metric:
+    """Keras's {"class_name", "config"}; functions, and those in a MeanMetricWrapper, are told by name."""
+    kind, config = value.get("class_name"), value.get("config")
+    if kind == "function":
+        return _of_function(_function_name(value), {})
+    if kind != "MeanMetricWrapper" or not isinstance(config, Mapping):
+        return resolve("metric", value, METRICS, ALIASES)
+    function = config.get("fn")
+    name = _function_name(function) if isinstance(function, Mapping) else function
+    return _of_function(name, {name: item for name, item in config.items() if name != "fn"})
+
+
+def _function_name(value: Mapping[str, Any]) -> Any:
+    inner = value.get("config")
+    return inner.get("name") if isinstance(inner, Mapping) else inner
+
+
+def _of_function(name: Any, config: Mapping[str, Any]) -> Metric:
+    """The mean of a function of keras.metrics or keras.losses."""
+    if not isinstance(name, str):
+        raise ConfigError(f"metric MeanMetricWrapper: fn is {brief(name)}, expected the name of a function")
+    # There is one function of cosines, with the sign of a loss.
+    if name in losses.ALIASES and (name not in ALIASES or name == "cosine_similarity"):
+        return MeanMetricWrapper(name, **config)
+    found = metric(name)
+    return type(found).from_config({"name": found.name, **config})
+
+
+def metric_for_shapes(name: str, labels: tuple[int | None, ...], predictions: tuple[int | None, ...]) -> Metric:
+    """What a word stands for, by the shapes of a batch of labels and predictions."""
+    accuracy = is_accuracy(name)
+    if predictions[-1] == 1:
+        return BinaryAccuracy(name=name) if accuracy else BinaryCrossentropy(name=name)
+    if len(labels) < len(predictions) or labels[-1] == 1:
+        return SparseCategoricalAccuracy(name=name) if accuracy else SparseCategoricalCrossentropy(name=name)
+    return CategoricalAccuracy(name=name) if accuracy else CategoricalCrossentropy(name=name)
+
+
+def keras_form(value: Metric) -> dict[str, Any]:
+    """The metric as Keras 3 writes it into a file."""
+    return {"module": "keras.metrics", **serialized(value), "registered_name": None}

@@ -1,0 +1,230 @@
+"""Keras 2's legacy optimizers, where they do not what the newer one of the same name does.
+
+Files bring them with their state (`decay` in the config tells). Those of momentum kind leave the rows of an embedding
+alone, state and all, that are not in the batch; and norms of gradients count a row each time that it is looked up.
+A `.h5` of tf.keras 2.15 holds them as they are; in Keras 3's formats they are its optimizers of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from typing_extensions import Self
+
+from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Slots, Tensor, Tensors, Variable
+from layergraph.training.optimizers.elementwise import SGD, Adadelta, Adagrad, Adam, Adamax, Ftrl, Nadam, RMSprop
+
+
+class _ByRows(Optimizer):
+    """Part of optimizers that change the rows of a batch alone, of weights and of slots."""
+
+    @property
+    def takes_rows(self) -> bool:
+        return not (self.weight_decay or self.use_ema or self.gradient_accumulation_steps)
+
+    @property
+    def leaves_others(self) -> bool:
+        return True
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        if len(arrays) == len(self.keras2_variables()) - 1 and arrays[0].shape:
+            # Keras up to 2.2 by itself saves no iteration of some, and begins anew with 0.
+            arrays = [np.array(0), *arrays]
+        super().load(arrays)
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        whole = [slots.weights[0], *(several[0] for several in slots.by_name.values())]
+        kept = [tensor.index_select(0, rows) for tensor in whole]
+        chosen = Slots(kept[:1], {name: [part] for name, part in zip(slots.by_name, kept[1:], strict=True)})
+        self.update(chosen, [gradients], rate, self.iterations + 1)
+        for tensor, part in zip(whole, kept, strict=True):
+            tensor.index_copy_(0, rows, part)
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        if not any(g is not None and g.is_sparse for g in gradients):
+            super().apply(gradients)
+            return
+        if (scale := self.loss_scale_factor) is not None:
+            # Before they are clipped. A scale of its own it has where the file has a fixed one around it.
+            gradients = [None if g is None else g / scale for g in gradients]
+        limits = self.clipnorm, self.clipvalue, self.global_clipnorm
+        given = [g for g in gradients if g is not None]
+        amounts = iter(self._clipped([g._values() if g.is_sparse else g for g in given]))
+        clipped = [None if g is None else _with_values(g, next(amounts)) for g in gradients]
+        self.clipnorm = self.clipvalue = self.global_clipnorm = self.loss_scale_factor = None
+        try:
+            super().apply(clipped)
+        finally:
+            self.clipnorm, self.clipvalue, self.global_clipnorm = limits
+            self.loss_scale_factor = scale
+
+
+def _with_values(gradient: Tensor, values: Tensor) -> Tensor:
+    if not gradient.is_sparse:
+        return values
+    return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=False)
+
+
+class _ByWholes(_ByRows):
+    """Part of optimizers whose slots change as a whole, and of the weights the rows in the batch alone."""
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        weight = slots.weights[0]
+        moved, dense = weight.clone(), torch.zeros_like(weight).index_copy_(0, rows, gradients)
+        self.update(Slots([moved], slots.by_name), [dense], rate, self.iterations + 1)
+        weight.index_copy_(0, rows, moved.index_select(0, rows))
+
+
+class LegacySGD(_ByRows, SGD):
+    """SGD whose momentum rests where there is no gradient (keras.optimizers.legacy.SGD)."""
+
+    serialized_as = "SGD"
+
+    @property
+    def leaves_others(self) -> bool:
+        return self.momentum > 0
+
+
+class LegacyAdam(_ByRows, Adam):
+    """Adam that clips rows before it adds them up; all rows move (keras.optimizers.legacy.Adam)."""
+
+    serialized_as = "Adam"
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        used = 1 + 2 * len(self.weights)
+        if not self.amsgrad and [tuple(array.shape) for array in arrays[used:]] == [(1,)] * len(self.weights):
+            # Keras by itself, before 3, has one number in place of each largest velocity that it doesn't keep.
+            arrays = arrays[:used]
+        super().load(arrays)
+
+    @property
+    def leaves_others(self) -> bool:
+        return False
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        dense = torch.zeros_like(slots.weights[0]).index_copy_(0, rows, gradients)
+        self.update(slots, [dense], rate, self.iterations + 1)
+
+
+class LegacyAdamax(_ByRows, Adamax):
+    """Adamax that changes rows in the batch alone (keras.optimizers.legacy.Adamax)."""
+
+    serialized_as = "Adamax"
+
+
+class LegacyAdadelta(_ByRows, Adadelta):
+    """Adadelta that changes rows in the batch alone (keras.optimizers.legacy.Adadelta)."""
+
+    serialized_as = "Adadelta"
+
+
+class LegacyFtrl(_ByRows, Ftrl):
+    """Ftrl that changes rows in the batch alone (keras.optimizers.legacy.Ftrl)."""
+
+    serialized_as = "Ftrl"
+
+
+class LegacyRMSprop(_ByWholes, RMSprop):
+    """RMSprop with epsilon outside of the root, unless there is momentum (keras.optimizers.legacy.RMSprop)."""
+
+    serialized_as = "RMSprop"
+
+    @property
+    def leaves_others(self) -> bool:
+        return self.momentum > 0
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        by = _ByRows if self.momentum > 0 else _ByWholes
+        by.update_rows(self, slots, rows, gradients, rate)
+
+    def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
+        if self.momentum > 0:
+            super().update(slots, gradients, rate, step)
+            return
+        velocities = slots.by_name["velocity"]
+        torch._foreach_mul_(velocities, self.rho)
+        torch._foreach_addcmul_(velocities, gradients, gradients, value=1 - self.rho)
+        if self.centered:
+            averages = slots.by_name["average_gradient"]
+            torch._foreach_mul_(averages, self.rho)
+            torch._foreach_add_(averages, gradients, alpha=1 - self.rho)
+            roots = list(torch._foreach_addcmul(velocities, averages, averages, value=-1))
+            torch._foreach_sqrt_(roots)
+        else:
+            roots = list(torch._foreach_sqrt(velocities))
+        torch._foreach_add_(roots, self.epsilon)
+        torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
+
+
+class LegacyAdagrad(_ByRows, Adagrad):
+    """Adagrad with epsilon outside of the root (keras.optimizers.legacy.Adagrad)."""
+
+    serialized_as = "Adagrad"
+
+    @property
+    def leaves_others(self) -> bool:
+        return False
+
+    def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
+        sums = slots.by_name["accumulator"]
+        torch._foreach_addcmul_(sums, gradients, gradients)
+        roots = torch._foreach_sqrt(sums)
+        torch._foreach_add_(roots, self.epsilon)
+        torch._foreach_addcdiv_(slots.weights, gradients, roots, value=-rate)
+
+
+class LegacyNadam(_ByWholes, Nadam):
+    """Nadam with 0.96^(0.004 t) (keras.optimizers.legacy.Nadam).
+
+    Its `decay` is the 0.004, not a decay of the rate.
+    """
+
+    serialized_as = "Nadam"
+
+    def setup(self) -> None:
+        super().setup()
+        self.momentum_decay = 0.004
+
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        before, step = self.u_product, self.iterations + 1
+        super().apply(gradients)
+        # Once a step, however many weights were updated by themselves.
+        self.u_product = float(np.float32(before * self._ahead(step)))
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        before = self.u_product
+        super().update_rows(slots, rows, gradients, rate)
+        self.u_product = before
+
+    def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
+        iteration, *slots = super().keras2_variables(legacy=legacy)
+        return [iteration, self.variables[-1], *slots]
+
+    @property
+    def legacy_decay(self) -> float:
+        return self.momentum_decay
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        options = dict(config)
+        exponent = options.pop("schedule_decay", options.pop("decay", 0.004))
+        made = super().from_config(options)
+        made.momentum_decay = exponent
+        made.legacy = True
+        return made
+
+
+LEGACY: Mapping[str, type[BaseOptimizer]] = {
+    "SGD": LegacySGD,
+    "Adam": LegacyAdam,
+    "Adamax": LegacyAdamax,
+    "Adadelta": LegacyAdadelta,
+    "Ftrl": LegacyFtrl,
+    "RMSprop": LegacyRMSprop,
+    "Adagrad": LegacyAdagrad,
+    "Nadam": LegacyNadam,
+}

@@ -1,0 +1,198 @@
+"""Several optimizers in one, each for the weights whose paths it is meant for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from layergraph.config.names import snake_case
+from layergraph.config.options import Configurable, Expected, option, optional, serialized
+from layergraph.errors import ConfigError, DataError
+from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable, keras_form
+from layergraph.training.options import MOST_PATTERNS, number, text
+
+#: Variables of its own: an iteration, and a rate that is never used.
+_OWN = 2
+
+
+def _inner(value: Any) -> Optimizer:
+    if isinstance(value, (str, Mapping)):
+        from layergraph.training.optimizers.table import optimizer
+
+        value = optimizer(value)
+    if not isinstance(value, Optimizer):
+        raise Expected("an optimizer other than LossScaleOptimizer and MultiOptimizer")
+    return value
+
+
+def _by_pattern(value: Any) -> dict[str, Optimizer]:
+    if not isinstance(value, Mapping):
+        raise Expected("optimizers by regular expression")
+    if len(value) > MOST_PATTERNS:
+        raise Expected(f"at most {MOST_PATTERNS} regular expressions")
+    for pattern in value:
+        try:
+            re.compile(text(pattern))
+        except (re.error, Expected):
+            raise Expected("optimizers by regular expression") from None
+    return {pattern: _inner(item) for pattern, item in value.items()}
+
+
+class OptimizerMap(Configurable):
+    """Which optimizer a weight has (keras.optimizers.OptimizerMap): by its path, or by a regular expression for it.
+
+    A path that is itself a key comes first; an expression has to match the whole path.
+    """
+
+    default_optimizer: Optimizer = option(_inner)
+    optimizer_map: dict[str, Optimizer] = option(lambda value: _by_pattern(value or {}), default=None)
+
+    def __getitem__(self, path: str) -> Optimizer:
+        if path in self.optimizer_map:
+            return self.optimizer_map[path]
+        matching = [pattern for pattern in self.optimizer_map if re.fullmatch(pattern, path)]
+        if len(matching) > 1:
+            raise ConfigError(f"OptimizerMap: weight '{path}' matches {matching}, expected at most one of them")
+        return self.optimizer_map[matching[0]] if matching else self.default_optimizer
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Each once, the default one last."""
+        found: list[Optimizer] = []
+        for item in (*self.optimizer_map.values(), self.default_optimizer):
+            if not any(item is known for known in found):
+                found.append(item)
+        return found
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "default_optimizer": keras_form(self.default_optimizer),
+            "optimizer_map": {pattern: keras_form(item) for pattern, item in self.optimizer_map.items()},
+        }
+
+
+def _map(value: Any) -> OptimizerMap:
+    if isinstance(value, Mapping) and value.get("class_name") == "OptimizerMap":
+        config = value.get("config")
+        value = OptimizerMap.from_config(config) if isinstance(config, Mapping) else None
+    if not isinstance(value, OptimizerMap):
+        raise Expected("an OptimizerMap")
+    return value
+
+
+class MultiOptimizer(BaseOptimizer):
+    """Gives each weight to one of several optimizers (keras.optimizers.MultiOptimizer).
+
+    loss_scale_factor   takes the place of the inner ones'
+
+    There is no learning rate of the whole: callbacks that change it change each one's.
+    """
+
+    optimizer_map: OptimizerMap = option(_map)
+    loss_scale_factor: float | None = option(optional(number), default=None)
+
+    def setup(self) -> None:
+        super().setup()
+        self.iterations = 0
+        self.learning_rate = None
+        self.optimizers = self.optimizer_map.optimizers
+        for inner in self.optimizers:
+            inner.loss_scale_factor = self.loss_scale_factor
+        #: By optimizer, the places of its weights among all.
+        self._places: list[list[int]] = [[] for _ in self.optimizers]
+
+    @property
+    def takes_rows(self) -> bool:
+        return all(inner.takes_rows for inner in self.optimizers)
+
+    @property
+    def variables(self) -> list[Variable]:
+        own = [
+            Variable("iteration", np.array(self.iterations, np.int32)),
+            Variable("learning_rate", np.array(0.0, np.float32)),
+        ]
+        return [*own, *(variable for inner in self.optimizers for variable in inner.variables)]
+
+    def build(self, weights: Iterable[Trainable]) -> None:
+        weights = tuple(weights)
+        chosen = [self.optimizer_map[weight.path] for weight in weights]
+        self._places = [[i for i, item in enumerate(chosen) if item is inner] for inner in self.optimizers]
+        for inner, places in zip(self.optimizers, self._places, strict=True):
+            inner.build([weights[place] for place in places])
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        """Takes a state out of a file of Keras. Raises DataError where it doesn't fit."""
+        counts = [len(inner.variables) for inner in self.optimizers]
+        # One that never stepped has no slots.
+        unbuilt = [sum(not variable.value.shape for variable in inner.variables[:2]) for inner in self.optimizers]
+        if len(arrays) == _OWN + sum(unbuilt) and not any(array.shape for array in arrays):
+            counts = unbuilt
+        if len(arrays) != _OWN + sum(counts):
+            raise DataError(
+                f"optimizer '{self.name}': got {len(arrays)} arrays of state, expected {_OWN + sum(counts)}"
+            )
+        start = _OWN
+        for inner, count in zip(self.optimizers, counts, strict=True):
+            inner.load(arrays[start : start + count])
+            start += count
+        self.iterations = int(arrays[0])
+
+    def state(self) -> dict[str, Any]:
+        return {"iterations": self.iterations, "inner": [inner.state() for inner in self.optimizers]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for inner, kept in zip(self.optimizers, state["inner"], strict=True):
+            inner.restore(kept)
+        self.iterations = state["iterations"]
+
+    @property
+    def rated(self) -> list[tuple[str, BaseOptimizer]]:
+        # As in Keras: of several with one name, the last one's is logged.
+        return [(f"learning_rate_{inner.name}", inner) for inner in self.optimizers]
+
+    def rate(self) -> float:
+        return self.optimizers[-1].rate()
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        for inner, places in zip(self.optimizers, self._places, strict=True):
+            if places:
+                inner.apply([gradients[place] for place in places])
+        self.iterations += 1
+
+    def finalize(self) -> None:
+        for inner in self.optimizers:
+            inner.finalize()
+
+    @property
+    def averaging(self) -> list[Optimizer]:
+        return [inner for inner in self.optimizers if inner.use_ema]
+
+    @property
+    def inner_states(self) -> dict[str, list[Variable]]:
+        found: dict[str, list[Variable]] = {}
+        kinds: Counter[str] = Counter()
+        for inner in self.optimizers:
+            kind = snake_case(type(inner).__name__)
+            found[f"optimizers/{kind}_{kinds[kind]}" if kinds[kind] else f"optimizers/{kind}"] = inner.variables
+            kinds[kind] += 1
+        return found
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "optimizer_map": {
+                "module": "keras.optimizers",
+                **serialized(self.optimizer_map),
+                "registered_name": None,
+            },
+            "loss_scale_factor": self.loss_scale_factor,
+            "name": self.name,
+        }

@@ -1,0 +1,561 @@
+"""What all optimizers do alike: clipping, weight decay, averages, accumulation, constraints and their state.
+
+A step goes as in Keras 3: gradients are averaged over accumulated steps, clipped, weights decay, the formula of the
+optimizer updates them, averages follow, constraints project, the counter moves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from typing_extensions import Self
+
+from layergraph.config.names import snake_case
+from layergraph.config.options import (
+    Configurable,
+    Expected,
+    boolean,
+    brief,
+    fraction,
+    option,
+    optional,
+    positive_int,
+    serialized,
+)
+from layergraph.errors import ConfigError, DataError
+from layergraph.training.optimizers import schedules
+from layergraph.training.options import nonnegative, number, text
+from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule
+
+Tensor = torch.Tensor
+Tensors = list[Tensor]
+
+
+class Trainable(Protocol):
+    """A weight as optimizers see it: `value` is always the same tensor, updated in place."""
+
+    @property
+    def value(self) -> Tensor: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def constraint(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One array of an optimizer's state, named as Keras names it (`iteration`, `dense_kernel_momentum`)."""
+
+    name: str
+    value: np.ndarray[Any, Any] | Tensor
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """A copy as Keras saves it."""
+        value = self.value.detach().cpu() if isinstance(self.value, Tensor) else self.value
+        return np.array(value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value)
+
+
+#: What stands in a list of slots for a weight that has no such slot.
+ABSENT = torch.empty(0)
+
+
+@dataclass(slots=True)
+class Slots:
+    """What is kept for a list of weights: the weights' tensors and, by name, one tensor for each of them, or ABSENT."""
+
+    weights: Tensors
+    by_name: dict[str, Tensors]
+
+    def chosen(self, indices: Sequence[int]) -> Slots:
+        """The same for some of the weights."""
+        return Slots(
+            [self.weights[i] for i in indices],
+            {name: [tensors[i] for i in indices] for name, tensors in self.by_name.items()},
+        )
+
+
+class BaseOptimizer(Configurable):
+    """What training needs of an optimizer: state for a list of weights, and a step with their gradients."""
+
+    name: str | None = option(optional(text), default=None, kw_only=True)
+
+    #: Steps done so far, with those that only accumulated.
+    iterations: int
+    #: None where weights have different ones.
+    learning_rate: float | Schedule | None
+
+    def setup(self) -> None:
+        if self.name is None:
+            self.name = snake_case(type(self).__name__)
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether gradients may be sparse tensors, of some rows: where a gradient of 0 leaves a weight as it is."""
+        return False
+
+    @property
+    def leaves_others(self) -> bool:
+        """Whether rows without a gradient stay as they are where the formula would move them."""
+        return False
+
+    @property
+    def variables(self) -> list[Variable]:
+        """The state in Keras 3's order."""
+        raise NotImplementedError
+
+    def build(self, weights: Iterable[Trainable]) -> None:
+        """Makes the state for the trainable weights of a model; what there is of weights among them is kept."""
+        raise NotImplementedError
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        """Takes a state out of a file of Keras. Raises DataError where it doesn't fit; the state stays as it was."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """The state as it is, for `restore`: unlike `variables`, numbers have all their digits."""
+        raise NotImplementedError
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state` of the same weights."""
+        raise NotImplementedError
+
+    @property
+    def rated(self) -> list[tuple[str, BaseOptimizer]]:
+        """The optimizers that have a learning rate, each with the name of the log of it."""
+        return [("learning_rate", self)]
+
+    def rate(self) -> float:
+        """The learning rate of the next step. A schedule is asked with all steps, accumulating ones too."""
+        raise NotImplementedError
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss of which `apply` wants the gradients."""
+        raise NotImplementedError
+
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        """One step. `gradients` go with the weights it was built for; None leaves a weight as it is."""
+        raise NotImplementedError
+
+    def finalize(self) -> None:
+        """Ends training: weights that were averaged become the averages."""
+        raise NotImplementedError
+
+    @property
+    def averaging(self) -> list[Optimizer]:
+        """The optimizers in it that average weights."""
+        raise NotImplementedError
+
+    @property
+    def inner_states(self) -> dict[str, list[Variable]]:
+        """States of the optimizers that this one is made of, by the path under which Keras has them in files."""
+        return {}
+
+
+class Optimizer(BaseOptimizer):
+    """Base of optimizers with a formula (keras.optimizers.Optimizer).
+
+    weight_decay                   share of a weight x learning rate that each step takes off; None for none
+    clipnorm                       largest norm of one gradient
+    global_clipnorm                largest norm of all gradients together
+    clipvalue                      largest amount of an element of a gradient
+    use_ema, ema_momentum,         running averages of the weights, which replace the weights each
+    ema_overwrite_frequency        so many steps (None: only when training ends)
+    loss_scale_factor              the loss is multiplied, the gradients divided by it
+    gradient_accumulation_steps    update only each n-th step, with the mean of n gradients
+    """
+
+    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
+    weight_decay: float | None = option(optional(nonnegative), default=None, kw_only=True)
+    clipnorm: float | None = option(optional(nonnegative), default=None, kw_only=True)
+    clipvalue: float | None = option(optional(nonnegative), default=None, kw_only=True)
+    global_clipnorm: float | None = option(optional(nonnegative), default=None, kw_only=True)
+    use_ema: bool = option(boolean, default=False, kw_only=True)
+    ema_momentum: float = option(fraction, default=0.99, kw_only=True)
+    ema_overwrite_frequency: int | None = option(optional(positive_int), default=None, kw_only=True)
+    loss_scale_factor: float | None = option(optional(number), default=None, kw_only=True)
+    gradient_accumulation_steps: int | None = option(optional(positive_int), default=None, kw_only=True)
+
+    #: Whether slots alternate weight by weight in states of the legacy optimizer too.
+    legacy_alternates: ClassVar[bool] = False
+    #: Options of Keras 2 that change nothing here.
+    ignored: ClassVar[tuple[str, ...]] = ("jit_compile", "is_legacy_optimizer")
+
+    def setup(self) -> None:
+        super().setup()
+        clips = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, name) is not None]
+        if len(clips) > 1:
+            raise ConfigError(f"{type(self).__name__}: got {' and '.join(clips)}, expected at most one of them")
+        if self.gradient_accumulation_steps == 1:
+            raise ConfigError(f"{type(self).__name__}: gradient_accumulation_steps is 1, expected 2 or more")
+        self.iterations = 0
+        #: Whether Keras 2's legacy optimizers have written the config: their states have another order.
+        self.legacy = False
+        #: Keras 2's `decay`: the rate is divided by 1 + decay x iterations.
+        self.rate_decay = 0.0
+        self.weights: tuple[Trainable, ...] = ()
+        self._slots = Slots([], {})
+        self._not_decayed: set[int] = set()
+        self._active: tuple[tuple[int, ...], Slots] | None = None
+
+    # --- what each optimizer defines ----------------------------------------------------------------------------------
+
+    def slot_groups(self) -> list[tuple[str, ...]]:
+        """Names of what is kept for each weight, in Keras's order; names in one group alternate weight by weight."""
+        return []
+
+    def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
+        """Changes `slots.weights` in place; `step` counts updates from 1."""
+        raise NotImplementedError
+
+    @property
+    def takes_rows(self) -> bool:
+        idle = (self.weight_decay, self.clipnorm, self.clipvalue, self.global_clipnorm, self.loss_scale_factor)
+        return self.leaves_rows() and not any(idle) and not self.use_ema and not self.gradient_accumulation_steps
+
+    def leaves_rows(self) -> bool:
+        """Whether the formula changes no row of a weight whose gradient is 0; then there is `update_rows`."""
+        return False
+
+    def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
+        """As `update`, of one weight whose gradient is `gradients` in some `rows`, each there once, and 0 elsewhere."""
+        raise NotImplementedError
+
+    def decay(self, slots: Slots, rate: float) -> None:
+        """Takes the weight decay off `slots.weights`, before the update."""
+        if self.weight_decay is not None:
+            torch._foreach_mul_(self.decayed(slots.weights), 1 - self.weight_decay * rate)
+
+    def decayed(self, weights: Tensors) -> Tensors:
+        """Those of the weights that decay."""
+        if not self._not_decayed:
+            return weights
+        return [weight for weight in weights if id(weight) not in self._not_decayed]
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    @property
+    def built(self) -> bool:
+        """Whether the state has been made."""
+        return bool(self.weights)
+
+    def build(self, weights: Iterable[Trainable]) -> None:
+        weights = tuple(weights)
+        if self.built and [id(w.value) for w in weights] == [id(tensor) for tensor in self._slots.weights]:
+            return
+        before, known = self._slots, {id(tensor): place for place, tensor in enumerate(self._slots.weights)}
+        self.weights = weights
+        self._active = None
+
+        def kept_or_first(slot: str, weight: Trainable) -> Tensor:
+            place = known.get(id(weight.value))
+            return self.first_value(slot, weight) if place is None else before.by_name[slot][place]
+
+        slots = {slot: [kept_or_first(slot, w) for w in weights] for group in self._groups() for slot in group}
+        self._slots = Slots([weight.value for weight in weights], slots)
+
+    def first_value(self, slot: str, weight: Trainable) -> Tensor:
+        """What a slot holds before the first step; ABSENT if the weight has no such slot."""
+        return torch.zeros_like(weight.value, requires_grad=False)
+
+    def slot_name(self, slot: str, weight: Trainable) -> str:
+        """The name of a slot in `variables`."""
+        return f"{weight.path.replace('/', '_')}_{slot}"
+
+    def scalars(self) -> list[str]:
+        """Attributes that are state, one number for all weights; Keras has them at the end."""
+        return []
+
+    def _groups(self) -> list[tuple[str, ...]]:
+        averages = [("average",)] if self.use_ema else []
+        sums = [("gradient_accumulator",)] if self.gradient_accumulation_steps else []
+        return [*averages, *sums, *self.slot_groups()]
+
+    @property
+    def variables(self) -> list[Variable]:
+        """The state in Keras 3's order: iteration, learning rate (unless it is a schedule), then the slots."""
+        state = [Variable("iteration", np.array(self.iterations, np.int32))]
+        if not self._scheduled:
+            state.append(Variable("learning_rate", np.array(self.learning_rate, np.float32)))
+        if not self.built:
+            return state
+        scalars = [Variable(name, np.array(getattr(self, name), np.float32)) for name in self.scalars()]
+        return [*state, *self._slot_variables(self._groups()), *scalars]
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        """Takes a state out of a file of Keras 3 or 2.
+
+        2.15's lack the rate and what is one number for all weights; legacy ones have another order. Keras saves an
+        optimizer that has not stepped without slots; they stay as they are then.
+
+        Raises DataError where number or shapes differ; the state then stays as it was.
+        """
+        state = self.variables
+        unbuilt = state[: 1 if self._scheduled else 2]
+        if len(arrays) <= len(unbuilt) and not any(array.shape for array in arrays):
+            self._take(unbuilt[: len(arrays)], arrays)
+            return
+        keras2, inner = self.keras2_variables(), self.inner_variables()
+        for others, possible in ((keras2, self.legacy or len(keras2) < len(state)), (inner, len(inner) < len(state))):
+            if possible and len(arrays) == len(others):
+                self._take(others, arrays)
+                self.complete_scalars([variable.name for variable in others])
+                return
+        alternating = self._alternating_variables()
+        self._take(state if _misfit(state, arrays) is None or _misfit(alternating, arrays) else alternating, arrays)
+
+    def state(self) -> dict[str, Any]:
+        scheduled = isinstance(self.learning_rate, Schedule)
+        names = ["iterations", *self.scalars(), *([] if scheduled else ["learning_rate"])]
+        slots = [variable.value for variable in self._slot_variables(self._groups())]
+        return {"numbers": {name: getattr(self, name) for name in names}, "slots": slots}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._take(self._slot_variables(self._groups()), state["slots"])
+        for name, value in state["numbers"].items():
+            setattr(self, name, value)
+
+    def _take(self, state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        if wrong := _misfit(state, arrays):
+            raise DataError(f"optimizer '{self.name}': {wrong}")
+        for variable, array in zip(state, arrays, strict=True):
+            if isinstance(variable.value, Tensor):
+                source = array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+                variable.value.copy_(source)
+            elif variable.name == "iteration":
+                self.iterations = int(array)
+            else:
+                setattr(self, variable.name, float(array))
+
+    def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
+        """The state in Keras 2.15's order: no rate, no scalars; most legacy ones go slot by slot over all weights.
+
+        `legacy` is whether the order is that of a legacy one; by default as the optimizer is.
+        """
+        split = (self.legacy if legacy is None else legacy) and not self.legacy_alternates
+        groups = [(slot,) for group in self._groups() for slot in group] if split else self._groups()
+        return [self.variables[0], *self._slot_variables(groups)]
+
+    def keras2_idle(self) -> list[Variable]:
+        """What Keras 2.15 has behind `keras2_variables` and doesn't use: it takes all of a state or none."""
+        return []
+
+    def _alternating_variables(self) -> list[Variable]:
+        """The state in the order before Keras 3.10: each weight's average beside its accumulator."""
+        if not (self.built and self.use_ema and self.gradient_accumulation_steps):
+            return self.variables
+        slots = self._slot_variables([("average", "gradient_accumulator")])
+        first = 1 if self._scheduled else 2
+        state = self.variables
+        return [*state[:first], *slots, *state[first + len(slots) :]]
+
+    def inner_variables(self) -> list[Variable]:
+        """The state as Keras 3 has it inside of a LossScaleOptimizer: without the scalars, which it loses track of."""
+        scalars = self.scalars() if self.built else []
+        return self.variables[: -len(scalars)] if scalars else self.variables
+
+    def complete_scalars(self, known: Sequence[str]) -> None:
+        """Computes the scalars that a state did not have from the iterations."""
+
+    def _slot_variables(self, groups: Iterable[tuple[str, ...]]) -> list[Variable]:
+        found = []
+        for group in groups:
+            for index, weight in enumerate(self.weights):
+                kept = {slot: self._slots.by_name[slot][index] for slot in group}
+                found += [Variable(self.slot_name(s, weight), v) for s, v in kept.items() if v is not ABSENT]
+        return found
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def rate(self) -> float:
+        rate = self._decayed_rate()
+        return rate(self.iterations) if isinstance(rate, Schedule) else rate
+
+    def _decayed_rate(self) -> float | Schedule:
+        rate = self.learning_rate
+        if not self.rate_decay:
+            return rate
+        # Keras 3 has a schedule for that; callbacks change the number.
+        if isinstance(rate, Schedule):
+            return Decayed(rate, self.rate_decay)
+        return InverseTimeDecay(rate, 1, self.rate_decay)
+
+    @property
+    def _scheduled(self) -> bool:
+        """Whether the rate is a schedule in Keras 3's form."""
+        return bool(self.rate_decay) or isinstance(self.learning_rate, Schedule)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+
+    def exclude_from_weight_decay(self, var_list: Iterable[Trainable] = (), var_names: Iterable[str] = ()) -> None:
+        """Spares weights from decay: those given, and those in whose name one of the regular expressions is found."""
+        spared = {id(weight.value) for weight in var_list}
+        patterns = [re.compile(pattern) for pattern in var_names]
+        for weight in self.weights:
+            if any(pattern.search(weight.path.rsplit("/", 1)[-1]) for pattern in patterns):
+                spared.add(id(weight.value))
+        self._not_decayed = spared
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        if all(gradient is None for gradient in gradients):
+            raise ConfigError("the loss depends on no trainable weight")
+        if self.takes_rows:
+            gradients = self._apply_rows(gradients)
+        indices = tuple(i for i, gradient in enumerate(gradients) if gradient is not None)
+        if self._active is None or self._active[0] != indices:
+            slots = self._slots if len(indices) == len(self.weights) else self._slots.chosen(indices)
+            self._active = (indices, slots)
+        given: Tensors = [gradient for gradient in gradients if gradient is not None]
+        if given:
+            if self.loss_scale_factor is not None:
+                given = list(torch._foreach_div(given, self.loss_scale_factor))
+            self._accumulate_or_update(self._active[1], given)
+        if self.use_ema:
+            self._average()
+        for index in indices:
+            constraint = self.weights[index].constraint
+            if constraint is not None:
+                self._slots.weights[index].copy_(constraint(self._slots.weights[index]))
+        self.iterations += 1
+
+    def _apply_rows(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Updates weights with sparse gradients; gives the other gradients, with None for these."""
+        left = list(gradients)
+        for index, gradient in enumerate(gradients):
+            if gradient is not None and gradient.is_sparse:
+                summed = gradient.coalesce()
+                self.update_rows(self._slots.chosen([index]), summed.indices()[0], summed.values(), self.rate())
+                left[index] = None
+        return left
+
+    def _accumulate_or_update(self, slots: Slots, gradients: Tensors) -> None:
+        every = self.gradient_accumulation_steps
+        if every:
+            sums = slots.by_name["gradient_accumulator"]
+            torch._foreach_add_(sums, gradients)
+            if (self.iterations + 1) % every:
+                return
+            gradients = list(torch._foreach_div(sums, float(every)))
+            # All sums start anew, also of weights without a gradient in this step.
+            torch._foreach_zero_(self._slots.by_name["gradient_accumulator"])
+        rate = self.rate()
+        gradients = self._clipped(gradients)
+        self.decay(slots, rate)
+        self.update(slots, gradients, rate, self._updates() + 1)
+
+    def _updates(self) -> int:
+        return self.iterations // (self.gradient_accumulation_steps or 1)
+
+    def _clipped(self, gradients: Tensors) -> Tensors:
+        # Unlike torch's clip_grad_norm_, Keras adds no epsilon to the norm.
+        if self.clipnorm:
+            norms = list(torch._foreach_norm(gradients))
+            torch._foreach_clamp_min_(norms, self.clipnorm)
+            return list(torch._foreach_div(torch._foreach_mul(gradients, self.clipnorm), norms))
+        if self.global_clipnorm:
+            norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(gradients))))
+            scale = self.global_clipnorm * torch.minimum(1.0 / norm, torch.full_like(norm, 1.0 / self.global_clipnorm))
+            # A norm that isn't finite makes everything NaN instead of hiding it.
+            return list(torch._foreach_mul(gradients, scale + (norm - norm)))
+        if self.clipvalue:
+            clipped = torch._foreach_clamp_min(gradients, -self.clipvalue)
+            return list(torch._foreach_clamp_max(clipped, self.clipvalue))
+        return gradients
+
+    def _average(self) -> None:
+        averages = self._slots.by_name["average"]
+        # The first update's weights are the first average.
+        momentum = self.ema_momentum if self._updates() else 0.0
+        torch._foreach_mul_(averages, momentum)
+        torch._foreach_add_(averages, self._slots.weights, alpha=1 - momentum)
+        if self.ema_overwrite_frequency and (self._updates() + 1) % self.ema_overwrite_frequency == 0:
+            self.finalize()
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Replaces the weights by their averages, as Keras does at the end of fit. Without averages nothing happens."""
+        if self.use_ema and self.built:
+            torch._foreach_copy_(self._slots.weights, self._slots.by_name["average"])
+
+    @property
+    def averaging(self) -> list[Optimizer]:
+        return [self] if self.use_ema else []
+
+    @torch.no_grad()
+    def exchange_averages(self) -> None:
+        """Weights become the averages, and the averages the weights."""
+        averages = self._slots.by_name["average"]
+        weights = [weight.clone() for weight in self._slots.weights]
+        torch._foreach_copy_(self._slots.weights, averages)
+        torch._foreach_copy_(averages, weights)
+
+    @torch.no_grad()
+    def average_anew(self) -> None:
+        """The averages become the weights as they are."""
+        torch._foreach_copy_(self._slots.by_name["average"], self._slots.weights)
+
+    # --- config -------------------------------------------------------------------------------------------------------
+
+    @property
+    def legacy_decay(self) -> float:
+        """The `decay` of Keras 2's legacy optimizer."""
+        return self.rate_decay
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        rate = self._decayed_rate()
+        if isinstance(rate, Schedule):
+            config["learning_rate"] = schedules.keras_form(rate)
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """From Keras 3's config or Keras 2's: `lr`, `decay` and options of its backend are understood."""
+        options = {name: value for name, value in config.items() if name not in cls.ignored}
+        if "lr" in options:
+            options.setdefault("learning_rate", options.pop("lr"))
+        decay = options.pop("decay", None)
+        made = cls(**options)
+        made.legacy = is_legacy(config)
+        try:
+            made.rate_decay = number(decay or 0.0)
+        except Expected as wanted:
+            raise ConfigError(f"{cls.__name__}: option 'decay' is {brief(decay)}, expected {wanted}") from None
+        return made
+
+
+def _misfit(state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> str | None:
+    """Why arrays can't be that state, in words; None where they can."""
+    if len(arrays) != len(state):
+        return f"got {len(arrays)} arrays of state, expected {len(state)}"
+    for variable, array in zip(state, arrays, strict=True):
+        if tuple(array.shape) != tuple(variable.value.shape):
+            return f"{variable.name} has shape {tuple(array.shape)}, expected {tuple(variable.value.shape)}"
+    return None
+
+
+def is_legacy(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of Keras 2's legacy optimizers, the only ones with `decay` (and once with `lr`).
+
+    Nadam's was called `schedule_decay`.
+    """
+    own = "decay" in config or "lr" in config or "schedule_decay" in config
+    return own and config.get("is_legacy_optimizer") is not False
+
+
+def power(base: float, exponent: float) -> float:
+    """base^exponent in float32, as Keras has it: 1 - 0.999 differs in the fifth digit."""
+    return float(np.float32(base) ** np.float32(exponent))
+
+
+def keras_form(value: BaseOptimizer) -> dict[str, Any]:
+    """The optimizer as Keras 3 writes it into a file."""
+    return {"module": "keras.optimizers", **serialized(value), "registered_name": None}

@@ -1,0 +1,58 @@
+"""Optimizers, by Keras's names and formulas, which are not torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from layergraph.config.options import resolve
+from layergraph.training.optimizers.loss_scale import LossScaleOptimizer, fixed_scale
+from layergraph.training.optimizers.multi_optimizer import MultiOptimizer
+from layergraph.training.optimizers.optimizer import BaseOptimizer, is_legacy
+from layergraph.training.optimizers.elementwise import (SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop, ScheduleFreeAdamW)
+from layergraph.training.optimizers.legacy import LEGACY
+from layergraph.training.optimizers.normed import Adafactor, Lamb, Muon
+
+OPTIMIZERS: Mapping[str, type[BaseOptimizer]] = {
+    known.__name__: known
+    for known in (
+        SGD,
+        RMSprop,
+        Adam,
+        AdamW,
+        Adamax,
+        Nadam,
+        Adagrad,
+        Adadelta,
+        Adafactor,
+        Lion,
+        Lamb,
+        Ftrl,
+        Muon,
+        ScheduleFreeAdamW,
+        LossScaleOptimizer,
+        MultiOptimizer,
+    )
+}
+
+#: Keras looks for a name in lower case; Keras 2.15 writes "Custom>Adam" into H5 files.
+ALIASES: Mapping[str, str] = {
+    **{name.lower(): name for name in OPTIMIZERS},
+    **{f"Custom>{name}": name for name in OPTIMIZERS},
+    "LossScaleOptimizerV3": "LossScaleOptimizer",
+}
+
+
+def optimizer(value: Any) -> BaseOptimizer:
+    """What keras.optimizers.get takes: a name in any case, an optimizer, or a serialised form. Raises ConfigError.
+
+    A config of Keras 2's legacy optimizers gives one with their formula.
+    """
+    if isinstance(value, str) and value.lower() in ALIASES:
+        value = ALIASES[value.lower()]
+    config = value.get("config") if isinstance(value, Mapping) else None
+    if isinstance(config, Mapping) and is_legacy(config):
+        return resolve("optimizer", value, {**OPTIMIZERS, **LEGACY}, ALIASES)
+    if isinstance(config, Mapping) and config.get("dynamic") is False:
+        return fixed_scale(config)
+    return resolve("optimizer", value, OPTIMIZERS, ALIASES)
