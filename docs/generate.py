@@ -15,28 +15,14 @@ from layerserve_server.settings import Settings, toml_value
 
 DOCS = Path(__file__).parent
 
-#: First word of a module's name -> heading. Other modules go under their own word.
+#: First word of the name of a folder or module of layers -> heading. Others go under their own word.
 FAMILIES = {
     "input": "Core",
-    "core": "Core",
-    "einsum": "Core",
-    "embedding": "Core",
-    "activations": "Activations",
-    "locally": "Convolution",
-    "convolutional": "Convolution",
-    "pooling": "Pooling",
     "up": "Reshaping",
-    "reshaping": "Reshaping",
-    "lookup": "Categorical and text preprocessing",
-    "categorical": "Categorical and text preprocessing",
-    "text": "Categorical and text preprocessing",
-    "image": "Image and audio preprocessing",
-    "images": "Image and audio preprocessing",
-    "augmentation": "Image and audio preprocessing",
-    "audio": "Image and audio preprocessing",
-    "pipeline": "Image and audio preprocessing",
+    "locally": "Convolutional",
+    "rnn": "Recurrent",
     "applications": "Of keras.applications",
-    "regularization": "Noise and regularisation",
+    "regularization": "Noise and regularization",
     "keras1": "Of Keras 1",
 }
 
@@ -60,7 +46,7 @@ def layers() -> str:
     """Classes that a model file may name, by family."""
     families: dict[str, list[str]] = {}
     for name, layer in LAYERS.items():
-        word = layer.__module__.rpartition(".")[2].partition("_")[0]
+        word = layer.__module__.split(".")[2].partition("_")[0]
         families.setdefault(FAMILIES.get(word, word.capitalize()), []).append(name)
     about = "Each has Keras's options and is compared with stock Keras. Other classes are refused by name."
     return page(

@@ -19,10 +19,10 @@ os.environ["KERAS_BACKEND"] = "torch"
 import layergraph
 import numpy as np
 from layergraph.errors import LayerGraphError
-from layergraph.execution.tuning.agreement import TOLERANCE, difference
-from layergraph.execution.tuning.result import Choice
 from layergraph.execution.passes.merge_shared_calls import joins
 from layergraph.execution.plan import Plan
+from layergraph.execution.tuning.agreement import TOLERANCE, difference
+from layergraph.execution.tuning.result import Choice
 from layergraph.execution.tuning.variants import APART, SINGLE, SPLIT
 from random_graphs import random_model
 

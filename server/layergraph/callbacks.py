@@ -1,8 +1,13 @@
 """Callbacks of `fit` by Keras's names (keras.callbacks)."""
 
-from layergraph.training.optimizers.averaging import SwapEMAWeights
 from layergraph.training.callbacks.callback import Callback, History
-from layergraph.training.callbacks.monitors import (EarlyStopping, LearningRateScheduler, ReduceLROnPlateau, TerminateOnNaN)
+from layergraph.training.callbacks.monitors import (
+    EarlyStopping,
+    LearningRateScheduler,
+    ReduceLROnPlateau,
+    TerminateOnNaN,
+)
+from layergraph.training.optimizers.averaging import SwapEMAWeights
 from layergraph.training.recording import BackupAndRestore, CSVLogger, JSONLogger, ModelCheckpoint, TensorBoard
 
 __all__ = [

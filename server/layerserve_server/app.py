@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
-from layerserve_server.probes import Probes
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
+from layerserve_server.probes import Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService

@@ -17,8 +17,8 @@ from types import FrameType
 
 from layerserve.cli.parser import Parser, with_default
 
-from layerserve_server.observability import logs
 from layerserve_server.app import App
+from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
 from layerserve_server.repository.entry import Description
 from layerserve_server.settings import Settings, SettingsError, in_force, json_logs, missing_paths, read_settings

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from layergraph.errors import LayerGraphError
-from layergraph.execution.tuning.result import Choice, Tuning
 from layergraph.execution.engines.table import EAGER
+from layergraph.execution.tuning.result import Choice, Tuning
 from layergraph.golden import golden_path, reduce_precision
 from layergraph.models.model import Model
 

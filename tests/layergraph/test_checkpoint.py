@@ -14,8 +14,8 @@ import pytest
 import torch
 from layergraph import Input, Model, layers
 from layergraph.errors import CorruptFileError, DataError
-from layergraph.training.callbacks.table import callback
 from layergraph.training.callbacks.callback import Callback
+from layergraph.training.callbacks.table import callback
 from layergraph.training.checkpoint import Checkpoints
 from synced import synced
 

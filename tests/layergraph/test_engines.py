@@ -17,11 +17,11 @@ import torch
 from keras import layers, ops
 from layergraph import load_model
 from layergraph.errors import DataError
-from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.engines.onnx_runtime import exported
 from layergraph.execution.engines.source import Engine, Source
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.samples import NoSamplesError, Sampler
+from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.tuner import tune
 from layergraph.functional.tensor import TensorSpec
 

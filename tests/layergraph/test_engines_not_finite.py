@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from layergraph import load_model
-from layergraph.execution.tuning.agreement import difference
 from layergraph.execution.engines.onnx_not_finite import KEEPING
 from layergraph.execution.engines.source import Source
 from layergraph.execution.samples import Sampler
+from layergraph.execution.tuning.agreement import difference
 
 pytest.importorskip("onnxruntime")
 

@@ -14,11 +14,11 @@ from layergraph.config.options import Expected
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.dtypes import any_dtype_policy
 from layergraph.layers.applications import CustomScaleLayer
+from layergraph.layers.convolutional.locally_connected import LocallyConnected1D
+from layergraph.layers.keras1 import CosineMerge, MaxoutDense
+from layergraph.layers.normalization.batch import single_axis
 from layergraph.layers.preprocessing.encoding import encoded
 from layergraph.layers.preprocessing.image_contrast import ContrastLimitedAdaptiveHistogramEqualization
-from layergraph.layers.keras1 import CosineMerge, MaxoutDense
-from layergraph.layers.convolutional.locally_connected import LocallyConnected1D
-from layergraph.layers.normalization.batch import single_axis
 from layergraph.layers.quantized.equations import QuantizedDense, QuantizedEinsumDense
 from oracles import LayerCase, check_layer, keras, perturb, random_arrays
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, DataError, GraphError
-from layergraph.layers.preprocessing import augmentation
-from layergraph.layers.preprocessing import augmentation_inference
+from layergraph.layers.preprocessing import augmentation, augmentation_inference
 from layergraph.layers.table import LAYERS
 from model_oracles import check_model
 from oracles import LayerCase, check_layer, keras, random_arrays

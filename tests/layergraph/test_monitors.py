@@ -109,7 +109,9 @@ def test_some_case_stops_early_and_some_case_lowers_the_rate():
 
 
 def test_every_callback_that_watches_a_log_has_a_case():
-    watching = {name for name, known in CALLBACKS.items() if known.__module__ == "layergraph.training.callbacks.monitors"}
+    watching = {
+        name for name, known in CALLBACKS.items() if known.__module__ == "layergraph.training.callbacks.monitors"
+    }
     assert {name for name, _ in CASES} == watching
 
 

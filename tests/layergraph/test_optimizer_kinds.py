@@ -17,9 +17,9 @@ from layergraph.functional.weight import Weight
 from layergraph.saving.keras2.compile import Keras2Compile, keras2_state
 from layergraph.saving.keras2.releases import Release
 from layergraph.saving.optimizer_kinds import differences
+from layergraph.training.optimizers.legacy import LEGACY
 from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
-from layergraph.training.optimizers.legacy import LEGACY
 
 #: Name -> options with which it is tried.
 KINDS: list[tuple[str, dict[str, Any]]] = [

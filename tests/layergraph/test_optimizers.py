@@ -11,8 +11,8 @@ import torch
 from layergraph.constraints import MaxNorm
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.weight import Weight
-from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
 from layergraph.training.optimizers.schedules import SCHEDULES, learning_rate
+from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STEPS = 12

@@ -13,9 +13,9 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.weight import Weight
+from layergraph.training.optimizers.legacy import LEGACY
 from layergraph.training.optimizers.optimizer import keras_form
 from layergraph.training.optimizers.table import optimizer
-from layergraph.training.optimizers.legacy import LEGACY
 from layergraph.training.workers import check_shareable
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

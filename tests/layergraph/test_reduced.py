@@ -9,9 +9,9 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import layers
-from layergraph.execution.tuning import agreement
 from layergraph.execution.engines import reduced
 from layergraph.execution.engines.source import UnfitError
+from layergraph.execution.tuning import agreement
 from layergraph.golden import Golden, GoldenMismatchError, make_golden, reduce_precision, write_golden
 
 X = np.random.default_rng(0).standard_normal((5, 6)).astype("float32")

@@ -17,8 +17,8 @@ from layergraph.ops.table import OPERATIONS
 from layergraph.regularizers import REGULARIZERS
 from layergraph.training.losses import LOSSES
 from layergraph.training.metrics.table import METRICS
-from layergraph.training.optimizers.table import OPTIMIZERS
 from layergraph.training.optimizers.schedules import SCHEDULES
+from layergraph.training.optimizers.table import OPTIMIZERS
 
 #: What is done, the kind of error, and a part of its text.
 Case = tuple[Callable[[], Any], type[Exception], str]

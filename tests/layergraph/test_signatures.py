@@ -19,8 +19,8 @@ from layergraph.regularizers import REGULARIZERS
 from layergraph.training.callbacks.table import CALLBACKS
 from layergraph.training.losses import LOSSES
 from layergraph.training.metrics.table import METRICS
-from layergraph.training.optimizers.table import OPTIMIZERS
 from layergraph.training.optimizers.schedules import SCHEDULES
+from layergraph.training.optimizers.table import OPTIMIZERS
 
 #: Our table, where Keras has the classes of those names, and how many are compared at the least.
 TABLES: dict[str, tuple[Mapping[str, type], tuple[Any, ...], int]] = {

@@ -13,15 +13,15 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError, DataError
 from layergraph.training import losses
-from layergraph.training.metrics import functions as metric_functions
-from layergraph.training.metrics import table as metrics
-from layergraph.training.callbacks.table import callback
 from layergraph.training.callbacks.callback import Callback
+from layergraph.training.callbacks.monitors import LearningRateScheduler
+from layergraph.training.callbacks.table import callback
 from layergraph.training.checkpoint import _without_arrays
 from layergraph.training.compile import at_path
 from layergraph.training.losses import LOSSES, weights_like
+from layergraph.training.metrics import functions as metric_functions
+from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.table import METRICS
-from layergraph.training.callbacks.monitors import LearningRateScheduler
 from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
 
 RNG = np.random.default_rng(0)

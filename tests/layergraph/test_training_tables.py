@@ -8,9 +8,9 @@ import keras
 import pytest
 from layergraph import constraints, initializers, regularizers
 from layergraph.training import losses
+from layergraph.training.callbacks.table import CALLBACKS
 from layergraph.training.metrics import table as metrics
 from layergraph.training.optimizers import table as optimizers
-from layergraph.training.callbacks.table import CALLBACKS
 from layergraph.training.optimizers.schedules import SCHEDULES
 
 #: Classes of Keras that are in no table, and why.

@@ -120,6 +120,9 @@ def test_help_and_settings_are_no_logs(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_cut() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "layerserve_server.observability.output"], input=b"x" * (2 * MAX_LINE), capture_output=True, timeout=60
+        [sys.executable, "-m", "layerserve_server.observability.output"],
+        input=b"x" * (2 * MAX_LINE),
+        capture_output=True,
+        timeout=60,
     )
     assert len(lines(ended.stdout.decode())) == 2

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from layergraph.errors import DataError, GraphError
-from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
-from layergraph.execution.tuning.result import Choice, Lengths, Tuned, Tuning
 from layergraph.execution.liveness import marking, mask_wants, needed, with_frees
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.passes.pool_before_relu import pool_first
 from layergraph.execution.program import Program, inference_program
 from layergraph.execution.rows import rows_stay_apart
 from layergraph.execution.step import Step
+from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, difference, same_kind
+from layergraph.execution.tuning.result import Choice, Lengths, Tuned, Tuning
 from layergraph.functional.addresses import find_tensor
 from layergraph.functional.binding import Binder
 from layergraph.functional.functional import Functional

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from layergraph.execution.passes.fusion import fuse
-from layergraph.execution.passes.merge_shared_calls import join_calls
 from layergraph.execution.liveness import mask_wants, with_frees
 from layergraph.execution.passes.fold_embedding import project_embeddings
+from layergraph.execution.passes.fusion import fuse
+from layergraph.execution.passes.merge_shared_calls import join_calls
 from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
 from layergraph.functional.invocation import Mask

@@ -16,12 +16,12 @@ from typing import TypeAlias
 import torch
 
 from layergraph.errors import LayerGraphError
-from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.liveness import mask_wants
 from layergraph.execution.plan import Plan
 from layergraph.execution.samples import NoSamplesError, Sampler
 from layergraph.execution.sequence_padding import Array, SequencePadding
 from layergraph.execution.step import Step
+from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.functional.binding import Binder
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.invocation import Mask

@@ -21,20 +21,15 @@ from layergraph.layers.applications import (
     LayerScale,
     StochasticDepth,
 )
-from layergraph.layers.attention.attention import (AdditiveAttention, Attention)
-from layergraph.layers.attention.multi_head import (GroupQueryAttention, MultiHeadAttention)
-from layergraph.layers.preprocessing.audio import (MelSpectrogram, STFTSpectrogram)
-from layergraph.layers.preprocessing.augmentation import (RandomBrightness, RandomContrast, RandomCrop, RandomFlip, RandomGrayscale, RandomInvert, RandomRotation, RandomTranslation, RandomZoom)
-from layergraph.layers.preprocessing.augmentation_inference import (AugMix, CutMix, Equalization, MaxNumBoundingBoxes, MixUp, RandAugment, RandomColorDegeneration, RandomColorJitter, RandomElasticTransform, RandomErasing, RandomGaussianBlur, RandomHeight, RandomHue, RandomPerspective, RandomPosterization, RandomSaturation, RandomSharpness, RandomShear, RandomWidth, Solarization)
-from layergraph.layers.preprocessing.categorical import (CategoryEncoding, Discretization, HashedCrossing, Hashing)
-from layergraph.layers.convolutional.convolution import (Conv1D, Conv2D, Conv3D)
-from layergraph.layers.convolutional.depthwise import (DepthwiseConv1D, DepthwiseConv2D, SeparableConv1D, SeparableConv2D)
-from layergraph.layers.convolutional.transpose import (Conv1DTranspose, Conv2DTranspose, Conv3DTranspose)
-from layergraph.layers.core.basic import (Dense, Embedding, Identity, Masking)
+from layergraph.layers.attention.attention import AdditiveAttention, Attention
+from layergraph.layers.attention.multi_head import GroupQueryAttention, MultiHeadAttention
+from layergraph.layers.convolutional.convolution import Conv1D, Conv2D, Conv3D
+from layergraph.layers.convolutional.depthwise import DepthwiseConv1D, DepthwiseConv2D, SeparableConv1D, SeparableConv2D
+from layergraph.layers.convolutional.locally_connected import LocallyConnected1D, LocallyConnected2D
+from layergraph.layers.convolutional.transpose import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
+from layergraph.layers.core.basic import Dense, Embedding, Identity, Masking
 from layergraph.layers.core.einsum import EinsumDense
 from layergraph.layers.core.reversible_embedding import ReversibleEmbedding
-from layergraph.layers.preprocessing.image_contrast import (AutoContrast, ContrastLimitedAdaptiveHistogramEqualization)
-from layergraph.layers.preprocessing.images import (CenterCrop, Normalization, Rescaling, Resizing)
 from layergraph.layers.keras1 import (
     CosineMerge,
     Highway,
@@ -42,8 +37,6 @@ from layergraph.layers.keras1 import (
     ParametricSoftplus,
     SReLU,
 )
-from layergraph.layers.convolutional.locally_connected import (LocallyConnected1D, LocallyConnected2D)
-from layergraph.layers.preprocessing.lookup import (IntegerLookup, StringLookup)
 from layergraph.layers.merging import (
     Add,
     Average,
@@ -62,10 +55,14 @@ from layergraph.layers.merging import (
     multiply,
     subtract,
 )
-from layergraph.layers.normalization.statistics import (GroupNormalization, LayerNormalization, RMSNormalization, UnitNormalization)
 from layergraph.layers.normalization.batch import BatchNormalization
 from layergraph.layers.normalization.spectral import SpectralNormalization
-from layergraph.layers.preprocessing.pipeline import Pipeline
+from layergraph.layers.normalization.statistics import (
+    GroupNormalization,
+    LayerNormalization,
+    RMSNormalization,
+    UnitNormalization,
+)
 from layergraph.layers.pooling import (
     AveragePooling1D,
     AveragePooling2D,
@@ -88,8 +85,46 @@ from layergraph.layers.pooling_whole import (
     GlobalMaxPooling2D,
     GlobalMaxPooling3D,
 )
-from layergraph.layers.rnn.recurrent import (GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell, StackedRNNCells)
-from layergraph.layers.rnn.convolutional import (ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)
+from layergraph.layers.preprocessing.audio import MelSpectrogram, STFTSpectrogram
+from layergraph.layers.preprocessing.augmentation import (
+    RandomBrightness,
+    RandomContrast,
+    RandomCrop,
+    RandomFlip,
+    RandomGrayscale,
+    RandomInvert,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+)
+from layergraph.layers.preprocessing.augmentation_inference import (
+    AugMix,
+    CutMix,
+    Equalization,
+    MaxNumBoundingBoxes,
+    MixUp,
+    RandAugment,
+    RandomColorDegeneration,
+    RandomColorJitter,
+    RandomElasticTransform,
+    RandomErasing,
+    RandomGaussianBlur,
+    RandomHeight,
+    RandomHue,
+    RandomPerspective,
+    RandomPosterization,
+    RandomSaturation,
+    RandomSharpness,
+    RandomShear,
+    RandomWidth,
+    Solarization,
+)
+from layergraph.layers.preprocessing.categorical import CategoryEncoding, Discretization, HashedCrossing, Hashing
+from layergraph.layers.preprocessing.image_contrast import AutoContrast, ContrastLimitedAdaptiveHistogramEqualization
+from layergraph.layers.preprocessing.images import CenterCrop, Normalization, Rescaling, Resizing
+from layergraph.layers.preprocessing.lookup import IntegerLookup, StringLookup
+from layergraph.layers.preprocessing.pipeline import Pipeline
+from layergraph.layers.preprocessing.text_vectorization import TextVectorization
 from layergraph.layers.regularization import (
     ActivityRegularization,
     AlphaDropout,
@@ -112,7 +147,8 @@ from layergraph.layers.reshaping import (
     ZeroPadding2D,
     ZeroPadding3D,
 )
-from layergraph.layers.preprocessing.text_vectorization import TextVectorization
+from layergraph.layers.rnn.convolutional import ConvLSTM1D, ConvLSTM2D, ConvLSTM3D
+from layergraph.layers.rnn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, SimpleRNN, SimpleRNNCell, StackedRNNCells
 from layergraph.layers.up_sampling import (
     UpSampling1D,
     UpSampling2D,

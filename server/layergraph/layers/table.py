@@ -6,27 +6,29 @@ from collections.abc import Iterable, Mapping
 
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.layers import (activations, applications, keras1, merging, pooling, regularization, reshaping, wrappers)
+from layergraph.layers import activations, applications, keras1, merging, pooling, regularization, reshaping, wrappers
 from layergraph.layers.attention import attention
-from layergraph.layers.preprocessing import audio
-from layergraph.layers.preprocessing import augmentation
-from layergraph.layers.preprocessing import augmentation_inference
-from layergraph.layers.preprocessing import categorical
 from layergraph.layers.convolutional import convolution as convolutional
 from layergraph.layers.convolutional import depthwise as convolutional_depthwise
+from layergraph.layers.convolutional import locally_connected
 from layergraph.layers.convolutional import transpose as convolutional_transpose
 from layergraph.layers.core import basic as core
 from layergraph.layers.core import einsum
 from layergraph.layers.core import reversible_embedding as embedding_reversible
-from layergraph.layers.preprocessing import image_contrast
-from layergraph.layers.preprocessing import images
-from layergraph.layers.convolutional import locally_connected
-from layergraph.layers.preprocessing import lookup
 from layergraph.layers.normalization import statistics as normalization
-from layergraph.layers.preprocessing import pipeline
-from layergraph.layers.rnn import recurrent
+from layergraph.layers.preprocessing import (
+    audio,
+    augmentation,
+    augmentation_inference,
+    categorical,
+    image_contrast,
+    images,
+    lookup,
+    pipeline,
+    text_vectorization,
+)
 from layergraph.layers.rnn import convolutional as recurrent_convolutional
-from layergraph.layers.preprocessing import text_vectorization
+from layergraph.layers.rnn import recurrent
 
 
 def merged(families: Iterable[Mapping[str, type[Layer]]]) -> dict[str, type[Layer]]:

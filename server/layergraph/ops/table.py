@@ -6,7 +6,31 @@ from collections.abc import Mapping
 
 from layergraph.functional.layer import Layer
 from layergraph.layers.table import merged
-from layergraph.ops import (arrangement, ctc, decompositions, diagonals, elementwise, image_filters, image_transforms, images, indexing, joining, linear_algebra, losses, neural, numbers, ranges, reductions, scattering, searching, shape_values, shapes, spectral, statistics, windows)
+from layergraph.ops import (
+    arrangement,
+    ctc,
+    decompositions,
+    diagonals,
+    elementwise,
+    image_filters,
+    image_transforms,
+    images,
+    indexing,
+    joining,
+    linear_algebra,
+    losses,
+    neural,
+    numbers,
+    ranges,
+    reductions,
+    scattering,
+    searching,
+    shape_values,
+    shapes,
+    spectral,
+    statistics,
+    windows,
+)
 from layergraph.ops.tensorflow import arrays as tensorflow_arrays
 from layergraph.ops.tensorflow import images as tensorflow_images
 from layergraph.ops.tensorflow import matrices as tensorflow_matrices

@@ -7,8 +7,8 @@ from typing import Any
 
 from layergraph.config.options import serialized
 from layergraph.training import losses
-from layergraph.training.metrics import table as metrics
 from layergraph.training.compile import ByShapes, Compiled, is_single
+from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.metric import Metric
 from layergraph.training.trainer import Trainer
 

@@ -16,11 +16,11 @@ from layergraph.config.options import Expected, brief
 from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_name
 from layergraph.functional.tensor import Shape
 from layergraph.training import losses
+from layergraph.training.losses import Loss
 from layergraph.training.metrics import table as metrics
+from layergraph.training.metrics.metric import Metric, Result
 from layergraph.training.optimizers import optimizer
 from layergraph.training.optimizers import table as optimizers
-from layergraph.training.losses import Loss
-from layergraph.training.metrics.metric import Metric, Result
 from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.options import number
 

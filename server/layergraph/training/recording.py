@@ -28,8 +28,8 @@ from layergraph.config.options import (
 )
 from layergraph.errors import ConfigError
 from layergraph.training.callbacks.callback import Callback, Logs
-from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.callbacks.monitors import Monitor
+from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.options import number, text
 
 

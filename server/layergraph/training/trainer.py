@@ -16,8 +16,8 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.run import Run
 from layergraph.functional.structure import Structure
 from layergraph.training import data
-from layergraph.training.callbacks.table import callback
 from layergraph.training.callbacks.callback import Callback, Callbacks, History
+from layergraph.training.callbacks.table import callback
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
 from layergraph.training.data import Array, Data
@@ -25,9 +25,9 @@ from layergraph.training.denormals import flushed_denormals
 from layergraph.training.fitting import Fit, Validation, tested
 from layergraph.training.kept_memory import kept_memory
 from layergraph.training.loop import Loop, new_generator
-from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
 from layergraph.training.matching import matched_data, model_device, split_rows
 from layergraph.training.metrics.metric import Result
+from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
 from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.passes import Passes
 from layergraph.training.progress import Progress

@@ -65,7 +65,7 @@ class Plan(Protocol):
         """Computes the outputs. Raises DataError where an input's content is at fault."""
 
     def tune(self, **options: Any) -> Any:
-        """Times engines and uses the fastest from now on (layergraph.execution.tuning.tuner.tune, its options and result)."""
+        """Times engines and uses the fastest from now on (as layergraph.execution.tuning.tuner.tune)."""
 
 
 class ServedModel(Protocol):

@@ -1,4 +1,6 @@
-"""With JSON logs, whatever else is printed becomes a log line: `python -m layerserve_server.observability.output` rewrites it.
+"""With JSON logs, whatever else is printed becomes a log line.
+
+`python -m layerserve_server.observability.output` rewrites it.
 
 Libraries in C, the interpreter and child processes write to the file descriptors of standard output and error, past
 Python's logging. These lead into a pipe then, which a small process reads: a process, not a thread, so that the last

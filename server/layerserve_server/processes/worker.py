@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.observability import logs
 from layerserve_server.inference import runner
+from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings

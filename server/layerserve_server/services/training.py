@@ -23,10 +23,10 @@ from layerserve_server.services.messages import dtype_name, lease, model_spec, p
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.runs.run import Run, RunState
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
 from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.runs.run import Run, RunState
 from layerserve_server.training.spool import Spool
 from layerserve_server.training.uploads import Uploads
 from layerserve_server.transport.call import Call, Routes, Stream

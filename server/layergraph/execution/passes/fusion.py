@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from layergraph.execution.passes.fold_batch_norm import whole_normalization
-from layergraph.execution.step import Step
 from layergraph.execution.passes.fold_padding import PaddedPooling, is_padding, never_negative
+from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
 from layergraph.functional.invocation import Mask
 from layergraph.functional.layer import Layer

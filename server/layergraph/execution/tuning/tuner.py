@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
-from layergraph.execution.tuning.time_budget import Allowance
-from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.engines.reduced import PRECISIONS
 from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
 from layergraph.execution.samples import Sampler
+from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.tuning.edge_cases import unusual_rows
+from layergraph.execution.tuning.result import Choice, Tuned, Tuning
+from layergraph.execution.tuning.time_budget import Allowance
 from layergraph.execution.tuning.variants import SINGLE, SPLIT, Variants
 
 if TYPE_CHECKING:

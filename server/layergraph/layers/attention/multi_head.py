@@ -32,7 +32,14 @@ from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.attention.scores import (as_many_steps, causal_mask, fused_attention, masked_softmax, window_mask, with_axes_at)
+from layergraph.layers.attention.scores import (
+    as_many_steps,
+    causal_mask,
+    fused_attention,
+    masked_softmax,
+    window_mask,
+    with_axes_at,
+)
 from layergraph.layers.core.einsum import EinsumDense, ShapedLayer, lengths
 from layergraph.layers.quantized.equations import QuantizedEinsumDense
 from layergraph.layers.quantized.stored import StoredForm, stored_quantization

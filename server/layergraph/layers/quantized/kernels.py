@@ -23,7 +23,14 @@ from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.quantized.quantizers import (AbsMaxQuantizer, Int4QuantizationConfig, dequantized, float8, quantization_config, unpacked)
+from layergraph.layers.quantized.quantizers import (
+    AbsMaxQuantizer,
+    Int4QuantizationConfig,
+    dequantized,
+    float8,
+    quantization_config,
+    unpacked,
+)
 
 _ZEROS, _ONES = initializer("zeros"), initializer("ones")
 

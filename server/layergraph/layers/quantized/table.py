@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from layergraph.layers.quantized.equations import QuantizedDense, QuantizedEinsumDense
 from layergraph.layers.quantized.embeddings import QuantizedEmbedding, QuantizedReversibleEmbedding
+from layergraph.layers.quantized.equations import QuantizedDense, QuantizedEinsumDense
 from layergraph.layers.quantized.kernels import QuantizedLayer
 
 #: Keras class name -> class.

@@ -20,9 +20,9 @@ from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.activation_functions import activation as any_activation
 from layergraph.layers.convolutional.convolution import WindowedConvolution
-from layergraph.layers.rnn.recurrent import Recurrent
-from layergraph.layers.rnn.cells import ForgetBias
 from layergraph.layers.regularization import dropout_mask
+from layergraph.layers.rnn.cells import ForgetBias
+from layergraph.layers.rnn.recurrent import Recurrent
 from layergraph.layers.spatial import data_format, padding, same_padding
 from layergraph.regularizers import regularizer
 

@@ -12,15 +12,36 @@ import numpy as np
 
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, serialized
-from layergraph.saving.keras2.options import (LATER_LOSS_OPTIONS, LATER_METRIC_OPTIONS, LATER_OPTIMIZER_OPTIONS, LOSSES, METRICS, OPTIMIZERS, REDUCTIONS)
-from layergraph.saving.keras2.releases import (LAST, LOSS_NAMES, LOSS_NAMES_SINCE, LOSS_OPTIONS_SINCE, LOSSES_SINCE, METRIC_NAMES_SINCE, METRIC_OPTIONS_SINCE, METRICS_SINCE, OPTIMIZER_OPTIONS_SINCE, OPTIMIZERS_SINCE, SCHEDULE_OPTIONS_SINCE, Release)
+from layergraph.saving.keras2.options import (
+    LATER_LOSS_OPTIONS,
+    LATER_METRIC_OPTIONS,
+    LATER_OPTIMIZER_OPTIONS,
+    LOSSES,
+    METRICS,
+    OPTIMIZERS,
+    REDUCTIONS,
+)
+from layergraph.saving.keras2.releases import (
+    LAST,
+    LOSS_NAMES,
+    LOSS_NAMES_SINCE,
+    LOSS_OPTIONS_SINCE,
+    LOSSES_SINCE,
+    METRIC_NAMES_SINCE,
+    METRIC_OPTIONS_SINCE,
+    METRICS_SINCE,
+    OPTIMIZER_OPTIONS_SINCE,
+    OPTIMIZERS_SINCE,
+    SCHEDULE_OPTIONS_SINCE,
+    Release,
+)
 from layergraph.saving.optimizer_kinds import NOT_LEGACY, differences, kind_of, legacy_form
 from layergraph.training import losses
-from layergraph.training.metrics import table as metrics
 from layergraph.training.compile import ByShapes, Compiled, is_single
-from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
 from layergraph.training.losses import Loss
+from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.metric import Metric
+from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Variable
 from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule
 from layergraph.training.trainer import Trainer

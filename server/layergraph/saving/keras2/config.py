@@ -26,7 +26,7 @@ from layergraph.functional.tensor import Tensor
 from layergraph.initializers import LATER_INITIALIZER_OPTIONS
 from layergraph.layers.preprocessing.lookup import Lookup
 from layergraph.layers.preprocessing.text_vectorization import TextVectorization
-from layergraph.saving.keras2.options import (ABSENT_LAYERS, ACTIVATIONS, LATER_OPTIONS, OLD_NAMES)
+from layergraph.saving.keras2.options import ABSENT_LAYERS, ACTIVATIONS, LATER_OPTIONS, OLD_NAMES
 from layergraph.saving.layouts import class_name
 
 #: The last release, which models are written for that come from no other.

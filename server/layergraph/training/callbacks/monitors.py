@@ -11,11 +11,11 @@ import numpy as np
 
 from layergraph.config.options import Configurable, Expected, boolean, nonnegative_int, one_of, option, optional
 from layergraph.errors import ConfigError, NonFiniteLossError, unknown_name
-from layergraph.training.optimizers import schedules
 from layergraph.training.callbacks.callback import Callback, Logs
+from layergraph.training.optimizers import schedules
 from layergraph.training.optimizers.optimizer import BaseOptimizer
-from layergraph.training.options import nonnegative, number, text
 from layergraph.training.optimizers.schedules import Schedule
+from layergraph.training.options import nonnegative, number, text
 
 
 def _amount(value: Any) -> float:

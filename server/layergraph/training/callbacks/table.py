@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.config.options import resolve
-from layergraph.training.optimizers.averaging import SwapEMAWeights
 from layergraph.training.callbacks.callback import Callback
-from layergraph.training.callbacks.monitors import (EarlyStopping, LearningRateScheduler, ReduceLROnPlateau, TerminateOnNaN)
+from layergraph.training.callbacks.monitors import (
+    EarlyStopping,
+    LearningRateScheduler,
+    ReduceLROnPlateau,
+    TerminateOnNaN,
+)
+from layergraph.training.optimizers.averaging import SwapEMAWeights
 from layergraph.training.recording import (
     BackupAndRestore,
     CSVLogger,

@@ -11,8 +11,8 @@ import torch
 from layergraph.config.options import boolean, fraction, integer, option, optional, positive_int
 from layergraph.errors import ConfigError
 from layergraph.training import loss_functions
-from layergraph.training.metrics import functions
 from layergraph.training.losses import weights_like
+from layergraph.training.metrics import functions
 from layergraph.training.metrics.metric import FunctionMean, LossMean, MeanOfValues, Metric
 from layergraph.training.options import number
 

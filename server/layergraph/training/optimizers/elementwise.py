@@ -13,8 +13,8 @@ from layergraph.config.options import boolean, fraction, nonnegative_int, option
 from layergraph.errors import ConfigError
 from layergraph.training.optimizers import schedules
 from layergraph.training.optimizers.optimizer import Optimizer, Slots, Tensor, Tensors, Trainable, Variable, power
-from layergraph.training.options import nonnegative, number
 from layergraph.training.optimizers.schedules import Schedule
+from layergraph.training.options import nonnegative, number
 
 
 class SGD(Optimizer):

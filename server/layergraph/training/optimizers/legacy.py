@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from typing_extensions import Self
 
-from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Slots, Tensor, Tensors, Variable
 from layergraph.training.optimizers.elementwise import SGD, Adadelta, Adagrad, Adam, Adamax, Ftrl, Nadam, RMSprop
+from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Slots, Tensor, Tensors, Variable
 
 
 class _ByRows(Optimizer):

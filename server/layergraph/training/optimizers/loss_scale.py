@@ -12,8 +12,8 @@ from typing_extensions import Self
 from layergraph.config.options import Expected, option, positive_int, serialized
 from layergraph.errors import ConfigError
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable
-from layergraph.training.options import number
 from layergraph.training.optimizers.schedules import Schedule
+from layergraph.training.options import number
 
 #: Options of other optimizers that Keras writes here too, all at what they are by default.
 _IDLE = {

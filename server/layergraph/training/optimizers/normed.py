@@ -9,9 +9,18 @@ import torch
 
 from layergraph.config.options import Expected, boolean, fraction, option, optional
 from layergraph.training.optimizers import schedules
-from layergraph.training.optimizers.optimizer import (ABSENT, Optimizer, Slots, Tensor, Tensors, Trainable, Variable, power)
-from layergraph.training.options import MOST_PATTERNS, count, list_of, nonnegative, number, text
+from layergraph.training.optimizers.optimizer import (
+    ABSENT,
+    Optimizer,
+    Slots,
+    Tensor,
+    Tensors,
+    Trainable,
+    Variable,
+    power,
+)
 from layergraph.training.optimizers.schedules import Schedule
+from layergraph.training.options import MOST_PATTERNS, count, list_of, nonnegative, number, text
 
 
 class Lamb(Optimizer):

@@ -29,8 +29,8 @@ from layergraph.config.options import (
 )
 from layergraph.errors import ConfigError, DataError
 from layergraph.training.optimizers import schedules
-from layergraph.training.options import nonnegative, number, text
 from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule
+from layergraph.training.options import nonnegative, number, text
 
 Tensor = torch.Tensor
 Tensors = list[Tensor]

@@ -31,8 +31,8 @@ from layerserve_server.training.events import Cancelled, EventLog, Failed, What
 from layerserve_server.training.outcome import INTERRUPT, Outcome
 from layerserve_server.training.rehearsal import Rehearse
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, OUTCOME, RESULT, result_file
+from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
 from layerserve_server.training.spool import DATA
 from layerserve_server.training.warm_parent import WarmParent
 
