@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,8 @@ USAGE = 2
 LOOK_SECONDS = 0.1
 #: The same of whether it has started.
 START_LOOK_SECONDS = 0.02
+#: Time that a server which is signalled while it starts has to finish that, in seconds.
+LAST_MOMENT_SECONDS = 1.0
 
 
 def serve(argv: Sequence[str]) -> int:
@@ -60,7 +63,7 @@ def serve(argv: Sequence[str]) -> int:
         rewriter.take(STDOUT)
     signals = Signals()
     try:
-        app = _started_before(signals, settings)
+        app, first = _started_or_signalled(signals, settings)
     except (ValueError, OSError) as error:
         return _refuse(f"layerserve serve: {error}", rewriter)
     if app is None:
@@ -71,7 +74,7 @@ def serve(argv: Sequence[str]) -> int:
     if rewriter is None:
         print(welcome(app), file=sys.stderr, flush=True)
     again = None
-    if signals.wait() == signal.SIGTERM:
+    if (first or signals.wait()) == signal.SIGTERM:
         app.drain()
         again = signals.wait(settings.drain_seconds)
     ending = threading.Thread(target=app.stop, args=(settings.grace_seconds,), daemon=True)
@@ -93,8 +96,11 @@ def _refuse(reason: str, rewriter: Rewriter | None) -> int:
     return USAGE
 
 
-def _started_before(signals: Signals, settings: Settings) -> App | None:
-    """A server that serves; None if a signal comes first. Raises what `started` raises."""
+def _started_or_signalled(signals: Signals, settings: Settings) -> tuple[App | None, signal.Signals | None]:
+    """A server that serves, and the signal that came while it started; no server if it is still reading models then.
+
+    Raises what `started` raises.
+    """
     starting: Future[App] = Future()
 
     def start() -> None:
@@ -104,10 +110,16 @@ def _started_before(signals: Signals, settings: Settings) -> App | None:
             starting.set_exception(error)
 
     threading.Thread(target=start, name="start", daemon=True).start()
-    while not starting.done():
-        if signals.wait(START_LOOK_SECONDS):
-            return None
-    return starting.result()
+    first = None
+    while first is None and not starting.done():
+        first = signals.wait(START_LOOK_SECONDS)
+    if first is None:
+        return starting.result(), None
+    try:
+        # Callers may have seen it serve already.
+        return starting.result(LAST_MOMENT_SECONDS), first
+    except FutureTimeoutError:
+        return None, first
 
 
 def started(settings: Settings) -> App:
