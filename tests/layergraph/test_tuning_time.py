@@ -30,8 +30,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stand_in = Clock()
-    for module in ("tuning", "allowance"):
-        monkeypatch.setattr(f"layergraph.execution.{module}.time", stand_in)
+    for module in ("tuner", "time_budget"):
+        monkeypatch.setattr(f"layergraph.execution.tuning.{module}.time", stand_in)
     return stand_in
 
 
