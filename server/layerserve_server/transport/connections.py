@@ -7,6 +7,7 @@ elsewhere nothing is watched.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -48,6 +49,11 @@ HANDSHAKE_BYTES = 33
 MAX_MISSED = 8
 
 SOCKETS = Path("/proc/self/fd")
+#: Linux's number of a socket, which no other ever has (asm-generic/socket.h), and how it is read.
+SO_COOKIE = 57
+COOKIE = struct.Struct("=Q")
+#: Descriptors above the last one in use among which a new one is looked for: the kernel gives the lowest that is free.
+FREE_DESCRIPTORS = 64
 #: Where `bytes_acked` and `bytes_received` stand in Linux's struct tcp_info (linux/tcp.h).
 TCP_BYTES = struct.Struct("=QQ")
 TCP_BYTES_OFFSET = 120
@@ -73,10 +79,10 @@ class Traffic:
 class Connection:
     """One connection. Its descriptor is the library's, and so looked at only while it is the same socket."""
 
-    def __init__(self, descriptor: int, name: str, where: tuple[str, int]) -> None:
+    def __init__(self, descriptor: int, cookie: int, where: tuple[str, int]) -> None:
         self.descriptor = descriptor
-        #: What /proc calls the socket: another one never has the same name.
-        self.name = name
+        #: The socket's number: another one never has the same.
+        self.cookie = cookie
         self.where = where
         self.began = time.monotonic()
         #: When it last sent anything.
@@ -129,7 +135,7 @@ class Connection:
         try:
             # A descriptor of our own can't come to mean another socket between the look and the end.
             with socket.socket(fileno=os.dup(self.descriptor)) as own:
-                if os.readlink(SOCKETS / str(own.fileno())) == self.name:
+                if cookie_of(own.fileno()) == self.cookie:
                     own.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it has ended by itself
@@ -146,9 +152,11 @@ class Connections:
         self.after_look: Callable[[], None] = lambda: None
         self._port = 0
         self._traffic: dict[str, Traffic] = {}
-        self._connections: dict[str, Connection] = {}
-        #: Names of sockets that were looked at, whatever they are.
-        self._known: set[str] = set()
+        self._connections: dict[int, Connection] = {}
+        #: Numbers of sockets that were looked at, whatever they are.
+        self._known: set[int] = set()
+        #: The highest descriptor in use.
+        self._highest = 0
         self._kept = 0
         #: Bytes of replies that were given out since the last look.
         self._unseen = 0
@@ -167,7 +175,14 @@ class Connections:
         """Watches the connections that are taken on a port."""
         if sys.platform != "linux" or not port or not SOCKETS.is_dir():
             return
+        try:
+            with socket.socket() as one:
+                cookie_of(one.fileno())
+        except OSError as error:
+            logger.warning("connections aren't watched: SO_COOKIE needs Linux 4.12 or newer (%s)", error)
+            return
         self._port = port
+        self._highest = max(int(entry) for entry in os.listdir(SOCKETS))
         self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
         self._thread.start()
 
@@ -231,26 +246,34 @@ class Connections:
         return min(LOOK_SECONDS, left / rate / 2) if rate > 0 else LOOK_SECONDS
 
     def _search(self) -> None:
-        """Finds connections that are new, and drops those that have ended."""
-        present: set[str] = set()
-        for entry in os.listdir(SOCKETS):
-            try:
-                name = os.readlink(SOCKETS / entry)
-            except OSError:
-                continue  # closed meanwhile
-            if not name.startswith("socket:"):
-                continue
-            present.add(name)
-            if name not in self._known:
-                self._known.add(name)
-                connection = self._taken(int(entry), name)
-                if connection is not None:
-                    self._connections[name] = connection
-        self._known &= present
-        for name in self._connections.keys() - present:
-            del self._connections[name]
+        """Finds connections that are new, and drops those that have ended.
 
-    def _taken(self, descriptor: int, name: str) -> Connection | None:
+        All descriptors are tried, as no call for that lets go of Python's lock: to list them would, for each one, and
+        the thread that polls waits for the lock then as often.
+        """
+        present: set[int] = set()
+        descriptor, end = 0, self._highest + FREE_DESCRIPTORS
+        while descriptor < end:
+            try:
+                cookie = cookie_of(descriptor)
+            except OSError as error:
+                used = error.errno != errno.EBADF
+            else:
+                used = True
+                present.add(cookie)
+                if cookie not in self._known:
+                    self._known.add(cookie)
+                    connection = self._taken(descriptor, cookie)
+                    if connection is not None:
+                        self._connections[cookie] = connection
+            if used:
+                self._highest, end = descriptor, max(end, descriptor + FREE_DESCRIPTORS)
+            descriptor += 1
+        self._known &= present
+        for cookie in self._connections.keys() - present:
+            del self._connections[cookie]
+
+    def _taken(self, descriptor: int, cookie: int) -> Connection | None:
         """The connection of a descriptor; None for other sockets than those that the port has taken."""
         try:
             with socket.socket(fileno=os.dup(descriptor)) as own:
@@ -259,7 +282,7 @@ class Connections:
                 where = endpoint_of(own) if own.getsockname()[1] == self._port else None
         except OSError:
             return None  # it listens, or was closed meanwhile
-        return Connection(descriptor, name, where) if where is not None else None
+        return Connection(descriptor, cookie, where) if where is not None else None
 
     def _look(self, elapsed: float) -> None:
         """Counts what has come and gone in the seconds since the last look, and ends what is at fault."""
@@ -327,7 +350,7 @@ class Connections:
     def _end(self, connection: Connection, reason: str) -> None:
         self._ended[connection.where[0], reason] += 1
         connection.end()
-        self._connections.pop(connection.name, None)
+        self._connections.pop(connection.cookie, None)
 
     def _log_ended(self) -> None:
         ended, self._ended = self._ended, Counter()
@@ -346,6 +369,15 @@ class Connections:
             else:
                 found[where] = traffic
         return found
+
+
+def cookie_of(descriptor: int) -> int:
+    """The number of the socket that a descriptor stands for. Raises OSError where it stands for none."""
+    borrowed = socket.socket(fileno=descriptor)
+    try:
+        return int(COOKIE.unpack(borrowed.getsockopt(socket.SOL_SOCKET, SO_COOKIE, COOKIE.size))[0])
+    finally:
+        borrowed.detach()
 
 
 def level(counts: Sequence[int], total: int) -> int:
