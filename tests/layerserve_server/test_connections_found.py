@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from layerserve_server.transport import connections
-from layerserve_server.transport.connections import Connections
+from layerserve_server.transport.connections import FREE_DESCRIPTORS, Connections
 from layerserve_server.transport.limits import Limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="connections are watched on Linux only")
@@ -29,19 +30,48 @@ def taken(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
     return caller, listener.accept()[0]
 
 
-def test_a_descriptor_that_is_closed_meanwhile_hides_no_connection(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caller, own = taken(listener)
+def test_a_connection_is_found_behind_other_descriptors(listener: socket.socket) -> None:
     watched = Connections(LIMITS)
     watched._port = listener.getsockname()[1]
-    listed = os.listdir
-    monkeypatch.setattr(connections.os, "listdir", lambda folder: ["999999", *listed(folder), "999998"])
-    with caller, own:
+    with contextlib.ExitStack() as files:
+        opened = [files.enter_context(Path(os.devnull).open()) for _ in range(3 * FREE_DESCRIPTORS)]
+        caller, own = taken(listener)
+        assert own.fileno() > opened[-1].fileno()
+        for file in opened[10:60]:
+            file.close()
         watched._search()
         assert [found.descriptor for found in watched._connections.values()] == [own.fileno()]
+    again, other = taken(listener)
+    with again, other:
+        # One that comes later lies below it, and gets what was another's descriptor.
+        assert other.fileno() < own.fileno()
+        watched._search()
+        assert {found.descriptor for found in watched._connections.values()} == {own.fileno(), other.fileno()}
+        caller.close()
+        own.close()
+        watched._search()
+        assert [found.descriptor for found in watched._connections.values()] == [other.fileno()]
     watched._search()
     assert watched._connections == {}
+
+
+def test_another_connection_on_the_same_descriptor_is_another_one(listener: socket.socket) -> None:
+    watched = Connections(LIMITS)
+    watched._port = listener.getsockname()[1]
+    caller, own = taken(listener)
+    watched._search()
+    (first,) = watched._connections.values()
+    with caller, socket.create_connection(listener.getsockname(), timeout=30) as again:
+        own.close()
+        other = listener.accept()[0]
+        with other:
+            assert other.fileno() == first.descriptor
+            watched._search()
+            (second,) = watched._connections.values()
+            assert second is not first
+            first.end()  # it is closed: nothing happens to the one that has its descriptor now
+            again.sendall(b"x")
+            assert other.recv(1) == b"x"
 
 
 def test_a_connection_that_came_after_the_last_look_is_ended_with_the_others(
