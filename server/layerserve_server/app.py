@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -28,9 +27,6 @@ from layerserve_server.training.warm_parent import WarmParent
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, loader
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -107,11 +107,7 @@ class Connection:
 
     def look(self, traffic: Traffic, now: float, decay: float) -> None:
         """Counts what has come and gone since the last look. Raises OSError where it is closed."""
-        borrowed = socket.socket(fileno=self.descriptor)
-        try:
-            info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES_OFFSET + TCP_BYTES.size)
-        finally:
-            borrowed.detach()
+        info = socket_option(self.descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES_OFFSET + TCP_BYTES.size)
         acked, received = TCP_BYTES.unpack_from(info, TCP_BYTES_OFFSET)
         whole = traffic.received - self.seen.received + CALL_BYTES * (traffic.calls - self.seen.calls)
         self.coming = max(0.0, self.coming * decay + received - self.total_received - whole)
@@ -373,9 +369,14 @@ class Connections:
 
 def cookie_of(descriptor: int) -> int:
     """The number of the socket that a descriptor stands for. Raises OSError where it stands for none."""
+    return int(COOKIE.unpack(socket_option(descriptor, socket.SOL_SOCKET, SO_COOKIE, COOKIE.size))[0])
+
+
+def socket_option(descriptor: int, level: int, option: int, size: int) -> bytes:
+    """An option of a socket that stays its owner's. Raises OSError where the descriptor stands for none."""
     borrowed = socket.socket(fileno=descriptor)
     try:
-        return int(COOKIE.unpack(borrowed.getsockopt(socket.SOL_SOCKET, SO_COOKIE, COOKIE.size))[0])
+        return borrowed.getsockopt(level, option, size)
     finally:
         borrowed.detach()
 
