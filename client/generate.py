@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "layerserve"
 
-#: What becomes what, in code and docstrings alike.
+#: Replacements, in code and in docstrings.
 RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),

@@ -70,7 +70,7 @@ class Client:
     `address` is host:port, or any name that gRPC resolves; calls are spread over all addresses of the name. `timeout`
     is what a call may take in seconds where it says nothing else: 60 by default, `math.inf` for no limit; streams
     (training, download) have no limit. `tls` is True, or a `TLS` with files. `token` is sent as a bearer token with
-    each call, for a proxy that checks it: layerserve's own server doesn't read it yet, and answers whoever reaches it.
+    each call, for a proxy that checks it: layerserve's own server doesn't read it yet, and answers all callers.
     Without TLS anyone on the way can read the token. `options` are channel options of gRPC, which win over the
     client's own; there is no limit of 4 MiB to a message.
 

@@ -1,4 +1,4 @@
-"""What a training run shows, blocking and asyncio alike."""
+"""What a training run shows, in both clients."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def of_kubernetes(name: str, value: str | None) -> bool:
 
 
 def unknown(environment: Mapping[str, str], settings: Iterable[str]) -> list[str]:
-    """The variables that begin as settings do and are nobody's: misspelt ones, most likely."""
+    """Variables with the prefix of settings that are neither settings nor the command line's: most likely misspelt."""
     known = {PREFIX + name.upper() for name in settings}.union(variables.ALL)
     return sorted(
         name

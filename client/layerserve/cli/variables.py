@@ -1,4 +1,4 @@
-"""Environment variables that the command line reads. A server, whose settings begin alike, knows them by this list."""
+"""Environment variables of the command line. A server, whose settings have the same prefix, accepts them too."""
 
 ADDRESS = "LAYERSERVE_ADDRESS"
 TOKEN = "LAYERSERVE_TOKEN"
