@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -19,6 +20,7 @@ from layerserve.v1 import training_pb2 as pb
 from layerserve_server.repository.publishing import version_numbers
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.runs.run import Run
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 
@@ -739,6 +741,33 @@ def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
     one.go(run_id)
     assert kinds(one.watch(run_id))[-1] == "finished"
     assert kinds(other.watch(run_id))[-1] == "finished"
+
+
+def test_a_run_can_be_resumed_and_deleted_as_soon_as_its_end_is_seen(trainer, monkeypatch):
+    disown = Run.disown
+
+    def late(run):
+        time.sleep(0.2)
+        disown(run)
+
+    monkeypatch.setattr(Run, "disown", late)
+    _, run_id = trainer.begin(spec("wait"))
+    trainer.app.runs.get(run_id).process.signal(signal.SIGKILL)
+    assert kinds(trainer.watch(run_id))[-1] == "failed"
+    trainer.resume(run_id)
+    trainer.go(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
+    trainer.delete(run_id)
+
+
+def test_a_run_that_is_being_deleted_is_unknown(trainer, monkeypatch):
+    run_id = trainer.train(spec())[0].run_id
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: refused.append(refusal(trainer.delete, run_id)))
+    run = trainer.app.runs.get(run_id)
+    monkeypatch.setattr(trainer.app.runs, "get", lambda _: run)
+    refused = []
+    trainer.delete(run_id)
+    assert refused == [(grpc.StatusCode.NOT_FOUND, "run_not_found", f"training run '{run_id}' was removed")]
 
 
 def test_a_run_that_is_being_made_is_not_taken_for_that_of_another_server(trainer, monkeypatch):

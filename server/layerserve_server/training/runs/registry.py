@@ -324,6 +324,9 @@ class Runs:
     def _own(self, run: Run) -> None:
         """Takes an ended run's lock. Raises RunElsewhereError, and UnknownRunError for one that was removed."""
         try:
+            # This server owns an ended run only while it removes it.
+            if run.owned:
+                raise FileNotFoundError(run.folder)
             owned = run.own()
         except OSError as error:
             raise UnknownRunError(f"training run '{run.id}' was removed") from error
@@ -568,14 +571,16 @@ class Runs:
             published = isinstance(what, events.Finished) and what.version
             for name in (*MEANS, RESULT) if published else MEANS:
                 shutil.rmtree(run.folder / name, ignore_errors=True)
-        # Last, so that whoever sees the run ended sees all that follows from it.
-        try:
-            events.append(run.folder, what)
-            run.log.refresh()
-        except OSError as error:
-            logger.error("can't write the last event of the run: %s", error.strerror, extra={"run": run.id})
-            run.log.put(what)
-        run.disown()
+        # The event comes last, so that a client that has seen it finds the run's files and versions in place. Under the
+        # lock, so that one that resumes or deletes the run at once doesn't find it owned by this very server.
+        with self._changed:
+            try:
+                events.append(run.folder, what)
+                run.log.refresh()
+            except OSError as error:
+                logger.error("can't write the last event of the run: %s", error.strerror, extra={"run": run.id})
+                run.log.put(what)
+            run.disown()
         self._prune()
 
     def _prune(self) -> None:

@@ -86,6 +86,11 @@ class Run:
         return True
 
     @property
+    def owned(self) -> bool:
+        """Whether this server looks after the run."""
+        return self._owner is not None
+
+    @property
     def owner(self) -> str:
         """Which server looks after the run, or did last, for a person to read."""
         try:
