@@ -23,7 +23,7 @@ from layergraph.execution.passes.merge_shared_calls import joins
 from layergraph.execution.plan import Plan
 from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.tuning.result import Choice
-from layergraph.execution.tuning.variants import APART, SINGLE, SPLIT
+from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, UNMERGED
 from random_graphs import random_model
 
 ENGINES = ("onnxruntime", "torchscript", "openvino")
@@ -94,11 +94,11 @@ def check_engine(model: Any, engine: str, seed: int) -> str | None:
 def variants(model: Any) -> list[str]:
     """The names of all engines in all their ways."""
     plan = model.plan()
-    endings = ["", SINGLE]
+    endings = ["", ONE_THREAD]
     if plan.batched:
-        endings.append(SPLIT)
+        endings.append(ROW_PARALLEL)
         if joins(plan.program(joined=True).steps):
-            endings.append(APART)
+            endings.append(UNMERGED)
     return [engine + ending for engine in ENGINES for ending in endings]
 
 

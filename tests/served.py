@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from layergraph.execution.arrays import as_tensor, to_numpy
 from layergraph.functional.binding import bind_values
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.run import Run
 from oracles import assert_close, flat, keras
 
 Array: TypeAlias = np.ndarray
@@ -67,6 +67,6 @@ def _through(model: layergraph.Model, inputs: Sequence[tuple[Any, Any]]) -> list
         else:
             values, masks = [value for value, _ in given], [mask for _, mask in given]
             weights = bind_values(node.layer)
-            made = list(zip(*call(Run(losses=None), weights, values, masks, want_masks=True), strict=True))
+            made = list(zip(*call(CallContext(losses=None), weights, values, masks, want_masks=True), strict=True))
         known.update({id(tensor): result for tensor, result in zip(node.output_tensors, made, strict=True)})
     return [known[id(tensor)] for tensor in model.outputs]

@@ -21,9 +21,9 @@ from layerserve_server.services.models import ModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
-from layerserve_server.training.rehearsal import Rehearsals, Rehearse
+from layerserve_server.training.dry_run import DryRun, DryRuns
+from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
-from layerserve_server.training.warm_parent import WarmParent
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, loader
@@ -41,7 +41,7 @@ class App:
         self,
         settings: Settings,
         load: LoadModel | None = None,
-        rehearse: Rehearse | None = None,
+        dry_run: DryRun | None = None,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
         """`load` (default: layergraph's) reads a model file, `rehearse` tries a training request, `trainer` trains.
@@ -60,7 +60,7 @@ class App:
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            rehearse or Rehearsals(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes),
+            dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes),
             run_limits(settings),
             self.metrics,
             trainer,
@@ -101,7 +101,7 @@ class App:
             logger.info("custom layers: %s", ", ".join(custom))
         if self.settings.training_device != "cpu":
             # Here, as it imports torch.
-            from layerserve_server.training.gpu import check
+            from layerserve_server.training.process.gpu import check
 
             check(self.settings.training_device)
         runner.make_ready()

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from compiled_models import images, recommender, rows, tabular, text
 from layergraph.config.compiled import compile_config
-from layergraph.config.generation import generation_of
-from layergraph.config.problems import Problems
+from layergraph.config.diagnostics import Diagnostics
+from layergraph.config.keras_versions import generation_of
 from layergraph.errors import ConfigError
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.keras2.compile import Keras2Compile
@@ -38,7 +38,7 @@ def as_filed(case: str, container: str, model: Any = None) -> Any:
     """The case's model as if it had come from such a file."""
     about = SETTINGS[case]
     model = BUILDERS[about["model"]](layergraph) if model is None else model
-    raw, problems = about[container], Problems()
+    raw, problems = about[container], Diagnostics()
     model.compile_config = compile_config(raw, generation_of("2.15.0", {}), model.output_names, problems)
     assert not problems
     return model
@@ -120,13 +120,13 @@ def test_names_of_outputs_before_those_of_metrics_are_not_repeated(nesting: Any)
     config = {"optimizer_config": {"class_name": "SGD", "config": {"decay": 0.0}}, "loss": "mse"}
     for version, name in (("2.15.0", "click_area"), ("3.15.0", "click_click_area")):
         given = {**config, "metrics": nesting(areas, ["mae"])}
-        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Problems())
+        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Diagnostics())
         assert name in model.metrics_names
 
 
 def test_names_of_metrics_in_a_file_stay_names_but_those_of_functions_alone() -> None:
     given = {"optimizer": "sgd", "loss": "mse", "metrics": ["AUC", "mae", "tversky"]}
-    written = compile_config(given, generation_of("3.15.0", {}), ["main"], Problems())
+    written = compile_config(given, generation_of("3.15.0", {}), ["main"], Diagnostics())
     assert written is not None
     wrapped = {"class_name": "MeanMetricWrapper", "config": {"name": "tversky", "fn": "tversky"}}
     assert written["metrics"] == ["AUC", "mae", wrapped]
@@ -147,7 +147,7 @@ def test_one_list_of_metrics_is_for_all_outputs_of_keras_2() -> None:
         ("2.4.0", {"click": ["mae", "mse"], "rating": ["mae", "mse"]}),
         ("3.15.0", {"click": ["mae"]}),
     ):
-        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Problems())
+        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Diagnostics())
         assert {f"click_{name}" for name in logged["click"]} == {n for n in model.metrics_names if "click_m" in n}
 
 
@@ -156,7 +156,7 @@ def test_weights_in_a_dict_beside_losses_in_a_list_go_by_name_in_keras_2() -> No
     model = layergraph.Model(x, [layergraph.layers.Dense(1, name=name)(x) for name in ("z", "a")])
     given = {"optimizer": "sgd", "loss": ["mae", "mse"], "loss_weights": {"a": 0.5, "z": 2.0}}
     for version, weights in (("2.15.0", [2.0, 0.5]), ("3.15.0", [0.5, 2.0])):
-        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Problems())
+        model.compile_config = compile_config(given, generation_of(version, {}), model.output_names, Diagnostics())
         assert model.compilation.loss_weights == weights
 
 

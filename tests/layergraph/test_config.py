@@ -14,7 +14,8 @@ from typing import Any
 import h5py
 import pytest
 from layergraph.config import keras1
-from layergraph.config.generation import (
+from layergraph.config.diagnostics import Diagnostics
+from layergraph.config.keras_versions import (
     KERAS1,
     KERAS2,
     KERAS3,
@@ -24,7 +25,6 @@ from layergraph.config.generation import (
     generation_of,
 )
 from layergraph.config.nodes import MalformedNodeError, keras2_call, keras3_call
-from layergraph.config.problems import Problems
 from layergraph.config.quantization import policy_of
 from layergraph.config.reader import read_graph
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
@@ -59,7 +59,7 @@ def dense(name: str = "a", of: str = "x", **changes: Any) -> dict[str, Any]:
 
 
 def spec_of(config: Any, generation: Any = KERAS3) -> tuple[Any, list[str]]:
-    problems = Problems()
+    problems = Diagnostics()
     return read_graph(config, generation, Path("m"), problems, vocabulary()), list(problems.texts)
 
 

@@ -18,7 +18,7 @@ import torch
 from layergraph import plugins
 from layergraph.errors import ConfigError, CorruptFileError, GraphError, UnsupportedModelError
 from layergraph.functional.binding import Binder
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from oracles import assert_close
 
 #: Classes of the guide "Making new layers and models via subclassing", and others that go a little further.
@@ -301,12 +301,12 @@ def test_calls_at_once_keep_their_own_weights(classes: Any) -> None:
     x = torch.as_tensor(data("Block"))
     layer(x)
     bound = [Binder(lambda weight, k=k: torch.full(weight.shape, 0.1 * k))(layer) for k in (1, 2)]
-    alone = [layer.forward(Run(), w, x) for w in bound]
+    alone = [layer.forward(CallContext(), w, x) for w in bound]
     assert not torch.allclose(*alone)
     wrong: list[int] = []
 
     def work(k: int) -> None:
-        wrong.extend(k for _ in range(200) if not torch.equal(layer.forward(Run(), bound[k], x), alone[k]))
+        wrong.extend(k for _ in range(200) if not torch.equal(layer.forward(CallContext(), bound[k], x), alone[k]))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in (0, 1, 0, 1)]
     for thread in threads:

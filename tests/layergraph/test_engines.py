@@ -17,8 +17,8 @@ import torch
 from keras import layers, ops
 from layergraph import load_model
 from layergraph.errors import DataError
-from layergraph.execution.engines.onnx_runtime import exported
-from layergraph.execution.engines.source import Engine, Source
+from layergraph.execution.engines.exported_graph import Engine, ExportedGraph
+from layergraph.execution.engines.onnx.runtime import exported
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.samples import NoSamplesError, Sampler
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
@@ -201,10 +201,10 @@ def test_weights_that_change_later_count(plan: Any) -> None:
     assert not np.allclose(before, plan.run_eagerly(list(inputs.values()))[0])
 
 
-def computing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Source], Engine]:
+def computing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[ExportedGraph], Engine]:
     """An engine that computes as torch does, with what it gives changed."""
 
-    def made(source: Source) -> Engine:
+    def made(source: ExportedGraph) -> Engine:
         def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
             tensors = [torch.from_numpy(array) for array in arrays]
             return [change(output.numpy()) for output in source.program(tensors)]
@@ -292,7 +292,7 @@ def test_an_engine_gets_arrays_as_it_wants_them(given: Any, monkeypatch: pytest.
     """In C order, of the input's type, in the machine's order of bytes."""
     seen: list[np.ndarray] = []
 
-    def engine(source: Source) -> Engine:
+    def engine(source: ExportedGraph) -> Engine:
         run = computing(lambda array: array)(source)
         return lambda arrays: (seen.extend(arrays), run(arrays))[1]
 
@@ -312,14 +312,14 @@ def test_what_layers_demand_of_their_data_comes_behind_the_outputs() -> None:
     outputs = [layergraph.layers.Embedding(rows, 3)(x) for rows, x in ((5, entry), (7, other))]
     plan = layergraph.Model([entry, other], outputs).plan()
     samples = [[np.ones((rows, 2), "int32") for _ in range(2)] for rows in (2, 3)]
-    source = Source(plan.inference_program(packed=False, joined=True), *samples, 1, batched=True)
+    source = ExportedGraph(plan.inference_program(packed=False, joined=True), *samples, 1, batched=True)
     assert source.demand_count == 2
     for ids, met in (((4, 6), [True, True]), ((5, 6), [False, True]), ((4, -1), [True, False])):
         found = source.graph(*(torch.full((3, 2), number, dtype=torch.int32) for number in ids))
         assert [bool(demand) for demand in found[2:]] == met
     plain = layergraph.Model(entry, layergraph.layers.Rescaling(2.0)(entry)).plan()
     program = plain.inference_program(packed=False, joined=True)
-    assert Source(program, samples[0][:1], samples[1][:1], 1, batched=True).demand_count == 0
+    assert ExportedGraph(program, samples[0][:1], samples[1][:1], 1, batched=True).demand_count == 0
 
 
 @pytest.mark.parametrize(("error", "fits"), [(0.8e-4, True), (1.3e-4, False)])
@@ -330,7 +330,7 @@ def test_a_new_length_is_held_to_a_ten_thousandth(error: float, fits: bool, monk
     right, wrong = computing(lambda array: array), computing(lambda array: array + np.float32(error))
     lengths: list[int] = []
 
-    def engine(source: Source) -> Engine:
+    def engine(source: ExportedGraph) -> Engine:
         engines = {False: right(source), True: wrong(source)}
 
         def run(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -547,7 +547,7 @@ def test_sizes_of_padding_are_constants_in_onnx() -> None:
     conv = layergraph.layers.Conv2D(4, 3, strides=2, padding="same")
     plan = layergraph.Model(entry, conv(entry)).plan()
     samples = [np.zeros((rows, 8, 8, 3), "float32") for rows in (2, 3)]
-    source = Source(plan.inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
+    source = ExportedGraph(plan.inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
     graph = onnx.load_from_string(exported(source)).graph
     kinds = [node.op_type for node in graph.node if node.op_type != "Constant"]
     assert kinds == ["Transpose", "Pad", "Conv", "Transpose"]
@@ -571,7 +571,7 @@ def test_means_over_images_are_pooling_in_onnx(tmp_path: Any, axis: Any, keepdim
     keras.Model(entry, ops.mean(layers.Conv2D(4, 3)(entry), axis=axis, keepdims=keepdims)).save(tmp_path / "m.keras")
     plan = load_model(tmp_path / "m.keras").plan()
     samples = [np.zeros((rows, 8, 9, 3), "float32") for rows in (2, 3)]
-    source = Source(plan.inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
+    source = ExportedGraph(plan.inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
     kinds = [node.op_type for node in onnx.load_from_string(exported(source)).graph.node]
     assert kind in kinds
     assert not plan.tune(engines=("onnxruntime",), pin=True).dropped

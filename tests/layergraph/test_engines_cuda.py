@@ -10,7 +10,7 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.cuda import computed, cuda, in_halves, rung_of
 from layergraph.execution.engines.devices import moved, weight_bytes
-from layergraph.execution.engines.source import Source, UnfitError
+from layergraph.execution.engines.exported_graph import ExportedGraph, UnfitError
 
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -53,10 +53,10 @@ def random_rows(model: Model, count: int, length: int = 7) -> list[np.ndarray]:
     ]
 
 
-def source_of(model: Model) -> Source:
+def source_of(model: Model) -> ExportedGraph:
     plan = model.plan()
     program = plan.inference_program(packed=False, joined=True)
-    return Source(program, random_rows(model, 2, 5), random_rows(model, 3, 6), 1, batched=plan.batched)
+    return ExportedGraph(program, random_rows(model, 2, 5), random_rows(model, 3, 6), 1, batched=plan.batched)
 
 
 @pytest.mark.parametrize("name", MODELS)

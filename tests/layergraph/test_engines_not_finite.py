@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from layergraph import load_model
-from layergraph.execution.engines.onnx_not_finite import KEEPING
-from layergraph.execution.engines.source import Source
+from layergraph.execution.engines.exported_graph import ExportedGraph
+from layergraph.execution.engines.onnx.not_finite import KEEPING
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tuning.agreement import difference
 
@@ -61,7 +61,7 @@ def plan_of(name: str, tmp_path: Any) -> Any:
 def kinds(plan: Any) -> set[str]:
     sampler = Sampler(plan.input_specs, plan.run_eagerly)
     program = plan.inference_program(packed=False, joined=True)
-    return Source(program, sampler.rows(2), sampler.rows(3), 1, batched=True).kinds
+    return ExportedGraph(program, sampler.rows(2), sampler.rows(3), 1, batched=True).kinds
 
 
 @pytest.mark.parametrize("name", CASES)

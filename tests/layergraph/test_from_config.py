@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
-from layergraph.config.generation import KERAS3
+from layergraph.config.keras_versions import KERAS3
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, TensorRef
 from layergraph.errors import ConfigError, DataError, GraphError
-from layergraph.functional.likeness import Memory
+from layergraph.functional.call_key import CallCache
 from layergraph.functional.shard import Shard
 from layergraph.functional.stored_form import _same
 from layergraph.functional.strings import Strings
@@ -51,7 +51,7 @@ def test_what_is_not_known_is_refused(spec: GraphSpec, error: type[Exception], t
 
 
 def test_the_latest_results_are_kept() -> None:
-    memory: Memory[int] = Memory(2)
+    memory: CallCache[int] = CallCache(2)
     for number, key in enumerate("abc"):
         memory.keep(key, number)
     assert [memory.get(key) for key in "abc"] == [None, 1, 2]

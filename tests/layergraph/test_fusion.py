@@ -105,7 +105,7 @@ def read_before_the_activation(x: Any) -> Any:
 
 
 #: Graphs in which something doesn't belong to a convolution -> the calls that are left, in order.
-APART: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
+UNMERGED: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "activated, then normalised": (
         lambda x: layers.BatchNormalization()(convolution(activation="tanh")(x)),
         [FUSED, ALONE],
@@ -163,9 +163,9 @@ APART: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", APART)
+@pytest.mark.parametrize("case", UNMERGED)
 def test_what_does_not_belong_to_a_convolution_stays_apart(case: str) -> None:
-    made, left = APART[case]
+    made, left = UNMERGED[case]
     entry = Input((9, 8, 4))
     model = shaken(Model(entry, made(entry)))
     assert calls(model) == left

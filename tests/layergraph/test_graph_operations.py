@@ -13,7 +13,7 @@ from layergraph.config.graph_nodes import _node, graph_node
 from layergraph.config.graph_operations import NODES
 from layergraph.config.spec import CallSpec, TensorRef
 from layergraph.config.tensorflow_ops import UnknownFunctionError
-from layergraph.functional.structure import flatten, map_structure
+from layergraph.functional.nest import flatten, map_structure
 from layergraph.ops.table import OPERATIONS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layergraph.config.generation import KERAS1, KERAS2, MULTI_BACKEND, Generation
-from layergraph.config.problems import Problems
+from layergraph.config.diagnostics import Diagnostics
+from layergraph.config.keras_versions import KERAS1, KERAS2, MULTI_BACKEND, Generation
 from layergraph.config.reader import read_graph
 from layergraph.functional.layer import Layer
 from layergraph.layers.table import LAYERS
@@ -30,7 +30,7 @@ CUDNN = {
 def layer_of(kind: str, config: dict[str, Any], generation: Generation = KERAS2) -> Layer:
     """The layer that a file of that generation means."""
     item = {"class_name": kind, "config": {**config, "name": "it"}}
-    problems = Problems()
+    problems = Diagnostics()
     model = {"class_name": "Sequential", "config": {"name": "model", "layers": [item]}}
     spec = read_graph(model, generation, Path("model.h5"), problems, vocabulary()).layers[-1]
     assert not problems.texts

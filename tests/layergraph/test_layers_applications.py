@@ -9,7 +9,7 @@ import layergraph
 import numpy as np
 import pytest
 import torch
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.layers import StochasticDepth
 from oracles import assert_close, keras, perturb
 from served import served
@@ -52,7 +52,7 @@ def test_files_with_them_load_and_open_again(class_name: str, build: Any, tmp_pa
 def test_stochastic_depth_drops_whole_rows_in_training() -> None:
     layer = StochasticDepth(0.25)
     x = torch.ones(4000, 2, 3)
-    y = layer.forward(Run(training=True, generator=torch.Generator().manual_seed(0)), None, x)
+    y = layer.forward(CallContext(training=True, generator=torch.Generator().manual_seed(0)), None, x)
     kept = y[:, 0, 0] > 0
     assert torch.equal(y, kept[:, None, None] * torch.full_like(x, 1 / 0.75))
     assert abs(float(kept.float().mean()) - 0.75) < 0.03

@@ -10,7 +10,7 @@ import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import bind_values
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from model_oracles import check_model, compare
 from oracles import LayerCase, assert_close, check_layer, flat, keras, random_arrays
 
@@ -284,11 +284,11 @@ def test_regularization_of_activity_is_the_projections(name: str, options: dict)
     ours(x, x)
     ours.set_weights(theirs.get_weights())
     theirs(x, x)
-    run = Run()
+    context = CallContext()
     value = torch.from_numpy(x)
-    ours.execute(run, bind_values(ours), (value, value), {}, None, want_masks=False)
-    assert run.losses is not None
-    got, want = (sum(float(loss.detach()) for loss in losses) for losses in (run.losses, theirs.losses))
+    ours.execute(context, bind_values(ours), (value, value), {}, None, want_masks=False)
+    assert context.losses is not None
+    got, want = (sum(float(loss.detach()) for loss in losses) for losses in (context.losses, theirs.losses))
     assert got == pytest.approx(want, rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, DataError, GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from oracles import LayerCase, check_layer, keras
 
 DENSE = [
@@ -127,7 +127,7 @@ def test_dense_needs_features_of_known_length() -> None:
 
 
 def in_training(layer: layers.Layer, x: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    return layer.forward(Run(training=True, generator=torch.Generator().manual_seed(seed)), None, x)
+    return layer.forward(CallContext(training=True, generator=torch.Generator().manual_seed(seed)), None, x)
 
 
 NOISY = [
@@ -144,7 +144,7 @@ def test_noise_comes_from_the_run_and_only_in_training(layer: layers.Layer) -> N
     x = torch.ones(8, 5, 6)
     assert torch.equal(in_training(layer, x, 1), in_training(layer, x, 1))
     assert not torch.equal(in_training(layer, x, 1), in_training(layer, x, 2))
-    assert torch.equal(layer.forward(Run(), None, x), x)
+    assert torch.equal(layer.forward(CallContext(), None, x), x)
 
 
 @pytest.mark.parametrize("name", ["Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D"])
@@ -183,9 +183,11 @@ def test_activity_regularization_adds_to_the_loss() -> None:
     x = np.arange(6, dtype="float32").reshape(2, 3)
     theirs = keras.layers.ActivityRegularization(l1=0.1, l2=0.2)
     theirs(x)
-    run = Run(training=True)
-    layers.ActivityRegularization(l1=0.1, l2=0.2).execute(run, None, (torch.from_numpy(x),), {}, None, want_masks=False)
-    assert float(sum(run.losses)) == pytest.approx(float(sum(theirs.losses)), rel=1e-6)
+    context = CallContext(training=True)
+    layers.ActivityRegularization(l1=0.1, l2=0.2).execute(
+        context, None, (torch.from_numpy(x),), {}, None, want_masks=False
+    )
+    assert float(sum(context.losses)) == pytest.approx(float(sum(theirs.losses)), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["SpatialDropout1D", "SpatialDropout2D", "Dropout", "GaussianDropout"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph.errors import ConfigError, DataError, GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.layers.table import LAYERS
 from oracles import LayerCase, check_layer, keras, perturb
 from tensorflow_numbers import TensorFlowCase, tensorflow_cases
@@ -155,7 +155,7 @@ def test_gradients_are_those_of_keras() -> None:
     given, taken = (torch.tensor(x, requires_grad=True) for _ in range(2))
     theirs(given, training=True).square().sum().backward()
     w = layergraph.functional.binding.bind_values(ours)
-    ours.forward(Run(training=True), w, taken).square().sum().backward()
+    ours.forward(CallContext(training=True), w, taken).square().sum().backward()
     assert given.grad is not None
     torch.testing.assert_close(taken.grad, given.grad, rtol=1e-4, atol=1e-5)
 

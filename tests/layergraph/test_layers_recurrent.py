@@ -11,7 +11,7 @@ import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.binding import bind_values
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.layers.rnn import cells as recurrent_cells
 from layergraph.layers.rnn import kernels as recurrent_kernels
 from oracles import LayerCase, assert_close, check_layer, keras, perturb, random_arrays
@@ -260,7 +260,7 @@ def test_both_ways_to_compute_give_the_same_numbers_and_gradients(
         for weight in vars(w).values():
             weight.requires_grad_(True)
             weight.grad = None
-        outputs = layer.forward(Run(), w, x, mask=mask)
+        outputs = layer.forward(CallContext(), w, x, mask=mask)
         sum((output.square() * (i + 1)).sum() for i, output in enumerate(outputs)).backward()
         results.append([*outputs, *(weight.grad for weight in vars(w).values())])
     for fast, plain in zip(*results, strict=True):
@@ -295,9 +295,9 @@ def test_dropout_has_keras_distribution(kind: str, rates: tuple[float, float]) -
     ours = getattr(layers, kind)(**options)
     ours(x[:1])
     ours.set_weights(theirs.get_weights())
-    run = Run(training=True, generator=torch.Generator().manual_seed(0))
+    context = CallContext(training=True, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        got = ours.forward(run, bind_values(ours), torch.from_numpy(x)).numpy()
+        got = ours.forward(context, bind_values(ours), torch.from_numpy(x)).numpy()
         want = theirs(x, training=True).numpy()
         still = ours(x).numpy()
     assert_close(got.mean(0), want.mean(0), 0.04)
@@ -321,7 +321,7 @@ def test_masks_fall_on_the_gates_that_keras_drops(
     def their_dropout(ones: Any, rate: float, **_: Any) -> Any:
         return ones * mask("theirs", ones.shape, rate)
 
-    monkeypatch.setattr(recurrent_cells, "dropout_mask", lambda run, x, rate: mask("ours", x.shape, rate))
+    monkeypatch.setattr(recurrent_cells, "dropout_mask", lambda context, x, rate: mask("ours", x.shape, rate))
     monkeypatch.setattr(keras.src.backend.random, "dropout", their_dropout)
     config = {"units": 3, "dropout": rates[0], "recurrent_dropout": rates[1], "return_sequences": True, **options}
     (x,) = random_arrays([(6, 5, 4)])
@@ -340,8 +340,8 @@ def test_one_draw_of_dropout_holds_for_all_steps() -> None:
     layer = layers.SimpleRNN(4, dropout=0.5, recurrent_initializer="zeros", return_sequences=True)
     x = torch.ones(50, 6, 3)
     layer(x)
-    run = Run(training=True, generator=torch.Generator().manual_seed(0))
-    y = layer.forward(run, bind_values(layer), x)
+    context = CallContext(training=True, generator=torch.Generator().manual_seed(0))
+    y = layer.forward(context, bind_values(layer), x)
     assert_close(y[:, 0].detach().numpy(), y[:, 5].detach())
     assert y[:, 0].std() > 0.1
 

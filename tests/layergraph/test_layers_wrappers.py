@@ -11,7 +11,7 @@ import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import bind_values
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from model_oracles import check_model
 from oracles import LayerCase, assert_close, check_layer, keras, perturb, random_arrays
 
@@ -155,9 +155,9 @@ def test_activity_regularization_inside_counts_as_in_keras() -> None:
         ours(x)
         ours.set_weights(theirs.get_weights())
         theirs(x)
-        run = Run(training=True)
-        ours.execute(run, bind_values(ours), (torch.from_numpy(x),), {}, None, want_masks=False)
-        got, want = (sum(float(loss.detach()) for loss in losses) for losses in (run.losses, theirs.losses))
+        context = CallContext(training=True)
+        ours.execute(context, bind_values(ours), (torch.from_numpy(x),), {}, None, want_masks=False)
+        got, want = (sum(float(loss.detach()) for loss in losses) for losses in (context.losses, theirs.losses))
         assert got == pytest.approx(want, rel=1e-5, abs=1e-9)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from layergraph import Input, Model, layers
 from layergraph.execution import tracing
-from layergraph.execution.engines.source import Source
+from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.execution.passes.channels_first import cancel_permutations
 from layergraph.ops.table import OPERATIONS
 from served import reference
@@ -20,10 +20,10 @@ from torch.nn import functional
 RANDOM_MODELS = 25
 
 
-def source(model: Model, shape: tuple[int, ...]) -> Source:
+def source(model: Model, shape: tuple[int, ...]) -> ExportedGraph:
     rng = np.random.default_rng(0)
     first, second = ([rng.standard_normal((rows, *shape)).astype("float32")] for rows in (2, 3))
-    return Source(model.plan().inference_program(packed=False, joined=True), first, second, 1)
+    return ExportedGraph(model.plan().inference_program(packed=False, joined=True), first, second, 1)
 
 
 def permutations(graph: Any) -> int:

@@ -196,7 +196,10 @@ def test_keras2_merges_masks_with_and(name: str, with_plain: bool, expected: np.
     _, mask = (
         layergraph.Model(s.inputs[:2], merged)
         .plan()
-        .forward(layergraph.functional.run.Run(), [__import__("torch").from_numpy(ids) for ids in (IDS, OTHER_IDS)])
+        .forward(
+            layergraph.functional.call_context.CallContext(),
+            [__import__("torch").from_numpy(ids) for ids in (IDS, OTHER_IDS)],
+        )
     )
     np.testing.assert_array_equal(mask[0].numpy(), expected)
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
-from layergraph.execution.engines.source import Source
+from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.layers.normalization.batch import BatchNormalization
 from served import reference
 
 
-def graph(model: Model, shape: tuple[int, ...]) -> Source:
+def graph(model: Model, shape: tuple[int, ...]) -> ExportedGraph:
     samples = [np.random.default_rng(0).standard_normal((rows, *shape)).astype("float32") for rows in (2, 3)]
-    return Source(model.plan().inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
+    return ExportedGraph(model.plan().inference_program(packed=False, joined=True), [samples[0]], [samples[1]], 1)
 
 
 def shaken(layer: BatchNormalization, variance: float = 1.0) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from keras.src.quantizers.quantizers import fake_quant_with_min_max_vars
 from layergraph.errors import ConfigError, DataError, GraphError
-from layergraph.functional.structure import flatten
+from layergraph.functional.nest import flatten
 from layergraph.ops.table import OPERATIONS
 from oracles import keras
 

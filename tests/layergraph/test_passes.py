@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layergraph.training.passes import Passes, pass_order
+from layergraph.training.epochs import Epochs, epoch_order
 
 
 class Rows:
@@ -18,25 +18,25 @@ class Rows:
         return numbers
 
 
-def passes(**options: object) -> Passes:
-    return Passes(Rows(), 3, **{"seed": 5, "shuffle": False, "number": 0, **options})  # type: ignore[arg-type]
+def passes(**options: object) -> Epochs:
+    return Epochs(Rows(), 3, **{"seed": 5, "shuffle": False, "number": 0, **options})  # type: ignore[arg-type]
 
 
 def test_an_order_stays_as_it_was() -> None:
     """Runs that an earlier release began go on in it."""
-    assert pass_order(8, 5, 0).tolist() == [1, 7, 3, 5, 6, 0, 4, 2]
-    assert pass_order(8, 5, 1).tolist() == [4, 6, 7, 3, 1, 5, 2, 0]
+    assert epoch_order(8, 5, 0).tolist() == [1, 7, 3, 5, 6, 0, 4, 2]
+    assert epoch_order(8, 5, 1).tolist() == [4, 6, 7, 3, 1, 5, 2, 0]
 
 
 @pytest.mark.parametrize("other", [(8, 6, 0), (8, 5, 1), (8, 5, 1_000_003)])
 def test_other_seeds_and_passes_have_other_orders(other: tuple[int, int, int]) -> None:
-    assert pass_order(*other).tolist() != pass_order(8, 5, 0).tolist()
-    assert sorted(pass_order(*other).tolist()) == list(range(8))
+    assert epoch_order(*other).tolist() != epoch_order(8, 5, 0).tolist()
+    assert sorted(epoch_order(*other).tolist()) == list(range(8))
 
 
 def test_seeds_may_be_any_integer() -> None:
-    assert sorted(pass_order(3, 2**63, 7).tolist()) == [0, 1, 2]
-    assert sorted(pass_order(3, -1, 0).tolist()) == [0, 1, 2]
+    assert sorted(epoch_order(3, 2**63, 7).tolist()) == [0, 1, 2]
+    assert sorted(epoch_order(3, -1, 0).tolist()) == [0, 1, 2]
 
 
 def test_batches_follow_one_another_and_the_last_has_what_is_left() -> None:
@@ -52,7 +52,7 @@ def test_batches_follow_one_another_and_the_last_has_what_is_left() -> None:
 def test_shuffled_rows_come_once_in_the_order_of_their_pass(number: int) -> None:
     run = passes(shuffle=True, number=number)
     taken = [row for _ in range(3) for row in run.take()]
-    assert taken == pass_order(7, 5, number).tolist()
+    assert taken == epoch_order(7, 5, number).tolist()
 
 
 def test_a_run_goes_on_from_any_place() -> None:

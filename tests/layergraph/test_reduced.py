@@ -9,8 +9,8 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import layers
-from layergraph.execution.engines import reduced
-from layergraph.execution.engines.source import UnfitError
+from layergraph.execution.engines import low_precision as reduced
+from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.tuning import agreement
 from layergraph.golden import Golden, GoldenMismatchError, make_golden, reduce_precision, write_golden
 

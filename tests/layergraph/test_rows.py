@@ -14,7 +14,7 @@ MIXING = {
     "softmax over the axis before the last of two": (lambda x: layers.Softmax(axis=-2)(x), [(4,)]),
     "rows made of rows": (lambda x: ops.reshape(x, (-1, 2)), [(4,)]),
 }
-APART = {
+UNMERGED = {
     "plain arithmetic": (lambda x: x * 2 + 1, [(4,)]),
     "mean within a row": (lambda x: ops.mean(x, axis=1), [(4,)]),
     "einsum": (lambda x, y: ops.einsum("bij,bjk->bik", x, y), [(4, 5), (5, None)]),
@@ -38,9 +38,9 @@ def test_rows_that_mix_are_not_joined(name, tmp_path):
     assert not _batched(MIXING[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("name", UNMERGED)
 def test_rows_that_stay_apart_are_joined(name, tmp_path):
-    assert _batched(APART[name], tmp_path)
+    assert _batched(UNMERGED[name], tmp_path)
 
 
 def test_open_lengths_that_dont_fit_one_another_are_refused(tmp_path):

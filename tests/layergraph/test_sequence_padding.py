@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers, load_model
+from layergraph.execution.padding_check import UnpaddableError, check_padding
 from layergraph.execution.sequence_padding import SequencePadding
-from layergraph.execution.sequence_proof import UnpaddableError, prove_padding
 from layergraph.functional.tensor import Tensor
 
 WORDS = 12
@@ -56,14 +56,14 @@ def test_masks_that_reach_all_readers_make_padding_exact(make: Any, expected: Se
     entry = words()
     model = Model(entry, make(entry))
     lengths = dict(zip(model.output_names, expected.lengths.values(), strict=False))
-    assert prove_padding(model.plan()) == SequencePadding(
+    assert check_padding(model.plan()) == SequencePadding(
         expected.fills, lengths, alike=expected.alike, unmasked=expected.unmasked
     )
 
 
 def test_masking_is_padded_with_its_value() -> None:
     entry = Input((None, 3), name="steps")
-    padding = prove_padding(Model(entry, layers.LSTM(2)(layers.Masking(-1.0)(entry))).plan())
+    padding = check_padding(Model(entry, layers.LSTM(2)(layers.Masking(-1.0)(entry))).plan())
     assert padding.fills == {"steps": -1.0}
 
 
@@ -71,13 +71,13 @@ def test_two_texts_have_lengths_of_their_own() -> None:
     left, right, shared = words("left"), words("right"), layers.LSTM(3)
     embedding = layers.Embedding(WORDS, 4, mask_zero=True)
     model = Model([left, right], layers.concatenate([shared(embedding(left)), shared(embedding(right))]))
-    assert not prove_padding(model.plan()).alike
+    assert not check_padding(model.plan()).alike
 
 
 def test_sequences_that_are_added_are_of_one_length() -> None:
     left, right = words("left"), words("right")
     model = Model([left, right], layers.GRU(3)(layers.add([embedded(left), embedded(right)])))
-    padding = prove_padding(model.plan())
+    padding = check_padding(model.plan())
     assert padding.alike
     assert padding.group({"left": np.ones((1, 5), np.int32), "right": np.ones((1, 5), np.int32)}) == (3, 3)
     assert padding.group({"left": np.ones((1, 5), np.int32), "right": np.ones((1, 6), np.int32)}) is None
@@ -127,7 +127,7 @@ def mask_that_hides_nothing(entry: Tensor) -> Tensor:
 def test_what_looks_behind_the_last_step_is_refused(make: Any, reason: str) -> None:
     entry = words()
     with pytest.raises(UnpaddableError) as refused:
-        prove_padding(Model(entry, make(entry)).plan())
+        check_padding(Model(entry, make(entry)).plan())
     assert reason in str(refused.value)
 
 
@@ -142,14 +142,14 @@ def test_what_looks_behind_the_last_step_is_refused(make: Any, reason: str) -> N
 def test_inputs_without_sequences_are_refused(shape: Any, dtype: str, reason: str) -> None:
     entry = Input(shape, dtype=dtype)
     with pytest.raises(UnpaddableError, match=reason):
-        prove_padding(Model(entry, entry).plan())
+        check_padding(Model(entry, entry).plan())
 
 
 def test_a_largest_number_over_time_isnt_taken_for_exact_by_chance() -> None:
     """Padded zeros change the largest of negative numbers only."""
     entry = Input((None, 2), dtype="int32")
     with pytest.raises(UnpaddableError):
-        prove_padding(Model(entry, layers.GlobalMaxPooling1D()(entry)).plan())
+        check_padding(Model(entry, layers.GlobalMaxPooling1D()(entry)).plan())
 
 
 def test_requests_are_grouped_by_powers_of_two() -> None:
@@ -255,7 +255,7 @@ def test_random_models_give_the_same_numbers_padded_as_alone() -> None:
         maker = Maker(seed)
         plan = (model := maker.model()).plan()
         try:
-            padding = prove_padding(plan)
+            padding = check_padding(plan)
         except UnpaddableError:
             continue
         requests = [maker.request(model, padding) for _ in range(8)]
@@ -277,7 +277,7 @@ def test_masks_that_are_calculated_are_seen(tmp_path: Path) -> None:
     x = keras.layers.Embedding(WORDS, 4)(entry)
     attended = keras.layers.MultiHeadAttention(2, 3)(x, x, query_mask=shown, value_mask=shown)
     keras.Model(entry, [keras.layers.LSTM(2)(x, mask=shown), attended]).save(tmp_path / "model.keras")
-    padding = prove_padding(load_model(tmp_path / "model.keras").plan())
+    padding = check_padding(load_model(tmp_path / "model.keras").plan())
     assert (padding.fills, padding.unmasked) == ({"words": 0}, {"words"})
 
 
@@ -286,6 +286,6 @@ def test_masks_that_hide_more_than_padding_are_refused_where_that_matters() -> N
     entry = words()
     shown = entry > 5
     x = embedded(entry, masked=False)
-    assert prove_padding(Model(entry, layers.LSTM(2)(x, mask=shown)).plan()).unmasked == frozenset()
+    assert check_padding(Model(entry, layers.LSTM(2)(x, mask=shown)).plan()).unmasked == frozenset()
     with pytest.raises(UnpaddableError, match="MultiHeadAttention"):
-        prove_padding(Model(entry, layers.MultiHeadAttention(2, 3)(x, x, value_mask=shown)).plan())
+        check_padding(Model(entry, layers.MultiHeadAttention(2, 3)(x, x, value_mask=shown)).plan())

@@ -4,8 +4,8 @@ import resource
 
 import pytest
 import torch
-from layergraph.training import kept_memory as module
-from layergraph.training.kept_memory import kept_memory
+from layergraph.training import malloc_tuning as module
+from layergraph.training.malloc_tuning import keep_freed_memory
 
 pytestmark = pytest.mark.skipif(module._glibc() is None, reason="another allocator than glibc's as it comes")
 
@@ -28,13 +28,13 @@ def _pages_given() -> int:
 
 
 def test_freed_memory_is_kept_while_a_model_trains() -> None:
-    with kept_memory():
+    with keep_freed_memory():
         assert _pages_given() < PAGES // 3
 
 
 def test_overlapping_runs_keep_it_until_the_last_one_ends() -> None:
-    with kept_memory():
-        with kept_memory():
+    with keep_freed_memory():
+        with keep_freed_memory():
             pass
         assert _pages_given() < PAGES // 3
 
@@ -42,7 +42,7 @@ def test_overlapping_runs_keep_it_until_the_last_one_ends() -> None:
 def test_much_free_memory_is_given_back_afterwards() -> None:
     glibc = module._glibc()
     assert glibc is not None
-    with kept_memory():
+    with keep_freed_memory():
         _use()
         assert module._free_bytes(glibc) >= BYTES
         with open("/proc/self/statm") as statm:
@@ -54,5 +54,5 @@ def test_much_free_memory_is_given_back_afterwards() -> None:
 
 def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
-    with kept_memory():
+    with keep_freed_memory():
         assert _pages_given() > PAGES // 2

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.config.compiled import compile_config
-from layergraph.config.generation import generation_of
-from layergraph.config.problems import Problems
+from layergraph.config.diagnostics import Diagnostics
+from layergraph.config.keras_versions import generation_of
 from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NotCompiledError
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.compile import compile_arguments
@@ -402,7 +402,7 @@ def test_training_config_of_keras_2():
         "loss_weights": [1.0, 0.2],
         "optimizer_config": {"class_name": "Custom>RMSprop", "config": {"learning_rate": 0.5, "jit_compile": True}},
     }
-    read = compile_config(config, generation_of("2.15.0", {}), ["main", "aux"], Problems())
+    read = compile_config(config, generation_of("2.15.0", {}), ["main", "aux"], Diagnostics())
     model = two_outputs(**compile_arguments(read))
     assert model.optimizer.rate() == 0.5
     history = model.fit(*DATA, verbose=0)

@@ -167,9 +167,9 @@ def test_shared_calls_are_joined_for_few_rows_and_apart_for_many(clock: Clock, m
 
     monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
     found = plan.tune(engines=("some",), rows=(1, 8), seconds=SECONDS)
-    assert [choice.engine for choice in found.choices] == ["some", "some-apart"]
+    assert [choice.engine for choice in found.choices] == ["some", "some-unmerged"]
     again = plan.tune(engines=(), known=found.choices, seconds=SECONDS)
-    assert [choice.tuned.name for choice in again.choices] == ["some", "some-apart"]
+    assert [choice.tuned.name for choice in again.choices] == ["some", "some-unmerged"]
 
 
 def test_one_thread_is_chosen_where_cores_are_shared_and_more_are_little_faster(
@@ -190,9 +190,9 @@ def test_one_thread_is_chosen_where_cores_are_shared_and_more_are_little_faster(
     alone = plan.tune(**options)
     assert [choice.engine for choice in alone.choices] == ["onnxruntime", "onnxruntime"]
     found = plan.tune(**options, shared=True)
-    assert [choice.engine for choice in found.choices] == ["onnxruntime-single", "onnxruntime"]
+    assert [choice.engine for choice in found.choices] == ["onnxruntime-1thread", "onnxruntime"]
     again = plan.tune(**options, shared=True, known=found.choices)
-    assert [choice.tuned.name for choice in again.choices] == ["onnxruntime-single", "onnxruntime"]
+    assert [choice.tuned.name for choice in again.choices] == ["onnxruntime-1thread", "onnxruntime"]
     (one_thread,) = plan.tune(engines=("onnxruntime",), rows=(8,), threads=1, shared=True).choices
     assert one_thread.engine == "onnxruntime"
 
@@ -216,7 +216,7 @@ def test_rows_are_shared_out_between_threads_where_that_is_faster(
     monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"openvino": engine})
     options = {"engines": ("openvino",), "rows": (1, 8), "threads": 3, "shared": True}
     found = plan.tune(**options)
-    assert [choice.engine for choice in found.choices] == ["openvino-single", "openvino-split"]
+    assert [choice.engine for choice in found.choices] == ["openvino-1thread", "openvino-rowparallel"]
     data = {plan.input_specs[0].name: torch.rand(8, 4).numpy()}
     for options["known"] in ((), found.choices):
         plan.tune(**options)

@@ -9,21 +9,21 @@ from layergraph.execution.tuning.variants import Variants
 def variants(*, threads: int = 4, batched: bool = True, apart: bool = False) -> Variants:
     made = Variants.__new__(Variants)
     made._threads, made._batched = threads, batched
-    made._sources = {"": None, "-apart": None} if apart else {"": None}  # type: ignore[dict-item]
+    made._sources = {"": None, "-unmerged": None} if apart else {"": None}  # type: ignore[dict-item]
     return made
 
 
 @pytest.mark.parametrize(
     ("options", "engine", "seconds", "others"),
     [
-        ({}, "onnxruntime", 0.0099, ["-single", "-split"]),
-        ({}, "openvino", 0.0, ["-single", "-split"]),
+        ({}, "onnxruntime", 0.0099, ["-1thread", "-rowparallel"]),
+        ({}, "openvino", 0.0, ["-1thread", "-rowparallel"]),
         ({}, "onnxruntime", 0.01, []),
         ({}, "torchscript", 0.0, []),
         ({"threads": 1}, "onnxruntime", 0.0, []),
-        ({"batched": False}, "onnxruntime", 0.0, ["-single"]),
-        ({"apart": True}, "torchscript", 1.0, ["-apart"]),
-        ({"apart": True}, "openvino", 0.0, ["-apart", "-single", "-split"]),
+        ({"batched": False}, "onnxruntime", 0.0, ["-1thread"]),
+        ({"apart": True}, "torchscript", 1.0, ["-unmerged"]),
+        ({"apart": True}, "openvino", 0.0, ["-unmerged", "-1thread", "-rowparallel"]),
     ],
 )
 def test_what_is_worth_a_try(options: dict[str, bool], engine: str, seconds: float, others: list[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.shard import Shard
 from layergraph.regularizers import OrthogonalRegularizer
 from layergraph.training.workers import check_shareable
@@ -48,9 +48,9 @@ def test_workers_draw_what_one_process_would() -> None:
     import torch
 
     def drawn(shard: Shard | None, rows: int) -> object:
-        run = Run(generator=torch.Generator().manual_seed(1), shard=shard)
+        context = CallContext(generator=torch.Generator().manual_seed(1), shard=shard)
         like = torch.empty(rows, 3)
-        return run.drawn(like.shape, like, lambda empty: empty.uniform_(generator=run.generator)).numpy()
+        return context.drawn(like.shape, like, lambda empty: empty.uniform_(generator=context.generator)).numpy()
 
     parts = [drawn(shard, shard.count) for rank in range(2) if (shard := Shard.of(5, rank, 2))]
     np.testing.assert_array_equal(np.concatenate(parts), drawn(None, 5))

@@ -21,7 +21,7 @@ from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownT
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_server.training import data_root
-from layerserve_server.training.model import rehearse
+from layerserve_server.training.model import dry_run
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
 
@@ -136,7 +136,7 @@ class RehearsedHere:
     load: Callable[[Path], Any]
 
     def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
-        rehearse(self.load, path, request)
+        dry_run(self.load, path, request)
 
     def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[data_root.FiledArray]:
         return described(root, files)

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 from layerserve_server.training import events
-from layerserve_server.training.child import _locked, _stop
-from layerserve_server.training.outcome import Outcome, StopRequest
+from layerserve_server.training.process.main import _locked, _stop
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.spool import read_data
+from layerserve_server.training.result import RunResult, StopRequest
+from layerserve_server.training.upload import read_data
 
 
-def train(folder: Path, request: RunRequest) -> Outcome:
+def train(folder: Path, request: RunRequest) -> RunResult:
     behaviour = request.description.partition(" ")[0]
     writer = events.EventWriter(folder)
     rows = request.data[0].rows
@@ -31,7 +31,7 @@ def train(folder: Path, request: RunRequest) -> Outcome:
             if behaviour == "die" and step == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
             if behaviour == "nan" and step == 2:
-                return Outcome("failed", f"loss is nan in step {step} of epoch {epoch}", epoch, step)
+                return RunResult("failed", f"loss is nan in step {step} of epoch {epoch}", epoch, step)
             while behaviour in ("wait", "stubborn") and not (folder / "go").exists():
                 time.sleep(0.005)
         writer.write(events.Epoch(epoch, request.epochs, {"loss": 0.5}, 0.1))
@@ -41,7 +41,7 @@ def train(folder: Path, request: RunRequest) -> Outcome:
     x = read_data(folder, request.data)[0]
     text = "{" if behaviour == "broken" else f'{{"offset": {float(x.sum())}}}'
     (folder / "result" / "model.keras").write_text(text)
-    return Outcome("trained", seconds=0.1, logs={"loss": 0.5})
+    return RunResult("trained", seconds=0.1, logs={"loss": 0.5})
 
 
 def main(folder: Path) -> None:
@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
         try:
             outcome = train(folder, request)
         except StopRequest:
-            outcome = Outcome("cancelled", epoch=1)
+            outcome = RunResult("cancelled", epoch=1)
         outcome.write(folder)
 
 

@@ -16,7 +16,7 @@ from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeErr
 from layerserve_server.inference import runner
 from layerserve_server.training import conversion
 from layerserve_server.training.conversion import CONVERT, Converter
-from layerserve_server.training.warm_parent import JobDiedError, JobLimits, WarmParent
+from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 
 GIB = 1 << 30
 

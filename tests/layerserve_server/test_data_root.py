@@ -13,7 +13,7 @@ import pytest
 from layerserve_server.errors import ForbiddenPathError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
 from layerserve_server.training.request import DataArray, Role
-from layerserve_server.training.spool import data_file, read_data
+from layerserve_server.training.upload import data_file, read_data
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
-from layerserve_server.training import forking
 from layerserve_server.training.model import evaluate_arguments, fit_arguments, prepare_model
+from layerserve_server.training.process import forking
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs.folder import CHILD_OUTPUT
 

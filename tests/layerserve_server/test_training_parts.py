@@ -20,15 +20,16 @@ from layerserve_server.errors import (
     UnknownInputError,
     UnknownOutputError,
 )
-from layerserve_server.training import events, workers
+from layerserve_server.training import events
 from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.events import EventLog, EventWriter, append
 from layerserve_server.training.model import compile_model, fit_arguments
-from layerserve_server.training.outcome import Outcome
-from layerserve_server.training.reporting import numbers
+from layerserve_server.training.process import workers
+from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import Budget, DataArray, Role, RunRequest
+from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.spool import Spool, data_file, read_data
+from layerserve_server.training.upload import Upload, data_file, read_data
 from layerserve_server.training.validation import checked
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")]
@@ -170,13 +171,13 @@ X = np.arange(12, dtype=np.float32).reshape(6, 2)
 def test_chunks_of_arrays_that_take_turns_become_arrays(tmp_path):
     arrays = (array(), array("y", dtype="bfloat16", shape=(6,)), array("sample_weight", dtype="bool", shape=(6,)))
     y, w = np.arange(6, dtype=np.float32), np.array([True, False] * 3)
-    with Spool(tmp_path, arrays) as spool:
+    with Upload(tmp_path, arrays) as upload:
         for start in (0, 2, 4):
             rows = slice(start, start + 2)
-            spool.add(0, tensors.encode_data(X[rows], "float32"))
-            spool.add(1, tensors.encode_data(y[rows], "bfloat16"))
-            spool.add(2, tensors.encode_data(w[rows], "bool"))
-        spool.check_complete()
+            upload.add(0, tensors.encode_data(X[rows], "float32"))
+            upload.add(1, tensors.encode_data(y[rows], "bfloat16"))
+            upload.add(2, tensors.encode_data(w[rows], "bool"))
+        upload.check_complete()
     for got, expected in zip(read_data(tmp_path, arrays), (X, y, w), strict=True):
         assert got.dtype == expected.dtype
         np.testing.assert_array_equal(got, expected)
@@ -184,8 +185,8 @@ def test_chunks_of_arrays_that_take_turns_become_arrays(tmp_path):
 
 def test_arrays_without_elements_need_no_chunk(tmp_path):
     arrays = (array(shape=(6, 0)),)
-    with Spool(tmp_path, arrays) as spool:
-        spool.check_complete()
+    with Upload(tmp_path, arrays) as upload:
+        upload.check_complete()
     assert read_data(tmp_path, arrays)[0].shape == (6, 0)
 
 
@@ -199,34 +200,34 @@ def test_arrays_without_elements_need_no_chunk(tmp_path):
     ],
 )
 def test_chunks_that_do_not_fit(tmp_path, index, data, error, text):
-    with Spool(tmp_path, (array(),)) as spool, pytest.raises(error) as caught:
-        spool.add(index, data)
+    with Upload(tmp_path, (array(),)) as upload, pytest.raises(error) as caught:
+        upload.add(index, data)
     assert text in str(caught.value)
 
 
 def test_a_bool_that_is_none_is_refused(tmp_path):
-    with Spool(tmp_path, (array(dtype="bool"),)) as spool, pytest.raises(InvalidTensorError, match="expected 0 or 1"):
-        spool.add(0, b"\x02\x00")
+    with Upload(tmp_path, (array(dtype="bool"),)) as upload, pytest.raises(InvalidTensorError, match="expected 0 or 1"):
+        upload.add(0, b"\x02\x00")
 
 
 def test_rows_that_are_missing_are_told(tmp_path):
-    with Spool(tmp_path, (array(),)) as spool:
-        spool.add(0, bytes(16))
+    with Upload(tmp_path, (array(),)) as upload:
+        upload.add(0, bytes(16))
         with pytest.raises(IncompleteDataError, match="x: the stream ended after 2 rows, expected 6"):
-            spool.check_complete()
+            upload.check_complete()
 
 
 def test_a_disk_that_is_full_is_told(tmp_path):
-    with Spool(tmp_path, (array(),)) as spool:
-        spool._files[0].close()
-        spool._files[0] = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    with Upload(tmp_path, (array(),)) as upload:
+        upload._files[0].close()
+        upload._files[0] = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
         with pytest.raises(NotTrainableError, match="can't be kept: No space left on device"):
-            spool.add(0, bytes(16))
+            upload.add(0, bytes(16))
 
 
 def test_the_data_is_mapped_and_not_read(tmp_path):
-    with Spool(tmp_path, (array(),)) as spool:
-        spool.add(0, X.tobytes())
+    with Upload(tmp_path, (array(),)) as upload:
+        upload.add(0, X.tobytes())
     assert isinstance(read_data(tmp_path, (array(),))[0], np.memmap)
     assert data_file(tmp_path, 0).exists()
 
@@ -453,9 +454,9 @@ def test_the_time_of_a_long_run_is_that_of_all_its_epochs(tmp_path, monkeypatch)
 
 
 def test_texts_of_an_outcome_have_a_length(tmp_path):
-    Outcome("failed", "x" * 10**6, withheld="y" * 10**6).write(tmp_path)
+    RunResult("failed", "x" * 10**6, withheld="y" * 10**6).write(tmp_path)
     assert (tmp_path / "outcome.json").stat().st_size < 4000
-    assert Outcome.read(tmp_path).reason.endswith("xxx ...")
+    assert RunResult.read(tmp_path).reason.endswith("xxx ...")
 
 
 def test_of_a_metric_of_many_numbers_the_first_are_told():

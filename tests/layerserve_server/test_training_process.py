@@ -8,13 +8,13 @@ import socket
 import sys
 
 import pytest
-from layerserve_server.training.training_process import TrainingProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 
 #: Holds the run's lock as a training process does, says so, and ends as it is told to.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from layerserve_server.training.child import _locked
+from layerserve_server.training.process.main import _locked
 def stop(number, frame):
     (folder / "signal").write_text(str(number))
     os._exit(7)

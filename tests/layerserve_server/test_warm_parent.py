@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from layerserve_server.training import warm_parent
-from layerserve_server.training.child import NAME
-from layerserve_server.training.processes import name_of, stat_of
+from layerserve_server.training.process import warm_parent
+from layerserve_server.training.process.main import NAME
+from layerserve_server.training.process.proc_files import name_of, stat_of
+from layerserve_server.training.process.training_process import TrainingProcess
+from layerserve_server.training.process.warm_parent import ForkedProcess, WarmParent
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
-from layerserve_server.training.training_process import TrainingProcess
-from layerserve_server.training.warm_parent import ForkedProcess, WarmParent
 
 Forks = Callable[[WarmParent, Path], ForkedProcess]
 

@@ -14,15 +14,17 @@ import pytest
 import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.training.callbacks.callback import Callback
-from layerserve_server.training import child, events, reporting, work
-from layerserve_server.training.checkpoints import RunCheckpoints
+from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
-from layerserve_server.training.outcome import INTERRUPT, Outcome
-from layerserve_server.training.reporting import EvaluationReporter, Place, Reporter
+from layerserve_server.training.process import main as child
+from layerserve_server.training.process import reporting, work
+from layerserve_server.training.process.checkpoints import RunCheckpoints
+from layerserve_server.training.process.reporting import EvaluationReporter, Place, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, result_file
 from layerserve_server.training.selection import read_best
-from layerserve_server.training.spool import data_file
+from layerserve_server.training.upload import data_file
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]]) + 3).astype("float32")
@@ -50,12 +52,12 @@ def niceness(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def carried_out(
     tmp_path: Path, signals: list[tuple[int, Any]], niceness: list[int], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Outcome, EventLog]]:
+) -> Callable[..., tuple[RunResult, EventLog]]:
     """Carries a run of a small model out; how it ended, and what it told."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "set_flush_denormal", lambda on: on)
 
-    def carry(data: dict[Role, np.ndarray] | None = None, **settings: Any) -> tuple[Outcome, EventLog]:
+    def carry(data: dict[Role, np.ndarray] | None = None, **settings: Any) -> tuple[RunResult, EventLog]:
         arrays = data or ROLES
         names = {role: "x" if role in (Role.X, Role.VALIDATION_X) else "y" for role in arrays}
         told = tuple(DataArray(role, names[role], "float32", value.shape) for role, value in arrays.items())
@@ -76,7 +78,7 @@ def carried_out(
         request.write(tmp_path)
         (tmp_path / "outcome.json").unlink(missing_ok=True)
         assert child.main(tmp_path) == 0
-        outcome = Outcome.read(tmp_path)
+        outcome = RunResult.read(tmp_path)
         assert outcome is not None
         return outcome, EventLog.read(tmp_path)
 

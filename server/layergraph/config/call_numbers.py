@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from layergraph.config.generation import FIRST_CALL, OWN_KEY
+from layergraph.config.keras_versions import FIRST_CALL, OWN_KEY
 from layergraph.config.spec import CallSpec, LayerSpec, Structure, TensorRef, references
 
 

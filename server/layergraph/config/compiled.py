@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from layergraph.config.generation import Generation
-from layergraph.config.problems import Problems
+from layergraph.config.diagnostics import Diagnostics
+from layergraph.config.keras_versions import Generation
 from layergraph.config.values import ValueReader
 
 KEYS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
@@ -31,7 +31,7 @@ def compile_config(
     raw: Mapping[str, Any],
     generation: Generation,
     output_names: Sequence[str],
-    problems: Problems,
+    problems: Diagnostics,
     functions: Container[str] = (),
 ) -> dict[str, Any] | None:
     """The arguments of `compile` in serialised form: names, {"class_name", "config"}, and lists and dicts of them.

@@ -11,8 +11,9 @@ from typing import Any
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config import keras1
 from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
-from layergraph.config.generation import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, TENSORFLOW_JS, Generation
+from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.graph_nodes import graph_node
+from layergraph.config.keras_versions import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, TENSORFLOW_JS, Generation
 from layergraph.config.nodes import (
     MalformedNodeError,
     keras2_call,
@@ -21,7 +22,6 @@ from layergraph.config.nodes import (
     with_masks_left_out,
 )
 from layergraph.config.old_operations import as_today
-from layergraph.config.problems import Problems, brief_name
 from layergraph.config.quantization import policy_of
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure
@@ -45,7 +45,7 @@ def read_graph(
     config: Mapping[str, Any],
     generation: Generation,
     path: Path,
-    problems: Problems,
+    problems: Diagnostics,
     vocabulary: Vocabulary,
     limits: LoadLimits = DEFAULT_LIMITS,
 ) -> GraphSpec:
@@ -61,7 +61,7 @@ class _Reader:
     """Reads one file; counts what it has read, over all nested models, against the limits."""
 
     def __init__(
-        self, generation: Generation, path: Path, problems: Problems, vocabulary: Vocabulary, limits: LoadLimits
+        self, generation: Generation, path: Path, problems: Diagnostics, vocabulary: Vocabulary, limits: LoadLimits
     ) -> None:
         self.generation = generation
         self.path = path

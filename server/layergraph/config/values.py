@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.generation import ACTIVATION, OWN_KEY, Generation
-from layergraph.config.problems import Problems, brief_name
+from layergraph.config.diagnostics import Diagnostics, brief_name
+from layergraph.config.keras_versions import ACTIVATION, OWN_KEY, Generation
 from layergraph.config.quantization import QUANTIZED_POLICIES
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import LayerSpec, TensorRef
@@ -35,7 +35,7 @@ class ValueReader:
     """
 
     generation: Generation
-    problems: Problems
+    problems: Diagnostics
     functions: Container[str]
     read_layer: Callable[[Any, str], LayerSpec | None]
 

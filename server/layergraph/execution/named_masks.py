@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 
 from layergraph.config.spec import NO_MASK
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.tensor import Tensor
 from layergraph.functional.weights import Weights
 
@@ -20,7 +20,7 @@ class _NamedMask(Layer):
     supports_masking: ClassVar[bool] = True
     autocast: ClassVar[bool] = False
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, mask: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, mask: Any = None) -> torch.Tensor:
         return x
 
 

@@ -15,22 +15,22 @@ import torch
 
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
+from layergraph.execution.batch_independence import is_batch_independent
 from layergraph.execution.liveness import marking, mask_wants, needed, with_frees
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.passes.pool_before_relu import pool_first
 from layergraph.execution.program import Program, inference_program
-from layergraph.execution.rows import rows_stay_apart
 from layergraph.execution.step import Step
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.tuning.result import Choice, Lengths, Tuned, Tuning
 from layergraph.functional.addresses import find_tensor
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph
 from layergraph.functional.invocation import Invocation, Mask
+from layergraph.functional.nest import flatten
 from layergraph.functional.node import Node
-from layergraph.functional.run import Run
-from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor, TensorSpec
 
 #: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
@@ -110,7 +110,7 @@ class Plan:
         if self._batched is None:
             specs = (*self.input_specs, *self.output_specs)
             with self._lock:
-                self._batched = all(s.shape and s.shape[0] is None for s in specs) and rows_stay_apart(self.steps)
+                self._batched = all(s.shape and s.shape[0] is None for s in specs) and is_batch_independent(self.steps)
         return self._batched
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
@@ -268,22 +268,28 @@ class Plan:
         """What `tune` chose, by row count; empty before."""
         return self._tuning.choices if self._tuning else ()
 
-    def forward(self, run: Run, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
+    def forward(self, context: CallContext, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
         """Outputs and their masks for tensors in the order of `input_specs`; gradients flow if torch records them."""
         slots: list[Any] = [None] * self._slot_count
         for slot, value in zip(self._inputs, tensors, strict=True):
             slots[slot] = value
-        return self._execute(run, self._weights(), slots, [None] * self._slot_count, output_masks=True)
+        return self._execute(context, self._weights(), slots, [None] * self._slot_count, output_masks=True)
 
     def forward_nested(
-        self, run: Run, weights: list[Any], tensors: Sequence[torch.Tensor], masks: Sequence[Mask], *, want_masks: bool
+        self,
+        context: CallContext,
+        weights: list[Any],
+        tensors: Sequence[torch.Tensor],
+        masks: Sequence[Mask],
+        *,
+        want_masks: bool,
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """As a part of another run: with given weights, and masks that come with all of the model's inputs."""
         slots: list[Any] = [None] * self._slot_count
         slot_masks: list[Mask] = [None] * self._slot_count
         for slot, value, mask in zip(self._all_inputs, tensors, masks, strict=True):
             slots[slot], slot_masks[slot] = value, mask
-        return self._execute(run, weights, slots, slot_masks, output_masks=want_masks)
+        return self._execute(context, weights, slots, slot_masks, output_masks=want_masks)
 
     @property
     def slots(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -325,11 +331,11 @@ class Plan:
         return self._forward_steps
 
     def _execute(
-        self, run: Run, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
+        self, context: CallContext, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         wants = self._mask_wants[output_masks]
         Program(self._reordered(), wants, weights, self._inputs, self._outputs, self._slot_count).carry_out(
-            run, values, masks
+            context, values, masks
         )
         return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
 

@@ -15,8 +15,8 @@ from layergraph.execution.passes.fusion import fuse
 from layergraph.execution.passes.merge_shared_calls import join_calls
 from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
-from layergraph.functional.run import Run
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Program:
     outputs: Sequence[int]
     slot_count: int
 
-    def carry_out(self, run: Run, values: list[Any], masks: list[Mask]) -> None:
+    def carry_out(self, context: CallContext, values: list[Any], masks: list[Mask]) -> None:
         """Fills the slots of all outputs, and empties those that nobody reads any more."""
         for step, want, w in zip(self.steps, self.wants, self.weights, strict=True):
             outputs, made = step.call(
-                run, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
+                context, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
             )
             for slot, value, mask in zip(step.targets, outputs, made, strict=True):
                 values[slot] = value
@@ -52,7 +52,7 @@ class Program:
         slots: list[Any] = [None] * self.slot_count
         for slot, value in zip(self.inputs, tensors, strict=True):
             slots[slot] = value
-        self.carry_out(Run(losses=None), slots, [None] * self.slot_count)
+        self.carry_out(CallContext(losses=None), slots, [None] * self.slot_count)
         return [slots[slot] for slot in self.outputs]
 
     def watched(self, empty: list[str]) -> Program:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layergraph.execution.passes.channels_first import cancel_permutations
 from layergraph.execution.program import Program
-from layergraph.functional.demands import recording
+from layergraph.functional.runtime_assertions import recording
 
 #: How torch's tracer says that data left the graph; that lengths do is taken care of.
 _LEFT_THE_GRAPH = ("NumPy", "Python list")

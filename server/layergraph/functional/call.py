@@ -19,11 +19,11 @@ import torch
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_meta
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.run import Run
+from layergraph.functional.nest import Structure, flatten, map_structure
 from layergraph.functional.shape_inference import infer_anew
-from layergraph.functional.structure import Structure, flatten, map_structure
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weight import Weight
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _OWN = frozenset({"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names"})
 #: Parameters of `call` that the call of a layer doesn't pass on as arguments.
 _CONTEXT = ("self", "training")
+#: Parameters of our `compute_mask`: the layer, the context, the inputs, the mask. Keras's has no context.
+_MASK_PARAMETERS = 4
 #: The attribute of a stand-in that holds its call.
 _CALL = "_call_in_progress"
 
@@ -59,12 +61,12 @@ def adopt_call(cls: type[Layer]) -> None:
 
 
 def adopt_methods(cls: type[Layer]) -> None:
-    """Fits the other methods of such a class: Keras's `build` marks a layer as built, `compute_mask` has no run."""
+    """Wraps the other methods of such a class: Keras's `build` sets `built`, its `compute_mask` takes no context."""
     own: Any = vars(cls)
     if "build" in own:
         cls.build = _marking_built(own["build"])  # type: ignore[method-assign]
-    if "compute_mask" in own and "run" not in inspect.signature(own["compute_mask"]).parameters:
-        cls.compute_mask = _without_run(own["compute_mask"])  # type: ignore[method-assign]
+    if "compute_mask" in own and len(inspect.signature(own["compute_mask"]).parameters) < _MASK_PARAMETERS:
+        cls.compute_mask = _without_context(own["compute_mask"])  # type: ignore[method-assign]
 
 
 def _marking_built(build: Callable[..., None]) -> Callable[..., None]:
@@ -78,10 +80,10 @@ def _marking_built(build: Callable[..., None]) -> Callable[..., None]:
     return built
 
 
-def _without_run(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
+def _without_context(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(compute_mask)
     def computed(self: Layer, *args: Any, **kwargs: Any) -> Any:
-        return compute_mask(self, *(args[1:] if args and isinstance(args[0], Run) else args), **kwargs)
+        return compute_mask(self, *(args[1:] if args and isinstance(args[0], CallContext) else args), **kwargs)
 
     return computed
 
@@ -268,16 +270,16 @@ def _bind(self: Layer, binder: Binder) -> BoundCall:
     return BoundCall(self, binder)
 
 
-def _forward(self: Layer, run: Run, w: BoundCall, *args: Any, **kwargs: Any) -> Any:
+def _forward(self: Layer, context: CallContext, w: BoundCall, *args: Any, **kwargs: Any) -> Any:
     """Computes by `call`."""
     names = self.call_argument_names
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    call = _Call(self, run, w)
+    call = _Call(self, context, w)
     if self.sublayers:
         call.learn_masks(given)
     given = {name: value for name, value in given.items() if name in names}
     if type(self).passes_training:
-        given["training"] = run.training
+        given["training"] = context.training
     outputs = call.stand_in.call(**given)
     if outputs is None:
         raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call gives None, expected tensors")
@@ -287,12 +289,12 @@ def _forward(self: Layer, run: Run, w: BoundCall, *args: Any, **kwargs: Any) -> 
 class _Call:
     """One call of a layer by its `call`, and what is known while it lasts."""
 
-    __slots__ = ("_layer", "_masks", "_w", "run", "stand_in")
+    __slots__ = ("_layer", "_masks", "_w", "context", "stand_in")
 
-    def __init__(self, layer: Layer, run: Run, w: BoundCall) -> None:
+    def __init__(self, layer: Layer, context: CallContext, w: BoundCall) -> None:
         self._layer = layer
         self._w = w
-        self.run = run
+        self.context = context
         #: Masks that travel with tensors, as Keras's `_keras_mask` does. The tensors are kept: no other gets their id.
         self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.stand_in: Any = object.__new__(type(layer))
@@ -317,7 +319,7 @@ class _Call:
             )
         object.__setattr__(stand_in, name, value)
         # Shapes alone leave no trace: their tensors have no values.
-        if self.run.stand_ins is None:
+        if self.context.symbolic_dims is None:
             object.__setattr__(layer, name, value)
 
     def learn_masks(self, given: dict[str, Any]) -> None:
@@ -343,11 +345,11 @@ class _Call:
     def call_inner(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a sublayer with the tensors of this call."""
         training = kwargs.pop("training", None)
-        run = self.run if training is None else self.run.as_training(bool(training))
+        context = self.context if training is None else self.context.as_training(bool(training))
         if len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs and self._is_plain(layer):
             # The quick way of most calls: as the general one, without an analysis of the arguments.
             outputs, mask = layer.execute(
-                run, self.bound(layer), (_as_computed(layer, args[0]),), {}, None, want_masks=layer.supports_masking
+                context, self.bound(layer), (_as_computed(layer, args[0]),), {}, None, want_masks=layer.supports_masking
             )
             self._remember(flatten(outputs), flatten(mask))
             return layer.output_structure(flatten(outputs))
@@ -363,24 +365,24 @@ class _Call:
         kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
         # May build a Sequential, and so comes before its weights are looked for.
         args, kwargs = layer._positional(args, kwargs)
-        if not layer.built or run.stand_ins is not None:
+        if not layer.built or context.symbolic_dims is not None:
             layer.build_for(args)
         masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
         invocation = Invocation(layer, args, kwargs)
-        outputs, output_masks = invocation(run, self.bound(layer), values, masks, want_masks=layer.supports_masking)
+        outputs, output_masks = invocation(context, self.bound(layer), values, masks, want_masks=layer.supports_masking)
         self._remember(outputs, output_masks)
         return layer.output_structure(outputs)
 
     def _is_plain(self, layer: Layer) -> bool:
         """Whether a call on one tensor needs nothing but its conversion: no mask, no model, no inference of shapes."""
-        return self.run.stand_ins is None and not self._masks and layer.inner_model is None and layer.built
+        return self.context.symbolic_dims is None and not self._masks and layer.inner_model is None and layer.built
 
     def _shape(self, value: torch.Tensor) -> tuple[int | None, ...]:
         """The shape, unknown where a length stands for an unknown one."""
-        stand_ins = self.run.stand_ins
-        if stand_ins is None:
+        symbolic_dims = self.context.symbolic_dims
+        if symbolic_dims is None:
             return tuple(value.shape)
-        return tuple(None if stand_ins.is_unknown(value, axis) else n for axis, n in enumerate(value.shape))
+        return tuple(None if symbolic_dims.is_unknown(value, axis) else n for axis, n in enumerate(value.shape))
 
 
 def _as_computed(layer: Layer, value: torch.Tensor) -> torch.Tensor:
@@ -414,5 +416,5 @@ def add_loss(layer: Layer, loss: Any) -> None:
     call = vars(layer).get(_CALL)
     if call is None:
         raise GraphError(f"layer '{layer.name}' ({type(layer).__name__}): add_loss is called outside of call")
-    if call.run.losses is not None:
-        call.run.losses += [part if part.ndim == 0 else part.mean() for part in map(torch.as_tensor, flatten(loss))]
+    if call.context.losses is not None:
+        call.context.losses += [part if part.ndim == 0 else part.mean() for part in map(torch.as_tensor, flatten(loss))]

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
-from layergraph.functional.run import Run
 
 
 class ExecutionPlan(Protocol):
@@ -22,10 +22,16 @@ class ExecutionPlan(Protocol):
     def bind(self, binder: Binder) -> Any:
         """The weights of each step."""
 
-    def forward(self, run: Run, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
+    def forward(self, context: CallContext, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
         """Outputs and their masks for the input tensors, in order; gradients flow if torch records them."""
 
     def forward_nested(
-        self, run: Run, weights: Any, tensors: Sequence[torch.Tensor], masks: Sequence[Mask], *, want_masks: bool
+        self,
+        context: CallContext,
+        weights: Any,
+        tensors: Sequence[torch.Tensor],
+        masks: Sequence[Mask],
+        *,
+        want_masks: bool,
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """As a part of another run: with given weights, and masks that come with the inputs."""

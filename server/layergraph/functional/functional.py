@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from layergraph.errors import GraphError
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.execution_plan import ExecutionPlan
 from layergraph.functional.graph import Graph, clone_between, map_graph
@@ -16,11 +17,10 @@ from layergraph.functional.input import Input
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.naming import default_name
+from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.node_shapes import LayerNodes, node_table
-from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import Inferred
 from layergraph.functional.strings import Strings
-from layergraph.functional.structure import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.summary import summary_table
 from layergraph.functional.tensor import Shape, Tensor, TensorSpec
 
@@ -219,14 +219,14 @@ class Functional(Layer):
             for given, own in zip(tensors, self.inputs, strict=True)
         )
 
-    def forward(self, run: Run, w: Any, inputs: Any, mask: Any = None) -> Any:
+    def forward(self, context: CallContext, w: Any, inputs: Any, mask: Any = None) -> Any:
         """Computes the outputs; `w` are the weights of the plan's steps."""
-        outputs, _ = self.execute(run, w, (inputs,), {}, mask, want_masks=False)
+        outputs, _ = self.execute(context, w, (inputs,), {}, mask, want_masks=False)
         return outputs
 
     def execute(
         self,
-        run: Run,
+        context: CallContext,
         w: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -237,7 +237,7 @@ class Functional(Layer):
         """As a part of another run; masks of the inputs flow through the model's own layers."""
         flat = [_adapted(value, own) for value, own in zip(flatten(args[0]), self.inputs, strict=True)]
         masks = flatten(previous_mask) if previous_mask is not None else [None] * len(flat)
-        return self.plan().forward_nested(run, w, flat, masks, want_masks=want_masks)
+        return self.plan().forward_nested(context, w, flat, masks, want_masks=want_masks)
 
     def infer(self, invocation: Invocation) -> list[Inferred]:
         """What is known of the outputs of a call. It is looked for once for each choice of shapes, call by call: models

@@ -13,8 +13,8 @@ from typing import Any
 
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import Structure, flatten, map_structure
 from layergraph.functional.node import Node
-from layergraph.functional.structure import Structure, flatten, map_structure
 from layergraph.functional.tensor import Tensor
 
 

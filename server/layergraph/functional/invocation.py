@@ -10,9 +10,9 @@ import torch
 
 from layergraph.config.spec import NO_MASK
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.run import Run
-from layergraph.functional.structure import Structure, flatten, map_structure
+from layergraph.functional.nest import Structure, flatten, map_structure
 from layergraph.functional.tensor import Shape, Tensor
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Invocation:
         return {name: _fill(source, self.tensors) for name, source in self._masks.items()}
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out.
 
@@ -165,13 +165,13 @@ class Invocation:
         Without `want_masks` the masks that come back are None.
         """
         if self.training is not None:
-            run = run.as_training(self.training)
+            context = context.as_training(self.training)
         if self._casts:
             values = list(values)
             for index, dtype in self._casts:
                 values[index] = values[index].to(dtype)
         if self._single and not self._masks and not want_masks:
-            outputs, output_masks = self.layer.execute(run, w, (values[0],), {}, None, want_masks=False)
+            outputs, output_masks = self.layer.execute(context, w, (values[0],), {}, None, want_masks=False)
         else:
             args = tuple(_fill(arg, values) for arg in self._args)
             kwargs = {name: _fill(value, values) for name, value in self._kwargs.items()}
@@ -181,7 +181,7 @@ class Invocation:
             for name, source in self._masks.items():
                 kwargs[name] = _fill(source, masks)
             previous = _fill(self._previous, masks, values)
-            outputs, output_masks = self.layer.execute(run, w, args, kwargs, previous, want_masks=want_masks)
+            outputs, output_masks = self.layer.execute(context, w, args, kwargs, previous, want_masks=want_masks)
         if isinstance(outputs, torch.Tensor):
             return [outputs], [output_masks if want_masks else None]
         flat = flatten(outputs)

@@ -17,15 +17,15 @@ from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_values
 from layergraph.functional.call import add_loss, adopt_call, adopt_methods
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.naming import default_name
+from layergraph.functional.nest import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.node import Node
-from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import Inferred, infer
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
-from layergraph.functional.structure import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weight import Weight
 from layergraph.functional.weights import Weights
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from layergraph.functional.functional import Functional
     from layergraph.functional.stored_form import StoredForm
 
-#: Parameters of `forward` that come before a call's own arguments.
-_FORWARD_CONTEXT = ("self", "run", "w")
+#: Parameters of `forward` before a call's own arguments: the layer, the call's context, the weights.
+_FORWARD_PARAMETERS = 3
 #: Arguments of `add_weight` by position: where a name comes first, and as Keras has them.
 _OUR_ORDER = ("name", "shape", "initializer")
 _KERAS_ORDER = ("shape", "initializer", "dtype")
@@ -67,11 +67,12 @@ class Layer(_LayerOptions):
             def build(self, input_shape):
                 self.add_weight("scale", (input_shape[-1],), ones)
 
-            def forward(self, run, w, x):
+            def forward(self, context, w, x):
                 return x * w.scale
 
-    `forward(run, w, x, ...)` gets the run (training, randomness), the bound weights, then the arguments of the call as
-    torch tensors. With a parameter `mask` (or `<argument>_mask`) it also gets the masks that travel with its inputs.
+    `forward(context, w, x, ...)` gets the context of the call (training, randomness), the bound weights, then the
+    arguments of the call as torch tensors. With a parameter `mask` (or `<argument>_mask`) it also gets the masks of its
+    inputs.
 
     A subclass may be written as for Keras instead (keras.layers.Layer): with `__init__`, `build(input_shape)`,
     `call(inputs, training=None, mask=None)` and `get_config`. In `call` the attributes that hold weights are their
@@ -105,7 +106,7 @@ class Layer(_LayerOptions):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            names = [n for n in inspect.signature(cls.forward).parameters if n not in _FORWARD_CONTEXT]
+            names = list(inspect.signature(cls.forward).parameters)[_FORWARD_PARAMETERS:]
             # The maths says `x` for what Keras's `call` names `inputs`.
             cls.call_argument_names = tuple("inputs" if n == "x" else n for n in names)
             cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
@@ -162,11 +163,11 @@ class Layer(_LayerOptions):
     def build(self, *input_shapes: Any) -> None:
         """Creates the weights. Gets the shape (or nested shapes) of each positional argument."""
 
-    def forward(self, run: Run, w: Weights, x: Any) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
         """Computes the outputs: a tensor, or a nesting of them."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Masks of the outputs, from the first argument and its masks. By default they pass through."""
         return mask
 
@@ -320,12 +321,14 @@ class Layer(_LayerOptions):
         kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
         self.build_for(args)
         invocation = Invocation(self, args, kwargs, training)
-        outputs, _ = invocation(Run(losses=None), bind_values(self), values, [None] * len(values), want_masks=False)
+        outputs, _ = invocation(
+            CallContext(losses=None), bind_values(self), values, [None] * len(values), want_masks=False
+        )
         return self.output_structure(outputs)
 
     def execute(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -334,18 +337,18 @@ class Layer(_LayerOptions):
         want_masks: bool,
     ) -> tuple[Any, Any]:
         """Outputs of one call and, if asked for, their masks. Adds activity regularisation to the run."""
-        outputs = self.forward(run, w, *args, **kwargs)
-        self.penalize(run, outputs)
+        outputs = self.forward(context, w, *args, **kwargs)
+        self.penalize(context, outputs)
         if not want_masks or not self.supports_masking:
             return outputs, None
-        return outputs, self.compute_mask(run, args[0], previous_mask)
+        return outputs, self.compute_mask(context, args[0], previous_mask)
 
-    def penalize(self, run: Run, outputs: Any) -> None:
+    def penalize(self, context: CallContext, outputs: Any) -> None:
         """Adds activity regularisation of the outputs to the run."""
-        if run.losses is None or self.activity_regularizer is None:
+        if context.losses is None or self.activity_regularizer is None:
             return
         # Keras divides by the rows, so that the strength doesn't depend on the batch size.
-        run.losses += [self.activity_regularizer(output) / max(output.shape[0], 1) for output in flatten(outputs)]
+        context.losses += [self.activity_regularizer(output) / max(output.shape[0], 1) for output in flatten(outputs)]
 
     def bind(self, binder: Binder) -> Any:
         """The bound weights that `forward` takes as `w`."""

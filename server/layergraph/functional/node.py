@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layergraph.functional.structure import Structure, flatten, walk
+from layergraph.functional.nest import Structure, flatten, walk
 from layergraph.functional.tensor import Tensor
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ import torch
 
 from layergraph.errors import DataError, GraphError, LayerGraphError
 from layergraph.functional.binding import bind_meta
+from layergraph.functional.call_context import CallContext
+from layergraph.functional.call_key import CallCache, call_key
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.likeness import Memory, likeness
-from layergraph.functional.run import Run
-from layergraph.functional.stand_ins import Given, KnownValues, StandIns, agreed, pairs
+from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.strings import Strings
-from layergraph.functional.structure import flatten, map_structure
+from layergraph.functional.symbolic_dims import Given, KnownValues, SymbolicDims, agreed, pairs
 from layergraph.functional.tensor import History, Shape, Tensor
 
 #: What torch and Python raise where arguments make no sense together.
@@ -56,12 +56,12 @@ class Inferred:
 
 _Results = tuple[list[torch.Tensor], list[Any]]
 
-_remembered: Memory[list[Inferred]] = Memory(4096)
+_remembered: CallCache[list[Inferred]] = CallCache(4096)
 
 
 def infer(invocation: Invocation) -> list[Inferred]:
     """What each output is, in flat order. Raises GraphError where the call can't work."""
-    key = likeness(invocation)
+    key = call_key(invocation)
     inferred = _remembered.get(key)
     if inferred is None:
         inferred = infer_anew(invocation)
@@ -93,15 +93,15 @@ def _run_twice(invocation: Invocation, given: Given) -> list[Inferred]:
     shapes = [shape for pair in given for shape in pair if shape is not None]
     failure: GraphError | None = None
     # Values that shapes told hold for the lengths that stood for unknown ones then.
-    told = [tensor.values.stand_ins for tensor in invocation.tensors if tensor.values is not None]
-    for stand_ins in (*told[:1], *pairs(shapes)):
+    told = [tensor.values.symbolic_dims for tensor in invocation.tensors if tensor.values is not None]
+    for symbolic_dims in (*told[:1], *pairs(shapes)):
         try:
-            first = _run_on_meta(invocation, given, stand_ins, 0)
-            if _is_clear(invocation, shapes, first, stand_ins[0]):
-                rows = stand_ins[0].rows if any(shape[:1] == (None,) for shape in shapes) else -1
+            first = _run_on_meta(invocation, given, symbolic_dims, 0)
+            if _is_clear(invocation, shapes, first, symbolic_dims[0]):
+                rows = symbolic_dims[0].rows if any(shape[:1] == (None,) for shape in shapes) else -1
                 return [_of_one_run(value, mask, rows) for value, mask in zip(*first, strict=True)]
-            second = _run_on_meta(invocation, given, stand_ins, 1)
-            return [_of_two_runs(*outputs, stand_ins) for outputs in zip(*first, *second, strict=True)]
+            second = _run_on_meta(invocation, given, symbolic_dims, 1)
+            return [_of_two_runs(*outputs, symbolic_dims) for outputs in zip(*first, *second, strict=True)]
         except GraphError as wrong:
             failure = failure or wrong
             # With other lengths it may work, where there are any. How many rows there are, no layer minds.
@@ -111,13 +111,13 @@ def _run_twice(invocation: Invocation, given: Given) -> list[Inferred]:
     raise failure
 
 
-def _run_on_meta(invocation: Invocation, given: Given, both: tuple[StandIns, StandIns], index: int) -> _Results:
-    layer, stand_ins = invocation.layer, both[index]
+def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims, SymbolicDims], index: int) -> _Results:
+    layer, symbolic_dims = invocation.layer, both[index]
 
     def empty(shape: Shape, dtype: str) -> Any:
         if dtype == Strings.dtype:
-            return Strings(stand_ins.fill(shape))
-        return torch.empty(stand_ins.fill(shape), dtype=torch_dtype(dtype), device="meta")
+            return Strings(symbolic_dims.fill(shape))
+        return torch.empty(symbolic_dims.fill(shape), dtype=torch_dtype(dtype), device="meta")
 
     # Shapes that were told from shapes stay numbers, for operations that tell a shape from them.
     told = [None if tensor.values is None else tensor.values.under(both, index) for tensor in invocation.tensors]
@@ -129,8 +129,8 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[StandIns, Sta
     masks = [None if mask is None else empty(mask, "bool") for _, mask in given]
     try:
         with torch.no_grad():
-            run = Run(losses=None, stand_ins=stand_ins)
-            return invocation(run, bind_meta(layer), values, masks, want_masks=True)
+            context = CallContext(losses=None, symbolic_dims=symbolic_dims)
+            return invocation(context, bind_meta(layer), values, masks, want_masks=True)
     except LayerGraphError as wrong:
         kind = GraphError if isinstance(wrong, DataError) else type(wrong)
         name = f"layer '{layer.name}' ({type(layer).__name__}): "
@@ -154,17 +154,17 @@ def _has_few_constants(invocation: Invocation) -> bool:
     return len(leaves) + sum(leaf.size for leaf in leaves if isinstance(leaf, np.ndarray)) <= MOST_VALUES
 
 
-def _is_clear(invocation: Invocation, shapes: Sequence[Shape], results: _Results, stand_ins: StandIns) -> bool:
+def _is_clear(invocation: Invocation, shapes: Sequence[Shape], results: _Results, symbolic_dims: SymbolicDims) -> bool:
     """Whether one run tells everything: nothing is unknown but the rows, which a layer leaves where they are."""
     values, masks = results
     made = [*values, *(mask for mask in masks if mask is not None)]
-    if any(not value.is_meta or stand_ins.length in value.shape[1:] for value in made):
+    if any(not value.is_meta or symbolic_dims.length in value.shape[1:] for value in made):
         return False
     if not any(None in shape for shape in shapes):
         return True
     if invocation.layer.is_operation or any(None in shape[1:] for shape in shapes):
         return False
-    return all(tuple(value.shape[:1]) == (stand_ins.rows,) for value in made)
+    return all(tuple(value.shape[:1]) == (symbolic_dims.rows,) for value in made)
 
 
 def _of_one_run(value: torch.Tensor, mask: Any, rows: int) -> Inferred:
@@ -175,7 +175,11 @@ def _of_one_run(value: torch.Tensor, mask: Any, rows: int) -> Inferred:
 
 
 def _of_two_runs(
-    first: torch.Tensor, first_mask: Any, second: torch.Tensor, second_mask: Any, stand_ins: tuple[StandIns, StandIns]
+    first: torch.Tensor,
+    first_mask: Any,
+    second: torch.Tensor,
+    second_mask: Any,
+    symbolic_dims: tuple[SymbolicDims, SymbolicDims],
 ) -> Inferred:
     both = (first, second)
     plain = all(isinstance(v, torch.Tensor) and not v.is_meta and v.numel() <= MOST_VALUES for v in both)
@@ -183,7 +187,7 @@ def _of_two_runs(
         _merge(first, second),
         dtype_name(first.dtype),
         None if first_mask is None or second_mask is None else _merge(first_mask, second_mask),
-        KnownValues(first, second, stand_ins) if plain else None,
+        KnownValues(first, second, symbolic_dims) if plain else None,
     )
 
 

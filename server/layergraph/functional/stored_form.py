@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layergraph.config.options import serialized
-from layergraph.functional.structure import flatten
+from layergraph.functional.nest import flatten
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layergraph.functional.structure import flatten, map_structure
+from layergraph.functional.nest import flatten, map_structure
 
 if TYPE_CHECKING:
     from layergraph.functional.functional import Functional

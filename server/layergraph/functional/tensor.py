@@ -9,7 +9,7 @@ from layergraph.functional.operators import Operators
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
-    from layergraph.functional.stand_ins import KnownValues
+    from layergraph.functional.symbolic_dims import KnownValues
 
 #: Length of each axis; None where it is not known before data comes.
 Shape: TypeAlias = "tuple[int | None, ...]"

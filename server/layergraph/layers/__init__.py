@@ -71,7 +71,7 @@ from layergraph.layers.pooling import (
     MaxPooling2D,
     MaxPooling3D,
 )
-from layergraph.layers.pooling_whole import (
+from layergraph.layers.pooling_global import (
     AdaptiveAveragePooling1D,
     AdaptiveAveragePooling2D,
     AdaptiveAveragePooling3D,

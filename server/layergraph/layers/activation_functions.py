@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from layergraph.config.options import Expected
 from layergraph.errors import unknown_name
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.plugins import custom_activations
 
@@ -272,10 +272,10 @@ def adopt_activation(owner: Layer, chosen: Activation) -> None:
         owner.sublayers["activation"] = chosen
 
 
-def activate(chosen: Activation, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+def activate(chosen: Activation, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
     """The activation of `x`, in the forward of a layer that adopted it; `w` are the owner's weights."""
     y: torch.Tensor = (
-        chosen.execute(run, w["activation"], (x,), {}, None, want_masks=False)[0]
+        chosen.execute(context, w["activation"], (x,), {}, None, want_masks=False)[0]
         if isinstance(chosen, Layer)
         else chosen(x)
     )

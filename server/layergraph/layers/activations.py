@@ -9,8 +9,8 @@ import torch
 from layergraph.config.options import integer, nonnegative, number, one_of, one_or_list_of, option, optional
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import (
@@ -37,9 +37,9 @@ class Activation(Layer):
             self.activation.build_for(args)
         super().build_for(args)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The activation of x."""
-        return activate(self.activation, run, w, x)
+        return activate(self.activation, context, w, x)
 
 
 class ReLU(Layer):
@@ -51,7 +51,7 @@ class ReLU(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         return relu(x, self.negative_slope, self.max_value, self.threshold)
 
@@ -69,7 +69,7 @@ class LeakyReLU(Layer):
             kwargs["negative_slope"] = alpha
         super().__init__(*args, **kwargs)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         return leaky_relu(x, self.negative_slope)
 
@@ -129,7 +129,7 @@ class PReLU(PerElement):
             constraint=self.alpha_constraint,
         )
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         y: torch.Tensor = torch.relu(x) - w.alpha * torch.relu(-x)
         return y
@@ -142,7 +142,7 @@ class ELU(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         return elu(x, self.alpha)
 
@@ -154,7 +154,7 @@ class ThresholdedReLU(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The thresholded x."""
         # Keras multiplies, so that an infinite x below the threshold gives NaN as there.
         return x * (x > self.theta).to(x.dtype)
@@ -172,7 +172,9 @@ class Softmax(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, context: CallContext, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The softmax. Raises GraphError for a mask that doesn't fit."""
         if mask is not None:
             self._check_mask(inputs, mask)

@@ -8,8 +8,8 @@ import torch
 
 from layergraph.config.options import fraction, number, option, positive_int
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Constant
 
@@ -26,7 +26,7 @@ class LayerScale(Layer):
         """Creates gamma."""
         self.add_weight("gamma", (self.projection_dim,), Constant(self.init_values))
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The scaled input."""
         scaled: torch.Tensor = x * w.gamma
         return scaled
@@ -39,13 +39,13 @@ class StochasticDepth(Layer):
 
     drop_path_rate: float = option(fraction)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The input, without some of its rows in training."""
-        if not run.training:
+        if not context.training:
             return x
         keep = 1 - self.drop_path_rate
         shape = (x.shape[0], *[1] * (x.ndim - 1))
-        rows = run.drawn(shape, x, lambda empty: empty.uniform_(generator=run.generator))
+        rows = context.drawn(shape, x, lambda empty: empty.uniform_(generator=context.generator))
         return x / keep * (keep + rows).floor()
 
 
@@ -56,7 +56,7 @@ class CustomScaleLayer(Layer):
 
     scale: float = option(number)
 
-    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
         """The sum of two inputs. Raises GraphError for another number of them."""
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise GraphError(

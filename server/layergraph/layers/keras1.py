@@ -10,8 +10,8 @@ from torch.nn import functional
 from layergraph.config.options import boolean, integer, number, one_or_list_of, option, optional, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Constant, Ones, Zeros, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
@@ -69,7 +69,7 @@ class MaxoutDense(_Dense):
         if self.use_bias:
             self.add_bias(self.nb_feature, self.units)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The maximum over the layers."""
         y = torch.einsum("rf,nfu->rnu", x, w.kernel)
         return (y + w.bias if self.use_bias else y).amax(1)
@@ -95,14 +95,14 @@ class Highway(_Dense):
             self.add_bias(features)
             self.add_weight("carry_bias", (features,), Ones())
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The mixture of the activation and the input."""
         share = x @ w.carry_kernel
         y = x @ w.kernel
         if self.use_bias:
             share, y = share + w.carry_bias, y + w.bias
         share = torch.sigmoid(share)
-        return activate(self.activation, run, w, y) * share + (1 - share) * x
+        return activate(self.activation, context, w, y) * share + (1 - share) * x
 
 
 class CosineMerge(Dot):
@@ -130,7 +130,7 @@ class ParametricSoftplus(PerElement):
         self.add_weight("alphas", shape, Constant(self.alpha_init))
         self.add_weight("betas", shape, Constant(self.beta_init))
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The scaled softplus."""
         # torch's softplus gives x itself above 20.
         y: torch.Tensor = w.alphas * functional.softplus(w.betas * x, threshold=50)
@@ -152,7 +152,7 @@ class SReLU(PerElement):
         for name in ("t_left", "a_left", "t_right", "a_right"):
             self.add_weight(name, shape, getattr(self, f"{name}_init"))
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The S-shaped x."""
         width = w.t_right.abs()
         above = x - w.t_left

@@ -9,8 +9,8 @@ import torch
 
 from layergraph.config.options import Expected, boolean, integer, one_of, option
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 
 #: The mask of each input, or None where none of them has one.
@@ -28,7 +28,7 @@ class _Merge(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """One tensor of the list. Raises GraphError for anything but a list of tensors that fit."""
         tensors = self.checked(inputs)
         return self.merge(tensors, mask if self.mask_rule == "keras3" else None)
@@ -43,7 +43,7 @@ class _Merge(Layer):
         """One tensor of several; `masks` for those whose masked elements don't take part."""
         raise NotImplementedError
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Keras 3: a step counts if it does in any input, and there is no mask if one input has none. Keras 2: a step
         counts if it does in all inputs that have a mask.
         """
@@ -67,14 +67,14 @@ class _Merge(Layer):
 class _Elementwise(_Merge):
     """Combines elements at the same place. Inputs of fewer axes get axes of length 1 after the rows, and broadcast."""
 
-    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """One tensor of the list."""
         tensors = self.checked(inputs)
         rank = max(tensor.ndim for tensor in tensors)
         expanded = [_with_rank(tensor, rank) for tensor in tensors]
-        if run.stand_ins is not None:
+        if context.symbolic_dims is not None:
             for axis in range(1, rank):
-                expanded = _with_unknown(expanded, axis, run.stand_ins.length)
+                expanded = _with_unknown(expanded, axis, context.symbolic_dims.length)
         masks = None
         if self.mask_rule == "keras3" and mask is not None:
             # In Keras an input that gets new axes loses its mask.
@@ -163,11 +163,14 @@ class Concatenate(_Merge):
 
     axis: int = option(integer, default=-1)
 
-    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """The inputs in a row."""
         tensors = self.checked(inputs)
-        if run.stand_ins is not None:
-            tensors = [tensors[0], *(self._fitted(tensor, tensors[0], run.stand_ins.length) for tensor in tensors[1:])]
+        if context.symbolic_dims is not None:
+            tensors = [
+                tensors[0],
+                *(self._fitted(tensor, tensors[0], context.symbolic_dims.length) for tensor in tensors[1:]),
+            ]
         return self.merge(tensors, mask)
 
     def _fitted(self, tensor: torch.Tensor, first: torch.Tensor, unknown: int) -> torch.Tensor:
@@ -185,7 +188,7 @@ class Concatenate(_Merge):
             raise GraphError(f"got shapes {shapes}, expected equal numbers of axes, with an axis {self.axis} to join")
         return torch.cat(tensors, self.axis)
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """The masks joined as the inputs are, where an input without one counts as a whole. A step counts if any of its
         features does (Keras 3), or if all do (Keras 2).
         """
@@ -227,15 +230,15 @@ class Dot(_Merge):
         """The inputs, if they are two."""
         return _two(self, super().checked(inputs))
 
-    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """The products."""
         tensors = self.checked(inputs)
-        if run.stand_ins is not None:
+        if context.symbolic_dims is not None:
             axes = self._summed_axes(tensors)
             # An unknown length fits a known one.
-            if run.stand_ins.length in {t.shape[axis] for t, axis in zip(tensors, axes, strict=True)}:
+            if context.symbolic_dims.length in {t.shape[axis] for t, axis in zip(tensors, axes, strict=True)}:
                 pairs = zip(tensors, axes, strict=True)
-                tensors = [_resized(tensor, axis, run.stand_ins.length) for tensor, axis in pairs]
+                tensors = [_resized(tensor, axis, context.symbolic_dims.length) for tensor, axis in pairs]
         return self.merge(tensors, mask)
 
     def _summed_axes(self, tensors: list[torch.Tensor]) -> list[int]:
@@ -267,7 +270,7 @@ class Dot(_Merge):
             raise GraphError(f"axes is {self.axes}, expected axes of shape {shape} other than the rows")
         return axis % len(shape)
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """None: what comes out has other steps."""
         return None
 

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional
 
 from layergraph.config.options import anything, option
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
-from layergraph.layers.pooling_whole import LAYERS as WHOLE
+from layergraph.layers.pooling_global import LAYERS as WHOLE
 from layergraph.layers.spatial import SpatialLayer, data_format, padding, same_padding
 
 
@@ -34,7 +34,7 @@ class _Pooling(SpatialLayer):
         self.each_axis("strides")
         self.check_padding(self.padding)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         lengths = self.lengths(x)
         same = self.padding == "same"

@@ -17,31 +17,33 @@ from layergraph.config.options import (
     optional,
     positive_int,
 )
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.regularizers import L1L2
 
 
-def dropped(run: Run, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | None = None) -> torch.Tensor:
+def dropped(
+    context: CallContext, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | None = None
+) -> torch.Tensor:
     """x with a fraction `rate` of it set to 0 and the rest scaled by 1 / (1 - rate).
 
     Elements that share an element of `noise_shape`, which broadcasts to x, share their fate.
     """
-    return x * dropout_mask(run, x, rate, noise_shape)
+    return x * dropout_mask(context, x, rate, noise_shape)
 
 
 def dropout_mask(
-    run: Run, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | torch.Size | None = None
+    context: CallContext, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | torch.Size | None = None
 ) -> torch.Tensor:
     """What dropout multiplies by: 0 with probability `rate`, else 1 / (1 - rate). Type and device are those of x."""
     keep = 1.0 - rate
-    mask = run.drawn(noise_shape or x.shape, x, lambda empty: empty.bernoulli_(keep, generator=run.generator))
+    mask = context.drawn(noise_shape or x.shape, x, lambda empty: empty.bernoulli_(keep, generator=context.generator))
     return mask.mul_(1 / keep if keep else 0.0)
 
 
-def _normal(run: Run, x: torch.Tensor, mean: float, stddev: float) -> torch.Tensor:
-    return run.drawn(x.shape, x, lambda empty: empty.normal_(mean, stddev, generator=run.generator))
+def _normal(context: CallContext, x: torch.Tensor, mean: float, stddev: float) -> torch.Tensor:
+    return context.drawn(x.shape, x, lambda empty: empty.normal_(mean, stddev, generator=context.generator))
 
 
 class Dropout(Layer):
@@ -57,11 +59,11 @@ class Dropout(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, or what dropout leaves of them."""
-        if not run.training or not self.rate:
+        if not context.training or not self.rate:
             return x
-        return dropped(run, x, self.rate, _concrete(self.noise_shape, x))
+        return dropped(context, x, self.rate, _concrete(self.noise_shape, x))
 
 
 def _concrete(noise_shape: Any, x: torch.Tensor) -> tuple[int, ...] | None:
@@ -79,13 +81,13 @@ class AlphaDropout(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, or a * (x or SELU's lowest value) + b."""
-        if not run.training or not self.rate:
+        if not context.training or not self.rate:
             return x
         lowest = -1.6732632423543772 * 1.0507009873554805
         shape = _concrete(self.noise_shape, x) or x.shape
-        kept = run.drawn(shape, x, lambda empty: empty.bernoulli_(1 - self.rate, generator=run.generator))
+        kept = context.drawn(shape, x, lambda empty: empty.bernoulli_(1 - self.rate, generator=context.generator))
         a = ((1 - self.rate) * (1 + self.rate * lowest**2)) ** -0.5 if self.rate < 1 else 0.0
         return a * (x * kept + lowest * (1 - kept)) - a * lowest * self.rate
 
@@ -98,12 +100,12 @@ class GaussianDropout(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, in training with noise."""
-        if not run.training or not self.rate:
+        if not context.training or not self.rate:
             return x
         stddev = math.sqrt(self.rate / (1 - self.rate)) if self.rate < 1 else math.inf
-        return x * _normal(run, x, 1.0, stddev)
+        return x * _normal(context, x, 1.0, stddev)
 
 
 class GaussianNoise(Layer):
@@ -114,9 +116,9 @@ class GaussianNoise(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, in training with noise."""
-        return x + _normal(run, x, 0.0, self.stddev) if run.training and self.stddev else x
+        return x + _normal(context, x, 0.0, self.stddev) if context.training and self.stddev else x
 
 
 class _SpatialDropout(Layer):
@@ -132,9 +134,9 @@ class _SpatialDropout(Layer):
         """Shape of the random mask: rows and channels."""
         return (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs, in training without some channels."""
-        return dropped(run, x, self.rate, self.noise_shape(x)) if run.training and self.rate else x
+        return dropped(context, x, self.rate, self.noise_shape(x)) if context.training and self.rate else x
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config, which has no `trainable`: Keras doesn't take it back here."""
@@ -188,7 +190,7 @@ class ActivityRegularization(Layer):
         """Keras 3's config: the penalty is told by its strengths."""
         return {key: value for key, value in super().get_config().items() if key != "activity_regularizer"}
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs."""
         return x
 

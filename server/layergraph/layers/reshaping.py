@@ -9,10 +9,10 @@ import torch
 
 from layergraph.config.options import Expected, anything, brief, integer, list_of, nonnegative_int, option, positive_int
 from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
-from layergraph.functional.structure import Structure
+from layergraph.functional.nest import Structure
 from layergraph.functional.weights import Weights
 from layergraph.layers.spatial import SpatialLayer, data_format
 from layergraph.layers.up_sampling import LAYERS as UP_SAMPLING
@@ -23,7 +23,7 @@ class Flatten(Layer):
 
     data_format: str = option(data_format, default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs: (rows, values)."""
         if self.data_format == "channels_first" and x.ndim > 1:
             x = x.movedim(1, -1)
@@ -59,7 +59,7 @@ class Reshape(Layer):
                 f"layer '{self.name}' (Reshape): can't bring rows of shape {tuple(shape[1:])} to {self.target_shape}"
             )
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs: (rows, *target_shape). Raises DataError where the number of values doesn't fit."""
         lengths = self._lengths(x.shape[1:])
         if lengths is not None:
@@ -96,7 +96,7 @@ class Permute(Layer):
                 f"Permute: option 'dims' is {list(self.dims)}, expected each of 1 to {len(self.dims)} once"
             )
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs, as a view."""
         if x.ndim != len(self.dims) + 1:
             raise GraphError(
@@ -110,7 +110,7 @@ class RepeatVector(Layer):
 
     n: int = option(positive_int)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs, as a view."""
         if x.ndim != 2:
             raise GraphError(f"layer '{self.name}' (RepeatVector): got an input of rank {x.ndim}, expected 2")
@@ -171,7 +171,7 @@ class _ZeroPadding(_BorderLayer):
         """Brings the padding to pairs."""
         self.read_border("padding")
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         self.check_rank(x.ndim)
         return self.padded(self.floating(x), self.pairs(self.padding))
@@ -205,7 +205,7 @@ class _Cropping(_BorderLayer):
         """Brings the cropping to pairs."""
         self.read_border("cropping")
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs. Raises DataError where nothing would be left."""
         crops = self.pairs(self.cropping)
         self.check_windows(self.lengths(x), [sum(pair) + 1 for pair in crops])

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from layergraph.config.options import Expected, anything, one_of, option
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.layers.preprocessing.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import SpatialLayer, data_format
@@ -32,7 +32,7 @@ class _UpSampling(SpatialLayer):
         """Brings the size to one value an axis."""
         self.each_axis("size")
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         self.check_rank(x.ndim)
         return self.repeated(self.floating(x))
@@ -72,11 +72,11 @@ class UpSampling2D(_UpSampling):
     interpolation: str = option(interpolation, default="nearest")
     image_rule: str = option(one_of("keras3", "corner"), default="keras3", kw_only=True)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         if self.interpolation in ("nearest", "area"):
             # By a whole factor, every new pixel lies within one old one.
-            return super().forward(run, w, x)
+            return super().forward(context, w, x)
         if self.interpolation == "bilinear" and self.image_rule == "corner":
             x = self.floating(x)
             for axis, times in zip(self.spatial_axes, self.size, strict=True):

@@ -11,10 +11,10 @@ from layergraph.config.options import Expected, one_of, option, optional
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
-from layergraph.functional.structure import flatten, map_structure
+from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.layers.quantized.kernels import QuantizedLayer
@@ -84,48 +84,48 @@ class TimeDistributed(_Wrapper):
             self.layer.build_for((step,))
         super().build_for(args)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
         """What the layer gives for each step. Raises GraphError for a mask that doesn't fit."""
         rows, steps = inputs.shape[:2]
         flat_mask = None if mask is None else self._flat_mask(mask, inputs)
-        if steps and self._sees_steps(run):
+        if steps and self._sees_steps(context):
             masks = [None] * steps if mask is None else mask.unbind(1)
-            each = [self._inner(run, w["layer"], *one) for one in zip(inputs.unbind(1), masks, strict=True)]
+            each = [self._inner(context, w["layer"], *one) for one in zip(inputs.unbind(1), masks, strict=True)]
             stacked = (torch.stack(parts, 1) for parts in zip(*map(flatten, each), strict=True))
             return map_structure(lambda _: next(stacked), each[0])
         flat = inputs.reshape(rows * steps, *inputs.shape[2:])
-        outputs = self._inner(run, w["layer"], flat, flat_mask)
+        outputs = self._inner(context, w["layer"], flat, flat_mask)
         return map_structure(lambda y: y.reshape(rows, steps, *y.shape[1:]), outputs)
 
-    def _sees_steps(self, run: Run) -> bool:
+    def _sees_steps(self, context: CallContext) -> bool:
         """Whether the layer is called step by step, since something in it is measured over the rows of a call."""
-        return self.step_rule == "keras3" and self._measures(run)
+        return self.step_rule == "keras3" and self._measures(context)
 
-    def _measures(self, run: Run) -> bool:
+    def _measures(self, context: CallContext) -> bool:
         inside = list(self.layer.walk_layers())
-        if run.training and any(layer.keeps_statistics for layer in inside):
+        if context.training and any(layer.keeps_statistics for layer in inside):
             return True
         penalised = any(layer.activity_regularizer is not None for layer in inside if layer is not self.layer)
-        return run.losses is not None and penalised
+        return context.losses is not None and penalised
 
     def _flat_mask(self, mask: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         if mask.ndim < 2 or (mask.shape[:2] != inputs.shape[:2] and not mask.is_meta):
             raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected {tuple(inputs.shape[:2])} and more")
         return mask.reshape(mask.shape[0] * mask.shape[1], *mask.shape[2:])
 
-    def _inner(self, run: Run, w: Any, flat: torch.Tensor, mask: torch.Tensor | None) -> Any:
+    def _inner(self, context: CallContext, w: Any, flat: torch.Tensor, mask: torch.Tensor | None) -> Any:
         if self.layer.inner_model is not None:
-            outputs, _ = self.layer.execute(run, w, (flat,), {}, mask, want_masks=False)
-            if self.step_rule == "keras2" and self._measures(run):
+            outputs, _ = self.layer.execute(context, w, (flat,), {}, mask, want_masks=False)
+            if self.step_rule == "keras2" and self._measures(context):
                 # tf.keras goes through the model once more to find the masks.
-                self.layer.execute(run, w, (flat,), {}, mask, want_masks=False)
+                self.layer.execute(context, w, (flat,), {}, mask, want_masks=False)
             return self.layer.output_structure(outputs)
         takes_mask = mask is not None and "mask" in self.layer.mask_argument_names
         kwargs = {"mask": mask} if takes_mask else {}
         if self.step_rule == "keras2":
-            return self.layer.execute(run, w, (flat,), kwargs, None, want_masks=False)[0]
+            return self.layer.execute(context, w, (flat,), kwargs, None, want_masks=False)[0]
         # As Keras 3 does, past the call's machinery: the layer's activity regularisation doesn't count in here.
-        return self.layer.forward(run, w, flat, **kwargs)
+        return self.layer.forward(context, w, flat, **kwargs)
 
 
 class Bidirectional(_Wrapper):
@@ -193,7 +193,7 @@ class Bidirectional(_Wrapper):
 
     def forward(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
@@ -210,7 +210,7 @@ class Bidirectional(_Wrapper):
         ):
             masks = {"mask": mask, "sequences_mask": sequences_mask}
             outputs, _ = layer.execute(
-                run, bound, (sequences,), {"initial_state": start or None, **masks}, None, want_masks=False
+                context, bound, (sequences,), {"initial_state": start or None, **masks}, None, want_masks=False
             )
             ways.append(flatten(outputs))
         dtype = torch_dtype(self.compute_dtype)
@@ -232,7 +232,7 @@ class Bidirectional(_Wrapper):
             case _:
                 return [ahead, back]
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """The mask of the steps for each sequence that comes out; states have none."""
         if not self._flag(self.layer, "return_sequences"):
             return None

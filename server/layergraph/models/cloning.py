@@ -11,7 +11,7 @@ from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.input import Input, InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.structure import flatten, map_structure
+from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.tensor import Tensor
 from layergraph.models.loading import described_model
 from layergraph.models.model import Model

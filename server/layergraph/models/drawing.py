@@ -11,7 +11,7 @@ from pathlib import Path
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.structure import flatten
+from layergraph.functional.nest import flatten
 
 #: What `dot` is asked to write.
 _FORMATS = ("png", "svg", "pdf", "jpg")

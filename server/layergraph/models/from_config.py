@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
+from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.options import brief
-from layergraph.config.problems import Problems, brief_name
 from layergraph.config.quantization import quantization
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
@@ -18,8 +18,8 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.functional import Functional
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import flatten
 from layergraph.functional.stored_form import StoredForm
-from layergraph.functional.structure import flatten
 from layergraph.functional.tensor import Tensor
 from layergraph.layers.quantized.table import QUANTIZED
 from layergraph.layers.table import LAYERS
@@ -43,7 +43,7 @@ class Rebuilt:
     file_order: dict[Functional, tuple[Layer, ...]] = field(default_factory=dict)
 
 
-def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Problems) -> None:
+def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics) -> None:
     """Adds every class and option to `problems` that layergraph doesn't have, in all nested models and wrappers."""
     # Each with the layers that hold it.
     waiting: list[tuple[GraphSpec | LayerSpec, str]] = [(spec, "")]

@@ -9,8 +9,8 @@ from typing import Any
 
 from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
 from layergraph.config.compiled import compile_config
-from layergraph.config.generation import Generation, generation_of
-from layergraph.config.problems import Problems
+from layergraph.config.diagnostics import Diagnostics
+from layergraph.config.keras_versions import Generation, generation_of
 from layergraph.config.reader import read_graph
 from layergraph.config.vocabulary import Vocabulary
 from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
@@ -88,7 +88,7 @@ def described_model(described: Any, limits: LoadLimits) -> Model:
 
 
 def _compile(model: Model, given: Mapping[str, Any], generation: Generation) -> None:
-    problems = Problems()
+    problems = Diagnostics()
     config = compile_config(given, generation, model.output_names, problems, custom_activations())
     # A custom loss makes a model untrainable here, but it can be served.
     model.compile_config = None if problems else config
@@ -100,7 +100,7 @@ def vocabulary() -> Vocabulary:
 
 
 def _rebuilt(config: Mapping[str, Any], generation: Generation, path: Path, limits: LoadLimits) -> Rebuilt:
-    problems = Problems()
+    problems = Diagnostics()
     spec = read_graph(config, generation, path, problems, vocabulary(), limits)
     find_unsupported(spec, generation.ignores, problems)
     if problems:

@@ -15,7 +15,7 @@ from layergraph.archive.limits import DEFAULT_LIMITS
 from layergraph.errors import ConfigError
 from layergraph.execution.plan import Plan
 from layergraph.execution.tuning.result import Choice
-from layergraph.functional.structure import Structure
+from layergraph.functional.nest import Structure
 from layergraph.plugins import custom_object_scope
 from layergraph.training.trainer import Trainer
 

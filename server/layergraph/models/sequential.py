@@ -10,7 +10,7 @@ from layergraph.functional import scopes
 from layergraph.functional.input import Input, InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.naming import default_name
-from layergraph.functional.structure import Structure, flatten
+from layergraph.functional.nest import Structure, flatten
 from layergraph.functional.tensor import Shape, Tensor
 from layergraph.models.model import Model
 

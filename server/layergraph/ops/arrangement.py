@@ -19,7 +19,7 @@ from layergraph.config.options import (
     positive_int,
 )
 from layergraph.errors import GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 from layergraph.ops.shape_values import whole
@@ -31,7 +31,7 @@ class Identity(Operation):
 
     keras_module = "layergraph.ops"
 
-    def forward(self, run: Run, w: Weights, x: Any) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
         """x as it is."""
         return x
 
@@ -42,7 +42,7 @@ class Pad(Operation):
     pad_width: Any = option(anything)
     mode: str = option(one_of("constant", "reflect", "symmetric", "edge"), default="constant")
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, constant_values: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, constant_values: Any = None) -> torch.Tensor:
         """x with more around it."""
         widths = _pairs(self.pad_width, x.ndim)
         if self.mode == "constant":
@@ -84,7 +84,7 @@ class Rot90(Operation):
     k: int = option(integer, default=1)
     axes: Any = option(list_of(integer), default=(0, 1))
 
-    def forward(self, run: Run, w: Weights, array: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, array: torch.Tensor) -> torch.Tensor:
         """Quarter turns."""
         return torch.rot90(array, self.k, list(self.axes))
 
@@ -94,7 +94,7 @@ class Flip(Operation):
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x backwards along axes, by default all."""
         return x.flip(list(range(x.ndim)) if self.axis is None else listed(self.axis))
 
@@ -102,7 +102,7 @@ class Flip(Operation):
 class Fliplr(Operation):
     """keras.ops.fliplr."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The second axis backwards."""
         return x.flip(1)
 
@@ -110,7 +110,7 @@ class Fliplr(Operation):
 class Flipud(Operation):
     """keras.ops.flipud."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The first axis backwards."""
         return x.flip(0)
 
@@ -121,7 +121,7 @@ class Roll(Operation):
     shift: Any = option(one_or_list_of(integer))
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x moved round along axes."""
         return x.roll(self.shift) if self.axis is None else x.roll(self.shift, self.axis)
 
@@ -133,7 +133,7 @@ class Tile(Operation):
     computes_values = True
     repeats: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: Any, repeats: Any = None) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: Any, repeats: Any = None) -> Any:
         """x many times over. `repeats` in the call may hold tensors."""
         x = torch.as_tensor(x)
         return x.tile(lengths_of(self.repeats if repeats is None else repeats))
@@ -145,7 +145,7 @@ class Repeat(Operation):
     repeats: int = option(integer)
     axis: int | None = option(optional(integer), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Each element many times."""
         return x.repeat_interleave(self.repeats, self.axis)
 
@@ -155,7 +155,7 @@ class Meshgrid(Operation):
 
     indexing: str = option(one_of("xy", "ij"), default="xy")
 
-    def forward(self, run: Run, w: Weights, x: Any, y: Any = None, z: Any = None) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: Any, y: Any = None, z: Any = None) -> list[torch.Tensor]:
         """Coordinates of a grid."""
         axes = [value.reshape(-1) for value in (x, y, z) if value is not None]
         return list(torch.meshgrid(*axes, indexing=self.indexing))
@@ -167,7 +167,7 @@ class _Blocks(Operation):
     block_size: int = option(positive_int)
     data_format: str = option(one_of("channels_last", "channels_first"), default="channels_last")
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The image with other axes."""
         last = self.data_format == "channels_last"
         y = self.moved(x if last else x.movedim(1, -1), self.block_size)
@@ -208,7 +208,9 @@ class Rearrange(Operation):
     keras_module = "keras.src.ops.einops"
     variadic = True
 
-    def forward(self, run: Run, w: Weights, tensor: torch.Tensor, pattern: str, **axes_lengths: int) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, tensor: torch.Tensor, pattern: str, **axes_lengths: int
+    ) -> torch.Tensor:
         """The elements in the order of the pattern's right side. Raises GraphError for one that doesn't fit."""
         before, arrow, after = str(pattern).partition("->")
         old, new = ([part.strip("()").split() for part in _PATTERN.findall(side)] for side in (before, after))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from layergraph.config.options import boolean, integer, one_of, option, optional, positive_int
 from layergraph.errors import DataError, GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
@@ -29,7 +29,7 @@ class CTCLoss(_Ctc):
 
     def forward(  # type: ignore[override]
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         target: torch.Tensor,
         output: torch.Tensor,
@@ -62,7 +62,9 @@ class CTCDecode(_Ctc):
     merge_repeated: bool = option(boolean, default=True)
     mask_index: int | None = option(optional(integer), default=0)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, sequence_lengths: Any) -> list[torch.Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, inputs: torch.Tensor, sequence_lengths: Any
+    ) -> list[torch.Tensor]:
         """The classes (paths, rows, steps), then -1; and a score for each path of each row."""
         x = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if x.is_meta:

@@ -8,7 +8,7 @@ import torch
 
 from layergraph.config.options import boolean, number, one_of, option, optional
 from layergraph.errors import DataError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, as_tensors
 
@@ -31,7 +31,7 @@ class Cholesky(_Matrix):
 
     upper: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The root."""
         return torch.linalg.cholesky(x, upper=self.upper)
 
@@ -41,7 +41,7 @@ class CholeskyInverse(_Matrix):
 
     upper: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The inverse of a matrix whose root x is."""
         return torch.cholesky_inverse(x, upper=self.upper)
 
@@ -49,7 +49,7 @@ class CholeskyInverse(_Matrix):
 class Det(_Matrix):
     """keras.ops.det."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The determinant."""
         return torch.linalg.det(x)
 
@@ -57,7 +57,7 @@ class Det(_Matrix):
 class Eig(_Matrix):
     """keras.ops.eig."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """Eigenvalues and eigenvectors, complex."""
         return list(torch.linalg.eig(x))
 
@@ -65,7 +65,7 @@ class Eig(_Matrix):
 class Eigh(_Matrix):
     """keras.ops.eigh."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """Eigenvalues and eigenvectors of a symmetric matrix."""
         return list(torch.linalg.eigh(x))
 
@@ -73,7 +73,7 @@ class Eigh(_Matrix):
 class Inv(_Matrix):
     """keras.ops.inv."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The inverse."""
         return torch.linalg.inv(x)
 
@@ -83,7 +83,7 @@ class Lstsq(_Matrix):
 
     rcond: float | None = option(optional(number), default=None)
 
-    def forward(self, run: Run, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
         """The x for which a @ x is nearest to b. Singular values under `rcond` of the largest count as 0."""
         a, b = as_tensors(a, b)
         vector = b.ndim == a.ndim - 1
@@ -100,7 +100,7 @@ class Lstsq(_Matrix):
 class LuFactor(_Matrix):
     """keras.ops.lu_factor."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """Both triangles in one matrix, and which rows were exchanged, counted from 0 (torch counts from 1)."""
         factors, pivots = torch.linalg.lu_factor(x)
         return [factors, pivots - 1]
@@ -111,7 +111,7 @@ class MatrixRank(_Matrix):
 
     tol: float | None = option(optional(number), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The rank: singular values above `tol`."""
         return torch.linalg.matrix_rank(x, atol=self.tol).to(torch.int32)
 
@@ -121,7 +121,7 @@ class Pinv(_Matrix):
 
     rcond: float | None = option(optional(number), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The pseudo-inverse."""
         return torch.linalg.pinv(x, rtol=self.rcond)
 
@@ -131,7 +131,7 @@ class Qr(_Matrix):
 
     mode: str = option(one_of("reduced", "complete"), default="reduced")
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """An orthogonal and a triangular matrix."""
         return list(torch.linalg.qr(x, mode=self.mode))
 
@@ -139,7 +139,7 @@ class Qr(_Matrix):
 class Solve(_Matrix):
     """keras.ops.solve."""
 
-    def forward(self, run: Run, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
         """The x for which a @ x = b."""
         return torch.linalg.solve(*as_tensors(a, b))
 
@@ -149,7 +149,7 @@ class SolveTriangular(_Matrix):
 
     lower: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
         """The x for which a @ x = b."""
         a, b = as_tensors(a, b)
         vector = b.ndim == a.ndim - 1
@@ -163,7 +163,7 @@ class SVD(_Matrix):
     full_matrices: bool = option(boolean, default=True)
     compute_uv: bool = option(boolean, default=True)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """Left vectors, singular values, right vectors; or the values alone."""
         if not self.compute_uv:
             return torch.linalg.svdvals(x)
@@ -175,7 +175,7 @@ class Logdet(_Matrix):
 
     keras_module = "keras.src.ops.math"
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The logarithm of the determinant."""
         return torch.logdet(x)
 
@@ -185,7 +185,7 @@ class Slogdet(_Matrix):
 
     keras_module = Operation.keras_module
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """Sign and logarithm of the determinant."""
         return list(torch.linalg.slogdet(x))
 

@@ -8,7 +8,7 @@ from layergraph.config.options import (
     integer,
     option,
 )
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
@@ -22,7 +22,7 @@ class _Diagonal(Operation):
 class Diagonal(_Diagonal):
     """keras.ops.diagonal."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The diagonal."""
         return torch.diagonal(x, self.offset, self.axis1, self.axis2)
 
@@ -30,7 +30,7 @@ class Diagonal(_Diagonal):
 class Trace(_Diagonal):
     """keras.ops.trace."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The sum of the diagonal."""
         y = torch.diagonal(x, self.offset, self.axis1, self.axis2).sum(-1)
         return y if x.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.int32))
@@ -43,7 +43,7 @@ class _Offset(Operation):
 class Diag(_Offset):
     """keras.ops.diag."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The diagonal of a matrix, or the matrix of a diagonal."""
         return torch.diag(x, self.k)
 
@@ -51,7 +51,7 @@ class Diag(_Offset):
 class Diagflat(_Offset):
     """keras.ops.diagflat."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The matrix whose diagonal holds all elements."""
         return torch.diagflat(x, self.k)
 
@@ -59,7 +59,7 @@ class Diagflat(_Offset):
 class Tril(_Offset):
     """keras.ops.tril."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """What is on and below a diagonal."""
         return torch.tril(x, self.k)
 
@@ -67,7 +67,7 @@ class Tril(_Offset):
 class Triu(_Offset):
     """keras.ops.triu."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """What is on and above a diagonal."""
         return torch.triu(x, self.k)
 

@@ -10,8 +10,8 @@ import torch
 
 from layergraph.config.options import anything, boolean, integer, number, option, optional
 from layergraph.errors import ConfigError, DataError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation, unknown_length
@@ -176,7 +176,7 @@ class Cast(Typed):
 
     keras_module = "keras.src.ops.core"
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x converted."""
         return self.converted(x)
 
@@ -206,7 +206,7 @@ class SaturateCast(Typed):
 
     keras_module = "keras.src.ops.core"
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x converted."""
         wanted = torch_dtype(self.element_type or "float32")
         if wanted is torch.bool:
@@ -226,7 +226,7 @@ class SaturateCast(Typed):
 class View(Typed):
     """The bits of x read as another element type (keras.ops.view)."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The same bytes."""
         return x if self.element_type is None else x.contiguous().view(torch_dtype(self.element_type))
 
@@ -236,7 +236,7 @@ class ZerosLike(Typed):
 
     computes_values = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The zeros."""
         return torch.zeros_like(self.converted(x.new_empty(()))).expand(x.shape)
 
@@ -250,7 +250,7 @@ class OnesLike(Typed):
 
     computes_values = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The ones."""
         return torch.ones_like(self.converted(x.new_empty(()))).expand(x.shape)
 
@@ -261,7 +261,7 @@ class Clip(Operation):
     x_min: Any = option(anything)
     x_max: Any = option(anything)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x within the bounds."""
         x = x.to(torch.int32) if x.dtype is torch.bool else x
         low, high = (
@@ -278,7 +278,9 @@ class Where(Operation):
 
     computes_values = True
 
-    def forward(self, run: Run, w: Weights, condition: torch.Tensor, x1: Any = None, x2: Any = None) -> torch.Tensor:
+    def forward(
+        self, context: CallContext, w: Weights, condition: torch.Tensor, x1: Any = None, x2: Any = None
+    ) -> torch.Tensor:
         """The choice. With the condition alone the indices where it holds: (axes, places)."""
         if x1 is not None and x2 is not None:
             if not (isinstance(x1, torch.Tensor) or isinstance(x2, torch.Tensor)):
@@ -286,7 +288,7 @@ class Where(Operation):
                 x1, x2 = (torch.as_tensor(x, dtype=kind, device=condition.device) for x in (x1, x2))
             return torch.where(condition.to(torch.bool), *as_tensors(x1, x2))
         if condition.is_meta:
-            return condition.new_empty((condition.ndim, unknown_length(run)), dtype=torch.int64)
+            return condition.new_empty((condition.ndim, unknown_length(context)), dtype=torch.int64)
         return torch.nonzero(condition).T
 
 
@@ -299,7 +301,7 @@ class ReLU(Operation):
     max_value: float | None = option(optional(number), default=None)
     threshold: float = option(number, default=0.0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         return activations.relu(x, self.negative_slope, self.max_value, self.threshold)
 
@@ -311,7 +313,7 @@ class LeakyRelu(Operation):
 
     negative_slope: float = option(number, default=0.2)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         return activations.leaky_relu(x, self.negative_slope)
 
@@ -323,7 +325,7 @@ class Elu(Operation):
 
     alpha: float = option(number, default=1.0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         return activations.elu(x, self.alpha)
 
@@ -331,7 +333,7 @@ class Elu(Operation):
 class Celu(Elu):
     """keras.ops.celu."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The rectified x."""
         return activations.celu(x, self.alpha)
 
@@ -343,7 +345,7 @@ class Gelu(Operation):
 
     approximate: bool = option(boolean, default=True)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The activation of x."""
         return activations.gelu(x, self.approximate)
 
@@ -355,7 +357,7 @@ class Softmax(Operation):
 
     axis: int | None = option(optional(integer), default=-1)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The softmax of x."""
         return activations.softmax(x.reshape(-1)).reshape(x.shape) if self.axis is None else x.softmax(self.axis)
 
@@ -363,7 +365,7 @@ class Softmax(Operation):
 class LogSoftmax(Softmax):
     """keras.ops.log_softmax."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The logarithm of the softmax of x."""
         flat = self.axis is None
         return x.reshape(-1).log_softmax(0).reshape(x.shape) if flat else x.log_softmax(self.axis or 0)

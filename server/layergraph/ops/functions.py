@@ -11,10 +11,10 @@ import torch
 
 from layergraph.config.names import snake_case
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
-from layergraph.functional.structure import Structure, flatten, map_structure
+from layergraph.functional.nest import Structure, flatten, map_structure
 from layergraph.functional.tensor import Shape, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, Typed
@@ -93,7 +93,7 @@ def _carried_out(name: str, kind: type[Operation], options: dict[str, Any], give
         # An option that can't be hashed, such as a list.
         operation = kind(name=name, **options)
     args, kwargs = operation._positional((), _as_tensors(given))
-    return operation.forward(Run(losses=None), Weights(), *args, **kwargs)
+    return operation.forward(CallContext(losses=None), Weights(), *args, **kwargs)
 
 
 @functools.lru_cache(1024)

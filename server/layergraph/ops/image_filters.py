@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from layergraph.config.options import nonnegative, number, one_of, option, optional, positive_int, sizes
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, as_tensors
 
@@ -48,7 +48,7 @@ class GaussianBlur(_Filter):
     kernel_size: Any = option(sizes(2), default=(3, 3))
     sigma: Any = option(sizes(2, nonnegative), default=(1.0, 1.0))  # type: ignore[arg-type]
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         """The images, with each pixel mixed with its neighbours."""
         height, width = self.kernel_size
         first, second = self.sigma
@@ -60,7 +60,7 @@ class GaussianBlur(_Filter):
 class SobelEdges(_Filter):
     """keras.ops.image.sobel_edges."""
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         """The slope of each pixel, down and across, along a new last axis."""
         across = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=images.dtype, device=images.device)
         x = self.channels_first(images)
@@ -76,7 +76,7 @@ class SSIM(_Filter):
     k1: float = option(number, default=0.01)
     k2: float = option(number, default=0.03)
 
-    def forward(self, run: Run, w: Weights, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """How alike each two images are: 1 if they are the same."""
         floats = [image if image.is_floating_point() else image.to(torch.float32) for image in (image1, image2)]
         a, b = (self.channels_first(image) for image in floats)
@@ -100,7 +100,7 @@ class PSNR(Operation):
 
     max_val: float = option(number)
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
         """Decibels of the largest value over the mean error of all rows together."""
         a, b = as_tensors(x1, x2)
         largest = torch.as_tensor(self.max_val, dtype=a.dtype, device=a.device)

@@ -11,7 +11,7 @@ import torch
 
 from layergraph.config.options import boolean, integer, list_of, number, one_of, option, optional
 from layergraph.errors import ConfigError, GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
@@ -98,7 +98,7 @@ class MapCoordinates(Operation):
         if self.order not in (0, 1):
             raise ConfigError(f"MapCoordinates: option 'order' is {self.order}, expected 0 or 1")
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, coordinates: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, coordinates: Any) -> torch.Tensor:  # type: ignore[override]
         """The elements of x there."""
         axes = [torch.as_tensor(at, device=inputs.device) for at in coordinates]
         if len(axes) != inputs.ndim:
@@ -144,7 +144,7 @@ class AffineTransform(_Projection):
     fill_value: float = option(number, default=0)
     data_format: Any = option(optional(one_of("channels_last", "channels_first")), default=None)
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor, transform: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor, transform: Any) -> torch.Tensor:  # type: ignore[override]
         """The images, moved by one transform or by one for each row."""
         factors = torch.as_tensor(transform, device=images.device)
         return self.projected(images, factors if factors.ndim == 2 else factors.unsqueeze(0))
@@ -153,7 +153,9 @@ class AffineTransform(_Projection):
 class PerspectiveTransform(_Projection):
     """keras.ops.image.perspective_transform."""
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor, start_points: Any, end_points: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, images: torch.Tensor, start_points: Any, end_points: Any
+    ) -> torch.Tensor:
         """The images, moved so that what was at four points (x, y) is at four others."""
         starts, ends = (
             torch.as_tensor(points, device=images.device).to(images.dtype).reshape(-1, 4, 2)
@@ -206,7 +208,7 @@ class ScaleAndTranslate(Operation):
     antialias: bool = option(boolean, default=True)
 
     def forward(  # type: ignore[override]
-        self, run: Run, w: Weights, images: torch.Tensor, output_shape: Any, scale: Any, translation: Any
+        self, context: CallContext, w: Weights, images: torch.Tensor, output_shape: Any, scale: Any, translation: Any
     ) -> torch.Tensor:
         """The images, scaled and moved along some axes."""
         shape = tuple(int(n) for n in output_shape)

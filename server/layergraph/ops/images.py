@@ -8,7 +8,7 @@ import torch
 
 from layergraph.config.options import anything, boolean, nonnegative_int, number, option, optional, positive_int, sizes
 from layergraph.errors import GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.layers.preprocessing.images import Resizing
 from layergraph.layers.spatial import same_padding
@@ -37,7 +37,7 @@ class Resize(_ImageOperation):
     fill_mode: str = option(anything, default="constant")
     fill_value: float = option(number, default=0.0)
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> Any:
         """The images in another size."""
         layer = Resizing(
             height=self.size[0],
@@ -51,13 +51,13 @@ class Resize(_ImageOperation):
             data_format=self.data_format,
             name="op",
         )
-        return layer.forward(run, w, images)
+        return layer.forward(context, w, images)
 
 
 class RGBToGrayscale(_ImageOperation):
     """keras.ops.image.rgb_to_grayscale."""
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> Any:
         """The brightness of each pixel."""
         axis = -1 if self.last else -3
         x = images if images.is_floating_point() else images.to(torch.float32)
@@ -91,7 +91,7 @@ def hsv_to_rgb(images: torch.Tensor, axis: int) -> torch.Tensor:
 class RGBToHSV(_ImageOperation):
     """keras.ops.image.rgb_to_hsv."""
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         """Hue, saturation and value of each pixel."""
         return rgb_to_hsv(images, -1 if self.last else -3)
 
@@ -99,7 +99,7 @@ class RGBToHSV(_ImageOperation):
 class HSVToRGB(_ImageOperation):
     """keras.ops.image.hsv_to_rgb."""
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         """Red, green and blue of each pixel."""
         return hsv_to_rgb(images, -1 if self.last else -3)
 
@@ -130,7 +130,7 @@ class PadImages(_Edges):
     bottom_padding: int | None = option(optional(nonnegative_int), default=None)
     right_padding: int | None = option(optional(nonnegative_int), default=None)
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         """The images with zeros around. Raises GraphError if they are larger already."""
         high, wide = self.axes(images)
         height, width = images.shape[high], images.shape[wide]
@@ -151,7 +151,7 @@ class CropImages(_Edges):
     bottom_cropping: int | None = option(optional(nonnegative_int), default=None)
     right_cropping: int | None = option(optional(nonnegative_int), default=None)
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         """The images without their edges. Raises GraphError if nothing is left."""
         high, wide = self.axes(images)
         for axis, before, after, target in (
@@ -174,7 +174,7 @@ class ExtractPatches(_ImageOperation):
     dilation_rate: int = option(positive_int, default=1)
     padding: str = option(anything, default="valid")
 
-    def forward(self, run: Run, w: Weights, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         """Each window as the channels of a pixel: rows, columns and channels of the window in C order."""
         x = images if self.last else images.movedim(-3, -1)
         single = x.ndim == 3

@@ -13,7 +13,7 @@ from layergraph.config.options import (
     optional,
 )
 from layergraph.errors import DataError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 from layergraph.ops.shape_values import whole
@@ -25,7 +25,7 @@ class GetItem(Operation):
     reads_values = True
     computes_values = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, key: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, key: Any) -> torch.Tensor:  # type: ignore[override]
         """The part of x. Slices with a negative step, which torch lacks, are taken from the flipped axis."""
         keys = key if isinstance(key, tuple) else tuple(key) if isinstance(key, list) else (key,)
         keys = tuple(_plain_slice(k) for k in keys)
@@ -41,7 +41,7 @@ class GetItem(Operation):
                 x = x.flip(axis) if len(picked) else x
                 last = x.shape[axis] - 1
                 k = slice(last - picked.start, last - picked[-1] + 1, -k.step) if len(picked) else slice(0, 0)
-            if run.stand_ins is not None and isinstance(k, slice) and run.stand_ins.is_unknown(x, axis):
+            if context.symbolic_dims is not None and isinstance(k, slice) and context.symbolic_dims.is_unknown(x, axis):
                 # What is left of an unknown length is unknown, as Keras says: data may be shorter than the slice.
                 k = slice(None)
             if isinstance(k, torch.Tensor) and k.ndim == 0 and k.dtype is not torch.bool:
@@ -73,7 +73,7 @@ class Take(Operation):
 
     axis: int | None = option(optional(integer), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
         """Elements of x by index along an axis; negative ones count from the end."""
         chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
         if self.axis is None:
@@ -90,7 +90,7 @@ class TakeAlongAxis(Operation):
 
     axis: int | None = option(optional(integer), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
         """One element for each index. Raises DataError for one out of range."""
         chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
         axis = self.axis
@@ -108,7 +108,7 @@ class Slice(Operation):
     keras_module = "keras.src.ops.core"
     shape: Any = option(list_of(integer))
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, start_indices: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, start_indices: Any) -> torch.Tensor:  # type: ignore[override]
         """A block of x from some place."""
         starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices
         for axis, (start, length) in enumerate(zip(starts, self.shape, strict=True)):
@@ -123,7 +123,7 @@ class SliceUpdate(Operation):
     keras_module = "keras.src.ops.core"
 
     def forward(  # type: ignore[override]
-        self, run: Run, w: Weights, inputs: torch.Tensor, start_indices: Any, updates: torch.Tensor
+        self, context: CallContext, w: Weights, inputs: torch.Tensor, start_indices: Any, updates: torch.Tensor
     ) -> torch.Tensor:
         """x with a block of it replaced."""
         starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices

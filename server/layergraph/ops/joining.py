@@ -14,7 +14,7 @@ from layergraph.config.options import (
     optional,
 )
 from layergraph.errors import GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, as_tensors
 
@@ -26,7 +26,7 @@ class Concatenate(Operation):
 
     axis: int | None = option(optional(integer), default=0)
 
-    def forward(self, run: Run, w: Weights, xs: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, xs: Any) -> torch.Tensor:
         """The tensors in a row, in the widest of their types. Lists of numbers may stand among them, as in shapes."""
         xs = [x if isinstance(x, torch.Tensor) else _listed(x, xs) for x in xs]
         if self.axis is None:
@@ -53,7 +53,7 @@ class Stack(Operation):
 
     axis: int = option(integer, default=0)
 
-    def forward(self, run: Run, w: Weights, x: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> torch.Tensor:
         """The tensors along a new axis."""
         # Numbers may stand among them, as in a shape.
         like = next((item for item in x if isinstance(item, torch.Tensor)), None)
@@ -68,14 +68,14 @@ class Append(Operation):
 
     axis: int | None = option(optional(integer), default=None)
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
         """The second behind the first."""
         a, b = as_tensors(x1, x2)
         return torch.cat([a.reshape(-1), b.reshape(-1)]) if self.axis is None else torch.cat([a, b], self.axis)
 
 
 class _Joined(Operation):
-    def forward(self, run: Run, w: Weights, xs: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, xs: Any) -> torch.Tensor:
         """The arrays as one."""
         return self.joined(list(xs))
 
@@ -129,10 +129,10 @@ class Split(Operation):
     indices_or_sections: Any = option(one_or_list_of(integer))
     axis: int = option(integer, default=0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The parts. Raises GraphError if equal parts don't come out."""
         if isinstance(self.indices_or_sections, int):
-            unknown = run.stand_ins is not None and run.stand_ins.is_unknown(x, self.axis % x.ndim)
+            unknown = context.symbolic_dims is not None and context.symbolic_dims.is_unknown(x, self.axis % x.ndim)
             if unknown:
                 # Whether it can be divided, data will tell.
                 part = x.narrow(self.axis, 0, -(-x.shape[self.axis] // self.indices_or_sections))
@@ -152,7 +152,7 @@ class Unstack(Operation):
     num: int | None = option(optional(integer), default=None)
     axis: int = option(integer, default=0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The slices along an axis."""
         return list(x.unbind(self.axis))
 
@@ -161,9 +161,9 @@ class _SplitAlong(Operation):
     indices_or_sections: Any = option(one_or_list_of(integer))
     along = 0
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The parts."""
-        return Split(self.indices_or_sections, self.along).forward(run, w, x)
+        return Split(self.indices_or_sections, self.along).forward(context, w, x)
 
 
 class Hsplit(_SplitAlong):
@@ -188,7 +188,7 @@ class ArraySplit(Operation):
     indices_or_sections: Any = option(one_or_list_of(integer))
     axis: int = option(integer, default=0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The parts, which may differ in length."""
         given = self.indices_or_sections
         return list(torch.tensor_split(x, given if isinstance(given, int) else list(given), self.axis))
@@ -201,7 +201,7 @@ class SplitSizes(Operation):
     sizes: Any = option(list_of(integer))
     axis: int = option(integer, default=0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The parts. One length may be -1."""
         rest = x.shape[self.axis] - sum(n for n in self.sizes if n >= 0)
         sizes = [rest if n < 0 else n for n in self.sizes]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from layergraph.config.options import anything, boolean, integer, one_of, one_or_list_of, option, optional
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, as_tensors
 
@@ -23,7 +23,7 @@ def _alike(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
 class Dot(Operation):
     """keras.ops.dot."""
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """NumPy's dot: over the last axis of the first and the second last of the other."""
         a, b = _alike(x1, x2)
         if a.ndim == 0 or b.ndim == 0:
@@ -34,7 +34,7 @@ class Dot(Operation):
 class Vdot(Operation):
     """keras.ops.vdot."""
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """The product of all elements."""
         a, b = _alike(x1, x2)
         return torch.dot(a.reshape(-1), b.reshape(-1))
@@ -43,7 +43,7 @@ class Vdot(Operation):
 class Inner(Operation):
     """keras.ops.inner."""
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """Over the last axes."""
         return torch.inner(*_alike(x1, x2))
 
@@ -51,7 +51,7 @@ class Inner(Operation):
 class Outer(Operation):
     """keras.ops.outer."""
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """Each with each."""
         a, b = _alike(x1, x2)
         return torch.outer(a.reshape(-1), b.reshape(-1))
@@ -68,7 +68,7 @@ class Tensordot(Operation):
 
     axes: Any = option(_axes, default=2)
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """Over the axes."""
         a, b = _alike(x1, x2)
         if isinstance(self.axes, int):
@@ -85,7 +85,7 @@ class Cross(Operation):
     axisc: int = option(integer, default=-1)
     axis: int | None = option(optional(integer), default=None)
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """The cross product of vectors of length 3, or 2, whose third element is 0."""
         a, b = _alike(x1, x2)
         first, second, result = (self.axisa, self.axisb, self.axisc) if self.axis is None else (self.axis,) * 3
@@ -99,7 +99,7 @@ class Cross(Operation):
 class Kron(Operation):
     """keras.ops.kron."""
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """Each element of the first times the second."""
         return torch.kron(*_alike(x1, x2))
 
@@ -109,7 +109,7 @@ class CDist(Operation):
 
     keras_module = "keras.src.ops.math"
 
-    def forward(self, run: Run, w: Weights, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x: Any, y: Any) -> Any:  # type: ignore[override]
         """The distance of each row from each."""
         a, b = _alike(x, y)
         return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1).sqrt()
@@ -118,7 +118,7 @@ class CDist(Operation):
 class Corrcoef(Operation):
     """keras.ops.corrcoef."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The correlation of each row with each."""
         x = x if x.is_floating_point() else x.to(torch.float64 if x.dtype is torch.int64 else torch.float32)
         return x.new_empty((x.shape[0],) * 2) if x.is_meta else torch.corrcoef(x)
@@ -129,7 +129,7 @@ class Correlate(Operation):
 
     mode: str = option(one_of("valid", "same", "full"), default="valid")
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """The sum of products at each shift of two vectors."""
         a, b = (x if x.is_floating_point() else x.to(torch.float32) for x in _alike(x1, x2))
         y = torch.nn.functional.conv1d(a[None, None], b[None, None], padding=b.shape[0] - 1)[0, 0]
@@ -150,7 +150,7 @@ class Norm(Operation):
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
     keepdims: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The norm of vectors, or of matrices with two axes."""
         x = x if x.is_floating_point() else x.to(torch.float32)
         axes = self.axis if self.axis is None or isinstance(self.axis, int) else list(self.axis)

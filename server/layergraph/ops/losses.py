@@ -10,7 +10,7 @@ from layergraph.config.options import (
     integer,
     option,
 )
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
@@ -26,7 +26,7 @@ class BinaryCrossentropy(_Loss):
 
     from_logits: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """The loss of each element."""
         target = target.to(output.dtype)
         if self.from_logits:
@@ -50,7 +50,7 @@ class _Crossentropy(_Loss):
 class CategoricalCrossentropy(_Crossentropy):
     """keras.ops.categorical_crossentropy."""
 
-    def forward(self, run: Run, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """The loss of each row."""
         return -(target * self.logarithms(output)).sum(self.axis)
 
@@ -58,7 +58,7 @@ class CategoricalCrossentropy(_Crossentropy):
 class SparseCategoricalCrossentropy(_Crossentropy):
     """keras.ops.sparse_categorical_crossentropy."""
 
-    def forward(self, run: Run, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """The loss of each row."""
         target = target.to(torch.int64)
         if target.ndim == output.ndim and target.shape[-1] == 1:

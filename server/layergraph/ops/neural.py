@@ -9,8 +9,8 @@ import torch
 
 from layergraph.config.options import anything, boolean, integer, number, one_or_list_of, option, optional, positive_int
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, at_least_float32
 
@@ -28,7 +28,7 @@ class Moments(_Neural):
     keepdims: bool = option(boolean, default=False)
     synchronized: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """Mean and variance."""
         axes = [self.axes] if isinstance(self.axes, int) else list(self.axes)
         variance, mean = torch.var_mean(x, axes, correction=0, keepdim=self.keepdims)
@@ -45,7 +45,7 @@ class RMSNorm(_Neural):
     axis: Any = option(one_or_list_of(integer), default=-1)
     epsilon: Any = option(anything, default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, scale: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, scale: Any = None) -> torch.Tensor:
         """x by its root mean square."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
         wide = at_least_float32(x)
@@ -61,7 +61,9 @@ class LayerNorm(_Neural):
     epsilon: Any = option(anything, default=None)
     rms_scaling: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, gamma: Any = None, beta: Any = None) -> torch.Tensor:
+    def forward(
+        self, context: CallContext, w: Weights, x: torch.Tensor, gamma: Any = None, beta: Any = None
+    ) -> torch.Tensor:
         """x by its mean and variance over the axes."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
         wide = at_least_float32(x)
@@ -85,7 +87,14 @@ class BatchNorm(_Neural):
     epsilon: float = option(number, default=1e-3)
 
     def forward(  # type: ignore[override]
-        self, run: Run, w: Weights, x: torch.Tensor, mean: Any, variance: Any, offset: Any = None, scale: Any = None
+        self,
+        context: CallContext,
+        w: Weights,
+        x: torch.Tensor,
+        mean: Any,
+        variance: Any,
+        offset: Any = None,
+        scale: Any = None,
     ) -> Any:
         """x by the mean and variance of each channel."""
         shape = [1] * x.ndim
@@ -108,7 +117,7 @@ class DotProductAttention(_Neural):
 
     def forward(  # type: ignore[override]
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -147,7 +156,7 @@ class OneHot(_Neural):
         self.element_type = dtype or "float32"
         super().__init__(*args, **kwargs)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """1 at the place of each integer, which is nowhere for one out of range."""
         classes = torch.arange(self.num_classes, device=x.device)
         y = (x.to(torch.int64).unsqueeze(-1) == classes).to(torch_dtype(self.element_type))
@@ -169,9 +178,9 @@ class MultiHot(_Neural):
         self.element_type = dtype
         super().__init__(*args, **kwargs)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """1 at the places of all integers of a row."""
-        codes = OneHot(self.num_classes, self.axis, dtype=self.element_type, name="op").forward(run, w, inputs)
+        codes = OneHot(self.num_classes, self.axis, dtype=self.element_type, name="op").forward(context, w, inputs)
         return codes.amax(1 if inputs.ndim > 1 else 0)
 
     def get_config(self) -> dict[str, Any]:
@@ -189,7 +198,7 @@ class FakeQuantWithMinMaxVars(Operation):
     axis: int | None = option(optional(integer), default=None)
 
     def forward(  # type: ignore[override]
-        self, run: Run, w: Weights, inputs: torch.Tensor, min_vals: Any, max_vals: Any
+        self, context: CallContext, w: Weights, inputs: torch.Tensor, min_vals: Any, max_vals: Any
     ) -> Any:
         """x at the nearest of 2^bits steps between the bounds, which are moved so that 0 is a step."""
         shape = [1] * inputs.ndim

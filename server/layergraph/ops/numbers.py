@@ -9,7 +9,7 @@ import torch
 
 from layergraph.config.options import anything, boolean, integer, number, option
 from layergraph.errors import DataError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation
@@ -106,7 +106,7 @@ class Round(Operation):
 
     decimals: int = option(integer, default=0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x rounded."""
         if x.is_floating_point():
             return torch.round(x, decimals=self.decimals)
@@ -120,7 +120,7 @@ class NanToNum(Operation):
     posinf: Any = option(anything, default=None)
     neginf: Any = option(anything, default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x with other numbers for what is none."""
         return torch.nan_to_num(x, self.nan, self.posinf, self.neginf) if x.is_floating_point() else x
 
@@ -130,7 +130,9 @@ class Isclose(Operation):
 
     equal_nan: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8
+    ) -> torch.Tensor:
         """Whether the two are nearly the same."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
@@ -144,7 +146,7 @@ class AllClose(Operation):
     atol: float = option(number, default=1e-8)
     equal_nan: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
         """Whether all elements of the two are nearly the same."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
@@ -154,7 +156,7 @@ class AllClose(Operation):
 class FullLike(Typed):
     """keras.ops.full_like."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, fill_value: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, fill_value: Any) -> torch.Tensor:  # type: ignore[override]
         """The value in the shape of x."""
         like = self.converted(x.new_empty(()))
         value = fill_value if isinstance(fill_value, torch.Tensor) else torch.as_tensor(fill_value, device=x.device)
@@ -170,7 +172,7 @@ class _Shrink(Operation):
 class SoftShrink(_Shrink):
     """keras.ops.soft_shrink."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x moved towards 0 by the threshold."""
         return torch.nn.functional.softshrink(x, self.threshold)
 
@@ -178,7 +180,7 @@ class SoftShrink(_Shrink):
 class HardShrink(_Shrink):
     """keras.ops.hard_shrink."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x where it is beyond the threshold, else 0."""
         return torch.nn.functional.hardshrink(x, self.threshold)
 
@@ -191,7 +193,7 @@ class Threshold(Operation):
     threshold: float = option(number)
     default_value: float = option(number)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x where it is above the threshold, else the default."""
         return torch.where(x > self.threshold, x, torch.as_tensor(self.default_value, dtype=x.dtype, device=x.device))
 
@@ -203,7 +205,7 @@ class Squareplus(Operation):
 
     b: float = option(number, default=4.0)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """(x + sqrt(x^2 + b)) / 2."""
         return (x + torch.sqrt(x.square() + self.b)) / 2
 
@@ -217,7 +219,7 @@ class _AlongAxis(Operation):
 class Glu(_AlongAxis):
     """keras.ops.glu."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The first half times the sigmoid of the second."""
         return torch.nn.functional.glu(x, self.axis)
 
@@ -225,7 +227,7 @@ class Glu(_AlongAxis):
 class Sparsemax(_AlongAxis):
     """keras.ops.sparsemax."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The projection on the simplex."""
         return activations.sparsemax(x.movedim(self.axis, -1)).movedim(-1, self.axis)
 

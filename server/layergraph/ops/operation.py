@@ -10,10 +10,10 @@ import torch
 
 from layergraph.config.options import Expected, brief
 from layergraph.errors import ConfigError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
-from layergraph.functional.structure import Structure
+from layergraph.functional.nest import Structure
 from layergraph.functional.weights import Weights
 
 
@@ -73,9 +73,9 @@ def _element_type(value: Any) -> str:
     return value if value in ("complex64", "complex128") else dtype(value)
 
 
-def unknown_length(run: Run) -> int:
+def unknown_length(context: CallContext) -> int:
     """What stands for a length that data alone will tell, while shapes are inferred."""
-    return run.stand_ins.length if run.stand_ins is not None else 1
+    return context.symbolic_dims.length if context.symbolic_dims is not None else 1
 
 
 class Unary(Operation):
@@ -85,7 +85,7 @@ class Unary(Operation):
 
     function: ClassVar[Callable[[torch.Tensor], torch.Tensor]]
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The function of x."""
         return type(self).function(x)
 
@@ -97,7 +97,7 @@ class Binary(Operation):
 
     function: ClassVar[Callable[[Any, Any], torch.Tensor]]
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
         """The function of both."""
         return type(self).function(*as_tensors(x1, x2))
 
@@ -142,7 +142,7 @@ def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
 def function_node(name: str, function: Callable[..., Any], **flags: bool) -> type[Operation]:
     """A function of TensorFlow as an operation: what is called with goes to `function` as it is."""
 
-    def forward(self: Operation, run: Run, w: Weights, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Operation, context: CallContext, w: Weights, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     members = {"forward": forward, "variadic": True, "keras_module": "layergraph.ops", "__doc__": function.__doc__}

@@ -8,8 +8,8 @@ import torch
 
 from layergraph.config.options import boolean, integer, nonnegative_int, number, option, optional
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, Typed, as_tensors
 
@@ -22,7 +22,7 @@ class Arange(Typed):
 
     computes_values = True
 
-    def forward(self, run: Run, w: Weights, start: Any, stop: Any = None, step: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, start: Any, stop: Any = None, step: Any = None) -> torch.Tensor:
         """Evenly spaced integers."""
         first, last = (0, start) if stop is None else (start, stop)
         values = [x.item() if isinstance(x, torch.Tensor) else x for x in (first, last, 1 if step is None else step)]
@@ -37,7 +37,7 @@ class _Spaced(Typed):
     endpoint: bool = option(boolean, default=True)
     axis: int = option(integer, default=0)
 
-    def forward(self, run: Run, w: Weights, start: Any, stop: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, start: Any, stop: Any) -> Any:  # type: ignore[override]
         """Numbers from start to stop along a new axis. Raises GraphError for too many."""
         first, last = as_tensors(start, stop)
         if self.num * max(first.numel(), last.numel()) > _LONGEST and not first.is_meta:
@@ -60,9 +60,9 @@ class Linspace(_Spaced):
 
     retstep: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, start: Any, stop: Any) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, start: Any, stop: Any) -> Any:  # type: ignore[override]
         """Evenly spaced numbers, and how far apart they are if asked for."""
-        y = super().forward(run, w, start, stop)
+        y = super().forward(context, w, start, stop)
         if not self.retstep:
             return y
         parts = self.num - 1 if self.endpoint else self.num
@@ -94,7 +94,7 @@ class Vander(Operation):
     N: int | None = option(optional(nonnegative_int), default=None)
     increasing: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The powers of each element."""
         return torch.vander(x, self.N, self.increasing)
 

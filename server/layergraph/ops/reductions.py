@@ -7,7 +7,7 @@ import typing as t
 import torch
 
 from layergraph.config.options import boolean, integer, number, one_or_list_of, option, optional, text
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.ops.operation import Operation, as_floats, as_tensors
 
 #: Small integers are summed in int32, as Keras does.
@@ -32,7 +32,7 @@ class Reduction(Operation):
 class Any(Reduction):
     """Whether any element holds (keras.ops.any)."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The answer."""
         return torch.any(x.to(torch.bool), self.axes(x), self.keepdims)
 
@@ -40,7 +40,7 @@ class Any(Reduction):
 class All(Reduction):
     """Whether all elements hold (keras.ops.all)."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The answer."""
         return torch.all(x.to(torch.bool), self.axes(x), self.keepdims)
 
@@ -48,7 +48,7 @@ class All(Reduction):
 class Sum(Reduction):
     """keras.ops.sum."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
         dtype = torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype
         return torch.sum(x, self.axes(x), self.keepdims, dtype=dtype)
@@ -57,7 +57,7 @@ class Sum(Reduction):
 class Mean(Reduction):
     """keras.ops.mean."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The mean."""
         return torch.mean(x if x.is_floating_point() else x.float(), self.axes(x), self.keepdims)
 
@@ -67,7 +67,7 @@ class Max(Reduction):
 
     initial: float | None = option(optional(number), default=None)
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The largest element."""
         y = torch.amax(x, self.axes(x), self.keepdims)
         return y if self.initial is None else y.clamp_min(self.initial)
@@ -78,7 +78,7 @@ class Min(Reduction):
 
     initial: float | None = option(optional(number), default=None)
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The smallest element."""
         y = torch.amin(x, self.axes(x), self.keepdims)
         return y if self.initial is None else y.clamp_max(self.initial)
@@ -87,7 +87,7 @@ class Min(Reduction):
 class Var(Reduction):
     """keras.ops.var: divided by the number of elements."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The variance."""
         x = x if x.is_floating_point() else x.float()
         return torch.var(x, self.axes(x), correction=0, keepdim=self.keepdims)
@@ -96,7 +96,7 @@ class Var(Reduction):
 class Std(Reduction):
     """keras.ops.std: divided by the number of elements."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The standard deviation."""
         x = x if x.is_floating_point() else x.float()
         return torch.std(x, self.axes(x), correction=0, keepdim=self.keepdims)
@@ -107,7 +107,7 @@ class Logsumexp(Reduction):
 
     keras_module = "keras.src.ops.math"
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """log sum exp(x)."""
         return torch.logsumexp(x, self.axes(x), self.keepdims)
 
@@ -124,7 +124,7 @@ class _Arg(Operation):
 class Argmax(_Arg):
     """keras.ops.argmax."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the largest element is."""
         return torch.argmax(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
@@ -132,7 +132,7 @@ class Argmax(_Arg):
 class Argmin(_Arg):
     """keras.ops.argmin."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the smallest element is."""
         return torch.argmin(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
@@ -140,7 +140,7 @@ class Argmin(_Arg):
 class Matmul(Operation):
     """keras.ops.matmul."""
 
-    def forward(self, run: Run, w: t.Any, x1: t.Any, x2: t.Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: t.Any, x1: t.Any, x2: t.Any) -> torch.Tensor:  # type: ignore[override]
         """x1 @ x2."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
@@ -154,7 +154,7 @@ class Einsum(Operation):
 
     subscripts: str = option(text)
 
-    def forward(self, run: Run, w: t.Any, *operands: t.Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, *operands: t.Any) -> torch.Tensor:
         """The sum of products that the subscripts say."""
         like = next(x for x in operands if isinstance(x, torch.Tensor))
         tensors = [torch.as_tensor(x, device=like.device) for x in operands]
@@ -175,7 +175,7 @@ class Normalize(Operation):
     order: int = option(integer, default=2)
     epsilon: t.Any = option(lambda value: 1e-7 if value is None else number(value), default=None)
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """x scaled."""
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
         if self.order == 2:

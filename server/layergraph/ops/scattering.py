@@ -17,7 +17,7 @@ from layergraph.config.options import (
     positive_int,
 )
 from layergraph.errors import ConfigError, DataError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, unknown_length
 
@@ -44,7 +44,7 @@ class Scatter(Operation):
 
     shape: Any = option(optional(list_of(nonnegative_int)), default=None)
 
-    def forward(self, run: Run, w: Weights, indices: Any, values: Any, shape: Any = None) -> Any:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, indices: Any, values: Any, shape: Any = None) -> Any:  # type: ignore[override]
         """Zeros with the values added at the indices. Keras up to 3.10 gave `shape` in the call."""
         lengths = tuple(int(n) for n in (self.shape if shape is None else shape))
         like = values if isinstance(values, torch.Tensor) else indices
@@ -64,7 +64,9 @@ class ScatterUpdate(Operation):
 
     reduction: Any = option(optional(one_of("add", "max", "min", "mul")), default=None)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, indices: Any, updates: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, inputs: torch.Tensor, indices: Any, updates: Any
+    ) -> torch.Tensor:
         """x with the updates at the indices."""
         indices = torch.as_tensor(indices, device=inputs.device)
         updates = torch.as_tensor(updates, device=inputs.device).to(inputs.dtype)
@@ -93,13 +95,13 @@ class _Segment(Operation):
     reduce: ClassVar[str]
     neutral: ClassVar[float]
 
-    def forward(self, run: Run, w: Weights, data: torch.Tensor, segment_ids: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, data: torch.Tensor, segment_ids: Any) -> torch.Tensor:  # type: ignore[override]
         """One row for each segment; rows of segments out of range count nowhere."""
         ids = torch.as_tensor(segment_ids, device=data.device).to(torch.int64)
         count = self.num_segments
         if count is None:
             # Data tells how many there are, so any number may come out.
-            count = unknown_length(run) if ids.is_meta else int(ids.max()) + 1
+            count = unknown_length(context) if ids.is_meta else int(ids.max()) + 1
             if count > _MOST:
                 raise DataError(f"a segment's number is {count - 1}, expected at most {_MOST}")
         ids = torch.where((ids < 0) | (ids >= count), count, ids)
@@ -144,10 +146,10 @@ class Bincount(Operation):
         if self.sparse:
             raise ConfigError("Bincount: option 'sparse' is true, expected false")
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """How often there is each number. Raises DataError for negative ones."""
         if x.is_meta:
-            length = unknown_length(run)
+            length = unknown_length(context)
             return x.new_empty((*x.shape[:-1], length), dtype=torch.int32)
         largest = int(x.max()) if x.numel() else -1
         if largest > _MOST or (x.numel() and int(x.min()) < 0):

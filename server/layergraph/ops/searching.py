@@ -18,7 +18,7 @@ from layergraph.config.options import (
     optional,
     positive_int,
 )
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, as_tensors, unknown_length
 
@@ -28,7 +28,7 @@ class Sort(Operation):
 
     axis: int | None = option(optional(integer), default=-1)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x in order."""
         return torch.sort(x.reshape(-1)).values if self.axis is None else torch.sort(x, self.axis).values
 
@@ -38,7 +38,7 @@ class Argsort(Operation):
 
     axis: int | None = option(optional(integer), default=-1)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The indices in order of the values."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x, dim=axis, stable=True).to(torch.int32)
@@ -52,7 +52,7 @@ class TopK(Operation):
     k: int = option(positive_int)
     sorted: bool = option(boolean, default=True)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The largest of the last axis, and where they are."""
         values, indices = torch.topk(x, self.k, sorted=True)
         return [values, indices.to(torch.int32)]
@@ -65,7 +65,9 @@ class InTopK(Operation):
 
     k: int = option(positive_int)
 
-    def forward(self, run: Run, w: Weights, targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, targets: torch.Tensor, predictions: torch.Tensor
+    ) -> torch.Tensor:
         """Whether the target is among the k best; ties count."""
         chosen = predictions.gather(-1, targets.to(torch.int64)[:, None])
         return (predictions > chosen).sum(-1) < self.k
@@ -74,7 +76,7 @@ class InTopK(Operation):
 class Digitize(Operation):
     """keras.ops.digitize."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, bins: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, bins: Any) -> torch.Tensor:  # type: ignore[override]
         """In which bin each value is."""
         edges = torch.as_tensor(bins, device=x.device)
         return torch.bucketize(x.contiguous(), edges.to(x.dtype) if x.is_floating_point() else edges, right=True).to(
@@ -87,7 +89,7 @@ class SearchSorted(Operation):
 
     side: str = option(one_of("left", "right"), default="left")
 
-    def forward(self, run: Run, w: Weights, sorted_sequence: Any, values: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, sorted_sequence: Any, values: Any) -> torch.Tensor:  # type: ignore[override]
         """Where values would go in a sorted sequence."""
         sequence, wanted = as_tensors(sorted_sequence, values)
         return torch.searchsorted(sequence, wanted, side=self.side).to(torch.int32)
@@ -99,7 +101,7 @@ class Argpartition(Operation):
     kth: int = option(nonnegative_int)
     axis: int | None = option(optional(integer), default=-1)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The indices with those of the smallest first."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x.to(torch.int32), dim=axis, stable=True).to(torch.int32)
@@ -110,7 +112,7 @@ class CountNonzero(Operation):
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """How many elements are not 0."""
         if self.axis == ():
             return (x != 0).to(torch.int32)
@@ -120,10 +122,10 @@ class CountNonzero(Operation):
 class Nonzero(Operation):
     """keras.ops.nonzero."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """Where elements are not 0: for each axis the indices. Their number is known with the data alone."""
         if x.is_meta:
-            return [x.new_empty(unknown_length(run), dtype=torch.int32) for _ in range(x.ndim)]
+            return [x.new_empty(unknown_length(context), dtype=torch.int32) for _ in range(x.ndim)]
         return [axis.to(torch.int32) for axis in torch.nonzero(x, as_tuple=True)]
 
 
@@ -133,7 +135,7 @@ class IsIn(Operation):
     assume_unique: bool = option(boolean, default=False)
     invert: bool = option(boolean, default=False)
 
-    def forward(self, run: Run, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
         """Whether each element is among others."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
@@ -146,7 +148,7 @@ class UnravelIndex(Operation):
 
     shape: Any = option(list_of(positive_int))
 
-    def forward(self, run: Run, w: Weights, indices: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, indices: torch.Tensor) -> list[torch.Tensor]:
         """The index in each axis."""
         return [index.to(indices.dtype) for index in torch.unravel_index(indices, list(self.shape))]
 
@@ -157,7 +159,7 @@ class Histogram(Operation):
     bins: int = option(positive_int, default=10)
     range: Any = option(optional(list_of(number)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """How many elements each bin has, and the edges of the bins."""
         x = x.reshape(-1) if x.is_floating_point() else x.reshape(-1).to(torch.float32)
         if x.is_meta:
@@ -169,7 +171,9 @@ class Histogram(Operation):
 class Select(Operation):
     """keras.ops.select."""
 
-    def forward(self, run: Run, w: Weights, condlist: Any, choicelist: Any, default: Any = 0) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, condlist: Any, choicelist: Any, default: Any = 0
+    ) -> torch.Tensor:
         """The choice of the first condition that holds."""
         like = next(item for item in [*condlist, *choicelist] if isinstance(item, torch.Tensor))
         y = torch.as_tensor(default, device=like.device)
@@ -191,12 +195,12 @@ class Unique(Operation):
     size: int | None = option(optional(positive_int), default=None)
     fill_value: Any = option(optional(number), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
         """The different elements in order; without `size` as many as the data has."""
         flat, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis % x.ndim)
         shape = x.shape if self.axis is None else (flat.shape[axis],)
         if x.is_meta:
-            count = self.size or unknown_length(run)
+            count = self.size or unknown_length(context)
             values = flat.new_empty((*flat.shape[:axis], count, *flat.shape[axis + 1 :]))
             index, inverse, counts = (flat.new_empty(n, dtype=torch.int64) for n in ((count,), shape, (count,)))
             return self._asked(values, index, inverse, counts)

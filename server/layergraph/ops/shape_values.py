@@ -12,7 +12,7 @@ from layergraph.config.options import (
     option,
     optional,
 )
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, Typed
 
@@ -25,7 +25,7 @@ def whole(value: Any) -> int:
 class Size(Operation):
     """keras.ops.size."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The number of elements."""
         return torch.tensor(x.numel(), dtype=torch.int32)
 
@@ -33,7 +33,7 @@ class Size(Operation):
 class Ndim(Operation):
     """keras.ops.ndim."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The number of axes."""
         return torch.tensor(x.ndim, dtype=torch.int32)
 
@@ -45,7 +45,7 @@ class Full(Typed):
     computes_values = True
     shape: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, fill_value: Any, shape: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, fill_value: Any, shape: Any = None) -> torch.Tensor:
         """One value everywhere. `shape` in the call may hold tensors."""
         lengths = self.shape if shape is None else shape
         lengths = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths

@@ -15,7 +15,7 @@ from layergraph.config.options import (
     optional,
 )
 from layergraph.errors import GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
@@ -38,7 +38,7 @@ class ExpandDims(Operation):
 
     axis: Any = option(one_or_list_of(integer))
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x with new axes of length 1."""
         axes = listed(self.axis)
         rank = x.ndim + len(axes)
@@ -54,7 +54,7 @@ class Squeeze(Operation):
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x without axes of length 1."""
         if self.axis is None:
             return x.squeeze()
@@ -71,10 +71,10 @@ class Reshape(Operation):
     computes_values = True
     newshape: Any = option(optional(one_or_list_of(lambda n: -1 if n is None else integer(n))), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, newshape: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, newshape: Any = None) -> torch.Tensor:
         """x in another shape. `newshape` in the call may hold tensors."""
         lengths = lengths_of(self.newshape if newshape is None else newshape)
-        known = run.stand_ins
+        known = context.symbolic_dims
         if known is not None and not _fits(x, lengths) and any(known.is_unknown(x, axis) for axis in range(x.ndim)):
             # What stands for an unknown length need not be what data will have: rows times steps, for one.
             return x.new_empty(known.fill(tuple(None if n == -1 else n for n in lengths)))
@@ -90,7 +90,7 @@ def _fits(x: torch.Tensor, lengths: list[int]) -> bool:
 class Ravel(Operation):
     """keras.ops.ravel."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x in one row."""
         return x.reshape(-1)
 
@@ -100,7 +100,7 @@ class Transpose(Operation):
 
     axes: Any = option(optional(list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x with its axes in another order, by default reversed."""
         return x.permute(self.axes or tuple(range(x.ndim))[::-1])
 
@@ -111,7 +111,7 @@ class Swapaxes(Operation):
     axis1: int = option(integer)
     axis2: int = option(integer)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x with two axes exchanged."""
         return x.transpose(self.axis1, self.axis2)
 
@@ -122,7 +122,7 @@ class Moveaxis(Operation):
     source: Any = option(one_or_list_of(integer))
     destination: Any = option(one_or_list_of(integer))
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x with axes elsewhere."""
         return x.movedim(listed(self.source), listed(self.destination))
 
@@ -133,7 +133,7 @@ class BroadcastTo(Operation):
     reads_values = True
     shape: Any = option(optional(list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, shape: Any = None) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, shape: Any = None) -> torch.Tensor:
         """x in a larger shape. `shape` in the call may hold tensors."""
         return x.broadcast_to(lengths_of(self.shape if shape is None else shape))
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from layergraph.config.options import Expected, boolean, integer, list_of, option, optional, positive_int
 from layergraph.errors import ConfigError, GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, Unary, operation
 
@@ -38,7 +38,7 @@ class FFT(_Spectral):
 
     axis: int = option(integer, default=-1)
 
-    def forward(self, run: Run, w: Weights, x: Any) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> list[torch.Tensor]:
         """Along the last axis."""
         return _pair(torch.fft.fft(_complex(x), dim=self.axis))
 
@@ -48,7 +48,7 @@ class FFT2(_Spectral):
 
     axes: Any = option(list_of(integer), default=(-2, -1))
 
-    def forward(self, run: Run, w: Weights, x: Any) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> list[torch.Tensor]:
         """Along the last two axes."""
         return _pair(torch.fft.fft2(_complex(x), dim=self.axes))
 
@@ -56,7 +56,7 @@ class FFT2(_Spectral):
 class IFFT2(_Spectral):
     """keras.ops.ifft2."""
 
-    def forward(self, run: Run, w: Weights, x: Any) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> list[torch.Tensor]:
         """The inverse, along the last two axes."""
         return _pair(torch.fft.ifft2(_complex(x)))
 
@@ -66,7 +66,7 @@ class RFFT(_Spectral):
 
     fft_length: int | None = option(optional(positive_int), default=None)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """Of real numbers, along the last axis."""
         return _pair(torch.fft.rfft(x, self.fft_length))
 
@@ -76,7 +76,7 @@ class IRFFT(_Spectral):
 
     fft_length: int | None = option(optional(positive_int), default=None)
 
-    def forward(self, run: Run, w: Weights, x: Any) -> Any:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
         """Back to real numbers."""
         return torch.fft.irfft(_complex(x), self.fft_length)
 
@@ -87,7 +87,7 @@ class ExtractSequences(_Spectral):
     sequence_length: int = option(positive_int)
     sequence_stride: int = option(positive_int)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Windows of the last axis."""
         return x.unfold(-1, self.sequence_length, self.sequence_stride)
 
@@ -130,7 +130,7 @@ class _ShortTime(_Spectral):
 class STFT(_ShortTime):
     """keras.ops.stft."""
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The spectrum of each window: (..., windows, fft_length // 2 + 1)."""
         y = torch.stft(
             x.reshape(-1, x.shape[-1]),
@@ -154,7 +154,7 @@ class ISTFT(_ShortTime):
     window: Any = option(_window, default="hann")
     center: bool = option(boolean, default=True)
 
-    def forward(self, run: Run, w: Weights, x: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: Any) -> torch.Tensor:
         """The signal that has such windows."""
         spectrum = _complex(x)
         plain = self.sequence_length == self.fft_length and self.center and self.window is not None
@@ -210,7 +210,7 @@ class Polar(Operation):
 
     keras_module = "keras.src.ops.nn"
 
-    def forward(self, run: Run, w: Weights, abs_: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, abs_: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """The complex numbers of such lengths and angles."""
         return torch.polar(abs_, angle)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from layergraph.config.options import anything, boolean, integer, one_of, one_or_list_of, option, optional, positive_int
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.ops.operation import Operation, Typed, at_least_float32
 from layergraph.ops.reductions import SUMMED_IN_INT32, Reduction
 
@@ -36,7 +36,7 @@ class _ByFunction(Reduction):
             y = y.unsqueeze(axis)
         return y
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The reduced x."""
         return self.kept(x, type(self).function(self.flattened(x)))
 
@@ -76,7 +76,7 @@ def _nan_var(x: torch.Tensor) -> torch.Tensor:
 class Prod(Typed, _ByFunction):
     """keras.ops.prod."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The product."""
         return self.converted(self.kept(x, _prod(self.flattened(x))))
 
@@ -87,7 +87,7 @@ class _Quantile(_ByFunction):
     scale: t.ClassVar[float] = 1.0
     passes_over_nan: t.ClassVar[bool] = False
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor, q: t.Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor, q: t.Any) -> torch.Tensor:  # type: ignore[override]
         """The quantiles; those of several q come first."""
         values = at_least_float32(x)
         level = torch.as_tensor(q, dtype=values.dtype, device=values.device) / self.scale
@@ -129,7 +129,7 @@ class Average(Operation):
 
     axis: t.Any = option(optional(one_or_list_of(integer)), default=None)
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor, weights: t.Any = None) -> t.Any:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor, weights: t.Any = None) -> t.Any:
         """The mean, weighted if there are weights."""
         x = _floating(x)
         axes = list(range(x.ndim)) if self.axis is None else [self.axis] if isinstance(self.axis, int) else self.axis
@@ -150,7 +150,7 @@ class _Cumulative(Typed):
     function: t.ClassVar[Callable[..., torch.Tensor]]
     neutral: t.ClassVar[float | None] = None
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """What there is up to each element."""
         if self.neutral is not None:
             x = _zeroed(x, self.neutral)
@@ -172,7 +172,7 @@ class _NanArg(Operation):
 class Nanargmax(_NanArg):
     """keras.ops.nanargmax."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the largest number is."""
         filled = torch.nan_to_num(x, -torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
         return torch.argmax(filled, self.axis, self.keepdims).to(torch.int32)
@@ -181,7 +181,7 @@ class Nanargmax(_NanArg):
 class Nanargmin(_NanArg):
     """keras.ops.nanargmin."""
 
-    def forward(self, run: Run, w: t.Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """Where the smallest number is."""
         filled = torch.nan_to_num(x, torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
         return torch.argmin(filled, self.axis, self.keepdims).to(torch.int32)
@@ -193,7 +193,7 @@ class Diff(Operation):
     n: int = option(positive_int, default=1)
     axis: int = option(integer, default=-1)
 
-    def forward(self, run: Run, w: t.Any, a: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, a: torch.Tensor) -> torch.Tensor:
         """Differences of neighbours."""
         return torch.diff(a, self.n, self.axis)
 
@@ -205,7 +205,7 @@ class Trapezoid(Operation):
     dx: float = option(anything, default=1.0)
     axis: int = option(integer, default=-1)
 
-    def forward(self, run: Run, w: t.Any, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: t.Any, y: torch.Tensor) -> torch.Tensor:
         """The integral by the trapezoidal rule."""
         if self.x is not None:
             return torch.trapezoid(_floating(y), torch.as_tensor(self.x, device=y.device), dim=self.axis)

@@ -10,10 +10,11 @@ from torch.nn import functional
 
 from layergraph.config.options import anything, nonnegative_int, option, sizes
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
-from layergraph.layers import pooling, pooling_whole
+from layergraph.layers import pooling
+from layergraph.layers import pooling_global as pooling_whole
 from layergraph.layers.convolutional import convolution as convolutional
 from layergraph.layers.convolutional import depthwise as convolutional_depthwise
 from layergraph.layers.convolutional import transpose as convolutional_transpose
@@ -40,7 +41,7 @@ class _Pool(_Window):
 
     layer_name = ""
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> Any:
         """One value for each window."""
         kind = _of_rank(pooling.LAYERS, self.layer_name, inputs)
         layer = kind(
@@ -50,7 +51,7 @@ class _Pool(_Window):
             data_format=self.data_format,
             name="op",
         )
-        return layer.forward(run, w, inputs)
+        return layer.forward(context, w, inputs)
 
 
 class MaxPool(_Pool):
@@ -71,11 +72,11 @@ class _AdaptivePool(_Window):
 
     layer_name = ""
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> Any:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> Any:
         """One value for each of so many windows."""
         kind = _of_rank(pooling_whole.LAYERS, self.layer_name, inputs)
         layer = kind(output_size=self.output_size, data_format=self.data_format, name="op")
-        return layer.forward(run, w, inputs)
+        return layer.forward(context, w, inputs)
 
 
 class AdaptiveMaxPool(_AdaptivePool):
@@ -112,7 +113,7 @@ class _Convolve(_Window):
 class Conv(_Convolve):
     """keras.ops.conv."""
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
         """The convolution."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional.LAYERS, "Conv", inputs)
@@ -125,7 +126,7 @@ class Conv(_Convolve):
 class DepthwiseConv(_Convolve):
     """keras.ops.depthwise_conv."""
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
         """Each channel by itself."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional_depthwise.LAYERS, "DepthwiseConv", inputs)
@@ -144,7 +145,7 @@ class ConvTranspose(_Convolve):
     data_format: Any = option(anything, default=None)
     dilation_rate: Any = option(anything, default=1)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
         """The transposed convolution."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional_transpose.LAYERS, "Conv", inputs, "DTranspose")
@@ -157,12 +158,12 @@ class SeparableConv(_Convolve):
     """keras.ops.separable_conv."""
 
     def forward(  # type: ignore[override]
-        self, run: Run, w: Weights, inputs: torch.Tensor, depthwise_kernel: Any, pointwise_kernel: Any
+        self, context: CallContext, w: Weights, inputs: torch.Tensor, depthwise_kernel: Any, pointwise_kernel: Any
     ) -> torch.Tensor:
         """Each channel by itself, and then all of each pixel."""
         depthwise = DepthwiseConv(self.strides, self.padding, self.data_format, self.dilation_rate, name="op")
         pointwise = Conv(1, "valid", self.data_format, name="op")
-        return pointwise.forward(run, w, depthwise.forward(run, w, inputs, depthwise_kernel), pointwise_kernel)
+        return pointwise.forward(context, w, depthwise.forward(context, w, inputs, depthwise_kernel), pointwise_kernel)
 
 
 class Unfold(_Window):
@@ -173,7 +174,7 @@ class Unfold(_Window):
     padding: Any = option(sizes(2, nonnegative_int), default=0)
     stride: Any = option(sizes(2), default=1)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Each window as a column."""
         return functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
 
@@ -187,7 +188,7 @@ class Fold(_Window):
     padding: Any = option(sizes(2, nonnegative_int), default=0)
     stride: Any = option(sizes(2), default=1)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The images (rows, channels, *output_size)."""
         return functional.fold(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
 

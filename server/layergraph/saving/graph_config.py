@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.generation import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
+from layergraph.config.keras_versions import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
 from layergraph.config.options import serialized
 from layergraph.config.values import LAYER_KEYS
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import Structure
 from layergraph.functional.node import Node
-from layergraph.functional.structure import Structure
 from layergraph.functional.tensor import Tensor
 from layergraph.saving.keras2.activations import IN_KERAS3
 from layergraph.saving.layouts import registered_name

@@ -16,8 +16,8 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph, map_graph
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import Structure, flatten, map_structure, pack
 from layergraph.functional.node import Node
-from layergraph.functional.structure import Structure, flatten, map_structure, pack
 from layergraph.functional.tensor import Tensor
 from layergraph.ops import operations
 

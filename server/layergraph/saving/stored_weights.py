@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from layergraph.archive import ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
-from layergraph.config.problems import Problems, brief_name
+from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.errors import CorruptFileError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
@@ -47,7 +47,7 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
 
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
-    problems = Problems()
+    problems = Diagnostics()
     for path, layer in _groups(model, order, archive.keras_version or ""):
         for name in layer.storage.assets:
             content = archive.asset(f"{path}/{name}")
@@ -101,7 +101,7 @@ def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple
 
 
 def _by_path(
-    model: Functional, order: FileOrder, tree: StateTree, problems: Problems, version: str
+    model: Functional, order: FileOrder, tree: StateTree, problems: Diagnostics, version: str
 ) -> Iterator[_Match]:
     """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
     groups: dict[Layer, list[str]] = {}
@@ -189,7 +189,7 @@ def _by_order(
     order: FileOrder,
     stored: Mapping[str, Sequence[StoredArray | ShardArray]],
     origin: Origin,
-    problems: Problems,
+    problems: Diagnostics,
 ) -> Iterator[_Match]:
     """The legacy layout. Layers match by name where all names agree, otherwise by order alone: names may mislead."""
     layers = [layer for layer in layers_of(model, order) if depth_first(layer, order)]
@@ -216,7 +216,7 @@ def _by_order(
 
 
 def _in_one_row(
-    model: Functional, order: FileOrder, sharded: ShardedWeights, origin: Origin, problems: Problems
+    model: Functional, order: FileOrder, sharded: ShardedWeights, origin: Origin, problems: Diagnostics
 ) -> Iterator[_Match]:
     """TensorFlow.js where names don't tell: the trainable weights first, or layer by layer, in either order."""
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
@@ -240,7 +240,7 @@ def _likeness(weights: Sequence[Weight], arrays: Sequence[Stored]) -> tuple[int,
     return shapes, sum(weight.name == array.name.rpartition("/")[2].partition(":")[0] for weight, array in pairs)
 
 
-def _compare(matches: Sequence[_Match], problems: Problems) -> None:
+def _compare(matches: Sequence[_Match], problems: Diagnostics) -> None:
     for match in matches:
         weight, array = match.weight, match.array
         if array.shape != weight.shape:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from layergraph.errors import NonFiniteLossError, NotCompiledError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
-from layergraph.functional.run import Run
 from layergraph.functional.shard import Shard
 from layergraph.layers.core.basic import Embedding
 from layergraph.training.compile import Compiled
@@ -90,7 +90,7 @@ class Loop:
 
     def train(self, batch: Batch) -> None:
         """One step: loss, gradients, update. To be called inside of `recording`."""
-        run = Run(
+        context = CallContext(
             training=True,
             generator=self._generator,
             row_gradients=self._row_gradients,
@@ -98,25 +98,25 @@ class Loop:
             states=self._states,
         )
         if self._replica is not None:
-            self._compiled.optimizer.apply(self._replica.gradients(batch, run))
+            self._compiled.optimizer.apply(self._replica.gradients(batch, context))
             return
-        total = self._scaled(batch, run)
+        total = self._scaled(batch, context)
         if self._leaves:
             self._compiled.optimizer.apply(torch.autograd.grad(total, self._leaves, allow_unused=True))
 
-    def _scaled(self, batch: Batch, run: Run) -> Tensor:
+    def _scaled(self, batch: Batch, context: CallContext) -> Tensor:
         """What the optimizer wants the gradients of."""
-        return self._compiled.optimizer.scaled(self._measured(batch, run))
+        return self._compiled.optimizer.scaled(self._measured(batch, context))
 
     def test(self, batch: Batch) -> None:
         """Measures without training."""
         with torch.no_grad():
-            run = Run(training=False, generator=self._generator, shard=batch.shard, states=self._states)
-            self._measured(batch, run)
+            context = CallContext(training=False, generator=self._generator, shard=batch.shard, states=self._states)
+            self._measured(batch, context)
 
-    def _measured(self, batch: Batch, run: Run) -> Tensor:
+    def _measured(self, batch: Batch, context: CallContext) -> Tensor:
         """The total loss of a batch, by which losses and metrics have been updated."""
-        outputs, masks = self._plan.forward(run, batch.inputs)
+        outputs, masks = self._plan.forward(context, batch.inputs)
         if batch.shard is not None:
             outputs, masks = _whole(batch, batch.shard, outputs, masks)
         parts = []
@@ -131,7 +131,7 @@ class Loop:
                 self._shown[index].add_(value.detach(), alpha=batch.rows)
             parts.append(value if weight is None else value * weight)
         parts += [penalty(value) for penalty, value in self._penalties]
-        parts += _summed(batch.shard, run.losses)
+        parts += _summed(batch.shard, context.losses)
         total = parts[0]
         for part in parts[1:]:
             total = total + part

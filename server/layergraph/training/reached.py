@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.functional.structure import flatten
+from layergraph.functional.nest import flatten
 from layergraph.functional.weight import Weight
 from layergraph.training.compile import Compiled
 

@@ -17,8 +17,8 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.functional import Functional
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch, Data
-from layergraph.training.matching import matched_data
-from layergraph.training.passes import pass_order
+from layergraph.training.data_adapter import adapt_data
+from layergraph.training.epochs import epoch_order
 from layergraph.training.workers import Workers
 
 
@@ -167,7 +167,7 @@ class Stream:
     def matched(self, raw: Any) -> Batch:
         """A batch as tensors. Raises DataError where it doesn't fit the model."""
         x, y, weight = self._parts(raw)
-        found: Data = matched_data(self._model, self._compiled, x, y, weight, self._class_weight)
+        found: Data = adapt_data(self._model, self._compiled, x, y, weight, self._class_weight)
         return found.batch(slice(0, found.rows), found.rows)
 
     def _parts(self, raw: Any) -> tuple[Any, Any, Any]:
@@ -183,7 +183,7 @@ class Stream:
 
     def batches(self, size: int, workers: Workers | None = None) -> Iterator[Batch]:
         """A pass in order, its batches of the size that they have. Raises DataError where none is left."""
-        passes = StreamPasses(self, seed=0, shuffle=False, number=0)
+        passes = StreamEpochs(self, seed=0, shuffle=False, number=0)
         passes.epoch_begins()
         try:
             while not passes.finished and (batch := passes.take()) is not None:
@@ -194,7 +194,7 @@ class Stream:
             passes.epoch_ends()
 
 
-class StreamPasses:
+class StreamEpochs:
     """As `Passes`, of a stream: batches of the size that they have, in one pass after another.
 
     The batches of a PyDataset are shuffled where `shuffle` says so; rows never are.
@@ -249,7 +249,7 @@ class StreamPasses:
             return count(self.done)
         if not self.shuffle:
             return range(self.done, self.steps)
-        return pass_order(self.steps, self._seed, self.number)[self.done :].tolist()
+        return epoch_order(self.steps, self._seed, self.number)[self.done :].tolist()
 
     def epoch_begins(self) -> None:
         """Tells the source."""

@@ -12,28 +12,28 @@ import torch
 
 from layergraph.config.options import brief
 from layergraph.errors import ConfigError, DataError, NotCompiledError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
-from layergraph.functional.run import Run
-from layergraph.functional.structure import Structure
+from layergraph.functional.nest import Structure
 from layergraph.training import data
 from layergraph.training.callbacks.callback import Callback, Callbacks, History
 from layergraph.training.callbacks.table import callback
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
 from layergraph.training.data import Array, Data
+from layergraph.training.data_adapter import adapt_data, model_device, split_rows
 from layergraph.training.denormals import flushed_denormals
-from layergraph.training.fitting import Fit, Validation, tested
-from layergraph.training.kept_memory import kept_memory
+from layergraph.training.epochs import Epochs
+from layergraph.training.fit import Fit, Validation, tested
 from layergraph.training.loop import Loop, new_generator
-from layergraph.training.matching import matched_data, model_device, split_rows
+from layergraph.training.malloc_tuning import keep_freed_memory
 from layergraph.training.metrics.metric import Result
 from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
 from layergraph.training.optimizers.optimizer import BaseOptimizer
-from layergraph.training.passes import Passes
 from layergraph.training.progress import Progress
 from layergraph.training.reached import reached_weights
 from layergraph.training.recording import BackupAndRestore
-from layergraph.training.streams import Source, Stream, StreamPasses, source
+from layergraph.training.streams import Source, Stream, StreamEpochs, source
 from layergraph.training.workers import Workers, check_shareable
 
 #: Rows of a batch unless said otherwise.
@@ -265,13 +265,13 @@ class Trainer(Functional):
                 callbacks, verbose, checkpoints = [], 0, None
         loop = Loop(self, compiled, new_generator(seed, model_device(self)), workers, self._states)
         compiled.optimizer.build(self.trainable_weights)
-        passes: Passes | StreamPasses
+        passes: Epochs | StreamEpochs
         if isinstance(training, Stream):
             if checkpoints is not None and not training.source.indexed:
                 raise ConfigError(f"a run with checkpoints needs arrays or a PyDataset; got {training.source.kind}")
-            passes = StreamPasses(training, seed=seed, shuffle=shuffle, number=initial_epoch)
+            passes = StreamEpochs(training, seed=seed, shuffle=shuffle, number=initial_epoch)
         else:
-            passes = Passes(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
+            passes = Epochs(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
         self.history = history = History()
         steps = steps_per_epoch or passes.steps
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
@@ -295,7 +295,7 @@ class Trainer(Functional):
             checkpoints=checkpoints,
             workers=workers,
         )
-        with kept_memory(), flushed_denormals():
+        with keep_freed_memory(), flushed_denormals():
             fit.run(resumed)
         return history
 
@@ -311,7 +311,7 @@ class Trainer(Functional):
         """Arrays, or what gives batches, matched to the model."""
         batches = source(x) if batches is None else batches
         if batches is None:
-            return matched_data(self, compiled, x, y, sample_weight, class_weight)
+            return adapt_data(self, compiled, x, y, sample_weight, class_weight)
         _check_alone(batches, y=y, sample_weight=sample_weight)
         return Stream(self, compiled, batches, class_weight)
 
@@ -325,7 +325,7 @@ class Trainer(Functional):
     ) -> Any:
         """One step on one batch. Gives the loss before it, with metrics as a list, or a dict by name."""
         compiled = self._ready()
-        batch = matched_data(self, compiled, x, y, sample_weight, class_weight)
+        batch = adapt_data(self, compiled, x, y, sample_weight, class_weight)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
         compiled.optimizer.build(self.trainable_weights)
         loop.reset()
@@ -363,7 +363,7 @@ class Trainer(Functional):
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics on one batch."""
         compiled = self._ready()
-        batch = matched_data(self, compiled, x, y, sample_weight)
+        batch = adapt_data(self, compiled, x, y, sample_weight)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
         loop.reset()
         loop.test(batch.batch(slice(0, batch.rows), batch.rows))
@@ -400,7 +400,7 @@ class Trainer(Functional):
             for step, batch in enumerate(batches):
                 for one in begin:
                     one.on_predict_batch_begin(step, {})
-                outputs, _ = plan.forward(Run(training=False, losses=None, states=self._states), batch.inputs)
+                outputs, _ = plan.forward(CallContext(training=False, losses=None, states=self._states), batch.inputs)
                 for part, output in zip(parts, outputs, strict=True):
                     part.append(_as_numpy(output))
                 for one in end:

@@ -117,10 +117,10 @@ class ModelRunner:
 
         The import is here because it imports torch.
         """
-        from layergraph.execution.sequence_proof import UnpaddableError, prove_padding
+        from layergraph.execution.padding_check import UnpaddableError, check_padding
 
         try:
-            self._padding = prove_padding(cast("GraphPlan", self._model.plan()))
+            self._padding = check_padding(cast("GraphPlan", self._model.plan()))
         except UnpaddableError as reason:
             raise UnpaddableError(f"its sequences can't be padded, as 'pad_sequences' asks for: {reason}") from reason
 

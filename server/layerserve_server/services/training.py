@@ -27,8 +27,8 @@ from layerserve_server.training.runs.files import RunFile, chunks, listed, opene
 from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run, RunState
-from layerserve_server.training.spool import Spool
-from layerserve_server.training.uploads import Uploads
+from layerserve_server.training.upload import Upload
+from layerserve_server.training.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.TrainingService/"
@@ -79,7 +79,7 @@ class TrainingService:
         self._repository = repository
         self._runs = runs
         self._defaults = defaults
-        self._uploads = Uploads(MAX_UPLOADS, MAX_PEER_UPLOADS)
+        self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
 
     def routes(self) -> Routes:
         """Its methods."""
@@ -195,21 +195,21 @@ class TrainingService:
                 yield message
 
     async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
-        """Takes the run's data. Raises what `Spool` raises where it doesn't come whole."""
-        spool = await stream.blocking(lambda: Spool(run.folder, run.request.data))
-        with spool:
+        """Takes the run's data. Raises what `Upload` raises where it doesn't come whole."""
+        upload = await stream.blocking(lambda: Upload(run.folder, run.request.data))
+        with upload:
             async for data in stream.requests():
                 if run.log.ended:  # cancelled meanwhile
                     return
                 message = parse(kind, data)
                 part = message.WhichOneof("part")
                 if part == "chunk":
-                    await stream.blocking(partial(spool.add, message.chunk.array, message.chunk.data))
+                    await stream.blocking(partial(upload.add, message.chunk.array, message.chunk.data))
                 elif part == "digest":
-                    spool.check_digest(message.digest.array, message.digest.sha256)
+                    upload.check_digest(message.digest.array, message.digest.sha256)
                 else:
                     raise InvalidRequestError("every message after the first must be a chunk of data, or a digest")
-            spool.check_complete()
+            upload.check_complete()
         await stream.blocking(lambda: self._runs.enqueue(run))
 
 

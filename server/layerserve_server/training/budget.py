@@ -12,7 +12,7 @@ from layerserve.options.training import Budget
 
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
-from layerserve_server.training.processes import children_of
+from layerserve_server.training.process.proc_files import children_of
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs import folder as run_folder
 from layerserve_server.training.runs.files import MAX_FILES

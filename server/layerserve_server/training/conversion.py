@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.errors import BusyError, InvalidRequestError, VersionFailedError, safe_text
-from layerserve_server.training.rehearsal import death, job_limits, out_of_memory, too_large
-from layerserve_server.training.warm_parent import JobDiedError, WarmParent
+from layerserve_server.training.dry_run import death, job_limits, out_of_memory, too_large
+from layerserve_server.training.process.warm_parent import JobDiedError, WarmParent
 
 #: Conversions at the same time. Each takes the memory of a model, and a core.
 MAX_CONVERSIONS = 2

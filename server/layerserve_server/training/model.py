@@ -178,7 +178,7 @@ def larger_is_better(model: TrainableModel, log: str, mode: str | None) -> bool:
     return direction == "up"
 
 
-def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
+def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     """Trains, or evaluates, a fresh copy of the model on a few rows of zeros, to find out what would be refused.
 
     So exactly what `fit` and `evaluate` refuse is refused here: compile settings, shapes of targets and weights. Raises
@@ -195,7 +195,7 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         if request.kind is Kind.EVALUATION:
             model.evaluate(**evaluate_arguments(request, zeros))
         else:
-            _rehearse_training(model, request, zeros)
+            _dry_run_training(model, request, zeros)
     except NonFiniteLossError:
         pass  # Zeros aren't the data: only their shapes and types were on trial.
     except NotCompiledError as error:
@@ -208,7 +208,7 @@ def rehearse(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
 
 
-def _rehearse_training(model: TrainableModel, request: RunRequest, zeros: Sequence[Array]) -> None:
+def _dry_run_training(model: TrainableModel, request: RunRequest, zeros: Sequence[Array]) -> None:
     arguments = fit_arguments(request, zeros)
     arguments |= {"epochs": 1, "batch_size": REHEARSAL_ROWS, "on_nan": "continue"}
     if request.validation_split:

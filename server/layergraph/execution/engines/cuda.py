@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from layergraph.execution.engines.devices import moved, weight_bytes
-from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
 
 #: Precisions of 16 bits.
 SHORT = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,7 +32,7 @@ _ROOM = 2
 _WARM_UPS = 3
 
 
-def cuda(source: Source, precision: str = "float32") -> Engine:
+def cuda(source: ExportedGraph, precision: str = "float32") -> Engine:
     """The graph on all GPUs, each batch on the next one that is free.
 
     precision   "tf32" rounds what matrix products and convolutions multiply to 10 bits of mantissa; "bfloat16" and
@@ -62,7 +62,7 @@ def cuda(source: Source, precision: str = "float32") -> Engine:
     return partial(in_halves, run, source.demand_count) if source.batched else run
 
 
-def _on_device(source: Source, device: torch.device) -> Any:
+def _on_device(source: ExportedGraph, device: torch.device) -> Any:
     needed = _ROOM * weight_bytes(source.graph)
     free, _ = torch.cuda.mem_get_info(device)
     if needed > free:
@@ -95,7 +95,7 @@ def rung_of(rows: int) -> int:
 class _Lane:
     """A stream of one GPU, and the CUDA graphs that run on it."""
 
-    def __init__(self, graph: Any, source: Source, device: torch.device, precision: str) -> None:
+    def __init__(self, graph: Any, source: ExportedGraph, device: torch.device, precision: str) -> None:
         self._compute = partial(computed, graph, precision)
         self._source = source
         self._device = device
@@ -124,7 +124,7 @@ class _Rung:
     def __init__(
         self,
         compute: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
-        source: Source,
+        source: ExportedGraph,
         rows: int,
         stream: torch.cuda.Stream,
     ) -> None:

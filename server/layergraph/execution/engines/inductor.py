@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
 
 
-def inductor(source: Source) -> Engine:
+def inductor(source: ExportedGraph) -> Engine:
     """The graph, compiled with its weights as constants. Raises UnfitError without a C++ compiler."""
     if not (shutil.which("g++") or shutil.which("clang++")):
         raise UnfitError("there is no C++ compiler")

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
 
 _WIDE = (torch.int64, torch.uint32, torch.uint64)
 _LIMITS = np.iinfo(np.int32)
 
 
-def open_vino(source: Source, precision: str = "f32") -> Engine:
+def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
     """A compiled model on the processor, computing in `precision` (f32, bf16, f16) where the processor can.
 
     Raises UnfitError where OpenVINO isn't installed, or for remainders.

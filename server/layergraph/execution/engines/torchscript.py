@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from layergraph.execution.engines.source import Array, Engine, Source
+from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph
 from layergraph.execution.tracing import emptied
 
 
-def torchscript(source: Source) -> Engine:
+def torchscript(source: ExportedGraph) -> Engine:
     """The graph, frozen: weights are constants, and what depends on them alone is computed now."""
     with torch.no_grad(), warnings.catch_warnings():
         # torch calls TorchScript old, and has nothing yet that is as fast on small graphs without a compiler.

@@ -12,8 +12,8 @@ import torch
 
 from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
-from layergraph.functional.run import Run
 from layergraph.layers.normalization.batch import BatchNormalization
 
 #: Largest factor and summand: 16 times the rounding of a number about 1 stays below 1e-6 of it.
@@ -40,7 +40,7 @@ class WholeNormalization:
         self.layer = layer
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out. No masks come, and none go."""
         layer = self.layer

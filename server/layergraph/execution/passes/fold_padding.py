@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.layers.activation_functions import Function, relu, relu6, sigmoid, softplus
 from layergraph.layers.activations import Activation, ReLU
 from layergraph.layers.reshaping import ZeroPadding1D, ZeroPadding2D
@@ -54,12 +54,12 @@ class PaddedPooling:
         )
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out. No masks come, and none go."""
         layer, x = self.layer, values[0]
         if not x.numel():
-            return [layer.forward(run, w, layer.padded(x, self._zeros))], [None]
+            return [layer.forward(context, w, layer.padded(x, self._zeros))], [None]
         lengths = [
             length + before + after for length, (before, after) in zip(layer.lengths(x), self._zeros, strict=True)
         ]

@@ -16,9 +16,9 @@ from layergraph.execution.passes.fold_batch_norm import whole_normalization
 from layergraph.execution.passes.fold_padding import PaddedPooling, is_padding, never_negative
 from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.layers.activation_functions import Function, linear, relu, relu6
 from layergraph.layers.activations import Activation, ReLU
 from layergraph.layers.convolutional.convolution import Conv1D, Conv2D, kernel_to_torch
@@ -192,7 +192,7 @@ class FusedConvolution:
         self._folded: _Folded | None = None
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out. No masks come, and none go."""
         layer = self.layer
@@ -209,7 +209,7 @@ class FusedConvolution:
             y = torch.nn.functional.conv2d(x, folded.kernel, folded.bias, strides, padding, dilation, groups)
         y = layer.from_torch(y)
         if folded.late is not None and self._normalization is not None:
-            y = self._normalization.forward(run, folded.late, y)
+            y = self._normalization.forward(context, folded.late, y)
         return [self._activated(y)], [None]
 
     def _activated(self, y: torch.Tensor) -> torch.Tensor:

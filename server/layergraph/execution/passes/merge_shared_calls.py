@@ -13,9 +13,9 @@ import torch
 
 from layergraph.execution.liveness import needed
 from layergraph.execution.step import Step
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Invocation, Mask
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.strings import Strings
 
 
@@ -138,7 +138,7 @@ class Together:
     takes_masks = True
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """All rows, and their masks, if all have one."""
         known = [mask for mask in masks if mask is not None]
@@ -156,7 +156,7 @@ class Part:
         self._count = count
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """The rows and their mask."""
         return [self._of(values[0])], [None if masks[0] is None else self._of(masks[0])]

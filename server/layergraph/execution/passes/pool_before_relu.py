@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from layergraph.execution.step import Step
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.layers.activation_functions import Function, relu, relu6
 from layergraph.layers.activations import Activation, ReLU
 from layergraph.layers.convolutional.convolution import Conv1D, Conv2D, Conv3D
@@ -74,7 +74,7 @@ class _Unrectified:
         self.layer = call.layer
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out."""
         convolves = isinstance(self.layer, _CONVOLUTIONS)
@@ -92,8 +92,8 @@ class _Rectified:
         self._function = function
 
     def __call__(
-        self, run: Run, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Carries the call out."""
-        outputs, made = self._call(run, w, values, masks, want_masks=want_masks)
+        outputs, made = self._call(context, w, values, masks, want_masks=want_masks)
         return [self._function(outputs[0])], made

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from layergraph.execution.engines.source import Engine
+from layergraph.execution.engines.exported_graph import Engine
 
 #: Lengths of the inputs' open axes.
 Lengths: TypeAlias = "tuple[tuple[int, ...], ...]"

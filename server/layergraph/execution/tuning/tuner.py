@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from layergraph.execution.engines.reduced import PRECISIONS
-from layergraph.execution.engines.source import Array, Engine, Source, UnfitError
+from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.low_precision import PRECISIONS
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.tuning.edge_cases import unusual_rows
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance
-from layergraph.execution.tuning.variants import SINGLE, SPLIT, Variants
+from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, Variants
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
@@ -208,11 +208,11 @@ class _Bench:
             # Rounding goes the same way in each of a sum's numbers.
             self._tolerances.append(LOOSE_TOLERANCE)
 
-    def source(self, threads: int, *, joined: bool) -> Source:
+    def source(self, threads: int, *, joined: bool) -> ExportedGraph:
         """What engines are made from, with the calls of shared layers joined or apart."""
         program = self._plan.inference_program(packed=False, joined=joined)
         first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
-        return Source(program, first, second, threads, batched=self._plan.batched, shared=self._shared)
+        return ExportedGraph(program, first, second, threads, batched=self._plan.batched, shared=self._shared)
 
     def row_seconds(self, name: str) -> float:
         """Seconds of a row with an engine that was built, by its quickest call."""
@@ -245,7 +245,7 @@ class _Bench:
         before = self._rows_seconds
         for place, rows in enumerate(self._rows):
             # One row has no parts.
-            tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(SPLIT)]
+            tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(ROW_PARALLEL)]
             tried.sort(key=lambda tuned: before[tuned.name])
             timed = self._in_time(tried, rows)
             if len(timed) < len(tried):
@@ -286,7 +286,7 @@ def _best(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: flo
     if best is not None and times[best.name] > times[EAGER] * _WORTH:
         best = None
     fastest = times[best.name if best else EAGER]
-    single = [tuned for tuned in timed if tuned.name.endswith(SINGLE)]
+    single = [tuned for tuned in timed if tuned.name.endswith(ONE_THREAD)]
     return next((tuned for tuned in single if times[tuned.name] < fastest * worth_threads), best)
 
 

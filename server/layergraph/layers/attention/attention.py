@@ -8,8 +8,8 @@ import torch
 
 from layergraph.config.options import anything, boolean, fraction, one_of, option
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import GlorotUniform, Ones
 from layergraph.layers.attention.multi_head import LAYERS as MULTI_HEAD
@@ -45,7 +45,7 @@ class _DotAttention(Layer):
 
     def forward(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         inputs: Any,
         mask: Any = None,
@@ -54,9 +54,9 @@ class _DotAttention(Layer):
     ) -> Any:
         """The attended values, and with `return_attention_scores` the weights (rows, Tq, Tv)."""
         self.check_inputs(inputs)
-        query, value = inputs[0], as_many_steps(run, inputs[1], inputs[-1])
+        query, value = inputs[0], as_many_steps(context, inputs[1], inputs[-1])
         query_mask, value_mask = (None, None) if mask is None else mask[:2]
-        value_mask = None if value_mask is None else as_many_steps(run, value_mask, inputs[-1])
+        value_mask = None if value_mask is None else as_many_steps(context, value_mask, inputs[-1])
         scores = self.scores(w, query, inputs[-1])
         allowed = None if value_mask is None else value_mask.unsqueeze(-2)
         if use_causal_mask or self.causal:
@@ -66,13 +66,13 @@ class _DotAttention(Layer):
             # Keras subtracts rather than fills, so that a row without any value still tells its scores apart.
             scores = torch.where(allowed, scores, scores - (65504.0 if scores.dtype == torch.float16 else 1e9))
         weights = torch.softmax(scores, -1)
-        kept = dropped(run, weights, self.dropout) if run.training and self.dropout else weights
+        kept = dropped(context, weights, self.dropout) if context.training and self.dropout else weights
         outputs = kept @ value
         if query_mask is not None:
             outputs = torch.where(query_mask.unsqueeze(-1), outputs, 0)
         return [outputs, weights] if return_attention_scores else outputs
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """The query's mask."""
         return None if mask is None else mask[0]
 

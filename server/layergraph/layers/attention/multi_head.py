@@ -25,9 +25,9 @@ from layergraph.config.options import (
 from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
 from layergraph.functional.weights import Weights
@@ -161,7 +161,7 @@ class ProjectedAttention(ShapedLayer):
 
     def forward(  # type: ignore[override]  # as every layer, it names the arguments of its calls
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         query: torch.Tensor,
         value: torch.Tensor,
@@ -175,8 +175,8 @@ class ProjectedAttention(ShapedLayer):
     ) -> Any:
         """The attended values, and with `return_attention_scores` the weights (rows, heads, T, S)."""
         if key is not None:
-            value = as_many_steps(run, value, key)
-            value_mask = None if value_mask is None else as_many_steps(run, value_mask, key)
+            value = as_many_steps(context, value, key)
+            value_mask = None if value_mask is None else as_many_steps(context, value_mask, key)
         fused = not (self.dropout or return_attention_scores or query.ndim > 3)
         masks = [
             None if mask is None else mask.bool().unsqueeze(axis)
@@ -188,10 +188,10 @@ class ProjectedAttention(ShapedLayer):
         causal = use_causal_mask and fused and all(mask is None for mask in masks)
         if use_causal_mask and not causal:
             masks.append(causal_mask(query.shape[1], value.shape[1], query.device))
-        gate = self._projected(run, w, "gate", query) if self.use_gate else None
-        queries = self._projected(run, w, "query", query)
-        keys = self._projected(run, w, "key", value if key is None else key)
-        values = self._projected(run, w, "value", value)
+        gate = self._projected(context, w, "gate", query) if self.use_gate else None
+        queries = self._projected(context, w, "query", query)
+        keys = self._projected(context, w, "key", value if key is None else key)
+        values = self._projected(context, w, "value", value)
         mask = _all_of(masks)
         if mask is not None:
             mask = with_axes_at(mask, queries.ndim, -2 * len(self.attention_axes) - 1)
@@ -200,13 +200,13 @@ class ProjectedAttention(ShapedLayer):
             attended = fused_attention(queries, keys, values, mask, causal=causal, additive=additive)
             weights = None
         else:
-            attended, weights = self.attend(run, queries, keys, values, mask)
-        outputs = self._projected(run, w, "output", attended if gate is None else attended * gate)
+            attended, weights = self.attend(context, queries, keys, values, mask)
+        outputs = self._projected(context, w, "output", attended if gate is None else attended * gate)
         return [outputs, weights] if return_attention_scores else outputs
 
     def attend(
         self,
-        run: Run,
+        context: CallContext,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -221,18 +221,18 @@ class ProjectedAttention(ShapedLayer):
         scores = torch.einsum(product, key, query * (1 / math.sqrt(query.shape[-1])))
         axes = tuple(range(scores.ndim - count, scores.ndim))
         weights = masked_softmax(scores, mask, axes, additive=self.mask_rule == "keras2")
-        kept = dropped(run, weights, self.dropout) if run.training and self.dropout else weights
+        kept = dropped(context, weights, self.dropout) if context.training and self.dropout else weights
         return torch.einsum(combination, kept, value), weights
 
-    def _projected(self, run: Run, w: Weights, what: str, x: torch.Tensor) -> torch.Tensor:
+    def _projected(self, context: CallContext, w: Weights, what: str, x: torch.Tensor) -> torch.Tensor:
         group = _GATE if what == "gate" else f"{self.group_prefix}{what}_dense"
-        outputs, _ = self.sublayers[group].execute(run, w[group], (x,), {}, None, want_masks=False)
+        outputs, _ = self.sublayers[group].execute(context, w[group], (x,), {}, None, want_masks=False)
         made: torch.Tensor = outputs
         return made
 
     def execute(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -241,9 +241,9 @@ class ProjectedAttention(ShapedLayer):
         want_masks: bool,
     ) -> tuple[Any, Any]:
         """As any layer's, but activity regularisation is the projections', and only in some layers the outputs'."""
-        outputs = self.forward(run, w, *args, **kwargs)
+        outputs = self.forward(context, w, *args, **kwargs)
         if self.penalizes_outputs:
-            self.penalize(run, outputs)
+            self.penalize(context, outputs)
         return outputs, previous_mask if want_masks else None
 
     def get_config(self) -> dict[str, Any]:

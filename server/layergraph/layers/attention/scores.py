@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
@@ -27,9 +27,9 @@ def with_axes_at(mask: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
     return mask
 
 
-def as_many_steps(run: Run, x: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+def as_many_steps(context: CallContext, x: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """Values, or their mask, as many as keys: where only one of the numbers is known, data brings what agrees."""
-    known = run.stand_ins
+    known = context.symbolic_dims
     if known is None or not (known.is_unknown(x, 1) or known.is_unknown(key, 1)):
         return x
     return x.new_empty((x.shape[0], key.shape[1], *x.shape[2:]))

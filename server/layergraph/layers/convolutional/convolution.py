@@ -11,11 +11,11 @@ from layergraph.config.options import anything, boolean, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import bind_meta
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
-from layergraph.functional.stand_ins import pairs
 from layergraph.functional.storage_layout import StorageLayout
+from layergraph.functional.symbolic_dims import pairs
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
@@ -76,9 +76,9 @@ class WindowedConvolution(SpatialLayer):
         """The outputs before the activation."""
         raise NotImplementedError
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
-        return activate(self.activation, run, w, self.convolved(w, x))
+        return activate(self.activation, context, w, self.convolved(w, x))
 
     def build_activation(self, input_shape: Any) -> None:
         """Builds a layer that is the activation for what the convolution will give it. To be called last in `build`."""
@@ -86,7 +86,7 @@ class WindowedConvolution(SpatialLayer):
             return
         w = bind_meta(self)
         dtype = torch_dtype(self.compute_dtype)
-        sizes = [stand_ins.fill(input_shape) for stand_ins in next(pairs([input_shape]))]
+        sizes = [symbolic_dims.fill(input_shape) for symbolic_dims in next(pairs([input_shape]))]
         first, second = (self.convolved(w, torch.empty(size, dtype=dtype, device="meta")).shape for size in sizes)
         shape = tuple(a if a == b else None for a, b in zip(first, second, strict=True))
         self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))

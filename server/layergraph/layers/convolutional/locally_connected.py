@@ -11,8 +11,8 @@ import torch
 from layergraph.config.options import Expected, anything, boolean, integer, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
@@ -131,7 +131,7 @@ class _LocallyConnected(SpatialLayer):
                 if 0 <= at < length:
                     yield window, place, at
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         x = x.to(w.kernel.dtype)
         lengths = self.lengths(x)
@@ -144,7 +144,7 @@ class _LocallyConnected(SpatialLayer):
         if self.use_bias:
             # The bias has the filters last. With channels first Keras reads it in another shape, but doesn't move them.
             y = y + (w.bias.reshape(self.filters, *windows) if self.channels_first else w.bias)
-        return activate(self.activation, run, w, y)
+        return activate(self.activation, context, w, y)
 
     def _ordered(self, sizes: tuple[int, ...], channels: int) -> tuple[int, ...]:
         return (channels, *sizes) if self.channels_first else (*sizes, channels)

@@ -9,10 +9,10 @@ import torch
 from layergraph.config.options import boolean, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import DataError, GraphError
-from layergraph.functional import demands
+from layergraph.functional import runtime_assertions as demands
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
@@ -80,11 +80,11 @@ class Dense(Layer):
                 constraint=self.bias_constraint,
             )
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """activation(x @ kernel + bias)."""
         if x.dtype != w.kernel.dtype:
             x = x.to(w.kernel.dtype)
-        return activate(self.activation, run, w, product(x, w.kernel, w.bias if self.use_bias else None))
+        return activate(self.activation, context, w, product(x, w.kernel, w.bias if self.use_bias else None))
 
 
 class Embedding(Layer):
@@ -123,10 +123,10 @@ class Embedding(Layer):
             constraint=self.embeddings_constraint,
         )
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The vectors of the ids. Raises DataError for an id that has none."""
         ids = self.known_ids(inputs)
-        vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=run.row_gradients)
+        vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
 
     def known_ids(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,7 @@ class Embedding(Layer):
             raise DataError(f"layer '{self.name}' (Embedding): got id {wrong}, expected 0 to {self.input_dim - 1}")
         return ids
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Which ids aren't 0, if 0 is padding."""
         return inputs != 0 if self.mask_zero else None
 
@@ -159,11 +159,11 @@ class Masking(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The inputs, 0 where masked."""
         return torch.where(self._mask(inputs)[..., None], inputs, 0)
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Which steps count."""
         return self._mask(inputs)
 
@@ -176,7 +176,7 @@ class Identity(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, inputs: Any) -> Any:
+    def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
         """The inputs."""
         return inputs
 

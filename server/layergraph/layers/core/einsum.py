@@ -19,8 +19,8 @@ from layergraph.config.options import (
 )
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weights import Weights
@@ -201,12 +201,12 @@ class EinsumDense(ShapedLayer):
             f"'{self.equation}' and output_shape {self.partial_output_shape}"
         )
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The outputs."""
         outputs = torch.einsum(self.parsed.text, inputs.to(w.kernel.dtype), w.kernel)
         if self.bias_axes is not None:
             outputs = outputs + w.bias
-        return activate(self.activation, run, w, outputs)
+        return activate(self.activation, context, w, outputs)
 
 
 def _with_axes(given: Any, inputs: Sequence[int], outputs: Sequence[int]) -> Any:

@@ -8,9 +8,9 @@ import torch
 
 from layergraph.config.options import boolean, number, option, optional
 from layergraph.constraints import constraint
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.core.basic import Embedding
@@ -39,10 +39,10 @@ class ReversibleEmbedding(Embedding):
         if not self.tie_weights:
             self.add_weight("reverse_embeddings", (self.output_dim, self.input_dim), self.embeddings_initializer)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         """The vectors of ids, or the logits of vectors."""
         if not reverse:
-            return super().forward(run, w, inputs)
+            return super().forward(context, w, inputs)
         kernel = w.embeddings.t() if self.tie_weights else w.reverse_embeddings
         kind = torch_dtype(self.reverse_dtype or self.compute_dtype)
         logits: torch.Tensor = inputs.to(kind) @ kernel.to(kind)
@@ -50,7 +50,7 @@ class ReversibleEmbedding(Embedding):
 
     def execute(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -59,7 +59,7 @@ class ReversibleEmbedding(Embedding):
         want_masks: bool,
     ) -> tuple[Any, Any]:
         """As any layer's; logits have no mask."""
-        outputs, mask = super().execute(run, w, args, kwargs, previous_mask, want_masks=want_masks)
+        outputs, mask = super().execute(context, w, args, kwargs, previous_mask, want_masks=want_masks)
         reverse = args[1] if len(args) > 1 else kwargs.get("reverse", False)
         return outputs, None if reverse else mask
 

@@ -9,9 +9,9 @@ import torch
 from layergraph.config.options import Expected, anything, boolean, fraction, integer, nonnegative, option
 from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, DataError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.shard import Shard
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
@@ -77,11 +77,13 @@ class BatchNormalization(AffineLayer):
         ):
             self.add_weight(name, (length,), first, trainable=False, autocast=False)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, context: CallContext, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Computes the outputs. Raises DataError in training where a mask doesn't have one axis less than the input."""
         x = wide(x)
-        if run.training and self.trainable:
-            mean, variance = self._moments(x, mask, run.shard)
+        if context.training and self.trainable:
+            mean, variance = self._moments(x, mask, context.shard)
             # Serving runs in inference mode: a call that asks for training itself must not change what is served.
             if not torch.is_inference_mode_enabled():
                 self._follow(w.moving_mean, mean)

@@ -9,9 +9,9 @@ import torch
 from layergraph.config.options import option, positive_int
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weight import Weight
 from layergraph.functional.weights import Weights
 from layergraph.initializers import TruncatedNormal
@@ -59,18 +59,18 @@ class SpectralNormalization(_Wrapper):
             f"({type(self.layer).__name__}), expected one with a kernel or embeddings"
         )
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs, in the type of the inputs."""
         # Serving runs in inference mode, and must not change what is served.
-        if run.training and not torch.is_inference_mode_enabled():
+        if context.training and not torch.is_inference_mode_enabled():
             self._normalize(getattr(w["layer"], self._kernel().name), w.vector_u)
-        y, _ = self.layer.execute(run, w["layer"], (x,), {}, None, want_masks=False)
+        y, _ = self.layer.execute(context, w["layer"], (x,), {}, None, want_masks=False)
         result: torch.Tensor = y.to(x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype))
         return result
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """The layer's own: what comes out of it still has it."""
-        return self.layer.compute_mask(run, inputs, mask) if self.layer.supports_masking else None
+        return self.layer.compute_mask(context, inputs, mask) if self.layer.supports_masking else None
 
     @torch.no_grad()
     def _normalize(self, kernel: torch.Tensor, vector_u: torch.Tensor) -> None:

@@ -17,9 +17,9 @@ from layergraph.config.options import (
 )
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Ones, initializer
 from layergraph.layers.normalization.batch import LAYERS as BATCH
@@ -69,7 +69,7 @@ class LayerNormalization(AffineLayer):
             if sorted(weight.shape) == sorted(stored):
                 weight.shape = stored
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         axes = _axes(self.axis)
         x = wide(x)
@@ -151,7 +151,7 @@ class GroupNormalization(AffineLayer):
             )
         self.add_affine([channels], gamma=self.scale, beta=self.center)
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         axis = self.axis % x.ndim
         channels = x.shape[axis]
@@ -176,7 +176,7 @@ class UnitNormalization(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         x = x if x.is_floating_point() else x.to(torch_dtype(self.compute_dtype))
         squares = x.square().sum(_axes(self.axis), keepdim=True)
@@ -193,7 +193,7 @@ class RMSNormalization(Layer):
         """Creates the scale, of the lengths of `axis` in order."""
         self.add_weight("scale", [axis_length(self, input_shape, axis) for axis in _axes(self.axis)], Ones())
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         original = x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype)
         x = wide(x)

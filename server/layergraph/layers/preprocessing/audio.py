@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from layergraph.config.options import boolean, nonnegative, number, one_of, option, optional, positive_int
 from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import STFT
 from layergraph.layers.spatial import data_format, same_padding
@@ -76,7 +76,7 @@ class STFTSpectrogram(Layer):
         for side, initializer in self._initializers.items():
             self.add_weight(f"{side}_kernel", (self.frame_length, 1, self._fft_length // 2 + 1), initializer)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The spectrogram. Raises DataError for sound that is too short."""
         first = self.data_format == "channels_first"
         x = inputs if first else inputs.movedim(-1, 1)  # (rows, channels, samples)
@@ -160,7 +160,7 @@ class MelSpectrogram(Layer):
         """The loudest of all rows says what is too quiet to tell."""
         return not self.power_to_db
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The spectrogram."""
         dtype = torch.float64 if self.compute_dtype == "float64" else torch.float32
         x = inputs.to(dtype)

@@ -17,8 +17,8 @@ from layergraph.config.options import (
     positive_int,
 )
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.layers.preprocessing.images import ImageLayer, smart_resize
 from layergraph.layers.preprocessing.interpolation import resize
@@ -53,14 +53,14 @@ class RandomImageLayer(ImageLayer):
 
     seed: Any = option(anything, default=None, kw_only=True)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The images, changed in training. Raises GraphError where that is not supported."""
         x = self.converted(inputs)
-        if not run.training:
+        if not context.training:
             return x
-        return self.from_planes(self.changed(run, self.planes(x)), x.ndim)
+        return self.from_planes(self.changed(context, self.planes(x)), x.ndim)
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """Images (rows, channels, height, width), each changed by chance of its own."""
         raise GraphError(
             f"layer '{self.name}' ({type(self).__name__}): its random changes are not supported, "
@@ -83,12 +83,12 @@ class RandomFlip(RandomImageLayer):
 
     mode: str = option(one_of("horizontal", "vertical", "horizontal_and_vertical"), default="horizontal_and_vertical")
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """The images, each way mirrored with probability one half."""
         if "horizontal" in self.mode:
-            x = torch.where(_chance(run, x, 0.5), x.flip(3), x)
+            x = torch.where(_chance(context, x, 0.5), x.flip(3), x)
         if "vertical" in self.mode:
-            x = torch.where(_chance(run, x, 0.5), x.flip(2), x)
+            x = torch.where(_chance(context, x, 0.5), x.flip(2), x)
         return x
 
 
@@ -98,10 +98,10 @@ class RandomBrightness(RandomImageLayer):
     factor: Any = option(bounds)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """Brighter or darker images."""
         low, high = self.value_range
-        delta = _drawn(run, x, self.factor) * (high - low)
+        delta = _drawn(context, x, self.factor) * (high - low)
         return (x + delta).clamp(low, high)
 
 
@@ -111,11 +111,11 @@ class RandomContrast(RandomImageLayer):
     factor: Any = option(bounds)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """Images of more or less contrast."""
         # Of a single number, Keras 3 only takes the upper half.
         low, high = sorted(self.factor) if isinstance(self.factor, tuple) else (0.0, abs(self.factor))
-        scale = _uniform(run, x, 1 - low, 1 + high)
+        scale = _uniform(context, x, 1 - low, 1 + high)
         mean = x.mean((2, 3), keepdim=True)
         return ((x - mean) * scale + mean).clamp(*self.value_range)
 
@@ -130,19 +130,19 @@ class RandomCrop(RandomImageLayer):
     width: int = option(positive_int)
     image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The box, or in inference the images."""
-        if run.training or self.image_rule == "keras3":
-            return super().forward(run, w, inputs)
+        if context.training or self.image_rule == "keras3":
+            return super().forward(context, w, inputs)
         x = self.converted(inputs)
         return self.from_planes(smart_resize(self.planes(x), (self.height, self.width)), x.ndim)
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """A box of all images."""
         free = x.shape[2] - self.height, x.shape[3] - self.width
         if min(free) < 0:
             return resize(x, (self.height, self.width), "bilinear")
-        top, left = (int(torch.randint(0, room + 1, (), generator=run.generator)) for room in free)
+        top, left = (int(torch.randint(0, room + 1, (), generator=context.generator)) for room in free)
         return x[:, :, top : top + self.height, left : left + self.width]
 
     def get_config(self) -> dict[str, Any]:
@@ -157,10 +157,10 @@ class RandomGrayscale(Unseeded):
 
     factor: float = option(fraction, default=0.5)
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """Images, some of them grey: the weights of red, green and blue are ITU-R BT.601's."""
         weights = torch.tensor([0.2989, 0.587, 0.114], dtype=x.dtype, device=x.device).reshape(1, 3, 1, 1)
-        return torch.where(_chance(run, x, self.factor), (x * weights).sum(1, keepdim=True), x)
+        return torch.where(_chance(context, x, self.factor), (x * weights).sum(1, keepdim=True), x)
 
 
 class RandomInvert(RandomImageLayer):
@@ -169,10 +169,10 @@ class RandomInvert(RandomImageLayer):
     factor: Any = option(bounds, default=1.0)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """Images, some of them negatives."""
         low, high = self.factor if isinstance(self.factor, tuple) else (0.0, self.factor)
-        chosen = _uniform(run, x, 0, 1) < _uniform(run, x, low, high)
+        chosen = _uniform(context, x, 0, 1) < _uniform(context, x, low, high)
         return torch.where(chosen, self.value_range[1] - x, x)
 
 
@@ -214,9 +214,9 @@ class RandomRotation(_Warp):
 
     factor: Any = option(bounds)
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """The turned images."""
-        angle = _drawn(run, x, self.factor).flatten() * (2 * torch.pi)
+        angle = _drawn(context, x, self.factor).flatten() * (2 * torch.pi)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         matrix = torch.stack([cos, -sin, zero, sin, cos, zero], 1).reshape(-1, 2, 3)
         return self.warped(x, matrix)
@@ -228,10 +228,10 @@ class RandomTranslation(_Warp):
     height_factor: Any = option(bounds)
     width_factor: Any = option(bounds)
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """The moved images."""
-        down = _drawn(run, x, self.height_factor).flatten() * x.shape[2]
-        across = _drawn(run, x, self.width_factor).flatten() * x.shape[3]
+        down = _drawn(context, x, self.height_factor).flatten() * x.shape[2]
+        across = _drawn(context, x, self.width_factor).flatten() * x.shape[3]
         one, zero = torch.ones_like(down), torch.zeros_like(down)
         return self.warped(x, torch.stack([one, zero, -across, zero, one, -down], 1).reshape(-1, 2, 3))
 
@@ -242,28 +242,30 @@ class RandomZoom(_Warp):
     height_factor: Any = option(bounds)
     width_factor: Any = option(optional(bounds), default=None)
 
-    def changed(self, run: Run, x: torch.Tensor) -> torch.Tensor:
+    def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """The zoomed images; without a width factor they keep their aspect ratio."""
-        down = 1 + _drawn(run, x, self.height_factor).flatten()
-        across = down if self.width_factor is None else 1 + _drawn(run, x, self.width_factor).flatten()
+        down = 1 + _drawn(context, x, self.height_factor).flatten()
+        across = down if self.width_factor is None else 1 + _drawn(context, x, self.width_factor).flatten()
         zero = torch.zeros_like(down)
         return self.warped(x, torch.stack([across, zero, zero, zero, down, zero], 1).reshape(-1, 2, 3))
 
 
-def _uniform(run: Run, x: torch.Tensor, low: float | torch.Tensor, high: float | torch.Tensor) -> torch.Tensor:
+def _uniform(
+    context: CallContext, x: torch.Tensor, low: float | torch.Tensor, high: float | torch.Tensor
+) -> torch.Tensor:
     """A number from low to high for each image: (rows, 1, 1, 1)."""
-    drawn = run.drawn((x.shape[0], 1, 1, 1), x, lambda empty: empty.uniform_(generator=run.generator))
+    drawn = context.drawn((x.shape[0], 1, 1, 1), x, lambda empty: empty.uniform_(generator=context.generator))
     return low + drawn * (high - low)
 
 
-def _drawn(run: Run, x: torch.Tensor, limits: Any) -> torch.Tensor:
+def _drawn(context: CallContext, x: torch.Tensor, limits: Any) -> torch.Tensor:
     """A number for each image, between two bounds, or within one on either side of zero."""
     low, high = limits if isinstance(limits, tuple) else (-abs(limits), abs(limits))
-    return _uniform(run, x, low, high)
+    return _uniform(context, x, low, high)
 
 
-def _chance(run: Run, x: torch.Tensor, probability: float) -> torch.Tensor:
-    return _uniform(run, x, 0, 1) < probability
+def _chance(context: CallContext, x: torch.Tensor, probability: float) -> torch.Tensor:
+    return _uniform(context, x, 0, 1) < probability
 
 
 LAYERS: dict[str, type[Layer]] = {

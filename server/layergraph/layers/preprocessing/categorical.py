@@ -21,9 +21,9 @@ from layergraph.config.options import (
     positive_int,
 )
 from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.strings import Strings
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Zeros
@@ -111,7 +111,7 @@ class CategoryEncoding(_Categories):
     sparse: bool = option(dense_only, default=False)
 
     def forward(
-        self, run: Run, w: Weights, inputs: torch.Tensor, count_weights: torch.Tensor | None = None
+        self, context: CallContext, w: Weights, inputs: torch.Tensor, count_weights: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The vectors. Raises DataError for a category that isn't there."""
         if count_weights is not None and self.output_mode != "count":
@@ -171,7 +171,7 @@ class Discretization(_Categories):
         if self.own_weights and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] == 2:
             self.own_weights[0].shape = shapes[0]
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The numbers of the bins, encoded. Raises DataError if the layer never learned its bins."""
         values = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
         if self.bin_boundaries is not None:
@@ -237,7 +237,7 @@ class Hashing(_Categories):
         if self.output_mode == "int" and self.compute_dtype not in ("int32", "int64"):
             raise ConfigError(f"Hashing: option 'dtype' is '{self.compute_dtype}', expected 'int32' or 'int64'")
 
-    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
         """The buckets, encoded."""
         if self.output_mode == "one_hot" and inputs.ndim > 1 and inputs.shape[-1] == 1:
             inputs = inputs.reshape(*inputs.shape[:-1])
@@ -277,7 +277,7 @@ class HashedCrossing(_Categories):
             kwargs["dtype"] = "int64"
         super().__init__(*args, **kwargs)
 
-    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
         """The buckets, encoded. Raises GraphError for inputs that don't go together."""
         self._check(inputs)
         shape = tuple(inputs[0].shape)

@@ -6,8 +6,8 @@ import torch
 
 from layergraph.config.options import nonnegative, option, sizes
 from layergraph.errors import DataError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.layers.preprocessing.augmentation import value_range
 from layergraph.layers.preprocessing.images import ImageLayer
@@ -28,7 +28,7 @@ class AutoContrast(ImageLayer):
 
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The stretched images; what has a single value stays as it is."""
         original = self.converted(inputs)
         x = ranged(original, self.value_range, (0, 255))
@@ -52,7 +52,7 @@ class ContrastLimitedAdaptiveHistogramEqualization(ImageLayer):
     clip_limit: float = option(nonnegative, default=4.0)
     tile_grid_size: tuple[int, ...] = option(sizes(2), default=(8, 8))
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The equalized images. Raises DataError for images smaller than what a tile lacks."""
         x = ranged(self.planes(inputs).to(torch.float32), self.value_range, (0, 255))
         y = ranged(self._equalized(x), (0, 255), self.value_range)

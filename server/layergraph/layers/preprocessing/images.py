@@ -20,9 +20,9 @@ from layergraph.config.options import (
     positive_int,
 )
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Ones, Zeros, constant
 from layergraph.layers.normalization.weights import axis_length
@@ -97,7 +97,7 @@ class Rescaling(Layer):
 
     supports_masking = True
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The scaled inputs."""
         dtype = torch_dtype(self.compute_dtype)
         scale, offset = (torch.as_tensor(v, dtype=dtype, device=inputs.device) for v in (self.scale, self.offset))
@@ -131,7 +131,7 @@ class Resizing(ImageLayer):
                 "Resizing: options 'crop_to_aspect_ratio' and 'pad_to_aspect_ratio' are both set, expected one"
             )
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The resized images."""
         size = (self.height, self.width)
         floating = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
@@ -171,7 +171,7 @@ class CenterCrop(ImageLayer):
     height: int = option(positive_int)
     width: int = option(positive_int)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The cut images."""
         x = self.planes(self.converted(inputs))
         more = x.shape[2] - self.height, x.shape[3] - self.width
@@ -237,7 +237,7 @@ class Normalization(Layer):
             # Rows that were seen in `adapt`: nothing depends on it.
             self.add_weight("count", (), Zeros(), trainable=False, dtype="int32")
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The standardised inputs."""
         dtype = torch_dtype(self.compute_dtype)
         x = inputs.to(dtype)

@@ -23,9 +23,9 @@ from layergraph.config.options import (
     text,
 )
 from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.weights import Weights
@@ -195,7 +195,7 @@ class Lookup(Layer):
         if self._known is None:
             raise DataError(f"layer '{self.name}' ({type(self).__name__}): has no vocabulary")
 
-    def forward(self, run: Run, w: Weights, inputs: Any) -> Any:
+    def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
         """Indices, vectors over the vocabulary, or terms. Raises DataError for a value that has no place."""
         if isinstance(inputs, Strings) is not (self.of_text and not self.invert):
             expected = "text" if self.of_text and not self.invert else "integers"

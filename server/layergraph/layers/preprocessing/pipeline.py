@@ -8,10 +8,10 @@ from typing import Any
 
 from layergraph.config.options import Expected, option
 from layergraph.functional import scopes
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.input import Input
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
-from layergraph.functional.structure import map_structure
+from layergraph.functional.nest import map_structure
 from layergraph.functional.tensor import Tensor
 from layergraph.functional.weights import Weights
 
@@ -67,12 +67,12 @@ class Pipeline(Layer):
         dtype = leaf.dtype if isinstance(leaf, Tensor) else "float32"
         return Input(batch_shape=tuple(leaf.shape), dtype=dtype)
 
-    def forward(self, run: Run, w: Weights, inputs: Any, mask: Any = None) -> Any:
+    def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> Any:
         """What the last layer gives."""
         for name, layer in self.sublayers.items():
             takes_mask = mask is not None and "mask" in layer.mask_argument_names
             kwargs = {"mask": mask} if takes_mask else {}
-            inputs, mask = layer.execute(run, w[name], (inputs,), kwargs, mask, want_masks=True)
+            inputs, mask = layer.execute(context, w[name], (inputs,), kwargs, mask, want_masks=True)
         return inputs
 
     def get_config(self) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from layergraph.config.options import (
     text,
 )
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.weights import Weights
@@ -120,7 +120,7 @@ class TextVectorization(Layer):
 
     # --- computing ----------------------------------------------------------------------------------------------------
 
-    def forward(self, run: Run, w: Weights, inputs: Any) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
         """The sequences or vectors. Raises GraphError for anything but text."""
         if not isinstance(inputs, Strings):
             raise GraphError(f"layer '{self.name}' (TextVectorization): got {inputs.dtype}, expected text")
@@ -136,7 +136,7 @@ class TextVectorization(Layer):
         if inputs.is_meta:
             # How many tokens there are, the data decides.
             unknown = self.split is not None or self.ngrams
-            length = run.stand_ins.length if unknown and run.stand_ins is not None else shape[-1]
+            length = context.symbolic_dims.length if unknown and context.symbolic_dims is not None else shape[-1]
             return self._encoded(w, torch.empty((shape[0], length), dtype=torch.int64, device="meta"))
         self.lookup.check_known()
         rows = [self._tokens(row) for row in inputs.values.reshape(shape[0], *(shape[1:] or (1,))).tolist()]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.layers.core.basic import Embedding
 from layergraph.layers.core.reversible_embedding import ReversibleEmbedding, capped
@@ -54,7 +54,7 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
         w.unscaled = True
         return w
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The vectors of the ids. Raises DataError for an id that has none."""
         ids = self.known_ids(inputs)
         vectors: torch.Tensor = torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
@@ -103,10 +103,10 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
             w.kernel, w.divisor = dequantized(values.to(scale.dtype), scale, zero, w.g_idx, 0), None
         return w
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         """The vectors of ids, or the logits of vectors."""
         if not reverse:
-            return super().forward(run, w, inputs)
+            return super().forward(context, w, inputs)
         quantizer, scale = self.activation_quantizer, None
         vectors = inputs
         if quantizer is not None:
@@ -119,6 +119,6 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
             logits = logits / divisor
         return capped(logits, self.logit_soft_cap)
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """None."""
         return None

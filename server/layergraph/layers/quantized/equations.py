@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from layergraph.errors import GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.tensor import Shape
 from layergraph.functional.weights import Weights
 from layergraph.layers.activation_functions import activate
@@ -37,10 +37,10 @@ class QuantizedDense(QuantizedKernel, Dense):
         """The product has the columns last, as the scale has them."""
         return values, scale
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """activation(x @ kernel + bias)."""
-        y = self.multiplied(run, w, x, torch.matmul, (-1,))
-        return activate(self.activation, run, w, y + _bias(self, w) if self.use_bias else y)
+        y = self.multiplied(context, w, x, torch.matmul, (-1,))
+        return activate(self.activation, context, w, y + _bias(self, w) if self.use_bias else y)
 
 
 class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
@@ -81,17 +81,17 @@ class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
         """As any EinsumDense."""
         self.add_whole_kernel(self._input_shape)
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """The outputs."""
         y = self.multiplied(
-            run,
+            context,
             w,
             inputs,
             lambda x, kernel: torch.einsum(self.parsed.text, x, kernel),
             tuple(self.inputs.summed),
             self.inputs.laid_out,
         )
-        return activate(self.activation, run, w, y if self.bias_axes is None else y + _bias(self, w))
+        return activate(self.activation, context, w, y if self.bias_axes is None else y + _bias(self, w))
 
 
 def _bias(layer: QuantizedKernel, w: Weights) -> torch.Tensor:

@@ -16,9 +16,9 @@ from layergraph.config.options import option, optional
 from layergraph.config.quantization import Quantization
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy, torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
 from layergraph.functional.weights import Weights
@@ -257,7 +257,7 @@ class QuantizedKernel(QuantizedLayer):
 
     def multiplied(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         x: torch.Tensor,
         multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
@@ -270,7 +270,7 @@ class QuantizedKernel(QuantizedLayer):
         if w.unscaled:
             return multiply(x, w.kernel)
         if self.quantization.mode == "float8":
-            if run.training:
+            if context.training:
                 raise GraphError(f"layer '{self.name}' ({self.keras_class_name}): can't be trained in float8")
             return multiply(float8(x, w.inputs_scale), w.kernel)
         quantizer = self.activation_quantizer

@@ -10,9 +10,9 @@ import torch
 from layergraph.config.options import anything, boolean, fraction, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
 from layergraph.functional.shape_inference import infer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
@@ -111,7 +111,7 @@ class Cell(Layer):
 
     def scan(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         x: torch.Tensor,
         states: States,
@@ -127,18 +127,18 @@ class Cell(Layer):
         watch         is told what each step gives, before masks: the states, the first of which is the output
         """
         x = x.to(w.kernel.dtype)
-        if run.training and self.dropout and not self.recurrent_dropout:
-            x = x * dropout_mask(run, x[:, 0], self.dropout)[:, None]
+        if context.training and self.dropout and not self.recurrent_dropout:
+            x = x * dropout_mask(context, x[:, 0], self.dropout)[:, None]
         if x.is_meta:
             return self._shapes(w, x, states)
         # Keras's products take one row of states for all of x; torch's loops read past the end of fewer than x has.
         rows = x.shape[0]
         states = [state if state.shape[0] == rows else state.expand(rows, -1) for state in states]
-        if watch is None and not (run.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
+        if watch is None and not (context.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
             done = self.fused(w, x, states, mask, need_states=need_states)
             if done is not None:
                 return done
-        step = self.step(run, w, x)
+        step = self.step(context, w, x)
         return _loop(step if watch is None else _watched(step, watch), x, states, mask)
 
     def fused(
@@ -147,28 +147,31 @@ class Cell(Layer):
         """What `scan` gives, by one of torch's own loops; None where none computes this."""
         return None
 
-    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+    def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
         """The step over x (rows, steps, features). What doesn't depend on states is computed here, for all steps."""
         raise NotImplementedError
 
-    def projected(self, run: Run, w: Weights, x: torch.Tensor, bias: torch.Tensor | None) -> Sequence[torch.Tensor]:
+    def projected(
+        self, context: CallContext, w: Weights, x: torch.Tensor, bias: torch.Tensor | None
+    ) -> Sequence[torch.Tensor]:
         """x @ kernel + bias of each step, by one matrix product (rows, gates * units)."""
         x = x.transpose(0, 1)
-        if run.training and self.dropout and self.recurrent_dropout:
+        if context.training and self.dropout and self.recurrent_dropout:
             # With recurrent dropout, Keras drops other inputs for each gate.
             parts = [
-                (x * dropout_mask(run, x[0], self.dropout)) @ kernel for kernel in w.kernel.chunk(self.gates, dim=-1)
+                (x * dropout_mask(context, x[0], self.dropout)) @ kernel
+                for kernel in w.kernel.chunk(self.gates, dim=-1)
             ]
             y = torch.cat(parts, -1)
             return (y if bias is None else y + bias).unbind(0)
         return product(x, w.kernel, bias).unbind(0)
 
-    def recurrent_masks(self, run: Run, x: torch.Tensor) -> list[torch.Tensor] | None:
+    def recurrent_masks(self, context: CallContext, x: torch.Tensor) -> list[torch.Tensor] | None:
         """What each gate's state is multiplied by, the same in all steps; None without recurrent dropout."""
-        if not (run.training and self.recurrent_dropout):
+        if not (context.training and self.recurrent_dropout):
             return None
         like = x.new_empty((x.shape[0], self.units))
-        return [dropout_mask(run, like, self.recurrent_dropout) for _ in range(self.gates)]
+        return [dropout_mask(context, like, self.recurrent_dropout) for _ in range(self.gates)]
 
     def _shapes(self, w: Weights, x: torch.Tensor, states: States) -> Scanned:
         """Without values, shapes are told rather than computed: thousands of steps on `meta` take seconds."""
@@ -224,10 +227,10 @@ class SimpleCell(Cell):
         loop = recurrent_kernels.simple_rnn(w.kernel, w.recurrent_kernel, bias, rectified=self.activation is relu)
         return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
 
-    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+    def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
         """The formula above."""
-        inputs = self.projected(run, w, x, w.bias if self.use_bias else None)
-        masks = self.recurrent_masks(run, x)
+        inputs = self.projected(context, w, x, w.bias if self.use_bias else None)
+        masks = self.recurrent_masks(context, x)
 
         def take(t: int, states: States) -> list[torch.Tensor]:
             # A layer as the activation may give another type.
@@ -277,10 +280,10 @@ class LstmCell(GatedCell):
             return loop(x, states)
         return recurrent_kernels.masked(loop, x, states, mask, first_steps if need_states else None)
 
-    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+    def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
         """The formula above."""
-        inputs = self.projected(run, w, x, w.bias if self.use_bias else None)
-        masks = self.recurrent_masks(run, x)
+        inputs = self.projected(context, w, x, w.bias if self.use_bias else None)
+        masks = self.recurrent_masks(context, x)
         gate, active = self.recurrent_activation, self.activation
 
         def take(t: int, states: States) -> list[torch.Tensor]:
@@ -329,13 +332,13 @@ class GruCell(GatedCell):
         loop = recurrent_kernels.gru(w.kernel, w.recurrent_kernel, w.bias if self.use_bias else None)
         return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
 
-    def step(self, run: Run, w: Weights, x: torch.Tensor) -> Step:
+    def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
         """The formula above."""
         bias = recurrent_bias = None
         if self.use_bias:
             bias, recurrent_bias = w.bias.unbind(0) if self.reset_after else (w.bias, None)
-        inputs = self.projected(run, w, x, bias)
-        masks = self.recurrent_masks(run, x)
+        inputs = self.projected(context, w, x, bias)
+        masks = self.recurrent_masks(context, x)
         gate, units = self.recurrent_activation, self.units
 
         def after(t: int, states: States) -> list[torch.Tensor]:

@@ -11,10 +11,10 @@ import torch
 from layergraph.config.options import anything, boolean, fraction, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
-from layergraph.functional.structure import flatten
+from layergraph.functional.nest import flatten
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
@@ -97,7 +97,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
 
     def forward(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
@@ -114,11 +114,11 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         mask = mask[0] if isinstance(mask, (list, tuple)) and mask else mask
         if mask is not None and not 2 <= mask.ndim <= self.rank + 2:
             raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps) or more axes")
-        inputs = self._inputs(run, w, sequences.to(w.kernel.dtype))
+        inputs = self._inputs(context, w, sequences.to(w.kernel.dtype))
         # The gates are (rows, steps, *spatial, filters * 4) here; states are without the steps.
-        states = self._first_states(inputs, self.starting_states(run, len(inputs), initial_state))
-        outputs, states = self._scan(run, w, inputs, states, mask)
-        self.keep_states(run, states)
+        states = self._first_states(inputs, self.starting_states(context, len(inputs), initial_state))
+        outputs, states = self._scan(context, w, inputs, states, mask)
+        self.keep_states(context, states)
         if mask is not None and self.zero_output_for_mask:
             order = mask.flip(1) if self.go_backwards else mask
             outputs = torch.where(_over(order.to(torch.bool), outputs), outputs, 0)
@@ -126,14 +126,14 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         output = (outputs if self.return_sequences else outputs[:, -1]).to(dtype)
         return [output, *(state.to(dtype) for state in states)] if self.return_state else output
 
-    def _inputs(self, run: Run, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    def _inputs(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The inputs' part in the gates, of all steps at once: they are taken as rows."""
         rows, steps = x.shape[:2]
         flat = x.reshape(rows * steps, *x.shape[2:])
         bias = w.bias if self.use_bias else None
-        if run.training and self.dropout:
+        if context.training and self.dropout:
             # One mask for all steps, another for each gate.
-            masks = [dropout_mask(run, x[:, 0], self.dropout)[:, None] for _ in range(_GATES)]
+            masks = [dropout_mask(context, x[:, 0], self.dropout)[:, None] for _ in range(_GATES)]
             kernels = w.kernel.chunk(_GATES, -1)
             biases = [None] * _GATES if bias is None else bias.chunk(_GATES)
             parts = [
@@ -160,7 +160,12 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         return given
 
     def _scan(
-        self, run: Run, w: Weights, inputs: torch.Tensor, states: list[torch.Tensor], mask: torch.Tensor | None
+        self,
+        context: CallContext,
+        w: Weights,
+        inputs: torch.Tensor,
+        states: list[torch.Tensor],
+        mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The outputs of all steps, in the order in which they are taken, and the states after the last."""
         steps = range(inputs.shape[1])
@@ -169,8 +174,8 @@ class _ConvLstm(WindowedConvolution, Recurrent):
             after = self._step(w, inputs[:, 0], states, None)
             return after[0].unsqueeze(1).expand(-1, len(steps), *after[0].shape[1:]), after
         dropped = None
-        if run.training and self.recurrent_dropout:
-            dropped = [dropout_mask(run, states[0], self.recurrent_dropout) for _ in range(_GATES)]
+        if context.training and self.recurrent_dropout:
+            dropped = [dropout_mask(context, states[0], self.recurrent_dropout) for _ in range(_GATES)]
         output = torch.zeros_like(states[0])
         outputs = []
         for t in reversed(steps) if self.go_backwards else steps:

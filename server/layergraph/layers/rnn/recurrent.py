@@ -13,11 +13,11 @@ from layergraph.config.names import snake_case
 from layergraph.config.options import Expected, anything, boolean, one_of, option
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.run import Run
+from layergraph.functional.nest import Structure, flatten
 from layergraph.functional.storage_layout import StorageLayout
-from layergraph.functional.structure import Structure, flatten
 from layergraph.functional.weights import Weights
 from layergraph.layers.rnn.cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
 from layergraph.layers.rnn.kernels import Scanned
@@ -64,7 +64,7 @@ class Recurrent(Layer):
 
     def forward(
         self,
-        run: Run,
+        context: CallContext,
         w: Weights,
         sequences: torch.Tensor,
         initial_state: Any = None,
@@ -81,15 +81,17 @@ class Recurrent(Layer):
             mask = sequences_mask
         mask = _fitting_mask(mask, sequences)
         cells = self.cells(w)
-        starts = self._starts(cells, sequences, self.starting_states(run, len(sequences), initial_state))
-        keeps = self.stateful and run.states is not None
+        starts = self._starts(cells, sequences, self.starting_states(context, len(sequences), initial_state))
+        keeps = self.stateful and context.states is not None
         x = sequences.flip(1) if self.go_backwards else sequences
         if mask is not None and self.go_backwards:
             mask = mask.flip(1)
-        for watches in self.rehearsals(run):
-            self._through(run, cells, watches, sequences[:, :1], starts, None, need_states=False)
-        x, ends = self._through(run, cells, self.watches(run), x, starts, mask, need_states=self.return_state or keeps)
-        self.keep_states(run, ends)
+        for watches in self.rehearsals(context):
+            self._through(context, cells, watches, sequences[:, :1], starts, None, need_states=False)
+        x, ends = self._through(
+            context, cells, self.watches(context), x, starts, mask, need_states=self.return_state or keeps
+        )
+        self.keep_states(context, ends)
         if mask is not None and self.zero_output_for_mask:
             x = torch.where(mask[:, :, None], x, 0)
         dtype = torch_dtype(self.compute_dtype)
@@ -100,7 +102,7 @@ class Recurrent(Layer):
 
     def _through(
         self,
-        run: Run,
+        context: CallContext,
         cells: list[tuple[Cell, Any]],
         watches: Watches | None,
         x: torch.Tensor,
@@ -113,29 +115,29 @@ class Recurrent(Layer):
         ends: list[torch.Tensor] = []
         for (cell, weights), watch in zip(cells, watches or [None] * len(cells), strict=True):
             here, starts = starts[: len(cell.state_sizes)], starts[len(cell.state_sizes) :]
-            x, states = cell.scan(run, weights, x, here, mask, need_states=need_states, watch=watch)
+            x, states = cell.scan(context, weights, x, here, mask, need_states=need_states, watch=watch)
             ends += states
         return x, ends
 
-    def watches(self, run: Run) -> Watches | None:
+    def watches(self, context: CallContext) -> Watches | None:
         """What is told the steps of each cell, if anything is."""
         return None
 
-    def rehearsals(self, run: Run) -> list[Watches]:
+    def rehearsals(self, context: CallContext) -> list[Watches]:
         """What is told the first step that is to be taken beforehand, for each time that it is."""
         return []
 
-    def starting_states(self, run: Run, rows: int, given: Any) -> Any:
+    def starting_states(self, context: CallContext, rows: int, given: Any) -> Any:
         """What the batch before ended with, if the layer keeps that and nothing else is given."""
-        if not self.stateful or run.states is None or any(state is not None for state in flatten(given)):
+        if not self.stateful or context.states is None or any(state is not None for state in flatten(given)):
             return given
-        kept = run.states.get(self)
+        kept = context.states.get(self)
         return kept if kept and len(kept[0]) == rows else None
 
-    def keep_states(self, run: Run, states: list[torch.Tensor]) -> None:
+    def keep_states(self, context: CallContext, states: list[torch.Tensor]) -> None:
         """Has the next batch start from these."""
-        if self.stateful and run.states is not None:
-            run.states[self] = [state.detach() for state in states]
+        if self.stateful and context.states is not None:
+            context.states[self] = [state.detach() for state in states]
 
     def _starts(self, cells: list[tuple[Cell, Any]], x: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
         """The states to start from, in the type that the cells compute in: those given, or zeros."""
@@ -149,7 +151,7 @@ class Recurrent(Layer):
             raise GraphError(f"got initial states of shapes {shapes}, expected {[('rows', n) for n in sizes]}")
         return [state.to(dtype) for state, dtype in zip(given, dtypes, strict=True)]
 
-    def compute_mask(self, run: Run, inputs: Any, mask: Any) -> Any:
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """The mask of the steps, if all are given; states have none."""
         known = next(iter(flatten(mask)), None) if self.return_sequences else None
         return [known] if self.return_state else known
@@ -209,12 +211,12 @@ class GRU(GruCell, _OwnCell):
 class _OneStep(Layer):
     """A cell called as a layer: inputs (rows, features) and states give the output and the states after it."""
 
-    def forward(self, run: Run, w: Weights, inputs: torch.Tensor, states: Any = None) -> Any:
+    def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, states: Any = None) -> Any:
         """One step. Raises GraphError without states."""
         if states is None:
             raise GraphError("a cell is called on inputs and states, got no states")
         assert isinstance(self, Cell)
-        outputs, ends = self.scan(run, w, inputs[:, None], flatten(states), None, need_states=True)
+        outputs, ends = self.scan(context, w, inputs[:, None], flatten(states), None, need_states=True)
         return [outputs[:, 0], *ends]
 
 
@@ -277,13 +279,13 @@ class StackedRNNCells(Layer):
             input_shape = (input_shape[0], cell.state_sizes[0])
 
 
-def _penalty(run: Run, cell: Cell, stack: StackedRNNCells | None = None) -> Watch:
+def _penalty(context: CallContext, cell: Cell, stack: StackedRNNCells | None = None) -> Watch:
     """Adds activity regularisation of a step of a cell, and of its part in a step of the stack."""
 
     def add(states: States) -> None:
-        cell.penalize(run, [states[0], *states])
+        cell.penalize(context, [states[0], *states])
         if stack is not None:
-            stack.penalize(run, [states[0], *states] if cell is stack.cells[-1] else [*states])
+            stack.penalize(context, [states[0], *states] if cell is stack.cells[-1] else [*states])
 
     return add
 
@@ -315,22 +317,22 @@ class RNN(Recurrent):
             return [(self.cell, w["cell"])]
         return [(cell, w["cell"][name]) for name, cell in self.cell.sublayers.items()]
 
-    def watches(self, run: Run) -> Watches | None:
+    def watches(self, context: CallContext) -> Watches | None:
         """What adds activity regularisation of the cells: of the output and of each state, in each step."""
-        if run.losses is None or all(layer.activity_regularizer is None for layer in self.cell.walk_layers()):
+        if context.losses is None or all(layer.activity_regularizer is None for layer in self.cell.walk_layers()):
             return None
         if isinstance(self.cell, Cell):
-            return [_penalty(run, self.cell)]
-        return [_penalty(run, cell, self.cell) for cell in self.cell.cells]
+            return [_penalty(context, self.cell)]
+        return [_penalty(context, cell, self.cell) for cell in self.cell.cells]
 
-    def rehearsals(self, run: Run) -> list[Watches]:
+    def rehearsals(self, context: CallContext) -> list[Watches]:
         """Keras counts the penalties of steps, too, that it takes to draw dropout for a stack, and to see shapes."""
-        watches = self.watches(run)
+        watches = self.watches(context)
         if watches is None:
             return []
         drawing: list[Watches] = []
         if isinstance(self.cell, StackedRNNCells):
-            drawing.append([_penalty(run, cell) for cell in self.cell.cells])
+            drawing.append([_penalty(context, cell) for cell in self.cell.cells])
         return drawing if self.unroll else [*drawing, watches]
 
     def output_structure(self, outputs: list[Any]) -> Structure:

@@ -10,8 +10,8 @@ import torch
 
 from layergraph.config.tensorflow_ops import subscript
 from layergraph.errors import DataError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.ops.indexing import GetItem
 from layergraph.ops.operation import Operation, function_node, unknown_length
@@ -114,13 +114,15 @@ class BooleanMask(Operation):
 
     keras_module = "layergraph.ops"
 
-    def forward(self, run: Run, w: Weights, tensor: torch.Tensor, mask: Any, axis: int | None = None) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, tensor: torch.Tensor, mask: Any, axis: int | None = None
+    ) -> torch.Tensor:
         """The elements where the mask holds, in a row."""
         holds = torch.as_tensor(mask, device=tensor.device).to(torch.bool)
         first = axis or 0
         rest = tensor.shape[first + holds.ndim :]
         if tensor.is_meta:
-            return tensor.new_empty((*tensor.shape[:first], unknown_length(run), *rest))
+            return tensor.new_empty((*tensor.shape[:first], unknown_length(context), *rest))
         flat = tensor.reshape(*tensor.shape[:first], -1, *rest)
         return flat.index_select(first, torch.nonzero(holds.reshape(-1)).reshape(-1))
 
@@ -130,10 +132,10 @@ class Where(Operation):
 
     keras_module = "layergraph.ops"
 
-    def forward(self, run: Run, w: Weights, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, context: CallContext, w: Weights, condition: torch.Tensor) -> torch.Tensor:
         """The indices where it holds: (places, axes)."""
         if condition.is_meta:
-            return condition.new_empty((unknown_length(run), condition.ndim), dtype=torch.int64)
+            return condition.new_empty((unknown_length(context), condition.ndim), dtype=torch.int64)
         return torch.nonzero(condition)
 
 
@@ -142,10 +144,10 @@ class Unique(Operation):
 
     keras_module = "layergraph.ops"
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
         """The different elements in the order in which they come first, and for each element which of them it is."""
         if x.is_meta:
-            return [x.new_empty(unknown_length(run)), x.new_empty(x.shape[0], dtype=torch.int32)]
+            return [x.new_empty(unknown_length(context)), x.new_empty(x.shape[0], dtype=torch.int32)]
         values, inverse = torch.unique(x, return_inverse=True)
         order = torch.arange(x.shape[0], device=x.device)
         first = order.new_empty(values.shape[0]).scatter_reduce(0, inverse, order, "amin", include_self=False)
@@ -161,10 +163,12 @@ class StridedSlice(Operation):
     computes_values = True
     variadic = True
 
-    def forward(self, run: Run, w: Weights, x: torch.Tensor, begin: Any, end: Any, strides: Any, **masks: int) -> Any:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, context: CallContext, w: Weights, x: torch.Tensor, begin: Any, end: Any, strides: Any, **masks: int
+    ) -> Any:
         """The part of x."""
         key = subscript(_integers(begin), _integers(end), _integers(strides), masks)
-        return GetItem(name="op").forward(run, w, x, key)
+        return GetItem(name="op").forward(context, w, x, key)
 
 
 def _sliced(x: torch.Tensor, begin: Any, size: Any) -> torch.Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from layergraph.errors import DataError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.run import Run
 from layergraph.functional.weights import Weights
 from layergraph.layers.preprocessing.interpolation import resize
 from layergraph.layers.spatial import same_padding
@@ -238,7 +238,7 @@ def _ssim(
     k1: float = 0.01,
     k2: float = 0.03,
 ) -> torch.Tensor:
-    return SSIM(max_val, filter_size, filter_sigma, k1, k2, name="op").forward(Run(), Weights(), img1, img2)
+    return SSIM(max_val, filter_size, filter_sigma, k1, k2, name="op").forward(CallContext(), Weights(), img1, img2)
 
 
 def _total_variation(images: torch.Tensor) -> torch.Tensor:

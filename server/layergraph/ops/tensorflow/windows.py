@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from layergraph.errors import GraphError
-from layergraph.functional.run import Run
+from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.layers.spatial import same_padding
 from layergraph.ops import windows
@@ -59,7 +59,7 @@ def _pooled(kind: Any) -> Callable[..., Any]:
             data_format=_format(data_format),
             name="op",
         )
-        return pool.forward(Run(), Weights(), x)
+        return pool.forward(CallContext(), Weights(), x)
 
     return pooled
 
@@ -106,7 +106,7 @@ def _convolved(
         _sizes(rate, rank, data_format),
         name="op",
     )
-    return convolution.forward(Run(), Weights(), x, kernel)
+    return convolution.forward(CallContext(), Weights(), x, kernel)
 
 
 def _depthwise(
@@ -121,7 +121,7 @@ def _depthwise(
     x, mode = _padded(x, padding, data_format)
     sizes = [_sizes(v, 2, data_format) for v in (strides, rate if dilations is None else dilations)]
     convolution = windows.DepthwiseConv(sizes[0], mode, _format(data_format), sizes[1], name="op")
-    return convolution.forward(Run(), Weights(), x, _floats(filter, x))
+    return convolution.forward(CallContext(), Weights(), x, _floats(filter, x))
 
 
 def _separable(

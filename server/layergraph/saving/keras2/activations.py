@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from layergraph.config.generation import ACTIVATION, OWN_KEY
+from layergraph.config.keras_versions import ACTIVATION, OWN_KEY
 
 
 def _layer(kind: str, name: str, **config: Any) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph
 from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import Structure, flatten, map_structure
 from layergraph.functional.node import Node
 from layergraph.functional.stored_form import StoredForm
-from layergraph.functional.structure import Structure, flatten, map_structure
 from layergraph.functional.tensor import Tensor
 from layergraph.initializers import LATER_INITIALIZER_OPTIONS
 from layergraph.layers.preprocessing.lookup import Lookup

@@ -27,19 +27,19 @@ from layerserve_server.errors import (
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, events, validation
+from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Cancelled, EventLog, Failed, What
-from layerserve_server.training.outcome import INTERRUPT, Outcome
-from layerserve_server.training.rehearsal import Rehearse
+from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, OUTCOME, RESULT, result_file
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
-from layerserve_server.training.spool import DATA
-from layerserve_server.training.warm_parent import WarmParent
+from layerserve_server.training.upload import DATA
 
 logger = logging.getLogger(__name__)
 
 #: The command that trains the run whose folder is appended to it.
-TRAINER = (sys.executable, "-m", "layerserve_server.training.child")
+TRAINER = (sys.executable, "-m", "layerserve_server.training.process.main")
 SERVER_STOPPED = "the server was stopped"
 #: What a run needs to go on, and nobody afterwards.
 MEANS = (DATA, BASE, CHECKPOINTS, BEST)
@@ -87,7 +87,7 @@ class Runs:
         self,
         folder: Path,
         repository: Repository,
-        rehearse: Rehearse,
+        dry_run: DryRun,
         limits: RunLimits,
         observer: RunObserver,
         command: Sequence[str],
@@ -99,7 +99,7 @@ class Runs:
         """
         self._folder = folder
         self._repository = repository
-        self._rehearse = rehearse
+        self._rehearse = dry_run
         self._limits = limits
         self._observer = observer
         self._command = command
@@ -419,7 +419,7 @@ class Runs:
 
     def _adopt(self, run: Run) -> None:
         """Looks after a run that another server left: its process may still train, or have ended."""
-        outcome = Outcome.read(run.folder)
+        outcome = RunResult.read(run.folder)
         if run.process.lives or (outcome is not None and not outcome.stopped):
             run.phase = Phase.TRAINING
             logger.info("attached to a run that an earlier server process started", extra={"run": run.id})
@@ -508,7 +508,7 @@ class Runs:
 
     def _conclude(self, run: Run) -> None:
         """The process has ended: publishes what it gave, or says why it gave nothing."""
-        outcome = Outcome.read(run.folder)
+        outcome = RunResult.read(run.folder)
         if run.cancelled_at is not None:
             self._end(run, Cancelled(run.place[0]))
         elif run.overspent:
@@ -539,7 +539,7 @@ class Runs:
             run.phase = Phase.ENDED
         run.disown()
 
-    def _finish(self, run: Run, outcome: Outcome) -> None:
+    def _finish(self, run: Run, outcome: RunResult) -> None:
         request = run.request
         version = 0
         if request.publish and not outcome.withheld and request.kind is Kind.TRAINING:

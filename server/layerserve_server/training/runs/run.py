@@ -15,9 +15,9 @@ from pathlib import Path
 
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BASE
-from layerserve_server.training.training_process import TrainingProcess
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
 OWNER_LOCK = "owner.lock"

@@ -1,0 +1,1 @@
+"""ONNX Runtime, and how the graph is written for it."""

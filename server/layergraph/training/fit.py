@@ -1,0 +1,237 @@
+"""One call of `fit`: epochs of steps with validation, callbacks and checkpoints, from the first or a checkpoint on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layergraph.errors import DataError
+from layergraph.training.callbacks.callback import Callbacks
+from layergraph.training.checkpoint import Checkpoints
+from layergraph.training.compile import Compiled
+from layergraph.training.data import Data
+from layergraph.training.data_adapter import model_device
+from layergraph.training.epochs import Epochs
+from layergraph.training.loop import Loop, RunningLogs
+from layergraph.training.metrics.metric import Result
+from layergraph.training.streams import Stream, StreamEpochs
+from layergraph.training.workers import Workers
+
+if TYPE_CHECKING:
+    from layergraph.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What is evaluated after epochs: `rows` in batches of `size`, at most `steps` of them, each `frequency` epochs."""
+
+    rows: Data | Stream
+    size: int
+    steps: int | None
+    frequency: int | Sequence[int] = 1
+
+    def follows(self, epoch: int) -> bool:
+        """Whether there is an evaluation after that epoch."""
+        if isinstance(self.frequency, int):
+            return (epoch + 1) % self.frequency == 0
+        return epoch + 1 in self.frequency
+
+
+class Fit:
+    """A run: `run` carries it out, and its place at any batch's end can be kept and taken up again."""
+
+    def __init__(
+        self,
+        model: Trainer,
+        compiled: Compiled,
+        loop: Loop,
+        passes: Epochs | StreamEpochs,
+        validation: Validation | None,
+        hooks: Callbacks,
+        *,
+        epochs: range,
+        steps: int | None,
+        seed: int,
+        on_nan: str,
+        checkpoints: Checkpoints | None,
+        workers: Workers | None,
+    ) -> None:
+        self._model = model
+        self._compiled = compiled
+        self._loop = loop
+        self._passes = passes
+        self._validation = validation
+        self._hooks = hooks
+        self._epochs = epochs
+        self._steps = steps
+        self._seed = seed
+        self._stops_on_nan = on_nan == "stop"
+        self._checkpoints = checkpoints
+        self._workers = workers
+        #: The epoch that is going on or comes next, and how many of its batches are done.
+        self._epoch = epochs.start
+        self._step = 0
+        self._logs: dict[str, Any] = {}
+
+    def run(self, resumed: dict[str, Any] | None) -> None:
+        """Trains to the end; `resumed` is the state of a checkpoint to go on from."""
+        self._hooks.call("on_train_begin", {})
+        if resumed is not None:
+            self._restore(resumed)
+        self._agree()
+        while self._epoch < self._epochs.stop and not self._model.stop_training:
+            self._run_epoch()
+        if self._epochs.stop > 0:
+            self._compiled.optimizer.finalize()
+        self._hooks.call("on_train_end", self._logs)
+        if self._checkpoints is not None and self._checkpoints.remove:
+            self._checkpoints.discard()
+
+    def _run_epoch(self) -> None:
+        epoch = self._epoch
+        self._hooks.call("on_epoch_begin", epoch, {})
+        self._agree()
+        if self._step == 0:
+            self._loop.reset()
+        self._passes.epoch_begins()
+        with self._loop.recording():
+            self._run_steps()
+        self._passes.epoch_ends()
+        logs: dict[str, Any] = dict(self._loop.logs())
+        if self._validation is not None and self._validation.follows(epoch):
+            found = tested(self._loop, self._validation, self._hooks, workers=self._workers)
+            logs.update({f"val_{name}": value for name, value in found.items()})
+            # As in Keras: `weighted_accuracy` comes after `val_loss`.
+            logs = dict(sorted(logs.items()))
+        self._hooks.call("on_epoch_end", epoch, logs)
+        self._agree()
+        self._logs = logs
+        self._epoch, self._step = epoch + 1, 0
+        self._passes.start_next_if_finished()
+        if self._checkpoints is not None and self._checkpoints.due_after_epoch():
+            self._checkpoints.write(self.state())
+
+    def _run_steps(self) -> None:
+        begin = self._hooks.defining("on_train_batch_begin")
+        end = self._hooks.defining("on_train_batch_end")
+        loop, passes, model, checkpoints = self._loop, self._passes, self._model, self._checkpoints
+        # An epoch also ends where a pass does, however many steps it was to have, as in Keras 3.
+        last = self._steps or passes.steps or sys.maxsize
+        while self._step < last and not passes.finished:
+            step = self._step
+            batch = passes.take()
+            if batch is None:
+                if step == 0:
+                    raise DataError(
+                        f"the data has no batch left for epoch {self._epoch + 1}; expected as many as epochs and "
+                        "steps_per_epoch ask for, or data that can be gone through again"
+                    )
+                return
+            for callback in begin:
+                callback.on_train_batch_begin(step, {})
+            loop.train(batch)
+            if self._stops_on_nan:
+                loop.check_finite(self._epoch, step)
+            self._step = step + 1
+            if end:
+                running = RunningLogs(loop)
+                for callback in end:
+                    callback.on_train_batch_end(step, running)
+            self._agree()
+            if model.stop_training:
+                return
+            if checkpoints is not None and checkpoints.due_after_batch():
+                checkpoints.write(self.state())
+
+    def _agree(self) -> None:
+        """Has all workers do what the first one's callbacks have decided: stop, or take another learning rate."""
+        if self._workers is None:
+            return
+        rated = self._compiled.optimizer.rated
+        own = [(one, rate) for _, one in rated if isinstance(rate := one.learning_rate, float)]
+        stop, *rates = self._workers.agree(float(self._model.stop_training), *(rate for _, rate in own))
+        self._model.stop_training = bool(stop)
+        for (one, _), rate in zip(own, rates, strict=True):
+            one.learning_rate = rate
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "run": self._identity(),
+            "epoch": self._epoch,
+            "step": self._step,
+            "pass": (self._passes.number, self._passes.done),
+            "stopped": self._model.stop_training,
+            "weights": [weight.value.detach() for weight in self._model.weights],
+            "optimizer": self._compiled.optimizer.state(),
+            "loop": self._loop.state(),
+            "metrics": {name: metric.state for name, metric in self._compiled.named_metrics().items()},
+            "callbacks": [(type(callback).__name__, callback.state()) for callback in self._hooks.all],
+            "logs": self._logs,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same where a run goes on."""
+        return {
+            "seed": self._seed,
+            "rows": self._passes.rows,
+            "batch_size": self._passes.size,
+            "batches": self._passes.steps,
+            "shuffle": self._passes.shuffle,
+            "steps_per_epoch": self._steps,
+            "optimizer": type(self._compiled.optimizer).__name__,
+            "metrics": sorted(self._compiled.named_metrics()),
+            "weights": [tuple(weight.shape) for weight in self._model.weights],
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        own = self._identity()
+        for what, value in own.items():
+            # What earlier releases didn't note can't be compared.
+            kept = state["run"].get(what, value)
+            if kept != value:
+                raise DataError(f"the checkpoint is of another run: {what} is {kept}, expected {value}")
+        for weight, value in zip(self._model.weights, state["weights"], strict=True):
+            weight.assign(value)
+        self._compiled.optimizer.restore(state["optimizer"])
+        self._loop.restore(state["loop"])
+        device = model_device(self._model)
+        for name, metric in self._compiled.named_metrics().items():
+            kept = state["metrics"][name]
+            metric.restore({k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})
+        self._epoch, self._step = state["epoch"], state["step"]
+        self._passes.start_at(*state["pass"])
+        self._model.stop_training = state["stopped"]
+        self._logs = state["logs"]
+        kept_of: dict[str, list[Any]] = {}
+        for kind, kept in state["callbacks"]:
+            kept_of.setdefault(kind, []).append(kept)
+        for callback in self._hooks.all:
+            # By class and turn: a run that goes on may show its progress differently.
+            if kept_of.get(type(callback).__name__):
+                callback.restore(kept_of[type(callback).__name__].pop(0))
+
+
+def tested(loop: Loop, on: Validation, hooks: Callbacks, *, workers: Workers | None) -> dict[str, Result]:
+    """Logs of an evaluation, which all workers make together, if there are any."""
+    begin, end = hooks.defining("on_test_batch_begin"), hooks.defining("on_test_batch_end")
+    hooks.call("on_test_begin", {})
+    loop.reset()
+    for step, batch in enumerate(islice(on.rows.batches(on.size, workers), on.steps)):
+        for callback in begin:
+            callback.on_test_batch_begin(step, {})
+        loop.test(batch)
+        if end:
+            running = RunningLogs(loop)
+            for callback in end:
+                callback.on_test_batch_end(step, running)
+    logs = loop.logs()
+    hooks.call("on_test_end", logs)
+    return logs

@@ -1,0 +1,1 @@
+"""The processes that train: started and watched by the server, and what they do."""

@@ -1,0 +1,129 @@
+"""What a run's process does: it trains, or evaluates."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from layergraph import load_model
+from layergraph.training.callbacks.callback import Callback
+from layergraph.training.checkpoint import Checkpoints
+
+from layerserve_server.inference.runner import load_plugins
+from layerserve_server.training import events
+from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.model import (
+    configured_callbacks,
+    evaluate_arguments,
+    fit_arguments,
+    prepare_model,
+    result_format,
+)
+from layerserve_server.training.process.checkpoints import RunCheckpoints
+from layerserve_server.training.process.cpu_yield import CpuYield
+from layerserve_server.training.process.gpu import gpu
+from layerserve_server.training.process.priority import stand_back
+from layerserve_server.training.process.reporting import EvaluationReporter, Place, Reporter, numbers
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, FILES, result_file
+from layerserve_server.training.selection import BestEpoch, read_best, why_withheld
+from layerserve_server.training.upload import read_data
+
+if TYPE_CHECKING:
+    from layergraph.models.model import Model
+    from layergraph.training.workers import Workers
+
+
+def train(folder: Path, request: RunRequest, place: Place, workers: Workers | None) -> RunResult:
+    """Trains to the end, from the newest checkpoint where there is one, and leaves the result in the folder.
+
+    Of several workers this is the first one's part: it alone writes.
+    """
+    base, model, arrays = _prepared(folder, request)
+    writer = EventWriter(folder)
+    began = time.monotonic()
+    together = f", workers {request.workers}" if workers is not None else ""
+    text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}"
+    writer.write(events.Log(text))
+    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds)
+    signal.signal(INTERRUPT, lambda *_: checkpoints.interrupt())
+    if EventLog.read(folder).newest(events.Started) and not checkpoints.path.exists():
+        writer.write(events.Resumed())
+    reporter = Reporter(writer, place)
+    configured = configured_callbacks(request, folder / FILES)
+    best = [BestEpoch(folder, request)] if request.publish == "best" else []
+    # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
+    callbacks = [*configured, reporter, *best, *_giving_way(request)]
+    arguments = fit_arguments(request, arrays)
+    # Not before: at a low priority it takes a busy machine a minute to get here.
+    stand_back(request.nice)
+    model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
+    signal.signal(INTERRUPT, signal.SIG_IGN)
+    result = _keep_result(folder, request, model, writer)
+    withheld = why_withheld(load_model, base, result, request, arrays)
+    writer.close()
+    return RunResult(
+        "trained", epoch=place.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
+    )
+
+
+def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
+    """The part of every worker but the first."""
+    signal.signal(INTERRUPT, signal.SIG_IGN)
+    _, model, arrays = _prepared(folder, request)
+    stand_back(request.nice)
+    model.fit(**fit_arguments(request, arrays), checkpoints=Checkpoints(folder / CHECKPOINTS), workers=workers)
+
+
+def evaluate(folder: Path, request: RunRequest, place: Place) -> RunResult:
+    """Measures."""
+    _, model, arrays = _prepared(folder, request)
+    writer = EventWriter(folder)
+    began = time.monotonic()
+    reporter = EvaluationReporter(writer, place)
+    stand_back(request.nice)
+    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_giving_way(request)]))
+    writer.close()
+    return RunResult("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
+
+
+def _giving_way(request: RunRequest) -> list[Callback]:
+    """Nothing where training is to have the priority of serving."""
+    return [CpuYield()] if request.nice else []
+
+
+def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
+    """The base version's file, its model ready for the request, and the data."""
+    torch.set_num_threads(max(1, request.threads // request.workers))
+    # Before torch starts threads, which take this from the one that starts them.
+    torch.set_flush_denormal(True)
+    (base,) = (folder / BASE).iterdir()
+    load_plugins()
+    model = load_model(base)
+    prepare_model(model, request)
+    if request.device != "cpu":
+        model.to(gpu(request.device))
+    return base, model, read_data(folder, request.data, Path(request.data_root))
+
+
+def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> Path:
+    """Puts the weights that the request asks for into the folder of the result."""
+    format = result_format(model, request)
+    result = result_file(folder, format.suffix)
+    result.parent.mkdir(exist_ok=True)
+    kept = read_best(folder) if request.publish == "best" else None
+    if kept is None:
+        model.save(result, generation=format.generation)
+        return result
+    writer.write(events.Log(f"the best epoch is {kept['epoch']}"))
+    # A second link: a process that is killed now and resumed needs the first one again.
+    part = result.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    os.link(folder / BEST / kept["file"], part)
+    os.replace(part, result)
+    return result

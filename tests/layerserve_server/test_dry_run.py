@@ -1,0 +1,169 @@
+"""Requests of training are tried in a process of their own, which may cost what it likes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from layergraph import Input, Model, layers
+from layerserve_server.errors import (
+    BusyError,
+    ForbiddenPathError,
+    InvalidRequestError,
+    InvalidTensorError,
+    NotCompiledError,
+    TooLargeError,
+    UnavailableError,
+)
+from layerserve_server.training import data_root
+from layerserve_server.training import dry_run as rehearsal
+from layerserve_server.training.dry_run import DryRuns
+from layerserve_server.training.process import warm_parent
+from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
+from layerserve_server.training.request import DataArray, Role, RunRequest
+
+SETTINGS = {"optimizer": "sgd", "loss": "mse"}
+DATA = (DataArray(Role.X, "x", "float32", (6, 4)), DataArray(Role.Y, "y", "float32", (6, 3)))
+GOOD = RunRequest("m", 1, DATA, compile=SETTINGS)
+LIMITS = JobLimits(20.0, 1 << 30)
+
+
+@pytest.fixture(scope="module")
+def parent():
+    parent = WarmParent()
+    yield parent
+    parent.close()
+
+
+@pytest.fixture
+def try_it(parent, tmp_path):
+    """Tries a request on a small model."""
+    x = Input((4,), name="x")
+    path = tmp_path / "model.keras"
+    # A name that regular expressions may take for ever to match.
+    Model(x, layers.Dense(3, name="y")(layers.Dense(2, name="h" * 40)(x))).save(path)
+
+    def dry_run(request, seconds=20.0, memory_bytes=2 << 30):
+        DryRuns(parent, seconds, memory_bytes)(path, request, 15)
+
+    return dry_run
+
+
+def named(class_name, **config):
+    return {"class_name": class_name, "config": config}
+
+
+def compiled(**changes):
+    return replace(GOOD, compile={**SETTINGS, **changes})
+
+
+def watched_by(class_name, **config):
+    return replace(GOOD, callbacks=(named(class_name, **config),))
+
+
+def test_a_good_request_passes(try_it):
+    try_it(GOOD)
+    try_it(replace(GOOD, callbacks=("TerminateOnNaN", named("CSVLogger", filename="a.csv"))))
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "text"),
+    [
+        (compiled(loss="msee"), InvalidRequestError, "unknown loss 'msee'"),
+        (replace(GOOD, compile={}), NotCompiledError, "neither the request nor the model file"),
+        (replace(GOOD, data=(DATA[0], replace(DATA[1], shape=(6, 2)))), InvalidTensorError, "got shape (6, 2)"),
+        (watched_by("ModelCheckpoint", filepath="{epoch:0999999999d}.keras"), InvalidRequestError, "has the format"),
+        (watched_by("CSVLogger", filename="a.csv", separator="\n" * 1000), InvalidRequestError, "one character"),
+        (watched_by("CSVLogger", filename="a" * 300), InvalidRequestError, "File name too long"),
+        (compiled(metrics=[named("AUC", num_thresholds=2**27)]), InvalidRequestError, "'num_thresholds' is 134217728"),
+        (compiled(metrics=[named("MeanIoU", num_classes=10**6)]), InvalidRequestError, "'num_classes' is 1000000"),
+        (compiled(optimizer=named("SGD", learning_rate=1e308)), InvalidRequestError, "'learning_rate' is 1e+308"),
+        (compiled(loss=named("CosineSimilarity", axis=7)), InvalidRequestError, "IndexError: Dimension out of range"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused_by_name(try_it, request_, error, text):
+    with pytest.raises(error) as caught:
+        try_it(request_)
+    assert text in str(caught.value)
+
+
+def test_what_takes_too_much_memory_costs_the_server_none(try_it):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wide = replace(GOOD, data=(DATA[0], replace(DATA[1], shape=(6, 2**30))))
+    with pytest.raises(TooLargeError, match=r"one step with two rows takes more than \d+ bytes"):
+        try_it(wide)
+    # In kilobytes.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_what_takes_too_long_is_ended(try_it):
+    for_ever = compiled(optimizer=named("Muon", exclude_layers=["^((h+)+)+$"]))
+    with pytest.raises(TooLargeError, match="takes more than 1 seconds of computing"):
+        try_it(for_ever, seconds=1.0)
+
+
+def test_an_error_that_nothing_foresaw_is_logged_and_names_itself(parent, tmp_path, caplog):
+    (tmp_path / "model.keras").write_bytes(b"no model")
+    with pytest.raises(InvalidRequestError, match="ends with CorruptFileError; the server's log has it"):
+        DryRuns(parent, 20.0, 1 << 30)(tmp_path / "model.keras", GOOD, 15)
+    assert "CorruptFileError" in caplog.records[-1].exception
+
+
+def test_no_more_than_so_many_are_tried_at_once(parent, tmp_path, monkeypatch):
+    monkeypatch.setattr(JobLimits, "wall_seconds", 0.01)
+    rehearsals = DryRuns(parent, 20.0, 1 << 30)
+    for _ in range(rehearsal.AT_ONCE):
+        rehearsals._places.acquire()
+    with pytest.raises(BusyError):
+        rehearsals(tmp_path, GOOD, 15)
+
+
+def test_a_parent_that_has_ended_is_started_again(try_it, parent):
+    try_it(GOOD)
+    os.kill(parent._process.pid, signal.SIGKILL)
+    try_it(GOOD)
+
+
+def test_a_parent_that_cannot_be_started_is_unavailable(monkeypatch):
+    monkeypatch.setattr(warm_parent, "PROGRAM", "no.such.module")
+    with pytest.raises(UnavailableError):
+        WarmParent().run("rehearse", {}, LIMITS)
+
+
+def test_a_job_that_ends_itself_is_told_apart_from_one_that_replies(parent):
+    with pytest.raises(JobDiedError) as caught:
+        parent.run("no such job", {}, LIMITS)
+    assert (caught.value.signal, caught.value.late) == (0, False)
+
+
+def test_files_are_looked_at_in_a_child(parent, tmp_path):
+    values = np.arange(12, dtype=np.float32).reshape(6, 2)
+    np.save(tmp_path / "x.npy", values)
+    np.savez_compressed(tmp_path / "packed.npz", y=values)
+    rehearsals = DryRuns(parent, 20.0, 1 << 30)
+    plain, packed = rehearsals.describe(tmp_path, [("x.npy", ""), ("packed.npz", "y")])
+    assert plain == data_root.describe(tmp_path, "x.npy", "")
+    assert packed == data_root.describe(tmp_path, "packed.npz", "y")
+    (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
+    (tmp_path / "link.npy").symlink_to(tmp_path / "x.npy")
+    for name, error, text in (
+        ("short.npy", InvalidTensorError, "the file is shorter than its array: got 47 bytes, expected 48"),
+        ("link.npy", ForbiddenPathError, "is a symbolic link"),
+        ("none.npy", InvalidRequestError, "No such file"),
+    ):
+        with pytest.raises(error, match=text):
+            rehearsals.describe(tmp_path, [("x.npy", ""), (name, "")])
+
+
+def test_a_file_of_many_members_costs_the_child_only(parent, tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
+        for number in range(20_000):
+            archive.writestr(f"{number}.npy", b"")
+    rehearsals = DryRuns(parent, 20.0, 1 << 23)
+    with pytest.raises(TooLargeError, match="looking at the data files takes more than 8388608 bytes of memory"):
+        rehearsals.describe(tmp_path, [("many.npz", "1")])

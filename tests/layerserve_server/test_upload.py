@@ -1,0 +1,61 @@
+"""Spool: what of a run's data belongs to which array, and that it is what was sent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import numpy as np
+import pytest
+from layerserve_server.errors import IncompleteDataError, InvalidRequestError, NotTrainableError
+from layerserve_server.training.request import DataArray, Role
+from layerserve_server.training.upload import Upload
+from open_files import open_below
+
+X = np.arange(12, dtype=np.float32).reshape(6, 2)
+A, B = (DataArray(role, role.value, "float32", (6, 2)) for role in (Role.X, Role.Y))
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_a_digest_of_no_array_is_told(tmp_path, index):
+    with Upload(tmp_path, (A, B)) as upload, pytest.raises(InvalidRequestError) as caught:
+        upload.check_digest(index, b"")
+    assert str(caught.value) == f"a digest is for array {index}, and the spec declares 2"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_array_has_its_own_digest(tmp_path, index):
+    sent = [X.tobytes(), (X + 1).tobytes()]
+    with Upload(tmp_path, (A, B)) as upload:
+        for place, data in enumerate(sent):
+            upload.add(place, data[:16])
+            upload.add(place, data[16:])
+        upload.check_digest(index, hashlib.sha256(sent[index]).digest())
+        other = hashlib.sha256(sent[1 - index])
+        with pytest.raises(IncompleteDataError) as caught:
+            upload.check_digest(index, other.digest())
+    label, got = "xy"[index], hashlib.sha256(sent[index]).hexdigest()
+    assert str(caught.value) == f"{label} '{label}': got data with sha256 {got}, expected {other.hexdigest()}"
+
+
+def test_an_array_in_a_file_takes_no_chunk_and_lacks_none(tmp_path):
+    filed = DataArray(Role.X, "x", "float32", (6, 2), path="x.npy")
+    with Upload(tmp_path, (filed, B)) as upload:
+        upload.add(1, X.tobytes())
+        upload.check_complete()
+        with pytest.raises(InvalidRequestError, match="x 'x': got a chunk, expected none for what is read from a file"):
+            upload.add(0, X.tobytes())
+    assert sorted(os.listdir(tmp_path / "data")) == ["1.npy"]
+
+
+def test_a_folder_that_can_not_be_written_is_told_and_nothing_stays_open(tmp_path):
+    (tmp_path / "data" / "1.npy").mkdir(parents=True)  # the second of two files can't be made
+    with pytest.raises(NotTrainableError, match="the data can't be kept: Is a directory"):
+        Upload(tmp_path, (A, B))
+    assert open_below(tmp_path) == []
+
+
+def test_all_files_are_closed_when_the_data_has_come(tmp_path):
+    with Upload(tmp_path, (A, B)) as upload:
+        upload.add(0, X.tobytes())
+    assert open_below(tmp_path) == []
