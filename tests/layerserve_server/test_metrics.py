@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from importlib.metadata import version as package_version
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.histograms import Distribution
 from layerserve_server.observability.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
 from layerserve_server.transport.call import Ended
@@ -195,6 +197,40 @@ def test_a_version_that_is_freed_leaves_no_series():
     assert not [name for name in left if ("version", "1") in name]
     assert {tuple(("version", "1") if part == ("version", "2") else part for part in name) for name in left} == of_one
     metrics.version_released("m", 7)  # one of which nothing was counted
+    use(3)
+    metrics.version_released("m", 3)  # before anything that it observed was read
+    assert names() == left
+
+
+def test_observations_are_counted_when_there_are_many_or_on_demand():
+    counted: list[list[int]] = []
+    buffer = Buffer(counted.append)
+    buffer.add(range(MAX_WAITING - 1))
+    assert counted == []
+    buffer.add([7])
+    assert counted == [[*range(MAX_WAITING - 1), 7]]
+    buffer.add([1])
+    buffer.add([2, 3])
+    buffer.flush()
+    buffer.flush()
+    assert counted[1:] == [[1, 2, 3]]
+
+
+def test_observations_of_threads_are_counted_once():
+    counted: list[int] = []
+    buffer: Buffer[int] = Buffer(counted.extend)
+
+    def add(thread: int) -> None:
+        for number in range(1000):
+            buffer.add((thread * 1000 + number,))
+            buffer.flush()
+
+    threads = [threading.Thread(target=add, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(counted) == list(range(4000))
 
 
 def test_versions_are_counted_and_their_gauges_end_with_them():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from layerserve_server.observability.buffer import Buffer
 from layerserve_server.observability.histograms import Distribution, Distributions
 from layerserve_server.transport.call import Ended
 
@@ -27,9 +29,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._tellers = Tellers(self.registry)
+        self._tellers = Tellers(self.registry, self._flush)
+        self._began: Buffer[tuple[str, int]] = Buffer(self._count_began)
+        self._ended: Buffer[Ended] = Buffer(self._count_ended)
+        #: What counts the batches of versions, by name and version.
+        self._batch_metrics: dict[tuple[str, str], BatchMetrics] = {}
         # Looking a child up by its labels costs more than counting: what every call needs is kept at hand.
-        self._ended: dict[tuple[str, str, str, str], tuple[Counter, Distribution]] = {}
+        self._answered: dict[tuple[str, str, str, str], tuple[Counter, Distribution]] = {}
         self._open: dict[str, Gauge] = {}
         #: Labels of each metric, by its name, for the documentation.
         self.labels: dict[str, tuple[str, ...]] = {}
@@ -94,27 +100,37 @@ class Metrics:
         self._run_step = gauge("training_step", "Current step of that epoch, from 1.", ("model",))
         self._run_loss = gauge("training_loss", "Most recent loss of that run.", ("model",))
 
-    # ---- calls (transport.call.Observer)
+    # Calls (see transport.call.Observer).
 
     def calls_began(self, method: str, count: int) -> None:
         """So many calls came in."""
-        self._calls_open(method).inc(count)
+        self._began.add(((method, count),))
 
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         """These calls were answered."""
+        self._ended.add(calls)
+
+    def _count_began(self, began: Sequence[tuple[str, int]]) -> None:
+        counts: Tally[str] = Tally()
+        for method, count in began:
+            counts[method] += count
+        for method, count in counts.items():
+            self._calls_open(method).inc(count)
+
+    def _count_ended(self, calls: Sequence[Ended]) -> None:
         # Those of one method, model and status, as nearly all are, count together.
-        alike: dict[tuple[str, str, str, str], list[float]] = {}
+        seconds_by_key: dict[tuple[str, str, str, str], list[float]] = {}
         for call in calls:
-            alike.setdefault(call[:4], []).append(call.seconds)
-        for key, seconds in alike.items():
+            seconds_by_key.setdefault(call[:4], []).append(call.seconds)
+        for key, seconds in seconds_by_key.items():
             method, model, version, status = key
             self._calls_open(method).dec(len(seconds))
-            kept = self._ended.get(key)
-            if kept is None:
+            metrics = self._answered.get(key)
+            if metrics is None:
                 name = _short(method)
-                kept = self._requests.labels(name, model, version, status), self._request_seconds.labels(name, model)
-                self._ended[key] = kept
-            answered, request_seconds = kept
+                metrics = self._requests.labels(name, model, version, status), self._request_seconds.labels(name, model)
+                self._answered[key] = metrics
+            answered, request_seconds = metrics
             answered.inc(len(seconds))
             request_seconds.observe(seconds)
             if status != "OK":
@@ -130,18 +146,27 @@ class Metrics:
             gauge = self._open[method] = self._in_flight.labels(_short(method))
         return gauge
 
-    # ---- batches
+    def _flush(self) -> None:
+        # Ends first: else a call that ends meanwhile would be counted as ended only.
+        self._ended.flush()
+        self._began.flush()
+        for batches in tuple(self._batch_metrics.values()):
+            batches.flush()
+
+    # Batches.
 
     def batches(self, model: str, version: int) -> BatchMetrics:
         """What counts the batches of a version, and its requests (see inference.batching.BatchObserver)."""
         labels = (model, str(version))
-        return BatchMetrics(
+        made = BatchMetrics(
             self._rows.labels(*labels),
             self._joined.labels(*labels),
             self._batches.labels(*labels),
             self._compute_seconds.labels(*labels),
             self._queue_seconds.labels(*labels),
         )
+        self._batch_metrics[labels] = made
+        return made
 
     def watch_queue(self, model: str, version: int, rows: Callable[[], int]) -> None:
         """Asks `rows` how many rows wait for a version, when somebody looks."""
@@ -152,7 +177,7 @@ class Metrics:
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
 
-    # ---- loads (repository.RepositoryObserver)
+    # Loads (see repository.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
         """A version became ready."""
@@ -167,17 +192,20 @@ class Metrics:
     def version_released(self, model: str, version: int) -> None:
         """A version was freed. Its series end with it: with a model that is trained each day they would pile up."""
         labels = (model, str(version))
+        # What is counted later would begin its series anew.
+        self._ended.flush()
+        self._batch_metrics.pop(labels, None)
         for family in self._of_versions:
             with suppress(KeyError):  # nothing was counted
                 family.remove(*labels)
-        for key in [key for key in tuple(self._ended) if key[1:3] == labels]:
-            del self._ended[key]
+        for key in [key for key in tuple(self._answered) if key[1:3] == labels]:
+            del self._answered[key]
             method, _, _, status = key
             for counter in (self._requests, self._errors):
                 with suppress(KeyError):
                     counter.remove(_short(method), *labels, status)
 
-    # ---- training
+    # Training.
 
     def runs_changed(self, queued: int, running: int) -> None:
         """So many runs wait, and so many train."""
@@ -199,8 +227,10 @@ class Metrics:
 class Tellers(Collector):
     """What has something to tell before a registry is read. The first of its collectors, with no metric of its own."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, last: Callable[[], None]) -> None:
+        """`last` is called after all others."""
         self._tellers: list[Callable[[], None]] = []
+        self._last = last
         registry.register(self)
 
     def add(self, tell: Callable[[], None]) -> None:
@@ -211,6 +241,7 @@ class Tellers(Collector):
         """Called by the registry, when somebody looks."""
         for tell in self._tellers:
             tell()
+        self._last()
         return ()
 
 
@@ -229,18 +260,28 @@ class BatchMetrics:
         self._requests = requests
         self._batch_rows = batch_rows
         self._seconds = seconds
-        self._queue_seconds = queue_seconds
+        self._ran: Buffer[tuple[int, int, float]] = Buffer(self._count_ran)
+        self._waited: Buffer[float] = Buffer(queue_seconds.observe)
 
     def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
         """A batch ran."""
-        self._rows.inc(rows)
-        self._requests.inc(requests)
-        self._batch_rows.observe((rows,))
-        self._seconds.observe((seconds,))
+        self._ran.add(((rows, requests, seconds),))
 
     def requests_waited(self, seconds: Sequence[float]) -> None:
         """The first batches of some requests began so many seconds after they came."""
-        self._queue_seconds.observe(seconds)
+        self._waited.add(seconds)
+
+    def flush(self) -> None:
+        """Counts what waits to be counted."""
+        self._ran.flush()
+        self._waited.flush()
+
+    def _count_ran(self, batches: Sequence[tuple[int, int, float]]) -> None:
+        rows, requests, seconds = zip(*batches, strict=True)
+        self._rows.inc(sum(rows))
+        self._requests.inc(sum(requests))
+        self._batch_rows.observe(rows)
+        self._seconds.observe(seconds)
 
 
 def _short(method: str) -> str:

@@ -235,8 +235,8 @@ class Operations:
             self._due += 1
             return True
 
-    def end_event(self) -> Tag:
-        """An event has come."""
+    def end_event(self, event: Any = None) -> Tag:
+        """An event has come: a tag by itself where nothing else is to be done."""
         with self._poller.lock:
             self._due -= 1
             over = self._due == 0
@@ -293,7 +293,7 @@ class PolledCall(BatchedCall, Operations):
             core.SendStatusFromServerOperation((), core.StatusCode.ok, b"", 0),
         )
         self._poller.sending[self] = time.monotonic(), len(message)
-        if not self.begin(operations, self._sent):
+        if not self.begin(operations, self.end_event):
             self.over()
 
     def send_failure(self, wire: Failure) -> None:
@@ -304,7 +304,7 @@ class PolledCall(BatchedCall, Operations):
             core.SendInitialMetadataOperation((), 0),
             core.SendStatusFromServerOperation(wire.metadata, code, text, 0),
         )
-        if not self.begin(operations, self._sent):
+        if not self.begin(operations, self.end_event):
             self.over()
 
     def over(self) -> None:
@@ -332,9 +332,6 @@ class PolledCall(BatchedCall, Operations):
             self._poller.receiving.pop(self, None)
             self._poller.count_reset(self.peer, self.deadline)
             self.gone()
-        return self.end_event()
-
-    def _sent(self, event: Any) -> Tag:
         return self.end_event()
 
 
@@ -381,7 +378,7 @@ class PolledStream(Operations, ServerStream):
         code, text = (core.StatusCode.ok, b"") if wire is None else (wire.code.value[0], wire.text.encode())
         head = () if self._begun else (core.SendInitialMetadataOperation((), 0),)
         metadata = () if wire is None else wire.metadata
-        self.begin((*head, core.SendStatusFromServerOperation(metadata, code, text, 0)), self._ended)
+        self.begin((*head, core.SendStatusFromServerOperation(metadata, code, text, 0)), self.end_event)
 
     # Events.
 
@@ -403,7 +400,4 @@ class PolledStream(Operations, ServerStream):
             self._poller.count_reset(self._client, self.deadline)
             self.left = True
             self._streams.post(self.gone)
-        return self.end_event()
-
-    def _ended(self, event: Any) -> Tag:
         return self.end_event()
