@@ -105,23 +105,23 @@ manifests: $(STAMP) ## Validate the Kubernetes manifests offline
 
 .PHONY: fuzz-graphs
 fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
-	$(BIN)/python tests/fuzz_graphs.py $(N)
+	$(BIN)/python tests/fuzz/graphs.py $(N)
 
 .PHONY: fuzz-engines
 fuzz-engines: $(STAMP) ## Compare each engine with torch on N random graphs (N=100)
-	$(BIN)/python tests/fuzz_engines.py $(N)
+	$(BIN)/python tests/fuzz/engines.py $(N)
 
 .PHONY: fuzz-operations
 fuzz-operations: $(STAMP) ## Compare N random graphs of operations with stock Keras (N=200)
-	$(BIN)/python tests/fuzz_operations.py $(N)
+	$(BIN)/python tests/fuzz/operations.py $(N)
 
 .PHONY: guide-training
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
-	$(BIN)/python tests/guide_training.py
+	$(BIN)/python tests/proofs/guide_training.py
 
 .PHONY: fuzz-training
 fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=200)
-	$(BIN)/python tests/fuzz_training.py $(N)
+	$(BIN)/python tests/fuzz/training.py $(N)
 
 .PHONY: engines
 engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
@@ -130,39 +130,39 @@ engines: $(STAMP) ## Run the tests of the layers with each engine in torch's pla
 
 .PHONY: applications
 applications: $(STAMP) ## Compare every model of keras.applications with stock Keras (ARGS='--tensorflow PYTHON' for NASNet)
-	$(BIN)/python tests/compare_applications.py $(ARGS)
+	$(BIN)/python tests/proofs/compare_applications.py $(ARGS)
 
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
-	$(BIN)/python tests/compare_published.py build/published $(PEERS)
+	$(BIN)/python tests/proofs/compare_published.py build/published $(PEERS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
-	$(BIN)/python tests/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
+	$(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
 
 .PHONY: fuzz-tensorflow-training
 fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 go on (N=200, PYTHON_2_15=that Python)
 	rm -rf build/tensorflow-training
-	$(PYTHON_2_15) tests/fuzz_tensorflow_training.py make build/tensorflow-training $(N) 0
-	$(BIN)/python tests/fuzz_tensorflow_training.py check build/tensorflow-training
+	$(PYTHON_2_15) tests/fuzz/tensorflow_training.py make build/tensorflow-training $(N) 0
+	$(BIN)/python tests/fuzz/tensorflow_training.py check build/tensorflow-training
 
 .PHONY: round-trips
 round-trips: $(STAMP) ## Open with Keras 2.15 its models that were saved here: layers, N random graphs (N=200, PYTHON_2_15=that Python)
 	rm -rf build/round-trips
-	$(PYTHON_2_15) tests/round_trips.py make build/round-trips $(N)
-	$(BIN)/python tests/round_trips.py back build/round-trips
-	$(PYTHON_2_15) tests/round_trips.py check build/round-trips
+	$(PYTHON_2_15) tests/generators/round_trips.py make build/round-trips $(N)
+	$(BIN)/python tests/generators/round_trips.py back build/round-trips
+	$(PYTHON_2_15) tests/generators/round_trips.py check build/round-trips
 
 .PHONY: compiled-round-trips
 compiled-round-trips: $(STAMP) ## Train on with PYTHON_HOME (its tf.keras 1.14 to 2.15, or Keras 3) compiled models that were saved and trained here
 	rm -rf build/compiled-round-trips
-	$(PYTHON_HOME) tests/compare_round_trips.py make build/compiled-round-trips
-	$(BIN)/python tests/compare_round_trips.py pass build/compiled-round-trips
-	$(PYTHON_HOME) tests/compare_round_trips.py check build/compiled-round-trips
+	$(PYTHON_HOME) tests/proofs/compare_round_trips.py make build/compiled-round-trips
+	$(BIN)/python tests/proofs/compare_round_trips.py pass build/compiled-round-trips
+	$(PYTHON_HOME) tests/proofs/compare_round_trips.py check build/compiled-round-trips
 
 .PHONY: fuzz-workers
 fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
-	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz_workers.py $(N)
+	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz/workers.py $(N)
 
 .PHONY: mutants
 mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do tests fail? (COUNT=300 SEED=1 ROOM= MUTANT= JOBS=2)
@@ -184,7 +184,7 @@ $(BENCHES): $(STAMP)
 
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
-	$(BIN)/python tests/large_data.py $(GB)
+	$(BIN)/python tests/proofs/large_data.py $(GB)
 
 .PHONY: profile
 profile: $(STAMP) ## Show where the time of one request goes, stage by stage (T=native for the other transport)

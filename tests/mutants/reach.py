@@ -111,8 +111,8 @@ class Killers:
 
 #: Tests that read what classes declare, and so may run none of their lines.
 _DECLARATIONS = (
-    "tests/layergraph/test_signatures.py",
-    "tests/layergraph/test_keras2_defaults.py",
+    "tests/layergraph/functional/test_signatures.py",
+    "tests/layergraph/config/test_keras2_defaults.py",
     "tests/layerserve/test_public_api.py",
     "tests/layerserve_server/test_settings.py",
 )

@@ -1,0 +1,341 @@
+"""Compares how models half-trained by tf.keras 2.15 go on here and there, with random models and optimizers.
+
+    PYTHON_OF_2_15 tests/fuzz/tensorflow_training.py make FOLDER COUNT FIRST_SEED
+    python tests/fuzz/tensorflow_training.py check FOLDER
+
+`make` trains each model for an epoch or so, saves it with its optimizer's state, and trains it on. `check` loads the
+file here and trains it on with the same rows: logs and weights must be those. What 2.15 computes otherwise than Keras
+3, where Keras 3 is the reference, isn't drawn: averages of weights, clipped gradients of embeddings, variances of
+images in BatchNormalization, masks and sample weights in metrics that are no mean, penalties of frozen layers.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOLERANCE = 1e-4
+ROWS, STEPS, WORDS = 12, 5, 9
+
+
+class Maker:
+    """One case, with the tf.keras that runs it."""
+
+    def __init__(self, seed: int) -> None:
+        import tensorflow as tf
+
+        self.tf, self.keras = tf, tf.keras
+        self.random = random.Random(seed)
+        self.numbers = np.random.default_rng(seed)
+        self.keras.backend.clear_session()
+        self.keras.utils.set_random_seed(seed)
+        self.embedded = False
+        self.batch: int | None = None
+        self.inputs: list[Any] = []
+        self.data: list[Any] = []
+        self.count = 0
+
+    def chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def name(self, kind: str) -> str:
+        self.count += 1
+        return f"{kind}_{self.count}"
+
+    def entry(self, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+        tensor = self.keras.Input(batch_shape=(self.batch, *shape), dtype=dtype, name=self.name("input"))
+        full = (ROWS, *shape)
+        if dtype == "int32":
+            ends = self.numbers.integers(1, shape[0] + 1, (ROWS, 1))
+            words = self.numbers.integers(1, WORDS, full)
+            self.data.append(np.where(np.arange(shape[0]) < ends, words, 0).astype("int32"))
+        else:
+            self.data.append(self.numbers.standard_normal(full).astype("float32"))
+        self.inputs.append(tensor)
+        return tensor
+
+    # --- models -------------------------------------------------------------------------------------------------------
+
+    def extras(self) -> dict[str, Any]:
+        """What is penalised and projected."""
+        found: dict[str, Any] = {}
+        if self.chance(0.2):
+            found["kernel_regularizer"] = self.random.choice(("l1", "l2", self.keras.regularizers.L1L2(0.001, 0.02)))
+        if self.chance(0.15):
+            found["activity_regularizer"] = self.keras.regularizers.L2(0.01)
+        if self.chance(0.15):
+            limits = (self.keras.constraints.MaxNorm(0.8), "unit_norm", "non_neg")
+            found["kernel_constraint"] = self.random.choice(limits)
+        return found
+
+    def dense(self, units: int) -> Any:
+        activation = self.random.choice(("tanh", "sigmoid", "softplus", "elu", "linear"))
+        return self.keras.layers.Dense(units, activation, name=self.name("dense"), **self.extras())
+
+    def vector(self) -> Any:
+        layers = self.keras.layers
+        x = self.entry((4,))
+        for _ in range(self.random.choice((1, 2))):
+            x = self.dense(self.random.choice((3, 5)))(x)
+            if self.chance(0.3):
+                x = layers.BatchNormalization(momentum=0.9, name=self.name("norm"), trainable=self.chance(0.8))(x)
+        if self.chance(0.3):
+            entry = self.keras.Input((x.shape[-1],))
+            inner = self.keras.Model(entry, layers.Dense(3, "tanh", name=self.name("deep"))(entry), name=self.name("m"))
+            inner.trainable = self.chance(0.7)
+            x = inner(x)
+        return x
+
+    def of_steps(self, width: int) -> Any:
+        """A layer or model for each step. With a batch size that is known tf.keras goes step by step, losing losses."""
+        layers = self.keras.layers
+        if self.batch is not None:
+            return layers.Dense(3, "tanh", name=self.name("each"))
+        if self.chance(0.6):
+            return self.dense(3)
+        entry = self.keras.Input((width,))
+        made = self.dense(3)(entry)
+        if self.chance(0.5):
+            made = layers.BatchNormalization(momentum=0.8, name=self.name("norm"))(made)
+        return self.keras.Model(entry, made, name=self.name("m"))
+
+    def sequence(self, steps: bool) -> Any:
+        layers = self.keras.layers
+        if self.chance(0.6):
+            self.embedded = True
+            mask = self.chance(0.5)
+            words = self.entry((STEPS,), "int32")
+            x = layers.Embedding(WORDS, 3, mask_zero=mask, name=self.name("embedding"))(words)
+        else:
+            x = self.entry((STEPS, 3))
+        if self.chance(0.2):
+            x = layers.TimeDistributed(self.of_steps(x.shape[-1]), name=self.name("steps"))(x)
+        elif self.chance(0.2):
+            x = layers.MultiHeadAttention(2, 2, name=self.name("attention"))(x, x)
+        elif self.chance(0.2):
+            x = layers.LayerNormalization(name=self.name("layer_norm"))(x)
+        kind = self.random.choice(("LSTM", "GRU", "SimpleRNN"))
+        stateful = self.batch is not None and self.chance(0.8)
+        options = {"return_sequences": steps, "stateful": stateful, "name": self.name(kind.lower()), **self.extras()}
+        layer = getattr(layers, kind)(3, **options)
+        if self.chance(0.3) and not stateful:
+            layer = layers.Bidirectional(layer, name=self.name("both"))
+        return layer(x)
+
+    def image(self) -> Any:
+        layers = self.keras.layers
+        x = layers.Conv2D(3, 3, activation="tanh", name=self.name("conv"), **self.extras())(self.entry((6, 6, 2)))
+        if self.chance(0.5):
+            x = layers.DepthwiseConv2D(2, name=self.name("depthwise"))(x)
+        return layers.Flatten()(x) if self.chance(0.5) else layers.GlobalAveragePooling2D()(x)
+
+    def model(self) -> tuple[Any, list[Any], list[str], list[Any]]:
+        """A model, losses, metrics and labels of its outputs."""
+        layers = self.keras.layers
+        if self.chance(0.1):
+            self.batch = ROWS // 3
+        steps = self.chance(0.2)
+        if steps:
+            x = self.sequence(True)
+        else:
+            branches = [self.random.choice((self.vector, self.image, lambda: self.sequence(False)))() for _ in range(2)]
+            x = layers.Concatenate()(branches) if self.chance(0.4) else branches[0]
+            self.inputs = self.inputs if len(self.inputs) == 1 or x is not branches[0] else self.inputs[:1]
+            self.data = self.data[: len(self.inputs)]
+        outputs, losses, metrics, labels = [], [], [], []
+        for place in range(self.random.choice((1, 1, 2))):
+            kind = self.random.choice(("real", "binary", "classes", "sparse"))
+            units = 3 if kind in ("classes", "sparse") else 1
+            activation = {"real": None, "binary": "sigmoid"}.get(kind, "softmax")
+            outputs.append(layers.Dense(units, activation, name=f"out_{place}")(x))
+            shape = (ROWS, STEPS) if steps else (ROWS,)
+            classes = self.numbers.integers(0, max(2, units), shape)
+            if kind == "real":
+                losses.append(self.random.choice(("mse", "mae", "huber", "log_cosh")))
+                metrics.append(self.random.choice(("mse", "mae")))
+                labels.append(self.numbers.standard_normal((*shape, 1)).astype("float32"))
+            elif kind == "binary":
+                losses.append(self.random.choice(("binary_crossentropy", "mse", "hinge", "binary_focal_crossentropy")))
+                metrics.append("accuracy" if steps else self.random.choice(("accuracy", "AUC", "Precision")))
+                labels.append(classes[..., None].astype("float32"))
+            elif kind == "classes":
+                losses.append(self.random.choice(("categorical_crossentropy", "kl_divergence", "categorical_hinge")))
+                metrics.append(self.random.choice(("accuracy", "categorical_crossentropy")))
+                labels.append(np.eye(3, dtype="float32")[classes])
+            else:
+                losses.append("sparse_categorical_crossentropy")
+                metrics.append("accuracy")
+                labels.append(classes.astype("int32")[..., None])
+        given = self.inputs if len(self.inputs) > 1 else self.inputs[0]
+        return self.keras.Model(given, outputs if len(outputs) > 1 else outputs[0]), losses, metrics, labels
+
+    # --- optimizers ---------------------------------------------------------------------------------------------------
+
+    def rate(self) -> Any:
+        rate = round(self.random.uniform(0.005, 0.05), 4)
+        schedules = self.keras.optimizers.schedules
+        makers = (
+            lambda: schedules.ExponentialDecay(rate, 3, 0.8, staircase=self.chance(0.5)),
+            lambda: schedules.CosineDecay(rate, 10, alpha=0.1),
+            lambda: schedules.InverseTimeDecay(rate, 2, 0.5),
+            lambda: schedules.PolynomialDecay(rate, 6, 0.001, power=2.0),
+            lambda: schedules.PiecewiseConstantDecay([2, 5], [rate, rate / 2, rate / 4]),
+            lambda: schedules.CosineDecayRestarts(rate, 3, t_mul=2.0, m_mul=0.8),
+        )
+        return self.random.choice(makers)() if self.chance(0.3) else rate
+
+    def optimizer(self) -> tuple[Any, bool]:
+        """An optimizer, and whether it is a legacy one."""
+        legacy = self.chance(0.5)
+        optimizers = self.keras.optimizers.legacy if legacy else self.keras.optimizers
+        kinds = ["SGD", "SGD", "Adam", "Adam", "RMSprop", "RMSprop", "Adamax", "Adagrad", "Adadelta", "Ftrl"]
+        kind = self.random.choice([*kinds, "Nadam", *([] if legacy else ["AdamW", "Lion", "Adafactor"])])
+        options: dict[str, Any] = {
+            "SGD": {"momentum": self.random.choice((0.0, 0.9)), "nesterov": self.chance(0.5)},
+            "RMSprop": {"momentum": self.random.choice((0.0, 0.5)), "centered": self.chance(0.5), "epsilon": 1e-4},
+            "Adam": {"amsgrad": self.chance(0.3), "epsilon": self.random.choice((1e-7, 1e-3))},
+            "Adamax": {"epsilon": self.random.choice((1e-7, 1e-3))},
+            "Nadam": {"epsilon": self.random.choice((1e-7, 1e-3))},
+            "Ftrl": {"l1_regularization_strength": 0.01, "l2_regularization_strength": 0.1, "beta": 0.1},
+            "Lion": {"beta_2": 0.9},
+        }.get(kind, {})
+        if self.chance(0.3) and (legacy or not self.embedded):
+            options[self.random.choice(("clipnorm", "clipvalue", "global_clipnorm"))] = 0.1
+        if legacy and kind != "Nadam" and self.chance(0.3):
+            options["decay"] = 0.1
+        if not legacy and self.chance(0.3):
+            options["weight_decay"] = 0.02
+        rate = self.rate() if kind != "Nadam" or not legacy else 0.01
+        made = getattr(optimizers, kind)(rate, **options)
+        if self.chance(0.1):
+            made = self.keras.mixed_precision.LossScaleOptimizer(made, initial_scale=64, dynamic_growth_steps=4)
+        return made, legacy
+
+
+def make(folder: Path, seed: int) -> None:
+    """Writes a case: the file, the rows, and what became of it."""
+    maker = Maker(seed)
+    model, losses, metrics, labels = maker.model()
+    optimizer, legacy = maker.optimizer()
+    model.compile(
+        optimizer,
+        loss=losses if len(losses) > 1 else losses[0],
+        loss_weights=[1.5, 0.5] if len(losses) > 1 and maker.chance(0.5) else None,
+        metrics=[[m] for m in metrics] if len(metrics) > 1 else metrics,
+        weighted_metrics=[[m] for m in metrics] if len(metrics) > 1 and maker.chance(0.3) else None,
+        # Tracing takes longer than all the steps, and in graphs Nadam counts wrongly.
+        run_eagerly=True,
+    )
+    data = maker.data if len(maker.data) > 1 else maker.data[0]
+    y = labels if len(labels) > 1 else labels[0]
+    fit: dict[str, Any] = {"batch_size": maker.batch or maker.random.choice((4, 5, ROWS)), "shuffle": False}
+    weights = None
+    if maker.chance(0.25) and maker.batch is None:
+        weights = maker.numbers.uniform(0.2, 2.0, ROWS).astype("float32")
+    if maker.chance(0.3) and maker.batch is None:
+        fit["validation_split"] = 0.25
+    classes = len(losses) == 1 and labels[0].ndim == 2 and labels[0].min() >= 0
+    if weights is None and classes and maker.chance(0.15):
+        fit["class_weight"] = {0: 0.5, 1: 2.0, 2: 1.5}
+    scheduled = "schedules" in str(optimizer.get_config())
+    patient = maker.chance(0.15) and not scheduled
+    # A legacy optimizer's state is in no .keras file.
+    ending = "h5" if legacy or maker.chance(0.5) else "keras"
+    # An .h5 written before any data was seen settles what "accuracy" means, at times wrongly.
+    epochs = maker.random.choice((1, 2) if ending == "h5" else (0, 1, 2))
+    if epochs:
+        model.fit(data, y, epochs=epochs, verbose=0, sample_weight=weights, **fit)
+    path = folder / str(seed)
+    path.mkdir(parents=True)
+    model.save(path / f"model.{ending}")
+    if maker.batch is not None:
+        model.reset_states()
+    arrays = {f"x{i}": a for i, a in enumerate(maker.data)} | {f"y{i}": a for i, a in enumerate(labels)}
+    if weights is not None:
+        arrays["w"] = weights
+    np.savez(path / "rows.npz", **arrays)
+    plateau = {"monitor": "loss", "factor": 0.5, "patience": 0, "min_delta": 10.0}
+    callbacks = [maker.keras.callbacks.ReduceLROnPlateau(**plateau)] if patient else []
+    history = model.fit(data, y, epochs=2, verbose=0, sample_weight=weights, callbacks=callbacks, **fit).history
+    np.savez(path / "after.npz", *[weight.numpy() for weight in model.trainable_weights])
+    config = json.loads(json.dumps(optimizer.get_config(), default=str))
+    about = {"fit": fit, "logs": history, "optimizer": type(optimizer).__name__, "legacy": legacy, "config": config}
+    about["callbacks"] = [{"class_name": "ReduceLROnPlateau", "config": plateau}] if patient else []
+    history.pop("lr", None)
+    about.update(losses=losses, metrics=metrics, epochs=epochs, layers=[type(x).__name__ for x in model.layers])
+    (path / "case.json").write_text(json.dumps(about))
+
+
+def difference(got: Any, want: Any) -> float:
+    """Absolute for small, relative for large numbers; infinite for another shape."""
+    got, want = np.asarray(got, "float64"), np.asarray(want, "float64")
+    if got.shape != want.shape:
+        return np.inf
+    return float(np.max(np.abs(got - want) / (1 + np.abs(want)), initial=0.0))
+
+
+def check(path: Path) -> str | None:
+    """What differs, in words; None if nothing does."""
+    import layergraph
+    from layergraph.training.callbacks.table import callback
+
+    about = json.loads((path / "case.json").read_text())
+    rows, after = np.load(path / "rows.npz"), np.load(path / "after.npz")
+    model = layergraph.load_model(next(path.glob("model.*")))
+    x, y = ([rows[name] for name in sorted(rows.files) if name[0] == kind] for kind in "xy")
+    weights = rows["w"] if "w" in rows.files else None
+    given = (x if len(x) > 1 else x[0], y if len(y) > 1 else y[0])
+    if "class_weight" in about["fit"]:
+        about["fit"]["class_weight"] = {int(key): value for key, value in about["fit"]["class_weight"].items()}
+    callbacks = [callback(config) for config in about.get("callbacks", [])]
+    fit = {"epochs": 2, "verbose": 0, "sample_weight": weights, "callbacks": callbacks, **about["fit"]}
+    history = model.fit(*given, **fit).history
+    # Keras 3 logs "AUC" as it is spelled, 2.15 as auc.
+    history = {name.lower(): values for name, values in history.items()}
+    wrong = {
+        f"log {n}": d
+        for n, v in about["logs"].items()
+        if (d := difference(history.get(n, []), v)) > TOLERANCE and np.isfinite(v).all()
+    }
+    for place, (own, name) in enumerate(zip(model.trainable_weights, after.files, strict=True)):
+        if (apart := difference(own.numpy(), after[name])) > TOLERANCE:
+            wrong[f"weight {place} {own.path}"] = apart
+    if not wrong:
+        return None
+    kept = {n: v for n, v in about["config"].items() if v not in (None, False)}
+    head = f"{about['optimizer']} legacy={about['legacy']} {about['layers']} {about['losses']} epochs {about['epochs']}"
+    return f"{head}\n  {kept}\n  {about['fit']}\n  " + ", ".join(f"{n}: {v:.1e}" for n, v in list(wrong.items())[:8])
+
+
+def main(arguments: list[str]) -> int:
+    """Makes or checks cases; the exit status is 1 if any differs."""
+    role, folder = arguments[0], Path(arguments[1])
+    if role == "make":
+        count, first = int(arguments[2]), int(arguments[3])
+        for seed in range(first, first + count):
+            make(folder, seed)
+        return 0
+    failed = []
+    cases = sorted(
+        (path for path in folder.iterdir() if (path / "case.json").exists()), key=lambda path: int(path.name)
+    )
+    for path in cases:
+        try:
+            wrong = check(path)
+        except Exception:
+            wrong = traceback.format_exc(limit=-2)
+        if wrong:
+            failed.append(path.name)
+            print(f"seed {path.name}: {wrong}", flush=True)
+    print(f"{len(cases)} runs, {len(failed)} mismatches: {failed}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,541 @@
+"""Layers written as Keras's guide writes them: the same text runs with stock Keras and with this package."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+import torch
+from layergraph import plugins
+from layergraph.errors import ConfigError, CorruptFileError, GraphError, UnsupportedModelError
+from layergraph.functional.binding import Binder
+from layergraph.functional.call_context import CallContext
+from oracles import assert_close
+
+#: Classes of the guide "Making new layers and models via subclassing", and others that go a little further.
+SOURCE = '''
+ops = keras.ops
+
+
+@keras.saving.register_keras_serializable("guide")
+class Linear(keras.layers.Layer):
+    def __init__(self, units=32, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, input_shape):
+        self.w = self.add_weight(
+            shape=(input_shape[-1], self.units), initializer="random_normal", trainable=True, name="w",
+            regularizer="l2", constraint=keras.constraints.MaxNorm(3.0),
+        )
+        self.b = self.add_weight(shape=(self.units,), initializer="zeros", trainable=True, dtype="float32")
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, self.w) + self.b
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update({"units": self.units})
+        return config
+
+
+@keras.saving.register_keras_serializable("guide")
+class EarlyWeights(keras.layers.Layer):
+    def __init__(self, units=4, input_dim=5, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.width = units, input_dim
+        self.w = self.add_weight(shape=(input_dim, units), initializer="glorot_uniform", trainable=True)
+
+    def call(self, inputs):
+        return ops.tanh(inputs @ self.w)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "input_dim": self.width}
+
+
+@keras.saving.register_keras_serializable("guide")
+class Block(keras.layers.Layer):
+    def __init__(self, widths=(6, 3), rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.widths, self.rate = tuple(widths), rate
+        self.first = Linear(8)
+        self.more = []
+        for width in widths:
+            self.more.append(keras.layers.Dense(width, activation="relu"))
+        self.by_name = {"norm": keras.layers.BatchNormalization()}
+        self.stack = keras.Sequential([keras.layers.Dense(4), keras.layers.ReLU()])
+        self.dropout = keras.layers.Dropout(rate)
+
+    def call(self, x, training=None):
+        x = ops.relu(self.first(x))
+        for layer in self.more:
+            x = layer(x)
+        x = self.by_name["norm"](x, training=training)
+        return self.dropout(self.stack(x), training=training) + self.first.b[0]
+
+    def get_config(self):
+        return {**super().get_config(), "widths": self.widths, "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable("guide")
+class Guided(keras.layers.Layer):
+    """Builds its sublayer itself, and takes two inputs and a number."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(3)
+
+    def build(self, query_shape, value_shape):
+        self.dense.build(query_shape)
+        self.gain = self.add_weight((value_shape[-1],), "ones", name="gain")
+
+    def call(self, query, value, factor=1.0):
+        return self.dense(query) * factor, ops.sum(value * self.gain, axis=-1)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Masked(keras.layers.Layer):
+    """The masks reach a sublayer, and the layer itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.lstm = keras.layers.LSTM(3, return_sequences=True)
+        self.scores = keras.layers.Dense(1)
+
+    def build(self, input_shape):
+        self.lstm.build(input_shape)
+        self.scores.build((*input_shape[:-1], 3))
+        super().build(input_shape)
+
+    def call(self, inputs, mask=None):
+        hidden = self.lstm(inputs)
+        if mask is None:
+            return hidden
+        scores = ops.where(ops.expand_dims(mask, -1), self.scores(hidden), -1e9)
+        return hidden * ops.softmax(scores, axis=1)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Embedded(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = keras.layers.Embedding(7, 4, mask_zero=True)
+        self.lstm = keras.layers.LSTM(2)
+
+    def call(self, inputs):
+        return self.lstm(self.embedding(inputs))
+
+
+@keras.saving.register_keras_serializable("guide")
+class Counted(keras.layers.Layer):
+    """Keeps a mean that training moves."""
+
+    def build(self, input_shape):
+        self.mean = self.add_weight(shape=(input_shape[-1],), initializer="zeros", trainable=False, name="mean")
+
+    def call(self, inputs, training=False):
+        if training:
+            self.mean.assign(self.mean * 0.9 + ops.mean(inputs, axis=0) * 0.1)
+        self.add_loss(0.01 * ops.mean(ops.square(inputs)))
+        return inputs - self.mean
+'''
+
+
+@pytest.fixture
+def classes(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The classes made with stock Keras, and with this package; registered in both."""
+    for table in ("_classes", "_lambdas", "_activations"):
+        monkeypatch.setattr(plugins, table, {})
+    stock: dict[str, Any] = {"keras": keras, "__name__": "stock"}
+    ours: dict[str, Any] = {"keras": layergraph, "__name__": "ours"}
+    for names in (stock, ours):
+        exec(SOURCE, names)
+    return stock, ours
+
+
+def model(names: dict[str, Any], what: str) -> Any:
+    """A model of one of the classes, by the package whose classes they are."""
+    k = names["keras"]
+    if what == "Guided":
+        q, v = k.Input((4,), name="q"), k.Input((5,), name="v")
+        return k.Model([q, v], names["Guided"](name="guided")(q, v, factor=2.0))
+    if what == "Masked":
+        x = k.Input((None, 2), name="x")
+        return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Masked"](name="m")(k.layers.Masking()(x))))
+    if what == "Embedded":
+        x = k.Input((None,), dtype="int32", name="x")
+        return k.Model(x, names["Embedded"](name="e")(x))
+    if what == "Wrapped":
+        x = k.Input((3, 5), name="x")
+        return k.Model(x, k.layers.TimeDistributed(names["Linear"](4, name="inner"), name="each")(x))
+    if what == "Shared":
+        a, b = k.Input((5,), name="a"), k.Input((5,), name="b")
+        layer = names["EarlyWeights"](name="both")
+        return k.Model([a, b], k.layers.Add(name="sum")([layer(a), layer(b)]))
+    if what == "Half":
+        x = k.Input((5,), name="x")
+        return k.Model(x, names["Block"](name="b", dtype="mixed_bfloat16")(x))
+    x = k.Input((5,), name="x")
+    return k.Model(x, names[what](name="one")(names["Linear"](5, name="first")(x)))
+
+
+WHAT = ("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half")
+
+
+def data(what: str) -> Any:
+    random = np.random.default_rng(0)
+    if what == "Embedded":
+        return np.array([[3, 1, 0, 0], [2, 5, 6, 1], [4, 0, 0, 0]], "int32")
+    if what == "Masked":
+        x = random.standard_normal((3, 6, 2)).astype("f4")
+        x[0, 4:] = x[2, 2:] = 0
+        return x
+    shapes = {"Guided": [(3, 4), (3, 5)], "Wrapped": [(3, 3, 5)], "Shared": [(3, 5), (3, 5)]}.get(what, [(3, 5)])
+    arrays = [random.standard_normal(shape).astype("f4") for shape in shapes]
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def moved(weights: list[np.ndarray]) -> list[np.ndarray]:
+    """Weights off their first values; all positive, so that variances are."""
+    random = np.random.default_rng(1)
+    return [random.uniform(0.1, 0.6, weight.shape).astype("f4") for weight in weights]
+
+
+def outputs(predicted: Any) -> list[np.ndarray]:
+    values = predicted if isinstance(predicted, (list, tuple)) else [predicted]
+    return [keras.ops.convert_to_numpy(value).astype("f4") for value in values]
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_it_computes_what_keras_does_and_files_go_both_ways(classes: Any, what: str, tmp_path: Path) -> None:
+    stock, ours = (model(names, what) for names in classes)
+    tolerance = 2e-2 if what == "Half" else 1e-5
+    assert [w.shape for w in ours.weights] == [tuple(w.shape) for w in stock.weights]
+    assert [w.trainable for w in ours.weights] == [w.trainable for w in stock.weights]
+    stock.set_weights(moved(stock.get_weights()))
+    x = data(what)
+    expected = outputs(stock.predict_on_batch(x))
+    ours.set_weights(stock.get_weights())
+    for got, wanted in zip(outputs(ours.predict_on_batch(x)), expected, strict=True):
+        assert_close(got, wanted, tolerance)
+    stock.save(tmp_path / "stock.keras")
+    ours.save(tmp_path / "ours.keras")
+    there = layergraph.load_model(tmp_path / "stock.keras")
+    back = keras.models.load_model(tmp_path / "ours.keras")
+    again = layergraph.load_model(tmp_path / "ours.keras")
+    for opened in (there, back, again):
+        for got, wanted in zip(outputs(opened.predict_on_batch(x)), expected, strict=True):
+            assert_close(got, wanted, tolerance)
+    ours.save(tmp_path / "ours.h5")
+    for got, wanted in zip(
+        outputs(layergraph.load_model(tmp_path / "ours.h5").predict_on_batch(x)), expected, strict=True
+    ):
+        assert_close(got, wanted, tolerance)
+
+
+@pytest.mark.parametrize("what", ["Linear", "Block", "Counted"])
+def test_it_trains_as_in_keras(classes: Any, what: str) -> None:
+    stock, ours = (model(names, what) for names in classes)
+    for one in (stock, ours):
+        for layer in one.layers:
+            if hasattr(layer, "dropout"):
+                # Random numbers differ.
+                layer.dropout.rate = 0.0
+    stock.set_weights(moved(stock.get_weights()))
+    ours.set_weights(stock.get_weights())
+    x = np.random.default_rng(2).standard_normal((12, 5)).astype("f4")
+    y = np.random.default_rng(3).standard_normal((12, *stock.output_shape[1:])).astype("f4")
+    losses = []
+    for one, package in ((stock, keras), (ours, layergraph)):
+        one.compile(package.optimizers.SGD(0.05), package.losses.MeanSquaredError())
+        losses.append(one.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"])
+    assert_close(np.array(losses[1]), np.array(losses[0]))
+    for got, wanted in zip(ours.get_weights(), stock.get_weights(), strict=True):
+        assert_close(got, wanted, 1e-4)
+
+
+def test_it_is_called_on_arrays(classes: Any) -> None:
+    layer = classes[1]["Block"]()
+    x = data("Block")
+    first = layer(x)
+    assert first.shape == (3, 4)
+    assert torch.equal(layer(torch.as_tensor(x)), first)
+    assert len(layer.weights) == 12
+
+
+def test_a_weight_that_is_assigned_keeps_its_value() -> None:
+    """ComputeSum of the guide."""
+
+    class ComputeSum(layergraph.layers.Layer):
+        def __init__(self, input_dim: int) -> None:
+            super().__init__()
+            self.total = self.add_weight(initializer="zeros", shape=(input_dim,), trainable=False)
+
+        def call(self, inputs: Any) -> Any:
+            self.total.assign_add(layergraph.ops.sum(inputs, axis=0))
+            return self.total
+
+    total = ComputeSum(2)
+    assert total(np.ones((2, 2), "f4")).tolist() == [2, 2]
+    assert total(np.ones((2, 2), "f4")).tolist() == [4, 4]
+    assert total.non_trainable_weights == total.weights
+    assert total.trainable_weights == []
+
+
+def test_calls_at_once_keep_their_own_weights(classes: Any) -> None:
+    """Two sets of weights, many calls of one layer in two threads."""
+    layer = classes[1]["Block"]()
+    x = torch.as_tensor(data("Block"))
+    layer(x)
+    bound = [Binder(lambda weight, k=k: torch.full(weight.shape, 0.1 * k))(layer) for k in (1, 2)]
+    alone = [layer.forward(CallContext(), w, x) for w in bound]
+    assert not torch.allclose(*alone)
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        wrong.extend(k for _ in range(200) if not torch.equal(layer.forward(CallContext(), bound[k], x), alone[k]))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in (0, 1, 0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_what_call_sets_is_seen_afterwards(classes: Any) -> None:
+    class Remembering(layergraph.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            self.seen = inputs.shape[0]
+            return inputs * self.seen
+
+    layer = Remembering()
+    layergraph.Model(x := layergraph.Input((2,)), layer(x))
+    assert not hasattr(layer, "seen")
+    assert layer(np.ones((3, 2), "f4"))[0, 0] == 3
+    assert layer.seen == 3
+
+
+def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
+    """Files have a layer under the first of its attributes, as Keras's have."""
+
+    def tied(k: Any) -> Any:
+        class Tied(k.layers.Layer):
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                if k is layergraph:
+                    # Keras goes on to list a layer that is replaced.
+                    self.z = k.layers.Dense(9)
+                self.z = k.layers.Dense(4, name="shared")
+                self.a = [self.z, k.layers.Dense(4)]
+
+            def call(self, x: Any) -> Any:
+                return self.a[1](self.z(self.z(x)))
+
+        x = k.Input((4,))
+        return k.Model(x, Tied(name="tied")(x)), {"Tied": Tied}
+
+    (ours, own), (stock, theirs) = tied(layergraph), tied(keras)
+    assert [w.shape for w in ours.weights] == [(4, 4), (4,), (4, 4), (4,)]
+    ours.set_weights(moved(ours.get_weights()))
+    ours.save(tmp_path / "ours.keras")
+    x = np.ones((2, 4), "f4")
+    opened = keras.models.load_model(tmp_path / "ours.keras", custom_objects=theirs)
+    assert_close(opened.predict_on_batch(x), ours.predict_on_batch(x))
+    stock.set_weights([weight * 2 for weight in moved(stock.get_weights())])
+    stock.save(tmp_path / "stock.keras")
+    opened = layergraph.load_model(tmp_path / "stock.keras", custom_objects=own)
+    assert_close(opened.predict_on_batch(x), stock.predict_on_batch(x))
+
+
+def test_layers_of_its_own_freeze_with_it(classes: Any) -> None:
+    ours = model(classes[1], "Block")
+    ours.get_layer("one").trainable = False
+    assert [w.path.split("/")[0] for w in ours.trainable_weights] == ["first", "first"]
+    assert not ours.get_layer("one").more[0].trainable
+
+
+def test_methods_of_the_guide_are_there(classes: Any) -> None:
+    ours = model(classes[1], "Block")
+    config = ours.get_layer("one").get_config()
+    again = classes[1]["Block"].from_config(config)
+    assert again.widths == (6, 3)
+    assert again.name == "one"
+    copy = layergraph.models.clone_model(ours)
+    assert [w.shape for w in copy.weights] == [w.shape for w in ours.weights]
+
+
+# --- what can't work --------------------------------------------------------------------------------------------------
+
+
+def test_neither_call_nor_forward() -> None:
+    class Nothing(layergraph.layers.Layer):
+        pass
+
+    with pytest.raises(GraphError, match=r"layer 'void' \(Nothing\): the class has neither `call` nor `forward`"):
+        Nothing(name="void")(layergraph.Input((2,)))
+
+
+@pytest.mark.parametrize("look", ["bool(x.sum() > 0)", "float(x[0, 0])", "x.numpy()"])
+def test_values_in_a_symbolic_call(look: str) -> None:
+    class Looking(layergraph.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x if eval(look) is None else x + 1
+
+    with pytest.raises(GraphError, match=r"layer 'look' \(Looking\): .*call looks at the values of tensors"):
+        Looking(name="look")(layergraph.Input((2,)))
+
+
+def test_other_mistakes_are_named() -> None:
+    class Early(layergraph.layers.Layer):
+        def __init__(self) -> None:
+            self.dense = layergraph.layers.Dense(2)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+    with pytest.raises(GraphError, match=r"Early: attribute 'dense' is set to a layer before super\(\).__init__"):
+        Early()
+
+    class Overwriting(layergraph.layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.total = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x: Any) -> Any:
+            self.total = self.total + 1
+            return x
+
+    with pytest.raises(GraphError, match=r"call sets attribute 'total'.*expected `assign`"):
+        Overwriting(name="o")(layergraph.Input((2,)))
+
+    class Odd(layergraph.layers.Layer):
+        def build(self, a_shape: Any, b_shape: Any) -> None:
+            pass
+
+        def call(self, x: Any) -> Any:
+            return x
+
+    with pytest.raises(GraphError, match=r"layer 'odd' \(Odd\): build has the parameters"):
+        Odd(name="odd")(layergraph.Input((2,)))
+
+    class Silent(layergraph.layers.Layer):
+        def call(self, x: Any) -> Any:
+            pass
+
+    with pytest.raises(GraphError, match="call gives None"):
+        Silent(name="s")(layergraph.Input((2,)))
+    with pytest.raises(ConfigError, match="initializer 'no_such'"):
+        layergraph.layers.Layer().add_weight(shape=(2,), initializer="no_such")
+    with pytest.raises(ConfigError, match="expected a class of layers or an activation function"):
+        layergraph.utils.register_keras_serializable()(int)
+
+
+# --- files name no code -----------------------------------------------------------------------------------------------
+
+
+def rewritten(path: Path, change: Any) -> Path:
+    """A copy of a `.keras` file with another config."""
+    other = path.with_name("changed.keras")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, json.dumps(change(json.loads(content))) if name == "config.json" else content)
+    return other
+
+
+def test_a_file_reaches_registered_classes_alone(classes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a module that a file names is imported, nor a class that merely exists, nor one of its bases."""
+    (tmp_path / "module_of_a_file.py").write_text("raise SystemExit('a model file has run code')")
+    monkeypatch.syspath_prepend(tmp_path)
+    model(classes[1], "Linear").save(tmp_path / "m.keras")
+
+    def named(**other: Any) -> Any:
+        def change(config: Any) -> Any:
+            config["config"]["layers"][-1].update(other)
+            return config
+
+        return rewritten(tmp_path / "m.keras", change)
+
+    for registered in (
+        "Linear>Evil",
+        "module_of_a_file>Linear",
+        "layergraph.plugins>Layer",
+        "builtins>eval",
+        "guide>eval",
+    ):
+        path = named(module="module_of_a_file", class_name="Linear", registered_name=registered)
+        with pytest.raises(UnsupportedModelError, match=re.escape(f"class '{registered}' is not supported")):
+            layergraph.load_model(path)
+    for bare in ("Layer", "Unregistered", "eval", "module_of_a_file.Linear"):
+        with pytest.raises(UnsupportedModelError, match="is not supported"):
+            layergraph.load_model(named(module="module_of_a_file", class_name=bare, registered_name=bare))
+    assert "module_of_a_file" not in sys.modules
+
+
+def test_what_a_file_says_in_a_config_stays_data(classes: Any, tmp_path: Path) -> None:
+    """The class gets plain values, or is told that they don't fit; nothing in them is looked up."""
+    model(classes[1], "Linear").save(tmp_path / "m.keras")
+
+    def change(config: Any) -> Any:
+        layer = config["config"]["layers"][-1]
+        layer["config"]["units"] = {"class_name": "Evil", "module": "os", "config": {"command": "true"}}
+        return config
+
+    with pytest.raises(CorruptFileError, match="layer 'one': can't be called on what the file says: int"):
+        layergraph.load_model(rewritten(tmp_path / "m.keras", change))
+
+    def more(config: Any) -> Any:
+        config["config"]["layers"][-1]["config"]["forward"] = "os.system"
+        return config
+
+    with pytest.raises(UnsupportedModelError, match="layer 'one': Linear: unknown option 'forward'"):
+        layergraph.load_model(rewritten(tmp_path / "m.keras", more))
+
+
+def test_custom_objects_last_for_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_classes", {})
+
+    class Doubled(layergraph.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x * 2
+
+    x = layergraph.Input((2,))
+    layergraph.Model(x, Doubled()(x)).save(tmp_path / "m.keras")
+    with pytest.raises(UnsupportedModelError, match="class 'Doubled'"):
+        layergraph.load_model(tmp_path / "m.keras")
+    opened = layergraph.load_model(tmp_path / "m.keras", custom_objects={"Doubled": Doubled})
+    assert opened.predict_on_batch(np.ones((1, 2), "f4")).tolist() == [[2, 2]]
+    with pytest.raises(UnsupportedModelError, match="class 'Doubled'"):
+        layergraph.load_model(tmp_path / "m.keras")
+
+
+def test_the_example_of_the_docs_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """docs/custom-layers.md, block after block, in a folder of its own."""
+    for table in ("_classes", "_lambdas", "_activations"):
+        monkeypatch.setattr(plugins, table, {})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (Path(__file__).parents[3] / "docs" / "custom-layers.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 3
+    names: dict[str, Any] = {"__name__": "docs"}
+    for block in blocks:
+        first = block.partition("\n")[0]
+        if first.startswith("# ") and first.endswith(".py"):
+            (tmp_path / first.removeprefix("# ")).write_text(block)
+        else:
+            exec(block, names)
+    monkeypatch.delitem(sys.modules, "my_layers")

@@ -1,0 +1,64 @@
+"""Several workers train to the numbers of one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layergraph import Input, Model, layers
+from layergraph.errors import ConfigError
+from layergraph.functional.call_context import CallContext
+from layergraph.functional.shard import Shard
+from layergraph.regularizers import OrthogonalRegularizer
+from layergraph.training.workers import check_shareable
+
+FUZZ = Path(__file__).parents[2] / "fuzz_workers.py"
+
+
+def test_workers_give_the_numbers_of_one_process() -> None:
+    """One model of each kind (tests/fuzz/workers.py makes as many as one likes)."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    ended = subprocess.run(
+        [*command, "--nproc-per-node", "2", str(FUZZ), "8"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert "8 models, 0 mismatches" in ended.stdout, ended.stdout + ended.stderr[-4000:]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_shards_are_all_rows_once(workers: int) -> None:
+    for rows in range(workers, 12):
+        shards = [Shard.of(rows, rank, workers) for rank in range(workers)]
+        assert [row for shard in shards if shard for row in range(rows)[shard.rows]] == list(range(rows))
+
+
+def test_fewer_rows_than_workers_are_not_shared_out() -> None:
+    assert Shard.of(2, 0, 3) is None
+
+
+def test_workers_draw_what_one_process_would() -> None:
+    import torch
+
+    def drawn(shard: Shard | None, rows: int) -> object:
+        context = CallContext(generator=torch.Generator().manual_seed(1), shard=shard)
+        like = torch.empty(rows, 3)
+        return context.drawn(like.shape, like, lambda empty: empty.uniform_(generator=context.generator)).numpy()
+
+    parts = [drawn(shard, shard.count) for rank in range(2) if (shard := Shard.of(5, rank, 2))]
+    np.testing.assert_array_equal(np.concatenate(parts), drawn(None, 5))
+
+
+def test_models_whose_batches_cannot_be_shared_out_are_refused() -> None:
+    x = Input((3,))
+    penalty = OrthogonalRegularizer()
+    model = Model(x, layers.Dense(2, name="enc", activity_regularizer=penalty)(x))
+    with pytest.raises(ConfigError, match="layer 'enc' has the activity regularizer OrthogonalRegularizer"):
+        check_shareable(model)

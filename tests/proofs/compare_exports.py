@@ -1,0 +1,131 @@
+"""Compares `.h5` exports with tf.keras 2.15, which lives in an environment of its own:
+
+    python tests/proofs/compare_exports.py write FOLDER      # here
+    python tests/proofs/compare_exports.py check FOLDER      # where TensorFlow 2.15 is installed
+
+Predictions must agree, and training must go on with the losses that it would have had here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOLERANCE = 1e-5
+STEPS = 4
+#: 2.15 writes a part of Nadam's state into no file, and so goes on otherwise after any.
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": {"class_name": "SGD", "config": {"learning_rate": 0.01, "momentum": 0.9}},
+    "rmsprop": {"class_name": "RMSprop", "config": {"centered": True, "momentum": 0.5}},
+    "adam": "adam",
+    "amsgrad": {"class_name": "Adam", "config": {"amsgrad": True}},
+    "averages": {"class_name": "Adam", "config": {"use_ema": True}},
+    "schedule": {
+        "class_name": "Adam",
+        "config": {
+            "learning_rate": {
+                "class_name": "ExponentialDecay",
+                "config": {"initial_learning_rate": 0.01, "decay_steps": 2, "decay_rate": 0.5},
+            }
+        },
+    },
+    **{name: name for name in ("adamw", "adamax", "adagrad", "adadelta", "ftrl", "lion", "adafactor")},
+}
+
+
+def trained(api: Any, optimizer: Any) -> Any:
+    """Nested and shared layers, masks, statistics, two outputs; three steps done."""
+    x, ids = api.Input((4,), name="x"), api.Input((3,), dtype="int32", name="ids")
+    inner = api.Sequential([api.Input((4,)), api.layers.Dense(4, activation="tanh")], name="inner")
+    hidden = api.layers.BatchNormalization()(api.layers.Dense(5, activation="gelu")(inner(inner(x))))
+    words = api.layers.Bidirectional(api.layers.LSTM(3))(api.layers.Embedding(7, 4, mask_zero=True)(ids))
+    b = api.layers.Dense(1, activation="sigmoid", name="b")(api.layers.concatenate([hidden, words]))
+    model = api.Model([x, ids], [api.layers.Dense(2, name="a")(hidden), b])
+    model.compile(
+        optimizer,
+        loss={"a": "mse", "b": "binary_crossentropy"},
+        loss_weights={"a": 1.0, "b": 0.3},
+        metrics={"a": ["mae"], "b": ["accuracy"]},
+    )
+    for _ in range(3):
+        model.train_on_batch(*rows())
+    return model
+
+
+def rows() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    random = np.random.default_rng(0)
+    x = [random.standard_normal((16, 4)).astype("f4"), random.integers(0, 7, (16, 3)).astype("i4")]
+    return x, [random.standard_normal((16, 2)).astype("f4"), random.integers(0, 2, (16, 1)).astype("f4")]
+
+
+def write(folder: Path) -> int:
+    """Writes the exports, with what they must give."""
+    import layergraph
+    from model_files import FIXTURES, numbered
+    from random_graphs import random_inputs, random_model
+
+    folder.mkdir(exist_ok=True)
+    losses = {}
+    for name, optimizer in OPTIMIZERS.items():
+        model = trained(layergraph, optimizer)
+        model.save(folder / f"train_{name}.h5", generation=2)
+        losses[name] = [float(model.train_on_batch(*rows())[0]) for _ in range(STEPS)]
+    (folder / "losses.json").write_text(json.dumps(losses))
+    for path in sorted(FIXTURES.glob("*.h5")):
+        with np.load(path.with_suffix(".npz")) as arrays:
+            inputs, outputs = numbered(arrays, "input"), numbered(arrays, "output")
+        _export(layergraph.load_model(path), folder / f"predict_{path.stem}", inputs, outputs)
+    for seed in range(40):
+        model = random_model(layergraph, seed)
+        inputs = random_inputs(model, seed)
+        outputs = list(model.plan().run(dict(zip(model.input_names, inputs, strict=True))).values())
+        _export(model, folder / f"predict_random{seed}", inputs, outputs)
+    return 0
+
+
+def _export(model: Any, path: Path, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+    from layergraph.errors import ConfigError
+
+    try:
+        model.save(path.with_suffix(".h5"), generation=2)
+    except ConfigError as refusal:
+        print(f"{path.name}: {refusal}")
+        return
+    named = {f"input_{i}": a for i, a in enumerate(inputs)} | {f"output_{i}": a for i, a in enumerate(outputs)}
+    np.savez(path.with_suffix(".npz"), **named)
+
+
+def check(folder: Path) -> int:
+    """Opens the exports with tf.keras 2.15; the exit status is 1 if any differs."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import tensorflow as tf
+
+    differences = {}
+    for name, expected in json.loads((folder / "losses.json").read_text()).items():
+        model = tf.keras.models.load_model(folder / f"train_{name}.h5")
+        losses = [model.train_on_batch(*rows())[0] for _ in range(STEPS)]
+        differences[f"train_{name}"] = float(np.abs(np.array(losses) - expected).max())
+    for path in sorted(folder.glob("predict_*.h5")):
+        model = tf.keras.models.load_model(path, compile=False)
+        with np.load(path.with_suffix(".npz")) as arrays:
+            inputs = [arrays[f"input_{i}"] for i in range(len(model.inputs))]
+            given = (
+                inputs[0] if isinstance(model, tf.keras.Sequential) else tf.nest.pack_sequence_as(model.input, inputs)
+            )
+            results = tf.nest.flatten(model(given))
+            wanted = [arrays[f"output_{i}"] for i in range(len(results))]
+        differences[path.stem] = max(
+            float(np.abs(got.numpy() - want).max()) for got, want in zip(results, wanted, strict=True)
+        )
+    wrong = {name: difference for name, difference in differences.items() if not difference < TOLERANCE}
+    print(f"{len(differences)} exports, {len(wrong)} mismatches" + (f": {wrong}" if wrong else ""))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit({"write": write, "check": check}[sys.argv[1]](Path(sys.argv[2])))
