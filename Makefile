@@ -19,6 +19,8 @@ JOBS ?= 2
 ROOM ?=
 SECONDS ?= 600
 MUTANT ?=
+# Where the scripts of tests/ find one another.
+TESTS := PYTHONPATH=tests:tests/support:tests/generators:tests/proofs
 
 .DEFAULT_GOAL := help
 
@@ -105,23 +107,23 @@ manifests: $(STAMP) ## Validate the Kubernetes manifests offline
 
 .PHONY: fuzz-graphs
 fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
-	$(BIN)/python tests/fuzz/graphs.py $(N)
+	$(TESTS) $(BIN)/python tests/fuzz/graphs.py $(N)
 
 .PHONY: fuzz-engines
 fuzz-engines: $(STAMP) ## Compare each engine with torch on N random graphs (N=100)
-	$(BIN)/python tests/fuzz/engines.py $(N)
+	$(TESTS) $(BIN)/python tests/fuzz/engines.py $(N)
 
 .PHONY: fuzz-operations
 fuzz-operations: $(STAMP) ## Compare N random graphs of operations with stock Keras (N=200)
-	$(BIN)/python tests/fuzz/operations.py $(N)
+	$(TESTS) $(BIN)/python tests/fuzz/operations.py $(N)
 
 .PHONY: guide-training
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
-	$(BIN)/python tests/proofs/guide_training.py
+	$(TESTS) $(BIN)/python tests/proofs/guide_training.py
 
 .PHONY: fuzz-training
 fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=200)
-	$(BIN)/python tests/fuzz/training.py $(N)
+	$(TESTS) $(BIN)/python tests/fuzz/training.py $(N)
 
 .PHONY: engines
 engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
@@ -130,39 +132,39 @@ engines: $(STAMP) ## Run the tests of the layers with each engine in torch's pla
 
 .PHONY: applications
 applications: $(STAMP) ## Compare every model of keras.applications with stock Keras (ARGS='--tensorflow PYTHON' for NASNet)
-	$(BIN)/python tests/proofs/compare_applications.py $(ARGS)
+	$(TESTS) $(BIN)/python tests/proofs/compare_applications.py $(ARGS)
 
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
-	$(BIN)/python tests/proofs/compare_published.py build/published $(PEERS)
+	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
-	$(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
+	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
 
 .PHONY: fuzz-tensorflow-training
 fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 go on (N=200, PYTHON_2_15=that Python)
 	rm -rf build/tensorflow-training
-	$(PYTHON_2_15) tests/fuzz/tensorflow_training.py make build/tensorflow-training $(N) 0
-	$(BIN)/python tests/fuzz/tensorflow_training.py check build/tensorflow-training
+	$(TESTS) $(PYTHON_2_15) tests/fuzz/tensorflow_training.py make build/tensorflow-training $(N) 0
+	$(TESTS) $(BIN)/python tests/fuzz/tensorflow_training.py check build/tensorflow-training
 
 .PHONY: round-trips
 round-trips: $(STAMP) ## Open with Keras 2.15 its models that were saved here: layers, N random graphs (N=200, PYTHON_2_15=that Python)
 	rm -rf build/round-trips
-	$(PYTHON_2_15) tests/generators/round_trips.py make build/round-trips $(N)
-	$(BIN)/python tests/generators/round_trips.py back build/round-trips
-	$(PYTHON_2_15) tests/generators/round_trips.py check build/round-trips
+	$(TESTS) $(PYTHON_2_15) tests/proofs/round_trips.py make build/round-trips $(N)
+	$(TESTS) $(BIN)/python tests/proofs/round_trips.py back build/round-trips
+	$(TESTS) $(PYTHON_2_15) tests/proofs/round_trips.py check build/round-trips
 
 .PHONY: compiled-round-trips
 compiled-round-trips: $(STAMP) ## Train on with PYTHON_HOME (its tf.keras 1.14 to 2.15, or Keras 3) compiled models that were saved and trained here
 	rm -rf build/compiled-round-trips
-	$(PYTHON_HOME) tests/proofs/compare_round_trips.py make build/compiled-round-trips
-	$(BIN)/python tests/proofs/compare_round_trips.py pass build/compiled-round-trips
-	$(PYTHON_HOME) tests/proofs/compare_round_trips.py check build/compiled-round-trips
+	$(TESTS) $(PYTHON_HOME) tests/proofs/compare_round_trips.py make build/compiled-round-trips
+	$(TESTS) $(BIN)/python tests/proofs/compare_round_trips.py pass build/compiled-round-trips
+	$(TESTS) $(PYTHON_HOME) tests/proofs/compare_round_trips.py check build/compiled-round-trips
 
 .PHONY: fuzz-workers
 fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
-	GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz/workers.py $(N)
+	$(TESTS) GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz/workers.py $(N)
 
 .PHONY: mutants
 mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do tests fail? (COUNT=300 SEED=1 ROOM= MUTANT= JOBS=2)
@@ -170,11 +172,11 @@ mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do t
 
 .PHONY: attack
 attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transport native --workers 1 --only Watch')
-	PYTHONPATH=tests $(BIN)/python -m attack $(ARGS)
+	$(TESTS) $(BIN)/python -m attack $(ARGS)
 
 .PHONY: soak
 soak: $(STAMP) ## Everything at once for SECONDS (SECONDS=600, ARGS='--transport native --workers 2')
-	PYTHONPATH=tests $(BIN)/python -m attack.soak --seconds $(SECONDS) $(ARGS)
+	$(TESTS) $(BIN)/python -m attack.soak --seconds $(SECONDS) $(ARGS)
 
 BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside run-start)
 .PHONY: bench $(BENCHES)
@@ -184,7 +186,7 @@ $(BENCHES): $(STAMP)
 
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
-	$(BIN)/python tests/proofs/large_data.py $(GB)
+	$(TESTS) $(BIN)/python tests/proofs/large_data.py $(GB)
 
 .PHONY: profile
 profile: $(STAMP) ## Show where the time of one request goes, stage by stage (T=native for the other transport)

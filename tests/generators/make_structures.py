@@ -1,4 +1,4 @@
-"""Writes random structures with another Keras: `PYTHON tests/generators/make_structures.py FOLDER [COUNT [FIRST_SEED]]`.
+"""Writes random structures with another Keras: `PYTHON make_structures.py FOLDER [COUNT [FIRST_SEED]]`.
 
 PYTHON is an interpreter with TensorFlow 2 (and so tf.keras), or with Keras 2.2 or 2.3 on TensorFlow 1. Each model comes
 as `<seed>.h5`, from 2.13 on as `<seed>.keras`, too, and for every third seed as a folder with `model.json` and weights;

@@ -1,8 +1,8 @@
 """Compares how compiled models go on after they have come here and gone home, with the Keras that they are from.
 
-    PYTHON tests/proofs/compare_round_trips.py make FOLDER     # any Python from 3.7 on, with tf.keras or Keras 3
-    python tests/proofs/compare_round_trips.py pass FOLDER     # here
-    PYTHON tests/proofs/compare_round_trips.py check FOLDER    # the first one again; .h5 or .keras behind it: only these
+    PYTHON compare_round_trips.py make FOLDER     # any Python from 3.7 on, with tf.keras or Keras 3
+    python compare_round_trips.py pass FOLDER     # here
+    PYTHON compare_round_trips.py check FOLDER    # the first one again; .h5 or .keras behind it: only these
 
 A word behind the folder of `make` chooses the cases that have it in their names. The name of a format (`keras3`,
 `keras2_h5`, ...) behind that of `pass` and of `check` has files written in it, and opened by the Keras of that format.

@@ -1,4 +1,4 @@
-"""Loads what `make_structures.py` wrote and compares the numbers: `python tests/proofs/compare_structures.py FOLDER...`."""
+"""Loads what `make_structures.py` wrote and compares the numbers: `python compare_structures.py FOLDER...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Much data, little memory: `python tests/proofs/large_data.py [GB]`. Streams so many gigabytes, trains, and watches memory.
+"""Much data, little memory: `make large-data GB=10`. Streams so many gigabytes, trains, and watches memory.
 
 The client makes the rows as it sends them. At no time may the server's process take more than SERVER_BYTES beyond what
 it took before, nor the training process more than its budget. Pages of files that are mapped don't count: the system

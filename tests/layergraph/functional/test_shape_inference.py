@@ -87,7 +87,7 @@ def test_calls_that_are_alike_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return run_on_meta(invocation, *args)
 
     monkeypatch.setattr(shape_inference, "_run_on_meta", counted)
-    monkeypatch.setattr(shape_inference, "_remembered", shape_inference.Memory(8))
+    monkeypatch.setattr(shape_inference, "_remembered", shape_inference.CallCache(8))
     x = layergraph.Input((6,))
     for i in range(5):
         x = layers.Dense(6, "relu", name=f"d{i}")(x)

@@ -1,4 +1,4 @@
-"""Every layer of the table is compared with an oracle: each has a case in some `test_layers_*.py`."""
+"""Every layer of the table is compared with an oracle: each has a case in some file of this folder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def class_names(value: Any) -> Iterator[str]:
 def test_every_layer_has_an_oracle_case() -> None:
     named = {
         name
-        for path in sorted(HERE.glob("test_layers_*.py"))
+        for path in sorted(HERE.glob("test_*.py"))
         for parameter in parameters(loaded(path))
         for name in class_names(parameter)
     }

@@ -1,4 +1,4 @@
-"""Whole-model `.h5` files: opened here and by stock Keras 3; tests/proofs/compare_exports.py opens them with tf.keras 2.15."""
+"""Whole-model `.h5` files: opened here and by stock Keras 3; compare_exports.py opens them with tf.keras 2.15."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_a_killed_process_goes_on(tmp_path):
             """
             import sys, time
             import numpy as np
-            sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
+            sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../../support"]
             import test_checkpoint
             from layergraph.training.checkpoint import Checkpoints
             run = test_checkpoint.model()

@@ -45,7 +45,7 @@ def niceness(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How far the process stands back."""
     asked: list[int] = []
     monkeypatch.setattr(work, "stand_back", asked.append)
-    monkeypatch.setattr(work, "GiveWay", Callback)
+    monkeypatch.setattr(work, "CpuYield", Callback)
     return asked
 
 

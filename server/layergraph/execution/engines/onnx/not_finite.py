@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from layergraph.execution.engines.exported_graph import ExportedGraph
 
-#: Operations on floats that were tried with each value at each place (`tests/layergraph/execution/engines/test_not_finite.py`).
+#: Operations on floats that were tried with each value at each place (by engines/test_not_finite.py of the tests).
 KEEPING = frozenset(
     {
         *("aten::_convolution", "aten::abs", "aten::add", "aten::addmm", "aten::avg_pool2d", "aten::batch_norm"),

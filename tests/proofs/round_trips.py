@@ -1,8 +1,8 @@
 """Models of another Keras that were loaded and saved here, opened by that Keras again:
 
-    PYTHON tests/generators/round_trips.py make FOLDER [COUNT]    # where that Keras is installed: every layer, COUNT random graphs
-    python tests/generators/round_trips.py back FOLDER            # here: each file loaded, and saved for the Keras it came from
-    PYTHON tests/generators/round_trips.py check FOLDER           # where that Keras is installed
+    PYTHON round_trips.py make FOLDER [COUNT]    # where that Keras is installed: every layer, COUNT random graphs
+    python round_trips.py back FOLDER            # here: each file loaded, and saved for the Keras it came from
+    PYTHON round_trips.py check FOLDER           # where that Keras is installed
 
 `check` compares what the files give with what the models gave that they came from; of compiled models also how training
 goes on. The exit status is 1 if a file doesn't open or gives other numbers.
