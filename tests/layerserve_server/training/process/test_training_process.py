@@ -24,10 +24,10 @@ for number in (signal.SIGTERM, signal.SIGUSR1):
 with _locked(folder):
     facts = [os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"], os.environ["LAYERSERVE_SERVER_PID"]]
     facts += [str(os.getsid(0) == os.getpid()), os.environ["PYTHONSAFEPATH"], sys.stdin.read()]
-    (folder / "here.part").write_text(" ".join(facts))
-    (folder / "here.part").rename(folder / "here")
     print("to the log", flush=True)
     print("of errors", file=sys.stderr, flush=True)
+    (folder / "here.part").write_text(" ".join(facts))
+    (folder / "here.part").rename(folder / "here")
     signal.pause()
 """
 COMMAND = (sys.executable, "-c", CHILD)
