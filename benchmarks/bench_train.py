@@ -39,7 +39,7 @@ class Row:
     plain: Callable[[], tuple[Any, Callable[[Any, Any], Any]]]
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# Models.
 
 
 def _mlp(k: Any) -> Any:
@@ -167,7 +167,7 @@ ROWS = {
 }
 
 
-# --- columns ----------------------------------------------------------------------------------------------------------
+# Columns.
 
 
 def _like_keras(k: Any, row: Row, inputs: Arrays, labels: Arrays) -> Callable[[], None]:

@@ -52,7 +52,7 @@ def train(client: Client, x: Any = X, y: Any = Y, **changes: Any) -> Any:
     return client.train("dense", x, y, **{**SETTINGS, "epochs": 3, **changes})
 
 
-# ---- what is trained
+# What is trained.
 
 
 def test_frozen_layers_stay_as_they_are(client: Client, repository: Path) -> None:
@@ -89,7 +89,7 @@ def test_steps_of_an_epoch_and_rows_of_validation(client: Client) -> None:
     assert "val_loss" in run.wait().history
 
 
-# ---- what is published
+# What is published.
 
 
 def test_the_best_epoch_is_published(client: Client, repository: Path) -> None:
@@ -113,7 +113,7 @@ def test_only_what_improves_is_published(client: Client, rate: float, improves: 
     assert ("is no improvement on" in run.withheld) != improves
 
 
-# ---- NaN
+# NaN.
 
 
 def test_a_loss_that_is_no_number_may_be_passed_over(client: Client) -> None:
@@ -126,7 +126,7 @@ def test_a_loss_that_is_no_number_may_be_passed_over(client: Client) -> None:
     assert np.isnan(run.history["loss"]).all()
 
 
-# ---- data that the server reads
+# Data that the server reads.
 
 
 def test_data_of_the_server_trains_as_sent_data_does(client: Client) -> None:
@@ -159,7 +159,7 @@ def test_files_that_will_not_do_are_refused_before_the_run(
     assert len(client.runs()) == runs
 
 
-# ---- budgets
+# Budgets.
 
 
 @pytest.mark.parametrize(

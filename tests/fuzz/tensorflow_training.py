@@ -60,7 +60,7 @@ class Maker:
         self.inputs.append(tensor)
         return tensor
 
-    # --- models -------------------------------------------------------------------------------------------------------
+    # Models.
 
     def extras(self) -> dict[str, Any]:
         """What is penalised and projected."""
@@ -175,7 +175,7 @@ class Maker:
         given = self.inputs if len(self.inputs) > 1 else self.inputs[0]
         return self.keras.Model(given, outputs if len(outputs) > 1 else outputs[0]), losses, metrics, labels
 
-    # --- optimizers ---------------------------------------------------------------------------------------------------
+    # Optimizers.
 
     def rate(self) -> Any:
         rate = round(self.random.uniform(0.005, 0.05), 4)

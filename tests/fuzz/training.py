@@ -86,7 +86,7 @@ def random_case(seed: int) -> Case:
     return Case(made, settings, fit, callbacks, excluded, here, ending, HALF_TOLERANCE if policy in HALF else TOLERANCE)
 
 
-# --- arguments of fit -------------------------------------------------------------------------------------------------
+# Arguments of fit.
 
 
 def structured(draw: Draw, made: Made, by_name: dict[str, Any]) -> Any:
@@ -160,7 +160,7 @@ def random_fit(draw: Draw, made: Made, settings: Settings, rows: int, validated:
     return given
 
 
-# --- callbacks --------------------------------------------------------------------------------------------------------
+# Callbacks.
 
 CALLBACKS = (
     "EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint", "TerminateOnNaN", "CSVLogger", "BackupAndRestore",
@@ -226,7 +226,7 @@ def written(folder: Path) -> Numbers:
     return found
 
 
-# --- both sides -------------------------------------------------------------------------------------------------------
+# Both sides.
 
 
 def serialised(value: Any) -> Any:
@@ -288,7 +288,7 @@ def compiled_by_keras(seed: int) -> Case:
     return case
 
 
-# --- comparison -------------------------------------------------------------------------------------------------------
+# Comparison.
 
 
 def difference(got: Any, want: Any) -> float:

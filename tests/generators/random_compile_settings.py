@@ -12,7 +12,7 @@ from random_trained_models import Array, Draw, Head, Made
 L, M, S = keras.losses, keras.metrics, keras.optimizers.schedules
 
 
-# --- optimizers -------------------------------------------------------------------------------------------------------
+# Optimizers.
 
 
 def random_schedule(draw: Draw) -> Any:
@@ -111,7 +111,7 @@ def random_optimizer(draw: Draw, *, scheduled: bool = True) -> Any:
     return made
 
 
-# --- losses and labels ------------------------------------------------------------------------------------------------
+# Losses and labels.
 
 #: By kind of output: names, functions, and classes with options; labels are those of the kind unless said here.
 LOSSES: dict[str, tuple[Any, ...]] = {
@@ -185,7 +185,7 @@ def random_labels(draw: Draw, head: Head, sparse: bool, rows: int) -> Array:
     return labels[..., 0] if shape[-1] == 1 and draw.chance(0.4) else labels
 
 
-# --- metrics ----------------------------------------------------------------------------------------------------------
+# Metrics.
 
 METRICS: dict[str, tuple[Any, ...]] = {
     "real": (
@@ -287,7 +287,7 @@ def random_metrics(draw: Draw, made: Made, sparse: dict[str, bool], without: tup
     return {name: items for name, items in single.items() if items or (shape == "dict" and draw.chance(0.5))}
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# All of it.
 
 
 @dataclass(slots=True)

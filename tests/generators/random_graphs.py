@@ -59,7 +59,7 @@ class GraphMaker:
     def pick(self, choices: Any) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
 
-    # --- the parts ----------------------------------------------------------------------------------------------------
+    # The parts.
 
     def input(self, kind: str) -> Any:
         width = self.pick(WIDTHS)
@@ -207,7 +207,7 @@ class GraphMaker:
             ]
         return self.pick(choices)()
 
-    # --- the graph ----------------------------------------------------------------------------------------------------
+    # The graph.
 
     def grow(self, pool: Pool, depth: int) -> None:
         """Adds one call to the pool."""

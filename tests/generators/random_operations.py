@@ -37,7 +37,7 @@ class OperationMaker:
     def dtype(self, tensor: Any) -> str:
         return self.dtype_of(tensor)
 
-    # --- tensors ------------------------------------------------------------------------------------------------------
+    # Tensors.
 
     def any(self) -> Any:
         """Any tensor; of the later ones more often."""
@@ -66,7 +66,7 @@ class OperationMaker:
         found = [t for t in self.tensors if self.shape(t) == shape]
         return self.pick(found)
 
-    # --- arguments ----------------------------------------------------------------------------------------------------
+    # Arguments.
 
     def axis(self, tensor: Any, *, rows: bool = True) -> int:
         """An axis of a tensor, from the start or from the end."""
@@ -125,7 +125,7 @@ class OperationMaker:
         count = int(self.rng.integers(1, len(keys) + 1))
         return tuple(keys[:count])
 
-    # --- growth -------------------------------------------------------------------------------------------------------
+    # Growth.
 
     def grow(self, steps: list[Step], count: int) -> None:
         """Makes so many calls; those that the arguments don't fit are tried again with others."""

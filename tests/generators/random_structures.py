@@ -47,7 +47,7 @@ class StructureMaker:
         self.more_inputs = []
         self.kept = []
 
-    # --- choices, and what tensors are --------------------------------------------------------------------------------
+    # Choices, and what tensors are.
 
     def flag(self, chance=0.5):
         return bool(self.random.rand() < chance)
@@ -90,7 +90,7 @@ class StructureMaker:
         rows = {"batch_shape": (self.rows, *shape)} if self.rows else {"shape": shape}
         return self.layers.Input(dtype=dtype, **rows, **options)
 
-    # --- layers -------------------------------------------------------------------------------------------------------
+    # Layers.
 
     def activation(self):
         names = ("relu", "tanh", "sigmoid", "linear", "elu", "selu", "softplus", "softsign", "softmax", "hard_sigmoid")
@@ -171,7 +171,7 @@ class StructureMaker:
             model.add(self.layers.Dense(self.pick(WIDTHS), activation=self.activation()))
         return model
 
-    # --- models in models ---------------------------------------------------------------------------------------------
+    # Models in models.
 
     def call_model(self, pool, depth):
         tensor = self.some(pool)
@@ -241,7 +241,7 @@ class StructureMaker:
         fit = [t for t in pool.tensors if self.shape(t)[1:] == shape[1:] and self.dtype(t) == "float32"]
         return called(self.pick(fit))
 
-    # --- calls with several tensors -----------------------------------------------------------------------------------
+    # Calls with several tensors.
 
     def merge(self, pool):
         first = self.some(pool)
@@ -299,7 +299,7 @@ class StructureMaker:
             return attention(sequence, value=other, return_attention_scores=self.flag(0.3))
         return self.pick((make.Attention, make.AdditiveAttention))()([sequence, other])
 
-    # --- the graph ----------------------------------------------------------------------------------------------------
+    # The graph.
 
     def grow(self, pool, depth):
         """Adds one call to the pool, unless this Keras refuses six in a row."""

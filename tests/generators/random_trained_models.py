@@ -132,7 +132,7 @@ class ModelMaker:
         extras = {"activity_regularizer": keras.regularizers.L1L2(0.001, 0.002)} if self.draw.chance(0.06) else {}
         return {"name": self.name(kind), **policy, **extras, **given}
 
-    # --- parts --------------------------------------------------------------------------------------------------------
+    # Parts.
 
     def dense(self, units: int | None = None) -> Any:
         draw = self.draw
@@ -242,7 +242,7 @@ class ModelMaker:
             return keras.layers.Bidirectional(layer, merge_mode=merge, name=self.name("bidirectional"))
         return layer
 
-    # --- branches -----------------------------------------------------------------------------------------------------
+    # Branches.
 
     def entry(self, shape: Shape, dtype: str = "float32") -> Any:
         tensor = keras.Input(shape, dtype=dtype, name=self.name("input"))
@@ -332,7 +332,7 @@ class ModelMaker:
         x = self.sequence()
         return self.recurrent(False)(x) if self.draw.chance(0.6) else self.pooled(x, 1)
 
-    # --- the whole ----------------------------------------------------------------------------------------------------
+    # The whole.
 
     def head(self, x: Any) -> tuple[Any, Head]:
         draw = self.draw

@@ -56,7 +56,7 @@ class WideMaker:
         self.again: list[tuple[Callable[[Any], Any], tuple[Any, ...]]] = []
         self.kept: list[Any] = []
 
-    # --- choices ------------------------------------------------------------------------------------------------------
+    # Choices.
 
     def flag(self, chance: float = 0.5) -> bool:
         return bool(self.rng.random() < chance)
@@ -111,7 +111,7 @@ class WideMaker:
         objects = (make.ReLU(2.0), make.LeakyReLU(0.2), self.keras.activations.gelu)
         return self.pick((*known, *late, None, *objects))
 
-    # --- layers -------------------------------------------------------------------------------------------------------
+    # Layers.
 
     def cell(self, kind: str, units: int) -> Any:
         options: dict[str, Any] = {"use_bias": self.flag(0.8), "activation": self.pick(("tanh", "relu", "sigmoid"))}
@@ -247,7 +247,7 @@ class WideMaker:
         special = {3: self.sequence_layer, 4: self.image_layer}.get(len(shape))
         return (special if special and self.flag(0.65) else self.vector_layer)(shape)()
 
-    # --- models in models ---------------------------------------------------------------------------------------------
+    # Models in models.
 
     def functional(self, shape: tuple[Any, ...], depth: int, *, nested: bool = False) -> Any:
         """A model of a few layers."""
@@ -285,7 +285,7 @@ class WideMaker:
         self.again.append((call, shape))
         return call(tensor)
 
-    # --- calls with several tensors -----------------------------------------------------------------------------------
+    # Calls with several tensors.
 
     def merge(self) -> Any:
         first = self.some()
@@ -394,7 +394,7 @@ class WideMaker:
             ]
         )()
 
-    # --- the graph ----------------------------------------------------------------------------------------------------
+    # The graph.
 
     def grow(self, depth: int) -> None:
         """Adds what one call gives, unless this Keras refuses six in a row."""

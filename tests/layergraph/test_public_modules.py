@@ -130,7 +130,7 @@ except AttributeError as wrong:
     assert done.stdout == "module 'layergraph' has no attribute 'no_such'\n"
 
 
-# --- models as text ---------------------------------------------------------------------------------------------------
+# Models as text.
 
 
 def functional(k: Any) -> Any:
@@ -244,7 +244,7 @@ def test_clones_on_other_inputs(make: Any) -> None:
             models.clone_model(ours, input_tensors=layergraph.Input((4,)))
 
 
-# --- utils ------------------------------------------------------------------------------------------------------------
+# Utils.
 
 
 @pytest.mark.parametrize("classes", [[0, 2, 1], [[0], [1]], [[0, 1], [2, 2]], 1, [[[3]]]])
@@ -321,7 +321,7 @@ def test_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         utils.plot_model(model, tmp_path / "m.png")
 
 
-# --- ops as functions -------------------------------------------------------------------------------------------------
+# Ops as functions.
 
 #: Functions that take something else than tensors, and so are left out.
 NOT_OFFERED = """

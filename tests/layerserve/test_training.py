@@ -335,7 +335,7 @@ def test_events_of_a_later_release_are_passed_over(client, server):
     assert run.wait().version == 2
 
 
-# ---- options of a run
+# Options of a run.
 
 
 def test_options_arrive(client, server):
@@ -400,7 +400,7 @@ def test_options_that_can_mean_nothing_are_refused_before_any_call(client, serve
     assert server.calls == []
 
 
-# ---- data
+# Data.
 
 
 def test_a_file_of_the_server_is_named_and_not_sent(client, server):
@@ -422,7 +422,7 @@ def test_data_that_is_damaged_on_the_way_is_found_out(client, server, monkeypatc
         client.train("double", X, Y)
 
 
-# ---- going on, and going away
+# Going on, and going away.
 
 
 def test_an_interrupted_run_is_resumed_and_its_epochs_count_once(client, server):
@@ -457,7 +457,7 @@ def test_a_run_is_deleted_when_it_has_ended(client, server):
     assert client.runs() == ()
 
 
-# ---- evaluating
+# Evaluating.
 
 
 def test_evaluating_gives_the_numbers(client, server):

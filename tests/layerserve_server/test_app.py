@@ -268,7 +268,7 @@ def test_tls(put, start, tmp_path):
         assert predict(channel).model.version == 1
 
 
-# ---- the process
+# The process.
 
 
 @pytest.fixture

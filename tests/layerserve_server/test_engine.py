@@ -201,7 +201,7 @@ def test_node_shapes_come_over_the_wire(server):
     assert "did you mean 'text'" in caught.value.details()
 
 
-# ---- training
+# Training.
 
 
 def accuracy(server, model, version=None):
@@ -283,7 +283,7 @@ def test_a_cancelled_run_publishes_nothing(server):
     assert server.predict("dense", x=X).model.version == 1
 
 
-# ---- inspect
+# Inspect.
 
 
 def test_inspect_shows_layers_nodes_and_parameters(server, capsys):

@@ -48,7 +48,7 @@ def told(path, wrong):
     print(f"{path}: {type(wrong).__name__}: {' '.join(str(wrong).split())[:400]}", flush=True)
 
 
-# --- where the other Keras is installed: models --------------------------------------------------------------------
+# Where the other Keras is installed: models.
 
 
 def make(folder, count="0"):
@@ -106,7 +106,7 @@ def name_of(dtype):
     return dtype if isinstance(dtype, str) else dtype.name
 
 
-# --- here -------------------------------------------------------------------------------------------------------------
+# Here.
 
 
 def back(folder):
@@ -130,7 +130,7 @@ def back(folder):
     return 1 if failed else 0
 
 
-# --- where the other Keras is installed -------------------------------------------------------------------------------
+# Where the other Keras is installed.
 
 
 def other_keras():

@@ -23,7 +23,7 @@ class Case:
     arguments: Callable[[Any], dict[str, Any] | None]
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# Models.
 
 
 def text(keras: Any) -> Any:
@@ -138,7 +138,7 @@ def rows(model: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return made[model.name]()
 
 
-# --- what they are compiled with --------------------------------------------------------------------------------------
+# What they are compiled with.
 
 
 def optimizers(keras: Any) -> dict[str, Callable[[], Any]]:

@@ -223,7 +223,7 @@ def _value(keras, key, value):
     return getattr(module[key.rpartition("_")[2]], value[0])(**value[1])
 
 
-# --- what takes more than a layer's options ---------------------------------------------------------------------------
+# What takes more than a layer's options.
 
 
 def _attention(keras, make, **given):

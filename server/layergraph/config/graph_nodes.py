@@ -72,7 +72,7 @@ def _inputs(constants: Any, call: CallSpec) -> list[Any]:
     return result
 
 
-# --- the forms of a node ----------------------------------------------------------------------------------------------
+# The forms of a node.
 
 
 def _node(node_def: Any) -> Node:

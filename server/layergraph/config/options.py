@@ -167,7 +167,7 @@ def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Map
     return made
 
 
-# --- validators -------------------------------------------------------------------------------------------------------
+# Validators.
 
 #: Sizes above this are refused before anything is multiplied or allocated.
 MAX_SIZE = 2**31

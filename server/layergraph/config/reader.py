@@ -88,7 +88,7 @@ class _Reader:
     def _as_graph(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         return keras1.without_branches(config) if self.generation is KERAS1 else config
 
-    # --- models -------------------------------------------------------------------------------------------------------
+    # Models.
 
     def _graph(self, config: Mapping[str, Any], name: str) -> GraphSpec:
         inner = config.get("config")
@@ -172,7 +172,7 @@ class _Reader:
         except MalformedNodeError:
             raise CorruptFileError(self.path, f"{key} is no nesting of [layer, node, tensor]") from None
 
-    # --- layers -------------------------------------------------------------------------------------------------------
+    # Layers.
 
     def _inner_layer(self, value: Any, owner: str) -> LayerSpec | None:
         return self._layer(value, owner)
@@ -298,7 +298,7 @@ class _Reader:
             return call
         return with_masks_left_out(call, is_model=layer.graph is not None)
 
-    # --- names --------------------------------------------------------------------------------------------------------
+    # Names.
 
     def _class_name(self, value: Mapping[str, Any], label: str) -> str:
         name = class_name(value)

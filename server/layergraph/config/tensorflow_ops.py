@@ -121,7 +121,7 @@ def subscript(
     return tuple(key)
 
 
-# --- what a table can't say -------------------------------------------------------------------------------------------
+# What a table can't say.
 
 _Parts = tuple[str, dict[str, Any], list[Any], dict[str, Any]]
 _Special = Callable[[dict[str, Any], list[Any], dict[str, Any], Mapping[str, Any]], _Parts]

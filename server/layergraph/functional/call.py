@@ -88,7 +88,7 @@ def _without_context(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
     return computed
 
 
-# --- weights and sublayers as attributes ------------------------------------------------------------------------------
+# Weights and sublayers as attributes.
 
 
 def _set_attribute(self: Layer, name: str, value: Any) -> None:
@@ -147,7 +147,7 @@ def _is_layer(value: Any) -> bool:
     return hasattr(type(value), "inner_model") and not value.is_operation
 
 
-# --- building ---------------------------------------------------------------------------------------------------------
+# Building.
 
 
 def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
@@ -187,7 +187,7 @@ def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:
     return [named[name] for name in parameters]
 
 
-# --- a call -----------------------------------------------------------------------------------------------------------
+# A call.
 
 
 class Variable(torch.Tensor):

@@ -65,7 +65,7 @@ class Functional(Layer):
         self._inferred = {}
         self.built = True
 
-    # --- the graph ----------------------------------------------------------------------------------------------------
+    # The graph.
 
     @property
     def graph(self) -> Graph:
@@ -184,7 +184,7 @@ class Functional(Layer):
         """What a notebook shows: the summary, escaped, as names come from model files. None before there is a graph."""
         return None if self._graph is None else f"<pre>{html.escape(summary_table(self))}</pre>"
 
-    # --- calls --------------------------------------------------------------------------------------------------------
+    # Calls.
 
     def _positional(
         self, args: tuple[Structure, ...], kwargs: dict[str, Structure]

@@ -158,7 +158,7 @@ class Layer(_LayerOptions):
         """Whether, in inference, what comes out for a row doesn't depend on the rows beside it."""
         return True
 
-    # --- what a subclass writes ---------------------------------------------------------------------------------------
+    # What a subclass writes.
 
     def build(self, *input_shapes: Any) -> None:
         """Creates the weights. Gets the shape (or nested shapes) of each positional argument."""
@@ -243,7 +243,7 @@ class Layer(_LayerOptions):
     def load_asset(self, name: str, content: bytes) -> None:
         """Takes one of `storage.assets` from a file. Raises ConfigError where it can't be read."""
 
-    # --- calls --------------------------------------------------------------------------------------------------------
+    # Calls.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer: on symbolic tensors it adds a node, on arrays it computes and gives torch tensors."""
@@ -354,7 +354,7 @@ class Layer(_LayerOptions):
         """The bound weights that `forward` takes as `w`."""
         return binder.own(self)
 
-    # --- weights ------------------------------------------------------------------------------------------------------
+    # Weights.
 
     @property
     def keeps_statistics(self) -> bool:
@@ -434,7 +434,7 @@ class Layer(_LayerOptions):
                 yield layer
                 waiting.extend(reversed(list(layer.sublayers.values())))
 
-    # --- nodes --------------------------------------------------------------------------------------------------------
+    # Nodes.
 
     def _node_at(self, node_index: int, wanted: str) -> Node:
         if not self.inbound_nodes:
@@ -522,7 +522,7 @@ class Layer(_LayerOptions):
         """Shape of the outputs of all calls. Raises AttributeError where they differ."""
         return self._only_shape("output", self.get_output_shape_at)
 
-    # --- config -------------------------------------------------------------------------------------------------------
+    # Config.
 
     def get_config(self) -> dict[str, Any]:
         """Name, trainable and dtype, then the layer's own options, as Keras 3 writes them."""

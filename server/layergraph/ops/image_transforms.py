@@ -169,7 +169,7 @@ class PerspectiveTransform(_Projection):
         return self.projected(images, torch.linalg.solve(equations, starts.flatten(1)))
 
 
-# --- scaling ----------------------------------------------------------------------------------------------------------
+# Scaling.
 
 
 def _triangle(x: torch.Tensor) -> torch.Tensor:

@@ -115,7 +115,7 @@ def keras2_version(model: Trainer) -> str:
     return own if own.startswith("2.") and model.stored_form is not None else KERAS2_VERSION
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# Weights.
 
 
 def _write_weights(model: Trainer, form: _Form, group: Any) -> None:
@@ -168,7 +168,7 @@ def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:
         group.attrs[f"{attribute}{index}"] = part
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# Training.
 
 
 def _keras3_training(model: Trainer) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[Stored], origi
     ] + arrays[len(weights) :]
 
 
-# --- recurrent layers -------------------------------------------------------------------------------------------------
+# Recurrent layers.
 
 _GATES = {"LSTM": 4, "GRU": 3, "ConvLSTM2D": 4}
 #: Where Keras 1 stores the gates that now stand in this order: an LSTM's i, c, f, o; a GRU's z, r, h.
@@ -156,7 +156,7 @@ def _from_cudnn(arrays: list[Stored], weights: Sequence[Weight], gates: int) -> 
     ]
 
 
-# --- convolutions -----------------------------------------------------------------------------------------------------
+# Convolutions.
 
 
 def _convolution(layer: Layer, weight: Weight, array: Stored, origin: Origin) -> Stored:

@@ -133,7 +133,7 @@ class Compiled:
         given = self._flattened(what, given)
         return [[_metric(m) for m in several] for several in _several_by_output(what, given, self.output_names)]
 
-    # --- known once shapes are ----------------------------------------------------------------------------------------
+    # Known once shapes are.
 
     def resolve(self, label_shapes: Sequence[Shape | None], output_shapes: Sequence[Shape]) -> None:
         """Decides what depends on shapes, once: later data with other shapes changes nothing, as in Keras.
@@ -222,7 +222,7 @@ class Compiled:
         keys = path if path and isinstance(path[-1], str) else (*path[:-1], self.shown_names[index])
         return "/".join(map(str, keys))
 
-    # --- logs ---------------------------------------------------------------------------------------------------------
+    # Logs.
 
     def reset_metrics(self) -> None:
         """Forgets all batches."""
@@ -255,7 +255,7 @@ class Compiled:
         first = ["loss", *own, *self.shown_losses.values()]
         return [logs[n] for n in first if n in logs] + [logs[n] for n in sorted(logs) if n not in first]
 
-    # --- files --------------------------------------------------------------------------------------------------------
+    # Files.
 
     def keras_config(self) -> dict[str, Any]:
         """Keras 3's `compile_config`. Raises ConfigError for Python functions, which no file can hold."""

@@ -159,7 +159,7 @@ class Fit:
         for (one, _), rate in zip(own, rates, strict=True):
             one.learning_rate = rate
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------
+    # Checkpoints.
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on."""

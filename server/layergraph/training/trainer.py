@@ -64,7 +64,7 @@ class Trainer(Functional):
         """Has stateful layers start from zeros again, as they do in a model just made."""
         self._states.clear()
 
-    # --- compile ------------------------------------------------------------------------------------------------------
+    # Compile.
 
     def compile(
         self,
@@ -182,7 +182,7 @@ class Trainer(Functional):
             finally:
                 optimizer.build(weights)
 
-    # --- fit ----------------------------------------------------------------------------------------------------------
+    # Fit.
 
     def fit(
         self,
@@ -333,7 +333,7 @@ class Trainer(Functional):
             loop.train(batch.batch(slice(0, batch.rows), batch.rows))
         return self._numbers(loop.logs(), return_dict)
 
-    # --- evaluate -----------------------------------------------------------------------------------------------------
+    # Evaluate.
 
     def evaluate(
         self,
@@ -375,7 +375,7 @@ class Trainer(Functional):
         numbers = self._ready().in_keras_order(logs)
         return numbers[0] if len(numbers) == 1 else numbers
 
-    # --- predict ------------------------------------------------------------------------------------------------------
+    # Predict.
 
     def predict(
         self,
@@ -413,7 +413,7 @@ class Trainer(Functional):
         arrays = data.input_arrays(x, self.input_specs)
         return self.predict(arrays if len(arrays) > 1 else arrays[0], batch_size=max(1, len(arrays[0])))
 
-    # --- files --------------------------------------------------------------------------------------------------------
+    # Files.
 
     def save(self, path: str | Path, generation: int | None = None) -> None:
         """Writes the model into a `.keras` or `.h5` file, for that generation of Keras."""

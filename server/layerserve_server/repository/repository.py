@@ -91,7 +91,7 @@ class Repository:
         #: Around a look at the disk and the loads that follow from it.
         self._scanning = threading.Lock()
 
-    # ---- for requests
+    # For requests.
 
     def lease(self, name: str, version: int | None = None, label: str | None = None) -> Lease:
         """The right to use a version: the numbered one, the labelled one, or the newest that is ready.
@@ -144,7 +144,7 @@ class Repository:
             entry = self._entry(name, version, label, any_state=True)
             return self._description(entry, self._models[name])
 
-    # ---- for the disk
+    # For the disk.
 
     def open(self) -> None:
         """Looks at the disk for the first time. Before, no request is told that there is no such model.
@@ -246,7 +246,7 @@ class Repository:
         if not self._scanned:
             raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
-    # ---- choosing
+    # Choosing.
 
     def _known(self, name: str) -> dict[int, Entry]:
         entries = self._models.get(name)
@@ -289,7 +289,7 @@ class Repository:
         pointing = tuple(sorted(label for label, version in labels.items() if version == entry.found.version))
         return entry.description(pointing, default=entry.found.version == self._default(entries))
 
-    # ---- what is on disk
+    # What is on disk.
 
     def _find(self) -> dict[tuple[str, int], FoundVersion] | None:
         """Everything on disk; None where the disk doesn't answer, so that what is served stays served."""
@@ -343,7 +343,7 @@ class Repository:
         old = time.time() - one.modified > self._settle_seconds
         return not self._scanned or one.published or old or self._sighted.get(key) == one.fingerprint
 
-    # ---- what is in memory
+    # What is in memory.
 
     def _bring_up(self, name: str) -> None:
         """Loads the newest version that loads, and what has changed under a version that is served."""

@@ -236,7 +236,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
                 await news.wait()
 
 
-# ---- convert in
+# Convert in.
 
 
 def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
@@ -314,7 +314,7 @@ def _class_weight(weights: Any) -> dict[int, float]:
     raise InvalidRequestError('class_weight: expected an object of class numbers and weights, such as {"0": 1.0}')
 
 
-# ---- convert out
+# Convert out.
 
 
 def _event(run: Run, event: Event) -> pb.TrainEvent:

@@ -69,7 +69,7 @@ class Converter:
         return folder / str(reply["file"])
 
 
-# ---- in the child
+# In the child.
 
 
 def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def check_path(root: str, path: str) -> None:
         raise InvalidRequestError(f"data file '{path}': got {suffix or 'no suffix'}, expected {', '.join(_READERS)}")
 
 
-# ---- the file
+# The file.
 
 
 @contextlib.contextmanager
@@ -174,7 +174,7 @@ def _stamp(file: BinaryIO) -> tuple[int, ...]:
     return state.st_size, state.st_mtime_ns
 
 
-# ---- what is in it
+# What is in it.
 
 
 class _Reader(ABC):

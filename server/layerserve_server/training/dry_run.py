@@ -152,7 +152,7 @@ REFUSALS: Mapping[str, Callable[[str], ServerError]] = {
 }
 
 
-# ---- in the child
+# In the child.
 
 
 def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:

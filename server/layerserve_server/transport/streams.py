@@ -64,7 +64,7 @@ class Streams:
         self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
         self._thread.start()
 
-    # ---- from any thread
+    # From any thread.
 
     def post(self, work: Callable[[], None]) -> None:
         """Runs work in the loop's thread, soon. What several posts bring costs one waking."""
@@ -114,7 +114,7 @@ class Streams:
         self._thread.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    # ---- in the loop's thread
+    # In the loop's thread.
 
     def begin(self, stream: ServerStream, handler: StreamHandler) -> asyncio.Task[None]:
         """As `serve`, in the loop's thread; the task ends with the stream."""
@@ -271,7 +271,7 @@ class ServerStream:
         self._waits_since: float | None = None
         self._stalls_since: float | None = None
 
-    # ---- a transport's own
+    # A transport's own.
 
     def receive_one(self) -> None:
         """Asks for the next message; `received` follows."""
@@ -306,7 +306,7 @@ class ServerStream:
             self.interrupt(gone_error(self.deadline))
             self.closed()
 
-    # ---- for handlers
+    # For handlers.
 
     @property
     def memory(self) -> MemoryBudget:
@@ -361,7 +361,7 @@ class ServerStream:
             self._stalls_since = None
             self._streams.memory.give(len(message))
 
-    # ---- for the loop
+    # For the loop.
 
     def look(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
         """Ends the stream if its caller has let it wait for too long."""

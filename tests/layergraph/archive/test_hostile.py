@@ -200,14 +200,14 @@ def deep(levels: int) -> str:
 
 
 CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
-    # --- neither zip nor HDF5 ---
+    # Neither zip nor HDF5.
     "empty": (lambda: b"", CorruptFileError, "is empty"),
     "random": (lambda: np.random.default_rng(0).bytes(5000), CorruptFileError, "neither"),
     "half a zip": (lambda: keras()[: len(keras()) // 2], CorruptFileError, "damaged zip"),
     "half an h5": (lambda: h5()[: len(h5()) // 2], CorruptFileError, "can't be read"),
     "zip without config": (lambda: keras().replace(b"config.json", b"konfig.json"), CorruptFileError, "config.json"),
     "h5 with weights alone": (lambda: state(), CorruptFileError, "model_config"),
-    # --- zip ---
+    # Zip.
     "duplicate members": (duplicate, UnsafeFileError, "two members"),
     "bomb": (bomb_json, CorruptFileError, "more than"),
     "bomb with a lying header": (lying_bomb, CorruptFileError, "config.json"),
@@ -233,7 +233,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     ),
     "weights that are no HDF5": (lambda: keras(weights=b"x" * 5000), CorruptFileError, "HDF5"),
     "truncated weights": (lambda: keras(weights=state()[:3000]), CorruptFileError, "can't be read"),
-    # --- JSON ---
+    # JSON.
     "not JSON": (lambda: keras("class_name: Sequential"), CorruptFileError, "no JSON"),
     "a list": (lambda: keras("[1]"), CorruptFileError, "expected an object"),
     "UTF-16": (lambda: keras(json.dumps(CONFIG).encode("utf-16")), CorruptFileError, "UTF-8"),
@@ -246,7 +246,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "5000 digits": (lambda: keras(json.dumps(CONFIG).replace("3}", "9" * 5000 + "}")), CorruptFileError, "digits"),
     "repeated keys": (lambda: keras('{"class_name": "a", "class_name": "b"}'), CorruptFileError, "twice"),
     "millions of values": (lambda: keras('{"a": [' + "[]," * 1_500_000 + "1]}"), CorruptFileError, "values"),
-    # --- attributes of HDF5 ---
+    # Attributes of HDF5.
     "config is empty": (lambda: h5(config=h5py.Empty("S1")), CorruptFileError, "model_config"),
     "config is a number": (lambda: h5(config=3.5), CorruptFileError, "no text"),
     "layer_names are floats": (
@@ -274,7 +274,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
         CorruptFileError,
         "no array 'x'",
     ),
-    # --- links and storage of HDF5 ---
+    # Links and storage of HDF5.
     "external link": (
         lambda: h5(lambda f: (f.pop("model_weights"), f.__setitem__("model_weights", h5py.ExternalLink("/a", "/")))),
         UnsafeFileError,
@@ -296,7 +296,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
         "other files",
     ),
     "virtual": (lambda: keras(weights=state(replaced(virtual))), UnsafeFileError, "other files"),
-    # --- arrays of HDF5 ---
+    # Arrays of HDF5.
     "huge, unwritten": (lambda: dataset(shape=(10**6, 10**6), dtype="f4"), CorruptFileError, r"expected \(4, 3\)"),
     "unwritten": (lambda: dataset(shape=(4, 3), dtype="f4"), CorruptFileError, "0 bytes"),
     "unwritten chunks": (

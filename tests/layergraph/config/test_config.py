@@ -81,7 +81,7 @@ def write(path: Path, config: Any) -> Path:
     return path
 
 
-# --- canonical values -------------------------------------------------------------------------------------------------
+# Canonical values.
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_a_slice_of_tensorflow_has_lists_of_places() -> None:
         assert sliced(**wrong) == said
 
 
-# --- hostile ----------------------------------------------------------------------------------------------------------
+# Hostile.
 
 COMMAND = "touch layergraph_was_here"
 FUNCTIONS = [("os", "system"), ("keras.utils", "get_file"), ("keras.config", "enable_unsafe_deserialization")]

@@ -90,7 +90,7 @@ def test_every_node_of_the_table_is_compared() -> None:
     assert not NODES.keys() - compared
 
 
-# --- bytes of a protobuf ----------------------------------------------------------------------------------------------
+# Bytes of a protobuf.
 
 
 def varint(number: int) -> bytes:

@@ -163,7 +163,7 @@ def test_requests_are_grouped_by_powers_of_two() -> None:
     assert group(1, 0, 2) is None  # A step is masked already.
 
 
-# ---- random models
+# Random models.
 
 
 class Maker:

@@ -378,7 +378,7 @@ def test_methods_of_the_guide_are_there(classes: Any) -> None:
     assert [w.shape for w in copy.weights] == [w.shape for w in ours.weights]
 
 
-# --- what can't work --------------------------------------------------------------------------------------------------
+# What can't work.
 
 
 def test_neither_call_nor_forward() -> None:
@@ -443,7 +443,7 @@ def test_other_mistakes_are_named() -> None:
         layergraph.utils.register_keras_serializable()(int)
 
 
-# --- files name no code -----------------------------------------------------------------------------------------------
+# Files name no code.
 
 
 def rewritten(path: Path, change: Any) -> Path:

@@ -164,7 +164,7 @@ def test_random_models_give_keras_numbers(seed: int, tmp_path: Path) -> None:
     check_model(lambda k: grown(k, seed), ARRAYS, tmp_path)
 
 
-# --- which tensors have masks -----------------------------------------------------------------------------------------
+# Which tensors have masks.
 
 
 def test_shapes_of_masks_are_known() -> None:

@@ -123,7 +123,7 @@ def test_dense_needs_features_of_known_length() -> None:
         layers.Dense(3)(layergraph.Input((None,)))
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# Training.
 
 
 def in_training(layer: layers.Layer, x: torch.Tensor, seed: int = 0) -> torch.Tensor:

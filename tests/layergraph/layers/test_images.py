@@ -212,7 +212,7 @@ def test_reversible_embedding_gives_keras_numbers(case: LayerCase) -> None:
         np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# Training.
 
 
 def test_flips_happen_half_of_the_time() -> None:

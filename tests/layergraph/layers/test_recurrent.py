@@ -107,7 +107,7 @@ def test_random_config_with_a_random_mask_gives_keras_numbers(seed: int) -> None
         assert_close(mine.detach().numpy(), other)
 
 
-# --- states -----------------------------------------------------------------------------------------------------------
+# States.
 
 
 @pytest.mark.parametrize("as_list", [False, True])
@@ -181,7 +181,7 @@ def test_a_cell_takes_one_step() -> None:
     assert_close(ours(x, states=[h])[0].detach().numpy(), theirs(x, [h])[0])
 
 
-# --- weights and configs ----------------------------------------------------------------------------------------------
+# Weights and configs.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -241,7 +241,7 @@ def test_no_rows_and_no_steps_give_no_numbers() -> None:
             assert layer(x, **masks).shape == (*shape[:2], 3)
 
 
-# --- torch's loops ----------------------------------------------------------------------------------------------------
+# Torch's loops.
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -281,7 +281,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     assert_close(layer(x)[2:3].detach().numpy(), layer(x[2:3]))
 
 
-# --- dropout ----------------------------------------------------------------------------------------------------------
+# Dropout.
 
 
 @pytest.mark.parametrize("kind", KINDS)

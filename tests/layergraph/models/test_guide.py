@@ -33,7 +33,7 @@ def _fresh_names() -> None:
     layergraph.clear_session()
 
 
-# --- First example: a densely-connected network -----------------------------------------------------------------------
+# First example: a densely-connected network.
 
 
 def dense_network(features: int = 784) -> Model:
@@ -58,7 +58,7 @@ def test_first_example_trains() -> None:
     np.testing.assert_allclose(model.predict(data).sum(axis=-1), 1, rtol=1e-5)
 
 
-# --- All models are callable, just like layers ------------------------------------------------------------------------
+# All models are callable, just like layers.
 
 
 def test_a_model_is_called_like_a_layer() -> None:
@@ -85,7 +85,7 @@ def test_a_model_is_applied_to_every_timestep() -> None:
     assert_close(processed[:, 7], model.predict(sequences[:, 7]))
 
 
-# --- Multi-input and multi-output models ------------------------------------------------------------------------------
+# Multi-input and multi-output models.
 
 
 def headline_network(vocabulary: int = 10000, width: int = 512) -> Model:
@@ -225,7 +225,7 @@ def test_at_the_guides_sizes_the_headline_model_has_the_guides_shapes() -> None:
     assert model.get_layer("concatenate").output_shape == (None, 37)
 
 
-# --- Shared layers ----------------------------------------------------------------------------------------------------
+# Shared layers.
 
 
 def test_a_shared_layer_encodes_both_tweets_with_the_same_weights() -> None:
@@ -258,7 +258,7 @@ def test_a_shared_layer_encodes_both_tweets_with_the_same_weights() -> None:
     assert_close(same[0], same[1])
 
 
-# --- The concept of layer "node" --------------------------------------------------------------------------------------
+# The concept of layer "node".
 
 
 def test_a_layer_with_one_node_has_an_output() -> None:
@@ -310,7 +310,7 @@ def test_the_input_shape_of_a_layer_is_ill_defined_once_two_nodes_differ() -> No
     assert [conv.get_output_shape_at(i) for i in (0, 1)] == [conved_a.shape, conved_b.shape]
 
 
-# --- More examples ----------------------------------------------------------------------------------------------------
+# More examples.
 
 
 def test_inception_module() -> None:

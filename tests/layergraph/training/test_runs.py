@@ -327,7 +327,7 @@ def test_weights_record_no_gradients_outside_of_training():
     assert not any(w.value.requires_grad for w in model.weights)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# Files.
 
 
 def keras_two_outputs():

@@ -82,7 +82,7 @@ def test_a_request_larger_than_a_batch_is_padded_in_each(wait_until):
         np.testing.assert_array_equal(pending.results["steps"], np.full((rows, length), 1 + length))
 
 
-# ---- through a server
+# Through a server.
 
 
 @pytest.fixture

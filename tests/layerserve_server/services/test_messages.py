@@ -29,7 +29,7 @@ def whole(message, *unset):
     return message
 
 
-# ---- what callers ask for
+# What callers ask for.
 
 DATA = [
     pb.DataArray(role=pb.DATA_ROLE_X, name="a", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[6, 2]),
@@ -198,7 +198,7 @@ def test_settings_that_are_none_are_told(fields, text):
     assert len(str(caught.value)) < 250
 
 
-# ---- what callers are told of runs
+# What callers are told of runs.
 
 
 def one_run(folder, *happened, **changes):
@@ -346,7 +346,7 @@ def test_states_have_the_same_names_on_the_wire(own, theirs, prefix):
     }
 
 
-# ---- what callers are told of models
+# What callers are told of models.
 
 
 def test_a_version_is_described_whole():

@@ -295,7 +295,7 @@ def test_a_new_version_answers_also_those_that_are_known_by_their_bytes(serve, p
             np.testing.assert_array_equal(tensors.decode(response.outputs[0]), X * 2 + (version if version > 1 else 0))
 
 
-# ---- models
+# Models.
 
 
 @pytest.fixture

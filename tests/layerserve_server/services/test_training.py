@@ -379,7 +379,7 @@ def test_a_run_that_is_not_there_is_not_found(trainer, method, run_id):
     assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "run_not_found"
 
 
-# ---- what goes on after an interruption
+# What goes on after an interruption.
 
 
 @pytest.fixture
@@ -483,7 +483,7 @@ def test_a_run_that_gets_no_further_is_not_resumed_for_ever(put, start, connect,
     assert "3 times without progress" in run.log.last.reason
 
 
-# ---- deleting
+# Deleting.
 
 
 def test_a_run_that_has_ended_can_be_deleted(trainer, killed):
@@ -504,7 +504,7 @@ def test_a_run_that_is_under_way_is_not_deleted(trainer):
     assert trainer.offset() == (2, X.sum())
 
 
-# ---- evaluating
+# Evaluating.
 
 
 def evaluation(**fields):
@@ -548,7 +548,7 @@ def test_an_evaluation_does_not_wait_for_training(trainer):
     assert kinds(trainer.watch(training))[-1] == "finished"
 
 
-# ---- what was sent is what came
+# What was sent is what came.
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -569,7 +569,7 @@ def test_data_is_compared_with_its_digest(trainer, damaged):
     assert trainer.run(run_id).state == pb.RUN_STATE_FAILED
 
 
-# ---- across servers
+# Across servers.
 
 
 def test_runs_are_found_again_after_a_restart(put, start, connect, tmp_path):
@@ -653,7 +653,7 @@ def test_while_a_server_starts_nothing_is_said_of_runs_that_it_has_not_found(
         assert [one.id for one in trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs] == [run_id]
 
 
-# ---- two servers on one repository
+# Two servers on one repository.
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_no_more_than_so_many_at_once(converter: Converter, tmp_path: Path) -> N
         pass
 
 
-# ---- what the child does, in this process
+# What the child does, in this process.
 
 
 @pytest.fixture(name="child")

@@ -176,7 +176,7 @@ def test_parquet_says_what_to_install(root, monkeypatch):
         data_root.describe(root, "t.parquet", "a")
 
 
-# ---- files that say more than they have
+# Files that say more than they have.
 
 
 def header(shape, descr="<f4", version=(1, 0)):

@@ -52,7 +52,7 @@ def check(request, outputs=OUTPUTS, max_bytes=10**6):
     return checked(request, INPUTS, outputs, max_bytes, no_files)
 
 
-# ---- validation
+# Validation.
 
 
 def test_empty_names_are_filled_in():
@@ -163,7 +163,7 @@ def test_a_run_that_an_earlier_server_began_can_go_on():
     assert kept.publish is False
 
 
-# ---- spool
+# Spool.
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 
@@ -232,7 +232,7 @@ def test_the_data_is_mapped_and_not_read(tmp_path):
     assert data_file(tmp_path, 0).exists()
 
 
-# ---- events
+# Events.
 
 
 def step(number):
@@ -316,7 +316,7 @@ def test_watchers_are_called_for_what_comes_while_they_watch(tmp_path):
     assert [event.what for event in log.since(1)] == [events.Log("b"), events.Log("c")]
 
 
-# ---- compile settings and fit's arguments
+# Compile settings and fit's arguments.
 
 
 class Compiled:
@@ -367,7 +367,7 @@ def test_fit_gets_dicts_by_name():
     assert arguments["epochs"] == 3
 
 
-# ---- workers that ended
+# Workers that ended.
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_the_worker_that_ended_first_is_told(codes, text, tmp_path):
     assert outcome.reason.startswith(text)
 
 
-# ---- events of long runs
+# Events of long runs.
 
 
 def long_log(folder, epochs, *, width=1, broken_after=0):

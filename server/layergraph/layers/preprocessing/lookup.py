@@ -100,7 +100,7 @@ class Lookup(Layer):
             f"{type(self).__name__}: option '{name}' is {brief(getattr(self, name))}, expected {expected}"
         )
 
-    # --- the vocabulary -----------------------------------------------------------------------------------------------
+    # The vocabulary.
 
     def term(self, value: Any) -> Term:
         """Validator of one term. Raises ConfigError."""
@@ -162,7 +162,7 @@ class Lookup(Layer):
         """A term as the file spells it. Raises ConfigError."""
         return self.term(line)
 
-    # --- weights ------------------------------------------------------------------------------------------------------
+    # Weights.
 
     @property
     def depth(self) -> int:
@@ -188,7 +188,7 @@ class Lookup(Layer):
             weights[start : start + len(self.idf_weights)] = self.idf_weights
         return torch.from_numpy(weights).to(dtype)
 
-    # --- computing ----------------------------------------------------------------------------------------------------
+    # Computing.
 
     def check_known(self) -> None:
         """Raises DataError where the vocabulary never came."""

@@ -118,7 +118,7 @@ class TextVectorization(Layer):
         self.lookup.built = True
         self.own_weights = list(self.lookup.own_weights)
 
-    # --- computing ----------------------------------------------------------------------------------------------------
+    # Computing.
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
         """The sequences or vectors. Raises GraphError for anything but text."""

@@ -193,7 +193,7 @@ class QuantizedKernel(QuantizedLayer):
         whole = self.quantization.mode in ("int8", "int4") and self.block is None
         return super().activation_quantizer if whole else None
 
-    # --- maths --------------------------------------------------------------------------------------------------------
+    # Maths.
 
     def bind(self, binder: Binder) -> Any:
         """The weights; in place of the kernel as it is kept the one that is multiplied, and by what to divide."""

@@ -124,7 +124,7 @@ def quantization_config(value: Any) -> _Config:
     return resolve("quantization config", value, _CONFIGS)
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
+# Numbers.
 
 
 def unpacked(stored: torch.Tensor, length: int, axis: int) -> torch.Tensor:

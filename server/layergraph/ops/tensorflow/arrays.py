@@ -36,7 +36,7 @@ def _checked(indices: torch.Tensor, length: int) -> torch.Tensor:
     return indices
 
 
-# --- by index ---------------------------------------------------------------------------------------------------------
+# By index.
 
 
 def _gathered(params: Any, indices: Any = None, axis: int | None = None, batch_dims: int = 0, ids: Any = None) -> Any:
@@ -197,7 +197,7 @@ def _reversed_sequence(
     return y.gather(1, source).movedim((0, 1), (rows, steps))
 
 
-# --- arrays made of numbers -------------------------------------------------------------------------------------------
+# Arrays made of numbers.
 
 
 def _sequence_mask(lengths: Any, maxlen: Any = None, dtype: str = "bool") -> torch.Tensor:

@@ -146,7 +146,7 @@ def _turned(image: torch.Tensor, k: int = 1) -> torch.Tensor:
     return torch.rot90(image, int(k), (-3, -2))
 
 
-# --- colours ----------------------------------------------------------------------------------------------------------
+# Colours.
 
 _YIQ = [[0.299, 0.59590059, 0.2115], [0.587, -0.27455667, -0.52273617], [0.114, -0.32134392, 0.31119955]]
 _RGB_OF_YIQ = [[1.0, 1.0, 1.0], [0.95598634, -0.27201283, -1.10674021], [0.6208248, -0.64720424, 1.70423049]]
@@ -220,7 +220,7 @@ def _standardized(image: torch.Tensor) -> torch.Tensor:
     return (x - x.mean(axes, keepdim=True)) / deviation
 
 
-# --- measures and windows ---------------------------------------------------------------------------------------------
+# Measures and windows.
 
 
 def _psnr(a: torch.Tensor, b: torch.Tensor, max_val: float) -> torch.Tensor:

@@ -28,7 +28,7 @@ def _two(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return lambda a, b: function(*as_tensors(a, b))
 
 
-# --- element by element -----------------------------------------------------------------------------------------------
+# Element by element.
 
 
 def _divided(x: Any, y: Any) -> torch.Tensor:
@@ -115,7 +115,7 @@ def _crelu(features: torch.Tensor, axis: int = -1) -> torch.Tensor:
     return torch.relu(torch.cat([features, -features], axis))
 
 
-# --- along axes -------------------------------------------------------------------------------------------------------
+# Along axes.
 
 
 def _mean(x: torch.Tensor, axis: Any = None, keepdims: bool = False) -> torch.Tensor:
@@ -205,7 +205,7 @@ def _in_top_k(predictions: torch.Tensor, targets: Any, k: int) -> torch.Tensor:
     return (predictions > chosen).sum(-1) < k
 
 
-# --- counts -----------------------------------------------------------------------------------------------------------
+# Counts.
 
 
 def _segments(how: str) -> Callable[..., torch.Tensor]:

@@ -44,7 +44,7 @@ def _padded(x: torch.Tensor, padding: Any, data_format: Any) -> tuple[torch.Tens
     return functional.pad(x, pads), "valid"
 
 
-# --- pooling ----------------------------------------------------------------------------------------------------------
+# Pooling.
 
 
 def _pooled(kind: Any) -> Callable[..., Any]:
@@ -81,7 +81,7 @@ def _any_pool(
     return _pooled(kind)(x, window_shape, 1 if strides is None else strides, padding, data_format)
 
 
-# --- convolutions -----------------------------------------------------------------------------------------------------
+# Convolutions.
 
 
 def _convolved(
@@ -172,7 +172,7 @@ def _biased(value: torch.Tensor, bias: Any, data_format: Any = None) -> torch.Te
     return value + offset.reshape(-1, *[1] * (value.ndim - 2))
 
 
-# --- other windows ----------------------------------------------------------------------------------------------------
+# Other windows.
 
 
 def _local_response(
@@ -204,7 +204,7 @@ def _morphology(sign: int) -> Callable[..., torch.Tensor]:
     return computed
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
+# Losses.
 
 
 def _sigmoid_loss(labels: Any, logits: Any) -> torch.Tensor:

@@ -124,7 +124,7 @@ class Keras2Compile:
                 self._lacks(f"option '{name}' of {what}")
         return found
 
-    # --- optimizers ---------------------------------------------------------------------------------------------------
+    # Optimizers.
 
     def _optimizer(self, optimizer: BaseOptimizer) -> dict[str, Any]:
         if isinstance(optimizer, LossScaleOptimizer):
@@ -248,7 +248,7 @@ class Keras2Compile:
         described["config"] = {name: value for name, value in described["config"].items() if name not in too_new}
         return {"module": "keras.optimizers.schedules", **described, "registered_name": None}
 
-    # --- losses -------------------------------------------------------------------------------------------------------
+    # Losses.
 
     def _loss(self, given: Any) -> Any:
         if given is None:
@@ -281,7 +281,7 @@ class Keras2Compile:
         later += self._too_new(f"loss {kind}", loss, config, LOSS_OPTIONS_SINCE)
         return {**{name: value for name, value in config.items() if name not in later}, "reduction": reduction}
 
-    # --- metrics ------------------------------------------------------------------------------------------------------
+    # Metrics.
 
     def _metrics(self, *, weighted: bool = False) -> Any:
         """By output, even where there is one, with the names that the logs have: 2.15 takes them as they are."""

@@ -204,7 +204,7 @@ class Optimizer(BaseOptimizer):
         self._not_decayed: set[int] = set()
         self._active: tuple[tuple[int, ...], Slots] | None = None
 
-    # --- what each optimizer defines ----------------------------------------------------------------------------------
+    # What each optimizer defines.
 
     def slot_groups(self) -> list[tuple[str, ...]]:
         """Names of what is kept for each weight, in Keras's order; names in one group alternate weight by weight."""
@@ -238,7 +238,7 @@ class Optimizer(BaseOptimizer):
             return weights
         return [weight for weight in weights if id(weight) not in self._not_decayed]
 
-    # --- state --------------------------------------------------------------------------------------------------------
+    # State.
 
     @property
     def built(self) -> bool:
@@ -371,7 +371,7 @@ class Optimizer(BaseOptimizer):
                 found += [Variable(self.slot_name(s, weight), v) for s, v in kept.items() if v is not ABSENT]
         return found
 
-    # --- steps --------------------------------------------------------------------------------------------------------
+    # Steps.
 
     def rate(self) -> float:
         rate = self._decayed_rate()
@@ -502,7 +502,7 @@ class Optimizer(BaseOptimizer):
         """The averages become the weights as they are."""
         torch._foreach_copy_(self._slots.by_name["average"], self._slots.weights)
 
-    # --- config -------------------------------------------------------------------------------------------------------
+    # Config.
 
     @property
     def legacy_decay(self) -> float:

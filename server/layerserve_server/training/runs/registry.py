@@ -119,7 +119,7 @@ class Runs:
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
-    # ---- life
+    # Life.
 
     def start(self) -> None:
         """Finds the runs of servers before this one, and takes new ones."""
@@ -155,7 +155,7 @@ class Runs:
             thread.join()
         self._rehearse.close()
 
-    # ---- for requests
+    # For requests.
 
     def begin(self, request: RunRequest, base: LoadedVersion) -> Run:
         """Makes a run of a request that fits its base version; then its data may come.
@@ -333,7 +333,7 @@ class Runs:
         if not owned:
             raise _of_another_server(run)
 
-    # ---- making and finding
+    # Making and finding.
 
     def _make(self, request: RunRequest, base: Path) -> Run:
         folder = self._folder / new_id()
@@ -436,7 +436,7 @@ class Runs:
             with self._changed:
                 self._requeue(run)
 
-    # ---- training
+    # Training.
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -504,7 +504,7 @@ class Runs:
                 loss = event.what.logs.get("loss")
                 self._observer.run_progressed(run.request.model, event.what.epoch, step, loss)
 
-    # ---- ending
+    # Ending.
 
     def _conclude(self, run: Run) -> None:
         """The process has ended: publishes what it gave, or says why it gave nothing."""
