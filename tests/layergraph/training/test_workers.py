@@ -16,7 +16,7 @@ from layergraph.functional.shard import Shard
 from layergraph.regularizers import OrthogonalRegularizer
 from layergraph.training.workers import check_shareable
 
-FUZZ = Path(__file__).parents[2] / "fuzz_workers.py"
+FUZZ = Path(__file__).parents[2] / "fuzz" / "workers.py"
 
 
 def test_workers_give_the_numbers_of_one_process() -> None:
