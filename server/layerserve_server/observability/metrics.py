@@ -104,11 +104,11 @@ class Metrics:
 
     def calls_began(self, method: str, count: int) -> None:
         """So many calls came in."""
-        self._began.add(((method, count),))
+        self._began.add(((method, count),), shared=count > 1)
 
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         """These calls were answered."""
-        self._ended.add(calls)
+        self._ended.add(calls, shared=len(calls) > 1)
 
     def _count_began(self, began: Sequence[tuple[str, int]]) -> None:
         counts: Tally[str] = Tally()
@@ -265,11 +265,11 @@ class BatchMetrics:
 
     def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
         """A batch ran."""
-        self._ran.add(((rows, requests, seconds),))
+        self._ran.add(((rows, requests, seconds),), shared=requests > 1)
 
     def requests_waited(self, seconds: Sequence[float]) -> None:
         """The first batches of some requests began so many seconds after they came."""
-        self._waited.add(seconds)
+        self._waited.add(seconds, shared=len(seconds) > 1)
 
     def flush(self) -> None:
         """Counts what waits to be counted."""

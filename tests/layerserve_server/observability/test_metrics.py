@@ -205,15 +205,19 @@ def test_a_version_that_is_freed_leaves_no_series():
 def test_observations_are_counted_when_there_are_many_or_on_demand():
     counted: list[list[int]] = []
     buffer = Buffer(counted.append)
-    buffer.add(range(MAX_WAITING - 1))
+    for number in range(MAX_WAITING - 1):
+        buffer.add([number], shared=False)
     assert counted == []
-    buffer.add([7])
+    buffer.add([7], shared=False)
     assert counted == [[*range(MAX_WAITING - 1), 7]]
-    buffer.add([1])
-    buffer.add([2, 3])
+    buffer.add([1], shared=False)
+    buffer.add([2, 3], shared=False)
     buffer.flush()
     buffer.flush()
     assert counted[1:] == [[1, 2, 3]]
+    buffer.add([4], shared=False)
+    buffer.add([5, 6], shared=True)
+    assert counted[2:] == [[4, 5, 6]]
 
 
 def test_observations_of_threads_are_counted_once():
@@ -222,7 +226,7 @@ def test_observations_of_threads_are_counted_once():
 
     def add(thread: int) -> None:
         for number in range(1000):
-            buffer.add((thread * 1000 + number,))
+            buffer.add((thread * 1000 + number,), shared=False)
             buffer.flush()
 
     threads = [threading.Thread(target=add, args=(thread,)) for thread in range(4)]
