@@ -239,10 +239,10 @@ class Operations:
         """An event has come: a tag by itself where nothing else is to be done."""
         with self._poller.lock:
             self._due -= 1
-            over = self._due == 0
-        if over:
-            self.over()
-        return (self if over else None), ()
+            if self._due:
+                return None, ()
+        self.over()
+        return self, ()
 
     def over(self) -> None:
         """All events have come."""

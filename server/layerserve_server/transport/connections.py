@@ -156,6 +156,8 @@ class Connections:
         self._kept = 0
         #: Bytes of replies that were given out since the last look.
         self._unseen = 0
+        #: Bytes after which it is time for a look.
+        self._most_unseen = UNSEEN * limits.max_buffered_bytes
         #: Bytes that connections took which were ended for it, and may take still.
         self._ending = 0.0
         self._look_now = threading.Event()
@@ -202,7 +204,7 @@ class Connections:
         traffic.replied += size
         if self._thread is not None:
             self._unseen += size
-            if self._unseen > UNSEEN * self._limits.max_buffered_bytes:
+            if self._unseen > self._most_unseen:
                 self._look_now.set()
 
     def was_reset(self, traffic: Traffic) -> None:

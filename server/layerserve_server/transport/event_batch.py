@@ -81,22 +81,24 @@ class EventBatches:
     def take(self, call: BatchedCall, handler: Handler) -> None:
         """Hands a call that has begun to its handler."""
         try:
+            request, limits = call.request, self._limits
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 raise DeadlinePassedError(LATE)
-            if len(call.request) > self._limits.max_message_bytes:
-                raise self._limits.too_large(len(call.request))
+            if len(request) > limits.max_message_bytes:
+                raise limits.too_large(len(request))
             if self.stopping:
                 raise UnavailableError(STOPPING)
-            if len(self.open) - len(self.coming) > self._limits.max_calls:
-                raise BusyError(f"all {self._limits.max_calls} calls of this server are in use", retry_after=0.1)
-            if call.request.startswith(COMPRESSED):
-                short = decompressed_if_short(call.request)
+            if len(self.open) - len(self.coming) > limits.max_calls:
+                raise BusyError(f"all {limits.max_calls} calls of this server are in use", retry_after=0.1)
+            if request.startswith(COMPRESSED):
+                short = decompressed_if_short(request)
                 if short is None:
                     self._decompressing.submit(call.attempt, partial(self._take_long, call, handler))
                     return
-                self._limits.check_size(short)
-                call.request = short
-            call.hold()
+                limits.check_size(short)
+                call.request = request = short
+            if len(request) >= COUNTED_BYTES:
+                call.hold(len(request))
             handler(call)
         except Exception as error:
             call.fail(error)
@@ -105,7 +107,8 @@ class EventBatches:
         """Decompresses a call's request, in a thread of its own, and hands it on."""
         if not call.answered:
             call.request = decompressed(call.request, self._limits.max_message_bytes, self.memory)
-            call.hold()
+            if len(call.request) >= COUNTED_BYTES:
+                call.hold(len(call.request))
             handler(call)
 
     def finish(self) -> None:
@@ -231,9 +234,10 @@ class BatchedCall:
         else:
             self.answer(message)
 
-    def hold(self) -> None:
-        """Counts the request against the memory of all calls, until `drop`. Raises BusyError."""
-        self._count(len(self.request))
+    def hold(self, size: int) -> None:
+        """Counts a message of `size` bytes against the memory of all calls, until `drop`. Raises BusyError."""
+        self._batches.memory.take(size)
+        self._held += size
 
     def drop(self) -> None:
         """Counts it no more: its answer is out of the transport's hands."""
@@ -241,15 +245,10 @@ class BatchedCall:
             held, self._held = self._held, 0
             self._batches.memory.give(held)
 
-    def _count(self, size: int) -> None:
-        if size >= COUNTED_BYTES:
-            self._batches.memory.take(size)
-            self._held += size
-
     def answer(self, message: bytes) -> None:
-        if not self._once.locked():
+        if len(message) >= COUNTED_BYTES and not self._once.locked():
             try:
-                self._count(len(message))
+                self.hold(len(message))
             except BusyError as error:
                 self.fail(error)
                 return

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ class NativeServer:
         )
         self._calls[number] = call
         self._batches.begin(call)
-        size = sum(len(key) + len(value) for key, value in metadata)
+        size = sum(map(len, chain.from_iterable(metadata)))
         if size > MAX_METADATA_BYTES:
             call.fail(TooLargeError(f"got {size} bytes of metadata, expected at most {MAX_METADATA_BYTES}"))
         else:
