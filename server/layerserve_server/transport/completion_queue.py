@@ -177,27 +177,33 @@ class Poller:
         return bool(self._grpcio._process_event_and_continue(self._state, event))
 
     def _begin(self, event: Any) -> None:
-        with self._state.lock:
-            self._state.due.discard(event.tag)
-            if self._state.stage is self._grpcio._ServerStage.STARTED:
-                self._grpcio._request_call(self._state)
+        call: PolledCall | PolledStream | None = None
+        state = self._state
+        try:
+            call = self._call_of(event)
+        finally:
+            # Also where that failed: without this no further call would come.
+            with state.lock:
+                state.due.discard(event.tag)
+                if state.stage is self._grpcio._ServerStage.STARTED:
+                    self._grpcio._request_call(state)
+                if call is not None:
+                    # The server isn't stopped before these have ended.
+                    state.rpc_states.add(call)
+        call.start()
+
+    def _call_of(self, event: Any) -> PolledCall | PolledStream:
         name = event.call_details.method
         found = self._unary.get(name)
-        call: PolledCall | PolledStream
         if found is not None:
-            call = PolledCall(self, event, *found)
-        else:
-            said = name.decode("utf-8", "replace")
-            method, handler = self._streaming.get(name) or (said, self._elsewhere)
-            if handler is not None:
-                call = PolledStream(self, event, method, handler)
-                call.counted = handler is not self._elsewhere
-            else:
-                call = PolledCall(self, event, UNKNOWN_METHOD, partial(_unknown, said))
-        with self._state.lock:
-            # The server isn't stopped before these have ended.
-            self._state.rpc_states.add(call)
-        call.start()
+            return PolledCall(self, event, *found)
+        text = name.decode("utf-8", "replace")
+        method, handler = self._streaming.get(name) or (text, self._elsewhere)
+        if handler is None:
+            return PolledCall(self, event, UNKNOWN_METHOD, partial(_unknown, text))
+        stream = PolledStream(self, event, method, handler)
+        stream.counted = handler is not self._elsewhere
+        return stream
 
 
 def _deadline(event: Any, now: float) -> float | None:
@@ -269,11 +275,14 @@ class PolledCall(BatchedCall, Operations):
 
     def start(self) -> None:
         """Asks for the request, and for the end."""
-        core = self._poller.core
+        poller, core = self._poller, self._poller.core
         self._batches.begin(self)
-        self._poller.receive(self)
-        self.begin((core.ReceiveCloseOnServerOperation(0),), self._closed)
-        self.begin((core.ReceiveMessageOperation(0),), self._received)
+        poller.receive(self)
+        with poller.lock:
+            self._core.start_server_batch((core.ReceiveCloseOnServerOperation(0),), self._closed)
+            self._due += 1
+            self._core.start_server_batch((core.ReceiveMessageOperation(0),), self._received)
+            self._due += 1
 
     def client(self) -> object:
         return self.peer
