@@ -8,7 +8,8 @@
         run = client.train("mnist", images, labels, epochs=3).wait(progress=True)
         print(run.history["loss"], run.version)
 
-`AsyncClient` does the same on asyncio. Errors are in `layerserve.errors`, a server for tests in `layerserve.testing`.
+`AsyncClient` is the same client on asyncio. Errors are in `layerserve.errors`, a fake server for tests in
+`layerserve.testing`.
 """
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun

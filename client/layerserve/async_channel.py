@@ -1,4 +1,4 @@
-"""The asyncio channel of `AsyncClient`: what differs between tasks and threads. `channel` is its twin."""
+"""The asyncio channel of `AsyncClient`. Counterpart of the blocking one in `channel`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class AsyncChannel:
-    """A gRPC channel, shared by any number of tasks of one event loop."""
+    """A gRPC channel that tasks of one event loop may share."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -26,21 +26,21 @@ class AsyncChannel:
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
     async def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
-        """The reply of a unary RPC; with `raw` the request is bytes."""
+        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
         return await self._callable(method, raw)(request, timeout=deadline.remaining(), metadata=self._metadata)
 
     async def open(self, method: Method[Any, Any], requests: Message | Iterable[Message]) -> Any:
-        """A stream, as `receive` takes it."""
+        """Opens a stream, to be passed to `receive`."""
         return self._callable(method, raw=False)(requests, metadata=self._metadata)
 
     async def receive(self, stream: Any) -> Any:
-        """The next message of a stream, None at its end."""
+        """Returns the next message of a stream; None at its end."""
         try:
             message = await stream.read()
         except grpc.aio.AioRpcError as error:
             if error.details() != "Internal error from Core":
                 raise
-            # What grpc.aio says, in place of the server's status, where the call ended while a request was written.
+            # grpc.aio's error if the call ended while a request was being written, in place of the server's status.
             raise Unavailable("the stream ended while data was being sent") from None
         return None if message is grpc.aio.EOF else message
 
@@ -48,7 +48,7 @@ class AsyncChannel:
         await asyncio.sleep(seconds)
 
     async def work(self, function: Callable[[], T]) -> T:
-        """The result of a function that may block on a disk."""
+        """Runs a function that may block on a disk and returns its result."""
         return await asyncio.to_thread(function)
 
     async def close(self) -> None:
@@ -59,7 +59,7 @@ class AsyncChannel:
         made = self._calls.get((method.path, raw))
         if made is None:
             if self._channel is None:
-                # Not before the first call: a channel belongs to the event loop that runs when it is made.
+                # On the first call, since a channel belongs to the event loop in which it is made.
                 self._channel = self._open()
             made = self._calls[method.path, raw] = multicallable(self._channel, method, raw)
         return made

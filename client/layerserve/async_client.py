@@ -1,4 +1,4 @@
-"""The asyncio client: carries flows out on an asyncio channel."""
+"""The asyncio client: runs flows on an asyncio channel."""
 
 from __future__ import annotations
 
@@ -66,15 +66,16 @@ class AsyncClient:
             await run.wait(progress=True)
             print(run.history["loss"], run.version)
 
-    `address` is host:port, or any name that gRPC resolves; calls are spread over all addresses of the name. `timeout`
-    is what a call may take in seconds where it says nothing else: 60 by default, `math.inf` for no limit; streams
-    (training, download) have no limit. `tls` is True, or a `TLS` with files. `token` is sent as a bearer token with
-    each call, for a proxy that checks it: layerserve's own server doesn't read it yet, and answers all callers.
-    Without TLS anyone on the way can read the token. `options` are channel options of gRPC, which win over the
-    client's own; there is no limit of 4 MiB to a message.
+    Args:
+        address: host:port, or any name that gRPC resolves; calls are balanced over all addresses of the name.
+        timeout: Default timeout of a call in seconds; `math.inf` for none. Streams (training, download) have none.
+        tls: True, or a `TLS` with files.
+        token: Bearer token sent with each call, for a proxy that checks it: layerserve's server doesn't read it yet,
+            and answers all clients. Without TLS the token is sent as plain text.
+        options: gRPC channel options, which override the client's own. The client sets no maximum message size.
 
-    A call that finds no server is repeated for about two seconds, but for `train` and `download`. Nothing is connected
-    before the first call. What goes wrong at the server is a `LayerserveError`; see `layerserve.errors`.
+    Calls other than `train` and `download` are retried for about two seconds if no server is available. The client
+    connects on the first call. Errors of the server are raised as `LayerserveError`; see `layerserve.errors`.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class AsyncClient:
         token: str | None = None,
         options: ChannelOptions = (),
     ) -> None:
-        Deadline(timeout)  # refuses what is no timeout here rather than at the first call
+        Deadline(timeout)  # raises for an invalid timeout now, not at the first call
         self.address = address
         self.timeout = timeout
         self._channel = AsyncChannel(connection(address, tls, token, options))
@@ -102,21 +103,21 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Calls under way end with an error; training runs go on at the server."""
+        """Close the connection. Open calls end with an error; training runs continue on the server."""
         self._closed = True
         await self._channel.close()
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Wait until the server has read its models and serves, at most `timeout` seconds.
+        """Wait until the server has loaded its models and is serving, for at most `timeout` seconds.
 
-        Raises Unavailable where it doesn't.
+        Raises Unavailable if it isn't serving by then, and DeadlineExceeded if it didn't answer.
         """
         await self._run(wait_until_ready(self.address, timeout), timeout)
 
     async def models(self, name: str | None = None) -> tuple[ModelInfo, ...]:
-        """Every version of every model, or of the model `name`: by name, then newest first.
+        """List all versions of all models, or of the model `name`, by name, then newest first.
 
-        Versions that failed to load are among them, with the reason.
+        Versions that failed to load are included, with the reason.
         """
         reply = await self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")))
         return Models(map(read_model_info, reply.versions))
@@ -138,21 +139,20 @@ class AsyncClient:
         label: str | None = None,
         timeout: float | None = None,
     ) -> Array | dict[str, Array]:
-        """Run a model over rows of data: arrays in, arrays out.
+        """Compute the outputs of a model for rows of data.
 
-        `inputs` is a dict by input name, a list in the model's order, or the array of a model with one input. A
-        DataFrame stands for the dict of its columns, or for the array of its rows where the model has one input. Lists
-        of numbers, scalars in lists, text and anything that NumPy takes for an array will do; numbers are converted to
-        the input's type, rounded where it is a float (as Keras does), and refused where a value would be lost
-        otherwise.
+        `inputs` is a dict by input name, a list in the model's order, or an array for a model with one input. A
+        DataFrame is a dict of its columns, or an array of its rows for a model with one input. Values are arrays,
+        nested lists, text, or anything that NumPy converts to an array. Numbers are converted to the input's dtype:
+        rounded if that is a float (as in Keras), and refused if a value would change otherwise.
 
-        `outputs` names what to return: outputs of the model, or any tensor of its graph as "layer", "layer:node" or
+        `outputs` are the names of outputs, or of any tensors of the model's graph: "layer", "layer:node" or
         "layer:node:tensor" ("outer/inner" in a nested model). Default: all outputs of the model.
 
-        Returns an array for `outputs="layer"`, and a dict of arrays by name, in the order asked for, for a list of
-        names, also for a list of one. Without `outputs`, a model with one output gives an array, one with several a
-        dict. `predict_named` always gives a mapping, and says which version answered. Strings come as `bytes`, bfloat16
-        as float32.
+        Returns an array if `outputs` is a string, and a dict of arrays by name, in the given order, if it is a list,
+        also of one name. Without `outputs`, returns an array for a model with one output and a dict for several.
+        `predict_named` always returns a mapping, with the version that was used. Strings are returned as `bytes`,
+        bfloat16 as float32.
 
         `timeout` is in seconds; default: the client's.
 
@@ -178,7 +178,7 @@ class AsyncClient:
         label: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """As `predict`, but always a mapping from names to arrays, with the `model` and `version` that answered."""
+        """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used."""
         return await self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label), timeout)
 
     async def prepare(
@@ -189,10 +189,10 @@ class AsyncClient:
         version: int | None = None,
         label: str | None = None,
     ) -> AsyncPreparedCall:
-        """A prediction to call over and over with different inputs, for less than `predict` costs.
+        """Prepare a prediction that is called repeatedly with different inputs, with less overhead than `predict`.
 
-        The model is asked for its inputs now, and not again: prepare anew when they change. Results are as those of
-        `predict`, but their arrays are read-only, as they share the reply's memory.
+        The model's inputs are fetched once: prepare again if they change. Results are those of `predict`, but the
+        arrays are read-only, since they share the reply's memory.
 
         Example:
             classify = await client.prepare("mnist")
@@ -212,16 +212,17 @@ class AsyncClient:
         version: int | None = None,
         label: str | None = None,
     ) -> AsyncIterator[Array | dict[str, Array]]:
-        """Predictions for each of `inputs`, in their order, over one stream: for less than a call each costs.
+        """Yield predictions for each of `inputs`, in their order, over one stream, with less overhead than calls.
 
-        Inputs are taken, and sent, while earlier ones are computed; the server batches what comes together, also with
-        requests of others. There is no time limit. What is wrong with an input is raised in its place, and ends it.
+        Inputs are consumed and sent while earlier ones are computed; the server batches them, also with requests of
+        other clients. There is no timeout. An error of an input is raised in place of its prediction, and ends the
+        iteration.
 
         Example:
             async for probabilities in client.predict_many("mnist", batches):
                 ...
 
-        Raises what `predict` raises, and what taking the inputs raises.
+        Raises the errors of `predict`, and those of iterating over `inputs`.
         """
         feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
         try:
@@ -233,13 +234,13 @@ class AsyncClient:
     async def node_shapes(
         self, model: str, layers: Sequence[str] = (), *, version: int | None = None, label: str | None = None
     ) -> NodeShapes:
-        """The layers of a model, or some of them by path, with what went in and came out of each of their calls.
+        """Return the layers of a model, or those of these paths, with the inputs and outputs of each of their nodes.
 
         Example:
             shapes = await client.node_shapes("twice")
             shapes["conv"].input_shape_at(1)     -> (None, 64, 64, 3)
-            shapes["conv"].output_shape          -> AttributeError where the calls differ, as in Keras
-            shapes["outer/inner"].input_at(0)    -> the tensor that came in: layer, node, shape, dtype
+            shapes["conv"].output_shape          -> AttributeError if the nodes differ, as in Keras
+            shapes["outer/inner"].input_at(0)    -> the input tensor: layer, node, shape, dtype
 
         Raises ModelNotFound, VersionNotFound, LabelNotFound, LayerNotFound, ModelNotReady.
         """
@@ -258,28 +259,28 @@ class AsyncClient:
         label: str | None = None,
         **options: Unpack[TrainKeywords],
     ) -> AsyncTrainingRun:
-        """Train a served model at the server. Returns when the server has all data; the run then goes on by itself.
+        """Train a served model on the server. Returns after the upload; the run then continues on the server.
 
         `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
-        model's order, dicts by name, or DataFrames, as for Keras's `fit`. They are sent about 1 MiB at a time, sliced
-        as they go: a `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array
-        isn't sent: the server reads it.
+        model's order, dicts by name, or DataFrames, as for Keras's `fit`. They are sliced and sent in chunks of about
+        1 MiB: a `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array isn't
+        sent; the server reads the file.
 
-        `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are what Keras's `compile` takes: a name,
-        a serialised object, an object with `get_config()`, or lists or dicts of these. Default: as in the model file.
+        `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are arguments of Keras's `compile`: names,
+        serialized objects, objects with `get_config()`, or lists or dicts of these. Default: those of the model file.
         `callbacks` are names or {"class_name", "config"}, such as EarlyStopping.
 
-        `freeze` and `unfreeze` are patterns of layers' paths ("block1_*"): layers not to train, and then to train.
+        `freeze` and `unfreeze` are patterns of layer paths ("block1_*"): layers to freeze, then layers to unfreeze.
 
-        `version` or `label` says which version to start from (default: the newest that is ready). When the run ends,
-        its result becomes a new version of the model, unless `publish` is False: the last weights, or with
-        publish="best" those of the epoch whose `monitor` is best (default: val_loss with validation data, else loss).
-        With `publish_if_improved` ("loss", "accuracy", ...) it is only published if it beats the version it started
-        from in that, on the validation data. `publish_label` is given to the new version. `monitor_mode` is "min" or
-        "max", for metrics that don't say what is better. `format` is that of the new version: "keras3" and "keras3_h5"
-        for Keras 3, "keras2" and "keras2_h5" for tf.keras (default: the one that the model came in).
+        Training starts from `version` or `label` (default: the newest version that is ready). Unless `publish` is
+        False, the result becomes a new version of the model: the last weights, or with publish="best" those of the
+        epoch with the best `monitor` (default: val_loss with validation data, else loss). With `publish_if_improved`
+        ("loss", "accuracy", ...) it is published only if that log improves on the base version's, on the validation
+        data. `publish_label` is set to the new version. `monitor_mode` is "min" or "max", for metrics whose direction
+        is unknown. `format` is the file format of the new version: "keras3" and "keras3_h5" for Keras 3, "keras2" and
+        "keras2_h5" for tf.keras (default: the base version's).
 
-        `options` are those of `TrainKeywords`, with defaults that are listed below.
+        `options` are those of `TrainKeywords`; their defaults are listed below.
 
         Example:
             run = await client.train(
@@ -289,9 +290,9 @@ class AsyncClient:
                 print(event)
             print(run.history["loss"], run.version)
 
-        Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (a
-        repository that can't be written), PermissionDenied (a ServerFile outside of the server's data root), Overloaded
-        (too many runs wait, disk or memory won't suffice), DataLoss.
+        Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (the
+        repository can't be written), PermissionDenied (a ServerFile outside of the server's data root), Overloaded (the
+        queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
         flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
         return AsyncTrainingRun(self, await self._run(flow))
@@ -308,28 +309,28 @@ class AsyncClient:
         label: str | None = None,
         **options: Unpack[EvaluateKeywords],
     ) -> dict[str, float]:
-        """Loss and metrics of a served model on data, as Keras's `evaluate(return_dict=True)` gives them.
+        """Compute the loss and metrics of a served model on data, as Keras's `evaluate(return_dict=True)` does.
 
-        The arguments are those of `train`, `options` those of `EvaluateKeywords`. The server evaluates in a process of
-        its own; this waits for it.
+        The arguments are those of `train`, `options` those of `EvaluateKeywords`. The server evaluates the model in a
+        separate process; this call waits for it.
 
         Example:
             await client.evaluate("mnist", images, labels)     -> {"accuracy": 0.97, "loss": 0.09}
 
-        Raises what `train` raises, TrainingFailed, and TrainingCancelled.
+        Raises the errors of `train`, TrainingFailed, and TrainingCancelled.
         """
         flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
         return await self._run(flow)
 
     async def runs(self, model: str | None = None) -> tuple[RunInfo, ...]:
-        """The training runs that the server knows, of all models or one, newest first."""
+        """List the server's training runs, of all models or one, newest first."""
         reply = await self._run(call(methods.LIST_RUNS, ListRunsRequest(model_name=model or "")))
         return tuple(map(run_info.read_run_info, reply.runs))
 
     async def run(self, id: str) -> AsyncTrainingRun:
-        """A run by its id, to watch from its first event on, to cancel, resume or delete.
+        """Return a run by its id, to watch from its first event on, to cancel, resume or delete.
 
-        Raises RunNotFound and RunElsewhere.
+        Raises RunNotFound, and RunElsewhere if another server owns the run.
         """
         feed = RunFeed(id)
         await self._run(feed.attach())
@@ -344,22 +345,22 @@ class AsyncClient:
         label: str | None = None,
         format: str | None = None,
     ) -> Path:
-        """Save the file of a model, and return where it is.
+        """Save the file of a model, and return its path.
 
         `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
-        the file is named "<model>-<version>.keras" (or .h5). Missing directories are created. The file appears when it
-        is whole and its SHA-256 is right, or not at all.
+        the file is named "<model>-<version>.keras" (or .h5). Missing directories are created. The file is created only
+        after it was received completely and its SHA-256 was verified.
 
-        `format` has the server convert it: "keras3" and "keras3_h5" for Keras 3, "keras2" and "keras2_h5" for tf.keras
-        (.keras and .h5). Default: the file as it is.
+        `format` is the format to convert the file to: "keras3" and "keras3_h5" for Keras 3, "keras2" and "keras2_h5"
+        for tf.keras (.keras and .h5). Default: the model's own, without conversion.
 
-        Raises ModelNotFound, VersionNotFound, LabelNotFound, InvalidArgument (a format that can't hold the model),
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, InvalidArgument (the format can't represent the model),
         Overloaded (other files are being converted), DataLoss, OSError.
         """
         return await self._run(download(model_spec(model, version, label), path, format))
 
     async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        """Carry a flow out to its end."""
+        """Run a flow to its end."""
         deadline = Deadline(self.timeout if timeout is None else timeout)
         answer: Any = None
         error: Exception | None = None
@@ -379,7 +380,7 @@ class AsyncClient:
             flow.close()
 
     async def _perform(self, step: Step, deadline: Deadline) -> Any:
-        """Carry one step out: every RPC of the client is made here."""
+        """Perform a step of a flow. All RPCs except prepared predictions are made here."""
         if isinstance(step, Pause):
             return await self._channel.pause(step.seconds)
         if isinstance(step, Work):
@@ -400,7 +401,7 @@ class AsyncClient:
             raise translated from None
 
     async def _call_raw(self, method: methods.Method[Any, R], request: bytes, timeout: float | None) -> R:
-        """Call a unary RPC with a message that is written already."""
+        """Call a unary RPC with a serialized request."""
         if self._closed:
             raise ClientClosed(f"client of {self.address} is closed")
         deadline = Deadline(self.timeout if timeout is None else timeout)
@@ -412,23 +413,23 @@ class AsyncClient:
 
 
 class AsyncPreparedCall:
-    """A prediction with its request written ahead. Made by `AsyncClient.prepare`."""
+    """A prediction whose request is serialized in advance. Made by `AsyncClient.prepare`."""
 
     def __init__(self, client: AsyncClient, form: RequestForm) -> None:
         self._client = client
         self._form = form
 
     async def __call__(self, inputs: Any, *, timeout: float | None = None) -> Array | dict[str, Array]:
-        """Run the model over rows of data, as `AsyncClient.predict` does."""
+        """Compute the outputs of the model for rows of data, as `AsyncClient.predict` does."""
         request = self._form.fill(inputs)
         return self._form.read(await self._client._call_raw(methods.PREDICT, request, timeout))
 
 
 class AsyncTrainingRun(RunView):
-    """A training run at the server. It goes on when this object, or its client, goes away.
+    """A training run on the server. It continues if this object or its client is closed.
 
-    Iterating gives the events that weren't read yet, waits for new ones, and ends with the run. Where the connection
-    breaks, it is made again, and no event but steps is missed.
+    Iteration yields the events that weren't read yet, waits for new ones, and ends with the run. If the connection
+    breaks, it is established again, and only step events may be missed.
     """
 
     def __init__(self, client: AsyncClient, feed: RunFeed) -> None:
@@ -436,15 +437,15 @@ class AsyncTrainingRun(RunView):
         self._client = client
 
     async def __aiter__(self) -> AsyncIterator[TrainingEvent]:
-        """The events to come. Of a run that fails it gives the RunFailed, and then raises TrainingFailed."""
+        """Yield the unread events. If the run fails, yields its RunFailed, then raises TrainingFailed."""
         while (event := await self._client._run(self._feed.next_event())) is not None:
             yield event
 
     async def wait(self, progress: bool = False) -> AsyncTrainingRun:
-        """Wait for the end of the run, and return it. `progress` shows it on standard error.
+        """Wait for the end of the run, and return the run. `progress` prints the progress to standard error.
 
-        Raises TrainingFailed with the reason, TrainingCancelled, and Unavailable where the server can't be reached any
-        more; the run may then still go on.
+        Raises TrainingFailed with the reason, TrainingCancelled, and Unavailable if the connection is lost for about a
+        minute; the run may still continue then.
         """
         shown = PlainProgress() if progress else None
         async for event in self:
@@ -454,38 +455,41 @@ class AsyncTrainingRun(RunView):
         return self
 
     async def info(self) -> RunInfo:
-        """The run as it stands at the server."""
+        """Return the current state of the run on the server."""
         return await self._client._run(self._feed.info())
 
     async def cancel(self) -> RunInfo:
-        """Stop the run; nothing is published. Does nothing to a run that has ended.
+        """Cancel the run; nothing is published. Does nothing if the run has ended.
 
-        It may take a moment: the events go on until a RunCancelled.
+        The run may take a moment to stop: events continue until a RunCancelled.
         """
         return await self._client._run(self._feed.cancel())
 
     async def resume(self) -> AsyncTrainingRun:
-        """Let a run that was interrupted go on from its newest checkpoint, and return it. Its events go on here.
+        """Resume an interrupted run from its latest checkpoint, and return the run. Its events continue here.
 
-        It goes on to the very weights that it would have had without the interruption. Raises FailedPrecondition for a
-        run that ended otherwise; does nothing to one that is under way.
+        The result has the same weights as without the interruption. Does nothing if the run is queued or running.
+        Raises FailedPrecondition if the run ended in another way.
         """
         await self._client._run(self._feed.resume())
         return self
 
     async def files(self) -> tuple[RunFile, ...]:
-        """The files that the run's callbacks have written so far, by name: logs, event files, saved models."""
+        """List the files that the run's callbacks have written so far, by name: logs, event files, saved models."""
         return await self._client._run(list_files(self.id))
 
     async def download(self, name: str, path: str | os.PathLike[str] = ".") -> Path:
-        """Save one of the run's files, and return where it is.
+        """Save one of the run's files, and return its path.
 
         `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
-        the file has its own name. Missing directories are created. The file appears when it is whole and its SHA-256 is
-        right, or not at all. Raises NotFound, DataLoss, OSError.
+        the file has its own name. Missing directories are created. The file is created only after it was received
+        completely and its SHA-256 was verified. Raises NotFound, DataLoss, OSError.
         """
         return await self._client._run(download_file(self.id, name, path))
 
     async def delete(self) -> None:
-        """Remove the run from the server; the version it published stays. Raises FailedPrecondition before its end."""
+        """Delete the run from the server; the version that it published is kept.
+
+        Raises FailedPrecondition if the run hasn't ended.
+        """
         await self._client._run(self._feed.delete())

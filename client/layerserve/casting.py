@@ -1,8 +1,8 @@
-"""Conversion of what a user has to the element type that a model's input takes, without silent loss.
+"""Conversion of a user's arrays to the dtypes of a model's inputs, without silent loss.
 
-Keras's rule for numbers going into floats is kept: they are rounded without a word (an int list and a float64 array
-feed a float32 input). Everything else keeps every value or is refused: 1.0 may become the int 1, 1.5 may not; 300 may
-not become a uint8; a float that is finite may not become infinite.
+As in Keras, numbers are rounded when they are converted to floats (a list of ints or a float64 array for a float32
+input). All other conversions preserve every value or are refused: 1.0 can be converted to the int 1, but 1.5 can't; 300
+can't be converted to uint8; a finite float can't become infinite.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 
 
 def as_array(value: Any, name: str) -> Array:
-    """The array that a value holds: an array, a nested list, a scalar, or what gives an array (`__array__`).
+    """Converts an array, a nested list, a scalar or an object with `__array__` to an array.
 
-    Raises InvalidTensor for lists whose rows differ in length.
+    Raises InvalidTensor if that isn't possible, such as for lists whose rows differ in length, and if the array has
+    objects other than str and bytes.
     """
     try:
         array = np.asarray(value)
@@ -35,20 +36,20 @@ def _check_strings(array: Array, name: str) -> None:
     for element in array.ravel().tolist():
         if not isinstance(element, (str, bytes)):
             raise InvalidTensor(
-                name=name, got=f"an array with a {type(element).__name__} in it", expected="numbers, or str or bytes"
+                name=name, got=f"an array with a {type(element).__name__}", expected="numbers, or str or bytes"
             )
 
 
 def cast(array: Array, dtype: str, name: str) -> Array:
-    """The array in the NumPy type that `dtype` is encoded from, unchanged where it has it already.
+    """Converts an array to the NumPy dtype from which `dtype` is encoded; returns it unchanged if it has that already.
 
-    Raises InvalidTensor where values would be lost, and between text and numbers.
+    Raises InvalidTensor if a value would change, and between text and numbers.
     """
     held = array_dtype(array, name)
     if held == dtype:
         return array
     if array.size == 0 and array.dtype == np.float64:
-        # An empty list has no element type of its own; NumPy calls it float64.
+        # An empty list has no dtype; NumPy makes it float64.
         return array.astype(NUMPY_DTYPES[dtype])
     if "string" in (held, dtype):
         raise InvalidTensor(name=name, got=f"dtype {held}", expected=dtype)
@@ -58,7 +59,7 @@ def cast(array: Array, dtype: str, name: str) -> Array:
 
 
 def default_cast(array: Array, name: str) -> Array:
-    """The array as Keras takes what it knows no type for, such as targets: float64 becomes float32, all else stays."""
+    """Converts an array without an expected dtype, such as targets, as Keras does: float64 to float32."""
     return _to_float(array, "float32", name) if array.dtype == np.float64 else array
 
 
@@ -67,7 +68,7 @@ def _to_float(array: Array, dtype: str, name: str) -> Array:
         try:
             return array.astype(NUMPY_DTYPES[dtype])
         except FloatingPointError:
-            raise InvalidTensor(name=name, got="a finite number too large for it", expected=dtype) from None
+            raise InvalidTensor(name=name, got="a finite number that is too large", expected=dtype) from None
 
 
 def _to_exact(array: Array, held: str, dtype: str, name: str) -> Array:
@@ -78,7 +79,7 @@ def _to_exact(array: Array, held: str, dtype: str, name: str) -> Array:
         result = array.astype(target)
     low, high = (0, 1) if dtype == "bool" else (np.iinfo(target).min, np.iinfo(target).max)
     if held in FLOATS:
-        # The range is asked for apart: out of it, what a conversion gives depends on the processor.
+        # The range is checked separately, since converting values out of range gives results that depend on the CPU.
         wide = array.astype(np.float64)
         kept = (wide >= low) & (wide < float(high) + 1) & (wide == np.trunc(wide))
     elif held == "bool":
@@ -89,5 +90,7 @@ def _to_exact(array: Array, held: str, dtype: str, name: str) -> Array:
         kept = np.asarray(fits) if fits else (array.astype(object) >= low) & (array.astype(object) <= high)
     if not kept.all():
         lost = array[~kept].ravel()[0] if array.ndim else array
-        raise InvalidTensor(name=name, got=f"{held} with a value of {lost}", expected=f"{dtype}, which can't hold it")
+        raise InvalidTensor(
+            name=name, got=f"{held} with a value of {lost}", expected=f"{dtype}, which can't represent it"
+        )
     return result

@@ -1,4 +1,4 @@
-"""The blocking channel of `Client`: what differs between threads and tasks. `async_channel` is its twin."""
+"""The blocking channel of `Client`. Counterpart of the asyncio one in `async_channel`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Channel:
-    """A gRPC channel, shared by any number of threads."""
+    """A gRPC channel that threads may share."""
 
     def __init__(self, connection: Connection) -> None:
         self._metadata = connection.metadata
@@ -27,23 +27,23 @@ class Channel:
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
     def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
-        """The reply of a unary RPC; with `raw` the request is bytes."""
+        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
         return self._callable(method, raw)(request, timeout=deadline.remaining(), metadata=self._metadata)
 
     def open(self, method: Method[Any, Any], requests: Message | Iterable[Message]) -> Any:
-        """A stream, as `receive` takes it."""
+        """Opens a stream, to be passed to `receive`."""
         sent = iter(requests) if method.streams_requests else requests  # type: ignore[arg-type]
         return self._callable(method, raw=False)(sent, metadata=self._metadata)
 
     def receive(self, stream: Any) -> Any:
-        """The next message of a stream, None at its end."""
+        """Returns the next message of a stream; None at its end."""
         return next(stream, None)
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def work(self, function: Callable[[], T]) -> T:
-        """The result of a function that may block on a disk."""
+        """Runs a function that may block on a disk and returns its result."""
         return function()
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Channel:
 
 
 def multicallable(channel: Any, method: Method[Any, Any], raw: bool) -> Callable[..., Any]:
-    """The callable of a channel, blocking or asyncio, for an RPC; with `raw` for requests that are bytes."""
+    """Makes a channel's callable for an RPC, blocking or asyncio; with `raw`, requests are serialized bytes."""
     kind = ("stream" if method.streams_requests else "unary") + "_"
     kind += "stream" if method.streams_replies else "unary"
     made: Callable[..., Any] = getattr(channel, kind)(

@@ -1,4 +1,4 @@
-"""What Keras's `compile` takes, as the JSON text that `CompileSettings` carries."""
+"""JSON encoding of arguments of Keras's `compile`, of callbacks and of class weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layerserve.errors import InvalidArgument
 
 
 def class_weight_json(class_weight: Mapping[int, float] | None) -> str:
-    """{0: 1.0, 1: 5.0} -> '{"0": 1.0, "1": 5.0}'. Raises InvalidArgument for weights that are no numbers."""
+    """Encodes weights: {0: 1.0, 1: 5.0} -> '{"0": 1.0, "1": 5.0}'. Raises InvalidArgument if they aren't finite."""
     if class_weight is None:
         return ""
     try:
@@ -26,7 +26,10 @@ def class_weight_json(class_weight: Mapping[int, float] | None) -> str:
 
 
 def callbacks_json(callbacks: Any) -> str:
-    """A callback, or a list of them, as JSON: names, serialised objects, or objects with `get_config()`."""
+    """Encodes a callback or a list of them: names, serialized objects, or objects with `get_config()`.
+
+    Raises InvalidArgument for other objects.
+    """
     if callbacks is None:
         return ""
     several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
@@ -34,7 +37,7 @@ def callbacks_json(callbacks: Any) -> str:
 
 
 def _callback(callback: Any) -> Any:
-    """One callback. Keras's have no `get_config`: their attributes aren't their options, so they can't travel."""
+    """Encodes a callback. Keras's have no `get_config`, and their attributes aren't their options: they are refused."""
     if not isinstance(callback, (str, Mapping)) and not callable(getattr(callback, "get_config", None)):
         raise InvalidArgument(
             f"callbacks: got {callback!r}, expected a name or {{'class_name', 'config'}}, such as "
@@ -44,10 +47,10 @@ def _callback(callback: Any) -> Any:
 
 
 def plain(setting: str, value: Any) -> Any:
-    """A setting in JSON's types: names, serialised objects, and lists and dicts of these.
+    """Converts a setting to JSON types: names, serialized objects, and lists and dicts of these.
 
-    An object with `get_config()`, as optimizers, losses, metrics and schedules of Keras and layergraph are, becomes
-    {"class_name", "config"}. Raises InvalidArgument for what can't travel, such as a function.
+    An object with `get_config()`, such as an optimizer, loss, metric or schedule of Keras or layergraph, becomes
+    {"class_name", "config"}. Raises InvalidArgument for other objects, such as functions.
     """
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
@@ -60,6 +63,6 @@ def plain(setting: str, value: Any) -> Any:
     if callable(getattr(value, "get_config", None)) and not isinstance(value, type):
         return {"class_name": type(value).__name__, "config": plain(setting, value.get_config())}
     raise InvalidArgument(
-        f"{setting}: got {value!r}, expected a name, a serialised object ({{'class_name', 'config'}}), an object with "
+        f"{setting}: got {value!r}, expected a name, a serialized object ({{'class_name', 'config'}}), an object with "
         "get_config(), or a list or dict of these"
     )

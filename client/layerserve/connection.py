@@ -1,4 +1,4 @@
-"""How the client connects: addresses, TLS, tokens and the options of the channel."""
+"""Connection settings: address, TLS, token, channel options and deadlines."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import grpc
 from layerserve.errors import DeadlineExceeded, InvalidArgument, LayerserveError, Unavailable, from_status
 from layerserve.methods import METHODS
 
-#: Where a server listens that was told nothing else.
+#: The server's default address.
 DEFAULT_ADDRESS = "localhost:8500"
-#: Seconds that a call may take, where neither client nor call say otherwise.
+#: Default timeout of a call, in seconds.
 DEFAULT_TIMEOUT = 60.0
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
-#: Calls that find no server are repeated for about two seconds, where repeating is safe. The server may ask for other
-#: pauses by `grpc-retry-pushback-ms`.
+#: Calls that are safe to repeat are retried for about two seconds if no server is available. The server may set other
+#: delays by `grpc-retry-pushback-ms`.
 RETRY_POLICY = {
     "maxAttempts": 5,
     "initialBackoff": "0.1s",
@@ -36,11 +36,11 @@ RETRY_POLICY = {
 
 @dataclass(frozen=True)
 class TLS:
-    """Files for a connection with TLS, in PEM.
+    """PEM files for a TLS connection.
 
-    `ca` holds the authorities to trust (default: those that gRPC brings), `certificate` and `key` say who the client
-    is, for servers that ask (mutual TLS). `server_name` is the name to expect in the server's certificate where it
-    isn't the address.
+    `ca` has the trusted root certificates (default: those included in gRPC). `certificate` and `key` are the client's,
+    for servers that require them (mutual TLS). `server_name` is the expected name in the server's certificate if it
+    differs from the address.
     """
 
     ca: str | os.PathLike[str] | None = None
@@ -60,7 +60,7 @@ def _read(path: str | os.PathLike[str] | None) -> bytes | None:
 
 @dataclass(frozen=True)
 class Connection:
-    """All that is needed to open a channel, blocking or asyncio."""
+    """Settings for opening a channel, blocking or asyncio."""
 
     address: str
     tls: TLS | None
@@ -73,7 +73,7 @@ class Connection:
 
     @property
     def channel_options(self) -> list[tuple[str, Any]]:
-        """Ours, then the user's, which win."""
+        """The client's channel options, overridden by the user's."""
         options = dict(CHANNEL_OPTIONS)
         if self.tls is not None and self.tls.server_name:
             options["grpc.ssl_target_name_override"] = self.tls.server_name
@@ -82,7 +82,7 @@ class Connection:
 
 
 def service_config() -> str:
-    """Balance over all addresses of the name, and repeat what may be repeated."""
+    """Returns gRPC's service config: balances calls over all addresses, and retries repeatable methods."""
     names = [{"service": method.service, "method": method.name} for method in METHODS if method.repeatable]
     return json.dumps(
         {
@@ -93,13 +93,13 @@ def service_config() -> str:
 
 
 CHANNEL_OPTIONS: dict[str, Any] = {
-    # gRPC's own limit of 4 MiB is less than seven float images of 224x224x3.
+    # gRPC's default limit of 4 MiB is less than seven float32 images of 224x224x3.
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
     "grpc.service_config": service_config(),
     "grpc.enable_retries": 1,
     "grpc.primary_user_agent": "layerserve-python",
-    # A silent training stream must outlive the idle limits of load balancers (often 350 s), and a dead server be seen.
+    # Keeps idle training streams open through load balancers (idle timeout often 350 s), and detects a dead server.
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
     "grpc.keepalive_permit_without_calls": 0,
@@ -108,7 +108,7 @@ CHANNEL_OPTIONS: dict[str, Any] = {
 
 
 def connection(address: str, tls: bool | TLS, token: str | None, options: ChannelOptions) -> Connection:
-    """The connection that a client's arguments ask for. Raises InvalidArgument for what is no address."""
+    """Returns the connection for a client's arguments. Raises InvalidArgument if the address is invalid."""
     if not address:
         raise InvalidArgument("address: got an empty string, expected host:port")
     if address.startswith(("http://", "https://", "grpc://", "grpcs://")):
@@ -117,9 +117,10 @@ def connection(address: str, tls: bool | TLS, token: str | None, options: Channe
 
 
 class Deadline:
-    """When an operation has to be done, however many calls it takes. `seconds` None or infinite: never."""
+    """Deadline of an operation of one or more calls."""
 
     def __init__(self, seconds: float | None) -> None:
+        """`seconds` from now; None or infinite for no deadline. Raises InvalidArgument if it isn't positive."""
         if seconds is not None and not seconds > 0:
             raise InvalidArgument(
                 f"timeout: got {seconds}, expected a positive number of seconds, or math.inf for no timeout"
@@ -128,20 +129,20 @@ class Deadline:
         self._end = math.inf if seconds is None else time.monotonic() + seconds
 
     def remaining(self) -> float | None:
-        """Seconds left for the next call, None for no limit. Raises DeadlineExceeded where none are left."""
+        """Returns the seconds left for the next call; None for no limit. Raises DeadlineExceeded if none are left."""
         if self._end == math.inf:
             return None
         left = self._end - time.monotonic()
         if left <= 0:
-            raise DeadlineExceeded(f"no answer within {self._seconds:g} s")
+            raise DeadlineExceeded(f"no reply within {self._seconds:g} s")
         return left
 
 
 def rpc_error(error: grpc.RpcError, address: str) -> LayerserveError:
-    """The client's error for one that gRPC raised, blocking or asyncio."""
-    # Each RpcError that a call raises is also a grpc.Call or an AioRpcError, which have these.
+    """Converts an error of gRPC, blocking or asyncio, to the client's."""
+    # All RpcErrors raised by calls are also a grpc.Call or an AioRpcError, which have these methods.
     details = error.details()
-    metadata: Any = error.trailing_metadata()  # pairs, whatever the two call them
+    metadata: Any = error.trailing_metadata()  # pairs in both, of different types
     translated = from_status(error.code(), details, metadata)
     if isinstance(translated, Unavailable) and not translated.code:
         translated.details = f"server {address}: {details}"

@@ -1,4 +1,4 @@
-"""Downloads of files: checked against their SHA-256 and put in place whole or not at all."""
+"""Downloads of files, verified by SHA-256 and put in place atomically."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from layerserve.v1.tensor_pb2 import ModelSpec
 
 
 class PartialFile:
-    """A file under way: written beside its destination, and renamed to it when it is whole and right.
+    """A file being downloaded: written to a temporary file beside its destination, and renamed when it is verified.
 
-    Makes the folder that it goes to, if there is none.
+    Creates the destination's folder if it doesn't exist.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -37,7 +37,7 @@ class PartialFile:
         self._sha256.update(data)
 
     def publish(self, sha256: str) -> Path:
-        """Put the file in place, over what was there. Raises DataLoss where its content isn't what was sent."""
+        """Verifies the file and renames it to its destination, replacing an existing file. Raises DataLoss, OSError."""
         if self._sha256.hexdigest() != sha256.lower():
             raise DataLoss(
                 f"file {self.destination.name!r}: got SHA-256 {self._sha256.hexdigest()}, expected {sha256 or 'one'}"
@@ -49,13 +49,13 @@ class PartialFile:
         return self.destination
 
     def discard(self) -> None:
-        """Remove what was written. Does nothing after `publish`."""
+        """Removes the temporary file. Does nothing after `publish`."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
 
 def download(spec: ModelSpec, path: str | os.PathLike[str], format: str | None) -> Flow[Path]:
-    """The flow of a download into a file, or into a directory under the model's name and version."""
+    """Flow that downloads a model file to a file, or to a directory as "<model>-<version>.keras". Returns its path."""
     return (
         yield from fetch(
             DOWNLOAD_MODEL,
@@ -67,7 +67,7 @@ def download(spec: ModelSpec, path: str | os.PathLike[str], format: str | None) 
 
 
 def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callable[[Any], Path]) -> Flow[Path]:
-    """The flow of a file that comes in pieces, the first of which says where it goes, and the last has its SHA-256."""
+    """Flow that downloads a file. `destination` returns its path for the first reply; the last one has the SHA-256."""
     stream = yield from open_stream(method, request)
     partial: PartialFile | None = None
     sha256 = ""
@@ -81,7 +81,7 @@ def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callab
         if partial is None:
             raise DataLoss(f"{what}: the server closed the stream without sending data")
         return (yield from work(bind(partial.publish, sha256)))
-    except OSError:  # a disk that is full, a folder that can't be written
+    except OSError:  # such as a full disk, or a folder that can't be written
         yield Close(stream)
         raise
     finally:
@@ -90,10 +90,10 @@ def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callab
 
 
 def _destination(path: str, version: ModelVersion) -> Path:
-    """The path itself, or "<model>-<version>.keras" in it where it is a directory or ends like one."""
+    """Returns the path itself, or "<model>-<version>.keras" in it if it is a directory or ends with a slash."""
     if not (path.endswith(("/", os.sep)) or Path(path).is_dir()):
         return Path(path)
-    # Names come from the server: what could lead out of the directory is taken out of them.
+    # Names come from the server: characters that could lead out of the directory are replaced.
     name = re.sub(r"[^\w.-]", "_", version.name).lstrip(".") or "model"
     suffix = Path(version.file).suffix
     if not re.fullmatch(r"\.\w+", suffix):

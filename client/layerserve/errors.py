@@ -1,11 +1,11 @@
-"""Errors of the client. Every status that a server can send has one, and some have finer ones below it.
+"""Errors of the client: one class per gRPC status, with subclasses for more specific errors.
 
-    LayerserveError                   root; `status`, `code`, `details` and `metadata` on each
-    ├── InvalidArgument               a request doesn't fit the model; also a ValueError
-    │   ├── InvalidTensor             an array doesn't: `name`, `got`, `expected`
+    LayerserveError                   base class; has `status`, `code`, `details` and `metadata`
+    ├── InvalidArgument               a request or argument is invalid; also a ValueError
+    │   ├── InvalidTensor             an array is invalid: `name`, `got`, `expected`
     │   ├── UnknownInput              the model has no input of this name
     │   ├── UnknownOutput             the model has no output or tensor of this name
-    │   └── MissingInput              an input of the model was left out
+    │   └── MissingInput              an input of the model is missing
     ├── OutOfRange                    also a ValueError
     ├── NotFound                      also a LookupError
     │   ├── ModelNotFound
@@ -16,25 +16,25 @@
     ├── AlreadyExists
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
-    │   ├── NotCompiled               neither the request nor the file says how to train
-    │   ├── RunElsewhere              another server on the same repository looks after the run
+    │   ├── NotCompiled               neither the request nor the file has an optimizer and a loss
+    │   ├── RunElsewhere              another server on the same repository owns the run
     │   └── ClientClosed              the client was used after `close()`
-    ├── Overloaded                    a queue is full: `retry_after` in seconds, where the server knows it
+    ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
     ├── DeadlineExceeded              also a TimeoutError
-    ├── Unavailable                   no server there, or it is draining; also a ConnectionError
+    ├── Unavailable                   no server at the address, or it isn't serving; also a ConnectionError
     ├── Cancelled
-    │   └── TrainingCancelled         a run was stopped on request: `run_id`, `epoch`
+    │   └── TrainingCancelled         a run was cancelled: `run_id`, `epoch`
     ├── Aborted
-    │   └── TrainingFailed            a run ended by an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   └── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
     ├── Unauthenticated
     ├── PermissionDenied
-    ├── DataLoss                      data is damaged or incomplete
-    ├── Unimplemented                 the server is older than this call
-    ├── Internal                      a defect of the server: `correlation_id` finds it in the server's log
-    └── UnknownError                  the server, or something before it, gave no reason
+    ├── DataLoss                      data is corrupt or incomplete
+    ├── Unimplemented                 the server doesn't have this RPC, such as an older one
+    ├── Internal                      internal error of the server: `correlation_id` identifies it in the server's log
+    └── UnknownError                  an error without a known status
 
-A server says which of the finer errors it means by a word in the trailing metadata, `layerserve-reason`; `CODES` lists
-the words. An unknown word, or none, gives the error of the status.
+The server selects a subclass by a code in the trailing metadata, `layerserve-reason`; `CODES` lists the codes. Without
+a known code the error has the class of its status.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from typing import Any, ClassVar
 
 import grpc
 
-#: Trailing metadata key of the machine-readable word, such as "model_not_found".
+#: Trailing metadata key for the machine-readable code, such as "model_not_found".
 REASON_KEY = "layerserve-reason"
-#: Trailing metadata key of the id under which the server logged a defect of its own.
+#: Trailing metadata key for the id of an internal error in the server's log.
 CORRELATION_KEY = "layerserve-correlation-id"
-#: Trailing metadata key of gRPC itself: when to try again, in milliseconds; negative means not at all.
+#: Trailing metadata key of gRPC for the time after which to retry, in milliseconds; negative for not at all.
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
-#: The same from a transport that can't send gRPC's own key.
+#: The same key for transports that can't send gRPC's own.
 OWN_PUSHBACK_KEY = "layerserve-retry-pushback-ms"
 
 
 class LayerserveError(Exception):
-    """Root of all errors of the client.
+    """Base class of the client's errors.
 
-    `status` is the gRPC status, `code` a machine-readable word ("model_not_found") or empty, `details` the text for a
-    person, `metadata` the trailing metadata that came with it.
+    `status` is the gRPC status, `code` a machine-readable code ("model_not_found") or empty, `details` the error text,
+    `metadata` the trailing metadata.
     """
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
@@ -74,7 +74,7 @@ class LayerserveError(Exception):
         return self.details or self.status.name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The initialisers differ; rebuilding from the attributes makes all of them picklable alike.
+        # The subclasses' initializers differ, so errors are unpickled from their attributes.
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 
@@ -86,15 +86,15 @@ def _rebuild(cls: type[LayerserveError], args: tuple[Any, ...], attributes: dict
 
 
 class InvalidArgument(LayerserveError, ValueError):
-    """A request doesn't fit the model, or an argument is wrong in itself."""
+    """A request doesn't match the model, or an argument is invalid."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class InvalidTensor(InvalidArgument):
-    """An array doesn't fit: `name` says which, `got` what came and `expected` what was expected.
+    """An array is invalid: `name` is its name, `got` and `expected` describe the difference.
 
-    A server sends only the text; the three attributes are then empty.
+    A server sends only the text; the three attributes are empty then.
     """
 
     code = "invalid_tensor"
@@ -128,19 +128,19 @@ class UnknownOutput(InvalidArgument):
 
 
 class MissingInput(InvalidArgument):
-    """An input of the model was left out."""
+    """An input of the model is missing."""
 
     code = "missing_input"
 
 
 class OutOfRange(LayerserveError, ValueError):
-    """A value lies outside of what the server has."""
+    """A value is out of range."""
 
     status = grpc.StatusCode.OUT_OF_RANGE
 
 
 class NotFound(LayerserveError, LookupError):
-    """What the request names isn't there."""
+    """An object named in the request doesn't exist."""
 
     status = grpc.StatusCode.NOT_FOUND
 
@@ -176,31 +176,31 @@ class RunNotFound(NotFound):
 
 
 class AlreadyExists(LayerserveError):
-    """What the request would make is there already."""
+    """The object to create exists already."""
 
     status = grpc.StatusCode.ALREADY_EXISTS
 
 
 class FailedPrecondition(LayerserveError):
-    """The request is right, but the server's state doesn't allow it."""
+    """The request is valid, but the server's state doesn't allow it."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class ModelNotReady(FailedPrecondition):
-    """The version is there but failed to load; the text says why."""
+    """The version exists but failed to load; the text has the reason."""
 
     code = "model_not_ready"
 
 
 class NotCompiled(FailedPrecondition):
-    """Neither the request nor the model file says how to train: no optimizer or no loss."""
+    """Neither the request nor the model file has an optimizer and a loss."""
 
     code = "not_compiled"
 
 
 class RunElsewhere(FailedPrecondition):
-    """Another server on the same repository looks after the run; the text says which."""
+    """Another server on the same repository owns the run; the text names it."""
 
     code = "run_elsewhere"
 
@@ -212,9 +212,9 @@ class ClientClosed(FailedPrecondition):
 
 
 class Overloaded(LayerserveError):
-    """A queue of the server is full, or a message is larger than it takes.
+    """A queue of the server is full, or the request exceeds a limit.
 
-    `retry_after` is when to try again, in seconds; None where the server doesn't say.
+    `retry_after` is the time after which to retry, in seconds; None if the server doesn't send one.
     """
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -229,13 +229,13 @@ class Overloaded(LayerserveError):
 
 
 class DeadlineExceeded(LayerserveError, TimeoutError):
-    """The answer didn't come within the timeout."""
+    """No reply was received within the timeout."""
 
     status = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Unavailable(LayerserveError, ConnectionError):
-    """No server answers at the address, or it is draining. Safe to try again for anything but `train`."""
+    """No server answers at the address, or it isn't serving. Safe to retry for all calls but `train`."""
 
     status = grpc.StatusCode.UNAVAILABLE
 
@@ -247,7 +247,7 @@ class Cancelled(LayerserveError):
 
 
 class TrainingCancelled(Cancelled):
-    """A run was stopped on request. `epoch` counts from 1; 0 before the first."""
+    """A run was cancelled. `epoch` counts from 1; 0 before the first."""
 
     code = "training_cancelled"
 
@@ -257,15 +257,15 @@ class TrainingCancelled(Cancelled):
 
 
 class Aborted(LayerserveError):
-    """The server gave the operation up."""
+    """The server aborted the operation."""
 
     status = grpc.StatusCode.ABORTED
 
 
 class TrainingFailed(Aborted):
-    """A run ended by an error. `epoch` and `step` count from 1; 0 outside of one.
+    """A run ended with an error. `epoch` and `step` count from 1; 0 outside of one.
 
-    A `resumable` one was interrupted (its process was killed, the server was stopped): `TrainingRun.resume` goes on.
+    A `resumable` run was interrupted (its process was killed, the server was stopped): see `TrainingRun.resume`.
     """
 
     code = "training_failed"
@@ -284,31 +284,31 @@ def _place(epoch: int, step: int) -> str:
 
 
 class Unauthenticated(LayerserveError):
-    """The server wants a token or a client certificate, or doesn't know this one."""
+    """The server requires a valid token or client certificate."""
 
     status = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDenied(LayerserveError):
-    """The server knows the caller and doesn't allow this."""
+    """The client isn't allowed to do this."""
 
     status = grpc.StatusCode.PERMISSION_DENIED
 
 
 class DataLoss(LayerserveError):
-    """Data is damaged, or ended before all of it came."""
+    """Data is corrupt or incomplete."""
 
     status = grpc.StatusCode.DATA_LOSS
 
 
 class Unimplemented(LayerserveError):
-    """The server doesn't have this call: it is older, or no layerserve at all."""
+    """The server doesn't have this RPC: it is an older release, or not a layerserve server."""
 
     status = grpc.StatusCode.UNIMPLEMENTED
 
 
 class Internal(LayerserveError):
-    """A defect of the server. `correlation_id` finds it in the server's log; empty where there is none."""
+    """An internal error of the server. `correlation_id` identifies it in the server's log; may be empty."""
 
     status = grpc.StatusCode.INTERNAL
 
@@ -318,12 +318,12 @@ class Internal(LayerserveError):
 
 
 class UnknownError(LayerserveError):
-    """The server, or something before it, gave no reason."""
+    """An error without a known status, from the server or a proxy."""
 
     status = grpc.StatusCode.UNKNOWN
 
 
-#: The error of each status.
+#: Error classes by status.
 STATUSES: dict[grpc.StatusCode, type[LayerserveError]] = {
     cls.status: cls
     for cls in (
@@ -346,7 +346,7 @@ STATUSES: dict[grpc.StatusCode, type[LayerserveError]] = {
     )
 }
 
-#: The error of each word that a server sends under `layerserve-reason`.
+#: Error classes by the code that a server sends as `layerserve-reason`.
 CODES: dict[str, type[LayerserveError]] = {
     cls.code: cls
     for cls in (
@@ -369,18 +369,18 @@ CODES: dict[str, type[LayerserveError]] = {
 def from_status(
     status: grpc.StatusCode, details: str | None, metadata: Iterable[tuple[str, str | bytes]] | None = None
 ) -> LayerserveError:
-    """The error for what a server sent. A word that belongs to another status is kept as `code` but doesn't choose."""
+    """Returns the error for a server's reply. A code of another status becomes `code` but doesn't select the class."""
     pairs = {key: value for key, value in metadata or () if isinstance(value, str)}
-    word = pairs.get(REASON_KEY, "")
+    code = pairs.get(REASON_KEY, "")
     cls = STATUSES[status]
-    finer = CODES.get(word)
-    if finer is not None and finer.status is status:
-        cls = finer
-    return cls(details or "", code=word, metadata=pairs)
+    specific = CODES.get(code)
+    if specific is not None and specific.status is status:
+        cls = specific
+    return cls(details or "", code=code, metadata=pairs)
 
 
 def trailing_metadata(error: LayerserveError) -> tuple[tuple[str, str], ...]:
-    """What a server sends with the status so that `from_status` gives an equal error."""
+    """Returns the trailing metadata from which `from_status` makes an equal error."""
     pairs = dict(error.metadata)
     if error.code:
         pairs[REASON_KEY] = error.code

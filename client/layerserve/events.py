@@ -1,4 +1,4 @@
-"""What happens in a training run, as values."""
+"""Events of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Logs = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class TrainingEvent:
-    """What all events have: the run, the event's number in it, and when it happened (UTC)."""
+    """Base class of events: the run's id, the event's sequence number in the run, and its time (UTC)."""
 
     run_id: str
     sequence: int
@@ -24,7 +24,7 @@ class TrainingEvent:
 
 @dataclass(frozen=True, slots=True)
 class RunAccepted(TrainingEvent):
-    """The request is valid. The run starts from `version` of `model`; `data_bytes` of data are still to come."""
+    """The request is valid. The run starts from `version` of `model`; `data_bytes` bytes of data are to be uploaded."""
 
     model: str
     version: int
@@ -33,14 +33,14 @@ class RunAccepted(TrainingEvent):
 
 @dataclass(frozen=True, slots=True)
 class RunQueued(TrainingEvent):
-    """All data has come; the run waits for `ahead` others."""
+    """The upload is complete; the run waits in the queue behind `ahead` others."""
 
     ahead: int
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted(TrainingEvent):
-    """The training process works: `epochs` of `steps_per_epoch` steps over `rows` rows."""
+    """The process has started: `epochs` epochs of `steps_per_epoch` steps over `rows` rows."""
 
     epochs: int
     steps_per_epoch: int
@@ -49,7 +49,7 @@ class RunStarted(TrainingEvent):
 
 @dataclass(frozen=True, slots=True)
 class StepProgress(TrainingEvent):
-    """`step` of `steps_per_epoch` in `epoch` of `epochs` is done, from 1; `logs` are means over the epoch so far."""
+    """`step` of `epoch` is completed, both counted from 1; `logs` are means over the epoch so far."""
 
     epoch: int
     epochs: int
@@ -60,7 +60,7 @@ class StepProgress(TrainingEvent):
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd(TrainingEvent):
-    """`epoch` of `epochs` ended, after `seconds`; `logs` are its means, then those of validation."""
+    """`epoch` (from 1) of `epochs` ended after `seconds`; `logs` are its means and the validation's."""
 
     epoch: int
     epochs: int
@@ -70,16 +70,16 @@ class EpochEnd(TrainingEvent):
 
 @dataclass(frozen=True, slots=True)
 class LogLine(TrainingEvent):
-    """A line for people."""
+    """A line of text for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunFinished(TrainingEvent):
-    """The run ended well and published `version`, or None where none was asked for; training took `seconds`.
+    """The run completed and published `version`, None if it published nothing; training took `seconds`.
 
-    `withheld` says why nothing was published although it was asked for: no improvement.
+    `withheld` is the reason if publishing was requested and withheld: no improvement.
     """
 
     version: int | None
@@ -90,9 +90,9 @@ class RunFinished(TrainingEvent):
 
 @dataclass(frozen=True, slots=True)
 class RunFailed(TrainingEvent):
-    """The run ended by an error. `epoch` and `step` count from 1; 0 outside of one.
+    """The run ended with an error. `epoch` and `step` count from 1; 0 outside of one.
 
-    A `resumable` one was interrupted: `resume` goes on with it.
+    A `resumable` run was interrupted, and can be continued with `resume`.
     """
 
     reason: str
@@ -103,16 +103,16 @@ class RunFailed(TrainingEvent):
 
 @dataclass(frozen=True, slots=True)
 class RunCancelled(TrainingEvent):
-    """The run was stopped on request, in `epoch`, from 1; 0 before the first."""
+    """The run was cancelled in `epoch`, counted from 1; 0 before the first."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class RunResumed(TrainingEvent):
-    """The run goes on from its checkpoint: `step` steps of `epoch` (from 1) are done; epoch 0 is the very beginning.
+    """The run was resumed from its checkpoint, after `step` steps of `epoch` (from 1); epoch 0 is the very start.
 
-    What was done behind that is done again: of two events about one epoch the later one counts.
+    Later steps are repeated: of two events about the same epoch the last one counts.
     """
 
     epoch: int
@@ -124,7 +124,7 @@ def read_logs(values: Iterable[training_pb2.LogValue]) -> Logs:
 
 
 def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
-    """The event of a message; None for a kind that this release doesn't know."""
+    """Converts a message to an event; None if this release doesn't know its kind."""
     kind = message.WhichOneof("kind")
     at = (message.run_id, message.sequence, read_time(message.time))
     if kind == "accepted":

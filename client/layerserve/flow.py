@@ -1,8 +1,8 @@
-"""Conversations with the server as generators that do no I/O.
+"""Flows: operations of the client as generators without I/O.
 
-A flow yields steps (call this, open that stream, wait) and is sent what each gave, or has the step's error raised at
-its `yield`. `Client` and `AsyncClient` carry the same flows out, one blocking and one on asyncio, so that what is said
-to the server is written once.
+A flow yields steps (call an RPC, open a stream, wait). It is sent each step's result, or the step's error is raised at
+its `yield`. `Client` and `AsyncClient` run the same flows, one blocking and one on asyncio, so that each operation is
+written once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Reply = TypeVar("Reply", bound=Message, covariant=True)
 
 @dataclass(frozen=True)
 class Call:
-    """Call a unary RPC. Gives its reply."""
+    """Step: call a unary RPC. Its result is the reply."""
 
     method: Method[Any, Any]
     request: Message
@@ -27,7 +27,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Open:
-    """Open a stream. `requests` is a message, or an iterable of them where requests are a stream. Gives a Stream."""
+    """Step: open a stream. `requests` is a message, or an iterable if requests are streamed. Its result is a Stream."""
 
     method: Method[Any, Any]
     requests: Message | Iterable[Message]
@@ -35,35 +35,35 @@ class Open:
 
 @dataclass(frozen=True)
 class Stream(Generic[Reply]):
-    """An open stream; `handle` belongs to the shell that opened it."""
+    """An open stream; `handle` is the channel's object for it."""
 
     handle: Any
 
 
 @dataclass(frozen=True)
 class Receive:
-    """Wait for the next message of a stream. Gives it, or None at the stream's end."""
+    """Step: wait for the next message of a stream. Its result is the message, or None at the end of the stream."""
 
     stream: Stream[Any]
 
 
 @dataclass(frozen=True)
 class Close:
-    """Close a stream before its end. Gives None."""
+    """Step: close a stream before its end. Its result is None."""
 
     stream: Stream[Any]
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait for some seconds. Gives None."""
+    """Step: wait for some seconds. Its result is None."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Work:
-    """Run a function that may block on a disk. Gives what it returns; what it raises is raised at the `yield`."""
+    """Step: run a function that may block on a disk. Its result is the function's."""
 
     function: Callable[[], Any]
 

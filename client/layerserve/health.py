@@ -1,4 +1,4 @@
-"""Whether a server answers: gRPC's standard health check, whose two messages are small enough to read here."""
+"""gRPC's standard health check. Its two messages are small enough to be encoded here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from layerserve.errors import DeadlineExceeded, LayerserveError, Unavailable
 from layerserve.flow import Flow, Pause, call
 from layerserve.methods import Method
 
-#: Time between two looks, in seconds.
+#: Time between two checks, in seconds.
 POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class HealthCheckRequest:
-    """`grpc.health.v1.HealthCheckRequest` for the whole server: it has no field set, and so no bytes."""
+    """`grpc.health.v1.HealthCheckRequest` for the whole server: no field is set, so it has no bytes."""
 
     def SerializeToString(self) -> bytes:  # noqa: N802
         return b""
@@ -49,7 +49,7 @@ CHECK = Method("grpc.health.v1.Health", "Check", HealthCheckRequest, HealthCheck
 
 
 def wait_until_ready(address: str, timeout: float) -> Flow[None]:
-    """Asks until the server says that it serves. After `timeout` seconds, raises what was last known."""
+    """Flow that polls until the server is serving. Raises the last error after `timeout` seconds."""
     end = time.monotonic() + timeout
     failure: LayerserveError | None = None
     while True:
@@ -57,7 +57,7 @@ def wait_until_ready(address: str, timeout: float) -> Flow[None]:
             reply = yield from call(CHECK, HealthCheckRequest())
             if reply.serving:
                 return
-            failure = Unavailable(f"the server at {address} is still loading its models, or is draining")
+            failure = Unavailable(f"the server at {address} is still loading its models, or is stopping")
         except Unavailable as error:
             failure = error
         except DeadlineExceeded as error:

@@ -1,4 +1,4 @@
-"""Which array goes to which input: what a user passes, matched by name or position to what the model has."""
+"""Matching of a user's arrays to a model's inputs or outputs, by name or position."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from layerserve.v1.tensor_pb2 import Tensor
 
 
 def encode_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[Tensor]:
-    """The tensors of a Predict request.
+    """Returns the tensors of a Predict request.
 
     `inputs` is a mapping by name, a DataFrame, a list in the model's order, or the array of the only input. Values are
-    converted to the inputs' element types (see `layerserve.casting`). Names may be left out: which inputs are needed
-    depends on the outputs asked for, and the server says so. Raises UnknownInput, MissingInput, InvalidTensor.
+    converted to the inputs' dtypes (see `layerserve.casting`). A mapping may lack inputs: which ones are required
+    depends on the requested outputs, and is checked by the server. Raises UnknownInput, MissingInput, InvalidTensor.
     """
     tensors = []
     for name, value, spec in match(inputs, specs, "input"):
         array = as_array(value, name)
-        # A spec is lacking only where the server tells none; Keras's default type is then the best guess.
+        # Without a spec from the server, Keras's default dtype is the best guess.
         array = cast(array, spec.dtype, name) if spec else default_cast(array, name)
         tensors.append(encode(array, name, spec.dtype if spec else None))
     return tensors
@@ -32,13 +32,14 @@ def encode_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[Tensor]:
 def match(
     values: Any, specs: Sequence[TensorSpec], kind: str, *, targets: bool = False
 ) -> list[tuple[str, Any, TensorSpec | None]]:
-    """(name, value, spec) for each value of a mapping, a list in the model's order, or one array.
+    """Returns (name, value, spec) for each value of a mapping, a list in the model's order, or a single array.
 
-    A DataFrame is a mapping of its columns where the model has several inputs, or all columns are inputs; else it is an
-    array of rows, as for Keras.
+    A DataFrame is a mapping of its columns if the model has several inputs or all columns are inputs; otherwise it is
+    an array of rows, as in Keras.
 
-    `kind` is "input" or "output", for errors. `targets`: the values are targets, whose rank may differ from that of the
-    output.
+    `kind` is "input" or "output", for error texts. `targets` means that the values are targets, whose rank may differ
+    from the output's. Raises UnknownInput or UnknownOutput, MissingInput, and InvalidArgument for a list of a wrong
+    length.
     """
     known = {spec.name: spec for spec in specs}
     if _is_data_frame(values):
@@ -58,7 +59,7 @@ def match(
 
 
 def _is_data_frame(values: Any) -> bool:
-    """Whether this is a DataFrame of pandas, Polars or another package that is like these. None of them is imported."""
+    """Whether this is a DataFrame of pandas, Polars or a similar package. None of them is imported."""
     return hasattr(values, "columns") and hasattr(values, "to_numpy") and hasattr(values, "__getitem__")
 
 
@@ -75,9 +76,9 @@ def _match_positions(values: Any, specs: Sequence[TensorSpec], kind: str) -> lis
 
 
 def _is_list_of_one(values: Any, spec: TensorSpec | None, targets: bool) -> bool:
-    """Whether `[array]` means a list of inputs with one in it, as Keras takes it, and not a batch of one row.
+    """Whether `[array]` is a list with the only input, as in Keras, rather than a batch of one row.
 
-    The rank tells: an input of shape (rows, 3) is fed with an array of two axes, a row of it has one.
+    Decided by the rank: for an input of shape (rows, 3), an array with two axes is the input, with one axis a row.
     """
     if not isinstance(values, (list, tuple)) or len(values) != 1:
         return False
@@ -88,7 +89,7 @@ def _is_list_of_one(values: Any, spec: TensorSpec | None, targets: bool) -> bool
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """Text for a name that the model doesn't have: the near names, or all."""
+    """Returns the error text for an unknown name, with similar names or else all."""
     choices = list(known)
     near = difflib.get_close_matches(str(name), choices, n=3)
     if near:

@@ -1,4 +1,4 @@
-"""The RPCs that the client calls, as a table."""
+"""Table of the RPCs that the client calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layerserve.v1 import graph_pb2, models_pb2, prediction_pb2, training_pb2
 
 
 class Message(Protocol):
-    """What every protobuf message has."""
+    """Interface of protobuf messages."""
 
     def SerializeToString(self) -> bytes: ...  # noqa: N802
     def ByteSize(self) -> int: ...  # noqa: N802
@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Message)
 
 @dataclass(frozen=True)
 class Method(Generic[Q, R]):
-    """One RPC. `repeatable`: unary, and calling it twice does what calling it once does."""
+    """An RPC. `repeatable` means that it is unary and idempotent."""
 
     service: str
     name: str
@@ -122,4 +122,4 @@ METHODS: tuple[Method[Message, Message], ...] = (
     DELETE_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
-)  # type: ignore[assignment]  # a Method is read only, so it may be taken for one of wider messages
+)  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant

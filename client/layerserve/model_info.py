@@ -1,4 +1,4 @@
-"""What a server says of its models: versions, inputs and outputs."""
+"""Information about served models: versions, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from layerserve.v1 import models_pb2, tensor_pb2
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-#: State of a version: being read, answers, could not be loaded, finishes what it has, or on disk for the first request.
+#: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request.
 VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unknown"]
 
-#: Formats of model files, by name.
+#: Model file formats by name.
 MODEL_FORMAT = words(
     {label.removeprefix("MODEL_FORMAT_").lower(): number for label, number in tensor_pb2.ModelFormat.items() if number}
 )
@@ -27,7 +27,7 @@ MODEL_FORMAT = words(
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output of a model. An axis of `shape` is None where any length is taken; the first counts rows."""
+    """An input or output of a model. `shape` has None for axes of any length; the first axis is the rows."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -36,9 +36,9 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What computes about `rows` rows, and the time of a call with each engine that was timed, in milliseconds.
+    """The engine chosen for batches of about `rows` rows, and the time of each timed engine for them, in milliseconds.
 
-    `difference` is the largest one to the proof beside the file, for an engine of less precision than the model's.
+    `difference` is the maximum difference from the golden file's outputs, for an engine of lower precision.
     """
 
     rows: int
@@ -49,12 +49,12 @@ class EngineChoice:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One version of a model.
+    """A version of a model.
 
-    `inputs` and `outputs` are empty until the version is loaded; `reason` says why it failed; `compiled` whether its
-    file says how to train; `served_by_default` whether it answers requests that name no version; `engines`
-    what computes it, by row count, empty while it is torch, call by call; `choosing_engine` whether engines are still
-    being timed for it.
+    `inputs` and `outputs` are empty until the version is loaded. `reason` is the error of a failed version. `compiled`
+    is whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
+    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine` whether
+    engines are still being timed.
     """
 
     name: str
@@ -76,22 +76,22 @@ class ModelInfo:
     choosing_engine: bool = False
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Returns the table for notebooks."""
         return Models((self,))._repr_html_()
 
 
 class Models(tuple[ModelInfo, ...]):
-    """Versions of models, as a tuple that a notebook shows as a table."""
+    """A tuple of versions of models, shown as a table in notebooks."""
 
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Returns the table for notebooks."""
         return models_table(self, f"{len(self)} version{'s' * (len(self) != 1)}").html()
 
 
 def model_spec(name: str, version: int | None = None, label: str | None = None) -> tensor_pb2.ModelSpec:
-    """The reference to a model as it is sent. Raises InvalidArgument for an empty name and for version *and* label."""
+    """Makes the message that refers to a model. Raises InvalidArgument for an empty name, or both version and label."""
     if not isinstance(name, str) or not name:
         raise InvalidArgument(f"model: got {name!r}, expected the name of a model")
     if version is not None and label is not None:
@@ -105,7 +105,7 @@ def model_spec(name: str, version: int | None = None, label: str | None = None) 
 
 
 def model_format(name: str | None) -> tensor_pb2.ModelFormat.ValueType:
-    """The format of a model file as it is sent; None for the model's own. Raises InvalidArgument for an unknown one."""
+    """Returns the enum value of a file format; None is the model's own. Raises InvalidArgument if it is unknown."""
     if name is None:
         return tensor_pb2.MODEL_FORMAT_UNSPECIFIED
     number: tensor_pb2.ModelFormat.ValueType = MODEL_FORMAT.encode("format", name)

@@ -1,4 +1,4 @@
-"""The nodes of a served model: which layer was called on what, and the shapes that went in and came out."""
+"""The nodes of a served model: the calls of its layers, with the shapes of their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NodeTensor:
-    """A tensor at a node: made by call `node_index` of `layer`, as its output `tensor_index`.
+    """A tensor at a node: output `tensor_index` of node `node_index` of `layer`.
 
-    `argument` names the argument that it was given as ("inputs", "initial_state[0]") and is empty for outputs; `masked`
-    says whether a mask travels with it.
+    `argument` is the argument as which it is passed ("inputs", "initial_state[0]"); empty for outputs. `masked` is
+    whether it has a mask.
     """
 
     layer: str
@@ -39,7 +39,7 @@ class NodeTensor:
 
 @dataclass(frozen=True, slots=True)
 class LayerNode:
-    """One call of a layer: the tensors it took and those it gave."""
+    """A node, one call of a layer, with its input and output tensors."""
 
     index: int
     inputs: tuple[NodeTensor, ...]
@@ -48,9 +48,9 @@ class LayerNode:
 
 @dataclass(frozen=True, slots=True)
 class LayerNodes:
-    """A layer and its calls. `path` is its name with those of the models that it is nested in: "outer/inner".
+    """A layer and its nodes. `path` is its name after the names of the models in which it is nested: "outer/inner".
 
-    Tensors and shapes are asked for as in Keras: where a node has one tensor they give it, where it has several a list.
+    As in Keras, methods return a single tensor or shape if the node has one, and a list if it has several.
     """
 
     path: str
@@ -61,49 +61,49 @@ class LayerNodes:
     trainable: bool
 
     def input_at(self, node_index: int) -> NodeTensor | list[NodeTensor]:
-        """What the layer took in one call (Keras's `get_input_at`). Raises ValueError if there was no such call."""
+        """Input of the layer at a node (Keras's `get_input_at`). Raises ValueError if there is no such node."""
         return _one_or_list(self._node(node_index, "input").inputs)
 
     def output_at(self, node_index: int) -> NodeTensor | list[NodeTensor]:
-        """What the layer gave in one call (Keras's `get_output_at`). Raises ValueError if there was no such call."""
+        """Output of the layer at a node (Keras's `get_output_at`). Raises ValueError if there is no such node."""
         return _one_or_list(self._node(node_index, "output").outputs)
 
     def input_shape_at(self, node_index: int) -> Shape | list[Shape]:
-        """Shape of what the layer took in one call, None where an axis takes any length.
+        """Input shape of the layer at a node (Keras's `get_input_shape_at`), with None for axes of any length.
 
-        Raises ValueError if there was no such call.
+        Raises ValueError if there is no such node.
         """
         return _shapes(self._node(node_index, "input shape").inputs)
 
     def output_shape_at(self, node_index: int) -> Shape | list[Shape]:
-        """Shape of what the layer gave in one call, None where an axis may have any length.
+        """Output shape of the layer at a node (Keras's `get_output_shape_at`), with None for axes of any length.
 
-        Raises ValueError if there was no such call.
+        Raises ValueError if there is no such node.
         """
         return _shapes(self._node(node_index, "output shape").outputs)
 
     @property
     def input(self) -> NodeTensor | list[NodeTensor]:
-        """What the layer took, where it was called once. AttributeError otherwise."""
+        """Input of a layer with one node. Raises AttributeError if it has none or several."""
         return _one_or_list(self._only_node("input").inputs)
 
     @property
     def output(self) -> NodeTensor | list[NodeTensor]:
-        """What the layer gave, where it was called once. AttributeError otherwise."""
+        """Output of a layer with one node. Raises AttributeError if it has none or several."""
         return _one_or_list(self._only_node("output").outputs)
 
     @property
     def input_shape(self) -> Shape | list[Shape]:
-        """Shape of what the layer took, where all calls agree. AttributeError otherwise."""
+        """Input shape of the layer. Raises AttributeError if it has no nodes, or nodes with different shapes."""
         return self._agreed("input", [_shapes(node.inputs) for node in self.nodes])
 
     @property
     def output_shape(self) -> Shape | list[Shape]:
-        """Shape of what the layer gave, where all calls agree. AttributeError otherwise."""
+        """Output shape of the layer. Raises AttributeError if it has no nodes, or nodes with different shapes."""
         return self._agreed("output", [_shapes(node.outputs) for node in self.nodes])
 
     def _node(self, index: int, what: str) -> LayerNode:
-        # Not from the end: node -1 would be another node after the next call.
+        # Negative indices are refused: node -1 would change with the next call.
         if not 0 <= index < len(self.nodes):
             raise ValueError(
                 f"layer {self.path!r}: asked for the {what} at node {index}, but the layer has {len(self.nodes)} nodes"
@@ -134,7 +134,7 @@ class LayerNodes:
 
 
 class NodeShapes(Mapping[str, LayerNodes]):
-    """The layers of a model by path, in Keras's order, with all their nodes; and the model's inputs and outputs."""
+    """Mapping of the layers of a model by path, in Keras's order, with the model's inputs and outputs."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Predict: arrays to a request, a reply to arrays, and the models' inputs remembered in between."""
+"""Predictions: encoding of requests, decoding of replies, and a cache of models' signatures."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from layerserve.v1.models_pb2 import GetModelRequest
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 
-#: Bytes of a message at the most: protobuf's own limit.
+#: Maximum size of a message in bytes, protobuf's own limit.
 MAX_MESSAGE_BYTES = 2**31 - 1
 
 
 class Prediction(Mapping[str, Array]):
-    """The arrays that a model gave, by name, in the order asked for; and the model and version that gave them."""
+    """Mapping of output arrays by name, in the requested order, with the model and version that computed them."""
 
     def __init__(self, model: str, version: int, outputs: Mapping[str, Array]) -> None:
         self.model = model
@@ -45,7 +45,7 @@ class Prediction(Mapping[str, Array]):
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs and outputs of the version that answered a reference to a model."""
+    """The inputs and outputs of the version to which a reference to a model resolved."""
 
     version: int
     inputs: tuple[TensorSpec, ...]
@@ -54,7 +54,7 @@ class Signature:
 
 @dataclass
 class Signatures:
-    """What is remembered of the models, so that a prediction takes one call. A new version makes it stale."""
+    """Cache of signatures, so that a prediction takes one call. A new version makes an entry stale."""
 
     known: dict[tuple[str, int | None, str | None], Signature] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class Signatures:
         self.known[_key(spec)] = signature
 
     def answered(self, spec: ModelSpec, version: int) -> None:
-        """Forget what another version than the one that answered had told."""
+        """Drops the signature of a reference if another version than its own has replied."""
         signature = self.known.get(_key(spec))
         if signature is not None and signature.version != version:
             self.known.pop(_key(spec), None)
@@ -84,16 +84,16 @@ def predict(
     version: int | None,
     label: str | None,
 ) -> Flow[Prediction]:
-    """The flow of a prediction. What is remembered may be stale: where it leads to an error, it is asked for anew."""
+    """Flow of a prediction. A cached signature may be stale, so it is fetched again if the prediction fails with it."""
     spec = model_spec(model, version, label)
     names = output_names(outputs)
-    remembered = signatures.get(spec)
-    if remembered is not None:
+    cached = signatures.get(spec)
+    if cached is not None:
         try:
-            return (yield from _predict(signatures, spec, inputs, names, remembered))
+            return (yield from _predict(signatures, spec, inputs, names, cached))
         except InvalidArgument:
             fresh = yield from fetch_signature(signatures, spec)
-            if fresh.inputs == remembered.inputs:
+            if fresh.inputs == cached.inputs:
                 raise
     else:
         fresh = yield from fetch_signature(signatures, spec)
@@ -115,15 +115,15 @@ def _predict(
 
 
 def read_prediction(reply: PredictResponse, *, copy: bool = True) -> Prediction:
-    # Copied, so that the caller may write into the arrays as into those of Keras's predict.
+    # Copied by default, so that the arrays are writable like those of Keras's predict.
     arrays = {tensor.name: decode(tensor, copy=copy) for tensor in reply.outputs}
     return Prediction(reply.model.name, reply.model.version, arrays)
 
 
 def as_asked(prediction: Prediction, outputs: str | Sequence[str] | None) -> Array | dict[str, Array]:
-    """The array for a name, a dict for a list of names; where none were given, the array of a model with one output.
+    """Returns an array if `outputs` is a name, a dict if it is a list, and for None an array if there is one output.
 
-    A list of one name gives a dict too: what comes back depends on the kind of `outputs`, never on its length.
+    A list of one name also gives a dict: the result's type depends on the type of `outputs`, not on its length.
     """
     if isinstance(outputs, str) or (outputs is None and len(prediction) == 1):
         return next(iter(prediction.values()))
@@ -131,7 +131,7 @@ def as_asked(prediction: Prediction, outputs: str | Sequence[str] | None) -> Arr
 
 
 def output_names(outputs: str | Sequence[str] | None) -> list[str]:
-    """The names that a caller asks for; none for all outputs of the model. Raises InvalidArgument."""
+    """Returns the requested names; empty for all outputs. Raises InvalidArgument for an empty list or duplicates."""
     if outputs is None:
         return []
     names = [outputs] if isinstance(outputs, str) else list(outputs)
@@ -148,13 +148,13 @@ def get_model(spec: ModelSpec) -> Flow[ModelInfo]:
 
 
 def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
-    """Ask for a model's inputs and outputs. Raises ModelNotReady with the reason why the version failed to load."""
+    """Flow that fetches a model's inputs and outputs. Raises ModelNotReady with the reason if it failed to load."""
     info = yield from get_model(spec)
     if info.state == "failed":
         raise ModelNotReady(f"model {info.name!r} version {info.version} failed to load: {info.reason}")
     signature = Signature(info.version, info.inputs, info.outputs)
     if not info.inputs:
-        # A version that rests on disk tells its inputs only after a request that loads it.
+        # The inputs of a version that isn't loaded are known only after a request that loads it.
         reply = yield from call(GET_NODE_SHAPES, GetNodeShapesRequest(model=spec))
         signature = Signature(
             reply.model.version or info.version,

@@ -1,4 +1,4 @@
-"""Many predictions over one stream: requests go out as they come, answers are put back into their order."""
+"""Predictions over one stream: sends requests as they are produced, and puts replies into their order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATUSES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.St
 
 
 class PredictionFeed:
-    """Predictions for each of `inputs`, in their order. Does no I/O."""
+    """Flows for predictions for each of `inputs`, in their order."""
 
     def __init__(
         self,
@@ -35,26 +35,26 @@ class PredictionFeed:
         self._inputs = inputs
         self._outputs = output_names(outputs)
         self._stream: Stream[PredictStreamResponse] | None = None
-        self._came: dict[int, PredictStreamResponse] = {}
+        self._received: dict[int, PredictStreamResponse] = {}
         self._next = 0
         self._failure: Exception | None = None
 
     def next(self) -> Flow[Prediction | None]:
-        """The next prediction, None at the end. Raises what is wrong with its input, or with the stream."""
+        """Flow of the next prediction; None at the end. Raises the error of its input, or of the stream."""
         if self._stream is None:
             known = self._signatures.get(self._spec)
             signature = known or (yield from fetch_signature(self._signatures, self._spec))
             self._stream = yield from open_stream(PREDICT_STREAM, self._requests(signature))
-        while self._next not in self._came:
+        while self._next not in self._received:
             reply = yield from receive(self._stream)
             if reply is None:
-                # What the inputs themselves raised ended the stream of requests. gRPC would only log it.
+                # An error raised by the inputs ended the stream of requests; gRPC would only log it.
                 if self._failure is not None:
                     raise self._failure
                 return None
             answered = reply.response.id if reply.WhichOneof("outcome") == "response" else reply.error.id
-            self._came[int(answered)] = reply
-        reply = self._came.pop(self._next)
+            self._received[int(answered)] = reply
+        reply = self._received.pop(self._next)
         self._next += 1
         if reply.WhichOneof("outcome") == "error":
             raise _error(reply.error)
@@ -62,7 +62,7 @@ class PredictionFeed:
         return read_prediction(reply.response)
 
     def close(self) -> Flow[None]:
-        """Ends the stream, whatever is still under way."""
+        """Flow that closes the stream and drops open requests."""
         if self._stream is not None:
             yield Close(self._stream)
 

@@ -1,4 +1,4 @@
-"""Prepared predictions: what is the same in every request is written once, and the arrays are copied once a way."""
+"""Prepared predictions: constant parts of requests are serialized once, and arrays are copied once per direction."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from layerserve.wire import TensorWriter
 
 
 class RequestForm:
-    """Requests to one model for the same outputs, and how their replies are read. Does no I/O."""
+    """Serializes requests to a model for the same outputs, and reads their replies."""
 
     def __init__(self, head: bytes, inputs: Sequence[TensorSpec], outputs: str | Sequence[str] | None = None) -> None:
         self._head = head
@@ -33,7 +33,10 @@ class RequestForm:
         self._tensors = TensorWriter(PredictRequest.INPUTS_FIELD_NUMBER)
 
     def fill(self, inputs: Any) -> bytes:
-        """The request with these inputs. Raises UnknownInput, MissingInput, InvalidTensor, InvalidArgument."""
+        """Returns the serialized request with these inputs.
+
+        Raises UnknownInput, MissingInput, InvalidTensor, and InvalidArgument if it is too large.
+        """
         parts: list[Any] = [self._head]
         for name, value, spec in match(inputs, self._inputs, "input"):
             array = as_array(value, name)
@@ -45,14 +48,14 @@ class RequestForm:
         return message
 
     def read(self, reply: PredictResponse) -> Array | dict[str, Array]:
-        """The arrays of a reply, read-only: they are the reply's own bytes."""
+        """Returns the arrays of a reply, read-only since they share its memory."""
         return as_asked(read_prediction(reply, copy=False), self._outputs)
 
 
 def prepare(
     signatures: Signatures, model: str, outputs: str | Sequence[str] | None, version: int | None, label: str | None
 ) -> Flow[RequestForm]:
-    """The form of requests to a model, which is asked for its inputs."""
+    """Flow that makes the form of requests to a model. Raises ModelNotReady if its inputs are unknown."""
     spec = model_spec(model, version, label)
     signature = signatures.get(spec) or (yield from fetch_signature(signatures, spec))
     if not signature.inputs:

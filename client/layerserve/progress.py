@@ -1,4 +1,4 @@
-"""Progress of training as plain text, for terminals and logs, without any package."""
+"""Training progress as plain text for terminals and logs, without further packages."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from layerserve.events import (
     TrainingEvent,
 )
 
-#: Seconds between two drawings of a line that is rewritten.
+#: Minimum time between two updates of the live line, in seconds.
 REDRAW_SECONDS = 0.1
 
 
 def format_logs(logs: Logs) -> str:
-    """'loss: 0.6931 - accuracy: 0.5'. Four digits, as Keras shows them."""
+    """Formats logs with four digits, as Keras does: "loss: 0.6931 - accuracy: 0.5"."""
     return " - ".join(f"{name}: {value:.4g}" for name, value in logs.items())
 
 
 def format_seconds(seconds: float) -> str:
-    """'38 ms' or '1.2 s': many epochs take less than a tenth of a second."""
+    """Formats a duration as "1.2 s" or, below a second, as "38 ms"."""
     if seconds >= 1:
         return f"{seconds:.1f} s"
     milliseconds = 1000 * seconds
@@ -35,7 +35,7 @@ def format_seconds(seconds: float) -> str:
 
 
 class PlainProgress:
-    """Writes a line for each epoch; on a terminal also one that is rewritten while the epoch goes on."""
+    """Writes a line per epoch; on a terminal also a live line during the epoch."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr

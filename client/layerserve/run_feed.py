@@ -1,4 +1,4 @@
-"""The events of a training run as they come, and what they add up to. Survives streams that break."""
+"""Feed of a training run's events, with the state derived from them. Reconnects broken streams."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from layerserve.v1.training_pb2 import (
     WatchRunRequest,
 )
 
-#: Seconds to wait before each attempt to attach again; after the last one the error is the user's. About a minute.
+#: Delays before the attempts to reconnect, in seconds, about a minute in total. After the last one the error is raised.
 RECONNECT_DELAYS: tuple[float, ...] = (0.1, 0.2, 0.5, 1, 2, 4, 8, 8, 8, 8, 8, 8)
 
 EventStream = Stream[training_pb2.TrainResponse | training_pb2.EvaluateResponse | training_pb2.WatchRunResponse]
 
 
 class RunFeed:
-    """One run, from the side of its reader. `next_event` moves on; the attributes say what the events so far told."""
+    """A run as seen by its reader. `next_event` advances it; the attributes reflect the events read so far."""
 
     def __init__(self, run_id: str = "", reconnect_delays: Sequence[float] = RECONNECT_DELAYS) -> None:
         self.run_id = run_id
@@ -58,7 +58,7 @@ class RunFeed:
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """Values of the logs by epoch. An epoch that was done again after an interruption counts once."""
+        """Values of each log by epoch. An epoch that was repeated after an interruption counts once."""
         found: dict[str, list[float]] = {}
         for epoch in sorted(self._epochs):
             for name, value in self._epochs[epoch].items():
@@ -70,7 +70,10 @@ class RunFeed:
         return self.outcome.withheld if isinstance(self.outcome, RunFinished) else ""
 
     def start(self, upload: Upload) -> Flow[None]:
-        """Send the request and its data; ends when the server has all of it, or the run is over."""
+        """Flow that sends the request and its data, until the server has received all of it or the run has ended.
+
+        Raises the upload's error if slicing the data failed, otherwise the server's.
+        """
         try:
             yield from self._send(upload)
         except LayerserveError as error:
@@ -93,13 +96,13 @@ class RunFeed:
                 return
 
     def _check_failed(self) -> Flow[None]:
-        """Raises TrainingFailed where the stream ended because the server gave the run up, and not by itself."""
+        """Raises TrainingFailed if the stream ended because the run failed on the server."""
         info = yield from self.info()
         if info.state == "failed":
             raise TrainingFailed(self.run_id, info.reason)
 
     def _receive_first(self, stream: EventStream) -> Flow[TrainingEvent]:
-        """The next event while data is being sent. A stream that breaks now can't be taken up again."""
+        """Flow of the next event during the upload. A stream that breaks now can't be reconnected."""
         while True:
             reply = yield from receive(stream)
             if reply is None:
@@ -109,13 +112,13 @@ class RunFeed:
                 return event
 
     def attach(self) -> Flow[None]:
-        """Look the run up. Its events are then read from the first one. Raises RunNotFound."""
+        """Flow that looks the run up; its events are read from the first one on. Raises RunNotFound, RunElsewhere."""
         info = yield from self.info()
         self.model, self.base_version, self.version = info.model, info.base_version, info.version
         self.state = info.state
 
     def next_event(self) -> Flow[TrainingEvent | None]:
-        """The next event; None after the last. After a RunFailed it raises TrainingFailed."""
+        """Flow of the next event; None after the last one. Raises TrainingFailed after a RunFailed."""
         while not self._unread:
             if isinstance(self.outcome, RunFailed):
                 failed = self.outcome
@@ -128,7 +131,7 @@ class RunFeed:
         return self._unread.popleft()
 
     def _receive(self) -> Flow[training_pb2.TrainEvent]:
-        """The next message, from a new stream where the one at hand broke."""
+        """Flow of the next message, from a new stream if the current one is broken."""
         failure: LayerserveError = Unavailable("the stream of events ended before the run did")
         for delay in (0.0, *self._reconnect_delays):
             if delay:
@@ -140,13 +143,13 @@ class RunFeed:
                 reply = yield from receive(self._stream)
                 if reply is not None:
                     return reply.event
-            except (Unavailable, Cancelled) as error:  # a server that stops cancels its streams
+            except (Unavailable, Cancelled) as error:  # a stopping server may cancel its streams
                 failure = error
             self._stream = None
         raise failure
 
     def _note(self, message: training_pb2.TrainEvent) -> TrainingEvent | None:
-        """Take an event in. None where it is known already, or of a kind that this release doesn't know."""
+        """Records an event and returns it; None if it was read before, or is of a kind unknown to this release."""
         if message.sequence < self._next_sequence:
             return None
         self._next_sequence = message.sequence + 1
@@ -161,7 +164,7 @@ class RunFeed:
             self.state = "running"
             self._epochs[event.epoch] = event.logs
         elif isinstance(event, RunResumed):
-            # Epochs behind the checkpoint are done again.
+            # Epochs after the checkpoint are repeated.
             self._epochs = {epoch: logs for epoch, logs in self._epochs.items() if epoch < event.epoch}
         elif isinstance(event, RunFinished):
             self.state, self.version, self.outcome = "finished", event.version, event
@@ -172,7 +175,7 @@ class RunFeed:
         return event
 
     def check_finished(self) -> None:
-        """Raises TrainingCancelled for a run that was stopped; a failed one has raised before."""
+        """Raises TrainingCancelled if the run was cancelled. (For a failed run `next_event` has raised.)"""
         if isinstance(self.outcome, RunCancelled):
             raise TrainingCancelled(self.run_id, self.outcome.epoch)
 
@@ -185,11 +188,11 @@ class RunFeed:
         return read_run_info(reply.run)
 
     def resume(self) -> Flow[RunInfo]:
-        """Let an interrupted run go on; its events are then read on from where they were."""
+        """Flow that resumes an interrupted run; reading continues after its last event."""
         reply = yield from call(RESUME_RUN, ResumeRunRequest(run_id=self.run_id))
         info = read_run_info(reply.run)
         if isinstance(self.outcome, RunFailed):
-            # It was not the end; the run may have come to another one by now.
+            # The failure isn't final any more; the run may already have ended in another way.
             self.outcome, self.state, self._stream = None, "queued", None
         return info
 

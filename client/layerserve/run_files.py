@@ -1,4 +1,4 @@
-"""Files that the callbacks of a run have written: which there are, and their download."""
+"""Listing and download of files written by a run's callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layerserve.v1.training_pb2 import DownloadRunFileRequest, ListRunFilesReque
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """A file that a callback has written: its name with '/' between its parts, and its size in bytes."""
+    """A file written by a callback: relative path with '/', size in bytes, and modification time."""
 
     name: str
     bytes: int
@@ -25,13 +25,13 @@ class RunFile:
 
 
 def list_files(run_id: str) -> Flow[tuple[RunFile, ...]]:
-    """The flow that asks which files there are."""
+    """Flow that lists a run's files."""
     reply = yield from call(LIST_RUN_FILES, ListRunFilesRequest(run_id=run_id))
     return tuple(RunFile(file.name, file.bytes, read_time(file.modified_time)) for file in reply.files)
 
 
 def download_file(run_id: str, name: str, path: str | os.PathLike[str]) -> Flow[Path]:
-    """The flow of a download into a file, or into a directory under the file's own name."""
+    """Flow that downloads a run's file to a file, or to a directory under its own name. Returns its path."""
     request = DownloadRunFileRequest(run_id=run_id, name=name)
     where = os.fspath(path)
     return (yield from fetch(DOWNLOAD_RUN_FILE, request, f"file {name!r}", lambda _: _destination(where, name)))
@@ -40,6 +40,6 @@ def download_file(run_id: str, name: str, path: str | os.PathLike[str]) -> Flow[
 def _destination(path: str, name: str) -> Path:
     if not (path.endswith(("/", os.sep)) or Path(path).is_dir()):
         return Path(path)
-    # The name may come from the server's list: none of its parts leads out of the directory.
+    # Names may come from the server: characters that could lead out of the directory are replaced.
     parts = [re.sub(r"[^\w.-]", "_", part).lstrip(".") or "_" for part in name.split("/")]
     return Path(path, *parts)

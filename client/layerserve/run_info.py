@@ -1,4 +1,4 @@
-"""What a server says of its training runs."""
+"""Information about training runs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from layerserve.v1 import training_pb2
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-#: What a run does.
+#: Kind of a run.
 RunKind = Literal["training", "evaluation", "unknown"]
-#: State of a run: receives data or waits, trains, ended well, ended by an error, was stopped on request.
+#: State of a run; "queued" includes receiving data.
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A training run as it stands.
+    """Snapshot of a training run.
 
-    It starts from `base_version` of `model` and publishes `version` when it finishes, or None; `reason` says why it
-    failed; `logs` are its newest losses and metrics. A `resumable` run was interrupted, and `resume` goes on with it;
-    `resumed` is how often that was done. `workers` is the number of processes that train together.
-    `owner` is the server that looks after it, where that isn't the one that was asked.
+    It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
+    failed run, and `logs` are its latest losses and metrics. A `resumable` run was interrupted and can be resumed;
+    `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
+    if that isn't the one that replied.
     """
 
     id: str

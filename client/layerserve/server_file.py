@@ -1,4 +1,4 @@
-"""Training data that lies where the server sees it."""
+"""Training data in files of the server."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ServerFile:
-    """An array in a file below the server's data root, to be given to `train` and `evaluate` in place of an array.
+    """An array in a file below the server's data root, to be passed to `train` and `evaluate` in place of an array.
 
-    `path` is relative to that folder: a .npy, .npz or .parquet file. `key` picks an array of a .npz file, or columns of
-    a Parquet file, separated by commas.
+    `path` is relative to the data root: a .npy, .npz or .parquet file. `key` is the name of an array in a .npz file, or
+    the names of columns in a Parquet file, separated by commas.
 
     Example:
         client.train("mnist", ServerFile("mnist/train.npz", "x"), ServerFile("mnist/train.npz", "y"))

@@ -17,14 +17,14 @@ _NODE_COLUMNS = ("Layer", "Class", "#Node", "Input", "From", "Output", "#Paramet
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of plain text, which may have several lines. Columns named with '#' are numbers."""
+    """A table of plain text; cells may have several lines. Columns whose name starts with '#' are numeric."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def html(self) -> str:
-        """The table as HTML. All text is escaped: names come from model files."""
+        """Returns the table as HTML. All text is escaped, since names come from model files."""
         aligned = ["right" if column.startswith("#") else "left" for column in self.columns]
         head = _html_row("th", aligned, [column.lstrip("#") for column in self.columns])
         body = "".join(_html_row("td", aligned, row) for row in self.rows)
@@ -44,12 +44,12 @@ def _html_row(tag: str, aligned: Sequence[str], cells: Sequence[str]) -> str:
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
-    """(None, 3) -> '(None, 3)', as Keras prints it."""
+    """Formats a shape as Keras does: "(None, 3)"."""
     return str(tuple(shape))
 
 
 def models_table(models: Iterable[ModelInfo], title: str) -> Table:
-    """A row for each version."""
+    """Returns a table with a row per version."""
     return Table(title, _MODEL_COLUMNS, [_model_row(info) for info in models])
 
 
@@ -68,7 +68,7 @@ def _model_row(info: ModelInfo) -> tuple[str, ...]:
 
 
 def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
-    """One name, or one for each row count where they differ."""
+    """Returns the engine's name, or a line per row count if they differ."""
     names = {choice.engine for choice in engines}
     if len(names) < 2:
         differences = [f" (differs by {choice.difference:.2g})" for choice in engines if choice.difference]
@@ -81,7 +81,7 @@ def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def nodes_table(shapes: NodeShapes) -> Table:
-    """A row for each call of each layer."""
+    """Returns a table with a row per node."""
     rows = [row for layer in shapes.values() for row in _layer_rows(layer)]
     return Table(f"{shapes.model} version {shapes.version}", _NODE_COLUMNS, rows)
 
@@ -99,9 +99,9 @@ def _layer_rows(layer: LayerNodes) -> list[tuple[str, ...]]:
 
 
 def _node_cells(node: LayerNode) -> tuple[str, str, str]:
-    taken = "\n".join(shape_text(tensor.shape) for tensor in node.inputs)
-    given = "\n".join(shape_text(tensor.shape) + (" masked" if tensor.masked else "") for tensor in node.outputs)
-    return taken, "\n".join(map(_source_text, node.inputs)), given
+    inputs = "\n".join(shape_text(tensor.shape) for tensor in node.inputs)
+    outputs = "\n".join(shape_text(tensor.shape) + (" masked" if tensor.masked else "") for tensor in node.outputs)
+    return inputs, "\n".join(map(_source_text, node.inputs)), outputs
 
 
 def _source_text(tensor: NodeTensor) -> str:

@@ -1,8 +1,8 @@
-"""The tensor codec: NumPy arrays to the bytes of `layerserve.v1.Tensor` and back. Client and server share it.
+"""The tensor codec of client and server: converts NumPy arrays to `layerserve.v1.Tensor` and back.
 
-Numbers lie row-major and little-endian. A string is its length in bytes as an unsigned 32-bit integer, then the bytes.
-NumPy has no bfloat16: such a tensor is decoded to float32, which holds every bfloat16 exactly, whatever packages are
-installed; an array of `ml_dtypes.bfloat16` is encoded as it is.
+Numbers are row-major and little-endian. A string is its length in bytes as an unsigned 32-bit integer, then the bytes.
+NumPy has no bfloat16: such a tensor is decoded to float32, which represents every bfloat16 exactly, whatever packages
+are installed. An array of `ml_dtypes.bfloat16` is encoded without conversion.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layerserve.v1.tensor_pb2 import DataType, Tensor
 
 Array = npt.NDArray[Any]
 
-#: NumPy type of each element type, in wire byte order; bfloat16 as the float32 that it is decoded to.
+#: NumPy dtypes by name, in wire byte order; for bfloat16 the float32 to which it is decoded.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "bool": np.dtype("?"),
     "uint8": np.dtype("u1"),
@@ -41,9 +41,9 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 _ENUMS: dict[str, DataType.ValueType] = {name: DataType.Value(f"DATA_TYPE_{name.upper()}") for name in NUMPY_DTYPES}
 _NAMES: dict[int, str] = {value: name for name, value in _ENUMS.items()}
 
-#: Axes that a tensor has at the most: the limit of every NumPy that we support.
+#: Maximum number of axes of a tensor, the limit of all supported NumPy releases.
 MAX_RANK = 32
-#: Elements and bytes that a shape may ask for at the most: NumPy counts both in a signed 64-bit integer.
+#: Maximum number of elements and of bytes of a shape: NumPy counts both in a signed 64-bit integer.
 MAX_SIZE = 2**63 - 1
 
 _LENGTH = struct.Struct("<I")
@@ -51,9 +51,9 @@ _WIRE_BFLOAT16 = np.dtype("<u2")
 
 
 def dtype_name(dtype: int, name: str = "") -> str:
-    """'float32' for DATA_TYPE_FLOAT32. `name` is that of the tensor, for the error.
+    """Returns "float32" for DATA_TYPE_FLOAT32. `name` is the tensor's name for the error.
 
-    Raises InvalidTensor for DATA_TYPE_UNSPECIFIED and for a number that this release doesn't know.
+    Raises InvalidTensor for DATA_TYPE_UNSPECIFIED and for unknown numbers.
     """
     try:
         return _NAMES[dtype]
@@ -63,7 +63,7 @@ def dtype_name(dtype: int, name: str = "") -> str:
 
 
 def dtype_enum(dtype: str, name: str = "") -> DataType.ValueType:
-    """DATA_TYPE_FLOAT32 for 'float32'. Raises InvalidTensor for an unknown name."""
+    """Returns DATA_TYPE_FLOAT32 for "float32". Raises InvalidTensor for an unknown name."""
     try:
         return _ENUMS[dtype]
     except KeyError:
@@ -71,13 +71,13 @@ def dtype_enum(dtype: str, name: str = "") -> DataType.ValueType:
 
 
 def array_dtype(array: Array, name: str = "") -> str:
-    """The element type that an array travels as. Raises InvalidTensor for what has none, such as complex numbers."""
+    """Returns the dtype as which an array is encoded. Raises InvalidTensor if there is none, such as for complex."""
     dtype = array.dtype
     if dtype.kind in "OSUT":  # object, bytes, text, NumPy 2's StringDType
         return "string"
-    if dtype.name in _ENUMS:  # covers ml_dtypes.bfloat16, which calls itself so, without importing it
+    if dtype.name in _ENUMS:  # includes ml_dtypes.bfloat16, by its name, without importing it
         return str(dtype.name)
-    # On some platforms a C type such as `long long` has a name of its own; kind and size say what it is.
+    # On some platforms a C type such as `long long` has another name; it is recognized by kind and size.
     for known, numpy_dtype in NUMPY_DTYPES.items():
         if (dtype.kind, dtype.itemsize) == (numpy_dtype.kind, numpy_dtype.itemsize):
             return known
@@ -85,36 +85,35 @@ def array_dtype(array: Array, name: str = "") -> str:
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes that an element takes on the wire; for 'string' the least that one can take."""
+    """Returns the size of an element on the wire, in bytes; for "string" the minimum."""
     if dtype == "string":
         return _LENGTH.size
     return 2 if dtype == "bfloat16" else NUMPY_DTYPES[dtype].itemsize
 
 
 def wire_shape(shape: Iterable[int | None]) -> list[int]:
-    """(None, 3) -> [-1, 3]."""
+    """Converts a shape to its wire form: (None, 3) -> [-1, 3]."""
     return [-1 if axis is None else axis for axis in shape]
 
 
 def read_shape(dims: Iterable[int]) -> tuple[int | None, ...]:
-    """[-1, 3] -> (None, 3)."""
+    """Converts a shape from its wire form: [-1, 3] -> (None, 3)."""
     return tuple(None if axis < 0 else axis for axis in dims)
 
 
 def encode(array: Array, name: str = "", dtype: str | None = None) -> Tensor:
-    """An array as a tensor. `dtype` is needed only to send float32 as 'bfloat16'.
+    """Encodes an array as a tensor. `dtype` is needed only to send float32 as "bfloat16".
 
-    Byte order and memory layout of the array don't matter. Raises InvalidTensor for element types that have no
-    counterpart.
+    The array may have any byte order and memory layout. Raises InvalidTensor if its dtype isn't supported.
     """
     kind = dtype or array_dtype(array, name)
     return Tensor(name=name, dtype=dtype_enum(kind, name), shape=array.shape, data=encode_data(array, kind, name))
 
 
 def encode_data(array: Array, dtype: str, name: str = "") -> bytes:
-    """The elements of an array as `Tensor.data`. Raises InvalidTensor where they aren't of this type.
+    """Encodes the elements of an array as `Tensor.data`. Raises InvalidTensor if they aren't of this dtype.
 
-    Converting is left to `layerserve.casting`, which knows what loses nothing; only bfloat16 is rounded here.
+    Only bfloat16 is rounded here; other conversions, without loss, are in `layerserve.casting`.
     """
     held = array_dtype(array, name)
     if held != dtype and not (held == "float32" and dtype == "bfloat16"):
@@ -128,17 +127,17 @@ def encode_data(array: Array, dtype: str, name: str = "") -> bytes:
 
 
 def decode(tensor: Tensor, *, copy: bool = False) -> Array:
-    """The array of a tensor. Strings come as an object array of `bytes`.
+    """Decodes a tensor to an array. Strings are decoded to an object array of `bytes`.
 
-    Numbers aren't copied: the array is read-only and shares the message's bytes, unless `copy` is set.
-    Raises InvalidTensor where dtype, shape and data disagree.
+    Without `copy`, an array of numbers is read-only and shares the message's memory. Raises InvalidTensor if dtype,
+    shape and data don't match.
     """
     kind = dtype_name(tensor.dtype, tensor.name)
     return decode_data(tensor.data, kind, tensor.shape, tensor.name, copy=copy)
 
 
 def decode_data(data: bytes, dtype: str, shape: Sequence[int], name: str = "", *, copy: bool = False) -> Array:
-    """The array whose elements are `data`; as `decode`."""
+    """Decodes `Tensor.data` to an array; see `decode`."""
     dims = tuple(shape)
     count = element_count(dims, dtype, name)
     if dtype == "string":
@@ -159,19 +158,19 @@ def decode_data(data: bytes, dtype: str, shape: Sequence[int], name: str = "", *
 
 
 def element_count(shape: Sequence[int], dtype: str, name: str = "") -> int:
-    """Number of elements of a shape that came over the wire. Raises InvalidTensor for one that no array can have."""
+    """Returns the number of elements of a received shape. Raises InvalidTensor if no array can have the shape."""
     if len(shape) > MAX_RANK:
         raise InvalidTensor(name=name, got=f"{len(shape)} axes", expected=f"at most {MAX_RANK}")
     if any(axis < 0 for axis in shape):
         raise InvalidTensor(name=name, got=f"shape {list(shape)}", expected="no negative axis")
-    # NumPy refuses axes that overflow together even where another axis is 0.
+    # NumPy refuses lengths whose product overflows even if another length is 0.
     if math.prod(axis for axis in shape if axis) * 8 > MAX_SIZE:
         raise InvalidTensor(name=name, got=f"shape {list(shape)} of {dtype}", expected="a size below 2**63 bytes")
     return math.prod(shape)
 
 
 def _round_to_bfloat16(array: Array) -> npt.NDArray[np.uint16]:
-    """The upper halves of float32s, rounded to nearest, ties to even, as every framework rounds."""
+    """Returns the upper halves of float32s, rounded to nearest, ties to even, as in all frameworks."""
     values = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
     bits = values.view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
@@ -202,7 +201,7 @@ def _utf8(text: str, name: str) -> bytes:
 
 
 def _decode_strings(data: bytes, count: int, name: str) -> Array:
-    # Before anything is made: a shape of many elements costs its sender nothing.
+    # Before the array is allocated: a malicious sender may declare any number of elements.
     if count * _LENGTH.size > len(data):
         raise InvalidTensor(
             name=name, got=f"{len(data)} bytes of data", expected=f"at least {count * _LENGTH.size} for {count} strings"

@@ -1,4 +1,4 @@
-"""Train and evaluate: options and arrays to a request."""
+"""Flows of training and evaluation requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train(
     label: str | None,
     options: Mapping[str, object],
 ) -> Flow[RunFeed]:
-    """The flow that starts a run: what can be checked here is checked before anything is sent."""
+    """Flow that starts a run. Arguments are checked before anything is sent."""
     check_names("train", TRAIN, options)
     spec = TrainSpec(model=model_spec(model, version, label))
     fill(spec, TRAIN, options)
@@ -55,7 +55,7 @@ def evaluate(
     label: str | None,
     options: Mapping[str, object],
 ) -> Flow[Logs]:
-    """The flow that evaluates, from the request to the numbers."""
+    """Flow that evaluates a model and returns the logs."""
     check_names("evaluate", EVALUATE, options)
     spec = EvaluateSpec(model=model_spec(model, version, label))
     fill(spec, EVALUATE, options)

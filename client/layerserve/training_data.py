@@ -1,4 +1,4 @@
-"""The data of a training request: announced as a whole, then cut into chunks while it is sent."""
+"""The data of a training request: declared in the spec, then sliced into chunks while it is sent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from layerserve.v1.training_pb2 import (
     TrainSpec,
 )
 
-#: Bytes of a chunk, about: a chunk holds whole rows, and at least one.
+#: Approximate size of a chunk, in bytes. A chunk has whole rows, at least one.
 CHUNK_BYTES = 1 << 20
 
 _X, _Y, _WEIGHT = (
@@ -55,9 +55,9 @@ _ROLE_NAMES = {
 
 @dataclass(frozen=True)
 class TrainingArray:
-    """An array to send. `rows` is sliced as it is sent: what lies on disk (memmap, h5py) is never read as a whole.
+    """An array to send. `rows` is sliced while it is sent, so data on disk (memmap, h5py) is never read as a whole.
 
-    Or one that isn't sent, as the server reads it from a file: `rows` is a ServerFile then.
+    If `rows` is a ServerFile, it isn't sent: the server reads the file.
     """
 
     role: DataRole.ValueType
@@ -67,12 +67,12 @@ class TrainingArray:
 
     @property
     def text(self) -> str:
-        """How errors call the array."""
+        """Name of the array in error texts."""
         return f"{_ROLE_NAMES[self.role]}[{self.name!r}]" if self.name else _ROLE_NAMES[self.role]
 
     @property
     def filed(self) -> bool:
-        """Whether the server reads it from a file."""
+        """Whether the server reads the array from a file."""
         return isinstance(self.rows, ServerFile)
 
     @property
@@ -85,12 +85,12 @@ class TrainingArray:
         return DataArray(role=self.role, name=self.name, dtype=dtype_enum(self.dtype), shape=self.rows.shape)
 
     def slice(self, start: int, stop: int) -> Array:
-        """Some rows, in the type that they are encoded from."""
+        """Returns some rows, converted to the dtype from which they are encoded."""
         part = np.asarray(self.rows[start:stop])
         return cast(part, self.dtype, self.text)
 
     def chunks(self) -> Iterator[bytes]:
-        """All rows, as `Tensor.data`, about CHUNK_BYTES at a time."""
+        """Yields all rows, encoded as `Tensor.data`, in chunks of about CHUNK_BYTES."""
         if self.dtype == "string":
             yield from self._string_chunks()
             return
@@ -118,9 +118,10 @@ def training_arrays(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> list[TrainingArray]:
-    """The arrays of a training request, matched by name or position to the model's inputs and outputs.
+    """Returns the arrays of a training request, matched by name or position to the model's inputs and outputs.
 
-    Raises InvalidArgument for what doesn't fit: unknown names, lists of a wrong length, rows that differ in number.
+    Raises InvalidArgument or a subclass for unknown names, lists of a wrong length, different numbers of rows, or an
+    invalid `validation_data`.
     """
     arrays = _data_set(x, y, sample_weight, inputs, outputs, validation=False)
     _check_rows(arrays)
@@ -149,7 +150,7 @@ def _data_set(
         return _VALIDATION[of] if validation else of
 
     arrays = [_input_array(role(_X), *item) for item in match(x, inputs, "input")]
-    # An output that gets no target, as Keras allows, has none in the lists.
+    # As in Keras, None in a list means an output without a target.
     targets = [item for item in match(y, outputs, "output", targets=True) if item[1] is not None]
     arrays += [_loose_array(role(_Y), name, value) for name, value, _ in targets]
     if sample_weight is not None:
@@ -171,14 +172,14 @@ def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | N
         value = value[0]
     if isinstance(value, ServerFile):
         return TrainingArray(role, name, value, "")
-    # What has a shape and a type already is only sliced later, not turned into an array here.
+    # Objects with shape and dtype, such as h5py datasets, are sliced later and not converted to arrays here.
     rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, text)
     if not rows.shape:
         raise InvalidArgument(f"{text}: got a scalar, expected an array of rows")
     first = np.asarray(rows[:1])
     if dtype is None:
         dtype = array_dtype(default_cast(first, text), text)
-    cast(first, dtype, text)  # what is wrong in type is refused before anything is sent
+    cast(first, dtype, text)  # raises for an invalid dtype before anything is sent
     return TrainingArray(role, name, rows, dtype)
 
 
@@ -187,20 +188,20 @@ def _check_rows(arrays: Sequence[TrainingArray]) -> None:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{text} has {count}" for text, count in counts.items())
         raise InvalidArgument(
-            f"training data: got arrays with different numbers of rows, expected one number: {listed}"
+            f"training data: got arrays with different numbers of rows, expected the same number: {listed}"
         )
     if counts and not any(counts.values()):
         raise InvalidArgument("training data: got no rows, expected at least 1")
 
 
 class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainRequest | EvaluateRequest]):
-    """The requests of a Train or Evaluate call, made one by one as the connection takes them. Can be sent once.
+    """The requests of a Train or Evaluate call, made one by one while they are sent. Can be iterated once.
 
-    The data waits until the server has accepted the spec: nothing is sent in vain, and grpc.aio, which reports a write
-    that fails in place of the server's status, has none under way when a request is refused (seen with grpcio 1.85).
+    The data is sent after the server has accepted the spec. So nothing is sent in vain, and grpc.aio has no pending
+    write when a request is refused: it would report the failed write in place of the server's status (grpcio 1.85).
 
-    `error` is what went wrong with the data while it was cut; the stream then ends early, so that the server gives the
-    run up, and whoever reads the replies finds the reason here.
+    `error` is an error while slicing the data. The stream then ends early, so that the server fails the run, and the
+    reader of the replies raises this error.
     """
 
     def __init__(self, spec: TrainSpec | EvaluateSpec, arrays: Sequence[TrainingArray]) -> None:
@@ -212,16 +213,16 @@ class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainReques
 
     @property
     def method(self) -> Method[Any, Any]:
-        """The RPC that takes it."""
+        """The RPC to call."""
         return TRAIN if isinstance(self.spec, TrainSpec) else EVALUATE
 
     def accept(self) -> None:
-        """Let the data go."""
+        """Starts sending the data."""
         self._accepted = True
         self._decided.set()
 
     def abandon(self) -> None:
-        """Send no more, if nothing was accepted; whoever waits to send is freed. Does nothing after `accept`."""
+        """Ends the requests without data, and releases the waiting sender. Does nothing after `accept`."""
         self._decided.set()
 
     def __iter__(self) -> Iterator[TrainRequest | EvaluateRequest]:
@@ -252,5 +253,5 @@ class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainReques
                 yield self._request(digest=DataDigest(array=index, sha256=digest.digest()))
         except LayerserveError as error:
             self.error = error
-        except Exception as error:  # of whatever the rows are sliced from, such as a file that can't be read
+        except Exception as error:  # slicing may raise any error, such as of a file that can't be read
             self.error = InvalidArgument(f"training data: {type(error).__name__}: {error}")

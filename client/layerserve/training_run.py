@@ -1,4 +1,4 @@
-"""What a training run shows, in both clients."""
+"""Attributes of a training run, shared by both clients."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from layerserve.run_info import RunState
 
 
 class RunView:
-    """The attributes of a run. They tell what the events read so far told, and ask the server nothing."""
+    """The attributes of a run, according to the events read so far, without calls to the server."""
 
     def __init__(self, feed: RunFeed) -> None:
         self._feed = feed
 
     @property
     def id(self) -> str:
-        """Id of the run, by which `run` finds it again from anywhere."""
+        """Id of the run, for `Client.run`."""
         return self._feed.run_id
 
     @property
@@ -24,12 +24,12 @@ class RunView:
 
     @property
     def base_version(self) -> int | None:
-        """The version that the run starts from."""
+        """The version from which the run starts."""
         return self._feed.base_version
 
     @property
     def version(self) -> int | None:
-        """The version that the run published. None before its end, and where none was asked for."""
+        """The version that the run published; None before its end, or if it published none."""
         return self._feed.version
 
     @property
@@ -39,12 +39,12 @@ class RunView:
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """Losses and metrics of the epochs, as Keras's `History.history`: {"loss": [0.9, 0.5], "val_loss": [...]}."""
+        """Losses and metrics by epoch, as in Keras's `History.history`: {"loss": [0.9, 0.5], "val_loss": [...]}."""
         return {name: list(values) for name, values in self._feed.history.items()}
 
     @property
     def withheld(self) -> str:
-        """Why nothing was published although it was asked for: no improvement. Empty otherwise, and before the end."""
+        """Reason why the result wasn't published although that was requested: no improvement. Empty otherwise."""
         return self._feed.withheld
 
     def __repr__(self) -> str:

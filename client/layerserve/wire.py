@@ -1,7 +1,7 @@
-"""Messages with arrays in them, written around the arrays in place: their numbers are copied once, by the last join.
+"""Serialization of messages with arrays, whose elements are copied only once, when the parts are joined.
 
-protobuf copies them twice (into a message, then out of it), which is most of what a call costs beyond gRPC itself. What
-is written here is what protobuf would write.
+protobuf copies them twice (into a message, then out of it), which is most of a call's overhead beyond gRPC itself. The
+result is the same as protobuf's.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from layerserve import tensors
 from layerserve.tensors import Array
 from layerserve.v1 import tensor_pb2
 
-#: Types whose bytes in memory are those on the wire.
+#: Dtypes with the same bytes in memory and on the wire.
 WIRE_TYPES = {dtype: name for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("string", "bfloat16")}
 
-#: Tensors of one name, type and shape that a writer has ready: requests choose the number of rows.
+#: Maximum number of cached tensor heads. There is one per name, dtype and shape, and clients choose the number of rows.
 MAX_HEADS = 1024
 
 _SMALL = tuple(bytes([value]) for value in range(128))
 
 
 def varint(value: int) -> bytes:
-    """A number from 0 up, seven bits a byte, the lowest first."""
+    """Encodes a non-negative integer with seven bits per byte, the lowest first."""
     if value < 128:
         return _SMALL[value]
     written = bytearray()
@@ -36,7 +36,7 @@ def varint(value: int) -> bytes:
 
 
 def tag(field_number: int) -> bytes:
-    """What stands before a field that has a length: 2 says so. Field numbers up to 15 take one byte."""
+    """Returns the tag of a length-delimited field (wire type 2)."""
     return varint(field_number << 3 | 2)
 
 
@@ -45,14 +45,14 @@ _DATA_TAG = tag(tensor_pb2.Tensor.DATA_FIELD_NUMBER)
 
 
 class TensorWriter:
-    """Writes tensors as a field of a message."""
+    """Serializes tensors as a field of a message."""
 
     def __init__(self, field_number: int) -> None:
         self._tag = tag(field_number)
         self._heads: dict[tuple[str, np.dtype[Any], tuple[int, ...]], bytes] = {}
 
     def write(self, parts: list[Any], name: str, array: Array, dtype: str | None = None) -> None:
-        """Appends what `b"".join` makes the field of: bytes, and the array itself. `dtype` as for `tensors.encode`."""
+        """Appends the field's parts for `b"".join`: bytes, and the array itself. `dtype` is as in `tensors.encode`."""
         if array.dtype not in WIRE_TYPES or dtype == "bfloat16":
             content = tensors.encode(array, name, dtype).SerializeToString()
             parts += (self._tag, varint(len(content)), content)
@@ -60,7 +60,7 @@ class TensorWriter:
         parts += (self.head(name, array), np.ascontiguousarray(array))
 
     def head(self, name: str, array: Array) -> bytes:
-        """All of the field that stands before the numbers, for an array whose type is one of `WIRE_TYPES`."""
+        """Returns the field's bytes before the elements, for an array whose dtype is in `WIRE_TYPES`."""
         key = name, array.dtype, array.shape
         head = self._heads.get(key)
         if head is None:

@@ -1,4 +1,4 @@
-"""The ten models of Keras's functional-API guide, written as the guide writes them; only the import differs.
+"""The ten models of Keras's functional API guide, with the guide's own code; only the imports differ.
 
 from layerserve_zoo.zoo import ZOO
 

@@ -1,4 +1,4 @@
-"""The command `layerserve zoo`: lists the models of the zoo, and builds them into a repository."""
+"""The command `layerserve zoo`, which lists the models of the zoo and builds them into a repository."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
     from layerserve_zoo.zoo import ZooModel
 
-#: What the commands do, in their own help and in the list.
+#: Help texts of the commands.
 LIST = "List the models with their inputs and outputs."
 BUILD = "Build models into a repository, as NAME/1/model.keras."
 
-#: Exit status for arguments that are wrong, as shells and argparse have it, and for what fails otherwise.
+#: Exit status for invalid arguments, as in shells and argparse, and for other errors.
 USAGE = 2
 FAILED = 1
-#: Where a model lies in its repository: the zoo's models are first versions.
+#: Version folder and file name of the built models.
 VERSION, FILE = "1", "model.keras"
 
 
 def zoo(argv: Sequence[str]) -> int:
-    """Runs `layerserve zoo ARGV`; gives the exit status."""
+    """Runs `layerserve zoo ARGV`. Returns the exit status."""
     arguments = _parser().parse_args(list(argv))
     status: int = arguments.run(arguments)
     return status
@@ -102,11 +102,11 @@ def _build(arguments: argparse.Namespace) -> int:
 
     names = list(dict.fromkeys(arguments.names)) or list(ZOO)
     if unknown := [name for name in names if name not in ZOO]:
-        return _refuse(f"no model of the zoo is named {', '.join(map(repr, unknown))}; there are {', '.join(ZOO)}")
+        return _refuse(f"unknown model {', '.join(map(repr, unknown))}; the zoo has {', '.join(ZOO)}")
     targets = {name: arguments.to / name / VERSION / FILE for name in names}
     present = [str(path) for path in targets.values() if path.exists()]
     if present and not arguments.force:
-        return _refuse(f"{', '.join(present)} there already; --force replaces")
+        return _refuse(f"{', '.join(present)} already exists; use --force to replace")
     built = []
     for name, path in targets.items():
         try:
@@ -122,9 +122,9 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _write(model: Model, path: Path) -> int:
-    """Writes beside the version's folder and moves, so that a server that watches never meets half a version.
+    """Writes a model to a temporary folder and moves it, so that a running server never reads an incomplete version.
 
-    Gives the number of parameters.
+    Returns the number of parameters. Raises OSError.
     """
     folder = path.parent
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The table of the zoo's models."""
+"""Table of the zoo's models."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from layerserve_zoo import (
 
 @dataclass(frozen=True, slots=True)
 class ZooModel:
-    """One model of the zoo.
+    """A model of the zoo.
 
-    name         of the model in a repository
-    description  what it shows, in a sentence
-    build        makes it, at the guide's sizes unless told others; compiled where the guide compiles it
-    small        arguments of `build` for the same model at sizes that run in milliseconds
+    name         name of the model in a repository
+    description  what it demonstrates, in a sentence
+    build        builds it, by default in the guide's sizes; compiled if it is in the guide
+    small        arguments of `build` for sizes that run in milliseconds
     """
 
     name: str
@@ -39,12 +39,12 @@ class ZooModel:
     small: Mapping[str, int]
 
     def outline(self, *, small: bool = False) -> Model:
-        """The model with default names counted from zero, and weights that are drawn only when first asked for."""
+        """Returns the model with default layer names counted from zero. Its weights are initialized on first use."""
         clear_session()
         return self.build(**self.small) if small else self.build()
 
     def make(self, *, small: bool = False, seed: int = 0) -> Model:
-        """The model with weights drawn from `seed`: the same each time. The caller's random state stays as it was."""
+        """Returns the model with weights initialized from `seed`. torch's global random state isn't changed."""
         model = self.outline(small=small)
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
@@ -54,7 +54,7 @@ class ZooModel:
 
 
 def _entry(module: ModuleType, **small: int) -> ZooModel:
-    """The model that `module` builds; what it shows is the first line of the module's docstring."""
+    """Returns the entry of a module. Its description is the first line of the module's docstring."""
     description = (module.__doc__ or "").partition("\n")[0]
     return ZooModel(module.__name__.rpartition(".")[2], description, module.build, small)
 

@@ -2,9 +2,9 @@
 
 import os
 
-# torch's threads wait busily for 4 ms after an operation, where a request's thread may want their core: a call of a
-# small model that comes 20 ms after the last takes 12 ms so. With this many turns (a quarter of a millisecond) it takes
-# 1.4 ms, and a call that follows at once finds them awake all the same. It is read when torch is imported, which the
-# modules of this package do.
+# By default torch's threads spin for 4 ms after an operation and may block the core of a request's thread: a call of a
+# small model 20 ms after the last one then takes 12 ms. With this spin count (a quarter of a millisecond) it takes
+# 1.4 ms, and threads are still awake for a call that follows immediately. The variable is read when torch is imported,
+# which modules of this package do.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

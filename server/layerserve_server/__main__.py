@@ -1,4 +1,4 @@
-"""`python -m layerserve_server PATH`: the same as `layerserve serve PATH`."""
+"""`python -m layerserve_server PATH`, equivalent to `layerserve serve PATH`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A whole server in one process: what `wiring` makes for every process, and training, other services and probes."""
+"""The main process of a server: the parts of every process (see `wiring`), training, all services, and probes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 class App:
-    """A whole server in this process. `start` and `stop` it, or use it as a context.
+    """A server in this process. Call `start` and `stop`, or use it as a context manager.
 
-    `grpc_port` and `metrics_port` are those that it listens on, also where the settings say 0; -1 is none.
+    `grpc_port` and `metrics_port` are the actual ports, also if the settings have 0; -1 means none.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class App:
         dry_run: DryRun | None = None,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
-        """`load` (default: layergraph's) reads a model file, `rehearse` tries a training request, `trainer` trains.
+        """`load` loads a model file (default: with layergraph), and `trainer` is the command that executes a run.
 
-        Raises ValueError where the path can't be served, OSError for a port that is taken.
+        Raises ValueError if the path can't be served, OSError if a port is taken.
         """
         self.settings = settings
         path = Path(settings.path)
@@ -66,7 +66,7 @@ class App:
             trainer,
             self._parent if trainer == TRAINER else None,
         )
-        self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.look)
+        self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
         routes = Routes()
         routes.add(inference.prediction.routes())
         routes.add(GraphService(self.repository).routes())
@@ -75,20 +75,20 @@ class App:
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
-        # Of this process alone, which adds up the workers': /proc has them, and there is one build.
+        # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         register_build_info(self.metrics.registry, package_version("layerserve"))
         self.grpc_port = self._transport.port
         self.metrics_port = -1
         self._probes: Probes | None = None
-        #: Whether callers should be sent here.
+        #: Whether clients should use this server.
         self.ready = False
 
     def start(self) -> None:
-        """Takes calls; returns when the models and runs that are there are known, and health says SERVING.
+        """Starts to receive calls. Returns when all models and runs have been read and health is SERVING.
 
-        Calls that come before are answered as far as what they ask for is known by then, and else with UNAVAILABLE:
-        a port that isn't listened to yet would keep callers waiting who have other servers to go to.
+        Earlier calls are answered if their model or run has been read, and otherwise fail with UNAVAILABLE. If the port
+        were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
             whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
@@ -100,13 +100,13 @@ class App:
         if custom := runner.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
         if self.settings.training_device != "cpu":
-            # Here, as it imports torch.
+            # Imported here, since it imports torch.
             from layerserve_server.training.process.gpu import check
 
             check(self.settings.training_device)
         runner.make_ready()
         if self.settings.warm_training and self.settings.training_slots:
-            # While models are read, so that what it takes of the processor isn't missed by callers afterwards.
+            # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._parent.start()
         self.repository.sweep()
         self.repository.open()
@@ -116,19 +116,19 @@ class App:
             self._workers.start(self.grpc_port)
         self._set_ready(True)
         if self._inference.tuner is not None:
-            # Not before: engines are timed where nothing else is being loaded, and loading doesn't wait for them.
+            # Not earlier: loading would distort the timings of engines, and be delayed by them.
             self._inference.tuner.start()
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
 
     def drain(self) -> None:
-        """Makes health NOT_SERVING, so that callers go elsewhere; calls are still answered."""
+        """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
         self._set_ready(False)
         logger.info("draining: health is NOT_SERVING, calls are still accepted")
 
     def stop(self, grace: float = 0.0) -> None:
-        """Refuses further calls with UNAVAILABLE, and gives those under way `grace` seconds to finish.
+        """Refuses further calls with UNAVAILABLE, and waits up to `grace` seconds for open calls.
 
-        May be called again meanwhile, with less grace.
+        May be called again meanwhile, with a shorter grace period.
         """
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
@@ -163,7 +163,7 @@ class App:
 
 
 def run_limits(settings: Settings) -> RunLimits:
-    """What training runs may take."""
+    """Returns the limits of training runs in the settings."""
     return RunLimits(
         slots=settings.training_slots,
         max_queued=settings.max_queued_runs,
@@ -177,7 +177,7 @@ def run_limits(settings: Settings) -> RunLimits:
 
 
 def run_defaults(settings: Settings) -> RunDefaults:
-    """How a training run is carried out where its request doesn't say."""
+    """Returns the settings of all training runs."""
     return RunDefaults(
         threads=settings.training_threads or max(1, (os.cpu_count() or 1) // 2),
         device=settings.training_device,

@@ -1,4 +1,4 @@
-"""The commands that need the server's packages: `layerserve serve` and `layerserve inspect`."""
+"""The commands `layerserve serve` and `layerserve inspect`, which need the server's packages."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from layerserve_server.settings import Settings, SettingsError, in_force, json_l
 
 logger = logging.getLogger(__name__)
 
-#: Exit status for settings and arguments that are wrong, as shells and argparse have it.
+#: Exit status for invalid settings and arguments, as in shells and argparse.
 USAGE = 2
-#: Time between two looks whether the server has stopped, in seconds.
+#: Time between two checks whether the server has stopped, in seconds.
 LOOK_SECONDS = 0.1
-#: The same of whether it has started.
+#: Time between two checks whether the server has started, in seconds.
 START_LOOK_SECONDS = 0.02
-#: Time that a server which is signalled while it starts has to finish that, in seconds.
+#: Time for a server that receives a signal during startup to complete the startup, in seconds.
 LAST_MOMENT_SECONDS = 1.0
 
 
 def serve(argv: Sequence[str]) -> int:
-    """Serves until SIGTERM or SIGINT; gives the exit status.
+    """Serves until SIGTERM or SIGINT. Returns the exit status.
 
-    The first signal drains: health says NOT_SERVING, calls are still taken for `drain_seconds` (not after SIGINT, as
-    then a person waits), then calls under way get `grace_seconds`. A second signal ends them at once. While the server
-    starts, the first signal ends the process.
+    On SIGTERM the server drains: health is NOT_SERVING, and calls are still accepted for `drain_seconds`. Then, or
+    immediately on SIGINT, open calls have `grace_seconds` to finish. A second signal ends them immediately. During
+    startup the first signal ends the process.
     """
     rewriter = Rewriter() if json_logs(argv, os.environ) else None
     if rewriter is not None:
         logs.set_up("info", "json", rewriter.stream)
         logs.take_all(rewriter.stream)
-        # Not standard output yet: help and settings are printed there, which are no logs.
+        # Standard output later, since help and settings are printed there, which aren't logs.
         rewriter.take(STDERR)
     try:
         settings = read_settings(argv)
@@ -69,7 +69,7 @@ def serve(argv: Sequence[str]) -> int:
     if app is None:
         logger.info("stopping: the server had not started yet")
         logging.shutdown()
-        # Not `return`: the thread that reads models can't be stopped, and Python would end under it.
+        # Not `return`: the thread that loads models can't be stopped, and might crash while Python shuts down.
         os._exit(0)
     if rewriter is None:
         print(welcome(app), file=sys.stderr, flush=True)
@@ -87,7 +87,7 @@ def serve(argv: Sequence[str]) -> int:
 
 
 def _refuse(reason: str, rewriter: Rewriter | None) -> int:
-    """Says why there is no server, in as many lines as the reason has; gives the exit status."""
+    """Prints or logs why the server doesn't start, line by line. Returns the exit status."""
     for line in reason.splitlines():
         if rewriter is None:
             print(line, file=sys.stderr)
@@ -97,9 +97,9 @@ def _refuse(reason: str, rewriter: Rewriter | None) -> int:
 
 
 def _started_or_signalled(signals: Signals, settings: Settings) -> tuple[App | None, signal.Signals | None]:
-    """A server that serves, and the signal that came while it started; no server if it is still reading models then.
+    """Starts a server. Returns it, and the signal received during startup, if any; no server if startup was cut short.
 
-    Raises what `started` raises.
+    Raises as `started` does.
     """
     starting: Future[App] = Future()
 
@@ -116,14 +116,14 @@ def _started_or_signalled(signals: Signals, settings: Settings) -> tuple[App | N
     if first is None:
         return starting.result(), None
     try:
-        # Callers may have seen it serve already.
+        # Clients may have seen it serving already.
         return starting.result(LAST_MOMENT_SECONDS), first
     except FutureTimeoutError:
         return None, first
 
 
 def started(settings: Settings) -> App:
-    """A server that serves. Raises ValueError for a path that can't be served, OSError for a port that is taken."""
+    """Returns a started server. Raises ValueError if the path can't be served, OSError if a port is taken."""
     app = App(settings)
     try:
         app.start()
@@ -134,11 +134,11 @@ def started(settings: Settings) -> App:
 
 
 class Signals:
-    """SIGTERM and SIGINT as they come. The third one ends the process, whatever it does."""
+    """Queue of received SIGTERM and SIGINT signals. The third one ends the process immediately."""
 
     def __init__(self) -> None:
-        # A pipe, because a handler may interrupt whoever holds the lock of a threading.Event; and Python writes into
-        # it itself, because a handler doesn't run while this thread waits, or is about to.
+        # A pipe, since a handler may interrupt code that holds the lock of a threading.Event. Python itself writes to
+        # it, since a handler doesn't run while this thread waits or is about to.
         self._reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -147,7 +147,7 @@ class Signals:
             signal.signal(number, self._take)
 
     def wait(self, seconds: float | None = None) -> signal.Signals | None:
-        """Waits for the next signal, and gives it; None where none came in time."""
+        """Waits for the next signal and returns it; None after a timeout of `seconds`."""
         readable, _, _ = select.select([self._reader], [], [], seconds)
         return signal.Signals(os.read(self._reader, 1)[0]) if readable else None
 
@@ -158,7 +158,7 @@ class Signals:
 
 
 def welcome(app: App) -> str:
-    """What a person wants to see when the server is up: the models, and where to find them."""
+    """Returns the startup message: the models and the ports."""
     settings = app.settings
     versions = app.repository.describe()
     shown = [one for one in versions if one.default or one.reason]
@@ -178,7 +178,10 @@ def _line(one: Description) -> str:
 
 
 def inspect(argv: Sequence[str]) -> int:
-    """Shows what a model file holds, without a server: layers, nodes, parameters, or all that is unsupported."""
+    """Prints the layers, nodes and parameters of a model file, or everything in it that is unsupported.
+
+    Returns the exit status.
+    """
     parser = Parser(
         prog="layerserve inspect",
         description="Show the layers, nodes and parameters of a model file, or everything in it that is unsupported. "

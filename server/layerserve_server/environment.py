@@ -1,4 +1,4 @@
-"""Environment variables that begin with LAYERSERVE_: settings, the command line's, and those that Kubernetes sets."""
+"""Environment variables with the prefix LAYERSERVE_: settings, those of the client's CLI, and those of Kubernetes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable, Mapping
 
 from layerserve.cli import variables
 
-#: What an environment variable's name begins with.
+#: Prefix of all variables of layerserve.
 PREFIX = "LAYERSERVE_"
 
-#: What Kubernetes sets in each pod for the services of its namespace whose names begin with "layerserve" (unless
-#: `enableServiceLinks` is false): LAYERSERVE_SERVICE_HOST, LAYERSERVE_SERVICE_PORT_GRPC, LAYERSERVE_PORT_8500_TCP_ADDR.
+#: Variables that Kubernetes sets in each pod (unless `enableServiceLinks` is false) for services of its namespace whose
+#: names begin with "layerserve": LAYERSERVE_SERVICE_HOST, LAYERSERVE_SERVICE_PORT_GRPC, LAYERSERVE_PORT_8500_TCP_ADDR.
 _OF_SERVICES = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-#: And LAYERSERVE_PORT=tcp://10.0.0.1:8500, which of a service "layerserve-metrics" has the name of a setting: the value
-#: tells them apart.
+#: Value of the Kubernetes variable LAYERSERVE_PORT=tcp://10.0.0.1:8500. For a service "layerserve-metrics" the variable
+#: has the name of a setting, and is distinguished by the value.
 _ADDRESS = re.compile(r"(tcp|udp|sctp)://.*", re.IGNORECASE)
 
 
 def of_kubernetes(name: str, value: str | None) -> bool:
-    """Whether Kubernetes has set a variable, for a service."""
+    """Whether a variable was set by Kubernetes for a service."""
     upper = name.upper()
     if _OF_SERVICES.fullmatch(upper):
         return True
@@ -29,7 +29,7 @@ def of_kubernetes(name: str, value: str | None) -> bool:
 
 
 def unknown(environment: Mapping[str, str], settings: Iterable[str]) -> list[str]:
-    """Variables with the prefix of settings that are neither settings nor the command line's: most likely misspelt."""
+    """Returns the variables with the prefix that are neither settings nor the CLI's: most likely misspelled ones."""
     known = {PREFIX + name.upper() for name in settings}.union(variables.ALL)
     return sorted(
         name

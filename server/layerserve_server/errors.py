@@ -1,51 +1,51 @@
-"""Errors of the server's own domain. They know no transport; `transport.status` turns them into statuses.
+"""Errors of the server, independent of the transport; `transport.status` maps them to gRPC statuses.
 
 ServerError
-├── NotFoundError               what the request names doesn't exist
+├── NotFoundError               an object named in the request doesn't exist
 │   ├── UnknownModelError
 │   ├── UnknownVersionError
 │   ├── UnknownLabelError
 │   ├── UnknownLayerError
 │   └── UnknownRunError
-├── InvalidRequestError         the request can't be read, or doesn't fit the model
+├── InvalidRequestError         the request can't be parsed, or doesn't match the model
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
 │   ├── MissingInputError
 │   └── UnknownOutputError
-├── ForbiddenPathError          a path leads out of the folder that callers may name files in
-├── IncompleteDataError         a stream of data ended early
-├── VersionFailedError          the version is there and can't be loaded
-├── NotTrainableError           the model can't be trained here
+├── ForbiddenPathError          a path leads out of the data root
+├── IncompleteDataError         a stream of data ended early, or its digest differs
+├── VersionFailedError          the version exists but can't be loaded
+├── NotTrainableError           the model can't be trained on this server
 │   ├── NotCompiledError
-│   └── RunElsewhereError       another server on the same repository looks after the run
-├── BusyError                   full; the same request may pass later
-├── TooLargeError               larger than this server takes, now and later
-├── DeadlinePassedError         the caller's deadline passed before the answer was computed
-├── CallCancelledError          the caller went away
-├── IdleStreamError             the caller of a stream sent, or took, nothing for too long
+│   └── RunElsewhereError       another server on the same repository owns the run
+├── BusyError                   a limit on concurrency is reached; the same request may succeed later
+├── TooLargeError               the request exceeds a limit; retrying is of no use
+├── DeadlinePassedError         the client's deadline passed before the reply was ready
+├── CallCancelledError          the client cancelled the call
+├── IdleStreamError             the client of a stream sent, or read, nothing for too long
 ├── UnknownMethodError          this server has no such method
-└── UnavailableError            starting, loading or draining; another replica may answer
+└── UnavailableError            starting, loading or stopping; another replica may answer
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-#: Why a server that is about to end takes nothing more.
+#: Error text of calls that a stopping server refuses.
 STOPPING = "the server is stopping"
-#: Longest error text that a caller gets, in characters. Trailing metadata of a call may hold 8 KiB in all.
+#: Maximum length of an error text sent to a client, in characters: a call's trailing metadata may have 8 KiB in total.
 MAX_TEXT = 1500
 
 
 class ServerError(Exception):
-    """Root of all errors that the server raises on purpose. The text is for the caller."""
+    """Base class of the server's errors. The text is sent to the client."""
 
-    #: One word for programs, sent beside the status; `layerserve.errors` has the same words.
+    #: Machine-readable code, sent in addition to the status; `layerserve.errors` has the same codes.
     reason: ClassVar[str] = "error"
 
 
 class NotFoundError(ServerError):
-    """What the request names doesn't exist."""
+    """An object named in the request doesn't exist."""
 
     reason = "not_found"
 
@@ -81,13 +81,13 @@ class UnknownRunError(NotFoundError):
 
 
 class InvalidRequestError(ServerError):
-    """The request can't be read, or doesn't fit the model. The text names what, what came and what was expected."""
+    """The request can't be parsed, or doesn't match the model. The text names the field, what was got and expected."""
 
     reason = "invalid_request"
 
 
 class InvalidTensorError(InvalidRequestError):
-    """An array doesn't fit: its dtype, shape, rows or content."""
+    """An array's dtype, shape, number of rows or content is invalid."""
 
     reason = "invalid_tensor"
 
@@ -99,7 +99,7 @@ class UnknownInputError(InvalidRequestError):
 
 
 class MissingInputError(InvalidRequestError):
-    """An input that the outputs need was left out."""
+    """An input that the outputs depend on is missing."""
 
     reason = "missing_input"
 
@@ -111,43 +111,43 @@ class UnknownOutputError(InvalidRequestError):
 
 
 class ForbiddenPathError(ServerError):
-    """A path leads out of the folder that callers may name files in."""
+    """A path leads out of the data root, the folder with clients' data files."""
 
     reason = "forbidden_path"
 
 
 class IncompleteDataError(ServerError):
-    """A stream of data ended before all that it declared had come, or isn't what its digest says."""
+    """A stream of data ended before all declared data was received, or the data doesn't match its digest."""
 
     reason = "incomplete_data"
 
 
 class VersionFailedError(ServerError):
-    """The version is there and could not be loaded. The text says why."""
+    """The version exists but failed to load. The text has the reason."""
 
     reason = "model_not_ready"
 
 
 class NotTrainableError(ServerError):
-    """The model can't be trained here: training is off, or the repository can't be written."""
+    """The model can't be trained on this server: training is off, or the repository can't be written."""
 
     reason = "not_trainable"
 
 
 class NotCompiledError(NotTrainableError):
-    """Neither the request nor the model file says how to train."""
+    """Neither the request nor the model file has an optimizer and a loss."""
 
     reason = "not_compiled"
 
 
 class RunElsewhereError(NotTrainableError):
-    """Another server on the same repository looks after the run. The text names it."""
+    """Another server on the same repository owns the run. The text names it."""
 
     reason = "run_elsewhere"
 
 
 class BusyError(ServerError):
-    """A queue is full. `retry_after` is the time after which a place is likely, in seconds."""
+    """A queue is full or another limit is reached. `retry_after` is the time after which to retry, in seconds."""
 
     reason = "busy"
 
@@ -157,47 +157,47 @@ class BusyError(ServerError):
 
 
 class TooLargeError(ServerError):
-    """The request is larger than this server takes."""
+    """The request exceeds a limit of this server."""
 
     reason = "too_large"
 
 
 class DeadlinePassedError(ServerError):
-    """The caller's deadline passed before the answer was computed."""
+    """The client's deadline passed before the reply was ready."""
 
     reason = "deadline_passed"
 
 
 class CallCancelledError(ServerError):
-    """The caller went away."""
+    """The client cancelled the call."""
 
     reason = "cancelled"
 
 
 class IdleStreamError(ServerError):
-    """The caller of a stream sent, or took, nothing for longer than the server waits."""
+    """The client of a stream sent, or read, nothing for longer than the server waits."""
 
     reason = "idle"
 
 
 class UnknownMethodError(ServerError):
-    """The server has no method of this name, or the call isn't made as the method is."""
+    """The server has no method of this name, or the method doesn't take this number of messages."""
 
     reason = "unknown_method"
 
 
 class UnavailableError(ServerError):
-    """The server, or the version, isn't ready to answer now."""
+    """The server, or the version, isn't ready."""
 
     reason = "unavailable"
 
 
 def safe_text(text: str, limit: int = MAX_TEXT) -> str:
-    """Turns a text into one line that any transport and log can carry, of `limit` characters at the most.
+    """Converts a text to a single line of at most `limit` characters that is valid in any transport and log.
 
-    Names in it may come from callers and files, so control characters and lone surrogates are escaped.
+    Control characters and lone surrogates, in names from clients and files, are escaped.
     """
-    # Cut first: the text may be as long as a message. What is escaped only gets longer.
+    # Cut first, since the text may be as long as a message; escaping only makes it longer.
     line = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii")
         for c in text[: limit + 1]

@@ -1,4 +1,4 @@
-"""Settings as flags of `layerserve serve`, with their help."""
+"""Flags of `layerserve serve` for the settings, with their help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from layerserve.cli.parser import Parser, with_default
 from pydantic.fields import FieldInfo
 
-#: What stands for a value in the help, by the last word of a setting's name, else by its type.
+#: Placeholder of a value in the help, by the last word of a setting's name, or else by its type.
 _BY_NAME = {"seconds": "SECONDS", "bytes": "BYTES", "port": "PORT"}
 _BY_TYPE: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
@@ -23,7 +23,7 @@ _DESCRIPTION = (
 
 
 def read_flags(argv: Sequence[str], fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """The settings that a command line names, as text. Raises SystemExit, as argparse does, for an unknown one."""
+    """Returns the settings on a command line, as strings. Raises SystemExit for an unknown flag, as argparse does."""
     return vars(_parser(fields).parse_args(list(argv)))
 
 
@@ -37,7 +37,7 @@ def _parser(fields: Mapping[str, FieldInfo]) -> Parser:
             action = parser.add_argument(flag, action=argparse.BooleanOptionalAction)
         else:
             action = parser.add_argument(flag, metavar=_metavar(name, field))
-        # Now, as some Pythons add a default of their own to a help that is given before.
+        # Set afterwards, since some Python releases append their own default to a help passed to add_argument.
         action.help = with_default(field.description or "", _default(name, field))
     return parser
 
@@ -50,7 +50,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    """The default, and the bounds, as typer has them: '64; x>=1'."""
+    """Returns the default and the bounds of a setting in the style of typer: "64; x>=1"."""
     default: Any = field.default
     if isinstance(default, bool):
         return ("" if default else "no-") + name.replace("_", "-")
@@ -68,6 +68,6 @@ def _default(name: str, field: FieldInfo) -> str:
 
 
 def unset(field: FieldInfo) -> str:
-    """What holds where a setting without a default isn't set."""
+    """Returns the description of the default of a setting that has no default value."""
     extra = field.json_schema_extra
     return str(extra.get("unset", "none")) if isinstance(extra, dict) else "none"

@@ -1,4 +1,4 @@
-"""What a model file holds, for people and programs."""
+"""Reports about model files, as data or text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ HEADINGS = ("Layer", "Class", "Node", "Output shape", "From", "Parameters")
 
 
 def inspect(path: Path, *, engines: bool = False) -> dict[str, Any]:
-    """A model file as plain data. Raises layergraph's errors, which name all that is unsupported, and OSError.
+    """Returns a report about a model file as plain data; with `engines`, also times of engines and why some can't run.
 
-    Where a proof lies beside the file, GoldenMismatchError tells by how much the model misses it. With `engines` the
-    report tells how fast each is, and why others are out of the question.
+    Raises OSError, layergraph's errors, which list everything that is unsupported, and GoldenMismatchError if the
+    model's outputs differ from the golden file beside it.
     """
     model = load_model(path)
     return {
@@ -52,7 +52,10 @@ def inspect(path: Path, *, engines: bool = False) -> dict[str, Any]:
 
 
 def make_golden(path: Path) -> Path:
-    """Writes what this engine answers beside the model file, or into the version folder; gives the proof's path."""
+    """Writes a golden file, with eager torch's outputs, beside the model file or to the version folder.
+
+    Returns its path. Raises OSError, and layergraph's errors.
+    """
     import layergraph
     from layergraph import golden
     from layergraph.archive.files import find_model
@@ -64,7 +67,7 @@ def make_golden(path: Path) -> Path:
 
 
 def text(report: dict[str, Any]) -> str:
-    """The report as text with a table: rich's where it is installed."""
+    """Returns a report as text with a table, made with rich if that is installed."""
     head = [
         f"{report['file']}, written by Keras {report['keras_version'] or '(unknown)'}, "
         f"{'compiled' if report['compiled'] else 'not compiled'}, {report['parameters']:,} parameters"
@@ -89,7 +92,7 @@ def _engine_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A line for each node; the layer's own words stand only on its first."""
+    """Returns a row per node; the columns of the layer are filled only in its first row."""
     rows: list[tuple[str, ...]] = []
     for layer in report["layers"]:
         first = (layer["path"], layer["class"])
@@ -113,7 +116,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
     for row in rows:
         table.add_row(*row)
     stream = io.StringIO()
-    # As wide as it needs to be: a shape that is cut off tells nothing.
+    # As wide as the table, so that no shape is cut off.
     Console(file=stream, width=max(80, *(sum(map(len, row)) + 12 for row in rows))).print(table)
     return stream.getvalue().rstrip()
 

@@ -1,4 +1,4 @@
-"""HTTP for operators: metrics for Prometheus, and whether the server lives and is ready, for probes and balancers."""
+"""HTTP endpoints for operators: Prometheus metrics, and liveness and readiness for probes and load balancers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: Time that a caller has to send its request, and may be silent on its connection, in seconds.
+#: Timeout for a client's request, and for an idle connection, in seconds.
 REQUEST_SECONDS = 10.0
-#: Connections at once; where more come, the oldest are closed: those that send nothing, or little, and slowly.
+#: Maximum number of connections. Above it the oldest are closed: idle ones and slow senders.
 MAX_CONNECTIONS = 64
 
 
 class Probes:
-    """Answers `/metrics`, `/healthz` and `/readyz`; 404 for all else."""
+    """HTTP server for `/metrics`, `/healthz` and `/readyz`; 404 for other paths."""
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
-        """Listens from now on. `ready`: whether callers should be sent here. Raises OSError where it can't."""
+        """Starts the server. `ready` returns the readiness. Raises OSError if the port is taken."""
         metrics: WSGIApplication = make_wsgi_app(registry)
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -35,7 +35,7 @@ class Probes:
             status, text = {
                 "/healthz": ("200 OK", b"ok\n"),
                 "/readyz": ("200 OK", b"ready\n") if ready() else ("503 Service Unavailable", b"not ready\n"),
-            }.get(path, ("404 Not Found", b"there are /metrics, /healthz and /readyz\n"))
+            }.get(path, ("404 Not Found", b"expected /metrics, /healthz or /readyz\n"))
             start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))])
             return [text]
 
@@ -47,7 +47,7 @@ class Probes:
         self._thread.start()
 
     def close(self) -> None:
-        """Answers no more."""
+        """Stops the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -55,14 +55,14 @@ class Probes:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    #: Threads of silent callers are not waited for.
+    #: Closing doesn't wait for the threads of idle clients.
     block_on_close = False
-    #: Connections that wait to be taken: past the five of the standard library others wait for a second and more.
+    #: Listen backlog. With the standard library's five, further connections wait for a second or more.
     request_queue_size = 1024
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        #: Connections that are open, the oldest first.
+        #: Open connections, oldest first.
         self._open: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
 
@@ -71,7 +71,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             if len(self._open) >= MAX_CONNECTIONS:
                 oldest = next(iter(self._open))
                 del self._open[oldest]
-                # Its thread reads the end, and closes it.
+                # Its thread then reads the end of the stream and closes it.
                 with suppress(OSError):
                     oldest.shutdown(socket.SHUT_RDWR)
             self._open[request] = None
@@ -83,11 +83,11 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that went away or was too slow is nothing to report."""
+        """Ignores errors of clients that disconnected or timed out."""
 
 
 class _Handler(WSGIRequestHandler):
     timeout = REQUEST_SECONDS
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every few seconds, and are no news."""
+        """Logs nothing, since probes arrive every few seconds."""

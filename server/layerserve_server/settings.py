@@ -1,4 +1,4 @@
-"""The settings of a server: flags, environment and a TOML file are three spellings of one object."""
+"""The settings of a server, read from flags, environment variables and a TOML file."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ GIB = 1024 * MIB
 
 
 class SettingsError(Exception):
-    """A setting is wrong. The text has one line for each: its three spellings, what it is set to, what is expected."""
+    """Settings are invalid. The text has a line per setting: its three spellings, the value got and that expected."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. A flag wins over the environment, the environment over the file."""
+    """All settings. Flags take precedence over the environment, and the environment over the file."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True
@@ -376,12 +376,12 @@ class Settings(BaseSettings):
         return self
 
     def pads(self, model: str) -> bool:
-        """Whether sequences of a model are padded."""
+        """Whether sequences of this model are padded."""
         return any(fnmatchcase(model, pattern.strip()) for pattern in self.pad_sequences.split(","))
 
     @property
     def state_folder(self) -> Path:
-        """Where runs, and versions published for a single file, are kept."""
+        """Folder of training runs, and of versions published for a single model file."""
         if self.state is not None:
             return self.state
         return (self.path.parent if self.path.is_file() else self.path) / ".layerserve"
@@ -395,15 +395,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leaves out .env files and secret folders: three spellings are enough. `read_settings` adds flags and file."""
+        """Excludes pydantic's .env files and secret folders. `read_settings` adds flags and file."""
         return init_settings, own_variables(env_settings)
 
 
 def read_settings(argv: Sequence[str]) -> Settings:
-    """Reads the settings in force from command-line arguments, environment and file.
+    """Reads the settings from command-line arguments, environment and file.
 
-    Raises SettingsError for a value that is wrong and for a variable that is no setting, and SystemExit (as argparse
-    does) for an unknown flag and `--help`.
+    Raises SettingsError if a value is invalid or a variable unknown, and SystemExit (as argparse does) for an unknown
+    flag and for `--help`.
     """
     flags = read_flags(argv, Settings.model_fields)
     check_names(os.environ)
@@ -431,7 +431,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
 
 
 def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
-    """The environment without what Kubernetes has set under the name of a setting, such as LAYERSERVE_METRICS_PORT."""
+    """Removes variables that Kubernetes set under the name of a setting, such as LAYERSERVE_METRICS_PORT."""
     if isinstance(source, EnvSettingsSource):
         found = source.env_vars.items()
         source.env_vars = {name: value for name, value in found if not of_kubernetes(name, value)}
@@ -439,26 +439,26 @@ def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSou
 
 
 def check_names(environment: Mapping[str, str]) -> None:
-    """Raises SettingsError for variables that are no settings, though they begin as these do."""
+    """Raises SettingsError if a variable has the prefix of settings but isn't one."""
     names = [PREFIX + name.upper() for name in Settings.model_fields]
     if wrong := unknown(environment, Settings.model_fields):
         raise SettingsError("\n".join(f"environment: unknown setting '{name}'{near(name, names)}" for name in wrong))
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """What is said of a name that there isn't: the nearest one that there is."""
+    """Returns a hint with the closest valid name, for an error text; empty if none is close."""
     found = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def config_path(argv: Sequence[str], environment: Mapping[str, str]) -> Path | None:
-    """The settings file that flags or environment name: it must be read before the rest is."""
+    """Returns the path of the settings file from flags or environment, before the other settings are read."""
     named = spelled("config", argv, environment)
     return Path(named).expanduser() if named else None
 
 
 def json_logs(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether logs are to be JSON: asked before the settings are read, as what is wrong in them is told so too."""
+    """Whether logs are JSON. Doesn't need valid settings, so that errors in them can be logged as JSON."""
     wanted = spelled("log_format", argv, environment)
     path = config_path(argv, environment)
     if wanted is None and path is not None:
@@ -468,7 +468,7 @@ def json_logs(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
 
 
 def spelled(name: str, argv: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """A setting as flags or environment spell it, unread; None where neither names it."""
+    """Returns the unparsed value of a setting from flags or environment; None if neither has it."""
     flag = "--" + name.replace("_", "-")
     for index, argument in enumerate(argv):
         if argument == flag and index + 1 < len(argv):
@@ -479,7 +479,7 @@ def spelled(name: str, argv: Sequence[str], environment: Mapping[str, str]) -> s
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Reads a TOML file of settings. Raises SettingsError for one that can't be read or has unknown names."""
+    """Reads a TOML file of settings. Raises SettingsError if it can't be read or has unknown names."""
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -492,7 +492,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def describe(entry: Mapping[str, Any]) -> str:
-    """One line for one wrong setting, with all its spellings, as the user may have used any of them."""
+    """Returns the error line of an invalid setting, with all spellings, since the user may have used any of them."""
     if not entry["loc"]:
         return str(entry["msg"]).removeprefix("Value error, ")
     expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
@@ -500,13 +500,13 @@ def describe(entry: Mapping[str, Any]) -> str:
 
 
 def spellings(name: str) -> str:
-    """A setting by all of its names."""
+    """Returns all spellings of a setting."""
     flag = "PATH" if name == "path" else "--" + name.replace("_", "-")
     return f"{flag} ({PREFIX}{name.upper()}, '{name}' in the file)"
 
 
 def missing_paths(settings: Settings) -> list[str]:
-    """A line for each path in the settings that isn't there. The folder of the state is none: the server makes it."""
+    """Returns an error line per path in the settings that doesn't exist, except the state folder, which is created."""
     expected = {
         "path": ("a folder or a model file", Path.exists),
         "data_root": ("a folder", Path.is_dir),
@@ -521,7 +521,7 @@ def missing_paths(settings: Settings) -> list[str]:
 
 
 def in_force(settings: Settings) -> str:
-    """The settings as TOML text, with their descriptions: what `--check-config` prints, and a file to start from."""
+    """Returns the settings as TOML with their descriptions, as printed by `--check-config`."""
     lines = []
     for name, field in Settings.model_fields.items():
         if name in ("config", "check_config"):
@@ -533,7 +533,7 @@ def in_force(settings: Settings) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A setting's value as TOML."""
+    """Returns a value in TOML syntax."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""Memory, as Linux counts it: of the machine, of the container, and of a process."""
+"""Memory of the machine, the container and processes, as counted by Linux."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-#: Files of a control group, of version 2 and of version 1: how much memory it may have, and how much it has.
+#: Files with the memory limit and the memory usage of a control group, for versions 2 and 1.
 CONTROL_GROUPS = (
     ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
     ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -15,46 +15,46 @@ CONTROL_GROUPS = (
 
 
 def total_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that there are for this process: of the container's limit, and of the machine, the smaller."""
+    """Returns the machine's memory or the container's limit, whichever is smaller, in bytes."""
     totals = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for limit, _ in CONTROL_GROUPS:
         try:
             totals.append(int((root / limit).read_text()))
-        except (OSError, ValueError):  # "max" is no number
+        except (OSError, ValueError):  # "max" means no limit
             continue
     return min(totals)
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that a new process may take, by the system and by the container's limit. None where unknown."""
+    """Returns the memory available for a new process, in the system and the container, in bytes; None if unknown."""
     found = [_kilobytes(root / "proc/meminfo", "MemAvailable"), _left_by_container(root)]
     return min((bytes for bytes in found if bytes is not None), default=None)
 
 
 def memory_of(pid: int) -> int:
-    """Memory of a process in bytes, without pages of files that it maps: the system takes those back at need."""
+    """Returns the memory of a process without mapped files, whose pages the system can reclaim, in bytes."""
     return _kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") or 0
 
 
 def trim_heap() -> None:
-    """Gives freed memory back to the system, where the allocator is glibc: by itself it keeps much of it."""
+    """Returns freed memory to the system if the allocator is glibc's, which otherwise keeps much of it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
 
 
 def _left_by_container(root: Path) -> int | None:
-    """What the control group leaves; None without a limit."""
+    """Returns the memory left within the control group's limit, in bytes; None if there is no limit."""
     for limit, used in CONTROL_GROUPS:
         try:
             return max(0, int((root / limit).read_text()) - int((root / used).read_text()))
-        except (OSError, ValueError):  # "max" is no number
+        except (OSError, ValueError):  # "max" means no limit
             continue
     return None
 
 
 def _kilobytes(path: Path, name: str) -> int | None:
-    """A line such as "MemAvailable:   1234 kB" of a file, in bytes."""
+    """Returns the value of a line such as "MemAvailable:   1234 kB" in a file, in bytes; None if there is none."""
     try:
         for line in path.read_text().splitlines():
             if line.startswith(name + ":"):

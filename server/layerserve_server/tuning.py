@@ -1,4 +1,4 @@
-"""Tuning: which engine answers for a version, found out in the background once it serves."""
+"""Tuning: finds the fastest engine for a version in the background, after it was loaded."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from layerserve_server.repository.version import LoadedVersion
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that closing waits for the step under way.
+#: Maximum time that `close` waits for the current step, in seconds.
 _MOST_WAIT = 15.0
-#: Of one weight.
+#: Size of a weight, in bytes.
 _BYTES = 4
-#: What an engine's speed depends on, besides the file and the machine.
+#: Packages whose versions affect the speed of engines.
 _PACKAGES = ("torch", "onnxruntime", "openvino", "layerserve")
 
 
 class EngineUnfitError(LayerGraphError):
-    """The engine that the settings name can't run a model."""
+    """The engine in the settings can't run a model."""
 
 
 def pinning(load: LoadModel, engine: str, threads: int) -> LoadModel:
-    """`load`, with the model on that engine. What it loads raises EngineUnfitError where the engine can't run it."""
+    """Wraps `load` to run models on this engine. The result raises EngineUnfitError if it can't run a model."""
 
     def pinned(path: Path) -> ServedModel:
         model = load(path)
         found: Tuning = model.plan().tune(engines=(engine,), threads=threads, shared=True, pin=True)
         if found.dropped:
-            raise EngineUnfitError(f"engine '{engine}', which the settings name, can't run it: {found.dropped[engine]}")
+            raise EngineUnfitError(f"setting 'engine': '{engine}' can't run the model: {found.dropped[engine]}")
         return model
 
     return load if engine == EAGER else pinned
 
 
 def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
-    """`load`, with models in less precision where a proof beside the file allows that; all others as they are."""
+    """Wraps `load` to run models in lower precision, if they have a golden file and stay within its tolerance."""
 
     def reduced(path: Path) -> ServedModel:
         model = load(path)
@@ -70,11 +70,11 @@ def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
 
 
 class Tuner:
-    """Tunes versions one after the other, in a thread of its own, and remembers what it found in a folder.
+    """Tunes versions one after another in a thread, and saves the results in a folder.
 
-    seconds     for each version, about
-    threads     that an engine may use; 0 is torch's number
-    max_bytes   of weights; a larger model stays on eager torch, because engines have weights of their own
+    seconds     approximate time per version
+    threads     number of threads per engine; 0 for torch's default
+    max_bytes   maximum size of the weights; larger models stay on eager torch, since engines copy the weights
     """
 
     def __init__(self, folder: Path, *, seconds: float, threads: int, max_bytes: int) -> None:
@@ -88,19 +88,19 @@ class Tuner:
         self._thread = threading.Thread(target=self._work, name="tuner", daemon=True)
 
     def start(self) -> None:
-        """Starts to tune what has been submitted."""
+        """Starts the thread."""
         self._thread.start()
 
     def submit(self, loaded: LoadedVersion) -> None:
-        """Tunes a version when its turn comes, if it is still served then."""
+        """Queues a version for tuning. It is skipped if it was retired meanwhile."""
         loaded.choosing_engine = True
         with self._wake:
-            # Those that were replaced meanwhile go now, with their weights: loading may be quicker than tuning.
+            # Retired versions are dropped now, to free their weights: versions may be loaded faster than tuned.
             self._waiting = [one for one in self._waiting if not one.retired] + [loaded]
             self._wake.notify()
 
     def close(self) -> None:
-        """Tunes nothing more, and waits for the step under way: a process must not end inside of an engine."""
+        """Stops tuning after the current step, and waits for it: a process must not exit while an engine is running."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -112,7 +112,7 @@ class Tuner:
             pass
 
     def _tune_next(self) -> bool:
-        """Tunes the version that has waited longest, once there is one; gives False when this is closed."""
+        """Waits for a queued version and tunes it. Returns False after `close`."""
         with self._wake:
             self._wake.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
@@ -132,7 +132,7 @@ class Tuner:
 
     def _tune(self, loaded: LoadedVersion) -> None:
         if loaded.model.engines:
-            return  # It computes in less precision.
+            return  # It runs in lower precision.
         if loaded.parameter_count * _BYTES > self._max_bytes:
             return
 
@@ -159,7 +159,7 @@ class Tuner:
 
 
 def _key(found: FoundVersion, threads: int) -> str:
-    """What the finding holds for: the file's content as far as the disk tells, the machine, the packages."""
+    """Returns a file name for the results of a model file on this machine with the installed packages."""
     parts: list[Any] = [found.name, found.version, found.fingerprint, os.cpu_count(), threads]
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What every process that answers Predict is made of: the server's first one (`app`) and further ones (`worker`)."""
+"""Construction of the parts of every process that serves Predict: the main process (`app`) and the workers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Inference:
-    """The models of a process, and the service that answers from them."""
+    """Metrics, repository and prediction service of a process."""
 
     def __init__(self, settings: Settings, load: LoadModel) -> None:
-        """`load` reads a model file (see `loader`). Nothing is read yet."""
+        """`load` loads a model file (see `loader`). Nothing is loaded yet."""
         self._settings = settings
         self.metrics = Metrics()
         #: None where there is nothing to tune.
@@ -46,9 +46,9 @@ class Inference:
         self.prediction = PredictionService(self.repository)
 
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
-        """The transport that the settings name, on their port. `options` are the transport's own.
+        """Makes the transport of the settings on its port. `options` are passed to the transport.
 
-        Raises OSError for a port that is taken.
+        Raises OSError if the port is taken, and NativeUnavailableError.
         """
         settings = self._settings
         transport = (NativeServer if settings.transport == "native" else GrpcioServer)(
@@ -66,15 +66,15 @@ class Inference:
 
 
 def loader(settings: Settings, load: LoadModel | None = None, weights: Path | None = None) -> LoadModel:
-    """What reads a model file as the settings say, by default with layergraph.
+    """Returns the function that loads model files according to the settings, by default with layergraph.
 
-    Weights are shared through the folder `weights`, if there is one.
+    `weights` is the folder for shared weights; None to not share them.
     """
     if load is None:
         load = runner.load_probed_model if settings.probe_files else runner.load_model
         if weights is not None:
             load = partial(load, adopt=SharedWeights(weights).adopt)
-    # Imports are here because they import torch.
+    # Imported here, since these modules import torch.
     if settings.engine != "auto":
         from layerserve_server.tuning import pinning
 
@@ -87,7 +87,7 @@ def loader(settings: Settings, load: LoadModel | None = None, weights: Path | No
 
 
 def make_tuner(settings: Settings) -> Tuner | None:
-    """What finds the fastest engine for each version; None where the settings say which, or that nothing is tried."""
+    """Returns the tuner of engines; None if the settings choose an engine or turn tuning off."""
     if settings.engine != "auto" or settings.tuning_seconds <= 0:
         return None
     from layerserve_server.tuning import Tuner
@@ -101,14 +101,14 @@ def make_tuner(settings: Settings) -> Tuner | None:
 
 
 def limits(settings: Settings) -> Limits:
-    """What the transport takes."""
+    """Returns the transport's limits in the settings."""
     return Limits(
         max_message_bytes=settings.max_message_bytes,
         rpc_threads=settings.rpc_threads,
         max_streams=settings.max_streams,
         max_calls=settings.max_calls,
         max_peer_streams=settings.max_peer_streams,
-        # Every process has its share of what callers may make the server keep.
+        # The default memory budget is divided among the processes.
         max_buffered_bytes=settings.max_buffered_bytes or default_limit() // settings.workers,
         stream_idle_seconds=settings.stream_idle_seconds,
         stalled_seconds=settings.stalled_seconds,
@@ -122,7 +122,7 @@ def limits(settings: Settings) -> Limits:
 
 
 def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner) -> BatchQueue:
-    """The queue before a version. Raises UnpaddableError where the settings ask for what would change its numbers."""
+    """Makes the queue of a version. Raises UnpaddableError if the settings require padding and it can't be padded."""
     if settings.pads(name):
         run.pad_sequences()
     queue = BatchQueue(
@@ -137,7 +137,7 @@ def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, ru
 
 
 def certificate(settings: Settings) -> tuple[Path, Path] | None:
-    """Chain and key for TLS, if it is on."""
+    """Returns the paths of certificate chain and key; None if TLS is off."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     return settings.tls_certificate, settings.tls_key

@@ -79,7 +79,7 @@ def test_a_model_that_the_pinned_engine_cant_run_is_refused_with_the_reason(tmp_
     with _serve(tmp_path, engine="torchscript") as app, Client(f"localhost:{app.grpc_port}") as client:
         (info,) = client.models("quotient")
         assert info.state == "failed"
-        assert "engine 'torchscript', which the settings name, can't run it: " in info.reason
+        assert "setting 'engine': 'torchscript' can't run the model: " in info.reason
 
 
 def test_a_model_with_more_weights_than_allowed_stays_on_torch(

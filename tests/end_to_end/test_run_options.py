@@ -186,11 +186,11 @@ def test_a_run_that_uses_more_than_it_may_fails(client: Client, limits: dict[str
         ({"callbacks": [{"class_name": "CSVLogger", "config": {"filename": "/etc/x"}}]}, "expected a relative path"),
         ({"callbacks": [{"class_name": "ModelCheckpoint", "config": {"filepath": "../x.keras"}}]}, "relative path"),
         ({"publish": "best", "monitor": "acuracy"}, "monitor.*acuracy.*accuracy"),
-        ({"publish": "best", "monitor": "val_loss"}, "needs validation data"),
-        ({"publish_if_improved": "loss"}, "needs validation data"),
+        ({"publish": "best", "monitor": "val_loss"}, "requires validation data"),
+        ({"publish_if_improved": "loss"}, "requires validation data"),
         ({"publish_if_improved": "acc", "validation_split": 0.5}, "publish_if_improved.*acc"),
-        ({"max_memory_bytes": 1000}, "bytes of memory at the least, expected at most 1000"),
-        ({"max_disk_bytes": 1000}, "bytes of disk at the least, expected at most 1000"),
+        ({"max_memory_bytes": 1000}, "bytes of memory, expected at most 1000"),
+        ({"max_disk_bytes": 1000}, "bytes of disk, expected at most 1000"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_the_run(

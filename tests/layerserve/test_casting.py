@@ -43,7 +43,7 @@ def test_what_loses_nothing_is_converted(value, dtype, expected):
     ],
 )
 def test_the_first_value_that_would_be_lost_is_named(value, dtype, lost):
-    with pytest.raises(InvalidTensor, match=f"with a value of {lost}, expected {dtype}, which can't hold it"):
+    with pytest.raises(InvalidTensor, match=f"with a value of {lost}, expected {dtype}, which can't represent it"):
         cast(as_array(value, "x"), dtype, "x")
 
 

@@ -68,7 +68,7 @@ def test_what_is_not_given_is_left_to_the_file():
 
 @pytest.mark.parametrize("value", [lambda a, b: 0, Adam, object(), ["mse", print]])
 def test_what_cannot_travel_is_refused(value):
-    with pytest.raises(InvalidArgument, match=r"loss: got .*, expected a name, a serialised object"):
+    with pytest.raises(InvalidArgument, match=r"loss: got .*, expected a name, a serialized object"):
         compile_settings(loss=value)
 
 

@@ -123,7 +123,7 @@ def test_a_deadline_runs_out_across_calls(monkeypatch):
     clock[0] += 1.5
     assert deadline.remaining() == 0.5
     clock[0] += 1
-    with pytest.raises(DeadlineExceeded, match="no answer within 2 s"):
+    with pytest.raises(DeadlineExceeded, match="no reply within 2 s"):
         deadline.remaining()
     assert Deadline(None).remaining() is None
     assert Deadline(float("inf")).remaining() is None

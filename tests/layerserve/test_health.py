@@ -65,7 +65,7 @@ def test_it_asks_until_the_server_serves(monkeypatch):
 @pytest.mark.parametrize(
     ("answers", "error", "text"),
     [
-        ([NO], Unavailable, "the server at h:1 is still loading its models, or is draining"),
+        ([NO], Unavailable, "the server at h:1 is still loading its models, or is stopping"),
         ([Unavailable("connection refused")], Unavailable, "connection refused"),
         ([DeadlineExceeded("late")], DeadlineExceeded, "late"),
         # What the server said last tells more than that it didn't answer once.

@@ -418,7 +418,7 @@ def test_data_that_is_damaged_on_the_way_is_found_out(client, server, monkeypatc
         receive(run, training_pb2.DataChunk(array=chunk.array, data=b"!" + chunk.data[1:]))
 
     monkeypatch.setattr(FakeRun, "receive", damaged)
-    with pytest.raises((DataLoss, TrainingFailed), match="isn't what its digest says"):
+    with pytest.raises((DataLoss, TrainingFailed), match="doesn't match its digest"):
         client.train("double", X, Y)
 
 
@@ -442,7 +442,7 @@ def test_an_interrupted_run_is_resumed_and_its_epochs_count_once(client, server)
 
 def test_only_an_interrupted_run_can_be_resumed(client):
     run = client.train("double", X, Y).wait()
-    with pytest.raises(FailedPrecondition, match="was not interrupted"):
+    with pytest.raises(FailedPrecondition, match="wasn't interrupted"):
         run.resume()
     assert run.state == "finished"
 
@@ -450,7 +450,7 @@ def test_only_an_interrupted_run_can_be_resumed(client):
 def test_a_run_is_deleted_when_it_has_ended(client, server):
     server.hold_training()
     run = client.train("double", X, Y)
-    with pytest.raises(FailedPrecondition, match="under way"):
+    with pytest.raises(FailedPrecondition, match="hasn't ended"):
         run.delete()
     server.release_training()
     run.wait().delete()

@@ -236,14 +236,14 @@ def test_a_gpu_that_is_not_there_is_told_at_the_start(put, start):
 def test_a_file_that_is_no_model_is_told(tmp_path):
     path = tmp_path / "model.txt"
     path.touch()
-    with pytest.raises(ValueError, match=r"model.txt isn't a model file: expected .h5, .hdf5, .keras"):
+    with pytest.raises(ValueError, match=r"model.txt isn't a model file: expected suffix .h5, .hdf5, .keras"):
         App(Settings(path=path, grpc_port=0))
 
 
 def test_a_file_whose_name_is_none_for_a_model_is_told(tmp_path):
     path = tmp_path / "-odd name.keras"
     path.touch()
-    with pytest.raises(ValueError, match=r"-odd name.keras: a model's name has letters, digits, '.', '_' and '-'"):
+    with pytest.raises(ValueError, match=r"-odd name.keras: expected a model name of letters, digits, '.', '_'"):
         App(Settings(path=path, grpc_port=0))
 
 

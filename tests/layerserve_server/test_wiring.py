@@ -185,16 +185,16 @@ def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
     assert sample("layerserve_model_loaded", {"model": "double", "version": "1"}) is None
 
 
-def test_orders_for_a_worker_are_the_settings_of_its_server(tmp_path):
+def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
     settings = Settings(
         path=tmp_path, workers=2, data_root=tmp_path / "data", compute_threads=3, grpc_port=0, max_batch_rows=7
     )
     processes = Supervisor(settings)
-    orders = json.loads(json.dumps(processes._orders(4321)))
-    there = Settings.model_construct(**worker._settings(orders["settings"]))
+    configuration = json.loads(json.dumps(processes._configuration(4321)))
+    there = Settings.model_construct(**worker._settings(configuration["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
-    assert orders["socket"] == str(processes.socket)
-    assert orders["weights"] == str(processes.weights)
+    assert configuration["socket"] == str(processes.socket)
+    assert configuration["weights"] == str(processes.weights)
     assert processes.weights.is_dir()
     processes.stop(0.0)
     assert not processes.weights.exists()
@@ -285,8 +285,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
             assert not line, "it waits for more, and its server for its end"
 
     files = {"socket": str(tmp_path / "socket"), "weights": str(tmp_path / "weights")}
-    orders = json.dumps({"settings": settings.model_dump(mode="json"), **files})
-    monkeypatch.setattr(sys, "stdin", Orders(f"{orders}\n{line}"))
+    configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
+    monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
     worker.main()
 
     assert done == [

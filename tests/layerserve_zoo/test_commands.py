@@ -57,7 +57,7 @@ def test_build_keeps_what_is_there_unless_forced(tmp_path: Path, capsys: Output)
     assert zoo(command) == 0
     before = (tmp_path / "dense/1/model.keras").read_bytes()
     assert zoo(["build", "tweets", *command[1:]]) == 2
-    assert "dense/1/model.keras there already; --force replaces" in capsys.readouterr().err
+    assert "dense/1/model.keras already exists; use --force to replace" in capsys.readouterr().err
     assert (tmp_path / "dense/1/model.keras").read_bytes() == before
     assert not (tmp_path / "tweets").exists()
     assert zoo([*command, "--force", "--seed", "1"]) == 0
@@ -66,7 +66,7 @@ def test_build_keeps_what_is_there_unless_forced(tmp_path: Path, capsys: Output)
 
 def test_build_refuses_a_name_that_is_none(tmp_path: Path, capsys: Output) -> None:
     assert zoo(["build", "dens", "--to", str(tmp_path)]) == 2
-    assert "no model of the zoo is named 'dens'; there are dense, model_as_layer" in capsys.readouterr().err
+    assert "unknown model 'dens'; the zoo has dense, model_as_layer" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -38,7 +38,7 @@ class Observer:
     def calls_began(self, method, count):
         self.began += count
 
-    def before_reading(self, tell):
+    def before_collect(self, report):
         pass
 
     def calls_ended(self, calls):

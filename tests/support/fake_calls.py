@@ -18,7 +18,7 @@ class CallObserver:
     def __init__(self) -> None:
         self.began: dict[str, int] = {}
         self.ended: list[Ended] = []
-        self.told_before: list[Callable[[], None]] = []
+        self.before: list[Callable[[], None]] = []
 
     def calls_began(self, method: str, count: int) -> None:
         self.began[method] = self.began.get(method, 0) + count
@@ -26,15 +26,15 @@ class CallObserver:
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         self.ended += calls
 
-    def before_reading(self, tell: Callable[[], None]) -> None:
-        self.told_before.append(tell)
+    def before_collect(self, report: Callable[[], None]) -> None:
+        self.before.append(report)
 
 
 def event_batches_here(observer: CallObserver, memory: int = 1 << 30, **limits: int) -> EventBatches:
     """Event batches whose calls this thread takes."""
     usual = {"max_message_bytes": 1 << 20, "rpc_threads": 2, "max_streams": 8, "max_calls": 100}
     batches = EventBatches(observer, Limits(**{**usual, **limits}), MemoryBudget(memory))
-    batches.here()
+    batches.bind_to_thread()
     return batches
 
 

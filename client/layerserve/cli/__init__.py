@@ -1,4 +1,4 @@
-"""The command `layerserve`. Importing it needs neither typer nor the packages that other commands live in."""
+"""The command `layerserve`. Importing it requires neither typer nor the packages of other commands."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from importlib.metadata import version
 
 from layerserve.cli import extensions
 
-#: Exit status for a command line that can't be carried out as it stands, as shells and argparse have it.
+#: Exit status for an invalid command line or a missing package, as in shells and argparse.
 USAGE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry a command line out and return the exit status: 0 done, 1 an error, 2 usage, 130 interrupted."""
+    """Runs a command line. Returns the exit status: 0 success, 1 error, 2 usage error, 130 interrupted."""
     try:
-        return _carry_out(list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:
-        # Whoever read our output has had enough, as `head` has. What is still in the buffer must not fail at exit.
+        # The reader of the output has closed the pipe, as `head` does. Flushing the rest must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def version_text() -> str:
-    """What `--version` prints."""
+    """Returns the output of `--version`."""
     return f"layerserve {version('layerserve')}"
 
 
-def _carry_out(arguments: list[str]) -> int:
-    # Before typer: a server's image has no use for it, and its commands read their arguments themselves.
+def _run(arguments: list[str]) -> int:
+    # Before importing typer: a server's image doesn't have it, and other packages' commands parse their own arguments.
     if arguments == ["--version"]:
         print(version_text())
         return 0

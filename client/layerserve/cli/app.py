@@ -1,4 +1,4 @@
-"""The commands that talk to a server, as a typer application."""
+"""The commands of the client, as a typer application."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from layerserve.errors import LayerserveError
 
 
 def run(argv: Sequence[str]) -> int:
-    """Carry a command line out. An error is one line on standard error, never a traceback."""
+    """Runs a command line. Returns the exit status. Errors are printed as one line to standard error."""
     try:
         application()(args=list(argv), prog_name="layerserve")
     except SystemExit as ending:
@@ -34,7 +34,7 @@ def _fail(text: str) -> int:
 
 
 def application() -> typer.Typer:
-    """The application: our commands, and by name those of other packages."""
+    """Makes the application, with the client's commands and those of other packages."""
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,

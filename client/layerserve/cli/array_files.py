@@ -1,4 +1,4 @@
-"""Arrays in files: .npy, .npz and JSON, read and written."""
+"""Reading and writing of arrays in .npy, .npz and JSON files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from layerserve.errors import InvalidArgument
 from layerserve.server_file import ServerFile
 
 STDIN = "-"
-#: What a path begins with that is not here but below the server's data root.
+#: Prefix of paths below the server's data root.
 SERVER = "server:"
 
 
 def read_arrays(arguments: Sequence[str], names: Callable[[], Collection[str]] | None = None) -> Any:
-    """What `--input`, `--x` and their like name: a dict by name, or one value without a name.
+    """Reads the arguments of `--input`, `--x` and similar options. Returns a dict by name, or one value without a name.
 
-    Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, of which PATH:KEY picks one array, and which
-    without a key gives all of its arrays by their names if they are several; a .json file, or "-" for JSON on standard
-    input: an object of values by name, or one value. `server:PATH` and `server:PATH:KEY` name files that the server
-    reads. Raises InvalidArgument for what is none of these.
+    Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, with PATH:KEY for one of its arrays; a .json
+    file, or "-" for JSON on standard input, with an object of values by name or a single value. A .npz file with
+    several arrays and no key gives all of them by name. `server:PATH` and `server:PATH:KEY` are files of the server.
+    Raises InvalidArgument for other arguments, and OSError.
 
-    `names` tells which arrays are of use, and is called where a .npz file gives several: others in it, such as labels
-    beside the inputs, are passed over with a note on standard error.
+    `names` returns the names of the model's inputs; it is called if a .npz file has several arrays. Other arrays in the
+    file, such as labels, are ignored with a note on standard error.
     """
     named: dict[str, Any] = {}
     for argument in arguments:
@@ -54,7 +54,7 @@ def read_arrays(arguments: Sequence[str], names: Callable[[], Collection[str]] |
 
 
 def _of_use(path: str, arrays: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The arrays with these names; all where none has: then they are misspelt, which the model's names show best."""
+    """Returns the arrays with these names; all arrays if there are none, for an error that lists the model's names."""
     used = {name: array for name, array in arrays.items() if name in names}
     if not used:
         return arrays
@@ -93,7 +93,7 @@ def _read(path: str) -> Any:
 
 def _read_npz(path: str, key: str | None) -> Any:
     try:
-        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        # Opened here, since NumPy doesn't close a file that isn't an archive.
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if key is None:
                 arrays = {name: archive[name] for name in archive.files}
@@ -105,7 +105,7 @@ def _read_npz(path: str, key: str | None) -> Any:
         raise
     except InvalidArgument:
         raise
-    except Exception as error:  # whatever zipfile and NumPy raise for a damaged archive
+    except Exception as error:  # zipfile and NumPy raise many kinds of errors for a corrupt archive
         raise InvalidArgument(f"{path}: got {error}, expected arrays in .npz format") from None
 
 
@@ -120,13 +120,16 @@ def _parse(text: str, source: str) -> Any:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], document: Mapping[str, Any]) -> None:
-    """Write arrays to a .npy file (one array), a .npz file, or `document` to a .json file."""
+    """Writes arrays to a .npy file (one array) or a .npz file, or `document` to a .json file.
+
+    Raises InvalidArgument for another suffix, or several arrays for .npy, and OSError.
+    """
     if path.suffix == ".npy":
         if len(arrays) != 1:
             raise InvalidArgument(f"{path}: got {len(arrays)} outputs ({', '.join(arrays)}), expected one for .npy")
         np.save(path, _writable(next(iter(arrays.values()))))
     elif path.suffix == ".npz":
-        # Not by savez, in which outputs called "file" or "allow_pickle" would clash with its parameters.
+        # Not with savez, where outputs named "file" or "allow_pickle" would clash with its parameters.
         with zipfile.ZipFile(path, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -138,5 +141,5 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], document: Mapping[str, A
 
 
 def _writable(array: Any) -> Any:
-    """Strings as fixed-width bytes: object arrays can be saved only as pickles."""
+    """Converts strings to fixed-width bytes, since object arrays can be saved as pickles only."""
     return array.astype("S") if array.dtype == object else array

@@ -1,4 +1,4 @@
-"""The commands that look at models: `models`, `shapes` and `download`."""
+"""The commands `models`, `shapes` and `download`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def shapes(
 def download(
     context: typer.Context,
     model: ModelName,
-    # No Path: that would lose the slash at the end.
+    # A str, since a Path would lose the slash at the end.
     path: Annotated[
         str,
         typer.Argument(

@@ -1,4 +1,4 @@
-"""Commands that live in other packages: entry points in `layerserve.commands`, loaded when they are called."""
+"""Commands of other packages: entry points of the group `layerserve.commands`, loaded when they are called."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-#: The group of entry points. Each loads to a function that takes the arguments after the command's name and returns an
-#: exit status.
+#: Group of the entry points. Each is a function that takes the arguments after the command's name and returns the exit
+#: status.
 GROUP = "layerserve.commands"
 
-#: What the help says of the commands that belong to layerserve.
+#: Help texts of layerserve's own commands.
 HELP = {
     "serve": "Serve a repository of models, or a single model file.",
     "inspect": "Show the layers, nodes and parameters of a model file.",
     "zoo": "List and build the models of Keras's functional API guide.",
 }
 
-#: The extra that brings what a command imports.
+#: The extra that installs the packages of these commands.
 EXTRA = "server"
 
 OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
 
 
 def names() -> tuple[str, ...]:
-    """The commands there are. Reads packages' metadata and imports none of them."""
+    """Returns the names of the commands, from packages' metadata, without importing them."""
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
 def run(name: str, argv: Sequence[str]) -> int:
-    """Load a command and call it; returns its exit status. A package that it lacks is said in one line."""
+    """Loads and calls a command. Returns its exit status. Prints one line if a package is missing."""
     point = next(iter(entry_points(group=GROUP, name=name)))
     try:
         return int(point.load()(list(argv)) or 0)

@@ -1,4 +1,4 @@
-"""The options of training as flags of commands, made from the tables that describe them."""
+"""Flags of commands for the options of training, made from the tables in `layerserve.options`."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def flags(options: Sequence[Option]) -> Callable[[F], F]:
-    """Give a command these options as flags; they come as `**options`, for `read_flags`."""
+    """Decorator that adds flags for these options to a command. It receives them as `**options`, for `read_flags`."""
 
     def shown(command: F) -> F:
-        expand(command, map(_parameter, options), eval_str=True)  # typer doesn't look types of a signature up
+        expand(command, map(_parameter, options), eval_str=True)  # typer doesn't evaluate a signature's annotations
         return command
 
     return shown
 
 
 def read_flags(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are given, as the client takes them. Raises InvalidArgument for a text that is not valid."""
+    """Converts the given flags to options of the client. Raises InvalidArgument if a text is invalid."""
     return {
         option.name: _FORMS[type(option.kind)].read(flag_name(option), given[option.name])
         for option in options
@@ -56,7 +56,7 @@ def read_flags(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str,
 
 
 def flag_name(option: Option) -> str:
-    """steps_per_epoch -> --steps-per-epoch"""
+    """Returns an option's flag: steps_per_epoch -> --steps-per-epoch."""
     return "--" + option.name.replace("_", "-")
 
 
@@ -83,7 +83,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 
 def _bytes(flag: str, text: str) -> int:
-    """2G -> 2147483648."""
+    """Parses a size in bytes: 2G -> 2147483648. Raises InvalidArgument."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
     try:
         return int(float(number) * _UNITS[unit])
@@ -103,14 +103,14 @@ def _name_or_json(flag: str, text: str) -> Any:
 
 
 def _names_or_json(flag: str, texts: Sequence[str]) -> Any:
-    """Names as a list; JSON that stands alone as what it says, such as a dict by output."""
+    """Returns a list of names; for a single JSON list or object, that itself, such as a dict by output."""
     values = [_name_or_json(flag, text) for text in texts]
     return values[0] if len(values) == 1 and isinstance(values[0], (list, dict)) else values
 
 
 @dataclass(frozen=True)
 class _Form:
-    """How a kind of value is written on the command line: as what type it is read, and what then makes the value."""
+    """How a kind of value is parsed on the command line: typer's type, then `read` to convert it."""
 
     type: Any
     metavar: str | None = None

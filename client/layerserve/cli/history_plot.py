@@ -1,4 +1,4 @@
-"""The history of a run as a small plot: in the terminal, or as a PNG file."""
+"""Plots of a run's history, in the terminal or as a PNG file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from layerserve.cli.output import number_text, print_table
 from layerserve.errors import InvalidArgument
 from layerserve.tables import Table
 
-#: From low to high.
+#: Bars from low to high.
 BARS = "▁▂▃▄▅▆▇█"
-#: Bars in a line at the most: of a longer history each bar is the mean of several epochs.
+#: Maximum number of bars in a line. In a longer history each bar is the mean of several epochs.
 WIDTH = 40
 
 
 def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
-    """Values as a line of bars, from the lowest of them to the highest; '·' for what is no finite number."""
+    """Returns values as a line of bars, scaled to their minimum and maximum, with "·" for values that aren't finite."""
     count = min(width, len(values))
     parts = [values[len(values) * place // count : len(values) * (place + 1) // count] for place in range(count)]
     means = [sum(part) / len(part) for part in parts]
@@ -31,7 +31,7 @@ def _bar(share: float) -> str:
 
 
 def print_plot(history: Mapping[str, Sequence[float]]) -> None:
-    """A line for each log: its way, first, lowest, highest and last value. Nothing for a single epoch."""
+    """Prints a line per log: its bars, first, lowest, highest and last value. Prints nothing for a single epoch."""
     rows = [
         (name, sparkline(values), *map(number_text, (values[0], min(values), max(values), values[-1])))
         for name, values in history.items()
@@ -42,7 +42,7 @@ def print_plot(history: Mapping[str, Sequence[float]]) -> None:
 
 
 def check_plot(path: Path | None) -> None:
-    """Raises InvalidArgument where no plot can be written: before a run, not after it."""
+    """Raises InvalidArgument if a plot can't be written. Called before a run, so as not to fail after it."""
     if path is None:
         return
     if path.suffix != ".png":
@@ -54,7 +54,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def save_plot(path: Path, title: str, history: Mapping[str, Sequence[float]]) -> None:
-    """Writes a PNG: one panel for each log, in which its validation is a second line."""
+    """Writes a PNG file with a panel per log, with its validation log as a second line."""
     from matplotlib.figure import Figure
 
     names = [name for name in history if not (name.startswith("val_") and name.removeprefix("val_") in history)]

@@ -1,4 +1,4 @@
-"""A training run on the terminal while it goes on: a bar with losses, steps and the time left."""
+"""Live progress of a training run on the terminal: a bar with losses, steps and the remaining time."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from layerserve.events import (
 )
 from layerserve.progress import PlainProgress, format_logs
 
-#: Columns of a terminal that has room for a long bar.
+#: Minimum width of a terminal for a long bar, in columns.
 WIDE = 120
 
 
 def show_run(run: TrainingRun) -> RunCancelled | None:
-    """Show a run to its end, on standard error; plain lines where that is no terminal. Gives how it was cancelled."""
+    """Shows a run's progress to its end on standard error, as plain lines if that isn't a terminal.
+
+    Returns the last event if the run was cancelled, else None. Raises TrainingFailed.
+    """
     event: TrainingEvent | None = None
     if not sys.stderr.isatty():
         plain = PlainProgress()
@@ -41,7 +44,7 @@ def show_run(run: TrainingRun) -> RunCancelled | None:
 
 
 class LiveProgress:
-    """One bar over all steps of all epochs. A context manager."""
+    """A bar over all steps of all epochs. A context manager."""
 
     def __init__(self, model: str, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
@@ -53,7 +56,7 @@ class LiveProgress:
             TimeElapsedColumn(),
             TextColumn("<"),
             TimeRemainingColumn(),
-            # The only column that may go over several lines: a narrow terminal would else squeeze the others out.
+            # The only column that may wrap; otherwise it would hide the others on a narrow terminal.
             TextColumn("{task.fields[logs]}", table_column=Column(no_wrap=False, ratio=1)),
             console=console,
             expand=True,

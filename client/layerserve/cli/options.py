@@ -1,4 +1,4 @@
-"""Options that several commands have, and the client that they make."""
+"""Options shared by several commands, and the client that is made from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="ID of the run.", show
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """What the options before the command's name say of the connection."""
+    """The options of the connection, which precede the command's name."""
 
     token: str | None
     tls: TLS | None
@@ -88,6 +88,6 @@ def connection_options(
 
 
 def connect(context: typer.Context, address: str) -> Client:
-    """The client for a command."""
+    """Returns the client for a command."""
     options: ConnectionOptions = context.find_root().obj
     return Client(address, timeout=options.timeout, tls=options.tls or False, token=options.token)

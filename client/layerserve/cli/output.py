@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs."""
+"""Output of the commands: tables or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.markup import escape
 from layerserve.tables import Table
 from layerserve.tensors import Array
 
-#: Columns to use where the output is no terminal: a table that is piped into a file shouldn't be cut at 80.
+#: Width of tables if the output isn't a terminal, in columns, so that they aren't cut at 80.
 PIPE_WIDTH = 200
 
 
@@ -26,7 +26,7 @@ def console() -> Console:
 
 
 def print_table(table: Table) -> None:
-    """A table. Brackets in its cells are no markup."""
+    """Prints a table. Brackets in its cells aren't interpreted as markup."""
     shown = rich.table.Table(title=escape(table.title), title_justify="left", header_style="bold")
     for column in table.columns:
         shown.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
@@ -40,15 +40,15 @@ def print_line(text: str) -> None:
 
 
 def print_json(document: Any, indent: int | None = 2) -> None:
-    """A document that any JSON reader takes."""
+    """Prints a document as standard JSON."""
     print(json.dumps(plain(document), indent=indent, allow_nan=False))
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types.
+    """Converts a value to JSON types.
 
-    Dataclasses become objects, times ISO 8601, unknown axes null. Numbers that JSON lacks become the strings "NaN",
-    "Infinity" and "-Infinity", as in the JSON of protobuf.
+    Dataclasses become objects, times ISO 8601 strings, unknown axes null. Numbers that JSON can't represent become the
+    strings "NaN", "Infinity" and "-Infinity", as in protobuf's JSON.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
@@ -69,11 +69,11 @@ def plain(value: Any) -> Any:
 
 def _elements(array: Array) -> Any:
     if array.dtype in (np.float32, np.float16):
-        # By way of the shortest text: 0.1 in float32 is printed as 0.1, not as 0.10000000149011612.
+        # Through the shortest text: 0.1 in float32 is printed as 0.1, not as 0.10000000149011612.
         array = array.astype("U32").astype(np.float64)
     return array.tolist()
 
 
 def number_text(value: float) -> str:
-    """Four digits, as Keras prints losses."""
+    """Formats a number with four digits, as Keras prints losses."""
     return f"{value:.4g}"

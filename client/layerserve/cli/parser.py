@@ -1,4 +1,4 @@
-"""Command lines read by argparse, with the help and the errors that typer gives the other commands."""
+"""argparse parser with help and errors in typer's style, for commands that don't use typer."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-#: Widest text, widest first column, and the space after it, in characters; those of typer.
+#: Maximum width of the text and of the first column, and the space after that, in characters; the same as typer's.
 _WIDTH, _FIRST, _SPACE = 80, 30, 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads a command's arguments. `-h` and `--help` are there already."""
+    """Parses a command's arguments. `-h` and `--help` are included."""
 
     def __init__(self, *, prog: str, description: str, **options: Any) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False, **options)
-        # Shown last, whatever is added.
+        # Always shown last.
         self._help = self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
 
     def format_usage(self) -> str:
-        """The first line of the help."""
+        """Returns the first line of the help."""
         words = [_positional(action) for action in self._actions if not action.option_strings]
         return " ".join(["Usage:", self.prog, "[OPTIONS]", *words]) + "\n"
 
     def format_help(self) -> str:
-        """The whole help."""
+        """Returns the help."""
         width = max(40, min(shutil.get_terminal_size().columns, _WIDTH) - 2)
         parts = [self.format_usage()]
         for paragraph in (self.description or "").split("\n\n"):
@@ -45,12 +45,12 @@ class Parser(argparse.ArgumentParser):
         return "\n".join(parts)
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with status 2, and says why."""
+        """Prints the error and exits with status 2."""
         self.exit(2, f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {message}\n")
 
 
 def with_default(text: str, default: object) -> str:
-    """An option's help with its default value, as typer shows it."""
+    """Returns an option's help with its default value, in typer's style."""
     return f"{text}  [default: {default}]"
 
 

@@ -63,7 +63,7 @@ def predict(
 
         def input_names() -> set[str]:
             known = client.model(model, version=version, label=label).inputs
-            # A version that isn't loaded yet has inputs only in its graph, the request for which loads it.
+            # The inputs of a version that isn't loaded are known only after a request that loads it.
             known = known or client.node_shapes(model, version=version, label=label).inputs
             return {spec.name for spec in known}
 

@@ -1,4 +1,4 @@
-"""The command `files`: what the callbacks of a run have written."""
+"""The command `files`, which lists and downloads the files written by a run's callbacks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def files(
                 print_table(Table(f"Files of run {run}", ("Name", "#Bytes", "Written"), rows))
             return
         to.mkdir(parents=True, exist_ok=True)
-        # Also those that aren't listed: the server says that it has no such file.
+        # Including names that aren't listed, for which the server raises NotFound.
         saved = [(name, found.download(name, to)) for name in (names or [file.name for file in listed])]
     if as_json:
         print_json({"files": [{"name": name, "path": str(path)} for name, path in saved]})

@@ -1,4 +1,4 @@
-"""The commands about training: `train`, `evaluate`, `runs`, `watch`, `cancel`, `resume` and `delete`."""
+"""The commands `train`, `evaluate`, `runs`, `watch`, `cancel`, `resume` and `delete`."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def evaluate(
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
-    """Show a run to its end. Raises TrainingFailed and TrainingCancelled as `wait` does."""
+    """Shows a run's progress to its end. Raises TrainingFailed and TrainingCancelled as `wait` does."""
     try:
         cancelled = _print_events(run) if as_json else show_run(run)
     except KeyboardInterrupt:
@@ -148,12 +148,12 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
 def _print_events(run: TrainingRun) -> RunCancelled | None:
     event: TrainingEvent | None = None
     for event in run:
-        print(json.dumps({"event": _event_word(event), **plain(event)}, allow_nan=False), flush=True)
+        print(json.dumps({"event": _event_name(event), **plain(event)}, allow_nan=False), flush=True)
     return event if isinstance(event, RunCancelled) else None
 
 
-def _event_word(event: TrainingEvent) -> str:
-    """RunAccepted -> accepted, StepProgress -> step, EpochEnd -> epoch, LogLine -> log: the words of the protocol."""
+def _event_name(event: TrainingEvent) -> str:
+    """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
     name = type(event).__name__
     return {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log"}.get(name, name.removeprefix("Run").lower())
 
@@ -204,7 +204,7 @@ def _run_row(info: RunInfo) -> tuple[str, ...]:
         info.model,
         str(info.base_version),
         _state_text(info),
-        # An evaluation goes through the data once, and has no epochs.
+        # An evaluation is a single pass over the data, without epochs.
         "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
         " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
         "" if info.version is None else str(info.version),

@@ -1,4 +1,4 @@
-"""Environment variables of the command line. A server, whose settings have the same prefix, accepts them too."""
+"""Environment variables of the CLI. The server, whose settings have the same prefix, ignores them."""
 
 ADDRESS = "LAYERSERVE_ADDRESS"
 TOKEN = "LAYERSERVE_TOKEN"

@@ -1,1 +1,1 @@
-"""The options of training and evaluation, each described once: signatures, flags and messages are made from here."""
+"""The options of training and evaluation, from which signatures, flags and messages are made."""

@@ -1,4 +1,4 @@
-"""Kinds of values that an option takes: which are valid, and how they travel in a message."""
+"""Kinds of option values: which values are valid, and how they are encoded in a message."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from layerserve.v1 import training_pb2
 
 @dataclass(frozen=True)
 class Kind:
-    """Whatever the field of the message takes. The other kinds refine it."""
+    """Any value that the field of the message accepts. Base class of the other kinds."""
 
-    #: The valid values, in words for errors and docstrings.
+    #: Description of the valid values, for errors and docstrings.
     expects: str = ""
-    #: Further fields of the same message that the value fills.
+    #: Further fields of the same message that are set by the value.
     beside: tuple[str, ...] = ()
 
     def encode(self, name: str, value: Any) -> Any:
-        """The value as the message holds it. Raises InvalidArgument for one that is not valid."""
+        """Returns the value for the message. Raises InvalidArgument if it is invalid."""
         return value
 
     def valid(self, value: Any) -> bool:
-        """Whether a value that `read` gave is in range: a message can hold more than is valid."""
+        """Whether a value returned by `read` is valid: a message may contain other values."""
         return True
 
     def write(self, message: Any, field: str, value: Any) -> None:
-        """Set the field to what `encode` gave."""
+        """Sets the field to a value returned by `encode`."""
         setattr(message, field, value)
 
     def read(self, message: Any, field: str) -> Any:
-        """The value of the field, None where it is not set. A number that can't say so is not set where it is 0."""
+        """Returns the value of the field; None if it isn't set. Without field presence, 0 and "" count as unset."""
         presence = message.DESCRIPTOR.fields_by_name[field].has_presence
         value = getattr(message, field)
         return value if (message.HasField(field) if presence else value) else None
@@ -59,14 +59,14 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class Log(Text):
-    """What training measures."""
+    """Name of a log, such as a loss or metric."""
 
     expects: str = "the name of a log, such as 'loss'"
 
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """Numbers of Python or NumPy, from `least` to below `limit`."""
+    """A number of Python or NumPy, at least `least` and below `limit`."""
 
     least: float = 0
     limit: float = math.inf
@@ -89,7 +89,7 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Whole(Number):
-    """Whole numbers, also as floats. `limit` says what the field of the message can hold."""
+    """A whole number, also as a float. `limit` is that of the field of the message."""
 
     limit: float = 2**31
 
@@ -102,7 +102,7 @@ class Whole(Number):
 
 @dataclass(frozen=True)
 class Size(Whole):
-    """Numbers of bytes. The command line also takes them with a unit, such as 2G."""
+    """A number of bytes. The command line also accepts units, such as 2G."""
 
     expects: str = "a whole number from 1"
     least: float = 1
@@ -111,7 +111,7 @@ class Size(Whole):
 
 @dataclass(frozen=True)
 class Words(Kind):
-    """One of a few words. `words` gives the value that the message holds for each."""
+    """One of several words. `words` has the value in the message for each."""
 
     words: Mapping[str, Any] = field(default_factory=dict)
 
@@ -124,14 +124,14 @@ class Words(Kind):
         return value in self.words
 
     def read(self, message: Any, field: str) -> Any:
-        """The word; what stands for none is given as it is, for `valid` to refuse."""
+        """Returns the word; an unknown value is returned unchanged, and refused by `valid`."""
         value = super().read(message, field)
         return {held: word for word, held in self.words.items()}.get(value, value)
 
 
 @dataclass(frozen=True)
 class Publication(Kind):
-    """Whether a run publishes, and which weights: two fields of the message."""
+    """Whether a run publishes its result, and which weights; sets two fields of the message."""
 
     expects: str = "True, False, 'last' or 'best'"
     beside: tuple[str, ...] = ("publish_choice",)
@@ -147,7 +147,7 @@ class Publication(Kind):
         message.publish_choice = chosen if value else training_pb2.PUBLISH_CHOICE_UNSPECIFIED
 
     def read(self, message: Any, field: str) -> Any:
-        """None, False or "best"."""
+        """Returns None, False or "best"."""
         if message.HasField("publish") and not message.publish:
             return False
         return "best" if message.publish_choice == training_pb2.PUBLISH_CHOICE_BEST else None
@@ -155,7 +155,7 @@ class Publication(Kind):
 
 @dataclass(frozen=True)
 class Patterns(Kind):
-    """A pattern, or several."""
+    """A pattern, or a list of patterns."""
 
     expects: str = "patterns"
 
@@ -171,12 +171,12 @@ class Patterns(Kind):
 
 @dataclass(frozen=True)
 class Json(Kind):
-    """What travels as JSON text. `read` gives the text."""
+    """A value encoded as JSON text. `read` returns the text."""
 
 
 @dataclass(frozen=True)
 class Setting(Json):
-    """What Keras's `compile` takes: a name, a serialised object, one with `get_config()`, a list or dict of them."""
+    """An argument of Keras's `compile`: a name, a serialized object, one with `get_config()`, a list or a dict."""
 
     expects: str = "what Keras's compile takes"
 
@@ -186,19 +186,19 @@ class Setting(Json):
 
 @dataclass(frozen=True)
 class Settings(Setting):
-    """The same, where several are usual."""
+    """Like `Setting`, usually a list of several."""
 
 
 @dataclass(frozen=True)
 class Weights(Setting):
-    """Numbers: a list or dict of them."""
+    """A list or dict of numbers."""
 
     expects: str = "a list or dict of numbers"
 
 
 @dataclass(frozen=True)
 class Callbacks(Json):
-    """A callback, or several: names or {"class_name", "config"}."""
+    """A callback or a list of callbacks: names or {"class_name", "config"}."""
 
     expects: str = "names or {'class_name', 'config'}"
 
@@ -208,7 +208,7 @@ class Callbacks(Json):
 
 @dataclass(frozen=True)
 class ClassWeight(Json):
-    """A number by class."""
+    """A dict of numbers by class index."""
 
     expects: str = "a dict of class index to number"
 
@@ -217,12 +217,12 @@ class ClassWeight(Json):
 
 
 def whole(least: int, bits: int = 32) -> Whole:
-    """Whole numbers from `least` that a field of so many bits holds."""
+    """Returns the kind of whole numbers from `least` that a signed field of this many bits can represent."""
     return Whole("a whole number" + (f" from {least}" if least >= 0 else ""), least=least, limit=2 ** (bits - 1))
 
 
 def words(held: Mapping[str, Any]) -> Words:
-    """One of these words, each with what the message holds for it."""
+    """Returns the kind of these words, given with their values in the message."""
     quoted = [repr(word) for word in held]
     return Words(" or ".join(quoted) if len(quoted) < 3 else f"one of {', '.join(quoted)}", words=held)
 

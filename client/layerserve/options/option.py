@@ -1,4 +1,4 @@
-"""One option: its name, type, default, range, unit and help, and where it stands in a message."""
+"""Description of an option: its name, type, default, range, unit, help, and field in a message."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from layerserve.options.kinds import Kind
 
 @dataclass(frozen=True)
 class Option:
-    """An option, as its line in a table describes it."""
+    """An option, as declared by a field of a table."""
 
     name: str
     default: Any
-    #: Which values are valid, and how they travel.
+    #: The valid values and their encoding.
     kind: Kind
-    #: What it does, in one sentence.
+    #: Description in one sentence.
     help: str
-    #: What a number of it counts.
+    #: Unit of a number.
     unit: str
-    #: What holds where it isn't given, if its default doesn't say it.
+    #: Description of the default, if `default` doesn't express it.
     otherwise: str
-    #: The field of the specification that carries it, as a path: "nan_policy", "budget.seconds".
+    #: Path of its field in the spec: "nan_policy", "budget.seconds".
     path: str
-    #: Whether evaluation has it too.
+    #: Whether `evaluate` has the option, too.
     evaluates: bool
-    #: Further spellings on the command line: short ones, and names that it had before.
+    #: Further flags on the command line: short ones, and former names.
     flags: tuple[str, ...]
-    #: Its type in signatures, and the text of it.
+    #: Its type in signatures, and the annotation as text.
     type: Any
     annotation: str
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """All fields of the specification that it fills, as paths."""
+        """Paths of all fields of the spec that the option sets."""
         parts = self.path.split(".")
         return (self.path, *(".".join([*parts[:-1], field]) for field in self.kind.beside))
 
     def write(self, spec: Any, value: Any) -> None:
-        """Put a value into the specification. Raises InvalidArgument for one that is not valid."""
+        """Sets the option in a spec. Raises InvalidArgument if the value is invalid."""
         if value is None and self.default is None:
             return
         encoded = self.kind.encode(self.name, value)
@@ -50,7 +50,7 @@ class Option:
             self.kind.write(*self._place(spec), encoded)
 
     def read(self, spec: Any) -> Any:
-        """Its value in a specification; None where it is not given."""
+        """Returns the option's value in a spec; None if it isn't set."""
         return self.kind.read(*self._place(spec))
 
     def _place(self, spec: Any) -> tuple[Any, str]:
@@ -71,7 +71,7 @@ def option(
     evaluates: bool = False,
     flags: Sequence[str] = (),
 ) -> Any:
-    """A line of a table: the field of a dataclass, with what `Option` says of it. `field` is the message's own name."""
+    """Declares an option as a dataclass field. `field` is its name in the message if that differs; see `Option`."""
     described = {
         "kind": kind,
         "help": help,
@@ -85,7 +85,7 @@ def option(
 
 
 def options_of(table: type[Any], message: str = "") -> tuple[Option, ...]:
-    """The options of a table. Its fields stand in this field of the specification, or in the specification itself."""
+    """Returns the options of a table. `message` is the field of the spec that has them; empty for the spec itself."""
     types = get_type_hints(table)
     found = []
     for line in dataclasses.fields(table):
@@ -105,7 +105,7 @@ def options_of(table: type[Any], message: str = "") -> tuple[Option, ...]:
 
 
 def check_names(function: str, options: Sequence[Option], given: Iterable[str]) -> None:
-    """Raises TypeError, as Python does, for a name that is no option."""
+    """Raises TypeError, as Python does, if a name isn't an option."""
     known = [option.name for option in options]
     for name in given:
         if name not in known:
@@ -115,6 +115,6 @@ def check_names(function: str, options: Sequence[Option], given: Iterable[str]) 
 
 
 def fill(spec: Any, options: Sequence[Option], given: Mapping[str, object]) -> None:
-    """Put options into a specification, with the defaults of those that aren't given. Raises InvalidArgument."""
+    """Sets options in a spec, by default to their default values. Raises InvalidArgument if a value is invalid."""
     for option in options:
         option.write(spec, given.get(option.name, option.default))

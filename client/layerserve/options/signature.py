@@ -1,4 +1,4 @@
-"""Functions that take options as `**options`: what `help`, `inspect.signature` and completion show of them."""
+"""Signatures and docstrings of functions with `**options`, for `help`, `inspect.signature` and completion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def takes(options: Sequence[Option]) -> Callable[[F], F]:
-    """Show a function with these options as keyword parameters, and list them at the end of its docstring."""
+    """Decorator that adds options to a function's signature as keyword parameters, and lists them in its docstring."""
 
     def shown(function: F) -> F:
         expand(function, [_parameter(option) for option in options])
@@ -26,9 +26,9 @@ def takes(options: Sequence[Option]) -> Callable[[F], F]:
 
 
 def expand(function: Callable[..., Any], parameters: Iterable[inspect.Parameter], *, eval_str: bool = False) -> None:
-    """Show these keyword parameters in place of `**options`: before the other keyword parameters that have defaults.
+    """Replaces `**options` in a function's signature by keyword parameters, before the others with a default.
 
-    With `eval_str`, types that are written as text are looked up now, for readers that don't do it themselves.
+    With `eval_str`, annotations that are strings are evaluated now, for readers that don't evaluate them.
     """
     signature = inspect.signature(function, eval_str=eval_str)
     given = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]

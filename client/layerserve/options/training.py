@@ -1,7 +1,7 @@
-"""The tables: every option of `train`, in the order of its signature, and those that `evaluate` shares.
+"""Tables of the options of `train`, in the order of its signature; some are also options of `evaluate`.
 
-An option is added here, and to the contract in `proto/`: `make client` then writes it into `keywords.py`. What it does,
-the server's training says.
+To add an option, declare it here and in `proto/`, and run `make client`, which writes it to `keywords.py`. The server's
+training implements it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from layerserve.v1 import training_pb2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a run goes through its data and what becomes of its result: fields of TrainSpec itself."""
+    """Options of the training loop and of publication: fields of TrainSpec itself."""
 
     epochs: int = option(1, whole(1), "Passes over the data.", flags=["-e"])
     batch_size: int = option(32, whole(1), "Rows in a step.", unit="rows", evaluates=True, flags=["-b"])
@@ -91,7 +91,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
-    """What Keras's `compile` takes: the fields of CompileSettings."""
+    """Arguments of Keras's `compile`: fields of CompileSettings."""
 
     optimizer: Any = option(None, Setting(), "Optimizer, as Keras serialises it.", otherwise="the file's")
     loss: Any = option(
@@ -113,7 +113,7 @@ class CompileOptions:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a run may use; no limit but the server's where it isn't given: the fields of Budget in messages."""
+    """Limits on the resources of a run, in addition to the server's: fields of the Budget message."""
 
     max_seconds: float | None = option(
         None, SECONDS, "Seconds that the run may train.", unit="seconds", otherwise="no limit", field="seconds"

@@ -1,4 +1,4 @@
-"""A server for tests of code that uses the client: real gRPC on a free port, with models that are Python functions.
+"""A fake server for testing code that uses the client: real gRPC on a free port, with Python functions as models.
 
     with FakeServer() as server:
         server.add_model("double", lambda x: {"y": 2 * x["x"]}, inputs=[TensorSpec("x", (None, 3), "float32")],
@@ -6,7 +6,7 @@
         with Client(server.address) as client:
             assert client.predict("double", [[1, 2, 3]]).tolist() == [[2, 4, 6]]
 
-Calls are recorded in `server.calls`, and `server.fail_next(Overloaded("queue is full"))` shows how code takes an error.
+Calls are recorded in `server.calls`; `server.fail_next(Overloaded("queue is full"))` makes the next call fail.
 """
 
 from layerserve.testing.fake_model import FakeModel

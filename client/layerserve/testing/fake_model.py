@@ -1,4 +1,4 @@
-"""Models of the fake server: Python functions with a signature, and the messages that describe them."""
+"""Models of the fake server: Python functions with a signature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Function = Callable[[dict[str, Array]], Mapping[str, Any]]
 
 @dataclass
 class FakeModel:
-    """One version of a model. `function` maps arrays by input name to arrays by output name."""
+    """A version of a model. `function` maps arrays by input name to arrays by output name."""
 
     name: str
     function: Function
@@ -83,7 +83,7 @@ class FakeModel:
         )
 
     def node_shapes(self, paths: Sequence[str]) -> graph_pb2.GetNodeShapesResponse:
-        """The layers given, or one input layer for each input."""
+        """Returns the nodes of `layers`, or by default of an input layer per input."""
         self.check_ready()
         layers = {layer.path: layer for layer in self.layers or map(_input_layer, self.inputs)}
         for path in paths:

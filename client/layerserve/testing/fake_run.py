@@ -1,4 +1,4 @@
-"""Training runs of the fake server: they learn nothing, but tell of it as a server does."""
+"""Training runs of the fake server: they send the events of a run without training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES = {
 
 @dataclass(frozen=True)
 class PlannedFailure:
-    """Where the next run fails, and with what reason."""
+    """Epoch and step at which the next run fails, and the reason."""
 
     reason: str
     epoch: int
@@ -35,7 +35,7 @@ class PlannedFailure:
 
 
 class FakeRun:
-    """A run: its spec, the data that came, as {("x", "input"): array}, and the events so far."""
+    """A run: its spec, the received data as {("x", "input"): array}, and the events so far."""
 
     def __init__(self, id: str, spec: training_pb2.TrainSpec | training_pb2.EvaluateSpec, base: ModelSpec) -> None:
         self.id = id
@@ -44,7 +44,7 @@ class FakeRun:
         self.epochs = (spec.epochs or 1) if isinstance(spec, training_pb2.TrainSpec) else 1
         self.resumable = False
         self.resumed = 0
-        #: What callbacks have written, by name.
+        #: Contents of the files written by callbacks, by name.
         self.files: dict[str, bytes] = {}
         self.base = base
         self.published: ModelSpec | None = None
@@ -63,12 +63,12 @@ class FakeRun:
         self._parts[chunk.array] += chunk.data
 
     def check(self, digest: training_pb2.DataDigest) -> None:
-        """Raises DataLoss where the array that came isn't the one that was sent."""
+        """Raises DataLoss if a received array doesn't match its digest."""
         if hashlib.sha256(self._parts[digest.array]).digest() != digest.sha256:
-            raise DataLoss(f"array {digest.array}: the data isn't what its digest says")
+            raise DataLoss(f"array {digest.array}: the data doesn't match its digest")
 
     def close_data(self) -> None:
-        """Put the chunks together. Raises DataLoss where rows are missing."""
+        """Joins the chunks of each array. Raises DataLoss if rows are missing."""
         for index, array in enumerate(self.spec.data):
             if array.path:
                 continue
@@ -79,17 +79,17 @@ class FakeRun:
             self.data[ROLES[array.role], array.name] = value
 
     def abandon(self, reason: str) -> None:
-        """Fail, before training began."""
+        """Fails the run before training starts."""
         self.state, self.reason = training_pb2.RUN_STATE_FAILED, reason
         self.tell(failed=training_pb2.RunFailed(reason=reason))
 
     @property
     def rows(self) -> int:
-        """Rows of the first array; 1 where the fake server can't know, as it reads no files."""
+        """Number of rows of the first array; 1 if it is a file, which the fake server doesn't read."""
         return int(self.spec.data[0].shape[0]) if self.spec.data[0].shape else 1
 
     def tell(self, **kind: Any) -> None:
-        """Add an event."""
+        """Appends an event."""
         with self._changed:
             event = training_pb2.TrainEvent(run_id=self.id, sequence=len(self.events), **kind)
             event.time.GetCurrentTime()
@@ -97,7 +97,7 @@ class FakeRun:
             self._changed.notify_all()
 
     def resume(self) -> None:
-        """Be queued again, after an interruption; `execute` then goes on with the epoch that it was in."""
+        """Queues the run again after an interruption; `execute` then continues with the interrupted epoch."""
         with self._changed:
             last = self.events[-1]
             last.log.text = f"interrupted: {last.failed.reason}"
@@ -111,10 +111,10 @@ class FakeRun:
             self._changed.notify_all()
 
     def watch(self, sequence: int, alive: Callable[[], bool]) -> Iterator[training_pb2.TrainEvent]:
-        """Events from one on, those to come included, until the run has ended."""
+        """Yields events from a sequence number on, including later ones, until the run has ended."""
         while True:
             with self._changed:
-                # With a limit, so that a caller that has gone frees its thread.
+                # With a timeout, to release the thread of a client that has cancelled.
                 while len(self.events) <= sequence and not self.ended and alive():
                     self._changed.wait(0.1)
                 new = self.events[sequence:]
@@ -125,7 +125,7 @@ class FakeRun:
 
     @property
     def ended(self) -> bool:
-        """Whether its last event has come."""
+        """Whether the last event ends the run."""
         return bool(self.events) and self.events[-1].WhichOneof("kind") in ("finished", "failed", "cancelled")
 
     def execute(
@@ -135,7 +135,7 @@ class FakeRun:
         wait_until_free: Callable[[], None],
         publish: Callable[[], ModelSpec | None],
     ) -> None:
-        """Do the run: its steps take no time, and `logs` says what each epoch gives."""
+        """Executes the run. Its steps take no time; `logs` returns the logs of each epoch."""
         epochs, steps = self.epochs, math.ceil(self.rows / (self.spec.batch_size or 32))
         if self.resumed:
             self.tell(resumed=training_pb2.RunResumed(epoch=self._interrupted_epoch))

@@ -1,4 +1,4 @@
-"""The fake server: the four services in memory."""
+"""The fake server, which implements the four services in memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from layerserve.v1 import (
 )
 from layerserve.v1.tensor_pb2 import MODEL_FORMAT_KERAS2_H5, MODEL_FORMAT_KERAS3_H5, ModelSpec
 
-#: Bytes in a piece of a downloaded file; small, so that files of tests come in several.
+#: Size of the pieces of a downloaded file, in bytes; small, so that files in tests have several.
 DOWNLOAD_BYTES = 1024
 
 
@@ -56,9 +56,9 @@ class FakeServer(
 ):
     """A server in this process, on a free port of the loopback interface. A context manager.
 
-    `address` is where it listens, `serving` what its health check says, `calls` the (method, request) pairs that came,
-    `runs` the training runs by id. What an epoch of training logs is set by `train_logs`, a function of the epoch, from
-    1. `credentials` are for TLS.
+    `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far, and
+    `runs` the training runs by id. `train_logs` is the function that returns the logs of an epoch, counted from 1.
+    `credentials` are for TLS.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -105,10 +105,10 @@ class FakeServer(
         self.stop()
 
     def stop(self) -> None:
-        """Stop at once; calls under way are cut."""
+        """Stops immediately; open calls are aborted."""
         self._stopped.set()
         ended = self._server.stop(None)
-        # Not before the calls are cut: runs that wait would go on, and finish.
+        # After the calls were aborted; otherwise held runs would continue and finish.
         self._free.set()
         ended.wait()
 
@@ -126,28 +126,28 @@ class FakeServer(
         state: VersionState = "ready",
         reason: str = "",
     ) -> FakeModel:
-        """Serve a version of a model: `function` maps arrays by input name to arrays by output name.
+        """Adds a version of a model. `function` maps arrays by input name to arrays by output name.
 
-        `layers` is what GetNodeShapes tells (default: the input layers), `file` what a download gives.
+        `layers` are the layers for GetNodeShapes (default: the input layers), `file` is the content of a download.
         """
         model = FakeModel(name, function, inputs, outputs, version, tuple(labels), layers, file, state, reason)
         self.models.append(model)
         return model
 
     def fail_next(self, error: LayerserveError, method: str = "Predict", times: int = 1) -> None:
-        """Let the next calls of an RPC, by its name, end with an error."""
+        """Makes the next calls of an RPC, given by its name, fail with an error."""
         self._failures[method].extend([error] * times)
 
     def fail_training(self, reason: str, epoch: int = 1, step: int = 1, *, resumable: bool = False) -> None:
-        """Let the next run fail at a step; a resumable one is interrupted there."""
+        """Makes the next run fail at a step; with `resumable`, it is interrupted there."""
         self._run_failure = PlannedFailure(reason, epoch, step, resumable)
 
     def drop_stream(self, after: int) -> None:
-        """Let the next stream of events break off after some: of WatchRun, or of Train after it has the data."""
+        """Makes the next stream of events break after this number: of WatchRun, or of Train after the upload."""
         self._drops.append(after)
 
     def hold_training(self) -> None:
-        """Let runs wait before their next step, until `release_training`."""
+        """Makes runs wait before their next step until `release_training`."""
         self._free.clear()
 
     def release_training(self) -> None:
@@ -158,7 +158,7 @@ class FakeServer(
 
     @contextmanager
     def _answering(self, method: str, request: Any, context: Any) -> Iterator[None]:
-        """Record a call, give it the error that is planned for it, and send errors as a server does."""
+        """Records a call, raises the error planned for it, and sends errors as a server does."""
         self.calls.append((method, request))
         self.metadata.append(dict(context.invocation_metadata()))
         try:
@@ -168,7 +168,7 @@ class FakeServer(
         except LayerserveError as error:
             self._abort(context, error)
         except Exception as error:
-            if context.code() is not None:  # that of an abort further in
+            if context.code() is not None:  # aborted already
                 raise
             self._abort(context, Internal(f"{type(error).__name__}: {error}"))
 
@@ -177,7 +177,7 @@ class FakeServer(
         context.abort(error.status, error.details)
 
     def _find(self, spec: ModelSpec) -> FakeModel:
-        """The version that a reference means: the newest that is ready, if it names none."""
+        """Returns the version for a reference; without a version or label, the newest that is ready."""
         named = [model for model in self.models if model.name == spec.name]
         if not named:
             raise ModelNotFound(f"unknown model {spec.name!r}")
@@ -206,7 +206,7 @@ class FakeServer(
     def PredictStream(  # noqa: N802
         self, requests: Iterator[prediction_pb2.PredictStreamRequest], context: Any
     ) -> Iterator[prediction_pb2.PredictStreamResponse]:
-        """Answers two by two, the later one first: a stream's answers come in any order."""
+        """Answers requests in pairs, the second one first, since replies of a stream may arrive in any order."""
         with self._answering("PredictStream", None, context):
             while pair := [message.request for message in islice(requests, 2)]:
                 yield from map(self._answer, reversed(pair))
@@ -216,10 +216,10 @@ class FakeServer(
             return prediction_pb2.PredictStreamResponse(response=self._find(request.model).predict(request))
         except LayerserveError as error:
             metadata = {key: str(value) for key, value in trailing_metadata(error)}
-            told = prediction_pb2.PredictError(
+            failed = prediction_pb2.PredictError(
                 id=request.id, code=error.status.value[0], message=error.details, metadata=metadata
             )
-            return prediction_pb2.PredictStreamResponse(error=told)
+            return prediction_pb2.PredictStreamResponse(error=failed)
 
     def ListModels(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:  # noqa: N802
         with self._answering("ListModels", request, context):
@@ -240,7 +240,7 @@ class FakeServer(
             model = self._find(request.model)
             version = self._describe(model)
             if request.format:
-                # Only the name is another one: what a file holds is the test's affair.
+                # Only the name changes; the content is up to the test.
                 h5 = request.format in (MODEL_FORMAT_KERAS3_H5, MODEL_FORMAT_KERAS2_H5)
                 version.file = "model.h5" if h5 else "model.keras"
             yield models_pb2.DownloadModelResponse(version=version)
@@ -258,16 +258,16 @@ class FakeServer(
     def Train(  # noqa: N802
         self, requests: Iterator[training_pb2.TrainRequest], context: Any
     ) -> Iterator[training_pb2.TrainResponse]:
-        for event in self._carry_out("Train", requests, context):
+        for event in self._execute("Train", requests, context):
             yield training_pb2.TrainResponse(event=event)
 
     def Evaluate(  # noqa: N802
         self, requests: Iterator[training_pb2.EvaluateRequest], context: Any
     ) -> Iterator[training_pb2.EvaluateResponse]:
-        for event in self._carry_out("Evaluate", requests, context):
+        for event in self._execute("Evaluate", requests, context):
             yield training_pb2.EvaluateResponse(event=event)
 
-    def _carry_out(self, method: str, requests: Iterator[Any], context: Any) -> Iterator[training_pb2.TrainEvent]:
+    def _execute(self, method: str, requests: Iterator[Any], context: Any) -> Iterator[training_pb2.TrainEvent]:
         spec = next(requests).spec
         with self._answering(method, spec, context):
             base = self._find(spec.model)
@@ -363,7 +363,7 @@ class FakeServer(
                 run.resume()
                 self._start(run, self._find(run.base))
             elif run.ended:
-                raise FailedPrecondition(f"run {run.id!r} was not interrupted, and can't be resumed")
+                raise FailedPrecondition(f"run {run.id!r} can't be resumed: it wasn't interrupted")
             return training_pb2.ResumeRunResponse(run=run.describe())
         raise AssertionError("an abort raises")
 
@@ -393,7 +393,7 @@ class FakeServer(
     def DeleteRun(self, request: training_pb2.DeleteRunRequest, context: Any) -> training_pb2.DeleteRunResponse:  # noqa: N802
         with self._answering("DeleteRun", request, context):
             if not self._run(request.run_id).ended:
-                raise FailedPrecondition(f"run {request.run_id!r} is under way; cancel it first")
+                raise FailedPrecondition(f"run {request.run_id!r} hasn't ended; cancel it first")
             del self.runs[request.run_id]
             return training_pb2.DeleteRunResponse()
         raise AssertionError("an abort raises")

@@ -1,1 +1,1 @@
-"""From arrays that fit a model to its results: admission, the queue, batches, and the model that runs them."""
+"""Inference: admission of arrays, the queue, batching, and execution of a model."""

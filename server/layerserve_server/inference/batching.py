@@ -1,12 +1,12 @@
-"""When a batch leaves, which requests wait, and which are refused. Without gRPC and torch.
+"""Batching: which requests form the next batch, which wait and which are refused. Uses neither gRPC nor torch.
 
-A BatchQueue stands before one model version. There is no idle wait: what arrived while the last batch ran is the next
-one. Rows are counted, not requests.
+Each loaded version has a BatchQueue. It never waits for a batch to fill up: the requests that arrived during a batch
+form the next one. Sizes are measured in rows, not requests.
 
-What runs is a Group: a batch taken from the queue, or requests that came together and need no queue. Each is refused,
-timed, counted, and freed of requests at fault by the same lines. Batches run one after another, each in the thread that
-leads: one that brought requests when no other led, as waking another thread costs more than a small model does; or the
-queue's own.
+A batch is a `Group`: pieces taken from the queue, or requests that arrived together and bypass it. Both are refused,
+timed, counted and split on errors by the same code. Batches run one after another in the leader thread. That is a
+thread that added requests while there was no leader, since waking another thread costs more than a small model, or else
+the queue's own thread.
 """
 
 from __future__ import annotations
@@ -28,66 +28,66 @@ from layerserve_server.errors import (
 )
 from layerserve_server.inference.queue import Arrays, Piece, QueuedBatch, QueuedRequest
 
-#: Batches that a thread runs for others before it goes on with its own work.
+#: Maximum number of batches that a thread runs as the leader before the queue's own thread takes over.
 MAX_TURNS = 16
 
 logger = logging.getLogger(__name__)
 
-#: A model is quick while its batches take less than this, in seconds of a thread's own time: then calls are best
-#: computed where they were taken, although no further call is taken meanwhile.
+#: Maximum thread time of a batch for which a model counts as quick, in seconds. Its calls are best computed in the
+#: thread that receives them, although that thread receives no further calls meanwhile.
 QUICK_SECONDS = 0.002
 
 
-#: Part of a batch's time that the next one may be held up for callers who have just got their answers; the least and
-#: the most that it may be, in seconds.
+#: Delay of the next batch for clients that have just received their replies: as a fraction of the last batch's time,
+#: and its minimum and maximum in seconds.
 GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.05, 0.0005, 0.01
 
 
 class Executor(Protocol):
-    """Runs one batch. Raises InvalidRequestError where the content of an input is at fault."""
+    """Runs a batch. Raises InvalidRequestError if the content of an input is invalid."""
 
     def __call__(self, outputs: tuple[str, ...], arrays: Arrays) -> Arrays:
-        """Gives the arrays of `outputs`; of inputs with joined rows, arrays with as many rows."""
+        """Returns the arrays of `outputs`; for joinable requests, with as many rows as the inputs."""
 
 
 class Waiting(Protocol):
-    """A request that waits for its answer."""
+    """A request that waits for its reply."""
 
     @property
     def answered(self) -> bool:
-        """Whether it has its answer, or its caller has gone."""
+        """Whether it was answered or cancelled."""
 
     @property
     def arrived(self) -> float:
-        """When it came, as `time.monotonic` counts."""
+        """Arrival time, on the clock of `time.monotonic`, in seconds."""
 
     @property
     def deadline(self) -> float | None:
-        """When its caller stops waiting, as `time.monotonic` counts. None: never."""
+        """The client's deadline, on the clock of `time.monotonic`, in seconds; None if it set none."""
 
     def fail(self, error: Exception) -> None:
         """Answers with an error."""
 
 
 class Group(Protocol):
-    """Requests whose rows run as one batch."""
+    """Requests, or pieces of them, that run as one batch."""
 
     @property
     def outputs(self) -> tuple[str, ...]: ...
     @property
     def joinable(self) -> bool:
-        """Whether the outputs have as many rows as the inputs."""
+        """Whether rows of several requests may be joined: the outputs have as many rows as the inputs."""
 
     @property
     def rows(self) -> int:
-        """Rows of all requests together."""
+        """Total number of rows."""
 
     @property
     def size(self) -> int:
-        """Number of requests, or pieces of them."""
+        """Number of requests or pieces."""
 
     def arrays(self) -> Arrays:
-        """The rows of all requests, joined."""
+        """Returns the joined arrays, of `rows` rows."""
 
     def deliver(self, results: Arrays) -> None:
         """Answers each request with its rows of the results."""
@@ -96,49 +96,49 @@ class Group(Protocol):
         """Answers all requests with an error."""
 
     def split(self) -> Sequence[Group]:
-        """A group for each request, or piece of one."""
+        """Returns a group per request or piece."""
 
 
 class CoalescedGroup(Group, Protocol):
-    """Requests with as many rows each that came together: they need no queue where the model is quick and free."""
+    """Requests with equal numbers of rows that arrived together. Bypasses the queue if the model is quick and idle."""
 
     @property
     def request_rows(self) -> int:
-        """Rows of each request."""
+        """Number of rows of each request."""
 
     @property
     def max_wait(self) -> float | None:
-        """Seconds after which a request would rather be refused than wait on. None: never."""
+        """Maximum time in the queue, in seconds, after which a request is refused; None if unlimited."""
 
     @property
     def requests(self) -> Sequence[Waiting]: ...
 
     def parts(self, max_rows: int) -> Sequence[CoalescedGroup]:
-        """Groups of as many requests as fit into `max_rows`."""
+        """Splits the requests into groups of at most `max_rows` rows."""
 
     def drop_answered(self) -> None:
-        """Leaves out the requests that have their answer."""
+        """Removes the requests that were answered."""
 
 
 class BatchObserver(Protocol):
-    """What counts batches: metrics."""
+    """Receives sizes and times of batches, for metrics."""
 
     def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
-        """A batch ran in `seconds`."""
+        """Called after a batch, which took `seconds` to compute."""
 
     def requests_waited(self, seconds: Sequence[float]) -> None:
-        """The first batches of some requests began so many seconds after they came."""
+        """Called with the times, in seconds, from the arrival of requests to the start of their first batch."""
 
 
 class BatchQueue:
-    """The queue before one version. All methods may be called from any thread."""
+    """The queue of a loaded version. Thread-safe."""
 
     def __init__(
         self, name: str, execute: Executor, *, max_batch_rows: int, max_queue_rows: int, observer: BatchObserver
     ) -> None:
         self._name = name
         self._execute = execute
-        #: Most rows that one batch has.
+        #: Maximum number of rows per batch.
         self.max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._observer = observer
@@ -146,36 +146,38 @@ class BatchQueue:
         self._queued_rows = 0
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        #: Whether a thread runs batches: it looks at the queue again before it ceases to.
+        #: Whether there is a leader, a thread that runs batches. It checks the queue again before it stops leading.
         self._led = False
         self._closed = False
-        #: Rows that a client which never rested had been served by now, and those after which a client's next is due.
+        #: Fair queueing: the virtual time, in rows served to a client that always has requests queued; and by client,
+        #: the virtual time of its next request.
         self._clock = 0.0
         self._turns: dict[object, float] = {}
         self._thread: threading.Thread | None = None
         self._seconds_per_row = 0.0
-        #: When the last batch ended, the seconds that it took, and its requests with those that waited then.
+        #: Of the last batch: its end, the seconds that it took, and its number of requests plus those queued then.
         self._last = (0.0, 0.0, 0)
-        #: Whether the queue's own thread waits for more requests, with some there or none.
+        #: Whether the queue's own thread waits for requests of clients that have just received their replies.
         self._gathering = False
-        #: What the observer has yet to count: seconds that requests waited; rows, requests and seconds of batches.
+        #: To be reported to the observer: seconds that requests waited; rows, requests and seconds of batches.
         self._waits: list[float] = []
         self._ran: list[tuple[int, int, float]] = []
-        #: What batches took of a thread's own time, by the bits of their number of rows; infinite where not known.
+        #: Thread time of batches in seconds, by the bit length of their number of rows; infinite if unknown.
         self._took = [math.inf] * (max_batch_rows.bit_length() + 1)
 
     def put(self, request: QueuedRequest) -> None:
-        """Puts a request into the queue; one of the methods `run...` must follow.
+        """Adds a request to the queue. One of the methods `run...` must be called afterwards.
 
-        Raises BusyError if the queue is full. A request that is larger than the whole queue waits in an empty one.
+        An empty queue also accepts a request with more than `max_queue_rows` rows. Raises BusyError if the queue is
+        full, UnavailableError if it is closed.
         """
         with self._lock:
             if self._closed:
                 raise UnavailableError(f"{self._name} is being unloaded")
             if self._queued_rows and self._queued_rows + request.rows > self._max_queue_rows:
                 raise BusyError(
-                    f"the queue of {self._name} is full: {self._queued_rows} rows wait, {request.rows} more would pass "
-                    f"the limit of {self._max_queue_rows}",
+                    f"the queue of {self._name} is full: it has {self._queued_rows} rows, {request.rows} more would "
+                    f"exceed the limit of {self._max_queue_rows}",
                     retry_after=self._wait_seconds(),
                 )
             self._give_turn(request)
@@ -185,18 +187,15 @@ class BatchQueue:
                 self._wake.notify()
 
     def submit(self, request: QueuedRequest) -> None:
-        """Puts a request into the queue and returns; its batch runs in the queue's own thread, or that of others.
-
-        Raises BusyError if the queue is full.
-        """
+        """Adds a request to the queue, to be run by the queue's own thread or another leader. Raises as `put` does."""
         self.put(request)
-        self.run_elsewhere()
+        self.run_in_background()
 
     def run_together(self, group: CoalescedGroup) -> bool:
-        """Runs requests that came together at once, in this thread. They must be joinable.
+        """Runs joinable requests that arrived together immediately, in this thread.
 
-        Gives False, and does nothing, where the model isn't quick with so many rows, batches run already, requests
-        wait, or one of these is larger than a batch: then each must be `put`.
+        Returns False, and does nothing, if the model isn't quick with this number of rows, there is a leader, the queue
+        isn't empty, or a request is larger than a batch. Then each request must be added with `put`.
         """
         most = self.max_batch_rows
         if group.request_rows > most or self._expected(min(group.rows, most)) >= QUICK_SECONDS:
@@ -210,13 +209,13 @@ class BatchQueue:
                 if self._drop_expired(part):
                     self._run(part, report_first=False)
         finally:
-            # After the answers, which would wait for it.
+            # After the replies, to not delay them.
             self._report()
             self._lead()
         return True
 
     def run(self) -> None:
-        """Runs batches in this thread, unless one does already: until nothing waits, or the queue's own takes over."""
+        """Runs batches in this thread, unless there is a leader, until the queue is empty or its thread takes over."""
         with self._lock:
             if self._led or not self._queue:
                 return
@@ -224,14 +223,14 @@ class BatchQueue:
         self._lead()
 
     def run_if_quick(self) -> None:
-        """As `run`, if the model is quick; else the queue's own thread runs what waits."""
+        """Like `run` if the model is quick, else like `run_in_background`."""
         if self._expected(self._queued_rows) < QUICK_SECONDS:
             self.run()
         else:
-            self.run_elsewhere()
+            self.run_in_background()
 
-    def run_elsewhere(self) -> None:
-        """Lets the queue's own thread run what waits, unless another thread does; returns at once."""
+    def run_in_background(self) -> None:
+        """Wakes the queue's own thread to run batches, unless there is a leader. Returns immediately."""
         with self._wake:
             if self._led or self._closed:
                 return
@@ -241,7 +240,7 @@ class BatchQueue:
             self._wake.notify()
 
     def close(self) -> None:
-        """Ends the queue after the batch that runs. Requests that still wait get UnavailableError."""
+        """Closes the queue after the current batch. Queued requests fail with UnavailableError."""
         with self._wake:
             self._closed = True
             left = list(self._queue)
@@ -253,13 +252,14 @@ class BatchQueue:
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait now."""
+        """Number of rows in the queue."""
         return self._queued_rows
 
     def _give_turn(self, request: QueuedRequest) -> None:
-        """Start-time fair queueing: a client's requests are due as if each client were served the same rows at a time.
+        """Sets a request's turn by start-time fair queueing (Goyal, Vin and Cheng, 1996).
 
-        So one that sends thousands keeps no other waiting for more than its share (Goyal, Vin and Cheng, 1996).
+        Clients with queued requests are served equal numbers of rows, so that none is delayed by one that sends
+        thousands.
         """
         if not self._queue:
             self._clock, self._turns = 0.0, {}
@@ -269,7 +269,7 @@ class BatchQueue:
         self._turns[client] = request.turn + request.rows
 
     def _insert(self, request: QueuedRequest) -> None:
-        """Behind all that have more priority, or as much and an earlier turn."""
+        """Inserts a request after those of a higher priority, or of the same priority and an earlier or equal turn."""
         place = len(self._queue)
         while place:
             before = self._queue[place - 1]
@@ -281,7 +281,7 @@ class BatchQueue:
         self._queue.insert(place, request)
 
     def _expected(self, rows: int) -> float:
-        """Seconds of a thread's own time that a batch of so many rows, or all that one holds, may take at the most."""
+        """Returns an upper estimate of the thread time of a batch with this number of rows, in seconds."""
         size = min(rows.bit_length(), len(self._took) - 1)
         for smaller in range(size, -1, -1):
             if self._took[smaller] < math.inf:
@@ -289,7 +289,7 @@ class BatchQueue:
         return min(self._took)
 
     def _wait_seconds(self) -> float:
-        """How long the queue will last, within reason."""
+        """Returns the estimated time until the queue is empty, in seconds, from 0.01 to 10."""
         return min(10.0, max(0.01, self._queued_rows * self._seconds_per_row))
 
     def _work(self) -> None:
@@ -303,11 +303,11 @@ class BatchQueue:
             self._lead(None)
 
     def _gather(self) -> None:
-        """Lets those come whose answers went out a moment ago.
+        """Waits briefly for the next requests of clients that have just received their replies.
 
-        Else the first one runs alone, and the rest after it; or those that came during the batch run without them, and
-        callers stay parted in two groups. Only after a batch that took long, and for a small part of that; neither
-        idle queues nor lone callers ever wait.
+        Otherwise the first of them would run alone before the rest, or the requests that arrived during the batch would
+        run without them, and the clients would stay divided into two alternating groups. Waits only after a long batch,
+        for a small fraction of its time. An idle queue or a single client never waits.
         """
         ended, seconds, expected = self._last
         end = ended + min(GATHER_PART * seconds, MAX_GATHER_SECONDS)
@@ -319,9 +319,10 @@ class BatchQueue:
         self._gathering = False
 
     def _lead(self, turns: int | None = MAX_TURNS) -> None:
-        """Runs batches until nothing waits.
+        """Runs batches until the queue is empty.
 
-        After so many turns the queue's own thread takes over: one that brought a request has other things to do.
+        The queue's own thread takes over after `turns` batches, since a thread that added a request has other work.
+        None means that this is the queue's own thread.
         """
         while True:
             if turns is not None:
@@ -340,20 +341,20 @@ class BatchQueue:
             try:
                 self._run(QueuedBatch(pieces), report_first=True)
             except Exception:
-                # A defect outside of the model. The thread that leads must go on: all that wait depend on it.
-                logger.exception("a batch of %s", self._name)
+                # A bug outside of the model. The leader must continue, since all queued requests depend on it.
+                logger.exception("a batch of %s failed", self._name)
             self._report()
             if turns is not None and turns <= 0:
                 with self._lock:
                     self._led = False
-                self.run_elsewhere()
+                self.run_in_background()
                 return
 
     def _form(self) -> tuple[list[Piece], list[tuple[QueuedRequest, Exception]]]:
-        """Takes the next batch from the queue: the oldest request, and those behind it that may run with it, in order.
+        """Takes the next batch from the queue: the first request and the following ones that may be batched with it.
 
-        Gives besides those that it refuses. A request larger than a batch gives one batch's rows and goes behind the
-        others of its priority, so that it shares the queue instead of holding it.
+        Returns its pieces, and the refused requests with their errors. A request larger than a batch contributes the
+        rows of one batch and is queued again after the others of its priority, so that it doesn't block them.
         """
         pieces: list[Piece] = []
         refused: list[tuple[QueuedRequest, Exception]] = []
@@ -364,7 +365,7 @@ class BatchQueue:
         unfinished: QueuedRequest | None = None
         while self._queue and room > 0:
             request = self._queue.popleft()
-            # One that has begun waits no more, so it goes on: what was computed isn't thrown away.
+            # `give_up` doesn't apply to a request that has been computed in part.
             refusal = self._refusal(request, request.give_up if request.started is None else None, now)
             if refusal is not None:
                 self._queued_rows -= request.rows_left
@@ -376,7 +377,7 @@ class BatchQueue:
                 kept.append(request)
                 continue
             elif request.rows_left > room and request.rows <= self.max_batch_rows:
-                # It runs whole in the next batch. A smaller one behind it may not take its turn.
+                # It runs whole in the next batch. Smaller requests after it must not overtake it.
                 kept.append(request)
                 break
             if request.started is None:
@@ -399,7 +400,7 @@ class BatchQueue:
         return pieces, refused
 
     def _drop_expired(self, group: CoalescedGroup) -> bool:
-        """Refuses the requests of a group that aren't to be computed any more; gives whether any are left."""
+        """Refuses the requests of a group that needn't be computed any more. Returns whether any are left."""
         now, wait = time.monotonic(), group.max_wait
         before = len(self._waits)
         for request in group.requests:
@@ -414,22 +415,22 @@ class BatchQueue:
         return left > 0
 
     def _refusal(self, request: Waiting, give_up: float | None, now: float) -> Exception | None:
-        """Why a request that waited isn't computed any more. None: it is."""
+        """Returns the error of a request that needn't be computed any more; None if it is to be computed."""
         if request.answered:
-            return CallCancelledError("the caller has gone")
+            return CallCancelledError("the client cancelled the call")
         if request.deadline is not None and request.deadline <= now:
-            return DeadlinePassedError("the deadline passed while the request waited")
+            return DeadlinePassedError("the deadline passed while the request was queued")
         if give_up is not None and give_up <= now:
-            return BusyError("the request waited for longer than it wanted to", retry_after=self._wait_seconds())
+            return BusyError("the request was queued longer than its max_queue_ms", retry_after=self._wait_seconds())
         return None
 
     def _run(self, group: Group, *, report_first: bool) -> None:
-        """Runs a batch, and answers its requests. The observer counts it before the answers, or at the next report."""
+        """Runs a batch and answers its requests. With `report_first` the observer is called before the replies."""
         try:
             results = self._compute(group)
         except InvalidRequestError as error:
             if group.size > 1:
-                # One request's content is at fault, and the others must not fail for it.
+                # The content of one request is invalid; the others must not fail.
                 for part in group.split():
                     self._run(part, report_first=report_first)
             else:
@@ -450,8 +451,8 @@ class BatchQueue:
             _check_rows(results, rows)
         seconds = time.monotonic() - began
         self._seconds_per_row = seconds / max(rows, 1)
-        # By the thread's own time, as waiting for other threads makes no model slow. The first batch is often much
-        # longer than the rest, and must not count for long.
+        # Thread time, without the time spent waiting for other threads. The first batch often takes much longer than
+        # the rest, so its time is soon outweighed.
         busy = time.thread_time() - busy
         size = min(rows.bit_length(), len(self._took) - 1)
         self._took[size] = min(busy, (self._took[size] + busy) / 2)
@@ -460,7 +461,7 @@ class BatchQueue:
         return results
 
     def _report(self) -> None:
-        """Has the observer count what has waited and run since the last report. Only for the thread that leads."""
+        """Reports waiting times and batches since the last report to the observer. Called by the leader only."""
         if self._waits:
             waits, self._waits = self._waits, []
             self._observer.requests_waited(waits)
@@ -471,7 +472,7 @@ class BatchQueue:
 
 
 def _check_rows(results: Arrays, rows: int) -> None:
-    """Guards the promise that no reply holds another's rows, whatever the executor does."""
+    """Raises RuntimeError if an output doesn't have `rows` rows: a reply must never contain another request's rows."""
     for name, array in results.items():
         if array.ndim == 0 or array.shape[0] != rows:
             raise RuntimeError(f"output '{name}' has shape {array.shape} for a batch of {rows} rows")

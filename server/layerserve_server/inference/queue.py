@@ -1,4 +1,4 @@
-"""A request in the queue: its arrays, its own clock and its own reply; and batches of such. Without gRPC and torch."""
+"""Queued requests and batches of them. Uses neither gRPC nor torch."""
 
 from __future__ import annotations
 
@@ -17,61 +17,62 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
 class Padding(Protocol):
-    """Joins rows whose arrays differ in shape, and takes them apart again."""
+    """Pads rows of different shapes to a common one, and removes the padding from results."""
 
     def join(self, parts: Sequence[Arrays]) -> Arrays:
-        """The rows of all parts, filled up to one shape."""
+        """Returns the rows of all parts, padded to the same shape."""
 
     def cut(self, results: Arrays, part: Arrays) -> Arrays:
-        """The results for the rows of one part, without what they were filled up with."""
+        """Returns the results for the rows of one part, without padding."""
 
 
 def _one_client() -> object:
-    """All callers as one."""
+    """The default client: the same for all requests."""
     return None
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRequest:
-    """A request on its way: what it asks, its own clock, and its own reply.
+    """A request in the queue, and its results.
 
-    `done` is called exactly once, with `error` or `results` set: from the thread that runs batches, or that cancels.
+    `done` is called exactly once, with `error` or `results` set, in the thread that runs its batch or that cancels it.
+    Times are on the clock of `time.monotonic`, in seconds.
     """
 
     outputs: tuple[str, ...]
     arrays: Arrays
-    #: Rows of every array. Without `joinable`, only what the request counts for.
+    #: Number of rows of all arrays. If not `joinable`, the number of rows that it counts as in the queue.
     rows: int
-    #: Whether other requests' rows may run in the same batch, and the rows of this one in several.
+    #: Whether its rows may be batched with those of other requests, and split among several batches.
     joinable: bool
     done: Callable[[QueuedRequest], None]
-    #: When the caller stops waiting, as `time.monotonic` counts.
+    #: The client's deadline; None if it set none.
     deadline: float | None = None
-    #: Goes before what has less.
+    #: Requests with a higher priority run first.
     priority: int = 0
-    #: When it would rather be refused than wait on, as `time.monotonic` counts.
+    #: Time at which it is refused if it hasn't started; None if unlimited.
     give_up: float | None = None
-    #: Who asks, as far as others are to have their turn: asked for only where requests wait.
+    #: Returns an object that identifies the client, for fair queueing. Called only if other requests are queued.
     client: Callable[[], object] = _one_client
-    #: What it may run together with, where the caller knows; else found from the arrays.
+    #: Requests of equal groups may be batched; None to compare outputs, dtypes and shapes.
     group: object = None
-    #: Where requests of one group differ in shape.
+    #: Pads requests of the group that differ in shape; None if they don't.
     padding: Padding | None = None
     arrived: float = field(default_factory=time.monotonic)
-    #: When its first batch began; None before.
+    #: Start of its first batch; None before.
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
-    #: Its place among those of its priority (see BatchQueue._give_turn).
+    #: Position among the requests of its priority (see BatchQueue._give_turn).
     turn: float = 0.0
     _parts: list[Arrays] | None = None
     _taken: int = 0
-    #: Taken by whoever answers: two threads can't both.
+    #: Acquired by the thread that answers, so that only one does.
     _once: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def key(self) -> object:
-        """What this request may run together with."""
+        """Requests with equal keys may be batched."""
         if self.group is not None:
             return self.group
         shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(self.arrays.items()))
@@ -79,26 +80,26 @@ class QueuedRequest:
 
     @property
     def rows_left(self) -> int:
-        """Rows that no batch has taken yet."""
+        """Number of rows that aren't in a batch yet."""
         return self.rows - self._taken
 
     @property
     def answered(self) -> bool:
-        """Whether it has its answer."""
+        """Whether it was answered or cancelled."""
         return self._once.locked()
 
     def cancel(self) -> None:
-        """The caller has gone: what hasn't run doesn't run."""
-        self.fail(CallCancelledError("the caller has gone"))
+        """Cancels the request: its remaining rows aren't computed."""
+        self.fail(CallCancelledError("the client cancelled the call"))
 
     def fail(self, error: Exception) -> None:
-        """Answers with an error, if it has no answer yet."""
+        """Answers with an error, unless it was answered."""
         if self._once.acquire(False):
             self.error = error
             self.done(self)
 
     def take(self, room: int) -> Piece:
-        """Takes the next rows, `room` at the most, for a batch."""
+        """Takes the next rows for a batch: at most `room` if joinable, otherwise all."""
         start = self._taken
         stop = min(self.rows, start + room) if self.joinable else self.rows
         self._taken = stop
@@ -107,7 +108,7 @@ class QueuedRequest:
         return Piece(self, arrays, stop - start)
 
     def add_part(self, part: Arrays) -> None:
-        """Adds the results of a piece, in the order taken. With the last one the request has its answer."""
+        """Adds the results of a piece, in the order of `take`. Answers the request after the last one."""
         if self._parts is not None or self._taken != self.rows:
             self._parts = [*(self._parts or ()), part]
             if self.rows_left:
@@ -120,7 +121,7 @@ class QueuedRequest:
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """Rows of one request in one batch."""
+    """Rows of a request in a batch."""
 
     owner: QueuedRequest
     arrays: Arrays
@@ -133,7 +134,7 @@ class QueuedBatch:
     __slots__ = ("_pieces", "joinable", "outputs", "rows")
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
-        """All pieces ask for the same outputs, and may run together."""
+        """All pieces have equal keys."""
         self._pieces = pieces
         self.outputs = pieces[0].owner.outputs
         self.joinable = pieces[0].owner.joinable
@@ -145,13 +146,13 @@ class QueuedBatch:
         return len(self._pieces)
 
     def arrays(self) -> Arrays:
-        """The rows of all pieces, joined."""
+        """Returns the joined arrays of all pieces."""
         parts = [piece.arrays for piece in self._pieces]
         padding = self._pieces[0].owner.padding
         return padding.join(parts) if padding and len(parts) > 1 else joined(parts)
 
     def deliver(self, results: Arrays) -> None:
-        """Gives each request its rows of the results."""
+        """Passes each request its rows of the results."""
         if len(self._pieces) == 1:
             self._pieces[0].owner.add_part(results)
             return
@@ -169,13 +170,13 @@ class QueuedBatch:
             piece.owner.fail(error)
 
     def split(self) -> Sequence[QueuedBatch]:
-        """A batch for each piece."""
+        """Returns a batch per piece."""
         return [QueuedBatch([piece]) for piece in self._pieces]
 
 
 def joined(parts: Sequence[Arrays]) -> Arrays:
-    """The rows of all parts, as arrays that can be written to."""
+    """Concatenates the rows of all parts, as writable arrays."""
     if len(parts) == 1:
-        # What lies within a message can't be written to, as executors may, nor need it be aligned.
+        # Arrays within a message are read-only and may be unaligned; executors may write to their inputs.
         return {name: array if array.flags.writeable else array.copy() for name, array in parts[0].items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""One batch on the device: what the server needs of a model, and how it runs one."""
+"""Execution of batches: the interface of served models, their loading, and the runner of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class TensorSpec(Protocol):
-    """An input or output: name, shape with None where any length is taken, dtype."""
+    """An input or output: name, shape (None for axes of any length) and dtype."""
 
     @property
     def name(self) -> str: ...
@@ -33,7 +33,7 @@ class TensorSpec(Protocol):
 
 
 class EngineChoice(Protocol):
-    """What computes about `rows` rows, and the milliseconds that each engine took for them."""
+    """The engine chosen for batches of about `rows` rows, and the time of each engine for them, in milliseconds."""
 
     @property
     def rows(self) -> int: ...
@@ -43,33 +43,33 @@ class EngineChoice(Protocol):
     def milliseconds(self) -> Mapping[str, float]: ...
     @property
     def difference(self) -> float:
-        """The largest difference to the proof beside the file, for an engine of less precision."""
+        """Maximum difference from the golden outputs beside the model file, for an engine of lower precision."""
 
 
 class Plan(Protocol):
-    """The calls that some outputs need."""
+    """The layer calls that compute some outputs."""
 
     @property
     def input_specs(self) -> Sequence[TensorSpec]:
-        """Only the inputs that these outputs need."""
+        """The inputs that these outputs depend on."""
 
     @property
     def output_specs(self) -> Sequence[TensorSpec]:
-        """The outputs, in the order asked for."""
+        """The outputs, in the requested order."""
 
     @property
     def batched(self) -> bool:
-        """Whether rows of several requests may be joined."""
+        """Whether rows of several requests may be joined in a batch."""
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Computes the outputs. Raises DataError where an input's content is at fault."""
+        """Computes the outputs. Raises DataError if the content of an input is invalid."""
 
     def tune(self, **options: Any) -> Any:
-        """Times engines and uses the fastest from now on (as layergraph.execution.tuning.tuner.tune)."""
+        """Times the engines and selects the fastest (see layergraph.execution.tuning.tuner.tune)."""
 
 
 class ServedModel(Protocol):
-    """A model as the server sees it. layergraph.Model is one."""
+    """Interface of a model that can be served, such as layergraph.Model."""
 
     @property
     def input_specs(self) -> Sequence[TensorSpec]: ...
@@ -81,53 +81,54 @@ class ServedModel(Protocol):
     def keras_version(self) -> str | None: ...
     @property
     def engines(self) -> Sequence[EngineChoice]:
-        """What computes the outputs, by row count; empty while it is torch, call by call."""
+        """The engines that compute the outputs, by row count; empty for eager torch."""
 
     def plan(self, outputs: Sequence[str] | None = None) -> Plan:
-        """The plan for these outputs; all of the model's where None. Raises UnknownTensorError."""
+        """Returns the plan for these outputs, by default all of the model's. Raises UnknownTensorError."""
 
     def count_params(self) -> int: ...
     def node_table(self) -> Sequence[Any]:
-        """The nodes of every layer: objects with the fields of graph.proto's LayerNodes."""
+        """Returns the nodes of every layer, as objects with the fields of LayerNodes in graph.proto."""
 
 
-#: Choices of outputs whose plan is kept. Callers choose them, so there is a bound.
+#: Maximum number of cached plans, by outputs. Clients choose the outputs, so there has to be a limit.
 MAX_KEPT = 64
 
-#: Tells child processes which plugins to import. It is the setting's own variable.
+#: Environment variable with the plugins, for child processes. The setting uses the same variable.
 PLUGINS_VARIABLE = "LAYERSERVE_PLUGINS"
 
-#: Reads a model file. Raises layergraph's errors.
+#: Loads a model file. Raises layergraph's errors.
 LoadModel: TypeAlias = Callable[[Path], ServedModel]
-#: Is given a model that was read, and the file that it was read from.
+#: Called with a loaded model and its file, before the model is used.
 Adopt: TypeAlias = Callable[[Any, Path], None]
 
 
 class ModelRunner:
-    """Runs batches of one model (see batching.Executor). Thread-safe."""
+    """Runs batches of a model (see batching.Executor). Thread-safe."""
 
     def __init__(self, model: ServedModel) -> None:
         self._model = model
-        #: The plan of outputs, and whether their rows may be joined.
+        #: Plans by outputs, and whether rows may be joined.
         self._plans: dict[tuple[str, ...], tuple[Plan, bool]] = {}
         self._padding: SequencePadding | None = None
 
     def pad_sequences(self) -> None:
-        """Lets sequences of different lengths be joined from now on. Raises UnpaddableError where numbers would change.
+        """Enables padding, so that sequences of different lengths can be batched.
 
-        The import is here because it imports torch.
+        Raises UnpaddableError if padding would change the model's outputs.
         """
+        # Imported here, since it imports torch.
         from layergraph.execution.padding_check import UnpaddableError, check_padding
 
         try:
             self._padding = check_padding(cast("GraphPlan", self._model.plan()))
         except UnpaddableError as reason:
-            raise UnpaddableError(f"its sequences can't be padded, as 'pad_sequences' asks for: {reason}") from reason
+            raise UnpaddableError(f"setting 'pad_sequences': sequences can't be padded: {reason}") from reason
 
     def padding(self, outputs: Sequence[str], inputs: Sequence[TensorSpec]) -> SequencePadding | None:
-        """How sequences are padded where these outputs are computed from these inputs; None where they can't be.
+        """Returns how to pad sequences for these outputs and inputs; None if they can't be padded.
 
-        Only of the model's own outputs it is known how.
+        Padding is possible for the model's own outputs only.
         """
         padding = self._padding
         if padding is None or not {spec.name for spec in self._model.output_specs}.issuperset(outputs):
@@ -135,7 +136,7 @@ class ModelRunner:
         return padding if {spec.name for spec in inputs}.issuperset(padding.fills) else None
 
     def plan(self, outputs: Sequence[str]) -> Plan:
-        """The plan for the outputs, or for all of the model's. Raises UnknownOutputError."""
+        """Returns the plan for the outputs; for all of the model's if empty. Raises UnknownOutputError."""
         try:
             return self._model.plan(tuple(dict.fromkeys(outputs)) or None)
         except UnknownTensorError as error:
@@ -158,28 +159,27 @@ class ModelRunner:
 
 
 def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Zero rows of every output, shaped and typed as for one row of zeros: many kernels refuse to run on no rows."""
+    """Returns zero rows of every output, sliced from those for one row of zeros: many kernels require rows."""
     one_row = {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
     return {name: result[:0] for name, result in plan.run(one_row).items()}
 
 
 def load_probed_model(path: Path, adopt: Adopt | None = None) -> ServedModel:
-    """As `load_model`, once another process has survived the file. Raises CorruptFileError where it hasn't."""
+    """Like `load_model`, after opening the file in another process. Raises CorruptFileError if that process failed."""
     from layergraph.archive.probe import probe
     from layergraph.errors import CorruptFileError
 
     if happened := probe(path):
-        raise CorruptFileError(path, f"{happened}, when opened in a process of its own")
+        raise CorruptFileError(path, f"{happened}, when opened in a separate process")
     return load_model(path, adopt)
 
 
 def load_model(path: Path, adopt: Adopt | None = None) -> ServedModel:
-    """Reads a model file with layergraph, and holds it to the proof beside it, if there is one.
+    """Loads a model file with layergraph, and checks its outputs against the golden file beside it, if there is one.
 
-    `adopt` is given the model before anything is computed.
-
-    The import is here so that flags and `--help` don't wait for torch.
+    `adopt` is called with the model before anything is computed. Raises layergraph's errors.
     """
+    # Imported here, so that flags and `--help` don't have to import torch.
     import layergraph
     from layergraph.golden import check_golden, golden_path
 
@@ -193,10 +193,10 @@ def load_model(path: Path, adopt: Adopt | None = None) -> ServedModel:
 
 
 def load_plugins(modules: str | None = None) -> list[str]:
-    """Imports modules with layers of the operator's own, separated by commas, for this process and its children.
+    """Imports modules with custom layers, separated by commas, for this process and its children.
 
-    Without `modules`, those that the parent process was given. Gives the names of all such layers. Raises ConfigError
-    for a module that can't be imported.
+    None means the modules of the parent process. Returns the names of the custom layers. Raises ConfigError if a module
+    can't be imported.
     """
     from layergraph import plugins
 
@@ -208,7 +208,7 @@ def load_plugins(modules: str | None = None) -> list[str]:
 
 
 def set_threads(count: int) -> None:
-    """Sets how many threads one execution uses; 0 leaves torch's choice, one a core."""
+    """Sets torch's number of threads per operation. 0 keeps torch's default, one per core."""
     import torch
 
     if count:
@@ -216,10 +216,10 @@ def set_threads(count: int) -> None:
 
 
 def make_ready() -> None:
-    """Imports all that loading needs, and takes it out of the garbage collector's sight.
+    """Imports all modules that loading needs, and excludes their objects from garbage collection.
 
-    What lives as long as the process is most of what there is to look through: a collection afterwards, as when a
-    version is let go, takes a fraction of the time, in which no request is answered.
+    Most objects live as long as the process. Without them, a collection, such as after a version is unloaded, takes a
+    fraction of the time, in which no request is answered.
     """
     import layergraph  # noqa: F401
 

@@ -1,6 +1,6 @@
-"""Weights in memory that several processes share: each that loads a file maps the same pages.
+"""Weights in shared memory: all processes that load a model file map the same pages.
 
-What an executor makes of weights for itself, such as packed kernels, stays its own.
+Data that an executor derives from weights, such as packed kernels, isn't shared.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: Where weights begin in the file: at multiples of this, as vector instructions want it.
+#: Alignment of weights in the file, in bytes, for vector instructions.
 ALIGNMENT = 64
 
 
 class SharedWeights:
-    """A folder in memory (a tmpfs) with one file for the weights of each model file."""
+    """A folder in memory (a tmpfs) with a file for the weights of each model file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def adopt(self, model: Any, path: Path) -> None:
-        """Puts a model's weights into shared memory, or takes those that another process has put there.
+        """Replaces a model's weights by shared ones, which it writes unless another process has.
 
-        `path` is the file that it was read from. To be called before anything is computed. Where there is no room, the
-        model keeps its own.
+        `path` is the model's file. Has to be called before anything is computed. If there isn't enough shared memory,
+        the model keeps its own weights.
         """
         import torch
 
@@ -52,7 +52,7 @@ class SharedWeights:
             weight.bind(shared if weight.memory_order is None else shared.permute(_back(weight.memory_order)))
 
     def _write(self, file: Path, tensors: list[Any], places: list[int], size: int) -> None:
-        """By rename, so that nobody maps a part; of two that write at once, one wins with the same content."""
+        """Writes a file by rename, so that no process maps an incomplete one. Concurrent writers write equal files."""
         import torch
 
         written = file.with_name(f"{file.name}.{os.getpid()}")
@@ -65,7 +65,7 @@ class SharedWeights:
 
 
 def _in_order(weight: Any) -> Any:
-    """A weight's tensor with its axes as they lie in memory, without gaps."""
+    """Returns a weight's tensor as a contiguous one, with its axes in memory order."""
     value = weight.value.detach()
     return (value if weight.memory_order is None else value.permute(weight.memory_order)).contiguous()
 
@@ -75,7 +75,7 @@ def _back(order: tuple[int, ...]) -> list[int]:
 
 
 def _key(path: Path) -> str:
-    """A name for the content of a file."""
+    """Returns a file name that identifies the content of a model file."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     facts = [(str(file.resolve()), (stat := file.stat()).st_ino, stat.st_size, stat.st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()

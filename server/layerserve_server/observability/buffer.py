@@ -1,4 +1,4 @@
-"""Observations of lone requests, counted later and many at once: one by one costs a tenth of the time of a request."""
+"""Buffers metric observations and counts them in bulk: counting one by one takes a tenth of a request's time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-#: Number of observations that are counted at once. Reading the metrics counts those that wait.
+#: Number of buffered observations that triggers counting. Collecting the metrics counts the rest.
 MAX_WAITING = 64
 
 
 class Buffer(Generic[T]):
-    """Observations that wait to be counted. Thread-safe."""
+    """Observations that aren't counted yet. Thread-safe."""
 
     __slots__ = ("_count", "_lock", "_waiting")
 
     def __init__(self, count: Callable[[Sequence[T]], None]) -> None:
-        """`count` counts some observations, in their order, in the thread that adds or flushes."""
+        """`count` is called with observations in order of arrival, in the thread that adds or flushes."""
         self._count = count
         self._waiting: list[T] = []
         self._lock = threading.Lock()
 
     def add(self, observations: Sequence[T], *, shared: bool) -> None:
-        """Adds observations. Those of a batch that several requests shared are counted at once.
+        """Adds observations. If `shared`, of a batch with several requests, they are counted immediately.
 
-        The cost of counting is shared, too, and the next requests gather meanwhile: counted later, 16 callers met in
-        smaller batches and got 10 % fewer replies per second.
+        The requests of the batch share the cost of counting, and the next requests queue up meanwhile. When counting
+        was deferred, 16 concurrent clients formed smaller batches and received 10 % fewer replies per second.
         """
         with self._lock:
             self._waiting += observations
@@ -36,7 +36,7 @@ class Buffer(Generic[T]):
             self.flush()
 
     def flush(self) -> None:
-        """Counts all that were added."""
+        """Counts all buffered observations."""
         with self._lock:
             due, self._waiting = self._waiting, []
         if due:

@@ -1,4 +1,4 @@
-"""Histograms that take many observations at once: prometheus_client's own cost a microsecond each."""
+"""Histograms with bulk observation: prometheus_client's own take a microsecond per value."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
-class Distribution:
-    """How often values fell into each bucket. Thread-safe."""
+class Histogram:
+    """Counts of values per bucket, and their sum. Thread-safe."""
 
     __slots__ = ("_bounds", "_counts", "_lock", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds` are the upper ends of all buckets but the last, which is open."""
+        """`bounds` are the inclusive upper bounds of all buckets but the last, which is unbounded."""
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
         self._lock = threading.Lock()
 
     def observe(self, values: Iterable[float]) -> None:
-        """Counts these values."""
+        """Adds values."""
         bounds, counts = self._bounds, self._counts
         with self._lock:
             for value in values:
@@ -33,13 +33,13 @@ class Distribution:
                 self._sum += value
 
     def read(self) -> tuple[list[int], float]:
-        """How many values there were up to each bound, then all; and their sum."""
+        """Returns the cumulative counts, one per bucket, and the sum of all values."""
         with self._lock:
             return list(accumulate(self._counts)), self._sum
 
 
-class Distributions(Collector):
-    """A Prometheus histogram: a distribution for each combination of labels."""
+class HistogramFamily(Collector):
+    """A Prometheus histogram metric: one `Histogram` per combination of label values."""
 
     def __init__(
         self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
@@ -47,26 +47,26 @@ class Distributions(Collector):
         self._name, self._text, self._labels = name, text, tuple(labels)
         self._bounds = tuple(bounds)
         self._shown = [*(str(float(bound)) for bound in bounds), "+Inf"]
-        self._children: dict[tuple[str, ...], Distribution] = {}
+        self._children: dict[tuple[str, ...], Histogram] = {}
         self._lock = threading.Lock()
         registry.register(self)
 
-    def labels(self, *values: str) -> Distribution:
-        """The distribution of these labels."""
+    def labels(self, *values: str) -> Histogram:
+        """Returns the histogram of these label values, and makes it if there is none."""
         with self._lock:
-            return self._children.setdefault(values, Distribution(self._bounds))
+            return self._children.setdefault(values, Histogram(self._bounds))
 
     def remove(self, *values: str) -> None:
-        """Drops the distribution of these labels, if there is one."""
+        """Drops the histogram of these label values, if there is one."""
         with self._lock:
             self._children.pop(values, None)
 
     def describe(self) -> Iterator[Metric]:
-        """What `collect` gives, without numbers: the registry refuses a name that is taken."""
+        """Yields the metric without samples, so that the registry can refuse a duplicate name."""
         yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry, when somebody looks."""
+        """Yields the metric with its samples. Called by the registry."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         with self._lock:
             children = list(self._children.items())

@@ -1,4 +1,4 @@
-"""Structured logs on standard error: one line an event, as text or JSON. No line holds a tensor's content."""
+"""Structured logs on standard error: one line per event, as text or JSON. No line contains tensor data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-#: What a log record has of itself; everything else on it was given as `extra`.
+#: Standard attributes of a log record; all others were passed as `extra`.
 OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-#: Longest text of a line: message, value or traceback, in characters. Some come from callers and files.
+#: Maximum length of a message, value or traceback in a line, in characters. Some come from clients and files.
 MAX_TEXT = 8000
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats each record as a JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line."""
+        """Returns the record as a JSON line."""
         line: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -36,10 +36,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time, level, message, then what belongs to it as key=value."""
+    """Formats each record as a readable line: time, level, message, then the extra attributes as key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, and the traceback where there is one."""
+        """Returns the record as a line, followed by the traceback if there is one."""
         extras = "".join(f" {key}={middle_cut(str(value))}" for key, value in _extras(record).items())
         line = f"{_time(record)} {record.levelname.lower():7} {middle_cut(record.getMessage())}{extras}"
         if record.exc_info:
@@ -48,12 +48,15 @@ class TextFormatter(logging.Formatter):
 
 
 def middle_cut(text: str, most: int = MAX_TEXT) -> str:
-    """The text, or its beginning and end: those of a traceback say what happened, and where."""
+    """Returns the text, with its middle cut out if it is too long: a traceback is informative at its ends."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
 
 
 def set_up(level: str, kind: str, stream: TextIO | None = None) -> None:
-    """Sends the logs of the server and of layergraph to standard error, or to `stream`."""
+    """Writes the logs of the server and of layergraph to `stream`, by default standard error.
+
+    `kind` is "json" or "text".
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
     for name in ("layerserve_server", "layergraph"):
@@ -64,7 +67,7 @@ def set_up(level: str, kind: str, stream: TextIO | None = None) -> None:
 
 
 def take_all(stream: TextIO) -> None:
-    """Makes log lines in JSON of what else Python says: other packages' logs, warnings, errors that nobody handled."""
+    """Writes all other output of Python as JSON lines: other packages' logs, warnings, uncaught exceptions."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.getLogger().handlers = [handler]

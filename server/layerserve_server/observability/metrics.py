@@ -1,4 +1,4 @@
-"""Prometheus metrics: everything that is counted, in one place. No metric holds a tensor's content."""
+"""All Prometheus metrics of the server. No metric contains tensor data."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from layerserve_server.observability.buffer import Buffer
-from layerserve_server.observability.histograms import Distribution, Distributions
+from layerserve_server.observability.histograms import Histogram, HistogramFamily
 from layerserve_server.transport.call import Ended
 
-#: From a small network's 100 microseconds to a large batch's seconds, each about 2.5 times the one before.
+#: Buckets from 100 microseconds (a small network) to seconds (a large batch), about 2.5 times apart.
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-#: Powers of two: what batches are sized by.
+#: Powers of two, the usual batch sizes.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-#: Loading reads files: from a small one to gigabytes.
+#: Loading reads files from kilobytes to gigabytes.
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._tellers = Tellers(self.registry, self._flush)
+        self._hooks = CollectHooks(self.registry, self._flush)
         self._began: Buffer[tuple[str, int]] = Buffer(self._count_began)
         self._ended: Buffer[Ended] = Buffer(self._count_ended)
-        #: What counts the batches of versions, by name and version.
+        #: Batch metrics by model and version.
         self._batch_metrics: dict[tuple[str, str], BatchMetrics] = {}
-        # Looking a child up by its labels costs more than counting: what every call needs is kept at hand.
-        self._answered: dict[tuple[str, str, str, str], tuple[Counter, Distribution]] = {}
+        # Finding a child by its labels takes longer than counting, so those that every call uses are cached.
+        self._answered: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
         self._open: dict[str, Gauge] = {}
-        #: Labels of each metric, by its name, for the documentation.
+        #: Label names by metric name, for the documentation.
         self.labels: dict[str, tuple[str, ...]] = {}
 
         def named(name: str, labels: tuple[str, ...]) -> str:
@@ -50,8 +50,8 @@ class Metrics:
         def gauge(name: str, text: str, labels: tuple[str, ...]) -> Gauge:
             return Gauge(named(name, labels), text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Distributions:
-            return Distributions(named(name, labels), text, labels, buckets, self.registry)
+        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> HistogramFamily:
+            return HistogramFamily(named(name, labels), text, labels, buckets, self.registry)
 
         self._requests = counter(
             "requests",
@@ -81,7 +81,7 @@ class Metrics:
         self._queue_rows = gauge("queue_rows", "Number of rows in the queue.", VERSION)
 
         self._loaded = gauge("model_loaded", "1 for each version in memory.", VERSION)
-        #: What is counted by version only.
+        #: Metrics whose labels are the model and the version.
         self._of_versions = (
             *(self._rows, self._batches, self._joined, self._queue_seconds, self._compute_seconds),
             *(self._queue_rows, self._loaded),
@@ -103,11 +103,11 @@ class Metrics:
     # Calls (see transport.call.Observer).
 
     def calls_began(self, method: str, count: int) -> None:
-        """So many calls came in."""
+        """Counts `count` calls of a method that arrived."""
         self._began.add(((method, count),), shared=count > 1)
 
     def calls_ended(self, calls: Sequence[Ended]) -> None:
-        """These calls were answered."""
+        """Counts calls that ended."""
         self._ended.add(calls, shared=len(calls) > 1)
 
     def _count_began(self, began: Sequence[tuple[str, int]]) -> None:
@@ -118,7 +118,7 @@ class Metrics:
             self._calls_open(method).inc(count)
 
     def _count_ended(self, calls: Sequence[Ended]) -> None:
-        # Those of one method, model and status, as nearly all are, count together.
+        # Calls of the same method, model, version and status, as nearly all are, are counted together.
         seconds_by_key: dict[tuple[str, str, str, str], list[float]] = {}
         for call in calls:
             seconds_by_key.setdefault(call[:4], []).append(call.seconds)
@@ -136,9 +136,9 @@ class Metrics:
             if status != "OK":
                 self._errors.labels(_short(method), model, version, status).inc(len(seconds))
 
-    def before_reading(self, tell: Callable[[], None]) -> None:
-        """Calls `tell` whenever somebody looks, before anything is read."""
-        self._tellers.add(tell)
+    def before_collect(self, report: Callable[[], None]) -> None:
+        """Registers a callback that runs before metrics are collected."""
+        self._hooks.add(report)
 
     def _calls_open(self, method: str) -> Gauge:
         gauge = self._open.get(method)
@@ -147,7 +147,7 @@ class Metrics:
         return gauge
 
     def _flush(self) -> None:
-        # Ends first: else a call that ends meanwhile would be counted as ended only.
+        # Ended calls first: otherwise a call that ends in between would be counted as ended but not as begun.
         self._ended.flush()
         self._began.flush()
         for batches in tuple(self._batch_metrics.values()):
@@ -156,7 +156,7 @@ class Metrics:
     # Batches.
 
     def batches(self, model: str, version: int) -> BatchMetrics:
-        """What counts the batches of a version, and its requests (see inference.batching.BatchObserver)."""
+        """Returns the batch metrics of a version (see inference.batching.BatchObserver)."""
         labels = (model, str(version))
         made = BatchMetrics(
             self._rows.labels(*labels),
@@ -169,34 +169,34 @@ class Metrics:
         return made
 
     def watch_queue(self, model: str, version: int, rows: Callable[[], int]) -> None:
-        """Asks `rows` how many rows wait for a version, when somebody looks."""
+        """Sets the callback that returns the number of queued rows of a version."""
         self._queue_rows.labels(model, str(version)).set_function(rows)
 
     def watch_memory(self, buffered: Callable[[], int]) -> None:
-        """Reads `buffered`, the bytes kept for callers, whenever the metrics are read."""
+        """Sets the callback that returns the memory in use for clients' messages, in bytes."""
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
 
     # Loads (see repository.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
-        """A version became ready."""
+        """Counts a version that was loaded in `seconds`."""
         self._loaded.labels(model, str(version)).set(1)
         self._loads.labels(model).inc()
         self._load_seconds.labels(model).observe((seconds,))
 
     def version_failed(self, model: str, version: int) -> None:
-        """A version could not be loaded."""
+        """Counts a version that failed to load."""
         self._load_failures.labels(model).inc()
 
     def version_released(self, model: str, version: int) -> None:
-        """A version was freed. Its series end with it: with a model that is trained each day they would pile up."""
+        """Removes the time series of a version that was freed: those of a model trained every day would accumulate."""
         labels = (model, str(version))
-        # What is counted later would begin its series anew.
+        # Calls counted after the removal would create the series again.
         self._ended.flush()
         self._batch_metrics.pop(labels, None)
         for family in self._of_versions:
-            with suppress(KeyError):  # nothing was counted
+            with suppress(KeyError):  # has no such series
                 family.remove(*labels)
         for key in [key for key in tuple(self._answered) if key[1:3] == labels]:
             del self._answered[key]
@@ -208,53 +208,53 @@ class Metrics:
     # Training.
 
     def runs_changed(self, queued: int, running: int) -> None:
-        """So many runs wait, and so many train."""
+        """Sets the numbers of queued and of running training runs."""
         self._runs.labels("queued").set(queued)
         self._runs.labels("running").set(running)
 
     def run_progressed(self, model: str, epoch: int, step: int, loss: float | None) -> None:
-        """A run of a model made a step."""
+        """Sets a model's training progress. Epoch and step count from 1."""
         self._run_epoch.labels(model).set(epoch)
         self._run_step.labels(model).set(step)
         if loss is not None:
             self._run_loss.labels(model).set(loss)
 
     def run_ended(self, model: str, state: str) -> None:
-        """A run of a model ended."""
+        """Counts a training run that ended in `state`."""
         self._runs_ended.labels(model, state).inc()
 
 
-class Tellers(Collector):
-    """What has something to tell before a registry is read. The first of its collectors, with no metric of its own."""
+class CollectHooks(Collector):
+    """Callbacks that run before metrics are collected: the first collector of a registry, without metrics."""
 
     def __init__(self, registry: CollectorRegistry, last: Callable[[], None]) -> None:
-        """`last` is called after all others."""
-        self._tellers: list[Callable[[], None]] = []
+        """`last` runs after all other callbacks."""
+        self._hooks: list[Callable[[], None]] = []
         self._last = last
         registry.register(self)
 
-    def add(self, tell: Callable[[], None]) -> None:
-        """One more."""
-        self._tellers.append(tell)
+    def add(self, hook: Callable[[], None]) -> None:
+        """Adds a callback."""
+        self._hooks.append(hook)
 
     def collect(self) -> Iterable[Metric]:
-        """Called by the registry, when somebody looks."""
-        for tell in self._tellers:
-            tell()
+        """Runs the callbacks. Called by the registry."""
+        for hook in self._hooks:
+            hook()
         self._last()
         return ()
 
 
 class BatchMetrics:
-    """The metrics of one version, with their labels looked up once."""
+    """The batch metrics of one version. Their labels are resolved once."""
 
     def __init__(
         self,
         rows: Counter,
         requests: Counter,
-        batch_rows: Distribution,
-        seconds: Distribution,
-        queue_seconds: Distribution,
+        batch_rows: Histogram,
+        seconds: Histogram,
+        queue_seconds: Histogram,
     ) -> None:
         self._rows = rows
         self._requests = requests
@@ -264,15 +264,15 @@ class BatchMetrics:
         self._waited: Buffer[float] = Buffer(queue_seconds.observe)
 
     def batch_ran(self, rows: int, requests: int, seconds: float) -> None:
-        """A batch ran."""
+        """Counts a batch of `rows` rows from `requests` requests that took `seconds` to compute."""
         self._ran.add(((rows, requests, seconds),), shared=requests > 1)
 
     def requests_waited(self, seconds: Sequence[float]) -> None:
-        """The first batches of some requests began so many seconds after they came."""
+        """Counts the times, in seconds, that requests spent in the queue."""
         self._waited.add(seconds, shared=len(seconds) > 1)
 
     def flush(self) -> None:
-        """Counts what waits to be counted."""
+        """Counts all buffered observations."""
         self._ran.flush()
         self._waited.flush()
 
@@ -285,5 +285,5 @@ class BatchMetrics:
 
 
 def _short(method: str) -> str:
-    """ "Predict" of "/layerserve.v1.PredictionService/Predict"."""
+    """Returns the last part of a full method name: "Predict" of "/layerserve.v1.PredictionService/Predict"."""
     return method.rpartition("/")[2]

@@ -1,10 +1,9 @@
-"""With JSON logs, whatever else is printed becomes a log line.
+"""Converts all other output of the server to log lines, for JSON logs.
 
-`python -m layerserve_server.observability.output` rewrites it.
-
-Libraries in C, the interpreter and child processes write to the file descriptors of standard output and error, past
-Python's logging. These lead into a pipe then, which a small process reads: a process, not a thread, so that the last
-words of a server that crashes are not lost with it.
+C libraries, the interpreter and child processes write to the file descriptors of standard output and error, bypassing
+Python's logging. With JSON logs these lead into a pipe. A small process, `python -m
+layerserve_server.observability.output`, converts its lines: a process and not a thread, so that the last output of a
+crashing server isn't lost.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import TextIO
 
 from layerserve_server.observability.logs import JsonFormatter
 
-#: Longest line, in bytes; what is longer becomes several.
+#: Maximum length of a line, in bytes. Longer lines are split.
 MAX_LINE = 1 << 16
-#: A severity as glog writes it, which gRPC and torch do: "I1127 14:34:06.565407", "[W1127 ...".
+#: Severity in glog's format, which gRPC and torch use: "I1127 14:34:06.565407", "[W1127 ...".
 _SEVERITY = re.compile(r"\[?([IWEF])\d{4} ")
 _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
 
@@ -30,27 +29,27 @@ STDOUT, STDERR = 1, 2
 
 
 class Rewriter:
-    """The process that turns lines into log lines. It ends when nobody can write to it any more."""
+    """The process that converts lines to log lines. It exits when all write ends of its pipe are closed."""
 
     def __init__(self) -> None:
-        """Starts it. Its log lines go where standard error goes now, and so do those that are written to `stream`."""
-        #: Where log lines go that are JSON already.
+        """Starts the process. Its log lines, and those written to `stream`, go to the current standard error."""
+        #: Stream for lines that are JSON already.
         self.stream: TextIO = os.fdopen(os.dup(STDERR), "w", buffering=1)
         reader, self._writer = os.pipe()
         self._process = subprocess.Popen([sys.executable, "-m", __name__], stdin=reader, stdout=STDERR)
         os.close(reader)
 
     def take(self, descriptor: int) -> None:
-        """Rewrites what this process and those that it starts write to a descriptor."""
+        """Redirects a file descriptor of this process and its children into the pipe."""
         os.dup2(self._writer, descriptor)
         if descriptor == STDOUT:
-            # As on a terminal, so that lines come when they are printed.
+            # Line-buffered as on a terminal, so that lines appear when they are printed.
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def main() -> None:
-    """Rewrites lines until the input ends."""
-    # Signals to a whole group are for the server, which has more to say then.
+    """Converts the lines of standard input until it ends."""
+    # Signals to the process group are for the server, which may still write afterwards.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     formatter = JsonFormatter()
@@ -61,7 +60,7 @@ def main() -> None:
 
 
 def rewritten(text: str, formatter: logging.Formatter) -> str:
-    """A line as a log line; the log line of another process of the server as it is."""
+    """Returns a line as a log line. A log line of another process of the server is returned unchanged."""
     if _is_log_line(text):
         return text
     found = _SEVERITY.match(text)

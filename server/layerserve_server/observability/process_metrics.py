@@ -1,4 +1,4 @@
-"""Metrics of the server's processes, named as all Prometheus clients name them, and of its build."""
+"""Metrics of the server's processes, under the names common to all Prometheus clients, and of its build."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from prometheus_client.core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-#: What is counted for each process and adds up. Start and limit are the first process's.
+#: Metrics that are summed over processes. Start time and limits are those of the first process.
 _SUMMED = frozenset({"process_cpu_seconds", "process_virtual_memory_bytes", "process_open_fds"})
 _RESIDENT = "process_resident_memory_bytes"
 
 
 def register_build_info(registry: CollectorRegistry, version: str) -> None:
-    """Adds `layerserve_build_info`, which is always 1 and has the version as a label."""
+    """Registers `layerserve_build_info`: always 1, with the version as a label."""
     Info("layerserve_build", "Version of the server.", registry=registry).info({"version": version})
 
 
 class ProcessMetrics(Collector):
-    """`process_*` of this process and its workers together, read from /proc; nothing where there is none.
+    """Metrics `process_*` of this process and its workers together, read from /proc; none on systems without it.
 
-    Memory that processes share, as the weights and libraries of workers are, counts once: of several processes the
-    resident memory is the sum of their proportional set sizes.
+    Memory shared between processes, such as the workers' weights and libraries, counts once: the resident memory of
+    several processes is the sum of their proportional set sizes.
     """
 
     def __init__(self, registry: CollectorRegistry, workers: Callable[[], Sequence[int]], proc: str = "/proc") -> None:
-        """`workers` gives the ids of the processes that belong to this one, when the metrics are read."""
+        """`workers` returns the process ids of the current workers."""
         self._workers = workers
         self._proc = proc
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """Called by the registry, when somebody looks."""
+        """Returns the metrics. Called by the registry."""
         pids = ["self", *map(str, self._workers())]
         families = {family.name: family for family in self._of("self")}
         for pid in pids[1:]:
@@ -49,7 +49,7 @@ class ProcessMetrics(Collector):
         return ProcessCollector(pid=lambda: pid, proc=self._proc, registry=None).collect()
 
     def _proportional_bytes(self, pid: str) -> float:
-        """A process's resident memory, each page divided by those that have it; 0 of one that ended."""
+        """Returns a process's proportional set size, in bytes: each page divided by its sharers. 0 if it ended."""
         try:
             lines = Path(self._proc, pid, "smaps_rollup").read_text().splitlines()
         except OSError:

@@ -1,1 +1,1 @@
-"""Further processes that answer Predict on the same port: started and watched, with weights in shared memory."""
+"""Worker processes that serve Predict on the same port, with weights in shared memory, and their supervisor."""

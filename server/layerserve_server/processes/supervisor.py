@@ -1,4 +1,4 @@
-"""The further processes on the server's port: started, watched, counted together with this one, and ended."""
+"""Supervisor of the worker processes: starts, restarts and stops them, and aggregates their metrics."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from layerserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Where files are memory, and the same for all processes.
+#: Folder of a memory filesystem that all processes share.
 MEMORY = Path("/dev/shm")
-#: Time between the end of a worker and the start of the next, in seconds.
+#: Delay before a worker that ended is restarted, in seconds.
 AGAIN_SECONDS = 1.0
-#: Time that a worker has to tell its metrics, in seconds.
-TELL_SECONDS = 2.0
-#: Time that a worker has to end after its callers' grace, in seconds.
+#: Timeout for reading a worker's metrics, in seconds.
+METRICS_SECONDS = 2.0
+#: Time for a worker to exit after the grace period of its calls, in seconds.
 END_SECONDS = 10.0
 
 COMMAND = (sys.executable, "-m", "layerserve_server.processes.worker")
 
 
 class Supervisor:
-    """All processes besides the owner. Those that end are started again."""
+    """Starts the worker processes, and restarts those that end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="layerserve-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        #: Where the owner must listen besides.
+        #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
-        #: Where all keep their weights.
+        #: Folder for shared weights.
         self.weights = self._folder / "weights"
         self.weights.mkdir()
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -55,7 +55,7 @@ class Supervisor:
         self._lock = threading.Lock()
 
     def start(self, grpc_port: int) -> None:
-        """Starts them; returns when all answer, or have failed to."""
+        """Starts the workers. Returns when each is serving or has ended."""
         ready = [threading.Event() for _ in range(self._settings.workers - 1)]
         for number, event in enumerate(ready):
             thread = threading.Thread(target=self._keep, args=(number, grpc_port, event), name=f"worker {number}")
@@ -66,12 +66,12 @@ class Supervisor:
             event.wait()
 
     def stop(self, grace: float) -> None:
-        """Ends them: they take no more calls, and those under way have `grace` seconds to finish."""
+        """Stops the workers: they refuse further calls, and open calls have `grace` seconds to finish."""
         with self._lock:
             self._stopping.set()
             processes = list(self._processes.values())
         for process in processes:
-            _tell(process, f"{grace}\n")
+            _send(process, f"{grace}\n")
         for process in processes:
             try:
                 process.wait(grace + END_SECONDS)
@@ -82,35 +82,35 @@ class Supervisor:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pids(self) -> list[int]:
-        """The ids of their processes."""
+        """Returns the process ids of the living workers."""
         return [process.pid for process in list(self._processes.values()) if process.poll() is None]
 
     def metrics(self) -> Iterator[Metric]:
-        """What the workers count, each for itself."""
+        """Yields the metrics of each worker."""
         for port in list(self._metrics_ports.values()):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TELL_SECONDS) as reply:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=METRICS_SECONDS) as reply:
                     text = reply.read().decode()
             except OSError:
-                continue  # it has just ended
+                continue  # the worker has just ended
             yield from text_string_to_metric_families(text)
 
     def _keep(self, number: int, grpc_port: int, ready: threading.Event) -> None:
-        """Starts a worker, and another when it ends."""
+        """Starts a worker, and restarts it whenever it ends. Sets `ready` when it is first serving, or has ended."""
         while True:
             with self._lock:
-                # Both at once: a stop must find every process that is there, as nobody else ends it.
+                # Under the lock, so that `stop` finds every process.
                 if self._stopping.is_set():
                     ready.set()
                     return
                 process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                 self._processes[number] = process
-            _tell(process, json.dumps(self._orders(grpc_port)) + "\n", close=False)
+            _send(process, json.dumps(self._configuration(grpc_port)) + "\n", close=False)
             assert process.stdin is not None
             assert process.stdout is not None
-            said = process.stdout.readline()
-            if said:
-                self._metrics_ports[number] = json.loads(said)["metrics_port"]
+            reply = process.stdout.readline()
+            if reply:
+                self._metrics_ports[number] = json.loads(reply)["metrics_port"]
             ready.set()
             code = process.wait()
             self._metrics_ports.pop(number, None)
@@ -121,9 +121,9 @@ class Supervisor:
                 logger.error("a worker process ended with status %d; restarting it", code)
                 self._stopping.wait(AGAIN_SECONDS)
 
-    def _orders(self, grpc_port: int) -> dict[str, object]:
+    def _configuration(self, grpc_port: int) -> dict[str, object]:
         settings = self._settings
-        # What was made with model_construct may hold paths as they came.
+        # Settings made with model_construct may have strings as paths.
         values = {name: getattr(settings, name) for name in type(settings).model_fields}
         values |= {"grpc_port": grpc_port, "compute_threads": threads(settings)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
@@ -131,14 +131,14 @@ class Supervisor:
 
 
 class AllMetrics(CollectorRegistry):
-    """This process's metrics with the workers': counts of the same name and labels are added up."""
+    """Metrics of this process and the workers: values of the same name and labels are summed."""
 
     def __init__(self, own: CollectorRegistry, workers: Supervisor) -> None:
         super().__init__()
         self._own, self._others = own, workers
 
     def collect(self) -> Iterator[Metric]:
-        """Called when somebody looks."""
+        """Yields the summed metrics. Called for each scrape."""
         families: dict[str, Metric] = {}
         sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
         for family in (*self._own.collect(), *self._others.metrics()):
@@ -146,7 +146,7 @@ class AllMetrics(CollectorRegistry):
             into = sums.setdefault(family.name, {})
             for sample in family.samples:
                 if sample.name.endswith("_created"):
-                    continue  # a time: a sum of them says nothing, and the text of a worker has it as another family
+                    continue  # a time, not to be summed; and in a worker's text format it is a family by itself
                 key = sample.name, tuple(sorted(sample.labels.items()))
                 into[key] = into.get(key, 0.0) + sample.value
         for name, family in families.items():
@@ -159,11 +159,11 @@ class AllMetrics(CollectorRegistry):
 
 
 def threads(settings: Settings) -> int:
-    """Threads that one execution uses where several processes compute."""
+    """Returns the number of compute threads per process, by default the cores divided by the processes."""
     return settings.compute_threads or max(1, (os.cpu_count() or 1) // settings.workers)
 
 
-def _tell(process: subprocess.Popen[str], text: str, *, close: bool = True) -> None:
+def _send(process: subprocess.Popen[str], text: str, *, close: bool = True) -> None:
     assert process.stdin is not None
     try:
         process.stdin.write(text)
@@ -171,4 +171,4 @@ def _tell(process: subprocess.Popen[str], text: str, *, close: bool = True) -> N
         if close:
             process.stdin.close()
     except (OSError, ValueError):
-        pass  # it has ended
+        pass  # the process has ended

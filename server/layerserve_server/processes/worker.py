@@ -1,8 +1,8 @@
-"""A further process that answers Predict on the server's port: `python -m layerserve_server.processes.worker`.
+"""Program of a worker process, which serves Predict on the server's port.
 
-The supervisor starts it. It reads its orders as JSON from its input, says when it serves, and ends when its input does,
-so that it never outlives the process that started it. It has models of its own, with weights in memory that all share,
-and leaves all but Predict to the owner of the port.
+The supervisor starts it by `python -m layerserve_server.processes.worker`. It reads its configuration as JSON from
+standard input, writes a line when it is serving, and exits at the end of its input, so that it never outlives the main
+process. It loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Serves until the input ends."""
-    # A signal to the whole group, as a terminal sends it, is the owner's to deal with.
+    """Serves until standard input ends."""
+    # A terminal signals the whole process group; only the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    orders: dict[str, Any] = json.loads(sys.stdin.readline())
-    settings = Settings.model_construct(**_settings(orders["settings"]))
+    configuration: dict[str, Any] = json.loads(sys.stdin.readline())
+    settings = Settings.model_construct(**_settings(configuration["settings"]))
     logs.set_up(settings.log_level, settings.log_format)
     if settings.log_format == "json":
         logs.take_all(sys.stderr)
     runner.set_threads(settings.compute_threads)
     runner.load_plugins(settings.plugins)
     runner.make_ready()
-    inference = Inference(settings, loader(settings, weights=Path(orders["weights"])))
+    inference = Inference(settings, loader(settings, weights=Path(configuration["weights"])))
     repository, tuner = inference.repository, inference.tuner
-    # Before the port is open: who comes to this process finds the models that the others have.
+    # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open()
     watcher = Watcher(settings.poll_seconds, repository.scan)
     watcher.start()
     predict = inference.prediction.routes()
     transport = inference.listen(
-        Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(orders["socket"]), owner=False)
+        Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(configuration["socket"]), owner=False)
     )
     transport.start()
     if tuner is not None:
@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they were before they became JSON."""
+    """Restores settings from JSON values."""
     paths = ("path", "state", "config", "tls_certificate", "tls_key", "data_root")
     return {key: Path(value) if key in paths and value is not None else value for key, value in values.items()}
 
 
 if __name__ == "__main__":
     main()
-    # Threads that still wait for callers keep no process.
+    # Without waiting for threads of idle connections.
     os._exit(0)

@@ -1,1 +1,1 @@
-"""Versions on disk: finding, loading, swapping, labelling, publishing."""
+"""The model repository: finds versions on disk; loads, replaces, labels and publishes them."""

@@ -1,4 +1,4 @@
-"""One version of a model, as the repository knows it."""
+"""The repository's record of a version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layerserve_server.repository.version import LoadedVersion
 
 
 class State(Enum):
-    """State of a version, in the words of models.proto."""
+    """State of a version, as in models.proto."""
 
     LOADING = "loading"
     READY = "ready"
@@ -26,7 +26,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """One version, as it stands."""
+    """Snapshot of a version, as reported to clients. `reason` is the error of a failed version."""
 
     name: str
     version: int
@@ -39,39 +39,47 @@ class Description:
     file_bytes: int
     keras_version: str
     parameter_count: int
-    #: Seconds since 1970; None before.
+    #: Unix time at which it was loaded, in seconds; None if it isn't loaded.
     ready_time: float | None
+    #: Id of the training run that published it; empty if none did.
     training_run: str
     compiled: bool
     engines: tuple[EngineChoice, ...]
+    #: Whether engines are being timed.
     choosing_engine: bool
+    #: Whether it serves requests that name no version.
     default: bool
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """What the repository knows of one version."""
+    """The repository's mutable record of a version."""
 
     found: FoundVersion
     state: State
     reason: str = ""
     loaded: LoadedVersion | None = None
-    #: The content that was loaded, or failed to: another one is tried anew.
+    #: Fingerprint of the file that was last loaded or failed to load; a changed file is loaded again.
     tried: Fingerprint = layout.NOTHING
-    #: Loaded because a request named it, not because it is the newest.
+    #: Whether it was loaded for a request that named it, not as the newest version.
     on_demand: bool = False
+    #: Number of requests that wait until it is loaded.
     waiting: int = 0
+    #: Held while it is being loaded.
     loading: threading.Lock = field(default_factory=threading.Lock)
 
     def check_usable(self) -> None:
-        """Raises where it can't be used, now or ever. What is on disk can: it is loaded first."""
+        """Raises VersionFailedError if the version failed to load, UnavailableError if it is being loaded.
+
+        A version that isn't loaded is usable: it is loaded on demand.
+        """
         if self.state is State.FAILED:
             raise VersionFailedError(f"{self.found.label} failed to load: {self.reason}")
         if self.state is State.LOADING and self.waiting == 0:
             raise UnavailableError(f"{self.found.label} is being loaded; try again in a moment")
 
     def description(self, labels: tuple[str, ...], *, default: bool) -> Description:
-        """As it stands, with the labels that point to it, and whether it answers where a request names no version."""
+        """Returns a snapshot with its labels, and whether it serves requests that name no version."""
         found, loaded = self.found, self.loaded
         return Description(
             name=found.name,

@@ -1,10 +1,10 @@
-"""Where model files lie, and which ones the server takes. Nothing here opens a file, so a FIFO can't hold it up.
+"""Layout of a repository, and the search for model files in it.
 
     ROOT/NAME/VERSION/model.keras    (or model.h5, or the only .keras, .h5 or .hdf5 file in the folder)
-    ROOT/NAME/VERSION/model.json     with weights in .h5 beside it, or with the shards of TensorFlow.js
+    ROOT/NAME/VERSION/model.json     with weights in a .h5 file, or TensorFlow.js shards, in the same folder
     ROOT/NAME.keras                  served as version 1 of NAME
 
-Symbolic links below the root are never followed.
+Symbolic links below the root aren't followed. No file is opened here, so a named pipe can't block the search.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from typing import TypeAlias
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LABEL = MODEL_NAME
 VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
-#: In a version folder, these come before any other name.
+#: File names preferred in a version folder, in this order.
 FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
 SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
-#: Beside a published model file: who made it, and what it must be.
+#: File beside a published model file, with its origin, size and digest.
 MANIFEST = "manifest.json"
-#: Beside a model file: what it must answer.
+#: File beside a model file, with golden inputs and outputs.
 PROOF = "golden.npz"
-#: Beside the version folders: labels and the versions they point at.
+#: File beside the version folders, with version numbers by label.
 LABELS = "labels.json"
 
-#: What tells one content of a file from another: device, inode, size in bytes, mtime and ctime in nanoseconds. Those of
-#: the files beside it that belong to it follow.
+#: Identifies the content of a model file: device, inode, size in bytes, mtime and ctime in nanoseconds, followed by
+#: those of the files that belong to it.
 Fingerprint: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FoundVersion:
-    """A version on disk. With a `problem` it can't be taken, and `fingerprint` is empty or of what is there instead."""
+    """A version on disk. With a `problem` it can't be loaded, and `fingerprint` is NOTHING or a wrong file's."""
 
     name: str
     version: int
     path: Path
     fingerprint: Fingerprint
-    #: Put there by a rename of the whole folder, so that it never was half written.
+    #: Whether its folder was created by a rename, so that its files are complete.
     published: bool = False
     problem: str = ""
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Name in error texts and log lines."""
         return f"model '{self.name}' version {self.version}"
 
     @property
@@ -60,7 +60,7 @@ class FoundVersion:
 
     @property
     def modified(self) -> float:
-        """When the file, or one that belongs to it, last changed, in seconds since 1970."""
+        """Unix time of the last change of the file or one that belongs to it, in seconds."""
         return max(self.fingerprint[3::5]) / 1e9
 
 
@@ -68,7 +68,7 @@ NOTHING: Fingerprint = (0, 0, 0, 0, 0)
 
 
 def find_in_folder(root: Path) -> list[FoundVersion]:
-    """All versions below a repository folder. Raises OSError where the folder itself can't be read."""
+    """Finds all versions in a repository folder. Raises OSError if the folder itself can't be read."""
     found: dict[tuple[str, int], FoundVersion] = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
@@ -85,7 +85,7 @@ def find_in_folder(root: Path) -> list[FoundVersion]:
 def find_file(
     name: str, version: int, path: Path, *, published: bool = False, beside: Iterable[str] = ()
 ) -> FoundVersion:
-    """One model file, as it lies there now, and the files `beside` it that belong to it, where there are any."""
+    """Returns the version of a model file. Existing files `beside` it belong to it, and to its fingerprint."""
     try:
         state = os.lstat(path)
     except OSError as error:
@@ -99,7 +99,7 @@ def find_file(
 
 
 def fingerprint(state: os.stat_result) -> Fingerprint:
-    """The fingerprint of a file's state."""
+    """Returns the fingerprint of a file."""
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
@@ -117,18 +117,20 @@ def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
     try:
         held = set(os.listdir(folder))
     except OSError as error:
-        return FoundVersion(name, version, folder, NOTHING, problem=f"the version's folder: {error.strerror}")
+        return FoundVersion(
+            name, version, folder, NOTHING, problem=f"the version's folder can't be read: {error.strerror}"
+        )
     files = [first for first in FIRST_CHOICES if first in held][:1]
     files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES)
-    # An architecture stands for the weights beside it, or for shards of TensorFlow.js.
+    # An architecture file, with weights beside it or in TensorFlow.js shards.
     files = files or sorted(file for file in held - {MANIFEST} if Path(file).suffix == ".json")
     if not files:
         return FoundVersion(name, version, folder, NOTHING, problem="the version's folder has no model file")
     if len(files) > 1:
         listed = ", ".join(files[:5])
-        problem = f"the version's folder has {len(files)} model files, expected one, or a model.keras: {listed}"
+        problem = f"the version's folder has {len(files)} model files, expected one or a model.keras: {listed}"
         return FoundVersion(name, version, folder, NOTHING, problem=problem)
-    # An architecture may have its weights in any of the other files.
+    # The weights of an architecture may be in any of the other files.
     others = held - {files[0], MANIFEST}
     beside = others if any(file.endswith(".json") for file in (files[0], *others)) else {PROOF}
     return find_file(name, version, folder / files[0], published=MANIFEST in held, beside=beside)

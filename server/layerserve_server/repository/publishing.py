@@ -1,4 +1,4 @@
-"""Putting a new version into a repository: all of it or nothing, whenever the power goes."""
+"""Atomic, crash-safe publication of new versions and labels in a repository."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from typing import Any
 
 from layerserve_server.repository.layout import FIRST_CHOICES, LABEL, LABELS, MANIFEST, MODEL_NAME, VERSION_FOLDER
 
-#: A folder on its way to become a version: host and process that fill it, and what makes it unique.
+#: Name of the temporary folder of a new version: host and process that write it, and a random suffix.
 TEMPORARY = re.compile(r"\.publish-(?P<host>[A-Za-z0-9.-]+)-(?P<pid>[0-9]+)-[0-9a-f]+")
-#: Age at which a temporary folder of another host counts as left behind, in seconds.
+#: Age at which a temporary folder of another host counts as abandoned, in seconds.
 STALE_SECONDS = 24 * 3600.0
-#: Largest labels.json that is read, in bytes.
+#: Maximum size of a labels or manifest file that is read, in bytes.
 MAX_LABELS_BYTES = 64 * 1024
 CHUNK = 1024 * 1024
 
-#: Held while a label is written: the file is read, changed and replaced as a whole.
+#: Held while a label is written, since the file is read, changed and replaced as a whole.
 _labelling = threading.Lock()
 
 
 def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, above: int = 0) -> int:
-    """Moves a model file into `root` as the next version of the model, and gives the version's number.
+    """Moves a model file into `root` as the next version of the model. Returns the version number.
 
-    The number is one more than the highest on disk and than `above`. The version's folder appears by one rename, with a
-    manifest (`facts`, and the file's sha256 and size). The file leaves its old place last, so that a publisher that is
-    killed before can begin anew. Raises OSError where that can't be done, with nothing changed.
+    The number is one higher than the highest on disk and than `above`. The version's folder is created by a rename,
+    with a manifest (`facts`, and the file's sha256 and size). The file is removed from its old path last, so that a
+    killed publisher can start again. Raises OSError on failure, and then leaves the repository unchanged.
     """
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,11 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
 
 
 def _claim(temporary: Path, folder: Path, above: int) -> int:
-    """Renames to the next free number. The rename of a folder onto one that holds something fails, so it never
-    overwrites, and of two publishers that choose the same number one goes on to the next."""
+    """Renames a folder to the next free version number, and returns the number.
+
+    Renaming onto a folder that isn't empty fails. So a version is never overwritten, and if two publishers choose the
+    same number, one continues with the next.
+    """
     version = above
     while True:
         version = max([version, *version_numbers(folder)]) + 1
@@ -78,12 +81,12 @@ def _claim(temporary: Path, folder: Path, above: int) -> int:
 
 
 def version_numbers(folder: Path) -> list[int]:
-    """Numbers of the versions in a model's folder."""
+    """Returns the version numbers in a model's folder."""
     return [int(name) for name in os.listdir(folder) if VERSION_FOLDER.fullmatch(name)]
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Gives a file a second name; copies it where that can't be, as on another filesystem."""
+    """Hard-links a file, or copies it if that isn't possible, such as to another filesystem. Raises OSError."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
@@ -93,7 +96,7 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def sweep(root: Path) -> list[Path]:
-    """Removes what publishers that are gone have left in a repository; gives the folders removed."""
+    """Removes abandoned temporary folders from a repository. Returns the removed folders."""
     removed = []
     for folder in _folders(root):
         for path in _folders(folder):
@@ -113,7 +116,7 @@ def _folders(root: Path) -> list[Path]:
 
 def _left_behind(path: Path, host: str, pid: int) -> bool:
     if host == host_name():
-        # Our own number: of a process before us, as this one hasn't published yet.
+        # With our own process id it is an earlier process's: this one hasn't published yet.
         return pid == os.getpid() or not process_lives(pid)
     try:
         return time.time() - path.stat().st_mtime > STALE_SECONDS
@@ -122,12 +125,12 @@ def _left_behind(path: Path, host: str, pid: int) -> bool:
 
 
 def host_name() -> str:
-    """Name of this host, in letters that a file name can have."""
+    """Returns this host's name in characters that are valid in file names."""
     return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "host"
 
 
 def process_lives(pid: int) -> bool:
-    """Whether a process of this host is there and runs."""
+    """Whether a process is alive on this host."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -138,7 +141,7 @@ def process_lives(pid: int) -> bool:
 
 
 def read_labels(folder: Path) -> dict[str, int]:
-    """The labels of the model in a folder. What isn't a right label is left out; no file means no labels."""
+    """Returns the version numbers of a model's labels. Leaves out invalid ones; empty if there is no file."""
     try:
         handle = os.open(folder / LABELS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -158,7 +161,7 @@ def read_labels(folder: Path) -> dict[str, int]:
 
 
 def write_label(folder: Path, label: str, version: int) -> None:
-    """Points a label at a version, in one step. Raises OSError where that can't be done, with nothing changed."""
+    """Sets a label to a version, atomically. Raises OSError on failure, and then leaves the labels unchanged."""
     temporary = folder / f".{LABELS}-{secrets.token_hex(6)}"
     with _labelling, _locked(folder):
         try:
@@ -173,7 +176,7 @@ def write_label(folder: Path, label: str, version: int) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing labels meanwhile, where the filesystem has locks for folders."""
+    """Excludes other processes from writing labels within the block, if the filesystem supports locks on folders."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -184,7 +187,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a version's folder; empty where there is none, or none that can be read."""
+    """Returns the manifest in a version's folder; empty if there is none or it can't be read."""
     try:
         handle = os.open(folder / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as file:
@@ -195,17 +198,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_manifest(path: Path, manifest: Mapping[str, Any]) -> str:
-    """What is wrong with a published file by its manifest: a text, or nothing."""
+    """Compares a published file with its manifest. Returns the difference as a text, empty if there is none."""
     size = path.stat().st_size
     if manifest.get("bytes", size) != size:
-        return f"{path.name} has {size} bytes, and its manifest says {manifest['bytes']}"
+        return f"{path.name}: got {size} bytes, expected {manifest['bytes']} as in its manifest"
     if "sha256" in manifest and manifest["sha256"] != sha256(path):
-        return f"{path.name} isn't the file that its manifest describes: another sha256"
+        return f"{path.name}: its sha256 differs from its manifest's"
     return ""
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 digest of a file, in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -214,7 +217,7 @@ def sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk."""
+    """Flushes a file or folder to disk (fsync). Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -223,5 +226,5 @@ def sync(path: Path) -> None:
 
 
 def valid_name(name: str) -> bool:
-    """Whether a model may have this name."""
+    """Whether a model name is valid."""
     return MODEL_NAME.fullmatch(name) is not None

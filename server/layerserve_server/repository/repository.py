@@ -1,4 +1,4 @@
-"""All models that a server has: which versions there are, which are loaded, and which one answers."""
+"""The models of a server: their versions on disk and in memory, and the choice of the version for a request."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from layerserve_server.repository.version import Lease, LoadedVersion
 
 logger = logging.getLogger(__name__)
 
-#: Callers that may wait while one old version is loaded for them; more would hold the threads that serve others.
+#: Maximum number of requests that wait until an old version is loaded; more would occupy the threads of other requests.
 MAX_WAITING_FOR_LOAD = 8
 
 
 class RepositoryObserver(Protocol):
-    """What is told about loads: metrics."""
+    """Receives events about loading, for metrics."""
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
-        """A version became ready."""
+        """Called after a version was loaded, which took `seconds`."""
 
     def version_failed(self, model: str, version: int) -> None:
-        """A version could not be loaded."""
+        """Called after a version failed to load."""
 
     def version_released(self, model: str, version: int) -> None:
-        """A version was freed."""
+        """Called after a version was freed."""
 
 
 class Repository:
-    """Models below one folder, or one model file with the versions that training makes of it.
+    """The models in a folder, or a single model file with the versions that training publishes of it. Thread-safe.
 
-    Only `scan` and `publish` look at the disk, one at a time; `lease` answers from memory, but for old versions, which
-    are loaded when first asked for.
+    Only `scan` and `publish` read the disk, one at a time. `lease` uses versions in memory; old versions are loaded on
+    their first request.
     """
 
     def __init__(
@@ -66,9 +66,10 @@ class Repository:
         observer: RepositoryObserver,
         ready: Callable[[LoadedVersion], None] | None = None,
     ) -> None:
-        """`published` is where new versions of a single model file go; a folder takes its own.
+        """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
-        `ready` is told of each version that has begun to serve.
+        `ready` is called with each version after it was loaded. Raises ValueError if `path` is a file whose name isn't
+        that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
@@ -81,22 +82,22 @@ class Repository:
         self._ready = ready
         self._models: dict[str, dict[int, Entry]] = {}
         self._labels: dict[str, dict[str, int]] = {}
-        #: What requests asked for since something last changed, and what they got: replaced with each change.
+        #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
-        #: Around the two maps of models and entries' fields; held for moments only.
+        #: Protects models, labels and the fields of entries; held only briefly.
         self._lock = threading.RLock()
-        #: Around a look at the disk and the loads that follow from it.
+        #: Held during a scan of the disk and the loads that follow.
         self._scanning = threading.Lock()
 
-    # For requests.
+    # Requests.
 
     def lease(self, name: str, version: int | None = None, label: str | None = None) -> Lease:
-        """The right to use a version: the numbered one, the labelled one, or the newest that is ready.
+        """Leases a version: the one with this number or label, or else the newest that is ready.
 
-        Loads an old version where none is ready. Raises UnknownModelError, UnknownVersionError, UnknownLabelError,
+        Loads an old version on demand. Raises UnknownModelError, UnknownVersionError, UnknownLabelError,
         VersionFailedError, and UnavailableError or BusyError while the version is being loaded.
         """
         entry = self._entry(name, version, label)
@@ -105,14 +106,14 @@ class Repository:
             lease = loaded.lease() if loaded is not None else None
             if lease is not None:
                 return lease
-            # It was swapped or retired between the two lines, or isn't loaded.
+            # It was replaced or retired in between, or isn't loaded.
             entry = self._entry(name, version, label)
             if entry.loaded is None:
                 self._load_on_demand(entry)
         raise UnavailableError(f"{entry.found.label} is being unloaded")
 
     def lease_loaded(self, name: str, version: int | None = None, label: str | None = None) -> Lease | None:
-        """As `lease`, but in no time: None where the version would have to be loaded first."""
+        """Like `lease`, but never blocks: returns None if the version would have to be loaded."""
         chosen = self._chosen
         loaded = chosen.get((name, version, label))
         lease = loaded.lease() if loaded is not None else None
@@ -120,14 +121,14 @@ class Repository:
             loaded = self._entry(name, version, label).loaded
             lease = loaded.lease() if loaded is not None else None
             if loaded is not None and lease is not None:
-                # Not into a newer map: what was chosen may have changed meanwhile.
+                # Into the old cache if it was replaced meanwhile, since the choice may have changed.
                 chosen[name, version, label] = loaded
         return lease
 
     def describe(self, name: str = "") -> list[Description]:
-        """All versions, or those of one model, by name, then newest first. An unknown model has none.
+        """Describes all versions, or those of one model, by name, then newest first. Empty for an unknown model.
 
-        Raises UnavailableError before the first look at the disk.
+        Raises UnavailableError before the first scan.
         """
         self._check_scanned()
         with self._lock:
@@ -139,41 +140,41 @@ class Repository:
             ]
 
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
-        """One version, chosen as in `lease`, but neither loaded nor required to be ready."""
+        """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
         with self._lock:
             entry = self._entry(name, version, label, any_state=True)
             return self._description(entry, self._models[name])
 
-    # For the disk.
+    # Disk.
 
     def open(self) -> None:
-        """Looks at the disk for the first time. Before, no request is told that there is no such model.
+        """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        Raises OSError where the disk doesn't answer.
+        Raises OSError if the repository can't be read.
         """
         self.scan()
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
 
     def scan(self) -> None:
-        """Looks at the disk once: takes new and changed files, loads what should answer, lets go of what is gone."""
+        """Scans the disk: loads new and changed versions that should be served, and unloads removed ones."""
         with self._scanning:
             found = self._find()
             if found is None:
                 return
             with self._lock:
-                self._take_note(found)
+                self._update(found)
                 names = list(self._models)
                 self._scanned = True
             for name in names:
                 self._bring_up(name)
-            self._let_go()
+            self._unload_unused()
 
     def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
-        """Makes a file the next version of a model and serves it; gives its number. A label moves once it is loaded.
+        """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
 
-        Raises NotTrainableError where the repository can't be written, VersionFailedError where the new version can't
-        be loaded.
+        Raises NotTrainableError if the repository can't be written, VersionFailedError if the new version can't be
+        loaded.
         """
         with self._lock:
             above = max(self._models.get(name, {}), default=0)
@@ -186,16 +187,16 @@ class Repository:
         return self._published(name, version, label)
 
     def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
-        """As `publish`, but where the run has published already (and its server was killed then) only what is left."""
+        """Like `publish`, but doesn't repeat steps that the run completed before its server was killed."""
         version = self.version_of_run(name, run)
         if not version:
             return self.publish(name, file, run=run, base_version=base_version, label=label)
         return self._published(name, version, label)
 
     def _published(self, name: str, version: int, label: str) -> int:
-        """Moves the label of a new version, unless the version can't be loaded: the label's callers keep what answers.
+        """Sets the label of a new version. If the version can't be loaded, the label keeps the working version.
 
-        Raises what `publish` raises.
+        Raises as `publish` does.
         """
         with self._lock:
             entry = self._models.get(name, {}).get(version)
@@ -210,7 +211,7 @@ class Repository:
         return version
 
     def version_of_run(self, name: str, run: str) -> int:
-        """The version of a model that a training run has published; 0 where there is none."""
+        """Returns the version of a model that a training run has published; 0 if there is none."""
         with self._lock:
             found = [entry.found for entry in self._models.get(name, {}).values() if entry.found.published]
         for one in found:
@@ -219,7 +220,7 @@ class Repository:
         return 0
 
     def check_writable(self, name: str) -> None:
-        """Raises NotTrainableError where no version of the model could be published."""
+        """Raises NotTrainableError if no version of the model can be published."""
         folder = self._root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +231,7 @@ class Repository:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
 
     def sweep(self) -> None:
-        """Removes what publishers that are gone have left."""
+        """Removes temporary folders that killed publishers have left."""
         for path in publishing.sweep(self._root):
             logger.info("removed an incomplete version", extra={"folder": path.name})
 
@@ -246,7 +247,7 @@ class Repository:
         if not self._scanned:
             raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
-    # Choosing.
+    # Choice of a version.
 
     def _known(self, name: str) -> dict[int, Entry]:
         entries = self._models.get(name)
@@ -272,7 +273,7 @@ class Repository:
                     raise UnknownVersionError(f"model '{name}' has no version {version}{pointed}; it has {known}")
                 entry = entries[version]
             else:
-                # Where the newest is broken, the one before it is what will be ready.
+                # If none is ready, the newest that hasn't failed is the next to become ready.
                 whole = [number for number, entry in entries.items() if entry.state is not State.FAILED]
                 entry = entries[self._default(entries) or max(whole or entries)]
             if not any_state:
@@ -281,7 +282,7 @@ class Repository:
 
     @staticmethod
     def _default(entries: Mapping[int, Entry]) -> int | None:
-        """The version that answers when a request names none: the newest that is ready."""
+        """Returns the version for requests that name none: the newest that is ready; None if there is none."""
         return max((number for number, entry in entries.items() if entry.state is State.READY), default=None)
 
     def _description(self, entry: Entry, entries: Mapping[int, Entry]) -> Description:
@@ -289,10 +290,10 @@ class Repository:
         pointing = tuple(sorted(label for label, version in labels.items() if version == entry.found.version))
         return entry.description(pointing, default=entry.found.version == self._default(entries))
 
-    # What is on disk.
+    # Versions on disk.
 
     def _find(self) -> dict[tuple[str, int], FoundVersion] | None:
-        """Everything on disk; None where the disk doesn't answer, so that what is served stays served."""
+        """Finds all versions on disk. Returns None if the disk can't be read: loaded versions stay in use."""
         found: list[FoundVersion] = []
         try:
             if self._file_name is not None:
@@ -307,7 +308,7 @@ class Repository:
         self._disk_problem = ""
         return {(one.name, one.version): one for one in reversed(found)}
 
-    def _take_note(self, found: Mapping[tuple[str, int], FoundVersion]) -> None:
+    def _update(self, found: Mapping[tuple[str, int], FoundVersion]) -> None:
         for key, one in found.items():
             entries = self._models.setdefault(one.name, {})
             entry = entries.get(one.version)
@@ -329,24 +330,24 @@ class Repository:
         self._chosen = {}
 
     def _refuse(self, entry: Entry, one: FoundVersion) -> None:
-        """There is something that can't be taken. What is loaded goes on being served."""
+        """Records a problem of a version's file. A loaded version stays in use."""
         entry.reason = one.problem
         if entry.loaded is None:
             entry.found, entry.state = one, State.FAILED
 
     def _settled(self, key: tuple[str, int], one: FoundVersion) -> bool:
-        """Whether a file is complete: renamed here as a whole, or unchanged for a while or between two looks.
+        """Whether a file is complete: published by a rename, or unchanged for `settle_seconds` or between two scans.
 
-        At the first look everything is taken, so that a start doesn't wait; what was half written then is tried again
-        when it changes.
+        At the first scan all files count as complete, so that startup doesn't wait. A file that was incomplete is
+        loaded again when it changes.
         """
         old = time.time() - one.modified > self._settle_seconds
         return not self._scanned or one.published or old or self._sighted.get(key) == one.fingerprint
 
-    # What is in memory.
+    # Versions in memory.
 
     def _bring_up(self, name: str) -> None:
-        """Loads the newest version that loads, and what has changed under a version that is served."""
+        """Loads the newest version that can be loaded, and reloads loaded versions whose file has changed."""
         with self._lock:
             entries = sorted(self._models.get(name, {}).items(), reverse=True)
         newest: int | None = None
@@ -359,7 +360,7 @@ class Repository:
                 entry.on_demand = False
 
     def _load_entry(self, entry: Entry) -> None:
-        """Reads a version's file and swaps to it; on failure keeps what was loaded before, and says why."""
+        """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason."""
         with entry.loading:
             found = entry.found
             if entry.tried == found.fingerprint and entry.loaded is not None:
@@ -393,7 +394,7 @@ class Repository:
     def _note_failure(self, entry: Entry, found: FoundVersion, error: Exception) -> None:
         known = isinstance(error, (LayerGraphError, VersionFailedError, OSError, MemoryError))
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = safe_text(text) if known else "internal error while loading; the server's log has it"
+        reason = safe_text(text) if known else "internal error while loading; see the server's log"
         logger.error("%s failed to load: %s", found.label, reason, exc_info=None if known else error)
         self._observer.version_failed(found.name, found.version)
         with self._lock:
@@ -402,7 +403,7 @@ class Repository:
             if entry.loaded is None:
                 entry.state, entry.reason = State.FAILED, reason
             else:
-                entry.reason = f"its file has changed and can't be loaded, so the earlier one is served: {reason}"
+                entry.reason = f"its file has changed and can't be loaded; the previous one stays in use: {reason}"
 
     def _read(self, found: FoundVersion) -> LoadedVersion:
         manifest: dict[str, Any] = {}
@@ -424,7 +425,7 @@ class Repository:
         )
 
     def _load_on_demand(self, entry: Entry) -> None:
-        """Loads an old version for a request, in its thread. Raises what `lease` raises."""
+        """Loads an old version for a request, in the request's thread. Raises as `lease` does."""
         with self._lock:
             if entry.waiting >= MAX_WAITING_FOR_LOAD:
                 raise BusyError(
@@ -439,10 +440,10 @@ class Repository:
         finally:
             with self._lock:
                 entry.waiting -= 1
-        self._let_go(entry)
+        self._unload_unused(entry)
 
-    def _let_go(self, keep: Entry | None = None) -> None:
-        """Unloads what is neither the newest of its model nor among the old versions used last."""
+    def _unload_unused(self, keep: Entry | None = None) -> None:
+        """Unloads versions that are neither the default of their model nor among the last used old versions."""
         with self._lock:
             old: list[Entry] = []
             for entries in self._models.values():
@@ -463,12 +464,12 @@ class Repository:
             loaded.retire()
 
     def _released(self, loaded: LoadedVersion) -> None:
-        """The last request of a retired version has ended."""
+        """Called when the last lease of a retired version has ended."""
         logger.info("%s is unloaded", loaded.found.label)
         with self._lock:
             entry = self._models.get(loaded.name, {}).get(loaded.version)
             if entry is not None and entry.loaded is not None:
-                return  # Another content of the same version has taken its place.
+                return  # It was replaced by a changed file of the same version.
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
@@ -476,9 +477,9 @@ class Repository:
 
 def _name_of(path: Path) -> str:
     if path.suffix not in layout.SUFFIXES:
-        raise ValueError(f"{path.name} isn't a model file: expected {', '.join(sorted(layout.SUFFIXES))}")
+        raise ValueError(f"{path.name} isn't a model file: expected suffix {', '.join(sorted(layout.SUFFIXES))}")
     if not publishing.valid_name(path.stem):
         raise ValueError(
-            f"{path.name}: a model's name has letters, digits, '.', '_' and '-', and begins with a letter or digit"
+            f"{path.name}: expected a model name of letters, digits, '.', '_' and '-', beginning with a letter or digit"
         )
     return path.stem

@@ -1,4 +1,4 @@
-"""A loaded version: its model, its queue, and who uses it."""
+"""A loaded version: its model, its queue and its leases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layerserve_server.repository.layout import FoundVersion
 
 @dataclass(slots=True, eq=False)
 class LoadedVersion:
-    """A version in memory. Whoever uses it holds a lease; once retired, it is released with the last of them."""
+    """A version in memory. Users hold leases; a retired version is released when its last lease ends. Thread-safe."""
 
     found: FoundVersion
     model: ServedModel
@@ -23,13 +23,13 @@ class LoadedVersion:
     queue: BatchQueue
     parameter_count: int
     training_run: str
-    #: Called once, when it is retired and nobody uses it any more.
+    #: Called once, after it was retired and its last lease has ended.
     released: Callable[[LoadedVersion], None]
     ready_time: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.monotonic)
-    #: Whether engines are still to be timed on it, or are being timed.
+    #: Whether engines are being timed, or are to be timed.
     choosing_engine: bool = False
-    #: What services have ready for requests that ask for the same outputs.
+    #: Cache of the prediction service, by requested outputs.
     endpoints: dict[tuple[str, ...], Any] = field(default_factory=dict)
     _users: int = 0
     _retired: bool = False
@@ -47,11 +47,11 @@ class LoadedVersion:
 
     @property
     def retired(self) -> bool:
-        """Whether it gives no more leases."""
+        """Whether no further leases are granted."""
         return self._retired
 
     def lease(self) -> Lease | None:
-        """A right to use it; None where it has been retired."""
+        """Returns a new lease; None if the version is retired."""
         with self._lock:
             if self._retired:
                 return None
@@ -60,7 +60,7 @@ class LoadedVersion:
         return Lease(self)
 
     def retire(self) -> None:
-        """Gives no more leases, and releases the version when the last one has come back."""
+        """Grants no further leases, and releases the version when the last one has ended."""
         with self._lock:
             if self._retired:
                 return
@@ -70,7 +70,7 @@ class LoadedVersion:
             self._release()
 
     def give_back(self) -> None:
-        """A lease has ended."""
+        """Called when a lease has ended."""
         with self._lock:
             self._users -= 1
             unused = self._retired and self._users == 0
@@ -83,7 +83,7 @@ class LoadedVersion:
 
 
 class Lease:
-    """The right to use a version. End it exactly once, with `end` or as a context."""
+    """A lease of a version, which stays in memory until the lease ends: by `end`, or as a context manager."""
 
     __slots__ = ("_ended", "version")
 
@@ -92,7 +92,7 @@ class Lease:
         self._ended = False
 
     def end(self) -> None:
-        """Gives the version back; later calls do nothing."""
+        """Ends the lease; further calls do nothing."""
         if not self._ended:
             self._ended = True
             self.version.give_back()

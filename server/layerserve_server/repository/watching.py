@@ -1,4 +1,4 @@
-"""Looks at what may change on the disk again and again, in a thread of its own."""
+"""Periodic scans of the disk in a thread."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Calls `looks` every `poll_seconds`. Loads happen in its thread, never in a request's."""
+    """Calls `scans` every `poll_seconds` in a thread, in which new versions are loaded."""
 
-    def __init__(self, poll_seconds: float, *looks: Callable[[], object]) -> None:
-        self._looks = looks
+    def __init__(self, poll_seconds: float, *scans: Callable[[], object]) -> None:
+        self._scans = scans
         self._poll_seconds = poll_seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="repository watcher", daemon=True)
 
     def start(self) -> None:
-        """Starts to watch."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops to watch, after the scan under way."""
+        """Stops the thread after the current scan."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
-            for look in self._looks:
+            for scan in self._scans:
                 try:
-                    look()
+                    scan()
                 except Exception:
                     logger.exception("the scan of the repository failed; retrying in %s s", self._poll_seconds)

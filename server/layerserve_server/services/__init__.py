@@ -1,1 +1,1 @@
-"""One file per gRPC service. A method is three verbs: convert in, call, convert out."""
+"""The gRPC services, one module each. A handler converts the request, calls the code behind it, converts the reply."""

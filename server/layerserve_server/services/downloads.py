@@ -1,4 +1,4 @@
-"""A file as a stream of messages: what it is first, its sha256 last."""
+"""Downloads of files as streams of messages: a description first, the data, and the SHA-256 digest last."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ async def downloaded(
     head: models_pb2.DownloadModelResponse | pb.DownloadRunFileResponse,
     read: Callable[[], bytes],
 ) -> AsyncGenerator[bytes, None]:
-    """The messages of a download. `head` says what the file is, `read` gives its next piece, empty at the end."""
+    """Yields the messages of a download. `head` describes the file; `read` returns its next piece, empty at the end."""
     digest = hashlib.sha256()
     while piece := await stream.blocking(read):
         digest.update(piece)
-        # A message of its own for each piece: who takes nothing has one copy of it kept here, not four.
+        # Each piece is in one place only, so that a client that doesn't read costs one copy of it, not four.
         message = _with(head, data=piece)
         head, piece = type(head)(), b""
         yield message
@@ -28,7 +28,7 @@ async def downloaded(
 
 
 def _with(head: models_pb2.DownloadModelResponse | pb.DownloadRunFileResponse, **fields: bytes | str) -> bytes:
-    """A message with what `head` has, and more, encoded."""
+    """Returns a serialized message with the fields of `head` and `fields`."""
     message = type(head)(**fields)  # type: ignore[arg-type]
     message.MergeFrom(head)  # type: ignore[arg-type]
     encoded: bytes = message.SerializeToString()

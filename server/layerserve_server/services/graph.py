@@ -1,4 +1,4 @@
-"""layerserve.v1.GraphService: the nodes of a model's layers."""
+"""Handlers of layerserve.v1.GraphService, which describes the nodes of a model's layers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ class GraphService:
         self._repository = repository
 
     def routes(self) -> Routes:
-        """Its methods."""
+        """Returns the handlers."""
         return Routes(unary={SERVICE + "GetNodeShapes": self.get_node_shapes})
 
     def get_node_shapes(self, call: Call) -> None:
-        """Every node of the layers asked for."""
+        """Handles GetNodeShapes: replies with all nodes of the requested layers.
+
+        Raises UnknownLayerError, and as `Repository.lease` does.
+        """
         request = parse(graph_pb2.GetNodeShapesRequest, call.request)
         with lease(self._repository, request.model) as version:
             call.about(version.name, version.version)

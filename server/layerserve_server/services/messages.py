@@ -1,4 +1,4 @@
-"""Conversions that the services share, between messages and what the rooms behind them speak."""
+"""Conversions between protobuf messages and Python values, shared by the services."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 
-#: Larger messages are read in a thread of their own, as they would hold up other calls.
+#: Size in bytes above which messages are parsed in a pool thread, to not delay other calls.
 LONG_BYTES = 1 << 20
 
 
 class Message(Protocol):
-    """What a request's class has."""
+    """Interface of a message class."""
 
     @staticmethod
     def FromString(s: bytes, /) -> Any: ...  # noqa: N802
@@ -31,7 +31,7 @@ M = TypeVar("M", bound=Message)
 
 
 def parse(kind: type[M], data: bytes) -> M:
-    """Reads a request. Raises InvalidRequestError for bytes that aren't one."""
+    """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
     try:
         message: M = kind.FromString(data)
     except DecodeError as error:
@@ -40,7 +40,7 @@ def parse(kind: type[M], data: bytes) -> M:
 
 
 def choice(spec: tensor_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
-    """Name, version and label that a request names. Raises InvalidRequestError where it names no model."""
+    """Returns the model name, version and label in a request. Raises InvalidRequestError if there is no model name."""
     if not spec.name:
         raise InvalidRequestError("model: got no name, expected the name of a model")
     which = spec.WhichOneof("version_choice")
@@ -48,17 +48,17 @@ def choice(spec: tensor_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
 
 
 def lease(repository: Repository, spec: tensor_pb2.ModelSpec) -> Lease:
-    """The right to use the version that a request names. Raises what `Repository.lease` raises."""
+    """Leases the version in a request. Raises as `choice` and `Repository.lease` do."""
     return repository.lease(*choice(spec))
 
 
 def model_spec(name: str, version: int) -> tensor_pb2.ModelSpec:
-    """A model with its version number."""
+    """Returns the message for a version of a model."""
     return tensor_pb2.ModelSpec(name=name, version=version)
 
 
 def format_name(number: int) -> str:
-    """The name of a format; empty for none. Raises InvalidRequestError for a number that stands for none."""
+    """Returns the name of a format; empty for UNSPECIFIED. Raises InvalidRequestError if the number is unknown."""
     if number == tensor_pb2.MODEL_FORMAT_UNSPECIFIED:
         return ""
     if number not in tensor_pb2.ModelFormat.values():
@@ -68,7 +68,7 @@ def format_name(number: int) -> str:
 
 
 def decode(tensor: tensor_pb2.Tensor) -> Array:
-    """The array of a tensor. Raises InvalidTensorError where dtype, shape and data disagree."""
+    """Decodes a tensor to an array. Raises InvalidTensorError if its dtype, shape and data don't match."""
     try:
         return tensors.decode(tensor)
     except codec_errors.InvalidTensor as error:
@@ -76,7 +76,7 @@ def decode(tensor: tensor_pb2.Tensor) -> Array:
 
 
 def dtype_name(dtype: int, name: str) -> str:
-    """'float32' for DATA_TYPE_FLOAT32. Raises InvalidTensorError for an unknown one."""
+    """Returns the name of a dtype, such as "float32" for DATA_TYPE_FLOAT32. Raises InvalidTensorError if unknown."""
     try:
         return tensors.dtype_name(dtype, name)
     except codec_errors.InvalidTensor as error:
@@ -84,7 +84,7 @@ def dtype_name(dtype: int, name: str) -> str:
 
 
 def tensor_specs(specs: Iterable[TensorSpec]) -> Sequence[tensor_pb2.TensorSpec]:
-    """Inputs or outputs of a model."""
+    """Returns the messages for inputs or outputs of a model."""
     return [
         tensor_pb2.TensorSpec(
             name=spec.name, dtype=tensors.dtype_enum(spec.dtype, spec.name), shape=tensors.wire_shape(spec.shape)
@@ -94,7 +94,7 @@ def tensor_specs(specs: Iterable[TensorSpec]) -> Sequence[tensor_pb2.TensorSpec]
 
 
 def timestamp(seconds: float) -> Timestamp:
-    """A time in seconds since 1970."""
+    """Returns the message for a Unix time in seconds."""
     message = Timestamp()
     message.FromNanoseconds(int(seconds * 1e9))
     return message

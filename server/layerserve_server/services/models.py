@@ -1,4 +1,4 @@
-"""layerserve.v1.ModelService: the models there are, and their files."""
+"""Handlers of layerserve.v1.ModelService, which lists models and serves their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.ModelService/"
 
-#: Bytes of a file in one message.
+#: Size of the pieces of a downloaded file, in bytes.
 CHUNK = 256 * 1024
 
 STATES: dict[State, models_pb2.VersionState.ValueType] = {
@@ -40,28 +40,31 @@ class ModelService:
         self._converter = converter
 
     def routes(self) -> Routes:
-        """Its methods."""
+        """Returns the handlers."""
         return Routes(
             unary={SERVICE + "ListModels": self.list_models, SERVICE + "GetModel": self.get_model},
             server_streams={SERVICE + "DownloadModel": self.download_model},
         )
 
     def list_models(self, call: Call) -> None:
-        """Every version, or those of one model; of an unknown one none."""
+        """Handles ListModels: replies with all versions, or those of one model; none for an unknown model."""
         request = parse(models_pb2.ListModelsRequest, call.request)
         versions = self._repository.describe(request.name)
         response = models_pb2.ListModelsResponse(versions=map(_version, versions))
         call.reply(response.SerializeToString)
 
     def get_model(self, call: Call) -> None:
-        """One version."""
+        """Handles GetModel: replies with a version. Raises as `Repository.describe_one` does."""
         request = parse(models_pb2.GetModelRequest, call.request)
         description = self._repository.describe_one(*choice(request.model))
         call.about(description.name, description.version)
         call.reply(models_pb2.GetModelResponse(version=_version(description)).SerializeToString)
 
     async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """The version's file, in chunks: what it is first, its sha256 last."""
+        """Handles DownloadModel: yields a version's file, converted to the requested format.
+
+        Raises as `Repository.describe_one` and `Converter.converted` do.
+        """
         request = parse(models_pb2.DownloadModelRequest, await stream.first())
         description = self._repository.describe_one(*choice(request.model))
         stream.about(description.name, description.version)
@@ -82,7 +85,7 @@ class ModelService:
 
 def _open(description: Description, path: Path) -> BinaryIO:
     try:
-        # Never a link or a pipe, should one have taken the file's place.
+        # Never a link or a named pipe, in case one has replaced the file.
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
     except OSError as error:
         raise UnknownVersionError(

@@ -1,4 +1,4 @@
-"""layerserve.v1.TrainingService: runs and their events."""
+"""Handlers of layerserve.v1.TrainingService: runs, their events and files."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ KINDS: dict[Kind, pb.RunKind.ValueType] = {
     Kind.TRAINING: pb.RUN_KIND_TRAINING,
     Kind.EVALUATION: pb.RUN_KIND_EVALUATION,
 }
-#: Runs whose data comes at the same time: of all clients, and of one address. Each has a copy of its model on disk.
+#: Maximum number of concurrent uploads, in total and per client address. Each run has a copy of its model on disk.
 MAX_UPLOADS = 64
 MAX_PEER_UPLOADS = 32
-#: Most characters, values and containers in one another of a field that holds JSON.
+#: Maximum length in characters, number of values and nesting depth of JSON fields.
 MAX_JSON = 4 << 20
 MAX_JSON_VALUES = 200_000
 MAX_JSON_DEPTH = 64
@@ -63,12 +63,14 @@ MAX_JSON_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class RunDefaults:
-    """What the server says of every run: threads, device, priority, seconds between checkpoints, where data may lie."""
+    """The server's settings for all runs: compute threads, torch device, niceness, and the fields below."""
 
     threads: int
     device: str
     nice: int
+    #: Default time between checkpoints, in seconds.
     checkpoint_seconds: float
+    #: Folder of data files; None if the server reads none.
     data_root: Path | None
 
 
@@ -82,7 +84,7 @@ class TrainingService:
         self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
 
     def routes(self) -> Routes:
-        """Its methods."""
+        """Returns the handlers."""
         return Routes(
             unary={
                 SERVICE + "GetRun": self.get_run,
@@ -100,14 +102,17 @@ class TrainingService:
         )
 
     def train(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """Makes a run, takes its data, and sends its events until it ends."""
-        return self._carry_out(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
+        """Handles Train: creates a run, receives its data, and yields its events until it ends.
+
+        Raises as `Repository.lease`, `Runs.begin`, `UploadSlots.place` and `Upload` do.
+        """
+        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
 
     def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """As `train`, for a run that evaluates."""
-        return self._carry_out(stream, pb.EvaluateRequest, pb.EvaluateResponse, _evaluation_request)
+        """Handles Evaluate: like `train`, for an evaluation run."""
+        return self._execute(stream, pb.EvaluateRequest, pb.EvaluateResponse, _evaluation_request)
 
-    async def _carry_out(
+    async def _execute(
         self,
         stream: Stream,
         kind: type[pb.TrainRequest] | type[pb.EvaluateRequest],
@@ -129,61 +134,61 @@ class TrainingService:
             try:
                 yield reply(event=_event(run, accepted)).SerializeToString()
                 await self._receive(run, stream, kind)
-            except BaseException as error:  # also the end of a generator whose caller has gone
+            except BaseException as error:  # including GeneratorExit after a cancellation
                 known = isinstance(error, ServerError)
-                reason = str(error) if known else "the upload ended before all data arrived"
+                reason = str(error) if known else "the upload ended before all data was received"
                 await stream.blocking(lambda: self._runs.abandon(run, reason))
                 raise
         async for event in _follow(run, accepted.sequence + 1, stream):
             yield reply(event=event).SerializeToString()
 
     async def watch_run(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """Sends the events of a run from any one on, until it ends."""
+        """Handles WatchRun: yields a run's events from a sequence number on, to its end. Raises as `Runs.get` does."""
         request = parse(pb.WatchRunRequest, await stream.first())
-        # An id that isn't known yet is looked for on the disk.
+        # Blocking, since an unknown id is looked up on disk.
         run = await stream.blocking(lambda: self._runs.get(request.run_id))
         stream.about(run.request.model, run.request.version)
         async for event in _follow(run, request.from_sequence, stream):
             yield pb.WatchRunResponse(event=event).SerializeToString()
 
     def get_run(self, call: Call) -> None:
-        """One run, as it stands."""
+        """Handles GetRun: replies with a run's state. Raises as `Runs.get` does."""
         request = parse(pb.GetRunRequest, call.request)
         call.reply(pb.GetRunResponse(run=_run(self._runs.get(request.run_id))).SerializeToString)
 
     def list_runs(self, call: Call) -> None:
-        """All runs, or those of one model, newest first, also those of other servers."""
+        """Handles ListRuns: replies with all runs, or those of one model, including other servers', newest first."""
         request = parse(pb.ListRunsRequest, call.request)
-        # In this order: one that is taken over meanwhile is in both, not in none.
+        # In this order: a run that is taken over in between is in both lists, rather than in neither.
         elsewhere = {run.id: _run(run, owner=run.owner) for run in self._runs.list_elsewhere(request.model_name)}
         here = {run.id: _run(run) for run in self._runs.list(request.model_name)}
         runs = sorted((elsewhere | here).values(), key=lambda run: (run.created_time.ToNanoseconds(), run.id))
         call.reply(pb.ListRunsResponse(runs=reversed(runs)).SerializeToString)
 
     def cancel_run(self, call: Call) -> None:
-        """Stops a run."""
+        """Handles CancelRun. Raises as `Runs.cancel` does."""
         request = parse(pb.CancelRunRequest, call.request)
         call.reply(pb.CancelRunResponse(run=_run(self._runs.cancel(request.run_id))).SerializeToString)
 
     def resume_run(self, call: Call) -> None:
-        """Goes on with a run that was interrupted."""
+        """Handles ResumeRun. Raises as `Runs.resume` does."""
         request = parse(pb.ResumeRunRequest, call.request)
         call.reply(pb.ResumeRunResponse(run=_run(self._runs.resume(request.run_id))).SerializeToString)
 
     def delete_run(self, call: Call) -> None:
-        """Removes a run that has ended."""
+        """Handles DeleteRun. Raises as `Runs.delete` does."""
         request = parse(pb.DeleteRunRequest, call.request)
         self._runs.delete(request.run_id)
         call.reply(pb.DeleteRunResponse().SerializeToString)
 
     def list_run_files(self, call: Call) -> None:
-        """What the callbacks of a run have written."""
+        """Handles ListRunFiles: replies with the files that a run's callbacks have written."""
         request = parse(pb.ListRunFilesRequest, call.request)
         found = listed(self._runs.get(request.run_id).folder / FILES)
         call.reply(pb.ListRunFilesResponse(files=map(_file, found)).SerializeToString)
 
     async def download_run_file(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """One of these files, in chunks: what it is first, its sha256 last."""
+        """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""
         request = parse(pb.DownloadRunFileRequest, await stream.first())
         run = await stream.blocking(lambda: self._runs.get(request.run_id))
         stream.about(run.request.model, run.request.version)
@@ -195,11 +200,11 @@ class TrainingService:
                 yield message
 
     async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
-        """Takes the run's data. Raises what `Upload` raises where it doesn't come whole."""
+        """Receives a run's data and queues the run. Raises as `Upload` does if the data is invalid or incomplete."""
         upload = await stream.blocking(lambda: Upload(run.folder, run.request.data))
         with upload:
             async for data in stream.requests():
-                if run.log.ended:  # cancelled meanwhile
+                if run.log.ended:  # cancelled during the upload
                     return
                 message = parse(kind, data)
                 part = message.WhichOneof("part")
@@ -208,20 +213,20 @@ class TrainingService:
                 elif part == "digest":
                     upload.check_digest(message.digest.array, message.digest.sha256)
                 else:
-                    raise InvalidRequestError("every message after the first must be a chunk of data, or a digest")
+                    raise InvalidRequestError("every message after the first must be a chunk or a digest")
             upload.check_complete()
         await stream.blocking(lambda: self._runs.enqueue(run))
 
 
 async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.TrainEvent, None]:
-    """The run's events from a number on, as they come, to the last one."""
-    news = asyncio.Event()
-    stream.on_closed(news.set)
-    with run.log.watched(lambda: stream.soon(news.set)):
+    """Yields a run's events from a sequence number on as they occur, until the last one."""
+    wake = asyncio.Event()
+    stream.on_closed(wake.set)
+    with run.log.watched(lambda: stream.soon(wake.set)):
         while True:
-            news.clear()
-            ended = run.log.ended  # before the events are read: the last one may come while they are
-            # Off the event loop: those of a long run are read from its file.
+            wake.clear()
+            ended = run.log.ended  # before the events are read, since the last one may be added meanwhile
+            # In a pool thread, since those of a long run are read from its file.
             new = await stream.blocking(partial(run.log.since, sequence))
             for event in new:
                 yield _event(run, event)
@@ -229,19 +234,19 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
                 if isinstance(event.what, events.LAST):
                     return
             if not new and ended:
-                return  # It was asked for what comes after the last one.
+                return  # The sequence number is after the last event.
             if not stream.open():
                 raise UnavailableError(f"the server is stopping; attach to run '{run.id}' again after it has restarted")
             if not new:
-                await news.wait()
+                await wake.wait()
 
 
-# Convert in.
+# Conversion of requests.
 
 
 def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
-        raise InvalidRequestError("publish_choice: given for a run that publishes nothing")
+        raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
     budget = Budget(**_options(BUDGET, spec))
     return RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
@@ -253,7 +258,7 @@ def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, default
 
 
 def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
-    """What a specification says of these options, by name; only what is given."""
+    """Returns the values of the given options of a spec, by name."""
     given = ((option, option.read(spec)) for option in options)
     return {option.name: _value(option, value) for option, value in given if value is not None}
 
@@ -268,7 +273,7 @@ def _value(option: Option, value: Any) -> Any:
 
 
 def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
-    """The part of a request that training and evaluation share."""
+    """Returns the fields of a request that training and evaluation have in common."""
     return {
         "model": model,
         "version": version,
@@ -296,7 +301,7 @@ def _callbacks(given: Any) -> tuple[Any, ...]:
 
 
 def _json(text: str, name: str) -> Any:
-    """The value of a field that holds JSON; None where it is empty. Raises InvalidRequestError."""
+    """Parses a JSON field; None if it is empty. Raises InvalidRequestError if it is invalid or exceeds a limit."""
     if not text:
         return None
     try:
@@ -311,10 +316,10 @@ def _class_weight(weights: Any) -> dict[int, float]:
             return {int(key): float(weight) for key, weight in weights.items()}
         except (ValueError, TypeError, OverflowError):
             pass
-    raise InvalidRequestError('class_weight: expected an object of class numbers and weights, such as {"0": 1.0}')
+    raise InvalidRequestError('class_weight: expected an object with weights by class number, such as {"0": 1.0}')
 
 
-# Convert out.
+# Conversion of replies.
 
 
 def _event(run: Run, event: Event) -> pb.TrainEvent:

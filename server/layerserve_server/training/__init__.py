@@ -1,16 +1,16 @@
-"""Runs that train or evaluate: a child process each, its folder, its data, its events, its checkpoints, its result.
+"""Training and evaluation runs: each has a folder for its data, events, checkpoints and result, and a child process.
 
-A run that is interrupted (its process killed, the server stopped) keeps all that it needs to be resumed.
+An interrupted run (its process was killed, or the server stopped) keeps all files that it needs to be resumed.
 
-STATE/runs/ID/request.json     what was asked for, and the base version
-STATE/runs/ID/base/            a copy of the base version's file, until the run ends
-STATE/runs/ID/data/N.npy       the arrays that were sent, and those unpacked from files, until the run ends
-STATE/runs/ID/checkpoints/     the state that training goes on from, until the run ends
-STATE/runs/ID/best/            the best epoch's model so far, where that is to be published, until the run ends
-STATE/runs/ID/files/           what callbacks write
-STATE/runs/ID/events.jsonl     all that happened; append only, one writer at a time
-STATE/runs/ID/outcome.json     how the child ended, unless it was killed
+STATE/runs/ID/request.json     the request, with the base version
+STATE/runs/ID/base/            copy of the base version's file; until the run ends
+STATE/runs/ID/data/N.npy       uploaded arrays, and arrays unpacked from data files; until the run ends
+STATE/runs/ID/checkpoints/     the latest checkpoint; until the run ends
+STATE/runs/ID/best/            model of the best epoch so far, if that is to be published; until the run ends
+STATE/runs/ID/files/           files written by callbacks
+STATE/runs/ID/events.jsonl     event log; append-only, one writer at a time
+STATE/runs/ID/outcome.json     result of the child process (`RunResult`), unless it was killed
 STATE/runs/ID/result/          the trained model, until it is published
-STATE/runs/ID/owner.lock       held by the server that looks after the run; says which that is
-STATE/runs/ID/child.lock       held by the child while it lives
+STATE/runs/ID/owner.lock       locked by the server that owns the run; names that server
+STATE/runs/ID/child.lock       locked by the child process while it is alive
 """

@@ -1,4 +1,4 @@
-"""What runs may use: room that must be there before one starts, and what its process and folder use meanwhile."""
+"""Resource budgets of runs: checks for free memory and disk space before a run starts, and limits while it runs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs import folder as run_folder
 from layerserve_server.training.runs.files import MAX_FILES
 
-#: Bytes of a parameter in training at the least: weight, gradient, and two numbers of an optimizer such as Adam.
+#: Minimum memory per parameter in training, in bytes: weight, gradient, and two slots of an optimizer such as Adam.
 TRAINING_BYTES = 16
-#: Bytes of a parameter in evaluation.
+#: Memory per parameter in evaluation, in bytes.
 EVALUATION_BYTES = 4
-#: Bytes of a parameter in a file: weight and two numbers of the optimizer.
+#: Size per parameter in a file, in bytes: weight and two optimizer slots.
 FILED_BYTES = 12
-#: Files that lie in a run's folder at once: two checkpoints (the new one while the old one holds), best, and result.
+#: Number of model files in a run's folder at once: two checkpoints (the old one is kept until the new one is complete),
+#: the best epoch, and the result.
 FILES = 4
-#: Time between two looks at memory, and at the disk, in seconds.
+#: Time between two measurements of memory, and of disk space, in seconds.
 MEMORY_SECONDS = 0.25
 DISK_SECONDS = 2.0
 
 
 def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: int) -> None:
-    """Raises TooLargeError where disk or memory won't suffice for a run of a model with so many parameters.
+    """Raises TooLargeError if a run exceeds its budget, or the free disk space or memory.
 
-    `folder` is where runs lie, or a folder above it. Memory is judged by the weights alone: what a step needs beside
-    them depends on the model, and data is mapped.
+    `folder` is the folder of all runs; it needn't exist yet. Memory is estimated from the number of parameters alone:
+    memory for activations depends on the model, and data is memory-mapped.
     """
     training = request.kind is Kind.TRAINING
     disk = request.kept_bytes + base_bytes + (FILES * FILED_BYTES * parameters if training else 0)
@@ -47,7 +48,7 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
 
 def _check(what: str, needed: int, whose: str, there: int | None) -> None:
     if there is not None and needed > there:
-        raise TooLargeError(f"the run needs {needed} bytes of {what} at the least, expected at most {there}: {whose}")
+        raise TooLargeError(f"the run needs at least {needed} bytes of {what}, expected at most {there}: {whose}")
 
 
 def _free_bytes(folder: Path) -> int | None:
@@ -61,19 +62,19 @@ def _free_bytes(folder: Path) -> int | None:
 
 @dataclass(slots=True)
 class Watch:
-    """Looks at what a run uses. `overspent` is cheap to call often: it looks only when it is time to."""
+    """Measures the resources that a run uses. `overspent` may be called often: it measures only at intervals."""
 
     budget: Budget
     folder: Path
-    #: Most bytes that the run writes beside its data and models: what callbacks write, events, and what it prints.
+    #: Maximum bytes that the run writes besides data and models: callbacks' files, events and its output.
     max_written: int
     _memory_at: float = field(default=0.0)
     _disk_at: float = field(default=0.0)
 
     def overspent(self, pid: int | None, seconds: float) -> str:
-        """What the run has used more of than it may, for a person to read; empty where nothing.
+        """Returns which limit the run exceeds, as a readable text; empty if none.
 
-        `pid` is its process, `seconds` how long it trained.
+        `pid` is the run's process, `seconds` its training time.
         """
         if self.budget.max_seconds and seconds > self.budget.max_seconds:
             return f"it trained longer than its budget of {self.budget.max_seconds:g} seconds"
@@ -90,24 +91,24 @@ class Watch:
 
     def _overspent_disk(self) -> str:
         if self.budget.max_disk_bytes and (used := folder_bytes(self.folder)) > self.budget.max_disk_bytes:
-            return f"its folder took {used} bytes, more than its budget of {self.budget.max_disk_bytes}"
+            return f"its folder used {used} bytes, more than its budget of {self.budget.max_disk_bytes}"
         written = files_in(self.folder / run_folder.FILES)
         if len(written) > MAX_FILES:
             return f"its callbacks wrote {len(written)} files, more than {MAX_FILES}"
         single = files_in(self.folder, below=False)
         used = sum(written.values()) + sum(single.values())
         if used > self.max_written:
-            return f"it wrote {used} bytes of files, events and text, more than {self.max_written}"
+            return f"it wrote {used} bytes of files, events and output, more than {self.max_written}"
         return ""
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files below a folder, in bytes; a file with two names counts once."""
+    """Returns the size of all files below a folder, in bytes. A file with several hard links counts once."""
     return sum(files_in(folder).values())
 
 
 def files_in(folder: Path, *, below: bool = True) -> dict[int, int]:
-    """Sizes of the files in a folder, and in those `below` it, by inode."""
+    """Returns the sizes of the files in a folder by inode; with `below`, also of those in its subfolders."""
     sizes: dict[int, int] = {}
     for path, folders, names in os.walk(folder):
         if not below:

@@ -1,6 +1,6 @@
-"""Model files in other formats, for downloads: each made in a child of the warm parent.
+"""Conversion of model files to other formats for downloads, each in a forked child process with limits.
 
-So what a conversion takes of time and memory is no other caller's, has limits, and ends with it.
+The time and memory of a conversion are bounded and don't affect other requests.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from layerserve_server.errors import BusyError, InvalidRequestError, VersionFail
 from layerserve_server.training.dry_run import death, job_limits, out_of_memory, too_large
 from layerserve_server.training.process.warm_parent import JobDiedError, WarmParent
 
-#: Conversions at the same time. Each takes the memory of a model, and a core.
+#: Maximum number of concurrent conversions. Each uses the memory of a model, and a core.
 MAX_CONVERSIONS = 2
-#: Longest time that one may compute, in seconds.
+#: Maximum processor time of a conversion, in seconds.
 SECONDS = 600.0
-#: When a caller who finds no place may ask again, in seconds.
+#: Time after which a refused client may retry, in seconds.
 RETRY_SECONDS = 5.0
-#: The job's name.
+#: Name of the job.
 CONVERT = "convert"
 
 
 class Converter:
-    """Converts files for downloads, some at a time."""
+    """Converts model files, up to MAX_CONVERSIONS at a time."""
 
     def __init__(self, parent: WarmParent, memory_bytes: int) -> None:
-        """A conversion may take `memory_bytes` beside what its model needs."""
+        """`memory_bytes` is the maximum memory of a conversion in addition to its model's."""
         self._parent = parent
         self._memory_bytes = memory_bytes
         self._places = threading.BoundedSemaphore(MAX_CONVERSIONS)
 
     @contextlib.contextmanager
     def converted(self, source: Path, format: str, parameters: int) -> Iterator[Path]:
-        """The model of a file in a format ("" for its own), as a file that is there until the block ends.
+        """Converts a model file to a format ("" for its own). The converted file exists until the block ends.
 
-        Raises InvalidRequestError where the format can't hold the model, VersionFailedError where the file can't be
-        read, TooLargeError where that takes more memory or time than it may, BusyError where others are converted, and
-        UnavailableError where there is no process.
+        Raises InvalidRequestError if the format can't represent the model, VersionFailedError if the file can't be
+        read, TooLargeError if the limit of memory or time is exceeded, BusyError if MAX_CONVERSIONS others are in
+        progress, and UnavailableError if no process can be started.
         """
         if not self._places.acquire(blocking=False):
             raise BusyError("other files are being converted; try again in a moment", retry_after=RETRY_SECONDS)
@@ -69,11 +69,11 @@ class Converter:
         return folder / str(reply["file"])
 
 
-# In the child.
+# In the child process.
 
 
 def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the model of a file into a folder."""
+    """The job: converts a model file. Returns {"file"}, or {"refusal"}, {"failure"} or {"memory"} for an error."""
     import torch
     from layergraph import load_model
     from layergraph.errors import ConfigError, LayerGraphError
@@ -95,5 +95,5 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         if out_of_memory(error):
             return {"memory": True}
-        # Errors of other kinds may tell of the inside.
+        # The text of other errors may reveal internals.
         return {"failure": safe_text(str(error)) if isinstance(error, LayerGraphError) else type(error).__name__}

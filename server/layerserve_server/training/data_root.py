@@ -1,11 +1,11 @@
-"""Files of data that the server sees: .npy, .npz and Parquet below one folder, and nothing outside of it.
+"""Data files of the server: .npy, .npz and Parquet files below one folder, the data root.
 
-A path is walked part by part with O_NOFOLLOW from the folder on, so neither a symbolic link nor a rename meanwhile
-leads out. Arrays that lie in a file as they are (.npy, and .npz without compression) are mapped and never read whole.
+A path is opened part by part with O_NOFOLLOW from the data root on, so neither a symbolic link nor a concurrent rename
+leads out of it. Uncompressed arrays (.npy, and .npz without compression) are memory-mapped and never read whole.
 
-A file may say anything of itself. What it says is compared with its size, and what can't be seen from sizes, in packed
-arrays, is unpacked once to be counted, where that takes a moment. `describe` is for a process of its own, with limits
-of memory and time: parsers of Parquet and zip files allocate what a file asks for.
+Headers aren't trusted: a declared shape is compared with the file's size, and a compressed array is unpacked once to
+count its bytes, unless it is large. `describe` has to run in a separate process with limits on memory and time: parsers
+of Parquet and zip files allocate what a file declares.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from layerserve_server.errors import ForbiddenPathError, InvalidRequestError, In
 
 Array = npt.NDArray[Any]
 
-#: Bytes copied at a time while an array is unpacked.
+#: Size of the pieces in which an array is unpacked, in bytes.
 CHUNK = 1 << 20
-#: Largest packed array, in bytes of its elements, that is unpacked to see whether it is all there.
+#: Maximum size of a compressed array, in bytes of its elements, that is unpacked to check that it is complete.
 COUNTED_BYTES = 256 << 20
-#: Most axes of an array, as NumPy has them.
+#: Maximum number of axes of an array, NumPy's own limit.
 MAX_AXES = 32
-#: Longest header of a .npy array, in bytes; NumPy's own are a tenth of that.
+#: Maximum length of a .npy header, in bytes. NumPy's own are a tenth of it.
 MAX_HEADER = 1 << 16
-#: Most bytes that one byte of deflated data can stand for.
+#: Maximum ratio of inflated to deflated bytes.
 MAX_INFLATION = 1032
-#: A zip file's local header: its length, and where in it the lengths of name and extra field are.
+#: Local header of a zip file: the lengths of file name and extra field.
 _LOCAL_HEADER = struct.Struct("<26xHH")
-#: Arrow's numbers, whose names are NumPy's but for the floats'.
+#: Arrow's numeric types. Only the floats have other names than in NumPy.
 _ARROW_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 _ARROW_INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _ARROW_NUMBERS = {"bool", *_ARROW_INTEGERS, *_ARROW_FLOATS.values()}
@@ -50,7 +50,7 @@ _ARROW_NUMBERS = {"bool", *_ARROW_INTEGERS, *_ARROW_FLOATS.values()}
 
 @dataclass(frozen=True, slots=True)
 class FiledArray:
-    """What a file says of an array: element type, shape, whether it can be mapped, and size and mtime of the file."""
+    """An array in a file, from its header: dtype, shape, whether it can be mapped, and the file's size and mtime."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -59,11 +59,11 @@ class FiledArray:
 
 
 def describe(root: Path, path: str, key: str) -> FiledArray:
-    """Looks at an array; only a small one that is packed is read, a piece at a time.
+    """Returns an array's dtype, shape and file stamp. Reads the elements of small compressed arrays only.
 
-    Raises NotTrainableError where what reads it isn't installed, ForbiddenPathError for a path that leads out,
-    InvalidRequestError for a file or key that isn't there, InvalidTensorError for one that holds no numbers, or not as
-    many as it says.
+    Raises NotTrainableError if there is no data root or pyarrow isn't installed, ForbiddenPathError if the path leads
+    out of the data root, InvalidRequestError if the file or key doesn't exist, and InvalidTensorError if the elements
+    aren't numbers or their count doesn't match the shape.
     """
     with _open(root, path) as file:
         reader = _Reader.of(path, key, file)
@@ -76,13 +76,13 @@ def describe(root: Path, path: str, key: str) -> FiledArray:
 
 
 def mapped(root: Path, path: str, key: str, stamp: tuple[int, ...]) -> Array:
-    """An array that can be mapped, mapped. Raises as `describe` does, also where the file has changed since."""
+    """Returns a memory-mapped array. Raises as `describe` does, and InvalidRequestError if the file has changed."""
     with _open(root, path, stamp) as file:
         return _Reader.of(path, key, file).map()
 
 
 def unpack(root: Path, path: str, key: str, stamp: tuple[int, ...], target: Path) -> None:
-    """Writes an array that can't be mapped as a .npy file, a piece at a time. Raises as `mapped` does, and OSError."""
+    """Unpacks an array to a .npy file, piece by piece. Raises as `mapped` does, and OSError if it can't be written."""
     with _open(root, path, stamp) as file, target.open("wb") as written:
         reader = _Reader.of(path, key, file)
         array = reader.described(())
@@ -93,7 +93,7 @@ def unpack(root: Path, path: str, key: str, stamp: tuple[int, ...], target: Path
 
 
 def _counted(reader: _Reader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
-    """The pieces of an array. Raises InvalidTensorError as soon as there are more than its shape says, or fewer."""
+    """Yields the pieces of an array. Raises InvalidTensorError if they have more or fewer bytes than its shape."""
     expected, got = _bytes(shape, dtype), 0
     pieces = reader.pieces(dtype)
     while True:
@@ -103,7 +103,7 @@ def _counted(reader: _Reader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> I
             raise
         except MemoryError:
             raise
-        except Exception as error:  # whatever zipfile, zlib and Arrow raise for damaged data
+        except Exception as error:  # zipfile, zlib and Arrow raise many kinds of errors for corrupt data
             raise InvalidTensorError(f"{reader.label}: {type(error).__name__}: {error}") from error
         got += 0 if piece is None else piece.nbytes
         if got > expected or (piece is None and got < expected):
@@ -119,10 +119,10 @@ def _bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
 
 
 def check_path(root: str, path: str) -> None:
-    """Looks at the path alone.
+    """Checks a path without opening it.
 
-    Raises NotTrainableError where the server has no data root, ForbiddenPathError for a path that leads out of it, and
-    InvalidRequestError for a file of another format.
+    Raises NotTrainableError if the server has no data root, ForbiddenPathError if the path leads out of it, and
+    InvalidRequestError if the format isn't supported.
     """
     if not root:
         raise NotTrainableError(f"data file '{path}': this server reads no data files; it has no data root")
@@ -138,7 +138,7 @@ def check_path(root: str, path: str) -> None:
 
 @contextlib.contextmanager
 def _open(root: Path, path: str, stamp: tuple[int, ...] = ()) -> Iterator[BinaryIO]:
-    """The file at a path below the root, if it has that stamp."""
+    """Opens the regular file at a path below the root. Raises InvalidRequestError if it doesn't have the `stamp`."""
     check_path(str(root), path)
     parts = path.split("/")
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -147,7 +147,7 @@ def _open(root: Path, path: str, stamp: tuple[int, ...] = ()) -> Iterator[Binary
             inner = _step(part, folder, path, os.O_DIRECTORY)
             os.close(folder)
             folder = inner
-        # Not blocking: a pipe has no writer here.
+        # Non-blocking: opening a named pipe would wait for a writer.
         handle = _step(parts[-1], folder, path, os.O_NONBLOCK)
     finally:
         os.close(folder)
@@ -174,11 +174,11 @@ def _stamp(file: BinaryIO) -> tuple[int, ...]:
     return state.st_size, state.st_mtime_ns
 
 
-# What is in it.
+# Readers of the formats.
 
 
 class _Reader(ABC):
-    """One array of an open file. `fortran` is whether columns come first, as NumPy may write them."""
+    """Reader of one array of an open file. `fortran` is whether its elements are in column-major order."""
 
     fortran = False
 
@@ -194,20 +194,20 @@ class _Reader(ABC):
             return _READERS[Path(path).suffix](label, key, file)
         except (InvalidRequestError, NotTrainableError, MemoryError):
             raise
-        except Exception as error:  # whatever zipfile, NumPy and Arrow raise for a damaged file
+        except Exception as error:  # zipfile, NumPy and Arrow raise many kinds of errors for a corrupt file
             raise InvalidRequestError(f"{label}: {type(error).__name__}: {error}") from error
 
     @abstractmethod
     def described(self, stamp: tuple[int, ...]) -> FiledArray:
-        """What the file says of the array."""
+        """Returns the array's dtype, shape and whether it can be mapped, with this file stamp."""
 
     @abstractmethod
     def map(self) -> Array:
-        """The array, mapped."""
+        """Returns the memory-mapped array."""
 
     @abstractmethod
     def pieces(self, dtype: np.dtype[Any]) -> Iterator[Array]:
-        """All elements, in the order of the file."""
+        """Yields all elements in file order, as arrays of this dtype."""
 
     def checked_dtype(self, dtype: np.dtype[Any]) -> str:
         name = str(dtype.name)
@@ -217,7 +217,7 @@ class _Reader(ABC):
 
 
 class _Npy(_Reader):
-    """A .npy file, or one within a .npz file."""
+    """Reader of a .npy file."""
 
     def __init__(self, label: str, key: str, file: BinaryIO) -> None:
         super().__init__(label, key, file)
@@ -239,10 +239,13 @@ class _Npy(_Reader):
         self._shape, self.fortran, self._dtype = read(file)
         self._name = self.checked_dtype(self._dtype)
         if len(self._shape) > MAX_AXES or any(length < 0 for length in self._shape):
-            raise InvalidTensorError(f"{self.label}: got shape {self._shape[: MAX_AXES + 1]}, expected lengths of axes")
+            shape = self._shape[: MAX_AXES + 1]
+            raise InvalidTensorError(
+                f"{self.label}: got shape {shape}, expected at most {MAX_AXES} axes of non-negative length"
+            )
 
     def _check_size(self, there: int) -> None:
-        """Raises InvalidTensorError where the array is longer than the bytes that are there for it."""
+        """Raises InvalidTensorError if the array has more bytes than its part of the file."""
         if (needed := _bytes(self._shape, self._dtype)) > there:
             raise InvalidTensorError(
                 f"{self.label}: the file is shorter than its array: got {max(0, there)} bytes, expected {needed} for "
@@ -254,7 +257,7 @@ class _Npy(_Reader):
 
     def map(self) -> Array:
         if self._offset is None:
-            raise InvalidRequestError(f"{self.label}: is compressed, and can't be mapped")
+            raise InvalidRequestError(f"{self.label}: a compressed array can't be mapped")
         if not all(self._shape):
             return np.zeros(self._shape, self._dtype)
         order = "F" if self.fortran else "C"
@@ -274,20 +277,22 @@ class _Npy(_Reader):
 
 
 class _Npz(_Npy):
-    """One array of a .npz file."""
+    """Reader of one array of a .npz file."""
 
     def __init__(self, label: str, key: str, file: BinaryIO) -> None:
         _Reader.__init__(self, label, key, file)
         archive = zipfile.ZipFile(file)
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         if not key and len(names) != 1:
-            raise InvalidRequestError(f"{label}: has {len(names)} arrays, expected a key: {', '.join(names[:20])}")
+            raise InvalidRequestError(
+                f"{label}: the file has {len(names)} arrays, expected a key: {', '.join(names[:20])}"
+            )
         key = key or names[0]
         if key not in names:
             raise InvalidRequestError(f"{label}: {_unknown('key', key, names)}")
         info = archive.getinfo(key + ".npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-            raise InvalidTensorError(f"{label}: expected it stored or deflated, and not encrypted")
+            raise InvalidTensorError(f"{label}: expected a stored or deflated array that isn't encrypted")
         self._source = archive.open(info)
         self._read_header(self._source)
         header = self._source.tell()
@@ -300,7 +305,7 @@ class _Npz(_Npy):
 
 
 class _Parquet(_Reader):
-    """Columns of a Parquet file: one as an array of its own, several side by side in the last axis."""
+    """Reader of columns of a Parquet file: shape (rows,) for one column, (rows, columns) for several."""
 
     def __init__(self, label: str, key: str, file: BinaryIO) -> None:
         super().__init__(label, key, file)
@@ -308,7 +313,7 @@ class _Parquet(_Reader):
             import pyarrow.parquet as parquet
         except ImportError:
             raise NotTrainableError(
-                f"{label}: Parquet needs pyarrow; install it beside the server: pip install 'layerserve[parquet]'"
+                f"{label}: Parquet requires pyarrow on the server: pip install 'layerserve[parquet]'"
             ) from None
         self._file = parquet.ParquetFile(file)
         known = self._file.schema_arrow.names
@@ -320,14 +325,14 @@ class _Parquet(_Reader):
 
     def _column_dtype(self, column: str) -> np.dtype[Any]:
         kind = self._file.schema_arrow.field(column).type
-        # Not by Arrow's `to_pandas_dtype`, which until release 26 takes pandas.
+        # Arrow's `to_pandas_dtype` requires pandas before release 26.
         name = _ARROW_FLOATS.get(str(kind), str(kind))
         if name not in _ARROW_NUMBERS:
             raise InvalidTensorError(f"{self.label}: column '{column}' has type {kind}, expected numbers")
         return np.dtype(name)
 
     def map(self) -> Array:
-        raise InvalidRequestError(f"{self.label}: Parquet can't be mapped")
+        raise InvalidRequestError(f"{self.label}: a Parquet file can't be mapped")
 
     def described(self, stamp: tuple[int, ...]) -> FiledArray:
         rows = self._file.metadata.num_rows
@@ -344,7 +349,7 @@ class _Parquet(_Reader):
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    # Not at the top: this room is read by processes that need no torch, which layergraph brings.
+    # Imported here, since layergraph imports torch, which not all processes that import this module need.
     from layergraph.errors import unknown_name
 
     return unknown_name(kind, name, known)

@@ -1,7 +1,7 @@
-"""Tries a request on a copy of its model before any data is taken: in a process of its own, under limits.
+"""Dry runs: tries a training request on a copy of its model before the upload, in a child process with limits.
 
-What a request names (sizes, patterns, texts, files) is never expanded, allocated or parsed in the serving process, and
-whatever it makes of the process that tries it costs its caller a typed error.
+Sizes, patterns, texts and files of a request are never expanded, allocated or parsed in the serving process. If the
+child process fails or exceeds a limit, the client receives a typed error.
 """
 
 from __future__ import annotations
@@ -28,56 +28,60 @@ from layerserve_server.training.result import ended_by_signal
 
 logger = logging.getLogger(__name__)
 
-#: Requests that are tried at once, since each takes a copy of its model.
-AT_ONCE = 2
-#: Share of the available memory that one may take.
+#: Maximum number of concurrent dry runs: each has a copy of its model.
+MAX_DRY_RUNS = 2
+#: Maximum fraction of the available memory that a dry run may use.
 MEMORY_SHARE = 0.75
-#: Memory that each may take in any case, in bytes.
+#: Memory that a dry run may always use, in bytes.
 LEAST_BYTES = 1 << 30
-#: Longest traceback that is logged, and longest reason of it that a caller gets, in characters.
+#: Maximum length of a logged traceback, and of its reason in the client's error, in characters.
 MAX_TRACE = 8000
 MAX_REASON = 300
-#: What torch raises for axes and numbers that it has no use for. Errors of other kinds may tell of the inside.
-OF_TORCH = (RuntimeError, IndexError)
-#: What a job does, as its errors say it.
-DOING = {"rehearse": "one step with two rows", "describe": "looking at the data files"}
+#: Errors that torch raises for invalid axes and values. The text of other errors may reveal internals.
+TORCH_ERRORS = (RuntimeError, IndexError)
+#: Descriptions of the jobs in error texts.
+DOING = {"dry_run": "one step with two rows", "describe": "reading the headers of the data files"}
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "more memory than there is")
 
 
 class DryRun(Protocol):
-    """Tries a request on a model file."""
+    """Tries training requests and describes data files, without side effects."""
 
     def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
-        """`parameters` is the number of the model's. Raises the ServerError that the request would end with."""
+        """Tries a request on a model file. Raises the ServerError that the run would raise.
+
+        `parameters` is the number of the model's parameters.
+        """
 
     def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[FiledArray]:
-        """Looks at arrays in files below `root`, by path and key. Raises what `data_root.describe` raises."""
+        """Describes arrays in files below `root`, given by path and key. Raises as `data_root.describe` does."""
 
     def close(self) -> None:
-        """Tries no more."""
+        """Stops dry runs."""
 
 
 class DryRuns:
-    """Rehearsals in children of a warm parent. Each may compute for some seconds, in so many bytes of memory."""
+    """Dry runs in children of a warm parent."""
 
     def __init__(self, parent: WarmParent, seconds: float, memory_bytes: int) -> None:
+        """`seconds` limits a dry run's processor time, `memory_bytes` its memory in addition to the model's."""
         self._parent = parent
         self._seconds = seconds
         self._memory_bytes = memory_bytes
-        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._slots = threading.BoundedSemaphore(MAX_DRY_RUNS)
 
     def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
-        """Raises InvalidRequestError, InvalidTensorError or NotCompiledError as `model.rehearse` does.
+        """Tries a request. Raises InvalidRequestError, InvalidTensorError or NotCompiledError as `model.dry_run` does.
 
-        Raises TooLargeError for a request that takes more memory or time than a rehearsal may, BusyError where others
-        are tried for as long as that, and UnavailableError where there is no process.
+        Also raises TooLargeError if the limit of memory or time is exceeded, BusyError if other dry runs occupy all
+        slots for that time, and UnavailableError if no process can be started.
         """
         arguments = {"path": str(path), "request": request.to_json()}
-        self._reply("rehearse", arguments, self._limits(parameters))
+        self._reply("dry_run", arguments, self._limits(parameters))
 
     def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[FiledArray]:
-        """Raises what `data_root.describe` raises, and further as a rehearsal does."""
+        """Describes arrays in files. Raises as `data_root.describe` does, and the errors of limits of a dry run."""
         arguments = {"root": str(root), "files": [list(file) for file in files]}
         reply = self._reply("describe", arguments, self._limits(0))
         return [
@@ -85,18 +89,18 @@ class DryRuns:
         ]
 
     def _reply(self, job: str, arguments: Mapping[str, Any], limits: JobLimits) -> dict[str, Any]:
-        """What a job found. Raises the error that it ended with."""
+        """Runs a job and returns its reply. Raises the error that the job ended with."""
         what = DOING[job]
-        if not self._places.acquire(timeout=limits.wall_seconds):
+        if not self._slots.acquire(timeout=limits.wall_seconds):
             raise BusyError("other training requests are being tried", retry_after=limits.seconds)
         try:
             reply = self._parent.run(job, arguments, limits)
         except JobDiedError as died:
             raise death(died, limits, what, "rehearsal_seconds") from died
         finally:
-            self._places.release()
+            self._slots.release()
         if trace := reply.get("trace"):
-            logger.error("%s ended with an error", what, extra={"exception": trace})
+            logger.error("%s failed with an unexpected error", what, extra={"exception": trace})
         if reply.get("memory"):
             raise too_large(limits, what)
         if name := reply.get("error"):
@@ -104,7 +108,7 @@ class DryRuns:
         return reply
 
     def close(self) -> None:
-        """Tries no more."""
+        """Stops dry runs, and the warm parent."""
         self._parent.close()
 
     def _limits(self, parameters: int) -> JobLimits:
@@ -112,8 +116,8 @@ class DryRuns:
 
 
 def job_limits(seconds: float, memory_bytes: int, parameters: int) -> JobLimits:
-    """Limits of what opens a model with so many parameters: `memory_bytes` beside them, as far as there is memory."""
-    # Twice what training takes: the file's arrays lie beside the model's while it is read.
+    """Returns the limits of a job that loads a model: `memory_bytes` plus its parameters', within available memory."""
+    # Twice the memory of training: while a file is read, its arrays exist in addition to the model's.
     memory = memory_bytes + 2 * TRAINING_BYTES * parameters
     available = available_memory()
     if available is not None:
@@ -122,20 +126,20 @@ def job_limits(seconds: float, memory_bytes: int, parameters: int) -> JobLimits:
 
 
 def death(died: JobDiedError, limits: JobLimits, what: str, seconds: str = "") -> ServerError:
-    """The error of a caller whose job died; `seconds` is the setting that limits its time, if there is one."""
+    """Returns the client's error for a job that died. `seconds` names the setting that limits its time, if any."""
     if died.late:
-        setting = f", which the server's setting {seconds} allows" if seconds else ""
-        return TooLargeError(f"{what} takes more than {limits.seconds:g} seconds of computing{setting}")
+        setting = f", the limit of the server's setting {seconds}" if seconds else ""
+        return TooLargeError(f"{what} takes more than {limits.seconds:g} seconds of processor time{setting}")
     if died.signal:
-        return TooLargeError(f"{what} can't be tried: its process {ended_by_signal(died.signal)}")
+        return TooLargeError(f"{what} failed: its process {ended_by_signal(died.signal)}")
     return too_large(limits, what)
 
 
 def too_large(limits: JobLimits, what: str) -> TooLargeError:
-    """The error of a caller whose job ran out of memory."""
+    """Returns the client's error for a job that ran out of memory."""
     return TooLargeError(
-        f"{what} takes more than {limits.memory_bytes} bytes of memory, which the server's setting rehearsal_bytes and "
-        "its memory allow"
+        f"{what} takes more than {limits.memory_bytes} bytes of memory, the limit of the server's setting "
+        "rehearsal_bytes and its available memory"
     )
 
 
@@ -152,11 +156,11 @@ REFUSALS: Mapping[str, Callable[[str], ServerError]] = {
 }
 
 
-# In the child.
+# In the child process.
 
 
 def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Tries a request."""
+    """The job of a dry run."""
     import torch
 
     from layerserve_server.inference.runner import load_plugins
@@ -167,14 +171,14 @@ def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Looks at files."""
+def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that describes files."""
     root = Path(arguments["root"])
     return {"files": [asdict(data_root.describe(root, path, key)) for path, key in arguments["files"]]}
 
 
-def _answering(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
-    """The work as a job, which also replies where it ends with an error."""
+def _replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
+    """Wraps a job so that it replies with its error instead of raising it."""
 
     def job(arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -182,30 +186,30 @@ def _answering(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -
         except ServerError as error:
             if type(error).__name__ in REFUSALS:
                 return {"error": type(error).__name__, "text": safe_text(str(error))}
-            return _defect(error, what)
+            return _unexpected(error, what)
         except Exception as error:
-            return {"memory": True} if out_of_memory(error) else _defect(error, what)
+            return {"memory": True} if out_of_memory(error) else _unexpected(error, what)
 
     return job
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that there is no memory left. torch's own is a RuntimeError, a file's one of layergraph's."""
-    return isinstance(error, MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
+    """Whether an error means that memory ran out. torch raises RuntimeError then, and layergraph its own errors."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
-def _defect(error: Exception, what: str) -> dict[str, Any]:
-    """An error that nothing foresaw: of the request all the same, as its model is served."""
-    said = f": {safe_text(str(error), MAX_REASON)}" if isinstance(error, OF_TORCH) else ""
+def _unexpected(error: Exception, what: str) -> dict[str, Any]:
+    """Replies with an unexpected error. It is the request's fault: the same model is being served."""
+    reason = f": {safe_text(str(error), MAX_REASON)}" if isinstance(error, TORCH_ERRORS) else ""
     return {
         "error": InvalidRequestError.__name__,
-        "text": f"{what} ends with {type(error).__name__}{said}; the server's log has it",
+        "text": f"{what} fails with {type(error).__name__}{reason}; see the server's log",
         "trace": middle_cut("".join(traceback.format_exception(error, limit=-20, chain=False)), MAX_TRACE),
     }
 
 
-#: What the warm parent's children can do.
+#: Jobs of the warm parent's children, by name.
 JOBS: Mapping[str, Job] = {
-    "rehearse": _answering(DOING["rehearse"], _dry_run),
-    "describe": _answering(DOING["describe"], _described),
+    "dry_run": _replying(DOING["dry_run"], _dry_run),
+    "describe": _replying(DOING["describe"], _describe),
 }

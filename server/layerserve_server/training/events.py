@@ -1,4 +1,4 @@
-"""What happens in a run: events, kept in an append-only file, that any number of watchers read from anywhere."""
+"""Events of a run, stored in an append-only file, and read by any number of watchers from any position."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-#: Bytes of the file whose steps and epochs stay in memory, for each run; what they take there is several times as much.
+#: Steps and epochs kept in memory per run, in bytes of the file; in memory they take several times as much.
 KEPT_BYTES = 256 << 10
-#: Most events that are read or given at once.
+#: Maximum number of events that are read or returned at once.
 KEPT_EVENTS = 500
-#: Of every so many events the first one's place in the file is remembered.
+#: One in this many events has its offset in the file indexed.
 MARKED_EVENTS = 500
 #: Name of the file in the run's folder.
 EVENTS = "events.jsonl"
@@ -29,7 +29,7 @@ Logs: TypeAlias = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request is valid."""
+    """The request is valid. `data_bytes` is the size of the data to upload."""
 
     model: str
     version: int
@@ -38,14 +38,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """All data has come; `ahead` runs come first."""
+    """The run waits in the queue; `ahead` runs are before it."""
 
     ahead: int
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The training process works."""
+    """The process has started to train or evaluate."""
 
     epochs: int
     steps_per_epoch: int
@@ -65,7 +65,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """An epoch ended, after so many seconds."""
+    """An epoch ended. `epoch` counts from 1; it took `seconds`."""
 
     epoch: int
     epochs: int
@@ -75,14 +75,17 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for people."""
+    """A line of text for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run ended well. `version` is what it published; 0 is nothing, `withheld` says why not what was asked for."""
+    """The run completed.
+
+    `version` is the published version, 0 if none; `withheld` is the reason if publishing was requested and withheld.
+    """
 
     version: int
     logs: Logs
@@ -92,7 +95,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The run ended by an error. Epoch and step count from 1; 0 outside of one. A resumable one was interrupted."""
+    """The run ended with an error, or was interrupted if `resumable`. Epoch and step count from 1; 0 outside of one."""
 
     reason: str
     epoch: int = 0
@@ -102,14 +105,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The run was stopped on request, in this epoch from 1, or 0 before the first."""
+    """The run was cancelled in this epoch, counted from 1; 0 before the first."""
 
     epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The run goes on from its checkpoint: so many steps of this epoch (from 1) are done; 0 is the very beginning."""
+    """The run was resumed after `step` steps of `epoch` (from 1), its checkpoint; epoch 0 is the start of training."""
 
     epoch: int = 0
     step: int = 0
@@ -121,37 +124,37 @@ KINDS: dict[str, type[What]] = {
     for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled, Resumed)
 }
 K = TypeVar("K")
-#: With one of these a run has ended, unless it was resumed.
+#: Events that end a run, unless it is resumed later.
 LAST = (Finished, Failed, Cancelled)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in a run: number from 0, seconds since 1970, and what."""
+    """An event of a run: sequence number from 0, Unix time in seconds, and content."""
 
     sequence: int
     time: float
     what: What
 
     def to_line(self) -> bytes:
-        """The event as one line of the file."""
+        """Returns the event as a line of the file."""
         kind = type(self.what).__name__.lower()
         line = {"sequence": self.sequence, "time": self.time, "kind": kind, **asdict(self.what)}
         return json.dumps(line).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Event:
-        """Reads a line of the file. Raises ValueError, KeyError or TypeError for one that isn't an event."""
+        """Parses a line of the file. Raises ValueError, KeyError or TypeError if it isn't an event."""
         values = json.loads(line)
         kind = KINDS[values.pop("kind")]
         return cls(values.pop("sequence"), values.pop("time"), kind(**values))
 
 
 class EventWriter:
-    """Appends events to a run's file. One writer at a time: the server, the child while it lives, the server again."""
+    """Appends events to a run's file. One writer at a time: the server, or the child process while it is alive."""
 
     def __init__(self, folder: Path) -> None:
-        """Goes on behind the last whole line; half a line of a killed writer is cut off."""
+        """Opens the file for appending. An incomplete last line, left by a killed writer, is removed."""
         path = folder / EVENTS
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         held = path.read_bytes()
@@ -166,7 +169,7 @@ class EventWriter:
         self._next += 1
 
     def close(self) -> None:
-        """Ends the writing."""
+        """Closes the file."""
         os.close(self._file)
 
 
@@ -180,27 +183,27 @@ def append(folder: Path, what: What) -> None:
 
 
 def _superseded(event: Event) -> Event:
-    """What a last event becomes when the run is resumed: readers take a last event for the end."""
+    """Replaces a final event of a run that was resumed: readers would take it for the end of the run."""
     reason = event.what.reason if isinstance(event.what, Failed) else type(event.what).__name__.lower()
     return Event(event.sequence, event.time, Log(f"interrupted: {reason}"))
 
 
 @dataclass(slots=True, eq=False)
 class EventLog:
-    """A run's events in memory, as far as they have been read, for watchers to wait on.
+    """A run's events in memory, as far as they have been read from the file, with notification of watchers.
 
-    Of step events that follow one another only the newest is kept, as proto's TrainEvent promises. Of steps and epochs
-    no more are kept than `KEPT_BYTES` of the file: how many there are, the caller says. Older ones are read again for
-    those that ask for them.
+    Of consecutive step events only the newest is kept, as documented for TrainEvent in training.proto. Of steps and
+    epochs, whose number the client determines, at most `KEPT_BYTES` of the file are kept; older ones are read from the
+    file again on request.
     """
 
     folder: Path
     events: list[Event] = field(default_factory=list)
     _offset: int = 0
-    #: Bytes of the file that each of `events` has, and all of them.
+    #: Size in the file of each of `events`, and their sum, in bytes.
     _sizes: list[int] = field(default_factory=list)
     _held_bytes: int = 0
-    #: Number of the newest event that was let go, and where in the file every so many events begin.
+    #: Sequence number of the newest event dropped from memory, and (sequence, offset) of every MARKED_EVENTS-th event.
     _dropped: int = -1
     _places: list[tuple[int, int]] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)
@@ -208,24 +211,24 @@ class EventLog:
 
     @classmethod
     def read(cls, folder: Path) -> EventLog:
-        """The events that a run has now."""
+        """Reads the current events of a run."""
         log = cls(folder)
         log.refresh()
         return log
 
     @property
     def last(self) -> What | None:
-        """What the newest event says; None before the first."""
+        """Content of the newest event; None if there are no events."""
         return self.events[-1].what if self.events else None
 
     @property
     def ended(self) -> bool:
-        """Whether the last event has come."""
+        """Whether the newest event ends the run."""
         return isinstance(self.last, LAST)
 
     def refresh(self) -> list[Event]:
-        """Reads what has been appended since, gives the newest of it, and calls the watchers."""
-        # A file that is read anew may be of any length.
+        """Reads events appended since the last call and notifies watchers. Returns the last KEPT_EVENTS of them."""
+        # On the first call the file may have any length.
         new: deque[Event] = deque(maxlen=KEPT_EVENTS)
         with self._lock:
             for event, offset, size in self._lines(self._offset):
@@ -248,10 +251,10 @@ class EventLog:
         self._sizes.append(size)
         self._held_bytes += size
         if self._held_bytes > 2 * KEPT_BYTES:
-            self._let_go()
+            self._trim()
 
-    def _let_go(self) -> None:
-        """Drops the oldest steps and epochs, but for the last ones before something else, which say when that was."""
+    def _trim(self) -> None:
+        """Drops the oldest steps and epochs, except the last one before any other event, which has its position."""
         kept, sizes = [], []
         for place, (event, size) in enumerate(zip(self.events, self._sizes, strict=True)):
             pair = self.events[place : place + 2]
@@ -271,7 +274,7 @@ class EventLog:
             changed()
 
     def _lines(self, offset: int) -> Iterator[tuple[Event, int, int]]:
-        """The events in the file from an offset on, each with its offset and size; whole lines only."""
+        """Yields the events in the file from an offset on, with their offsets and sizes; complete lines only."""
         try:
             with (self.folder / EVENTS).open("rb") as file:
                 file.seek(offset)
@@ -284,7 +287,7 @@ class EventLog:
             return
 
     def since(self, sequence: int) -> list[Event]:
-        """Events from this number on, as far as they have come; the first ones, where there are many."""
+        """Returns the events from this sequence number on. May return only the first ones: call again for more."""
         with self._lock:
             if sequence <= self._dropped:
                 return self._page(sequence)
@@ -292,7 +295,7 @@ class EventLog:
             return self.events[start:]
 
     def _page(self, sequence: int) -> list[Event]:
-        """Some events from this number on, read from the file."""
+        """Reads up to KEPT_EVENTS events from this sequence number on from the file."""
         at = bisect.bisect_right(self._places, (max(0, sequence), sys.maxsize)) - 1
         found: list[Event] = []
         newest = self.events[-1].sequence
@@ -306,7 +309,7 @@ class EventLog:
 
     @contextmanager
     def watched(self, changed: Callable[[], None]) -> Iterator[None]:
-        """Calls back, in the thread that brings them, when there are new events."""
+        """Registers a watcher within the block. It is called after new events, in the thread that adds them."""
         with self._lock:
             self._watchers.append(changed)
         try:
@@ -316,27 +319,27 @@ class EventLog:
                 self._watchers.remove(changed)
 
     def put(self, what: What) -> None:
-        """Adds an event that could not be written to the file, so that watchers still learn of it."""
+        """Adds an event that couldn't be written to the file, so that watchers still receive it."""
         with self._lock:
             sequence = self.events[-1].sequence + 1 if self.events else 0
             self._add(Event(sequence, time.time(), what), 0)
         self._call_watchers()
 
     def copy(self) -> list[Event]:
-        """The events, from the first on."""
+        """Returns a copy of the events in memory, oldest first."""
         with self._lock:
             return list(self.events)
 
     def backwards(self) -> list[What]:
-        """What has happened, newest first."""
+        """Returns the contents of the events in memory, newest first."""
         with self._lock:
             return [event.what for event in reversed(self.events)]
 
     def newest(self, kind: type[K]) -> K | None:
-        """What the newest event of a kind says; None where there is none."""
+        """Returns the content of the newest event of a kind; None if there is none."""
         return next((what for what in self.backwards() if isinstance(what, kind)), None)
 
     def time_of(self, *kinds: type[What]) -> float | None:
-        """When the first event of these kinds happened, in seconds since 1970; None where there is none."""
+        """Returns the Unix time of the first event of these kinds, in seconds; None if there is none."""
         with self._lock:
             return next((event.time for event in self.events if isinstance(event.what, kinds)), None)

@@ -1,4 +1,4 @@
-"""What training needs of a model, and how a run's request is told to it."""
+"""Interface of trainable models, and conversion of a run's request to arguments of `compile`, `fit` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -20,57 +20,61 @@ if TYPE_CHECKING:
 
 
 class TrainableModel(Protocol):
-    """A model that can be trained. layergraph.Model is one."""
+    """A model that can be trained, such as layergraph.Model."""
 
     @property
     def compiled(self) -> bool: ...
     @property
     def compile_config(self) -> Mapping[str, Any] | None:
-        """What the model was compiled with, by `compile`'s arguments."""
+        """Arguments with which the model was compiled, by name; None if it isn't compiled."""
 
     @property
     def optimizer(self) -> Any: ...
     @property
     def compile(self) -> Callable[..., None]:
-        """Takes Keras's arguments."""
+        """`keras.Model.compile`, with its arguments."""
 
     @property
     def fit(self) -> Callable[..., Any]:
-        """Takes Keras's arguments, `seed` and `on_nan`."""
+        """`keras.Model.fit`, with its arguments and `seed` and `on_nan`."""
 
     @property
     def evaluate(self) -> Callable[..., Any]:
-        """Takes Keras's arguments."""
+        """`keras.Model.evaluate`, with its arguments."""
 
     def log_direction(self, name: str) -> str | None:
-        """Whether a log is better when it goes "up" or "down"; None where that isn't known."""
+        """Returns "up" if larger values of a log are better, "down" if smaller ones are, and None if unknown."""
 
     def save(self, path: Path, generation: int | None = None) -> None: ...
 
     def saved_format(self, name: str) -> Format:
-        """The format of that name, or the model's own. Raises ConfigError where it can't hold the model."""
+        """Returns the format of this name ("" for the model's own). Raises ConfigError if it can't hold the model."""
 
 
 LoadTrainable: TypeAlias = Callable[[Path], TrainableModel]
 
 
 def load_trainable(path: Path) -> TrainableModel:
-    """Reads a model file with layergraph. The import is here so that flags and `--help` don't wait for torch."""
+    """Loads a model file with layergraph. Imported here so that flags and `--help` don't have to import torch."""
     import layergraph
 
     return layergraph.load_model(path)
 
 
-#: Rows of the stand-in for the data that a request is tried with.
-REHEARSAL_ROWS = 2
+#: Number of rows of the placeholder data of a dry run.
+DRY_RUN_ROWS = 2
 
 
 def prepare_model(model: TrainableModel, request: RunRequest) -> None:
-    """Freezes layers and compiles as the request says. Raises ConfigError and NotCompiledError."""
+    """Freezes layers and compiles a model according to a request.
+
+    Raises ConfigError if a setting is invalid or the result's format can't represent the model, and NotCompiledError as
+    `compile_model` does.
+    """
     if request.freeze or request.unfreeze:
         from layergraph.training import freezing
 
-        # Before it is compiled: the optimizer's state in the file belongs to the weights that were trained up to now.
+        # Before compiling: the optimizer state in the file belongs to the weights that were trainable before.
         freezing.freeze(cast("layergraph.Model", model), request.freeze)
         freezing.unfreeze(cast("layergraph.Model", model), request.unfreeze)
     compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
@@ -79,15 +83,16 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
 
 
 def result_format(model: TrainableModel, request: RunRequest) -> Format:
-    """The format of the run's result. Raises ConfigError where it can't hold the model, compiled as it is."""
+    """Returns the format of the run's result. Raises ConfigError if it can't represent the compiled model."""
     return model.saved_format(request.format or "")
 
 
 def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates: bool = True) -> None:
-    """Compiles as the request says; what it leaves out is as in the file, also the optimizer's state.
+    """Compiles a model with `settings`; those not given, and the optimizer's state, are kept from the model file.
 
-    Loss weights and metrics of the file belong to its loss: another loss starts without them. Where nothing `updates`
-    the weights, no optimizer is needed. Raises NotCompiledError and ConfigError.
+    Loss weights and metrics of the file belong to its loss, so a new loss starts without them. An optimizer is required
+    only if the run `updates` weights. Raises NotCompiledError if there is no loss or optimizer, and ConfigError if a
+    setting is invalid.
     """
     if not settings:
         if not model.compiled:
@@ -111,7 +116,7 @@ def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates
 
 
 def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any]:
-    """Arguments of `fit` for the request's data: `arrays[i]` is that of `request.data[i]`."""
+    """Returns the arguments of `fit` for a request. `arrays[i]` has the elements of `request.data[i]`."""
     groups = _groups(request, arrays)
     arguments = {
         "x": groups[Role.X],
@@ -138,7 +143,7 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
 
 
 def configured_callbacks(request: RunRequest, folder: Path) -> list[Any]:
-    """The callbacks that a request asks for; files that they write are below the folder. Raises ConfigError."""
+    """Returns the callbacks of a request; they write files below `folder`. Raises ConfigError if one is invalid."""
     if not request.callbacks:
         return []
     from layergraph.training.callbacks.table import callback
@@ -147,7 +152,7 @@ def configured_callbacks(request: RunRequest, folder: Path) -> list[Any]:
 
 
 def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any]:
-    """Arguments of `evaluate` for the data of an evaluation, or for the validation data of a run that trains."""
+    """Returns the arguments of `evaluate` for the data of an evaluation, or the validation data of a training run."""
     groups = _groups(request, arrays)
     if request.validation_split:
         groups = {role: {name: _last(array, request) for name, array in held.items()} for role, held in groups.items()}
@@ -166,23 +171,24 @@ def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str
 
 
 def monitored(request: RunRequest) -> str:
-    """The log by which the best epoch is chosen."""
+    """Returns the name of the log by which the best epoch is selected."""
     return request.monitor or ("val_loss" if request.validates else "loss")
 
 
 def larger_is_better(model: TrainableModel, log: str, mode: str | None) -> bool:
-    """What better means for a log. Raises ConfigError where neither the mode nor the log says it."""
+    """Whether larger values of a log are better. Raises ConfigError if neither the mode nor the log determines it."""
     direction = {"min": "down", "max": "up"}.get(mode or "") or model.log_direction(log.removeprefix("val_"))
     if direction is None:
-        raise ConfigError(f"'{log}' doesn't say whether it should be large or small; give monitor_mode min or max")
+        raise ConfigError(f"'{log}' can be better when larger or smaller; set monitor_mode to min or max")
     return direction == "up"
 
 
 def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
-    """Trains, or evaluates, a fresh copy of the model on a few rows of zeros, to find out what would be refused.
+    """Trains or evaluates a fresh copy of the model on a few rows of zeros, to find errors before the upload.
 
-    So exactly what `fit` and `evaluate` refuse is refused here: compile settings, shapes of targets and weights. Raises
-    InvalidRequestError, InvalidTensorError or NotCompiledError.
+    Thereby it refuses exactly what `fit` and `evaluate` do. Raises InvalidRequestError for invalid settings,
+    InvalidTensorError for shapes of targets or weights that don't match, and NotCompiledError if there is no loss or
+    optimizer.
     """
     model = load(path)
     zeros = [np.zeros(_few_rows(info), info.held_dtype) for info in request.data]
@@ -197,7 +203,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         else:
             _dry_run_training(model, request, zeros)
     except NonFiniteLossError:
-        pass  # Zeros aren't the data: only their shapes and types were on trial.
+        pass  # The zeros stand only for the shapes and dtypes of the data.
     except NotCompiledError as error:
         raise errors.NotCompiledError(str(error)) from error
     except DataError as error:
@@ -210,7 +216,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
 
 def _dry_run_training(model: TrainableModel, request: RunRequest, zeros: Sequence[Array]) -> None:
     arguments = fit_arguments(request, zeros)
-    arguments |= {"epochs": 1, "batch_size": REHEARSAL_ROWS, "on_nan": "continue"}
+    arguments |= {"epochs": 1, "batch_size": DRY_RUN_ROWS, "on_nan": "continue"}
     if request.validation_split:
         arguments["validation_split"] = 0.5
     with tempfile.TemporaryDirectory() as folder:
@@ -225,9 +231,9 @@ def _dry_run_training(model: TrainableModel, request: RunRequest, zeros: Sequenc
 
 
 def _with_all_rows(text: str, data: Sequence[DataArray]) -> str:
-    """A message with the shapes that the data has, in place of those of the few rows that it was tried with."""
+    """Returns an error text with the shapes of the whole data in place of those of its few rows."""
     for info in data:
-        for rows in range(1, REHEARSAL_ROWS + 1):
+        for rows in range(1, DRY_RUN_ROWS + 1):
             text = text.replace(f"got shape {(rows, *info.shape[1:])}", f"got shape {info.shape}")
     return text
 
@@ -240,16 +246,16 @@ def _groups(request: RunRequest, arrays: Sequence[Array]) -> dict[Role, dict[str
 
 
 def _last(array: Array, request: RunRequest) -> Array:
-    """The rows that validate: Keras trains on the first int(rows * (1 - split))."""
+    """Returns the validation rows: Keras trains on the first int(rows * (1 - split))."""
     return array[int(len(array) * (1 - request.validation_split)) :]
 
 
 def _weights(by_output: dict[str, Array]) -> Any:
-    """Sample weights as `fit` takes them: one array for all outputs, or a dict, or None."""
+    """Returns sample weights as an argument of `fit`: one array for all outputs, a dict by output, or None."""
     if not by_output:
         return None
     return by_output.get("", by_output)
 
 
 def _few_rows(info: DataArray) -> tuple[int, ...]:
-    return (min(REHEARSAL_ROWS, info.rows), *info.shape[1:])
+    return (min(DRY_RUN_ROWS, info.rows), *info.shape[1:])

@@ -1,4 +1,4 @@
-"""What a training run is asked to do, as plain data that its folder keeps."""
+"""The request of a run, as plain data stored in its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUEST = "request.json"
 
 
 class Role(str, Enum):
-    """What an array is used for."""
+    """Role of a data array."""
 
     X = "x"
     Y = "y"
@@ -34,12 +34,12 @@ class Role(str, Enum):
 
     @property
     def use(self) -> Role:
-        """The role without regard to validation: X, Y or SAMPLE_WEIGHT."""
+        """The corresponding training role: X, Y or SAMPLE_WEIGHT."""
         return Role(self.value.removeprefix("validation_"))
 
 
 class Kind(str, Enum):
-    """What a run does."""
+    """Kind of a run."""
 
     TRAINING = "training"
     EVALUATION = "evaluation"
@@ -47,9 +47,9 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class DataArray:
-    """One array: what for, for which input or output, element type, whole shape with rows first.
+    """An array of a run's data: role, name of the input or output, dtype, and shape with rows first.
 
-    With a `path` it isn't sent but lies in a file below the data root, of which `key` picks it.
+    With a `path` the array isn't uploaded but read from a file below the data root; `key` selects it in the file.
     """
 
     role: Role
@@ -58,24 +58,24 @@ class DataArray:
     shape: tuple[int, ...]
     path: str = ""
     key: str = ""
-    #: Whether the file's bytes can be mapped as they are, so that nothing of it is kept in the run's folder.
+    #: Whether the array is memory-mapped from its file, without a copy in the run's folder.
     mapped: bool = False
-    #: Size in bytes and mtime in nanoseconds that the file had when the request was accepted.
+    #: The file's size in bytes and mtime in nanoseconds when the request was accepted.
     stamp: tuple[int, ...] = ()
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
-        """How it is kept: NumPy has no bfloat16, so such an array is kept as float32."""
+        """NumPy dtype in which it is stored: float32 for bfloat16, which NumPy doesn't have."""
         return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     @property
     def held_bytes(self) -> int:
-        """What all its elements take, in bytes."""
+        """Size of all elements as stored, in bytes."""
         return math.prod(self.shape) * self.held_dtype.itemsize
 
     @property
     def kept_bytes(self) -> int:
-        """What it takes in the run's folder, in bytes."""
+        """Size in the run's folder, in bytes; 0 if it is mapped from its file."""
         return 0 if self.mapped else self.held_bytes
 
     @property
@@ -84,39 +84,41 @@ class DataArray:
         return self.shape[0]
 
     def label(self) -> str:
-        """Words for messages: "y 'main_output'"."""
+        """Returns the array's name in error texts: "y 'main_output'"."""
         return f"{self.role.value} '{self.name}'" if self.name else self.role.value
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest(RunOptions):
-    """How to train or to evaluate: the options, and what the server adds to them."""
+    """A request to train or evaluate: the client's options, and the fields that the server adds."""
 
     model: str
     version: int
     data: tuple[DataArray, ...]
-    #: What Keras's `compile` takes, by argument; only what was given.
+    #: Given arguments of Keras's `compile`, by name.
     compile: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     kind: Kind = Kind.TRAINING
-    #: Threads that the run computes with, shared out between its workers; the device of torch; how far it stands back.
+    #: Number of compute threads, divided among the workers.
     threads: int = 1
+    #: torch device.
     device: str = "cpu"
+    #: Niceness of the run's processes.
     nice: int = 10
-    #: Folder that the paths of data are below.
+    #: Folder that contains the data files.
     data_root: str = ""
-    # Options that the server fills in where they aren't given.
+    # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)
 
     @property
     def sent_bytes(self) -> int:
-        """What the client sends, in bytes."""
+        """Size of the data that the client uploads, in bytes."""
         return sum(array.held_bytes for array in self.data if not array.path)
 
     @property
     def kept_bytes(self) -> int:
-        """What all arrays take in the run's folder, in bytes."""
+        """Size of all arrays in the run's folder, in bytes."""
         return sum(array.kept_bytes for array in self.data)
 
     @property
@@ -125,21 +127,21 @@ class RunRequest(RunOptions):
         return bool(self.validation_split) or any(array.role.validation for array in self.data)
 
     def write(self, folder: Path) -> None:
-        """Keeps the request in a run's folder."""
+        """Writes the request to a run's folder. Raises OSError."""
         (folder / REQUEST).write_text(self.to_json(), "utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> RunRequest:
-        """The request of a run's folder. Raises OSError, and ValueError or TypeError for a file that isn't one."""
+        """Reads the request of a run's folder. Raises OSError, and ValueError or TypeError if the file is invalid."""
         return cls.from_json((folder / REQUEST).read_text("utf-8"))
 
     def to_json(self) -> str:
-        """The request as text."""
+        """Returns the request as JSON."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> RunRequest:
-        """The request of such a text. Raises ValueError or TypeError for any other."""
+        """Parses a request from JSON. Raises ValueError or TypeError if the text is invalid."""
         values = _renamed(json.loads(text))
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
@@ -153,7 +155,7 @@ class RunRequest(RunOptions):
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """A request of a folder that an earlier server wrote, by today's names."""
+    """Renames the fields of a request that an earlier release of the server wrote."""
     if values.pop("publish_best", False) and values["publish"]:
         values["publish"] = "best"
     if "stop_on_nan" in values:

@@ -1,4 +1,4 @@
-"""How a training process ends, and how it is asked to."""
+"""Result of a run's process, and the signals and exceptions that stop it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 from layerserve_server.errors import safe_text
 from layerserve_server.training.runs.folder import OUTCOME
 
-#: Asks a process to end and be resumed later; SIGTERM asks it to end.
+#: Signal that interrupts a run, to be resumed later. SIGTERM cancels it.
 INTERRUPT = signal.SIGUSR1
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a child ended: "trained", "evaluated", "failed", "cancelled" or "interrupted".
+    """Result of a run's process. `kind` is "trained", "evaluated", "failed", "cancelled" or "interrupted".
 
-    `withheld` says why what was trained is not to be published.
+    Epoch and step count from 1; 0 outside of one. `seconds` is the time it took. `reason` is the error of a failed run,
+    `withheld` the reason not to publish a trained model.
     """
 
     kind: str
@@ -30,25 +31,25 @@ class RunResult:
     seconds: float = 0.0
     logs: Mapping[str, float] = field(default_factory=dict)
     withheld: str = ""
-    #: Whether a failure is of the machine and not of the run: with more disk or memory it may pass.
+    #: Whether a failure is due to the machine, not to the run: it may succeed with more disk space or memory.
     resumable: bool = False
 
     @property
     def stopped(self) -> bool:
-        """Whether it was told to end before it was done."""
+        """Whether the run was stopped before it was complete."""
         return self.kind in ("cancelled", "interrupted")
 
     def write(self, folder: Path) -> None:
-        """Leaves the outcome in the run's folder, whole or not at all."""
+        """Writes the result to the run's folder, atomically. Raises OSError."""
         temporary = folder / (OUTCOME + ".part")
-        # Cut here: the server reads it whole.
-        said = replace(self, reason=safe_text(self.reason), withheld=safe_text(self.withheld))
-        temporary.write_text(json.dumps(asdict(said)), "utf-8")
+        # Texts are shortened here, since the server reads the whole file.
+        written = replace(self, reason=safe_text(self.reason), withheld=safe_text(self.withheld))
+        temporary.write_text(json.dumps(asdict(written)), "utf-8")
         os.replace(temporary, folder / OUTCOME)
 
     @classmethod
     def read(cls, folder: Path) -> RunResult | None:
-        """The outcome in a run's folder; None where the child left none."""
+        """Reads the result in a run's folder; None if there is no valid one."""
         try:
             return cls(**json.loads((folder / OUTCOME).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
@@ -56,15 +57,15 @@ class RunResult:
 
 
 def ended_by_signal(number: int) -> str:
-    """Words for a process that was ended by a signal."""
+    """Returns the end of a sentence about a process that a signal ended."""
     name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
     hint = "; the system may have run out of memory" if number == signal.SIGKILL else ""
     return f"was ended by signal {name}{hint}"
 
 
 class Interruption(BaseException):
-    """The run is to be resumed later."""
+    """Raised to interrupt a run, which is to be resumed later."""
 
 
 class StopRequest(BaseException):
-    """SIGTERM came. Not an Exception, so that nothing on the way takes it for an error of its own."""
+    """Raised on SIGTERM. Not an Exception, so that handlers of errors on the way don't catch it."""

@@ -1,4 +1,4 @@
-"""Which weights a run publishes, and whether: the best epoch's, and only what beats the served version."""
+"""Selection of the published weights: those of the best epoch, and only if they improve on the base version."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from layerserve_server.training.model import (
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BEST
 
-#: In the folder of the best epoch's model: epoch, value and file.
+#: Name of a file in the folder of the best epoch's model, with the epoch, the log's value and the model file.
 NOTE = "best.json"
 
 
 class BestEpoch(Callback):
-    """Keeps the model of the epoch that is best so far in the run's folder.
+    """Saves the model of the best epoch so far in the run's folder.
 
-    The note is written after the file and replaced in one step, so a killed process leaves a whole pair. A resumed run
-    does its epochs again to the same values, of which none beats itself: what was kept stays right.
+    The note is written after the model file and replaced atomically, so a killed process leaves a consistent pair. A
+    resumed run repeats its epochs with the same values, and equal values don't replace the saved model.
     """
 
     model: Model
@@ -63,7 +63,7 @@ class BestEpoch(Callback):
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """Epoch, value and file of a run's best epoch; None before the first."""
+    """Returns {"epoch", "value", "file"} of a run's best epoch; None before the end of the first epoch."""
     try:
         best: dict[str, Any] = json.loads((folder / BEST / NOTE).read_text("utf-8"))
     except FileNotFoundError:
@@ -74,7 +74,7 @@ def read_best(folder: Path) -> dict[str, Any] | None:
 def why_withheld(
     load: Callable[[Path], TrainableModel], base: Path, result: Path, request: RunRequest, arrays: list[Any]
 ) -> str:
-    """Why a result isn't to be published: it is no better than its base on the validation data. Empty where it is."""
+    """Returns the reason not to publish a result, no improvement of a log on the validation data. Empty if none."""
     log = request.publish_if_improved
     if not log:
         return ""

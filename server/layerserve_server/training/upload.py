@@ -1,4 +1,4 @@
-"""A run's data on its way in: chunk by chunk into .npy files, which the child maps instead of reading."""
+"""Upload of a run's data, chunk by chunk, to .npy files, which the child process memory-maps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from layerserve_server.errors import IncompleteDataError, InvalidRequestError, I
 from layerserve_server.training import data_root
 from layerserve_server.training.request import DataArray
 
-#: Folder of the data in the run's.
+#: Name of the data folder in a run's folder.
 DATA = "data"
 
 
 class Upload:
-    """Takes the chunks of a run's arrays. Use it as a context; `check_complete` when the last chunk has come."""
+    """Writes the chunks of a run's arrays. A context manager; call `check_complete` after the last chunk."""
 
     def __init__(self, folder: Path, arrays: Sequence[DataArray]) -> None:
-        """`folder` is the run's. Raises NotTrainableError where it can't be written."""
+        """`folder` is the run's folder. Raises NotTrainableError if it can't be written."""
         self._arrays = arrays
+        self._count = f"{len(arrays)} arrays"
         self._rows = [0] * len(arrays)
         self._digests = [hashlib.sha256() for _ in arrays]
         self._files: dict[int, BinaryIO] = {}
@@ -43,16 +44,16 @@ class Upload:
             raise _unwritable(error) from error
 
     def add(self, index: int, data: bytes) -> None:
-        """Takes the next rows of an array.
+        """Writes the next rows of an array.
 
-        Raises InvalidRequestError for an unknown array or too many rows, InvalidTensorError for bytes that aren't whole
-        rows, NotTrainableError where the disk is full.
+        Raises InvalidRequestError if there is no such array or it has too many rows, InvalidTensorError if the bytes
+        aren't whole rows, and NotTrainableError if the disk is full.
         """
         if not 0 <= index < len(self._arrays):
-            raise InvalidRequestError(f"a chunk is for array {index}, and the spec declares {len(self._arrays)}")
+            raise InvalidRequestError(f"got a chunk for array {index}, but the spec declares {self._count}")
         array = self._arrays[index]
         if array.path:
-            raise InvalidRequestError(f"{array.label()}: got a chunk, expected none for what is read from a file")
+            raise InvalidRequestError(f"{array.label()}: got a chunk, expected none for an array read from a file")
         row_shape = array.shape[1:]
         row_bytes = tensors.itemsize(array.dtype) * int(np.prod(row_shape, dtype=np.int64))
         rows, rest = divmod(len(data), row_bytes) if row_bytes else (array.rows, len(data))
@@ -74,9 +75,12 @@ class Upload:
         self._rows[index] += rows
 
     def check_digest(self, index: int, sha256: bytes) -> None:
-        """Raises IncompleteDataError where what came of an array isn't what the client sent."""
+        """Checks the SHA-256 digest of an array's data. Raises IncompleteDataError if it differs.
+
+        Raises InvalidRequestError if there is no such array.
+        """
         if not 0 <= index < len(self._arrays):
-            raise InvalidRequestError(f"a digest is for array {index}, and the spec declares {len(self._arrays)}")
+            raise InvalidRequestError(f"got a digest for array {index}, but the spec declares {self._count}")
         got = self._digests[index]
         if got.digest() != sha256:
             raise IncompleteDataError(
@@ -84,9 +88,9 @@ class Upload:
             )
 
     def check_complete(self) -> None:
-        """Raises IncompleteDataError where rows are missing."""
+        """Raises IncompleteDataError if an array lacks rows."""
         for array, rows in zip(self._arrays, self._rows, strict=True):
-            # An array whose rows hold nothing needs no chunk.
+            # An array with empty rows needs no chunk.
             if not array.path and rows < array.rows and array.held_bytes:
                 raise IncompleteDataError(
                     f"{array.label()}: the stream ended after {rows} rows, expected {array.rows} as the spec declares"
@@ -104,14 +108,14 @@ class Upload:
 
 
 def data_file(folder: Path, index: int) -> Path:
-    """Where an array of a run lies."""
+    """Returns the path of an array in a run's folder."""
     return folder / DATA / f"{index}.npy"
 
 
 def read_data(folder: Path, arrays: Sequence[DataArray], root: Path | None = None) -> list[npt.NDArray[Any]]:
-    """The arrays of a run, mapped into memory; those in packed files are unpacked into the run's folder first.
+    """Returns the memory-mapped arrays of a run. Arrays in compressed files are unpacked to the run's folder first.
 
-    `root` is the data root, for arrays in files below it. Raises what `data_root.mapped` raises, and OSError.
+    `root` is the data root. Raises as `data_root.mapped` does, and OSError.
     """
     return [_read(folder, index, array, root or Path()) for index, array in enumerate(arrays)]
 
@@ -130,4 +134,4 @@ def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray
 
 
 def _unwritable(error: OSError) -> NotTrainableError:
-    return NotTrainableError(f"the data can't be kept: {error.strerror}")
+    return NotTrainableError(f"the data can't be stored: {error.strerror}")

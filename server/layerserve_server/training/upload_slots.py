@@ -1,4 +1,4 @@
-"""How many runs may wait for their data at the same time."""
+"""Limits on the number of concurrent uploads."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from contextlib import contextmanager
 
 from layerserve_server.errors import BusyError
 
-#: When a place is likely, in seconds.
+#: Time after which refused clients may retry, in seconds.
 RETRY_SECONDS = 10.0
 
 
 class UploadSlots:
-    """Places for runs whose data comes. Belongs to one thread: that of the streams' event loop."""
+    """Slots for runs whose data is being uploaded. Not thread-safe: used in the streams' event loop only."""
 
     def __init__(self, limit: int, peer_limit: int) -> None:
+        """`limit` is the number of slots, `peer_limit` the maximum per client address."""
         self._limit = limit
         self._peer_limit = peer_limit
         self._peers: Counter[str] = Counter()
 
     @contextmanager
     def place(self, peer: str) -> Iterator[None]:
-        """A place for a client of this address; empty where it isn't known. Raises BusyError."""
+        """Occupies a slot within the block. `peer` is the client's address, empty if unknown.
+
+        Raises BusyError if all slots, or those of this address, are occupied.
+        """
         if self._peers.total() >= self._limit:
-            raise BusyError(f"{self._limit} runs are receiving their data, which is the limit", RETRY_SECONDS)
+            raise BusyError(f"{self._limit} runs are receiving data, which is the limit", RETRY_SECONDS)
         if peer and self._peers[peer] >= self._peer_limit:
             raise BusyError(
                 f"{self._peer_limit} runs are receiving data from one client address, which is the limit", RETRY_SECONDS

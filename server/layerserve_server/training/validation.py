@@ -1,4 +1,4 @@
-"""Is this a run that can be trained? Settled before any data is taken, as far as it can be."""
+"""Validation of a training request against the model's inputs and outputs, before any data is uploaded."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from layerserve_server.training import data_root
 from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
-#: Most arrays of one run: each is an open file while its data comes.
+#: Maximum number of arrays per run: each is an open file during the upload.
 MAX_ARRAYS = 512
-#: Most epochs: each leaves an event, and a server that starts reads them all.
+#: Maximum number of epochs: each adds an event, and a starting server reads all events.
 MAX_EPOCHS = 100_000
-#: Most characters of a description, and of a name, a pattern or a path.
+#: Maximum length of a description, and of a name, pattern or path, in characters.
 MAX_DESCRIPTION = 10_000
 MAX_TEXT = 1000
-#: Most patterns of layers to freeze, and to unfreeze.
+#: Maximum number of patterns in `freeze`, and in `unfreeze`.
 MAX_PATTERNS = 1000
-#: Most callbacks: each may hold a copy of the weights.
+#: Maximum number of callbacks: each may hold a copy of the weights.
 MAX_CALLBACKS = 50
-#: Most classes that are given a weight, and largest weight of one: that of float32.
+#: Maximum number of classes with a weight, and maximum weight, that of float32.
 MAX_CLASSES = 100_000
 MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 
-#: Looks at arrays in files below a folder, by path and key. Raises what `data_root.describe` raises.
+#: Describes arrays in files below a folder, given by path and key. Raises as `data_root.describe` does.
 Describe: TypeAlias = Callable[[Path, Sequence[tuple[str, str]]], Sequence[FiledArray]]
 
 
@@ -56,9 +56,10 @@ def checked(
     max_bytes: int,
     describe: Describe,
 ) -> RunRequest:
-    """The request with the names of its arrays filled in, if it fits a model with these inputs and outputs.
+    """Returns a request with the names of its arrays, and the dtypes and shapes of data files, filled in.
 
-    Raises an InvalidRequestError, TooLargeError, or what `data_root.describe` raises.
+    Raises InvalidRequestError or a subclass if it doesn't match the model's inputs and outputs, TooLargeError if the
+    data has more than `max_bytes`, and the errors of `data_root.describe`.
     """
     _check_lengths(request)
     _check_settings(request)
@@ -83,19 +84,19 @@ def checked(
 
 
 def check_workers(request: RunRequest, most: int) -> None:
-    """Raises InvalidRequestError for more workers than the server allows, or than a batch has rows."""
+    """Raises InvalidRequestError if a request has more workers than `most`, or than rows in a batch."""
     if not 1 <= request.workers <= most:
         raise InvalidRequestError(
-            f"workers: got {request.workers}, expected at most {most}, which the server's setting max_workers allows"
+            f"workers: got {request.workers}, expected at most {most}, the server's setting max_workers"
         )
     if request.workers > request.batch_size >= 1:
         raise InvalidRequestError(
-            f"workers: got {request.workers} for batches of {request.batch_size} rows, expected at most one a row"
+            f"workers: got {request.workers} for batches of {request.batch_size} rows, expected at most one per row"
         )
 
 
 def _check_lengths(request: RunRequest) -> None:
-    """Nothing is done with a text or a list before it is known how long it is."""
+    """Checks the lengths of texts and lists, before anything else is done with them."""
     for name, length, most, unit in (
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
         ("description", len(request.description), MAX_DESCRIPTION, "characters"),
@@ -142,13 +143,13 @@ def _check_settings(request: RunRequest) -> None:
 
 
 def _check_range(option: Option, value: Any) -> None:
-    given = value or option.default is not None  # 0 and "" say nothing where there is no default
+    given = value or option.default is not None  # without a default, 0 and "" mean that the option isn't given
     if given and not option.kind.valid(value):
         raise InvalidRequestError(f"{option.path}: got {value!r}, expected {_range(option)}")
 
 
 def _range(option: Option) -> str:
-    """The valid values as a message holds them: 0 where nothing is given."""
+    """Returns the valid values in words, including 0 if that means that the option isn't given."""
     if isinstance(option.kind, Words):
         return " or ".join(option.kind.words)
     if option.kind is SHARE:
@@ -158,29 +159,29 @@ def _range(option: Option) -> str:
 
 
 def _check_publication(request: RunRequest) -> None:
-    """Checks that what decides about publishing will be there. Whether the logs exist, the rehearsal finds out."""
+    """Checks that the options about publishing are consistent. Whether the logs exist is checked in the dry run."""
     if not request.publish:
         for name, given in (
             ("publish_label", request.publish_label),
             ("publish_if_improved", request.publish_if_improved),
         ):
             if given:
-                raise InvalidRequestError(f"{name}: given for a run that publishes nothing")
+                raise InvalidRequestError(f"{name}: given for a run that doesn't publish its result")
     if not request.validates:
         if request.publish_if_improved:
-            raise InvalidRequestError("publish_if_improved: needs validation data, or a validation_split")
+            raise InvalidRequestError("publish_if_improved: requires validation data or a validation_split")
         if request.publish == "best" and (request.monitor or "").startswith("val_"):
-            raise InvalidRequestError(f"monitor: '{request.monitor}' needs validation data, or a validation_split")
+            raise InvalidRequestError(f"monitor: '{request.monitor}' requires validation data or a validation_split")
 
 
 def _filed(arrays: Sequence[DataArray], root: str, describe: Describe) -> tuple[DataArray, ...]:
-    """The arrays with what their files say of them, where they are in some. Raises what `data_root.describe` raises."""
+    """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does."""
     files = []
     for array in arrays:
         if not array.path:
             continue
         if array.shape or array.dtype:
-            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected the file to say them")
+            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected them from the file")
         data_root.check_path(root, array.path)
         files.append((array.path, array.key))
     found = iter(describe(Path(root), files) if files else ())
@@ -192,7 +193,10 @@ def _with_file(array: DataArray, found: FiledArray) -> DataArray:
 
 
 def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> DataArray:
-    """The array with its name. An empty one stands for the only input or output, and for all in sample weights."""
+    """Returns an array with its name resolved.
+
+    An empty name means the only input or output; for sample weights, also all outputs.
+    """
     is_input = array.role.use is Role.X
     specs, kind = (inputs, "input") if is_input else (outputs, "output")
     known = [spec.name for spec in specs]
@@ -205,7 +209,7 @@ def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
         return replace(array, name=known[0])
     if array.role.use is Role.SAMPLE_WEIGHT:
         return array
-    text = f"{array.role.value}: an array has no name, and the model has {len(known)} {kind}s: {names(specs)}"
+    text = f"{array.role.value}: got an array without a name, but the model has {len(known)} {kind}s: {names(specs)}"
     raise UnknownInputError(text) if is_input else UnknownOutputError(text)
 
 
@@ -236,9 +240,9 @@ def _check_array(array: DataArray, inputs: Sequence[TensorSpec]) -> None:
         raise TooLargeError(f"{label}: shape {array.shape} is too large")
     if array.role.use is Role.X:
         spec = next(spec for spec in inputs if spec.name == array.name)
-        # A fixed number of rows is that of a batch, of which the data has any number.
+        # A fixed number of rows in the spec is the batch size; the data has any number of batches.
         rows = array.shape[0] if spec.shape[0] is None else spec.shape[0]
-        # Arrays without memory stand in for the data: one has the whole shape, one has no values that could be judged.
+        # Placeholders without memory: a broadcast one for the shape, an empty one for the dtype.
         fit_shape(label, spec, np.broadcast_to(np.zeros((), array.held_dtype), (rows, *array.shape[1:])))
         fit_dtype(label, np.zeros(0, array.held_dtype), spec.dtype)
 
@@ -246,7 +250,7 @@ def _check_array(array: DataArray, inputs: Sequence[TensorSpec]) -> None:
 def _check_group(
     label: str, arrays: Sequence[DataArray], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> None:
-    """Checks that training data, or validation data, is complete and has equal rows."""
+    """Checks that training or validation data is complete and that its arrays have the same number of rows."""
     missing = {spec.name for spec in inputs} - {array.name for array in arrays if array.role.use is Role.X}
     if missing:
         raise MissingInputError(f"{label}: no x for input {' and '.join(map(repr, sorted(missing)))}")
@@ -255,7 +259,7 @@ def _check_group(
     rows = {array.label(): array.rows for array in arrays}
     if len(set(rows.values())) > 1:
         shown = ", ".join(f"{name} has {count}" for name, count in rows.items())
-        raise InvalidTensorError(f"{label}: arrays differ in rows: {shown}; expected as many for each")
+        raise InvalidTensorError(f"{label}: arrays differ in rows: {shown}; expected the same number for all")
     if not arrays[0].rows:
         raise InvalidTensorError(f"{label}: got no rows, expected 1 or more")
 
@@ -264,5 +268,5 @@ def _check_split(split: float, rows: int) -> None:
     # Keras trains on the first int(rows * (1 - split)) rows and validates on the others.
     if split and not 0 < int(rows * (1 - split)) < rows:
         raise InvalidRequestError(
-            f"validation_split: {split} of {rows} rows leaves none to train on or to validate with"
+            f"validation_split: {split} of {rows} rows leaves none for training or for validation"
         )

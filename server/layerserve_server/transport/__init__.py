@@ -1,1 +1,1 @@
-"""Bytes in, bytes out: how calls come to the handlers, whatever carries them."""
+"""gRPC transports: bytes in, bytes out. Handlers see the same calls and streams on each of them."""

@@ -1,4 +1,4 @@
-"""The same server on grpc.aio's public API, for releases of grpcio whose inside `completion_queue` doesn't know."""
+"""Handlers on grpc.aio's public API, for grpcio releases whose private names `completion_queue` doesn't support."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from layerserve_server.transport.streams import ServerStream, Streams
 
 
 class AioHandlers(grpc.GenericRpcHandler):
-    """The handlers of all methods, for a grpc.aio server in the streams' event loop."""
+    """Generic handler for all methods, for a grpc.aio server in the event loop of the streams."""
 
     def __init__(
-        self, routes: Routes, batches: EventBatches, streams: Streams, elsewhere: StreamHandler | None = None
+        self, routes: Routes, batches: EventBatches, streams: Streams, fallback: StreamHandler | None = None
     ) -> None:
-        """`elsewhere` answers methods that aren't in `routes`."""
+        """`fallback` handles methods that aren't in `routes`; without it they end with UNIMPLEMENTED."""
         self._routes = routes
         self._batches = batches
         self._streams = streams
-        self._elsewhere = elsewhere
+        self._fallback = fallback
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler of a method."""
+        """Returns the handler of a method."""
         method = handler_call_details.method
         if (unary := self._routes.unary.get(method)) is not None:
             return grpc.unary_unary_rpc_method_handler(partial(self._answer_unary, method, unary))
         if (handler := self._routes.streams.get(method)) is not None:
             answer = partial(self._answer_stream, method, handler, True)
-        elif self._elsewhere is not None:
-            answer = partial(self._answer_stream, method, self._elsewhere, False)
+        elif self._fallback is not None:
+            answer = partial(self._answer_stream, method, self._fallback, False)
         else:
             answer = partial(self._answer_stream, UNKNOWN_METHOD, _unknown(method), True)
         return grpc.stream_stream_rpc_method_handler(answer)
@@ -75,8 +75,8 @@ class AioHandlers(grpc.GenericRpcHandler):
 
 def _unknown(method: str) -> StreamHandler:
     async def answer(stream: Any) -> Any:
-        raise UnknownMethodError(f"method '{method}' is unknown here")
-        yield b""  # makes it a generator
+        raise UnknownMethodError(f"method '{method}' doesn't exist on this server")
+        yield b""  # makes this an async generator
 
     return answer
 
@@ -86,7 +86,7 @@ def _deadline(context: Any) -> float | None:
 
 
 class AioCall(BatchedCall):
-    """A unary call whose coroutine waits for the answer."""
+    """A unary call of a grpc.aio server. Its coroutine awaits `reply_or_failure`."""
 
     __slots__ = ("_context", "_streams", "reply_or_failure")
 
@@ -114,14 +114,14 @@ class AioCall(BatchedCall):
 
 
 class AioStream(ServerStream):
-    """A stream of a grpc.aio server."""
+    """A streaming call of a grpc.aio server."""
 
     def __init__(self, streams: Streams, method: str, context: Any) -> None:
         metadata = tuple(context.invocation_metadata() or ())
         super().__init__(streams, method, host_of(context.peer(), metadata), _deadline(context))
         self.metadata = metadata
         self._context = context
-        #: How it ended, if not well.
+        #: The error that ended the stream; None if it ended with OK.
         self.failure: Failure | None = None
 
     def client(self) -> object:

@@ -1,4 +1,4 @@
-"""What a transport hands to a handler: a call, with raw message bytes and a way to answer."""
+"""Interface between transports and handlers: calls and streams of serialized messages, routes, call observer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from layerserve_server.transport.memory import MemoryBudget
 T = TypeVar("T")
 
 
-#: What calls of methods that don't exist are counted as: each name would make a time series.
+#: Method label for calls of methods that don't exist. Labelling them by name would create a time series per name.
 UNKNOWN_METHOD = "unknown"
 
 
 class Call(Protocol):
-    """A unary call. A handler returns at once or works; the answer may come later and from any thread.
+    """A unary call. It may be answered after its handler has returned, and from any thread.
 
-    `reply` or `fail` is called exactly once; what comes after the first is ignored, as is what comes after the caller
-    has gone.
+    A handler calls one of `reply`, `answer` and `fail`, once. Further calls are ignored, and so are calls after the
+    client has cancelled.
     """
 
     @property
@@ -32,51 +32,51 @@ class Call(Protocol):
 
     @property
     def arrived(self) -> float:
-        """When it came, on the clock of `time.monotonic`, in seconds."""
+        """Arrival time, on the clock of `time.monotonic`, in seconds."""
 
     @property
     def deadline(self) -> float | None:
-        """When the caller stops waiting, on the clock of `time.monotonic`, in seconds. None: never."""
+        """The client's deadline, on the clock of `time.monotonic`, in seconds; None if it set none."""
 
     def client(self) -> object:
-        """Who calls: equal for calls that come over one connection."""
+        """Identifies the client's connection: equal for calls on the same connection."""
 
     def on_gone(self, callback: Callable[[], None]) -> None:
-        """Calls back when the caller cancels or its deadline passes; at once where that has happened."""
+        """Registers a callback for a cancellation or a passed deadline. Runs it now if either has happened."""
 
     @property
     def answered(self) -> bool:
-        """Whether it has its answer, or nobody waits for one any more."""
+        """Whether the call was answered, was cancelled or passed its deadline."""
 
     def reply(self, encode: Callable[[], bytes]) -> None:
-        """Answers with what `encode` gives. The transport chooses the thread that it runs in."""
+        """Answers with the message that `encode` returns. The transport chooses the thread that runs `encode`."""
 
     def answer(self, message: bytes) -> None:
-        """Answers with a message that is ready."""
+        """Answers with a serialized message."""
 
     def fail(self, error: Exception) -> None:
         """Answers with an error."""
 
     def about(self, model: str, version: int) -> None:
-        """Says which version the call is for, for metrics. Only names that exist: each makes a time series."""
+        """Sets the model and version labels of the call's metrics. Only existing names: each creates a time series."""
 
     def afterwards(self, work: Callable[[], None]) -> None:
-        """Runs `work` in this thread once its handlers have seen all calls that came together with this one.
+        """Runs `work` in this thread after the handlers of all calls of this event batch have returned.
 
-        The same `work` of several of them runs once.
+        If several of these calls pass the same `work`, it runs once.
         """
 
     def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
-        """As `afterwards`, and the calls that named the same `work` have their items come to it together."""
+        """Like `afterwards`, but calls `work` with the items of all calls of the event batch that passed it."""
 
     def may_block(self, work: Callable[[], None]) -> None:
-        """Runs `work` in a thread that may be kept; an error in it is the call's."""
+        """Runs `work` in a pool thread, where it may block. If it raises, the call fails with that error."""
 
 
 class Stream(Protocol):
-    """A call whose answer is a stream of messages; the request is one message, or a stream too.
+    """A call that is answered by a stream of messages. Its request is one message or a stream.
 
-    Its handler is a coroutine: a stream that waits holds no thread.
+    Handlers are async generators, so a waiting stream occupies no thread.
     """
 
     @property
@@ -85,49 +85,50 @@ class Stream(Protocol):
 
     @property
     def metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        """The caller's metadata."""
+        """The client's metadata."""
 
     @property
     def deadline(self) -> float | None:
-        """When the caller stops waiting, on the clock of `time.monotonic`, in seconds. None: never."""
+        """The client's deadline, on the clock of `time.monotonic`, in seconds; None if it set none."""
 
     @property
     def peer(self) -> str:
-        """The address that calls, without its port; empty where it isn't known."""
+        """The client's address without its port; empty if unknown."""
 
     @property
     def memory(self) -> MemoryBudget:
-        """The bound for what all callers make the server keep."""
+        """Budget for the memory that the requests and replies of all clients occupy."""
 
     def client(self) -> object:
-        """Who calls: equal for calls that come over one connection."""
+        """Identifies the client's connection: equal for calls on the same connection."""
 
     async def first(self) -> bytes:
-        """The first request message. Raises InvalidRequestError where the caller sends none, and as `requests`."""
+        """Returns the first request message. Raises InvalidRequestError if there is none, or as `requests` does."""
 
     def requests(self) -> AsyncIterator[bytes]:
-        """The further request messages. Ends when the caller half-closes.
+        """Iterates over the remaining request messages, until the client half-closes.
 
-        Raises CallCancelledError when the caller goes away, and IdleStreamError when it sends nothing for too long.
+        Raises CallCancelledError if the client cancels, DeadlinePassedError if its deadline passes, and IdleStreamError
+        if it sends nothing for too long.
         """
 
     async def blocking(self, work: Callable[[], T]) -> T:
-        """Runs work that may block in a thread, also to its end where the caller goes away meanwhile."""
+        """Runs blocking `work` in a pool thread and returns its result. It runs to its end if the client cancels."""
 
     def listens(self) -> bool:
-        """Whether the caller still listens."""
+        """Whether the client still waits for replies."""
 
     def open(self) -> bool:
-        """Whether the caller still listens and the server isn't stopping."""
+        """Whether the client still waits for replies and the server isn't stopping."""
 
     def on_closed(self, callback: Callable[[], None]) -> None:
-        """Calls back, in the event loop, when `open` becomes False; at once where it is so."""
+        """Registers a callback, run in the event loop when `open` becomes False; runs it now if that is so already."""
 
     def soon(self, work: Callable[[], None]) -> None:
-        """Runs work in the event loop, soon. May be called from any thread."""
+        """Schedules `work` in the event loop. Thread-safe."""
 
     def about(self, model: str, version: int) -> None:
-        """Says which version the stream is for, for metrics."""
+        """Sets the model and version labels of the stream's metrics."""
 
 
 Handler: TypeAlias = Callable[[Call], None]
@@ -136,19 +137,19 @@ StreamHandler: TypeAlias = Callable[[Stream], AsyncGenerator[bytes, None]]
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Which handler answers which method, by full name."""
+    """Handlers by full method name."""
 
     unary: dict[str, Handler] = field(default_factory=dict)
-    #: Methods of `unary` whose handlers return at once, but for what they run by `Call.may_block`. A transport may run
-    #: them in the thread that takes the calls.
+    #: Methods of `unary` whose handlers never block, except in `Call.may_block`. A transport may run them in the thread
+    #: that receives the calls.
     prompt: set[str] = field(default_factory=set)
-    #: Methods with one request message and a stream of answers.
+    #: Methods with one request message and a stream of replies.
     server_streams: dict[str, StreamHandler] = field(default_factory=dict)
-    #: Methods with streams both ways.
+    #: Bidirectional streaming methods.
     both_streams: dict[str, StreamHandler] = field(default_factory=dict)
 
     def add(self, others: Routes) -> None:
-        """Takes the methods of another service."""
+        """Adds the methods of another service."""
         self.unary.update(others.unary)
         self.prompt.update(others.prompt)
         self.server_streams.update(others.server_streams)
@@ -156,17 +157,17 @@ class Routes:
 
     @property
     def streams(self) -> dict[str, StreamHandler]:
-        """All methods that stream."""
+        """All streaming methods."""
         return {**self.server_streams, **self.both_streams}
 
     def services(self) -> list[str]:
-        """Names of all services that a method belongs to."""
+        """Names of the services of all methods, sorted."""
         methods = [*self.unary, *self.server_streams, *self.both_streams]
         return sorted({method.split("/")[1] for method in methods})
 
 
 class Ended(NamedTuple):
-    """A call that was answered, `seconds` after it came. `status` is a gRPC status name, such as "NOT_FOUND"."""
+    """A call that ended, `seconds` after its arrival. `status` is a gRPC status name, such as "NOT_FOUND"."""
 
     method: str
     model: str
@@ -176,13 +177,13 @@ class Ended(NamedTuple):
 
 
 class Observer(Protocol):
-    """What is told about calls: metrics. Many at a time, as telling costs more than a call of it is worth."""
+    """Receives counts and timings of calls for metrics, in batches: reporting calls one by one costs too much time."""
 
     def calls_began(self, method: str, count: int) -> None:
-        """So many calls of a method came in."""
+        """Counts `count` calls of a method that arrived."""
 
     def calls_ended(self, calls: Sequence[Ended]) -> None:
-        """These were answered."""
+        """Counts calls that ended."""
 
-    def before_reading(self, tell: Callable[[], None]) -> None:
-        """`tell` is called before somebody reads what was told, so that what has yet to be told is."""
+    def before_collect(self, report: Callable[[], None]) -> None:
+        """Registers a callback that runs before metrics are collected, to report calls that are still buffered."""

@@ -1,10 +1,10 @@
-"""All calls of a grpcio server, taken in the very thread that polls its completion queue.
+"""Serves all calls of a grpcio server from the thread that polls its completion queue.
 
-grpcio hands each call from its polling thread to a pooled one, back, and again to the pooled one: switches of threads
-that cost several times what a small model does; and each of its streams keeps a thread. Here the polling thread reads
-all that has arrived, hands the prompt calls to their handlers as a batch, other unary calls to a pool, and the events
-of streams to their event loop. This takes names that grpcio doesn't publish (the same from 1.74 to 1.85 at least);
-where they are missing, `transport.aio` serves instead.
+grpcio passes each call from its polling thread to a pool thread, back, and to the pool thread again. These thread
+switches cost several times what a small model does, and each of its streams occupies a thread. Here the polling thread
+takes all events that have arrived, runs the handlers of prompt calls as a batch, and passes other unary calls to a pool
+and the events of streams to their event loop. This uses private names of grpcio (unchanged from 1.74 to 1.85 at least);
+if they are missing, `transport.aio` serves instead.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from layerserve_server.transport.streams import ServerStream, Streams
 
 logger = logging.getLogger(__name__)
 
-#: What is taken from grpcio's server module.
+#: Names used from grpcio's server module.
 INTERNALS = ("_REQUEST_CALL_TAG", "_ServerStage", "_process_event_and_continue", "_request_call")
-#: What is taken from a server's state.
+#: Attributes used of a server's state.
 STATE = ("completion_queue", "due", "lock", "rpc_states", "server", "stage")
-#: Most time between two looks at nothing, in seconds.
+#: Maximum time that a poll waits for an event, and time between two checks for stalled calls, in seconds.
 IDLE_SECONDS = 1.0
-#: Callers cancel a call when its deadline passes, a little before it does here, in seconds.
+#: Clients cancel a call when its deadline passes, up to this long before it passes on the server, in seconds.
 DEADLINE_SLACK_SECONDS = 0.1
-#: Time that a caller may take nothing of its answer where answers take half of the memory for callers, in seconds.
+#: Time that a reply may stay unsent while messages occupy more than half of the memory budget, in seconds.
 PRESSED_SECONDS = 1.0
 
 
-#: What grpcio expects of a tag that an event came for: the call once it has ended, and callbacks.
+#: What grpcio expects a tag to return for its event: the call if it has ended, else None, and callbacks.
 Tag: TypeAlias = "tuple[Operations | None, tuple[()]]"
 
 
 class OtherInternalsError(Exception):
-    """This release of grpcio isn't made as those that are known."""
+    """The installed grpcio release lacks private names that `Poller` uses."""
 
 
 class Poller:
-    """The thread that polls for a grpcio server, and what it does with each event."""
+    """Polls the completion queue of a grpcio server in one thread, and dispatches its events."""
 
     def __init__(
         self,
@@ -62,9 +62,12 @@ class Poller:
         streams: Streams,
         connections: Connections,
         limits: Limits,
-        elsewhere: StreamHandler | None = None,
+        fallback: StreamHandler | None = None,
     ) -> None:
-        """`elsewhere` answers methods that aren't in `routes`. Raises OtherInternalsError."""
+        """`fallback` handles methods that aren't in `routes`; without it they end with UNIMPLEMENTED.
+
+        Raises OtherInternalsError if grpcio lacks one of the private names.
+        """
         try:
             self._grpcio: Any = importlib.import_module("grpc._server")
             self.core: Any = importlib.import_module("grpc._cython.cygrpc")
@@ -80,20 +83,21 @@ class Poller:
         self.streams = streams
         self.connections = connections
         self.lock = state.lock
-        self._elsewhere = elsewhere
+        self._fallback = fallback
         self._limits = limits
         self._unary: dict[bytes, tuple[str, Handler]] = {
             method.encode(): (method, handler if method in routes.prompt else partial(self._work, handler))
             for method, handler in routes.unary.items()
         }
         self._streaming = {method.encode(): (method, handler) for method, handler in routes.streams.items()}
-        #: Calls whose request hasn't come, each since when; and whose answer hasn't been taken, with its size.
+        #: Arrival times of calls whose request is still being received; and, of replies that are still being sent, the
+        #: time at which sending began, in seconds, and the size in bytes.
         self.receiving: dict[PolledCall, float] = {}
         self.sending: dict[PolledCall, tuple[float, int]] = {}
         batches.coming = self.receiving.keys()
 
     def start(self) -> None:
-        """Starts the server, as grpcio's own `start`, with this thread in place of grpcio's."""
+        """Starts the server as grpcio's own `start` does, with this poller's thread in place of grpcio's."""
         with self._state.lock:
             self._state.server.start()
             self._state.stage = self._grpcio._ServerStage.STARTED
@@ -101,9 +105,9 @@ class Poller:
         threading.Thread(target=self._serve, name="grpcio", daemon=True).start()
 
     def _serve(self) -> None:
-        self.batches.here()
+        self.batches.bind_to_thread()
         poll, nothing = self._state.completion_queue.poll, self.core.CompletionType.queue_timeout
-        going_on, looked = True, time.monotonic()
+        going_on, checked = True, time.monotonic()
         while going_on:
             event = poll(time.time() + IDLE_SECONDS)
             taken = 0
@@ -111,49 +115,50 @@ class Poller:
                 try:
                     going_on = self._take(event)
                 except Exception:
-                    # A defect, or a call that the core has given up: it must cost none of the others.
-                    logger.exception("an event of grpcio")
+                    # A bug, or a call that the core has given up. Other calls must not suffer.
+                    logger.exception("failed to process a grpcio event")
                 taken += 1
-                # Released before the next poll: one that holds a call that is shut down would keep the queue busy.
+                # Released before the next poll: a reference to a call that was shut down would keep the queue busy.
                 event = None
                 if not going_on or taken >= 3 * MAX_EVENTS:
                     break
                 event = poll(0)
             self.batches.finish()
-            if time.monotonic() - looked >= IDLE_SECONDS:
-                looked = time.monotonic()
-                self._look(looked)
+            if time.monotonic() - checked >= IDLE_SECONDS:
+                checked = time.monotonic()
+                self._end_stalled(checked)
 
     def receive(self, call: PolledCall) -> None:
-        """A call has come whose request is still to come.
+        """Registers a call whose request is still to be received.
 
-        Who sends no requests takes no place from those who do: where too many are waited for, the oldest is refused.
+        If more than `max_calls` are pending, the oldest is refused, so that clients that send no requests don't block
+        those that do.
         """
         self.receiving[call] = call.arrived
         if len(self.receiving) > self._limits.max_calls:
             oldest = next(iter(self.receiving))
-            oldest.fail(BusyError("too many calls wait for their requests", retry_after=RETRY_SECONDS))
+            oldest.fail(BusyError("too many calls are waiting for their request messages", retry_after=RETRY_SECONDS))
 
     def count(self, peer: str, size: int) -> None:
-        """A message has come whole."""
-        traffic = self.connections.elsewhere if peer.startswith("unix:") else self.connections.of(peer)
+        """Counts a complete message of `size` bytes from a peer."""
+        traffic = self.connections.unattributed if peer.startswith("unix:") else self.connections.of(peer)
         traffic.calls += 1
         traffic.received += size
 
     def count_reset(self, peer: str, deadline: float | None) -> None:
-        """A caller has cancelled a call; unless it did so because its deadline passes, which is no fault of its own."""
+        """Counts a call that its client cancelled, unless the deadline was about to pass: that is no misbehaviour."""
         if deadline is None or deadline - time.monotonic() > DEADLINE_SLACK_SECONDS:
-            self.connections.was_reset(self.connections.of(peer))
+            self.connections.count_reset(self.connections.of(peer))
 
     def relieve(self, where: tuple[str, int]) -> bool:
-        """Refuses the calls of one connection whose requests are still coming; gives whether there were any."""
+        """Refuses the calls of a connection whose requests are still being received. Returns whether there were any."""
         calls = [call for call in self.receiving.copy() if endpoint(call.peer) == where]
         for call in calls:
-            call.fail(BusyError("messages on their way take all memory that callers may", retry_after=RETRY_SECONDS))
+            call.fail(BusyError("incomplete messages occupy the whole memory budget", retry_after=RETRY_SECONDS))
         return bool(calls)
 
-    def _look(self, now: float) -> None:
-        """Ends calls whose callers send or take nothing, which lie in memory meanwhile."""
+    def _end_stalled(self, now: float) -> None:
+        """Ends calls whose clients send no request or don't read the reply: they occupy memory."""
         limits, memory = self._limits, self.batches.memory
         pressed = memory.held > memory.limit / 2
         for call, (since, size) in self.sending.copy().items():
@@ -162,18 +167,18 @@ class Poller:
                 call.cancel()
         for call, since in self.receiving.copy().items():
             if now - since > limits.stream_idle_seconds:
-                call.fail(IdleStreamError(f"the request didn't come within {limits.stream_idle_seconds:g} seconds"))
+                call.fail(IdleStreamError(f"no request message received within {limits.stream_idle_seconds:g} seconds"))
 
     def _work(self, handler: Handler, call: Call) -> None:
         assert isinstance(call, PolledCall)
         self.batches.work(call, handler)
 
     def _take(self, event: Any) -> bool:
-        """Deals with one event; gives False after the last."""
+        """Processes an event. Returns False after the last one."""
         if event.tag is self._grpcio._REQUEST_CALL_TAG and event.success:
             self._begin(event)
             return True
-        # Tags of calls are made as grpcio's own, so it deals with them as well.
+        # The tags of our calls have the same form as grpcio's own, so grpcio processes them, too.
         return bool(self._grpcio._process_event_and_continue(self._state, event))
 
     def _begin(self, event: Any) -> None:
@@ -182,13 +187,13 @@ class Poller:
         try:
             call = self._call_of(event)
         finally:
-            # Also where that failed: without this no further call would come.
+            # Even after a failure: without this request no further call would arrive.
             with state.lock:
                 state.due.discard(event.tag)
                 if state.stage is self._grpcio._ServerStage.STARTED:
                     self._grpcio._request_call(state)
                 if call is not None:
-                    # The server isn't stopped before these have ended.
+                    # grpcio doesn't stop the server before these have ended.
                     state.rpc_states.add(call)
         call.start()
 
@@ -197,44 +202,44 @@ class Poller:
         found = self._unary.get(name)
         if found is not None:
             return PolledCall(self, event, *found)
-        text = name.decode("utf-8", "replace")
-        method, handler = self._streaming.get(name) or (text, self._elsewhere)
+        unknown = name.decode("utf-8", "replace")
+        method, handler = self._streaming.get(name) or (unknown, self._fallback)
         if handler is None:
-            return PolledCall(self, event, UNKNOWN_METHOD, partial(_unknown, text))
+            return PolledCall(self, event, UNKNOWN_METHOD, partial(_unknown, unknown))
         stream = PolledStream(self, event, method, handler)
-        stream.counted = handler is not self._elsewhere
+        stream.counted = handler is not self._fallback
         return stream
 
 
 def _deadline(event: Any, now: float) -> float | None:
-    # Without one grpcio gives the end of its clock, centuries from now.
+    # Without a deadline grpcio gives the end of its clock, centuries from now.
     return deadline_in(event.call_details.deadline - time.time(), now)
 
 
 def _unknown(method: str, call: Call) -> None:
-    raise UnknownMethodError(f"method '{method}' is unknown here")
+    raise UnknownMethodError(f"method '{method}' doesn't exist on this server")
 
 
 class Operations:
-    """What calls and streams share: operations of grpcio's core, whose events come to the poller.
+    """Operations of grpcio's core, whose events the poller receives. Base of calls and streams.
 
-    Each tag gives what grpcio expects of one: the call once it has ended, and callbacks.
+    A tag returns what grpcio expects (see `Tag`).
     """
 
-    # Names that the classes which inherit have as slots of their own.
+    # Subclasses declare the slots.
     __slots__ = tuple[str, ...]()
 
     if TYPE_CHECKING:
         _poller: Poller
         _core: Any
-        #: Events to come.
+        #: Number of events that are still to come.
         _due: int
         _cancelled: bool
 
     def begin(self, operations: tuple[Any, ...], tag: Callable[[Any], Tag]) -> bool:
-        """Starts operations, and has `tag` called with their event. False: the caller has gone, and nothing is done."""
+        """Starts operations; `tag` is called with their event. Returns False, and starts none, after a cancellation."""
         with self._poller.lock:
-            # Whoever is gone hears nothing, and the core may be as well.
+            # The core may have released a cancelled call.
             if self._cancelled:
                 return False
             self._core.start_server_batch(operations, tag)
@@ -242,7 +247,7 @@ class Operations:
             return True
 
     def end_event(self, event: Any = None) -> Tag:
-        """An event has come: a tag by itself where nothing else is to be done."""
+        """Accounts for an event. Also a tag itself, for operations without a result."""
         with self._poller.lock:
             self._due -= 1
             if self._due:
@@ -251,15 +256,15 @@ class Operations:
         return self, ()
 
     def over(self) -> None:
-        """All events have come."""
+        """Called after the last event."""
 
     def cancel(self) -> None:
-        """Ends the call, whatever it waits for."""
-        self._core.cancel(self._poller.core.StatusCode.unavailable, "the caller took nothing for too long")
+        """Ends the call, whatever operations are pending."""
+        self._core.cancel(self._poller.core.StatusCode.unavailable, "the client read no data for too long")
 
 
 class PolledCall(BatchedCall, Operations):
-    """A unary call in grpcio's core, whose events come to the poller."""
+    """A unary call in grpcio's core."""
 
     __slots__ = ("_cancelled", "_core", "_due", "_handler", "_peer", "_poller")
 
@@ -274,7 +279,7 @@ class PolledCall(BatchedCall, Operations):
         self._peer: str | None = None
 
     def start(self) -> None:
-        """Asks for the request, and for the end."""
+        """Starts to receive the request, and the event of the call's end."""
         poller, core = self._poller, self._poller.core
         self._batches.begin(self)
         poller.receive(self)
@@ -289,7 +294,7 @@ class PolledCall(BatchedCall, Operations):
 
     @property
     def peer(self) -> str:
-        """The caller's address, as gRPC writes it."""
+        """The client's address, as gRPC writes it."""
         if self._peer is None:
             self._peer = self._core.peer().decode()
         return self._peer
@@ -330,7 +335,7 @@ class PolledCall(BatchedCall, Operations):
             self.request = request
             self._batches.take(self, self._handler)
         else:
-            # The core refused it as too large, which it says itself, or the caller sent none, or has gone.
+            # Too large, which the core reports itself; or the client sent none; or it cancelled.
             self.fail(UnknownMethodError(f"method '{self.method}' takes exactly one request message"))
         return self.end_event()
 
@@ -345,7 +350,7 @@ class PolledCall(BatchedCall, Operations):
 
 
 class PolledStream(Operations, ServerStream):
-    """A stream in grpcio's core, whose events come to the poller, and from there to the event loop."""
+    """A stream in grpcio's core. The poller passes its events on to the event loop."""
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:
         self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
@@ -364,23 +369,23 @@ class PolledStream(Operations, ServerStream):
         self._begun = False
 
     def start(self) -> None:
-        """Asks for the end, and lets the handler begin."""
+        """Starts to receive the event of the stream's end, and starts the handler."""
         self.begin((self._poller.core.ReceiveCloseOnServerOperation(0),), self._closed)
         self._streams.serve(self, self._handler)
 
     def client(self) -> object:
         return self._client
 
-    # For the event loop.
+    # Called in the event loop.
 
     def receive_one(self) -> None:
-        self.begin((self._poller.core.ReceiveMessageOperation(0),), self._message_came)
+        self.begin((self._poller.core.ReceiveMessageOperation(0),), self._message_received)
 
     def send_one(self, message: bytes) -> None:
         core = self._poller.core
         head = () if self._begun else (core.SendInitialMetadataOperation((), 0),)
         self._begun = True
-        self.begin((*head, core.SendMessageOperation(message, 0)), self._message_went)
+        self.begin((*head, core.SendMessageOperation(message, 0)), self._message_sent)
 
     def end(self, wire: Failure | None) -> None:
         core = self._poller.core
@@ -391,14 +396,14 @@ class PolledStream(Operations, ServerStream):
 
     # Events.
 
-    def _message_came(self, event: Any) -> Tag:
+    def _message_received(self, event: Any) -> Tag:
         message = event.batch_operations[0].message()
         if message is not None:
             self._poller.count(self._client, len(message))
         self._streams.post(partial(self.received, message))
         return self.end_event()
 
-    def _message_went(self, event: Any) -> Tag:
+    def _message_sent(self, event: Any) -> Tag:
         self._streams.post(self.sent)
         return self.end_event()
 

@@ -1,6 +1,6 @@
-"""Compressed messages, decompressed here and not by grpcio: up to a limit, counted, and outside of its thread.
+"""Decompresses messages up to a size limit, within the memory budget and outside grpcio's polling thread.
 
-grpcio decompresses a message whole, in the thread that polls, before it looks at its size: 100 kB became 100 MiB.
+grpcio would decompress a whole message in its polling thread before it checks the size: 100 kB became 100 MiB.
 """
 
 from __future__ import annotations
@@ -10,36 +10,44 @@ import zlib
 from layerserve_server.errors import InvalidRequestError, TooLargeError
 from layerserve_server.transport.memory import MemoryBudget
 
-#: Option of grpcio that leaves messages compressed.
+#: grpcio option that leaves messages compressed.
 OPTION = ("grpc.per_message_decompression", 0)
-#: No message of protobuf begins as gzip does: there is no such wire type.
+#: First bytes of a gzip stream. No protobuf message begins with them: 7 isn't a wire type.
 GZIP = b"\x1f\x8b"
-#: How "deflate" begins, with the windows and levels that zlib writes.
+#: First bytes of a "deflate" (zlib) stream, for the window sizes and levels that zlib writes.
 DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-#: How a compressed message begins.
+#: First bytes of a compressed message.
 COMPRESSED = (GZIP, *DEFLATE)
-#: Takes both.
+#: zlib's window bits that accept both formats.
 _EITHER = 32 + zlib.MAX_WBITS
-#: What is decompressed at once, in bytes.
+#: Size of the pieces in which a message is decompressed, in bytes.
 PIECE_BYTES = 1 << 20
-#: What is decompressed in the thread that takes a message, in bytes: more would let others wait.
+#: Maximum decompressed size of a message that the receiving thread decompresses itself, in bytes. Larger ones would
+#: delay other calls.
 SHORT_BYTES = 64 * 1024
 
 
 def is_compressed(message: bytes) -> bool:
-    """Whether a message is compressed. As protobuf, "deflate" would begin with an integer field 15: no request does."""
+    """Whether a message is compressed. Read as protobuf, a zlib header is a varint field 15, which no request has."""
     return message.startswith(COMPRESSED)
 
 
 def decompressed_if_short(message: bytes) -> bytes | None:
-    """The message, where it isn't longer than SHORT_BYTES; else None. Raises InvalidRequestError."""
+    """Returns the decompressed message, or None if it is longer than SHORT_BYTES.
+
+    Raises InvalidRequestError if the message isn't valid gzip or zlib data.
+    """
     inflation = zlib.decompressobj(_EITHER)
     short = _inflate(inflation, message, SHORT_BYTES)
     return short if inflation.eof else None
 
 
 def decompressed(message: bytes, limit: int, memory: MemoryBudget) -> bytes:
-    """The message. Raises TooLargeError, InvalidRequestError, and BusyError where `memory` has no room for it."""
+    """Returns the decompressed message.
+
+    Raises TooLargeError if it has more than `limit` bytes, InvalidRequestError if it isn't valid gzip or zlib data,
+    and BusyError if `memory` has no room for it.
+    """
     inflation = zlib.decompressobj(_EITHER)
     pieces: list[bytes] = []
     size = taken = 0
@@ -50,9 +58,9 @@ def decompressed(message: bytes, limit: int, memory: MemoryBudget) -> bytes:
             pieces.append(_inflate(inflation, inflation.unconsumed_tail if pieces else message, PIECE_BYTES))
             size += len(pieces[-1])
             if size > limit:
-                raise TooLargeError(f"got a message of more than {limit} bytes, decompressed, the maximum")
+                raise TooLargeError(f"got a message of more than {limit} bytes after decompression, the maximum")
             if not pieces[-1] and not inflation.eof:
-                raise InvalidRequestError("the message can't be decompressed: its end is missing")
+                raise InvalidRequestError("the message can't be decompressed: it is truncated")
         return b"".join(pieces)
     finally:
         memory.give(taken)
@@ -64,5 +72,5 @@ def _inflate(inflation: zlib._Decompress, data: bytes, most: int) -> bytes:
     except zlib.error as error:
         raise InvalidRequestError(f"the message can't be decompressed: {error}") from None
     if inflation.unused_data:
-        raise InvalidRequestError(f"the message has {len(inflation.unused_data)} bytes after what is compressed")
+        raise InvalidRequestError(f"the message has {len(inflation.unused_data)} bytes after the compressed data")
     return piece

@@ -1,8 +1,8 @@
-"""The connections of a port, as the kernel counts them: those that pile up bytes, take or send nothing are ended.
+"""Monitors the connections of a port through the kernel's counters, and closes those that overload the server.
 
-Neither library under the transports bounds what connections make it keep: parts of messages, and replies that are not
-taken. The kernel knows what each connection has sent and taken, and can end one, whoever reads it. Linux only:
-elsewhere nothing is watched.
+Neither library under the transports limits what it buffers per connection: incomplete messages, and replies that the
+client doesn't read. The kernel counts the bytes that each connection has sent and acknowledged, and can shut down a
+connection that another library owns. Linux only: on other systems nothing is monitored.
 """
 
 from __future__ import annotations
@@ -25,88 +25,90 @@ from layerserve_server.transport.peers import endpoint, endpoint_of
 
 logger = logging.getLogger(__name__)
 
-#: Maximum time between two looks, in seconds; less while the memory for callers fills up.
+#: Maximum time between two checks, in seconds; less while the memory budget fills up.
 LOOK_SECONDS = 0.1
-#: Minimum time between two looks: in seconds, and as a multiple of the time that a look takes.
+#: Minimum time between two checks: in seconds, and as a multiple of the duration of a check.
 LEAST_SECONDS, LEAST_LOOKS = 0.02, 10.0
-#: Share of the memory for callers; replies that take more since the last look bring the next look forward.
+#: Fraction of the memory budget: if replies since the last check exceed it, the next check runs at once.
 UNSEEN = 0.125
-#: Share of `max_connections` above which the addresses with the most connections lose some.
+#: Fraction of `max_connections` above which connections of the addresses with the most are closed.
 CROWDED = 0.875
-#: Bytes that a call may take on the wire besides its message: both transports bound its metadata.
+#: Maximum bytes of a call on the wire besides its message: both transports limit its metadata.
 CALL_BYTES = 80 * 1024
-#: Memory that a byte of a message takes that isn't whole: the libraries read into buffers that they hardly fill.
+#: Memory per received byte of an incomplete message: the libraries read into buffers that they hardly fill.
 UNFINISHED_WEIGHT = 2.0
-#: Time in which what is counted of messages that don't come whole is halved: their calls may have been cancelled.
+#: Half-life of the count of incomplete bytes, in seconds: their calls may have been cancelled.
 HALF_LIFE_SECONDS = 60.0
-#: Time in which half of what a connection took is free again that was ended for it: its library has to notice.
+#: Half-life of the memory of a closed connection, in seconds: its library has to notice that it is closed.
 ENDING_SECONDS = 0.5
-#: Less than this isn't counted as kept: buffers of the kernel and of the libraries.
+#: Smaller amounts don't count as buffered: they lie in the regular buffers of the kernel and the libraries.
 SLACK_BYTES = 1 << 20
-#: What every client of HTTP/2 sends at once: its preface and the head of a SETTINGS frame.
+#: Bytes that every HTTP/2 client sends at once: the preface and the header of a SETTINGS frame.
 HANDSHAKE_BYTES = 33
-#: Looks until what was counted for an address without a connection is forgotten.
+#: Number of checks after which the traffic of an address without a connection is dropped.
 MAX_MISSED = 8
 
 SOCKETS = Path("/proc/self/fd")
-#: Linux's number of a socket, which no other ever has (asm-generic/socket.h), and how it is read.
+#: Socket option of Linux for a number that is unique per socket (asm-generic/socket.h), and its format.
 SO_COOKIE = 57
 COOKIE = struct.Struct("=Q")
-#: Descriptors above the last one in use among which a new one is looked for: the kernel gives the lowest that is free.
+#: Number of descriptors above the highest one in use that are searched for new sockets: the kernel assigns the lowest
+#: free one.
 FREE_DESCRIPTORS = 64
-#: Where `bytes_acked` and `bytes_received` stand in Linux's struct tcp_info (linux/tcp.h).
+#: Format and offset of `bytes_acked` and `bytes_received` in Linux's struct tcp_info (linux/tcp.h).
 TCP_BYTES = struct.Struct("=QQ")
 TCP_BYTES_OFFSET = 120
 
 
 class Traffic:
-    """What the transport has seen of one connection."""
+    """Counts that a transport keeps of one connection."""
 
     __slots__ = ("calls", "missed", "received", "replied", "resets", "seen_resets")
 
     def __init__(self) -> None:
         self.calls = 0
-        #: Bytes of messages that came whole, and of replies that were given out.
+        #: Bytes of complete messages received, and of replies passed to the library for sending.
         self.received = 0
         self.replied = 0
-        #: Calls that the caller cancelled.
+        #: Calls that the client cancelled.
         self.resets = 0
-        #: Those of them before the last look.
+        #: `resets` at the last check.
         self.seen_resets = 0
+        #: Checks since the connection was last open.
         self.missed = 0
 
 
 class Connection:
-    """One connection. Its descriptor is the library's, and so looked at only while it is the same socket."""
+    """A connection. The library owns its descriptor, which may come to refer to another socket: see `cookie`."""
 
     def __init__(self, descriptor: int, cookie: int, where: tuple[str, int]) -> None:
         self.descriptor = descriptor
-        #: The socket's number: another one never has the same.
+        #: The kernel's unique number of the socket.
         self.cookie = cookie
         self.where = where
         self.began = time.monotonic()
-        #: When it last sent anything.
+        #: Time at which the client last sent a byte.
         self.heard = self.began
-        #: Bytes that came of messages that aren't whole, and of replies that are not taken yet.
+        #: Received bytes of incomplete messages, and bytes of replies that the client hasn't acknowledged.
         self.coming = 0.0
         self.leaving = 0.0
         self.seen = Traffic()
         self.total_received = 0
         self.total_acked = 0
-        #: Since when it has taken nothing although there is something to take.
+        #: Time since which the client has acknowledged nothing although replies are pending; None if it isn't stalled.
         self.stalled_since: float | None = None
-        #: Calls that it cancelled in the second that began then.
+        #: Calls cancelled in the current second, which began at `_second`.
         self.resets = 0
         self._second = self.began
 
     @property
     def kept(self) -> int:
-        """Bytes that a library keeps for it."""
+        """Estimated bytes that the library buffers for the connection."""
         kept = int(UNFINISHED_WEIGHT * self.coming + self.leaving)
         return kept if kept > SLACK_BYTES else 0
 
     def look(self, traffic: Traffic, now: float, decay: float) -> None:
-        """Counts what has come and gone since the last look. Raises OSError where it is closed."""
+        """Updates the counts from the kernel's and the transport's. Raises OSError if the connection is closed."""
         info = socket_option(self.descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES_OFFSET + TCP_BYTES.size)
         acked, received = TCP_BYTES.unpack_from(info, TCP_BYTES_OFFSET)
         whole = traffic.received - self.seen.received + CALL_BYTES * (traffic.calls - self.seen.calls)
@@ -127,57 +129,58 @@ class Connection:
         self.seen.calls, self.seen.received, self.seen.replied = traffic.calls, traffic.received, traffic.replied
 
     def end(self) -> None:
-        """Shuts it down, for the library as if the caller had."""
+        """Shuts the connection down. To the library it looks as if the client had closed it."""
         try:
-            # A descriptor of our own can't come to mean another socket between the look and the end.
+            # A duplicate can't come to refer to another socket between the check and the shutdown.
             with socket.socket(fileno=os.dup(self.descriptor)) as own:
                 if cookie_of(own.fileno()) == self.cookie:
                     own.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # it has ended by itself
+            pass  # closed meanwhile
 
 
 class Connections:
-    """Watches the connections of one port, in a thread of its own."""
+    """Monitors the connections of a port in a thread."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        #: Frees what calls of an address and port keep, in place of an end; gives whether it did.
+        #: Frees the incomplete messages of an address and port instead of closing its connection. Returns whether it
+        #: freed any.
         self.relieve: Callable[[tuple[str, int]], bool] = lambda where: False
-        #: Called after each look.
+        #: Called after each check.
         self.after_look: Callable[[], None] = lambda: None
         self._port = 0
         self._traffic: dict[str, Traffic] = {}
         self._connections: dict[int, Connection] = {}
-        #: Numbers of sockets that were looked at, whatever they are.
+        #: Cookies of all sockets seen, connections or not.
         self._known: set[int] = set()
         #: The highest descriptor in use.
         self._highest = 0
         self._kept = 0
-        #: Bytes of replies that were given out since the last look.
+        #: Bytes of replies passed to the library since the last check.
         self._unseen = 0
-        #: Bytes after which it is time for a look.
-        self._most_unseen = UNSEEN * limits.max_buffered_bytes
-        #: Bytes that connections took which were ended for it, and may take still.
+        #: Number of such bytes above which the next check runs at once.
+        self._max_unseen = UNSEEN * limits.max_buffered_bytes
+        #: Bytes that closed connections may still occupy.
         self._ending = 0.0
         self._look_now = threading.Event()
-        #: Connections that were ended since this was last logged, by address and reason.
+        #: Number of closed connections since the last log line, by address and reason.
         self._ended: Counter[tuple[str, str]] = Counter()
-        #: Messages of which it isn't known which connection they came through: those of a server behind the front.
-        self.elsewhere = Traffic()
-        self._seen_elsewhere = 0
+        #: Messages whose connection is unknown: those received by a server behind the front.
+        self.unattributed = Traffic()
+        self._seen_unattributed = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, port: int) -> None:
-        """Watches the connections that are taken on a port."""
+        """Starts to monitor the connections accepted on a port."""
         if sys.platform != "linux" or not port or not SOCKETS.is_dir():
             return
         try:
             with socket.socket() as one:
                 cookie_of(one.fileno())
         except OSError as error:
-            logger.warning("connections aren't watched: SO_COOKIE needs Linux 4.12 or newer (%s)", error)
+            logger.warning("connections are not monitored: SO_COOKIE requires Linux 4.12 or newer (%s)", error)
             return
         self._port = port
         self._highest = max(int(entry) for entry in os.listdir(SOCKETS))
@@ -185,7 +188,7 @@ class Connections:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends all connections, and the watching."""
+        """Closes all connections and stops monitoring."""
         self._stopping.set()
         self._look_now.set()
         if self._thread is not None:
@@ -196,58 +199,58 @@ class Connections:
         self._connections = {}
 
     def kept(self) -> int:
-        """Bytes that the transport's library keeps for all connections, as of the last look."""
+        """Estimated bytes that the transport's library buffers for all connections, as of the last check."""
         return self._kept + self._unseen + int(self._ending)
 
-    def gave_out(self, traffic: Traffic, size: int) -> None:
-        """A reply of so many bytes is the transport's library's to send."""
+    def count_reply(self, traffic: Traffic, size: int) -> None:
+        """Counts a reply of `size` bytes that was passed to the transport's library for sending."""
         traffic.replied += size
         if self._thread is not None:
             self._unseen += size
-            if self._unseen > self._most_unseen:
+            if self._unseen > self._max_unseen:
                 self._look_now.set()
 
-    def was_reset(self, traffic: Traffic) -> None:
-        """A caller has cancelled a call. One that does so without end is ended soon, not at the next usual look."""
+    def count_reset(self, traffic: Traffic) -> None:
+        """Counts a call that the client cancelled. Above `max_resets_per_second` the next check runs at once."""
         traffic.resets += 1
         if traffic.resets - traffic.seen_resets > self._limits.max_resets_per_second:
             self._look_now.set()
 
     def of(self, peer: str) -> Traffic:
-        """What has been seen of the connection with this address, to be counted on."""
+        """Returns the counts of the connection with this peer address, for the transport to update."""
         found = self._traffic.get(peer)
         if found is None:
             found = Traffic()
-            if self._thread is not None:  # else nothing would ever be forgotten
+            if self._thread is not None:  # otherwise no entry would ever be dropped
                 found = self._traffic.setdefault(peer, found)
         return found
 
     def _watch(self) -> None:
-        looked, rest, pause = time.monotonic(), 0.0, LOOK_SECONDS
+        checked, rest, pause = time.monotonic(), 0.0, LOOK_SECONDS
         while not self._stopping.wait(rest):
             self._look_now.wait(pause - rest)
             self._look_now.clear()
             now, kept = time.monotonic(), self._kept
             try:
                 self._search()
-                self._look(now - looked)
+                self._look(now - checked)
                 self.after_look()
             except Exception:
-                logger.exception("a look at the connections")
+                logger.exception("failed to check the connections")
             rest = min(LOOK_SECONDS, max(LEAST_SECONDS, LEAST_LOOKS * (time.monotonic() - now)))
-            pause = max(rest, self._pause((self._kept - kept) / (now - looked)))
-            looked = now
+            pause = max(rest, self._pause((self._kept - kept) / (now - checked)))
+            checked = now
 
     def _pause(self, rate: float) -> float:
-        """Time until the next look: half of that in which memory is full, with `rate` bytes more in each second."""
+        """Returns the time until the next check: half the time until the budget is full at `rate` bytes per second."""
         left = max(0, self._limits.max_buffered_bytes - self._kept)
         return min(LOOK_SECONDS, left / rate / 2) if rate > 0 else LOOK_SECONDS
 
     def _search(self) -> None:
-        """Finds connections that are new, and drops those that have ended.
+        """Adds new connections and drops closed ones.
 
-        All descriptors are tried, as no call for that lets go of Python's lock: to list them would, for each one, and
-        the thread that polls waits for the lock then as often.
+        Tries all descriptors in turn, since none of these calls releases the GIL. Listing /proc/self/fd would release
+        it for each entry, and the polling thread would have to wait for it as often.
         """
         present: set[int] = set()
         descriptor, end = 0, self._highest + FREE_DESCRIPTORS
@@ -272,24 +275,24 @@ class Connections:
             del self._connections[cookie]
 
     def _taken(self, descriptor: int, cookie: int) -> Connection | None:
-        """The connection of a descriptor; None for other sockets than those that the port has taken."""
+        """Returns the connection of a descriptor; None if the port hasn't accepted this socket."""
         try:
             with socket.socket(fileno=os.dup(descriptor)) as own:
                 if own.type != socket.SOCK_STREAM or own.family not in (socket.AF_INET, socket.AF_INET6):
                     return None
                 where = endpoint_of(own) if own.getsockname()[1] == self._port else None
         except OSError:
-            return None  # it listens, or was closed meanwhile
+            return None  # a listening socket, or closed meanwhile
         return Connection(descriptor, cookie, where) if where is not None else None
 
     def _look(self, elapsed: float) -> None:
-        """Counts what has come and gone in the seconds since the last look, and ends what is at fault."""
+        """Updates all counts, `elapsed` seconds after the last check, and closes connections that violate a limit."""
         now, self._unseen = time.monotonic(), 0
         decay = 0.5 ** (elapsed / HALF_LIFE_SECONDS)
         self._ending *= 0.5 ** (elapsed / ENDING_SECONDS)
         traffic = self._by_endpoint()
-        received = self.elsewhere.received + CALL_BYTES * self.elsewhere.calls
-        forgiven, self._seen_elsewhere = received - self._seen_elsewhere, received
+        received = self.unattributed.received + CALL_BYTES * self.unattributed.calls
+        forgiven, self._seen_unattributed = received - self._seen_unattributed, received
         for connection in tuple(self._connections.values()):
             try:
                 connection.look(traffic.get(connection.where) or Traffic(), now, decay)
@@ -303,18 +306,18 @@ class Connections:
         self._log_ended()
 
     def _fault(self, connection: Connection, now: float) -> str:
-        """Why a connection is ended; empty where it isn't."""
+        """Returns the reason to close a connection; empty if there is none."""
         limits = self._limits
         if connection.total_received < HANDSHAKE_BYTES and now - connection.began > limits.handshake_seconds:
-            return f"no HTTP/2 preface came within {limits.handshake_seconds:g} seconds"
+            return f"received no HTTP/2 preface within {limits.handshake_seconds:g} seconds"
         if connection.resets > limits.max_resets_per_second:
-            return f"more than {limits.max_resets_per_second} calls were cancelled in a second"
+            return f"more than {limits.max_resets_per_second} calls cancelled within a second"
         if connection.stalled_since is not None and now - connection.stalled_since > limits.stalled_seconds:
-            return f"nothing was taken for {limits.stalled_seconds:g} seconds"
+            return f"the client read no data for {limits.stalled_seconds:g} seconds"
         return ""
 
     def _end_too_many(self) -> None:
-        """Ends connections of addresses that have more than their share: first those that have been silent longest."""
+        """Closes connections of addresses that have more than their share, those longest without data first."""
         by_host: dict[str, list[Connection]] = {}
         for connection in self._connections.values():
             by_host.setdefault(connection.where[0], []).append(connection)
@@ -324,10 +327,10 @@ class Connections:
             if len(connections) > share:
                 connections.sort(key=lambda one: one.heard)
                 for connection in connections[: len(connections) - share]:
-                    self._end(connection, f"this address has more than {share} connections")
+                    self._end(connection, f"the address has more than {share} connections")
 
     def _relieve_memory(self) -> None:
-        """Ends those that keep most, until all are within the limit."""
+        """Relieves or closes the connections with the most buffered bytes, until the total is within the limit."""
         limit = self._limits.max_buffered_bytes
         for connection in sorted(self._connections.values(), key=lambda one: one.kept, reverse=True):
             self._kept = self._all_kept()
@@ -337,12 +340,12 @@ class Connections:
                 connection.coming = 0.0
             else:
                 self._ending += connection.kept
-                self._end(connection, "most bytes were kept for it, and all have their limit")
+                self._end(connection, "it had the most buffered bytes, and their total exceeds the limit")
         self._kept = self._all_kept()
 
     def _all_kept(self) -> int:
         kept = sum(one.kept for one in self._connections.values())
-        # What came may have gone on to another process, and is no memory of this one then.
+        # Received bytes may have been forwarded to another process, and then don't occupy memory of this one.
         return min(kept, own_memory()) if kept > self._limits.max_buffered_bytes / 2 else kept
 
     def _end(self, connection: Connection, reason: str) -> None:
@@ -353,10 +356,10 @@ class Connections:
     def _log_ended(self) -> None:
         ended, self._ended = self._ended, Counter()
         for (host, reason), count in ended.items():
-            logger.warning("ended %d connection%s of %s: %s", count, "s" if count > 1 else "", host, reason)
+            logger.warning("closed %d connection%s of %s: %s", count, "s" if count > 1 else "", host, reason)
 
     def _by_endpoint(self) -> dict[tuple[str, int], Traffic]:
-        """What was counted, by address; what belongs to no connection any more is forgotten."""
+        """Returns the transport's counts by address and port; drops those of closed connections."""
         open_ = {connection.where for connection in self._connections.values()}
         found = {}
         for peer, traffic in tuple(self._traffic.items()):
@@ -370,12 +373,12 @@ class Connections:
 
 
 def cookie_of(descriptor: int) -> int:
-    """The number of the socket that a descriptor stands for. Raises OSError where it stands for none."""
+    """Returns the kernel's unique number of a descriptor's socket. Raises OSError if the descriptor isn't a socket."""
     return int(COOKIE.unpack(socket_option(descriptor, socket.SOL_SOCKET, SO_COOKIE, COOKIE.size))[0])
 
 
 def socket_option(descriptor: int, level: int, option: int, size: int) -> bytes:
-    """An option of a socket that stays its owner's. Raises OSError where the descriptor stands for none."""
+    """Returns a socket option of a descriptor without taking ownership. Raises OSError if it isn't a socket."""
     borrowed = socket.socket(fileno=descriptor)
     try:
         return borrowed.getsockopt(level, option, size)
@@ -384,7 +387,7 @@ def socket_option(descriptor: int, level: int, option: int, size: int) -> bytes:
 
 
 def level(counts: Sequence[int], total: int) -> int:
-    """The highest level that cuts `counts`, the smallest first, so that no more than `total` of them are left.
+    """Returns the highest cap for which the capped `counts` (ascending) sum to at most `total`; at least 1.
 
     >>> level([1, 2, 9, 9], 12)
     4
@@ -399,5 +402,5 @@ def level(counts: Sequence[int], total: int) -> int:
 
 
 def own_memory() -> int:
-    """Memory of this process, without files that it maps, in bytes."""
+    """Memory of this process without mapped files, in bytes."""
     return memory_of(os.getpid())

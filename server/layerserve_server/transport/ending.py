@@ -1,4 +1,4 @@
-"""The end of a transport: once, however often it is asked for, and as soon as any who ask want it."""
+"""Shutdown of a transport: runs once, within the shortest grace period of all requests to stop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
-#: Time between two looks, in seconds.
+#: Time between two checks of a condition, in seconds.
 LOOK_SECONDS = 0.01
 
 
 class Ending:
-    """Runs the steps of an end once. Later calls wait for them, and may shorten the grace."""
+    """Runs the steps of a shutdown once. Later calls wait for them and may shorten the grace period."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,7 +19,7 @@ class Ending:
         self._done = False
 
     def run(self, grace: float, steps: Callable[[], None]) -> None:
-        """Runs the steps, or waits until they have run; `wait` in them lasts `grace` seconds from now at most."""
+        """Runs the steps, or waits until they have run. A `wait` in them ends within `grace` seconds from now."""
         self._over = min(self._over, time.monotonic() + grace)
         with self._lock:
             if not self._done:
@@ -27,14 +27,14 @@ class Ending:
                 steps()
 
     def wait(self, condition: Callable[[], bool]) -> bool:
-        """Waits until a condition holds or the grace is over; gives whether it holds."""
+        """Waits until a condition holds or the grace period is over. Returns whether it holds."""
         while not (holds := condition()) and time.monotonic() < self._over:
             time.sleep(LOOK_SECONDS)
         return holds
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    """Waits until a condition holds, for so many seconds."""
+    """Waits until a condition holds, for `seconds` at most."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(LOOK_SECONDS)

@@ -1,7 +1,7 @@
-"""Calls that one thread takes in batches: what came together is handed to the handlers in one go.
+"""Event batches: calls that arrived together are dispatched together, by the one thread that receives calls.
 
-What the handlers left to do is done once for all of it, in the same thread, so what came together is a batch; and what
-began and ended with it is counted once.
+Work that their handlers deferred then runs once for the whole batch in the same thread, so that requests that arrived
+together form a batch of rows. Metrics are updated once per batch, too.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from layerserve_server.transport.status import LATE, Failure, failure, gone_erro
 
 logger = logging.getLogger(__name__)
 
-#: Smaller messages aren't counted against the memory of all: calls have a limit of their own.
+#: Smaller messages don't count towards the memory budget: the number of calls is limited.
 COUNTED_BYTES = 4096
-#: Threads for calls that have to wait for something, such as a version that is read from disk.
+#: Number of threads for blocking work, such as loading a version from disk.
 BLOCKING_THREADS = 8
-#: Threads for requests that take long to decompress: few, as each may take a core.
+#: Number of threads that decompress large requests: few, since each may occupy a core.
 DECOMPRESSING_THREADS = 2
-#: More than any caller means by a deadline, in seconds: what libraries give where there is none.
+#: A longer remaining time means that there is no deadline, in seconds: libraries give a huge one then.
 FOREVER_SECONDS = 1e9
-#: Calls taken at once. More would let the first of them wait for the parsing of the last.
+#: Maximum number of calls per event batch. In a larger one the first call would wait until the last is parsed.
 MAX_EVENTS = 256
 
 
 def deadline_in(remaining: float | None, now: float) -> float | None:
-    """When a caller stops waiting that has so many seconds left; None: never."""
+    """Returns the deadline `remaining` seconds after `now`, on the same clock; None if there is no deadline."""
     return None if remaining is None or remaining > FOREVER_SECONDS else now + remaining
 
 
 class EventBatches:
-    """The open calls of one thread that takes them, and what it has to do when a batch of them has been handed out."""
+    """The open calls of a receiving thread, and the work that is deferred to the end of its current event batch."""
 
     def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
         self._observer = observer
@@ -61,25 +61,25 @@ class EventBatches:
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
         self._working = ThreadPoolExecutor(limits.rpc_threads, "rpc")
         self._decompressing = ThreadPoolExecutor(DECOMPRESSING_THREADS, "decompress")
-        observer.before_reading(self.tell)
-        #: Calls that have no answer yet.
+        observer.before_collect(self.report)
+        #: Calls that aren't answered yet.
         self.open: set[BatchedCall] = set()
-        #: Those of them whose request hasn't come. A transport's own.
+        #: Those of them whose request is still being received. Set by the transport.
         self.coming: Collection[BatchedCall] = ()
-        #: Whether no further calls are taken.
+        #: Whether further calls are refused.
         self.stopping = False
 
-    def here(self) -> None:
-        """Says that this is the thread that takes the calls."""
+    def bind_to_thread(self) -> None:
+        """Makes the current thread the receiving thread."""
         self._thread = threading.get_ident()
 
     def begin(self, call: BatchedCall) -> None:
-        """A call has come, perhaps without its request yet."""
+        """Registers a call that arrived, perhaps without its request yet."""
         self._began[call.method] = self._began.get(call.method, 0) + 1
         self.open.add(call)
 
     def take(self, call: BatchedCall, handler: Handler) -> None:
-        """Hands a call that has begun to its handler."""
+        """Passes a registered call to its handler, or fails it if a limit is exceeded or the server is stopping."""
         try:
             request, limits = call.request, self._limits
             if call.deadline is not None and time.monotonic() >= call.deadline:
@@ -104,7 +104,7 @@ class EventBatches:
             call.fail(error)
 
     def _take_long(self, call: BatchedCall, handler: Handler) -> None:
-        """Decompresses a call's request, in a thread of its own, and hands it on."""
+        """Decompresses a large request in a pool thread, then calls the handler."""
         if not call.answered:
             call.request = decompressed(call.request, self._limits.max_message_bytes, self.memory)
             if len(call.request) >= COUNTED_BYTES:
@@ -112,7 +112,7 @@ class EventBatches:
             handler(call)
 
     def finish(self) -> None:
-        """Does what the handlers of the batch left to do. Metrics come after the quickest answers, which would wait."""
+        """Runs the work that the batch's handlers deferred. Metrics are updated after it, to not delay replies."""
         if self._gathered:
             gathered, self._gathered = self._gathered, {}
             for take, items in gathered.items():
@@ -125,16 +125,16 @@ class EventBatches:
             works, self._works = self._works, {}
             for work in works:
                 _run(work)
-        self.tell()
+        self.report()
 
-    def tell(self) -> None:
-        """Has the observer count calls that have ended."""
+    def report(self) -> None:
+        """Reports the calls that have ended to the observer."""
         ended: list[Ended] = []
         while self._ended:
             try:
                 ended.append(self._ended.popleft())
             except IndexError:
-                # Another thread reports as well, what it took.
+                # Another thread took the last ones, and reports them.
                 break
         if ended:
             self._observer.calls_ended(ended)
@@ -154,22 +154,22 @@ class EventBatches:
             work((item,))
 
     def may_block(self, work: Callable[[], None]) -> None:
-        """Runs work in another thread."""
+        """Runs `work` in a pool thread."""
         self._blocking.submit(work)
 
     def work(self, call: BatchedCall, handler: Handler) -> None:
-        """Runs a handler that isn't prompt, in another thread."""
+        """Runs a handler that may block in a pool thread."""
         self._working.submit(call.attempt, partial(handler, call))
 
     def ended(self, call: Ended) -> None:
-        """A call has its answer."""
+        """Records a call that ended, for the observer."""
         if threading.get_ident() == self._thread:
             self._ended.append(call)
         else:
             self._observer.calls_ended((call,))
 
     def close(self) -> None:
-        """Ends the calls that are still open: another server may answer them."""
+        """Fails the open calls with UnavailableError, so that clients try another server."""
         for call in tuple(self.open):
             call.fail(UnavailableError(STOPPING))
         for pool in (self._blocking, self._working, self._decompressing):
@@ -180,11 +180,11 @@ def _run(work: Callable[..., None], *arguments: object) -> None:
     try:
         work(*arguments)
     except Exception:
-        logger.exception("work for a batch of calls")
+        logger.exception("deferred work of an event batch failed")
 
 
 class BatchedCall:
-    """A unary call for which no thread waits (see transport.call.Call)."""
+    """A unary call that occupies no thread while it waits (see transport.call.Call). Transports implement `send*`."""
 
     __slots__ = ("_batches", "_gone", "_held", "_once", "arrived", "deadline", "method", "model", "request", "version")
 
@@ -199,21 +199,21 @@ class BatchedCall:
         self.model = ""
         self.version = ""
         self._gone: Callable[[], None] | None = None
-        #: Bytes of it that count against the memory of all.
+        #: Bytes of it that count towards the memory budget.
         self._held = 0
-        # Taken by whoever answers: two threads can't both.
+        # Acquired by the thread that answers, so that only one does.
         self._once = threading.Lock()
 
     def send(self, message: bytes) -> None:
-        """Puts the answer on the wire. A transport's own."""
+        """Sends the reply. Implemented by the transport."""
         raise NotImplementedError
 
     def send_failure(self, wire: Failure) -> None:
-        """Puts an error on the wire. A transport's own."""
+        """Sends an error status. Implemented by the transport."""
         raise NotImplementedError
 
     def client(self) -> object:
-        """See transport.call.Call. A transport's own."""
+        """See transport.call.Call. Implemented by the transport."""
         raise NotImplementedError
 
     @property
@@ -235,12 +235,12 @@ class BatchedCall:
             self.answer(message)
 
     def hold(self, size: int) -> None:
-        """Counts a message of `size` bytes against the memory of all calls, until `drop`. Raises BusyError."""
+        """Counts `size` bytes towards the memory budget until `drop`. Raises BusyError if the budget is used up."""
         self._batches.memory.take(size)
         self._held += size
 
     def drop(self) -> None:
-        """Counts it no more: its answer is out of the transport's hands."""
+        """Returns the call's bytes to the memory budget: its reply has been sent."""
         if self._held:
             held, self._held = self._held, 0
             self._batches.memory.give(held)
@@ -253,12 +253,12 @@ class BatchedCall:
                 self.fail(error)
                 return
         if self._once.acquire(False):
-            # First, as all else can wait.
+            # Sent before any bookkeeping, for latency.
             self.send(message)
             self._end("OK")
             self._batches.open.discard(self)
         else:
-            # The caller went away meanwhile, and the message was counted here only.
+            # The client cancelled meanwhile; the message was counted only above.
             self.drop()
 
     def fail(self, error: Exception) -> None:
@@ -266,7 +266,7 @@ class BatchedCall:
             self.refuse(failure(error, self.method))
 
     def refuse(self, wire: Failure) -> None:
-        """Answers with an error as it goes over the wire."""
+        """Answers with an error that has its wire form."""
         if self._once.acquire(False):
             self._end(wire.code.name)
             self.send_failure(wire)
@@ -285,16 +285,16 @@ class BatchedCall:
         self._batches.may_block(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Runs work; an error in it is the call's."""
+        """Runs `work`. If it raises, the call fails with that error."""
         try:
             work()
         except Exception as error:
             self.fail(error)
 
     def gone(self) -> None:
-        """The caller has cancelled, or its deadline has passed."""
+        """Called when the client has cancelled or the deadline has passed."""
         if self._once.acquire(False):
-            # Only metrics see it.
+            # The client doesn't receive this error; it counts in metrics.
             wire = failure(gone_error(self.deadline), self.method)
             callback = self._gone
             self._end(wire.code.name)
@@ -304,7 +304,8 @@ class BatchedCall:
                 callback()
 
     def _end(self, status: str) -> None:
-        # The callback refers to whoever answers, and that to this call: a circle that only the collector would undo.
+        # The callback refers to the queued request, and that to this call: a cycle that only the garbage collector
+        # would free.
         self._gone = None
         seconds = time.monotonic() - self.arrived
         self._batches.ended(Ended(self.method, self.model, self.version, status, seconds))

@@ -1,4 +1,4 @@
-"""Hands calls on to another server on the same machine, as bytes, whatever their methods are."""
+"""Forwards calls of any method to another server on the same machine, as serialized messages."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from layerserve_server.transport.status import Failure, StatusError
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
-#: Metadata that belongs to a connection, or that grpcio writes itself.
+#: Metadata of a connection, or written by grpcio itself; not forwarded.
 OWN_KEYS = ("user-agent", "content-type", "te", PEER_KEY)
 
 
 class Forwarder:
-    """The way to another server. A unary call is a stream of one message on the wire, so all are streams here."""
+    """Forwards calls to another server. On the wire a unary call is a stream of one message: all are streams here."""
 
     def __init__(self, socket: Path) -> None:
-        """`socket` is where the other server listens."""
+        """`socket` is the Unix socket on which the other server listens."""
         self._target = f"unix:{socket}"
         self._channel: grpc.aio.Channel | None = None
 
     async def forward(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """The other server's answers to a stream (a transport.call.StreamHandler)."""
-        if self._channel is None:  # here, as a channel belongs to the loop in which it is made
+        """Yields the other server's replies to a stream (a transport.call.StreamHandler).
+
+        Raises StatusError with the other server's error, UnavailableError if this server stops, and the errors of
+        `stream.requests`.
+        """
+        if self._channel is None:  # made here, since a channel belongs to the event loop in which it is made
             self._channel = grpc.aio.insecure_channel(
                 self._target,
                 options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
@@ -47,7 +51,7 @@ class Forwarder:
             call.cancel()
 
         stream.on_closed(cancel)
-        #: What was wrong with the caller's messages.
+        #: Errors of the client's messages.
         failures: list[Exception] = []
         sending = asyncio.ensure_future(_send(stream, call, failures))
         try:
@@ -70,13 +74,13 @@ class Forwarder:
             raise StatusError(Failure(code, await call.details() or "", metadata))
 
     async def close(self) -> None:
-        """Ends all calls under way."""
+        """Closes the channel, and with it all calls in progress."""
         if self._channel is not None:
             await self._channel.close()
 
 
 async def _send(stream: Stream, call: _Call, failures: list[Exception]) -> None:
-    """Passes on the caller's messages; ends the call where they don't come, with what is wrong in `failures`."""
+    """Forwards the client's messages. On an error, appends it to `failures` and cancels the call."""
     try:
         async for message in stream.requests():
             await _write(call, message)
@@ -91,9 +95,9 @@ async def _send(stream: Stream, call: _Call, failures: list[Exception]) -> None:
 
 
 async def _write(call: _Call, message: bytes) -> None:
-    """As `call.write`, which turns the status of a call that has just ended into INTERNAL.
+    """Like `call.write`, which turns the status of a call that has just ended into INTERNAL.
 
-    Takes a name that grpcio doesn't publish. Raises as `call.write` for a call that has ended.
+    Uses a private name of grpcio. Raises asyncio.InvalidStateError if the call has ended, as `call.write` does.
     """
     core: Any = getattr(call, "_cython_call", None)
     if core is None:

@@ -1,4 +1,4 @@
-"""The reference transport: grpcio's server. Calls are answered where they are polled, streams in an event loop."""
+"""The reference transport: grpcio's server. Prompt calls run in the polling thread, streams in an event loop."""
 
 from __future__ import annotations
 
@@ -32,32 +32,33 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Time that answers which are on their way have to leave, once no more are made, in seconds.
+#: Time to send the pending replies at shutdown, in seconds.
 LEAVE_SECONDS = 1.0
-#: Maximum number of calls that wait to be taken: the largest that grpcio accepts.
+#: Maximum number of calls that wait for the polling thread: the largest that grpcio accepts.
 MAX_PENDING = 2**31 - 1
-#: Pings in quick succession, without anything sent meanwhile, that end a connection.
+#: Number of pings in quick succession, without data in between, after which a connection is closed.
 MAX_PING_STRIKES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class SharedPort:
-    """A port that several processes listen on. One of them, the owner, answers what the others don't."""
+    """A port that several processes listen on. The others forward the calls that they don't handle to the owner."""
 
-    #: Where the owner listens besides.
+    #: Unix socket on which the owner also listens.
     socket: Path
+    #: Whether this process is the owner.
     owner: bool
 
 
 class Front(NamedTuple):
-    """What counts callers' connections, and what is kept for them."""
+    """Monitor of the client connections, and the memory budget for their messages."""
 
     connections: Connections
     memory: MemoryBudget
 
     @classmethod
     def of(cls, limits: Limits) -> Front:
-        """A new one."""
+        """Makes a monitor and a budget for these limits."""
         connections = Connections(limits)
         memory = MemoryBudget(limits.max_buffered_bytes, connections.kept)
         connections.after_look = HeapTrimmer(memory).look
@@ -80,9 +81,12 @@ class GrpcioServer:
         shared: SharedPort | None = None,
         front: Front | None = None,
     ) -> None:
-        """`front` is what a transport in front of this one counts with. Raises OSError for a port that is taken."""
+        """`certificate` is the paths of a chain and a key; `front` belongs to a transport in front of this one.
+
+        Raises OSError if the port is taken.
+        """
         self._ending = Ending()
-        #: Whether callers' connections end here, and not at a front.
+        #: Whether clients connect to this transport, not to one in front of it.
         self._at_the_front = front is None
         self._connections, self.memory = front or Front.of(limits)
         self._batches = EventBatches(observer, limits, self.memory)
@@ -97,9 +101,9 @@ class GrpcioServer:
             everything.add(self._health.routes())
             if reflect:
                 everything.add(Reflection([*routes.services(), HEALTH]).routes())
-        elsewhere = self._forwarder.forward if self._forwarder is not None else None
+        fallback = self._forwarder.forward if self._forwarder is not None else None
         self._make_server(
-            everything, limits, elsewhere, options(limits, shared=shared is not None, front=front is not None)
+            everything, limits, fallback, options(limits, shared=shared is not None, front=front is not None)
         )
         if shared is not None and shared.owner:
             claim(host, port)
@@ -107,7 +111,7 @@ class GrpcioServer:
         self.port = self._bind(address(host, port), certificate)
 
     def start(self) -> None:
-        """Starts to take calls. Health stays NOT_SERVING until `set_serving`."""
+        """Starts to receive calls. Health stays NOT_SERVING until `set_serving`."""
         if self._poller is not None:
             self._poller.start()
         else:
@@ -116,21 +120,21 @@ class GrpcioServer:
             self._connections.start(self.port)
 
     def set_serving(self, serving: bool) -> None:
-        """Sets what health says, for each service and overall."""
+        """Sets the health status of every service and of the whole server."""
         self._health.set(serving)
 
     def stop(self, grace: float) -> None:
-        """Refuses further calls with UNAVAILABLE, ends the streams, and gives calls under way `grace` seconds.
+        """Refuses further calls with UNAVAILABLE, ends the streams, and waits up to `grace` seconds for open calls.
 
-        The port stays open meanwhile: a call that comes to a closed one is cancelled by grpcio, which callers don't
-        take for a reason to try again.
+        The port stays open meanwhile: grpcio cancels calls that arrive at a closed one, and clients don't retry
+        cancelled calls.
         """
         self._ending.run(grace, self._end)
 
     def _end(self) -> None:
         self.refuse()
         if not self._ending.wait(lambda: not self.busy()):
-            logger.warning("calls that the grace was too short for: %d", len(self._batches.open) + self._streams.count)
+            logger.warning("grace period over: ending %d open calls", len(self._batches.open) + self._streams.count)
         self._batches.close()
         self._streams.close(None if self._forwarder is None else self._forwarder.close)
         if (poller := self._poller) is not None:
@@ -144,32 +148,32 @@ class GrpcioServer:
         self._streams.stop()
 
     def refuse(self) -> None:
-        """Takes no more calls; streams learn that the server is stopping."""
+        """Refuses further calls and notifies the open streams that the server is stopping."""
         self._batches.stopping = True
         self._streams.end()
 
     def busy(self) -> bool:
-        """Whether calls are under way."""
+        """Whether calls or streams are open."""
         return bool(self._batches.open or self._streams.count)
 
     def _make_server(
-        self, routes: Routes, limits: Limits, elsewhere: StreamHandler | None, options: list[tuple[str, Any]]
+        self, routes: Routes, limits: Limits, fallback: StreamHandler | None, options: list[tuple[str, Any]]
     ) -> None:
-        # A server must have a pool; nothing runs in it.
+        # grpcio requires a pool; nothing runs in it.
         self._server: Any = grpc.server(ThreadPoolExecutor(1), options=options)
         self._poller: Poller | None = None
         try:
             self._poller = Poller(
-                self._server, routes, self._batches, self._streams, self._connections, limits, elsewhere
+                self._server, routes, self._batches, self._streams, self._connections, limits, fallback
             )
             if self._at_the_front:
                 self._connections.relieve = self._poller.relieve
         except OtherInternalsError as error:
-            logger.warning("small models are answered more slowly than they could be: %s", error)
+            logger.warning("serving through grpc.aio, which is slower for small models: %s", error)
 
             async def make() -> Any:
                 return grpc.aio.server(
-                    handlers=[AioHandlers(routes, self._batches, self._streams, elsewhere)], options=options
+                    handlers=[AioHandlers(routes, self._batches, self._streams, fallback)], options=options
                 )
 
             self._server = self._in_loop(make())
@@ -188,17 +192,17 @@ class GrpcioServer:
 
 
 def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any]]:
-    """Options of grpcio's server (https://grpc.github.io/grpc/core/group__grpc__arg__keys.html)."""
-    # One connection brings the calls of many callers where another process, or a front, hands them on.
+    """Returns the options of grpcio's server (https://grpc.github.io/grpc/core/group__grpc__arg__keys.html)."""
+    # A connection from another process or a front carries the calls of many clients.
     calls = limits.max_calls + limits.max_streams if shared or front else limits.max_connection_calls
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         compression.OPTION,
         ("grpc.max_send_message_length", -1),
-        # Two servers on one port would share its calls without a word.
+        # Two servers on one port would silently share its calls.
         ("grpc.so_reuseport", int(shared)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-        # A client on a slow machine measures its connection with several pings while it takes one large reply.
+        # A client on a slow machine sends several pings to measure its connection while it receives one large reply.
         ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 60_000),
@@ -206,17 +210,17 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_connection_idle_ms", round(limits.connection_idle_seconds * 1000)),
         ("grpc.server_handshake_timeout_ms", round(limits.handshake_seconds * 1000)),
-        # Until they are acknowledged a client isn't bound by them.
+        # The limits of HTTP/2 don't bind a client before it has acknowledged the settings.
         ("grpc.http2.settings_timeout", round(limits.handshake_seconds * 1000)),
-        # Where more calls wait to be taken than these, grpcio cancels some at random, of whoever: a flood would cancel
-        # its neighbours' calls.
+        # Above these numbers of waiting calls grpcio cancels random ones, also those of other clients than the one that
+        # floods the server.
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
     ]
 
 
 def claim(host: str, port: int) -> None:
-    """Makes sure that nobody listens on a port that is about to be shared. Raises OSError."""
+    """Checks that no process listens on a port that is about to be shared. Raises OSError if one does."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -227,7 +231,7 @@ def claim(host: str, port: int) -> None:
 
 
 def address(host: str, port: int) -> str:
-    """Where to listen, as gRPC writes it. A host "unix:PATH" is a socket in the file system."""
+    """Returns the address to listen on, as gRPC writes it. A host "unix:PATH" is a socket in the file system."""
     if host.startswith("unix:"):
         return host
     # An IPv6 address has colons of its own.

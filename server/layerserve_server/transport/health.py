@@ -1,4 +1,4 @@
-"""grpc.health.v1.Health, as handlers like any other: no lock is held while sending, and a watch holds no thread.
+"""grpc.health.v1.Health as handlers: no lock is held while sending, and a watch occupies no thread.
 
 The protocol is https://github.com/grpc/grpc/blob/master/doc/health-checking.md.
 """
@@ -20,16 +20,16 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class Health:
-    """Whether each service is served, and those who watch it."""
+    """Health status of the services, with notification of watchers."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        #: One answer for all: they come and go together. The empty name is the server as a whole.
+        #: All services have the same status. The empty name is the server as a whole.
         self._services = {"", *services}
         self._serving = False
         self._watchers: set[Callable[[], None]] = set()
 
     def routes(self) -> Routes:
-        """Its methods."""
+        """Returns the handlers."""
         return Routes(
             unary={f"/{SERVICE}/Check": self.check},
             prompt={f"/{SERVICE}/Check"},
@@ -37,39 +37,39 @@ class Health:
         )
 
     def set(self, serving: bool) -> None:
-        """Changes what is said from now on, also to watchers."""
+        """Sets the status and notifies watchers."""
         self._serving = serving
         for changed in tuple(self._watchers):
             changed()
 
     def check(self, call: Call) -> None:
-        """Whether a service is served now."""
+        """Handles Check: replies with a service's status. Raises NotFoundError if there is no such service."""
         status = self._status(_service(call.request))
         if status == _Status.SERVICE_UNKNOWN:
             raise NotFoundError(f"no service '{safe_text(_service(call.request), 80)}'")
         call.answer(_Status(status=status).SerializeToString())
 
     async def watch(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """Whether a service is served, now and whenever it changes."""
+        """Handles Watch: yields a service's status, now and after each change. Raises UnavailableError at shutdown."""
         service = _service(await stream.first())
-        news = asyncio.Event()
+        wake = asyncio.Event()
 
         def changed() -> None:
-            stream.soon(news.set)
+            stream.soon(wake.set)
 
         self._watchers.add(changed)
-        stream.on_closed(news.set)
-        said = None
+        stream.on_closed(wake.set)
+        sent = None
         try:
             while True:
-                news.clear()
+                wake.clear()
                 status = self._status(service)
-                if status != said:
-                    said = status
+                if status != sent:
+                    sent = status
                     yield _Status(status=status).SerializeToString()
                 if not stream.open():
                     raise UnavailableError(STOPPING)
-                await news.wait()
+                await wake.wait()
         finally:
             self._watchers.discard(changed)
 
@@ -83,5 +83,5 @@ def _service(message: bytes) -> str:
     try:
         service: str = health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError as error:
-        raise InvalidRequestError("the message is no HealthCheckRequest") from error
+        raise InvalidRequestError("the message isn't a HealthCheckRequest") from error
     return service

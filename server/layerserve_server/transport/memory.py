@@ -1,4 +1,4 @@
-"""The one bound for what callers make the server keep: requests, messages on their way, replies not yet taken."""
+"""Memory budget for all clients' data: requests, incomplete messages, and replies that aren't sent yet."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from layerserve_server.errors import BusyError
 from layerserve_server.system_memory import total_memory, trim_heap
 
 MIB = 1024 * 1024
-#: Part of the machine's or the container's memory that callers' bytes may take.
+#: Fraction of the machine's or the container's memory that the budget is by default.
 SHARE = 0.25
-#: Less is not worth the time that trimming takes.
+#: Minimum amount of freed memory for which trimming the heap is worth its time.
 TRIM_BYTES = 32 * MIB
-#: When callers may try again, in seconds.
+#: Time after which clients may retry, in seconds.
 RETRY_SECONDS = 0.5
 
 
 class MemoryBudget:
-    """Counts bytes that are kept for callers. Refuses what would pass the limit."""
+    """Counts the bytes held for clients, and refuses those that would exceed the limit. Thread-safe."""
 
     def __init__(self, limit: int, outside: Callable[[], int] = lambda: 0) -> None:
-        """`outside` counts bytes that a transport's library keeps, as far as they can be seen."""
+        """`outside` returns the bytes that a transport's library buffers, as far as they can be observed."""
         self.limit = limit
         self.outside = outside
         self.held = 0
@@ -30,42 +30,42 @@ class MemoryBudget:
 
     @property
     def used(self) -> int:
-        """Bytes that are kept now."""
+        """Bytes in use: those held here and those of the library."""
         return self.held + self.outside()
 
     def take(self, count: int) -> None:
-        """Counts bytes that came or are about to go. Raises BusyError where they would pass the limit."""
+        """Reserves bytes for a message received or to be sent. Raises BusyError if they would exceed the limit."""
         with self._lock:
-            # What is larger than the limit passes alone: its own limit is that of messages.
+            # A single message larger than the limit is allowed: messages have their own limit.
             if self.used + count > self.limit and self.held:
                 raise BusyError(
-                    f"requests and replies under way take {self.used} bytes, {count} more would pass "
+                    f"requests and replies in progress occupy {self.used} bytes; {count} more would exceed "
                     f"the limit of {self.limit}",
                     retry_after=RETRY_SECONDS,
                 )
             self.held += count
 
     def add(self, count: int) -> None:
-        """Counts bytes that can't be refused, such as those of a refusal."""
+        """Reserves bytes without a limit, such as those of an error reply."""
         with self._lock:
             self.held += count
 
     def give(self, count: int) -> None:
-        """These bytes are kept no more."""
+        """Releases reserved bytes."""
         with self._lock:
             self.held -= count
 
 
 class HeapTrimmer:
-    """Trims the heap when callers made the server keep much memory, and no longer do."""
+    """Trims the heap after the memory in use has dropped by TRIM_BYTES."""
 
     def __init__(self, memory: MemoryBudget) -> None:
         self._memory = memory
-        #: The most that was kept since the heap was trimmed last.
+        #: Peak of the memory in use since the heap was last trimmed, in bytes.
         self._most = 0
 
     def look(self) -> None:
-        """To be called now and then, from one thread."""
+        """Checks the memory in use. Called periodically, from one thread."""
         used = self._memory.used
         self._most = max(self._most, used)
         if self._most - used >= TRIM_BYTES:
@@ -74,5 +74,5 @@ class HeapTrimmer:
 
 
 def default_limit(root: Path = Path("/")) -> int:
-    """A quarter of the memory that this process may take: the container's limit, or what the machine has."""
+    """Returns a quarter of the container's memory limit, or of the machine's memory; at least 64 MiB. In bytes."""
     return max(64 * MIB, int(total_memory(root) * SHARE))

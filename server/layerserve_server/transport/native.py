@@ -1,8 +1,8 @@
-"""The fast transport: HTTP/2 outside of the GIL, and one Python thread that takes calls in batches.
+"""The fast transport: HTTP/2 outside the GIL, and one Python thread that receives calls in batches.
 
-pygrpc-native's front carries the prompt unary methods. All else (streams, health, reflection, methods that may read a
-disk) goes through it to a grpcio server on a Unix socket, so that one port answers everything. What came together is
-handed to the handlers in one go, and what they left to do is done once for all of it: what came together is a batch.
+pygrpc-native's front serves the prompt unary methods. It forwards all others (streams, health, reflection, methods that
+may read from disk) to a grpcio server on a Unix socket, so that one port serves everything. Calls that arrived together
+are dispatched as one event batch (see `event_batch`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from layerserve_server.transport.status import Failure
 
 logger = logging.getLogger(__name__)
 
-#: How long the thread that takes calls looks for the next one, after one alone, before it sleeps, in seconds: whoever
-#: sends one request after another is answered without a core having to wake up.
+#: Time that the receiving thread polls for the next call after a single one before it sleeps, in seconds: a client that
+#: sends one request after another doesn't wait for a core to wake up.
 BUSY_SECONDS = 150e-6
-#: As grpcio's limit.
+#: Maximum size of a call's metadata, grpcio's limit.
 MAX_METADATA_BYTES = 16 * 1024
-#: Time that the front has to pass on what came from behind it, in seconds.
+#: Time for the front to forward the last replies of the server behind it, in seconds.
 PASS_ON_SECONDS = 0.1
 
 
 class NativeUnavailableError(ValueError):
-    """The native transport can't run here, or can't do what is asked. The text says why."""
+    """The native transport isn't installed, or doesn't support a setting. The text gives the reason."""
 
 
 class NativeServer:
@@ -58,10 +58,12 @@ class NativeServer:
         certificate: tuple[Path, Path] | None = None,
         shared: SharedPort | None = None,
     ) -> None:
-        """Raises OSError for a port that is taken, NativeUnavailableError."""
+        """Raises OSError if the port is taken, NativeUnavailableError if the package is missing or TLS is requested."""
         native = _load_extension()
         if certificate is not None:
-            raise NativeUnavailableError("transport 'native' has no TLS: take 'grpcio', or end TLS in front of it")
+            raise NativeUnavailableError(
+                "transport 'native' doesn't support TLS: use 'grpcio', or terminate TLS in a proxy"
+            )
         self._event_call: int = native.EVENT_CALL
         self._ending = Ending()
         front = Front.of(limits)
@@ -77,12 +79,12 @@ class NativeServer:
             self._front = native.NativeGrpcFront(
                 address(host, port),
                 [(method, False) for method in self._methods],
-                # One thread outside of the GIL carries what a Python thread takes; on few cores two only compete.
+                # One thread outside the GIL is enough for one Python thread; on few cores two would only compete.
                 io_threads=1 if (os.cpu_count() or 1) <= 4 else 2,
                 call_details=True,
                 max_concurrent_streams=limits.max_connection_calls,
                 keepalive_time_ms=60_000,
-                # The front refuses more by a status of HTTP, which callers see as UNKNOWN.
+                # The front refuses larger metadata with an HTTP status, which clients see as UNKNOWN.
                 max_metadata_size=4 * MAX_METADATA_BYTES,
                 reuse_port=shared is not None,
             )
@@ -101,7 +103,7 @@ class NativeServer:
         self._thread = threading.Thread(target=self._serve, name="native", daemon=True)
 
     def start(self) -> None:
-        """Starts to take calls. Health stays NOT_SERVING until `set_serving`."""
+        """Starts to receive calls. Health stays NOT_SERVING until `set_serving`."""
         if self._behind is not None:
             self._behind.start()
         self._front.start()
@@ -109,12 +111,12 @@ class NativeServer:
         self._connections.start(self.port)
 
     def set_serving(self, serving: bool) -> None:
-        """Sets what health says, for each service and overall."""
+        """Sets the health status of every service and of the whole server."""
         if self._behind is not None:
             self._behind.set_serving(serving)
 
     def stop(self, grace: float) -> None:
-        """As GrpcioServer.stop."""
+        """See GrpcioServer.stop."""
         self._ending.run(grace, self._end)
 
     def _end(self) -> None:
@@ -125,7 +127,7 @@ class NativeServer:
         self._batches.close()
         if self._behind is not None:
             self._behind.stop(0)
-        # The front has still to pass on the last answers, and doesn't say when it has.
+        # The front may still have to forward the last replies, and doesn't report when it has.
         time.sleep(PASS_ON_SECONDS)
         self._connections.stop()
         self._front.close()
@@ -134,7 +136,7 @@ class NativeServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _serve(self) -> None:
-        self._batches.here()
+        self._batches.bind_to_thread()
         alone = False
         while (events := self._arrived(busily=alone)) is not None:
             alone = len(events) == 1
@@ -146,11 +148,11 @@ class NativeServer:
                     elif (call := self._calls.get(number)) is not None:
                         call.gone()
                 except Exception:
-                    logger.exception("an event of the native front")
+                    logger.exception("failed to process an event of the native front")
             self._batches.finish()
 
     def _arrived(self, *, busily: bool) -> list[tuple[Any, ...]] | None:
-        """Waits for events, at first busily if asked to; None is the end."""
+        """Waits for events, at first by polling if `busily`. Returns None after the front is closed."""
         receive = self._front.recv_batch_details
         until = time.monotonic() + BUSY_SECONDS if busily and self._has_cores else 0.0
         while time.monotonic() < until:
@@ -176,7 +178,7 @@ class NativeServer:
 
 
 class NativeCall(BatchedCall):
-    """A call that came through the front."""
+    """A unary call received by the front."""
 
     __slots__ = ("_number", "_peer", "_server", "_traffic")
 
@@ -202,13 +204,13 @@ class NativeCall(BatchedCall):
 
     def send(self, message: bytes) -> None:
         self._server._calls.pop(self._number, None)
-        self._server._connections.gave_out(self._traffic, len(message))
+        self._server._connections.count_reply(self._traffic, len(message))
         self._server._front.respond(self._number, message)
         self.drop()
 
     def send_failure(self, wire: Failure) -> None:
         self._server._calls.pop(self._number, None)
-        # The front keeps gRPC's own key for itself; the client looks for ours as well.
+        # The front reserves gRPC's own key; the client reads ours as well.
         metadata = [(OWN_PUSHBACK_KEY if key == PUSHBACK_KEY else key, value) for key, value in wire.metadata]
         self._server._front.fail(self._number, wire.code.value[0], wire.text, trailing_metadata=metadata)
         self.drop()
@@ -219,6 +221,6 @@ def _load_extension() -> Any:
         import pygrpc_native
     except ImportError as error:
         raise NativeUnavailableError(
-            "transport 'native' needs the package pygrpc-native: pip install 'layerserve[fast]'"
+            "transport 'native' requires the package pygrpc-native: pip install 'layerserve[fast]'"
         ) from error
     return pygrpc_native

@@ -1,4 +1,4 @@
-"""Addresses of callers, as gRPC writes them: "ipv4:10.0.0.7:51958", "ipv6:%5B::1%5D:51958", "unix:"."""
+"""Client addresses, as gRPC writes them: "ipv4:10.0.0.7:51958", "ipv6:%5B::1%5D:51958", "unix:"."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
-#: Metadata by which a server that hands on a call names the address it came from. Only taken on a Unix socket.
+#: Metadata key for the client's address in a forwarded call. Trusted only on a Unix socket.
 PEER_KEY = "layerserve-peer"
 
 
 @lru_cache(4096)
 def endpoint(peer: str) -> tuple[str, int] | None:
-    """Address and port; None for a Unix socket, or what can't be read."""
+    """Returns the address and port of a peer; None for a Unix socket or an unknown format."""
     kind, _, rest = unquote(peer).partition(":")
     host, _, port = rest.rpartition(":")
     if kind not in ("ipv4", "ipv6") or not port.isdigit():
@@ -22,7 +22,7 @@ def endpoint(peer: str) -> tuple[str, int] | None:
 
 
 def host_of(peer: str, metadata: Sequence[tuple[str, str | bytes]] = ()) -> str:
-    """The address that a caller's streams and connections are counted by; empty where it isn't known."""
+    """Returns the client's address, by which its streams and connections are counted; empty if unknown."""
     found = endpoint(peer)
     if found is not None:
         return found[0]
@@ -30,9 +30,9 @@ def host_of(peer: str, metadata: Sequence[tuple[str, str | bytes]] = ()) -> str:
 
 
 def endpoint_of(connection: socket.socket) -> tuple[str, int] | None:
-    """Address and port of a connection's other end, as `endpoint` gives them. Raises OSError for one that is closed."""
+    """Returns the address and port of a socket's peer, as `endpoint` does. Raises OSError if the socket is closed."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     host, port = connection.getpeername()[:2]
-    # IPv4 callers of an IPv6 socket.
+    # An IPv4 client of an IPv6 socket has an address such as ::ffff:10.0.0.7.
     return host.removeprefix("::ffff:") if "." in host else host, port

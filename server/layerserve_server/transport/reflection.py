@@ -1,4 +1,4 @@
-"""gRPC server reflection, v1 and v1alpha: their messages are the same on the wire; new tools ask for v1 first."""
+"""gRPC server reflection, v1 and v1alpha: their wire formats are the same, and newer tools try v1 first."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ SERVICES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
 
 class Reflection:
-    """Answers what services there are, and what their messages look like."""
+    """Describes the services and their messages to clients."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._servicer = reflection.ReflectionServicer([*services, *SERVICES])
 
     def routes(self) -> Routes:
-        """Its methods."""
+        """Returns the handlers."""
         return Routes(both_streams={f"/{service}/ServerReflectionInfo": self.answer for service in SERVICES})
 
     async def answer(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """An answer for each question."""
+        """Handles ServerReflectionInfo: yields a reply per request."""
         async for message in stream.requests():
             try:
                 request = reflection_pb2.ServerReflectionRequest.FromString(message)
             except DecodeError as error:
-                raise InvalidRequestError("the message is no ServerReflectionRequest") from error
+                raise InvalidRequestError("the message isn't a ServerReflectionRequest") from error
             for response in self._servicer.ServerReflectionInfo(iter((request,)), None):
                 yield response.SerializeToString()

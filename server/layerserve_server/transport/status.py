@@ -1,4 +1,4 @@
-"""The one table from domain errors to gRPC statuses, and the wire form of an error."""
+"""Table of gRPC statuses by error class, and the wire form of an error."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from layerserve_server import errors
 
 logger = logging.getLogger(__name__)
 
-#: Texts of ends that no handler decides on.
-GONE = "the caller has gone"
-LATE = "the deadline passed before the answer was there"
+#: Error texts of calls that ended without a decision of their handler.
+GONE = "the client cancelled the call"
+LATE = "the deadline passed before the reply was ready"
 
-#: Where gRPC's clients look for a google.rpc.Status with details (https://google.aip.dev/193).
+#: Metadata key for a google.rpc.Status with details (https://google.aip.dev/193).
 DETAILS_KEY = "grpc-status-details-bin"
-#: Longest description of a field, in characters: trailing metadata of a call may hold 8 KiB in all.
+#: Maximum length of a field's description, in characters: the trailing metadata of a call may have 8 KiB in total.
 MAX_DESCRIPTION = 300
-#: What the reasons of ErrorInfo belong to.
+#: Domain of the reasons in ErrorInfo.
 DOMAIN = "layerserve"
 
-#: A class that isn't here is looked up by its bases.
+#: Classes that aren't listed have the status of their base class.
 STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -48,7 +48,7 @@ STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as it goes over the wire."""
+    """The wire form of an error: a gRPC status with its text and trailing metadata."""
 
     code: grpc.StatusCode
     text: str
@@ -56,14 +56,14 @@ class Failure:
 
 
 def gone_error(deadline: float | None) -> errors.ServerError:
-    """The error of a call whose caller went away: because of its deadline, on the clock of `time.monotonic`, or not."""
+    """Returns the error of a cancelled call: DeadlinePassedError if its deadline (`time.monotonic`) has passed."""
     if deadline is not None and time.monotonic() >= deadline:
         return errors.DeadlinePassedError(LATE)
     return errors.CallCancelledError(GONE)
 
 
 class StatusError(Exception):
-    """An error that has its wire form already: another server gave it."""
+    """An error received from another server, already in wire form."""
 
     def __init__(self, wire: Failure) -> None:
         self.wire = wire
@@ -71,7 +71,10 @@ class StatusError(Exception):
 
 
 def failure(error: Exception, method: str) -> Failure:
-    """Turns any error into its wire form. One not of the domain is logged, and the caller gets only the id of that."""
+    """Converts an error to its wire form.
+
+    Errors other than ServerError are logged, and the client gets only the id of the log line.
+    """
     if isinstance(error, StatusError):
         return error.wire
     if isinstance(error, errors.ServerError):
@@ -88,15 +91,15 @@ def failure(error: Exception, method: str) -> Failure:
     logger.error(
         "internal error in %s", method, exc_info=error, extra={"correlation_id": correlation, "method": method}
     )
-    text = f"internal error; the server's log has it under {correlation}"
+    text = f"internal error; see {correlation} in the server's log"
     return Failure(grpc.StatusCode.INTERNAL, text, ((REASON_KEY, "internal"), (CORRELATION_KEY, correlation)))
 
 
 def _details(code: grpc.StatusCode, text: str, error: errors.ServerError) -> bytes:
-    """A google.rpc.Status: what all clients of gRPC can read of an error, beside our own metadata."""
+    """Returns a google.rpc.Status, whose details any gRPC client can read without our metadata keys."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason.upper(), domain=DOMAIN)]
     if isinstance(error, errors.InvalidRequestError):
-        # Our texts begin with the thing that is wrong: "input 'x': got ..., expected ...".
+        # Our error texts begin with the invalid field: "input 'x': got ..., expected ...".
         field, colon, _ = text.partition(": ")
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=field if colon else "", description=text[:MAX_DESCRIPTION], reason=error.reason.upper()

@@ -1,4 +1,4 @@
-"""Streams: one event loop runs the handlers of all of them, so that one that waits holds no thread."""
+"""Streaming calls: one event loop runs all their handlers, so a waiting stream occupies no thread."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: One of so many streams is left to other methods than the one with most, so that a flood of one leaves room.
+#: One in this many streams is reserved for other methods than the busiest one, so that none can take all.
 OTHERS_SHARE = 4
-#: Most time between two looks for streams that wait for too long, in seconds.
+#: Maximum time between two checks for idle and stalled streams, in seconds.
 LOOK_SECONDS = 1.0
-#: Time that handlers have to end once their streams are ended, in seconds.
+#: Time for handlers to end at shutdown, after their streams were interrupted, in seconds.
 END_SECONDS = 2.0
-#: How streams end for which there are too many that wait to begin.
-OVERRUN = failure(BusyError("too many streams came at once", retry_after=1.0), "")
+#: Error of streams that arrive while too many others wait to be started.
+OVERRUN = failure(BusyError("too many streams arrived at once", retry_after=1.0), "")
 
 
 class Streams:
@@ -51,11 +51,11 @@ class Streams:
         self._pool = ThreadPoolExecutor(limits.rpc_threads, "stream")
         self._posted: deque[Callable[[], None]] = deque()
         self._woken = False
-        #: Streams that were taken, and those of them that have begun: each counted by one thread.
+        #: Number of streams accepted, counted by the receiving thread; and of those started, by the loop's thread.
         self._served = self._begun = 0
-        #: Methods of streams that were refused before they could begin.
+        #: Methods of streams that were refused before they were started.
         self._refused: deque[str] = deque()
-        # What follows belongs to the loop's thread.
+        # The fields below are used in the loop's thread only.
         self._open: set[ServerStream] = set()
         self._peers: Counter[str] = Counter()
         self._methods: Counter[str] = Counter()
@@ -67,7 +67,7 @@ class Streams:
     # From any thread.
 
     def post(self, work: Callable[[], None]) -> None:
-        """Runs work in the loop's thread, soon. What several posts bring costs one waking."""
+        """Schedules `work` in the loop's thread. Several posts in a row wake the loop once. Thread-safe."""
         self._posted.append(work)
         if not self._woken:
             self._woken = True
@@ -75,9 +75,10 @@ class Streams:
                 self.loop.call_soon_threadsafe(self._drain)
 
     def serve(self, stream: ServerStream, handler: StreamHandler) -> None:
-        """Lets a handler answer a stream. Only for the one thread that takes calls.
+        """Schedules a handler for a stream. Called in the receiving thread only.
 
-        Where they come faster than they begin, what waits would have no bound: those past it are refused here.
+        Refuses the stream if `max_streams` others wait to be started: streams may arrive faster than the loop starts
+        them.
         """
         if self._served - self._begun >= self.limits.max_streams:
             self._refused.append(stream.method)
@@ -91,25 +92,25 @@ class Streams:
                 self.begin(stream, handler)
             elif stream.counted:
                 self._observer.calls_began(stream.method, 1)
-                self._tell(stream, STATUS[type(gone_error(stream.deadline))].name)
+                self._report(stream, STATUS[type(gone_error(stream.deadline))].name)
 
         self.post(begin)
 
     @property
     def count(self) -> int:
-        """Streams that are open now."""
+        """Number of open streams."""
         return len(self._open)
 
     def end(self) -> None:
-        """The server is stopping: streams learn of it, and no more are taken."""
+        """Refuses further streams and notifies the open ones that the server is stopping."""
         self.post(self._end)
 
     def close(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Ends all streams, and then awaits what else is to end in the loop."""
+        """Ends all streams, then awaits `then` in the loop."""
         asyncio.run_coroutine_threadsafe(self._close(then), self.loop).result()
 
     def stop(self) -> None:
-        """Ends the loop."""
+        """Stops the event loop and its thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -117,7 +118,7 @@ class Streams:
     # In the loop's thread.
 
     def begin(self, stream: ServerStream, handler: StreamHandler) -> asyncio.Task[None]:
-        """As `serve`, in the loop's thread; the task ends with the stream."""
+        """Starts a handler for a stream. Returns the task, which ends with the stream."""
         if stream.counted:
             self._observer.calls_began(stream.method, 1)
         task = self.loop.create_task(self._answer(stream, handler))
@@ -126,7 +127,7 @@ class Streams:
         return task
 
     async def blocking(self, work: Callable[[], T]) -> T:
-        """Runs work in a thread, to its end."""
+        """Runs `work` in a pool thread, to its end even if the awaiting task is cancelled."""
         return await asyncio.shield(self.loop.run_in_executor(self._pool, work))
 
     async def _answer(self, stream: ServerStream, handler: StreamHandler) -> None:
@@ -137,7 +138,7 @@ class Streams:
                 async with aclosing(handler(stream)) as messages:
                     async for message in messages:
                         await stream.send(message)
-                # A handler may take the end of a caller that went away for the end of its messages.
+                # A handler may have mistaken the client's cancellation for the end of its messages.
                 stream.check()
             finally:
                 self._release(stream)
@@ -149,26 +150,26 @@ class Streams:
         drop_frames(error)
         stream.forget()
         if stream.counted:
-            self._tell(stream, wire.code.name if wire is not None else "OK")
+            self._report(stream, wire.code.name if wire is not None else "OK")
         stream.end(wire)
 
-    def _tell(self, stream: ServerStream, status: str) -> None:
+    def _report(self, stream: ServerStream, status: str) -> None:
         seconds = time.monotonic() - stream.arrived
         self._observer.calls_ended((Ended(stream.method, stream.model, stream.version, status, seconds),))
 
-    def _tell_refused(self) -> None:
-        """Tells the observer of all streams that were refused since it was told last."""
+    def _report_refused(self) -> None:
+        """Reports the streams refused since the last report to the observer."""
         refused = Counter(self._refused.popleft() for _ in range(len(self._refused)))
         for method, count in refused.items():
             self._observer.calls_began(method, count)
             self._observer.calls_ended([Ended(method, "", "", OVERRUN.code.name, 0.0)] * count)
 
     def _admit(self, stream: ServerStream) -> None:
-        """Raises UnavailableError, BusyError."""
+        """Counts a stream as open. Raises UnavailableError if the server is stopping, BusyError at a limit."""
         if self.stopping:
             raise UnavailableError(STOPPING)
         limits, method = self.limits, stream.method.rpartition("/")[2]
-        # Streams of unknown peers have no limit of their own: a front that doesn't say whose they are would share one.
+        # No per-peer limit for unknown peers: all clients of a front that doesn't pass their addresses would share it.
         for count, limit, which in (
             (len(self._open), limits.max_streams, "of this server"),
             (self._peers[stream.peer] if stream.peer else 0, limits.max_peer_streams, "of one client address"),
@@ -193,11 +194,11 @@ class Streams:
             try:
                 self._posted.popleft()()
             except Exception:
-                logger.exception("an event of a stream")
-        self._tell_refused()
+                logger.exception("failed to process an event of a stream")
+        self._report_refused()
 
     def _look(self) -> None:
-        """Ends streams that wait for too long."""
+        """Ends idle and stalled streams."""
         self._look_later()
         now = time.monotonic()
         for stream in tuple(self._open):
@@ -217,7 +218,7 @@ class Streams:
         for stream in tuple(self._open):
             stream.interrupt(UnavailableError(STOPPING))
         await self._handlers_end()
-        # Those that are left wait for something else than their callers.
+        # The remaining handlers wait for something other than their clients.
         for task in tuple(self._tasks):
             task.cancel()
         await self._handlers_end()
@@ -236,71 +237,71 @@ class Streams:
 
 
 def drop_frames(error: BaseException | None) -> None:
-    """Lets go of the frames that an error and its causes came through: circles, which would keep their messages."""
+    """Clears the tracebacks of an error and its causes: reference cycles through their frames keep messages alive."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 
 class ServerStream:
-    """A stream of a transport (see transport.call.Stream). All but `soon` belongs to the loop's thread.
+    """A streaming call (see transport.call.Stream). All methods but `soon` are called in the loop's thread.
 
-    A transport's own are `receive_one`, `send_one`, `end` and `cancel`; it calls `received`, `sent` and `gone`.
+    Transports implement `receive_one`, `send_one`, `end` and `cancel`, and call `received`, `sent` and `gone`.
     """
 
     def __init__(self, streams: Streams, method: str, peer: str, deadline: float | None = None) -> None:
-        """`peer` is the address that the caller's streams are counted by; empty where it isn't known."""
+        """`peer` is the client's address, by which its streams are counted; empty if unknown."""
         self._streams = streams
         self.method = method
         self.peer = peer
         self.deadline = deadline
         self.metadata: Sequence[tuple[str, str | bytes]] = ()
-        #: Whether metrics count it: not where another server does.
+        #: Whether metrics include it: False if another server counts it.
         self.counted = True
         self.model = ""
         self.version = ""
         self.arrived = time.monotonic()
-        #: Whether the caller went away, perhaps before the handler began. Set in any thread.
+        #: Whether the client has cancelled, perhaps before the handler started. Set in any thread.
         self.left = False
         self._gone = False
         self._interruption: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._receiving: asyncio.Future[bytes | None] | None = None
         self._sending: asyncio.Future[None] | None = None
-        #: When it began to wait for the caller: to send, to take.
+        #: Times since which the stream waits for the client to send, and to read; None if it doesn't wait.
         self._waits_since: float | None = None
         self._stalls_since: float | None = None
 
-    # A transport's own.
+    # Implemented by the transport.
 
     def receive_one(self) -> None:
-        """Asks for the next message; `received` follows."""
+        """Starts to receive the next message; `received` is called when it has arrived."""
         raise NotImplementedError
 
     def send_one(self, message: bytes) -> None:
-        """Sends a message; `sent` follows."""
+        """Starts to send a message; `sent` is called when another may follow."""
         raise NotImplementedError
 
     def end(self, wire: Failure | None) -> None:
-        """Ends the stream, with an error or well."""
+        """Ends the stream with an error; with OK for None."""
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Drops what waits to be sent: the caller takes nothing."""
+        """Drops unsent messages: the client doesn't read them."""
         raise NotImplementedError
 
     def received(self, message: bytes | None) -> None:
-        """A message came, or None: the caller sends no more."""
+        """Called when a message has arrived; with None when the client has half-closed."""
         if self._receiving is not None and not self._receiving.done():
             self._receiving.set_result(message)
 
     def sent(self) -> None:
-        """The message is on its way, and another may follow."""
+        """Called when a message has been sent and another may follow."""
         if self._sending is not None and not self._sending.done():
             self._sending.set_result(None)
 
     def gone(self) -> None:
-        """The caller has gone away, or its deadline has passed."""
+        """Called when the client has cancelled or the deadline has passed."""
         if not self._gone:
             self._gone = True
             self.interrupt(gone_error(self.deadline))
@@ -313,7 +314,7 @@ class ServerStream:
         return self._streams.memory
 
     def client(self) -> object:
-        """See transport.call.Stream. A transport's own where it tells connections apart."""
+        """See transport.call.Stream. Overridden by transports that distinguish connections."""
         return self.peer
 
     async def first(self) -> bytes:
@@ -348,12 +349,15 @@ class ServerStream:
         self.model, self.version = model, str(version)
 
     async def send(self, message: bytes) -> None:
-        """Sends a message, and waits until the caller's side has room for another."""
+        """Sends a message and waits until another may follow (flow control).
+
+        Raises BusyError if the memory budget has no room for it, and the error that interrupted the stream.
+        """
         self.check()
         self._streams.memory.take(len(message))
         try:
             self._sending = self._streams.loop.create_future()
-            # A large message is on its way for a while.
+            # A large message may take a while.
             self._stalls_since = time.monotonic() + len(message) / SLOWEST_BYTES
             self.send_one(message)
             await self._sending
@@ -361,36 +365,36 @@ class ServerStream:
             self._stalls_since = None
             self._streams.memory.give(len(message))
 
-    # For the loop.
+    # Called by `Streams`.
 
     def look(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
-        """Ends the stream if its caller has let it wait for too long."""
+        """Interrupts the stream if the client has sent nothing, or read nothing, for too long."""
         if self._waits_since is not None and now - self._waits_since > idle_seconds:
-            self.interrupt(IdleStreamError(f"the stream sent nothing for {idle_seconds:g} seconds"))
+            self.interrupt(IdleStreamError(f"the client sent no message for {idle_seconds:g} seconds"))
         if self._stalls_since is not None and now - self._stalls_since > stalled_seconds:
-            self.interrupt(IdleStreamError(f"the caller took nothing for {stalled_seconds:g} seconds"))
+            self.interrupt(IdleStreamError(f"the client read no message for {stalled_seconds:g} seconds"))
             self.cancel()
 
     def interrupt(self, error: Exception) -> None:
-        """Raises an error in the handler where it waits for the caller, or when it next does."""
+        """Raises an error in the handler at its current or next wait for the client."""
         self._interruption = error
         for future in (self._receiving, self._sending):
             if future is not None and not future.done():
                 future.set_exception(error)
 
     def forget(self) -> None:
-        """The handler has ended: drops what refers to the stream, as circles keep messages until they are collected."""
+        """Drops references to the stream after its handler has ended: reference cycles keep messages alive."""
         self._interruption = self._receiving = self._sending = None
         self._callbacks = []
 
     def closed(self) -> None:
-        """`open` has become False."""
+        """Runs the callbacks of `on_closed`."""
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
 
     def check(self) -> None:
-        """Raises what has interrupted the stream."""
+        """Raises the error that interrupted the stream, if any."""
         if self._interruption is not None:
             raise self._interruption
 

@@ -298,7 +298,7 @@ def test_results_with_other_rows_are_never_handed_out(make, wrong):
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(make):
     doubler, queue, _, _ = held(make, max_queue_rows=4)
     ask(queue, [1, 2, 3])
-    with pytest.raises(BusyError, match="3 rows wait, 2 more would pass the limit of 4") as caught:
+    with pytest.raises(BusyError, match="it has 3 rows, 2 more would exceed the limit of 4") as caught:
         ask(queue, [4, 5])
     assert 0 < caught.value.retry_after <= 10
     _, last = ask(queue, [6])
@@ -461,7 +461,7 @@ def test_who_waited_for_longer_than_it_wanted_is_refused(make):
     patient = wait_here(queue, [2], queue.run, give_up=time.monotonic() + 100)
     doubler.gate.set()
     assert column(patient) == [4]
-    with pytest.raises(BusyError, match="longer than it wanted"):
+    with pytest.raises(BusyError, match="longer than its max_queue_ms"):
         hasty.result(30)
 
 
@@ -682,8 +682,8 @@ def test_who_is_refused_or_at_fault_is_so_with_a_queue_and_without(make, run):
     assert callers[4].answer == [10.0]
     errors = [caller.answer for caller in callers[1:4]]
     assert [(type(error), str(error)) for error in errors] == [
-        (DeadlinePassedError, "the deadline passed while the request waited"),
-        (BusyError, "the request waited for longer than it wanted to"),
+        (DeadlinePassedError, "the deadline passed while the request was queued"),
+        (BusyError, "the request was queued longer than its max_queue_ms"),
         (InvalidRequestError, "got -7"),
     ]
     assert errors[1].retry_after == 0.01

@@ -128,7 +128,7 @@ def test_a_server_answers_as_if_each_request_came_alone(models, start, connect):
 def test_a_model_whose_numbers_padding_would_change_is_refused(models, start, connect):
     app = start(models, load_model, pad_sequences="masked, open", tuning_seconds=0)
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
-    with pytest.raises(grpc.RpcError, match=r"can't be padded.*'pad_sequences'.* \(\w+\) \w+") as refused:
+    with pytest.raises(grpc.RpcError, match=r"'pad_sequences': sequences can't be padded: .* \(\w+\) \w+") as refused:
         ask(stub, "open", np.ones((1, 3), "int32"))
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert ask(stub, "masked", np.ones((1, 3), "int32"))["tags"].shape == (1, 3, 3)

@@ -12,7 +12,7 @@ import pytest
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
-from layerserve_server.observability.histograms import Distribution
+from layerserve_server.observability.histograms import Histogram
 from layerserve_server.observability.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
@@ -274,10 +274,10 @@ def test_runs_are_counted_and_the_newest_ones_progress_is_shown():
 
 
 def test_a_value_at_a_bound_belongs_below_it():
-    distribution = Distribution((1.0, 2.0))
-    distribution.observe([0.5, 1.0, 1.5, 2.0, 2.5, 100.0])
-    distribution.observe([-1.0])
-    assert distribution.read() == ([3, 5, 7], 106.5)
+    histogram = Histogram((1.0, 2.0))
+    histogram.observe([0.5, 1.0, 1.5, 2.0, 2.5, 100.0])
+    histogram.observe([-1.0])
+    assert histogram.read() == ([3, 5, 7], 106.5)
 
 
 def test_a_name_is_taken_once():
@@ -286,15 +286,15 @@ def test_a_name_is_taken_once():
         metrics.registry.register(metrics._request_seconds)
 
 
-def test_what_has_yet_to_be_told_is_told_before_anything_is_read():
+def test_buffered_calls_are_reported_before_metrics_are_collected():
     metrics = Metrics()
-    untold = [Ended(PREDICT, "m", "1", "OK", 0.25)]
+    buffered = [Ended(PREDICT, "m", "1", "OK", 0.25)]
 
-    def tell() -> None:
-        if untold:
-            metrics.calls_ended([untold.pop()])
+    def report() -> None:
+        if buffered:
+            metrics.calls_ended([buffered.pop()])
 
-    metrics.before_reading(tell)
+    metrics.before_collect(report)
     assert samples(metrics.registry)["layerserve_requests_total method=Predict model=m status=OK version=1"] == 1
 
 

@@ -100,7 +100,7 @@ def test_several_or_no_model_files_are_told(tmp_path):
     touch(tmp_path / "a" / "1" / "y.keras")
     (tmp_path / "a" / "2").mkdir()
     versions = found(tmp_path)
-    assert "2 model files, expected one, or a model.keras: x.h5, y.keras" in versions["a", 1].problem
+    assert "2 model files, expected one or a model.keras: x.h5, y.keras" in versions["a", 1].problem
     assert "no model file" in versions["a", 2].problem
 
 
@@ -173,5 +173,5 @@ def test_what_goes_away_or_can_not_be_read_meanwhile_is_told(tmp_path, monkeypat
     assert refused("scandir") == {}
     (one,) = refused("listdir").values()
     assert (one.name, one.version, one.fingerprint) == ("a", 1, layout.NOTHING)
-    assert one.problem == "the version's folder: Permission denied"
+    assert one.problem == "the version's folder can't be read: Permission denied"
     assert found(tmp_path)["a", 1].problem == ""

@@ -164,9 +164,9 @@ def test_a_file_that_is_not_what_its_manifest_says_is_told(tmp_path, result):
     path = tmp_path / "models" / "m" / "1" / "model.keras"
     manifest = read_manifest(path.parent)
     path.write_text("trainex")
-    assert "another sha256" in check_manifest(path, manifest)
+    assert "sha256 differs" in check_manifest(path, manifest)
     path.write_text("longer than it was")
-    assert "its manifest says 7" in check_manifest(path, manifest)
+    assert "expected 7 as in its manifest" in check_manifest(path, manifest)
 
 
 @pytest.mark.parametrize("text", [None, "", "[1]", "[" * 10**5, "\xff"])

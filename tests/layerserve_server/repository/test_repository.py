@@ -251,7 +251,7 @@ def test_a_defect_while_loading_is_not_told_to_callers(make, put, caplog):
         raise ZeroDivisionError("/secret/path")
 
     repository = make(load=load)
-    assert repository.describe()[0].reason == "internal error while loading; the server's log has it"
+    assert repository.describe()[0].reason == "internal error while loading; see the server's log"
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -301,7 +301,7 @@ def test_a_served_file_that_is_overwritten_is_swapped_or_kept(make, put):
     repository.scan()
     repository.scan()
     assert answering(repository, "double") == (1, 1)
-    assert "can't be loaded, so the earlier one is served" in repository.describe()[0].reason
+    assert "can't be loaded; the previous one stays in use" in repository.describe()[0].reason
     path.write_text('{"offset": 9}')
     repository.scan()
     repository.scan()
@@ -612,7 +612,7 @@ def test_a_published_file_that_was_changed_is_not_loaded(make, put, tmp_path):
     (tmp_path / "models" / "double" / "2" / "model.keras").write_text('{"offset": 8}')
     repository = make()
     assert answering(repository, "double") == (1, 1)
-    assert "another sha256" in repository.describe()[0].reason
+    assert "sha256 differs" in repository.describe()[0].reason
 
 
 def test_a_single_file_is_version_1_and_training_publishes_beside_it(make, put, tmp_path):

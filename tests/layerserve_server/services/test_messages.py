@@ -187,7 +187,7 @@ def test_every_role_of_an_array_is_known_by_its_name(role):
         ({"class_weight": "x" * 500}, "class_weight: 'xxx"),
         (
             {"publish": False, "publish_choice": pb.PUBLISH_CHOICE_BEST},
-            "publish_choice: given for a run that publishes nothing",
+            "publish_choice: given for a run that doesn't publish its result",
         ),
     ],
 )

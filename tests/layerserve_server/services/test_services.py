@@ -64,7 +64,7 @@ def test_an_output_that_is_asked_for_twice_is_refused(serve):
     with pytest.raises(grpc.RpcError) as caught:
         stub.Predict(request(X, outputs=["y", "hidden", "y"]), timeout=30)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "output 'y': got it 2 times" in caught.value.details()
+    assert "output 'y': given 2 times" in caught.value.details()
     assert model.batches == []
 
 

@@ -212,7 +212,7 @@ def test_runs_wait_for_a_slot_and_too_many_are_refused(put, start, connect, tmp_
     with pytest.raises(grpc.RpcError) as caught:
         trainer.train(spec())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "2 training runs are under way" in caught.value.details()
+    assert "2 training runs are queued or running" in caught.value.details()
     listed = trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
     assert {run.id for run in listed} == {first, accepted.run_id}
     assert trainer.run(accepted.run_id).state == pb.RUN_STATE_QUEUED
@@ -334,7 +334,7 @@ def test_a_server_without_slots_does_not_train(put, start, connect, tmp_path):
     [
         (lambda: messages(spec(), chunks=(0, 1, 0)), grpc.StatusCode.DATA_LOSS, "y 'y': the stream ended after 3 rows"),
         (lambda: messages(spec(), chunks=(0, 0, 0)), grpc.StatusCode.INVALID_ARGUMENT, "more than the 6 rows"),
-        (lambda: messages(spec(), chunks=(2,)), grpc.StatusCode.INVALID_ARGUMENT, "a chunk is for array 2"),
+        (lambda: messages(spec(), chunks=(2,)), grpc.StatusCode.INVALID_ARGUMENT, "got a chunk for array 2"),
         (lambda: [pb.TrainRequest(spec=spec())] * 2, grpc.StatusCode.INVALID_ARGUMENT, "must be a chunk"),
     ],
 )
@@ -412,7 +412,7 @@ def test_a_resumed_run_ends_by_what_happens_to_it_then(trainer, wait_until):
     _, run_id = trainer.begin(spec("wait"))
     run = trainer.run_here(run_id)
     os.kill(run.process.pid, signal.SIGTERM)
-    assert "told to stop by somebody else" in trainer.watch(run_id)[-1].failed.reason
+    assert "stopped by a signal that the server didn't send" in trainer.watch(run_id)[-1].failed.reason
     assert trainer.run(run_id).resumable
     trainer.resume(run_id)
     assert wait_for(trainer.watching(run_id), "step", 2)
@@ -425,7 +425,7 @@ def test_only_a_run_that_was_interrupted_can_be_resumed(trainer):
     for behaviour, code in (("train", "finished"), ("nan", "failed"), ("exit", "failed")):
         run_id = trainer.train(spec(behaviour))[0].run_id
         assert not trainer.run(run_id).resumable
-        with pytest.raises(grpc.RpcError, match=f"was not interrupted.*{code}") as caught:
+        with pytest.raises(grpc.RpcError, match=f"wasn't interrupted.*{code}") as caught:
             trainer.resume(run_id)
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
@@ -678,14 +678,14 @@ def test_a_run_of_another_server_is_listed_with_its_owner_and_is_for_that_one_to
     one, other = two
     _, run_id = one.begin(spec("wait"))
     owner = f"host {socket.gethostname()}, process {os.getpid()}"
-    other.app.runs.look()
+    other.app.runs.scan()
     assert listed(one) == [(run_id, "")]
     assert listed(other) == [(run_id, owner)]
     assert other.stub.ListRuns(pb.ListRunsRequest(model_name="triple"), timeout=30).runs == []
     for ask in (other.run, other.watch, other.cancel, other.resume, other.delete):
         code, reason, text = refusal(ask, run_id)
         assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "run_elsewhere")
-        assert text == f"run '{run_id}' is looked after by another server on this repository: {owner}"
+        assert text == f"run '{run_id}' is owned by another server on this repository: {owner}"
     one.go(run_id)
     assert kinds(one.watch(run_id))[-1] == "finished"
 
@@ -699,16 +699,16 @@ def test_a_run_is_known_to_another_server_as_soon_as_it_is_asked_for(two):
     assert other.watch(run_id)[-1] == last
     assert listed(other) == listed(one) == [(run_id, "")]
     one.delete(run_id)
-    other.app.runs.look()
+    other.app.runs.scan()
     assert refusal(other.run, run_id)[1] == "run_not_found"
 
 
 def test_the_run_of_a_server_that_is_gone_is_taken_over(two):
     gone, other = two
     _, run_id = gone.begin(spec("wait"))
-    other.app.runs.look()
+    other.app.runs.scan()
     abandon_server(gone.app)
-    other.app.runs.look()
+    other.app.runs.scan()
     assert listed(other) == [(run_id, "")]
     other.go(run_id)
     assert kinds(other.watch(run_id))[-1] == "finished"
@@ -736,7 +736,7 @@ def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
     assert other.run(run_id).resumable
     one.resume(run_id)
     assert refusal(other.delete, run_id)[1] == "run_elsewhere"
-    other.app.runs.look()
+    other.app.runs.scan()
     assert refusal(other.run, run_id)[1] == "run_elsewhere"
     one.go(run_id)
     assert kinds(one.watch(run_id))[-1] == "finished"
@@ -775,7 +775,7 @@ def test_a_run_that_is_being_made_is_not_taken_for_that_of_another_server(traine
 
     def look_then_write(request, folder):
         write(request, folder)
-        trainer.app.runs.look()
+        trainer.app.runs.scan()
 
     monkeypatch.setattr(RunRequest, "write", look_then_write)
     run_id = trainer.train(spec())[0].run_id

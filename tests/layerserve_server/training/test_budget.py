@@ -28,9 +28,9 @@ def test_what_fits_may_start(tmp_path):
         (
             replace(REQUEST, budget=MEMORY),
             10**5,
-            "needs 1600000 bytes of memory at the least, expected at most 1000000",
+            "needs at least 1600000 bytes of memory, expected at most 1000000",
         ),
-        (replace(REQUEST, budget=DISK), 10**5, "bytes of disk at the least, expected at most 1000000: its budget"),
+        (replace(REQUEST, budget=DISK), 10**5, "bytes of disk, expected at most 1000000: its budget"),
         (REQUEST, 10**15, "free|available"),
     ],
 )
@@ -102,7 +102,7 @@ def test_a_run_that_overspends_is_found_out(tmp_path):
     for limits, text in (
         (Budget(max_seconds=3), "longer than its budget of 3 seconds"),
         (Budget(max_memory_bytes=10**6), "bytes of memory, more than its budget of 1000000"),
-        (Budget(max_disk_bytes=1000), "its folder took 2000 bytes, more than its budget of 1000"),
+        (Budget(max_disk_bytes=1000), "its folder used 2000 bytes, more than its budget of 1000"),
     ):
         assert text in Watch(limits, tmp_path, 10**6).overspent(os.getpid(), 3.5)
     assert Watch(Budget(4, 2**40, 2**40), tmp_path, 10**6).overspent(os.getpid(), 3.5) == ""
@@ -146,11 +146,9 @@ def test_several_workers_need_memory_each_and_the_disk_holds_the_data_and_four_f
     request = replace(REQUEST, workers=2)
     needed = 40_000 + 4000 + 4 * 12 * 1000
     check_room(replace(request, budget=Budget(max_memory_bytes=32_000, max_disk_bytes=needed)), tmp_path, 1000, 4000)
-    with pytest.raises(TooLargeError, match="needs 32000 bytes of memory at the least, expected at most 31999"):
+    with pytest.raises(TooLargeError, match="needs at least 32000 bytes of memory, expected at most 31999"):
         check_room(replace(request, budget=Budget(max_memory_bytes=31_999)), tmp_path, 1000, 4000)
-    with pytest.raises(
-        TooLargeError, match=f"needs {needed} bytes of disk at the least, expected at most {needed - 1}"
-    ):
+    with pytest.raises(TooLargeError, match=f"needs at least {needed} bytes of disk, expected at most {needed - 1}"):
         check_room(replace(request, budget=Budget(max_disk_bytes=needed - 1)), tmp_path, 1000, 4000)
 
 
@@ -158,7 +156,7 @@ def test_several_workers_need_memory_each_and_the_disk_holds_the_data_and_four_f
 def test_what_is_free_counts_where_there_is_no_budget(tmp_path, monkeypatch, what):
     monkeypatch.setattr(budget, "_free_bytes" if what == "disk" else "available_memory", lambda *given: 15_999)
     whose = "free" if what == "disk" else "available"
-    with pytest.raises(TooLargeError, match=f"bytes of {what} at the least, expected at most 15999: {whose}"):
+    with pytest.raises(TooLargeError, match=f"bytes of {what}, expected at most 15999: {whose}"):
         check_room(REQUEST, tmp_path, 1000, 4000)
 
 
@@ -171,7 +169,7 @@ def test_what_a_run_writes_beside_its_models_has_a_limit(tmp_path, monkeypatch):
     (tmp_path / "child.log").write_bytes(bytes(300))
     (tmp_path / "events.jsonl").write_bytes(bytes(300))
     assert Watch(Budget(), tmp_path, 1000).overspent(None, 0.0) == ""
-    assert "wrote 1000 bytes of files, events and text, more than 999" in Watch(Budget(), tmp_path, 999).overspent(
+    assert "wrote 1000 bytes of files, events and output, more than 999" in Watch(Budget(), tmp_path, 999).overspent(
         None, 0
     )
     monkeypatch.setattr(budget, "MAX_FILES", 3)

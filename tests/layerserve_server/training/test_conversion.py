@@ -81,7 +81,7 @@ def test_what_takes_more_memory_than_it_may_is_too_large(parent: WarmParent, tmp
 @pytest.mark.parametrize(
     ("died", "said"),
     [
-        (JobDiedError(0, late=True), "takes more than 600 seconds of computing$"),
+        (JobDiedError(0, late=True), "takes more than 600 seconds of processor time$"),
         (JobDiedError(signal.SIGSEGV, late=False), "its process was ended by signal SIGSEGV"),
     ],
     ids=["late", "crashed"],

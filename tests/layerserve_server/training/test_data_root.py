@@ -124,7 +124,7 @@ def test_symbolic_links_are_never_followed(root):
         ("sub/x.csv", "", "got .csv"),
         ("sub/x.npy", "x", "expected no key"),
         ("sub/x.npy/x.npy", "", "Not a directory"),
-        ("two.npz", "", "has 2 arrays, expected a key: a, b"),
+        ("two.npz", "", "the file has 2 arrays, expected a key: a, b"),
         ("two.npz", "c", "unknown key 'c'"),
         ("rubbish.npy", "", "rubbish.npy"),
         ("rubbish.npz", "", "rubbish.npz"),

@@ -20,8 +20,7 @@ from layerserve_server.errors import (
     TooLargeError,
     UnavailableError,
 )
-from layerserve_server.training import data_root
-from layerserve_server.training import dry_run as rehearsal
+from layerserve_server.training import data_root, dry_run
 from layerserve_server.training.dry_run import DryRuns
 from layerserve_server.training.process import warm_parent
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
@@ -103,24 +102,24 @@ def test_what_takes_too_much_memory_costs_the_server_none(try_it):
 
 def test_what_takes_too_long_is_ended(try_it):
     for_ever = compiled(optimizer=named("Muon", exclude_layers=["^((h+)+)+$"]))
-    with pytest.raises(TooLargeError, match="takes more than 1 seconds of computing"):
+    with pytest.raises(TooLargeError, match="takes more than 1 seconds of processor time"):
         try_it(for_ever, seconds=1.0)
 
 
 def test_an_error_that_nothing_foresaw_is_logged_and_names_itself(parent, tmp_path, caplog):
     (tmp_path / "model.keras").write_bytes(b"no model")
-    with pytest.raises(InvalidRequestError, match="ends with CorruptFileError; the server's log has it"):
+    with pytest.raises(InvalidRequestError, match="fails with CorruptFileError; see the server's log"):
         DryRuns(parent, 20.0, 1 << 30)(tmp_path / "model.keras", GOOD, 15)
     assert "CorruptFileError" in caplog.records[-1].exception
 
 
 def test_no_more_than_so_many_are_tried_at_once(parent, tmp_path, monkeypatch):
     monkeypatch.setattr(JobLimits, "wall_seconds", 0.01)
-    rehearsals = DryRuns(parent, 20.0, 1 << 30)
-    for _ in range(rehearsal.AT_ONCE):
-        rehearsals._places.acquire()
+    dry_runs = DryRuns(parent, 20.0, 1 << 30)
+    for _ in range(dry_run.MAX_DRY_RUNS):
+        dry_runs._slots.acquire()
     with pytest.raises(BusyError):
-        rehearsals(tmp_path, GOOD, 15)
+        dry_runs(tmp_path, GOOD, 15)
 
 
 def test_a_parent_that_has_ended_is_started_again(try_it, parent):
@@ -132,7 +131,7 @@ def test_a_parent_that_has_ended_is_started_again(try_it, parent):
 def test_a_parent_that_cannot_be_started_is_unavailable(monkeypatch):
     monkeypatch.setattr(warm_parent, "PROGRAM", "no.such.module")
     with pytest.raises(UnavailableError):
-        WarmParent().run("rehearse", {}, LIMITS)
+        WarmParent().run("dry_run", {}, LIMITS)
 
 
 def test_a_job_that_ends_itself_is_told_apart_from_one_that_replies(parent):
@@ -145,8 +144,8 @@ def test_files_are_looked_at_in_a_child(parent, tmp_path):
     values = np.arange(12, dtype=np.float32).reshape(6, 2)
     np.save(tmp_path / "x.npy", values)
     np.savez_compressed(tmp_path / "packed.npz", y=values)
-    rehearsals = DryRuns(parent, 20.0, 1 << 30)
-    plain, packed = rehearsals.describe(tmp_path, [("x.npy", ""), ("packed.npz", "y")])
+    dry_runs = DryRuns(parent, 20.0, 1 << 30)
+    plain, packed = dry_runs.describe(tmp_path, [("x.npy", ""), ("packed.npz", "y")])
     assert plain == data_root.describe(tmp_path, "x.npy", "")
     assert packed == data_root.describe(tmp_path, "packed.npz", "y")
     (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
@@ -157,13 +156,13 @@ def test_files_are_looked_at_in_a_child(parent, tmp_path):
         ("none.npy", InvalidRequestError, "No such file"),
     ):
         with pytest.raises(error, match=text):
-            rehearsals.describe(tmp_path, [("x.npy", ""), (name, "")])
+            dry_runs.describe(tmp_path, [("x.npy", ""), (name, "")])
 
 
 def test_a_file_of_many_members_costs_the_child_only(parent, tmp_path):
     with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
         for number in range(20_000):
             archive.writestr(f"{number}.npy", b"")
-    rehearsals = DryRuns(parent, 20.0, 1 << 23)
-    with pytest.raises(TooLargeError, match="looking at the data files takes more than 8388608 bytes of memory"):
-        rehearsals.describe(tmp_path, [("many.npz", "1")])
+    dry_runs = DryRuns(parent, 20.0, 1 << 23)
+    with pytest.raises(TooLargeError, match="headers of the data files takes more than 8388608 bytes of memory"):
+        dry_runs.describe(tmp_path, [("many.npz", "1")])

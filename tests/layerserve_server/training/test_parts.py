@@ -193,8 +193,8 @@ def test_arrays_without_elements_need_no_chunk(tmp_path):
 @pytest.mark.parametrize(
     ("index", "data", "error", "text"),
     [
-        (1, b"", InvalidRequestError, "a chunk is for array 1, and the spec declares 1"),
-        (-1, b"", InvalidRequestError, "a chunk is for array -1"),
+        (1, b"", InvalidRequestError, "got a chunk for array 1, but the spec declares 1 arrays"),
+        (-1, b"", InvalidRequestError, "got a chunk for array -1"),
         (0, bytes(7), InvalidTensorError, "x: got a chunk of 7 bytes, expected whole rows of 8 bytes each"),
         (0, bytes(56), InvalidRequestError, "x: got more than the 6 rows"),
     ],
@@ -221,7 +221,7 @@ def test_a_disk_that_is_full_is_told(tmp_path):
     with Upload(tmp_path, (array(),)) as upload:
         upload._files[0].close()
         upload._files[0] = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-        with pytest.raises(NotTrainableError, match="can't be kept: No space left on device"):
+        with pytest.raises(NotTrainableError, match="can't be stored: No space left on device"):
             upload.add(0, bytes(16))
 
 
@@ -373,13 +373,13 @@ def test_fit_gets_dicts_by_name():
 @pytest.mark.parametrize(
     ("codes", "text"),
     [
-        ({1: -9, 0: workers.LEFT_ALONE}, "worker 1 of the run was ended by signal SIGKILL"),
+        ({1: -9, 0: workers.LOST_PEER}, "worker 1 of the run was ended by signal SIGKILL"),
         # What couldn't be ended by SIGTERM in time is killed, too.
         ({1: -9, 0: -9}, "worker 1 of the run was ended by signal SIGKILL"),
         ({0: -6, 1: -9}, "worker 1 of the run was ended by signal SIGKILL"),
         ({0: -6, 1: -15}, "worker 0 of the run was ended by signal SIGABRT"),
-        ({0: workers.LEFT_ALONE, 1: -15}, "a worker of the run was lost"),
-        ({1: 1, 0: -15}, "internal error in worker 1; the run's log has it"),
+        ({0: workers.LOST_PEER, 1: -15}, "a worker of the run was lost"),
+        ({1: 1, 0: -15}, "internal error in worker 1; see the run's log"),
     ],
 )
 def test_the_worker_that_ended_first_is_told(codes, text, tmp_path):

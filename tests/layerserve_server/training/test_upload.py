@@ -20,7 +20,7 @@ A, B = (DataArray(role, role.value, "float32", (6, 2)) for role in (Role.X, Role
 def test_a_digest_of_no_array_is_told(tmp_path, index):
     with Upload(tmp_path, (A, B)) as upload, pytest.raises(InvalidRequestError) as caught:
         upload.check_digest(index, b"")
-    assert str(caught.value) == f"a digest is for array {index}, and the spec declares 2"
+    assert str(caught.value) == f"got a digest for array {index}, but the spec declares 2 arrays"
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -43,14 +43,16 @@ def test_an_array_in_a_file_takes_no_chunk_and_lacks_none(tmp_path):
     with Upload(tmp_path, (filed, B)) as upload:
         upload.add(1, X.tobytes())
         upload.check_complete()
-        with pytest.raises(InvalidRequestError, match="x 'x': got a chunk, expected none for what is read from a file"):
+        with pytest.raises(
+            InvalidRequestError, match="x 'x': got a chunk, expected none for an array read from a file"
+        ):
             upload.add(0, X.tobytes())
     assert sorted(os.listdir(tmp_path / "data")) == ["1.npy"]
 
 
 def test_a_folder_that_can_not_be_written_is_told_and_nothing_stays_open(tmp_path):
     (tmp_path / "data" / "1.npy").mkdir(parents=True)  # the second of two files can't be made
-    with pytest.raises(NotTrainableError, match="the data can't be kept: Is a directory"):
+    with pytest.raises(NotTrainableError, match="the data can't be stored: Is a directory"):
         Upload(tmp_path, (A, B))
     assert open_below(tmp_path) == []
 

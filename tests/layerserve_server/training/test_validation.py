@@ -88,10 +88,10 @@ def test_what_means_something_is_taken(changes):
         ({"checkpoint_seconds": math.inf}, "checkpoint_seconds: got inf"),
         ({"monitor_mode": "auto"}, "monitor_mode: got 'auto', expected min or max"),
         ({"publish_label": "-a"}, "publish_label: got '-a'"),
-        ({"publish": False, "publish_label": "a"}, "publish_label: given for a run that publishes nothing"),
+        ({"publish": False, "publish_label": "a"}, "publish_label: given for a run that doesn't publish its result"),
         ({"publish": False, "publish_if_improved": "loss"}, "publish_if_improved: given for a run that"),
-        ({"publish_if_improved": "loss"}, "publish_if_improved: needs validation data"),
-        ({"publish": "best", "monitor": "val_loss"}, "monitor: 'val_loss' needs validation data"),
+        ({"publish_if_improved": "loss"}, "publish_if_improved: requires validation data"),
+        ({"publish": "best", "monitor": "val_loss"}, "monitor: 'val_loss' requires validation data"),
         ({"data": (*DATA, *VALIDATION), "kind": Kind.EVALUATION}, "validation_x 'x': evaluation takes x, y and"),
         ({"data": (*DATA, *VALIDATION), "validation_split": 0.5}, "exclude each other: got both"),
         ({"data": (*DATA, VALIDATION[0])}, "validation data: no y; expected targets for 'y'"),
@@ -100,7 +100,7 @@ def test_what_means_something_is_taken(changes):
         ({"data": (*DATA, *(array("sample_weight", 6),) * 511)}, "data: got 513 arrays, expected at most 512"),
         (
             {"data": (DATA[0], DataArray(Role.Y, "y", "float32", (), path="y.npy"))},
-            "y 'y': got dtype or shape with a path, expected the file to say them",
+            "y 'y': got dtype or shape with a path, expected them from the file",
         ),
     ],
     ids=str,
@@ -120,7 +120,7 @@ def test_what_means_nothing_is_named(changes, text):
         ((*DATA, array("sample_weight", 6, name="a")), UnknownOutputError, "sample_weight: unknown output 'a'"),
         ((DATA[1],), MissingInputError, "training data: no x for input 'x'"),
         ((*DATA, VALIDATION[1]), MissingInputError, "validation data: no x for input 'x'"),
-        ((array("x", 6, 2), array("y", 5, 2)), InvalidTensorError, "x 'x' has 6, y 'y' has 5; expected as many"),
+        ((array("x", 6, 2), array("y", 5, 2)), InvalidTensorError, "x 'x' has 6, y 'y' has 5; expected the same"),
         ((*DATA, array("sample_weight", 5)), InvalidTensorError, "sample_weight 'y' has 5"),
         ((*DATA, VALIDATION[0], array("validation_y", 5, 2)), InvalidTensorError, "validation_y 'y' has 5"),
         ((array("x", 0, 2), array("y", 0, 2)), InvalidTensorError, "got no rows, expected 1 or more"),
@@ -151,9 +151,9 @@ def test_names_may_be_left_out_where_there_is_one():
     data = (array("x", 6, 2), array("y", 6, 2, name="y"), array("y", 6, 1, name="z"), weights)
     # Weights without a name are those of all outputs.
     assert [one.name for one in check(outputs=two, data=data).data] == ["x", "y", "z", ""]
-    with pytest.raises(UnknownOutputError, match="y: an array has no name, and the model has 2 outputs: 'y', 'z'"):
+    with pytest.raises(UnknownOutputError, match="got an array without a name, but the model has 2 outputs: 'y', 'z'"):
         check(outputs=two)
-    with pytest.raises(UnknownInputError, match="x: an array has no name, and the model has 2 inputs: 'x', 'b'"):
+    with pytest.raises(UnknownInputError, match="x: got an array without a name, but the model has 2 inputs: 'x', 'b'"):
         check(inputs=[*INPUTS, spec("b", 1)])
 
 
@@ -185,8 +185,8 @@ def test_a_file_says_what_it_holds(tmp_path):
         (3, 3, ""),
         (0, 32, "workers: got 0, expected at most 4"),
         (-1, 32, "workers: got -1"),
-        (5, 32, "workers: got 5, expected at most 4, which the server's setting max_workers allows"),
-        (4, 3, "workers: got 4 for batches of 3 rows, expected at most one a row"),
+        (5, 32, "workers: got 5, expected at most 4, the server's setting max_workers"),
+        (4, 3, "workers: got 4 for batches of 3 rows, expected at most one per row"),
     ],
 )
 def test_workers_are_as_many_as_the_server_allows_and_a_batch_has_rows(workers, batch, text):

@@ -44,7 +44,7 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
 def niceness(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How far the process stands back."""
     asked: list[int] = []
-    monkeypatch.setattr(work, "stand_back", asked.append)
+    monkeypatch.setattr(work, "lower_priority", asked.append)
     monkeypatch.setattr(work, "CpuYield", Callback)
     return asked
 

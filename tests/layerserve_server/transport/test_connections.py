@@ -148,8 +148,8 @@ def test_what_went_on_to_another_process_is_not_kept(pair, monkeypatch):
     pair.send(9 << 20)
     pair.look()
     assert not pair.ended()
-    pair.watched.elsewhere.received += 9 << 20
-    pair.watched.elsewhere.calls += 1
+    pair.watched.unattributed.received += 9 << 20
+    pair.watched.unattributed.calls += 1
     pair.look()
     assert pair.connection.coming == 0
 
@@ -183,12 +183,12 @@ def test_a_caller_that_takes_no_replies_is_ended(pair, monkeypatch):
 def test_replies_count_as_soon_as_they_are_given_out(pair):
     """Many more would be given out until the next look; it comes at once where they are much."""
     pair.look()
-    pair.watched.gave_out(pair.traffic, 1 << 20)
+    pair.watched.count_reply(pair.traffic, 1 << 20)
     assert pair.watched.kept() == 1 << 20
     assert not pair.watched._look_now.is_set()
     pair.look()
     assert pair.watched.kept() == (1 << 20) + 2 * HELLO  # once, as what is left on the connection
-    pair.watched.gave_out(pair.traffic, (1 << 20) + 1)  # an eighth of all is a MiB
+    pair.watched.count_reply(pair.traffic, (1 << 20) + 1)  # an eighth of all is a MiB
     assert pair.watched._look_now.is_set()
     pair.look()
     assert pair.watched.kept() == (2 << 20) + 1 + 2 * HELLO
@@ -277,7 +277,7 @@ def test_an_address_with_too_many_connections_loses_those_that_were_silent_longe
     assert here.look() == [1, 2]
     assert here.look() == [1, 2]
     lines = [record.getMessage() for record in caplog.records]
-    assert lines == ["ended 2 connections of 127.0.0.2: this address has more than 3 connections"]
+    assert lines == ["closed 2 connections of 127.0.0.2: the address has more than 3 connections"]
 
 
 def test_addresses_with_most_connections_leave_room_for_others(crowd):
@@ -344,13 +344,13 @@ def test_looks_take_little_of_the_time_however_much_there_is_to_see(pair, monkey
 def test_calls_that_are_cancelled_without_end_are_seen_at_once(pair):
     pair.look()
     for _ in range(LIMITS.max_resets_per_second):
-        pair.watched.was_reset(pair.traffic)
+        pair.watched.count_reset(pair.traffic)
     assert not pair.watched._look_now.is_set()
     pair.look()
-    pair.watched.was_reset(pair.traffic)
+    pair.watched.count_reset(pair.traffic)
     assert not pair.watched._look_now.is_set()  # since the last look it is one
     for _ in range(LIMITS.max_resets_per_second):
-        pair.watched.was_reset(pair.traffic)
+        pair.watched.count_reset(pair.traffic)
     assert pair.watched._look_now.is_set()
     pair.look()
     assert pair.ended()
@@ -399,7 +399,7 @@ def test_memory_has_one_bound_for_what_is_held_and_what_libraries_keep():
     memory.take(60)
     outside[0] = 30
     memory.take(10)
-    with pytest.raises(Exception, match="11 more would pass the limit of 100"):
+    with pytest.raises(Exception, match="11 more would exceed the limit of 100"):
         memory.take(11)
     memory.give(70)
     assert memory.held == 0
@@ -430,7 +430,7 @@ def test_more_than_the_bound_is_refused_and_when_to_come_back_is_said(serve_echo
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(ECHO + "echo")(bytes(9000), timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "would pass the limit of 30000" in caught.value.details()
+    assert "would exceed the limit of 30000" in caught.value.details()
     # Small calls go on.
     assert channel.unary_unary(ECHO + "echo")(b"x", timeout=30) == b"x"
     for future in hanging:

@@ -218,15 +218,15 @@ def test_in_another_thread_nothing_waits_for_the_end_of_a_burst(make):
     assert [ended.status for ended in observer.ended] == ["OK"]
 
 
-def test_what_has_ended_is_told_before_metrics_are_read(make):
+def test_ended_calls_are_reported_before_metrics_are_collected(make):
     batches, observer = make()
     call = taken(batches, FakeCall(batches))
     call.about("m", 3)
     call.answer(b"y")
     assert observer.ended == []
-    (tell,) = observer.told_before
-    tell()
-    tell()
+    (report,) = observer.before
+    report()
+    report()
     (ended,) = observer.ended
     assert ended[:4] == ("/a/B", "m", "3", "OK")
     assert 0 <= ended.seconds < 60
@@ -312,8 +312,8 @@ def test_calls_that_never_cease_to_come_are_answered_in_bursts():
     event = SimpleNamespace(completion_type="a call")
     poller._state = SimpleNamespace(completion_queue=SimpleNamespace(poll=lambda end: event))
     poller._take = lambda event: next(events, None) is not None
-    poller._look = lambda now: None
-    poller.batches = SimpleNamespace(here=lambda: None, finish=lambda: finished.append(next(events, None)))
+    poller._end_stalled = lambda now: None
+    poller.batches = SimpleNamespace(bind_to_thread=lambda: None, finish=lambda: finished.append(next(events, None)))
     poller._serve()
     # A call brings three events: itself, its request, its end.
     assert finished == [3 * MAX_EVENTS, 6 * MAX_EVENTS + 1, None]

@@ -78,7 +78,7 @@ def test_a_stream_that_sends_nothing_is_ended(serve_echo):
     for stream in streams:
         error = refused(stream)
         assert error.code() is grpc.StatusCode.ABORTED
-        assert "sent nothing for 0.2 seconds" in error.details()
+        assert "sent no message for 0.2 seconds" in error.details()
     observer.wait_for(("upper", "", "ABORTED"))
 
 
@@ -255,7 +255,7 @@ def test_streams_that_come_faster_than_they_begin_are_refused_at_once(held_up, w
     wait_until(lambda: sum(stream.done() for stream in waiting) == 8)  # while none can begin
     early = [stream for stream in waiting if stream.done()]
     assert {(stream.code(), stream.details()) for stream in early} == {
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams came at once")
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams arrived at once")
     }
     go_on.set()
     for stream in waiting:

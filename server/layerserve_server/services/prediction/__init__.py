@@ -1,1 +1,1 @@
-"""layerserve.v1.PredictionService: arrays in, arrays out."""
+"""layerserve.v1.PredictionService: decoding of requests, queueing, and encoding of replies."""

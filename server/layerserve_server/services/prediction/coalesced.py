@@ -1,6 +1,6 @@
-"""Calls of one event batch whose requests have the same template: a batch that needs no queue.
+"""Coalesced calls: calls of an event batch whose requests have the same template, which form a batch without a queue.
 
-Their arrays are joined straight from the messages' bytes, and the results cut into replies as bytes.
+Their arrays are concatenated directly from the messages' bytes, and the results are split into replies as bytes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from layerserve_server.transport.call import Call
 
 
 class CoalescedCalls:
-    """Calls that run as one batch, or as few as they fit into (see batching.CoalescedGroup)."""
+    """Calls with the same template that run as one batch, or as few as possible (see batching.CoalescedGroup)."""
 
     __slots__ = ("_endpoint", "_layouts", "_template", "request_rows", "requests")
 
-    #: Other requests' rows may run in the same batch: else there are no layouts.
+    #: Always joinable: otherwise the endpoint has no layouts.
     joinable = True
 
     def __init__(
         self, calls: Sequence[Call], template: RequestTemplate, layouts: Sequence[Layout], endpoint: Endpoint
     ) -> None:
-        """`layouts` are those of the template's arrays, as the endpoint's model takes them."""
+        """`layouts` are the layouts of the model's inputs in messages of the template."""
         self.requests = calls
         self._template = template
         self._layouts = layouts
@@ -85,9 +85,9 @@ class CoalescedCalls:
 
 
 def _joined(layout: Layout, messages: Sequence[bytes]) -> Array:
-    """The rows of all messages."""
+    """Concatenates the rows of an input in all messages."""
     if len(messages) == 1:
-        # A copy, as what lies within a message can't be written to, nor need it be aligned.
+        # A copy, since an array within a message is read-only and may be unaligned.
         alone: Array = layout.read(messages[0]).copy()
         return alone
     start, stop = layout.offset, layout.offset + layout.elements * layout.dtype.itemsize

@@ -1,4 +1,4 @@
-"""The arrays of a PredictRequest: read in place where they come as the model takes them, as nearly all do."""
+"""Decoding of a PredictRequest's arrays: in place if they match the model's inputs, as nearly all do."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from layerserve_server.inference.runner import Array
 from layerserve_server.services.messages import decode
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 
-#: Types whose bytes on the wire are an array as they are, whatever they hold.
+#: Dtypes whose bytes on the wire are valid array data without conversion or checks.
 PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}
 
 
-#: Templates whose layouts are kept.
+#: Maximum number of templates whose layouts are cached.
 MAX_KEPT = 2048
 
 
 class Decoder:
-    """How requests for the same outputs of a version mostly look."""
+    """Decodes requests for the same outputs of a version."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        #: By name: the type in both spellings, the shape without rows, and the bytes of a row.
+        #: By input name: dtype on the wire and in NumPy, shape of a row, and size of a row in bytes.
         self._inputs: dict[str, tuple[int, np.dtype[np.generic], tuple[int, ...], int]] = {}
         self._layouts: dict[RequestTemplate, tuple[Layout, ...] | None] = {}
         if admission.group is None or any(spec.dtype not in PLAIN for spec in admission.inputs):
@@ -42,12 +42,12 @@ class Decoder:
         self._count = len(admission.inputs)
 
     def read(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted:
-        """The arrays that the model gets. Raises an InvalidRequestError."""
+        """Returns the model's input arrays. Raises InvalidTensorError, and as `admission.admit` does."""
         admitted = self._read_in_place(given) if self._inputs else None
         return admitted or self._admission.admit([(tensor.name, decode(tensor)) for tensor in given])
 
     def layouts(self, template: RequestTemplate) -> tuple[Layout, ...] | None:
-        """Where the arrays lie of requests of a template; None where they don't lie as the model takes them."""
+        """Returns the layouts of the inputs in messages of a template; None if they can't be read in place."""
         try:
             return self._layouts[template]
         except KeyError:
@@ -73,7 +73,7 @@ class Decoder:
         return tuple(found.values()) if len(found) == len(template.tensors) == self._count else None
 
     def _read_in_place(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted | None:
-        """None for anything unusual: rightly or wrongly so, the long way finds out."""
+        """Returns None if an array needs conversion or is invalid: `admit` then converts or refuses it."""
         arrays: dict[str, Array] = {}
         rows = 0
         for tensor in given:

@@ -1,4 +1,4 @@
-"""The bytes of a PredictResponse, with all that never changes written ahead."""
+"""Serialization of PredictResponse messages, with the constant parts serialized in advance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layerserve_server.inference.queue import Arrays
 
 
 class Encoder:
-    """The response of one version to requests for the same outputs."""
+    """Encodes replies to requests for the same outputs of a version."""
 
     def __init__(self, model: str, version: int, outputs: Sequence[str]) -> None:
         spec = tensor_pb2.ModelSpec(name=model, version=version)
@@ -21,7 +21,7 @@ class Encoder:
         self._tensors = TensorWriter(prediction_pb2.PredictResponse.OUTPUTS_FIELD_NUMBER)
 
     def fill(self, results: Arrays, id: str) -> bytes:
-        """The message with these arrays."""
+        """Returns the serialized reply with these arrays."""
         parts: list[Any] = [self._head]
         for name in self._outputs:
             self._tensors.write(parts, name, results[name])
@@ -30,7 +30,7 @@ class Encoder:
         return b"".join(parts)
 
     def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
-        """A message for each id, with so many rows of the results, in order."""
+        """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
         if any(results[name].dtype not in WIRE_TYPES for name in self._outputs):
             starts = range(0, rows * len(ids), rows)
             return [

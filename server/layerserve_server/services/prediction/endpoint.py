@@ -1,4 +1,4 @@
-"""What a version has ready for requests that ask for the same outputs."""
+"""Endpoints: objects that a version caches for requests for the same outputs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.prediction.decoder import Decoder
 from layerserve_server.services.prediction.encoder import Encoder
 
-#: Endpoints that a version keeps. Callers choose the outputs, so there is a bound.
+#: Maximum number of cached endpoints per version. Clients choose the outputs, so there has to be a limit.
 MAX_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Some outputs of a version, and how requests for them are read and answered."""
+    """Admission, decoder and encoder for requests for the same outputs of a version."""
 
     admission: Admission
     decoder: Decoder
-    #: Each output once, as the model computes them.
+    #: The outputs to compute, without duplicates.
     computed: tuple[str, ...]
     encoder: Encoder
 
 
 def endpoint_of(version: LoadedVersion, outputs: tuple[str, ...]) -> Endpoint:
-    """The endpoint of these outputs, or of all, which the version keeps.
+    """Returns the version's endpoint for these outputs; for all outputs if empty.
 
-    Raises UnknownOutputError, and InvalidRequestError for repeated ones.
+    Raises UnknownOutputError if there is no such output, and InvalidRequestError if one is given twice.
     """
     found: Endpoint | None = version.endpoints.get(outputs)
     if found is None:
@@ -42,9 +42,9 @@ def endpoint_of(version: LoadedVersion, outputs: tuple[str, ...]) -> Endpoint:
 
 def _make_endpoint(version: LoadedVersion, outputs: tuple[str, ...]) -> Endpoint:
     if len(set(outputs)) < len(outputs):
-        # A reply would be as many times as large as what it is computed from.
+        # The reply would be larger than the results by this factor.
         name, count = Counter(outputs).most_common(1)[0]
-        raise InvalidRequestError(f"output '{safe_text(name, 80)}': got it {count} times, expected it once")
+        raise InvalidRequestError(f"output '{safe_text(name, 80)}': given {count} times, expected once")
     plan = version.runner.plan(outputs)
     names = outputs or tuple(spec.name for spec in version.model.output_specs)
     computed = tuple(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""The requests of one stream under way, and their answers as they come."""
+"""PredictStream: starts the requests of a stream and sends their replies as they finish."""
 
 from __future__ import annotations
 
@@ -18,75 +18,78 @@ from layerserve_server.services.messages import LONG_BYTES, parse
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.status import Failure, failure
 
-#: Requests of one stream that may be under way or have answers that the caller hasn't taken; further ones stay on the
-#: wire.
-MAX_UNDER_WAY = 256
-#: The same in bytes of requests.
-MAX_BYTES_UNDER_WAY = 64 << 20
+#: Maximum number of open requests of a stream: in progress, or with replies that aren't sent yet. Further ones aren't
+#: received until others are closed.
+MAX_OPEN = 256
+#: Maximum size of the open requests of a stream, in bytes.
+MAX_OPEN_BYTES = 64 << 20
 
 RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
 
 class PredictionStream:
-    """Starts the requests of a stream, and gives their answers until all have come or the caller has gone."""
+    """Starts the requests of a stream, and yields their replies until all are sent or the client cancels."""
 
     def __init__(self, stream: Stream, start: Callable[[StreamedCall], None]) -> None:
-        """`start` begins to answer a call; an error that it raises is the answer."""
+        """`start` starts a request; if it raises, the request is answered with that error."""
         self._stream = stream
         self._start = start
-        #: Answers to be sent, each with the size of its request. Appended by any thread.
+        #: Replies to be sent, with the sizes of their requests. Appended by any thread.
         self._ready: deque[tuple[bytes, int]] = deque()
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         self._lock = threading.Lock()
-        self._under_way: set[StreamedCall] = set()
+        self._in_progress: set[StreamedCall] = set()
         self.closed = False
-        # What follows belongs to the event loop.
+        # The fields below are used in the event loop only.
         self._count = 0
         self._bytes = 0
         self._room = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
-        """The answers, encoded."""
+        """Yields the serialized replies.
+
+        Raises UnavailableError if the server stops before the client has half-closed, and as `Stream.requests` does.
+        """
         self._reading = reading = asyncio.ensure_future(self._read())
-        reading.add_done_callback(lambda _: self._news.set())
+        reading.add_done_callback(lambda _: self._wake.set())
         self._stream.on_closed(self._stop)
         try:
             while True:
-                self._news.clear()
+                self._wake.clear()
                 while self._ready:
                     message, size = self._ready.popleft()
                     self._stream.memory.give(len(message))
                     yield message
-                    # Only now, as answers that aren't taken are memory as well.
+                    # After sending, since unsent replies occupy memory, too.
                     self._count -= 1
                     self._bytes -= size
                     self._room.set()
                 if self._over(reading):
                     break
-                await self._news.wait()
+                await self._wake.wait()
             if reading.cancelled():
                 raise UnavailableError(STOPPING)
             if reading.done():
                 reading.result()
         finally:
             reading.cancel()
-            # How it ends holds its frame, and that holds this.
+            # The task's exception refers to its frame, and that to this object: a reference cycle.
             self._reading = None
             self._close()
 
     def _over(self, reading: asyncio.Task[None]) -> bool:
-        """Whether no further answer comes."""
+        """Whether there are no further replies."""
         if self.closed or not reading.done():
             return self.closed
         failed = not reading.cancelled() and reading.exception() is not None
         return failed or not self._count
 
     async def _read(self) -> None:
-        """Starts the stream's requests. Waits while too many are under way."""
+        """Starts the stream's requests. Waits while too many are open."""
         async for message in self._stream.requests():
             call = StreamedCall(self, self._stream, len(message))
-            while self._count >= MAX_UNDER_WAY or (self._count and self._bytes + len(message) > MAX_BYTES_UNDER_WAY):
+            while self._count >= MAX_OPEN or (self._count and self._bytes + len(message) > MAX_OPEN_BYTES):
                 self._room.clear()
                 await self._room.wait()
             self._count += 1
@@ -94,7 +97,7 @@ class PredictionStream:
             with self._lock:
                 if self.closed:
                     return
-                self._under_way.add(call)
+                self._in_progress.add(call)
             if len(message) > LONG_BYTES:
                 await self._stream.blocking(partial(self._begin, call, message))
             else:
@@ -113,19 +116,19 @@ class PredictionStream:
             call.fail(error)
 
     def _stop(self) -> None:
-        """The caller has gone: nothing more is computed. Or the server is stopping: nothing more is read."""
+        """Drops all requests if the client has cancelled; stops receiving requests if the server is stopping."""
         if self._stream.listens():
             if self._reading is not None:
                 self._reading.cancel()
         else:
             self._close()
-        self._news.set()
+        self._wake.set()
 
     def _close(self) -> None:
-        """Drops what hasn't run."""
+        """Cancels requests in progress and drops unsent replies."""
         with self._lock:
             self.closed = True
-            left, self._under_way = self._under_way, set()
+            left, self._in_progress = self._in_progress, set()
         for call in left:
             gone, call.gone = call.gone, _nothing
             gone()
@@ -133,23 +136,23 @@ class PredictionStream:
             self._stream.memory.give(len(self._ready.popleft()[0]))
 
     def answered(self, call: StreamedCall) -> bool:
-        """Whether a call has its answer."""
-        return call not in self._under_way
+        """Whether a call was answered or cancelled."""
+        return call not in self._in_progress
 
     def end(self, call: StreamedCall, message: bytes) -> None:
-        """A call has its answer; later ones to it are ignored."""
+        """Answers a call with a serialized message. Later answers to it are ignored."""
         with self._lock:
-            if call not in self._under_way:
+            if call not in self._in_progress:
                 return
-            self._under_way.discard(call)
+            self._in_progress.discard(call)
             # The callback refers to the pending request, and that to this call: a reference cycle, which would keep
             # the arrays until the garbage collector runs.
             call.gone = _nothing
             self._ready.append((self.hold(message, call), call.size))
-        self._stream.soon(self._news.set)
+        self._stream.soon(self._wake.set)
 
     def hold(self, message: bytes, call: StreamedCall) -> bytes:
-        """Counts an answer against the memory of all callers until it is sent; gives the refusal where none is left."""
+        """Counts a reply towards the memory budget until it is sent. Returns a refusal if the budget is used up."""
         try:
             self._stream.memory.take(len(message))
         except BusyError as error:
@@ -159,19 +162,19 @@ class PredictionStream:
 
 
 class StreamedCall:
-    """One request of a stream (see transport.call.Call)."""
+    """A request of a stream (see transport.call.Call)."""
 
     deadline = None
 
     def __init__(self, answers: PredictionStream, stream: Stream, size: int) -> None:
-        """`size` is that of its message, in bytes."""
+        """`size` is the size of its message, in bytes."""
         self._answers = answers
         self._stream = stream
         self.size = size
         self.message = prediction_pb2.PredictRequest()
         self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
-        #: What is left to do for it in a thread that may be kept.
+        #: Work passed to `may_block`, to be run in a pool thread.
         self.blocking: Callable[[], None] | None = None
 
     @property
@@ -206,12 +209,12 @@ class StreamedCall:
         self._answers.end(self, self.refusal(error))
 
     def refusal(self, error: Exception) -> bytes:
-        """The answer that is an error, encoded."""
+        """Returns the serialized reply for an error."""
         wire = failure(error, self.method)
-        said = prediction_pb2.PredictError(
+        refused = prediction_pb2.PredictError(
             id=self.message.id, code=wire.code.value[0], message=wire.text, metadata=_texts(wire)
         )
-        return prediction_pb2.PredictStreamResponse(error=said).SerializeToString()
+        return prediction_pb2.PredictStreamResponse(error=refused).SerializeToString()
 
     def about(self, model: str, version: int) -> None:
         self._stream.about(model, version)
@@ -231,4 +234,4 @@ def _texts(wire: Failure) -> dict[str, str]:
 
 
 def _nothing() -> None:
-    """Nothing is to be done when the caller goes away."""
+    """Default callback for a cancellation."""

@@ -1,8 +1,8 @@
-"""What requests that differ only in their numbers have in common: read once, and known again by their bytes.
+"""Request templates: recognizes requests that differ from an earlier one only in tensor data and id, without parsing.
 
-A client sends the same message over and over, but for the tensors' data and the id. Where all other bytes are those of
-a message that was read before, all else that it says is the same too: that is how the wire format works. So such a
-message is recognised by comparing a few dozen bytes, and its arrays lie where those of the first one lay.
+Clients repeat the same message with other data and ids. If all other bytes equal those of a parsed message, then by the
+wire format all other fields are equal, too. Such a message is recognized by comparing a few dozen bytes, and its arrays
+are at the same offsets as in the parsed message.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from layerserve.v1 import prediction_pb2, tensor_pb2
 
 from layerserve_server.inference.runner import Array
 
-#: Templates of messages of one length, and lengths: callers choose both, so there are bounds.
+#: Maximum number of templates per message length, and of lengths. Clients choose both, so there have to be limits.
 MAX_OF_LENGTH = 4
 MAX_LENGTHS = 512
-#: Bytes besides tensors' data that a message may have to be worth comparing.
+#: Maximum number of compared bytes, those besides tensor data and id; longer messages get no template.
 MAX_FIXED_BYTES = 2048
 
-#: Stands for a field number: those begin with 1.
+#: Returned in place of the field number for a group; field numbers start at 1.
 GROUP = 0
 
 _Request = prediction_pb2.PredictRequest
@@ -29,14 +29,14 @@ _Tensor = tensor_pb2.Tensor
 
 
 class Span(NamedTuple):
-    """Bytes of a message, from `start` up to `stop`."""
+    """A range of bytes of a message, from `start` to `stop` (exclusive)."""
 
     start: int
     stop: int
 
 
 class Tensor(NamedTuple):
-    """A tensor of a request: all that the message says of it but its data, and where these lie."""
+    """A tensor of a request: its name, dtype (as on the wire) and shape, and the span of its data."""
 
     name: str
     dtype: int
@@ -45,7 +45,7 @@ class Tensor(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where an input's array lies in a message."""
+    """Dtype, shape and byte offset of an input's array in a message."""
 
     name: str
     dtype: np.dtype[np.generic]
@@ -54,12 +54,12 @@ class Layout(NamedTuple):
     offset: int
 
     def read(self, message: bytes) -> Array:
-        """The array, in place and so perhaps unaligned."""
+        """Returns the array in a message as a view: read-only and perhaps unaligned."""
         return np.frombuffer(message, self.dtype, self.elements, self.offset).reshape(self.shape)
 
 
 class RequestTemplate:
-    """Requests that are the same but for their tensors' data and their ids."""
+    """The common part of requests that are equal except for tensor data and id."""
 
     __slots__ = ("_fixed", "_id", "choice", "max_queue_ms", "outputs", "priority", "tensors")
 
@@ -87,30 +87,30 @@ class RequestTemplate:
 
     @property
     def fixed_bytes(self) -> int:
-        """Bytes that all of these requests share."""
+        """Number of bytes that are equal in all of these requests."""
         return sum(len(content) for _, content in self._fixed)
 
     def fits(self, message: bytes) -> bool:
-        """Whether a message of the same length is one of these."""
+        """Whether a message of the same length has this template."""
         for start, content in self._fixed:
             if not message.startswith(content, start):
                 return False
-        # What is no text isn't a message.
+        # protobuf refuses ids that aren't UTF-8, so only ASCII is accepted without parsing.
         return self._id is None or message[self._id.start : self._id.stop].isascii()
 
     def id(self, message: bytes) -> str:
-        """The id of one of these messages."""
+        """Returns the id of a message with this template; empty if it has none."""
         return "" if self._id is None else message[self._id.start : self._id.stop].decode("ascii")
 
 
 class RequestTemplates:
-    """The templates of requests that came before."""
+    """Cache of templates of earlier requests."""
 
     def __init__(self) -> None:
         self._by_length: dict[int, tuple[RequestTemplate, ...]] = {}
 
     def find(self, message: bytes) -> RequestTemplate | None:
-        """The template of a message; None for one that looks new."""
+        """Returns the template of a message; None if it has no cached one."""
         for template in self._by_length.get(len(message), ()):
             if template.fits(message):
                 return template
@@ -119,7 +119,7 @@ class RequestTemplates:
     def learn(
         self, message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
     ) -> None:
-        """Remembers what a message looks like that was read as `request`."""
+        """Caches the template of a message that was parsed as `request`."""
         template = template_of(message, request, choice)
         if template is None or template.fixed_bytes > MAX_FIXED_BYTES:
             return
@@ -132,7 +132,7 @@ class RequestTemplates:
 def template_of(
     message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
 ) -> RequestTemplate | None:
-    """The template of a message; None where a part of it stands there twice, so that one overrides the other."""
+    """Returns the template of a message; None if a field occurs twice, so that the last one counts, or has a group."""
     ids: list[Span] = []
     data: list[Span] = []
     for number, span in fields(message, Span(0, len(message))):
@@ -156,9 +156,9 @@ def template_of(
 
 
 def fields(message: bytes, within: Span) -> Iterator[tuple[int, Span]]:
-    """The fields with a length of a message that protobuf has read, by number, and where their content lies.
+    """Yields number and span of the length-delimited fields of a valid message.
 
-    https://protobuf.dev/programming-guides/encoding/ describes the format.
+    For the format see https://protobuf.dev/programming-guides/encoding/.
     """
     at = within.start
     while at < within.stop:
@@ -173,7 +173,7 @@ def fields(message: bytes, within: Span) -> Iterator[tuple[int, Span]]:
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
-            # A group, which is read by its content: no version of these messages has one.
+            # A group, whose end is found only by parsing it. These messages never had any.
             yield GROUP, Span(at, within.stop)
             return
 

@@ -1,4 +1,4 @@
-"""The handlers of layerserve.v1.PredictionService."""
+"""Handlers of layerserve.v1.PredictionService."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class PredictionService:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._templates = RequestTemplates()
-        #: One object, as calls that name the same are answered together.
+        #: A single bound method object: `Call.gather` groups calls by it.
         self._answer = self._answer_templates
 
     def routes(self) -> Routes:
-        """Its methods."""
+        """Returns the handlers."""
         return Routes(
             unary={SERVICE + "Predict": self.predict},
             prompt={SERVICE + "Predict"},
@@ -39,7 +39,7 @@ class PredictionService:
         )
 
     def predict(self, call: Call) -> None:
-        """Answers with the results for the request's rows, in a batch with others."""
+        """Handles Predict: replies with the outputs for the request's rows, computed in a batch with other requests."""
         template = self._templates.find(call.request)
         if template is not None:
             call.gather(self._answer, (call, template))
@@ -47,28 +47,28 @@ class PredictionService:
             self._parse(call, learn=True)
 
     def predict_stream(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """Many requests, answered as they finish."""
+        """Handles PredictStream: yields replies to many requests as they finish."""
 
         def start(call: StreamedCall) -> None:
-            # Batches run elsewhere: while one does, the event loop reads what will be the next one.
+            # Batches run in another thread, so that the event loop receives the requests of the next one meanwhile.
             self._start(call, call.message, here=False)
 
         return PredictionStream(stream, start).messages()
 
     def _answer_templates(self, known: Sequence[tuple[Call, RequestTemplate]]) -> None:
-        """Answers calls that came together and have templates."""
+        """Answers calls of an event batch that have templates."""
         calls: dict[RequestTemplate, list[Call]] = {}
         for call, template in known:
             calls.setdefault(template, []).append(call)
         models = Counter(template.choice for template in calls) if len(calls) > 1 else None
         for template, same in calls.items():
-            # Different requests for one model make one batch only if they meet in its queue.
+            # Requests with different templates for one model can only be batched in its queue.
             if (models is not None and models[template.choice] > 1) or not self._answer_together(template, same):
                 for call in same:
                     self._queue(call, template)
 
     def _answer_together(self, template: RequestTemplate, calls: Sequence[Call]) -> bool:
-        """Answers calls that have one template without a queue, if that can be done."""
+        """Answers calls with the same template without a queue. Returns False if that isn't possible."""
         try:
             held = self._repository.lease_loaded(*template.choice)
             if held is None:
@@ -82,7 +82,7 @@ class PredictionService:
                     call.about(version.name, version.version)
                 return version.queue.run_together(CoalescedCalls(calls, template, layouts, endpoint))
         except ServerError:
-            # Whatever is wrong with the choice of a version or of outputs is each call's own error.
+            # An invalid choice of version or outputs is reported to each call separately.
             return False
 
     def _queue(self, call: Call, template: RequestTemplate) -> None:
@@ -105,7 +105,7 @@ class PredictionService:
             call.fail(error)
 
     def _parse(self, call: Call, *, learn: bool) -> None:
-        """Has protobuf read a request, and queues it; with `learn`, its template is kept."""
+        """Parses a request with protobuf and queues it; with `learn`, its template is cached."""
 
         def read() -> None:
             request = parse(prediction_pb2.PredictRequest, call.request)
@@ -119,7 +119,7 @@ class PredictionService:
             read()
 
     def _start(self, call: Call, message: prediction_pb2.PredictRequest, *, here: bool) -> None:
-        """Queues a request that protobuf has read."""
+        """Queues a parsed request."""
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
             admitted, priority, max_ms = endpoint.decoder.read(message.inputs), message.priority, message.max_queue_ms
@@ -145,9 +145,9 @@ def _put(
     *,
     here: bool,
 ) -> bool:
-    """Puts a request into the queue of its version and has it run. False: `read` gave None, and nothing is done.
+    """Adds a request to the queue of its version and runs it. Returns False, without effect, if `read` returns None.
 
-    It runs `here`, if the model is quick, once the calls that came together with this one are in their queues.
+    With `here`, a quick model runs in this thread, after all calls of the event batch were queued.
     """
     version = held.version
     try:
@@ -165,7 +165,7 @@ def _put(
     if here:
         call.afterwards(queue.run_if_quick)
     else:
-        queue.run_elsewhere()
+        queue.run_in_background()
     return True
 
 
@@ -179,7 +179,7 @@ def _request(
     priority: int,
     max_queue_ms: int,
 ) -> QueuedRequest:
-    """A call's request for the queue. `max_queue_ms` of 0 is no limit. The lease ends with the answer."""
+    """Makes the queued request of a call. `max_queue_ms` 0 means no limit. The lease ends when it is answered."""
 
     def answer(request: QueuedRequest) -> None:
         held.end()

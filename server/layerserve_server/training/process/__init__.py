@@ -1,1 +1,1 @@
-"""The processes that train: started and watched by the server, and what they do."""
+"""Child processes of runs: how the server starts and monitors them, and the programs that they run."""

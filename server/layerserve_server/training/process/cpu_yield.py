@@ -1,4 +1,4 @@
-"""How a training process lets those go first that answer requests."""
+"""Yielding of the processor by training processes to the server's processes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from layergraph.training.callbacks.callback import Callback
 
 from layerserve_server.training.process.cpu_usage import SERVER, seconds_served, seconds_waited, serving_processes
 
-#: Seconds that a process trains at the least before it looks whether it is in the way.
+#: Minimum time of training between two checks for contention, in seconds.
 TRAINS = 0.05
-#: If it is, it rests so many times as long as it computed, and no more seconds than these.
+#: On contention, training pauses for this multiple of its processor time, and at most this number of seconds.
 RESTS, MOST_RESTS = 9.0, 5.0
-#: It is where it waited for a core for more than this part of the time, while the server computed for so much of it.
+#: Contention: training waited for a core for more than the first fraction of the time, and the server computed for more
+#: than the second fraction.
 WAITED, SERVED = 0.3, 0.75
 
 
 class CpuYield(Callback):
-    """Has the scheduler choose anew after each batch, and leaves the processor to a server that needs all of it.
+    """Yields to the scheduler after each batch, and pauses while the server needs the whole processor.
 
-    A woken thread that has had more than its share of late waits until the scheduler looks again: at its next tick, up
-    to 4 ms away, however little the training process is due. Where requests come as fast as they are answered that
-    happens all the time; training then goes on for a tenth of it, in one piece, so that few requests meet it.
+    A serving thread that wakes up after having used more than its recent share has to wait for the scheduler's next
+    tick, up to 4 ms, even if the training process has a low priority. Under full load this happens all the time.
+    Training then continues for a tenth of the time, in one piece, so that it delays few requests.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class CpuYield(Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         os.sched_yield()
         if time.monotonic() - self._began > TRAINS:
-            self._look()
+            self._rest_on_contention()
 
     def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.on_train_batch_end(batch)
@@ -46,13 +47,13 @@ class CpuYield(Callback):
         self._waited = seconds_waited()
         self._served = seconds_served(self._serving)
 
-    def _look(self) -> None:
+    def _rest_on_contention(self) -> None:
         took = time.monotonic() - self._began
         waited = seconds_waited() - self._waited
         if waited > WAITED * took:
             if seconds_served(self._serving) - self._served > SERVED * took:
-                # Where others than the server take the cores as well it may hardly have computed: it is out of the way.
+                # If other processes use the cores, too, training may hardly have computed, and pauses briefly.
                 time.sleep(min(RESTS * max(took - waited, 0.0), MOST_RESTS))
-            # Workers come and go; to find them takes too long to be done where nobody is in the way.
+            # Workers come and go. Finding them is slow, so it is done on contention only.
             self._serving = serving_processes(self._server)
         self._begin()

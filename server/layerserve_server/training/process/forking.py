@@ -1,9 +1,10 @@
-"""The warm parent's program, with the server's socket as its input.
+"""Program of the warm parent process. Its standard input is a socket to the server.
 
-It imports what training needs, and forks for each job two processes: one that minds the limits of time and says how the
-other one ended, and that one, which carries the job out under limits of memory and sends its reply. A run is forked in
-the same way, without limits: its minder waits for its end, also when parent and server are gone. The parent itself
-reads no job and computes nothing, so that torch has no threads in it that a fork would lose.
+It imports what training needs. For each job it forks a supervisor, which forks the worker: the supervisor enforces the
+time limit and reports how the worker ended, and the worker runs the job under a memory limit and sends its reply. A run
+is forked in the same way, without limits; its supervisor waits for its end, even if the parent and the server have
+ended. The parent itself reads no jobs and computes nothing, so that torch starts no threads in it, which a fork would
+lose.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from layerserve_server.training.process import main as run
 from layerserve_server.training.process.warm_parent import MAX_REPLY, JobLimits, received
 from layerserve_server.training.runs.folder import CHILD_OUTPUT
 
-#: Seconds between two looks at a job.
+#: Time between two checks of a job, in seconds.
 LOOK_SECONDS = 0.01
 
 
 def main() -> None:
-    """Forks for each job until the server closes its end, or for so many seconds (the argument) there was none."""
+    """Forks for each job, until the server closes the socket or no job arrives for the seconds in the argument."""
     _import_all()
     control = socket.socket(fileno=os.dup(0))
-    # Who minds a run outlives the parent, and must not keep the server's socket open.
+    # The supervisor of a run outlives the parent, and must not keep the server's socket open.
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     if sys.argv[1:]:
         control.settimeout(float(sys.argv[1]))
-    # Children end by themselves; nothing waits for them.
+    # Nothing waits for the supervisors.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         try:
@@ -56,13 +57,13 @@ def main() -> None:
         if os.fork() == 0:
             control.close()
             with contextlib.suppress(OSError):
-                _mind(socket.socket(fileno=files[0]), {**JOBS, CONVERT: convert})
+                _supervise(socket.socket(fileno=files[0]), {**JOBS, CONVERT: convert})
             os._exit(0)
         os.close(files[0])
 
 
 def _import_all() -> None:
-    """Imports what loading and training need, and takes it out of the garbage collector's sight."""
+    """Imports what loading and training need, and excludes it from garbage collection."""
     import layergraph.layers.table
     import layergraph.ops.table
     import layergraph.training.callbacks.table  # noqa: F401
@@ -70,23 +71,23 @@ def _import_all() -> None:
 
     import layerserve_server.training.process.work  # noqa: F401
 
-    # torch imports much only when shapes are first inferred: on the meta device, where nothing is computed.
+    # torch imports many modules when shapes are first inferred. That uses the meta device, which computes nothing.
     inputs = Input((1,))
     Model(inputs, layers.Dense(1)(inputs))
     runner.make_ready()
 
 
-def _mind(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
-    """Reads a job, has a child carry it out, and says how that one ended unless it replied."""
+def _supervise(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
+    """Reads a job and runs it in a child process. Reports how the child ended, unless it has replied."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request = json.loads(received(channel))
     if "run" in request:
-        _mind_run(channel, Path(request["run"]), request["environment"])
+        _supervise_run(channel, Path(request["run"]), request["environment"])
         return
     limits = JobLimits(**request["limits"])
     child = os.fork()
     if child == 0:
-        _carry_out(channel, lambda: jobs[request["job"]](request["arguments"]), limits)
+        _run_job(channel, lambda: jobs[request["job"]](request["arguments"]), limits)
     deadline = time.monotonic() + limits.wall_seconds
     hangup = select.poll()
     hangup.register(channel, 0)
@@ -102,8 +103,8 @@ def _mind(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
         channel.sendall(json.dumps({"died": max(0, -status), "late": late}).encode())
 
 
-def _mind_run(channel: socket.socket, folder: Path, environment: Mapping[str, str]) -> None:
-    """Starts a run, says which process it is, and in the end how that one ended."""
+def _supervise_run(channel: socket.socket, folder: Path, environment: Mapping[str, str]) -> None:
+    """Starts a run's process; reports its process id, and finally its exit status."""
     child = os.fork()
     if child == 0:
         channel.close()
@@ -114,9 +115,9 @@ def _mind_run(channel: socket.socket, folder: Path, environment: Mapping[str, st
 
 
 def _train(folder: Path, environment: Mapping[str, str]) -> NoReturn:
-    """Carries a run out as `python -m layerserve_server.training.process.main` does."""
+    """Executes a run as `python -m layerserve_server.training.process.main` does."""
     try:
-        # Its own session: the system shares the processor between sessions first, and a run stands back as one.
+        # Its own session: Linux divides the processor among sessions first, and the session gets a low priority.
         os.setsid()
         os.environ.clear()
         os.environ.update(environment)
@@ -124,7 +125,7 @@ def _train(folder: Path, environment: Mapping[str, str]) -> NoReturn:
         for stream in (1, 2):
             os.dup2(output, stream)
         os.close(output)
-        # What a fork copies is the same in all of them.
+        # The random state would be the same in all forks.
         random.seed()
         np.random.seed()
     except BaseException:
@@ -133,8 +134,8 @@ def _train(folder: Path, environment: Mapping[str, str]) -> NoReturn:
     run.carry_out(folder)
 
 
-def _carry_out(channel: socket.socket, job: Callable[[], Mapping[str, Any]], limits: JobLimits) -> None:
-    """Carries the job out under its limits, and ends the process."""
+def _run_job(channel: socket.socket, job: Callable[[], Mapping[str, Any]], limits: JobLimits) -> None:
+    """Runs a job under its limits, sends its reply, and ends the process."""
     status = 1
     try:
         _silence()
@@ -144,12 +145,12 @@ def _carry_out(channel: socket.socket, job: Callable[[], Mapping[str, Any]], lim
             channel.sendall(reply)
             status = 0
     finally:
-        # What belongs to the parent isn't to be taken down here.
+        # Without cleanup of state that was inherited from the parent.
         os._exit(status)
 
 
 def _silence() -> None:
-    """What a job prints may be of any length."""
+    """Discards a job's output, which may be of any length."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
@@ -159,16 +160,16 @@ def _limit(limits: JobLimits) -> None:
     seconds = max(1, round(limits.seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    # Beyond what torch has reserved.
+    # In addition to the address space that torch has reserved.
     allowed = limits.memory_bytes + _reserved_bytes()
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-    # Where memory is short the system should end this process first.
+    # If memory runs out, the system should kill this process first.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _reserved_bytes() -> int:
-    """Size of this process's address space; 0 where the system doesn't say."""
+    """Returns the size of this process's address space, in bytes; 0 if unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Training on a GPU: with numbers of 32 bits, and alike each time, so that a run that is resumed ends the same."""
+"""Setup of GPU training: float32 without TF32, and deterministic, so that a resumed run has the same result."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def gpu(name: str) -> torch.device:
-    """The device, with this process set up for it. Raises ValueError where it isn't there."""
+    """Sets this process up for a CUDA device and returns it. Raises ValueError if it doesn't exist."""
     check(name)
-    # cuBLAS asks for it when it starts: without, products may differ from one time to the next.
+    # cuBLAS reads it on initialization; without it, matrix products may differ between runs.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
@@ -20,7 +20,7 @@ def gpu(name: str) -> torch.device:
 
 
 def check(name: str) -> None:
-    """Raises ValueError for a GPU that isn't there."""
+    """Raises ValueError if a CUDA device doesn't exist."""
     index = torch.device(name).index or 0
     count = torch.cuda.device_count()
     if index >= count:

@@ -1,8 +1,8 @@
-"""The process that trains or evaluates: `python -m layerserve_server.training.process.main RUN_FOLDER`, or by torchrun.
+"""Program of a run's process: `python -m layerserve_server.training.process.main RUN_FOLDER`, or through torchrun.
 
-It reads the run's folder, appends to its events, and leaves checkpoints, a result and an outcome there. It never
-touches the repository, so whenever it is killed, what is served stays as it is. A run with several workers it has
-started by torchrun as so many of itself, unless torchrun has started it.
+It reads the run's folder, appends events, and writes checkpoints, the trained model and a `RunResult` there. It never
+accesses the repository, so killing it doesn't affect serving. For a run with several workers it starts itself through
+torchrun, unless torchrun has started it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from layerserve_server.training.process.reporting import Place
 
 
-#: Name of a run's process, of at most 15 characters.
+#: Name of a run's process; Linux allows 15 characters.
 NAME = "layerserve-run"
 
 
 def main(folder: Path) -> int:
-    """Carries the run in `folder` out; gives the exit status, 0 for whatever it could say in its outcome."""
+    """Executes the run in `folder`. Returns the exit status: 0 if a result was written, also of a failed run."""
     request = RunRequest.read(folder)
-    # The lock is held by the process that has started all workers, or by the first one.
+    # The lock is held by the process that launched the workers, or else by the first worker.
     if workers.started_here() or (workers.under_torchrun() and os.environ["RANK"] != "0"):
         return _work(folder, request)
     with _locked(folder):
@@ -46,32 +46,32 @@ def main(folder: Path) -> int:
 
 
 def _work(folder: Path, request: RunRequest) -> int:
-    """What one process does of a run. Gives the exit status."""
+    """Executes one process's part of a run. Returns the exit status."""
     signal.signal(signal.SIGTERM, _stop)
     from layerserve_server.training.process.reporting import Place
 
     place = Place()
-    outcome: RunResult | None
+    result: RunResult | None
     try:
-        outcome = _carried_out(folder, request, place)
+        result = _execute(folder, request, place)
     except StopRequest:
-        # Of several workers torchrun stops all where one fails: only the process that started them knows why.
-        outcome = None if workers.started_here() else RunResult("cancelled", epoch=place.epoch)
+        # torchrun stops all workers if one fails; the process that launched them reports the reason.
+        result = None if workers.started_here() else RunResult("cancelled", epoch=place.epoch)
     except Interruption:
-        outcome = RunResult("interrupted", epoch=place.epoch)
+        result = RunResult("interrupted", epoch=place.epoch)
     except Exception as error:
-        if workers.under_torchrun() and workers.left_alone(error):
-            return workers.LEFT_ALONE
-        outcome = _failure(error, place)
+        if workers.under_torchrun() and workers.lost_peer(error):
+            return workers.LOST_PEER
+        result = _failure(error, place)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if outcome is not None:
-        outcome.write(folder)
+    if result is not None:
+        result.write(folder)
     return 0
 
 
-def _carried_out(folder: Path, request: RunRequest, place: Place) -> RunResult | None:
-    """The outcome; None for a worker that isn't the first."""
-    # Here, so that what can be refused is refused before torch comes.
+def _execute(folder: Path, request: RunRequest, place: Place) -> RunResult | None:
+    """Trains or evaluates. Returns the result; None for all workers but the first."""
+    # Imported late, since it imports torch: errors in the request are found before.
     from layerserve_server.training.process import work
 
     if request.kind is Kind.EVALUATION:
@@ -86,14 +86,14 @@ def _carried_out(folder: Path, request: RunRequest, place: Place) -> RunResult |
 
 
 def _failure(error: Exception, place: Place) -> RunResult:
-    """What a person is told. Errors that aren't our own are defects: their traceback goes to the run's log."""
+    """Returns the result for an error. The traceback of an unexpected error goes to the run's log."""
     from layergraph.errors import LayerGraphError, NonFiniteLossError
 
     from layerserve_server.errors import ServerError
 
     if isinstance(error, NonFiniteLossError):
         return RunResult("failed", str(error), error.epoch, error.step)
-    if isinstance(error, MemoryError) or any(said in str(error) for said in ("can't allocate memory", "out of memory")):
+    if isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory")):
         return RunResult("failed", "out of memory", place.epoch, place.step, resumable=True)
     if isinstance(error, (LayerGraphError, ServerError)):
         return RunResult("failed", str(error), place.epoch, place.step)
@@ -101,9 +101,7 @@ def _failure(error: Exception, place: Place) -> RunResult:
         reason = f"the run's files can't be read or written: {error.strerror}"
         return RunResult("failed", reason, place.epoch, place.step, resumable=True)
     traceback.print_exc()
-    return RunResult(
-        "failed", f"internal error ({type(error).__name__}); the run's log has it", place.epoch, place.step
-    )
+    return RunResult("failed", f"internal error ({type(error).__name__}); see the run's log", place.epoch, place.step)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -112,8 +110,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock that says that this run's child lives."""
-    # Not "w": that would empty the file, which names the process that holds the lock, before it is had.
+    """Holds the lock that marks the run's process as alive."""
+    # Not "w", which would empty the file, with the process id of the lock's holder, before the lock is acquired.
     with (folder / CHILD_LOCK).open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
@@ -123,8 +121,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def carry_out(folder: Path) -> NoReturn:
-    """Carries the run in `folder` out, and ends the process."""
-    # So that `ps` and `top` tell runs from other processes; not all systems have it.
+    """Executes the run in `folder` and ends the process."""
+    # The name shown by `ps` and `top`; not all systems support it.
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(NAME)
     status = 1
@@ -134,7 +132,7 @@ def carry_out(folder: Path) -> NoReturn:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is on the disk; taking torch down in order would only keep the version from being published for a second.
+    # All files are written. Shutting torch down would delay publishing by a second.
     os._exit(status)
 
 

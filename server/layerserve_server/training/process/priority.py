@@ -1,4 +1,4 @@
-"""How a training process stands back behind serving."""
+"""Scheduling priority of training processes, below that of serving."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 _AUTOGROUP = Path("/proc/self/autogroup")
 
 
-def stand_back(nice: int) -> None:
+def lower_priority(nice: int) -> None:
     """Lowers this process's priority by `nice`, and that of its session.
 
-    Outside of control groups Linux shares the processor between sessions first (sched_autogroup_enabled), and a run has
-    a session of its own: niceness alone would count among the run's own processes only.
+    Outside of control groups Linux divides the processor among sessions first (sched_autogroup_enabled). A run has its
+    own session, so the niceness of a process would matter only within the run.
     """
     niceness = os.nice(nice)
-    # Not all systems have it.
+    # Not all systems have this file.
     with contextlib.suppress(OSError):
         _AUTOGROUP.write_text(str(niceness))

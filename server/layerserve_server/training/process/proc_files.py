@@ -1,4 +1,4 @@
-"""Processes, as Linux's /proc tells of them."""
+"""Information about processes from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def stat_of(pid: int) -> list[str]:
-    """State, parent, group, session and what else the system counts of a process; empty where there is none."""
+    """Returns the fields of /proc/PID/stat from the third on: state, parent, group, session, ...; empty if it ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return []
-    # "12 (name) S 7 ...": the name may hold anything, also spaces and brackets.
+    # "12 (name) S 7 ...": the name may contain spaces and parentheses.
     return text.rpartition(")")[2].split()
 
 
 def name_of(pid: int) -> str:
-    """The name that a process goes by in `ps`; empty where there is none."""
+    """Returns the name of a process as shown by `ps`; empty if it ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
     except OSError:
@@ -24,13 +24,13 @@ def name_of(pid: int) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that a process has started, whichever thread of it did, and that are still there."""
+    """Returns the ids of a process's living children, started by any of its threads."""
     others = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     return [other for other in others if stat_of(other)[1:2] == [str(pid)]]
 
 
 def descendants_of(pid: int) -> list[int]:
-    """The processes that a process has started, those that these have started, and so on."""
+    """Returns the ids of a process's living children, their children, and so on."""
     children: dict[str, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         for parent in stat_of(int(path.name))[1:2]:

@@ -1,4 +1,4 @@
-"""What a training process tells: Keras's hooks turned into events."""
+"""Reporting of training progress: callbacks that write events."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from layergraph.training.callbacks.callback import Callback
 from layerserve_server.training import events
 from layerserve_server.training.events import EventWriter
 
-#: Least time between two step events, in seconds: at first a bar should move, later a glance is enough.
+#: Minimum time between two step events, in seconds: at first, so that a progress bar moves, and later.
 STEP_SECONDS = 0.1
 LATER_STEP_SECONDS = 1.0
-#: Most numbers of one metric in an event: there may be as many as a model has classes.
+#: Maximum number of values of a metric in an event: there may be one per class of the model.
 MAX_NUMBERS = 1000
-#: How long "at first" lasts, in seconds.
+#: Time after which the later interval applies, in seconds.
 LIVELY_SECONDS = 120.0
 
 
 @dataclass(slots=True)
 class Place:
-    """Where a process is: epoch and step from 1, 0 outside of one."""
+    """Current epoch and step of a process, counted from 1; 0 outside of one."""
 
     epoch: int = 0
     step: int = 0
 
 
 class Reporter(Callback):
-    """Tells of training. Logs are read only for an event: reading waits for the device."""
+    """Writes training events. Logs are read only when an event is due, since reading them synchronizes the device."""
 
     def __init__(self, writer: EventWriter, place: Place) -> None:
         super().__init__()
         self.logs: dict[str, float] = {}
-        #: The epoch that is going on or comes next, from 1.
+        #: The current epoch or, between epochs, the next one; from 1.
         self._next_epoch = 1
         self._writer = writer
         self._place = place
@@ -45,20 +45,20 @@ class Reporter(Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if not self.params["resumed"]:
-            self._tell_start()
+            self._report_start()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this."""
+        """Returns the state for a checkpoint."""
         return {"epoch": self._next_epoch, "step": self._place.step, "logs": self.logs}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Called after `on_train_begin`, where training goes on from a checkpoint."""
+        """Restores the state of a checkpoint. Called after `on_train_begin`."""
         self._next_epoch, self._place.step, self.logs = state["epoch"], state["step"], dict(state["logs"])
         self._place.epoch = min(self._next_epoch, self._epochs)
         self._writer.write(events.Resumed(state["epoch"], state["step"]))
-        self._tell_start()
+        self._report_start()
 
-    def _tell_start(self) -> None:
+    def _report_start(self) -> None:
         self._writer.write(events.Started(self._epochs, self._steps, self.params["rows"]))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -69,7 +69,7 @@ class Reporter(Callback):
         self._place.step = batch + 1
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._tell_step(self._place.epoch, self._epochs, logs)
+        self._report_step(self._place.epoch, self._epochs, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.logs = numbers(logs)
@@ -78,7 +78,7 @@ class Reporter(Callback):
         seconds = time.monotonic() - self._epoch_began
         self._writer.write(events.Epoch(self._place.epoch, self._epochs, self.logs, seconds))
 
-    def _tell_step(self, epoch: int, epochs: int, logs: Mapping[str, Any] | None) -> None:
+    def _report_step(self, epoch: int, epochs: int, logs: Mapping[str, Any] | None) -> None:
         now = time.monotonic()
         least = STEP_SECONDS if now - self._began < LIVELY_SECONDS else LATER_STEP_SECONDS
         if now - self._reported >= least or self._place.step == self._steps:
@@ -95,7 +95,7 @@ class Reporter(Callback):
 
 
 class EvaluationReporter(Reporter):
-    """Tells of an evaluation, as of one epoch."""
+    """Writes the events of an evaluation, as of one epoch."""
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._place.epoch = 1
@@ -105,13 +105,13 @@ class EvaluationReporter(Reporter):
         self._place.step = batch + 1
 
     def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._tell_step(1, 1, logs)
+        self._report_step(1, 1, logs)
 
 
 def numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """Logs as plain numbers; a metric that gives several, such as one for each class, as `name[0]`, `name[1]`, ...
+    """Returns logs as floats. A metric with several values, such as one per class, becomes `name[0]`, `name[1]`, ...
 
-    Of one that gives many, the first ones.
+    Values after the first MAX_NUMBERS of a metric are left out.
     """
     found: dict[str, float] = {}
     for name, value in (logs or {}).items():

@@ -1,4 +1,4 @@
-"""The process that trains a run: started, waited for, told to stop, and why it ended."""
+"""The server's handle of a run's process: starts, monitors and signals it, and reports why it ended."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from layerserve_server.training.process.warm_parent import ForkedProcess, WarmPa
 from layerserve_server.training.result import ended_by_signal
 from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 
-#: Time between two looks at a training process, in seconds: how late an event may reach its watchers.
+#: Time between two checks of a training process, in seconds. Events reach their watchers with this delay at most.
 LOOK_SECONDS = 0.05
 
 
 class TrainingProcess:
-    """What trains the run in a folder: started here, or by a server before this one.
+    """The process of the run in a folder, started by this server or by an earlier one.
 
-    A process that another server started is known by the lock that it holds alone.
+    A process that another server started can only be detected by the lock that it holds.
     """
 
     __slots__ = ("_folder", "_started")
@@ -34,15 +34,15 @@ class TrainingProcess:
         self._started: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def start(self, command: Sequence[str], threads: int, parent: WarmParent | None = None) -> None:
-        """Starts `command`, to which the run's folder is appended, with so many threads to compute with.
+        """Starts `command`, with the run's folder as its last argument, and `threads` compute threads.
 
-        With a `parent` it is forked from that instead, which does the same but for importing torch again, if it can be.
+        With a `parent`, the process is forked from it instead, if possible: equivalent, but without importing torch.
         """
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
-            # As in the warm parent, so that the numbers don't depend on how the process was started.
+            # As in the warm parent, so that results don't depend on how the process was started.
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
             SERVER: str(os.getpid()),
@@ -57,12 +57,12 @@ class TrainingProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                # Its own session: Ctrl-C in the server's terminal is for the server to act on.
+                # Its own session, so that Ctrl-C in the server's terminal signals the server only.
                 start_new_session=True,
             )
 
     def forget(self) -> None:
-        """The process has ended, and another one will take its place."""
+        """Drops the handle of an ended process, before another is started."""
         if isinstance(self._started, ForkedProcess):
             self._started.close()
         self._started = None
@@ -81,7 +81,7 @@ class TrainingProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its number: of the process started here, or of that of this machine which holds the run's lock, if any."""
+        """Process id of the process started here, or of the lock's holder if that is on this machine; else None."""
         if self._started is not None:
             return self._started.pid
         if not self.lives:
@@ -93,18 +93,18 @@ class TrainingProcess:
             return None
 
     def wait(self) -> bool:
-        """Waits a moment; gives whether it is still there."""
-        # Not subprocess's own waiting: it looks a hundred times a second, beside those who answer requests.
+        """Waits LOOK_SECONDS. Returns whether the process is still alive."""
+        # Not subprocess's own wait with a timeout, which polls a hundred times a second in the serving process.
         time.sleep(LOOK_SECONDS)
         try:
             return self.lives if self._started is None else self._started.poll() is None
         except ChildProcessError:
-            # Its exit status is lost: then it is as if a server before this one had started it.
+            # Its exit status is lost, so it is treated as if an earlier server had started it.
             self._started = None
             return self.lives
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal, if it is there."""
+        """Sends a signal to the process, if it is alive."""
         if self._started is not None:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 if self._started.poll() is None:
@@ -115,15 +115,15 @@ class TrainingProcess:
 
     @property
     def ended_by_itself(self) -> bool:
-        """Whether it ended with a status of its own, not by a signal: it would do so again."""
+        """Whether the process exited, rather than being killed by a signal: if resumed, it would exit again."""
         return self._started is not None and (self._started.returncode or 0) >= 0
 
     @property
     def death(self) -> str:
-        """Why it ended, in words."""
+        """Reason why the process ended, as a text."""
         code = self._started.returncode if self._started is not None else None
         if code is None:
-            return "the training process ended without a word"
+            return "the training process ended for an unknown reason"
         if code < 0:
             return f"the training process {ended_by_signal(-code)}"
-        return f"the training process ended with status {code}; the run's log has why"
+        return f"the training process ended with status {code}; see the run's log"

@@ -1,7 +1,7 @@
-"""Jobs and runs in children of a warm parent: a process that has imported torch, and forks for each.
+"""The server's handle of the warm parent: a process that has imported torch and forks a child per job or run.
 
-What a caller names is tried in such a child, under limits of memory and time, and never in the serving process. A run
-is forked likewise and has no limits. Importing torch takes seconds, a fork milliseconds.
+Requests are tried in such a child, under limits on memory and time, and never in the serving process. A run is forked
+in the same way, without limits. Importing torch takes seconds, a fork milliseconds.
 """
 
 from __future__ import annotations
@@ -25,51 +25,51 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: The parent's program.
+#: Module of the parent's program.
 PROGRAM = "layerserve_server.training.process.forking"
-#: Longest reply of a job, in bytes.
+#: Maximum length of a job's reply, in bytes.
 MAX_REPLY = 1 << 20
-#: Seconds that the parent has to import torch, on a machine that is busy.
+#: Maximum time for the parent to import torch on a busy machine, in seconds.
 START_SECONDS = 120.0
-#: Time without a job after which the parent ends, in seconds, unless it is to be kept.
+#: Default time without a job after which the parent exits, in seconds.
 IDLE_SECONDS = 900.0
-#: Times that the parent is started for one job: it may have been ended for want of memory.
+#: Number of times that the parent is started for a job: it may have been killed for lack of memory.
 TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class JobLimits:
-    """Seconds of computing, and bytes of memory beyond what the parent has."""
+    """Limits of a job: processor time in seconds, and memory in bytes, in addition to the parent's."""
 
     seconds: float
     memory_bytes: int
 
     @property
     def wall_seconds(self) -> float:
-        """Time after which a job is ended in any case, in seconds; more than it may compute, on a busy machine."""
+        """Elapsed time after which a job is killed, in seconds: more than `seconds`, as the machine may be busy."""
         return 2 * self.seconds + 10
 
 
 class JobDiedError(Exception):
-    """A job ended without a reply, by a signal or, where `signal` is 0, by itself."""
+    """A job ended without a reply: killed by `signal`, or exited if that is 0."""
 
     def __init__(self, number: int, *, late: bool) -> None:
         super().__init__(f"signal {number}")
         self.signal = number
-        #: Whether it took more time than it had.
+        #: Whether it exceeded its time limit.
         self.late = late or number == signal.SIGXCPU
 
 
 class ForkedProcess:
-    """A run's process that the warm parent has forked, in the words of subprocess.Popen."""
+    """A run's process, forked by the warm parent. Has the methods of subprocess.Popen that runs use."""
 
     def __init__(self, channel: socket.socket) -> None:
-        """`channel` leads to who minds it. Raises OSError where there is no process."""
+        """`channel` is a socket to the process's supervisor. Raises OSError if no process was started."""
         self._text = b""
         self.returncode: int | None = None
         while b"\n" not in self._text:
             if not (part := channel.recv(64)):
-                raise OSError("the warm parent forked nothing")
+                raise OSError("the warm parent started no process")
             self._text += part
         pid, _, self._text = self._text.partition(b"\n")
         self.pid = int(pid)
@@ -77,7 +77,7 @@ class ForkedProcess:
         self._channel.setblocking(False)
 
     def poll(self) -> int | None:
-        """Its exit status; None while it is there. Raises ChildProcessError where who minded it is gone."""
+        """Returns the exit status; None while the process is alive. Raises ChildProcessError if it is unknown."""
         while self.returncode is None:
             if self._text.endswith(b"\n"):
                 self.returncode = int(self._text)
@@ -91,24 +91,24 @@ class ForkedProcess:
                 part = b""
             if not part:
                 self.close()
-                raise ChildProcessError("nobody knows how the process ends")
+                raise ChildProcessError("the exit status of the process is unknown: its supervisor ended")
             self._text += part
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Raises ProcessLookupError where it has just ended."""
+        """Sends a signal. Raises ProcessLookupError if the process has ended."""
         os.kill(self.pid, number)
 
     def close(self) -> None:
-        """Asks no more."""
+        """Closes the connection to the supervisor. The process keeps running."""
         self._channel.close()
 
 
 class WarmParent:
-    """Carries out jobs and starts runs. The process starts with the first one, and again where it has ended."""
+    """Runs jobs and starts runs in forked processes. Starts the parent process when needed. Thread-safe."""
 
     def __init__(self, idle_seconds: float | None = IDLE_SECONDS) -> None:
-        """`idle_seconds` is the time without a job after which the process ends; None for never."""
+        """`idle_seconds` is the time without a job after which the parent process exits; None for never."""
         self._idle = () if idle_seconds is None else (str(idle_seconds),)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,35 +116,38 @@ class WarmParent:
         self._closed = False
 
     def run(self, job: str, arguments: Mapping[str, Any], limits: JobLimits) -> dict[str, Any]:
-        """Has the job of this name (`rehearsal.JOBS`) carried out; gives its reply. Arguments and reply are JSON.
+        """Runs the job of this name (see `forking`) and returns its reply. Arguments and reply are JSON objects.
 
-        Raises JobDiedError for one that ended without a reply, and UnavailableError where no process can be started.
+        Raises JobDiedError if the job ended without a reply, and UnavailableError if no process can be started.
         """
         text = json.dumps({"job": job, "limits": asdict(limits), "arguments": arguments}).encode()
         for _ in range(TRIES):
-            if answer := self._ask(text, lambda channel: received(channel, MAX_REPLY), limits.wall_seconds):
-                reply: dict[str, Any] = json.loads(answer)
+            if data := self._request(text, lambda channel: received(channel, MAX_REPLY), limits.wall_seconds):
+                reply: dict[str, Any] = json.loads(data)
                 if "died" in reply:
                     raise JobDiedError(reply["died"], late=reply["late"])
                 return reply
-        raise UnavailableError("the process that tries training requests can't be started; try again later")
+        raise UnavailableError("the process for dry runs of training requests can't be started; try again later")
 
     def fork(self, folder: Path, environment: Mapping[str, str]) -> ForkedProcess | None:
-        """Starts the process of the run in `folder`; None where it has to be started otherwise."""
+        """Starts the process of the run in `folder`. Returns None if it can't be forked."""
         text = json.dumps({"run": str(folder), "environment": dict(environment)}).encode()
         for _ in range(TRIES):
-            if process := self._ask(text, ForkedProcess):
+            if process := self._request(text, ForkedProcess):
                 return process
         logger.warning("can't fork training runs: each run imports PyTorch when it starts", extra={"run": folder.name})
         return None
 
     def start(self) -> None:
-        """Starts the process, if it isn't there, and doesn't wait until it is ready."""
+        """Starts the parent process if it isn't running, without waiting until it is ready."""
         with self._lock:
             self._started()
 
-    def _ask(self, text: bytes, read: Callable[[socket.socket], T], seconds: float = 0.0) -> T | None:
-        """What is read of the answer, for which there are some seconds once it is warm; None where it has ended."""
+    def _request(self, text: bytes, read: Callable[[socket.socket], T], seconds: float = 0.0) -> T | None:
+        """Sends a request to the parent process and returns what `read` returns of the reply; None if it failed.
+
+        `seconds` is the timeout for the reply after the parent process has started.
+        """
         with self._lock:
             if self._closed:
                 return None
@@ -165,7 +168,7 @@ class WarmParent:
                 return None
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        """The process and the socket to it. To be called with the lock."""
+        """Returns the parent process, started if needed, and the socket to it. Called with the lock held."""
         if self._process is None or self._control is None or self._process.poll() is not None:
             self._end()
             self._control, theirs = socket.socketpair()
@@ -174,15 +177,15 @@ class WarmParent:
                     [sys.executable, "-m", PROGRAM, *self._idle],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    # Threads that libraries start don't survive a fork.
+                    # One thread each: threads that libraries start don't survive a fork.
                     env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
-                    # Its own session: Ctrl-C in the server's terminal is for the server to act on.
+                    # Its own session, so that Ctrl-C in the server's terminal signals the server only.
                     start_new_session=True,
                 )
         return self._process, self._control
 
     def close(self) -> None:
-        """Ends the parent. Runs go on, and further ones aren't forked."""
+        """Ends the parent process. Running jobs and runs continue; further ones aren't forked."""
         with self._lock:
             self._closed = True
             self._end()
@@ -197,7 +200,7 @@ class WarmParent:
 
 
 def received(channel: socket.socket, most: int | None = None) -> bytes:
-    """All that comes until the other end is closed, or a little more than `most` bytes. Raises OSError."""
+    """Receives until the other end is closed. Raises OSError if there are more than `most` bytes, or on an error."""
     parts, length = [], 0
     while part := channel.recv(1 << 16):
         parts.append(part)

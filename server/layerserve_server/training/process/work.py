@@ -1,4 +1,4 @@
-"""What a run's process does: it trains, or evaluates."""
+"""Training and evaluation in a run's process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from layerserve_server.training.model import (
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.gpu import gpu
-from layerserve_server.training.process.priority import stand_back
+from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Place, Reporter, numbers
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 
 def train(folder: Path, request: RunRequest, place: Place, workers: Workers | None) -> RunResult:
-    """Trains to the end, from the newest checkpoint where there is one, and leaves the result in the folder.
+    """Trains, from the latest checkpoint if there is one, and writes the trained model to the folder.
 
-    Of several workers this is the first one's part: it alone writes.
+    With several workers this is the part of the first one, which alone writes files.
     """
     base, model, arrays = _prepared(folder, request)
     writer = EventWriter(folder)
@@ -57,11 +57,11 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
     reporter = Reporter(writer, place)
     configured = configured_callbacks(request, folder / FILES)
     best = [BestEpoch(folder, request)] if request.publish == "best" else []
-    # Ours come last: what configured ones add to the logs is told, and their weights are those that are kept.
-    callbacks = [*configured, reporter, *best, *_giving_way(request)]
+    # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
+    callbacks = [*configured, reporter, *best, *_yielding(request)]
     arguments = fit_arguments(request, arrays)
-    # Not before: at a low priority it takes a busy machine a minute to get here.
-    stand_back(request.nice)
+    # Not earlier: at a low priority the setup takes a minute on a busy machine.
+    lower_priority(request.nice)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
     result = _keep_result(folder, request, model, writer)
@@ -73,34 +73,34 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
 
 
 def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
-    """The part of every worker but the first."""
+    """Trains as a worker other than the first, which writes no files."""
     signal.signal(INTERRUPT, signal.SIG_IGN)
     _, model, arrays = _prepared(folder, request)
-    stand_back(request.nice)
+    lower_priority(request.nice)
     model.fit(**fit_arguments(request, arrays), checkpoints=Checkpoints(folder / CHECKPOINTS), workers=workers)
 
 
 def evaluate(folder: Path, request: RunRequest, place: Place) -> RunResult:
-    """Measures."""
+    """Evaluates the model, and returns the metrics in the result's logs."""
     _, model, arrays = _prepared(folder, request)
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, place)
-    stand_back(request.nice)
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_giving_way(request)]))
+    lower_priority(request.nice)
+    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_yielding(request)]))
     writer.close()
     return RunResult("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 
 
-def _giving_way(request: RunRequest) -> list[Callback]:
-    """Nothing where training is to have the priority of serving."""
+def _yielding(request: RunRequest) -> list[Callback]:
+    """Returns the callback that yields to serving; none if the run has the same priority."""
     return [CpuYield()] if request.nice else []
 
 
 def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
-    """The base version's file, its model ready for the request, and the data."""
+    """Returns the base version's file, its model prepared for the request, and the data."""
     torch.set_num_threads(max(1, request.threads // request.workers))
-    # Before torch starts threads, which take this from the one that starts them.
+    # Before torch starts its threads, which inherit this mode.
     torch.set_flush_denormal(True)
     (base,) = (folder / BASE).iterdir()
     load_plugins()
@@ -112,7 +112,7 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
 
 
 def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> Path:
-    """Puts the weights that the request asks for into the folder of the result."""
+    """Writes the model to publish, of the last or the best epoch, to the result's folder. Returns its file."""
     format = result_format(model, request)
     result = result_file(folder, format.suffix)
     result.parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventW
         model.save(result, generation=format.generation)
         return result
     writer.write(events.Log(f"the best epoch is {kept['epoch']}"))
-    # A second link: a process that is killed now and resumed needs the first one again.
+    # A hard link, not a move: a process that is killed now and resumed needs the file again.
     part = result.with_suffix(".part")
     part.unlink(missing_ok=True)
     os.link(folder / BEST / kept["file"], part)

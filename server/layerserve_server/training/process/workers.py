@@ -1,4 +1,4 @@
-"""The processes of a run with several workers: started by torchrun, by this server's own or by a cluster's."""
+"""Worker processes of a distributed run, started through torchrun by the run's process or by a cluster."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from layerserve_server.training.result import INTERRUPT, RunResult, ended_by_sig
 if TYPE_CHECKING:
     from layergraph.training.workers import Workers
 
-#: Names the file through which workers of one machine find each other: so that none listens to a network for that.
-MEETING = "LAYERSERVE_WORKERS_MEETING"
-#: Exit status of a worker that could not go on without another one.
-LEFT_ALONE = 75
-#: Linux's prctl: the signal that a process gets when the one that started it ends.
+#: Environment variable with the rendezvous file of workers on one machine, which then needn't listen on a network.
+RENDEZVOUS = "LAYERSERVE_WORKERS_RENDEZVOUS"
+#: Exit status of a worker that ended because another worker was lost.
+LOST_PEER = 75
+#: Option of Linux's prctl: the signal that a process receives when its parent ends.
 PR_SET_PDEATHSIG = 1
 
 
@@ -34,31 +34,31 @@ def under_torchrun() -> bool:
 
 
 def started_here() -> bool:
-    """Whether it is one that `launch` has started."""
-    return under_torchrun() and MEETING in os.environ
+    """Whether this process is a worker that `launch` has started."""
+    return under_torchrun() and RENDEZVOUS in os.environ
 
 
 def launch(folder: Path, request: RunRequest) -> None:
-    """Trains the run in `folder` by its workers; leaves an outcome where they can't."""
-    # Here, since nothing else of this process needs torch.
+    """Trains the run in `folder` with its workers. Writes the result if they fail."""
+    # Imported here, since nothing else in this process needs torch.
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    signal.signal(INTERRUPT, lambda *_: _tell_workers(INTERRUPT))
-    with tempfile.TemporaryDirectory(prefix="workers.", dir=folder) as meeting:
-        os.environ[MEETING] = f"{meeting}/workers"
-        # What gloo connects is on this machine.
+    signal.signal(INTERRUPT, lambda *_: _signal_workers(INTERRUPT))
+    with tempfile.TemporaryDirectory(prefix="workers.", dir=folder) as rendezvous:
+        os.environ[RENDEZVOUS] = f"{rendezvous}/workers"
+        # gloo connects only processes on this machine.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
         arguments = torchrun.parse_args(  # type: ignore[no-untyped-call]
             [
                 "--nnodes=1",
                 f"--nproc-per-node={request.workers}",
-                # A run that lost a worker is resumed by whoever looks after it, as any that was interrupted.
+                # A run that lost a worker is resumed by the server that owns it, like any interrupted run.
                 "--max-restarts=0",
                 "--rdzv-backend=c10d",
                 "--rdzv-conf=store_type=file",
-                f"--rdzv-endpoint={meeting}/torchrun",
+                f"--rdzv-endpoint={rendezvous}/torchrun",
                 "--local-addr=localhost",
                 "--module",
                 "layerserve_server.training.process.main",
@@ -68,64 +68,64 @@ def launch(folder: Path, request: RunRequest) -> None:
         try:
             torchrun.run(arguments)  # type: ignore[no-untyped-call]
         except ChildFailedError as error:
-            _leave(folder, lost(folder, error.failures))
+            _write_unless_written(folder, lost(folder, error.failures))
         except SignalException:
-            _leave(folder, RunResult("cancelled"))
+            _write_unless_written(folder, RunResult("cancelled"))
 
 
 def join() -> Workers:
-    """This worker's place among the others, once all are there."""
+    """Joins the process group of the run's workers, and returns this worker's place in it. Waits for all workers."""
     from layergraph.training.workers import Workers
     from torch import distributed
 
     if started_here():
         _end_with_parent()
         count = int(os.environ["WORLD_SIZE"])
-        store = distributed.FileStore(os.environ[MEETING], count)  # type: ignore[attr-defined]
+        store = distributed.FileStore(os.environ[RENDEZVOUS], count)  # type: ignore[attr-defined]
         distributed.init_process_group("gloo", store=store, rank=int(os.environ["RANK"]), world_size=count)
     else:
         distributed.init_process_group("gloo")
     return Workers()
 
 
-def left_alone(error: Exception) -> bool:
-    """Whether an error says that another worker is gone: gloo has no class for it."""
+def lost_peer(error: Exception) -> bool:
+    """Whether an error means that another worker was lost. gloo has no error class for it."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("gloo" in text or "connection" in text or "timed out" in text)
 
 
-def _leave(folder: Path, outcome: RunResult) -> None:
-    """Leaves an outcome, if no worker has left one before it ended, after which the others may have failed."""
+def _write_unless_written(folder: Path, result: RunResult) -> None:
+    """Writes a result, unless a worker has written one before it ended, which may have made the others fail."""
     if RunResult.read(folder) is None:
-        outcome.write(folder)
+        result.write(folder)
 
 
 def lost(folder: Path, failures: Mapping[int, Any]) -> RunResult:
-    """What is to be said of workers that ended by themselves or were ended."""
+    """Returns the result of a run whose workers failed. `failures` are torchrun's, by rank."""
     step = EventLog.read(folder).newest(events.Step)
     place = (step.epoch, step.step) if step is not None else (0, 0)
-    # In the order in which torchrun saw them end: the first one's end may have been that of the others.
+    # In the order in which torchrun saw them end: the first one's end may have caused the others'.
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
-    # torchrun ends those that are left by SIGTERM.
+    # torchrun ends the remaining workers with SIGTERM.
     killed = [rank for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM]
-    # Where another worker is gone, a thread of gloo may abort.
+    # A thread of gloo may abort when another worker is lost, so SIGABRT is the least likely cause.
     killed.sort(key=lambda rank: -codes[rank] == signal.SIGABRT)
     if killed:
         reason = f"worker {killed[0]} of the run {ended_by_signal(-codes[killed[0]])}"
         return RunResult("failed", reason, *place, resumable=True)
-    broken = [rank for rank, code in codes.items() if code not in (LEFT_ALONE, -signal.SIGTERM)]
+    broken = [rank for rank, code in codes.items() if code not in (LOST_PEER, -signal.SIGTERM)]
     if broken:
-        return RunResult("failed", f"internal error in worker {broken[0]}; the run's log has it", *place)
+        return RunResult("failed", f"internal error in worker {broken[0]}; see the run's log", *place)
     return RunResult("failed", "a worker of the run was lost", *place, resumable=True)
 
 
-def _tell_workers(number: int) -> None:
+def _signal_workers(number: int) -> None:
     for pid in children_of(os.getpid()):
         os.kill(pid, number)
 
 
 def _end_with_parent() -> None:
-    """Has the system kill this process when torchrun's is killed: nobody else would end it."""
+    """Makes the system kill this process when torchrun's is killed: otherwise it would never end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:

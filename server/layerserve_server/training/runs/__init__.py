@@ -1,1 +1,1 @@
-"""Runs, as the server keeps them."""
+"""Runs on the server: the registry and queue of runs, and the contents of their folders."""

@@ -1,4 +1,4 @@
-"""What the callbacks of a run have written, for whoever wants to have it."""
+"""Files written by a run's callbacks, for listing and download."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import BinaryIO
 
 from layerserve_server.errors import NotFoundError, safe_text
 
-#: Most files that callbacks of a run may write, and that are listed.
+#: Maximum number of files that a run's callbacks may write, and that are listed.
 MAX_FILES = 10_000
-#: Bytes of a file in one message.
+#: Size of the pieces of a downloaded file, in bytes.
 CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """A file: name with '/' between its parts, size in bytes, and when it was written last, in seconds since 1970."""
+    """A file: path relative to the files' folder with '/', size in bytes, and modification time (Unix, in seconds)."""
 
     name: str
     bytes: int
@@ -27,7 +27,7 @@ class RunFile:
 
 
 def listed(folder: Path) -> list[RunFile]:
-    """The regular files below a folder, by name. What is a link, or is still being written, isn't among them."""
+    """Lists the regular files below a folder, sorted by name. Excludes links and hidden files (still being written)."""
     found: list[RunFile] = []
     for path, _, names in os.walk(folder):
         for name in names:
@@ -44,7 +44,7 @@ def listed(folder: Path) -> list[RunFile]:
 
 
 def opened(folder: Path, name: str) -> tuple[RunFile, BinaryIO]:
-    """One of the listed files, to be read. Raises NotFoundError for any other name, whatever path it may be."""
+    """Opens one of the listed files for reading. Raises NotFoundError for any other name or path."""
     for file in listed(folder):
         if file.name == name:
             try:
@@ -55,7 +55,7 @@ def opened(folder: Path, name: str) -> tuple[RunFile, BinaryIO]:
 
 
 def chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
-    """The first bytes of a file, piece by piece: what is written meanwhile isn't waited for."""
+    """Yields the first `length` bytes of a file in pieces, or fewer if the file is shorter."""
     while length > 0 and (chunk := file.read(min(CHUNK, length))):
         length -= len(chunk)
         yield chunk

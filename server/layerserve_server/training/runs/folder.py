@@ -1,27 +1,27 @@
-"""Names of what lies in a run's folder."""
+"""Names of files and folders in a run's folder."""
 
 from pathlib import Path
 
-#: A copy of the base version's file.
+#: Folder with a copy of the base version's file.
 BASE = "base"
-#: The state that training goes on from.
+#: Folder with the latest checkpoint.
 CHECKPOINTS = "checkpoints"
-#: The best epoch's model so far.
+#: Folder with the model of the best epoch so far.
 BEST = "best"
-#: What callbacks write.
+#: Folder of files written by callbacks.
 FILES = "files"
-#: The trained model, until it is published.
+#: Folder with the trained model, until it is published.
 RESULT = "result"
-#: How the process ended.
+#: The process's `RunResult`.
 OUTCOME = "outcome.json"
-#: Held by the process while it lives.
+#: Locked by the process while it is alive.
 CHILD_LOCK = "child.lock"
-#: What the process prints.
+#: Output of the process.
 CHILD_OUTPUT = "child.log"
 
 
 def result_file(folder: Path, suffix: str = "") -> Path:
-    """The file of a run's result, with that suffix, or whichever is there."""
+    """Returns the path of a run's trained model, with this suffix or, if empty, that of the existing file."""
     if not suffix:
         suffix = ".h5" if (folder / RESULT / "model.h5").exists() else ".keras"
     return folder / RESULT / f"model{suffix}"

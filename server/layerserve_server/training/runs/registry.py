@@ -1,4 +1,4 @@
-"""All runs of a server: who may start, who waits, who trains, who goes on, and what becomes of the results."""
+"""Registry of a server's runs: admission, queue, execution, resuming, and publication of results."""
 
 from __future__ import annotations
 
@@ -38,20 +38,23 @@ from layerserve_server.training.upload import DATA
 
 logger = logging.getLogger(__name__)
 
-#: The command that trains the run whose folder is appended to it.
+#: Command of a run's process; the run's folder is appended.
 TRAINER = (sys.executable, "-m", "layerserve_server.training.process.main")
 SERVER_STOPPED = "the server was stopped"
-#: What a run needs to go on, and nobody afterwards.
-MEANS = (DATA, BASE, CHECKPOINTS, BEST)
-#: How long after its training process a server may hear that it is to stop, in seconds.
+#: Folders that a run needs only while it can be resumed; removed at its end.
+RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST)
+#: Maximum delay between the signals of a shutdown to a training process and to the server, in seconds.
 STOP_SECONDS = 0.5
-#: Times that a run is resumed at the same place by itself: what never gets further would only kill the server again.
+#: Number of automatic resumes without progress after which a run fails: it might be what kills the server.
 MAX_FUTILE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """How many runs, how large, and how long they are waited for; see the settings of the same names."""
+    """Limits on number, size and duration of runs; see the settings of the same names.
+
+    `max_bytes` and `max_written` are in bytes, `cancel_grace_seconds` in seconds.
+    """
 
     slots: int
     max_queued: int
@@ -64,23 +67,23 @@ class RunLimits:
 
 
 class RunObserver(Protocol):
-    """What is told about runs: metrics."""
+    """Receives the numbers and the progress of runs, for metrics."""
 
     def runs_changed(self, queued: int, running: int) -> None:
-        """So many runs wait, and so many train."""
+        """Called with the numbers of queued and of running runs after a change."""
 
     def run_progressed(self, model: str, epoch: int, step: int, loss: float | None) -> None:
-        """A run of a model made a step."""
+        """Called after a step or an epoch of a run; epoch and step count from 1."""
 
     def run_ended(self, model: str, state: str) -> None:
-        """A run of a model ended."""
+        """Called after a run of a model ended in this state."""
 
 
 class Runs:
-    """The runs below a folder. Each slot is a thread that starts a process for one run after another.
+    """The runs in a folder. Each training slot is a thread that executes one run after another in a process.
 
-    Evaluations have a slot of their own, so that they don't wait for hours of training. Several servers may share the
-    folder: each run has one that looks after it, by holding its lock.
+    Evaluations have a separate slot, so that they don't wait for hours of training. Several servers may share the
+    folder; each run is owned by the server that holds its lock. Thread-safe.
     """
 
     def __init__(
@@ -93,52 +96,49 @@ class Runs:
         command: Sequence[str],
         parent: WarmParent | None = None,
     ) -> None:
-        """`rehearse` tries a request, `command` trains the run whose folder is appended to it.
-
-        Runs are forked from `parent`, which does the same, if there is one.
-        """
+        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead."""
         self._folder = folder
         self._repository = repository
-        self._rehearse = dry_run
+        self._dry_run = dry_run
         self._limits = limits
         self._observer = observer
         self._command = command
         self._parent = parent
         self._runs: dict[str, Run] = {}
-        #: Runs that other servers look after.
+        #: Runs that other servers own.
         self._elsewhere: dict[str, Run] = {}
-        #: Names of the folders of runs that are being made.
+        #: Ids of runs whose folders are being created.
         self._making: set[str] = set()
-        #: Whether the runs that were there at the start are known: until then nothing is said of any.
+        #: Whether the runs in the folder have been read at startup. Requests about runs are refused until then.
         self._found = False
-        #: Around a look at the folder.
-        self._looking = threading.Lock()
+        #: Held during a scan of the folder.
+        self._scanning = threading.Lock()
         self._waiting: list[Run] = []
         self._beginning = 0
         self._stopping = False
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
-    # Life.
+    # Lifecycle.
 
     def start(self) -> None:
-        """Finds the runs of servers before this one, and takes new ones."""
-        self._look()
+        """Reads the runs in the folder, resumes interrupted ones, and starts the slots."""
+        self._scan()
         self._found = True
         self._prune()
-        self._tell()
+        self._report()
         for slot in range(self._limits.slots):
             self._spawn(f"training {slot}", lambda: self._work(Kind.TRAINING))
         if self._limits.slots:
             self._spawn("evaluation", lambda: self._work(Kind.EVALUATION))
 
     def stop(self) -> None:
-        """Interrupts every run: those that train have `cancel_grace_seconds` to leave a checkpoint.
+        """Interrupts all runs. Running ones have `cancel_grace_seconds` to write a checkpoint.
 
-        With `auto_resume` the next server goes on with them, and until then they count as under way.
+        With `auto_resume` the next server resumes them; until then their state is still queued or running.
         """
-        # Not while a run is being taken over.
-        with self._looking, self._changed:
+        # Waits until no run is being taken over.
+        with self._scanning, self._changed:
             self._stopping = True
             training = [run for run in self._runs.values() if run.phase is Phase.TRAINING]
             receiving = [run for run in self._runs.values() if run.phase is Phase.RECEIVING]
@@ -153,18 +153,19 @@ class Runs:
             self._interrupt(run)
         for thread in self._threads:
             thread.join()
-        self._rehearse.close()
+        self._dry_run.close()
 
-    # For requests.
+    # Requests.
 
     def begin(self, request: RunRequest, base: LoadedVersion) -> Run:
-        """Makes a run of a request that fits its base version; then its data may come.
+        """Validates a request against its base version and creates a run, in phase RECEIVING.
 
-        Raises NotTrainableError, BusyError, UnavailableError, TooLargeError, ForbiddenPathError, or an
-        InvalidRequestError that says what doesn't fit.
+        Raises InvalidRequestError or a subclass if the request doesn't match the model, NotTrainableError if training
+        is off or files can't be written, BusyError if the queue is full, TooLargeError if a limit is exceeded,
+        ForbiddenPathError for a path outside of the data root, and UnavailableError while starting or stopping.
         """
         if not self._limits.slots:
-            raise NotTrainableError("this server doesn't train: it has no training slots")
+            raise NotTrainableError("training is off on this server: it has no training slots")
         self._check_found()
         with self._changed:
             self._check_queue()
@@ -176,41 +177,41 @@ class Runs:
                 base.model.input_specs,
                 base.model.output_specs,
                 self._limits.max_bytes,
-                self._rehearse.describe,
+                self._dry_run.describe,
             )
             budget.check_room(request, self._folder, base.parameter_count, base.found.size)
             if request.publish:
                 self._repository.check_writable(request.model)
-            self._rehearse(base.found.path, request, base.parameter_count)
+            self._dry_run(base.found.path, request, base.parameter_count)
             run = self._make(request, base.found.path)
         finally:
             with self._changed:
                 self._beginning -= 1
-        self._tell()
+        self._report()
         return run
 
     def _check_queue(self) -> None:
-        """Raises BusyError or UnavailableError where no run may be added. To be called with the lock.
+        """Raises BusyError if the queue is full, UnavailableError if the server is stopping. Called with the lock held.
 
-        Runs whose data still comes have no place in the queue: one whose client sends nothing keeps none from others.
+        Runs that are still receiving data don't count, so a client that sends nothing doesn't block others.
         """
         if self._stopping:
             raise UnavailableError(STOPPING)
         queued = (Phase.WAITING, Phase.TRAINING)
         active = self._beginning + sum(run.phase in queued for run in self._runs.values())
         if active >= self._limits.slots + self._limits.max_queued:
-            raise BusyError(f"{active} training runs are under way, which is all that may wait", retry_after=10.0)
+            raise BusyError(f"{active} training runs are queued or running, the maximum", retry_after=10.0)
 
     def enqueue(self, run: Run) -> None:
-        """All data of the run has come: it waits for a slot."""
+        """Adds a run to the queue after its upload is complete. Does nothing if it isn't receiving data any more."""
         with self._changed:
             if run.phase is not Phase.RECEIVING:
                 return
             self._queue(run)
-        self._tell()
+        self._report()
 
     def _queue(self, run: Run) -> None:
-        """Puts a run behind those that wait and are as urgent. To be called with the lock."""
+        """Inserts a run after the queued runs of the same or a higher priority. Called with the lock held."""
         kind = run.request.kind
         busy = sum(one.phase is Phase.TRAINING and one.request.kind is kind for one in self._runs.values())
         before = [one for one in self._waiting if one.request.kind is kind and not _later(one, run)]
@@ -220,16 +221,16 @@ class Runs:
         run.phase = Phase.WAITING
         behind = next((place for place, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
         self._waiting.insert(behind, run)
-        # All, as only the threads of its kind can take it.
+        # All threads, since only those of its kind can take it.
         self._changed.notify_all()
 
     def abandon(self, run: Run, reason: str) -> None:
-        """The run's data won't come."""
+        """Fails a run whose upload was aborted."""
         if run.phase is Phase.RECEIVING:
             self._end(run, Failed(reason))
 
     def cancel(self, run_id: str) -> Run:
-        """Stops a run; one that has ended stays as it is. Raises what `get` raises."""
+        """Cancels a run and returns it. Does nothing if it has ended. Raises as `get` does."""
         run = self.get(run_id)
         with self._changed:
             if run.phase is Phase.TRAINING and run.cancelled_at is None:
@@ -243,9 +244,9 @@ class Runs:
         return run
 
     def resume(self, run_id: str) -> Run:
-        """Goes on with a run that was interrupted; one that is under way stays as it is.
+        """Resumes an interrupted run and returns it. Does nothing if it is queued or running.
 
-        Raises what `get` raises, NotTrainableError for a run that ended otherwise, and BusyError.
+        Raises as `get` does, NotTrainableError if the run can't be resumed, BusyError if the queue is full.
         """
         run = self.get(run_id)
         with self._changed:
@@ -253,65 +254,65 @@ class Runs:
                 return run
             if not run.resumable:
                 raise NotTrainableError(
-                    f"run '{run.id}' can't be resumed: it was not interrupted, it {run.state.value}"
+                    f"run '{run.id}' can't be resumed: it wasn't interrupted, its state is {run.state.value}"
                 )
             self._check_queue()
             self._own(run)
             self._requeue(run)
-        self._tell()
+        self._report()
         return run
 
     def _requeue(self, run: Run) -> None:
-        """Lets an interrupted run wait for a slot again. To be called with the lock."""
+        """Adds an interrupted run to the queue again. Called with the lock held."""
         (run.folder / OUTCOME).unlink(missing_ok=True)
         run.process.forget()
         run.cancelled_at, run.overspent = None, ""
         self._queue(run)
 
     def delete(self, run_id: str) -> None:
-        """Removes a run that has ended. Raises what `get` raises, and NotTrainableError for one that is under way."""
+        """Removes an ended run and its folder. Raises as `get` does, and NotTrainableError if it hasn't ended."""
         run = self.get(run_id)
         with self._changed:
             if run.phase is not Phase.ENDED or not run.log.ended:
-                raise NotTrainableError(f"run '{run.id}' is under way; cancel it first")
+                raise NotTrainableError(f"run '{run.id}' hasn't ended; cancel it first")
             # Another server may have resumed it.
             self._own(run)
         self._remove(run)
 
     def get(self, run_id: str) -> Run:
-        """The run with this id.
+        """Returns the run with this id.
 
-        Raises UnknownRunError, RunElsewhereError for a run that another server looks after, and UnavailableError until
-        the runs have been found.
+        Raises UnknownRunError if there is none, RunElsewhereError if another server owns it, and UnavailableError until
+        the runs have been read at startup.
         """
         self._check_found()
         with self._changed:
             run = self._runs.get(run_id)
         if run is not None:
             return run
-        # It may be of another server, or have been.
+        # Another server may own it, or may have created it.
         if RUN_ID.fullmatch(run_id) and (self._folder / run_id).is_dir():
-            self.look()
+            self.scan()
         with self._changed:
             run = self._runs.get(run_id)
             elsewhere = self._elsewhere.get(run_id)
         if run is not None:
             return run
         if elsewhere is not None:
-            raise _of_another_server(elsewhere)
+            raise _owned_elsewhere(elsewhere)
         raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
 
     def list_elsewhere(self, model: str = "") -> list[Run]:
-        """All runs that other servers looked after at the last look, or those of one model, newest first."""
+        """Returns the runs, or those of one model, that other servers owned at the last scan, newest first."""
         runs = list(self._elsewhere.values())
         for run in runs:
             run.log.refresh()
         return _newest_first(runs, model)
 
     def list(self, model: str = "") -> list[Run]:
-        """All runs that this server looks after or that have ended, or those of one model, newest first.
+        """Returns the runs, or those of one model, that this server owns or that have ended, newest first.
 
-        Raises UnavailableError until the runs have been found.
+        Raises UnavailableError until the runs have been read at startup.
         """
         self._check_found()
         with self._changed:
@@ -319,21 +320,24 @@ class Runs:
 
     def _check_found(self) -> None:
         if not self._found:
-            raise UnavailableError("the server is starting, and hasn't found its runs yet; try again in a moment")
+            raise UnavailableError("the server is starting and hasn't read its runs yet; try again in a moment")
 
     def _own(self, run: Run) -> None:
-        """Takes an ended run's lock. Raises RunElsewhereError, and UnknownRunError for one that was removed."""
+        """Makes this server the owner of an ended run.
+
+        Raises RunElsewhereError if another server owns it, and UnknownRunError if it was removed.
+        """
         try:
-            # This server owns an ended run only while it removes it.
+            # This server owns an ended run only while it is removing it.
             if run.owned:
                 raise FileNotFoundError(run.folder)
             owned = run.own()
         except OSError as error:
             raise UnknownRunError(f"training run '{run.id}' was removed") from error
         if not owned:
-            raise _of_another_server(run)
+            raise _owned_elsewhere(run)
 
-    # Making and finding.
+    # Creating and finding runs.
 
     def _make(self, request: RunRequest, base: Path) -> Run:
         folder = self._folder / new_id()
@@ -342,7 +346,7 @@ class Runs:
             self._making.add(run.id)
         try:
             (folder / BASE).mkdir(parents=True)
-            # First of all, so that no other server on this folder takes the run for one that was left behind.
+            # First, so that no other server on this folder takes the run over.
             run.own()
             # A copy: the version may be replaced or removed while the run waits.
             shutil.copyfile(base, folder / BASE / base.name)
@@ -361,15 +365,15 @@ class Runs:
                 self._making.discard(run.id)
         return run
 
-    def look(self) -> None:
-        """Looks at the folder once more, as other servers may share it: takes over the runs of one that is gone."""
-        if self._found and self._look():
+    def scan(self) -> None:
+        """Scans the folder for runs of other servers, and takes over those whose server is gone."""
+        if self._found and self._scan():
             self._prune()
-            self._tell()
+            self._report()
 
-    def _look(self) -> bool:
-        """Takes note of runs that weren't there before; gives whether there are any."""
-        with self._looking:
+    def _scan(self) -> bool:
+        """Scans the folder. Returns whether new runs were added."""
+        with self._scanning:
             with self._changed:
                 if self._stopping:
                     return False
@@ -378,8 +382,8 @@ class Runs:
                 names = {path.name for path in self._folder.iterdir() if RUN_ID.fullmatch(path.name)}
             except OSError:
                 return False
-            # Another server may have removed it, or gone on with it.
-            changed = [run for run in ended if run.id not in names or (run.resumable and run.goes_on())]
+            # Another server may have removed or resumed an ended run.
+            changed = [run for run in ended if run.id not in names or (run.resumable and run.is_active_again())]
             with self._changed:
                 for run in changed:
                     if run.phase is Phase.ENDED:
@@ -390,23 +394,23 @@ class Runs:
             return not known.issuperset(self._runs)
 
     def _take(self, name: str, known: Run | None) -> Run | None:
-        """Takes the run in a folder over, unless another server looks after it: then gives the run.
+        """Takes over the run in a folder and returns None; returns the run if another server owns it.
 
-        `known` is the run where that was so at the last look.
+        `known` is the run if another server owned it at the last scan.
         """
         try:
             run = known or Run.read(self._folder / name)
             owned = run.log.ended or run.own()
-            # Its server may have ended it since it was read.
+            # It may have ended since it was read.
             run.log.refresh()
         except (OSError, ValueError, KeyError, TypeError):
-            # Later, it is most likely one that another server is about to make.
+            # After startup it is most likely a run that another server is creating.
             if not self._found:
                 logger.warning("can't read a run from its folder", extra={"run": name})
             return None
         if not owned and not run.log.ended:
             if known is None:
-                logger.info("the run is managed by another server", extra={"run": name, "server": run.owner})
+                logger.info("the run is owned by another server", extra={"run": name, "server": run.owner})
             return run
         with self._changed:
             self._runs[name] = run
@@ -418,14 +422,14 @@ class Runs:
         return None
 
     def _adopt(self, run: Run) -> None:
-        """Looks after a run that another server left: its process may still train, or have ended."""
-        outcome = RunResult.read(run.folder)
-        if run.process.lives or (outcome is not None and not outcome.stopped):
+        """Continues a run of an earlier server, whose process may be alive or have ended."""
+        result = RunResult.read(run.folder)
+        if run.process.lives or (result is not None and not result.stopped):
             run.phase = Phase.TRAINING
             logger.info("attached to a run that an earlier server process started", extra={"run": run.id})
-            self._spawn(f"run {run.id}", lambda: self._look_after(run, launch=False))
+            self._spawn(f"run {run.id}", lambda: self._execute(run, launch=False))
         elif run.log.newest(events.Queued) is None:
-            self._end(run, Failed(f"{SERVER_STOPPED} before all data had come"))
+            self._end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
         elif not self._limits.auto_resume or not self._limits.slots:
             self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
         elif run.futile >= MAX_FUTILE:
@@ -436,7 +440,7 @@ class Runs:
             with self._changed:
                 self._requeue(run)
 
-    # Training.
+    # Execution.
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -453,11 +457,11 @@ class Runs:
                 run = found[0]
                 self._waiting.remove(run)
                 run.phase = Phase.TRAINING
-            self._tell()
-            self._look_after(run, launch=True)
+            self._report()
+            self._execute(run, launch=True)
 
-    def _look_after(self, run: Run, *, launch: bool) -> None:
-        """Sees a run through to its end, whatever happens."""
+    def _execute(self, run: Run, *, launch: bool) -> None:
+        """Executes a run to its end. Without `launch` its process has been started by an earlier server."""
         try:
             if launch:
                 self._launch(run)
@@ -466,10 +470,10 @@ class Runs:
         except Exception:
             logger.exception("the run failed with an internal error", extra={"run": run.id})
             run.process.signal(signal.SIGKILL)
-            self._end(run, Failed("internal error; the server's log has it", *run.place))
+            self._end(run, Failed("internal error; see the server's log", *run.place))
 
     def _launch(self, run: Run) -> None:
-        # torchrun starts processes of its own, and CUDA is set up once in each process.
+        # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
         forkable = run.request.workers == 1 and run.request.device == "cpu"
         run.process.start(self._command, run.request.threads, self._parent if forkable else None)
         with self._changed:
@@ -477,7 +481,7 @@ class Runs:
                 run.process.signal(INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
 
     def _watch(self, run: Run) -> None:
-        """Follows the training process until it ends; kills it where it was told to stop and doesn't, or overspends."""
+        """Follows a run's process until it ends. Kills it if it doesn't stop in time or exceeds its budget."""
         watch = budget.Watch(run.request.budget, run.folder, self._limits.max_written)
         stopping_at: float | None = None
         while True:
@@ -487,8 +491,8 @@ class Runs:
                 return
             if self._stopping and stopping_at is None:
                 stopping_at = time.monotonic()
-            told = [at for at in (run.cancelled_at, stopping_at) if at is not None]
-            if told and time.monotonic() - min(told) > self._limits.cancel_grace_seconds:
+            stops = [at for at in (run.cancelled_at, stopping_at) if at is not None]
+            if stops and time.monotonic() - min(stops) > self._limits.cancel_grace_seconds:
                 run.process.signal(signal.SIGKILL)
             if not run.overspent:
                 run.overspent = watch.overspent(run.process.pid, run.seconds if run.request.budget.max_seconds else 0.0)
@@ -498,7 +502,7 @@ class Runs:
     def _follow(self, run: Run) -> None:
         for event in run.log.refresh():
             if isinstance(event.what, events.Started):
-                self._tell()
+                self._report()
             if isinstance(event.what, (events.Step, events.Epoch)):
                 step = event.what.step if isinstance(event.what, events.Step) else 0
                 loss = event.what.logs.get("loss")
@@ -507,31 +511,34 @@ class Runs:
     # Ending.
 
     def _conclude(self, run: Run) -> None:
-        """The process has ended: publishes what it gave, or says why it gave nothing."""
-        outcome = RunResult.read(run.folder)
+        """Ends a run whose process has ended: publishes its result, or records why there is none."""
+        result = RunResult.read(run.folder)
         if run.cancelled_at is not None:
             self._end(run, Cancelled(run.place[0]))
         elif run.overspent:
             self._end(run, Failed(f"the run was ended: {run.overspent}", *run.place))
-        elif outcome is None or outcome.stopped:
+        elif result is None or result.stopped:
             if self._stops_soon():
                 self._interrupt(run)
                 return
-            told = "the training process was told to stop by somebody else"
-            interrupted = outcome is not None or not run.process.ended_by_itself
-            self._end(run, Failed(told if outcome else run.process.death, *run.place, resumable=interrupted))
-        elif outcome.kind == "failed":
-            self._end(run, Failed(safe_text(outcome.reason), outcome.epoch, outcome.step, outcome.resumable))
+            signalled = "the training process was stopped by a signal that the server didn't send"
+            interrupted = result is not None or not run.process.ended_by_itself
+            self._end(run, Failed(signalled if result else run.process.death, *run.place, resumable=interrupted))
+        elif result.kind == "failed":
+            self._end(run, Failed(safe_text(result.reason), result.epoch, result.step, result.resumable))
         else:
-            self._finish(run, outcome)
+            self._finish(run, result)
 
     def _stops_soon(self) -> bool:
-        """Whether the server stops: of a group of processes that is told to, the training process may hear it first."""
+        """Whether the server is stopping, now or within STOP_SECONDS.
+
+        If a whole process group is signalled, the training process may receive the signal first.
+        """
         with self._changed:
             return self._changed.wait_for(lambda: self._stopping, STOP_SECONDS)
 
     def _interrupt(self, run: Run) -> None:
-        """The server stops before the run has ended."""
+        """Leaves a run to the next server, or fails it without `auto_resume`: this server is stopping."""
         if not self._limits.auto_resume:
             self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
             return
@@ -539,10 +546,10 @@ class Runs:
             run.phase = Phase.ENDED
         run.disown()
 
-    def _finish(self, run: Run, outcome: RunResult) -> None:
+    def _finish(self, run: Run, result: RunResult) -> None:
         request = run.request
         version = 0
-        if request.publish and not outcome.withheld and request.kind is Kind.TRAINING:
+        if request.publish and not result.withheld and request.kind is Kind.TRAINING:
             try:
                 version = self._repository.publish_once(
                     request.model,
@@ -552,10 +559,10 @@ class Runs:
                     label=request.publish_label or "",
                 )
             except ServerError as error:
-                self._end(run, Failed(str(error), outcome.epoch))
+                self._end(run, Failed(str(error), result.epoch))
                 return
-        seconds = run.seconds if run.resumed else outcome.seconds
-        self._end(run, events.Finished(version, outcome.logs, seconds, safe_text(outcome.withheld)))
+        seconds = run.seconds if run.resumed else result.seconds
+        self._end(run, events.Finished(version, result.logs, seconds, safe_text(result.withheld)))
 
     def _end(self, run: Run, what: What) -> None:
         with self._changed:
@@ -564,15 +571,15 @@ class Runs:
             run.phase = Phase.ENDED
         state = type(what).__name__.lower()
         self._observer.run_ended(run.request.model, state)
-        self._tell()
+        self._report()
         reason = {"reason": what.reason} if isinstance(what, Failed) else {}
         logger.info("a run ended", extra={"run": run.id, "state": state, **reason})
         if not (isinstance(what, Failed) and what.resumable):
             published = isinstance(what, events.Finished) and what.version
-            for name in (*MEANS, RESULT) if published else MEANS:
+            for name in (*RESUME_FOLDERS, RESULT) if published else RESUME_FOLDERS:
                 shutil.rmtree(run.folder / name, ignore_errors=True)
-        # The event comes last, so that a client that has seen it finds the run's files and versions in place. Under the
-        # lock, so that one that resumes or deletes the run at once doesn't find it owned by this very server.
+        # The event comes last, so that files and versions are in place when clients receive it. Under the lock, so that
+        # a request to resume or delete the run right afterwards doesn't find it still owned by this server.
         with self._changed:
             try:
                 events.append(run.folder, what)
@@ -584,7 +591,7 @@ class Runs:
         self._prune()
 
     def _prune(self) -> None:
-        """Removes the oldest ended runs beyond those that are kept."""
+        """Removes the oldest ended runs in excess of `max_kept`."""
         with self._changed:
             ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
         for run in ended[self._limits.max_kept :]:
@@ -593,13 +600,13 @@ class Runs:
                 self._remove(run)
 
     def _remove(self, run: Run) -> None:
-        """Forgets a run, whose lock is held, with its folder."""
+        """Removes a run, whose lock is held, and its folder."""
         with self._changed:
             self._runs.pop(run.id, None)
         shutil.rmtree(run.folder, ignore_errors=True)
         run.disown()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         with self._changed:
             phases = [run.phase for run in self._runs.values()]
         self._observer.runs_changed(
@@ -608,15 +615,15 @@ class Runs:
 
 
 def _later(one: Run, other: Run) -> bool:
-    """Whether one of two runs leaves the queue after the other, which came later."""
+    """Whether a queued run is executed after another one that was queued later."""
     return one.request.priority < other.request.priority
 
 
 def _newest_first(runs: Iterable[Run], model: str = "") -> list[Run]:
-    """Runs, or those of one model."""
+    """Sorts runs by time of creation, newest first; only those of one model if it isn't empty."""
     chosen = [run for run in runs if model in ("", run.request.model)]
     return sorted(chosen, key=lambda run: (run.created_time, run.id), reverse=True)
 
 
-def _of_another_server(run: Run) -> RunElsewhereError:
-    return RunElsewhereError(f"run '{run.id}' is looked after by another server on this repository: {run.owner}")
+def _owned_elsewhere(run: Run) -> RunElsewhereError:
+    return RunElsewhereError(f"run '{run.id}' is owned by another server on this repository: {run.owner}")

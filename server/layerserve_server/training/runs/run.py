@@ -1,4 +1,4 @@
-"""One run, as the server sees it."""
+"""A run on the server: its request, events, process and owner, and the state derived from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWNER_LOCK = "owner.lock"
 
 
 class RunState(Enum):
-    """State of a run, in the words of training.proto."""
+    """State of a run, as in training.proto."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -34,7 +34,7 @@ class RunState(Enum):
 
 
 class Phase(Enum):
-    """What the server does for a run."""
+    """Phase of a run on this server."""
 
     RECEIVING = "receiving data"
     WAITING = "waiting"
@@ -44,16 +44,16 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A run: its request, its events so far, and the process that trains."""
+    """A run: its request, its events so far, and its process."""
 
     id: str
     folder: Path
     request: RunRequest
     log: EventLog
     phase: Phase = Phase.RECEIVING
-    #: When somebody asked to stop it, as `time.monotonic` counts; None for never.
+    #: Time of the request to cancel it, on the clock of `time.monotonic`; None if there was none.
     cancelled_at: float | None = None
-    #: What it used more of than it may; empty where it didn't.
+    #: Which limit of its budget it exceeded, as a text; empty if none.
     overspent: str = ""
     _owner: TextIOWrapper | None = None
     process: TrainingProcess = field(init=False)
@@ -63,7 +63,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """The run in a folder, with the events it has. Raises OSError, ValueError, KeyError or TypeError."""
+        """Reads a run from its folder. Raises OSError, ValueError, KeyError or TypeError if a file is invalid."""
         run = cls(folder.name, folder, RunRequest.read(folder), EventLog(folder))
         run.log.refresh()
         if run.log.ended:
@@ -71,8 +71,8 @@ class Run:
         return run
 
     def own(self) -> bool:
-        """Makes this server the one that looks after the run; False where another one does."""
-        # Not "w": that would empty the file, which names the other server, before the lock is tried.
+        """Makes this server the run's owner. Returns False if another server owns it. Raises OSError."""
+        # Not "w", which would empty the file, with the other server's name, before the lock is acquired.
         file = (self.folder / OWNER_LOCK).open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,31 +87,31 @@ class Run:
 
     @property
     def owned(self) -> bool:
-        """Whether this server looks after the run."""
+        """Whether this server owns the run."""
         return self._owner is not None
 
     @property
     def owner(self) -> str:
-        """Which server looks after the run, or did last, for a person to read."""
+        """The server that owns the run, or owned it last: "host NAME, process ID", or "unknown"."""
         try:
             return (self.folder / OWNER_LOCK).read_text() or "unknown"
         except OSError:
             return "unknown"
 
     def disown(self) -> None:
-        """Looks after the run no more."""
+        """Releases the ownership, if this server owns the run."""
         if self._owner is not None:
             self._owner.close()
             self._owner = None
 
-    def goes_on(self) -> bool:
-        """Whether a run that had ended is under way again: another server may have resumed it."""
+    def is_active_again(self) -> bool:
+        """Whether a run that had ended was resumed by another server. Reads new events."""
         self.log.refresh()
         return not self.log.ended
 
     @property
     def state(self) -> RunState:
-        """The state that its events tell."""
+        """State according to the events."""
         last = self.log.last
         if isinstance(last, events.Finished):
             return RunState.FINISHED
@@ -127,23 +127,23 @@ class Run:
 
     @property
     def resumable(self) -> bool:
-        """Whether it was interrupted, and what it needs to go on is still there."""
+        """Whether the run was interrupted and the files to resume it still exist."""
         return isinstance(self.log.last, events.Failed) and self.log.last.resumable and (self.folder / BASE).is_dir()
 
     @property
     def resumed(self) -> int:
-        """How often it was resumed."""
+        """Number of times that the run was resumed."""
         return sum(isinstance(what, events.Resumed) for what in self.log.backwards())
 
     @property
     def futile(self) -> int:
-        """How often in a row, up to now, it was resumed at the same place: each time it got no further."""
+        """Number of latest resumes at the same position: without progress in between."""
         places = [what for what in self.log.backwards() if isinstance(what, events.Resumed)]
         return next((count for count, place in enumerate(places) if place != places[0]), len(places))
 
     @property
     def seconds(self) -> float:
-        """How long it has trained, in seconds, without the time between an interruption and the next start."""
+        """Training time in seconds, without the time between an interruption and the next start."""
         spent, began, last = 0.0, None, 0.0
         for event in self.log.copy():
             if isinstance(event.what, events.Started):
@@ -151,19 +151,19 @@ class Run:
             elif isinstance(event.what, (events.Step, events.Epoch)):
                 last = event.time
             elif isinstance(event.what, (events.Queued, *LAST)) and began is not None:
-                # What a killed process did after its last step or epoch is lost anyway, and its end may be noted
-                # much later, by the next server.
+                # Up to the last step or epoch: later work of a killed process is lost, and its end may be recorded much
+                # later, by the next server.
                 spent, began = spent + last - began, None
         return spent if began is None else spent + time.time() - began
 
     @property
     def created_time(self) -> float:
-        """When it was accepted, in seconds since 1970."""
+        """Unix time at which the request was accepted, in seconds."""
         return self.log.time_of(events.Accepted) or 0.0
 
     @property
     def place(self) -> tuple[int, int]:
-        """Epoch and step that training was last seen in, from 1; 0 before the first, or between two epochs."""
+        """Latest known epoch and step, from 1; step 0 between epochs, (0, 0) before the start."""
         for what in self.log.backwards():
             if isinstance(what, (events.Step, events.Resumed)):
                 return what.epoch, what.step
@@ -175,7 +175,7 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that are done, and won't be done again."""
+        """Number of completed epochs, not counting those that a resumed run repeats."""
         for what in self.log.backwards():
             if isinstance(what, events.Epoch):
                 return what.epoch
@@ -185,7 +185,7 @@ class Run:
 
     @property
     def logs(self) -> Logs:
-        """The newest logs."""
+        """Latest logs; empty if there are none."""
         for what in self.log.backwards():
             if isinstance(what, (events.Step, events.Epoch, events.Finished)) and what.logs:
                 return what.logs
@@ -193,5 +193,5 @@ class Run:
 
 
 def new_id() -> str:
-    """An id that sorts by time, that people can tell apart, and that nobody guesses."""
+    """Returns a new run id: the time in UTC, so that ids sort by time, and a random part that can't be guessed."""
     return f"{time.strftime('%Y%m%d-%H%M', time.gmtime())}-{secrets.token_hex(4)}"

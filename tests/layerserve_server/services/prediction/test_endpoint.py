@@ -34,6 +34,6 @@ def test_no_outputs_are_all_of_the_models():
 def test_outputs_that_are_repeated_are_refused_and_not_kept():
     made = []
     version = version_of(made)
-    with pytest.raises(InvalidRequestError, match="output 'z': got it 2 times, expected it once"):
+    with pytest.raises(InvalidRequestError, match="output 'z': given 2 times, expected once"):
         endpoint_of(version, ("z", "z"))
     assert (made, version.endpoints) == ([], {})

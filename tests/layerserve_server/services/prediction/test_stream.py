@@ -178,7 +178,7 @@ def test_a_stream_that_has_ended_is_free_without_the_garbage_collector(serve, mo
 
 
 def test_no_more_requests_are_read_than_may_be_under_way(serve, monkeypatch, wait_until):
-    monkeypatch.setattr(prediction_stream, "MAX_UNDER_WAY", 4)
+    monkeypatch.setattr(prediction_stream, "MAX_OPEN", 4)
     app, model, stub = serve()
     model.gate.clear()
     stream = stub.PredictStream((message(X[:1], str(i)) for i in range(20)), timeout=60)
@@ -211,6 +211,6 @@ def test_higher_priority_goes_first_and_patience_ends(serve, wait_until):
     for future in (first, usual, low, high):
         np.testing.assert_array_equal(tensors.decode(future.result().outputs[0]), X * 2)
     assert hasty.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "waited for longer" in hasty.details()
+    assert "queued longer" in hasty.details()
     wait_until(lambda: len(order) == 4)
     assert [id for id in order if id != "hasty"] == ["high", "usual", "low"]

@@ -22,7 +22,7 @@ from layerserve_server.training.result import RunResult
         (MemoryError(), "out of memory", (1, 2), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory", (1, 2), True),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device", (1, 2), True),
-        (KeyError("secret"), "internal error (KeyError); the run's log has it", (1, 2), False),
+        (KeyError("secret"), "internal error (KeyError); see the run's log", (1, 2), False),
     ],
 )
 def test_every_end_has_its_reason(error, reason, place, resumable, capsys):

@@ -12,8 +12,8 @@ import pytest
 PROGRAM = """
 import os
 from pathlib import Path
-from layerserve_server.training.process.priority import stand_back
-stand_back({nice})
+from layerserve_server.training.process.priority import lower_priority
+lower_priority({nice})
 autogroup = Path("/proc/self/autogroup")
 print(os.nice(0), autogroup.read_text().split()[-1] if autogroup.exists() else "none")
 """

@@ -187,5 +187,5 @@ def test_an_answer_may_take_the_seconds_that_it_is_given_besides_those_of_a_star
     monkeypatch.setattr(warm_parent.socket, "socketpair", lambda: (End(), End()))
     monkeypatch.setattr(warm_parent.socket, "send_fds", lambda control, bytes_, files: told.append(files))
     monkeypatch.setattr(WarmParent, "_started", lambda self: (None, None))
-    assert WarmParent()._ask(b"job", lambda channel: 5, 2.5) == 5
+    assert WarmParent()._request(b"job", lambda channel: 5, 2.5) == 5
     assert told == [warm_parent.START_SECONDS + 2.5, [7], "closed", b"job", socket.SHUT_WR, "closed"]
