@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -32,7 +32,7 @@ from layerserve_server.transport.streams import ServerStream, Streams
 logger = logging.getLogger(__name__)
 
 #: Names used from grpcio's server module.
-INTERNALS = ("_REQUEST_CALL_TAG", "_ServerStage", "_process_event_and_continue", "_request_call")
+INTERNALS = ("_REQUEST_CALL_TAG", "_ServerStage", "_process_event_and_continue", "_request_call", "_stop_serving")
 #: Attributes used of a server's state.
 STATE = ("completion_queue", "due", "lock", "rpc_states", "server", "stage")
 #: Maximum time that a poll waits for an event, and time between two checks for stalled calls, in seconds.
@@ -41,10 +41,6 @@ IDLE_SECONDS = 1.0
 DEADLINE_SLACK_SECONDS = 0.1
 #: Time that a reply may stay unsent while messages occupy more than half of the memory budget, in seconds.
 PRESSED_SECONDS = 1.0
-
-
-#: What grpcio expects a tag to return for its event: the call if it has ended, else None, and callbacks.
-Tag: TypeAlias = "tuple[Operations | None, tuple[()]]"
 
 
 class OtherInternalsError(Exception):
@@ -178,8 +174,17 @@ class Poller:
         if event.tag is self._grpcio._REQUEST_CALL_TAG and event.success:
             self._begin(event)
             return True
-        # The tags of our calls have the same form as grpcio's own, so grpcio processes them, too.
-        return bool(self._grpcio._process_event_and_continue(self._state, event))
+        if not callable(event.tag):
+            # Only calls have tags that can be called: this is one of grpcio's own.
+            return bool(self._grpcio._process_event_and_continue(self._state, event))
+        ended = event.tag(event)
+        return ended is None or self._forget(ended)
+
+    def _forget(self, call: Operations) -> bool:
+        """Removes a call that has ended. Returns False after the last one of a server that stops."""
+        with self._state.lock:
+            self._state.rpc_states.remove(call)
+            return not self._grpcio._stop_serving(self._state)
 
     def _begin(self, event: Any) -> None:
         call: PolledCall | PolledStream | None = None
@@ -223,7 +228,7 @@ def _unknown(method: str, call: Call) -> None:
 class Operations:
     """Operations of grpcio's core, whose events the poller receives. Base of calls and streams.
 
-    A tag returns what grpcio expects (see `Tag`).
+    The tag of an operation is the method that takes its event. It returns the call after its last event, else None.
     """
 
     # Subclasses declare the slots.
@@ -236,7 +241,7 @@ class Operations:
         _due: int
         _cancelled: bool
 
-    def begin(self, operations: tuple[Any, ...], tag: Callable[[Any], Tag]) -> bool:
+    def begin(self, operations: tuple[Any, ...], tag: Callable[[Any], Operations | None]) -> bool:
         """Starts operations; `tag` is called with their event. Returns False, and starts none, after a cancellation."""
         with self._poller.lock:
             # The core may have released a cancelled call.
@@ -246,14 +251,14 @@ class Operations:
             self._due += 1
             return True
 
-    def end_event(self, event: Any = None) -> Tag:
+    def end_event(self, event: Any = None) -> Operations | None:
         """Accounts for an event. Also a tag itself, for operations without a result."""
         with self._poller.lock:
             self._due -= 1
             if self._due:
-                return None, ()
+                return None
         self.over()
-        return self, ()
+        return self
 
     def over(self) -> None:
         """Called after the last event."""
@@ -327,7 +332,7 @@ class PolledCall(BatchedCall, Operations):
 
     # Events.
 
-    def _received(self, event: Any) -> Tag:
+    def _received(self, event: Any) -> Operations | None:
         self._poller.receiving.pop(self, None)
         request = event.batch_operations[0].message()
         if request is not None:
@@ -339,7 +344,7 @@ class PolledCall(BatchedCall, Operations):
             self.fail(UnknownMethodError(f"method '{self.method}' takes exactly one request message"))
         return self.end_event()
 
-    def _closed(self, event: Any) -> Tag:
+    def _closed(self, event: Any) -> Operations | None:
         if event.batch_operations[0].cancelled():
             with self._poller.lock:
                 self._cancelled = True
@@ -396,18 +401,18 @@ class PolledStream(Operations, ServerStream):
 
     # Events.
 
-    def _message_received(self, event: Any) -> Tag:
+    def _message_received(self, event: Any) -> Operations | None:
         message = event.batch_operations[0].message()
         if message is not None:
             self._poller.count(self._client, len(message))
         self._streams.post(partial(self.received, message))
         return self.end_event()
 
-    def _message_sent(self, event: Any) -> Tag:
+    def _message_sent(self, event: Any) -> Operations | None:
         self._streams.post(self.sent)
         return self.end_event()
 
-    def _closed(self, event: Any) -> Tag:
+    def _closed(self, event: Any) -> Operations | None:
         if event.batch_operations[0].cancelled():
             with self._poller.lock:
                 self._cancelled = True
