@@ -96,7 +96,7 @@ FUNCTIONAL: dict[str, Case] = {
     "outputs that are none": (
         lambda: Model(Input((3,)), "y"),
         GraphError,
-        "outputs hold ['y'], expected tensors of layers",
+        "outputs hold ['y'], expected symbolic tensors",
     ),
     "no outputs": (lambda: Model(Input((3,)), []), GraphError, "outputs hold nothing"),
     "an input on the way": (
@@ -128,7 +128,7 @@ FUNCTIONAL: dict[str, Case] = {
     "an unknown last axis": (
         lambda: layers.Dense(2)(Input((None,))),
         GraphError,
-        "every axis that it depends on must have a known length",
+        "every axis that its shape depends on must have a known length",
     ),
     "no features": (lambda: layers.Dense(2)(Input(())), GraphError, "expected (rows, ..., features)"),
     "a node that isn't there": (lambda: called_twice().get_output_at(2), ValueError, "has only 2 inbound nodes"),
@@ -143,7 +143,7 @@ FUNCTIONAL: dict[str, Case] = {
     "one of several tensors": (
         lambda: (lambda x: Model(x, layers.LSTM(2, return_state=True, name="r")(x)).plan(["r"]))(Input((3, 2))),
         UnknownTensorError,
-        "the call gives 3 tensors",
+        "the node has 3 outputs",
     ),
     "no layer in a stack": (lambda: Sequential([3]), GraphError, "got 3, expected a layer"),
     "an input in a stack": (

@@ -327,7 +327,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     x, y = layergraph.Input((4, 6)), layergraph.Input((5, 6))
     with pytest.raises(GraphError, match=r"expected a list \[query, value\]"):
         layers.Attention()(x)
-    with pytest.raises(GraphError, match="expected as many keys as values"):
+    with pytest.raises(GraphError, match="expected equal numbers of keys and values"):
         layers.MultiHeadAttention(**SMALL)(x, x, key=y)
     with pytest.raises(GraphError, match="attention_axes"):
         layers.MultiHeadAttention(**SMALL, attention_axes=2)(x, x)

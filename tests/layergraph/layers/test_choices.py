@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "quantised without quantisation": (
         lambda: QuantizedDense(3, dtype="float32"),
         ConfigError,
-        "dtype policy 'float32' quantises nothing",
+        "dtype policy 'float32' has no quantization",
     ),
 }
 

@@ -9,7 +9,7 @@ import torch
 from layergraph.config.options import boolean, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import DataError, GraphError
-from layergraph.functional import runtime_assertions as demands
+from layergraph.functional import runtime_assertions
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -136,10 +136,10 @@ class Embedding(Layer):
 
     def _in_range(self, ids: torch.Tensor) -> torch.Tensor:
         """The ids. Raises DataError for one that has no vector."""
-        if demands.recorded():
+        if runtime_assertions.is_recording():
             # An engine must not look beyond the table, whatever it is given.
             near = ids.clamp(0, self.input_dim - 1)
-            demands.note(near == ids)
+            runtime_assertions.record(near == ids)
             return near
         lowest, highest = (int(bound) for bound in torch.aminmax(ids))
         if lowest < 0 or highest >= self.input_dim:
