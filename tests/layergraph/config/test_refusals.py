@@ -211,7 +211,7 @@ LAYERS: dict[str, Case] = {
     "stacks in a list": (
         lambda: layers.StackedRNNCells([layers.StackedRNNCells([layers.GRUCell(2)])]),
         ConfigError,
-        "a list of cells, without stacks in it",
+        "a list of cells without stacks",
     ),
     "a cell without states": (lambda: layers.GRUCell(2)(Input((3,))), GraphError, "got no states"),
     "a mask of another shape": (
@@ -227,12 +227,12 @@ LAYERS: dict[str, Case] = {
     "weights of no count": (
         lambda: layers.CategoryEncoding(4, output_mode="one_hot")(Input((1,)), count_weights=Input((1,))),
         GraphError,
-        "count_weights goes with output_mode 'count', got 'one_hot'",
+        "count_weights requires output_mode 'count', got 'one_hot'",
     ),
     "bins that nobody learnt": (
         lambda: layers.Discretization(num_bins=3)(ONES),
         DataError,
-        "it was never adapted to data",
+        "expected a layer adapted to data",
     ),
     "a sound of no channels": (
         lambda: layers.STFTSpectrogram()(Input((400,))),

@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             np.zeros((1, 9, 3, 1), "float32"), training=True
         ),
         DataError,
-        "axis 3 of the image is 3 long, expected at least 5, which a tile lacks",
+        "axis 3 of the image is 3 long, expected at least 5, the padding of its tiles",
     ),
     "statistics in nine lists": (
         lambda: layers.Normalization(mean=np.zeros([1] * 9).tolist(), variance=1),

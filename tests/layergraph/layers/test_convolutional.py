@@ -148,7 +148,7 @@ def test_wrong_option_is_named(class_name: str, options: dict[str, object], said
     ("class_name", "options", "shape", "said"),
     [
         ("Conv2D", {"filters": 2, "kernel_size": 3}, (5, 5), "rank 3, expected 4"),
-        ("Conv2D", {"filters": 2, "kernel_size": 3}, (5, 5, None), "channels must be known"),
+        ("Conv2D", {"filters": 2, "kernel_size": 3}, (5, 5, None), "expected a known number of channels"),
         ("Conv2D", {"filters": 2, "kernel_size": 3, "groups": 2}, (5, 5, 3), "expected a multiple of groups"),
         ("Conv2D", {"filters": 2, "kernel_size": 6}, (7, 5, 3), "axis 2 of the input is 5 long, expected at least 6"),
         ("SeparableConv1D", {"filters": 2, "kernel_size": 6}, (5, 3), "axis 1 of the input is 5 long"),

@@ -347,7 +347,7 @@ def test_one_draw_of_dropout_holds_for_all_steps() -> None:
 
 
 def test_a_layer_as_activation_of_another_width_is_refused() -> None:
-    with pytest.raises(GraphError, match=r"gives shape \(None, 2\), expected \(None, 3\)"):
+    with pytest.raises(GraphError, match=r"returns shape \(None, 2\), expected \(None, 3\)"):
         layers.LSTM(3, activation=layers.Dense(2))(layergraph.Input((4, 5)))
 
 

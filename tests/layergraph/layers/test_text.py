@@ -233,7 +233,7 @@ def test_saved_layers_are_their_configs() -> None:
     [
         (lambda: layers.StringLookup(vocabulary="/etc/passwd"), "files are never opened"),
         (lambda: layers.TextVectorization(vocabulary="https://x/y"), "files are never opened"),
-        (lambda: layers.StringLookup(vocabulary=["a", "a"]), "has a term twice"),
+        (lambda: layers.StringLookup(vocabulary=["a", "a"]), "has a repeated term"),
         (lambda: layers.StringLookup(vocabulary=["b", "", "a"], mask_token=""), "reserved"),
         (lambda: layers.StringLookup(vocabulary=["a", 3]), "holds 3, expected text"),
         (lambda: layers.StringLookup(vocabulary=["\ud800"]), "expected text"),
@@ -255,7 +255,7 @@ def test_saved_layers_are_their_configs() -> None:
         (lambda: layers.Hashing(3, salt=[1, 2, 3]), "option 'salt'"),
         (lambda: layers.Hashing(3, dtype="float32"), "option 'dtype'"),
         (lambda: layers.Discretization(), "both missing"),
-        (lambda: layers.Discretization([1.0, 0.0]), "expected rising numbers"),
+        (lambda: layers.Discretization([1.0, 0.0]), "expected increasing numbers"),
         (lambda: layers.CategoryEncoding(3, "int"), "option 'output_mode'"),
     ],
 )

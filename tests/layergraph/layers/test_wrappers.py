@@ -230,7 +230,7 @@ def test_in_keras_2_penalties_are_of_all_steps_together_and_of_a_model_twice() -
     [
         ({"layer": layers.Dense(3)}, "expected a recurrent layer"),
         ({"layer": layers.LSTM(3), "merge_mode": "add"}, "option 'merge_mode'"),
-        ({"layer": layers.LSTM(3), "backward_layer": layers.LSTM(3)}, "go the same way"),
+        ({"layer": layers.LSTM(3), "backward_layer": layers.LSTM(3)}, "have the same go_backwards"),
         (
             {"layer": layers.LSTM(3), "backward_layer": layers.LSTM(3, go_backwards=True, return_sequences=True)},
             "differ in return_sequences",
