@@ -57,11 +57,11 @@ SAID = {
     "layers": "has more than {less} layers",
     "nodes": "has more than {less} calls of layers",
     "calls": "repeats more than {less} calls of layers by calling nested models again and again",
-    "name_length": "a layer's name is 'a_long_name', expected a text",
+    "name_length": "a layer's name is 'a_long_name', expected text",
     "weight_bytes": "its weights take 140 bytes, at most {less} are read",
     "activation_bytes": r"one row of its output, of shape \(None, 4\), takes 16 bytes, at most {less} are allowed",
     "names": "has more than {less} weights",
-    "directory_bytes": "its table of contents is above {less} bytes",
+    "directory_bytes": "its central directory has more than {less} bytes",
 }
 
 

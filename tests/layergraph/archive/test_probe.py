@@ -37,8 +37,8 @@ def test_a_bad_file_is_left_to_the_loader(tmp_path: Path) -> None:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGFPE)", "crashes HDF5 (SIGFPE)"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashes HDF5 (SIGSEGV)"),
-        ("import sys; sys.exit(3)", "asks for more memory than its size explains"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)", "can't be walked in 1 seconds of computing"),
+        ("import sys; sys.exit(3)", "needs more memory than its size explains"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)", "can't be read in 1 CPU seconds"),
     ],
 )
 def test_what_happens_to_the_process_is_told(
@@ -162,6 +162,6 @@ def test_a_process_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch, tm
     path = tmp_path / "model.h5"
     with path.open("wb") as file:
         file.truncate(100_000_000)
-    assert probe.probe(path, seconds=1.5) == "can't be walked in 12 seconds"
+    assert probe.probe(path, seconds=1.5) == "can't be read in 12 seconds"
     assert given[0]["timeout"] == 12.0
     assert given[0]["command"][2:] == [str(path), "4", str((1 << 30) + 200_000_000)]

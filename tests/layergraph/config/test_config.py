@@ -369,7 +369,7 @@ def test_arrays_in_a_config_hold_numbers() -> None:
         _, (problem,) = spec_of(
             functional(X, dense(bias_initializer={"class_name": "Constant", "config": {"value": array}}))
         )
-        assert problem == "layer 'a' (Dense): __numpy__ has a form that can't be read"
+        assert problem == "layer 'a' (Dense): __numpy__ is malformed"
 
 
 def operation_layer(*calls: list[Any], **config: Any) -> dict[str, Any]:
@@ -398,7 +398,7 @@ def test_a_slice_of_tensorflow_has_lists_of_places() -> None:
     assert sliced(begin_mask=0, end_mask=2) == ({**whole, "start": 0, "stop": 0}, {**part, "stop": None})
     assert sliced(ellipsis_mask=1, shrink_axis_mask=2) == (..., 1)
     assert sliced(new_axis_mask=1) == (None, part)
-    said = ["layer 'a' (TFOpLambda): function 'strided_slice' of TensorFlow with places that are no lists"]
+    said = ["layer 'a' (TFOpLambda): function 'strided_slice' of TensorFlow with positions that aren't lists"]
     for wrong in ({"begin": [0]}, {"end": [1, 2, 3]}, {"strides": [1]}, {"begin": 1}, {"end": 3}):
         assert sliced(**wrong) == said
 
@@ -487,7 +487,7 @@ def odd() -> dict[str, Any]:
 SIZES = [-3, 0, True, "3", 3.7, 10**10, 10**30, None, [3], {}]
 #: What the error of a config says, so that each is refused for what is wrong with it.
 SAID = {
-    "a class of os": "layer 'a': config is no object",
+    "a class of os": "layer 'a': config isn't an object",
     "a custom class": "class 'builtins>Dense' is not supported, but a plugin can supply it",
     "the model itself": "the model is of class 'system', expected a Functional or Sequential model",
     "a subclassed model": "the model is of class 'MyModel', expected a Functional or Sequential model",
@@ -506,17 +506,17 @@ SAID = {
     "dangling node": "there is no call 1099511627776 of a layer 'x'",
     "negative node": "there is no call -1 of a layer 'x'",
     "negative tensor": "there is no output -1 of call 0 of a layer 'x'",
-    "node that is text": "__keras_tensor__ has a form that can't be read",
+    "node that is text": "__keras_tensor__ is malformed",
     "two of one name": "two layers are named 'a'",
-    "layers that are no list": "a model is a subclassed one, whose graph no file holds",
+    "layers that are no list": "a model is subclassed; files don't contain its graph",
     "a sequence whose layers are no list": "a Sequential model has no list of layers",
-    "layers that are numbers": "a layer is no object",
+    "layers that are numbers": "a layer isn't an object",
     "a sequence of numbers": "a Sequential model holds a layer that is no object",
     "a model that runs code": "the model: TorchModuleWrapper holds Python code, which is never run",
-    "calls that are numbers": "layer 'a': a call has no form that can be read",
-    "calls that are text": "layer 'a': inbound_nodes is no list",
+    "calls that are numbers": "layer 'a': a call is malformed",
+    "calls that are text": "layer 'a': inbound_nodes isn't a list",
     "class that is a list": "layer 'a': class_name is \"['Dense']\"",
-    "config that is a list": "layer 'a': config is no object",
+    "config that is a list": "layer 'a': config isn't an object",
     "no outputs": "model 'm': outputs hold nothing, expected tensors of layers",
     "outputs that are text": "output_layers is no nesting of [layer, node, tensor]",
     "not connected": "graph disconnected: input 'y' is needed but isn't among the inputs ['x']",
@@ -526,10 +526,10 @@ SAID = {
     "unused inputs": "there is no output 0 of call 1 of a layer 'a'",
     "wrapped 100 deep": "models and layers are nested more than 64 deep",
     "nested 70 deep": "models and layers are nested more than 64 deep",
-    "name with NUL": "a layer's name is 'a\\x00b', expected a text",
-    "name of 100 kB": "aaa...', expected a text",
-    "name with a lone surrogate": "no Unicode text",
-    "name that is a number": "a layer's name is '3', expected a text",
+    "name with NUL": "a layer's name is 'a\\x00b', expected text",
+    "name of 100 kB": "aaa...', expected text",
+    "name with a lone surrogate": "expected Unicode text",
+    "name that is a number": "a layer's name is '3', expected text",
     "an unknown option": "layer 'a' (Dense): option 'colour' = 'red' is not supported",
     "an unknown operation": "operation 'Frobnicate' is not supported",
     **{

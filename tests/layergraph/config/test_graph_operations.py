@@ -58,8 +58,8 @@ def test_a_node_gives_tensorflows_numbers(number: int) -> None:
     ("node", "constants", "text"),
     [
         ({"op": "WriteFile"}, {}, "operation 'WriteFile' of TensorFlow is not supported"),
-        ({"op": "Cast"}, {}, "operation 'Cast' of TensorFlow has a form that can't be read"),
-        ({"op": "Transpose"}, {"9": [0]}, "has a form that can't be read"),
+        ({"op": "Cast"}, {}, "operation 'Cast' of TensorFlow can't be read: malformed node"),
+        ({"op": "Transpose"}, {"9": [0]}, "can't be read: malformed node"),
         (
             {"op": "Conv2D", "attr": {"padding": {"s": "RVhQTElDSVQ="}}},
             {"1": [[[[1.0]]]]},
@@ -179,13 +179,13 @@ GOOD = node_bytes("Mean", a=field(3, 300))
     ],
 )
 def test_bytes_that_are_no_node_are_refused(data: bytes) -> None:
-    with pytest.raises(UnknownFunctionError, match="node_def has no form that can be read"):
+    with pytest.raises(UnknownFunctionError, match="node_def can't be read: expected a NodeDef"):
         _node(base64.b64encode(data).decode())
 
 
 @pytest.mark.parametrize("node_def", [None, 3, ["op"], "not base64!", "A" * 1_000_004])
 def test_what_has_no_form_of_a_node_is_refused(node_def: Any) -> None:
-    with pytest.raises(UnknownFunctionError, match="node_def has no form that can be read"):
+    with pytest.raises(UnknownFunctionError, match="node_def can't be read: expected a NodeDef"):
         _node(node_def)
 
 

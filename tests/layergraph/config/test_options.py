@@ -57,7 +57,7 @@ REFUSED = [
     *((options.boolean, value, "true or false") for value in (2, -1, "true", 1.0, None)),
     (options.text, 3, "text"),
     *((WORDS, value, "'same' or 'valid'") for value in ("Same", None, 3)),
-    (options.optional(options.text), 3, "text, or nothing"),
+    (options.optional(options.text), 3, "text, or None"),
     (INTEGERS, 3, "a list"),
     (INTEGERS, [1, "a"], "a list in which each item is an integer"),
     (options.one_or_list_of(options.text), 3, "text"),

@@ -439,7 +439,7 @@ def test_other_mistakes_are_named() -> None:
         Silent(name="s")(layergraph.Input((2,)))
     with pytest.raises(ConfigError, match="initializer 'no_such'"):
         layergraph.layers.Layer().add_weight(shape=(2,), initializer="no_such")
-    with pytest.raises(ConfigError, match="expected a class of layers or an activation function"):
+    with pytest.raises(ConfigError, match="expected a layer class or an activation function"):
         layergraph.utils.register_keras_serializable()(int)
 
 

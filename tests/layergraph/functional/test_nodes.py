@@ -82,7 +82,7 @@ def test_only_what_is_asked_for_is_computed(nested: Model) -> None:
         ("head:1", "has 2 nodes; expected one of \\['head:1:0', 'head:1:1'\\]"),
         ("head:1:7", "has 2 nodes"),
         ("head:1:0:3", "has 1 outputs"),
-        ("a/b/first", "called 2 times"),
+        ("a/b/first", "has 2 nodes"),
         ("a/b:0/", "unknown tensor"),
         ("", "unknown tensor"),
     ],
