@@ -94,5 +94,5 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     if near:
         return f"unknown {kind} {shown!r}; did you mean " + " or ".join(repr(n) for n in near) + "?"
     if not choices:
-        return f"unknown {kind} {shown!r}; there is none"
+        return f"unknown {kind} {shown!r}; none exist"
     return f"unknown {kind} {shown!r}; known: {', '.join(choices[:40])}" + (" ..." if len(choices) > 40 else "")

@@ -26,7 +26,7 @@ _METADATA_BYTES = 1 * MIB
 class ModelArchive:
     """An open model file: its config as parsed JSON, and its weights, not read yet.
 
-    path              the file
+    path              path of the file
     config            the model's {"class_name": ..., "config": {...}}, as in the file
     training_config   the arguments of `compile`, as in the file; None if the model wasn't compiled
     keras_version     version of the Keras that wrote the file, or None if unknown

@@ -101,7 +101,8 @@ class Hdf5Group:
         """Names of the members. Raises CorruptFileError if there are more than the limit."""
         count = len(self)
         if count > self._file.limits.names:
-            raise CorruptFileError(self._file.path, f"group '{self.name}' has {count} members")
+            most = self._file.limits.names
+            raise CorruptFileError(self._file.path, f"group '{self.name}' has {count} members, expected at most {most}")
         with reading(self._file.path, f"group '{self.name}'"):
             return [name.decode("utf-8", "surrogateescape") for name in self._group]
 

@@ -156,4 +156,4 @@ class KerasZip:
 
     def _compare(self, member: zipfile.ZipInfo, length: int, checksum: int) -> None:
         if length != member.file_size or checksum != member.CRC:
-            raise CorruptFileError(self._path, f"member '{member.filename}' is damaged: its checksum is wrong")
+            raise CorruptFileError(self._path, f"member '{member.filename}' is damaged: its size or checksum is wrong")

@@ -44,7 +44,7 @@ def _called(operation: str, names: str = "", attributes: str = "") -> Build:
         kwargs = {name: _listed(value) for name, value in zip(names.split(), inputs[1:], strict=False)}
         kwargs |= {name: node.attributes[key] for name, key in pairs if node.attributes.get(key) is not None}
         if kwargs.get("padding") == "EXPLICIT":
-            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow with explicit paddings")
+            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow is not supported with explicit paddings")
         return operation, {}, CallSpec((_listed(inputs[0]),), kwargs)
 
     return build
@@ -140,7 +140,7 @@ def _diagonal(operation: str, extra: int) -> Build:
         k = _listed(inputs[extra])
         k = k[0] if isinstance(k, list) and len(set(k)) == 1 else k
         if not isinstance(k, int) or any(_listed(value) not in (-1, 0, 0.0, False) for value in inputs[extra + 1 :]):
-            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow with several diagonals")
+            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow is not supported with several diagonals")
         return operation, {}, CallSpec(tuple(inputs[:extra]), {"k": k})
 
     return build
@@ -165,7 +165,7 @@ def _upper_bound(node: Node, inputs: list[Any]) -> Operation:
 
 def _batch_normalized(node: Node, inputs: list[Any]) -> Operation:
     if node.attributes.get("is_training") is not False:
-        raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow in training")
+        raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow is not supported in training mode")
     x, scale, offset, mean, variance = (_listed(value) for value in inputs)
     axis = 1 if node.attributes.get("data_format") == "NCHW" else -1
     options = {"axis": axis, "epsilon": node.attributes.get("epsilon", 1e-4)}

@@ -301,7 +301,8 @@ class _Reader:
     def _class_name(self, value: Mapping[str, Any], label: str) -> str:
         name = class_name(value)
         if name is None:
-            raise CorruptFileError(self.path, f"{label}: class_name is {brief_name(value.get('class_name'))}")
+            found = brief_name(value.get("class_name"))
+            raise CorruptFileError(self.path, f"{label}: class_name is {found}, expected text")
         return self.generation.classes.get(name, name)
 
     def _layer_name(self, value: Any) -> str:

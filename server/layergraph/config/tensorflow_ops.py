@@ -66,7 +66,8 @@ def translated(function: Any, call: CallSpec) -> tuple[str, dict[str, Any], Call
             else:
                 options[key] = value
         elif name not in known.tensors and (function, name) not in _READ and not _is_harmless(name, value):
-            raise UnknownFunctionError(f"function {function!r} of TensorFlow with {name[:40]}={str(value)[:40]!r}")
+            argument = f"{name[:40]}={str(value)[:40]!r}"
+            raise UnknownFunctionError(f"function {function!r} of TensorFlow is not supported with {argument}")
     args += [given[name] for name in known.tensors if name in given]
     if function in LOST and len(args) < 2:
         raise UnknownFunctionError(
@@ -151,7 +152,9 @@ def _item(options: dict[str, Any], args: list[Any], kwargs: dict[str, Any], give
     begin, end = given["begin"], given.get("end") or []
     strides = given.get("strides") or [1] * (len(begin) if isinstance(begin, list) else 0)
     if not all(isinstance(value, list) and len(value) == len(strides) for value in (begin, end, strides)):
-        raise UnknownFunctionError("function 'strided_slice' of TensorFlow with positions that aren't lists")
+        raise UnknownFunctionError(
+            "function 'strided_slice' of TensorFlow is not supported with positions that aren't lists"
+        )
     return "GetItem", options, [args[0], subscript(begin, end, strides, given)], kwargs
 
 

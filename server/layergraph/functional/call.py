@@ -143,7 +143,7 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Layer]]:
 
 
 def _is_layer(value: Any) -> bool:
-    # `Layer` can't be imported here: its module uses this one.
+    # `Layer` can't be imported here, as its module imports this one.
     return hasattr(type(value), "inner_model") and not value.is_operation
 
 

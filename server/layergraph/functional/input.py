@@ -41,7 +41,7 @@ class InputLayer(Layer):
         """Dtype of the input."""
         return self._element_type
 
-    def forward(self, run: Any, w: Weights, x: Any) -> Any:
+    def forward(self, context: Any, w: Weights, x: Any) -> Any:
         """Returns the input unchanged."""
         return x
 

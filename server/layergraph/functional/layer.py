@@ -80,7 +80,7 @@ class Layer(_LayerOptions):
 
     #: Whether masks pass through. If not, the outputs have no mask, as in Keras.
     supports_masking: ClassVar[bool] = False
-    #: Whether floating-point inputs and weights are converted to `compute_dtype`.
+    #: Whether floating-point inputs and weights are cast to `compute_dtype`.
     autocast: ClassVar[bool] = True
     #: How the layer is stored in files.
     storage: ClassVar[StorageLayout] = StorageLayout()
@@ -120,7 +120,7 @@ class Layer(_LayerOptions):
         self.sublayers: dict[str, Layer] = {}
         self.built = False
         self._trainable = True
-        #: The layer's form in the file that it was loaded from, if the file is of Keras 1 or 2.
+        #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
         #: Input shape from `input_shape=` or `input_dim=`, for the first layer of a Sequential.
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
@@ -134,7 +134,7 @@ class Layer(_LayerOptions):
     def validated(cls, name: str, value: Any) -> Any:
         """Returns the normal form of an option's value. Raises ConfigError if the value is invalid."""
         if name == "activity_regularizer" and value is not None and not cls.regularizes_activity:
-            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected None: Keras takes none")
+            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected None, as in Keras")
         return super().validated(name, value)
 
     @property
@@ -409,7 +409,7 @@ class Layer(_LayerOptions):
         return [weight for weight in self.weights if weight not in trainable]
 
     def get_weights(self) -> list[np.ndarray[Any, Any]]:
-        """Copies of all weights, in Keras's order."""
+        """Returns copies of all weights, in Keras's order."""
         return [weight.numpy() for weight in self.weights]
 
     def set_weights(self, values: list[Any]) -> None:
@@ -483,22 +483,22 @@ class Layer(_LayerOptions):
         return map_structure(lambda tensor: tensor.shape, self.get_output_at(node_index))
 
     def get_input_mask_at(self, node_index: int) -> Any:
-        """Mask (or list of masks) that comes with the inputs of a call: a boolean tensor, or None."""
+        """Mask (or list of masks) of the inputs of a call: a symbolic boolean tensor, or None."""
         return map_structure(_mask_of, self.get_input_at(node_index))
 
     def get_output_mask_at(self, node_index: int) -> Any:
-        """Mask (or nesting of masks) that goes with the outputs of a call: a boolean tensor, or None."""
+        """Mask (or nesting of masks) of the outputs of a call: a symbolic boolean tensor, or None."""
         return map_structure(_mask_of, self.get_output_at(node_index))
 
     @property
     def input(self) -> Any:
-        """Input of the only call. Raises AttributeError where there are several."""
+        """Input of the only call. Raises AttributeError if there are several."""
         self._only_node("input")
         return self.get_input_at(0)
 
     @property
     def output(self) -> Any:
-        """Output of the only call. Raises AttributeError where there are several."""
+        """Output of the only call. Raises AttributeError if there are several."""
         return self._only_node("output").outputs
 
     @property
@@ -515,12 +515,12 @@ class Layer(_LayerOptions):
 
     @property
     def input_shape(self) -> Any:
-        """Shape of the inputs of all calls. Raises AttributeError where they differ."""
+        """Shape of the inputs of all calls. Raises AttributeError if they differ."""
         return self._only_shape("input", self.get_input_shape_at)
 
     @property
     def output_shape(self) -> Any:
-        """Shape of the outputs of all calls. Raises AttributeError where they differ."""
+        """Shape of the outputs of all calls. Raises AttributeError if they differ."""
         return self._only_shape("output", self.get_output_shape_at)
 
     # Config.

@@ -163,8 +163,8 @@ class ThresholdedReLU(Layer):
 class Softmax(Layer):
     """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). Elements that are masked out give 0.
 
-    mask_rule   result along an axis that is masked out entirely: zeros with `keras3`; with `keras2`, as up to Keras
-                3.9, as if nothing was masked out. Set from the file's version
+    mask_rule   result along an axis that is masked out entirely: zeros with `keras3`; equal values with `keras2`, as
+                up to Keras 3.9. Set from the file's version
     """
 
     axis: Any = option(one_or_list_of(integer), default=-1)

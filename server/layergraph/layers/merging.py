@@ -285,7 +285,7 @@ def _with_rank(tensor: torch.Tensor, rank: int) -> torch.Tensor:
 
 def _two(layer: Layer, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     if len(tensors) != 2:
-        raise GraphError(f"a {type(layer).__name__} layer is called on 2 tensors, got {len(tensors)}")
+        raise GraphError(f"a {type(layer).__name__} layer must be called on 2 tensors, got {len(tensors)}")
     return tensors
 
 

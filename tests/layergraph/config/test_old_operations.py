@@ -1,4 +1,4 @@
-"""Operation nodes as Keras 3.0 to 3.14 wrote them: what they put into the call or the config otherwise than 3.15."""
+"""Operation nodes of Keras 3.0 to 3.14: differences from 3.15 in call and config."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is refused, and the text that says so: which thing, what came, what was expected."""
+"""Rejected input and its error texts: which thing, what was received, what was expected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from layergraph.training.metrics.table import METRICS
 from layergraph.training.optimizers.schedules import SCHEDULES
 from layergraph.training.optimizers.table import OPTIMIZERS
 
-#: What is done, the kind of error, and a part of its text.
+#: The action, the type of its error, and a part of the text.
 Case = tuple[Callable[[], Any], type[Exception], str]
 
 ONES = np.ones((4, 3), "float32")
@@ -39,7 +39,7 @@ def called_twice(first: tuple[int, ...] = (3,), second: tuple[int, ...] = (3,)) 
 
 
 def operation(kind: str, *args: Any, **options: Any) -> Any:
-    """Carries an operation out on arrays."""
+    """Applies an operation to arrays."""
     return OPERATIONS[kind](name="it", **options)(*args)
 
 
@@ -205,9 +205,13 @@ LAYERS: dict[str, Case] = {
     "unknown lengths": (
         lambda: layers.LocallyConnected1D(2, 3)(Input((None, 2))),
         GraphError,
-        "must have a known length",
+        "expected known lengths of all axes but the batch axis",
     ),
-    "no window": (lambda: layers.LocallyConnected1D(2, 5)(Input((4, 2))), GraphError, "windows (5,) don't fit in (4,)"),
+    "no window": (
+        lambda: layers.LocallyConnected1D(2, 5)(Input((4, 2))),
+        GraphError,
+        "expected at least the kernel size (5,)",
+    ),
     "stacks in a list": (
         lambda: layers.StackedRNNCells([layers.StackedRNNCells([layers.GRUCell(2)])]),
         ConfigError,
@@ -217,7 +221,7 @@ LAYERS: dict[str, Case] = {
     "a mask of another shape": (
         lambda: layers.LSTM(2)(np.ones((2, 3, 4), "float32"), mask=np.ones((2, 4), bool)),
         GraphError,
-        "got a mask of shape (2, 4), expected (rows, steps) = (2, 3)",
+        "got a mask of shape (2, 4), expected (rows, timesteps) = (2, 3)",
     ),
     "steps of no image": (
         lambda: layers.ConvLSTM2D(2, 2)(Input((3, 4, 2))),

@@ -46,7 +46,7 @@ CASES = [
 
 
 def random_borders(count: int, seed: int) -> list[LayerCase]:
-    """Padding and cropping, given as one number, one an axis or a pair an axis, in both layouts."""
+    """Padding and cropping given as one number, one per axis or a pair per axis, in both layouts."""
     rng = np.random.default_rng(seed)
     cases = []
     for _ in range(count):

@@ -303,7 +303,7 @@ def test_a_config_is_only_so_long(tmp_path: Path) -> None:
     write_shards(tmp_path, model())
     size = (tmp_path / "model.json").stat().st_size
     open_archive(tmp_path, LoadLimits(config_bytes=size)).close()
-    with pytest.raises(CorruptFileError, match=f"has {size} bytes, at most {size - 1} are read"):
+    with pytest.raises(CorruptFileError, match=f"has {size} bytes, expected at most {size - 1}"):
         open_archive(tmp_path, LoadLimits(config_bytes=size - 1))
 
 
@@ -311,7 +311,7 @@ def test_a_shard_that_is_cut_off_while_it_is_open_is_told(tmp_path: Path) -> Non
     write_shards(tmp_path, model())
     with open_archive(tmp_path) as archive:
         os.truncate(tmp_path / "group1-shard2of2.bin", 10)
-        with pytest.raises(CorruptFileError, match=r"array '.*' is cut off"):
+        with pytest.raises(CorruptFileError, match=r"array '.*' is truncated"):
             archive.weights.arrays[-1].read()
 
 

@@ -41,7 +41,7 @@ def masked_softmax(
     """Softmax over `axes` of the elements where the mask is True.
 
     Where it is False for all, the result is zeros, as in Keras 3. With `additive`, as in Keras 2, a large negative
-    number is added instead, so that such a row has the weights of the unmasked one.
+    number is added instead, so such a row has equal weights.
     """
     if mask is not None:
         half = scores.dtype == torch.float16
@@ -65,7 +65,7 @@ def fused_attention(
     causal: bool,
     additive: bool,
 ) -> torch.Tensor:
-    """softmax(query @ key / sqrt(d)) @ value for (rows, steps, heads, d) (keras.ops.dot_product_attention).
+    """softmax(query @ key / sqrt(d)) @ value for (rows, timesteps, heads, d) (keras.ops.dot_product_attention).
 
     Each key head is used by several consecutive query heads if there are fewer key heads. A row with nothing to attend
     to gets equal weights, as in Keras.

@@ -82,7 +82,8 @@ class _LocallyConnected(SpatialLayer):
         windows = self._windows(lengths)
         if min(windows) < 1:
             raise GraphError(
-                f"layer '{self.name}' ({type(self).__name__}): windows {self.kernel_size} don't fit in {lengths}"
+                f"layer '{self.name}' ({type(self).__name__}): got lengths {lengths}, expected at least the "
+                f"kernel size {self.kernel_size}"
             )
         self.add_weight(
             "kernel",

@@ -218,7 +218,7 @@ class Normalization(Layer):
         if (self.mean is None) != (self.variance is None) or np.shape(self.mean) != np.shape(self.variance):
             raise ConfigError(
                 f"Normalization: options 'mean' and 'variance' have shapes {np.shape(self.mean)} and "
-                f"{np.shape(self.variance)}, expected equal shapes, or none of them"
+                f"{np.shape(self.variance)}, expected both with equal shapes, or none"
             )
         if np.ndim(self.mean) > len(self.axis):
             raise ConfigError(f"Normalization: option 'mean' has {np.ndim(self.mean)} axes, expected {len(self.axis)}")

@@ -134,9 +134,9 @@ class Lookup(Layer):
                 raise ConfigError(f"{what} has {token!r} among the terms, expected this reserved term before them")
         size = len(reserved) + len(known)
         if self.max_tokens is not None and size > self.max_tokens:
-            raise ConfigError(f"{what} gives {size} terms, expected at most {self.max_tokens}, which is max_tokens")
+            raise ConfigError(f"{what} has {size} terms, expected at most {self.max_tokens}, which is max_tokens")
         if self._known is None and self.vocabulary is None and self.vocabulary_size not in (None, size):
-            raise ConfigError(f"{what} gives {size} terms, expected {self.vocabulary_size}, which is vocabulary_size")
+            raise ConfigError(f"{what} has {size} terms, expected {self.vocabulary_size}, which is vocabulary_size")
         if self.idf_weights is not None and len(self.idf_weights) != len(given):
             found = len(self.idf_weights)
             raise ConfigError(f"{type(self).__name__}: option 'idf_weights' has {found} numbers, expected {len(given)}")

@@ -25,7 +25,7 @@ class QuantizedDense(QuantizedKernel, Dense):
     def add_kernel_and_bias(self, features: int | None) -> None:
         """Creates kernel, bias and scales. Raises GraphError if the number of features is unknown."""
         if features is None:
-            raise GraphError(f"layer '{self.name}' (Dense): the last axis of its inputs must have a known length")
+            raise GraphError(f"layer '{self.name}' (Dense): expected a known length of the inputs' last axis")
         size, packed = (features, self.units), ((features + 1) // 2, self.units)
         self.add_kernel(size, size, (self.units,), packed, self.add_bias)
 
@@ -55,7 +55,7 @@ class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
         self._input_shape = input_shape
         self.inputs, kernel = quantized_axes(self.parsed)
         if any(length is None for length in shape):
-            raise GraphError(f"layer '{self.name}' (EinsumDense): the axes of its kernel must have known lengths")
+            raise GraphError(f"layer '{self.name}' (EinsumDense): expected known lengths of all axes of the kernel")
         known = tuple(int(length) for length in shape if length is not None)
         packed = list(known)
         axis = kernel.summed[0] if kernel.summed else 0
@@ -72,7 +72,7 @@ class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
             return rows, int(np.prod(shape, dtype=np.int64)) // rows
         # Keras takes the longest axis for the model's features, and the other two for its heads.
         if len(shape) not in (2, 3):
-            raise GraphError(f"layer '{self.name}' (EinsumDense): a kernel of shape {shape} can't be calibrated")
+            raise GraphError(f"layer '{self.name}' (EinsumDense): kernel has shape {shape}, expected 2 or 3 axes")
         if len(shape) == 3 and shape.index(max(shape)) > 0:
             return shape[0] * shape[1], shape[2]
         return shape[0], int(np.prod(shape[1:]))
