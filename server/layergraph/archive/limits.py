@@ -10,7 +10,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class LoadLimits:
-    """Limits of loading. The defaults are far above any real model; what exceeds one is rejected before it is read.
+    """Limits of loading. The defaults are far above any real model; what exceeds one is rejected at little cost.
 
     config_bytes        size of a config's JSON text, in bytes
     config_values       number of values (and containers) in one config
@@ -18,7 +18,7 @@ class LoadLimits:
     nesting             nesting depth of models and wrapped layers
     layers              number of layers in one file, including nested ones
     nodes               number of calls of layers in one file
-    calls               number of calls of layers after expanding nested models that are called several times
+    calls               number of repeated calls of layers, in nested models that are called more than once
     name_length         number of characters of a layer's name
     directory_bytes     size of a zip's central directory
     weight_bytes        size of all weights of a model

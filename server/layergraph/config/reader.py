@@ -317,7 +317,8 @@ class _Reader:
     def _name(self, name: Any) -> str:
         """Validates a name: any text that can be written again. Raises CorruptFileError."""
         if not isinstance(name, str) or len(name) > self.limits.name_length or "\0" in name:
-            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected text")
+            expected = f"text of at most {self.limits.name_length} characters, without NUL"
+            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected {expected}")
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:

@@ -371,7 +371,7 @@ def _copied(given: Any) -> Any:
 
 
 def _may_be_equal(first: Shape, second: Shape) -> bool:
-    """Whether two shapes agree on all axes that both know."""
+    """Whether two shapes agree on all axes that are known in both."""
     return len(first) == len(second) and all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
 
 
