@@ -1,16 +1,16 @@
-"""Errors of layergraph. What a user can mend is one of these; anything else is a defect of ours.
+"""Errors of layergraph. Errors that a user can fix are of these types; any other exception is a bug in layergraph.
 
 LayerGraphError
 ├── ModelFileError              a model file can't be used
-│   ├── CorruptFileError        it is damaged, truncated, or no model file at all
-│   ├── UnsupportedModelError   it needs what layergraph doesn't have; `problems` lists all of it
-│   └── UnsafeFileError         it does what a model file has no business doing
-├── ConfigError                 an option of a layer, optimizer, loss or metric is wrong
-├── GraphError                  layers and tensors don't fit together
-├── DataError                   arrays don't fit the model
-│   └── UnknownTensorError      a name is no tensor of the model
-├── NotCompiledError            training was asked of a model without optimizer or loss
-└── NonFiniteLossError          training gave a loss that is NaN or infinite
+│   ├── CorruptFileError        it is damaged, truncated, or not a model file
+│   ├── UnsupportedModelError   it needs unsupported features; `problems` lists all of them
+│   └── UnsafeFileError         it contains unsafe references, such as to other files
+├── ConfigError                 an option of a layer, optimizer, loss or metric is invalid
+├── GraphError                  layers and tensors are incompatible
+├── DataError                   arrays don't match the model
+│   └── UnknownTensorError      a name isn't a tensor of the model
+├── NotCompiledError            training was requested of a model without optimizer or loss
+└── NonFiniteLossError          the training loss is NaN or infinite
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 
 
 class LayerGraphError(Exception):
-    """Root of all errors that layergraph raises on purpose."""
+    """Base class of all errors that layergraph raises deliberately."""
 
 
 class ModelFileError(LayerGraphError):
-    """A model file can't be used. `path` names the file, `problems` everything found wrong, one text each."""
+    """A model file can't be used. `path` names the file; `problems` has one text per problem found."""
 
     def __init__(self, path: str | Path, problems: str | Sequence[str]) -> None:
         self.path = str(path)
@@ -36,44 +36,44 @@ class ModelFileError(LayerGraphError):
         super().__init__(f"{Path(path).name}: {text}")
 
 
-#: Problems that one message names at the most: a file can be made to have millions.
+#: Maximum number of problems in one error text: a crafted file may have millions.
 MAX_PROBLEMS = 50
 
 
 class CorruptFileError(ModelFileError):
-    """The file is damaged, truncated, or no model file at all."""
+    """The file is damaged, truncated, or not a model file."""
 
 
 class UnsupportedModelError(ModelFileError):
-    """The file needs what layergraph doesn't have, such as custom classes; `problems` lists all of it."""
+    """The file needs unsupported features, such as custom classes; `problems` lists all of them."""
 
 
 class UnsafeFileError(ModelFileError):
-    """The file does what a model file has no business doing, such as pointing at other files."""
+    """The file contains something unsafe in a model file, such as references to other files."""
 
 
 class ConfigError(LayerGraphError, ValueError):
-    """An option of a layer, optimizer, loss or metric is wrong. The text names owner, option and value."""
+    """An option of a layer, optimizer, loss or metric is invalid. The text names owner, option and value."""
 
 
 class GraphError(LayerGraphError, ValueError):
-    """Layers and tensors don't fit together: shapes, arity, loops, disconnected tensors."""
+    """Layers and tensors are incompatible: shapes, number of inputs, cycles, disconnected tensors."""
 
 
 class DataError(LayerGraphError, ValueError):
-    """Arrays don't fit the model. The text names the array, what came and what was expected."""
+    """Arrays don't match the model. The text names the array, what was received and what was expected."""
 
 
 class UnknownTensorError(DataError):
-    """A name is no input, output or tensor of the model."""
+    """A name isn't an input, output or tensor of the model."""
 
 
 class NotCompiledError(LayerGraphError, RuntimeError):
-    """Training was asked of a model without optimizer or loss."""
+    """Training was requested of a model without optimizer or loss."""
 
 
 class NonFiniteLossError(LayerGraphError, ArithmeticError):
-    """Training gave a loss that is NaN or infinite. `epoch` and `step` count from 1."""
+    """The training loss is NaN or infinite. `epoch` and `step` are counted from 1."""
 
     def __init__(self, value: float, epoch: int, step: int) -> None:
         self.value = value
@@ -83,7 +83,7 @@ class NonFiniteLossError(LayerGraphError, ArithmeticError):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """Text for a name that isn't in a table: the near names, or all of them where they are few.
+    """Returns an error text for a name that isn't in a table: with similar names, or else up to 40 known ones.
 
     Example: unknown_name("optimizer", "adm", TABLE) -> "unknown optimizer 'adm'; did you mean 'adam'?"
     """
@@ -94,5 +94,5 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     if near:
         return f"unknown {kind} {shown!r}; did you mean " + " or ".join(repr(n) for n in near) + "?"
     if not choices:
-        return f"unknown {kind} {shown!r}; there is none"
+        return f"unknown {kind} {shown!r}; none exist"
     return f"unknown {kind} {shown!r}; known: {', '.join(choices[:40])}" + (" ..." if len(choices) > 40 else "")

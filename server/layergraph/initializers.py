@@ -1,4 +1,4 @@
-"""First values of weights, by Keras's names and formulas."""
+"""Initializers of weights, with Keras's names and formulas."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from layergraph.errors import ConfigError
 
 Shape = tuple[int, ...]
 
-#: Standard deviation of a standard normal cut off at two deviations.
+#: Standard deviation of a standard normal distribution truncated at two standard deviations.
 TRUNCATED_STDDEV = 0.87962566103423978
 
 
 class Initializer(Configurable):
-    """Gives the first value of a weight (keras.initializers.Initializer)."""
+    """Creates the initial value of a weight (keras.initializers.Initializer)."""
 
     def __call__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """A new tensor of `shape` and `dtype`. Raises ConfigError where the initializer can't fill that shape."""
+        """Returns a new tensor of `shape` and `dtype`. Raises ConfigError if the shape isn't supported."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ def constant(value: Any) -> Any:
 
 
 class Constant(Initializer):
-    """`value` everywhere; an array is broadcast to the shape (keras.initializers.Constant)."""
+    """A constant `value`; an array is broadcast to the shape (keras.initializers.Constant)."""
 
     value: Any = option(constant, default=0.0)
 
@@ -80,12 +80,13 @@ class Constant(Initializer):
             return value.expand(shape).clone()
         except RuntimeError:
             raise ConfigError(
-                f"Constant: value of shape {tuple(value.shape)} doesn't fit a weight of {shape}"
+                f"Constant: got a weight of shape {shape}, expected one that value of shape {tuple(value.shape)} "
+                "broadcasts to"
             ) from None
 
 
 class Identity(Initializer):
-    """`gain` x the identity matrix, for two dimensions only (keras.initializers.Identity)."""
+    """`gain` times the identity matrix, for matrices only (keras.initializers.Identity)."""
 
     gain: float = option(number, default=1.0)
 
@@ -129,7 +130,7 @@ class STFT(Initializer):
 
     def _scaled_window(self, frame: int) -> torch.Tensor:
         if isinstance(self.window, str):
-            # SciPy's get_window(name, n, fftbins): a periodic window is the symmetric one of n + 1 without its end.
+            # SciPy's get_window(name, n, fftbins): a periodic window is a symmetric one of n + 1 without its end.
             window = WINDOWS[self.window](frame, periodic=self.periodic, dtype=torch.float64)
         else:
             window = torch.tensor(self.window, dtype=torch.float64)
@@ -154,7 +155,7 @@ WINDOWS: Mapping[str, Callable[..., torch.Tensor]] = {
 
 
 def seed(value: Any) -> int | None:
-    """Validator: an integer, None, or Keras's serialised SeedGenerator, of which the first seed counts."""
+    """Validator: an integer, None, or Keras's serialised SeedGenerator, whose seed is used."""
     if isinstance(value, Mapping):
         config = value.get("config")
         value = config.get("seed") if isinstance(config, Mapping) else None
@@ -163,23 +164,23 @@ def seed(value: Any) -> int | None:
     try:
         return integer(value)
     except Expected:
-        raise Expected("an integer, or nothing") from None
+        raise Expected("an integer, or None") from None
 
 
 class RandomInitializer(Initializer):
-    """Draws values: with a seed the very ones that Keras's torch backend draws, without one from torch's generator."""
+    """Draws random values: with a seed the same as Keras's torch backend, otherwise from torch's generator."""
 
     seed: int | None = option(seed, default=None, kw_only=True)
 
     def _generator(self) -> torch.Generator | None:
-        # Keras draws [seed, 0] and seeds torch with their sum as an unsigned 32-bit number.
+        # Keras seeds torch with the sum of [seed, 0] as an unsigned 32-bit integer.
         return None if self.seed is None else torch.Generator().manual_seed(self.seed & 0xFFFFFFFF)
 
     def _normal(self, shape: Shape, dtype: torch.dtype, mean: float, stddev: float) -> torch.Tensor:
         return torch.normal(mean, stddev, shape, generator=self._generator(), dtype=dtype)
 
     def _truncated_normal(self, shape: Shape, dtype: torch.dtype, mean: float, stddev: float) -> torch.Tensor:
-        # Of four draws the first within two deviations is taken, as Keras's torch backend does.
+        # The first of four draws within two standard deviations is used, as in Keras's torch backend.
         draws = self._normal((*shape, 4), dtype, 0.0, 1.0)
         chosen = ((draws > -2) & (draws < 2)).max(-1, keepdim=True)[1]
         return draws.gather(-1, chosen).squeeze(-1).mul_(stddev).add_(mean)
@@ -189,7 +190,7 @@ class RandomInitializer(Initializer):
 
 
 class RandomNormal(RandomInitializer):
-    """Normal with `mean` and `stddev` (keras.initializers.RandomNormal)."""
+    """Normal distribution with `mean` and `stddev` (keras.initializers.RandomNormal)."""
 
     mean: float = option(number, default=0.0)
     stddev: float = option(number, default=0.05)
@@ -200,7 +201,7 @@ class RandomNormal(RandomInitializer):
 
 
 class TruncatedNormal(RandomInitializer):
-    """Normal without what lies beyond two deviations (keras.initializers.TruncatedNormal)."""
+    """Normal distribution truncated at two standard deviations (keras.initializers.TruncatedNormal)."""
 
     mean: float = option(number, default=0.0)
     stddev: float = option(number, default=0.05)
@@ -211,7 +212,7 @@ class TruncatedNormal(RandomInitializer):
 
 
 class RandomUniform(RandomInitializer):
-    """Uniform from `minval` to `maxval` (keras.initializers.RandomUniform)."""
+    """Uniform distribution from `minval` to `maxval` (keras.initializers.RandomUniform)."""
 
     minval: float = option(number, default=-0.05)
     maxval: float = option(number, default=0.05)
@@ -228,7 +229,7 @@ def _distribution(value: Any) -> str:
 
 
 def _fans(shape: Shape, input_axes: tuple[int, ...] | None, output_axes: tuple[int, ...] | None) -> tuple[int, int]:
-    """Units that come in and go out (Keras's compute_fans); kernels are (..., inputs, outputs)."""
+    """Returns fan in and fan out (Keras's compute_fans); kernels are (..., inputs, outputs)."""
     if input_axes is not None and output_axes is not None:
         return math.prod(shape[axis] for axis in input_axes), math.prod(shape[axis] for axis in output_axes)
     if len(shape) < 2:
@@ -238,12 +239,12 @@ def _fans(shape: Shape, input_axes: tuple[int, ...] | None, output_axes: tuple[i
     return shape[-2] * field, shape[-1] * field
 
 
-#: Options that came with late releases of Keras 3.
+#: Options added in later releases of Keras 3.
 LATER_INITIALIZER_OPTIONS = frozenset({"input_axes", "output_axes"})
 
 
 class _Scaled(RandomInitializer):
-    """What `VarianceScaling` and its named settings share: variance scale / units, the units counted by mode."""
+    """Base of `VarianceScaling` and its named settings: variance scale / fan, where the mode selects the fan."""
 
     #: scale, mode, distribution
     settings: ClassVar[tuple[float, str, str]]
@@ -252,7 +253,7 @@ class _Scaled(RandomInitializer):
     output_axes: tuple[int, ...] | None = option(optional(list_of(integer)), default=None, kw_only=True)
 
     def get_config(self) -> dict[str, Any]:
-        """Without axes that aren't set: older releases of Keras 3 don't know them, and refuse the file."""
+        """Omits axes that aren't set: older releases of Keras 3 reject unknown options."""
         config = super().get_config()
         return {
             key: value for key, value in config.items() if key not in LATER_INITIALIZER_OPTIONS or value is not None
@@ -275,7 +276,7 @@ class _Scaled(RandomInitializer):
 
 
 class VarianceScaling(_Scaled):
-    """Variance `scale` / n, n being units in, out, or their mean (keras.initializers.VarianceScaling)."""
+    """Variance `scale` / n, where n is fan in, fan out, or their mean (keras.initializers.VarianceScaling)."""
 
     scale: float = option(number, default=1.0)
     mode: str = option(one_of("fan_in", "fan_out", "fan_avg"), default="fan_in")
@@ -291,49 +292,49 @@ class VarianceScaling(_Scaled):
 
 
 class GlorotUniform(_Scaled):
-    """Uniform within sqrt(6 / (in + out)) (keras.initializers.GlorotUniform)."""
+    """Uniform within +-sqrt(6 / (fan_in + fan_out)) (keras.initializers.GlorotUniform)."""
 
     settings = (1.0, "fan_avg", "uniform")
     seed: int | None = option(seed, default=None)
 
 
 class GlorotNormal(_Scaled):
-    """Truncated normal of variance 2 / (in + out) (keras.initializers.GlorotNormal)."""
+    """Truncated normal of variance 2 / (fan_in + fan_out) (keras.initializers.GlorotNormal)."""
 
     settings = (1.0, "fan_avg", "truncated_normal")
     seed: int | None = option(seed, default=None)
 
 
 class LecunUniform(_Scaled):
-    """Uniform within sqrt(3 / in) (keras.initializers.LecunUniform)."""
+    """Uniform within +-sqrt(3 / fan_in) (keras.initializers.LecunUniform)."""
 
     settings = (1.0, "fan_in", "uniform")
     seed: int | None = option(seed, default=None)
 
 
 class LecunNormal(_Scaled):
-    """Truncated normal of variance 1 / in (keras.initializers.LecunNormal)."""
+    """Truncated normal of variance 1 / fan_in (keras.initializers.LecunNormal)."""
 
     settings = (1.0, "fan_in", "truncated_normal")
     seed: int | None = option(seed, default=None)
 
 
 class HeUniform(_Scaled):
-    """Uniform within sqrt(6 / in) (keras.initializers.HeUniform)."""
+    """Uniform within +-sqrt(6 / fan_in) (keras.initializers.HeUniform)."""
 
     settings = (2.0, "fan_in", "uniform")
     seed: int | None = option(seed, default=None)
 
 
 class HeNormal(_Scaled):
-    """Truncated normal of variance 2 / in (keras.initializers.HeNormal)."""
+    """Truncated normal of variance 2 / fan_in (keras.initializers.HeNormal)."""
 
     settings = (2.0, "fan_in", "truncated_normal")
     seed: int | None = option(seed, default=None)
 
 
 class Orthogonal(RandomInitializer):
-    """`gain` x a random orthogonal matrix; leading axes are joined into rows (keras.initializers.Orthogonal)."""
+    """`gain` times a random orthogonal matrix; leading axes are merged to rows (keras.initializers.Orthogonal)."""
 
     gain: float = option(number, default=1.0)
     seed: int | None = option(seed, default=None)
@@ -345,7 +346,7 @@ class Orthogonal(RandomInitializer):
         drawn = self._normal((max(rows, columns), min(rows, columns)), dtype, 0.0, 1.0)
         wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
         q, r = torch.linalg.qr(drawn.to(wide))
-        # Signs of r's diagonal make q uniform over the orthogonal matrices.
+        # Multiplying by the signs of r's diagonal makes q uniform over the orthogonal matrices.
         q = q * r.diagonal().sign()
         square = q.T if rows < columns else q
         return torch.mul(square, self.gain).reshape(shape).to(dtype)
@@ -376,7 +377,7 @@ INITIALIZERS: Mapping[str, type[Initializer]] = {
     )
 }
 
-#: Other names that Keras's `get` knows.
+#: Other names that Keras's `get` accepts.
 ALIASES: Mapping[str, str] = {
     **{snake_case(name): name for name in INITIALIZERS},
     "IdentityInitializer": "Identity",
@@ -394,7 +395,7 @@ def initializer(value: Any) -> Initializer:
     return resolve("initializer", value, INITIALIZERS, ALIASES)
 
 
-# Keras has its classes by a function's spelling as well, and `get` for what an option takes.
+# Keras's aliases: function names of the classes, and `get`.
 glorot_normal = GlorotNormal
 glorot_uniform = GlorotUniform
 he_normal = HeNormal

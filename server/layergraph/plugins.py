@@ -1,4 +1,4 @@
-"""Classes of one's own: what an operator adds to the tables of layers.
+"""Plugins: custom layers and activations that extend the built-in tables.
 
     from layergraph.plugins import register_layer, replace_lambda
 
@@ -8,17 +8,17 @@
     @register_keras_serializable("my_package")   # the same, by Keras's name of it; functions are activations
     class Shift(Layer): ...
 
-    @replace_lambda("halve")                 # stands for the Lambda layer named `halve`
+    @replace_lambda("halve")                 # replaces the Lambda layer named `halve`
     class Halve(Layer): ...
 
     @register_activation("my_package")       # a function of a tensor
     def squash(x): ...
 
-Files of Keras name a class or function that was never registered by its bare name: without a package, as
-`register_layer()`, such a name is found. A lambda as an activation is `register_activation(name="<lambda>")`.
+Keras writes classes and functions that were never registered with their bare names, without a package; register them
+without a package, as in `register_layer()`. A lambda as an activation is `register_activation(name="<lambda>")`.
 
-Modules with such classes are imported because a setting or an installed package's entry point (group
-`layergraph.layers`) names them. No file ever does: a file's names are only looked up in what is there.
+Modules with such classes are imported only if a setting or an installed package's entry point (group
+`layergraph.layers`) names them. A file never causes an import: its names are only looked up among registered ones.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ A = TypeVar("A", bound=Activation)
 S = TypeVar("S")
 T = TypeVar("T")
 
-#: The package of what is registered without one.
+#: Prefix of names registered without a package.
 _NO_PACKAGE = "Custom>"
 
 _classes: dict[str, type[Layer]] = {}
 _lambdas: dict[str, type[Layer]] = {}
 _activations: dict[str, Activation] = {}
-#: What a caller brings for one reading.
+#: Objects passed by a caller for one load.
 _scope: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=MappingProxyType({}))
 
 
 def register_layer(package: str = "Custom", name: str | None = None) -> Callable[[L], L]:
-    """Adds a class under `package>name`, as keras.saving.register_keras_serializable does.
+    """Registers a layer class under `package>name`, like keras.saving.register_keras_serializable.
 
-    Raises ConfigError for a name that another class has.
+    Raises ConfigError if another class has the name.
     """
 
     def register(layer: L) -> L:
@@ -71,9 +71,9 @@ def register_layer(package: str = "Custom", name: str | None = None) -> Callable
 
 
 def register_keras_serializable(package: str = "Custom", name: str | None = None) -> Callable[[S], S]:
-    """Adds a class of layers, or an activation, under `package>name` (keras.saving.register_keras_serializable).
+    """Registers a layer class or an activation under `package>name` (keras.saving.register_keras_serializable).
 
-    Raises ConfigError for a name that is taken, and for what is neither a class of layers nor a function.
+    Raises ConfigError if the name is taken, or for anything but a layer class or a function.
     """
 
     def register(made: S) -> S:
@@ -82,16 +82,17 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
         elif not isinstance(made, type) and callable(made):
             register_activation(package, name)(made)
         else:
-            raise ConfigError(f"got {brief(made)} to register, expected a class of layers or an activation function")
+            raise ConfigError(f"got {brief(made)} to register, expected a layer class or an activation function")
         return made
 
     return register
 
 
 def replace_lambda(layer_name: str) -> Callable[[L], L]:
-    """Adds a class that stands for every Lambda layer of that name. It is made with `name`, `trainable` and `dtype`.
+    """Registers a class that replaces all Lambda layers named `layer_name`. It is created with `name`, `trainable` and
+    `dtype`.
 
-    Raises ConfigError for a name that has a class.
+    Raises ConfigError if another class is registered for the name.
     """
 
     def register(layer: L) -> L:
@@ -102,15 +103,15 @@ def replace_lambda(layer_name: str) -> Callable[[L], L]:
 
 
 def register_activation(package: str = "Custom", name: str | None = None) -> Callable[[A], A]:
-    """Adds an activation, a function of a tensor, under `package>name`, as register_keras_serializable does.
+    """Registers an activation, a function of a tensor, under `package>name`, like register_keras_serializable.
 
-    Raises ConfigError for a name that another function has.
+    Raises ConfigError if another function has the name.
     """
 
     def register(function: A) -> A:
         key = f"{package}>{name or function.__name__}"
 
-        # Its name is what a saved model says of it.
+        # Saved models refer to the activation by this name.
         @functools.wraps(function)
         def named(x: torch.Tensor) -> torch.Tensor:
             return function(x)
@@ -124,8 +125,8 @@ def register_activation(package: str = "Custom", name: str | None = None) -> Cal
 
 @contextmanager
 def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Names in files and configs -> classes of layers and activation functions, for what is read inside of it, in this
-    thread (keras.saving.custom_object_scope).
+    """Makes layer classes and activation functions available by name to loads in the block, in the current thread
+    (keras.saving.custom_object_scope).
     """
     token = _scope.set({**_scope.get(), **objects})
     try:
@@ -146,14 +147,14 @@ def _add(table: dict[str, Any], key: str, made: Any, what: str) -> None:
 
 
 def _origin(made: Any) -> Any:
-    """The class, or the function that was registered."""
+    """Returns the class or the original function that was registered."""
     return getattr(made, "__wrapped__", made)
 
 
 def load_plugins(modules: Iterable[str] = ()) -> list[str]:
-    """Imports installed plugins and the named modules; gives the names of all that is registered then.
+    """Imports installed plugins and the named modules; returns the names of everything registered.
 
-    Raises ConfigError for a module that can't be imported.
+    Raises ConfigError if a module can't be imported.
     """
     for point in entry_points(group=ENTRY_POINTS):
         _import(point.value.partition(":")[0])
@@ -171,18 +172,18 @@ def _import(module: str) -> None:
 
 
 def custom_layers() -> Mapping[str, type[Layer]]:
-    """What is registered, by the name that files have for it; Lambda replacements as `Lambda>` and the layer's name."""
+    """Returns the registered classes by their names in files; Lambda replacements as `Lambda>` and the layer's name."""
     lambdas = {lambda_class(name): layer for name, layer in _lambdas.items()}
     return {**_bare(_classes), **_classes, **_in_scope(classes=True), **lambdas}
 
 
 def registered_name(layer: type[Layer]) -> str | None:
-    """`package>Name`, under which a class is registered; a class derived from it has no such name."""
+    """Returns the name `package>Name` of a registered class; None for others, including its subclasses."""
     return next((name for name, known in _classes.items() if known is layer), None)
 
 
 def custom_activations() -> Mapping[str, Activation]:
-    """The functions that are registered, by the names that files have for them."""
+    """Returns the registered activation functions by their names in files."""
     return {**_bare(_activations), **_activations, **_in_scope(classes=False)}
 
 
@@ -191,10 +192,10 @@ def _bare(table: Mapping[str, T]) -> dict[str, T]:
 
 
 def lambda_class(layer_name: str) -> str:
-    """The class name that stands for the Lambda layer of that name."""
+    """Returns the class name that replaces the Lambda layer of that name."""
     return f"Lambda>{layer_name}"
 
 
 def replaced_lambdas() -> Mapping[str, str]:
-    """Names of Lambda layers -> the class names that stand for them, as `custom_layers` has them."""
+    """Maps names of Lambda layers to the class names that replace them in `custom_layers`."""
     return {name: lambda_class(name) for name in _lambdas}

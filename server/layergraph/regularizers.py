@@ -1,4 +1,4 @@
-"""Regularizers: penalties on weights and outputs, by Keras's formulas."""
+"""Regularizers: penalties on weights and outputs, with Keras's formulas."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from layergraph.errors import ConfigError
 
 
 class Regularizer(Configurable):
-    """A penalty: tensor -> scalar (keras.regularizers.Regularizer)."""
+    """A penalty: a function of a tensor that returns a scalar (keras.regularizers.Regularizer)."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The penalty of `x`, a scalar of its type."""
+        """Returns the penalty of `x`, a scalar of the same dtype."""
         raise NotImplementedError
 
 
 def _or(default: float) -> Validator[float]:
-    """Keras takes None for the default."""
+    """Validator: a number of at least 0; None means the default, as in Keras."""
     return lambda value: default if value is None else nonnegative(value)
 
 
 def _times(strength: float, x: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """strength x total. Keras rounds the strength to the type of `x`, so that outputs of whole numbers cost 0."""
+    """Returns strength * total. Keras casts the strength to the dtype of `x`, so integer outputs have penalty 0."""
     return total * (strength if x.dtype in (torch.float32, torch.float64) else x.new_full((), strength))
 
 
 class L1L2(Regularizer):
-    """l1 x sum |x| + l2 x sum x^2 (keras.regularizers.L1L2)."""
+    """l1 * sum |x| + l2 * sum x^2 (keras.regularizers.L1L2)."""
 
     l1: float = option(_or(0.0), default=0.0)
     l2: float = option(_or(0.0), default=0.0)
@@ -46,7 +46,7 @@ class L1L2(Regularizer):
 
 
 class L1(Regularizer):
-    """l1 x sum |x| (keras.regularizers.L1)."""
+    """l1 * sum |x| (keras.regularizers.L1)."""
 
     l1: float = option(_or(0.01), default=0.01)
 
@@ -55,7 +55,7 @@ class L1(Regularizer):
 
 
 class L2(Regularizer):
-    """l2 x sum x^2, without a half (keras.regularizers.L2)."""
+    """l2 * sum x^2, without a factor 1/2 (keras.regularizers.L2)."""
 
     l2: float = option(_or(0.01), default=0.01)
 
@@ -64,7 +64,7 @@ class L2(Regularizer):
 
 
 class OrthogonalRegularizer(Regularizer):
-    """`factor` x the mean |cosine| between rows, or columns, of a matrix (keras.regularizers.OrthogonalRegularizer)."""
+    """`factor` times the mean |cosine| of rows, or columns, of a matrix (keras.regularizers.OrthogonalRegularizer)."""
 
     factor: float = option(nonnegative, default=0.01)
     mode: str = option(one_of("rows", "columns"), default="rows")
@@ -73,7 +73,7 @@ class OrthogonalRegularizer(Regularizer):
         if x.ndim != 2:
             raise ConfigError(f"OrthogonalRegularizer: got shape {tuple(x.shape)}, expected two dimensions")
         vectors = x if self.mode == "rows" else x.T
-        # Keras's normalize: the inverse norm is at most 1e7.
+        # Keras's normalize bounds the inverse norm by 1e7.
         unit = vectors * torch.rsqrt(vectors.square().sum(1, keepdim=True).clamp_min(1e-14))
         size = len(unit)
         others = (unit @ unit.T) * (1.0 - torch.eye(size, dtype=x.dtype, device=x.device))
@@ -87,7 +87,7 @@ REGULARIZERS: Mapping[str, type[Regularizer]] = {
     "OrthogonalRegularizer": OrthogonalRegularizer,
 }
 
-#: Other names that Keras's `get` knows.
+#: Other names that Keras's `get` accepts.
 ALIASES: Mapping[str, str] = {**{snake_case(name): name for name in REGULARIZERS}, "l1_l2": "L1L2"}
 
 
@@ -96,7 +96,7 @@ def regularizer(value: Any) -> Regularizer | None:
     return None if value is None else resolve("regularizer", value, REGULARIZERS, ALIASES)
 
 
-# Keras has its classes by a function's spelling as well, and `get` for what an option takes.
+# Keras's aliases: function names of the classes, and `get`.
 l1 = L1
 l2 = L2
 l1_l2 = L1L2

@@ -1,4 +1,4 @@
-"""Bytes on disk -> a model's config and its stored arrays. Trusts nothing that it reads."""
+"""Reads the config and stored arrays of a model file. All input is untrusted."""
 
 from layergraph.archive.archive import ModelArchive, open_archive
 from layergraph.archive.hdf5 import LegacyWeights, StateTree, StoredArray

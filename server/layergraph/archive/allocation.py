@@ -1,4 +1,4 @@
-"""Memory for arrays that are about to be read from a file."""
+"""Allocates memory for arrays to be read from a file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Bytes of a huge page on x86-64 and on ARM with pages of 4 KiB.
+#: Size of a huge page in bytes, on x86-64 and on ARM with 4 KiB pages.
 _HUGE_PAGE = 2 << 20
 
 
 def uninitialised(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array without values, in huge pages where it is large enough for one and the system has them.
+    """Returns an uninitialised array, in huge pages if it is large enough for one and the system supports them.
 
-    Of the time to load a model most went to page faults: one for each 4 KiB, one for each 2 MiB with huge pages.
-    numpy asks for them as well, but from where malloc put the array, which is hardly ever the start of a huge page.
+    Most of the time to load a model was spent on page faults: one per 4 KiB, or one per 2 MiB with huge pages. numpy
+    requests them as well, but malloc hardly ever aligns the array to a huge page.
     """
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.empty(shape, dtype)
-    # Pages that nobody touches take no memory: neither those before the start nor those behind the end.
+    # Untouched pages take no memory, neither before the aligned start nor after the end.
     memory = mmap.mmap(-1, nbytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         memory.madvise(mmap.MADV_HUGEPAGE)

@@ -1,4 +1,4 @@
-"""Model files of any container, opened."""
+"""Opens model files of all containers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _METADATA_BYTES = 1 * MIB
 
 
 class ModelArchive:
-    """An open model file: its config as parsed JSON, and its weights, unread.
+    """An open model file: its config as parsed JSON, and its weights, not read yet.
 
-    path              the file
-    config            {"class_name": ..., "config": {...}} of the model, as the file has it
-    training_config   what `compile` was given, as the file has it; None where the model was not compiled
-    keras_version     version of the Keras that wrote the file, or None where it doesn't say
-    backend           the framework under the Keras that wrote the file, as Keras 2 writes it; None where it doesn't say
-    weights           StateTree, LegacyWeights or ShardedWeights, whichever layout the file has
-    stored_bytes      size of the file
+    path              path of the file
+    config            the model's {"class_name": ..., "config": {...}}, as in the file
+    training_config   the arguments of `compile`, as in the file; None if the model wasn't compiled
+    keras_version     version of the Keras that wrote the file, or None if unknown
+    backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
+    weights           StateTree, LegacyWeights or ShardedWeights, by the file's layout
+    stored_bytes      size of the file in bytes
 
-    It takes over what `resources` hold open, and lets go of it in `close`.
+    It takes ownership of `resources` and releases them in `close`.
     """
 
     def __init__(
@@ -64,23 +64,23 @@ class ModelArchive:
 
     @property
     def suffix(self) -> str:
-        """What a file of this format is called: `.keras`, or `.h5` for all others."""
+        """Suffix of the format: `.keras`, or `.h5` for all others."""
         return ".h5" if self._members is None else ".keras"
 
     @property
     def optimizer_weights(self) -> list[StoredArray]:
-        """The optimizer's state in its own order, unread; empty where the file has none."""
+        """The optimizer's state in its own order, not read yet; empty if the file has none."""
         return self.weights.optimizer_weights()
 
     def asset(self, path: str) -> bytes | None:
-        """The file at `path` below `assets/`, None where there is none. Raises CorruptFileError for a damaged one."""
+        """Returns the file at `path` below `assets/`, or None. Raises CorruptFileError if it is damaged."""
         name = f"assets/{path}"
         if self._members is None or name not in self._members:
             return None
         return self._members.read(name, 4 * self.limits.config_bytes)
 
     def close(self) -> None:
-        """Closes the file; its arrays can't be read any more."""
+        """Closes the file; its arrays can't be read afterwards."""
         self._resources.close()
 
     def __enter__(self) -> ModelArchive:
@@ -93,7 +93,7 @@ class ModelArchive:
 
 
 def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMITS) -> ModelArchive:
-    """Opens the model file at `path`, or the one in the version folder `path`. What it is, its first bytes tell.
+    """Opens the model file at `path`, or the one in the version folder `path`. The format is detected by signature.
 
     Raises CorruptFileError, UnsafeFileError or UnsupportedModelError.
     """
@@ -144,17 +144,17 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     if config_text is None and (config_path := find_config(path)) is not None:
         config_file = open_regular(config_path)
         resources.callback(config_file.close)
-        # Any other JSON may lie beside weights, such as a vocabulary.
+        # Other JSON files may be next to weights, such as a vocabulary.
         if "class_name" in _json(config_file, config_path, limits):
             return _joined(config_file, config_path, content, limits, resources)
     if config_text is None:
-        raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (weights alone are no model)")
+        raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (only weights)")
     training_text = root.text("training_config")
-    # Weights of a whole model lie in a group of their own, those that were saved alone at the root.
+    # Weights of a whole model are in a separate group, weights saved alone at the root.
     model = root.group("model_weights")
     model = root if model is None else model
     with reading(path, "the HDF5 file"):
-        # Keras 1 and early 2 wrote the versions beside the weights instead of beside the config.
+        # Keras 1 and early Keras 2 wrote the versions with the weights rather than with the config.
         version = root.text("keras_version") or model.text("keras_version")
         backend = root.text("backend") or model.text("backend")
     training = json_object(training_text, path, "attribute 'training_config'", limits) if training_text else None
@@ -172,7 +172,7 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
 
 
 def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
-    """A `model.json`: of TensorFlow.js with its shards, or an architecture with the weights beside it."""
+    """Opens a `model.json`: of TensorFlow.js with its shards, or an architecture with weights next to it."""
     whole = _json(file, path, limits)
     if "modelTopology" not in whole:
         weights_path = find_weights(path)
@@ -184,9 +184,7 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     topology = whole["modelTopology"]
     topology = topology if isinstance(topology, dict) else {}
     if whole.get("format") == "graph-model" or "node" in topology:
-        raise UnsupportedModelError(
-            path, "holds a graph of TensorFlow operations (graph-model), expected a layers-model"
-        )
+        raise UnsupportedModelError(path, "is a TensorFlow graph (graph-model), expected a layers-model")
     config = topology.get("model_config", topology)
     if not isinstance(config, dict):
         raise CorruptFileError(path, "modelTopology has no config of layers")
@@ -206,12 +204,12 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
 
 def _json(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str, Any]:
     if file.length > limits.config_bytes:
-        raise CorruptFileError(path, f"has {file.length} bytes, at most {limits.config_bytes} are read")
+        raise CorruptFileError(path, f"has {file.length} bytes, expected at most {limits.config_bytes}")
     return json_object(file.read_at(0, file.length), path, path.name, limits)
 
 
 def _joined(file: FileWindow, path: Path, content: Hdf5File, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
-    """An architecture, and weights in either layout: what the weights' file holds tells, not its name."""
+    """Joins an architecture and weights in either layout, detected by the content of the weights' file."""
     config = _json(file, path, limits)
     model = content.root.group("model_weights") or content.root
     legacy = model.texts("layer_names") is not None

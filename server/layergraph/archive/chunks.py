@@ -1,4 +1,4 @@
-"""Chunked arrays of HDF5, decoded here: HDF5's own filters inflate without a bound and may load plugins."""
+"""Decodes chunked HDF5 arrays: HDF5's own filters inflate without a limit and may load plugins."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 FILTERS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32})
 _FLETCHER_BYTES = 4
-#: What a chunk may be larger than the array it is a part of: HDF5 allows any for arrays that can grow.
+#: Allowed excess of a chunk's size over twice its array's: HDF5 allows any for arrays that can grow.
 _SPARE_BYTES = 1 << 20
 
 
 def read(dataset: Any, name: str, path: Path) -> Array:
-    """All values of `dataset`, whose filters are of FILTERS. Raises CorruptFileError for a missing or wrong chunk."""
+    """Reads all values of `dataset`, whose filters are in FILTERS. Raises CorruptFileError for a bad chunk."""
     plan = dataset.id.get_create_plist()
     filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
     shape, chunk_shape, dtype = dataset.shape, dataset.chunks, dataset.dtype
@@ -40,7 +40,7 @@ def read(dataset: Any, name: str, path: Path) -> Array:
         chunk = _chunk(dataset, corner, filters, chunk_bytes, name, path)
         whole = np.frombuffer(chunk, dtype).reshape(chunk_shape)
         place = tuple(slice(at, min(at + step, end)) for at, step, end in zip(corner, chunk_shape, shape, strict=True))
-        # A chunk at the edge is stored whole.
+        # Chunks at the edge are stored in full size.
         values[place] = whole[tuple(slice(0, part.stop - part.start) for part in place)]
     return values
 
@@ -49,7 +49,7 @@ def _chunk(
     dataset: Any, corner: tuple[int, ...], filters: list[int], chunk_bytes: int, name: str, path: Path
 ) -> bytes | bytearray:
     info = dataset.id.get_chunk_info_by_coord(corner)
-    # Deflate and a checksum make data longer by far less than this.
+    # Deflate and checksums increase the size by far less than this.
     if info.byte_offset is None or info.size > chunk_bytes + chunk_bytes // 8 + 1024:
         raise CorruptFileError(path, f"array '{name}' has a chunk of {info.size} bytes, expected {chunk_bytes} or less")
     skipped, data = dataset.id.read_direct_chunk(corner)
@@ -74,12 +74,12 @@ def _inflated(data: bytes, largest: int, name: str, path: Path) -> bytes:
     except zlib.error:
         raise CorruptFileError(path, f"array '{name}' has a damaged chunk") from None
     if len(plain) > largest or not inflate.eof:
-        raise CorruptFileError(path, f"array '{name}' has a chunk that inflates to more than it may hold")
+        raise CorruptFileError(path, f"array '{name}' has a chunk that inflates to more than {largest} bytes")
     return plain
 
 
 def _unshuffled(data: bytes, width: int) -> bytes:
-    """Undoes HDF5's shuffle: all first bytes of the elements, then all second bytes, ..."""
+    """Reverses HDF5's shuffle filter: all first bytes of the elements, then all second bytes, ..."""
     if width <= 1 or len(data) % width:
         return data
     by_byte: Array = np.frombuffer(data, np.uint8).reshape(width, -1)

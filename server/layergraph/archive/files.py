@@ -1,4 +1,4 @@
-"""Files on disk: which one a path means, and reading a part of it."""
+"""Finds a model's files on disk, and reads parts of files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from layergraph.errors import CorruptFileError, UnsafeFileError
 
-#: Names that a version folder's model may have, the first found wins; else the only file with one of the suffixes.
+#: Names of the model file in a version folder, by priority; otherwise the only file with one of the suffixes.
 MODEL_NAMES = ("model.keras", "model.h5", "model.hdf5", "model.json")
 MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 def find_model(path: Path) -> Path:
-    """The model file that `path` means: itself, or the one in the version folder `path`.
+    """Returns the model file at `path`: `path` itself, or the model in the version folder `path`.
 
-    Raises CorruptFileError where there is none, or no telling which.
+    Raises CorruptFileError if there is none, or several without a preferred name.
     """
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
@@ -29,7 +29,7 @@ def find_model(path: Path) -> Path:
         names = names or sorted(name for name in present if name.endswith(".json"))
     except (OSError, ValueError) as wrong:
         raise CorruptFileError(path, f"can't be opened: {_reason(wrong)}") from wrong
-    # `model.weights.h5` holds weights alone; it is a model's file only where nothing else is.
+    # `model.weights.h5` has weights only; it is the model file only if there is no other.
     names = [name for name in names if not name.endswith(".weights.h5")] or names
     for name in MODEL_NAMES:
         if name in names:
@@ -37,16 +37,16 @@ def find_model(path: Path) -> Path:
     if len(names) == 1:
         return path / names[0]
     if not names:
-        raise CorruptFileError(path, "the folder holds no model file; expected model.keras or model.h5")
-    raise CorruptFileError(path, f"the folder holds {len(names)} model files: {', '.join(names[:10])}; expected one")
+        raise CorruptFileError(path, "the folder has no model file; expected model.keras or model.h5")
+    raise CorruptFileError(path, f"the folder has {len(names)} model files: {', '.join(names[:10])}; expected one")
 
 
-#: JSON files of ours that are no models.
+#: JSON files of the server that aren't models.
 _OTHER_JSON = ("manifest.json", "labels.json")
 
 
 def find_config(weights: Path) -> Path | None:
-    """The architecture beside a file of weights: of its name, `model.json`, or the only one; None without one."""
+    """Returns the architecture file next to weights: of the same stem, `model.json`, or the only one; or None."""
     stem = weights.name.partition(".")[0]
     names = _beside(weights, (".json",))
     for name in (f"{stem}.json", f"{stem.removesuffix('_weights')}.json", "model.json"):
@@ -56,18 +56,18 @@ def find_config(weights: Path) -> Path | None:
 
 
 def find_weights(config: Path) -> Path:
-    """The weights beside an architecture. Raises CorruptFileError where there are none, or no telling which."""
+    """Returns the weights next to an architecture. Raises CorruptFileError if there are none, or several candidates."""
     names = _beside(config, (".h5", ".hdf5"))
     for name in (f"{config.stem}{end}" for end in (".weights.h5", ".h5", ".hdf5", "_weights.h5")):
         if name in names:
             return config.parent / name
     if len(names) == 1:
         return config.parent / names[0]
-    raise CorruptFileError(config, f"holds no weights, and {len(names)} files of weights are beside it; expected one")
+    raise CorruptFileError(config, f"has no weights, and there are {len(names)} weight files next to it; expected one")
 
 
 def _beside(path: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Regular files of the folder with these endings; links are none."""
+    """Regular files in the folder of `path` with these suffixes; links are excluded."""
     with os.scandir(path.parent) as entries:
         return sorted(
             entry.name
@@ -77,12 +77,12 @@ def _beside(path: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def open_regular(path: Path) -> FileWindow:
-    """Opens a regular file for reading. A FIFO, device or folder is refused without waiting for it.
+    """Opens a regular file for reading. A FIFO, device or folder is rejected without blocking.
 
-    Raises UnsafeFileError for what is no regular file, CorruptFileError for what can't be opened.
+    Raises UnsafeFileError for anything but a regular file, CorruptFileError if it can't be opened.
     """
     try:
-        # Before opening, because merely opening some devices has effects; and after, because the file may have changed.
+        # Checked before opening, because opening some devices has effects, and after, as the file may have changed.
         _require_regular(path, path.stat())
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as wrong:
@@ -98,28 +98,28 @@ def open_regular(path: Path) -> FileWindow:
 
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise UnsafeFileError(path, "is no regular file")
+        raise UnsafeFileError(path, "isn't a regular file")
 
 
 def _reason(wrong: Exception) -> str:
-    return (wrong.strerror or "unreadable") if isinstance(wrong, OSError) else "no valid path"
+    return (wrong.strerror or "unreadable") if isinstance(wrong, OSError) else "invalid path"
 
 
 class FileWindow(io.RawIOBase):
-    """A part of an open file as a file of its own, read-only and without a copy. HDF5 and zip read through it."""
+    """A part of an open file as a read-only file, without a copy. HDF5 and zipfile read from it."""
 
     def __init__(self, descriptor: int, start: int, length: int, *, owns: bool = False) -> None:
         super().__init__()
         self.descriptor = descriptor
         self.start = start
         self.length = length
-        #: The most bytes that one read may ask for; None for any. Bounds what zipfile takes for a table of contents.
+        #: Maximum number of bytes of one read; None means no limit. Bounds zipfile's read of a central directory.
         self.largest_read: int | None = None
         self._owns = owns
         self._position = 0
 
     def window(self, start: int, length: int) -> FileWindow:
-        """A part of this part. It must not outlive the file."""
+        """Returns a part of this part. It must not outlive the file."""
         return FileWindow(self.descriptor, self.start + start, length)
 
     def readable(self) -> bool:
@@ -159,7 +159,7 @@ class FileWindow(io.RawIOBase):
         return bytes(memoryview(data)[: self.readinto(data)])
 
     def read_at(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes from `start`."""
+        """Reads up to `size` bytes from `start`."""
         self.seek(start)
         return self.read(size)
 
@@ -170,4 +170,4 @@ class FileWindow(io.RawIOBase):
 
 
 class OversizedReadError(Exception):
-    """A reader asked for more at once than `FileWindow.largest_read`."""
+    """A read exceeds `FileWindow.largest_read`."""

@@ -1,8 +1,8 @@
 """Groups, attributes and arrays of an untrusted HDF5 file.
 
-Only names that a config demands are looked up, and only through hard links: HDF5 has links and storage that point at
-other files. Arrays are checked before they are read, and their chunks are decoded here, not by HDF5's filters, so that
-what they become is bounded and no filter plugin is ever looked for.
+Only names given by a config are looked up, and only through hard links: HDF5 has links and storage that refer to other
+files. Arrays are checked before they are read, and their chunks are decoded here rather than by HDF5's filters, so that
+their size is bounded and no filter plugin is loaded.
 """
 
 from __future__ import annotations
@@ -30,61 +30,61 @@ from layergraph.errors import (
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Where we put an optimizer's state in an `.h5` of Keras 3, which can't train on after it has read one.
+#: Group of an optimizer's state in an `.h5` of Keras 3, which itself can't resume training from an `.h5`.
 OWN_OPTIMIZER_GROUP = "layerserve_optimizer_weights"
 
-#: HDF5 finds its signature at 0 and at these user block sizes.
+#: HDF5's signature is at offset 0 or at one of these user block sizes.
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SIGNATURE_OFFSETS = (0, *(512 << power for power in range(12)))
 
-#: Groups on the way to others that are kept open, so that they needn't be looked up again.
-_MOST_RECENT = 64
-#: Groups inside one another. Names hold those of the models and scopes around them.
-_DEEPEST = 256
+#: Maximum number of intermediate groups kept open to avoid repeated lookups.
+_MAX_RECENT = 64
+#: Maximum nesting depth of groups. Their names contain those of enclosing models and scopes.
+_MAX_DEPTH = 256
 
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever HDF5 raises (it raises nearly everything) into a CorruptFileError that names `what`."""
+    """Converts HDF5's exceptions (which are of nearly any type) to a CorruptFileError that names `what`."""
     try:
         yield
     except LayerGraphError:
         raise
     except MemoryError:
-        raise CorruptFileError(path, f"{what} asks for more memory than there is") from None
+        raise CorruptFileError(path, f"{what} needs more memory than is available") from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as wrong:
         raise CorruptFileError(path, f"{what} can't be read: {str(wrong)[:200]}") from None
 
 
 class Hdf5File:
-    """An open HDF5 file. `stored_bytes` is its size, by which all that it can hold is bounded."""
+    """An open HDF5 file. `stored_bytes` is its size, which bounds the size of its arrays."""
 
     def __init__(self, file: IO[bytes] | Any, path: Path, stored_bytes: int, limits: LoadLimits) -> None:
         self.path = path
         self.stored_bytes = stored_bytes
         self.limits = limits
-        #: The file as HDF5 sees it.
+        #: The file as read by HDF5.
         self.checked = HeapChecked(file)
         with reading(path, "the HDF5 file"):
             self._file = h5py.File(self.checked, "r")
             self.root = Hdf5Group(self, h5py.h5g.open(self._file.id, b"/"), "")
 
     def close(self) -> None:
-        """Closes the file; its arrays can't be read any more."""
+        """Closes the file; its arrays can't be read afterwards."""
         self._file.close()
 
 
 class Hdf5Group:
     """A group. `name` is its path in the file, for errors.
 
-    It holds HDF5's own identifiers: h5py's objects around them take most of the time of a model with many arrays.
+    Uses HDF5's low-level identifiers: h5py's objects would take most of the time of a model with many arrays.
     """
 
     def __init__(self, file: Hdf5File, group: Any, name: str) -> None:
         self._file = file
         self._group = group
         self.name = name
-        #: Groups below this one that lead to what was looked up last.
+        #: Open groups below this one, by path.
         self._recent: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -93,41 +93,42 @@ class Hdf5Group:
 
     @property
     def address(self) -> int:
-        """Where in the file the group stands: the same for all its names."""
+        """Address of the group in the file: the same for all its names."""
         with reading(self._file.path, f"group '{self.name}'"):
             return int(h5py.h5o.get_info(self._group).addr)
 
     def member_names(self) -> list[str]:
-        """Names of the members, at most as many as the limits allow."""
+        """Names of the members. Raises CorruptFileError if there are more than the limit."""
         count = len(self)
         if count > self._file.limits.names:
-            raise CorruptFileError(self._file.path, f"group '{self.name}' has {count} members")
+            most = self._file.limits.names
+            raise CorruptFileError(self._file.path, f"group '{self.name}' has {count} members, expected at most {most}")
         with reading(self._file.path, f"group '{self.name}'"):
             return [name.decode("utf-8", "surrogateescape") for name in self._group]
 
     def group(self, path: str) -> Hdf5Group | None:
-        """The group at `path` below this one, or None. Raises UnsafeFileError for links that are not hard."""
+        """Returns the group at `path` below this one, or None. Raises UnsafeFileError for links that aren't hard."""
         found = self._walk(path)
         if found is None:
             return None
         name = self._below(path)
         if not isinstance(found, h5py.h5g.GroupID):
-            raise CorruptFileError(self._file.path, f"'{name}' is no group")
+            raise CorruptFileError(self._file.path, f"'{name}' isn't a group")
         return Hdf5Group(self._file, found, name)
 
     def array(self, path: str) -> StoredArray | None:
-        """The array at `path` below this group, or None. Its shape and type are known; nothing of it is read."""
+        """Returns the array at `path` below this group, or None. Only shape and dtype are read."""
         found = self._walk(path)
         if found is None:
             return None
         name = self._below(path)
         if not isinstance(found, h5py.h5d.DatasetID):
-            raise CorruptFileError(self._file.path, f"'{name}' is no array")
+            raise CorruptFileError(self._file.path, f"'{name}' isn't an array")
         with reading(self._file.path, f"array '{name}'"):
             return _stored_array(self._file, found, name)
 
     def text(self, attribute: str) -> str | None:
-        """A text attribute, or None where there is none."""
+        """Returns a text attribute, or None if there is none. Raises CorruptFileError for other types."""
         value = self._attribute(attribute)
         if value is None:
             return None
@@ -142,7 +143,7 @@ class Hdf5Group:
         return text
 
     def texts(self, attribute: str) -> list[str] | None:
-        """A list of texts, or None. Keras splits long ones into `layer_names0`, `layer_names1`, ..."""
+        """Returns a list of texts, or None. Keras splits long lists into `layer_names0`, `layer_names1`, ..."""
         whole = self._attribute(attribute)
         if whole is not None:
             return self._as_texts(attribute, whole)
@@ -162,11 +163,11 @@ class Hdf5Group:
             raise CorruptFileError(self._file.path, f"attribute '{attribute}' of '{self.name}/' has too many entries")
         texts = [_as_text(item) for item in items]
         if any(text is None for text in texts):
-            raise CorruptFileError(self._file.path, f"attribute '{attribute}' of '{self.name}/' is no list of texts")
+            raise CorruptFileError(self._file.path, f"attribute '{attribute}' of '{self.name}/' isn't a list of texts")
         return [text for text in texts if text is not None]
 
     def _attribute(self, name: str) -> Any:
-        """An attribute's value, once it is known to be text of a bearable size; None where there is none."""
+        """Returns an attribute's value after checking that it is text within the size limit; None if there is none."""
         with reading(self._file.path, f"attribute '{name}' of '{self.name}/'"):
             key = name.encode("utf-8")
             if not h5py.h5a.exists(self._group, key):
@@ -176,7 +177,7 @@ class Hdf5Group:
             count = math.prod(attribute.shape)
             # An empty list of names is written as an empty array of floats.
             if kind.get_class() != h5py.h5t.STRING and count:
-                raise CorruptFileError(self._file.path, f"attribute '{name}' of '{self.name}/' is no text")
+                raise CorruptFileError(self._file.path, f"attribute '{name}' of '{self.name}/' isn't text")
             limits = self._file.limits
             if count and (count > limits.names or attribute.get_storage_size() > limits.config_bytes):
                 raise CorruptFileError(self._file.path, f"attribute '{name}' of '{self.name}/' is too large")
@@ -189,10 +190,10 @@ class Hdf5Group:
             return values
 
     def _walk(self, path: str) -> Any:
-        """The object at `path`, component by component, or None where one is missing."""
+        """Returns the object at `path`, looked up component by component; None if one is missing."""
         group = self._recent.get(path.rpartition("/")[0])
         if group is None:
-            if path.count("/") > _DEEPEST:
+            if path.count("/") > _MAX_DEPTH:
                 raise CorruptFileError(self._file.path, f"'{self._below(path)[:80]}...' is nested too deep")
             group = self._group
             for end in (at for at, letter in enumerate(path) if letter == "/"):
@@ -200,7 +201,7 @@ class Hdf5Group:
         return self._open(group, path)
 
     def _open(self, group: Any, path: str) -> Any:
-        """The member of `group` that is at `path` from here."""
+        """Opens the member of `group` at `path` relative to this group."""
         part = path.rpartition("/")[2]
         if part in ("", "."):
             return group
@@ -220,7 +221,7 @@ class Hdf5Group:
                 raise UnsafeFileError(self._file.path, f"'{self._below(path)}' is a link, expected data in the file")
             found = h5py.h5o.open(group, key)
             if isinstance(found, h5py.h5g.GroupID):
-                if len(self._recent) >= _MOST_RECENT:
+                if len(self._recent) >= _MAX_RECENT:
                     self._recent.clear()
                 self._recent[path] = found
             return found
@@ -237,7 +238,7 @@ def _as_text(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class StoredArray:
-    """An array of the file, not read yet. `name` is its path in the file; `dtype` is Keras's name of its type."""
+    """An array in the file, not read yet. `name` is its path in the file; `dtype` is Keras's name of its dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -250,23 +251,23 @@ class StoredArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values in memory."""
+        """Size of the values in memory, in bytes."""
         return self._element.itemsize * math.prod(self.shape)
 
     def read(self) -> Array:
-        """The values, in the machine's byte order; bfloat16 as float32, which holds all of them.
+        """Reads the values, in native byte order; bfloat16 as float32, which represents it exactly.
 
-        Compare `shape` and `dtype` with what is wanted before. Raises CorruptFileError.
+        Check `shape` and `dtype` before. Raises CorruptFileError.
         """
         with reading(self._file.path, f"array '{self.name}'"):
             values = self._read_raw()
             if self.dtype == "bfloat16":
-                # Shifted, an array without axes is no array any more.
+                # Shifting an array without axes gives a scalar.
                 return np.asarray(values.view("<u2").astype(np.uint32) << 16).view(np.float32)
             return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def try_reading(self) -> None:
-        """Has HDF5 do all that `read` has it do, but for copying most values of an array stored in one piece.
+        """Has HDF5 do everything that `read` does, except copying most values of an array stored contiguously.
 
         Raises CorruptFileError.
         """
@@ -301,11 +302,11 @@ class StoredArray:
 
 
 def _stored_array(file: Hdf5File, dataset: Any, name: str) -> StoredArray:
-    """Describes `dataset`; refuses what reaches outside the file and what is no plain array of numbers."""
+    """Describes `dataset`; rejects external storage and anything but a plain array of numbers."""
     plan = dataset.get_create_plist()
     layout = plan.get_layout()
     if layout == h5py.h5d.VIRTUAL or plan.get_external_count():
-        raise UnsafeFileError(file.path, f"array '{name}' keeps its values in other files")
+        raise UnsafeFileError(file.path, f"array '{name}' stores its values in other files")
     shape = dataset.shape
     if shape is None:
         raise CorruptFileError(file.path, f"array '{name}' is empty, expected values")
@@ -325,20 +326,20 @@ def _dtype_name(path: Path, kind: int, dtype: np.dtype[Any], name: str) -> str:
         return str(dtype.name)
     if kind == h5py.h5t.ENUM and dtype.kind == "b":
         return "bool"
-    # Keras writes bfloat16, which HDF5 lacks, as two opaque bytes, and its name beside them in `.keras` alone.
+    # Keras writes bfloat16, which HDF5 lacks, as two opaque bytes; only a `.keras` also has the dtype's name.
     if kind == h5py.h5t.OPAQUE and dtype.itemsize == 2:
         return "bfloat16"
     raise UnsupportedModelError(path, f"array '{name}' has elements of type {str(dtype)[:80]}, expected numbers")
 
 
 class StateTree:
-    """Weights in the layout of Keras 3: `layers/dense/vars/0`."""
+    """Weights in Keras 3's layout: `layers/dense/vars/0`."""
 
     def __init__(self, root: Hdf5Group) -> None:
         self.root = root
 
     def optimizer_weights(self) -> list[StoredArray]:
-        """The optimizer's variables, in its order."""
+        """The optimizer's variables, in the optimizer's order."""
         group = self.root.group("optimizer/vars")
         if group is None:
             return []
@@ -347,7 +348,7 @@ class StateTree:
 
 
 class LegacyWeights:
-    """Weights in the layout of Keras 1 and 2: a group for each layer, its arrays named by `weight_names`."""
+    """Weights in the layout of Keras 1 and 2: a group per layer, whose arrays are named by `weight_names`."""
 
     def __init__(self, file: Hdf5File, model: Hdf5Group, optimizer: Hdf5Group | None) -> None:
         self._file = file
@@ -355,21 +356,21 @@ class LegacyWeights:
         self._optimizer = optimizer
 
     def layers(self) -> dict[str, list[StoredArray]]:
-        """Arrays by layer, in the file's order. Layers without weights are left out.
+        """Returns arrays by layer, in file order. Layers without weights are left out.
 
-        Raises CorruptFileError where a name leads nowhere or comes twice.
+        Raises CorruptFileError for missing or repeated names.
         """
         names = self._model.texts("layer_names")
         if names is None:
-            raise CorruptFileError(self._file.path, "its weights have no attribute 'layer_names'")
+            raise CorruptFileError(self._file.path, "weights have no attribute 'layer_names'")
         if len(set(names)) != len(names):
-            raise CorruptFileError(self._file.path, "attribute 'layer_names' has a name twice")
+            raise CorruptFileError(self._file.path, "attribute 'layer_names' repeats a name")
         found: dict[str, list[StoredArray]] = {}
         total = 0
         for name in names:
             group = self._model.group(name)
             if group is None:
-                raise CorruptFileError(self._file.path, f"has no weights of layer '{name[:80]}', which it lists")
+                raise CorruptFileError(self._file.path, f"has no weights of layer '{name[:80]}' in 'layer_names'")
             arrays = _named_arrays(self._file.path, group)
             total += len(arrays)
             if total > self._file.limits.names:
@@ -379,7 +380,7 @@ class LegacyWeights:
         return found
 
     def optimizer_weights(self) -> list[StoredArray]:
-        """The optimizer's variables, in its order."""
+        """The optimizer's variables, in the optimizer's order."""
         group = self._file.root.group(OWN_OPTIMIZER_GROUP) if self._optimizer is None else self._optimizer
         return [] if group is None else _named_arrays(self._file.path, group)
 
@@ -389,13 +390,13 @@ def _named_arrays(path: Path, group: Hdf5Group) -> list[StoredArray]:
     for name in group.texts("weight_names") or []:
         array = group.array(name)
         if array is None:
-            raise CorruptFileError(path, f"has no array '{name[:80]}' in '{group.name}', which lists it")
+            raise CorruptFileError(path, f"has no array '{name[:80]}' in '{group.name}', listed in 'weight_names'")
         arrays.append(array)
     return arrays
 
 
 def is_hdf5(file: Any) -> bool:
-    """Whether `file` (a FileWindow) has HDF5's signature where HDF5 looks for it."""
+    """Whether `file` (a FileWindow) has HDF5's signature at one of its offsets."""
     return any(
         file.read_at(offset, len(SIGNATURE)) == SIGNATURE for offset in SIGNATURE_OFFSETS if offset < file.length
     )

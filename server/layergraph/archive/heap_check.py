@@ -1,6 +1,6 @@
-"""HDF5's global heaps, walked before HDF5 walks them: on one whose objects have no size, it never comes back.
+"""Checks HDF5's global heaps before HDF5 reads them: an object of size 0 makes it loop forever.
 
-Texts of variable length, such as the attribute `model_config`, lie in such heaps ("GCOL" in the HDF5 file format
+Variable-length strings, such as the attribute `model_config`, are stored in such heaps ("GCOL" in the HDF5 file format
 specification, III.E).
 """
 
@@ -15,20 +15,20 @@ from typing import Any
 _SIGNATURE = b"GCOL\x01"
 _COLLECTION = struct.Struct("<4sB3xQ")
 _OBJECT = struct.Struct("<HH4xQ")
-#: HDF5 reads a file of many small arrays in hundreds of thousands of small parts, a few for each. So blocks are read,
-#: of as many bytes, and kept for a while: the parts of one array lie near one another.
+#: HDF5 reads a file of many small arrays in hundreds of thousands of small reads, a few per array. Blocks of this many
+#: bytes are read and cached instead: the parts of one array are close to one another.
 _BLOCK = 1 << 16
-_MOST_BLOCKS = 32
+_MAX_BLOCKS = 32
 
 
 class DamagedHeapError(OSError):
-    """A global heap has an object that doesn't fit or has no size."""
+    """A global heap has an object that exceeds the heap, or of size 0."""
 
 
 class HeapChecked(io.RawIOBase):
-    """A file as HDF5 is to see it: a read that comes upon a damaged heap raises DamagedHeapError.
+    """The file as HDF5 sees it: a read of a damaged heap raises DamagedHeapError.
 
-    Checked is what HDF5 reads, not the file: of a large model it reads little but the values of arrays, and those it
+    Only what HDF5 reads is checked, not the whole file: of a large model it mostly reads values of arrays, which it
     doesn't interpret (`values_only`).
     """
 
@@ -39,13 +39,13 @@ class HeapChecked(io.RawIOBase):
         self._position = self._length
         self._blocks: dict[int, bytes] = {}
         self._values_only = False
-        # Heaps don't overlap, and so together are no longer than the file; time stays linear where they claim to be.
+        # Heaps don't overlap, so their total size is at most the file's; this keeps the time linear for false sizes.
         self._left = self._length
         self._sound: set[int] = set()
 
     @contextmanager
     def values_only(self) -> Iterator[None]:
-        """What is read inside are values of an array stored in one piece, and goes unchecked."""
+        """Skips the check for reads in the block: they are values of an array stored contiguously."""
         self._values_only = True
         try:
             yield
@@ -78,7 +78,7 @@ class HeapChecked(io.RawIOBase):
         if self._values_only:
             wanted = self._read(start, len(view))
         else:
-            # HDF5 may join what it reads to what it has: a signature may begin before this part or end behind it.
+            # HDF5 may join reads: a signature may start before this read or end after it.
             around = len(_SIGNATURE) - 1
             first = max(0, start - around)
             data = self._read(first, start - first + len(view) + around)
@@ -95,13 +95,13 @@ class HeapChecked(io.RawIOBase):
             if start not in self._sound:
                 size = self._sound_size(start)
                 if size is None:
-                    raise DamagedHeapError("a heap of texts is damaged")
+                    raise DamagedHeapError("a heap of variable-length strings is damaged")
                 self._left -= size
                 self._sound.add(start)
             found = data.find(_SIGNATURE, found + 1)
 
     def _sound_size(self, start: int) -> int | None:
-        """Bytes of the heap at `start`; None where it is damaged, or larger than what no other heap takes."""
+        """Returns the size of the heap at `start`; None if it is damaged, or exceeds what other heaps leave."""
         header = self._read(start, _COLLECTION.size)
         if len(header) < _COLLECTION.size:
             return None
@@ -112,7 +112,7 @@ class HeapChecked(io.RawIOBase):
         at = _COLLECTION.size
         while at + _OBJECT.size <= len(data):
             index, _, length = _OBJECT.unpack_from(data, at)
-            # Object 0 is the free space at the end; its size counts its own header.
+            # Object 0 is the free space at the end; its size includes its header.
             step = length if index == 0 else _OBJECT.size + (length + 7) // 8 * 8
             if step < _OBJECT.size or at + step > size:
                 return None
@@ -134,8 +134,8 @@ class HeapChecked(io.RawIOBase):
     def _block(self, index: int) -> bytes:
         known = self._blocks.get(index)
         if known is None:
-            if len(self._blocks) >= _MOST_BLOCKS:
-                # Dicts keep the order in which they were filled.
+            if len(self._blocks) >= _MAX_BLOCKS:
+                # Dicts preserve insertion order: the oldest block is dropped.
                 del self._blocks[next(iter(self._blocks))]
             self._file.seek(index * _BLOCK)
             known = self._blocks[index] = self._file.read(_BLOCK)

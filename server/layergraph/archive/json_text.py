@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote: in a model file, or in a request."""
+"""Parses untrusted JSON, from a model file or a request."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, NoReturn
 from layergraph.archive.limits import LoadLimits
 from layergraph.errors import CorruptFileError
 
-#: Longest whole number that any config has use for; Python's own limit of 4300 digits raises a bare ValueError.
+#: Maximum number of digits of an integer, more than any config needs; Python's own limit raises a bare ValueError.
 _MAX_DIGITS = 40
 
 
 class JsonError(ValueError):
-    """A text is no JSON, or more of it than is read. The text completes "config.json ..."."""
+    """A text isn't JSON, or exceeds the limits. The text completes "config.json ..."."""
 
 
 def json_value(text: str, *, most: int, values: int, depth: int) -> Any:
-    """The value of a JSON text of at most so many characters, values (and containers), and containers in one another.
+    """Parses a JSON text of at most `most` characters, `values` values (and containers), and nesting depth `depth`.
 
-    Raises JsonError for anything else: no JSON, NaN and Infinity, repeated keys, or more than that.
+    Raises JsonError for invalid JSON, NaN and Infinity, repeated keys, or anything above the limits.
     """
     if len(text) > most:
-        raise JsonError(f"has {len(text)} characters, at most {most} are read")
+        raise JsonError(f"has {len(text)} characters, expected at most {most}")
     if text.count(",") + text.count("[") + text.count("{") > values:
         raise JsonError(f"has more than {values} values")
     try:
@@ -40,21 +40,21 @@ def json_value(text: str, *, most: int, values: int, depth: int) -> Any:
     except JsonError:
         raise
     except ValueError as wrong:
-        raise JsonError(f"is no JSON: {str(wrong)[:200]}") from None
+        raise JsonError(f"isn't valid JSON: {str(wrong)[:200]}") from None
     if _deeper_than(parsed, depth):
         raise JsonError(f"is nested more than {depth} deep")
     return parsed
 
 
 def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) -> dict[str, Any]:
-    """The JSON object in `text` (UTF-8). `what` names the text in errors, such as "config.json".
+    """Parses the JSON object in `text` (UTF-8). `what` names the text in errors, such as "config.json".
 
-    Raises CorruptFileError for anything else: no JSON, NaN and Infinity, repeated keys, or more than `limits` allow.
+    Raises CorruptFileError for invalid JSON, NaN and Infinity, repeated keys, or anything above `limits`.
     """
     try:
         plain = text.decode("utf-8") if isinstance(text, bytes) else text
     except UnicodeDecodeError as wrong:
-        raise CorruptFileError(path, f"{what} is no UTF-8 text: byte {wrong.start} can't be read") from None
+        raise CorruptFileError(path, f"{what} isn't UTF-8: byte {wrong.start} can't be decoded") from None
     try:
         parsed = json_value(plain, most=limits.config_bytes, values=limits.config_values, depth=limits.config_depth)
     except JsonError as wrong:
@@ -77,7 +77,7 @@ def _finite(digits: str) -> float:
 
 def _integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
-        raise JsonError(f"has a number of {len(digits)} digits, at most {_MAX_DIGITS} are read")
+        raise JsonError(f"has an integer of {len(digits)} digits, expected at most {_MAX_DIGITS}")
     return int(digits)
 
 
@@ -93,7 +93,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _deeper_than(value: Any, limit: int) -> bool:
-    """Whether containers nest more than `limit` deep; level by level, since recursion is what the limit protects."""
+    """Whether containers are nested more than `limit` deep; iterative, since the limit protects from recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(limit):
         inner: list[Any] = []

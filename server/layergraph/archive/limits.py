@@ -1,4 +1,4 @@
-"""How much a model file may ask for."""
+"""Limits on the resources that loading a model file may take."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ GIB = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class LoadLimits:
-    """Budgets of loading. The defaults are far above any real model; what exceeds one is refused before it costs.
+    """Limits of loading. The defaults are far above any real model; what exceeds one is rejected at little cost.
 
-    config_bytes        bytes of a config's JSON text
-    config_values       values (and containers) in one config
-    config_depth        JSON nesting of one config
-    nesting             models and wrapped layers inside one another
-    layers              layers of one file, nested ones included
-    nodes               calls of layers in one file
-    calls               calls of layers that repeat because nested models are called more than once
-    name_length         characters of a layer's name
-    directory_bytes     a zip's table of contents
-    weight_bytes        all weights of a model
-    activation_bytes    what one row takes in one call of a layer, as far as its shape is known
-    inflation           how many times larger than its stored form data may become, beyond `inflation_floor`
-    inflation_floor     bytes that any file may become, however small it is
-    names               entries of one list of names in HDF5
+    config_bytes        size of a config's JSON text, in bytes
+    config_values       number of values (and containers) in one config
+    config_depth        JSON nesting depth of one config
+    nesting             nesting depth of models and wrapped layers
+    layers              number of layers in one file, including nested ones
+    nodes               number of calls of layers in one file
+    calls               number of repeated calls of layers, in nested models that are called more than once
+    name_length         number of characters of a layer's name
+    directory_bytes     size of a zip's central directory
+    weight_bytes        size of all weights of a model
+    activation_bytes    memory for one row in one call of a layer, as far as its shape is known
+    inflation           ratio of a file's data in memory to the stored size, beyond `inflation_floor`
+    inflation_floor     size of data in memory that is allowed for files of any size
+    names               number of entries of one list of names in HDF5
     """
 
     config_bytes: int = 32 * MIB
@@ -44,7 +44,7 @@ class LoadLimits:
     names: int = 200_000
 
     def inflated_bytes(self, stored_bytes: int) -> int:
-        """The most bytes that `stored_bytes` may become in memory."""
+        """Maximum size in memory of data that takes `stored_bytes` in a file."""
         return min(self.weight_bytes, self.inflation_floor + self.inflation * stored_bytes)
 
 

@@ -1,8 +1,8 @@
-"""Opens a model file in a process of its own: HDF5's parser is C, and a damaged file can hang or crash it.
+"""Opens a model file in a separate process: HDF5's parser is written in C, and a damaged file can hang or crash it.
 
-`probe(path)` starts this very file as a program, which walks all that a loader could, under limits of time and memory.
-Whether the file is any good, the loader says afterwards; here it only has to survive. The program imports no torch, and
-so takes a fraction of a second.
+`probe(path)` runs this file as a program, which reads everything that a loader could, under limits of time and memory.
+Whether the file is valid is decided by the loader afterwards; here the process only has to survive. The program doesn't
+import torch, so it takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 
 if __name__ == "__main__":
-    # Without its package, which imports everything; and the folder of this file, where Python looks first, has modules
-    # of common names.
+    # An empty package, since the real one imports everything; and this file's folder, which Python searches first,
+    # contains modules with common names.
     bare = ModuleType("layergraph")
     bare.__path__ = [str(Path(__file__).parents[1])]
     sys.modules["layergraph"] = bare
@@ -27,20 +27,20 @@ if __name__ == "__main__":
 from layergraph.archive import LegacyWeights, StateTree, open_archive
 from layergraph.errors import LayerGraphError
 
-#: Seconds of computing, and bytes of memory, for any file; more for large ones.
+#: CPU seconds, and bytes of memory, for any file; large files get more.
 SECONDS = 10
 MEMORY_BYTES = 1 << 30
-#: What is run: this file. Run by its path, as `-m` would import the whole package.
+#: The program: this file. Run by path, since `-m` would import the whole package.
 PROGRAM = __file__
-_MOST_GROUPS = 200_000
-#: Bytes that are walked in a second at the least.
+_MAX_GROUPS = 200_000
+#: Minimum throughput of the walk, in bytes per second.
 _BYTES_PER_SECOND = 50_000_000
 _SURVIVED = 0
 _OUT_OF_MEMORY = 3
 
 
 def probe(path: Path, *, seconds: float = SECONDS) -> str:
-    """What happened to a process that opened the file: nothing, or a text such as "crashes HDF5 (SIGFPE)"."""
+    """Returns "" if a process survived opening the file, otherwise a text such as "crashes HDF5 (SIGFPE)"."""
     try:
         size = path.stat().st_size
     except OSError:
@@ -48,7 +48,7 @@ def probe(path: Path, *, seconds: float = SECONDS) -> str:
     allowed = seconds + size / _BYTES_PER_SECOND
     command = [sys.executable, PROGRAM, str(path), str(int(allowed) + 1), str(MEMORY_BYTES + 2 * size)]
     try:
-        # Twice the time, as the machine may be busy: the child's own limit counts only what it computes.
+        # Twice the time, as the machine may be busy: the child's own limit counts CPU time only.
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -58,19 +58,19 @@ def probe(path: Path, *, seconds: float = SECONDS) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"can't be walked in {2 * allowed + 5:.0f} seconds"
+        return f"can't be read in {2 * allowed + 5:.0f} seconds"
     if done.returncode == -signal.SIGXCPU:
-        return f"can't be walked in {allowed:.0f} seconds of computing"
+        return f"can't be read in {allowed:.0f} CPU seconds"
     if done.returncode < 0:
         return f"crashes HDF5 ({signal.Signals(-done.returncode).name})"
-    return "asks for more memory than its size explains" if done.returncode == _OUT_OF_MEMORY else ""
+    return "needs more memory than its size explains" if done.returncode == _OUT_OF_MEMORY else ""
 
 
 def main(path: Path, seconds: int, memory_bytes: int) -> int:
-    """The program: walks the file under its limits; gives the exit status."""
+    """Reads the file under the limits and returns the exit status."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    # Now, because the libraries imported above have reserved what they like.
+    # Set after the imports, since libraries reserve address space when imported.
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     try:
         with open_archive(path) as archive:
@@ -90,7 +90,7 @@ def _walk(weights: object) -> None:
     if not isinstance(weights, StateTree):
         return
     waiting, seen = [weights.root], set[int]()
-    while waiting and len(seen) < _MOST_GROUPS:
+    while waiting and len(seen) < _MAX_GROUPS:
         group = waiting.pop()
         if group.address in seen:
             continue

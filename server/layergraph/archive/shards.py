@@ -1,4 +1,4 @@
-"""Weights of TensorFlow.js: raw numbers in files beside `model.json`, one after the other."""
+"""Weights of TensorFlow.js: raw numbers in files next to `model.json`, concatenated."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from layergraph.errors import CorruptFileError, UnsafeFileError, UnsupportedMode
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: A file beside `model.json`: no folder, no address, nothing hidden.
+#: Name of a file next to `model.json`: no folder, no URL, no hidden file.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
-_MOST_SHARDS = 10_000
+_MAX_SHARDS = 10_000
 _DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1", "uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
 
 
 @dataclass(frozen=True, slots=True)
 class ShardArray:
-    """An array of the manifest, not read yet: `start` counts in the files of its group, joined."""
+    """An array of the manifest, not read yet: `start` is its byte offset in the concatenated files of its group."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,16 +40,16 @@ class ShardArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values in memory."""
+        """Size of the values in memory, in bytes."""
         return math.prod(self.shape) * np.dtype(_DTYPES[self.dtype]).itemsize
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the values in the files."""
+        """Size of the values in the files, in bytes."""
         return math.prod(self.shape) * np.dtype(_DTYPES[self.stored_dtype]).itemsize
 
     def read(self) -> Array:
-        """The values; quantised ones as the numbers they stand for. Raises CorruptFileError."""
+        """Reads the values; quantized ones are dequantized. Raises CorruptFileError."""
         data = bytearray()
         at, wanted = self.start, self.stored_bytes
         for file in self._files:
@@ -61,30 +61,30 @@ class ShardArray:
             else:
                 at -= file.length if wanted and at >= file.length else 0
         if wanted:
-            raise CorruptFileError(self._path, f"array '{self.name[:80]}' is cut off")
+            raise CorruptFileError(self._path, f"array '{self.name[:80]}' is truncated")
         values = np.frombuffer(bytes(data), _DTYPES[self.stored_dtype]).reshape(self.shape)
         if self.scale is not None:
-            # As TensorFlow.js does: in double precision, and integers are rounded.
+            # As in TensorFlow.js: computed in double precision, with integers rounded.
             real = values * self.scale + self.minimum
             return (np.rint(real) if self.dtype == "int32" else real).astype(_DTYPES[self.dtype])
         return values.astype(_DTYPES[self.dtype])
 
 
 class ShardedWeights:
-    """All arrays of a `model.json`, in its order."""
+    """All arrays of a `model.json`, in file order."""
 
     def __init__(self, manifest: Any, path: Path, limits: LoadLimits, resources: ExitStack) -> None:
         self._path = path
         self._seen: set[str] = set()
         self.stored_bytes = 0
         self.arrays: list[ShardArray] = []
-        if not isinstance(manifest, list) or len(manifest) > _MOST_SHARDS:
-            raise CorruptFileError(path, "weightsManifest is no list of groups")
+        if not isinstance(manifest, list) or len(manifest) > _MAX_SHARDS:
+            raise CorruptFileError(path, "weightsManifest isn't a list of groups")
         for group in manifest:
             self._add(group, limits, resources)
 
     def optimizer_weights(self) -> list[Any]:
-        """None: the format has no place for them."""
+        """Empty: the format doesn't store optimizer weights."""
         return []
 
     def _add(self, group: Any, limits: LoadLimits, resources: ExitStack) -> None:
@@ -100,17 +100,17 @@ class ShardedWeights:
             self.arrays.append(array)
             start += array.stored_bytes
         if start != held:
-            raise CorruptFileError(self._path, f"a group of weights takes {start} bytes, its files have {held}")
+            raise CorruptFileError(self._path, f"a group of weights has {start} bytes, but its files have {held}")
 
     def _open(self, name: Any, resources: ExitStack) -> FileWindow:
         if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
-            raise UnsafeFileError(self._path, f"names weights in {str(name)[:80]!r}, expected a file beside it")
-        if name in self._seen or len(self._seen) >= _MOST_SHARDS:
-            raise CorruptFileError(self._path, f"names the file {name!r} of weights twice, or too many files")
+            raise UnsafeFileError(self._path, f"refers to weights in {str(name)[:80]!r}, expected a file next to it")
+        if name in self._seen or len(self._seen) >= _MAX_SHARDS:
+            raise CorruptFileError(self._path, f"refers to weight file {name!r} twice, or to too many files")
         self._seen.add(name)
         shard = self._path.parent / name
         if shard.is_symlink():
-            raise UnsafeFileError(self._path, f"the file {name!r} of weights is a link, expected a regular file")
+            raise UnsafeFileError(self._path, f"weight file {name!r} is a link, expected a regular file")
         file = open_regular(shard)
         resources.callback(file.close)
         return file
@@ -129,7 +129,7 @@ class ShardedWeights:
         if isinstance(quantization, Mapping):
             stored = quantization.get("dtype")
             if stored not in ("uint8", "uint16", "float16"):
-                raise UnsupportedModelError(self._path, f"weight '{name[:80]}' is quantised as {str(stored)[:40]!r}")
+                raise UnsupportedModelError(self._path, f"weight '{name[:80]}' is quantized as {str(stored)[:40]!r}")
             if stored != "float16":
                 scale, minimum = _number(quantization.get("scale", 1.0)), _number(quantization.get("min", 0.0)) or 0.0
         return ShardArray(name, tuple(shape), dtype, stored, scale, minimum, start, files, self._path)

@@ -1,1 +1,1 @@
-"""Any Keras generation's config, turned into one canonical graph."""
+"""Reads configs of any Keras generation as one canonical graph."""

@@ -1,4 +1,4 @@
-"""Numbers of a layer's calls in references to tensors: how each release counts them, and from 0 as Keras 3.15 does."""
+"""Node indices in references to tensors: converts each release's numbering to that of Keras 3.15, from 0."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from layergraph.config.spec import CallSpec, LayerSpec, Structure, TensorRef, re
 def counted_as_keras3(
     layers: list[LayerSpec], outputs: Structure, items: Mapping[str, Any], *, early: bool
 ) -> tuple[list[LayerSpec], Structure]:
-    """The layers, and a model's outputs, of a file of Keras 3. `items` are the layers' objects by name.
+    """Renumbers layers and outputs of a model in a file of Keras 3. `items` are the layers' objects by name.
 
-    `early` tells that the file may be of a release before 3.3.
+    `early` means that the file may be of a release before 3.3.
     """
-    # In a model's outputs, and only there, Keras 3 counts the calls of a Functional from 1.
+    # In a model's outputs only, Keras 3 numbers the calls of a Functional from 1.
     functional = {layer.name: 1 for layer in layers if layer.graph is not None and not layer.graph.sequential}
     outputs = _renumbered(outputs, _from_first(functional))
     firsts = _first_calls(items)
@@ -28,8 +28,8 @@ def counted_as_keras3(
 
 
 def counted_as_keras2(layers: list[LayerSpec], outputs: Structure) -> tuple[list[LayerSpec], Structure]:
-    """Keras 2 counts a model's own building as its node 0, so its first call in the graph as node 1. Mostly: references
-    tell whether it does.
+    """Renumbers layers and outputs: Keras 2 counts the building of a model as its node 0, so its first call in the
+    graph is node 1. Exceptions are recognized by the references.
     """
     models = {layer.name: len(layer.calls) for layer in layers if layer.graph is not None}
     if not models:
@@ -41,9 +41,9 @@ def counted_as_keras2(layers: list[LayerSpec], outputs: Structure) -> tuple[list
 
 
 def _counted_in_file(layers: list[LayerSpec], outputs: Structure) -> list[LayerSpec]:
-    """Before 3.3, Keras counts calls outside of the model, too, which aren't in the file; but not in a model's outputs.
+    """Renumbers calls of releases before 3.3, which also count calls outside of the model, but not in its outputs.
 
-    All calls in a file are needed, so the numbers that occur are those of the calls, in their order.
+    All calls in a file are needed, so the numbers in references, sorted, are those of the calls.
     """
     used, shown = _numbers_used(layers, None), _numbers_used([], outputs)
     ranks: dict[str, dict[int, int]] = {}
@@ -60,14 +60,14 @@ def _counted_in_file(layers: list[LayerSpec], outputs: Structure) -> list[LayerS
 
 
 def _first_calls(items: Mapping[str, Any]) -> dict[str, int]:
-    """Layers whose calls in a file of ours count from another number than 0, with that number."""
+    """Returns the first node index of each layer for which a file of ours has one other than 0."""
     own = {name: item.get(OWN_KEY) for name, item in items.items()}
     firsts = {name: mine.get(FIRST_CALL) for name, mine in own.items() if isinstance(mine, dict)}
     return {name: first for name, first in firsts.items() if type(first) is int and first > 0}
 
 
 def _from_first(firsts: Mapping[str, int]) -> Callable[[TensorRef], int]:
-    """Counts the calls of some layers from 0 instead of the layer's first number."""
+    """Returns a function that renumbers the calls of some layers from 0 instead of from their first index."""
 
     def number(ref: TensorRef) -> int:
         first = firsts.get(ref.layer, 0)
@@ -99,7 +99,7 @@ def _renumbered(structure: Structure, number: Callable[[TensorRef], int]) -> Str
 
 
 def _numbers_used(layers: list[LayerSpec], outputs: Structure) -> dict[str, set[int]]:
-    """Layer -> the numbers of its calls that occur."""
+    """Returns the node indices in references, by layer."""
     used: dict[str, set[int]] = defaultdict(set)
     for reference in references([[call.args, call.kwargs] for layer in layers for call in layer.calls] + [outputs]):
         used[reference.layer].add(reference.node)

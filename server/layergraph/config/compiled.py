@@ -1,4 +1,4 @@
-"""What `compile` was given, from any generation's file."""
+"""The arguments of `compile`, from files of any generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layergraph.config.keras_versions import Generation
 from layergraph.config.values import ValueReader
 
 KEYS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
-#: Functions that no name of a metric stands for. A `.h5` has functions by name.
+#: Functions that aren't also names of metrics. A `.h5` stores functions by name.
 _ONLY_LOSSES = frozenset(
     {
         "binary_focal_crossentropy",
@@ -34,10 +34,11 @@ def compile_config(
     problems: Diagnostics,
     functions: Container[str] = (),
 ) -> dict[str, Any] | None:
-    """The arguments of `compile` in serialised form: names, {"class_name", "config"}, and lists and dicts of them.
+    """Returns the arguments of `compile` in serialised form: names, {"class_name", "config"}, and lists and dicts of
+    these.
 
-    None where the file has only the arguments of a `compile` that the model's author wrote. Custom losses, metrics and
-    optimizers go to `problems`, but for `functions`: names of custom functions that exist.
+    None if the file has only the arguments of a `compile` that the model's author overrode. Custom losses, metrics and
+    optimizers are added to `problems`, except those in `functions`, the names of registered functions.
     """
     given: dict[str, Any] = dict(raw)
     if "optimizer_config" in given:
@@ -56,13 +57,13 @@ def compile_config(
         result["loss_weights"] = _as_the_losses(result["loss_weights"], result["loss"], output_names)
     optimizer = result["optimizer"]
     if isinstance(optimizer, dict) and generation.major != 3:
-        # Keras 2.11 registers its new optimizers as if they were custom.
+        # Keras 2.11 registers its new optimizers like custom ones.
         optimizer["class_name"] = str(optimizer.get("class_name")).removeprefix("Custom>").removeprefix("Addons>")
     return result
 
 
 def _functions_wrapped(metrics: Any) -> Any:
-    """Functions as what Keras makes of them, so that they aren't taken for names, which mean classes."""
+    """Wraps functions in the class that Keras makes of them, since plain names mean metric classes."""
     if isinstance(metrics, list):
         return [_functions_wrapped(metric) for metric in metrics]
     if isinstance(metrics, str) and metrics in _ONLY_LOSSES:
@@ -76,19 +77,19 @@ def _functions_wrapped(metrics: Any) -> Any:
         return {"class_name": "MeanMetricWrapper", "config": {"name": config, "fn": metrics}}
     wrapped = config if metrics["class_name"] == "MeanMetricWrapper" and isinstance(config, dict) else {}
     if wrapped.get("fn") == "cosine_similarity":
-        # Keras 2's function of metrics, not that of losses.
+        # The function in Keras 2's metrics, which isn't the one in its losses.
         return {"class_name": "CosineSimilarity", "config": {k: v for k, v in wrapped.items() if k != "fn"}}
     return metrics
 
 
 def _of_one_output(metrics: Any, output_names: Sequence[str]) -> Any:
-    """Keras 2 writes one list for each output, even where there is one."""
+    """Keras 2 writes a list per output, even for a single output."""
     nested = isinstance(metrics, list) and len(metrics) == len(output_names) == 1 and isinstance(metrics[0], list)
     return metrics[0] if nested else metrics
 
 
 def _of_all_outputs(metrics: Any, output_names: Sequence[str]) -> Any:
-    """Keras 2 has each metric of one list for all outputs, Keras 3 one for each if there are as many."""
+    """Keras 2 applies each metric of a flat list to all outputs; Keras 3 pairs them if their numbers are equal."""
     if not isinstance(metrics, list) or not 1 < len(metrics) == len(output_names):
         return metrics
     flat = not any(isinstance(metric, list) or metric is None for metric in metrics)
@@ -96,16 +97,16 @@ def _of_all_outputs(metrics: Any, output_names: Sequence[str]) -> Any:
 
 
 def _as_the_losses(weights: Any, losses: Any, output_names: Sequence[str]) -> Any:
-    """Keras 2 pairs by names where one is a dict and the other a list, Keras 3 by the order of the sorted names."""
+    """Keras 2 pairs a dict with a list by output name, Keras 3 by the order of sorted names."""
     if isinstance(weights, dict) and isinstance(losses, list) and set(weights) <= set(output_names):
         return [weights.get(name) for name in output_names]
     return weights
 
 
 def _unwrapped(metrics: Any, output_names: Sequence[str]) -> Any:
-    """The words that shapes decide, from how Keras 2's `.h5` has them: {"name": "output_accuracy", "fn": ...}.
+    """Restores names that Keras resolves by shapes, from Keras 2's `.h5`: {"name": "output_accuracy", "fn": ...}.
 
-    Other metrics stay as they are wrapped: the wrapper has the name that the logs are to have.
+    Other metrics stay wrapped: the wrapper has the name used in the logs.
     """
     if isinstance(metrics, list):
         return [_unwrapped(metric, output_names) for metric in metrics]
@@ -127,9 +128,9 @@ def _plain(value: Mapping[str, Any]) -> bool:
 
 
 def _without_prefixes(given: Any, names: Sequence[str]) -> Any:
-    """Keras 2 renames metrics of several outputs when it first computes them: the output's name goes in front.
+    """Removes the output's name that Keras 2 puts before a metric's when it first computes several outputs.
 
-    It repeats that for those of its own `.keras` files.
+    It does so again for metrics loaded from its own `.keras` files.
     """
     if len(names) < 2:
         return given

@@ -1,21 +1,21 @@
-"""Everything found wrong in one file, so that it can be told at once."""
+"""Collects all problems found in one file, so that they are reported together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Texts kept; the error shows fewer. A file can be made to have millions of faults.
+#: Maximum number of texts kept; errors show fewer. A crafted file may have millions of problems.
 MAX_KEPT = 1000
 
 
 @dataclass(slots=True)
 class Diagnostics:
-    """A list of texts, each once, in the order found."""
+    """Distinct texts, in the order found."""
 
     texts: dict[str, None] = field(default_factory=dict)
 
     def add(self, text: str) -> None:
-        """Notes one."""
+        """Adds a text, unless there are MAX_KEPT already."""
         if len(self.texts) < MAX_KEPT:
             self.texts[text] = None
 
@@ -24,7 +24,7 @@ class Diagnostics:
 
 
 def brief_name(name: object) -> str:
-    """A name from a file, for a message: quoted, escaped and cut."""
+    """A name from a file for an error text: quoted, escaped, at most 80 characters."""
     text = str(name) if isinstance(name, str) else repr(name)
     shown = text if len(text) <= 80 else text[:77] + "..."
     return repr(shown.encode("utf-8", "backslashreplace").decode("utf-8"))

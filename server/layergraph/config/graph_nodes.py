@@ -1,7 +1,7 @@
-"""Nodes of TensorFlow's graphs that Keras 2.2 to 2.4 kept as layers (TensorFlowOpLayer) -> operations of Keras 3.
+"""TensorFlow graph nodes that Keras 2.2 to 2.4 stored as layers (TensorFlowOpLayer), as operations of Keras 3.
 
-A node is a NodeDef (tensorflow/core/framework/node_def.proto): as JSON, or as the bytes of a protobuf in text or
-base64. Its constant inputs stand beside it by position.
+A node is a NodeDef (tensorflow/core/framework/node_def.proto): JSON, or a protobuf's bytes as text or base64. Its
+constant inputs are stored separately, by position.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from layergraph.config.graph_operations import NODES, Node, Operation
 from layergraph.config.spec import CallSpec
 from layergraph.config.tensorflow_ops import UnknownFunctionError
 
-_MOST_BYTES = 1_000_000
-#: Element types by number (tensorflow/core/framework/types.proto).
+_MAX_BYTES = 1_000_000
+#: dtypes by number (tensorflow/core/framework/types.proto).
 _TYPES = {
     1: "float32",
     2: "float64",
@@ -43,7 +43,7 @@ _TYPE_NAMES = {
 
 
 def graph_node(node_def: Any, constants: Any, call: CallSpec) -> Operation:
-    """Class name and options of the operation, and its call. Raises UnknownFunctionError."""
+    """Returns class name and options of the operation, and its call. Raises UnknownFunctionError."""
     node = _node(node_def)
     build = NODES.get(node.op)
     if build is None:
@@ -51,11 +51,11 @@ def graph_node(node_def: Any, constants: Any, call: CallSpec) -> Operation:
     try:
         return build(node, _inputs(constants, call))
     except (KeyError, IndexError, TypeError, ValueError) as wrong:
-        raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow has a form that can't be read") from wrong
+        raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow can't be read: malformed node") from wrong
 
 
 def _inputs(constants: Any, call: CallSpec) -> list[Any]:
-    """All inputs in order: the constants at their positions, the tensors at the others."""
+    """Returns all inputs in order: constants at their positions, tensors at the others."""
     first = call.args[0]
     tensors = iter(first if isinstance(first, list) else [first])
     known = {int(position): value for position, value in constants.items()} if isinstance(constants, Mapping) else {}
@@ -72,7 +72,7 @@ def _inputs(constants: Any, call: CallSpec) -> list[Any]:
     return result
 
 
-# The forms of a node.
+# Encodings of a node.
 
 
 def _node(node_def: Any) -> Node:
@@ -80,7 +80,7 @@ def _node(node_def: Any) -> Node:
         attributes = node_def.get("attr")
         items = attributes.items() if isinstance(attributes, Mapping) else ()
         return Node(str(node_def.get("op")), {str(key): _json_attribute(value) for key, value in items})
-    if isinstance(node_def, str) and len(node_def) <= _MOST_BYTES:
+    if isinstance(node_def, str) and len(node_def) <= _MAX_BYTES:
         candidates = [node_def.encode("utf-8", "surrogateescape")]
         with suppress(binascii.Error, ValueError):
             candidates.append(base64.b64decode(node_def, validate=True))
@@ -89,11 +89,11 @@ def _node(node_def: Any) -> Node:
                 return _from_protobuf(data)
             except (_WireError, UnicodeDecodeError, struct.error):
                 continue
-    raise UnknownFunctionError("node_def has no form that can be read")
+    raise UnknownFunctionError("node_def can't be read: expected a NodeDef as JSON, text or base64")
 
 
 def _json_attribute(value: Any) -> Any:
-    """{"i": "1"}, {"b": true}, {"type": "DT_FLOAT"}, {"s": base64}, {"list": {"i": [...]}} as a plain value."""
+    """Converts {"i": "1"}, {"b": true}, {"type": "DT_FLOAT"}, {"s": base64}, {"list": {"i": [...]}} to plain values."""
     if not isinstance(value, Mapping):
         return None
     for key, item in value.items():
@@ -111,11 +111,11 @@ def _json_attribute(value: Any) -> Any:
 
 
 class _WireError(Exception):
-    """The bytes are no protobuf."""
+    """The bytes aren't a valid protobuf."""
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field."""
+    """Yields number and value of each field."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -193,7 +193,7 @@ def _signed(value: int | bytes) -> int:
 
 
 def _numbers(value: int | bytes) -> Iterator[int]:
-    """A repeated integer: one, or several packed."""
+    """Yields a repeated integer field: one value, or several packed ones."""
     if isinstance(value, int):
         yield _signed(value)
         return

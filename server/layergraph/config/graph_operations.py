@@ -1,4 +1,4 @@
-"""The table of TensorFlow's graph operations that Keras 2.2 to 2.4 kept as layers -> operations of Keras 3."""
+"""Table of TensorFlow's graph operations that Keras 2.2 to 2.4 stored as layers, with the operations of Keras 3."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Operation = tuple[str, dict[str, Any], CallSpec]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What counts of a node: its operation, and its attributes as plain values."""
+    """The operation name of a graph node, and its attributes as plain values."""
 
     op: str
     attributes: Mapping[str, Any]
 
 
-#: Makes an operation of a node and all its inputs, of which some are constants.
+#: Converts a node and all its inputs, some of them constants, to an operation.
 Build = Callable[[Node, list[Any]], Operation]
 
 
@@ -30,13 +30,13 @@ def _listed(value: Any) -> Any:
 
 
 def _plain(operation: str) -> Build:
-    """All inputs are arguments."""
+    """Passes all inputs as arguments."""
     return lambda node, inputs: (operation, {}, CallSpec(tuple(_listed(value) for value in inputs)))
 
 
 def _called(operation: str, names: str = "", attributes: str = "") -> Build:
-    """The inputs after the first are arguments of those names, and so are attributes: `argument=attribute`, or one name
-    for both.
+    """Passes the inputs after the first as the named arguments, and attributes as well: `argument=attribute`, or one
+    name for both.
     """
     pairs = [(pair.partition("=")[0], pair.rpartition("=")[2]) for pair in attributes.split()]
 
@@ -44,14 +44,14 @@ def _called(operation: str, names: str = "", attributes: str = "") -> Build:
         kwargs = {name: _listed(value) for name, value in zip(names.split(), inputs[1:], strict=False)}
         kwargs |= {name: node.attributes[key] for name, key in pairs if node.attributes.get(key) is not None}
         if kwargs.get("padding") == "EXPLICIT":
-            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow with explicit paddings")
+            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow is not supported with explicit paddings")
         return operation, {}, CallSpec((_listed(inputs[0]),), kwargs)
 
     return build
 
 
 def _with_options(operation: str, attributes: str) -> Build:
-    """Attributes are options of the same name."""
+    """Uses attributes as options of the same name."""
     return lambda node, inputs: (
         operation,
         {key: node.attributes[key] for key in attributes.split() if node.attributes.get(key) is not None},
@@ -72,7 +72,7 @@ def _reduction(operation: str, *, called: bool = False) -> Build:
 
 
 def _with_option(operation: str, option: str) -> Build:
-    """The second input is an option, or an argument of that name where it is no constant."""
+    """Uses the second input as an option, or as an argument of that name if it isn't a constant."""
 
     def build(node: Node, inputs: list[Any]) -> Operation:
         if holds_tensor(inputs[1]):
@@ -134,13 +134,13 @@ def _leaky(node: Node, inputs: list[Any]) -> Operation:
 
 
 def _diagonal(operation: str, extra: int) -> Build:
-    """Of one diagonal alone: those of several have a list of two, and a fill value other than 0."""
+    """Supports a single diagonal only: several have a list of two, and a fill value other than 0."""
 
     def build(node: Node, inputs: list[Any]) -> Operation:
         k = _listed(inputs[extra])
         k = k[0] if isinstance(k, list) and len(set(k)) == 1 else k
         if not isinstance(k, int) or any(_listed(value) not in (-1, 0, 0.0, False) for value in inputs[extra + 1 :]):
-            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow with several diagonals")
+            raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow is not supported with several diagonals")
         return operation, {}, CallSpec(tuple(inputs[:extra]), {"k": k})
 
     return build
@@ -151,7 +151,7 @@ def _einsum(node: Node, inputs: list[Any]) -> Operation:
 
 
 def _transposed(node: Node, inputs: list[Any]) -> Operation:
-    """Conv2DBackpropInput, whose inputs are the result's shape, the kernel, and the tensor."""
+    """Converts Conv2DBackpropInput, whose inputs are the output shape, the kernel, and the tensor."""
     _, _, call = _called("", "filters output_shape", "strides padding data_format dilations")(
         node, [inputs[2], inputs[1], inputs[0]]
     )
@@ -165,7 +165,7 @@ def _upper_bound(node: Node, inputs: list[Any]) -> Operation:
 
 def _batch_normalized(node: Node, inputs: list[Any]) -> Operation:
     if node.attributes.get("is_training") is not False:
-        raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow in training")
+        raise UnknownFunctionError(f"operation {node.op!r} of TensorFlow is not supported in training mode")
     x, scale, offset, mean, variance = (_listed(value) for value in inputs)
     axis = 1 if node.attributes.get("data_format") == "NCHW" else -1
     options = {"axis": axis, "epsilon": node.attributes.get("epsilon", 1e-4)}
@@ -173,7 +173,7 @@ def _batch_normalized(node: Node, inputs: list[Any]) -> Operation:
 
 
 def _strided_slice(node: Node, inputs: list[Any]) -> Operation:
-    """x[begin:end:strides] with its five masks, as a subscript."""
+    """Converts x[begin:end:strides] with its five masks to a subscript."""
     x, begin, end, strides = (inputs[0], *(_listed(value) for value in inputs[1:4]))
     if not all(isinstance(places, list) for places in (begin, end, strides)):
         masks = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
@@ -182,7 +182,7 @@ def _strided_slice(node: Node, inputs: list[Any]) -> Operation:
     return "GetItem", {}, CallSpec((x, subscript(begin, end, strides, node.attributes)))
 
 
-#: Operations whose inputs are the arguments: TensorFlow's name and ours, where it is another.
+#: Operations whose inputs are the arguments: TensorFlow's name and, if different, ours.
 _SAME = (
     "Abs Acos:Arccos Acosh:Arccosh Angle Asin:Arcsin Asinh:Arcsinh Atan:Arctan Atan2:Arctan2 Atanh:Arctanh "
     "BesselI0:I0 BesselI0e:tf>BesselI0e BesselI1:tf>BesselI1 BesselI1e:tf>BesselI1e Ceil Cholesky ComplexAbs:Abs "
@@ -206,7 +206,7 @@ _CONVOLUTION = "strides padding data_format dilations"
 _POOL = "ksize strides padding data_format"
 _SEGMENTS = ("Max", "Mean", "Min", "Prod", "Sum")
 
-#: TensorFlow's name -> how its node is an operation. What isn't here is refused by name.
+#: TensorFlow's name -> converter of its nodes. Other operations aren't supported.
 NODES: Mapping[str, Build] = {
     **{name: _plain(ours or name) for name, _, ours in (pair.partition(":") for pair in _SAME.split())},
     **{name: _reduction(name) for name in ("Sum", "Max", "Min", "Prod", "Any", "All")},

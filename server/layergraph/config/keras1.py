@@ -1,4 +1,4 @@
-"""Configs of Keras 1: the names and values of Keras 2 for them, and the merging of models that it had."""
+"""Configs of Keras 1: Keras 2's names and values for them, and its merging of models."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "UpSampling1D": {"length": "size"},
 }
 
-#: Options that only Keras 1 has: they tell its files where no version does.
+#: Options of Keras 1 only, which identify its files if there is no version.
 OPTIONS = frozenset(
     {
         "nb_filter",
@@ -92,7 +92,7 @@ OPTIONS = frozenset(
     }
 )
 
-#: Keys that say nothing about the numbers, or that `adapt` has used, with the values for which that holds.
+#: Keys without effect on results, or used by `adapt`, with the values for which that holds.
 IGNORED: Mapping[str, tuple[Any, ...]] = {
     "mode": (0,),
     "mode_type": ("raw",),
@@ -115,7 +115,7 @@ _DATA_FORMATS = {"th": "channels_first", "tf": "channels_last", "default": "chan
 
 
 def merge_layer(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A `Merge` as the merging layer of Keras 2 for its mode; one with code or an unknown mode as it is."""
+    """Converts a `Merge` to the merging layer of its mode; one with code or an unknown mode is returned unchanged."""
     config = value.get("config")
     if value.get("class_name") != "Merge" or not isinstance(config, Mapping):
         return value
@@ -130,13 +130,13 @@ def merge_layer(value: Mapping[str, Any]) -> Mapping[str, Any]:
         made["axis"] = config.get("concat_axis", -1)
     if kind in ("Dot", "CosineMerge"):
         axes = config.get("dot_axes", -1)
-        # Keras 1 wrote a pair of lists of one axis, too.
+        # Keras 1 also wrote lists of one axis each.
         made["axes"] = [a[0] if isinstance(a, list) and len(a) == 1 else a for a in axes] if _is_list(axes) else axes
     return {**value, "class_name": kind, "config": made}
 
 
 def adapt(kind: str, config: dict[str, Any]) -> None:
-    """What a table can't say about a layer's config, whose keys are renamed already."""
+    """Converts a layer's config, with keys already renamed, beyond what the tables cover."""
     if isinstance(config.get("data_format"), str):
         config["data_format"] = _DATA_FORMATS.get(config["data_format"], config["data_format"])
     for key, parts in (("nb_row", ("nb_row", "nb_col")), ("kernel_dim1", tuple(f"kernel_dim{i}" for i in (1, 2, 3)))):
@@ -152,14 +152,14 @@ def adapt(kind: str, config: dict[str, Any]) -> None:
 
 
 def _regularizer(value: Any) -> Any:
-    """{"name": "WeightRegularizer", "l1": ..., "l2": ...} as Keras 2 writes it."""
+    """Converts {"name": "WeightRegularizer", "l1": ..., "l2": ...} to Keras 2's form."""
     if isinstance(value, dict) and "class_name" not in value and {"l1", "l2"} <= value.keys():
         return {"class_name": "L1L2", "config": {"l1": value["l1"], "l2": value["l2"]}}
     return value
 
 
 def _constraint(value: Any) -> Any:
-    """{"name": "MaxNorm", "m": ..., "axis": ...} as Keras 2 writes it."""
+    """Converts {"name": "MaxNorm", "m": ..., "axis": ...} to Keras 2's form."""
     if not isinstance(value, dict) or "class_name" in value or not isinstance(value.get("name"), str):
         return value
     options = {"max_value" if key == "m" else key: item for key, item in value.items() if key != "name"}
@@ -183,7 +183,7 @@ def _without(*keys: str) -> Callable[[dict[str, Any]], None]:
 
 
 def _output_padding(config: dict[str, Any]) -> None:
-    """`output_shape`, by which Keras 1 says how long the outputs of a transposed convolution are, as Keras 3 does."""
+    """Converts `output_shape`, Keras 1's length of a transposed convolution's outputs, to `output_padding`."""
     shape = config.pop("output_shape", None)
     sizes: tuple[Any, Any] = (config.get("kernel_size"), config.get("strides", [1, 1]))
     numbers = [shape, *sizes] if _is_list(shape) and len(shape) == 4 else []
@@ -202,7 +202,7 @@ def _output_padding(config: dict[str, Any]) -> None:
 
 
 def _embedding(config: dict[str, Any]) -> None:
-    # Dropout of whole words in training.
+    # Dropout of entire words in training.
     config.pop("dropout", None)
     config.pop("dtype", None)
 
@@ -238,36 +238,36 @@ _SPECIAL: Mapping[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-#: Layers of images whose config doesn't say where the channels are.
+#: Image layers whose config lacks the data format.
 _WITHOUT_ORDERING = frozenset(f"{what}{rank}D" for what in ("ZeroPadding", "Cropping", "UpSampling") for rank in (2, 3))
 
 
-def tell_ordering(config: Mapping[str, Any]) -> None:
-    """Writes `dim_ordering` into the configs of layers that don't say it, where all that do say "th".
+def add_missing_ordering(config: Mapping[str, Any]) -> None:
+    """Adds `dim_ordering` to the configs of layers that lack it, if all others have "th".
 
-    Keras 1 took it from the user's settings, as it did for all other layers.
+    Keras 1 read it from the user's settings, as for all other layers.
     """
-    said: set[str] = set()
-    silent: list[dict[str, Any]] = []
+    known: set[str] = set()
+    missing: list[dict[str, Any]] = []
     waiting: list[Any] = [config]
     while waiting:
         item = waiting.pop()
         if isinstance(item, dict):
             waiting.extend(item.values())
             if isinstance(item.get("dim_ordering"), str):
-                said.add(item["dim_ordering"])
+                known.add(item["dim_ordering"])
             elif str(item.get("class_name")) in _WITHOUT_ORDERING and isinstance(item.get("config"), dict):
-                silent.append(item["config"])
+                missing.append(item["config"])
         elif isinstance(item, list):
             waiting.extend(item)
-    for inner in silent if said == {"th"} else ():
+    for inner in missing if known == {"th"} else ():
         inner.setdefault("dim_ordering", "th")
 
 
 def without_branches(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A Sequential that starts by merging other Sequentials, as the graph that it is; any other config unchanged.
+    """Converts a Sequential that merges other Sequentials first to a graph; other configs are returned unchanged.
 
-    Its file lists the layers of all branches one after the other, so that they are not nested in the graph.
+    Keras 1 stores the layers of all branches in sequence, so they aren't nested in the graph.
     """
     layers = _sequence(config)
     if layers is None or not _is_branching(layers):
@@ -290,7 +290,7 @@ def without_branches(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _sequence(value: Any) -> list[Any] | None:
-    """The layers of a Sequential."""
+    """Returns the layers of a Sequential, or None for anything else."""
     if not isinstance(value, Mapping) or value.get("class_name") != "Sequential":
         return None
     inner = value.get("config")
@@ -304,14 +304,14 @@ def _is_branching(layers: list[Any]) -> bool:
 
 
 class _Unbranched:
-    """The layers of all branches, in the order in which Keras 1 stores their weights."""
+    """The layers of all branches, in the order of Keras 1's weights."""
 
     def __init__(self) -> None:
         self.layers: list[dict[str, Any]] = []
         self.inputs: list[str] = []
 
     def add_all(self, layers: list[Any], depth: int = 0) -> str | None:
-        """The name of the last layer of a branch; None where the branch has another form."""
+        """Adds a branch and returns the name of its last layer; None if the branch has an unsupported form."""
         last: str | None = None
         for index, layer in enumerate(layers):
             config = layer.get("config")
@@ -340,5 +340,5 @@ class _Unbranched:
         return name
 
 
-#: Branches inside of branches.
+#: Maximum nesting depth of branches.
 _MAX_BRANCHES = 32

@@ -1,4 +1,4 @@
-"""Configs of Keras 2: what tables can't say about them."""
+"""Configs of Keras 2: conversions beyond the tables."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def adapt(kind: str, config: dict[str, Any]) -> None:
-    """Brings a layer's config, whose keys are renamed already, to Keras 3's values."""
+    """Converts a layer's config, with keys already renamed, to Keras 3's values."""
     axis = config.get("axis")
     if kind == "BatchNormalization" and isinstance(axis, list) and len(axis) == 1:
         config["axis"] = axis[0]
-    # Old configs give an Embedding the type of its input.
+    # Old configs give an Embedding the dtype of its input.
     if kind == "Embedding" and isinstance(config.get("dtype"), str) and config["dtype"].startswith(("int", "uint")):
         config["dtype"] = "float32"
     if kind == "InputLayer":

@@ -1,4 +1,4 @@
-"""What a generation of Keras writes into its configs, as a table."""
+"""Differences between the configs of Keras's generations, as tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from layergraph.config import keras1, keras2, tfjs
 
-#: Stands for "whatever its value" in a table of ignored keys.
+#: Any value, in a table of ignored keys.
 ANY: Final = object()
 
 
@@ -17,16 +17,16 @@ ANY: Final = object()
 class Generation:
     """How configs of one generation differ from the canonical ones, which are Keras 3's.
 
-    name             for messages
-    major            first number of its version: what a graph's form depends on
-    ignored          config keys that mean nothing here, with the values for which that holds (or ANY)
+    name             name in error texts
+    major            major version, which determines a graph's form
+    ignored          config keys without effect here, with the values for which that holds (or ANY)
     classes          class name -> canonical class name
     renamed          class name ("*" for every class) -> old key -> canonical key
-    defaults         class name -> options that this generation means when its config doesn't name them
+    defaults         class name -> this generation's defaults of options that a config may lack
     activations      activation -> canonical activation
-    rules            class name -> options that make a layer behave as this generation does
-    masks_left_out   whether a call with `mask=None` means that no mask goes in, rather than the one that comes along
-    adapt            what tables can't say: changes a config whose keys are renamed already, (class name, config)
+    rules            class name -> options that make a layer compute as in this generation
+    masks_left_out   whether `mask=None` in a call suppresses the inputs' masks
+    adapt            further changes of a config with renamed keys, (class name, config)
     """
 
     name: str
@@ -41,26 +41,26 @@ class Generation:
     adapt: Callable[[str, dict[str, Any]], None] = lambda kind, config: None
 
     def ignores(self, key: str, value: Any) -> bool:
-        """Whether an option that no layer here has can be left out."""
+        """Whether an option that no layer here has can be ignored."""
         harmless = self.ignored.get(key, ())
         return harmless is ANY or (isinstance(harmless, tuple) and any(value is h or value == h for h in harmless))
 
 
-#: Key of a layer's object under which options stand that only layergraph has: Keras passes over it.
+#: Key of a layer's object for options that only layergraph has; Keras ignores it.
 OWN_KEY: Final = "layerserve"
-#: There, the number that a layer's first call in the graph has; 0 where it isn't said.
+#: Within OWN_KEY: the node index of a layer's first call in the graph; 0 if absent.
 FIRST_CALL: Final = "first_call"
-#: There, the name of an activation that Keras 3 has to put together.
+#: Within OWN_KEY: the name of an activation that Keras 3 lacks and composes of layers.
 ACTIVATION: Final = "activation"
-#: Options by which a layer follows an earlier generation of Keras.
+#: Options that make a layer compute as in an earlier generation of Keras.
 OWN_OPTIONS: Final = frozenset({"mask_rule", "image_rule", "step_rule"})
-#: What such an option says where the layer follows Keras 3, and the file need not name it.
+#: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
 
 _NO: Final = (False, None)
 
-#: Keys of every generation that only tell how something is computed, not what.
-_HOW: Mapping[str, object] = {
+#: Keys of all generations that affect how results are computed, but not the results.
+_WITHOUT_EFFECT: Mapping[str, object] = {
     "implementation": ANY,
     "unroll": ANY,
     "use_cudnn": ANY,
@@ -90,21 +90,21 @@ KERAS3 = Generation(
     name="Keras 3",
     major=3,
     ignored={
-        **_HOW,
+        **_WITHOUT_EFFECT,
         "optional": _NO,
-        # The policy tells whether a layer is quantised, not what was asked for.
+        # The dtype policy determines whether a layer is quantized, not the config it was quantized with.
         "quantization_config": ANY,
         "gptq_unpacked_column_size": ANY,
-        # Low-rank changes are added to the kernels that a `.keras` holds.
+        # LoRA weights are merged into the kernels of a `.keras`.
         "lora_rank": ANY,
         "lora_alpha": ANY,
         "build_input_shape": ANY,
-        # Of random layers that don't look at values, in the first releases.
+        # In random layers that don't depend on values, in the first releases.
         "value_range": ANY,
-        # Of Bincount.
+        # In Bincount.
         "weights": (None,),
     },
-    # A `.h5` names the Python class, not the layer's public name.
+    # A `.h5` has the Python class name, not the layer's public name.
     classes={"GroupedQueryAttention": "GroupQueryAttention", "CtcLoss": "CTCLoss"},
     renamed={
         "MultiHot": {"num_tokens": "num_classes"},
@@ -115,20 +115,21 @@ KERAS3 = Generation(
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Softmax")
 _RECURRENT = ("SimpleRNN", "LSTM", "GRU", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-#: Slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
+#: hard_sigmoid has slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
 _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
-#: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 forgets the mask where states are given as tensors.
-#: They let a query that may attend to nothing attend to all, cut images where Keras 3 lets them pass, and make
-#: fractions of integers that Keras 3 keeps. Steps of all rows are one batch to them, where Keras 3 takes step by step.
+#: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 drops the mask if states are passed as tensors. In
+#: Keras 1 and 2, a query with no key to attend to attends to all, images are cropped where Keras 3 passes them
+#: unchanged, and integer images become floating point. TimeDistributed treats all timesteps as one batch, where Keras 3
+#: treats each as a batch.
 _RULES = {
     "TimeDistributed": {"step_rule": "keras2"},
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
 
-#: Up to 3.9, who may attend to nothing attends to all alike, as in Keras 2.
+#: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
 KERAS3_UP_TO_9 = replace(KERAS3, rules={name: {"mask_rule": "keras2"} for name in _ATTENTION})
-#: Up to 3.3, masks of tensors in a list are lost.
+#: Up to 3.3, masks of tensors in a list are dropped.
 KERAS3_UP_TO_3 = replace(KERAS3_UP_TO_9, rules={**KERAS3_UP_TO_9.rules, **{n: {"mask_rule": "none"} for n in _MERGING}})
 
 #: Keras 2.0 to 2.3 and tf.keras 2.x.
@@ -136,15 +137,15 @@ KERAS2 = Generation(
     name="Keras 2",
     major=2,
     ignored={
-        **_HOW,
-        # tf.keras writes a convolution's options for transposed, depthwise and separable ones, which don't have them.
+        **_WITHOUT_EFFECT,
+        # tf.keras writes options of convolutions for transposed, depthwise and separable ones, which lack them.
         "groups": (1,),
         "kernel_initializer": ANY,
         "kernel_regularizer": ANY,
         "kernel_constraint": ANY,
-        # And a dropout's for spatial ones.
+        # And those of Dropout for spatial dropout.
         "noise_shape": (None,),
-        # What an attention's projections were built for.
+        # Shapes that an attention layer's projections were built for.
         "query_shape": ANY,
         "key_shape": ANY,
         "value_shape": ANY,
@@ -186,12 +187,12 @@ KERAS2 = Generation(
         "LSTMV2": "LSTM",
         "GRUV1": "GRU",
         "GRUV2": "GRU",
-        # TensorFlow 1.13 to 2.0's previews.
+        # TensorFlow 1.13 and previews of 2.0.
         "UnifiedLSTM": "LSTM",
         "UnifiedGRU": "GRU",
     },
     renamed={"LeakyReLU": {"alpha": "negative_slope"}, "InputLayer": {"batch_input_shape": "batch_shape"}},
-    # Where Keras 3 has other defaults, and early configs don't name the option.
+    # Options with other defaults in Keras 3, which early configs may lack.
     defaults={
         "GRU": {"reset_after": False},
         "GRUCell": {"reset_after": False},
@@ -205,7 +206,7 @@ KERAS2 = Generation(
     adapt=keras2.adapt,
 )
 
-#: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't clear masked steps, and whose images have their
+#: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't zero masked timesteps, and whose resizing places
 #: pixels at corners.
 MULTI_BACKEND = replace(
     KERAS2,
@@ -214,7 +215,7 @@ MULTI_BACKEND = replace(
     rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}, "UpSampling2D": {"image_rule": "corner"}},
 )
 
-#: What TensorFlow.js writes itself; what its converter writes has the version of the Keras before it.
+#: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.
 TENSORFLOW_JS = replace(MULTI_BACKEND, name="TensorFlow.js", adapt=tfjs.adapt)
 
 #: Keras 1.0 to 1.2.
@@ -231,14 +232,14 @@ KERAS1 = Generation(
 )
 
 
-#: tf.keras of those days says "2.3.0-tf".
+#: Multi-backend releases; tf.keras of that time writes "2.3.0-tf".
 _MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
 _KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
 _LATEST = 9999
 
 
 def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Generation:
-    """The generation that wrote a config; where it has no version, its shape tells."""
+    """Returns the generation that wrote a config; without a version it is inferred from the config's form."""
     if keras_version is not None:
         version = keras_version.strip()
         if version.startswith("tfjs"):
@@ -269,8 +270,8 @@ def _layers_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _release_of(items: Sequence[Mapping[str, Any]]) -> Generation:
-    """The releases of Keras 3 that write such layers: a `model.json` has no version."""
-    # Models have no dtype of their own.
+    """Infers the Keras 3 release from its layers' configs: a `model.json` has no version."""
+    # Models have no dtype.
     waiting, configs = list(items), []
     while waiting:
         layer = waiting.pop()
@@ -278,7 +279,7 @@ def _release_of(items: Sequence[Mapping[str, Any]]) -> Generation:
         waiting += inner
         if not inner and isinstance(layer.get("config"), Mapping):
             configs.append((layer.get("class_name") == "InputLayer", layer["config"]))
-    # Layers that compute have a policy since 3.4, inputs `ragged` since 3.10.
+    # Layers have dtype policies since 3.4, inputs have `ragged` since 3.10.
     if any(isinstance(known.get("dtype"), str) and "trainable" in known for is_input, known in configs if not is_input):
         return KERAS3_UP_TO_3
     return KERAS3_UP_TO_9 if any("ragged" not in known for is_input, known in configs if is_input) else KERAS3

@@ -1,4 +1,4 @@
-"""Calls of layers, as each generation writes them."""
+"""Calls of layers in the configs of each generation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from layergraph.config.spec import NO_MASK, CallSpec, Structure, TensorRef
 
-#: Layers whose extra tensors in a list are their states, in Keras 2.
+#: Layers whose further tensors in a list are their states, in Keras 2.
 RECURRENT = frozenset(
     {
         "RNN",
@@ -24,28 +24,31 @@ RECURRENT = frozenset(
     }
 )
 _CONSTANT = "_CONSTANT_VALUE"
-#: Arguments for which nothing is not what is meant without them.
-_MEANT = frozenset({"window_fn", "mask"})
+#: Arguments for which None differs from the default.
+_NONE_IS_A_VALUE = frozenset({"window_fn", "mask"})
 
 
 class MalformedNodeError(Exception):
-    """A node has no form that this generation writes."""
+    """A node doesn't have a form of this generation."""
 
 
 def keras3_call(node: Any, read_value: Callable[[Any], Any]) -> CallSpec:
-    """A call from {"args": [...], "kwargs": {...}}, in which tensors are marked objects."""
+    """Reads a call from {"args": [...], "kwargs": {...}}, in which tensors are marked objects. Raises
+    MalformedNodeError.
+    """
     if not isinstance(node, Mapping) or not isinstance(node.get("args"), list):
         raise MalformedNodeError
     kwargs = node.get("kwargs") or {}
     if not isinstance(kwargs, Mapping):
         raise MalformedNodeError
-    # Keras 3 writes `training` unasked, and fit and predict overrule it.
+    # Keras 3 always writes `training`, but fit and predict override it.
     read = {name: read_value(value) for name, value in kwargs.items() if value is not None and name != "training"}
     return CallSpec(tuple(read_value(arg) for arg in node["args"]), read)
 
 
 def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping[str, Any]) -> CallSpec:
-    """A call from [["x", 0, 0, {kwargs}], ...], in which tensors in kwargs are ["x", 0, 0].
+    """Reads a call from [["x", 0, 0, {kwargs}], ...], in which tensors in kwargs are ["x", 0, 0]. Raises
+    MalformedNodeError.
 
     `constants` is the number of tensors that a recurrent layer takes after its states.
     """
@@ -54,7 +57,7 @@ def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping
     if isinstance(structure, list) and len(structure) == 1:
         structure = structure[0]
     kwargs = {name: _keras2_argument(value, layer_names) for name, value in found.items()}
-    kwargs = {name: value for name, value in kwargs.items() if value is not None or name in _MEANT}
+    kwargs = {name: value for name, value in kwargs.items() if value is not None or name in _NONE_IS_A_VALUE}
     if class_name in RECURRENT and isinstance(structure, list):
         states = structure[1 : len(structure) - constants]
         if constants:
@@ -66,7 +69,7 @@ def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping
 
 
 def with_masks_left_out(call: CallSpec, *, is_model: bool) -> CallSpec:
-    """The call where `mask=None` says, as to tf.keras, that there is no mask; for a model also within a list."""
+    """Replaces `mask=None` by NO_MASK: in tf.keras it suppresses the inputs' masks; for a model also within a list."""
     if "mask" not in call.kwargs:
         return call
     mask = call.kwargs["mask"]
@@ -76,7 +79,7 @@ def with_masks_left_out(call: CallSpec, *, is_model: bool) -> CallSpec:
 
 
 def tensor_references(structure: Structure) -> Structure:
-    """`input_layers` and `output_layers`: ["x", 0, 0] anywhere in lists and dicts. Raises MalformedNodeError."""
+    """Reads `input_layers` and `output_layers`: ["x", 0, 0], nested in lists and dicts. Raises MalformedNodeError."""
     if _is_reference(structure, (3,)):
         return TensorRef(*structure)
     if isinstance(structure, list):
@@ -87,7 +90,7 @@ def tensor_references(structure: Structure) -> Structure:
 
 
 def _keras2_structure(value: Any, kwargs: dict[str, Any]) -> Structure:
-    """The tensors of a node; keyword arguments, which stand beside each of them, go to `kwargs`."""
+    """Returns the tensors of a node; adds keyword arguments, which are stored with each tensor, to `kwargs`."""
     if isinstance(value, list) and len(value) == 4 and value[0] == _CONSTANT and isinstance(value[3], dict):
         kwargs.update(value[3])
         return value[2]
@@ -105,7 +108,7 @@ def _keras2_structure(value: Any, kwargs: dict[str, Any]) -> Structure:
 
 
 def _stored(value: Any, layer_names: Mapping[str, Any]) -> Structure:
-    """The node as it is, but for the tensors: their names and numbers may be others when it is written again."""
+    """Returns the node unchanged, but with TensorRefs: names and node indices may differ when it is written."""
     if _is_reference(value, (3, 4)) and value[0] in layer_names:
         reference = TensorRef(*value[:3])
         return (reference, _stored(value[3], layer_names)) if len(value) == 4 else reference

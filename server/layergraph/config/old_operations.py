@@ -1,4 +1,4 @@
-"""Operation nodes of Keras 3.0 to 3.14: arguments of their calls that are options now, and the reverse."""
+"""Operation nodes of Keras 3.0 to 3.14: call arguments that became options, and the reverse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import takewhile
 from layergraph.config.spec import LayerSpec
 from layergraph.config.tensorflow_ops import holds_tensor
 
-#: Class name -> the arguments of its call in the order that an earlier release had.
+#: Class name -> the arguments of its call in the order of earlier releases.
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "Arange": ("start", "stop", "step", "dtype"),
     "Array": ("x", "dtype"),
@@ -32,14 +32,14 @@ _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "Slice": ("inputs", "start_indices", "shape"),
     "ZerosLike": ("x", "dtype"),
 }
-#: Those of them that are options now.
+#: Arguments that became options.
 _OPTIONS = frozenset({"attn_logits_soft_cap", "dtype", "equal_nan", "flash_attention", "shape", "side"})
-#: Options that are arguments now.
+#: Options that became arguments.
 _CALLED: Mapping[str, str] = {"RMSNorm": "scale"}
 
 
-def as_today(layer: LayerSpec) -> LayerSpec:
-    """The operation as Keras 3.15 writes it. Shapes in which tensors stand are left in the call."""
+def in_current_form(layer: LayerSpec) -> LayerSpec:
+    """Returns the operation in the form of Keras 3.15. Shapes that contain tensors stay in the call."""
     names = _ARGUMENTS.get(layer.class_name)
     if names is not None and not _OPTIONS & layer.config.keys():
         return _with_options(layer, names)
@@ -58,7 +58,7 @@ def _with_options(layer: LayerSpec, names: tuple[str, ...]) -> LayerSpec:
     for call in layer.calls:
         given = {**dict(zip(names, call.args, strict=False)), **call.kwargs}
         options = {k: v for k, v in given.items() if k in _OPTIONS and v is not None and not holds_tensor(v)}
-        # A layer that is called twice has its options from the first call, and the others must agree.
+        # A layer called several times has one set of options, which all calls must agree on.
         if len(call.args) > len(names) or any(config.get(key, value) != value for key, value in options.items()):
             return layer
         config.update(options)

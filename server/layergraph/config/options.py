@@ -1,12 +1,12 @@
-"""Options: typed, validated fields of layers, optimizers, losses and whatever else has a config.
+"""Options: typed, validated fields of layers, optimizers, losses and other objects with a config.
 
-A class lists its options once, as fields; a loaded file and a call in Python go through the same validation:
+A class declares each option once, as a field; loading a file and calling from Python use the same validation:
 
     class Dense(Layer):
         units: int = option(positive_int)
         use_bias: bool = option(boolean, default=True)
 
-A validator takes any value and gives it back in its normal form, or raises `Expected` with what it accepts.
+A validator returns a value in its normal form, or raises `Expected` with a description of what it accepts.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Validator = Callable[[Any], T]
 
 
 class Expected(Exception):
-    """A value is not what an option accepts. The text completes "expected ..."."""
+    """A value isn't accepted by an option. The text completes "expected ..."."""
 
 
 class _Required:
-    """Marks an option without a default."""
+    """Default of a required option."""
 
 
 _REQUIRED = _Required()
@@ -38,7 +38,7 @@ _REQUIRED = _Required()
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One field: its validator and its default, and whether it can only be given by name."""
+    """One field: its validator, its default, and whether it is keyword-only."""
 
     validate: Validator[Any]
     default: Any
@@ -46,16 +46,16 @@ class Option:
 
 
 def option(validate: Validator[Any], *, default: Any = _REQUIRED, kw_only: bool = False) -> Any:
-    """Declares a field of a `Configurable`. Without `default` the option must be given."""
+    """Declares a field of a `Configurable`. Without `default` the option is required."""
     return Option(validate, default, kw_only)
 
 
 @dataclass_transform(field_specifiers=(option,))
 class Configurable:
-    """Something that is described by options. Subclasses declare them as fields and check combinations in `setup`."""
+    """An object described by options. Subclasses declare them as fields and check combinations in `setup`."""
 
     _options: ClassVar[dict[str, Option]] = {}
-    #: The class that configs name, where it isn't this one.
+    #: The class name in configs, if it isn't that of this class.
     serialized_as: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class Configurable:
         own = {name: value for name, value in vars(cls).items() if isinstance(value, Option)}
         for name in own:
             delattr(cls, name)
-        # A subclass's options come first: they are what is given by position.
+        # A subclass's own options come first, since they are the positional ones.
         inherited: dict[str, Option] = {}
         for base in cls.__bases__:
             known = getattr(base, "_options", {})
@@ -93,7 +93,7 @@ class Configurable:
 
     @classmethod
     def validated(cls, name: str, value: Any) -> Any:
-        """The normal form of a value for the option `name`. Raises ConfigError, or what the validator raises."""
+        """Returns the normal form of an option's value. Raises ConfigError, or what the validator raises."""
         try:
             return cls._options[name].validate(value)
         except Expected as wrong:
@@ -102,30 +102,30 @@ class Configurable:
             raise type(wrong)(f"{cls.__name__}: option '{name}': {wrong}") from wrong
 
     def setup(self) -> None:
-        """Checks combinations of options. Called once all are set."""
+        """Checks combinations of options. Called after all are set."""
 
     def get_config(self) -> dict[str, Any]:
-        """The options as JSON values, by Keras 3's names."""
+        """Returns the options as JSON values, by Keras 3's names."""
         return {name: serialized(self.option_value(name)) for name in self._options}
 
     def option_value(self, name: str) -> Any:
-        """The value of an option, for the config. Overridden where an attribute of that name is something else."""
+        """Returns the value of an option for the config. Overridden if the attribute of that name is something else."""
         return getattr(self, name)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Makes one from what `get_config` gives. Raises ConfigError."""
+        """Creates an object from the result of `get_config`. Raises ConfigError."""
         return cls(**config)
 
 
 def brief(value: object) -> str:
-    """`value` for an error text: short, on one line."""
+    """Formats `value` for an error text: one line, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def serialized(value: Any) -> Any:
-    """`value` as JSON holds it: objects as {"class_name", "config"}, functions of our tables by their Keras name."""
+    """Converts `value` to JSON: objects to {"class_name", "config"}, functions of our tables to their Keras names."""
     if isinstance(value, Configurable):
         return {"class_name": value.serialized_as or type(value).__name__, "config": value.get_config()}
     if isinstance(value, Mapping):
@@ -138,9 +138,9 @@ def serialized(value: Any) -> Any:
 
 
 def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Mapping[str, str] | None = None) -> T:
-    """What Keras's `get` does: an object, a name, or {"class_name", "config"} gives an object of `table`.
+    """Like Keras's `get`: returns an object of `table` for an object, a class, a name, or {"class_name", "config"}.
 
-    Modules and registered names in a serialised dict are never used: only `table` is looked at. Raises ConfigError.
+    Module and registered name of a serialised object are ignored: only `table` is searched. Raises ConfigError.
     """
     if isinstance(value, type) and value in table.values():
         made: T = value()
@@ -169,19 +169,19 @@ def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Map
 
 # Validators.
 
-#: Sizes above this are refused before anything is multiplied or allocated.
+#: Maximum size, checked before sizes are multiplied or memory is allocated.
 MAX_SIZE = 2**31
 
 
 def integer(value: Any) -> int:
-    """An integer of any sign; booleans and fractions are none."""
+    """Validator: an integer of any sign; booleans and fractions aren't accepted."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or abs(int(value)) > MAX_SIZE:
         raise Expected("an integer")
     return int(value)
 
 
 def positive_int(value: Any) -> int:
-    """An integer above zero."""
+    """Validator: an integer above zero."""
     try:
         number = integer(value)
     except Expected:
@@ -192,7 +192,7 @@ def positive_int(value: Any) -> int:
 
 
 def nonnegative_int(value: Any) -> int:
-    """An integer of zero or more."""
+    """Validator: an integer of at least zero."""
     try:
         number = integer(value)
     except Expected:
@@ -203,7 +203,7 @@ def nonnegative_int(value: Any) -> int:
 
 
 def number(value: Any) -> float:
-    """A finite number."""
+    """Validator: a finite number."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         raise Expected("a number")
     try:
@@ -216,7 +216,7 @@ def number(value: Any) -> float:
 
 
 def nonnegative(value: Any) -> float:
-    """A finite number of zero or more."""
+    """Validator: a finite number of at least zero."""
     result = number(value)
     if result < 0:
         raise Expected("a number of at least 0")
@@ -224,7 +224,7 @@ def nonnegative(value: Any) -> float:
 
 
 def fraction(value: Any) -> float:
-    """A number from 0 to 1."""
+    """Validator: a number from 0 to 1."""
     result = number(value)
     if not 0 <= result <= 1:
         raise Expected("a number from 0 to 1")
@@ -232,21 +232,21 @@ def fraction(value: Any) -> float:
 
 
 def boolean(value: Any) -> bool:
-    """True or False. Older Keras wrote 0 and 1."""
+    """Validator: true or false. Older Keras versions wrote 0 and 1."""
     if isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise Expected("true or false")
 
 
 def text(value: Any) -> str:
-    """Any text."""
+    """Validator: any text."""
     if not isinstance(value, str):
         raise Expected("text")
     return value
 
 
 def one_of(*choices: str) -> Validator[str]:
-    """One of a few words."""
+    """Validator: one of a few words."""
 
     def validate(value: Any) -> str:
         if isinstance(value, str) and value in choices:
@@ -257,7 +257,7 @@ def one_of(*choices: str) -> Validator[str]:
 
 
 def optional(validate: Validator[T]) -> Validator[T | None]:
-    """None, or what `validate` accepts."""
+    """Validator: None, or what `validate` accepts."""
 
     def accept(value: Any) -> T | None:
         if value is None:
@@ -265,13 +265,13 @@ def optional(validate: Validator[T]) -> Validator[T | None]:
         try:
             return validate(value)
         except Expected as wrong:
-            raise Expected(f"{wrong}, or nothing") from None
+            raise Expected(f"{wrong}, or None") from None
 
     return accept
 
 
 def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
-    """A list or tuple of any length."""
+    """Validator: a list or tuple of any length."""
 
     def accept(value: Any) -> tuple[T, ...]:
         if not isinstance(value, (list, tuple)):
@@ -285,7 +285,7 @@ def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
 
 
 def one_or_list_of(validate: Validator[T]) -> Validator[T | tuple[T, ...]]:
-    """One value, or a list of them."""
+    """Validator: one value, or a list of values."""
     several = list_of(validate)
 
     def accept(value: Any) -> T | tuple[T, ...]:
@@ -295,7 +295,7 @@ def one_or_list_of(validate: Validator[T]) -> Validator[T | tuple[T, ...]]:
 
 
 def sizes(rank: int, validate: Validator[int] = positive_int) -> Validator[tuple[int, ...]]:
-    """`rank` integers, or one that stands for all of them, as kernel sizes and strides are given."""
+    """Validator: `rank` integers, or one for all axes, as for kernel sizes and strides."""
 
     def accept(value: Any) -> tuple[int, ...]:
         items: Iterable[Any] = value if isinstance(value, (list, tuple)) else (value,) * rank
@@ -311,7 +311,7 @@ def sizes(rank: int, validate: Validator[int] = positive_int) -> Validator[tuple
 
 
 def shape(value: Any) -> tuple[int | None, ...]:
-    """A shape: a list of lengths, None (or -1 in old files) where unknown."""
+    """Validator: a shape, a list of lengths, None for unknown ones."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = (value,)
     if not isinstance(value, (list, tuple)):
@@ -323,5 +323,5 @@ def shape(value: Any) -> tuple[int | None, ...]:
 
 
 def anything(value: Any) -> Any:
-    """Any value, kept as it is: for options that only files of other frameworks' backends use."""
+    """Validator: any value, unchanged, for options without effect here."""
     return value

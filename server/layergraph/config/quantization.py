@@ -1,4 +1,4 @@
-"""Quantisation: in how few bits a layer keeps its kernel, as Keras 3's dtype policies say it."""
+"""Quantization of kernels, as in Keras 3's dtype policies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Keras's class of policy by mode; of int4 it has two.
+#: Mode -> Keras's class of its policies; int4 has two.
 _CLASSES = {
     "int8": "QuantizedDTypePolicy",
     "int4": "Int4DTypePolicy",
@@ -14,19 +14,19 @@ _CLASSES = {
     "gptq": "GPTQDTypePolicy",
     "awq": "AWQDTypePolicy",
 }
-#: Those classes, and the mode that their configs name.
+#: These classes, for which the config names the mode.
 QUANTIZED_POLICIES = frozenset(_CLASSES.values())
 _BITS = {"int8": (8,), "int4": (4,), "float8": (8,), "gptq": (2, 3, 4, 8), "awq": (4,)}
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How a kernel is kept.
+    """How a kernel is quantized.
 
     mode                  int8, int4, float8, gptq or awq
-    bits                  of one value
-    block                 so many inputs in a row share a scale and a zero; None where all do
-    amax_history_length   maxima that float8 remembers
+    bits                  number of bits of one value
+    block                 number of consecutive inputs that share a scale and a zero point; None if all share them
+    amax_history_length   number of maxima in the history of float8
     """
 
     mode: str
@@ -36,14 +36,14 @@ class Quantization:
 
     @property
     def text(self) -> str:
-        """The mode as Keras spells it: `int8`, `int4/128`, `gptq/4/128`."""
+        """The mode in Keras's spelling: `int8`, `int4/128`, `gptq/4/128`."""
         block = -1 if self.block is None else self.block
         if self.mode in ("gptq", "awq"):
             return f"{self.mode}/{self.bits}/{block}"
         return f"{self.mode}/{block}" if self.mode == "int4" else self.mode
 
     def serialized(self, source: str) -> dict[str, Any]:
-        """Keras's object for the policy that quantises a layer of policy `source`."""
+        """Returns Keras's object for the policy that quantizes a layer of policy `source`."""
         config: dict[str, Any] = {"mode": self.text, "source_name": source}
         if self.mode == "float8":
             config["amax_history_length"] = self.amax_history_length
@@ -51,9 +51,9 @@ class Quantization:
 
 
 def quantization(value: Any) -> tuple[Quantization, str] | None:
-    """The quantisation and the policy without it, of a policy's name (`int8_from_float32`) or Keras's object for one.
+    """Parses a policy's name (`int8_from_float32`) or Keras's object to quantization and unquantized policy.
 
-    None where `value` is neither.
+    None if `value` is neither.
     """
     length: Any = 1024
     if isinstance(value, Mapping):
@@ -86,7 +86,7 @@ def _parsed(text: str, length: int) -> Quantization | None:
 
 
 def policy_of(value: Any, name: str) -> Any:
-    """Of a map of policies, as Keras's object has it, the one of a layer of this name; other policies as they are."""
+    """Returns the policy of a layer of this name from Keras's map of policies; other policies unchanged."""
     config = value.get("config") if isinstance(value, Mapping) and value.get("class_name") == "DTypePolicyMap" else None
     if not isinstance(config, Mapping):
         return value

@@ -1,4 +1,4 @@
-"""A file's config -> GraphSpec."""
+"""Reads a file's config as a GraphSpec."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from layergraph.config.nodes import (
     tensor_references,
     with_masks_left_out,
 )
-from layergraph.config.old_operations import as_today
+from layergraph.config.old_operations import in_current_form
 from layergraph.config.quantization import policy_of
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure
@@ -33,9 +33,9 @@ from layergraph.errors import CorruptFileError, UnsupportedModelError
 _MODELS = frozenset({"Functional", "Sequential"})
 #: Modules of Keras 3's operation nodes, which may share a class name with a layer.
 _OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations", "keras.src.quantizers", "layergraph.ops")
-#: What a model's config says of what is in it, rather than of the whole.
+#: Keys of a model's config that describe its contents rather than the model.
 _INSIDE = frozenset({"layers", "input_layers", "output_layers"})
-#: Layers that hold others whose policies a map tells.
+#: Layers whose sublayers have dtype policies in a map.
 _WITH_POLICIES = frozenset({"MultiHeadAttention", "GroupQueryAttention"})
 #: Operations of Keras 2.
 _KERAS2_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
@@ -49,16 +49,16 @@ def read_graph(
     vocabulary: Vocabulary,
     limits: LoadLimits = DEFAULT_LIMITS,
 ) -> GraphSpec:
-    """The canonical graph of a model's config, as an archive has it; `vocabulary` says which names exist.
+    """Returns the canonical graph of a model's config; `vocabulary` defines the names that exist.
 
-    What layergraph doesn't have goes to `problems`, so that all of it can be told at once. Raises CorruptFileError for
-    a config that no Keras writes, UnsupportedModelError for what is no graph of layers.
+    Everything unsupported is added to `problems`, so that it is reported together. Raises CorruptFileError for a
+    malformed config, UnsupportedModelError for a model that isn't a graph of layers.
     """
     return _Reader(generation, path, problems, vocabulary, limits).model(config)
 
 
 class _Reader:
-    """Reads one file; counts what it has read, over all nested models, against the limits."""
+    """Reads one file; layers and nodes are counted over all nested models and checked against the limits."""
 
     def __init__(
         self, generation: Generation, path: Path, problems: Diagnostics, vocabulary: Vocabulary, limits: LoadLimits
@@ -75,7 +75,7 @@ class _Reader:
 
     def model(self, config: Mapping[str, Any]) -> GraphSpec:
         if self.generation is KERAS1:
-            keras1.tell_ordering(config)
+            keras1.add_missing_ordering(config)
         config = self._as_graph(config)
         name = self._class_name(config, "the model")
         if name not in _MODELS:
@@ -98,7 +98,7 @@ class _Reader:
             inner = {"layers": inner}
         if not isinstance(inner, dict) or not isinstance(inner.get("layers"), list):
             if name == "Functional":
-                raise UnsupportedModelError(self.path, "a model is a subclassed one, whose graph no file holds")
+                raise UnsupportedModelError(self.path, "a model is subclassed; files don't contain its graph")
             raise CorruptFileError(self.path, f"a {name} model has no list of layers")
         title = inner.get("name", config.get("name"))
         title = self._name(title) if title is not None else ""
@@ -112,7 +112,7 @@ class _Reader:
         return replace(graph, stored=self._stored({**config, "config": [] if bare else outside}))
 
     def _stored(self, value: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The object of a layer or model as a file of this generation can have it again."""
+        """Returns the object of a layer or model for writing a file of this generation."""
         if self.generation.major != 2 or self.generation is TENSORFLOW_JS:
             return None
         return {key: item for key, item in value.items() if key != "inbound_nodes"}
@@ -126,7 +126,7 @@ class _Reader:
         self.depth -= 1
 
     def _sequence(self, inner: Mapping[str, Any]) -> Iterator[LayerSpec]:
-        """The layers of a Sequential, with an InputLayer before them where the file gives a shape."""
+        """Yields the layers of a Sequential, with an InputLayer first if the file has an input shape."""
         for index, item in enumerate(inner["layers"]):
             layer = self._layer(item, "a Sequential model")
             if layer is None:
@@ -170,7 +170,7 @@ class _Reader:
         try:
             return tensor_references(value)
         except MalformedNodeError:
-            raise CorruptFileError(self.path, f"{key} is no nesting of [layer, node, tensor]") from None
+            raise CorruptFileError(self.path, f"{key} isn't a nesting of [layer, node, tensor]") from None
 
     # Layers.
 
@@ -178,9 +178,9 @@ class _Reader:
         return self._layer(value, owner)
 
     def _layer(self, value: Any, owner: str, names: Mapping[str, Any] | None = None) -> LayerSpec | None:
-        """One layer, or None where `problems` tells why not. `names` are those of the graph, for its calls."""
+        """Reads one layer; None if it was added to `problems`. `names` are those of the graph, for its calls."""
         if not isinstance(value, dict):
-            raise CorruptFileError(self.path, f"{owner} holds a layer that is no object")
+            raise CorruptFileError(self.path, f"{owner} holds a layer that isn't an object")
         self.layers += 1
         if self.layers > self.limits.layers:
             raise CorruptFileError(self.path, f"has more than {self.limits.layers} layers")
@@ -191,7 +191,7 @@ class _Reader:
         kind = self._class_name(value, label)
         stored = self._stored(value)
         if kind == "Lambda" and name in self.vocabulary.lambdas:
-            # Of its config nothing is read but what every layer has.
+            # Only options that every layer has are read from its config.
             given = value.get("config")
             config = {k: given[k] for k in ("trainable", "dtype") if k in given} if isinstance(given, dict) else {}
             kind, value, stored = self.vocabulary.lambdas[name], {**value, "config": {**config, "name": name}}, None
@@ -208,11 +208,11 @@ class _Reader:
             return layer
         layer = replace(layer, calls=self._calls(value, layer, names))
         if layer.operation and self.generation.major == 3:
-            return as_today(layer)
+            return in_current_form(layer)
         return self._translated(value, layer) if layer.class_name in _KERAS2_OPERATIONS else layer
 
     def _translated(self, value: Mapping[str, Any], layer: LayerSpec) -> LayerSpec | None:
-        """A function of TensorFlow as an operation of Keras 3; None where there is none, which `problems` tells."""
+        """Converts a TensorFlow function to an operation of Keras 3; None if there is none, added to `problems`."""
         config = value.get("config")
         config = config if isinstance(config, dict) else {}
         try:
@@ -235,11 +235,11 @@ class _Reader:
     def _config(self, value: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
         raw = value.get("config")
         if not isinstance(raw, dict):
-            raise CorruptFileError(self.path, f"layer {brief_name(name)}: config is no object")
+            raise CorruptFileError(self.path, f"layer {brief_name(name)}: config isn't an object")
         label = f"layer {brief_name(name)} ({kind})"
         renamed: dict[str, str] = {**self.generation.renamed.get("*", {}), **self.generation.renamed.get(kind, {})}
         defaults = self.generation.defaults
-        # A class that has another name now may have had defaults of its own.
+        # A renamed class may have had different defaults.
         config = dict(defaults.get(str(value.get("class_name"))) or defaults.get(kind, {}))
         with self._deeper():
             for key, item in raw.items():
@@ -254,7 +254,7 @@ class _Reader:
 
     @staticmethod
     def _own_options(value: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that only layergraph has, where it wrote the file itself."""
+        """Options that only layergraph has, if it wrote the file."""
         own = value.get(OWN_KEY)
         return {key: own[key] for key in OWN_OPTIONS & own.keys()} if isinstance(own, dict) else {}
 
@@ -264,7 +264,7 @@ class _Reader:
         module = value.get("module")
         if isinstance(module, str):
             return module.startswith(_OPERATION_MODULES)
-        # A `.h5` of Keras 3 has no modules. Where an operation has a layer's name, the layer alone says `trainable`.
+        # A `.h5` of Keras 3 has no modules. If layer and operation share a name, only the layer has `trainable`.
         if kind in self.vocabulary.layers and kind not in self.vocabulary.operations:
             return False
         config = value.get("config")
@@ -273,7 +273,7 @@ class _Reader:
     def _calls(self, value: Mapping[str, Any], layer: LayerSpec, names: Mapping[str, Any]) -> tuple[CallSpec, ...]:
         nodes = value.get("inbound_nodes", [])
         if not isinstance(nodes, list):
-            raise CorruptFileError(self.path, f"layer {brief_name(layer.name)}: inbound_nodes is no list")
+            raise CorruptFileError(self.path, f"layer {brief_name(layer.name)}: inbound_nodes isn't a list")
         self.nodes += len(nodes)
         if self.nodes > self.limits.nodes:
             raise CorruptFileError(self.path, f"has more than {self.limits.nodes} calls of layers")
@@ -281,9 +281,7 @@ class _Reader:
         try:
             return tuple(read_call(node, layer, names) for node in nodes)
         except MalformedNodeError:
-            raise CorruptFileError(
-                self.path, f"layer {brief_name(layer.name)}: a call has no form that can be read"
-            ) from None
+            raise CorruptFileError(self.path, f"layer {brief_name(layer.name)}: a call is malformed") from None
 
     def _keras3_call(self, node: Any, layer: LayerSpec, names: Mapping[str, Any]) -> CallSpec:
         label = f"layer {brief_name(layer.name)}"
@@ -303,12 +301,13 @@ class _Reader:
     def _class_name(self, value: Mapping[str, Any], label: str) -> str:
         name = class_name(value)
         if name is None:
-            raise CorruptFileError(self.path, f"{label}: class_name is {brief_name(value.get('class_name'))}")
+            found = brief_name(value.get("class_name"))
+            raise CorruptFileError(self.path, f"{label}: class_name is {found}, expected text")
         return self.generation.classes.get(name, name)
 
     def _layer_name(self, value: Any) -> str:
         if not isinstance(value, dict):
-            raise CorruptFileError(self.path, "a layer is no object")
+            raise CorruptFileError(self.path, "a layer isn't an object")
         config = value.get("config")
         name = value.get("name")
         if name is None and isinstance(config, dict):
@@ -316,13 +315,14 @@ class _Reader:
         return "" if name is None else self._name(name)
 
     def _name(self, name: Any) -> str:
-        """A name is data: any text, but one that can be written down again."""
+        """Validates a name: any text that can be written again. Raises CorruptFileError."""
         if not isinstance(name, str) or len(name) > self.limits.name_length or "\0" in name:
-            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected a text")
+            expected = f"text of at most {self.limits.name_length} characters, without NUL"
+            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected {expected}")
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
-            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, no Unicode text") from None
+            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected Unicode text") from None
         return name
 
 

@@ -8,7 +8,7 @@ _CODE = "holds Python code, which is never run; replace it by layers or operatio
 _ELSEWHERE = "runs a model of another framework"
 
 REFUSED: Mapping[str, str] = {
-    "Lambda": f"{_CODE}, or let a plugin stand for it (layergraph.plugins.replace_lambda, by the layer's name)",
+    "Lambda": f"{_CODE}, or let a plugin replace it (layergraph.plugins.replace_lambda, by the layer's name)",
     "__lambda__": _CODE,
     "TorchModuleWrapper": _CODE,
     "FlaxLayer": _CODE,

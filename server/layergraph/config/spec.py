@@ -1,8 +1,7 @@
-"""The canonical graph: what every generation's config is turned into, as plain data.
+"""The canonical graph that configs of all generations are converted to, as plain data.
 
-A `Structure` is any nesting of lists, tuples and dicts. In it, tensors stand as `TensorRef`; everything else is a plain
-JSON value, or `NO_MASK`. Node indices count as in Keras 3: the first call of a layer, or of a model, in its parent is
-node 0.
+A `Structure` is any nesting of lists, tuples and dicts. Its leaves are tensors, as `TensorRef`, plain JSON values and
+`NO_MASK`. Nodes are numbered as in Keras 3: the first call of a layer, or of a model, in its parent is node 0.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Structure: TypeAlias = Any
 
 
 class Unmasked(Enum):
-    """Stands as `mask` in a call that says: no mask, whatever comes with the inputs."""
+    """Value of `mask` in a call that suppresses the inputs' masks."""
 
     NO_MASK = "no mask"
 
@@ -38,7 +37,7 @@ class TensorRef:
 class CallSpec:
     """One call of a layer: positional and keyword arguments.
 
-    `stored` is the call as a file of Keras 2 has it, where [name, node, tensor, arguments] is (TensorRef, arguments).
+    `stored` is the call in its Keras 2 file, with [name, node, tensor, arguments] as (TensorRef, arguments).
     """
 
     args: tuple[Structure, ...]
@@ -50,12 +49,11 @@ class CallSpec:
 class LayerSpec:
     """A layer and its calls.
 
-    `config` has Keras 3's keys and values. A layer inside it (a wrapper's `layer`, a cell) is a `LayerSpec` without
-    calls.
-    `graph` is set for a model used as a layer, and then `config` is empty. `operation` tells a `keras.ops` node from a
-    layer of the same class name. Layers of one `shared_id` are one layer, that several models of the file hold.
-    `stored` is the layer's object without its calls, where a file of the same generation can have it again, and
-    `first_call` the number that the file gives to the first call.
+    `config` has Keras 3's keys and values. A layer in it (a wrapper's `layer`, a cell) is a `LayerSpec` without calls.
+    `graph` is set for a model used as a layer; `config` is then empty. `operation` distinguishes a `keras.ops` node
+    from a layer of the same class name. Layers with equal `shared_id` are one layer, shared by several models of the
+    file. `stored` is the layer's object without its calls, kept for writing a file of the same generation, and
+    `first_call` the node index that the file gives to the first call.
     """
 
     name: str
@@ -71,10 +69,10 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """A model: its layers in the order of the file, and which tensors go in and out.
+    """A model: its layers in file order, and its input and output tensors.
 
     A Sequential has `sequential=True`, layers without calls, and no `inputs` and `outputs`; its first layer is an
-    InputLayer where the file gives an input shape. `stored` is as in a `LayerSpec`, without the layers.
+    InputLayer if the file has an input shape. `stored` is like a `LayerSpec`'s, without the layers.
     """
 
     name: str
@@ -87,7 +85,7 @@ class GraphSpec:
 
 
 def references(structure: Structure) -> Iterator[TensorRef]:
-    """All tensors in a structure, in no order."""
+    """Yields all tensors in a structure, in no particular order."""
     waiting = [structure]
     while waiting:
         item = waiting.pop()

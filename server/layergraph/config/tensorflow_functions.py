@@ -1,4 +1,4 @@
-"""The table of TensorFlow's functions that Keras 2 kept as layers: which operation each is, and where arguments go."""
+"""Table of TensorFlow functions that Keras 2 stored as layers, with their operations and arguments."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """How one function is an operation.
+    """How one TensorFlow function maps to an operation.
 
     operation   class name of the operation
-    tensors     names of the arguments after the first, in the order in which the operation takes them
+    tensors     names of the arguments after the first, in the operation's order
     options     argument -> option of the operation
     arguments   argument -> argument of the operation's call
-    fixed       options that the function means
-    defaults    arguments -> what the function means without them, where the operation means something else
+    fixed       options implied by the function
+    defaults    options -> the function's defaults, where the operation's differ
     joined      whether the first argument is a list of tensors
     """
 
@@ -33,7 +33,7 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-#: Names that the arguments of a reduction have had.
+#: Names of a reduction's arguments in all versions.
 _REDUCED = {"axis": "axis", "reduction_indices": "axis", "keepdims": "keepdims", "keep_dims": "keepdims"}
 
 #: Functions of one tensor.
@@ -134,7 +134,7 @@ _UNARY = {
     "tf>YUVToRGB": "image.yuv_to_rgb",
     "tf>ZeroFraction": "math.zero_fraction",
 }
-#: Functions of two operands, which broadcast.
+#: Functions of two operands with broadcasting.
 _BINARY = {
     "Add": "math.add __operators__.add",
     "Arctan2": "math.atan2",
@@ -185,7 +185,7 @@ _REDUCTIONS = {
     "Sum": "math.reduce_sum",
     "Var": "math.reduce_variance",
 }
-#: Operations that take the function's own arguments: names of the function, and of its arguments after the first.
+#: Operations with the function's own arguments: names of the function, and of its arguments after the first.
 _DIRECT = {
     "tf>AdjustBrightness": ("image.adjust_brightness", "delta"),
     "tf>AdjustContrast": ("image.adjust_contrast", "contrast_factor"),
@@ -318,7 +318,7 @@ def _named(table: Mapping[str, str], function: Callable[[str], Function]) -> Ite
             yield name, function(operation)
 
 
-#: Name in TensorFlow -> operation; the names of `compat.v1` are without that. What isn't here is refused by name.
+#: TensorFlow name -> operation; names in `compat.v1` have no prefix. Other functions aren't supported.
 FUNCTIONS: Mapping[str, Function] = {
     **dict(_named(_UNARY, Function)),
     **dict(_named(_BINARY, lambda operation: Function(operation, ("y", "other", "x2", "x", "q")))),
@@ -383,7 +383,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "zeros_like": Function("ZerosLike", options=_same("dtype")),
 }
 
-#: Functions whose other operands no file has, with what they are.
+#: Functions with operands that files don't contain, and a description of these.
 LOST: Mapping[str, str] = {
     "einsum": "its operands",
     "meshgrid": "its coordinates after the first",
@@ -391,12 +391,12 @@ LOST: Mapping[str, str] = {
     "__operators__.ne": "its second operand",
 }
 
-#: Modules of TensorFlow whose functions have one meaning by their last name.
+#: TensorFlow modules in which a function's last name is unambiguous.
 _MODULES = ("math.", "nn.", "linalg.", "debugging.", "dtypes.", "")
 
 
 def function_named(name: Any) -> Function | None:
-    """The entry of a name, which may be that of another module or of `compat.v1`."""
+    """Returns the entry of a name, which may be that of another module or of `compat.v1`; None if there is none."""
     if not isinstance(name, str):
         return None
     plain = name.removeprefix("compat.v1.")

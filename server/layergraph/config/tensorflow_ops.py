@@ -1,4 +1,4 @@
-"""Functions of TensorFlow that Keras 2 kept as layers (TFOpLambda, SlicingOpLambda) -> operations of Keras 3."""
+"""TensorFlow functions that Keras 2 stored as layers (TFOpLambda, SlicingOpLambda), as operations of Keras 3."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from layergraph.config.spec import CallSpec, TensorRef
 from layergraph.config.tensorflow_functions import LOST, function_named
 
-#: Layers that hold a function of TensorFlow.
+#: Layer classes that hold a TensorFlow function.
 CLASSES = frozenset({"TFOpLambda", "SlicingOpLambda"})
 
 
 class UnknownFunctionError(Exception):
-    """A function, or one of its arguments, isn't in the table. The text says which."""
+    """A function, or one of its arguments, isn't in the table. The text names it."""
 
 
-#: Arguments that change nothing, with the values for which that holds; any value for those with None.
+#: Arguments without effect, with the values for which that holds; None means any value.
 _HARMLESS: Mapping[str, tuple[Any, ...] | None] = {
     "a_is_sparse": (False,),
     "b_is_sparse": (False,),
@@ -41,13 +41,13 @@ _HARMLESS: Mapping[str, tuple[Any, ...] | None] = {
 
 
 def translated(function: Any, call: CallSpec) -> tuple[str, dict[str, Any], CallSpec]:
-    """Class name and options of the operation, and its call. Raises UnknownFunctionError."""
+    """Returns class name and options of the operation, and its call. Raises UnknownFunctionError."""
     known = function_named(function)
     if known is None:
         lost = LOST.get(function) if isinstance(function, str) else None
-        reason = f"can't be had: no file holds {lost}" if lost else "is not supported"
+        reason = f"can't be loaded: files don't contain {lost}" if lost else "is not supported"
         raise UnknownFunctionError(f"function {str(function)[:80]!r} of TensorFlow {reason}")
-    # A window function that is none means no window; else None is what is left out.
+    # None as a window function means no window; for other arguments it means the default.
     kept = {*known.tensors, "window_fn"}
     given = {name: value for name, value in call.kwargs.items() if value is not None or name in kept}
     operation, options = known.operation, {**known.defaults, **known.fixed}
@@ -66,10 +66,13 @@ def translated(function: Any, call: CallSpec) -> tuple[str, dict[str, Any], Call
             else:
                 options[key] = value
         elif name not in known.tensors and (function, name) not in _READ and not _is_harmless(name, value):
-            raise UnknownFunctionError(f"function {function!r} of TensorFlow with {name[:40]}={str(value)[:40]!r}")
+            argument = f"{name[:40]}={str(value)[:40]!r}"
+            raise UnknownFunctionError(f"function {function!r} of TensorFlow is not supported with {argument}")
     args += [given[name] for name in known.tensors if name in given]
     if function in LOST and len(args) < 2:
-        raise UnknownFunctionError(f"function {function!r} of TensorFlow can't be had: no file holds {LOST[function]}")
+        raise UnknownFunctionError(
+            f"function {function!r} of TensorFlow can't be loaded: files don't contain {LOST[function]}"
+        )
     special = _SPECIAL.get(operation)
     if special is not None:
         operation, options, args, kwargs = special(options, args, kwargs, given)
@@ -77,14 +80,14 @@ def translated(function: Any, call: CallSpec) -> tuple[str, dict[str, Any], Call
 
 
 def holds_tensor(value: Any) -> bool:
-    """Whether a tensor of the graph stands anywhere in lists."""
+    """Whether a value is a tensor of the graph, or a list that contains one."""
     if isinstance(value, (list, tuple)):
         return any(holds_tensor(item) for item in value)
     return isinstance(value, TensorRef)
 
 
 def _key(value: Any) -> Any:
-    """A subscript as Python has it; slices whose ends are tensors stay as they are."""
+    """Converts a subscript to Python's form; slices with tensors as ends are returned unchanged."""
     if isinstance(value, list):
         return tuple(_key(item) for item in value)
     if isinstance(value, Mapping) and not any(isinstance(end, TensorRef) for end in value.values()):
@@ -102,7 +105,7 @@ def _is_harmless(name: str, value: Any) -> bool:
 def subscript(
     begin: Sequence[Any], end: Sequence[Any], strides: Sequence[Any], masks: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """The arguments of tf.strided_slice as what Python writes between brackets."""
+    """Converts the arguments of tf.strided_slice to a Python subscript."""
     bits = {
         name: int(masks.get(f"{name}_mask") or 0) for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
     }
@@ -121,7 +124,7 @@ def subscript(
     return tuple(key)
 
 
-# What a table can't say.
+# Special cases.
 
 _Parts = tuple[str, dict[str, Any], list[Any], dict[str, Any]]
 _Special = Callable[[dict[str, Any], list[Any], dict[str, Any], Mapping[str, Any]], _Parts]
@@ -149,7 +152,9 @@ def _item(options: dict[str, Any], args: list[Any], kwargs: dict[str, Any], give
     begin, end = given["begin"], given.get("end") or []
     strides = given.get("strides") or [1] * (len(begin) if isinstance(begin, list) else 0)
     if not all(isinstance(value, list) and len(value) == len(strides) for value in (begin, end, strides)):
-        raise UnknownFunctionError("function 'strided_slice' of TensorFlow with places that are no lists")
+        raise UnknownFunctionError(
+            "function 'strided_slice' of TensorFlow is not supported with positions that aren't lists"
+        )
     return "GetItem", options, [args[0], subscript(begin, end, strides, given)], kwargs
 
 
@@ -157,7 +162,7 @@ def _where(options: dict[str, Any], args: list[Any], kwargs: dict[str, Any], giv
     return ("Where" if len(args) > 1 else "tf>Where"), options, [arg for arg in args if arg is not None], kwargs
 
 
-#: Operation -> its options and its call: what the functions that are that operation mean.
+#: Operation -> converter of options and call, for cases that the table doesn't cover.
 _SPECIAL: Mapping[str, _Special] = {
     "Full": _fill,
     "GetItem": _item,
@@ -165,7 +170,7 @@ _SPECIAL: Mapping[str, _Special] = {
     "Split": _split,
     "Where": _where,
 }
-#: Arguments that those read themselves.
+#: Arguments that these converters read.
 _READ = frozenset(
     {
         *(

@@ -1,4 +1,4 @@
-"""Configs that TensorFlow.js writes itself: Keras 2's, with nothing where an option was not given."""
+"""Configs written by TensorFlow.js: those of Keras 2, with null for options that weren't given."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _RNN = {"name", "trainable", "dtype", "cell", "return_sequences", "return_state"
 
 
 def adapt(kind: str, config: dict[str, Any]) -> None:
-    """Brings a layer's config, whose keys are renamed already, to Keras 3's values."""
+    """Converts a layer's config, with keys already renamed, to Keras 3's values."""
     keras2.adapt(kind, config)
-    # Here null stands for the default, which only matters where training starts.
+    # Here null means the default, which only matters for new weights.
     if config.get("unit_forget_bias", True) is None:
         del config["unit_forget_bias"]
     # An RNN repeats its cell's options.

@@ -1,4 +1,4 @@
-"""Values inside configs, in their canonical form."""
+"""Converts values in configs to their canonical form."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from layergraph.config.quantization import QUANTIZED_POLICIES
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import LayerSpec, TensorRef
 
-#: Keys under which a layer holds other layers.
+#: Keys of layers within a layer's config.
 LAYER_KEYS = frozenset({"layer", "layers", "backward_layer", "forward_layer", "cell", "cells"})
 
-#: Modules whose functions a config may name. The name is looked up in our own tables alone.
+#: Modules whose functions a config may name. Only our own tables are searched for the name.
 _KERAS_MODULES = ("keras", "tf_keras", "tensorflow", "builtins")
 
 _POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
-#: Policies whose names don't say all.
+#: Policies that a name doesn't describe completely.
 _STRUCTURED_POLICIES = frozenset({*QUANTIZED_POLICIES, "DTypePolicyMap"})
 _MAX_CONSTANTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ValueReader:
-    """Turns a JSON value of a config into its canonical form. What is wrong goes to `problems`.
+    """Converts JSON values of a config to their canonical form. Errors are added to `problems`.
 
     functions                   names of custom functions
-    read_layer(config, owner)   reads a layer inside a layer
+    read_layer(config, owner)   reads a layer within a layer
     """
 
     generation: Generation
@@ -40,28 +40,28 @@ class ValueReader:
     read_layer: Callable[[Any, str], LayerSpec | None]
 
     def option(self, owner: str, key: str, value: Any) -> Any:
-        """The value of option `key`. `owner` names the layer in problems."""
+        """Converts the value of option `key`. `owner` names the layer in problems."""
         if key in LAYER_KEYS:
             return self._layers(owner, value)
         if key == "dtype":
             return self._dtype(owner, value)
         if key.endswith("activation"):
             own = value.get(OWN_KEY) if isinstance(value, dict) else None
-            # Ours, put together of layers for Keras; the option's own table says whether there is such an activation.
+            # An activation of ours, composed of layers for Keras; the option's validator checks the name.
             if isinstance(own, dict) and isinstance(own.get(ACTIVATION), str):
                 return own[ACTIVATION]
         canonical = self.value(owner, value)
         if key.endswith("_initializer") and self.generation.major != 3 and isinstance(canonical, dict):
-            # TensorFlow 1 writes a type into each; weights have their layer's.
+            # TensorFlow 1 writes a dtype into each initializer; the layer's dtype applies.
             canonical.get("config", {}).pop("dtype", None)
         if not key.endswith("activation"):
             return canonical
-        # A layer is read from what the file says of it, which a file of Keras 2 is to have again.
+        # An activation layer is read from the raw value, which a file of Keras 2 has to contain again.
         is_layer = isinstance(canonical, dict) and "class_name" in canonical
         return self._activation(owner, value if is_layer else canonical)
 
     def value(self, owner: str, value: Any) -> Any:
-        """Any value: Keras's marked objects as Python's, serialised objects as {"class_name", "config"}."""
+        """Converts any value: Keras's marked objects to Python's, serialised objects to {"class_name", "config"}."""
         if isinstance(value, list):
             return [self.value(owner, item) for item in value]
         if not isinstance(value, dict):
@@ -91,7 +91,7 @@ class ValueReader:
         return None if value is None else self.read_layer(value, owner)
 
     def _dtype(self, owner: str, value: Any) -> Any:
-        """The name of a dtype or policy; of one that quantises, and of a map of policies, its class and config."""
+        """Converts a dtype or policy to its name; quantized policies and policy maps to class and config."""
         if not isinstance(value, dict):
             return value
         config = value.get("config")
@@ -104,13 +104,13 @@ class ValueReader:
         return None
 
     def _activation(self, owner: str, value: Any) -> Any:
-        """An activation's canonical name, or the layer that is used as one."""
+        """Converts an activation to its canonical name, or to a layer."""
         if isinstance(value, dict) and "class_name" in value:
             return self.read_layer(value, owner)
         return self.generation.activations.get(value, value) if isinstance(value, str) else value
 
     def _function(self, owner: str, value: Mapping[str, Any]) -> str | None:
-        """The name of a function. Only tables of ours, and of plugins, are ever asked for it."""
+        """Returns a function's name. Names are only looked up in our tables and those of plugins."""
         module, name, registered = value.get("module"), value.get("config"), value.get("registered_name")
         for key in (registered, name):
             if isinstance(key, str) and key in self.functions:
@@ -118,7 +118,7 @@ class ValueReader:
         known = module is None or (isinstance(module, str) and module.partition(".")[0] in _KERAS_MODULES)
         if known and isinstance(name, str):
             return name
-        remedy = "a plugin can supply an activation: layergraph.plugins.register_activation"
+        remedy = "a plugin can register an activation: layergraph.plugins.register_activation"
         self.problems.add(f"{owner}: custom function {brief_name(name)} of module {brief_name(module)} ({remedy})")
         return None
 
@@ -126,14 +126,14 @@ class ValueReader:
         try:
             return _MARKED[name](self, owner, value)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            self.problems.add(f"{owner}: {name} has a form that can't be read")
+            self.problems.add(f"{owner}: {name} is malformed")
             return None
 
 
 def class_name(value: Mapping[str, Any]) -> str | None:
-    """The class a serialised object names; custom classes as `package>Name`. None where it is no text.
+    """Returns the class name of a serialised object; `package>Name` for custom classes. None if it isn't text.
 
-    Keras's own classes have no registered name, or their plain one. The module is never looked at.
+    Keras's own classes have no registered name, or an equal one. The module is ignored.
     """
     name, registered = value.get("class_name"), value.get("registered_name")
     if not isinstance(name, str):
@@ -146,7 +146,7 @@ def class_name(value: Mapping[str, Any]) -> str | None:
 def _keras_tensor(reader: ValueReader, owner: str, value: Mapping[str, Any]) -> TensorRef:
     layer, node, tensor = value["config"]["keras_history"]
     if not (isinstance(layer, str) and type(node) is int and type(tensor) is int):
-        raise TypeError("keras_history is no [layer, node, tensor]")
+        raise TypeError("keras_history isn't [layer, node, tensor]")
     return TensorRef(layer, node, tensor)
 
 
@@ -155,7 +155,7 @@ def _array(reader: ValueReader, owner: str, value: Mapping[str, Any]) -> np.ndar
     dtype = np.dtype(config["dtype"])
     array = np.array(config["value"], dtype)
     if dtype.kind not in "biuf" or array.size > _MAX_CONSTANTS:
-        raise ValueError("no array of numbers")
+        raise ValueError("not an array of numbers")
     return array
 
 
@@ -164,7 +164,7 @@ def _slice(reader: ValueReader, owner: str, value: Mapping[str, Any]) -> slice:
     return slice(*(reader.value(owner, config[key]) for key in ("start", "stop", "step")))
 
 
-#: Objects that Keras marks with a class name of their own.
+#: Objects that Keras marks with special class names.
 _MARKED: Mapping[str, Callable[[ValueReader, str, Mapping[str, Any]], Any]] = {
     "__keras_tensor__": _keras_tensor,
     "__tuple__": lambda reader, owner, value: tuple(reader.value(owner, item) for item in value["items"]),

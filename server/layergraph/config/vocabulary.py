@@ -1,4 +1,4 @@
-"""The names that a config may use for something that exists here."""
+"""The names that a config may refer to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What the reader looks names up in. Nothing is imported by a name of a file.
+    """Names known to the reader. No name of a file causes an import.
 
     layers        class names of Keras's layers
     operations    class names of operations
-    lambdas       names of Lambda layers -> names of the classes that stand for them
+    lambdas       names of Lambda layers -> class names of their replacements
     activations   names of custom functions
     """
 

@@ -1,1 +1,1 @@
-"""The functional core in Keras's words: tensors, nodes, layers and models."""
+"""The functional core, in Keras's terms: tensors, nodes, layers and models."""

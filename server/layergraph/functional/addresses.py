@@ -1,4 +1,4 @@
-"""Names of tensors in a graph: `layer`, `layer:node`, `layer:node:tensor`, and `outer/inner` inside a nested model."""
+"""Addresses of tensors in a graph: `layer`, `layer:node`, `layer:node:tensor`; `outer/inner` for nested models."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _INDICES = re.compile(r"(?::(\d{1,9}))?(?::(\d{1,9}))?(?=/|$)")
 
 
 def find_tensor(model: Functional, address: str) -> tuple[tuple[Node, ...], Tensor]:
-    """The tensor of that name, behind the calls of the nested models that lead to it. Raises UnknownTensorError.
+    """Returns the tensor at an address, with the nodes of the nested models that contain it. Raises UnknownTensorError.
 
-    Layer names may hold slashes and colons themselves, so names are matched against those of the graph, longest first.
+    Layer names may contain slashes and colons, so addresses are matched against the graph's names, longest first.
     """
     layers = sorted(model.graph.layers, key=lambda layer: -len(layer.name))
     failure: UnknownTensorError | None = None
@@ -51,7 +51,7 @@ def _node(model: Functional, layer: Layer, index: str | None, address: str) -> N
     if index is None and len(nodes) > 1:
         choices = [f"{layer.name}:{i}" for i in range(min(len(nodes), 20))]
         raise UnknownTensorError(
-            f"tensor {brief(address)}: layer '{layer.name}' is called {len(nodes)} times; name one call: {choices}"
+            f"tensor {brief(address)}: layer '{layer.name}' has {len(nodes)} nodes; expected one of {choices}"
         )
     if int(index or 0) >= len(nodes):
         raise UnknownTensorError(
@@ -64,12 +64,12 @@ def _tensor(node: Node, index: str | None, address: str) -> Tensor:
     tensors = node.output_tensors
     if index is None and len(tensors) > 1:
         raise UnknownTensorError(
-            f"tensor {brief(address)}: the call gives {len(tensors)} tensors; name one as 'layer:node:tensor', "
-            f"with tensor from 0 to {len(tensors) - 1}"
+            f"tensor {brief(address)}: the node has {len(tensors)} outputs; expected 'layer:node:tensor' with tensor "
+            f"from 0 to {len(tensors) - 1}"
         )
     if int(index or 0) >= len(tensors):
         raise UnknownTensorError(
-            f"tensor {brief(address)}: the call gives {len(tensors)} tensors, expected an index below that"
+            f"tensor {brief(address)}: the node has {len(tensors)} outputs, expected an index below that"
         )
     found: Tensor = tensors[int(index or 0)]
     return found

@@ -1,7 +1,7 @@
-"""Binding: the namespaces in which layers find the tensors of their weights.
+"""Binding: namespaces that map the names of a layer's weights to tensors.
 
-A layer's maths takes its weights as an argument, so that one graph can run with several sets of them: on `meta` to find
-shapes, on a device, cast to another type, folded.
+`forward` takes the weights as an argument, so that one graph can run with several sets of them: on `meta` for shape
+inference, on a device, cast to another dtype, folded.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 class Binder:
-    """Makes the namespace of each layer once: `w.kernel` for a weight, `w["layer"].kernel` for a sublayer's."""
+    """Builds the namespace of each layer once: `w.kernel` is a weight, `w["layer"].kernel` that of a sublayer."""
 
     def __init__(self, tensor_of: Callable[[Weight], torch.Tensor]) -> None:
         self._tensor_of = tensor_of
         self._bound: dict[int, Any] = {}
 
     def __call__(self, layer: Layer) -> Any:
-        """The bound weights of `layer`, as its `forward` takes them."""
+        """Returns the bound weights of `layer`, the `w` of its `forward`."""
         key = id(layer)
         if key not in self._bound:
             self._bound[key] = layer.bind(self)
         return self._bound[key]
 
     def own(self, layer: Layer) -> Weights:
-        """The namespace of a layer's own weights and of its sublayers."""
+        """Returns the namespace of a layer's own weights and of its sublayers."""
         space = Weights()
         for weight in layer.own_weights:
             setattr(space, weight.name, self.tensor(layer, weight))
@@ -43,7 +43,7 @@ class Binder:
         return space
 
     def tensor(self, layer: Layer, weight: Weight) -> torch.Tensor:
-        """The tensor of a layer's weight, in the type in which the layer computes."""
+        """Returns the tensor of a layer's weight, cast to the layer's compute dtype if it autocasts."""
         tensor = self._tensor_of(weight)
         wanted = torch_dtype(layer.compute_dtype) if layer.autocast else None
         if wanted is not None and wanted.is_floating_point and weight.autocast and tensor.is_floating_point():
@@ -52,10 +52,10 @@ class Binder:
 
 
 def bind_meta(layer: Layer) -> Any:
-    """The layer's weights as tensors without values."""
+    """Returns the layer's weights as tensors without values, on `meta`."""
     return Binder(lambda w: torch.empty(w.shape, dtype=torch_dtype(w.dtype), device="meta"))(layer)
 
 
 def bind_values(layer: Layer, device: torch.device | None = None) -> Any:
-    """The layer's weights themselves; on another device, copies of them."""
+    """Returns the layer's weights themselves, or copies of them on `device`."""
     return Binder(lambda w: w.value if device is None else w.value.to(device))(layer)

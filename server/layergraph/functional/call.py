@@ -1,9 +1,9 @@
-"""Layers written as Keras's guide writes them: `call(self, inputs)`, with weights and sublayers as attributes.
+"""Layers written as in Keras's guide: `call(self, inputs)`, with weights and sublayers as attributes.
 
-The maths of a layer takes its weights as an argument. `call` has no such argument, so it runs on a stand-in for the
-layer that is made for one call: an object of the same class and with the same attributes, in which a tensor stands for
-each weight, and for each sublayer an object that computes with the tensors of this call. Two calls at once, with the
-same weights or with others, share nothing that a call changes.
+`forward` takes the weights as an argument. `call` doesn't, so it runs on a proxy of the layer that is made for one
+call: an object of the same class with the same attributes, in which each weight is replaced by its tensor, and each
+sublayer by an object that computes with the tensors of this call. Concurrent calls, with the same weights or others,
+share no state that a call changes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from layergraph.functional.weight import Weight
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
-#: Attributes of every layer that hold layers or weights, but aren't what a subclass set.
+#: Attributes of every layer that hold layers or weights, but aren't set by a subclass.
 _OWN = frozenset({"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names"})
-#: Parameters of `call` that the call of a layer doesn't pass on as arguments.
+#: Parameters of `call` that aren't arguments of the layer's call.
 _CONTEXT = ("self", "training")
-#: Parameters of our `compute_mask`: the layer, the context, the inputs, the mask. Keras's has no context.
+#: Number of parameters of our `compute_mask`: layer, context, inputs, mask. Keras's has no context.
 _MASK_PARAMETERS = 4
-#: The attribute of a stand-in that holds its call.
+#: The attribute of a proxy that holds its call.
 _CALL = "_call_in_progress"
 
 
 def adopt_call(cls: type[Layer]) -> None:
-    """Makes a class that defines `call`, as Keras has it, one that computes by it."""
+    """Makes a class that defines Keras's `call` compute by it."""
     own: Any = vars(cls)
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [n for n, parameter in inspect.signature(own["call"]).parameters.items() if parameter.kind in kinds]
@@ -61,7 +61,7 @@ def adopt_call(cls: type[Layer]) -> None:
 
 
 def adopt_methods(cls: type[Layer]) -> None:
-    """Wraps the other methods of such a class: Keras's `build` sets `built`, its `compute_mask` takes no context."""
+    """Adapts the other methods of such a class: Keras's `build` sets `built`, its `compute_mask` takes no context."""
     own: Any = vars(cls)
     if "build" in own:
         cls.build = _marking_built(own["build"])  # type: ignore[method-assign]
@@ -72,7 +72,7 @@ def adopt_methods(cls: type[Layer]) -> None:
 def _marking_built(build: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(build)
     def built(self: Layer, *args: Any, **kwargs: Any) -> None:
-        # A layer around it may build it directly, as the guide does.
+        # An enclosing layer may build it directly, as the guide does.
         with scopes.building(self):
             build(self, *args, **kwargs)
         self.built = True
@@ -107,26 +107,26 @@ def _set_attribute(self: Layer, name: str, value: Any) -> None:
 
 
 def find_sublayers(layer: Layer) -> None:
-    """Lists the layers in the attributes as sublayers, by the paths that Keras's files have for them."""
+    """Lists the layers among the attributes as sublayers, by their paths in Keras's files."""
     attributes = vars(layer)
     paths: dict[Layer, str] = {}
     for name, value in attributes.items():
         if name not in _OWN:
             for path, inner in _layers_in(name, value):
-                # Keras saves a layer that several attributes hold under the first by name.
+                # A layer held by several attributes is saved by Keras under the alphabetically first.
                 paths[inner] = min(path, paths.get(inner, path))
-    # What a class of this package lists by itself, under a name that no attribute has.
+    # Sublayers that a class of this package lists itself, under names that aren't attributes.
     kept = {path: inner for path, inner in layer.sublayers.items() if path.partition("/")[0] not in attributes}
     layer.sublayers.clear()
     layer.sublayers.update({**kept, **{path: inner for inner, path in paths.items()}})
     if layer.sublayers:
-        # Masks of the inputs reach the sublayers, also where `call` doesn't take them.
+        # Masks of the inputs reach the sublayers even if `call` doesn't take them.
         names = type(layer).call_argument_names
         object.__setattr__(layer, "mask_argument_names", frozenset({"mask", *(f"{name}_mask" for name in names)}))
 
 
 def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Layer]]:
-    """Layers in an attribute, with their paths: `blocks/dense_1` for a list's second Dense (Keras's saving_lib)."""
+    """Yields the layers in an attribute with their paths: `blocks/dense_1` is a list's second Dense (saving_lib)."""
     if _is_layer(value):
         yield path, value
         return
@@ -143,7 +143,7 @@ def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Layer]]:
 
 
 def _is_layer(value: Any) -> bool:
-    # `Layer` can't be imported here: its module uses this one.
+    # `Layer` can't be imported here, as its module imports this one.
     return hasattr(type(value), "inner_model") and not value.is_operation
 
 
@@ -151,7 +151,7 @@ def _is_layer(value: Any) -> bool:
 
 
 def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
-    """Creates the weights: by `build`, and those of sublayers that it leaves out by a call without values."""
+    """Creates the weights: by `build`, and those of sublayers not built there by a call on `meta`."""
     find_sublayers(self)
     if not self.built:
         with scopes.building(self):
@@ -159,7 +159,7 @@ def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
         self.built = True
         find_sublayers(self)
         for inner in self.sublayers.values():
-            # Keras's guide has `build` call that of sublayers directly.
+            # In Keras's guide `build` may call a sublayer's `build` directly.
             inner.built = inner.built or bool(inner.own_weights)
     if any(not inner.built for inner in self.sublayers.values()):
         with scopes.building(self):
@@ -170,7 +170,7 @@ def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
 
 
 def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:
-    """What Keras gives `build`: the first argument's shape, or, for several parameters, those of their arguments."""
+    """Arguments of Keras's `build`: the first argument's shape or, for several parameters, the shapes by name."""
     shapes = [map_structure(lambda leaf: getattr(leaf, "shape", None), arg) for arg in args]
     parameters = inspect.signature(layer.build).parameters
     if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()):
@@ -191,15 +191,15 @@ def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:
 
 
 class Variable(torch.Tensor):
-    """The tensor of a weight that isn't trained, during a call: the layer may assign to it (keras.Variable).
+    """The tensor of a non-trainable weight during a call: the layer may assign to it (keras.Variable).
 
-    What is computed from it are plain tensors.
+    Operations on it return plain tensors.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def assign(self, value: Any) -> Variable:
-        """Sets the weight to `value`, of the same shape or one that broadcasts to it."""
+        """Sets the weight to `value`, which broadcasts to its shape."""
         return self._moved("copy_", value)
 
     def assign_add(self, value: Any) -> Variable:
@@ -217,19 +217,19 @@ class Variable(torch.Tensor):
 
 
 class _Cast(Variable):
-    """A weight in the type that its layer computes in: a copy, and so nothing to assign to."""
+    """A weight cast to its layer's compute dtype: a copy, so it can't be assigned to."""
 
     def _moved(self, how: str, value: Any) -> Variable:
         raise GraphError(
-            "the weight is converted to the type that its layer computes in, and can't be assigned to; expected it to "
-            "be made with add_weight(..., autocast=False)"
+            "the weight is cast to its layer's compute dtype and can't be assigned to; expected a weight made with "
+            "add_weight(..., autocast=False)"
         )
 
 
 class BoundCall:
-    """The tensors of a layer's weights and those of its sublayers, as `call` takes them.
+    """The tensors of a layer's weights and of its sublayers, for `call`.
 
-    tensors   attribute -> what stands for it in each call
+    tensors   attribute -> the tensor, or nested tensors, that replace its weights in a call
     layered   attributes that hold sublayers
     inner     sublayer -> its bound weights
     """
@@ -237,11 +237,11 @@ class BoundCall:
     __slots__ = ("inner", "layered", "tensors")
 
     def __init__(self, layer: Layer, binder: Binder) -> None:
-        # Sublayers without weights yet are built, and bound, by the call itself.
+        # Sublayers that aren't built yet are built, and bound, by the call itself.
         self.inner = {inner: binder(inner) for inner in layer.sublayers.values() if inner.built}
         bound = {weight: _assignable(weight, binder.tensor(layer, weight)) for weight in layer.own_weights}
         attributes = vars(layer)
-        # Weights that no attribute holds are found by their names, as those of Keras's own layers are.
+        # Weights that no attribute holds are accessed by their names, as in Keras's own layers.
         self.tensors: dict[str, Any] = {
             weight.name: tensor for weight, tensor in bound.items() if not hasattr(type(layer), weight.name)
         }
@@ -271,34 +271,34 @@ def _bind(self: Layer, binder: Binder) -> BoundCall:
 
 
 def _forward(self: Layer, context: CallContext, w: BoundCall, *args: Any, **kwargs: Any) -> Any:
-    """Computes by `call`."""
+    """Computes the outputs by `call`."""
     names = self.call_argument_names
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     call = _Call(self, context, w)
     if self.sublayers:
-        call.learn_masks(given)
+        call.set_masks(given)
     given = {name: value for name, value in given.items() if name in names}
     if type(self).passes_training:
         given["training"] = context.training
-    outputs = call.stand_in.call(**given)
+    outputs = call.proxy.call(**given)
     if outputs is None:
-        raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call gives None, expected tensors")
+        raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call returned None, expected tensors")
     return outputs
 
 
 class _Call:
-    """One call of a layer by its `call`, and what is known while it lasts."""
+    """One call of a layer by its `call`, with the state of the call."""
 
-    __slots__ = ("_layer", "_masks", "_w", "context", "stand_in")
+    __slots__ = ("_layer", "_masks", "_w", "context", "proxy")
 
     def __init__(self, layer: Layer, context: CallContext, w: BoundCall) -> None:
         self._layer = layer
         self._w = w
         self.context = context
-        #: Masks that travel with tensors, as Keras's `_keras_mask` does. The tensors are kept: no other gets their id.
+        #: Masks of tensors by id, like Keras's `_keras_mask`. The tensors are kept so that no id is reused.
         self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.stand_in: Any = object.__new__(type(layer))
-        attributes = vars(self.stand_in)
+        self.proxy: Any = object.__new__(type(layer))
+        attributes = vars(self.proxy)
         attributes.update(vars(layer))
         for name, tensor in w.tensors.items():
             attributes[name] = tensor
@@ -309,21 +309,21 @@ class _Call:
     def _inner(self, leaf: Any) -> Any:
         return Inner(self, leaf) if _is_layer(leaf) else leaf
 
-    def set_attribute(self, stand_in: Layer, name: str, value: Any) -> None:
-        """Sets an attribute within `call`: for the rest of the call, and for those that look at the layer later."""
+    def set_attribute(self, proxy: Layer, name: str, value: Any) -> None:
+        """Sets an attribute within `call`: on the proxy for the rest of the call, and on the layer for later ones."""
         layer = self._layer
         if name in self._w.tensors or name in self._w.layered:
             raise GraphError(
                 f"layer '{layer.name}' ({type(layer).__name__}): call sets attribute '{name}', which is a weight or a "
                 "layer; expected `assign` of a weight made with add_weight(..., trainable=False)"
             )
-        object.__setattr__(stand_in, name, value)
-        # Shapes alone leave no trace: their tensors have no values.
+        object.__setattr__(proxy, name, value)
+        # Shape inference leaves the layer unchanged: its tensors have no values.
         if self.context.symbolic_dims is None:
             object.__setattr__(layer, name, value)
 
-    def learn_masks(self, given: dict[str, Any]) -> None:
-        """Takes note of the masks that come with the arguments."""
+    def set_masks(self, given: dict[str, Any]) -> None:
+        """Stores the masks of the arguments."""
         several = [name for name in given if name != "mask" and not name.endswith("_mask")]
         for name in several:
             mask = given.get("mask") if len(several) == 1 else given.get(f"{name}_mask")
@@ -347,7 +347,7 @@ class _Call:
         training = kwargs.pop("training", None)
         context = self.context if training is None else self.context.as_training(bool(training))
         if len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs and self._is_plain(layer):
-            # The quick way of most calls: as the general one, without an analysis of the arguments.
+            # Fast path of most calls: same result as below, without analysing the arguments.
             outputs, mask = layer.execute(
                 context, self.bound(layer), (_as_computed(layer, args[0]),), {}, None, want_masks=layer.supports_masking
             )
@@ -363,7 +363,7 @@ class _Call:
 
         args = tuple(map_structure(symbolic, arg) for arg in args)
         kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
-        # May build a Sequential, and so comes before its weights are looked for.
+        # May build a Sequential, so it comes before its weights are bound.
         args, kwargs = layer._positional(args, kwargs)
         if not layer.built or context.symbolic_dims is not None:
             layer.build_for(args)
@@ -374,11 +374,11 @@ class _Call:
         return layer.output_structure(outputs)
 
     def _is_plain(self, layer: Layer) -> bool:
-        """Whether a call on one tensor needs nothing but its conversion: no mask, no model, no inference of shapes."""
+        """Whether a call on one tensor only needs a cast: no mask, no model, no shape inference."""
         return self.context.symbolic_dims is None and not self._masks and layer.inner_model is None and layer.built
 
     def _shape(self, value: torch.Tensor) -> tuple[int | None, ...]:
-        """The shape, unknown where a length stands for an unknown one."""
+        """The shape, with None for symbolic dimensions."""
         symbolic_dims = self.context.symbolic_dims
         if symbolic_dims is None:
             return tuple(value.shape)
@@ -386,13 +386,13 @@ class _Call:
 
 
 def _as_computed(layer: Layer, value: torch.Tensor) -> torch.Tensor:
-    """A floating-point tensor in the type that the layer computes in, as Keras's autocast has it."""
+    """Casts a floating-point tensor to the layer's compute dtype, as Keras's autocast does."""
     wanted = torch_dtype(layer.compute_dtype)
     return value.to(wanted) if layer.autocast and wanted.is_floating_point and value.is_floating_point() else value
 
 
 class Inner:
-    """A sublayer within `call`. Called, it computes with the tensors of that call; its weights are found by name."""
+    """A sublayer within `call`: calling it computes with the tensors of that call; its weights are attributes."""
 
     __slots__ = ("_in_call", "_layer")
 
@@ -401,7 +401,7 @@ class Inner:
         self._layer = layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs for tensors."""
+        """Computes the sublayer's outputs."""
         return self._in_call.call_inner(self._layer, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -412,7 +412,7 @@ class Inner:
 
 
 def add_loss(layer: Layer, loss: Any) -> None:
-    """Adds a scalar to the losses of the run that a call belongs to. Raises GraphError outside of a call."""
+    """Adds a scalar to the losses of the current call's context. Raises GraphError outside of a call."""
     call = vars(layer).get(_CALL)
     if call is None:
         raise GraphError(f"layer '{layer.name}' ({type(layer).__name__}): add_loss is called outside of call")

@@ -1,4 +1,4 @@
-"""One run through a graph: what all its layers share while it lasts."""
+"""The context of a call: state that all layers of a graph share during the call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from layergraph.functional.symbolic_dims import SymbolicDims
 
 @dataclass(slots=True)
 class CallContext:
-    """State of one run. It is never shared between two runs, so that many can go on at a time.
+    """State of one call. Calls never share a context, so that many can run concurrently.
 
-    training    whether layers behave as in training (Dropout drops, BatchNormalization uses the batch)
-    generator   source of randomness; None takes torch's own
-    losses      activity regularisation that layers add, as scalars; None where nobody asks for it
-    row_gradients   whether Embedding layers give gradients of the rows that were looked up alone, as sparse tensors
-    shard       the worker's rows of the batch, where several processes compute one
-    states      what stateful layers ended the batch before with, by layer; None where each call starts from zeros
-    stand_ins   what stands for unknown lengths, where shapes alone are asked for
+    training    whether layers behave as in training (Dropout drops, BatchNormalization uses the batch's statistics)
+    generator   random generator; None means torch's default generator
+    losses      activity regularisation added by layers, as scalars; None if not collected
+    row_gradients   whether Embedding layers return sparse gradients, of the looked-up rows only
+    shard       the worker's rows of the batch, where several processes compute one batch
+    states      final states of stateful layers in the previous batch, by layer; None if each call starts from zeros
+    symbolic_dims   lengths used for unknown axes in shape inference; None in execution
     """
 
     training: bool = False
@@ -33,16 +33,16 @@ class CallContext:
     symbolic_dims: SymbolicDims | None = None
 
     def as_training(self, training: bool) -> CallContext:
-        """The same run for a call that says itself whether it trains; losses go to the same list."""
+        """Returns this context with another `training`, for a call that sets it; losses go to the same list."""
         return self if training == self.training else replace(self, training=training)
 
     def drawn(
         self, shape: Sequence[int], like: torch.Tensor, draw: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        """What `draw` fills an empty tensor with, of the type and on the device of `like`, whose first axis is rows.
+        """Returns random values of `shape`: `draw` fills an empty tensor with the dtype and device of `like`, whose
+        first axis is the batch. A first axis of 1 is shared by all rows.
 
-        Workers draw for the whole batch and take their rows of it: so they draw what one process would, and all draw
-        alike. A first axis of 1 is for all rows.
+        Each worker draws for the whole batch and takes its rows: all workers draw the same, as one process would.
         """
         shard = self.shard
         if shard is None or shape[0] != like.shape[0]:

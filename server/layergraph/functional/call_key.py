@@ -1,6 +1,6 @@
-"""What makes two calls alike: then the shapes that one gives are those of the other, and are inferred once.
+"""Keys of calls: calls with equal keys have equal output shapes, which are inferred once.
 
-Deep models repeat a few layers many times.
+Deep models repeat the same few layers many times.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Attributes that say nothing of the shapes that a layer gives, and the weights, which are looked at on their own.
-_ASIDE = frozenset({"name", "inbound_nodes", "built", "_trainable", "announced_shape", "seed", "own_weights"})
-_ASIDE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-#: Larger values aren't compared.
-_MOST_ITEMS = 64
+#: Attributes that don't affect output shapes, and the weights, which are compared separately.
+_IGNORED = frozenset({"name", "inbound_nodes", "built", "_trainable", "announced_shape", "seed", "own_weights"})
+_IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+#: Maximum number of items of a value that is compared.
+_MAX_ITEMS = 64
 _DEPTH = 8
 
 _PLAIN = (str, bytes, type, FunctionType, BuiltinFunctionType, EllipsisType, DTypePolicy, torch.dtype, type(None))
 
 
 class _NoKey(Exception):
-    """A value can't be compared: it is only like itself."""
+    """A value can't be compared, so the call has no key."""
 
 
 def call_key(invocation: Invocation) -> Hashable | None:
-    """Equal for two calls of layers of one class and state on tensors of the same shapes, types and masks.
-
-    None where a layer's state or an argument can't be compared.
+    """Returns a key that is equal for two calls of layers of one class and state on tensors of equal shapes, dtypes
+    and masks. None if a layer's state or an argument can't be compared.
     """
     tensors = tuple((t.shape, t.dtype, t.mask_shape) for t in invocation.tensors)
     if any(tensor.values is not None for tensor in invocation.tensors):
@@ -59,16 +58,16 @@ def _of_layer(layer: Layer, depth: int) -> Hashable:
 
 
 def _of_attributes(state: dict[str, Any], sublayers: Collection[Layer], depth: int) -> Hashable:
-    """The attributes; those that are sublayers are looked at where they are listed as such."""
+    """The attributes; sublayers among them are left out, as they are compared separately."""
     return tuple(
         (name, None if any(value is known for known in sublayers) else _frozen(value, depth - 1))
         for name, value in state.items()
-        if value is not None and name not in _ASIDE and not name.endswith(_ASIDE_ENDINGS)
+        if value is not None and name not in _IGNORED and not name.endswith(_IGNORED_ENDINGS)
     )
 
 
 def _frozen(value: Any, depth: int) -> Hashable:
-    """`value` as something hashable, in which 1, 1.0 and True differ."""
+    """Returns `value` in a hashable form in which 1, 1.0 and True differ."""
     if isinstance(value, _PLAIN):
         return value
     kind = type(value)
@@ -76,9 +75,9 @@ def _frozen(value: Any, depth: int) -> Hashable:
         return kind, value
     if depth == 0:
         raise _NoKey
-    if isinstance(value, (list, tuple)) and len(value) <= _MOST_ITEMS:
+    if isinstance(value, (list, tuple)) and len(value) <= _MAX_ITEMS:
         return kind, tuple(_frozen(item, depth - 1) for item in value)
-    if kind is dict and len(value) <= _MOST_ITEMS:
+    if kind is dict and len(value) <= _MAX_ITEMS:
         return kind, tuple((_frozen(k, 1), _frozen(item, depth - 1)) for k, item in value.items())
     if kind is slice:
         return kind, tuple(_frozen(end, 1) for end in (value.start, value.stop, value.step))
@@ -94,21 +93,21 @@ def _is_layer(value: Configurable) -> TypeGuard[Layer]:
 
 
 class CallCache(Generic[T]):
-    """The latest results by likeness, at most `most` of them. Threads may share one."""
+    """Results by call key, at most `max_size` of them; the oldest are dropped. Thread-safe."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
         self._results: dict[Hashable, T] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable | None) -> T | None:
-        """What was kept for `key`, or None."""
+        """Returns the result kept for `key`, or None."""
         return None if key is None else self._results.get(key)
 
     def keep(self, key: Hashable | None, result: T) -> None:
-        """Keeps a result in place of the oldest, if there are many; None is no key."""
+        """Keeps a result, dropping the oldest if the cache is full. Does nothing if `key` is None."""
         if key is not None:
             with self._lock:
-                if len(self._results) >= self._most:
+                if len(self._results) >= self._max_size:
                     self._results.pop(next(iter(self._results)))
                 self._results[key] = result

@@ -1,4 +1,4 @@
-"""Names of element types, as Keras writes them, and torch's objects for them; dtype policies."""
+"""Keras's dtype names and the torch dtypes for them; dtype policies."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-#: Between operations alone: no layer computes in them, and no input has them.
+#: Only between operations: no layer computes in complex dtypes, and no input has one.
 _COMPLEX: Mapping[str, torch.dtype] = {"complex64": torch.complex64, "complex128": torch.complex128}
-#: What a regular expression may have, and a path written as one here may not.
+#: Characters of regular expressions that aren't supported in the paths of a policy map.
 _PATTERN = re.compile(r"[\\^$*+?{}\[\]|()]")
-_MOST_PARTS = 10_000
+_MAX_PARTS = 10_000
 NAMES: Mapping[torch.dtype, str] = {torch_dtype: name for name, torch_dtype in {**DTYPES, **_COMPLEX}.items()}
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's object for a Keras dtype name. Raises DataError for text, which torch has no type for."""
+    """Returns the torch dtype of a Keras dtype name. Raises DataError for 'string', for which torch has none."""
     found = DTYPES.get(name) or _COMPLEX.get(name)
     if found is None:
-        raise DataError(f"element type '{name}' is not one to compute with, expected one of {list(DTYPES)}")
+        raise DataError(f"dtype '{name}' is not supported in computation, expected one of {list(DTYPES)}")
     return found
 
 
 def dtype_name(value: torch.dtype | np.dtype[Any] | str) -> str:
-    """Keras's name of a torch or NumPy dtype; a name is one already."""
+    """Returns Keras's name of a torch or NumPy dtype; names are returned unchanged."""
     if isinstance(value, str):
         return value
     if isinstance(value, torch.dtype):
@@ -55,7 +55,7 @@ def dtype_name(value: torch.dtype | np.dtype[Any] | str) -> str:
 
 
 def dtype(value: Any) -> str:
-    """Validator: the name of an element type."""
+    """Validator: the name of a dtype."""
     if isinstance(value, torch.dtype) and value in NAMES:
         return NAMES[value]
     if isinstance(value, str) and (value in DTYPES or value == "string"):
@@ -65,15 +65,15 @@ def dtype(value: Any) -> str:
             return dtype(np.dtype(value).name)
         except TypeError:
             pass
-    raise Expected("the name of an element type such as 'float32'")
+    raise Expected("the name of a dtype such as 'float32'")
 
 
 @dataclass(frozen=True, slots=True)
 class DTypePolicy:
-    """In which types a layer computes and keeps its weights (keras.DTypePolicy).
+    """The dtypes in which a layer computes and stores its weights (keras.DTypePolicy).
 
-    quantization   how its kernel is kept, where that is in fewer bits
-    parts          of a map (keras.DTypePolicyMap): the policies of layers inside, by path
+    quantization   how the kernel is quantized, or None
+    parts          for a policy map (keras.DTypePolicyMap): the policies of sublayers, by path
     """
 
     name: str
@@ -83,16 +83,16 @@ class DTypePolicy:
     parts: tuple[tuple[str, DTypePolicy], ...] = ()
 
     def at(self, path: str) -> DTypePolicy:
-        """The policy of a layer at `path`, such as `attention/query`, in whatever the map is of.
+        """Returns the policy of the sublayer at `path`, such as `attention/query`, relative to the map's layer.
 
-        A pattern's `.*` stands for anything.
+        `.*` in a pattern matches any text.
         """
         exact = [policy for known, policy in self.parts if f"/{known}".endswith(f"/{path}")]
-        alike = [policy for known, policy in self.parts if ".*" in known and _matches(known.split(".*"), path)]
-        return next(iter([*exact, *alike]), replace(self, parts=()))
+        matching = [policy for known, policy in self.parts if ".*" in known and _matches(known.split(".*"), path)]
+        return next(iter([*exact, *matching]), replace(self, parts=()))
 
     def serialized(self) -> str | dict[str, Any]:
-        """Its name, or Keras's object where a name doesn't say all."""
+        """Returns the policy's name, or Keras's serialised object if the name isn't enough."""
         if self.parts:
             parts = {path: policy.serialized() for path, policy in self.parts}
             return {"class_name": "DTypePolicyMap", "config": {"default_policy": self.name, "policy_map": parts}}
@@ -100,15 +100,15 @@ class DTypePolicy:
 
 
 def dtype_policy(value: Any) -> DTypePolicy:
-    """Validator: a policy, its name ('float32', 'mixed_bfloat16'), or Keras's serialised form of one."""
+    """Validator: a policy, its name ('float32', 'mixed_bfloat16'), or its serialised form in Keras."""
     policy = any_dtype_policy(value)
     if policy.quantization is not None or policy.parts:
-        raise Expected("a dtype policy such as 'float32' or 'mixed_bfloat16', which quantises nothing")
+        raise Expected("a dtype policy without quantization such as 'float32' or 'mixed_bfloat16'")
     return policy
 
 
 def any_dtype_policy(value: Any) -> DTypePolicy:
-    """Validator: as `dtype_policy`, or one that quantises, or a map of policies."""
+    """Validator: like `dtype_policy`, but also accepts quantized policies and maps of policies."""
     if isinstance(value, DTypePolicy):
         return value
     if value is None:
@@ -133,17 +133,17 @@ def any_dtype_policy(value: Any) -> DTypePolicy:
 
 def _policy_map(config: Mapping[str, Any]) -> DTypePolicy:
     parts = config.get("policy_map")
-    if not isinstance(parts, Mapping) or len(parts) > _MOST_PARTS:
-        raise Expected(f"a map of at most {_MOST_PARTS} dtype policies")
+    if not isinstance(parts, Mapping) or len(parts) > _MAX_PARTS:
+        raise Expected(f"a map of at most {_MAX_PARTS} dtype policies")
     for path in parts:
         if not isinstance(path, str) or path.count(".*") > 2 or _PATTERN.search(path.replace(".*", "")):
-            raise Expected("a map of dtype policies by path, whose patterns have '.*' alone")
+            raise Expected("a map of dtype policies by path, with '.*' as the only pattern")
     default = dtype_policy(config.get("default_policy"))
     return replace(default, parts=tuple((path, any_dtype_policy(part)) for path, part in parts.items()))
 
 
 def _matches(pieces: list[str], path: str) -> bool:
-    """Whether the pieces come in `path` one after the other, from its beginning to its end."""
+    """Whether `path` consists of the pieces in order, with any text between them."""
     at = len(pieces[0])
     if not path.startswith(pieces[0]):
         return False

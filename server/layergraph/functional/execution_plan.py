@@ -1,4 +1,4 @@
-"""What a model asks of its plan. Plans are made on a floor above (`execution.plan`)."""
+"""Interface of the execution plans that models use; implemented in `execution.plan`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from layergraph.functional.invocation import Mask
 
 
 class ExecutionPlan(Protocol):
-    """How to compute some tensors of a model."""
+    """Computes some tensors of a model."""
 
     @property
     def batched(self) -> bool:
-        """Whether every input and output has the rows as its first axis."""
+        """Whether the first axis of every input and output is the batch axis."""
 
     def bind(self, binder: Binder) -> Any:
-        """The weights of each step."""
+        """Returns the bound weights of each step."""
 
     def forward(self, context: CallContext, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Outputs and their masks for the input tensors, in order; gradients flow if torch records them."""
+        """Computes outputs and their masks from the input tensors, in order; gradients flow if torch records them."""
 
     def forward_nested(
         self,
@@ -34,4 +34,4 @@ class ExecutionPlan(Protocol):
         *,
         want_masks: bool,
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """As a part of another run: with given weights, and masks that come with the inputs."""
+        """Computes outputs inside another model's call: with given weights, and with masks of the inputs."""

@@ -1,4 +1,4 @@
-"""Graphs of layers, called like layers."""
+"""Models as graphs of layers, which can be called like layers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from layergraph.functional.tensor import Shape, Tensor, TensorSpec
 
 
 class Functional(Layer):
-    """The graph of a model, and its execution as a part of others (keras' Functional). `models.Model` completes it.
+    """The graph of a model, and its execution inside other models (keras' Functional). Base of `models.Model`.
 
-    Raises GraphError if the inputs don't lead to the outputs.
+    Raises GraphError if the outputs can't be computed from the inputs.
     """
 
     supports_masking: ClassVar[bool] = True
@@ -36,9 +36,9 @@ class Functional(Layer):
     def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(name=name or self._default_name(), trainable=trainable)
         self._inferred: dict[Any, list[Inferred]] = {}
-        #: Version of the Keras that wrote the file the model came from.
+        #: Keras version of the file that the model was loaded from.
         self.keras_version: str | None = None
-        #: The format of that file: `.keras` or `.h5`.
+        #: Format of that file: `.keras` or `.h5`.
         self.file_suffix: str | None = None
         self._graph: Graph | None = None
         if inputs is not None:
@@ -54,7 +54,7 @@ class Functional(Layer):
             wrong = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
             if wrong or not leaves:
                 raise GraphError(
-                    f"model '{self.name}': {what} hold {wrong[:1] or 'nothing'}, expected tensors of layers"
+                    f"model '{self.name}': {what} hold {wrong[:1] or 'nothing'}, expected symbolic tensors"
                 )
         if any(not t.history.layer.inbound_nodes[t.history.node_index].is_input for t in flatten(inputs)):
             inputs, outputs = clone_between(
@@ -69,19 +69,19 @@ class Functional(Layer):
 
     @property
     def graph(self) -> Graph:
-        """The calls between inputs and outputs."""
+        """The nodes between inputs and outputs. Raises GraphError if the model isn't built yet."""
         if self._graph is None:
-            raise GraphError(f"model '{self.name}' has no graph yet: give it an Input first, or call it")
+            raise GraphError(f"model '{self.name}' has no graph yet: add an Input first, or call the model")
         return self._graph
 
     @property
     def inner_model(self) -> Functional:
-        """A model is its own inner model: plans lay it open."""
+        """The model itself: execution plans inline its layers."""
         return self
 
     @property
     def keras_class_name(self) -> str:
-        """The class's name in files."""
+        """Class name in files."""
         return "Functional"
 
     @property
@@ -101,36 +101,36 @@ class Functional(Layer):
 
     @property
     def input(self) -> Any:
-        """The inputs as they were given to the model."""
+        """The inputs, in the structure that the model was created with."""
         return _unpacked(self.graph.inputs)
 
     @property
     def output(self) -> Any:
-        """The outputs as they were given to the model."""
+        """The outputs, in the structure that the model was created with."""
         return _unpacked(self.graph.outputs)
 
     @property
     def input_shape(self) -> Any:
-        """Shapes of the inputs, nested as the inputs are."""
+        """Shapes of the inputs, in the structure of the inputs."""
         return map_structure(lambda t: t.shape, self.input)
 
     @property
     def output_shape(self) -> Any:
-        """Shapes of the outputs, nested as the outputs are."""
+        """Shapes of the outputs, in the structure of the outputs."""
         return map_structure(lambda t: t.shape, self.output)
 
     @property
     def input_names(self) -> list[str]:
-        """Names of the inputs, in flat order: those of their Input layers."""
+        """Names of the Input layers, in flat order."""
         return [tensor.history.layer.name for tensor in self.inputs]
 
     @property
     def output_names(self) -> list[str]:
-        """Names of the outputs, in flat order, each once.
+        """Unique names of the outputs, in flat order.
 
-        The keys of a dict of outputs; otherwise the name of the layer that makes the output, with the indices of its
-        node and tensor (`lstm:0:1`) where several outputs come from one layer. A tensor that goes out twice gets a
-        number behind its second name.
+        The keys of a dict of outputs; otherwise the name of the layer that computes the output, with the indices of
+        its node and tensor (`lstm:0:1`) if several outputs come from one layer. A tensor that is an output twice gets a
+        number appended to its second name.
         """
         names = self.output_layer_names
         uses = Counter(names)
@@ -141,28 +141,28 @@ class Functional(Layer):
 
     @property
     def output_layer_names(self) -> list[str]:
-        """As `output_names`, but without anything that tells outputs of one layer apart: Keras's names in logs."""
+        """Like `output_names`, but without indices for outputs of the same layer: Keras's names in logs."""
         if isinstance(self.graph.outputs, dict) and all(isinstance(v, Tensor) for v in self.graph.outputs.values()):
             return sorted(self.graph.outputs)
         return [tensor.history.layer.name for tensor in self.outputs]
 
     def address(self, tensor: Tensor) -> str:
-        """`layer:node:tensor`: the name by which a tensor of the graph can be asked for."""
+        """Returns `layer:node:tensor`, the name under which a tensor of the graph can be requested."""
         layer, node_index, tensor_index = tensor.history
         return f"{layer.name}:{self.graph.numbers[layer.inbound_nodes[node_index]]}:{tensor_index}"
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        """Name, shape and type of each input."""
+        """Name, shape and dtype of each input."""
         return tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(self.input_names, self.inputs, strict=True))
 
     @property
     def output_specs(self) -> tuple[TensorSpec, ...]:
-        """Name, shape and type of each output."""
+        """Name, shape and dtype of each output."""
         return tuple(TensorSpec(n, t.shape, t.dtype) for n, t in zip(self.output_names, self.outputs, strict=True))
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
-        """The layer of that name, or at that place in `layers`. Raises ValueError."""
+        """Returns the layer of that name, or at that index of `layers`. Raises ValueError if there is none."""
         if index is not None:
             if not -len(self.layers) <= index < len(self.layers):
                 raise ValueError(f"model '{self.name}' has {len(self.layers)} layers, none at index {index}")
@@ -173,7 +173,7 @@ class Functional(Layer):
         raise ValueError(f"no such layer: {name}; existing layers are: {[layer.name for layer in self.layers]}")
 
     def node_table(self) -> tuple[LayerNodes, ...]:
-        """Every node of every layer, those of nested models included."""
+        """All nodes of all layers, including those of nested models."""
         return node_table(self)
 
     def summary(self, print_fn: Any = print) -> None:
@@ -181,7 +181,7 @@ class Functional(Layer):
         print_fn(summary_table(self))
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows: the summary, escaped, as names come from model files. None before there is a graph."""
+        """Notebook view: the summary, escaped, since names come from model files. None before there is a graph."""
         return None if self._graph is None else f"<pre>{html.escape(summary_table(self))}</pre>"
 
     # Calls.
@@ -195,7 +195,9 @@ class Functional(Layer):
         return (_unpacked(pack(self.graph.inputs, self.flat_inputs(args[0]))), *args[1:]), kwargs
 
     def flat_inputs(self, given: Structure) -> list[Any]:
-        """Arguments in the order of `inputs`: a dict by name (or by the model's own keys), the rest by position."""
+        """Flattens arguments to the order of `inputs`: dicts by name (or by the model's keys), others by position.
+        Raises GraphError if inputs are missing or their number differs.
+        """
         expected = self.graph.inputs
         if isinstance(given, dict):
             keys = sorted(expected) if isinstance(expected, dict) else self.input_names
@@ -213,14 +215,14 @@ class Functional(Layer):
         return flat
 
     def takes_as_they_are(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether tensors can go in without a change of type or rank."""
+        """Whether tensors can be passed in without a cast or a change of rank."""
         return all(
             given.dtype == own.dtype and len(given.shape) == len(own.shape)
             for given, own in zip(tensors, self.inputs, strict=True)
         )
 
     def forward(self, context: CallContext, w: Any, inputs: Any, mask: Any = None) -> Any:
-        """Computes the outputs; `w` are the weights of the plan's steps."""
+        """Computes the outputs; `w` holds the weights of the plan's steps."""
         outputs, _ = self.execute(context, w, (inputs,), {}, mask, want_masks=False)
         return outputs
 
@@ -234,17 +236,17 @@ class Functional(Layer):
         *,
         want_masks: bool,
     ) -> tuple[Any, Any]:
-        """As a part of another run; masks of the inputs flow through the model's own layers."""
+        """Computes the outputs inside another model's call; masks of the inputs pass through the model's own layers."""
         flat = [_adapted(value, own) for value, own in zip(flatten(args[0]), self.inputs, strict=True)]
         masks = flatten(previous_mask) if previous_mask is not None else [None] * len(flat)
         return self.plan().forward_nested(context, w, flat, masks, want_masks=want_masks)
 
     def infer(self, invocation: Invocation) -> list[Inferred]:
-        """What is known of the outputs of a call. It is looked for once for each choice of shapes, call by call: models
-        that call one another twice would double the work, and a plan of all that they do.
+        """Infers the outputs of a call, once per combination of input shapes and node by node: running the model's plan
+        would double the work, and the plan, at each level of nested models that call the next one twice.
         """
         own = self.inputs
-        # Masks that the call names stand behind them.
+        # Masks passed as arguments come after the inputs.
         given = invocation.tensors[: len(own)]
         if len(given) != len(own):
             return super().infer(invocation)
@@ -258,7 +260,7 @@ class Functional(Layer):
         return self._inferred[key]
 
     def _infer_through(self, entries: list[Tensor]) -> list[Inferred]:
-        """The outputs' shapes for other inputs than the model's own, from node to node of the graph."""
+        """Infers the outputs for other input shapes than the model's own, node by node."""
         made = {id(own): entry for own, entry in zip(self.inputs, entries, strict=True)}
 
         def swapped(leaf: Any) -> Any:
@@ -275,20 +277,20 @@ class Functional(Layer):
         return [Inferred(t.shape, t.dtype, t.mask_shape, t.values) for t in (made[id(own)] for own in self.outputs)]
 
     def output_structure(self, outputs: list[Any]) -> Structure:
-        """Nested as the model's outputs are."""
+        """Returns the flat outputs in the structure of the model's outputs."""
         return _unpacked(pack(self.graph.outputs, outputs))
 
     def bind(self, binder: Binder) -> Any:
-        """The weights of each step of the plan."""
+        """Returns the bound weights of each step of the plan."""
         return self.plan().bind(binder)
 
     def plan(self, outputs: Sequence[str] | None = None) -> ExecutionPlan:
-        """How to compute tensors of those names, by default all outputs."""
+        """Returns the plan that computes the named tensors, by default all outputs."""
         raise NotImplementedError(f"{type(self).__name__} has no plan")
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names, a repeated one with the first free number behind it."""
+    """Makes names unique by appending the first free number to repeated ones."""
     taken = set(names)
     numbers: Counter[str] = Counter()
     result = []
@@ -308,7 +310,7 @@ def _unpacked(structure: Structure) -> Structure:
 
 
 def _adapted(value: Any, own: Tensor) -> Any:
-    """A value in the type and rank of the input, as Keras adapts them: a last axis of 1 is added or taken away."""
+    """Adapts a value to the dtype and rank of the input, as Keras does: a last axis of 1 is added or removed."""
     if isinstance(value, Strings):
         return value
     value = value.to(torch_dtype(own.dtype))
@@ -320,7 +322,7 @@ def _adapted(value: Any, own: Tensor) -> Any:
 
 
 def _adapted_shape(given: Tensor, mask: Shape | None, own: Tensor) -> Tensor:
-    """What `_adapted` makes of a tensor of that shape and type, with a mask of that shape."""
+    """The symbolic result of `_adapted` for a tensor `given` with a mask of shape `mask`."""
     shape = given.shape
     if len(shape) == len(own.shape) + 1 and shape[-1] == 1:
         shape = shape[:-1]

@@ -1,7 +1,7 @@
-"""The graph of a model: which calls lie between its inputs and outputs, and in what order.
+"""The graph of a model: the nodes between its inputs and outputs, in topological order.
 
-Calls are sorted, not layers: a shared layer's calls can lie at different depths, as in A(B(A(B(x)))). Layers are listed
-in Keras's order (by depth, then by the walk from the outputs), because weight files are numbered by it.
+Nodes are sorted, not layers: a shared layer's nodes can be at different depths, as in A(B(A(B(x)))). Layers are listed
+in Keras's order (by depth, then by traversal from the outputs), because weight files number them in that order.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from layergraph.functional.tensor import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What lies between `inputs` and `outputs`.
+    """The nodes and layers between `inputs` and `outputs`.
 
-    nodes     the calls, each after those it needs
+    nodes     in topological order
     layers    each layer once, in Keras's order
-    numbers   node -> index of the call among those of its layer that belong to this graph
+    numbers   node -> its index among the layer's nodes in this graph
     """
 
     inputs: Structure
@@ -34,20 +34,20 @@ class Graph:
     numbers: dict[Node, int]
 
     def nodes_of(self, layer: Layer) -> list[Node]:
-        """The calls of `layer` in this graph, by index."""
+        """Returns the nodes of `layer` in this graph, by index."""
         return [node for node in layer.inbound_nodes if node in self.numbers]
 
 
-#: The tensors that a call needs, in flat order.
+#: Returns the tensors that a node depends on, in flat order.
 NeedsOf = Callable[[Node], list[Tensor]]
 
 
 def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = None) -> Graph:
-    """Finds the calls between inputs and outputs (Keras's `map_graph`, in linear time and without recursion).
+    """Finds the nodes between inputs and outputs (Keras's `map_graph`, in linear time and without recursion).
 
-    `needs_of` may say that calls need more than their arguments, such as masks that a file names.
+    `needs_of` may add dependencies to a node's arguments, such as masks that a file names.
 
-    Raises GraphError for an output that the inputs don't reach, and for two layers of one name.
+    Raises GraphError if an output can't be computed from the inputs, or two layers have the same name.
     """
     needs_of = needs_of or _arguments
     flat_inputs = flatten(inputs)
@@ -57,7 +57,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
         for tensor in needs_of(node):
             if id(tensor) not in known:
                 raise GraphError(
-                    f"graph disconnected: {tensor!r}, which layer '{node.layer.name}' takes, can't be computed from "
+                    f"graph disconnected: {tensor!r}, an input of layer '{node.layer.name}', can't be computed from "
                     f"the inputs {[t.name for t in flat_inputs]}"
                 )
         known.update(id(tensor) for tensor in node.output_tensors)
@@ -69,7 +69,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
     depths = _depths(nodes, needs_of)
     layers = sorted(depths, key=lambda layer: (-depths[layer], first_seen[layer]))
     listed = set(layers)
-    # Inputs that no output needs belong to the model all the same; Keras lists them first among the last.
+    # Inputs that no output depends on belong to the model, too; Keras lists them first among the layers of depth 0.
     unused = [t.history.layer for t in flat_inputs if t.history.layer not in listed]
     unused_nodes = [
         t.history.layer.inbound_nodes[t.history.node_index] for t in flat_inputs if t.history.layer in unused
@@ -78,7 +78,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
     layers[at:at] = dict.fromkeys(unused)
     repeated = [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]
     if repeated:
-        raise GraphError(f"several layers are named {repeated[0]!r}; every layer of a model needs a name of its own")
+        raise GraphError(f"several layers are named {repeated[0]!r}; names must be unique within a model")
     everything = (*dict.fromkeys(unused_nodes), *nodes)
     members = set(everything)
     numbers = {
@@ -92,7 +92,7 @@ def _arguments(node: Node) -> list[Tensor]:
 
 
 def _walk(inputs: list[Tensor], outputs: list[Tensor], needs_of: NeedsOf) -> tuple[list[Node], dict[Layer, int]]:
-    """Depth-first from the outputs: calls in an order to carry them out, and when each layer was first met."""
+    """Depth-first traversal from the outputs: nodes in topological order, and the order layers were first seen in."""
     borders = {id(tensor) for tensor in inputs}
     finished: set[Node] = set()
     in_progress: set[Node] = set()
@@ -130,7 +130,7 @@ def _walk(inputs: list[Tensor], outputs: list[Tensor], needs_of: NeedsOf) -> tup
 
 
 def _depths(nodes: list[Node], needs_of: NeedsOf) -> dict[Layer, int]:
-    """Keras's depth of each layer: how many calls lie between it and the outputs, at the most."""
+    """Keras's depth of each layer: maximum number of nodes between it and the outputs."""
     members = set(nodes)
     node_depths: dict[Node, int] = {}
     layer_depths: dict[Layer, int] = {}
@@ -146,9 +146,9 @@ def _depths(nodes: list[Node], needs_of: NeedsOf) -> dict[Layer, int]:
 
 
 def clone_between(inputs: Structure, outputs: Structure, make_input: Any) -> tuple[Structure, Structure]:
-    """Inputs and outputs of the same calls made again from fresh inputs, for models cut out of others (as Keras does).
+    """Returns inputs and outputs of the same calls repeated on new inputs, for submodels of other models (as in Keras).
 
-    `make_input(tensor)` gives the new input that stands for a tensor.
+    `make_input(tensor)` returns the new input that replaces a tensor.
     """
     flat = flatten(inputs)
     replaced = {

@@ -1,4 +1,4 @@
-"""Inputs: where data enters a model."""
+"""Input layers and `Input`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class InputLayer(Layer):
     regularizes_activity = False
 
     def setup(self) -> None:
-        """Makes the node."""
+        """Raises ConfigError for sparse and ragged inputs."""
         if self.sparse or self.ragged:
             raise ConfigError("InputLayer: sparse and ragged inputs are not supported, expected dense ones")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # An input's dtype may be any element type, text included; it is no policy.
+        # An input's dtype may be any dtype, 'string' included; it is not a policy.
         self._element_type = dtype(kwargs.pop("dtype", None) or "float32")
         super().__init__(*args, **kwargs)
         tensor = Tensor(self.batch_shape, self.element_type, History(self, 0, 0), name=self.name)
@@ -38,15 +38,15 @@ class InputLayer(Layer):
 
     @property
     def element_type(self) -> str:
-        """Element type of the data."""
+        """Dtype of the input."""
         return self._element_type
 
-    def forward(self, run: Any, w: Weights, x: Any) -> Any:
-        """Gives the data as it is."""
+    def forward(self, context: Any, w: Weights, x: Any) -> Any:
+        """Returns the input unchanged."""
         return x
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config of an input."""
+        """Config of the input, as in Keras 3."""
         config = super().get_config()
         del config["trainable"]
         return config | {"dtype": self.element_type}
@@ -60,14 +60,14 @@ def Input(  # noqa: N802 - Keras's name
     batch_shape: Any = None,
     tensor: Tensor | None = None,
 ) -> Tensor:
-    """A tensor through which data enters a model (keras.Input).
+    """Creates a symbolic input of a model (keras.Input).
 
-    shape        length of each axis without the rows; None where any length is taken
-    batch_size   number of rows, where it is fixed
-    dtype        element type, float32 by default
-    batch_shape  shape with the rows, instead of `shape`
+    shape        length of each axis except the batch axis; None for any length
+    batch_size   batch size, if it is fixed
+    dtype        'float32' by default
+    batch_shape  shape with the batch axis, instead of `shape`
 
-    Raises ConfigError.
+    Raises ConfigError if not exactly one of `shape` and `batch_shape` is given, or for an invalid option.
     """
     if tensor is not None:
         return tensor

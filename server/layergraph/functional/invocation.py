@@ -1,4 +1,4 @@
-"""How a layer is called: analysed once from the symbolic call, carried out many times with values."""
+"""Calls of layers: analysed once from the symbolic call, executed many times with values."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from layergraph.functional.tensor import Shape, Tensor
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
-#: A boolean tensor that says which steps count, or None.
+#: A boolean tensor, False at timesteps to skip, or None.
 Mask: TypeAlias = "torch.Tensor | None"
 
 
 class _Slot(int):
-    """Stands in a template of arguments where the i-th tensor goes."""
+    """Placeholder for the i-th tensor in a template of arguments."""
 
 
 class _Given(int):
-    """Stands in a template of masks where the i-th tensor itself goes, which the call names as a mask."""
+    """Placeholder in a template of masks for the i-th tensor itself, which the call passes as a mask."""
 
 
 class Invocation:
-    """A call of `layer`, ready to be carried out.
+    """A call of `layer`, ready to be executed.
 
-    Values and masks go in as flat lists, in the order of the tensors in `[args, kwargs]`, and come out as flat lists in
-    the order of the outputs. Which masks reach the layer follows Keras 3: with one argument that holds tensors, `mask`;
-    with several, `<argument>_mask`; a mask that the caller gives goes before, and `NO_MASK` says that none goes in.
+    Values and masks are flat lists, in the order of the tensors in `[args, kwargs]`; outputs are flat lists, too. Masks
+    are passed to the layer as in Keras 3: with one argument that holds tensors, as `mask`; with several, as
+    `<argument>_mask`; a mask given by the caller takes precedence, and `NO_MASK` suppresses the inputs' masks.
     """
 
     __slots__ = (
@@ -59,16 +59,16 @@ class Invocation:
         self.training = training
         self.tensors: list[Tensor] = []
         self._args = tuple(map_structure(self._slot, arg) for arg in args)
-        #: Whether the masks that come with the inputs stay outside.
+        #: Whether the masks of the inputs are suppressed.
         self.unmasked = kwargs.get("mask") is NO_MASK
-        said = {name: value for name, value in kwargs.items() if value is not NO_MASK}
-        self._kwargs = {name: map_structure(self._slot, said[name]) for name in sorted(said)}
+        named = {name: value for name, value in kwargs.items() if value is not NO_MASK}
+        self._kwargs = {name: map_structure(self._slot, named[name]) for name in sorted(named)}
         self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
-        #: Whether an array stands in the call itself. Operations take them as they are.
-        self._arrays = not layer.is_operation and any(isinstance(leaf, np.ndarray) for leaf in flatten([args, said]))
+        #: Whether an argument is an array. Operations take arrays without conversion.
+        self._arrays = not layer.is_operation and any(isinstance(leaf, np.ndarray) for leaf in flatten([args, named]))
         self._casts = self._find_casts()
         self._masks = {} if self.unmasked else self._find_masks()
-        #: Whose masks the layer passes on.
+        #: The arguments whose masks are passed on.
         self._previous = self._find_previous()
 
     def _slot(self, leaf: Any) -> Any:
@@ -78,7 +78,7 @@ class Invocation:
         return _Slot(len(self.tensors) - 1)
 
     def _find_casts(self) -> list[tuple[int, torch.dtype]]:
-        """Floating-point inputs in another type than the layer computes in are converted, as Keras's autocast does."""
+        """Finds floating-point inputs to cast to the layer's compute dtype, as Keras's autocast does."""
         wanted = self.layer.compute_dtype
         if not self.layer.autocast or not torch_dtype(wanted).is_floating_point:
             return []
@@ -89,7 +89,7 @@ class Invocation:
         ]
 
     def _find_masks(self) -> dict[str, Structure]:
-        """Parameter of `forward` -> the argument whose masks go there."""
+        """Maps mask parameters of `forward` to the arguments whose masks they take."""
         names = self.layer.call_argument_names
         given = {**dict(zip(names, self._args, strict=False)), **self._kwargs}
         holders = {n: v for n, v in given.items() if any(isinstance(leaf, _Slot) for leaf in flatten(v))}
@@ -104,7 +104,7 @@ class Invocation:
         }
 
     def _find_previous(self) -> Structure:
-        """The masks that the call names, or those of its first argument."""
+        """Finds the masks given as arguments, or those of the first argument."""
         first = self._args[0] if self._args else next(iter(self._kwargs.values()), None)
         given = self._kwargs.get("mask")
         if self.layer.inner_model is None:
@@ -117,12 +117,12 @@ class Invocation:
         masks = flatten(given)
         if len(masks) != len(parts):
             raise GraphError(f"model '{self.layer.name}': got {len(masks)} masks, expected {len(parts)}")
-        # Where a model's call names none, the mask that comes along goes in.
+        # Where no mask is given for an input of a model, the input's own mask is used.
         return [part if mask is None else _as_given(mask) for part, mask in zip(parts, masks, strict=True)]
 
     @property
     def previous_masks(self) -> list[tuple[Tensor, bool] | None]:
-        """For each mask that goes in and on, in flat order: the tensor, and whether it is itself the mask."""
+        """For each mask passed on, in flat order: the tensor, and whether the tensor itself is the mask."""
         return [
             (self.tensors[leaf], isinstance(leaf, _Given)) if isinstance(leaf, (_Slot, _Given)) else None
             for leaf in flatten(self._previous)
@@ -130,7 +130,7 @@ class Invocation:
 
     @property
     def previous_shapes(self) -> list[Shape | None]:
-        """Shapes of the masks that go in and on, in flat order."""
+        """Shapes of the masks passed on, in flat order."""
         return [
             None if source is None else source[0].shape if source[1] else source[0].mask_shape
             for source in self.previous_masks
@@ -138,31 +138,31 @@ class Invocation:
 
     @property
     def template(self) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
-        """The arguments, with a number in place of each tensor."""
+        """The arguments, with an index in place of each tensor."""
         return self._args, self._kwargs
 
     @property
     def is_single(self) -> bool:
-        """Whether the call takes one tensor and nothing else, as it comes."""
+        """Whether the call takes one tensor, without a cast, and nothing else."""
         return self._single and not self._casts
 
     @property
     def takes_masks(self) -> bool:
-        """Whether `forward` is given masks of its inputs."""
+        """Whether `forward` takes masks of its inputs."""
         return bool(self._masks)
 
     @property
     def mask_sources(self) -> dict[str, Structure]:
-        """Parameter of `forward` that takes masks -> the symbolic tensor, or nesting of them, whose masks go there."""
+        """Maps mask parameters of `forward` to the symbolic tensors, or nested tensors, whose masks they take."""
         return {name: _fill(source, self.tensors) for name, source in self._masks.items()}
 
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Carries the call out.
+        """Executes the call: returns flat outputs and their masks.
 
-        `w` holds the layer's bound weights. `masks` may be all None where neither layer nor `want_masks` needs them.
-        Without `want_masks` the masks that come back are None.
+        `w` holds the layer's bound weights. `masks` may be all None if neither the layer nor `want_masks` needs them.
+        Without `want_masks` the returned masks are None.
         """
         if self.training is not None:
             context = context.as_training(self.training)
@@ -202,7 +202,7 @@ def _as_given(leaf: Any) -> Any:
 
 
 def _fill(template: Structure, leaves: Sequence[Any], given: Sequence[Any] = ()) -> Structure:
-    """The template with every slot replaced by its leaf; leaves that aren't slots stay."""
+    """Returns the template with every placeholder replaced by its leaf; other leaves stay."""
     if isinstance(template, _Slot):
         return leaves[template]
     if isinstance(template, _Given):

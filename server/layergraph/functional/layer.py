@@ -1,4 +1,4 @@
-"""Layers: options, weights and maths in one place, and what Keras lets one ask of them."""
+"""Layers: options, weights and computation in one class, with Keras's attributes and methods."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 #: Parameters of `forward` before a call's own arguments: the layer, the call's context, the weights.
 _FORWARD_PARAMETERS = 3
-#: Arguments of `add_weight` by position: where a name comes first, and as Keras has them.
+#: Positional arguments of `add_weight`: with the name first, and in Keras's order.
 _OUR_ORDER = ("name", "shape", "initializer")
 _KERAS_ORDER = ("shape", "initializer", "dtype")
 
@@ -46,8 +46,8 @@ _KERAS_ORDER = ("shape", "initializer", "dtype")
 class _LayerOptions(Configurable):
     """Options that every layer has.
 
-    Some have `activity_regularizer` by position, too: they declare it again, without a type, since type checkers want
-    fields to stay where a base has them.
+    Some layers also take `activity_regularizer` by position: they redeclare it, without a type, since type checkers
+    want a field to stay in the class that first declares it.
     """
 
     name: str = option(optional(text), default=None, kw_only=True)
@@ -57,9 +57,9 @@ class _LayerOptions(Configurable):
 
 
 class Layer(_LayerOptions):
-    """A layer, as in Keras: called on tensors it makes a node; `forward` says what it computes.
+    """A layer, as in Keras: calling it on symbolic tensors adds a node; `forward` defines the computation.
 
-    A subclass declares its options as fields, creates weights in `build`, and computes in `forward`:
+    A subclass declares its options as fields, creates its weights in `build`, and computes in `forward`:
 
         class Scale(Layer):
             units: int = option(positive_int)
@@ -70,36 +70,35 @@ class Layer(_LayerOptions):
             def forward(self, context, w, x):
                 return x * w.scale
 
-    `forward(context, w, x, ...)` gets the context of the call (training, randomness), the bound weights, then the
-    arguments of the call as torch tensors. With a parameter `mask` (or `<argument>_mask`) it also gets the masks of its
-    inputs.
+    `forward(context, w, x, ...)` takes the context of the call (training, random generator), the bound weights, then
+    the arguments of the call as torch tensors. A parameter `mask` (or `<argument>_mask`) receives the inputs' masks.
 
-    A subclass may be written as for Keras instead (keras.layers.Layer): with `__init__`, `build(input_shape)`,
-    `call(inputs, training=None, mask=None)` and `get_config`. In `call` the attributes that hold weights are their
-    tensors, and those that hold layers can be called.
+    A subclass may also be written as for Keras (keras.layers.Layer): with `__init__`, `build(input_shape)`,
+    `call(inputs, training=None, mask=None)` and `get_config`. In `call`, attributes that hold weights are the weights'
+    tensors, and attributes that hold layers can be called.
     """
 
-    #: Whether masks pass through. Where not, they end here, as in Keras.
+    #: Whether masks pass through. If not, the outputs have no mask, as in Keras.
     supports_masking: ClassVar[bool] = False
-    #: Whether floating-point inputs and weights are converted to `compute_dtype`.
+    #: Whether floating-point inputs and weights are cast to `compute_dtype`.
     autocast: ClassVar[bool] = True
-    #: How files hold the layer.
+    #: How the layer is stored in files.
     storage: ClassVar[StorageLayout] = StorageLayout()
-    #: Whether Keras takes an `activity_regularizer`.
+    #: Whether Keras's layer takes an `activity_regularizer`.
     regularizes_activity: ClassVar[bool] = True
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
-    #: Whether the maths is Keras's `call`. Then the arguments of `__init__`, and so the config, are what it takes.
+    #: Whether the computation is Keras's `call`. Then the config holds the arguments of `__init__`.
     computes_by_call: ClassVar[bool] = False
     #: Whether `call` has the parameter `training`.
     passes_training: ClassVar[bool] = False
-    #: Whether the shape of the result depends on values of its inputs, but the first, such as one that tells a shape.
+    #: Whether the output shape depends on values of inputs other than the first, such as a target shape.
     reads_values: ClassVar[bool] = False
-    #: Whether values that are known are computed with, rather than only shapes.
+    #: Whether shape inference computes with known values rather than shapes only.
     computes_values: ClassVar[bool] = False
-    #: The module that Keras names in files. Several operations share their class name with a layer.
+    #: The module name that Keras writes in files. Several operations share their class name with a layer.
     keras_module: ClassVar[str] = "keras.layers"
-    #: Names of the arguments of a call, in order, and of those that take masks.
+    #: Names of the call arguments, in order, and of those that take masks.
     call_argument_names: ClassVar[tuple[str, ...]] = ()
     mask_argument_names: ClassVar[frozenset[str]] = frozenset()
 
@@ -107,7 +106,7 @@ class Layer(_LayerOptions):
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
             names = list(inspect.signature(cls.forward).parameters)[_FORWARD_PARAMETERS:]
-            # The maths says `x` for what Keras's `call` names `inputs`.
+            # `forward` names the argument `x` that Keras's `call` names `inputs`.
             cls.call_argument_names = tuple("inputs" if n == "x" else n for n in names)
             cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
         elif "call" in vars(cls):
@@ -121,9 +120,9 @@ class Layer(_LayerOptions):
         self.sublayers: dict[str, Layer] = {}
         self.built = False
         self._trainable = True
-        #: What the file says of the layer that it came from, if that is of Keras 2.
+        #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
-        #: Shape that `input_shape=` or `input_dim=` announced, for the first layer of a Sequential.
+        #: Input shape from `input_shape=` or `input_dim=`, for the first layer of a Sequential.
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
         if self.computes_by_call and "autocast" in kwargs:
             vars(self)["autocast"] = bool(kwargs.pop("autocast"))
@@ -133,42 +132,42 @@ class Layer(_LayerOptions):
 
     @classmethod
     def validated(cls, name: str, value: Any) -> Any:
-        """The normal form of an option's value. Raises ConfigError."""
+        """Returns the normal form of an option's value. Raises ConfigError if the value is invalid."""
         if name == "activity_regularizer" and value is not None and not cls.regularizes_activity:
-            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected nothing: Keras takes none")
+            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected None, as in Keras")
         return super().validated(name, value)
 
     @property
     def inner_model(self) -> Functional | None:
-        """The model that the layer is, where it is one."""
+        """The layer as a model, or None if it isn't one."""
         return None
 
     @property
     def keras_class_name(self) -> str:
-        """The class's name in files."""
+        """Class name in files."""
         return type(self).__name__
 
     @property
     def group_name(self) -> str:
-        """What the layer's group in a `.weights.h5` and a layer without a name are called, before numbers."""
+        """Base name, without a number, of the layer's group in a `.weights.h5` and of a layer without a name."""
         return snake_case(self.keras_class_name)
 
     @property
     def rows_are_independent(self) -> bool:
-        """Whether, in inference, what comes out for a row doesn't depend on the rows beside it."""
+        """Whether, in inference, each row of the output depends only on the same row of the inputs."""
         return True
 
-    # What a subclass writes.
+    # Overridden in subclasses.
 
     def build(self, *input_shapes: Any) -> None:
-        """Creates the weights. Gets the shape (or nested shapes) of each positional argument."""
+        """Creates the weights. Takes the shape (or nested shapes) of each positional argument."""
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
-        """Computes the outputs: a tensor, or a nesting of them."""
+        """Computes the outputs: a tensor or a nested structure of tensors."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """Masks of the outputs, from the first argument and its masks. By default they pass through."""
+        """Computes the outputs' masks from the first argument and its masks. By default masks pass through."""
         return mask
 
     def add_weight(
@@ -184,16 +183,16 @@ class Layer(_LayerOptions):
         regularizer: Any = None,
         constraint: Any = None,
     ) -> Weight:
-        """Creates a weight: `w.<name>` in `forward`, and in `call` the attribute that it is assigned to.
+        """Creates a weight: `w.<name>` in `forward`; in `call`, the attribute that it is assigned to.
 
-        shape                    lengths of the axes, all known; () for a scalar
+        shape                    length of each axis, all known; () for a scalar
         initializer              a name, an object or a function (shape, dtype) -> tensor; by default "glorot_uniform"
                                  for floating-point types and "zeros" for others
         regularizer, constraint  names, objects or functions of the tensor
-        dtype                    by default the layer's
+        dtype                    by default the layer's dtype
 
-        By position: name, shape, initializer, or in Keras's order shape, initializer, dtype. Raises GraphError if an
-        axis has no known length, ConfigError for names that don't exist. Source: keras.layers.Layer.add_weight.
+        Positional arguments: name, shape, initializer, or in Keras's order shape, initializer, dtype. Raises GraphError
+        if an axis has an unknown length, ConfigError for unknown names. Source: keras.layers.Layer.add_weight.
         """
         if args:
             order = _OUR_ORDER if isinstance(args[0], str) else _KERAS_ORDER
@@ -205,7 +204,7 @@ class Layer(_LayerOptions):
         if any(length is None for length in lengths):
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): weight '{name}' would have shape {lengths}; "
-                "every axis that it depends on must have a known length"
+                "every axis that its shape depends on must have a known length"
             )
         dtype = self.dtype if dtype is None else dtype_name(dtype)
         if initializer is None:
@@ -227,26 +226,26 @@ class Layer(_LayerOptions):
         return weight
 
     def _free_weight_name(self) -> str:
-        """`variable`, `variable_1`, ..., as Keras names weights without a name."""
+        """Returns the next of `variable`, `variable_1`, ..., Keras's names of weights without a name."""
         taken = {weight.name for weight in self.own_weights}
         return next(name for n in itertools.count() if (name := f"variable_{n}" if n else "variable") not in taken)
 
     def add_loss(self, loss: Any) -> None:
-        """Adds a scalar to what training minimises, within `call` (keras.layers.Layer.add_loss). Raises GraphError
-        outside of a call.
+        """Adds a scalar to the training loss, within `call` (keras.layers.Layer.add_loss). Raises GraphError outside of
+        a call.
         """
         add_loss(self, loss)
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
-        """Takes note of the shapes of its own arrays in a file, before they are compared with those of the weights."""
+        """Adapts weights to the shapes of the layer's own arrays in a file, before the shapes are compared."""
 
     def load_asset(self, name: str, content: bytes) -> None:
-        """Takes one of `storage.assets` from a file. Raises ConfigError where it can't be read."""
+        """Loads one of `storage.assets` from a file. Raises ConfigError if it is invalid."""
 
     # Calls.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer: on symbolic tensors it adds a node, on arrays it computes and gives torch tensors."""
+        """Calls the layer: on symbolic tensors it adds a node; on arrays it computes and returns torch tensors."""
         training = kwargs.pop("training", None)
         args, kwargs = self._positional(args, kwargs)
         if any(isinstance(leaf, Tensor) for leaf in flatten([list(args), kwargs])):
@@ -256,12 +255,12 @@ class Layer(_LayerOptions):
     def _positional(
         self, args: tuple[Structure, ...], kwargs: dict[str, Structure]
     ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
-        """Arguments given by name that could stand in order do so: then there is one form of each call."""
+        """Moves keyword arguments to their positions where possible, so that each call has one canonical form."""
         names = self.call_argument_names
         if not names and type(self).forward is Layer.forward:
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): the class has neither `call` nor `forward`, expected "
-                "`call(self, inputs)`, which gives the outputs"
+                "`call(self, inputs)`, which returns the outputs"
             )
         unknown = [name for name in kwargs if name not in names]
         if unknown or len(args) > len(names):
@@ -279,7 +278,7 @@ class Layer(_LayerOptions):
         return args, kwargs
 
     def build_for(self, args: tuple[Structure, ...]) -> None:
-        """Creates the weights for these arguments, unless that was done."""
+        """Creates the weights for these arguments, unless the layer is built already."""
         if not self.built:
             with scopes.building(self):
                 self.build(*(map_structure(lambda leaf: getattr(leaf, "shape", None), arg) for arg in args))
@@ -300,11 +299,11 @@ class Layer(_LayerOptions):
         return structure
 
     def infer(self, invocation: Invocation) -> list[Inferred]:
-        """What is known of the outputs of a call before data comes, in flat order. Raises GraphError."""
+        """Infers shapes, dtypes and masks of a call's outputs, in flat order. Raises GraphError if the call fails."""
         return infer(invocation)
 
     def output_structure(self, outputs: list[Any]) -> Structure:
-        """How flat outputs are handed back: one as it is, several as a list."""
+        """Structure of flat outputs as returned: a single output itself, several as a list."""
         return single_or_list(outputs)
 
     def _compute(self, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None) -> Any:
@@ -336,7 +335,9 @@ class Layer(_LayerOptions):
         *,
         want_masks: bool,
     ) -> tuple[Any, Any]:
-        """Outputs of one call and, if asked for, their masks. Adds activity regularisation to the run."""
+        """Computes one call's outputs and, if `want_masks`, their masks. Adds activity regularisation to the context's
+        losses.
+        """
         outputs = self.forward(context, w, *args, **kwargs)
         self.penalize(context, outputs)
         if not want_masks or not self.supports_masking:
@@ -344,26 +345,26 @@ class Layer(_LayerOptions):
         return outputs, self.compute_mask(context, args[0], previous_mask)
 
     def penalize(self, context: CallContext, outputs: Any) -> None:
-        """Adds activity regularisation of the outputs to the run."""
+        """Adds activity regularisation of the outputs to the context's losses."""
         if context.losses is None or self.activity_regularizer is None:
             return
-        # Keras divides by the rows, so that the strength doesn't depend on the batch size.
+        # Keras divides by the batch size, so that the strength doesn't depend on it.
         context.losses += [self.activity_regularizer(output) / max(output.shape[0], 1) for output in flatten(outputs)]
 
     def bind(self, binder: Binder) -> Any:
-        """The bound weights that `forward` takes as `w`."""
+        """Returns the bound weights, the `w` of `forward`."""
         return binder.own(self)
 
     # Weights.
 
     @property
     def keeps_statistics(self) -> bool:
-        """Whether calls in training move weights of its own: those that no gradient does."""
+        """Whether calls in training update weights of the layer outside of the optimizer, such as moving averages."""
         return any(not weight.created_trainable for weight in self.own_weights)
 
     @property  # type: ignore[misc]  # the option sets it
     def dtype(self) -> str:
-        """Element type of the weights."""
+        """Dtype of the weights."""
         return self.dtype_policy.variable_dtype
 
     @dtype.setter
@@ -372,12 +373,12 @@ class Layer(_LayerOptions):
 
     @property
     def compute_dtype(self) -> str:
-        """Element type in which the layer computes."""
+        """Dtype of the computation."""
         return self.dtype_policy.compute_dtype
 
     @property  # type: ignore[misc]  # the option sets it
     def trainable(self) -> bool:
-        """Whether training may change the layer. Setting it sets all layers below."""
+        """Whether training may change the layer's weights. Setting it sets all sublayers, too."""
         return self._trainable
 
     @trainable.setter
@@ -390,7 +391,7 @@ class Layer(_LayerOptions):
 
     @property
     def weights(self) -> list[Weight]:
-        """All weights, in Keras's order: a layer's own trainable ones, its others, then those of the layers in it."""
+        """All weights, in Keras's order: the layer's own trainable ones, its other ones, then those of sublayers."""
         own = [w for w in self.own_weights if w.created_trainable]
         own += [w for w in self.own_weights if not w.created_trainable]
         below = [weight for layer in self.sublayers.values() for weight in layer.weights]
@@ -408,7 +409,7 @@ class Layer(_LayerOptions):
         return [weight for weight in self.weights if weight not in trainable]
 
     def get_weights(self) -> list[np.ndarray[Any, Any]]:
-        """Copies of all weights, in Keras's order."""
+        """Returns copies of all weights, in Keras's order."""
         return [weight.numpy() for weight in self.weights]
 
     def set_weights(self, values: list[Any]) -> None:
@@ -420,11 +421,11 @@ class Layer(_LayerOptions):
             weight.assign(value)
 
     def count_params(self) -> int:
-        """Number of elements in all weights."""
+        """Number of elements of all weights."""
         return sum(weight.size for weight in self.weights)
 
     def walk_layers(self) -> Iterator[Layer]:
-        """This layer and all below it, each once."""
+        """Yields this layer and all sublayers, recursively, each once."""
         seen: set[int] = set()
         waiting: list[Layer] = [self]
         while waiting:
@@ -482,22 +483,22 @@ class Layer(_LayerOptions):
         return map_structure(lambda tensor: tensor.shape, self.get_output_at(node_index))
 
     def get_input_mask_at(self, node_index: int) -> Any:
-        """Mask (or list of masks) that comes with the inputs of a call: a boolean tensor, or None."""
+        """Mask (or list of masks) of the inputs of a call: a symbolic boolean tensor, or None."""
         return map_structure(_mask_of, self.get_input_at(node_index))
 
     def get_output_mask_at(self, node_index: int) -> Any:
-        """Mask (or nesting of masks) that goes with the outputs of a call: a boolean tensor, or None."""
+        """Mask (or nesting of masks) of the outputs of a call: a symbolic boolean tensor, or None."""
         return map_structure(_mask_of, self.get_output_at(node_index))
 
     @property
     def input(self) -> Any:
-        """Input of the only call. Raises AttributeError where there are several."""
+        """Input of the only call. Raises AttributeError if there are several."""
         self._only_node("input")
         return self.get_input_at(0)
 
     @property
     def output(self) -> Any:
-        """Output of the only call. Raises AttributeError where there are several."""
+        """Output of the only call. Raises AttributeError if there are several."""
         return self._only_node("output").outputs
 
     @property
@@ -514,12 +515,12 @@ class Layer(_LayerOptions):
 
     @property
     def input_shape(self) -> Any:
-        """Shape of the inputs of all calls. Raises AttributeError where they differ."""
+        """Shape of the inputs of all calls. Raises AttributeError if they differ."""
         return self._only_shape("input", self.get_input_shape_at)
 
     @property
     def output_shape(self) -> Any:
-        """Shape of the outputs of all calls. Raises AttributeError where they differ."""
+        """Shape of the outputs of all calls. Raises AttributeError if they differ."""
         return self._only_shape("output", self.get_output_shape_at)
 
     # Config.
@@ -543,7 +544,7 @@ def _mask_of(tensor: Tensor) -> Tensor | None:
 
 
 def _resolved(given: Any, by_name: Callable[[Any], Any]) -> Any:
-    """A function as it is; a class, a name or a serialised form by the table of its kind."""
+    """Returns functions unchanged; classes, names and serialised forms are resolved by the table of their kind."""
     return by_name(given) if isinstance(given, (str, Mapping, type)) else given
 
 
@@ -556,7 +557,7 @@ def _as_value(array: Any) -> Any:
 
 
 def _announced_shape(kwargs: dict[str, Any], options: Container[str]) -> Shape | None:
-    """Takes Keras's ways to say a first layer's input shape out of the arguments, unless it has such options."""
+    """Removes Keras's keywords for a first layer's input shape from `kwargs`, except those that are options."""
     given = {
         name: kwargs.pop(name)
         for name in ("batch_input_shape", "input_shape", "input_dim")

@@ -1,4 +1,4 @@
-"""Names that Keras would give: `dense`, `dense_1`, ..."""
+"""Default names of layers, as in Keras: `dense`, `dense_1`, ..."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _lock = threading.Lock()
 
 
 def default_name(class_name: str) -> str:
-    """The next free default name of a class, counted in this process as Keras counts."""
+    """Returns the next free default name of a class, counted per process as in Keras."""
     base = snake_case(class_name)
     with _lock:
         count = _counts[base]
@@ -21,6 +21,6 @@ def default_name(class_name: str) -> str:
 
 
 def clear_session() -> None:
-    """Starts the numbering of default names anew (keras.utils.clear_session)."""
+    """Restarts the numbering of default names (keras.utils.clear_session)."""
     with _lock:
         _counts.clear()

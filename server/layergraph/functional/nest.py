@@ -1,4 +1,4 @@
-"""Nested arguments: lists, tuples and dicts of tensors, flattened and mapped in Keras's order (dicts by sorted key)."""
+"""Nested structures: lists, tuples and dicts, flattened and mapped in Keras's order (dicts by sorted key)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Structure: TypeAlias = Any
 
 
 def flatten(structure: Structure) -> list[Any]:
-    """The leaves, left to right."""
+    """Returns the leaves, left to right."""
     return [leaf for _, leaf in walk(structure)]
 
 
 def walk(structure: Structure, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """The leaves with the keys and indices that lead to them."""
+    """Yields each leaf with its path of keys and indices."""
     if isinstance(structure, dict):
         for key in sorted(structure):
             yield from walk(structure[key], (*path, key))
@@ -27,7 +27,7 @@ def walk(structure: Structure, path: tuple[str | int, ...] = ()) -> Iterator[tup
 
 
 def map_structure(change: Callable[[Any], Any], structure: Structure) -> Structure:
-    """The same nesting with every leaf changed."""
+    """Returns the same structure with `change` applied to every leaf."""
     if isinstance(structure, dict):
         return {key: map_structure(change, structure[key]) for key in sorted(structure)}
     if isinstance(structure, (list, tuple)):
@@ -36,11 +36,11 @@ def map_structure(change: Callable[[Any], Any], structure: Structure) -> Structu
 
 
 def pack(structure: Structure, leaves: list[Any]) -> Structure:
-    """The nesting of `structure` with other leaves, given in flat order."""
+    """Returns the structure with its leaves replaced by `leaves`, in flat order."""
     remaining = iter(leaves)
     return map_structure(lambda _: next(remaining), structure)
 
 
 def single_or_list(items: list[Any]) -> Any:
-    """The one item, or the list: how Keras gives back what is mostly one tensor."""
+    """Returns the item itself if there is one, otherwise the list, as Keras returns inputs and outputs."""
     return items[0] if len(items) == 1 else items

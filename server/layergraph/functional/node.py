@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Node:
-    """A call of `layer` with `args` and `kwargs`, where tensors stand anywhere, that gave `outputs` (any nesting)."""
+    """A call of `layer` with `args` and `kwargs`, nested structures that hold tensors, and its `outputs`."""
 
     __slots__ = ("args", "index", "input_tensors", "kwargs", "layer", "output_tensors", "outputs", "stored", "training")
 
@@ -28,23 +28,23 @@ class Node:
         self.args = args
         self.kwargs = kwargs
         self.outputs = outputs
-        #: All tensors among the arguments, and all that it gave, in flat order.
+        #: All tensors among the arguments, and all outputs, in flat order.
         self.input_tensors: list[Tensor] = [leaf for leaf in flatten([list(args), kwargs]) if isinstance(leaf, Tensor)]
         self.output_tensors: list[Tensor] = flatten(outputs)
-        #: What the call itself said of `training`; None leaves it to the run.
+        #: The `training` argument of the call; None means that of the context.
         self.training = training
-        #: The call as the file has it that the model came from, with tensors in it; see `CallSpec`.
+        #: The call in the file that the model was loaded from, with tensors in it; see `CallSpec`.
         self.stored: Structure = None
         self.index = len(layer.inbound_nodes)
         layer.inbound_nodes.append(self)
 
     @property
     def is_input(self) -> bool:
-        """Whether this is where data enters: the node of an InputLayer."""
+        """Whether this is the node of an InputLayer."""
         return not self.args and not self.kwargs
 
     def named_inputs(self) -> list[tuple[str, Tensor]]:
-        """The input tensors, each with the argument it was given as: `inputs`, `inputs[1]`, `initial_state[0]`."""
+        """The input tensors with the names of their arguments: `inputs`, `inputs[1]`, `initial_state[0]`."""
         names = self.layer.call_argument_names
         named = [(names[i] if i < len(names) else f"args[{i}]", arg) for i, arg in enumerate(self.args)]
         return [

@@ -1,4 +1,4 @@
-"""Every node of every layer, as plain data: the answer to questions about a graph."""
+"""All nodes of all layers of a graph, as plain data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NodeTensor:
-    """A tensor at a node: where it was made, its shape and type, and the argument it came as (empty for outputs)."""
+    """A tensor at a node: its history, shape and dtype, and the name of its argument (empty for outputs)."""
 
     layer: str
     node_index: int
@@ -38,7 +38,7 @@ class LayerNode:
 
 @dataclass(frozen=True, slots=True)
 class LayerNodes:
-    """A layer and its calls in the model. `path` is its name behind those of the models it is nested in."""
+    """A layer and its nodes in the model. `path` is its name, prefixed with those of the models that contain it."""
 
     path: str
     name: str
@@ -49,7 +49,7 @@ class LayerNodes:
 
 
 def node_table(model: Functional, prefix: str = "") -> tuple[LayerNodes, ...]:
-    """The layers of a model in Keras's order, the layers of a nested model after it."""
+    """Returns the layers of a model in Keras's order, a nested model's layers right after it."""
     return tuple(_rows(model, prefix))
 
 

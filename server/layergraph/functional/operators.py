@@ -1,4 +1,4 @@
-"""Python's operators on symbolic tensors: each adds a node of an operation, as in Keras."""
+"""Python's operators on symbolic tensors: each adds an operation's node, as in Keras."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _installed: list[Callable[[], Table]] = []
 
 
 def install(operations: Callable[[], Table]) -> None:
-    """Takes what gives the operations that operators make nodes of, by Keras's class names.
+    """Sets the function that returns the operations behind the operators, by Keras's class names.
 
-    Operations are layers, which stand above tensors: the package's `__init__` passes them in.
+    Operations are layers, and layers import tensors: the package's `__init__` passes them in to avoid a cycle.
     """
     _installed[:] = [operations]
 
@@ -28,11 +28,11 @@ def _operate(name: str, *operands: Any) -> Any:
 
 
 class Operators:
-    """What a tensor takes of Python's arithmetic, comparisons (but `==`, which tells tensors apart) and subscripts."""
+    """Arithmetic, comparisons (except `==`, which compares identity) and subscripts of symbolic tensors."""
 
     __slots__ = ()
 
-    #: An array on the left leaves the operator to the tensor.
+    #: NumPy arrays on the left defer to the tensor's operator.
     __array_ufunc__ = None
 
     def __add__(self, other: Any) -> Any:

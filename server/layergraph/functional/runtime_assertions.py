@@ -1,7 +1,7 @@
-"""Demands: what a layer asks of the data that it is given, such as ids that have a vector.
+"""Runtime assertions: conditions on the values of a layer's inputs, such as ids within a table.
 
-A layer raises where a demand isn't met. While a graph is recorded for another engine there is no data to look at: then
-demands are noted, and become outputs of the graph, so that whoever runs it can look at them.
+In execution a layer raises an error if an assertion fails. While a graph is traced for another engine there are no
+values: assertions are recorded instead, and become outputs of the graph that the engine's caller checks.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from contextvars import ContextVar
 
 import torch
 
-_noted: ContextVar[list[torch.Tensor] | None] = ContextVar("noted", default=None)
+_recorded: ContextVar[list[torch.Tensor] | None] = ContextVar("recorded", default=None)
 
 
-def recorded() -> bool:
-    """Whether a graph is being recorded, so that demands are noted rather than looked at."""
-    return _noted.get() is not None
+def is_recording() -> bool:
+    """Whether a graph is being traced, so that assertions are recorded rather than checked."""
+    return _recorded.get() is not None
 
 
-def note(holds: torch.Tensor) -> None:
-    """Demands that all of `holds` is true."""
-    noted = _noted.get()
-    assert noted is not None
-    noted.append(holds.all())
+def record(holds: torch.Tensor) -> None:
+    """Records the assertion that all elements of `holds` are true."""
+    recorded = _recorded.get()
+    assert recorded is not None
+    recorded.append(holds.all())
 
 
 @contextmanager
 def recording() -> Iterator[list[torch.Tensor]]:
-    """Collects demands, as boolean scalars."""
-    noted: list[torch.Tensor] = []
-    token = _noted.set(noted)
+    """Collects the assertions recorded in the block, as boolean scalars."""
+    recorded: list[torch.Tensor] = []
+    token = _recorded.set(recorded)
     try:
-        yield noted
+        yield recorded
     finally:
-        _noted.reset(token)
+        _recorded.reset(token)

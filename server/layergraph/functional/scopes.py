@@ -1,4 +1,4 @@
-"""Where in the making of layers a weight is made: its path, by Keras's name scopes."""
+"""Paths of weights, from Keras's name scopes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
-#: The layers that are being built, from the outside in.
+#: The layers being built, outermost first.
 _BUILDING: ContextVar[tuple[Layer, ...]] = ContextVar("building", default=())
 
 
 @contextmanager
 def building(layer: Layer) -> Iterator[None]:
-    """What is built inside has `layer` in its path. Layers of functional models were built before, on their own."""
+    """Adds `layer` to the path of weights built inside. Layers of functional models are built earlier, on their own."""
     outer = _BUILDING.get()
     token = _BUILDING.set(outer if layer in outer[-1:] else (*outer, layer))
     try:
@@ -26,7 +26,9 @@ def building(layer: Layer) -> Iterator[None]:
 
 
 def path(layer: Layer, inner: str | None) -> str:
-    """`bidirectional/forward_lstm/lstm_cell`: the layers around `layer`, itself, and the one inside that Keras has."""
+    """Returns a path such as `bidirectional/forward_lstm/lstm_cell`: the enclosing layers, `layer`, and `inner`, the
+    name of a layer that only Keras has there.
+    """
     outer = _BUILDING.get()
     around = outer if layer in outer[-1:] else (*outer, layer)
     return "/".join([*(each.name for each in around), *([] if inner is None else [inner])])

@@ -1,7 +1,7 @@
-"""Shapes, types and masks of a call's outputs, found by running it on torch's `meta` device.
+"""Infers shapes, dtypes and masks of a call's outputs by running the call on torch's `meta` device.
 
-Nothing is computed by hand, so a shape can't disagree with execution: the call runs twice, with two different lengths
-for every unknown axis, and an axis of the result that differs is unknown. Calls that are alike run once.
+Shapes come from the code that computes, so they can't disagree with execution. The call runs twice, with two different
+lengths for every unknown axis; an axis of the output whose length differs is unknown. Calls with equal keys run once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.strings import Strings
-from layergraph.functional.symbolic_dims import Given, KnownValues, SymbolicDims, agreed, pairs
+from layergraph.functional.symbolic_dims import Given, KnownValues, SymbolicDims, pairs, unified
 from layergraph.functional.tensor import History, Shape, Tensor
 
-#: What torch and Python raise where arguments make no sense together.
-_REFUSALS = (
+#: Exceptions that torch and Python raise for incompatible arguments.
+_CALL_ERRORS = (
     RuntimeError,
     ValueError,
     LookupError,
@@ -36,13 +36,13 @@ _REFUSALS = (
     AssertionError,
     StopIteration,
 )
-#: Elements of a tensor whose values are kept.
-MOST_VALUES = 4096
+#: Maximum number of elements of a tensor whose values are kept.
+MAX_VALUES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """What is known of an output before data comes: shape, element type, shape of its mask or None, values or None."""
+    """What is known of an output before execution: shape, dtype, shape of its mask or None, values or None."""
 
     shape: Shape
     dtype: str
@@ -50,7 +50,7 @@ class Inferred:
     values: KnownValues | None = None
 
     def tensor(self, history: History, name: str) -> Tensor:
-        """The symbolic tensor of the output."""
+        """The output as a symbolic tensor."""
         return Tensor(self.shape, self.dtype, history, name=name, mask_shape=self.mask_shape, values=self.values)
 
 
@@ -60,7 +60,7 @@ _remembered: CallCache[list[Inferred]] = CallCache(4096)
 
 
 def infer(invocation: Invocation) -> list[Inferred]:
-    """What each output is, in flat order. Raises GraphError where the call can't work."""
+    """Returns each output's inferred shape, dtype and mask, in flat order. Raises GraphError if the call fails."""
     key = call_key(invocation)
     inferred = _remembered.get(key)
     if inferred is None:
@@ -71,18 +71,18 @@ def infer(invocation: Invocation) -> list[Inferred]:
 
 
 def infer_anew(invocation: Invocation) -> list[Inferred]:
-    """As `infer`, but always by a run of the layer."""
+    """Like `infer`, but always runs the layer: nothing is taken from the cache."""
     given = [(tensor.shape, tensor.mask_shape) for tensor in invocation.tensors]
     if not invocation.layer.is_operation:
-        # The tensors of a layer have their rows in common: where one says how many they are, so many they are.
-        given = agreed(given, [0], broadcasts=True)
+        # All tensors of a layer share the batch axis: an unknown batch size is that of the input where it is known.
+        given = unified(given, [0], broadcasts=True)
     try:
         return _run_twice(invocation, given)
     except GraphError:
         rank = max((len(shape) for shape, _ in given), default=0)
-        # Perhaps an unknown length has to be what that of another tensor is: along one axis, or along all.
+        # An unknown length may have to equal that of another input: tried along each axis, then along all axes.
         for axes in (*([axis] for axis in range(rank)), range(rank)):
-            fitted = agreed(given, axes, broadcasts=False)
+            fitted = unified(given, axes, broadcasts=False)
             if fitted != given:
                 with contextlib.suppress(GraphError):
                     return _run_twice(invocation, fitted)
@@ -92,19 +92,19 @@ def infer_anew(invocation: Invocation) -> list[Inferred]:
 def _run_twice(invocation: Invocation, given: Given) -> list[Inferred]:
     shapes = [shape for pair in given for shape in pair if shape is not None]
     failure: GraphError | None = None
-    # Values that shapes told hold for the lengths that stood for unknown ones then.
-    told = [tensor.values.symbolic_dims for tensor in invocation.tensors if tensor.values is not None]
-    for symbolic_dims in (*told[:1], *pairs(shapes)):
+    # Values computed from shapes are valid only for the symbolic dimensions that they were computed with.
+    known = [tensor.values.symbolic_dims for tensor in invocation.tensors if tensor.values is not None]
+    for symbolic_dims in (*known[:1], *pairs(shapes)):
         try:
             first = _run_on_meta(invocation, given, symbolic_dims, 0)
-            if _is_clear(invocation, shapes, first, symbolic_dims[0]):
+            if _one_run_suffices(invocation, shapes, first, symbolic_dims[0]):
                 rows = symbolic_dims[0].rows if any(shape[:1] == (None,) for shape in shapes) else -1
                 return [_of_one_run(value, mask, rows) for value, mask in zip(*first, strict=True)]
             second = _run_on_meta(invocation, given, symbolic_dims, 1)
             return [_of_two_runs(*outputs, symbolic_dims) for outputs in zip(*first, *second, strict=True)]
         except GraphError as wrong:
             failure = failure or wrong
-            # With other lengths it may work, where there are any. How many rows there are, no layer minds.
+            # Other lengths may work, if there are unknown ones. A layer never depends on the batch size.
             if not any(None in (shape if invocation.layer.is_operation else shape[1:]) for shape in shapes):
                 break
     assert failure is not None
@@ -119,12 +119,12 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
             return Strings(symbolic_dims.fill(shape))
         return torch.empty(symbolic_dims.fill(shape), dtype=torch_dtype(dtype), device="meta")
 
-    # Shapes that were told from shapes stay numbers, for operations that tell a shape from them.
-    told = [None if tensor.values is None else tensor.values.under(both, index) for tensor in invocation.tensors]
-    every = layer.computes_values and all(value is not None for value in told) and _has_few_constants(invocation)
+    # Known values, such as shapes, stay concrete for operations whose output shape depends on them.
+    known = [None if tensor.values is None else tensor.values.under(both, index) for tensor in invocation.tensors]
+    every = layer.computes_values and all(value is not None for value in known) and _has_few_constants(invocation)
     values = [
         value if value is not None and (every or (layer.reads_values and at > 0)) else empty(shape, tensor.dtype)
-        for at, (tensor, value, (shape, _)) in enumerate(zip(invocation.tensors, told, given, strict=True))
+        for at, (tensor, value, (shape, _)) in enumerate(zip(invocation.tensors, known, given, strict=True))
     ]
     masks = [None if mask is None else empty(mask, "bool") for _, mask in given]
     try:
@@ -135,13 +135,13 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
         kind = GraphError if isinstance(wrong, DataError) else type(wrong)
         name = f"layer '{layer.name}' ({type(layer).__name__}): "
         raise kind(name + str(wrong).removeprefix(name)) from wrong
-    except _REFUSALS as wrong:
+    except _CALL_ERRORS as wrong:
         got = map_structure(lambda t: t.shape, invocation.tensors)
         reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
         if layer.computes_by_call and "meta" in reason:
             reason = (
-                f"call looks at the values of tensors, where only shapes are known ({reason}); expected operations on "
-                "tensors alone, such as torch.where or layergraph.ops.where in place of `if`"
+                f"call depends on the values of tensors, where only shapes are known ({reason}); expected operations "
+                "on tensors alone, such as torch.where or layergraph.ops.where in place of `if`"
             )
         raise GraphError(
             f"layer '{layer.name}' ({type(layer).__name__}): can't be called on shapes {got}: {reason}"
@@ -149,13 +149,15 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
 
 
 def _has_few_constants(invocation: Invocation) -> bool:
-    """Whether the plain arguments are so small that values are worth computing: a file may hold a million."""
+    """Whether the constant arguments are small enough to compute values with: a file may hold a million elements."""
     leaves = flatten(list(invocation.template))
-    return len(leaves) + sum(leaf.size for leaf in leaves if isinstance(leaf, np.ndarray)) <= MOST_VALUES
+    return len(leaves) + sum(leaf.size for leaf in leaves if isinstance(leaf, np.ndarray)) <= MAX_VALUES
 
 
-def _is_clear(invocation: Invocation, shapes: Sequence[Shape], results: _Results, symbolic_dims: SymbolicDims) -> bool:
-    """Whether one run tells everything: nothing is unknown but the rows, which a layer leaves where they are."""
+def _one_run_suffices(
+    invocation: Invocation, shapes: Sequence[Shape], results: _Results, symbolic_dims: SymbolicDims
+) -> bool:
+    """Whether a second run isn't needed: only the batch size is unknown, and the layer keeps the batch axis first."""
     values, masks = results
     made = [*values, *(mask for mask in masks if mask is not None)]
     if any(not value.is_meta or symbolic_dims.length in value.shape[1:] for value in made):
@@ -182,7 +184,7 @@ def _of_two_runs(
     symbolic_dims: tuple[SymbolicDims, SymbolicDims],
 ) -> Inferred:
     both = (first, second)
-    plain = all(isinstance(v, torch.Tensor) and not v.is_meta and v.numel() <= MOST_VALUES for v in both)
+    plain = all(isinstance(v, torch.Tensor) and not v.is_meta and v.numel() <= MAX_VALUES for v in both)
     return Inferred(
         _merge(first, second),
         dtype_name(first.dtype),

@@ -1,4 +1,4 @@
-"""How files hold a layer, beside its options."""
+"""How layers are stored in files, apart from their options."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StorageLayout:
-    """What Keras's files have of a layer of some class, where they differ from most.
+    """Differences of a layer class in Keras's files from the default layout.
 
-    path               where in a `.weights.h5` its own arrays lie, below its group (`cell` for recurrent layers)
-    scope              the layer inside to which Keras gives weights that belong to the layer here: part of their paths
-    named              whether its own arrays have names, where those of others have numbers
-    as_made            whether its own arrays are numbered as they are made, where of others trainable ones come first
-    assets             files in `assets/` that belong to it
-    null_regularizer   whether its config says so where there is no `activity_regularizer`
+    path               where its own arrays are in a `.weights.h5`, relative to its group (`cell` for recurrent layers)
+    scope              Keras's sublayer that owns weights which belong to the layer itself here: part of their paths
+    named              whether its own arrays are stored by name rather than by number
+    as_made            whether its own arrays are numbered in order of creation rather than trainable ones first
+    assets             names of its files in `assets/`
+    null_regularizer   whether its config contains `activity_regularizer` even if it is null
     """
 
     path: tuple[str, ...] = ()

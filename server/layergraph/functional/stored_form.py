@@ -1,7 +1,7 @@
-"""What a file said of a layer, kept so that a file of the same generation can say it again.
+"""The config of a layer as read from a file, kept so that it can be written in the same Keras generation.
 
-Options and calls of a loaded model are those of Keras 3. How an earlier Keras writes them can't always be told from
-that: its releases have options that mean nothing here, and functions of TensorFlow become operations.
+Options and calls of a loaded model are those of Keras 3. The form that an earlier Keras writes can't always be derived
+from them: its releases have options without an equivalent here, and TensorFlow functions become operations.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from layergraph.functional.nest import flatten
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
-#: What may change without a change of the form: it is written over.
+#: Keys that may change without making the stored form outdated: they are overwritten on saving.
 _WRITTEN_OVER = frozenset({"name", "trainable"})
 
 
 @dataclass(slots=True)
 class StoredForm:
-    """A layer, or a model, as its file has it.
+    """A layer, or a model, as stored in its file.
 
     content      the layer's object, without its calls, and without the layers of a model
-    first_call   the number that the file gives to the layer's first call
-    layers       the layers of a model, in the order of the file
-    options      what the content meant when it was read
-    name         what the layer was called then: the content of an operation may have another name
-    trainable    whether the layer was trainable then, which the layer around it may say
+    first_call   node index that the file gives to the layer's first call
+    layers       the layers of a model, in file order
+    options      the layer's options when the content was read
+    name         the layer's name at that time: an operation's content may have another name
+    trainable    whether the layer was trainable at that time, which may be set by an enclosing layer
     """
 
     content: Mapping[str, Any]
@@ -42,17 +42,17 @@ class StoredForm:
     trainable: bool = True
 
     def remember(self, layer: Layer) -> None:
-        """Takes note of what the options are as the file has them."""
+        """Records the layer's current options as those of the file."""
         self.options, self.name, self.trainable = _options(layer), layer.name, layer.trainable
 
     def holds(self, layer: Layer) -> bool:
-        """Whether the layer's options are still those of the file."""
+        """Whether the layer's options still equal those of the file."""
         now = _options(layer)
         return now.keys() == self.options.keys() and all(_same(now[key], value) for key, value in self.options.items())
 
 
 def _options(layer: Layer) -> dict[str, Any]:
-    """The layer's options, but for the layers in them that have a form of their own."""
+    """The layer's options, except layers among them that have a stored form of their own."""
     if layer.inner_model is layer:
         return {}
     values = {name: layer.option_value(name) for name in layer._options if name not in _WRITTEN_OVER}

@@ -1,4 +1,4 @@
-"""Tensors of text, which torch has no type for: they pass through a graph as arrays of bytes."""
+"""String tensors, for which torch has no dtype: they pass through a graph as arrays of bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layergraph.errors import DataError
 
 
 class Strings:
-    """A tensor of element type 'string': an object array of `bytes`, or no values where only shapes are asked for."""
+    """A tensor of dtype 'string': an object array of `bytes`, or no values during shape inference."""
 
     __slots__ = ("_values", "shape")
 
@@ -23,14 +23,14 @@ class Strings:
 
     @classmethod
     def of(cls, array: np.ndarray[Any, Any], what: str = "input") -> Strings:
-        """The tensor of an array of text or bytes; text is encoded as UTF-8. Raises DataError for other elements."""
+        """Converts an array of text or bytes; text is encoded as UTF-8. Raises DataError for other elements."""
         flat = np.empty(array.size, object)
         for i, item in enumerate(array.ravel().tolist()):
             if isinstance(item, str):
                 try:
                     flat[i] = item.encode("utf-8")
                 except UnicodeEncodeError:
-                    raise DataError(f"{what}: got text that UTF-8 has no bytes for") from None
+                    raise DataError(f"{what}: got text that can't be encoded as UTF-8") from None
             elif isinstance(item, bytes):
                 flat[i] = item
             else:
@@ -39,7 +39,7 @@ class Strings:
 
     @property
     def is_meta(self) -> bool:
-        """Whether there are no values."""
+        """Whether the tensor has no values."""
         return self._values is None
 
     @property
@@ -49,17 +49,17 @@ class Strings:
 
     @property
     def values(self) -> np.ndarray[Any, Any]:
-        """The array of `bytes`. Raises DataError where there is none."""
+        """The array of `bytes`. Raises DataError if the tensor has no values."""
         if self._values is None:
-            raise DataError("the values of text are needed where only shapes are known")
+            raise DataError("a string tensor's values are needed, but only its shape is known")
         return self._values
 
     def reshape(self, *shape: int) -> Strings:
-        """The same elements in another shape, which says every length."""
+        """Returns the same elements in another shape; every length must be given."""
         return Strings(shape, None if self._values is None else self._values.reshape(shape))
 
     def numbers(self, number: Callable[[bytes], int]) -> np.ndarray[Any, Any]:
-        """An integer for each element: int64 of the same shape."""
+        """Maps each element to an integer: int64 of the same shape."""
         made = np.fromiter((number(item) for item in self.values.ravel()), np.int64, self.values.size)
         return made.reshape(self.shape)
 

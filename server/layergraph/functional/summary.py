@@ -1,4 +1,4 @@
-"""The table that `model.summary()` prints."""
+"""The table printed by `model.summary()`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def summary_table(model: Functional) -> str:
-    """Layers with class, output shape and parameters, and where each one's inputs come from."""
+    """Returns the table: each layer's class, output shape, number of parameters and inbound layers, then totals."""
     header = ("Layer (type)", "Output Shape", "Param #", "Connected to")
     rows = [_row(model, layer) for layer in model.graph.layers]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

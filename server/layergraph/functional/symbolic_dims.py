@@ -1,4 +1,4 @@
-"""Numbers that stand for the lengths of unknown axes while shapes are inferred."""
+"""Symbolic dimensions: numbers used as the lengths of unknown axes while shapes are inferred."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ import torch
 if TYPE_CHECKING:
     from layergraph.functional.tensor import Shape
 
-#: Shapes of tensors, and of their masks.
+#: Shapes of the input tensors and of their masks.
 Given: TypeAlias = "list[tuple[Shape, Shape | None]]"
 
-#: For the rows and for every other unknown axis: two pairs of numbers, and more to be tried after them; memory is none
-#: on `meta`. The first lengths are odd, and leave something of a stack of strides and windows; some models crop ten
-#: thousand steps; some divide a length, or the rows, into parts.
+#: Pairs of numbers for the batch size and for all other unknown axes, tried in order; `meta` tensors take no memory.
+#: The first lengths are odd and survive a stack of strides and windows; the second allow for models that crop ten
+#: thousand timesteps, the third for models that divide a length, or the batch, into parts.
 _CANDIDATES = (((2, 3), (1031, 2063)), ((2, 3), (1_000_003, 2_000_003)), ((240, 720), (720_720, 1_441_440)))
 
 
 class SymbolicDims(NamedTuple):
-    """What stands for an unknown number of rows, and for every other unknown length, in one run on `meta`."""
+    """The numbers used for an unknown batch size and for all other unknown lengths in one run on `meta`."""
 
     rows: int
     length: int
 
     def fill(self, shape: Shape) -> tuple[int, ...]:
-        """`shape` with a length for every unknown axis."""
+        """Returns `shape` with a number for every unknown axis."""
         return tuple(
             (self.rows if axis == 0 else self.length) if size is None else size for axis, size in enumerate(shape)
         )
 
     def is_unknown(self, x: torch.Tensor, axis: int) -> bool:
-        """Whether the length of x along `axis` stands for an unknown one."""
+        """Whether the length of x along `axis` is a symbolic dimension."""
         return x.is_meta and x.shape[axis] == (self.length if axis else self.rows)
 
 
 class KnownValues(NamedTuple):
-    """The values of a tensor that shapes alone tell, such as a shape, in the runs with two stand-ins."""
+    """Values of a tensor that depend on shapes alone, such as a shape, under two pairs of symbolic dimensions."""
 
     first: torch.Tensor
     second: torch.Tensor
     symbolic_dims: tuple[SymbolicDims, SymbolicDims]
 
     def under(self, symbolic_dims: tuple[SymbolicDims, SymbolicDims], index: int) -> torch.Tensor | None:
-        """The values in one of two runs; None if they aren't known under those stand-ins."""
+        """Returns the values in run `index` (0 or 1); None if they aren't known under these symbolic dimensions."""
         if symbolic_dims == self.symbolic_dims or torch.equal(self.first, self.second):
             return (self.first, self.second)[index]
         return None
 
 
 def pairs(shapes: Iterable[Shape]) -> Iterator[tuple[SymbolicDims, SymbolicDims]]:
-    """Pairs of stand-ins to be tried one after the other. No axis of `shapes` has one of these lengths."""
+    """Yields pairs of symbolic dimensions to try in order. No known axis of `shapes` has one of these lengths."""
     shapes = list(shapes)
     known_rows = {size for shape in shapes for size in shape[:1]}
     known_lengths = {size for shape in shapes for size in shape[1:]}
@@ -62,7 +62,7 @@ def pairs(shapes: Iterable[Shape]) -> Iterator[tuple[SymbolicDims, SymbolicDims]
 
 
 def _free(candidates: tuple[int, int], taken: set[int | None]) -> tuple[int, int]:
-    """The candidates, or the next numbers that aren't taken."""
+    """Returns the candidates, or the next numbers that aren't taken."""
     first, second = candidates
     while first in taken:
         first += 1
@@ -71,9 +71,10 @@ def _free(candidates: tuple[int, int], taken: set[int | None]) -> tuple[int, int
     return first, second
 
 
-def agreed(given: Given, axes: Collection[int], *, broadcasts: bool) -> Given:
-    """Shapes, where an unknown length along one of `axes` is that of the others: of all for the rows, else of those
-    with as many axes. What has several lengths stays unknown; a length of 1 is none where it `broadcasts`.
+def unified(given: Given, axes: Collection[int], *, broadcasts: bool) -> Given:
+    """Replaces unknown lengths along `axes` by the known length of the other tensors: of all tensors for the batch
+    axis, otherwise of those with the same rank. Conflicting lengths leave the axis unknown; a length of 1 doesn't count
+    if it `broadcasts`.
     """
     sizes: dict[tuple[int, int], set[int]] = defaultdict(set)
     for shape, _ in given:

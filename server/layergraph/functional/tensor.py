@@ -1,4 +1,4 @@
-"""Symbolic tensors: what passes between layers while a model is put together."""
+"""Symbolic tensors, which layers take and return while a model is built."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
     from layergraph.functional.symbolic_dims import KnownValues
 
-#: Length of each axis; None where it is not known before data comes.
+#: Length of each axis; None if it is known only in execution.
 Shape: TypeAlias = "tuple[int | None, ...]"
 
 
 class History(NamedTuple):
-    """Where a tensor comes from: the `tensor_index`-th output of the `node_index`-th call of `layer`."""
+    """Origin of a tensor: the `tensor_index`-th output of the `node_index`-th call of `layer`."""
 
     layer: Layer
     node_index: int
@@ -25,7 +25,7 @@ class History(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, shape and element type of an input or output."""
+    """Name, shape and dtype of an input or output."""
 
     name: str
     shape: Shape
@@ -35,8 +35,8 @@ class TensorSpec:
 class Tensor(Operators):
     """A tensor without values (keras.KerasTensor).
 
-    `mask_shape` is the shape of the boolean mask that travels with it, or None. `values` are set where shapes alone
-    tell them, as for a tensor that is a shape.
+    `mask_shape` is the shape of the tensor's boolean mask, or None. `values` are set if they depend on shapes alone, as
+    for a tensor that is a shape.
     """
 
     __slots__ = ("__weakref__", "dtype", "history", "mask_shape", "name", "shape", "values")

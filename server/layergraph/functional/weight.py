@@ -1,4 +1,4 @@
-"""Weights: the state that a layer learns or keeps."""
+"""Weights: variables of layers, trainable or not."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from layergraph.errors import DataError
 from layergraph.functional.dtypes import torch_dtype
 
-#: Gives the first value of a weight: (shape, dtype) -> tensor.
+#: Creates the initial value of a weight: (shape, dtype) -> tensor.
 Initializer = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 
 class Weight:
-    """A named array of a layer. Its tensor is made when first needed: a graph costs no memory until it runs.
+    """A named variable of a layer. Its tensor is created on first use: a graph takes no memory until it runs.
 
-    `value` stays the same tensor object once made: plans hold it and training changes it in place.
+    `value` stays the same tensor object once created: plans hold it and training updates it in place.
     """
 
     __slots__ = (
@@ -56,12 +56,12 @@ class Weight:
         self.dtype = dtype
         self.initializer = initializer
         self.trainable = trainable
-        #: What `trainable` was at first: freezing and unfreezing a layer doesn't make its statistics trainable.
+        #: Initial value of `trainable`: freezing and unfreezing a layer doesn't make its statistics trainable.
         self.created_trainable = trainable
-        #: Whether a layer that computes in another type gets the weight in that type.
+        #: Whether the weight is cast to the layer's compute dtype.
         self.autocast = autocast
-        #: The axes from the slowest to the fastest in memory, where torch wants another order than Keras. The shape
-        #: stays Keras's; a kernel in the wrong order is copied in every call.
+        #: Axes from the slowest to the fastest in memory, where torch needs another order than Keras's. The shape
+        #: remains Keras's; a kernel in the wrong order would be copied in every call.
         self.memory_order = memory_order
         self.regularizer = regularizer
         self.constraint = constraint
@@ -69,7 +69,7 @@ class Weight:
 
     @property
     def path(self) -> str:
-        """`layer/kernel`, with the layers around it that Keras names in a model just made: patterns meet it."""
+        """`layer/kernel`, with the enclosing layers that Keras names in a new model; patterns match against it."""
         return f"{self.owner}/{self.name}"
 
     @property
@@ -79,26 +79,28 @@ class Weight:
 
     @property
     def value(self) -> torch.Tensor:
-        """The tensor; made by the initializer where nothing was bound."""
+        """The tensor; created by the initializer on first use if none was bound."""
         if self._value is None:
             self._value = self._laid_out(self.initializer(self.shape, torch_dtype(self.dtype)))
         return self._value
 
     def bind(self, value: torch.Tensor) -> None:
-        """Takes `value` as the weight's tensor, without a copy if the type fits. Raises DataError for another shape."""
+        """Uses `value` as the weight's tensor, without a copy if dtype and memory order fit. Raises DataError if the
+        shape differs.
+        """
         if tuple(value.shape) != self.shape:
             raise DataError(f"weight '{self.path}': got shape {tuple(value.shape)}, expected {self.shape}")
         self._value = self._laid_out(value.to(torch_dtype(self.dtype)))
 
     def _laid_out(self, value: torch.Tensor) -> torch.Tensor:
-        """The same values in the memory order that the weight wants."""
+        """Returns the same values in the weight's memory order."""
         if self.memory_order is None:
             return value
         back = [self.memory_order.index(axis) for axis in range(value.ndim)]
         return value.permute(self.memory_order).contiguous().permute(back)
 
     def assign(self, value: np.ndarray[Any, Any] | torch.Tensor) -> None:
-        """Copies `value` into the weight, in place. Raises DataError for another shape."""
+        """Copies `value` into the weight, in place. Raises DataError if the shape differs."""
         source = torch.as_tensor(np.array(value) if not isinstance(value, torch.Tensor) else value)
         if tuple(source.shape) != self.shape:
             raise DataError(f"weight '{self.path}': got shape {tuple(source.shape)}, expected {self.shape}")
@@ -106,7 +108,7 @@ class Weight:
             self.value.copy_(source)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """A copy of the values."""
+        """Returns a copy of the values; bfloat16 as float32."""
         value = self.value.detach().cpu()
         return np.array(value.float() if value.dtype == torch.bfloat16 else value)
 

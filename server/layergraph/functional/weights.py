@@ -1,4 +1,4 @@
-"""The tensors of a layer's weights, as its maths takes them."""
+"""The namespace of a layer's weights that `forward` takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Weights(SimpleNamespace):
-    """`w.kernel` is the tensor of the weight `kernel`; `w["layer"]` are those of the layer inside of that name."""
+    """Bound weights: `w.kernel` is the tensor of the weight `kernel`, `w["layer"]` the namespace of a sublayer."""
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)

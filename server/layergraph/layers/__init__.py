@@ -1,4 +1,4 @@
-"""Layers by Keras's names, one file a family."""
+"""Layers, by Keras's names; one module per family."""
 
 from layergraph.functional.input import (
     Input,

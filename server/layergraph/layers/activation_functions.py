@@ -1,4 +1,4 @@
-"""Activation functions by name (keras.activations), and what may be given for one."""
+"""Activation functions by name (keras.activations), and the validator of `activation` options."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from layergraph.plugins import custom_activations
 
 #: A function of a tensor.
 Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-#: A function, or an activation layer such as LeakyReLU that stands for one. For type checkers it is anything: where a
-#: layer is made, a name or Keras's serialised form does as well, which `activation` turns into one of them.
+#: A function, or an activation layer such as LeakyReLU. Any for type checkers: the constructors of layers also accept a
+#: name or Keras's serialised form, which `activation` resolves.
 Activation: TypeAlias = Any
 
 
 def linear(x: torch.Tensor) -> torch.Tensor:
-    """x itself."""
+    """Returns x."""
     return x
 
 
 def relu(
     x: torch.Tensor, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
 ) -> torch.Tensor:
-    """max_value above it, x from threshold up, negative_slope * (x - threshold) below."""
+    """max_value above max_value, x from threshold up, negative_slope * (x - threshold) below."""
     if negative_slope and max_value is None and not threshold:
         return functional.leaky_relu(x, negative_slope)
     y = torch.where(x > threshold, x, 0) if threshold else torch.relu(x)
@@ -60,14 +60,14 @@ def log_softmax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
 
 
 def sparsemax(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
-    """The point of the probability simplex next to x (Martins and Astudillo, 2016)."""
+    """Euclidean projection of x onto the probability simplex (Martins and Astudillo, 2016)."""
     ordered = x.sort(dim=axis, descending=True).values
     total = ordered.cumsum(axis)
     rank_shape = [1] * x.ndim
     rank_shape[axis] = -1
     rank = torch.arange(1, x.shape[axis] + 1, device=x.device, dtype=x.dtype).view(rank_shape)
     support = ordered - (total - 1) / rank > 0
-    # As Keras sums it: the running totals of the support, not its values.
+    # As in Keras: the sum of the support's cumulative sums, not of its values.
     excess = torch.where(support, total, 0).sum(axis, keepdim=True) - 1
     return (x - excess / support.sum(axis, keepdim=True)).clamp_min(0)
 
@@ -83,7 +83,7 @@ def elu(x: torch.Tensor, alpha: float = 1.0) -> torch.Tensor:
 
 
 def selu(x: torch.Tensor) -> torch.Tensor:
-    """1.0507 * elu(x, alpha=1.6733), which keeps mean and variance (Klambauer et al., 2017)."""
+    """1.0507 * elu(x, alpha=1.6733), which preserves mean and variance (Klambauer et al., 2017)."""
     return torch.selu(x)
 
 
@@ -98,7 +98,7 @@ def softsign(x: torch.Tensor) -> torch.Tensor:
 
 
 def soft_shrink(x: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
-    """x drawn towards zero by threshold."""
+    """x moved towards zero by threshold; 0 where |x| <= threshold."""
     return functional.softshrink(x, threshold)
 
 
@@ -128,7 +128,7 @@ def hard_silu(x: torch.Tensor) -> torch.Tensor:
 
 
 def gelu(x: torch.Tensor, approximate: bool = False) -> torch.Tensor:
-    """x * P(X <= x) for a standard normal X; by tanh if approximate."""
+    """x * P(X <= x) for a standard normal X; computed with tanh if `approximate`."""
     return functional.gelu(x, approximate="tanh" if approximate else "none")
 
 
@@ -148,7 +148,7 @@ def tanh_shrink(x: torch.Tensor) -> torch.Tensor:
 
 
 def hard_tanh(x: torch.Tensor) -> torch.Tensor:
-    """x clipped to -1 .. 1."""
+    """x clipped to [-1, 1]."""
     return functional.hardtanh(x)
 
 
@@ -158,12 +158,12 @@ def sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 
 def hard_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """relu6(x + 3) / 6: Keras 3's."""
+    """relu6(x + 3) / 6, as in Keras 3."""
     return functional.hardsigmoid(x)
 
 
 def keras2_hard_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """x / 5 + 1 / 2 clipped to 0 .. 1: what Keras 1 and 2 call hard_sigmoid."""
+    """x / 5 + 1 / 2 clipped to [0, 1]: hard_sigmoid of Keras 1 and 2."""
     return (0.2 * x + 0.5).clamp(0, 1)
 
 
@@ -173,7 +173,7 @@ def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 
 def sparse_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    """(x + 1) / 2 clipped to 0 .. 1."""
+    """(x + 1) / 2 clipped to [0, 1]."""
     return (0.5 * (x + 1)).clamp(0, 1)
 
 
@@ -220,20 +220,20 @@ _FUNCTIONS: tuple[Function, ...] = (
     tanh_shrink,
 )
 
-#: Name -> function. Keras's `threshold` is left out: it needs arguments, so Keras itself can't use it as an activation.
+#: Name -> function. Keras's `threshold` is left out: it requires arguments, so no config can name it.
 ACTIVATIONS: Mapping[str, Function] = {
     **{function.__name__: function for function in _FUNCTIONS},
     "swish": silu,
     "hard_swish": hard_silu,
 }
 
-_REMEDY = "a plugin can supply one: layergraph.plugins.register_activation"
+_REMEDY = "a plugin can register one: layergraph.plugins.register_activation"
 
 
 def activation(value: Any) -> Activation:
-    """Validator: a name, a function of our table, an activation layer, or Keras's serialised form of one of them.
+    """Validator: a name, a function of the table, an activation layer, or Keras's serialised form of one of them.
 
-    None is `linear`. Layers must be those of `layers/activations.py`; a config never names anything else.
+    None means `linear`. Serialised layers must be those of `layers/activations.py`.
     """
     if value is None:
         return linear
@@ -255,7 +255,7 @@ def activation(value: Any) -> Activation:
 
 
 def _deserialized(value: Mapping[str, Any]) -> Activation:
-    # Here, because activation layers use this module.
+    # Imported here, as the activation layers import this module.
     from layergraph.layers.activations import LAYERS
 
     name, config = value["class_name"], value.get("config")
@@ -267,13 +267,13 @@ def _deserialized(value: Mapping[str, Any]) -> Activation:
 
 
 def adopt_activation(owner: Layer, chosen: Activation) -> None:
-    """Makes an activation layer a part of `owner`, so that its weights are the owner's too. To be called in `setup`."""
+    """Makes an activation layer a sublayer of `owner`, which then owns its weights. Called in `setup`."""
     if isinstance(chosen, Layer):
         owner.sublayers["activation"] = chosen
 
 
 def activate(chosen: Activation, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-    """The activation of `x`, in the forward of a layer that adopted it; `w` are the owner's weights."""
+    """Computes the activation of `x` in `forward` of a layer that adopted it; `w` holds the owner's weights."""
     y: torch.Tensor = (
         chosen.execute(context, w["activation"], (x,), {}, None, want_masks=False)[0]
         if isinstance(chosen, Layer)

@@ -1,4 +1,4 @@
-"""Activations as layers (keras.layers.ReLU and its like)."""
+"""Activation layers (keras.layers.ReLU and others)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from layergraph.regularizers import regularizer
 
 
 class Activation(Layer):
-    """An activation function by name (keras.layers.Activation). Any shape in, the same out."""
+    """Applies an activation function (keras.layers.Activation). The output has the input's shape."""
 
     activation: ActivationFunction = option(activation)
 
     supports_masking = True
 
     def setup(self) -> None:
-        """Takes an activation layer in."""
+        """Registers an activation layer as a sublayer."""
         adopt_activation(self, self.activation)
 
     def build_for(self, args: tuple[Any, ...]) -> None:
@@ -38,12 +38,12 @@ class Activation(Layer):
         super().build_for(args)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The activation of x."""
+        """Computes the activation of x."""
         return activate(self.activation, context, w, x)
 
 
 class ReLU(Layer):
-    """max_value above it, x from threshold up, negative_slope * (x - threshold) below (keras.layers.ReLU)."""
+    """max_value above max_value, x from threshold up, negative_slope * (x - threshold) below (keras.layers.ReLU)."""
 
     max_value: float | None = option(optional(nonnegative), default=None)
     negative_slope: float = option(nonnegative, default=0.0)
@@ -52,7 +52,7 @@ class ReLU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
+        """Computes the rectifier."""
         return relu(x, self.negative_slope, self.max_value, self.threshold)
 
 
@@ -64,34 +64,34 @@ class LeakyReLU(Layer):
     supports_masking = True
 
     def __init__(self, *args: Any, alpha: float | None = None, **kwargs: Any) -> None:
-        # Keras 2's name, which Keras 3 still takes.
+        # Keras 2's name, which Keras 3 still accepts.
         if alpha is not None:
             kwargs["negative_slope"] = alpha
         super().__init__(*args, **kwargs)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
+        """Computes the rectifier."""
         return leaky_relu(x, self.negative_slope)
 
 
 class PerElement(Layer):
-    """An activation with learned parameters for each element of a row, or one for all along the `shared_axes` (which
-    count from 1).
+    """An activation with trainable parameters for each element of a row, shared along `shared_axes` (axis 1 is the
+    first after the batch axis).
     """
 
     if TYPE_CHECKING:
-        # Subclasses declare it, where it stands in the order of Keras's arguments.
+        # Subclasses declare it, at its position in Keras's arguments.
         shared_axes: Any
 
     supports_masking = True
 
     def setup(self) -> None:
-        """Keeps the shared axes as a list, as Keras does."""
+        """Stores the shared axes as a tuple."""
         if isinstance(self.shared_axes, int):
             self.shared_axes = (self.shared_axes,)
 
     def parameter_shape(self, input_shape: Any) -> list[int | None]:
-        """A row's shape, with 1 on the shared axes. Raises GraphError for a shared axis that isn't there."""
+        """Returns a row's shape, with 1 on the shared axes. Raises GraphError if a shared axis doesn't exist."""
         shape = list(input_shape[1:])
         for axis in self.shared_axes or ():
             if not 1 <= axis <= len(shape):
@@ -100,7 +100,7 @@ class PerElement(Layer):
         return shape
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
-        """Shares the axes that the arrays have but once: Keras 1 doesn't name them."""
+        """Sets `shared_axes` to the axes on which the stored arrays have length 1: Keras 1 configs lack the option."""
         if self.shared_axes is not None or not shapes or not self.own_weights:
             return
         own, stored = self.own_weights[0].shape, shapes[0]
@@ -112,7 +112,7 @@ class PerElement(Layer):
 
 
 class PReLU(PerElement):
-    """x above zero, alpha * x below, with a learned alpha for each element (keras.layers.PReLU)."""
+    """x above zero, alpha * x below, with a trainable alpha for each element (keras.layers.PReLU)."""
 
     alpha_initializer: Any = option(initializer, default="zeros")
     alpha_regularizer: Any = option(regularizer, default=None)
@@ -130,7 +130,7 @@ class PReLU(PerElement):
         )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
+        """Computes the rectifier."""
         y: torch.Tensor = torch.relu(x) - w.alpha * torch.relu(-x)
         return y
 
@@ -143,7 +143,7 @@ class ELU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
+        """Computes the exponential linear unit."""
         return elu(x, self.alpha)
 
 
@@ -155,16 +155,16 @@ class ThresholdedReLU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The thresholded x."""
-        # Keras multiplies, so that an infinite x below the threshold gives NaN as there.
+        """Computes the thresholded input."""
+        # Keras multiplies by the condition, so that minus infinity gives NaN rather than 0.
         return x * (x > self.theta).to(x.dtype)
 
 
 class Softmax(Layer):
-    """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). A mask takes elements out: they give 0.
+    """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). Elements that are masked out give 0.
 
-    mask_rule   what comes of an axis on which all is taken out: zeros in `keras3`; in `keras2`, as up to Keras 3.9, all
-                count alike. The file's version tells
+    mask_rule   result along an axis that is masked out entirely: zeros with `keras3`; equal values with `keras2`, as
+                up to Keras 3.9. Set from the file's version
     """
 
     axis: Any = option(one_or_list_of(integer), default=-1)
@@ -175,10 +175,10 @@ class Softmax(Layer):
     def forward(
         self, context: CallContext, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The softmax. Raises GraphError for a mask that doesn't fit."""
+        """Computes the softmax. Raises GraphError if the mask doesn't broadcast to the inputs."""
         if mask is not None:
             self._check_mask(inputs, mask)
-            # Keras tells other masks than boolean ones at one half, and takes the lowest number for minus infinity.
+            # Keras thresholds masks that aren't boolean at 0.5, and uses a large negative number for minus infinity.
             mask = mask if mask.dtype == torch.bool else mask > 0.5
             lowest = _LOWEST.get(inputs.dtype, -1e9)
             if self.mask_rule == "keras2":
@@ -204,7 +204,7 @@ class Softmax(Layer):
             )
 
 
-#: What Keras puts for minus infinity (_large_negative_number).
+#: Keras's value for minus infinity (_large_negative_number).
 _LOWEST = {torch.float16: -3e4}
 
 LAYERS: dict[str, type[Layer]] = {

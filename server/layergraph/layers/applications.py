@@ -1,4 +1,4 @@
-"""Layers that keras.applications defines beside its models; Keras loads files of them by their module."""
+"""Layers defined by keras.applications; Keras identifies them in files by their module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layergraph.initializers import Constant
 
 
 class LayerScale(Layer):
-    """x * gamma over the last axis, of `projection_dim` (keras.applications.ConvNeXt)."""
+    """Scales x by a trainable vector `gamma` of length `projection_dim` (keras.applications.ConvNeXt)."""
 
     keras_module: ClassVar[str] = "keras.src.applications.convnext"
 
@@ -27,20 +27,20 @@ class LayerScale(Layer):
         self.add_weight("gamma", (self.projection_dim,), Constant(self.init_values))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The scaled input."""
+        """Computes x * gamma."""
         scaled: torch.Tensor = x * w.gamma
         return scaled
 
 
 class StochasticDepth(Layer):
-    """In training leaves out whole rows, and scales the others so that the mean stays (keras.applications.ConvNeXt)."""
+    """In training drops entire rows and scales the others to preserve the mean (keras.applications.ConvNeXt)."""
 
     keras_module: ClassVar[str] = "keras.src.applications.convnext"
 
     drop_path_rate: float = option(fraction)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The input, without some of its rows in training."""
+        """Returns the inputs, in training with some rows dropped."""
         if not context.training:
             return x
         keep = 1 - self.drop_path_rate
@@ -57,7 +57,7 @@ class CustomScaleLayer(Layer):
     scale: float = option(number)
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
-        """The sum of two inputs. Raises GraphError for another number of them."""
+        """Computes the scaled sum. Raises GraphError unless there are two inputs."""
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
             raise GraphError(
                 f"layer '{self.name}' (CustomScaleLayer): got {type(inputs).__name__}, expected two tensors"

@@ -1,4 +1,4 @@
-"""Layers that only Keras 1 has (keras.layers of 1.2: MaxoutDense, Highway, ParametricSoftplus, SReLU, Merge)."""
+"""Layers that exist in Keras 1 only (keras.layers of 1.2: MaxoutDense, Highway, ParametricSoftplus, SReLU, Merge)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Dense(Layer):
     bias_constraint: Any = option(constraint, default=None, kw_only=True)
 
     def features(self, shape: Any) -> int | None:
-        """Those of an input. Raises GraphError for other shapes than (rows, features)."""
+        """Returns the number of input features. Raises GraphError if the shape is not (rows, features)."""
         if len(shape) != 2:
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): got shape {shape}, expected (rows, features)"
@@ -40,7 +40,7 @@ class _Dense(Layer):
         return length
 
     def add_kernel(self, *shape: int | None) -> None:
-        """Creates the kernel that the options are about."""
+        """Creates the kernel from the kernel options."""
         self.add_weight(
             "kernel",
             shape,
@@ -50,12 +50,12 @@ class _Dense(Layer):
         )
 
     def add_bias(self, *shape: int | None) -> None:
-        """Creates the bias that the options are about."""
+        """Creates the bias from the bias options."""
         self.add_weight("bias", shape, Zeros(), regularizer=self.bias_regularizer, constraint=self.bias_constraint)
 
 
 class MaxoutDense(_Dense):
-    """The largest of `nb_feature` linear layers, for each unit (Goodfellow et al., 2013).
+    """Maximum of `nb_feature` linear layers, for each unit (Goodfellow et al., 2013).
 
     Kernel (nb_feature, features, units), bias (nb_feature, units), output (rows, units).
     """
@@ -70,20 +70,20 @@ class MaxoutDense(_Dense):
             self.add_bias(self.nb_feature, self.units)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The maximum over the layers."""
+        """Computes the maximum over the linear layers."""
         y = torch.einsum("rf,nfu->rnu", x, w.kernel)
         return (y + w.bias if self.use_bias else y).amax(1)
 
 
 class Highway(_Dense):
     """t * activation(x @ kernel + bias) + (1 - t) * x, with t = sigmoid(x @ carry_kernel + carry_bias)
-    (Srivastava et al., 2015). Kernels (features, features), output as the input.
+    (Srivastava et al., 2015). Kernels (features, features), output of the input's shape.
     """
 
     activation: Activation = option(activation, default=None)
 
     def setup(self) -> None:
-        """Takes an activation layer in."""
+        """Registers an activation layer as a sublayer."""
         adopt_activation(self, self.activation)
 
     def build(self, input_shape: Any) -> None:
@@ -96,7 +96,7 @@ class Highway(_Dense):
             self.add_weight("carry_bias", (features,), Ones())
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The mixture of the activation and the input."""
+        """Computes the gated sum of activation and input."""
         share = x @ w.carry_kernel
         y = x @ w.kernel
         if self.use_bias:
@@ -106,10 +106,10 @@ class Highway(_Dense):
 
 
 class CosineMerge(Dot):
-    """The cosine of two inputs (rows, features): (rows, 1, 1) (Merge with mode='cos')."""
+    """Cosine similarity of two inputs (rows, features); output (rows, 1, 1) (Merge with mode='cos')."""
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The cosines. Raises GraphError for inputs of other shapes."""
+        """Computes the cosines. Raises GraphError unless both inputs are (rows, features)."""
         if any(tensor.ndim != 2 for tensor in tensors):
             raise GraphError(f"got shapes {[tuple(t.shape) for t in tensors]}, expected two of (rows, features)")
         first, second = tensors
@@ -118,7 +118,7 @@ class CosineMerge(Dot):
 
 
 class ParametricSoftplus(PerElement):
-    """alpha * softplus(beta * x), with learned alpha and beta for each element."""
+    """alpha * softplus(beta * x), with trainable alpha and beta for each element."""
 
     alpha_init: float = option(number, default=0.2)
     beta_init: float = option(number, default=5.0)
@@ -131,14 +131,14 @@ class ParametricSoftplus(PerElement):
         self.add_weight("betas", shape, Constant(self.beta_init))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The scaled softplus."""
-        # torch's softplus gives x itself above 20.
+        """Computes the scaled softplus."""
+        # torch's softplus returns x itself above a threshold, by default 20.
         y: torch.Tensor = w.alphas * functional.softplus(w.betas * x, threshold=50)
         return y
 
 
 class SReLU(PerElement):
-    """x between t_left and t_left + |t_right|, and lines of slopes a_left and a_right beyond (Jin et al., 2015)."""
+    """x between t_left and t_left + |t_right|, with slopes a_left below and a_right above (Jin et al., 2015)."""
 
     t_left_init: Any = option(initializer, default="zeros")
     a_left_init: Any = option(initializer, default="glorot_uniform")
@@ -153,7 +153,7 @@ class SReLU(PerElement):
             self.add_weight(name, shape, getattr(self, f"{name}_init"))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The S-shaped x."""
+        """Computes the S-shaped rectifier."""
         width = w.t_right.abs()
         above = x - w.t_left
         middle = torch.minimum(torch.relu(above), width)

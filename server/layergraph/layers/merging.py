@@ -1,4 +1,4 @@
-"""Layers that make one tensor of several (keras.layers.merging), and the lower-case functions that call them."""
+"""Layers that merge several tensors into one (keras.layers.merging), and the lower-case functions for them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 
-#: The mask of each input, or None where none of them has one.
+#: The mask of each input, or None if no input has one.
 Masks: TypeAlias = "Sequence[torch.Tensor | None] | None"
 
 
 class _Merge(Layer):
-    """A layer that is called on a list of tensors.
+    """A layer called on a list of tensors.
 
-    mask_rule   how masks are combined: as `keras3` does, as `keras2` did, or not at all (`none`), as Keras 3.0 to 3.3
-                lost them. It is told by the file's version and never saved
+    mask_rule   how masks are combined: as in `keras3`, as in `keras2`, or `none`, as Keras 3.0 to 3.3, which dropped
+                them. Set from the file's version and never saved
     """
 
     mask_rule: str = option(one_of("keras3", "keras2", "none"), default="keras3", kw_only=True)
@@ -29,23 +29,23 @@ class _Merge(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
-        """One tensor of the list. Raises GraphError for anything but a list of tensors that fit."""
+        """Merges the tensors. Raises GraphError unless `inputs` is a list of tensors with compatible shapes."""
         tensors = self.checked(inputs)
         return self.merge(tensors, mask if self.mask_rule == "keras3" else None)
 
     def checked(self, inputs: Any) -> list[torch.Tensor]:
-        """The inputs, if they are a list of tensors."""
+        """Returns the inputs as a list. Raises GraphError if they aren't one."""
         if not isinstance(inputs, (list, tuple)) or not inputs:
-            raise GraphError(f"a {type(self).__name__} layer is called on a list of tensors, got a single one")
+            raise GraphError(f"a {type(self).__name__} layer must be called on a list of tensors, got a single one")
         return list(inputs)
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """One tensor of several; `masks` for those whose masked elements don't take part."""
+        """Merges the tensors; `masks` is for layers that leave out masked elements."""
         raise NotImplementedError
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """Keras 3: a step counts if it does in any input, and there is no mask if one input has none. Keras 2: a step
-        counts if it does in all inputs that have a mask.
+        """Combines the masks. Keras 3: a timestep is kept if any input keeps it; no mask if an input has none. Keras 2:
+        a timestep is kept if all inputs with a mask keep it.
         """
         masks = mask if isinstance(mask, (list, tuple)) else [mask]
         given = [known for known in masks if known is not None]
@@ -65,10 +65,12 @@ class _Merge(Layer):
 
 
 class _Elementwise(_Merge):
-    """Combines elements at the same place. Inputs of fewer axes get axes of length 1 after the rows, and broadcast."""
+    """Combines inputs element by element, with broadcasting. Inputs of lower rank get axes of length 1 after the batch
+    axis.
+    """
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
-        """One tensor of the list."""
+        """Merges the tensors. Raises GraphError unless `inputs` is a list of tensors."""
         tensors = self.checked(inputs)
         rank = max(tensor.ndim for tensor in tensors)
         expanded = [_with_rank(tensor, rank) for tensor in tensors]
@@ -77,7 +79,7 @@ class _Elementwise(_Merge):
                 expanded = _with_unknown(expanded, axis, context.symbolic_dims.length)
         masks = None
         if self.mask_rule == "keras3" and mask is not None:
-            # In Keras an input that gets new axes loses its mask.
+            # In Keras an input that is expanded loses its mask.
             masks = [m if t.ndim == rank else None for m, t in zip(mask, tensors, strict=True)]
         return self.merge(expanded, masks)
 
@@ -86,7 +88,7 @@ class Add(_Elementwise):
     """Sum of the inputs (keras.layers.Add)."""
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The sum."""
+        """Computes the sum."""
         return _reduced(torch.add, tensors)
 
 
@@ -94,19 +96,19 @@ class Subtract(_Elementwise):
     """First input minus the second (keras.layers.Subtract)."""
 
     def checked(self, inputs: Any) -> list[torch.Tensor]:
-        """The inputs, if they are two."""
+        """Returns the inputs as a list. Raises GraphError unless there are two."""
         return _two(self, super().checked(inputs))
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The difference."""
+        """Computes the difference."""
         return tensors[0] - tensors[1]
 
 
 class Multiply(_Elementwise):
-    """Product of the inputs (keras.layers.Multiply). A masked element counts as 1; one masked in all inputs gives 0."""
+    """Product of the inputs (keras.layers.Multiply). Masked elements count as 1; 0 where all are masked."""
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The product."""
+        """Computes the product."""
         if masks is None or all(mask is None for mask in masks):
             return _reduced(torch.mul, tensors)
         factors = [t if m is None else torch.where(m[..., None], t, 1) for t, m in zip(tensors, masks, strict=True)]
@@ -119,17 +121,17 @@ class Average(_Elementwise):
     """Mean of the inputs (keras.layers.Average)."""
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The mean."""
+        """Computes the mean."""
         return _reduced(torch.add, tensors) / len(tensors)
 
 
 class _Extreme(_Elementwise):
-    """The largest or smallest of the elements that aren't masked."""
+    """Maximum or minimum of the elements that aren't masked."""
 
     pick: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The extreme. As Keras computes it, one input after the other."""
+        """Computes the extreme pairwise, as Keras does."""
         pick = type(self).pick
         if masks is None or all(mask is None for mask in masks):
             return _reduced(pick, tensors)
@@ -147,24 +149,24 @@ class _Extreme(_Elementwise):
 
 
 class Maximum(_Extreme):
-    """Largest of the inputs, element by element (keras.layers.Maximum)."""
+    """Element-wise maximum of the inputs (keras.layers.Maximum)."""
 
     pick = torch.maximum
 
 
 class Minimum(_Extreme):
-    """Smallest of the inputs, element by element (keras.layers.Minimum)."""
+    """Element-wise minimum of the inputs (keras.layers.Minimum)."""
 
     pick = torch.minimum
 
 
 class Concatenate(_Merge):
-    """The inputs one after the other along `axis` (keras.layers.Concatenate)."""
+    """Concatenates the inputs along `axis` (keras.layers.Concatenate)."""
 
     axis: int = option(integer, default=-1)
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
-        """The inputs in a row."""
+        """Concatenates the inputs."""
         tensors = self.checked(inputs)
         if context.symbolic_dims is not None:
             tensors = [
@@ -174,23 +176,23 @@ class Concatenate(_Merge):
         return self.merge(tensors, mask)
 
     def _fitted(self, tensor: torch.Tensor, first: torch.Tensor, unknown: int) -> torch.Tensor:
-        """A tensor without values, whose lengths are those of the first where either is unknown, as Keras has it."""
+        """Resizes a `meta` tensor to the first one's lengths where either is unknown, as Keras infers shapes."""
         for axis in range(1, min(tensor.ndim, first.ndim)):
             if axis != self.axis % first.ndim and unknown in (tensor.shape[axis], first.shape[axis]):
                 tensor = _resized(tensor, axis, first.shape[axis])
         return tensor
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The inputs in a row. Raises GraphError if another axis differs."""
+        """Concatenates the inputs. Raises GraphError if ranks differ or `axis` doesn't exist."""
         shapes = [tuple(tensor.shape) for tensor in tensors]
         rank = len(shapes[0])
         if any(len(shape) != rank for shape in shapes) or not -rank <= self.axis < rank:
-            raise GraphError(f"got shapes {shapes}, expected equal numbers of axes, with an axis {self.axis} to join")
+            raise GraphError(f"got shapes {shapes}, expected equal ranks and an axis {self.axis} to concatenate along")
         return torch.cat(tensors, self.axis)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The masks joined as the inputs are, where an input without one counts as a whole. A step counts if any of its
-        features does (Keras 3), or if all do (Keras 2).
+        """Concatenates the masks; an input without one counts as all True. A timestep is kept if any of its features
+        is (Keras 3), or if all are (Keras 2).
         """
         masks = mask if isinstance(mask, (list, tuple)) else [mask]
         if self.mask_rule == "none" or all(known is None for known in masks):
@@ -215,39 +217,39 @@ def _axes(value: Any) -> int | tuple[int, int]:
 
 
 class Dot(_Merge):
-    """Products of two inputs summed over an axis of each, row by row (keras.layers.Dot).
+    """Batched dot product of two inputs along an axis of each (keras.layers.Dot).
 
-    axes        the axis of both inputs, or one for each; the rows, axis 0, can't be summed
-    normalize   scale to unit length along the axes first, which gives the cosine
+    axes        the axis of both inputs, or one for each; not the batch axis, 0
+    normalize   scales inputs to unit length along the axes first, which gives the cosine similarity
 
-    (rows, a..., d) and (rows, d, b...) give (rows, a..., b...); two inputs of two axes give (rows, 1).
+    (rows, a..., d) and (rows, d, b...) give (rows, a..., b...); two inputs of rank 2 give (rows, 1).
     """
 
     axes: int | tuple[int, int] = option(_axes)
     normalize: bool = option(boolean, default=False)
 
     def checked(self, inputs: Any) -> list[torch.Tensor]:
-        """The inputs, if they are two."""
+        """Returns the inputs as a list. Raises GraphError unless there are two."""
         return _two(self, super().checked(inputs))
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
-        """The products."""
+        """Computes the dot products. Raises GraphError if an axis doesn't exist or lengths differ."""
         tensors = self.checked(inputs)
         if context.symbolic_dims is not None:
             axes = self._summed_axes(tensors)
-            # An unknown length fits a known one.
+            # An unknown length is compatible with any other.
             if context.symbolic_dims.length in {t.shape[axis] for t, axis in zip(tensors, axes, strict=True)}:
                 pairs = zip(tensors, axes, strict=True)
                 tensors = [_resized(tensor, axis, context.symbolic_dims.length) for tensor, axis in pairs]
         return self.merge(tensors, mask)
 
     def _summed_axes(self, tensors: list[torch.Tensor]) -> list[int]:
-        """The axis of each input. Raises GraphError for one that isn't there."""
+        """Returns the axis of each input. Raises GraphError if an input lacks it."""
         axes = (self.axes, self.axes) if isinstance(self.axes, int) else self.axes
         return [self._axis(axis, tuple(tensor.shape)) for axis, tensor in zip(axes, tensors, strict=True)]
 
     def merge(self, tensors: list[torch.Tensor], masks: Masks) -> torch.Tensor:
-        """The products. Raises GraphError for axes that aren't there or differ in length."""
+        """Computes the dot products. Raises GraphError if an axis doesn't exist or lengths differ."""
         shapes = [tuple(tensor.shape) for tensor in tensors]
         a, b = self._summed_axes(tensors)
         first, second = tensors
@@ -267,11 +269,11 @@ class Dot(_Merge):
 
     def _axis(self, axis: int, shape: tuple[int, ...]) -> int:
         if len(shape) < 2 or not -len(shape) < axis < len(shape) or axis == 0:
-            raise GraphError(f"axes is {self.axes}, expected axes of shape {shape} other than the rows")
+            raise GraphError(f"axes is {self.axes}, expected axes of shape {shape} other than the batch axis")
         return axis % len(shape)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """None: what comes out has other steps."""
+        """None: the output's timesteps aren't those of the inputs."""
         return None
 
 
@@ -283,7 +285,7 @@ def _with_rank(tensor: torch.Tensor, rank: int) -> torch.Tensor:
 
 def _two(layer: Layer, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     if len(tensors) != 2:
-        raise GraphError(f"a {type(layer).__name__} layer is called on 2 tensors, got {len(tensors)}")
+        raise GraphError(f"a {type(layer).__name__} layer must be called on 2 tensors, got {len(tensors)}")
     return tensors
 
 
@@ -297,14 +299,14 @@ def _reduced(
 
 
 def _unit_length(x: torch.Tensor, axis: int) -> torch.Tensor:
-    # Keras's normalize: the inverse length is at most 1 / epsilon = 1e7.
+    # Keras's normalize bounds the inverse length by 1 / epsilon = 1e7.
     return x * torch.rsqrt(x.square().sum(axis, keepdim=True)).clamp_max(1e7)
 
 
 def _with_unknown(tensors: list[torch.Tensor], axis: int, unknown: int) -> list[torch.Tensor]:
-    """Tensors without values, of an unknown length along `axis` where one of them is. Those of length 1 broadcast.
+    """Makes the lengths of `meta` tensors along `axis` unknown if one of them is; lengths of 1 broadcast.
 
-    Keras says so of the result, although a known length is what the others must have.
+    Keras infers an unknown length, although the others have to equal the known one.
     """
     lengths = {tensor.shape[axis] for tensor in tensors} - {1}
     if unknown not in lengths or len(lengths) != 2:

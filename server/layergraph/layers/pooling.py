@@ -11,12 +11,12 @@ from layergraph.config.options import anything, option
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
-from layergraph.layers.pooling_global import LAYERS as WHOLE
+from layergraph.layers.pooling_global import LAYERS as GLOBAL_POOLING
 from layergraph.layers.spatial import SpatialLayer, data_format, padding, same_padding
 
 
 class _Pooling(SpatialLayer):
-    """One value for each window of each channel. Without `strides`, windows lie side by side.
+    """Pools each window of each channel to one value. `strides` defaults to `pool_size`.
 
     Input (rows, *spatial, channels), output (rows, *windows, channels).
     """
@@ -27,7 +27,7 @@ class _Pooling(SpatialLayer):
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Brings sizes to one value an axis."""
+        """Expands sizes to one value per axis. Raises ConfigError for an unsupported padding."""
         self.each_axis("pool_size")
         if self.strides is None:
             self.strides = self.pool_size
@@ -42,8 +42,8 @@ class _Pooling(SpatialLayer):
         pads = [
             same_padding(*axis) if same else (0, 0) for axis in zip(lengths, self.pool_size, self.strides, strict=True)
         ]
-        # torch pads both sides alike. Where one step more is due after, a copy is spared: with strides, rounding the
-        # number of windows up adds the last one; without, padding more on both sides adds a first one, dropped below.
+        # torch pads both sides equally. Where one more step is needed after, this avoids a copy: with strides, rounding
+        # the number of windows up adds the last one; without, padding both sides more adds a first one, cropped below.
         surplus = [
             after - before if stride == 1 else 0 for (before, after), stride in zip(pads, self.strides, strict=True)
         ]
@@ -59,33 +59,33 @@ class _Pooling(SpatialLayer):
     def pool(
         self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
     ) -> torch.Tensor:
-        """The pooling itself, in torch's layout."""
+        """Applies the pooling in torch's layout."""
         raise NotImplementedError
 
 
 class _MaxPooling(_Pooling):
-    """The largest value of each window; padding counts as minus infinity."""
+    """Maximum of each window; padding counts as minus infinity."""
 
     def pool(
         self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
     ) -> torch.Tensor:
-        """The largest values."""
+        """Computes the maxima."""
         pool: Any = functional.max_pool2d if x.ndim == 4 else functional.max_pool3d
         pooled: torch.Tensor = pool(x, window, strides, pads, ceil_mode=round_up)
         return pooled
 
 
 class _AveragePooling(_Pooling):
-    """The mean of each window; padding doesn't count, as in TensorFlow (Keras on torch counts it in some cases)."""
+    """Mean of each window without padding, as in TensorFlow (Keras on torch includes padding in some cases)."""
 
     def pool(
         self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
     ) -> torch.Tensor:
-        """The means."""
+        """Computes the means."""
         if x.ndim == 4:
             return functional.avg_pool2d(x, window, strides, pads, round_up, count_include_pad=False)
-        # torch's own pooling of volumes refuses windows longer than an axis. The mean of a volume is the mean over its
-        # depth of the means of its images, and the layout makes all of these views.
+        # torch's avg_pool3d rejects windows longer than an axis. The mean of a volume is the mean over depth of the
+        # means of its images; the layout makes all of these views.
         rows, channels, depth = x.shape[:3]
         images = self.pool(x.movedim(2, 1).flatten(0, 1), window[1:], strides[1:], pads[1:], round_up)
         height, width = images.shape[2:]
@@ -95,19 +95,19 @@ class _AveragePooling(_Pooling):
 
 
 class MaxPooling1D(_MaxPooling):
-    """Largest value of windows over one axis (keras.layers.MaxPooling1D)."""
+    """Maximum of windows over one axis (keras.layers.MaxPooling1D)."""
 
     rank = 1
 
 
 class MaxPooling2D(_MaxPooling):
-    """Largest value of windows over images (keras.layers.MaxPooling2D)."""
+    """Maximum of windows over images (keras.layers.MaxPooling2D)."""
 
     rank = 2
 
 
 class MaxPooling3D(_MaxPooling):
-    """Largest value of windows over volumes (keras.layers.MaxPooling3D)."""
+    """Maximum of windows over volumes (keras.layers.MaxPooling3D)."""
 
     rank = 3
 
@@ -137,5 +137,5 @@ LAYERS: dict[str, type[Layer]] = {
     "AveragePooling1D": AveragePooling1D,
     "AveragePooling2D": AveragePooling2D,
     "AveragePooling3D": AveragePooling3D,
-    **WHOLE,
+    **GLOBAL_POOLING,
 }

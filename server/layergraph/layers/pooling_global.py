@@ -1,4 +1,4 @@
-"""Pooling over whole axes: to one value, or to a fixed number (keras.layers.Global*Pooling*, Adaptive*Pooling*)."""
+"""Pooling over entire axes, to one value or a fixed number (keras.layers.Global*Pooling*, Adaptive*Pooling*)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from layergraph.layers.spatial import SpatialLayer, data_format
 
 
 class _GlobalPooling(SpatialLayer):
-    """One value for each channel. Output (rows, channels); with `keepdims` the spatial axes stay, of length 1."""
+    """Pools each channel to one value. Output (rows, channels); with `keepdims` the spatial axes stay, of length 1."""
 
     data_format: str = option(data_format, default=None)
     keepdims: bool = option(boolean, default=False)
 
     def pooled_axes(self, x: torch.Tensor) -> tuple[int, ...]:
-        """The axes to pool over. Raises DataError where one is empty, GraphError for an input of another rank."""
+        """Returns the axes to pool over. Raises DataError if one is empty, GraphError for another rank."""
         self.check_windows(self.lengths(x), [1] * self.rank)
         return self.spatial_axes
 
 
 class _GlobalMaxPooling(_GlobalPooling):
-    """The largest value of each channel."""
+    """Maximum of each channel."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
@@ -35,7 +35,7 @@ class _GlobalMaxPooling(_GlobalPooling):
 
 
 class _GlobalAveragePooling(_GlobalPooling):
-    """The mean of each channel."""
+    """Mean of each channel."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
@@ -43,25 +43,25 @@ class _GlobalAveragePooling(_GlobalPooling):
 
 
 class GlobalMaxPooling1D(_GlobalMaxPooling):
-    """Largest value over one axis (keras.layers.GlobalMaxPooling1D)."""
+    """Maximum over one axis (keras.layers.GlobalMaxPooling1D)."""
 
     rank = 1
 
 
 class GlobalMaxPooling2D(_GlobalMaxPooling):
-    """Largest value over images (keras.layers.GlobalMaxPooling2D)."""
+    """Maximum over images (keras.layers.GlobalMaxPooling2D)."""
 
     rank = 2
 
 
 class GlobalMaxPooling3D(_GlobalMaxPooling):
-    """Largest value over volumes (keras.layers.GlobalMaxPooling3D)."""
+    """Maximum over volumes (keras.layers.GlobalMaxPooling3D)."""
 
     rank = 3
 
 
 class GlobalAveragePooling1D(_GlobalPooling):
-    """Mean over one axis, of the steps that count where there is a mask (keras.layers.GlobalAveragePooling1D)."""
+    """Mean over one axis, of the unmasked steps if there is a mask (keras.layers.GlobalAveragePooling1D)."""
 
     rank = 1
     supports_masking = True
@@ -69,7 +69,7 @@ class GlobalAveragePooling1D(_GlobalPooling):
     def forward(
         self, context: CallContext, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Computes the outputs. A row of which no step counts gives NaN, as in Keras."""
+        """Computes the outputs. A row with all steps masked gives NaN, as in Keras."""
         x = self.floating(x)
         axes = self.pooled_axes(x)
         if mask is None:
@@ -79,7 +79,7 @@ class GlobalAveragePooling1D(_GlobalPooling):
         return total / counts.to(x.dtype).sum(axes, keepdim=self.keepdims)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The mask ends here."""
+        """None: the output has no timesteps."""
         return None
 
 
@@ -96,7 +96,7 @@ class GlobalAveragePooling3D(_GlobalAveragePooling):
 
 
 class _AdaptivePooling(SpatialLayer):
-    """Cuts each axis into `output_size` windows of (nearly) equal length, which overlap by a step where they must.
+    """Pools over `output_size` windows of (nearly) equal length per axis, which overlap by a step where necessary.
 
     Input (rows, *spatial, channels), output (rows, *output_size, channels).
     """
@@ -105,7 +105,7 @@ class _AdaptivePooling(SpatialLayer):
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Brings sizes to one value an axis."""
+        """Expands `output_size` to one value per axis."""
         self.each_axis("output_size")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -115,25 +115,25 @@ class _AdaptivePooling(SpatialLayer):
         return self.from_torch(y)
 
     def pool(self, x: torch.Tensor, output_size: tuple[int, ...]) -> torch.Tensor:
-        """The pooling itself, in torch's layout."""
+        """Applies the pooling in torch's layout."""
         raise NotImplementedError
 
 
 class _AdaptiveAveragePooling(_AdaptivePooling):
-    """The mean of each window."""
+    """Mean of each window."""
 
     def pool(self, x: torch.Tensor, output_size: tuple[int, ...]) -> torch.Tensor:
-        """The means."""
+        """Computes the means."""
         pool: Any = functional.adaptive_avg_pool2d if x.ndim == 4 else functional.adaptive_avg_pool3d
         pooled: torch.Tensor = pool(x, output_size)
         return pooled
 
 
 class _AdaptiveMaxPooling(_AdaptivePooling):
-    """The largest value of each window."""
+    """Maximum of each window."""
 
     def pool(self, x: torch.Tensor, output_size: tuple[int, ...]) -> torch.Tensor:
-        """The largest values."""
+        """Computes the maxima."""
         pool: Any = functional.adaptive_max_pool2d if x.ndim == 4 else functional.adaptive_max_pool3d
         pooled: torch.Tensor = pool(x, output_size)
         return pooled
@@ -158,19 +158,19 @@ class AdaptiveAveragePooling3D(_AdaptiveAveragePooling):
 
 
 class AdaptiveMaxPooling1D(_AdaptiveMaxPooling):
-    """Largest values of a fixed number of windows over one axis (keras.layers.AdaptiveMaxPooling1D)."""
+    """Maxima of a fixed number of windows over one axis (keras.layers.AdaptiveMaxPooling1D)."""
 
     rank = 1
 
 
 class AdaptiveMaxPooling2D(_AdaptiveMaxPooling):
-    """Largest values of a fixed number of windows over images (keras.layers.AdaptiveMaxPooling2D)."""
+    """Maxima of a fixed number of windows over images (keras.layers.AdaptiveMaxPooling2D)."""
 
     rank = 2
 
 
 class AdaptiveMaxPooling3D(_AdaptiveMaxPooling):
-    """Largest values of a fixed number of windows over volumes (keras.layers.AdaptiveMaxPooling3D)."""
+    """Maxima of a fixed number of windows over volumes (keras.layers.AdaptiveMaxPooling3D)."""
 
     rank = 3
 

@@ -1,4 +1,4 @@
-"""Noise and penalties that act in training only (keras.layers.regularization)."""
+"""Layers that add noise or penalties in training (keras.layers.regularization)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from layergraph.regularizers import L1L2
 def dropped(
     context: CallContext, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | None = None
 ) -> torch.Tensor:
-    """x with a fraction `rate` of it set to 0 and the rest scaled by 1 / (1 - rate).
+    """Returns x with a fraction `rate` set to 0 and the rest scaled by 1 / (1 - rate).
 
-    Elements that share an element of `noise_shape`, which broadcasts to x, share their fate.
+    Elements that share an element of `noise_shape`, which broadcasts to x, are dropped together.
     """
     return x * dropout_mask(context, x, rate, noise_shape)
 
@@ -36,7 +36,7 @@ def dropped(
 def dropout_mask(
     context: CallContext, x: torch.Tensor, rate: float, noise_shape: tuple[int, ...] | torch.Size | None = None
 ) -> torch.Tensor:
-    """What dropout multiplies by: 0 with probability `rate`, else 1 / (1 - rate). Type and device are those of x."""
+    """Returns dropout factors: 0 with probability `rate`, else 1 / (1 - rate). Dtype and device are those of x."""
     keep = 1.0 - rate
     mask = context.drawn(noise_shape or x.shape, x, lambda empty: empty.bernoulli_(keep, generator=context.generator))
     return mask.mul_(1 / keep if keep else 0.0)
@@ -49,8 +49,8 @@ def _normal(context: CallContext, x: torch.Tensor, mean: float, stddev: float) -
 class Dropout(Layer):
     """In training sets a fraction `rate` of the inputs to 0 and scales the rest to keep the sum (keras.layers.Dropout).
 
-    noise_shape   shape of the random mask, which broadcasts to the inputs; None on an axis takes the inputs' length
-    seed          kept for saving; randomness comes from the run
+    noise_shape   shape of the random mask, which broadcasts to the inputs; None on an axis means the inputs' length
+    seed          kept for saving only; the context's generator is used
     """
 
     rate: float = option(fraction)
@@ -60,7 +60,7 @@ class Dropout(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The inputs, or what dropout leaves of them."""
+        """Returns the inputs, in training with dropout."""
         if not context.training or not self.rate:
             return x
         return dropped(context, x, self.rate, _concrete(self.noise_shape, x))
@@ -73,7 +73,7 @@ def _concrete(noise_shape: Any, x: torch.Tensor) -> tuple[int, ...] | None:
 
 
 class AlphaDropout(Layer):
-    """Dropout that keeps mean and variance of what SELU gives (keras.layers.AlphaDropout; Klambauer et al., 2017)."""
+    """Dropout that preserves mean and variance after SELU (keras.layers.AlphaDropout; Klambauer et al., 2017)."""
 
     rate: float = option(fraction)
     noise_shape: Any = option(optional(list_of(optional(positive_int))), default=None)
@@ -82,7 +82,7 @@ class AlphaDropout(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The inputs, or a * (x or SELU's lowest value) + b."""
+        """Returns the inputs, in training a * (x or SELU's lower bound) + b."""
         if not context.training or not self.rate:
             return x
         lowest = -1.6732632423543772 * 1.0507009873554805
@@ -101,7 +101,7 @@ class GaussianDropout(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The inputs, in training with noise."""
+        """Returns the inputs, in training multiplied by noise."""
         if not context.training or not self.rate:
             return x
         stddev = math.sqrt(self.rate / (1 - self.rate)) if self.rate < 1 else math.inf
@@ -109,7 +109,7 @@ class GaussianDropout(Layer):
 
 
 class GaussianNoise(Layer):
-    """In training adds noise of mean 0 and deviation `stddev` (keras.layers.GaussianNoise)."""
+    """In training adds noise of mean 0 and standard deviation `stddev` (keras.layers.GaussianNoise)."""
 
     stddev: float = option(nonnegative)
     seed: Any = option(anything, default=None)
@@ -117,12 +117,12 @@ class GaussianNoise(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The inputs, in training with noise."""
+        """Returns the inputs, in training plus noise."""
         return x + _normal(context, x, 0.0, self.stddev) if context.training and self.stddev else x
 
 
 class _SpatialDropout(Layer):
-    """Drops whole channels: each is kept or dropped at all places at once."""
+    """Drops entire channels: each is kept or dropped at all positions."""
 
     rate: float = option(fraction)
     seed: Any = option(anything, default=None)
@@ -131,35 +131,35 @@ class _SpatialDropout(Layer):
     regularizes_activity = False
 
     def noise_shape(self, x: torch.Tensor) -> tuple[int, ...]:
-        """Shape of the random mask: rows and channels."""
+        """Returns the shape of the random mask: rows and channels."""
         return (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The inputs, in training without some channels."""
+        """Returns the inputs, in training without the dropped channels."""
         return dropped(context, x, self.rate, self.noise_shape(x)) if context.training and self.rate else x
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config, which has no `trainable`: Keras doesn't take it back here."""
+        """Keras 3's config; `trainable` is left out, since Keras's constructor doesn't accept it."""
         config = super().get_config()
         del config["trainable"]
         return config
 
 
 class SpatialDropout1D(_SpatialDropout):
-    """Drops channels of (rows, steps, channels) (keras.layers.SpatialDropout1D)."""
+    """Drops channels of (rows, timesteps, channels) (keras.layers.SpatialDropout1D)."""
 
 
 class _ChannelSpatialDropout(_SpatialDropout):
     data_format: Any = option(optional(one_of("channels_last", "channels_first")), default=None)
-    # Again, as Keras has it behind `data_format`.
+    # Declared again, since Keras has it after `data_format`.
     seed: Any = option(anything, default=None)
 
     def setup(self) -> None:
-        """Channels come last where nothing is said."""
+        """Sets the default of `data_format`."""
         self.data_format = self.data_format or "channels_last"
 
     def noise_shape(self, x: torch.Tensor) -> tuple[int, ...]:
-        """Shape of the random mask: rows and channels."""
+        """Returns the shape of the random mask: rows and channels."""
         if self.data_format == "channels_first":
             return (*x.shape[:2], *[1] * (x.ndim - 2))
         return super().noise_shape(x)
@@ -174,7 +174,7 @@ class SpatialDropout3D(_ChannelSpatialDropout):
 
 
 class ActivityRegularization(Layer):
-    """Adds l1 * sum |x| + l2 * sum x^2, divided by the rows, to the loss (keras.layers.ActivityRegularization)."""
+    """Adds (l1 * sum |x| + l2 * sum x^2) / batch size to the loss (keras.layers.ActivityRegularization)."""
 
     l1: float = option(nonnegative, default=0.0)
     l2: float = option(nonnegative, default=0.0)
@@ -183,15 +183,15 @@ class ActivityRegularization(Layer):
     regularizes_activity = False
 
     def setup(self) -> None:
-        """Makes the penalty."""
+        """Creates the penalty."""
         self.activity_regularizer = L1L2(self.l1, self.l2)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config: the penalty is told by its strengths."""
+        """Keras 3's config: `l1` and `l2` instead of the regularizer."""
         return {key: value for key, value in super().get_config().items() if key != "activity_regularizer"}
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The inputs."""
+        """Returns the inputs."""
         return x
 
 

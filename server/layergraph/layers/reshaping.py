@@ -1,4 +1,4 @@
-"""Layers that move or repeat values without changing them (keras.layers.reshaping)."""
+"""Layers that rearrange or repeat values (keras.layers.reshaping)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from layergraph.layers.up_sampling import LAYERS as UP_SAMPLING
 
 
 class Flatten(Layer):
-    """All axes but the rows joined into one; channels_first inputs as if channels came last (keras.layers.Flatten)."""
+    """Flattens all axes but the batch axis; channels_first inputs in channels_last order (keras.layers.Flatten)."""
 
     data_format: str = option(data_format, default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs: (rows, values)."""
+        """Computes the outputs, (rows, values)."""
         if self.data_format == "channels_first" and x.ndim > 1:
             x = x.movedim(1, -1)
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def target_shape(value: Any) -> tuple[int, ...]:
-    """Validator: lengths without the rows; one may be -1, for what is left."""
+    """Validator: lengths of the axes after the batch axis; one may be -1, to be inferred."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = (value,)
     lengths = list_of(integer)([-1 if item is None else item for item in value] if _is_list(value) else value)
@@ -45,36 +45,36 @@ def _is_list(value: Any) -> bool:
 
 
 class Reshape(Layer):
-    """The values of a row in another shape, in the same order; -1 stands for what is left (keras.layers.Reshape)."""
+    """Reshapes each row to `target_shape`; a length of -1 is inferred (keras.layers.Reshape)."""
 
     target_shape: Any = option(target_shape)
 
     def build_for(self, args: tuple[Structure, ...]) -> None:
-        """Refuses known shapes that can't be reshaped. Raises GraphError."""
+        """Raises GraphError if a known shape can't be reshaped."""
         super().build_for(args)
         shape = getattr(args[0], "shape", None)
-        # Where a length is unknown, the data decides.
+        # With an unknown length, the check is made in execution.
         if shape and None not in shape[1:] and self._lengths(shape[1:]) is None:
             raise GraphError(
-                f"layer '{self.name}' (Reshape): can't bring rows of shape {tuple(shape[1:])} to {self.target_shape}"
+                f"layer '{self.name}' (Reshape): can't reshape rows of shape {tuple(shape[1:])} to {self.target_shape}"
             )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs: (rows, *target_shape). Raises DataError where the number of values doesn't fit."""
+        """Computes the outputs, (rows, *target_shape). Raises DataError if the number of values differs."""
         lengths = self._lengths(x.shape[1:])
         if lengths is not None:
             return x.reshape(x.shape[0], *lengths)
         if x.is_meta:
-            # The shape of unknown lengths is asked for, and the stand-ins for them may not divide. What is left is as
-            # unknown as they are.
+            # Shape inference: the symbolic dimensions may not be divisible. The inferred length is then unknown, as
+            # they are.
             left = math.prod(x.shape[1:])
             return x.new_empty((x.shape[0], *(left if length == -1 else length for length in self.target_shape)))
         raise DataError(
-            f"layer '{self.name}' (Reshape): rows of shape {tuple(x.shape[1:])} can't be brought to {self.target_shape}"
+            f"layer '{self.name}' (Reshape): can't reshape rows of shape {tuple(x.shape[1:])} to {self.target_shape}"
         )
 
     def _lengths(self, shape: Any) -> tuple[int, ...] | None:
-        """`target_shape` for rows of that shape, or None if it doesn't fit."""
+        """Returns `target_shape` without -1 for rows of that shape, or None if the number of values differs."""
         count = math.prod(shape)
         known = math.prod(length for length in self.target_shape if length != -1)
         if -1 not in self.target_shape:
@@ -85,19 +85,19 @@ class Reshape(Layer):
 
 
 class Permute(Layer):
-    """The axes in another order; `dims` counts from 1, without the rows (keras.layers.Permute)."""
+    """Permutes the axes after the batch axis; `dims` counts from 1 (keras.layers.Permute)."""
 
     dims: tuple[int, ...] = option(list_of(positive_int))
 
     def setup(self) -> None:
-        """Checks that each axis is named once."""
+        """Raises ConfigError unless each axis is named once."""
         if sorted(self.dims) != list(range(1, len(self.dims) + 1)):
             raise ConfigError(
                 f"Permute: option 'dims' is {list(self.dims)}, expected each of 1 to {len(self.dims)} once"
             )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs, as a view."""
+        """Computes the outputs, a view. Raises GraphError for another rank."""
         if x.ndim != len(self.dims) + 1:
             raise GraphError(
                 f"layer '{self.name}' (Permute): got an input of rank {x.ndim}, expected {len(self.dims) + 1}"
@@ -106,21 +106,21 @@ class Permute(Layer):
 
 
 class RepeatVector(Layer):
-    """A vector `n` times: (rows, features) -> (rows, n, features) (keras.layers.RepeatVector)."""
+    """Repeats a vector `n` times: (rows, features) -> (rows, n, features) (keras.layers.RepeatVector)."""
 
     n: int = option(positive_int)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs, as a view."""
+        """Computes the outputs, a view. Raises GraphError unless the rank is 2."""
         if x.ndim != 2:
             raise GraphError(f"layer '{self.name}' (RepeatVector): got an input of rank {x.ndim}, expected 2")
-        # Keras's symbolic output is in the layer's type.
+        # Keras's symbolic output has the layer's compute dtype.
         x = x if x.is_floating_point() else x.to(torch_dtype(self.compute_dtype))
         return x.unsqueeze(1).expand(-1, self.n, -1)
 
 
 def border(rank: int, value: Any) -> tuple[tuple[int, int], ...]:
-    """Steps before and after on each axis, from one number, one for each axis, or a pair for each. Raises Expected."""
+    """Expands one number, one per axis, or one pair per axis to pairs (before, after). Raises Expected."""
     wanted = f"an integer of at least 0, {rank} of them, or {rank} pairs of them"
     if not _is_list(value):
         value = (value,) * rank
@@ -136,10 +136,10 @@ def border(rank: int, value: Any) -> tuple[tuple[int, int], ...]:
 
 
 class _BorderLayer(SpatialLayer):
-    """What padding and cropping share: an option that tells steps before and after each spatial axis."""
+    """Base of padding and cropping: an option with the steps before and after each spatial axis."""
 
     def read_border(self, name: str) -> None:
-        """Brings option `name` to pairs; for one axis to a single pair, as Keras keeps it. Raises ConfigError."""
+        """Expands option `name` to pairs, or to a single pair for one axis, as Keras stores it. Raises ConfigError."""
         value = getattr(self, name)
         try:
             if self.rank == 1 and _is_list(value) and len(value) == 2:
@@ -150,25 +150,25 @@ class _BorderLayer(SpatialLayer):
         setattr(self, name, pairs[0] if self.rank == 1 else pairs)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config: over one axis, most releases know no data format."""
+        """Keras's config; for one axis, most releases have no data format."""
         config = super().get_config()
         if self.rank == 1 and not self.channels_first:
             del config["data_format"]
         return config
 
     def pairs(self, value: Any) -> tuple[tuple[int, int], ...]:
-        """The option's value as one pair for each axis."""
+        """Returns the option's value as one pair per axis."""
         return (value,) if self.rank == 1 else value
 
 
 class _ZeroPadding(_BorderLayer):
-    """Zeros around the spatial axes."""
+    """Pads the spatial axes with zeros."""
 
     padding: Any = option(anything, default=1)
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Brings the padding to pairs."""
+        """Expands the padding to pairs."""
         self.read_border("padding")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -178,48 +178,48 @@ class _ZeroPadding(_BorderLayer):
 
 
 class ZeroPadding1D(_ZeroPadding):
-    """Zeros before and after one axis (keras.layers.ZeroPadding1D)."""
+    """Zero padding of one axis (keras.layers.ZeroPadding1D)."""
 
     rank = 1
 
 
 class ZeroPadding2D(_ZeroPadding):
-    """Zeros around images (keras.layers.ZeroPadding2D)."""
+    """Zero padding of images (keras.layers.ZeroPadding2D)."""
 
     rank = 2
 
 
 class ZeroPadding3D(_ZeroPadding):
-    """Zeros around volumes (keras.layers.ZeroPadding3D)."""
+    """Zero padding of volumes (keras.layers.ZeroPadding3D)."""
 
     rank = 3
 
 
 class _Cropping(_BorderLayer):
-    """The spatial axes without some steps at their ends."""
+    """Removes steps at the ends of the spatial axes."""
 
     cropping: Any = option(anything, default=1)
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Brings the cropping to pairs."""
+        """Expands the cropping to pairs."""
         self.read_border("cropping")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs. Raises DataError where nothing would be left."""
+        """Computes the outputs. Raises DataError if an axis would become empty."""
         crops = self.pairs(self.cropping)
         self.check_windows(self.lengths(x), [sum(pair) + 1 for pair in crops])
         return self.cropped(self.floating(x), crops)
 
 
 class Cropping1D(_Cropping):
-    """One axis without its ends (keras.layers.Cropping1D)."""
+    """Crops one axis (keras.layers.Cropping1D)."""
 
     rank = 1
 
 
 class Cropping2D(_Cropping):
-    """Images without their borders (keras.layers.Cropping2D)."""
+    """Crops images (keras.layers.Cropping2D)."""
 
     rank = 2
     cropping: Any = option(anything, default=0)
@@ -227,7 +227,7 @@ class Cropping2D(_Cropping):
 
 
 class Cropping3D(_Cropping):
-    """Volumes without their borders (keras.layers.Cropping3D)."""
+    """Crops volumes (keras.layers.Cropping3D)."""
 
     rank = 3
 

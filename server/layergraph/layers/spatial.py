@@ -1,4 +1,4 @@
-"""Layers over spatial axes: layouts, windows and padding that convolutions, pooling and resizing share."""
+"""Base of layers with spatial axes: layouts, windows and padding of convolutions, pooling and resizing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pads = Sequence[tuple[int, int]]
 
 
 def data_format(value: Any) -> str:
-    """Validator: 'channels_last' (also where nothing is said) or 'channels_first'."""
+    """Validator: 'channels_last' (the default) or 'channels_first', case-insensitive."""
     name = value.lower() if isinstance(value, str) else value
     if name is None or name in ("channels_last", "channels_first"):
         return name or "channels_last"
@@ -26,7 +26,7 @@ def data_format(value: Any) -> str:
 
 
 def padding(value: Any) -> str:
-    """Validator: how a window meets the border, 'valid', 'same' or 'causal', in any case."""
+    """Validator: the padding mode, 'valid', 'same' or 'causal', case-insensitive."""
     name = value.lower() if isinstance(value, str) else value
     if name in ("valid", "same", "causal"):
         return str(name)
@@ -34,14 +34,14 @@ def padding(value: Any) -> str:
 
 
 def same_padding(length: int, window: int, stride: int) -> tuple[int, int]:
-    """Padding 'same' of one axis: the output has ceil(length / stride) steps, and an odd zero goes after."""
-    # Without strides, lengths don't matter, and so are none of a recorded graph's.
+    """Returns 'same' padding of one axis: the output has ceil(length / stride) steps; an odd zero goes after."""
+    # With stride 1 the length isn't used, so a traced graph doesn't depend on it.
     total = window - 1 if stride == 1 else max(0, (-(-length // stride) - 1) * stride + window - length)
     return total // 2, total - total // 2
 
 
 class SpatialLayer(Layer):
-    """A layer over `rank` spatial axes between the rows and the channels.
+    """A layer with `rank` spatial axes between batch axis and channels.
 
     Input (rows, *spatial, channels), or (rows, channels, *spatial) with data_format='channels_first'.
     """
@@ -52,23 +52,23 @@ class SpatialLayer(Layer):
     causal: ClassVar[bool] = False
 
     if TYPE_CHECKING:
-        # Subclasses declare the option, where it stands in the order of Keras's arguments.
+        # Subclasses declare the option, at its position in Keras's arguments.
         @property
         def data_format(self) -> str: ...
 
     @property
     def channels_first(self) -> bool:
-        """Whether the channels come before the spatial axes."""
+        """Whether the channels are axis 1 rather than the last."""
         return self.data_format == "channels_first"
 
     @property
     def spatial_axes(self) -> tuple[int, ...]:
-        """Where the spatial axes lie in an input."""
+        """Indices of an input's spatial axes."""
         first = 2 if self.channels_first else 1
         return tuple(range(first, first + self.rank))
 
     def each_axis(self, name: str, validate: Validator[int] = positive_int) -> None:
-        """Brings option `name` to one value for each spatial axis. Raises ConfigError."""
+        """Expands option `name` to one value per spatial axis. Raises ConfigError."""
         value = getattr(self, name)
         try:
             setattr(self, name, sizes(self.rank, validate)(value))
@@ -76,27 +76,29 @@ class SpatialLayer(Layer):
             raise ConfigError(f"{type(self).__name__}: option '{name}' is {brief(value)}, expected {wrong}") from None
 
     def check_padding(self, mode: str) -> None:
-        """Raises ConfigError where padding is 'causal' and the layer has no such thing."""
+        """Raises ConfigError if padding is 'causal' and the layer doesn't support it."""
         if mode == "causal" and not self.causal:
             raise ConfigError(f"{type(self).__name__}: option 'padding' is 'causal', expected 'valid' or 'same'")
 
     def channels_of(self, shape: Any) -> int:
-        """Number of channels of an input of that shape. Raises GraphError if it is unknown, or the rank is wrong."""
+        """Returns the number of channels. Raises GraphError if it is unknown, or the rank is wrong."""
         self.check_rank(len(shape))
         channels = shape[1 if self.channels_first else -1]
         if channels is None:
-            raise GraphError(f"layer '{self.name}' ({type(self).__name__}): got shape {shape}, channels must be known")
+            raise GraphError(
+                f"layer '{self.name}' ({type(self).__name__}): got shape {shape}, expected a known number of channels"
+            )
         return int(channels)
 
     def check_rank(self, rank: int) -> None:
-        """Raises GraphError for an input of another rank."""
+        """Raises GraphError if an input's rank isn't that of the layer."""
         if rank != self.rank + 2:
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): got an input of rank {rank}, expected {self.rank + 2}"
             )
 
     def lengths(self, x: torch.Tensor) -> tuple[int, ...]:
-        """Lengths of the spatial axes of an input. Raises GraphError for another rank."""
+        """Returns the lengths of the spatial axes. Raises GraphError for another rank."""
         self.check_rank(x.ndim)
         return tuple(x.shape[axis] for axis in self.spatial_axes)
 
@@ -110,42 +112,42 @@ class SpatialLayer(Layer):
                 )
 
     def floating(self, x: torch.Tensor) -> torch.Tensor:
-        """The input in floating point: Keras's symbolic outputs are so where the input has integers."""
+        """Casts integer inputs to the compute dtype: Keras's symbolic outputs are floating point."""
         return x if x.is_floating_point() else x.to(torch_dtype(self.compute_dtype))
 
     def padded(self, x: torch.Tensor, pads: Pads) -> torch.Tensor:
-        """The input with zeros around its spatial axes."""
+        """Pads the spatial axes with zeros."""
         if not any(map(any, pads)):
             return x
-        # torch wants the last axis first. Padding before the layout changes keeps the memory layout.
+        # torch expects the last axis first. Padding before the layout changes preserves the memory format.
         flat = [] if self.channels_first else [0, 0]
         for before, after in reversed(pads):
             flat += [before, after]
         return functional.pad(x, flat)
 
     def cropped(self, x: torch.Tensor, crops: Pads) -> torch.Tensor:
-        """A view of the input without so many steps before and after."""
+        """Returns a view of the input without the given steps before and after each spatial axis."""
         for axis, (before, after) in zip(self.spatial_axes, crops, strict=True):
             if before or after:
                 x = x.narrow(axis, before, x.shape[axis] - before - after)
         return x
 
     def to_torch(self, x: torch.Tensor) -> torch.Tensor:
-        """A view (rows, channels, *spatial), as torch's convolutions and pooling take it.
+        """Returns a view (rows, channels, *spatial), torch's layout for convolutions and pooling.
 
-        What torch sees is its own `channels_last` memory format, so nothing is copied. That format does not exist for
-        one spatial axis, so a layer of rank 1 computes as an image of height 1.
+        The view has torch's `channels_last` memory format, so nothing is copied. That format doesn't exist for one
+        spatial axis, so layers of rank 1 compute on images of height 1.
         """
         if self.rank == 1:
             x = x.unsqueeze(2 if self.channels_first else 1)
         return x if self.channels_first else x.movedim(-1, 1)
 
     def from_torch(self, y: torch.Tensor) -> torch.Tensor:
-        """The way back from `to_torch`."""
+        """Inverse of `to_torch`."""
         if not self.channels_first:
             y = y.movedim(1, -1)
         return y.squeeze(2 if self.channels_first else 1) if self.rank == 1 else y
 
     def torch_sizes(self, values: Sequence[int], unit: int = 1) -> tuple[int, ...]:
-        """One value for each axis of `to_torch`'s result: `unit` for the height that it adds."""
+        """Returns one value per axis of `to_torch`'s result: `unit` for the height that it adds."""
         return (unit, *values) if self.rank == 1 else tuple(values)

@@ -1,4 +1,4 @@
-"""The closed table of layers: what a file may name. A config never leads to an import."""
+"""The closed table of layer classes that a file may name: configs never cause imports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from layergraph.layers.rnn import recurrent
 
 
 def merged(families: Iterable[Mapping[str, type[Layer]]]) -> dict[str, type[Layer]]:
-    """One table of all families. Raises ValueError if two of them have a class of one name."""
+    """Merges the families' tables. Raises ValueError if two of them contain the same class name."""
     table: dict[str, type[Layer]] = {}
     for family in families:
         twice = sorted(table.keys() & family.keys())

@@ -1,4 +1,4 @@
-"""Layers that repeat or interpolate steps of the spatial axes (keras.layers.UpSampling*)."""
+"""Layers that repeat or interpolate along the spatial axes (keras.layers.UpSampling*)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layergraph.layers.spatial import SpatialLayer, data_format
 
 
 def interpolation(value: Any) -> str:
-    """Validator: the name of an interpolation, in any case."""
+    """Validator: the name of an interpolation, case-insensitive."""
     name = value.lower() if isinstance(value, str) else value
     if name in INTERPOLATIONS:
         return str(name)
@@ -23,13 +23,13 @@ def interpolation(value: Any) -> str:
 
 
 class _UpSampling(SpatialLayer):
-    """Each step of the spatial axes `size` times."""
+    """Repeats each step of the spatial axes `size` times."""
 
     size: Any = option(anything, default=2)
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Brings the size to one value an axis."""
+        """Expands `size` to one value per axis."""
         self.each_axis("size")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ class _UpSampling(SpatialLayer):
         return self.repeated(self.floating(x))
 
     def repeated(self, x: torch.Tensor) -> torch.Tensor:
-        """The input with its steps repeated, in one copy."""
+        """Returns the input with its steps repeated, in one copy."""
         inserted = x
         expanded = list(x.shape)
         shape = list(x.shape)
@@ -50,12 +50,12 @@ class _UpSampling(SpatialLayer):
 
 
 class UpSampling1D(_UpSampling):
-    """Each step of one axis `size` times (keras.layers.UpSampling1D)."""
+    """Repeats each step of one axis `size` times (keras.layers.UpSampling1D)."""
 
     rank = 1
 
     def get_config(self) -> dict[str, Any]:
-        """Keras keeps a plain number here, and no data format."""
+        """Keras's config has a single number as size, and no data format."""
         config = super().get_config() | {"size": self.size[0]}
         if not self.channels_first:
             del config["data_format"]
@@ -63,9 +63,9 @@ class UpSampling1D(_UpSampling):
 
 
 class UpSampling2D(_UpSampling):
-    """Images enlarged by whole factors (keras.layers.UpSampling2D).
+    """Enlarges images by integer factors (keras.layers.UpSampling2D).
 
-    image_rule   where a pixel lies for `bilinear`: at its centre in `keras3`; at its `corner` in multi-backend Keras
+    image_rule   position of pixels for `bilinear`: centres with `keras3`; `corner` as in multi-backend Keras
     """
 
     rank = 2
@@ -75,7 +75,7 @@ class UpSampling2D(_UpSampling):
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         if self.interpolation in ("nearest", "area"):
-            # By a whole factor, every new pixel lies within one old one.
+            # With an integer factor, every new pixel lies within one old pixel.
             return super().forward(context, w, x)
         if self.interpolation == "bilinear" and self.image_rule == "corner":
             x = self.floating(x)
@@ -91,7 +91,7 @@ class UpSampling2D(_UpSampling):
 
 
 def _between_corners(x: torch.Tensor, axis: int, times: int) -> torch.Tensor:
-    """Steps in between, on lines from each step to the next (TensorFlow's resize_bilinear without half pixels)."""
+    """Interpolates linearly from each step to the next (TensorFlow's resize_bilinear without half-pixel centres)."""
     places = torch.arange(x.shape[axis] * times, device=x.device)
     low = places // times
     share = ((places % times).to(x.dtype) / times).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
@@ -100,7 +100,7 @@ def _between_corners(x: torch.Tensor, axis: int, times: int) -> torch.Tensor:
 
 
 class UpSampling3D(_UpSampling):
-    """Volumes enlarged by whole factors (keras.layers.UpSampling3D)."""
+    """Enlarges volumes by integer factors (keras.layers.UpSampling3D)."""
 
     rank = 3
 

@@ -1,4 +1,4 @@
-"""Layers around layers (keras.layers.TimeDistributed, Bidirectional)."""
+"""Wrapper layers (keras.layers.TimeDistributed, Bidirectional)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _layer(value: Any) -> Layer:
     if isinstance(value, Layer):
         return value
     if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
-        # Here, because the table holds the wrappers too.
+        # Imported here, as the table contains the wrappers, too.
         from layergraph.layers.table import LAYERS
 
         known = LAYERS.get(value.get("class_name", ""))
@@ -35,60 +35,63 @@ def _layer(value: Any) -> Layer:
 
 
 class _Wrapper(Layer):
-    """A layer around others."""
+    """A layer that wraps other layers."""
 
     supports_masking = True
 
     def hold(self, **layers: Layer) -> None:
-        """Takes layers in, by the names of their groups in files; they are frozen if the wrapper is."""
+        """Registers sublayers by the names of their groups in files; they are frozen if the wrapper is."""
         self.sublayers.update(layers)
         if not self.trainable:
             self.trainable = False
 
 
 class TimeDistributed(_Wrapper):
-    """Calls a layer on every step: (rows, steps, ...) is taken as rows * steps rows (keras.layers.TimeDistributed).
+    """Applies a layer to each timestep: (rows, timesteps, ...) is reshaped to rows * timesteps rows
+    (keras.layers.TimeDistributed).
 
-    A mask (rows, steps, ...) goes to a layer that takes one, step by step, and is passed on.
+    A mask (rows, timesteps, ...) is passed to a layer that takes one, per timestep, and is the output's mask.
 
-    step_rule   what statistics and penalties in the layer are of: in `keras3`, of each step's rows, step after step; in
-                `keras2`, of all rows * steps together
+    step_rule   scope of statistics and penalties in the layer: each timestep's rows, one timestep after the other, in
+                `keras3`; all rows * timesteps together in `keras2`. Set from the file's version
     """
 
     layer: Layer = option(_layer)
     step_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def setup(self) -> None:
-        """Takes the layer in."""
+        """Registers the layer as a sublayer."""
         self.hold(layer=self.layer)
 
     def get_config(self) -> dict[str, Any]:
-        """Without the rule, which comes from the version of a file."""
+        """Keras 3's config; `step_rule` isn't part of it."""
         return {key: value for key, value in super().get_config().items() if key != "step_rule"}
 
     def bind(self, binder: Binder) -> Any:
-        """The weights. Keras goes past a quantised layer's own maths: what is kept in few bits isn't scaled."""
+        """Returns the weights. Keras bypasses a quantized layer's own computation, so its kernel isn't scaled."""
         w = super().bind(binder)
         if isinstance(self.layer, QuantizedLayer):
             w.layer = self.layer.bind_unscaled(binder)
         return w
 
     def build_for(self, args: tuple[Any, ...]) -> None:
-        """Builds the layer for the rows that it will get."""
+        """Builds the layer for a single timestep. Raises GraphError if the input's rank is below 3."""
         tensor = args[0]
         if not isinstance(tensor, Tensor) or len(tensor.shape) < 3:
             got = tensor.shape if isinstance(tensor, Tensor) else tensor
-            raise GraphError(f"layer '{self.name}' (TimeDistributed): got {got}, expected a tensor (rows, steps, ...)")
+            raise GraphError(
+                f"layer '{self.name}' (TimeDistributed): got {got}, expected a tensor (rows, timesteps, ...)"
+            )
         step = Tensor((tensor.shape[0], *tensor.shape[2:]), tensor.dtype, History(self, 0, 0))
         with scopes.building(self):
             self.layer.build_for((step,))
         super().build_for(args)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
-        """What the layer gives for each step. Raises GraphError for a mask that doesn't fit."""
+        """Computes the layer's outputs for each timestep. Raises GraphError if the mask's shape doesn't fit."""
         rows, steps = inputs.shape[:2]
         flat_mask = None if mask is None else self._flat_mask(mask, inputs)
-        if steps and self._sees_steps(context):
+        if steps and self._goes_step_by_step(context):
             masks = [None] * steps if mask is None else mask.unbind(1)
             each = [self._inner(context, w["layer"], *one) for one in zip(inputs.unbind(1), masks, strict=True)]
             stacked = (torch.stack(parts, 1) for parts in zip(*map(flatten, each), strict=True))
@@ -97,8 +100,8 @@ class TimeDistributed(_Wrapper):
         outputs = self._inner(context, w["layer"], flat, flat_mask)
         return map_structure(lambda y: y.reshape(rows, steps, *y.shape[1:]), outputs)
 
-    def _sees_steps(self, context: CallContext) -> bool:
-        """Whether the layer is called step by step, since something in it is measured over the rows of a call."""
+    def _goes_step_by_step(self, context: CallContext) -> bool:
+        """Whether the layer is called per timestep, since it computes statistics or penalties over a call's rows."""
         return self.step_rule == "keras3" and self._measures(context)
 
     def _measures(self, context: CallContext) -> bool:
@@ -110,33 +113,35 @@ class TimeDistributed(_Wrapper):
 
     def _flat_mask(self, mask: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         if mask.ndim < 2 or (mask.shape[:2] != inputs.shape[:2] and not mask.is_meta):
-            raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected {tuple(inputs.shape[:2])} and more")
+            raise GraphError(
+                f"got a mask of shape {tuple(mask.shape)}, expected one that starts with {tuple(inputs.shape[:2])}"
+            )
         return mask.reshape(mask.shape[0] * mask.shape[1], *mask.shape[2:])
 
     def _inner(self, context: CallContext, w: Any, flat: torch.Tensor, mask: torch.Tensor | None) -> Any:
         if self.layer.inner_model is not None:
             outputs, _ = self.layer.execute(context, w, (flat,), {}, mask, want_masks=False)
             if self.step_rule == "keras2" and self._measures(context):
-                # tf.keras goes through the model once more to find the masks.
+                # tf.keras runs the model a second time to compute the masks.
                 self.layer.execute(context, w, (flat,), {}, mask, want_masks=False)
             return self.layer.output_structure(outputs)
         takes_mask = mask is not None and "mask" in self.layer.mask_argument_names
         kwargs = {"mask": mask} if takes_mask else {}
         if self.step_rule == "keras2":
             return self.layer.execute(context, w, (flat,), kwargs, None, want_masks=False)[0]
-        # As Keras 3 does, past the call's machinery: the layer's activity regularisation doesn't count in here.
+        # Keras 3 calls `call` directly here, so the layer's own activity regularisation isn't added.
         return self.layer.forward(context, w, flat, **kwargs)
 
 
 class Bidirectional(_Wrapper):
-    """Takes a recurrent layer over the steps in both directions (keras.layers.Bidirectional).
+    """Runs a recurrent layer over the timesteps in both directions (keras.layers.Bidirectional).
 
-    layer            the layer for the way forward; a copy is used
-    merge_mode       how the two outputs are joined: concat, sum, mul, ave; None gives both
-    backward_layer   the layer for the way back, by default a copy of `layer` that goes backwards
-    mask_rule        in `keras3`, outputs of masked steps are 0; in `keras2`, as in multi-backend Keras, they aren't
+    layer            the forward layer; a copy is used
+    merge_mode       how the two outputs are combined: concat, sum, mul, ave; None returns both
+    backward_layer   the backward layer, by default a copy of `layer` with the opposite `go_backwards`
+    mask_rule        outputs of masked timesteps: 0 in `keras3`; not zeroed in `keras2`, as in multi-backend Keras
 
-    The outputs of the way back are put in order of time. States, if the layers give them, come forward's first.
+    The backward outputs are reversed to the order of the inputs. States, if returned, start with the forward layer's.
     """
 
     layer: Layer = option(_layer)
@@ -145,7 +150,7 @@ class Bidirectional(_Wrapper):
     mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def setup(self) -> None:
-        """Makes the copies. Raises ConfigError for layers that don't go together."""
+        """Creates the copies. Raises ConfigError for incompatible layers."""
         given = self.layer
         for layer in (given, self.backward_layer):
             if layer is not None and "initial_state" not in layer.call_argument_names:
@@ -159,7 +164,7 @@ class Bidirectional(_Wrapper):
             )
         self._check_pair(self.layer, self.backward_layer)
         for layer in (self.layer, self.backward_layer) if self.mask_rule == "keras3" else ():
-            # Else the two directions' outputs of padded steps would mix.
+            # Otherwise merging would mix one direction's outputs with the other's stale ones at masked timesteps.
             layer.zero_output_for_mask = self._flag(layer, "return_sequences")  # type: ignore[attr-defined]
         self.hold(forward_layer=self.layer, backward_layer=self.backward_layer)
 
@@ -169,7 +174,7 @@ class Bidirectional(_Wrapper):
 
     @property
     def forward_layer(self) -> Layer:
-        """The layer for the way forward."""
+        """The forward layer."""
         return self.layer
 
     @staticmethod
@@ -178,7 +183,7 @@ class Bidirectional(_Wrapper):
 
     def _check_pair(self, forward: Layer, backward: Layer) -> None:
         if self._flag(forward, "go_backwards") == self._flag(backward, "go_backwards"):
-            raise ConfigError("Bidirectional: both layers go the same way, expected opposite values of go_backwards")
+            raise ConfigError("Bidirectional: both layers have the same go_backwards, expected opposite values")
         for name in ("stateful", "return_sequences", "return_state"):
             if self._flag(forward, name) != self._flag(backward, name):
                 raise ConfigError(f"Bidirectional: the two layers differ in {name}, expected the same")
@@ -200,7 +205,7 @@ class Bidirectional(_Wrapper):
         mask: Any = None,
         sequences_mask: Any = None,
     ) -> Any:
-        """The joined outputs and, if the layers give them, the states."""
+        """Returns the merged outputs and, if the layers return them, the states."""
         states = flatten(initial_state) if initial_state is not None else []
         half = len(states) // 2
         ways = []
@@ -233,7 +238,7 @@ class Bidirectional(_Wrapper):
                 return [ahead, back]
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The mask of the steps for each sequence that comes out; states have none."""
+        """The timesteps' mask for each sequence returned; states have none."""
         if not self._flag(self.layer, "return_sequences"):
             return None
         known = next(iter(flatten(mask)), None)
@@ -241,10 +246,10 @@ class Bidirectional(_Wrapper):
 
 
 def _copy(layer: Layer, **changes: Any) -> Layer:
-    """A new layer with the same options, but for `changes`."""
+    """Returns a new layer with the same options, except for `changes`."""
     made = type(layer).from_config({**layer.get_config(), **changes})
     if hasattr(layer, "mask_rule"):
-        # Not in the config, because it comes from the version of a file.
+        # Not in the config, as it is set from the file's version.
         made.mask_rule = layer.mask_rule  # type: ignore[attr-defined]
     return made
 

@@ -1,4 +1,4 @@
-"""Containers: what is read from good files, and how."""
+"""Containers: reading valid files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
 
 
 def stored(path: Path, **limits: int) -> Hdf5File:
-    """An HDF5 file on its own, opened as the archive opens it."""
+    """A standalone HDF5 file, opened as by the archive."""
     descriptor = os.open(path, os.O_RDONLY)
     size = path.stat().st_size
     return Hdf5File(FileWindow(descriptor, 0, size, owns=True), path, size, LoadLimits(**limits))
@@ -47,7 +47,7 @@ def test_keras_zip_gives_config_version_and_weights(tmp_path: Path, compression:
         assert array is not None
         assert (array.shape, array.dtype) == ((2, 3), "float32")
         np.testing.assert_array_equal(array.read(), np.arange(6, dtype="f4").reshape(2, 3))
-        # Numbers sort as numbers.
+        # Numeric names are sorted as numbers.
         assert [int(a.read()) for a in archive.optimizer_weights] == list(range(12))
 
 
@@ -145,16 +145,16 @@ def test_a_folder_without_one_clear_model_is_refused(tmp_path: Path, names: list
 def test_a_fifo_or_device_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.keras")
     for path in (tmp_path / "model.keras", tmp_path, Path("/dev/zero")):
-        with pytest.raises(UnsafeFileError, match="no regular file"):
+        with pytest.raises(UnsafeFileError, match="isn't a regular file"):
             open_archive(path)
     with pytest.raises(CorruptFileError, match="No such file"):
         open_archive(tmp_path / "missing.keras")
-    with pytest.raises(CorruptFileError, match="no valid path"):
+    with pytest.raises(CorruptFileError, match="invalid path"):
         open_archive("nul\0byte.keras")
 
 
 def test_a_large_config_is_read(tmp_path: Path) -> None:
-    """Attributes above 64 kB are stored elsewhere in the file."""
+    """HDF5 stores attributes above 64 kB separately."""
     path = tmp_path / "m.h5"
     with h5py.File(path, "w", libver="latest") as file:
         file.attrs["model_config"] = json.dumps({**CONFIG, "padding": "x" * 200_000})
@@ -223,9 +223,9 @@ def test_paths_lead_to_groups_and_arrays_of_the_file(tmp_path: Path) -> None:
     assert root.group("a/b/") is not None
     assert root.group("./a//b") is not None
     assert [root.array(path) for path in ("a/c", "a/b/c/d", "x\0", "a/b\0/c")] == [None] * 4
-    with pytest.raises(CorruptFileError, match="'a/b/c' is no group"):
+    with pytest.raises(CorruptFileError, match="'a/b/c' isn't a group"):
         root.group("a/b/c")
-    with pytest.raises(CorruptFileError, match="'a/b' is no array"):
+    with pytest.raises(CorruptFileError, match="'a/b' isn't an array"):
         root.array("a/b")
     assert root.array("d/" * 256 + "e") is None
     with pytest.raises(CorruptFileError, match="is nested too deep"):
@@ -239,7 +239,7 @@ def test_a_file_without_an_optimizer_has_none_of_its_weights(tmp_path: Path) -> 
 
 
 def test_an_array_claims_no_more_than_its_file_explains(tmp_path: Path) -> None:
-    """Of a chunked one nothing else tells."""
+    """For a chunked array, there is no other indication."""
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file.create_dataset("w", data=np.zeros((1000, 100), "f4"), chunks=(1000, 100), compression="gzip")
     size = (tmp_path / "w.h5").stat().st_size
@@ -281,7 +281,7 @@ def test_a_window_is_a_file_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [2**18 - 1, 2**18, 2**18 + 1, 2**20 + 12345])
 def test_large_arrays_lie_in_pages_of_their_own(count: int) -> None:
-    """Of 8 bytes each, 2**18 fill a huge page."""
+    """2**18 values of 8 bytes fill a huge page."""
     array = uninitialised((count,), np.dtype("f8"))
     assert (array.shape, array.dtype) == ((count,), np.dtype("f8"))
     if count >= 2**18:
@@ -307,7 +307,7 @@ def test_without_huge_pages_arrays_lie_in_others(monkeypatch: pytest.MonkeyPatch
 def test_an_array_that_asks_for_more_memory_than_there_is_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "m.h5"
     for raised, text in (
-        (MemoryError(), "array 'w' asks for more memory than there is"),
+        (MemoryError(), "array 'w' needs more memory than is available"),
         (RuntimeError("x" * 300), f"array 'w' can't be read: {'x' * 200}$"),
         (KeyError("name"), "array 'w' can't be read: 'name'"),
     ):
@@ -324,6 +324,6 @@ def test_a_list_of_names_is_text(tmp_path: Path) -> None:
         file.attrs["numbers"] = [1.0, 2.0]
         file.attrs["odd"] = np.array([b"\xff\xfe", b"b"])
     root = stored(tmp_path / "w.h5").root
-    with pytest.raises(CorruptFileError, match="attribute 'numbers' of '/' is no text"):
+    with pytest.raises(CorruptFileError, match="attribute 'numbers' of '/' isn't text"):
         root.texts("numbers")
     assert root.texts("odd") == ["\udcff\udcfe", "b"]

@@ -1,4 +1,4 @@
-"""Heaps of texts are checked wherever HDF5 may read one, and nowhere else."""
+"""Heaps of variable-length strings are checked wherever HDF5 may read one, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import struct
 import pytest
 from layergraph.archive.heap_check import DamagedHeapError, HeapChecked
 
-#: Longer than the blocks that are kept.
+#: Longer than the cached blocks.
 LONG = 1 << 17
 
 
 def heap(*lengths: int, size: int | None = None) -> bytes:
-    """A global heap of objects of these lengths, the last of which is the free space."""
+    """A global heap with objects of these lengths, the last of which is the free space."""
     objects = b"".join(
         struct.pack("<HH4xQ", index, 1, length) + b"\0" * ((length + 7) // 8 * 8)
         for index, length in enumerate(lengths, 1)
@@ -25,7 +25,7 @@ def heap(*lengths: int, size: int | None = None) -> bytes:
 
 
 def endless() -> bytes:
-    """A heap whose only object has no size."""
+    """A heap whose only object has size 0."""
     return b"GCOL\1\0\0\0" + struct.pack("<Q", 4096) + b"\0" * 4080
 
 
@@ -108,7 +108,7 @@ def test_a_heap_that_does_not_fit_is_refused(data: bytes) -> None:
 
 
 def test_heaps_together_are_no_longer_than_the_file() -> None:
-    """Ten thousand heaps that each claim the rest of the file would be walked for minutes."""
+    """Ten thousand heaps that each claim the rest of the file would take minutes to check."""
     data = b"".join(b"GCOL\1\0\0\0" + struct.pack("<Q", 32 * 10_000 - 32 * index) + b"\1\0" + b"\0" * 14
                     for index in range(10_000))  # fmt: skip
     with pytest.raises(DamagedHeapError):

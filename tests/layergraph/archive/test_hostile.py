@@ -1,4 +1,4 @@
-"""Hostile and broken containers: each costs its own typed error, little time and little memory."""
+"""Hostile and broken containers: each raises its own typed error, with little time and memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARRAYS = {("a", "kernel"): (4, 3), ("a", "bias"): (3,), ("b", "kernel"): (3, 3),
 
 
 def state(change: Callable[[h5py.File], object] = lambda file: None) -> bytes:
-    """A good `model.weights.h5`, changed."""
+    """A valid `model.weights.h5`, modified."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         for (layer, name), shape in ARRAYS.items():
@@ -44,7 +44,7 @@ def state(change: Callable[[h5py.File], object] = lambda file: None) -> bytes:
 
 
 def keras(config: str | bytes | None = None, weights: bytes | None = None, **options: Any) -> bytes:
-    """A `.keras` file in memory; good where nothing else is given."""
+    """A `.keras` file in memory; valid by default."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", **options) as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.8.0"}))
@@ -54,7 +54,7 @@ def keras(config: str | bytes | None = None, weights: bytes | None = None, **opt
 
 
 def h5(change: Callable[[h5py.File], object] = lambda file: None, config: Any = None) -> bytes:
-    """A legacy `.h5` file in memory, changed."""
+    """A legacy `.h5` file in memory, modified."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.attrs["model_config"] = json.dumps(CONFIG) if config is None else config
@@ -70,7 +70,7 @@ def h5(change: Callable[[h5py.File], object] = lambda file: None, config: Any = 
 
 
 def replaced(make: Callable[[h5py.Group, str], object]) -> Callable[[h5py.File], None]:
-    """Puts something else in the place of the first layer's kernel."""
+    """Replaces the first layer's kernel."""
 
     def change(file: h5py.File) -> None:
         group = file["layers/dense/vars"]
@@ -85,7 +85,7 @@ def dataset(**options: Any) -> bytes:
 
 
 def bomb_json(size: int = 128 * MIB) -> bytes:
-    """A config of zeros, deflated a thousandfold."""
+    """A config of zeros, compressed to a thousandth."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("config.json", "model.weights.h5"):
@@ -104,7 +104,7 @@ def patched(data: bytes, at: int, form: str, *values: int, last: bool = True) ->
 
 
 def lying_bomb() -> bytes:
-    """The bomb with headers that claim 100 bytes."""
+    """The zip bomb with headers that claim 100 bytes."""
     data = bytearray(bomb_json())
     struct.pack_into("<I", data, data.find(b"PK\1\2") + 24, 100)
     struct.pack_into("<I", data, data.find(b"PK\3\4") + 22, 100)
@@ -112,7 +112,7 @@ def lying_bomb() -> bytes:
 
 
 def endless_heap() -> bytes:
-    """Texts of variable length in a heap whose first object has no size: HDF5 would step over it for ever."""
+    """Variable-length strings in a heap whose first object has size 0, which HDF5 would loop on forever."""
     data = bytearray(h5())
     struct.pack_into("<HH4xQ", data, data.find(b"GCOL") + 16, 0, 0, 0)
     return bytes(data)
@@ -169,7 +169,7 @@ def damaged_chunk(group: h5py.Group, name: str) -> None:
 
 
 def damaged_member() -> bytes:
-    """A deflated config whose first bytes are no deflated data."""
+    """A deflated config whose first bytes aren't valid deflate data."""
     data = bytearray(keras(compression=zipfile.ZIP_DEFLATED))
     at = data.find(b"config.json") + len(b"config.json")
     data[at : at + 8] = b"\xff" * 8
@@ -217,15 +217,15 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "lzma": (lambda: keras(compression=zipfile.ZIP_LZMA), UnsupportedModelError, "method 14"),
     "bzip2": (lambda: keras(compression=zipfile.ZIP_BZIP2), UnsupportedModelError, "method 12"),
     "wrong checksum": (lambda: patched(keras(), 16, "<I", 1), CorruptFileError, "checksum"),
-    "headers that disagree": (lambda: patched(keras(), 10, "<H", 8), UnsafeFileError, "disagree"),
+    "headers that disagree": (lambda: patched(keras(), 10, "<H", 8), UnsafeFileError, "headers that differ"),
     "damaged deflation": (damaged_member, CorruptFileError, "member 'config.json' is damaged"),
     "into the table of contents": (
         lambda: patched(keras(), 20, "<II", len(state()) + 500, len(state()) + 500),
         CorruptFileError,
-        "a member runs into the table of contents",
+        "a member overlaps the central directory",
     ),
     "overlap": (overlapping, UnsafeFileError, "overlaps"),
-    "60000 members": (many_members, CorruptFileError, "table of contents"),
+    "60000 members": (many_members, CorruptFileError, "central directory"),
     "name with NUL": (
         lambda: keras().replace(b"metadata.json", b"metadata\0json"),
         UnsafeFileError,
@@ -234,10 +234,10 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "weights that are no HDF5": (lambda: keras(weights=b"x" * 5000), CorruptFileError, "HDF5"),
     "truncated weights": (lambda: keras(weights=state()[:3000]), CorruptFileError, "can't be read"),
     # JSON.
-    "not JSON": (lambda: keras("class_name: Sequential"), CorruptFileError, "no JSON"),
+    "not JSON": (lambda: keras("class_name: Sequential"), CorruptFileError, "isn't valid JSON"),
     "a list": (lambda: keras("[1]"), CorruptFileError, "expected an object"),
     "UTF-16": (lambda: keras(json.dumps(CONFIG).encode("utf-16")), CorruptFileError, "UTF-8"),
-    "BOM": (lambda: keras(b"\xef\xbb\xbf{}"), CorruptFileError, "no JSON"),
+    "BOM": (lambda: keras(b"\xef\xbb\xbf{}"), CorruptFileError, "isn't valid JSON"),
     "deep": (lambda: keras(deep(500)), CorruptFileError, "deep"),
     "very deep": (lambda: keras(deep(100_000)), CorruptFileError, "deep"),
     "unclosed": (lambda: keras("[" * 100_000), CorruptFileError, "deep"),
@@ -248,11 +248,11 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "millions of values": (lambda: keras('{"a": [' + "[]," * 1_500_000 + "1]}"), CorruptFileError, "values"),
     # Attributes of HDF5.
     "config is empty": (lambda: h5(config=h5py.Empty("S1")), CorruptFileError, "model_config"),
-    "config is a number": (lambda: h5(config=3.5), CorruptFileError, "no text"),
+    "config is a number": (lambda: h5(config=3.5), CorruptFileError, "isn't text"),
     "layer_names are floats": (
         lambda: h5(lambda f: f["model_weights"].attrs.create("layer_names", np.ones(3))),
         CorruptFileError,
-        "no text",
+        "isn't text",
     ),
     "no layer_names": (
         lambda: h5(lambda f: f["model_weights"].attrs.__delitem__("layer_names")),
@@ -262,7 +262,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "repeated layer_names": (
         lambda: h5(lambda f: f["model_weights"].attrs.__setitem__("layer_names", np.array([b"a"] * 6000, "S1"))),
         CorruptFileError,
-        "twice",
+        "repeats a name",
     ),
     "layer_names with a way out": (
         lambda: h5(lambda f: f["model_weights"].attrs.__setitem__("layer_names", [b"../../a", b"b"])),
@@ -335,7 +335,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
         UnsupportedModelError,
         "filter 32000",
     ),
-    "endless heap": (endless_heap, CorruptFileError, "heap of texts"),
+    "endless heap": (endless_heap, CorruptFileError, "heap of variable-length strings"),
     "text": (lambda: dataset(data=["x"] * 12), UnsupportedModelError, "expected numbers"),
     "records": (lambda: dataset(data=np.ones((4, 3), "f4,f4")), UnsupportedModelError, "expected numbers"),
     "array type": (
@@ -351,7 +351,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "a group for an array": (
         lambda: keras(weights=state(replaced(lambda g, n: g.create_group(n)))),
         CorruptFileError,
-        "no array",
+        "isn't an array",
     ),
     "an array for a group": (
         lambda: keras(weights=state(lambda f: (f.pop("layers/dense"), f.__setitem__("layers/dense", 1)))),
@@ -383,7 +383,7 @@ def test_a_hostile_file_costs_one_typed_error(tmp_path: Path, name: str) -> None
 
 
 def test_the_good_files_that_the_cases_change_are_good(tmp_path: Path) -> None:
-    # A loop of hard links is harmless where nothing is looked up but what the config demands.
+    # A loop of hard links is harmless, since only names from the config are looked up.
     others = [keras(compression=zipfile.ZIP_DEFLATED), keras(weights=state(self_linked))]
     for data in (keras(), h5(), dataset(data=np.ones((4, 3), ">f8")), *others):
         (tmp_path / "model").write_bytes(data)
@@ -424,7 +424,7 @@ def test_flipped_bits_give_a_model_or_a_typed_error(tmp_path: Path, make: Callab
 
 
 def test_bombs_take_little_memory(tmp_path: Path) -> None:
-    """In a process of its own, because the peak never falls."""
+    """In a separate process, because peak memory never decreases."""
     names = ["bomb", "bomb with a lying header", "a large chunk that inflates", "huge chunks", "huge, unwritten"]
     for index, name in enumerate(names):
         (tmp_path / f"{index}.keras").write_bytes(CASES[name][0]())

@@ -1,4 +1,4 @@
-"""Limits of loading: a file that needs exactly what is allowed loads, and one less is refused by name."""
+"""Limits of loading: a file at the exact limit loads, and with a limit one lower is rejected by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from layergraph.ops.ranges import Arange, Linspace
 
 
 def model() -> Model:
-    """A model that calls another one twice: five layers, four calls but for inputs, one of them again."""
+    """A model that calls another one twice: five layers, four calls other than inputs, one of them repeated."""
     a = Input((4,), name="a")
     inner = Model(a, Dense(4, name="d")(a), name="inner")
     x = Input((4,), name="x")
@@ -28,7 +28,7 @@ def model() -> Model:
 
 
 def config_of(path: Path) -> str:
-    """The config's JSON, as the file has it."""
+    """The config's JSON, as in the file."""
     if path.suffix == ".h5":
         with h5py.File(path) as file:
             return str(file.attrs["model_config"])
@@ -50,18 +50,18 @@ def _path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 SAID = {
-    "config_bytes": "{less} (characters|bytes)|at most {less} are read",
+    "config_bytes": "{less} (characters|bytes)|expected at most {less}",
     "config_values": "has more than {less} values",
     "config_depth": "is nested more than {less} deep",
     "nesting": "models and layers are nested more than {less} deep",
     "layers": "has more than {less} layers",
     "nodes": "has more than {less} calls of layers",
     "calls": "repeats more than {less} calls of layers by calling nested models again and again",
-    "name_length": "a layer's name is 'a_long_name', expected a text",
+    "name_length": "a layer's name is 'a_long_name', expected text",
     "weight_bytes": "its weights take 140 bytes, at most {less} are read",
     "activation_bytes": r"one row of its output, of shape \(None, 4\), takes 16 bytes, at most {less} are allowed",
     "names": "has more than {less} weights",
-    "directory_bytes": "its table of contents is above {less} bytes",
+    "directory_bytes": "its central directory has more than {less} bytes",
 }
 
 
@@ -79,7 +79,7 @@ def test_a_file_may_need_just_what_is_allowed(path: Path, name: str) -> None:
         "name_length": len("a_long_name"),
         "weight_bytes": 4 * (20 + 15),
         "activation_bytes": 4 * 4,
-        # Only an .h5 lists its weights by name, and only a .keras has a table of contents.
+        # Only an .h5 lists its weights by name, and only a .keras has a central directory.
         "names": 4 if path.suffix == ".h5" else 0,
         "directory_bytes": 178 if path.suffix == ".keras" else 0,
     }[name]

@@ -1,4 +1,4 @@
-"""Files are opened in a process of its own first."""
+"""Files are first opened in a separate process."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def test_a_bad_file_is_left_to_the_loader(tmp_path: Path) -> None:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGFPE)", "crashes HDF5 (SIGFPE)"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashes HDF5 (SIGSEGV)"),
-        ("import sys; sys.exit(3)", "asks for more memory than its size explains"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)", "can't be walked in 1 seconds of computing"),
+        ("import sys; sys.exit(3)", "needs more memory than its size explains"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)", "can't be read in 1 CPU seconds"),
     ],
 )
 def test_what_happens_to_the_process_is_told(
     program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the place of HDF5, a program that does what HDF5 has been seen to do."""
+    """Replaces HDF5 by programs with the behaviour that HDF5 has shown."""
     (tmp_path / "program.py").write_text(program)
     monkeypatch.setattr(probe, "PROGRAM", str(tmp_path / "program.py"))
     assert probe.probe(FIXTURES / "headline.h5", seconds=0.5) == said
 
 
 def test_the_limits_hold() -> None:
-    """The program itself, with a second's and with no memory's worth of limits."""
+    """The program itself, with limits of one second and of no memory."""
     command = [sys.executable, probe.PROGRAM, str(FIXTURES / "headline.h5")]
     assert subprocess.run([*command, "10", str(1 << 30)], timeout=60, check=False).returncode == 0
     starved = subprocess.run([*command, "0", str(1 << 30)], timeout=60, check=False, capture_output=True)
@@ -59,7 +59,7 @@ def test_the_limits_hold() -> None:
 
 
 def test_all_that_loading_reads_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer's part too: what crashes there would crash the server when a model is trained on."""
+    """Includes the optimizer's state: a crash there would crash the server when training resumes."""
     seen: list[str] = []
     monkeypatch.setattr(StoredArray, "try_reading", lambda self: seen.append(self.name))
     with open_archive(FIXTURES / "headline.keras") as archive:
@@ -75,7 +75,7 @@ def test_all_that_loading_reads_is_walked(monkeypatch: pytest.MonkeyPatch) -> No
     ("raised", "status"), [(MemoryError, 3), (CorruptFileError(Path("model.h5"), "is damaged"), 0), (None, 0)]
 )
 def test_only_memory_and_crashes_are_told(raised: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong otherwise the loader says."""
+    """Other problems are reported by the loader."""
     limits = []
     monkeypatch.setattr(probe.resource, "setrlimit", lambda *limit: limits.append(limit))
 
@@ -104,7 +104,7 @@ def test_it_imports_no_torch() -> None:
 
 @pytest.fixture(name="tried")
 def _tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the arrays that are read from here on; one called `bad` can't be."""
+    """The names of the arrays read in the test; one named `bad` can't be read."""
     names: list[str] = []
 
     def note(array: StoredArray) -> None:
@@ -135,7 +135,7 @@ def test_every_array_of_an_old_file_is_read_those_of_the_optimizer_too(tmp_path:
 
 
 def test_every_array_of_a_tree_is_read_once(tmp_path: Path, tried: list[str]) -> None:
-    """Also beside an array, a link or a text that can't be read, and in groups that lead back."""
+    """Also next to an unreadable array, link or text, and in groups with cycles."""
     with h5py.File(tmp_path / "w.h5", "w") as file:
         for name in ("a", "b/bad", "b/c", "e/f/g"):
             file[name] = np.zeros(3)
@@ -151,7 +151,7 @@ def test_every_array_of_a_tree_is_read_once(tmp_path: Path, tried: list[str]) ->
 
 
 def test_a_process_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It has twice the time, and five seconds more to begin."""
+    """The time limit is doubled, plus five seconds for the start."""
     given: list[dict[str, Any]] = []
 
     def run(command: list[str], **options: Any) -> Any:
@@ -162,6 +162,6 @@ def test_a_process_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch, tm
     path = tmp_path / "model.h5"
     with path.open("wb") as file:
         file.truncate(100_000_000)
-    assert probe.probe(path, seconds=1.5) == "can't be walked in 12 seconds"
+    assert probe.probe(path, seconds=1.5) == "can't be read in 12 seconds"
     assert given[0]["timeout"] == 12.0
     assert given[0]["command"][2:] == [str(path), "4", str((1 << 30) + 200_000_000)]

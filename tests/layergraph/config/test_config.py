@@ -1,4 +1,4 @@
-"""Configs: what is canonical, and what hostile or broken ones get."""
+"""Configs: canonical form, and errors for hostile or broken ones."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def spec_of(config: Any, generation: Any = KERAS3) -> tuple[Any, list[str]]:
 
 
 def write(path: Path, config: Any) -> Path:
-    """The config in a file of its container, without weights: they are looked at last."""
+    """The config in a file of its container, without weights: they are read last."""
     text = config if isinstance(config, str) else json.dumps(config)
     if path.suffix == ".h5":
         with h5py.File(path, "w") as file:
@@ -127,7 +127,7 @@ def test_without_a_version_options_tell_the_release(dtype: Any, ragged: bool, ge
 
 
 def test_before_3_3_calls_outside_of_the_model_count() -> None:
-    """A layer called thrice, of which only the calls 1 and 2 belong to the model, which is told of the latter as 1."""
+    """A layer called three times, of which only calls 1 and 2 belong to the model, which refers to the latter as 1."""
     calls = [{"args": [tensor(*at)], "kwargs": {}} for at in (("x",), ("d", 1))]
     last = {**dense("last"), "inbound_nodes": [{"args": [tensor("d", 1)], "kwargs": {}}]}
     outputs = [["last", 0, 0], ["d", 1, 0]]
@@ -207,7 +207,7 @@ def test_an_operation_and_a_layer_of_one_name_are_told_apart() -> None:
 
 @pytest.mark.parametrize("kind", ["SpatialDropout1D", "Discretization", "HashedCrossing", "GroupedQueryAttention"])
 def test_a_layer_of_an_h5_file_need_not_say_trainable(kind: str) -> None:
-    """Some classes leave it out of their config, where an operation does, too."""
+    """Some classes omit it from their config, like operations."""
     item = layer(kind, "a", [tensor("x")])
     del item["module"], item["config"]["trainable"]
     spec, problems = spec_of(functional(X, item))
@@ -268,7 +268,7 @@ def test_a_recurrent_layer_takes_states_and_then_constants() -> None:
 
 
 def test_arguments_of_a_call_of_keras_2() -> None:
-    """Tensors anywhere, constants, `...`; lists that only look like tensors stay lists."""
+    """Tensors anywhere, constants, `...`; lists that only resemble tensors stay lists."""
     kwargs = {
         "mask": ["x", 0, 0],
         "value": {"deep": [["x", 0, 0], 3]},
@@ -369,7 +369,7 @@ def test_arrays_in_a_config_hold_numbers() -> None:
         _, (problem,) = spec_of(
             functional(X, dense(bias_initializer={"class_name": "Constant", "config": {"value": array}}))
         )
-        assert problem == "layer 'a' (Dense): __numpy__ has a form that can't be read"
+        assert problem == "layer 'a' (Dense): __numpy__ is malformed"
 
 
 def operation_layer(*calls: list[Any], **config: Any) -> dict[str, Any]:
@@ -398,9 +398,9 @@ def test_a_slice_of_tensorflow_has_lists_of_places() -> None:
     assert sliced(begin_mask=0, end_mask=2) == ({**whole, "start": 0, "stop": 0}, {**part, "stop": None})
     assert sliced(ellipsis_mask=1, shrink_axis_mask=2) == (..., 1)
     assert sliced(new_axis_mask=1) == (None, part)
-    said = ["layer 'a' (TFOpLambda): function 'strided_slice' of TensorFlow with places that are no lists"]
+    reason = "function 'strided_slice' of TensorFlow is not supported with positions that aren't lists"
     for wrong in ({"begin": [0]}, {"end": [1, 2, 3]}, {"strides": [1]}, {"begin": 1}, {"end": 3}):
-        assert sliced(**wrong) == said
+        assert sliced(**wrong) == [f"layer 'a' (TFOpLambda): {reason}"]
 
 
 # Hostile.
@@ -410,7 +410,7 @@ FUNCTIONS = [("os", "system"), ("keras.utils", "get_file"), ("keras.config", "en
 
 
 def with_code() -> dict[str, Any]:
-    """Code in every place of a config that Keras ever looked for it in."""
+    """Code in all places of a config where Keras has ever looked for it."""
     call = {"module": "os", "class_name": "system", "config": COMMAND, "registered_name": None}
     function = {"module": "os", "class_name": "function", "config": "system", "registered_name": "function"}
     lambda_ = {"class_name": "__lambda__", "config": {"code": "4wAAAA==", "value": ["4wAAAA==", None, None]}}
@@ -439,7 +439,7 @@ def with_code() -> dict[str, Any]:
 
 
 def odd() -> dict[str, Any]:
-    """Graphs that no Keras writes."""
+    """Graphs that no Keras version writes."""
     many = [layer("InputLayer", f"x{i}", batch_shape=[None, 4]) for i in range(2000)]
     wrapped: dict[str, Any] = layer("Dense", "d", units=1)
     for depth in range(100):
@@ -485,9 +485,9 @@ def odd() -> dict[str, Any]:
 
 
 SIZES = [-3, 0, True, "3", 3.7, 10**10, 10**30, None, [3], {}]
-#: What the error of a config says, so that each is refused for what is wrong with it.
+#: Error text of each config, so that each is rejected for the right reason.
 SAID = {
-    "a class of os": "layer 'a': config is no object",
+    "a class of os": "layer 'a': config isn't an object",
     "a custom class": "class 'builtins>Dense' is not supported, but a plugin can supply it",
     "the model itself": "the model is of class 'system', expected a Functional or Sequential model",
     "a subclassed model": "the model is of class 'MyModel', expected a Functional or Sequential model",
@@ -506,19 +506,19 @@ SAID = {
     "dangling node": "there is no call 1099511627776 of a layer 'x'",
     "negative node": "there is no call -1 of a layer 'x'",
     "negative tensor": "there is no output -1 of call 0 of a layer 'x'",
-    "node that is text": "__keras_tensor__ has a form that can't be read",
+    "node that is text": "__keras_tensor__ is malformed",
     "two of one name": "two layers are named 'a'",
-    "layers that are no list": "a model is a subclassed one, whose graph no file holds",
+    "layers that are no list": "a model is subclassed; files don't contain its graph",
     "a sequence whose layers are no list": "a Sequential model has no list of layers",
-    "layers that are numbers": "a layer is no object",
-    "a sequence of numbers": "a Sequential model holds a layer that is no object",
+    "layers that are numbers": "a layer isn't an object",
+    "a sequence of numbers": "a Sequential model holds a layer that isn't an object",
     "a model that runs code": "the model: TorchModuleWrapper holds Python code, which is never run",
-    "calls that are numbers": "layer 'a': a call has no form that can be read",
-    "calls that are text": "layer 'a': inbound_nodes is no list",
+    "calls that are numbers": "layer 'a': a call is malformed",
+    "calls that are text": "layer 'a': inbound_nodes isn't a list",
     "class that is a list": "layer 'a': class_name is \"['Dense']\"",
-    "config that is a list": "layer 'a': config is no object",
-    "no outputs": "model 'm': outputs hold nothing, expected tensors of layers",
-    "outputs that are text": "output_layers is no nesting of [layer, node, tensor]",
+    "config that is a list": "layer 'a': config isn't an object",
+    "no outputs": "model 'm': outputs hold nothing, expected symbolic tensors",
+    "outputs that are text": "output_layers isn't a nesting of [layer, node, tensor]",
     "not connected": "graph disconnected: input 'y' is needed but isn't among the inputs ['x']",
     "arity": "called with 2 arguments and [], expected ['inputs']",
     "no arguments": "layer 'a': call 0 takes no tensor, expected at least one",
@@ -526,10 +526,10 @@ SAID = {
     "unused inputs": "there is no output 0 of call 1 of a layer 'a'",
     "wrapped 100 deep": "models and layers are nested more than 64 deep",
     "nested 70 deep": "models and layers are nested more than 64 deep",
-    "name with NUL": "a layer's name is 'a\\x00b', expected a text",
-    "name of 100 kB": "aaa...', expected a text",
-    "name with a lone surrogate": "no Unicode text",
-    "name that is a number": "a layer's name is '3', expected a text",
+    "name with NUL": "a layer's name is 'a\\x00b', expected text",
+    "name of 100 kB": "aaa...', expected text",
+    "name with a lone surrogate": "expected Unicode text",
+    "name that is a number": "a layer's name is '3', expected text",
     "an unknown option": "layer 'a' (Dense): option 'colour' = 'red' is not supported",
     "an unknown operation": "operation 'Frobnicate' is not supported",
     **{
@@ -582,7 +582,7 @@ def test_no_config_leads_to_an_import_or_a_process(tmp_path: Path) -> None:
             events.append((event, arguments[:1]))
 
     paths = [write(tmp_path / f"{i}.keras", config) for i, config in enumerate(with_code().values())]
-    for path in paths:  # once unheard, for what layergraph itself imports late
+    for path in paths:  # once without the hook, for layergraph's own late imports
         with pytest.raises(ModelFileError):
             load_model(path)
     sys.addaudithook(listen)
@@ -608,7 +608,7 @@ def test_a_call_without_tensors_or_with_other_things_is_refused(tmp_path: Path) 
 
 
 def test_calls_of_the_model_before_grow_only_linearly(tmp_path: Path) -> None:
-    """A hundred thousand layers, and one with thousands of inputs, are read in time linear to the file."""
+    """A hundred thousand layers, and a layer with thousands of inputs, are read in time linear in the file's size."""
     layers = [X, *(dense(f"d{i}", f"d{i - 1}" if i else "x") for i in range(20_000))]
     start = time.process_time()
     spec, _ = spec_of(functional(*reversed(layers), outputs=[["d19999", 0, 0]]))

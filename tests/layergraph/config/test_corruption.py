@@ -1,4 +1,4 @@
-"""Values of a config replaced at random: a model loads and runs, or its file is refused with a typed error."""
+"""Random changes of a config's values: the model loads and runs, or the file is rejected with a typed error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def places(config: Any) -> list[tuple[Any, Any]]:
-    """Every container of the config with each of its keys."""
+    """Yields every container of the config with each of its keys."""
     found, waiting = [], [config]
     while waiting:
         item = waiting.pop()
@@ -75,7 +75,7 @@ def corrupt(config: Any, rng: random.Random) -> None:
 
 
 def refused(path: Path) -> LayerGraphError | None:
-    """What the file is refused with; None where it loads and its model runs on ones."""
+    """Returns the error for the file; None if it loads and the model runs on ones."""
     try:
         plan = load_model(path).plan()
         shapes = {spec: tuple(2 if n is None else n for n in spec.shape) for spec in plan.input_specs}

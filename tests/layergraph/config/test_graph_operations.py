@@ -1,4 +1,4 @@
-"""Nodes of TensorFlow's graphs give TensorFlow's numbers; each that the table has is compared with it."""
+"""Nodes of TensorFlow's graphs give TensorFlow's numbers; every node in the table is compared."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def test_a_node_gives_tensorflows_numbers(number: int) -> None:
     args = [map_structure(filled, arg) for arg in call.args]
     kwargs = {key: map_structure(filled, value) for key, value in call.kwargs.items()}
     results = flatten(OPERATIONS[name](name="operation", **options)(*args, **kwargs))
-    # A batch normalisation's node also gives what only its gradient needs.
+    # A batch normalization node has further outputs that only its gradient needs.
     expected = [read(described) for described in case["outputs"]]
     assert len(results) in (1, len(expected))
     for got, want in zip(results, expected, strict=False):
@@ -58,18 +58,18 @@ def test_a_node_gives_tensorflows_numbers(number: int) -> None:
     ("node", "constants", "text"),
     [
         ({"op": "WriteFile"}, {}, "operation 'WriteFile' of TensorFlow is not supported"),
-        ({"op": "Cast"}, {}, "operation 'Cast' of TensorFlow has a form that can't be read"),
-        ({"op": "Transpose"}, {"9": [0]}, "has a form that can't be read"),
+        ({"op": "Cast"}, {}, "operation 'Cast' of TensorFlow can't be read: malformed node"),
+        ({"op": "Transpose"}, {"9": [0]}, "can't be read: malformed node"),
         (
             {"op": "Conv2D", "attr": {"padding": {"s": "RVhQTElDSVQ="}}},
             {"1": [[[[1.0]]]]},
-            "operation 'Conv2D' of TensorFlow with explicit paddings",
+            "operation 'Conv2D' of TensorFlow is not supported with explicit paddings",
         ),
-        ({"op": "FusedBatchNormV3"}, {}, "operation 'FusedBatchNormV3' of TensorFlow in training"),
+        ({"op": "FusedBatchNormV3"}, {}, "'FusedBatchNormV3' of TensorFlow is not supported in training mode"),
         (
             {"op": "MatrixDiagPartV3"},
             {"1": [0, 1], "2": 0.0},
-            "operation 'MatrixDiagPartV3' of TensorFlow with several diagonals",
+            "operation 'MatrixDiagPartV3' of TensorFlow is not supported with several diagonals",
         ),
         ({"op": "MatrixDiagPartV3"}, {"1": 0, "2": 3.0}, "with several diagonals"),
     ],
@@ -103,7 +103,7 @@ def varint(number: int) -> bytes:
 
 
 def field(number: int, value: int | float | bytes) -> bytes:
-    """A field as a protobuf writes it: a whole number, four bytes of a float, or so many bytes."""
+    """A protobuf field: an integer, the four bytes of a float, or a byte string."""
     if isinstance(value, float):
         return varint(number << 3 | 5) + struct.pack("<f", value)
     if isinstance(value, int):
@@ -112,7 +112,7 @@ def field(number: int, value: int | float | bytes) -> bytes:
 
 
 def node_bytes(op: str, **attributes: bytes) -> bytes:
-    """A NodeDef, with a name and a device that nobody looks at."""
+    """A NodeDef, with a name and a device that are ignored."""
     entries = [field(5, field(1, name.encode()) + field(2, value)) for name, value in attributes.items()]
     return field(1, b"name") + field(2, op.encode()) + field(4, b"/device:CPU:0") + b"".join(entries)
 
@@ -140,7 +140,7 @@ ATTRIBUTES = {
 def test_a_node_is_read_from_a_protobuf(written: str) -> None:
     data = node_bytes("Mean", **{name: value for name, (value, _) in ATTRIBUTES.items()})
     if written == "text":
-        # Text in a config has no surrogates, so that bytes above 127 are only in base64.
+        # Text in a config has no surrogates, so bytes above 127 occur in base64 only.
         data = node_bytes("Mean", **{name: ATTRIBUTES[name][0] for name in ("text", "float", "yes", "type")})
     node = _node(data.decode() if written == "text" else base64.b64encode(data).decode())
     assert node.op == "Mean"
@@ -179,13 +179,13 @@ GOOD = node_bytes("Mean", a=field(3, 300))
     ],
 )
 def test_bytes_that_are_no_node_are_refused(data: bytes) -> None:
-    with pytest.raises(UnknownFunctionError, match="node_def has no form that can be read"):
+    with pytest.raises(UnknownFunctionError, match="node_def can't be read: expected a NodeDef"):
         _node(base64.b64encode(data).decode())
 
 
 @pytest.mark.parametrize("node_def", [None, 3, ["op"], "not base64!", "A" * 1_000_004])
 def test_what_has_no_form_of_a_node_is_refused(node_def: Any) -> None:
-    with pytest.raises(UnknownFunctionError, match="node_def has no form that can be read"):
+    with pytest.raises(UnknownFunctionError, match="node_def can't be read: expected a NodeDef"):
         _node(node_def)
 
 

@@ -1,4 +1,4 @@
-"""What options mean that a config of Keras 2 doesn't name: its defaults, not Keras 3's."""
+"""Defaults of options that a Keras 2 config lacks: those of Keras 2, not of Keras 3."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from layergraph.functional.layer import Layer
 from layergraph.layers.table import LAYERS
 from layergraph.models.loading import vocabulary
 
-#: Layer -> the options that it was made with, and the config that tf.keras 2.15 writes of it.
+#: Layer -> the options that it was created with, and its config written by tf.keras 2.15.
 TOLD: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "fixtures" / "keras2_defaults.json").read_text("utf-8")
 )
-#: Before these options there was one way, not the default of later releases: files that don't name it mean that.
+#: Before these options existed the behaviour was fixed, and isn't the later default; files without them mean it.
 EARLIER = {"GRU": {"reset_after": False}, "GRUCell": {"reset_after": False}}
-#: What cuDNN computes, and the layers have no options for.
+#: Fixed in cuDNN layers, which lack these options.
 CUDNN = {
     "CuDNNGRU": {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True, "use_bias": True},
     "CuDNNLSTM": {"activation": "tanh", "recurrent_activation": "sigmoid", "unit_forget_bias": True, "use_bias": True},
@@ -28,7 +28,7 @@ CUDNN = {
 
 
 def layer_of(kind: str, config: dict[str, Any], generation: Generation = KERAS2) -> Layer:
-    """The layer that a file of that generation means."""
+    """The layer in a file of that generation."""
     item = {"class_name": kind, "config": {**config, "name": "it"}}
     problems = Diagnostics()
     model = {"class_name": "Sequential", "config": {"name": "model", "layers": [item]}}
@@ -39,7 +39,7 @@ def layer_of(kind: str, config: dict[str, Any], generation: Generation = KERAS2)
 
 
 def comparable(config: Any) -> Any:
-    """The config without seeds, and with numbers as those of 32 bits are written."""
+    """The config without seeds, with numbers rounded to 32 bits."""
     if isinstance(config, dict):
         return {key: comparable(value) for key, value in config.items() if key != "seed"}
     if isinstance(config, list):

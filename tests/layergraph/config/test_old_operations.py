@@ -1,10 +1,10 @@
-"""Operation nodes as Keras 3.0 to 3.14 wrote them: what they put into the call or the config otherwise than 3.15."""
+"""Operation nodes of Keras 3.0 to 3.14: differences from 3.15 in call and config."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from layergraph.config.old_operations import as_today
+from layergraph.config.old_operations import in_current_form
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
 
 X, Y = TensorRef("x", 0, 0), TensorRef("y", 0, 0)
@@ -37,16 +37,16 @@ X, Y = TensorRef("x", 0, 0), TensorRef("y", 0, 0)
     ],
 )
 def test_a_call_is_as_keras_315_makes_it(kind: str, config: Any, call: Any, expected: Any) -> None:
-    layer = as_today(LayerSpec("op", kind, config, operation=True, calls=(CallSpec(*call),)))
+    layer = in_current_form(LayerSpec("op", kind, config, operation=True, calls=(CallSpec(*call),)))
     assert (layer.config, layer.calls[0].args, layer.calls[0].kwargs) == expected
 
 
 def test_calls_with_several_options_are_left_alone() -> None:
     calls = tuple(CallSpec((X, [0], [n])) for n in (1, 2))
     layer = LayerSpec("op", "Slice", {}, operation=True, calls=calls)
-    assert as_today(layer) is layer
+    assert in_current_form(layer) is layer
 
 
 def test_arrays_as_values_are_kept() -> None:
     layer = LayerSpec("op", "SearchSorted", {}, operation=True, calls=(CallSpec((np.arange(3), X, "left")),))
-    assert as_today(layer).config == {"side": "left"}
+    assert in_current_form(layer).config == {"side": "left"}

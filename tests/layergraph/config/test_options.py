@@ -1,4 +1,4 @@
-"""Options: what each validator takes, what it makes of it, and what it says of the rest."""
+"""Options: what each validator accepts, its normal form, and its error texts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ REFUSED = [
     *((options.boolean, value, "true or false") for value in (2, -1, "true", 1.0, None)),
     (options.text, 3, "text"),
     *((WORDS, value, "'same' or 'valid'") for value in ("Same", None, 3)),
-    (options.optional(options.text), 3, "text, or nothing"),
+    (options.optional(options.text), 3, "text, or None"),
     (INTEGERS, 3, "a list"),
     (INTEGERS, [1, "a"], "a list in which each item is an integer"),
     (options.one_or_list_of(options.text), 3, "text"),
@@ -85,21 +85,21 @@ def test_what_an_option_does_not_take_is_told_with_what_it_takes(validate: Any, 
 
 
 class Below(Configurable):
-    """A few options, for a class to inherit."""
+    """A few options for a class to inherit."""
 
     size: int = option(options.positive_int)
     name: str = option(options.text, default="below", kw_only=True)
 
 
 class Above(Below):
-    """Options of its own come after those by position, and before those by name alone."""
+    """Own options come after inherited positional ones and before keyword-only ones."""
 
     rate: float = option(options.fraction, default=0.5)
     inner: Any = option(options.anything, default=None)
 
 
 class Renamed(Below):
-    """One that a config names otherwise."""
+    """A class with another name in configs."""
 
     serialized_as = "Below"
 

@@ -1,4 +1,4 @@
-"""What is refused, and the text that says so: which thing, what came, what was expected."""
+"""Rejected input and its error texts: which thing, what was received, what was expected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from layergraph.training.metrics.table import METRICS
 from layergraph.training.optimizers.schedules import SCHEDULES
 from layergraph.training.optimizers.table import OPTIMIZERS
 
-#: What is done, the kind of error, and a part of its text.
+#: The action, the type of its error, and a part of the text.
 Case = tuple[Callable[[], Any], type[Exception], str]
 
 ONES = np.ones((4, 3), "float32")
@@ -39,7 +39,7 @@ def called_twice(first: tuple[int, ...] = (3,), second: tuple[int, ...] = (3,)) 
 
 
 def operation(kind: str, *args: Any, **options: Any) -> Any:
-    """Carries an operation out on arrays."""
+    """Applies an operation to arrays."""
     return OPERATIONS[kind](name="it", **options)(*args)
 
 
@@ -96,7 +96,7 @@ FUNCTIONAL: dict[str, Case] = {
     "outputs that are none": (
         lambda: Model(Input((3,)), "y"),
         GraphError,
-        "outputs hold ['y'], expected tensors of layers",
+        "outputs hold ['y'], expected symbolic tensors",
     ),
     "no outputs": (lambda: Model(Input((3,)), []), GraphError, "outputs hold nothing"),
     "an input on the way": (
@@ -128,7 +128,7 @@ FUNCTIONAL: dict[str, Case] = {
     "an unknown last axis": (
         lambda: layers.Dense(2)(Input((None,))),
         GraphError,
-        "every axis that it depends on must have a known length",
+        "every axis that its shape depends on must have a known length",
     ),
     "no features": (lambda: layers.Dense(2)(Input(())), GraphError, "expected (rows, ..., features)"),
     "a node that isn't there": (lambda: called_twice().get_output_at(2), ValueError, "has only 2 inbound nodes"),
@@ -143,7 +143,7 @@ FUNCTIONAL: dict[str, Case] = {
     "one of several tensors": (
         lambda: (lambda x: Model(x, layers.LSTM(2, return_state=True, name="r")(x)).plan(["r"]))(Input((3, 2))),
         UnknownTensorError,
-        "the call gives 3 tensors",
+        "the node has 3 outputs",
     ),
     "no layer in a stack": (lambda: Sequential([3]), GraphError, "got 3, expected a layer"),
     "an input in a stack": (
@@ -205,19 +205,23 @@ LAYERS: dict[str, Case] = {
     "unknown lengths": (
         lambda: layers.LocallyConnected1D(2, 3)(Input((None, 2))),
         GraphError,
-        "must have a known length",
+        "expected known lengths of all axes but the batch axis",
     ),
-    "no window": (lambda: layers.LocallyConnected1D(2, 5)(Input((4, 2))), GraphError, "windows (5,) don't fit in (4,)"),
+    "no window": (
+        lambda: layers.LocallyConnected1D(2, 5)(Input((4, 2))),
+        GraphError,
+        "expected at least the kernel size (5,)",
+    ),
     "stacks in a list": (
         lambda: layers.StackedRNNCells([layers.StackedRNNCells([layers.GRUCell(2)])]),
         ConfigError,
-        "a list of cells, without stacks in it",
+        "a list of cells without stacks",
     ),
     "a cell without states": (lambda: layers.GRUCell(2)(Input((3,))), GraphError, "got no states"),
     "a mask of another shape": (
         lambda: layers.LSTM(2)(np.ones((2, 3, 4), "float32"), mask=np.ones((2, 4), bool)),
         GraphError,
-        "got a mask of shape (2, 4), expected (rows, steps) = (2, 3)",
+        "got a mask of shape (2, 4), expected (rows, timesteps) = (2, 3)",
     ),
     "steps of no image": (
         lambda: layers.ConvLSTM2D(2, 2)(Input((3, 4, 2))),
@@ -227,12 +231,12 @@ LAYERS: dict[str, Case] = {
     "weights of no count": (
         lambda: layers.CategoryEncoding(4, output_mode="one_hot")(Input((1,)), count_weights=Input((1,))),
         GraphError,
-        "count_weights goes with output_mode 'count', got 'one_hot'",
+        "count_weights requires output_mode 'count', got 'one_hot'",
     ),
     "bins that nobody learnt": (
         lambda: layers.Discretization(num_bins=3)(ONES),
         DataError,
-        "it was never adapted to data",
+        "expected a layer adapted to data",
     ),
     "a sound of no channels": (
         lambda: layers.STFTSpectrogram()(Input((400,))),

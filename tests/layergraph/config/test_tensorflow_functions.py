@@ -1,4 +1,4 @@
-"""Functions of TensorFlow as layers, layers that Keras 3 lacks, and cuDNN's weights: tf.keras 2.15's numbers."""
+"""TensorFlow functions as layers, layers that Keras 3 lacks, and cuDNN's weights: the numbers of tf.keras 2.15."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_files_of_tf_keras_215_give_its_numbers(path: Path) -> None:
 
 
 def in_cudnn_layout(kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray, gates: int) -> list[np.ndarray]:
-    """Keras 2.3's way from ordinary weights to cuDNN's."""
+    """Keras 2.3's conversion of ordinary weights to cuDNN's."""
     inputs = np.hstack([gate.T.reshape(gate.shape, order="C") for gate in np.hsplit(kernel, gates)])
     states = np.hstack([gate.T for gate in np.hsplit(recurrent, gates)])
     return [inputs, states, np.tile(0.5 * bias, 2) if gates == 4 else bias.reshape(-1)]
@@ -75,7 +75,7 @@ def test_an_unknown_function_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["einsum", "meshgrid", "__operators__.eq", "__operators__.ne"])
 def test_a_function_whose_operands_are_lost_is_refused(name: str) -> None:
-    with pytest.raises(UnknownFunctionError, match="no file holds"):
+    with pytest.raises(UnknownFunctionError, match="files don't contain"):
         translated(name, CallSpec((X,)))
 
 
@@ -90,8 +90,8 @@ def test_functions_of_the_same_name_for_other_things_are_refused(name: str) -> N
         translated(name, CallSpec((X,)))
 
 
-#: Other names of functions that the fixtures have; functions that TensorFlow 2.15 takes apart before they are layers,
-#: and those that it refuses as layers, which older releases may not.
+#: Other names of functions in the fixtures; functions that TensorFlow 2.15 decomposes before they become layers, and
+#: those that it rejects as layers, which older releases may not.
 WITHOUT_CASE = [
     "__operators__.eq",
     "__operators__.mul",
@@ -125,7 +125,7 @@ WITHOUT_CASE = [
 
 
 def operation(name: str, *args: Any, **kwargs: Any) -> np.ndarray:
-    """What a function of TensorFlow gives here, by its name in files."""
+    """Applies a TensorFlow function by its name in files."""
     kind, options, call = translated(name, CallSpec(args, kwargs))
     result = OPERATIONS[kind](name="op", **options)(*call.args, **call.kwargs)
     return np.asarray(result.detach().numpy())
@@ -139,8 +139,8 @@ def test_total_variation_is_that_of_neighbours() -> None:
     np.testing.assert_allclose(single, expected[1], rtol=1e-5)
 
 
-#: What tf.raw_ops.ResizeNearestNeighbor of TensorFlow 2.15 makes of five pixels with aligned corners, with neither, and
-#: with half-pixel centres.
+#: Results of tf.raw_ops.ResizeNearestNeighbor of TensorFlow 2.15 for five pixels with aligned corners, with neither
+#: option, and with half-pixel centres.
 NEAREST = {
     2: ([0, 4], [0, 2], [1, 3]),
     3: ([0, 2, 4], [0, 1, 3], [0, 2, 4]),

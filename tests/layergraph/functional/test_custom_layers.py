@@ -1,4 +1,4 @@
-"""Layers written as Keras's guide writes them: the same text runs with stock Keras and with this package."""
+"""Layers written as in Keras's guide: the same source runs with stock Keras and with this package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from oracles import assert_close
 
-#: Classes of the guide "Making new layers and models via subclassing", and others that go a little further.
+#: Classes of the guide "Making new layers and models via subclassing", and a few more advanced ones.
 SOURCE = '''
 ops = keras.ops
 
@@ -156,7 +156,7 @@ class Counted(keras.layers.Layer):
 
 @pytest.fixture
 def classes(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The classes made with stock Keras, and with this package; registered in both."""
+    """The classes defined with stock Keras and with this package; registered in both."""
     for table in ("_classes", "_lambdas", "_activations"):
         monkeypatch.setattr(plugins, table, {})
     stock: dict[str, Any] = {"keras": keras, "__name__": "stock"}
@@ -167,7 +167,7 @@ def classes(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, 
 
 
 def model(names: dict[str, Any], what: str) -> Any:
-    """A model of one of the classes, by the package whose classes they are."""
+    """A model of one of the classes, by the package of the classes."""
     k = names["keras"]
     if what == "Guided":
         q, v = k.Input((4,), name="q"), k.Input((5,), name="v")
@@ -209,7 +209,7 @@ def data(what: str) -> Any:
 
 
 def moved(weights: list[np.ndarray]) -> list[np.ndarray]:
-    """Weights off their first values; all positive, so that variances are."""
+    """Changes weights from their initial values; all positive, since variances have to be."""
     random = np.random.default_rng(1)
     return [random.uniform(0.1, 0.6, weight.shape).astype("f4") for weight in weights]
 
@@ -277,7 +277,7 @@ def test_it_is_called_on_arrays(classes: Any) -> None:
 
 
 def test_a_weight_that_is_assigned_keeps_its_value() -> None:
-    """ComputeSum of the guide."""
+    """The guide's ComputeSum."""
 
     class ComputeSum(layergraph.layers.Layer):
         def __init__(self, input_dim: int) -> None:
@@ -330,14 +330,14 @@ def test_what_call_sets_is_seen_afterwards(classes: Any) -> None:
 
 
 def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
-    """Files have a layer under the first of its attributes, as Keras's have."""
+    """Files store a layer under the first of its attributes, as in Keras."""
 
     def tied(k: Any) -> Any:
         class Tied(k.layers.Layer):
             def __init__(self, **kwargs: Any) -> None:
                 super().__init__(**kwargs)
                 if k is layergraph:
-                    # Keras goes on to list a layer that is replaced.
+                    # Keras keeps listing a layer that was replaced.
                     self.z = k.layers.Dense(9)
                 self.z = k.layers.Dense(4, name="shared")
                 self.a = [self.z, k.layers.Dense(4)]
@@ -378,7 +378,7 @@ def test_methods_of_the_guide_are_there(classes: Any) -> None:
     assert [w.shape for w in copy.weights] == [w.shape for w in ours.weights]
 
 
-# What can't work.
+# Unsupported cases.
 
 
 def test_neither_call_nor_forward() -> None:
@@ -395,7 +395,7 @@ def test_values_in_a_symbolic_call(look: str) -> None:
         def call(self, x: Any) -> Any:
             return x if eval(look) is None else x + 1
 
-    with pytest.raises(GraphError, match=r"layer 'look' \(Looking\): .*call looks at the values of tensors"):
+    with pytest.raises(GraphError, match=r"layer 'look' \(Looking\): .*call depends on the values of tensors"):
         Looking(name="look")(layergraph.Input((2,)))
 
 
@@ -435,15 +435,15 @@ def test_other_mistakes_are_named() -> None:
         def call(self, x: Any) -> Any:
             pass
 
-    with pytest.raises(GraphError, match="call gives None"):
+    with pytest.raises(GraphError, match="call returned None"):
         Silent(name="s")(layergraph.Input((2,)))
     with pytest.raises(ConfigError, match="initializer 'no_such'"):
         layergraph.layers.Layer().add_weight(shape=(2,), initializer="no_such")
-    with pytest.raises(ConfigError, match="expected a class of layers or an activation function"):
+    with pytest.raises(ConfigError, match="expected a layer class or an activation function"):
         layergraph.utils.register_keras_serializable()(int)
 
 
-# Files name no code.
+# Files can't name code.
 
 
 def rewritten(path: Path, change: Any) -> Path:
@@ -457,7 +457,7 @@ def rewritten(path: Path, change: Any) -> Path:
 
 
 def test_a_file_reaches_registered_classes_alone(classes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a module that a file names is imported, nor a class that merely exists, nor one of its bases."""
+    """A module named in a file isn't imported, and neither an unregistered class nor its bases are found."""
     (tmp_path / "module_of_a_file.py").write_text("raise SystemExit('a model file has run code')")
     monkeypatch.syspath_prepend(tmp_path)
     model(classes[1], "Linear").save(tmp_path / "m.keras")
@@ -486,7 +486,7 @@ def test_a_file_reaches_registered_classes_alone(classes: Any, tmp_path: Path, m
 
 
 def test_what_a_file_says_in_a_config_stays_data(classes: Any, tmp_path: Path) -> None:
-    """The class gets plain values, or is told that they don't fit; nothing in them is looked up."""
+    """The class gets plain values, or an error that they are invalid; nothing in them is looked up."""
     model(classes[1], "Linear").save(tmp_path / "m.keras")
 
     def change(config: Any) -> Any:
@@ -523,7 +523,7 @@ def test_custom_objects_last_for_one_reading(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_example_of_the_docs_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """docs/custom-layers.md, block after block, in a folder of its own."""
+    """docs/custom-layers.md, block by block, in a separate folder."""
     for table in ("_classes", "_lambdas", "_activations"):
         monkeypatch.setattr(plugins, table, {})
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Dtype policies: layers compute, and keep their weights, in the types in which stock Keras does."""
+"""Dtype policies: layers compute, and store their weights, in the same dtypes as in stock Keras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layergraph.functional.dtypes import any_dtype_policy
 from layergraph.layers.table import LAYERS
 from oracles import flat, keras, perturb, random_arrays, with_meaning
 
-#: Keras finds no orthogonal first values in half precision.
+#: Keras can't create orthogonal initial values in half precision.
 GLOROT = {"recurrent_initializer": "glorot_uniform"}
 #: Class, options, shapes of the inputs, arguments of the call.
 LAYERS_AND_SHAPES: list[tuple[str, dict[str, Any], list[tuple[int, ...]], dict[str, Any]]] = [
@@ -62,7 +62,7 @@ LAYERS_AND_SHAPES: list[tuple[str, dict[str, Any], list[tuple[int, ...]], dict[s
     ("CategoryEncoding", {"num_tokens": 9, "output_mode": "count"}, [], {}),
     ("Discretization", {"bin_boundaries": [0.0, 3.0], "output_mode": "multi_hot"}, [], {}),
 ]
-#: Layers that take their inputs one by one.
+#: Layers that take their inputs as separate arguments.
 SPREAD = ("MultiHeadAttention", "GroupQueryAttention")
 TOLERANCES = {"float16": 4e-3, "bfloat16": 4e-2, "float64": 2e-6}
 
@@ -80,7 +80,7 @@ def test_layer_computes_in_keras_types(
     outputs = called(theirs, symbolic, call)
     perturbed(theirs)
     if name == "Normalization":
-        # Which keeps its weights once more, in the type it computes in.
+        # It keeps a second copy of its weights, in the compute dtype.
         theirs.finalize_state()
     expected = flat(called(theirs, [keras.ops.convert_to_tensor(a) for a in arrays], {**call, "training": False}))
 
@@ -93,7 +93,7 @@ def test_layer_computes_in_keras_types(
     results = list(model.plan().run(dict(zip(model.input_names, arrays, strict=True))).values())
     tolerance = TOLERANCES[policy.removeprefix("mixed_")]
     for got, want, symbol, known in zip(results, expected, flat(outputs), model.outputs, strict=True):
-        # Some of Keras's layers give another type than they say.
+        # Some Keras layers return another dtype than their symbolic output has.
         assert known.dtype in (str(want.dtype).removeprefix("torch."), str(symbol.dtype))
         np.testing.assert_allclose(got, want.detach().double().numpy(), rtol=tolerance, atol=tolerance)
 
@@ -105,7 +105,7 @@ def called(layer: Any, tensors: list[Any], call: dict[str, Any]) -> Any:
     return layer(tensors if len(tensors) > 1 else tensors[0], **call)
 
 
-#: Layers of Keras whose calls have an argument `training`.
+#: Keras layers whose calls have an argument `training`.
 TRAINS = (
     *("BatchNormalization", "LSTM", "GRU", "SimpleRNN", "RandomFlip", "Attention", "AdditiveAttention"),
     *("MultiHeadAttention", "GroupedQueryAttention"),
@@ -113,7 +113,7 @@ TRAINS = (
 
 
 def perturbed(layer: Any) -> None:
-    """Moves weights off their first values, which bfloat16 ones only do by way of float32."""
+    """Changes weights from their initial values; for bfloat16 ones via float32."""
     if any("bfloat16" in str(v.dtype) for v in layer.weights):
         for variable in layer.weights:
             variable.assign(variable.value.detach().float() + 0.1)
@@ -139,7 +139,7 @@ def map_of(parts: Any) -> dict[str, Any]:
     ("path", "name"),
     [
         ("attention/query", "float64"),
-        ("query", "float64"),  # told from within `attention`
+        ("query", "float64"),  # relative to `attention`
         ("key", "mixed_float16"),
         ("ry", "mixed_float16"),
         ("decoder_1/dense", "bfloat16"),
@@ -173,7 +173,7 @@ def test_a_map_gives_the_policy_of_the_path_or_of_the_first_pattern_that_matches
 
 @pytest.mark.parametrize("path", ["a.*b.*c.*d", "a+", "(a)", "a[0]", "^a", "a$", "a|b", "a{2}", "a?", "\\d", 3])
 def test_no_other_expression_is_a_pattern_of_a_map(path: Any) -> None:
-    with pytest.raises(Expected, match=r"patterns have '\.\*' alone"):
+    with pytest.raises(Expected, match=r"with '\.\*' as the only pattern"):
         any_dtype_policy(map_of({path: "float32"}))
 
 
@@ -207,7 +207,7 @@ def test_element_types_have_names(value: Any, name: str) -> None:
 
 @pytest.mark.parametrize("value", ["float", "complex64", torch.qint8, np.dtype("O"), np.dtype("U3"), dict, 3, None])
 def test_what_is_no_element_type_has_none(value: Any) -> None:
-    with pytest.raises(Expected, match="the name of an element type such as 'float32'"):
+    with pytest.raises(Expected, match="the name of a dtype such as 'float32'"):
         dtypes.dtype(value)
 
 
@@ -217,5 +217,5 @@ def test_names_of_arrays_and_tensors() -> None:
     assert dtypes.dtype_name(torch.float64) == "float64"
     assert dtypes.dtype_name("any") == "any"
     assert dtypes.torch_dtype("complex128") is torch.complex128
-    with pytest.raises(DataError, match="element type 'string' is not one to compute with, expected one of"):
+    with pytest.raises(DataError, match="dtype 'string' is not supported in computation, expected one of"):
         dtypes.torch_dtype("string")

@@ -1,4 +1,4 @@
-"""Order of layers and calls: Keras's, for any graph."""
+"""Order of layers and calls: that of Keras, for any graph."""
 
 import random
 from typing import Any
@@ -20,7 +20,7 @@ def test_layers_are_listed_as_keras_lists_them(seed: int) -> None:
 
 
 def shared_calls(k: Any, seed: int) -> Any:
-    """A few layers, each called at several depths, on what calls before gave and on sums of it."""
+    """A few layers, each called at several depths, on results of previous calls and on sums of them."""
     rng = random.Random(seed)
     entries = [k.Input((3,), name=f"entry_{i}") for i in range(2)]
     pool = [k.layers.Dense(3, name=f"dense_{i}") for i in range(4)]

@@ -1,4 +1,4 @@
-"""Masks through whole models: what stock Keras passes on, and what it does with it."""
+"""Masks through entire models: where stock Keras passes them on, and how it uses them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from layergraph.ops.table import OPERATIONS
 from model_oracles import check_model, compare
 from oracles import keras
 
-# Keras warns of layers that lose masks.
+# Keras warns of layers that drop masks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not support masking.*:UserWarning")
 
 IDS = np.array([[1, 2, 0, 0, 3], [3, 0, 4, 0, 0], [0, 0, 0, 0, 0]], "int32")
@@ -21,7 +21,7 @@ FEATURES = np.where(IDS[..., None] == 0, 0, np.random.default_rng(0).standard_no
 
 
 class Sources:
-    """Two masked tensors of ids, one without a mask, and a masked one of features; all (rows, steps, 4)."""
+    """Two masked tensors of ids, one without a mask, and a masked one of features; all (rows, timesteps, 4)."""
 
     def __init__(self, k: Any) -> None:
         self.k = k
@@ -126,7 +126,7 @@ def test_a_mask_that_a_model_is_given_goes_before_the_one_that_comes_along(tmp_p
 
 
 def grown(k: Any, seed: int) -> tuple[list[Any], list[Any]]:
-    """A random model on masked sources: each step takes tensors that are there and adds one (rows, steps, 4)."""
+    """A random model on masked sources: each step takes existing tensors and adds one (rows, timesteps, 4)."""
     rng = np.random.default_rng(seed)
     sources = Sources(k)
     pool = [sources.a, sources.b, sources.plain, sources.m]
@@ -219,7 +219,7 @@ def test_keras2_holds_the_mask_beside_states() -> None:
 
 
 def test_keras_agrees_that_states_hide_masks() -> None:
-    """Keras 3 fills `mask` only for layers called on one tensor; this is what `mask_rule` is about."""
+    """Keras 3 passes `mask` only to layers called on one tensor; `mask_rule` covers this difference."""
     x = keras.layers.Embedding(10, 4, mask_zero=True)(IDS)
     layer = keras.layers.GRU(2)
     start = np.zeros((3, 2), "float32")
@@ -253,6 +253,6 @@ def test_keras3_is_handed_tensors_without_masks(tmp_path: Path) -> None:
         layergraph.load_model(folder / "keras2_unmasked.h5").save(tmp_path / "model.keras")
         got = keras.models.load_model(tmp_path / "model.keras").predict_on_batch(arrays["ids"])
     for index, (ours, want) in enumerate(zip(got, expected, strict=True)):
-        # Keras 3 adds masks up differently in the model of two inputs.
+        # Keras 3 combines masks differently in the model of two inputs.
         if index != 12:
             np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-5)

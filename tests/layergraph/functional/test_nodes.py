@@ -1,4 +1,4 @@
-"""The layer "node": one call of a layer, and what can be asked of it."""
+"""Nodes: calls of a layer, and the methods that describe them."""
 
 import numpy as np
 import pytest
@@ -79,10 +79,10 @@ def test_only_what_is_asked_for_is_computed(nested: Model) -> None:
     ("address", "text"),
     [
         ("nowhere", "unknown tensor 'nowhere'"),
-        ("head:1", "called 2 times; name one call: \\['head:1:0', 'head:1:1'\\]"),
+        ("head:1", "has 2 nodes; expected one of \\['head:1:0', 'head:1:1'\\]"),
         ("head:1:7", "has 2 nodes"),
-        ("head:1:0:3", "gives 1 tensors"),
-        ("a/b/first", "called 2 times"),
+        ("head:1:0:3", "has 1 outputs"),
+        ("a/b/first", "has 2 nodes"),
         ("a/b:0/", "unknown tensor"),
         ("", "unknown tensor"),
     ],
@@ -128,7 +128,7 @@ def test_a_model_can_be_cut_out_of_another() -> None:
 
 
 def test_a_model_that_was_moved_makes_new_plans() -> None:
-    """The old ones hold the weights where they were."""
+    """Old plans hold the weights on the previous device."""
     x = Input((3,))
     model = Model(x, Dense(2)(x))
     before = model.plan()
@@ -209,7 +209,7 @@ def test_a_tensor_of_a_graph_is_its_own_input() -> None:
 
 
 def test_only_so_many_choices_of_outputs_keep_their_plans(nested: Model) -> None:
-    """But that of the model's own outputs stays."""
+    """The plan of the model's own outputs is always kept."""
     x = Input((1,))
     layers = [Dense(1, name=f"d{i}") for i in range(MAX_PLANS + 1)]
     model = Model(x, [layer(x) for layer in layers])
@@ -225,7 +225,7 @@ def test_only_so_many_choices_of_outputs_keep_their_plans(nested: Model) -> None
 @pytest.mark.parametrize("given", [(4, 3), (4, 3, 1)])
 @pytest.mark.parametrize("own", [(3,), (3, 1)])
 def test_a_model_adapts_a_last_axis_of_one(own: tuple[int, ...], given: tuple[int, ...]) -> None:
-    """As Keras does, for arrays and for tensors of a graph; and types, too."""
+    """As in Keras, for arrays and symbolic tensors; dtypes are adapted, too."""
     entry = Input(own)
     inner = Model(entry, Flatten()(entry) if len(own) > 1 else Dense(3, "relu", use_bias=False)(entry))
     for weight in inner.weights:

@@ -1,4 +1,4 @@
-"""Python's operators on tensors of a graph: the numbers that they give for arrays, on whichever side the tensor is."""
+"""Python's operators on symbolic tensors: the same numbers as for arrays, with the tensor on either side."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def computed(made: Callable[[Any], Any], array: np.ndarray, dtype: str) -> np.nd
 
 @pytest.mark.parametrize("operate", ON_NUMBERS, ids=lambda each: each.__name__)
 def test_numbers_on_either_side(operate: Operator) -> None:
-    # A row of its own for the array: rows are open in a graph.
+    # A separate row for the array: the batch size is unknown in a graph.
     row = OTHERS[0]
     np.testing.assert_allclose(computed(lambda x: operate(x, row), NUMBERS, "float32"), operate(NUMBERS, row), 1e-6)
     np.testing.assert_allclose(computed(lambda x: operate(row, x), NUMBERS, "float32"), operate(row, NUMBERS), 1e-6)

@@ -1,4 +1,4 @@
-"""Paths of weights are those of stock Keras where a model has just been made: patterns of optimizers meet them."""
+"""Paths of weights equal those in a new model of stock Keras: optimizers' patterns match against them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes of symbolic calls: where lengths are unknown, those that stock Keras says."""
+"""Shapes of symbolic calls with unknown lengths: those that stock Keras infers."""
 
 import warnings
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from layergraph import layers
 from layergraph.errors import GraphError
 from layergraph.functional import shape_inference
 
-# Both libraries have the same names, so that one function makes a case in either.
+# Both libraries have the same names, so one function builds a case in either.
 CASES: dict[str, Callable[[Any, Any], Any]] = {
     "as many rows as the others": lambda api, i: api.layers.Add()([i((4,), 5), i((4,))]),
-    "rows that equal a stand-in": lambda api, i: api.layers.Add()([i((4,), 2), i((4,))]),
-    "rows that equal the other stand-in": lambda api, i: api.layers.Concatenate()([i((4,), 3), i((4,))]),
+    "rows that equal a symbolic dimension": lambda api, i: api.layers.Add()([i((4,), 2), i((4,))]),
+    "rows that equal the other symbolic dimension": lambda api, i: api.layers.Concatenate()([i((4,), 3), i((4,))]),
     "products of known rows": lambda api, i: api.layers.Dot(1)([i((4,), 3), i((4,))]),
     "attention over known rows": lambda api, i: api.layers.Attention()([i((6, 4), 2), i((3, 4))]),
     "queries of known rows": lambda api, i: api.layers.MultiHeadAttention(2, 2)(i((6, 4), 2), i((3, 4))),
@@ -27,9 +27,9 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
     "known steps first": lambda api, i: api.layers.Concatenate()([i((10, 4)), i((None, 4))]),
     "unknown steps first": lambda api, i: api.layers.Concatenate()([i((None, 4)), i((10, 4))]),
     "steps joined": lambda api, i: api.layers.Concatenate(1)([i((10, 4)), i((None, 4))]),
-    "steps that equal a stand-in": lambda api, i: api.layers.Concatenate()([i((1031, 4)), i((None, 4))]),
+    "steps that equal a symbolic dimension": lambda api, i: api.layers.Concatenate()([i((1031, 4)), i((None, 4))]),
     "sides known by turns": lambda api, i: api.layers.Add()([i((None, 9, 4)), i((8, None, 4))]),
-    "units that equal a stand-in": lambda api, i: api.layers.Dense(1031)(i((None, 4))),
+    "units that equal a symbolic dimension": lambda api, i: api.layers.Dense(1031)(i((None, 4))),
     "parts of an unknown length": lambda api, i: api.layers.Reshape((-1, 16))(i((None, 8))),
     "an operation on parts": lambda api, i: api.ops.reshape(i((8,)), (-1, 16)),
     "a crop of many steps": lambda api, i: api.layers.Cropping1D(4000)(i((None, 8))),
@@ -44,7 +44,7 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class _Ours:
-    """The names that the cases use, of this library."""
+    """This library's names that the cases use."""
 
     layers = layers
 
@@ -115,7 +115,7 @@ def test_a_nested_model_on_other_shapes_gives_other_shapes() -> None:
         return middle(api.Input((7, 4), 5)), middle(api.layers.Masking()(api.Input((None, 4))))
 
     with warnings.catch_warnings():
-        # Keras says that the mask is lost, which it isn't once there is data.
+        # Keras infers that the mask is lost, but it isn't in execution.
         warnings.filterwarnings("ignore", "Layer 'functional")
         theirs = model(keras)
     assert [tensor.shape for tensor in model(layergraph)] == [(5, 7, 6), (None, None, 6)]

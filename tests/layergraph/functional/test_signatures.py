@@ -22,7 +22,7 @@ from layergraph.training.metrics.table import METRICS
 from layergraph.training.optimizers.schedules import SCHEDULES
 from layergraph.training.optimizers.table import OPTIMIZERS
 
-#: Our table, where Keras has the classes of those names, and how many are compared at the least.
+#: Our table, Keras's module of the classes, and the minimum number of classes compared.
 TABLES: dict[str, tuple[Mapping[str, type], tuple[Any, ...], int]] = {
     "layers": (LAYERS, (keras.layers,), 136),
     "operations": (OPERATIONS, (core, image, linalg, math, nn, numpy), 320),
@@ -35,9 +35,9 @@ TABLES: dict[str, tuple[Mapping[str, type], tuple[Any, ...], int]] = {
     "schedules": (SCHEDULES, (keras.optimizers.schedules,), 6),
     "callbacks": (CALLBACKS, (keras.callbacks,), 9),
 }
-#: Arguments that all classes take by name alone here.
+#: Arguments that are keyword-only in all classes here.
 NAMED = ("name", "dtype", "reduction")
-#: Arguments that Keras takes by position where ours stop short of them, or that stand elsewhere, and why.
+#: Arguments that are positional in Keras, but keyword-only or at another position here, and the reason.
 ELSEWHERE: dict[str, str] = {
     "InputLayer": "is made by `Input`",
     "ConvLSTM1D": "takes 'activity_regularizer' by name",
@@ -52,8 +52,8 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("CropImages", "PadImages"), "share the order of sizes"),
     "Bincount": "takes its weights in the call",
 }
-#: Options that must be given in one of the two alone: a file of some Keras doesn't name them, or operations that are
-#: called without a config make do.
+#: Options that are required in one library only: files of some Keras version lack them, or operations are called
+#: without a config.
 GIVEN = {
     "layers": {
         "InputLayer.batch_shape",
@@ -73,12 +73,12 @@ GIVEN = {
         "MultiHot.num_classes",
     },
 }
-#: Defaults that say the same in other words.
+#: Defaults that are equivalent but spelled differently.
 SAME = {"layers": {"InputLayer.sparse", "InputLayer.ragged"}}
 
 
 def classes(kind: str) -> Iterator[tuple[str, type[Configurable], list[inspect.Parameter]]]:
-    """Each class that Keras has too, with the arguments that Keras's takes."""
+    """Each class that Keras has, too, with the arguments of Keras's."""
     table, modules, _ = TABLES[kind]
     for name, ours in table.items():
         found = next((vars(module)[name] for module in modules if inspect.isclass(vars(module).get(name))), None)
@@ -95,7 +95,7 @@ def normal(ours: type[Configurable], name: str, value: Any) -> Any:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Equal, or one size that stands for those of all axes."""
+    """Whether defaults are equal, or one is a size for all axes of the other."""
     if isinstance(theirs, list) and not isinstance(ours, list):
         return all(same(ours, item) for item in theirs)
     return bool(ours == theirs)
@@ -108,7 +108,7 @@ def test_every_class_of_keras_is_compared(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_arguments_come_in_keras_order(kind: str) -> None:
-    """Ours may take more at the end, and fewer by position."""
+    """Ours may have more arguments at the end, and fewer positional ones."""
     wrong = {}
     for name, ours, theirs in classes(kind):
         known = [p.name for p in theirs if p.kind is not p.KEYWORD_ONLY and p.name not in NAMED]
@@ -119,7 +119,7 @@ def test_arguments_come_in_keras_order(kind: str) -> None:
     assert wrong.keys() == {name for name in ELSEWHERE if name in TABLES[kind][0]}, wrong
 
 
-#: Classes with arguments by position here that Keras has behind a name.
+#: Classes with positional arguments here that are keyword-only in Keras.
 BEHIND_A_NAME = {
     "layers": {"InputLayer"},
     "operations": {"ConvertToTensor", "Geomspace", "Linspace", "Logspace", "MultiHot", "OneHot"},
@@ -134,7 +134,7 @@ BEHIND_A_NAME = {
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_what_keras_has_behind_a_name_is_taken_by_name_alone(kind: str) -> None:
-    """Else a name that is given by position, as for Keras, would be taken for something else."""
+    """Otherwise a name passed by position, as in Keras, would be taken for another argument."""
     found = set()
     for name, ours, theirs in classes(kind):
         known = [p.name for p in theirs if p.kind is not p.KEYWORD_ONLY]

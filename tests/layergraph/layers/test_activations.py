@@ -12,7 +12,7 @@ from layergraph.layers.keras1 import ParametricSoftplus
 from oracles import LayerCase, assert_close, check_layer, keras
 
 OURS_ALONE = {"keras2_hard_sigmoid"}
-#: Needs arguments, so that Keras can't use it by name either.
+#: Requires arguments, so Keras can't use it by name either.
 UNUSABLE = {"threshold"}
 
 
@@ -129,7 +129,7 @@ def test_prelu_refuses_an_axis_that_is_not_there() -> None:
 
 
 def test_softmax_over_nothing_follows_the_release() -> None:
-    """Keras 3.10 and later give zeros where all is masked; the releases before, what is there."""
+    """Keras 3.10 and later give zeros where everything is masked; earlier releases give equal values."""
     x, mask = np.array([[0.5, 1.5]], "float32"), np.zeros((1, 2), bool)
     for rule, want in (("keras3", [[0.0, 0.0]]), ("keras2", [[0.5, 0.5]])):
         np.testing.assert_allclose(layers.Softmax(mask_rule=rule)(x, mask=mask).numpy(), want)
@@ -137,7 +137,7 @@ def test_softmax_over_nothing_follows_the_release() -> None:
 
 
 def test_large_sums_of_a_softplus_stay_what_they_are() -> None:
-    """exp overflows from 88 on."""
+    """exp overflows above 88."""
     layer = ParametricSoftplus()
     layer.build((None, 3))
     x = torch.tensor([[9.0, 20.0, 1000.0]])

@@ -1,4 +1,4 @@
-"""The layers of keras.applications, in whole models through files both ways."""
+"""Layers of keras.applications, in entire models, loaded from files and saved to files."""
 
 from __future__ import annotations
 

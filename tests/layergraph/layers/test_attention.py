@@ -14,7 +14,7 @@ from layergraph.functional.call_context import CallContext
 from model_oracles import check_model, compare
 from oracles import LayerCase, assert_close, check_layer, flat, keras, random_arrays
 
-# Keras's projections say that they lose masks, which attention has used by then.
+# Keras's projections warn that they drop masks, which attention has used already.
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*was passed an input with a mask attached to it:UserWarning")
 
 QKV = [(2, 4, 6), (2, 4, 6), (2, 4, 6)]
@@ -139,7 +139,7 @@ def test_masks_count_as_in_keras(name: str, call: dict[str, Any], dropout: float
         outputs = layer(query, value, **call) if options else layer([query, value], **call)
         several = call.get("return_attention_scores")
         attended = outputs[0] if several else outputs
-        # An LSTM tells which mask goes on.
+        # An LSTM shows which mask is passed on.
         return [ids] if masked == "one" else [ids, others], [
             *(outputs if several else [outputs]),
             k.layers.LSTM(2)(attended),
@@ -192,7 +192,7 @@ def test_a_querys_own_mask_goes_before_that_of_the_call(tmp_path: Path) -> None:
 
 
 def random_heads(count: int, seed: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Options at random."""
+    """Random options."""
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(count):
@@ -276,7 +276,7 @@ def test_dropout_acts_on_weights_in_training() -> None:
     ],
 )
 def test_regularization_of_activity_is_the_projections(name: str, options: dict) -> None:
-    """Keras's GroupQueryAttention counts its outputs, which are the last projection's, once more."""
+    """Keras's GroupQueryAttention also counts its own outputs, which are those of the last projection."""
     x = np.ones((2, 4, 6), "float32")
     theirs = getattr(keras.layers, name)(**options, activity_regularizer="l2")
     ours = getattr(layers, name)(**options, activity_regularizer="l2")
@@ -314,7 +314,7 @@ def test_frozen_attention_has_frozen_projections() -> None:
         ("EinsumDense", {"equation": "ab,bc", "output_shape": 3}, "option 'equation'"),
         ("EinsumDense", {"equation": "ab,bc->aq", "output_shape": 3}, "whose output 'q' is in an operand"),
         ("EinsumDense", {"equation": "ab,bqc->ac", "output_shape": 3}, "whose kernel axis 'q'"),
-        ("EinsumDense", {"equation": "aab,bc->ac", "output_shape": 3}, "twice"),
+        ("EinsumDense", {"equation": "aab,bc->ac", "output_shape": 3}, "repeats a letter"),
         ("EinsumDense", {"equation": "ab,bc->ac", "output_shape": 0}, "option 'output_shape'"),
     ],
 )
@@ -327,7 +327,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     x, y = layergraph.Input((4, 6)), layergraph.Input((5, 6))
     with pytest.raises(GraphError, match=r"expected a list \[query, value\]"):
         layers.Attention()(x)
-    with pytest.raises(GraphError, match="expected as many keys as values"):
+    with pytest.raises(GraphError, match="expected equal numbers of keys and values"):
         layers.MultiHeadAttention(**SMALL)(x, x, key=y)
     with pytest.raises(GraphError, match="attention_axes"):
         layers.MultiHeadAttention(**SMALL, attention_axes=2)(x, x)
@@ -335,9 +335,9 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         layers.MultiHeadAttention(**SMALL)(x)
     with pytest.raises(GraphError, match="expected shapes"):
         layers.GroupQueryAttention(**GROUPS)(layergraph.Input((4, 5, 6)), x)
-    with pytest.raises(GraphError, match="doesn't fit equation"):
+    with pytest.raises(GraphError, match="expected one compatible with equation"):
         layers.EinsumDense("abc,cd->abd", (None, 3))(layergraph.Input((3,)))
-    with pytest.raises(GraphError, match="doesn't fit equation"):
+    with pytest.raises(GraphError, match="expected one compatible with equation"):
         layers.EinsumDense("abc,cd->abd", (7, 3))(x)
     with pytest.raises(GraphError, match="bias_axes is 'q'"):
         layers.EinsumDense("abc,cd->abd", (None, 3), bias_axes="q")(x)
@@ -346,7 +346,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("values", "keys"), [(None, 4), (4, None)])
 def test_values_of_an_unknown_number_have_known_keys(values: int | None, keys: int | None, masked: bool) -> None:
-    """As tf.keras 2.15 allows; the numbers are those of a model that knows both."""
+    """As allowed by tf.keras 2.15; the numbers are those of a model that knows both shapes."""
 
     def model(of_values: int | None, of_keys: int | None) -> Any:
         query = layergraph.Input((5, 3), name="q")

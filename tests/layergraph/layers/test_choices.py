@@ -1,4 +1,4 @@
-"""Choices of layers that few files make: Keras's numbers for them, and what is refused."""
+"""Rarely used options of layers: Keras's numbers for them, and errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_spectrogram_of_any_window(window: str | None) -> None:
 
 
 def test_a_window_of_values() -> None:
-    """Hann's own values give what its name gives."""
+    """The values of the Hann window give the same result as its name."""
     options = {"fft_length": 16, "sequence_stride": 5, "num_mel_bins": 4}
     values = torch.hann_window(16, periodic=True).tolist()
     named, given = (layers.MelSpectrogram(window=window, **options)(SOUND) for window in ("hann", values))
@@ -112,7 +112,7 @@ def lookup(vocabulary: list[str] | None = None, **options: Any) -> layers.String
         (b"a\nb", None, ("a", "b")),
         (b"a\nb\n", None, ("a", "b")),
         (b"a\nb\n\n\n", None, ("a", "b")),
-        (b"a\nb\n", 3, ("a", "b", "")),  # one index is for what is unknown; the empty text is a term
+        (b"a\nb\n", 3, ("a", "b", "")),  # one index for unknown values; the empty string is a term
         (b"a\nb\n\n", 3, ("a", "b", "")),
     ],
 )
@@ -121,8 +121,8 @@ def test_a_vocabulary_beside_the_config_ends_as_its_size_says(
 ) -> None:
     layer = lookup(vocabulary_size=size)
     if size is not None:
-        # `size` counts the index of the unknown, the file doesn't.
-        with pytest.raises(ConfigError, match=f"makes {len(terms) + 1} terms, expected 3, which is vocabulary_size"):
+        # `size` includes the index for unknown values, the file doesn't.
+        with pytest.raises(ConfigError, match=f"has {len(terms) + 1} terms, expected 3, which is vocabulary_size"):
             layer.load_asset("vocabulary", content)
         return
     layer.load_asset("vocabulary", content)
@@ -139,7 +139,7 @@ def test_axes_in_a_list_of_one() -> None:
 
 
 def test_a_mask_in_a_list_is_the_mask() -> None:
-    """As a wrapper hands it on that keeps masks of inputs and states."""
+    """As passed by a wrapper that has masks of inputs and states."""
     layer = layers.GRU(3)
     (x,) = random_arrays([(2, 4, 3)])
     mask = np.array([[True, True, False, True], [True, False, False, False]])
@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
             np.zeros((1, 9, 3, 1), "float32"), training=True
         ),
         DataError,
-        "axis 3 of the image is 3 long, expected at least 5, which a tile lacks",
+        "axis 3 of the image is 3 long, expected at least 5, the padding of its tiles",
     ),
     "statistics in nine lists": (
         lambda: layers.Normalization(mean=np.zeros([1] * 9).tolist(), variance=1),
@@ -201,7 +201,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a vocabulary of another size": (
         lambda: lookup(vocabulary_size=4).set_vocabulary(["a", "b"]),
         ConfigError,
-        "makes 3 terms, expected 4, which is vocabulary_size",
+        "has 3 terms, expected 4, which is vocabulary_size",
     ),
     "one text in a row for vectors of one": (
         lambda: layers.TextVectorization(output_mode="one_hot"),
@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "quantised without quantisation": (
         lambda: QuantizedDense(3, dtype="float32"),
         ConfigError,
-        "dtype policy 'float32' quantises nothing",
+        "dtype policy 'float32' has no quantization",
     ),
 }
 
@@ -230,16 +230,16 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
 
 def test_quantised_layers_need_lengths() -> None:
     policy = any_dtype_policy("int8_from_float32")
-    with pytest.raises(GraphError, match=r"layer 'd' \(Dense\): the last axis of its inputs must have a known length"):
+    with pytest.raises(GraphError, match=r"layer 'd' \(Dense\): expected a known length of the inputs' last axis"):
         QuantizedDense(3, name="d", dtype=policy)(layergraph.Input((None,)))
     layer = QuantizedEinsumDense("abc,cd->abd", output_shape=(3, 5), name="e", dtype=policy)
-    with pytest.raises(GraphError, match=r"layer 'e' \(EinsumDense\): the axes of its kernel must have known lengths"):
+    with pytest.raises(GraphError, match=r"layer 'e' \(EinsumDense\): expected known lengths of all axes"):
         layer(layergraph.Input((3, None)))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_integers_that_are_enlarged_are_rounded_and_cut_off(interpolation: str) -> None:
-    """Cubic curves go beyond the values of a type."""
+    """Cubic interpolation exceeds the range of the dtype."""
     extreme = np.where(RNG.random((1, 6, 6, 1)) < 0.5, 0, 255).astype("uint8")
     resizing = layers.Resizing(13, 13, interpolation=interpolation)
     real = resizing(extreme.astype("float32")).numpy()

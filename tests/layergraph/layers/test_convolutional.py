@@ -58,7 +58,7 @@ CASES = [
 
 
 def random_cases(count: int, seed: int) -> list[LayerCase]:
-    """Convolutions of every kind with random options and shapes, all of which Keras takes."""
+    """Convolutions of all kinds with random options and shapes that Keras supports."""
     rng = np.random.default_rng(seed)
     names = [name for name in LAYERS if "Conv" in name and not name.startswith(("ConvLSTM", "InputLayer"))]
     return [_random_case(rng, str(rng.choice(names))) for _ in range(count)]
@@ -80,7 +80,7 @@ def _random_case(rng: np.random.Generator, name: str) -> LayerCase:
         "use_bias": bool(rng.random() < 0.7),
     }
     strided = rng.random() < 0.6
-    # Strides that differ are defined by torch alone for depthwise kernels; Keras on TensorFlow refuses them.
+    # Unequal strides of depthwise kernels are supported by torch only; Keras on TensorFlow rejects them.
     config["strides" if strided else "dilation_rate"] = several(1, 4) if strided else several(1, 3)
     if "Depthwise" not in name:
         config["filters"] = groups * int(rng.integers(1, 4))
@@ -148,7 +148,7 @@ def test_wrong_option_is_named(class_name: str, options: dict[str, object], said
     ("class_name", "options", "shape", "said"),
     [
         ("Conv2D", {"filters": 2, "kernel_size": 3}, (5, 5), "rank 3, expected 4"),
-        ("Conv2D", {"filters": 2, "kernel_size": 3}, (5, 5, None), "channels must be known"),
+        ("Conv2D", {"filters": 2, "kernel_size": 3}, (5, 5, None), "expected a known number of channels"),
         ("Conv2D", {"filters": 2, "kernel_size": 3, "groups": 2}, (5, 5, 3), "expected a multiple of groups"),
         ("Conv2D", {"filters": 2, "kernel_size": 6}, (7, 5, 3), "axis 2 of the input is 5 long, expected at least 6"),
         ("SeparableConv1D", {"filters": 2, "kernel_size": 6}, (5, 3), "axis 1 of the input is 5 long"),

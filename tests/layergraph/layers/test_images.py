@@ -1,4 +1,4 @@
-"""Layers on images and sound against stock Keras, and what the random ones do in training."""
+"""Image and audio layers against stock Keras, and random layers in training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST = {"data_format": "channels_first"}
 
 
 def pixels(*shape: int, dtype: str = "float32") -> list[np.ndarray]:
-    """Values of pixels."""
+    """Pixel values."""
     return [np.random.default_rng(0).uniform(0, 255, shape).astype(dtype)]
 
 
@@ -73,7 +73,7 @@ CASES = [
     LayerCase("STFTSpectrogram", {"frame_length": 8, "window": None, "scaling": None}, [(2, 40, 1)]),
 ]
 
-#: Options that each random layer needs.
+#: Required options of each random layer.
 NEEDED: dict[str, dict[str, Any]] = {
     "MaxNumBoundingBoxes": {"max_number": 3},
     "RandomCrop": {"height": 7, "width": 6},
@@ -132,7 +132,7 @@ MEL = [
     ids=str,
 )
 def test_mel_spectrogram_gives_keras_numbers(case: LayerCase) -> None:
-    # Not by `check_layer`: stock Keras says wrong shapes of it.
+    # Not with `check_layer`: stock Keras infers wrong shapes for it.
     (x,) = random_arrays(case.shapes)
     ours = layers.MelSpectrogram(**case.config)(x).numpy()
     theirs = keras.ops.convert_to_numpy(keras.layers.MelSpectrogram(**case.config)(x))
@@ -268,7 +268,7 @@ def test_movements_of_one_size_give_keras_images(
     options = {**options, "fill_mode": fill_mode, "interpolation": interpolation, "fill_value": 0.5}
     ours = LAYERS[name](**options)(x, training=True).numpy()
     theirs = keras.ops.convert_to_numpy(getattr(keras.layers, name)(**options)(x, training=True))
-    # Where a place lies right between two pixels, rounding decides.
+    # Exactly between two pixels, the result depends on rounding.
     off = np.abs(ours - theirs) > 1e-3
     assert off.mean() < (0.02 if interpolation == "bilinear" else 0.1)
 
@@ -284,7 +284,7 @@ def test_crops_are_boxes_of_the_image() -> None:
 
 @pytest.mark.parametrize("name", sorted(augmentation_inference.LAYERS))
 def test_changes_that_are_not_supported_say_so_in_training(name: str) -> None:
-    with pytest.raises(GraphError, match="random changes are not supported"):
+    with pytest.raises(GraphError, match="not supported in training"):
         LAYERS[name](**NEEDED.get(name, {}))(np.zeros(IMAGE, "float32"), training=True)
 
 

@@ -114,10 +114,10 @@ def test_an_unknown_length_fits_a_known_one() -> None:
         (layers.Dot(axes=1), [(3,)], "called on 2 tensors, got 1"),
         (layers.Add(), [(3,), (4,)], "can't be called on shapes"),
         (layers.Concatenate(axis=1), [(3, 4), (3, 5)], "can't be called on shapes"),
-        (layers.Concatenate(), [(3, 4), (3,)], "expected equal numbers of axes"),
+        (layers.Concatenate(), [(3, 4), (3,)], "expected equal ranks"),
         (layers.Dot(axes=1), [(3,), (4,)], r"expected equal lengths along axes \[1, 1\]"),
-        (layers.Dot(axes=0), [(3,), (3,)], "other than the rows"),
-        (layers.Dot(axes=(1, 2)), [(3,), (3,)], "other than the rows"),
+        (layers.Dot(axes=0), [(3,), (3,)], "other than the batch axis"),
+        (layers.Dot(axes=(1, 2)), [(3,), (3,)], "other than the batch axis"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(layer: layers.Layer, shapes: list, message: str) -> None:

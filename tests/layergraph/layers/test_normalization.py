@@ -52,7 +52,7 @@ CASES = [
 
 
 def random_cases(count: int, seed: int) -> list[LayerCase]:
-    """Random layers, axes and ranks, but for those where Keras on torch takes other axes than it is told."""
+    """Random layers, axes and ranks, except those where Keras on torch normalizes over wrong axes."""
     rng = np.random.default_rng(seed)
     cases = []
     for _ in range(count):
@@ -116,7 +116,7 @@ def pair(options: dict[str, Any], x: np.ndarray) -> tuple[Any, Any]:
 
 
 def check_training(theirs: Any, ours: Any, x: np.ndarray, **call: Any) -> None:
-    """Outputs and moving statistics after two batches."""
+    """Outputs and moving averages after two batches."""
     for batch in (x, 2 * x + 1):
         expected = theirs(batch, training=True, **call).detach().numpy()
         np.testing.assert_allclose(ours(batch, training=True, **call).detach().numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Every layer of the table is compared with an oracle: each has a case in some file of this folder."""
+"""Every layer of the table is compared with an oracle: each has a case in a file of this folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from layergraph.layers.table import LAYERS
 from oracles import keras
 
 HERE = Path(__file__).parent
-#: Where data enters, which gives no numbers; layers whose oracle tests aren't parametrised; and layers that Keras 3 has
-#: no more: test_tensorflow_functions compares them with tf.keras 2.15, test_old_keras with Keras 1.2 to 2.3.
+#: The input layer, which has no numbers; layers whose oracle tests aren't parametrised; and layers that Keras 3 lacks:
+#: test_tensorflow_functions compares them with tf.keras 2.15, test_old_keras with Keras 1.2 to 2.3.
 ELSEWHERE = {
     "InputLayer",
     "SpectralNormalization",
@@ -31,14 +31,14 @@ def loaded(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up there.
+    # Dataclasses look up their module there.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
 def parameters(module: ModuleType) -> Iterator[Any]:
-    """What the module's tests are parametrised with."""
+    """The parameters of the module's tests."""
     for test in vars(module).values():
         for mark in getattr(test, "pytestmark", ()) if callable(test) else ():
             if mark.name == "parametrize":
@@ -46,7 +46,7 @@ def parameters(module: ModuleType) -> Iterator[Any]:
 
 
 def class_names(value: Any) -> Iterator[str]:
-    """The layers that a parameter names: cases, Keras's layers in their options, names of classes."""
+    """The layers named by a parameter: cases, Keras layers in their options, class names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple)):

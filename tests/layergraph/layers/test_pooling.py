@@ -52,7 +52,7 @@ CASES += [
 
 
 def random_cases(count: int, seed: int) -> list[LayerCase]:
-    """Max and average pooling with random options, but for those where Keras on torch counts padding."""
+    """Max and average pooling with random options, except where Keras on torch counts padding."""
     rng = np.random.default_rng(seed)
     cases = []
     while len(cases) < count:

@@ -1,4 +1,4 @@
-"""Models that `model.quantize` of Keras 3 left: they predict Keras's numbers, and can be saved for Keras."""
+"""Models quantized by Keras 3's `model.quantize`: predictions equal Keras's, and they can be saved for Keras."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from layergraph.layers.core.einsum import parse
 from layergraph.layers.quantized.equations import quantized_axes
 from oracles import assert_close, keras, perturb
 
-#: Keras warns of each layer that it doesn't quantise.
+#: Keras warns of each layer that it doesn't quantize.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 #: Mode, config.
@@ -37,13 +37,13 @@ WAYS: list[tuple[str, Any]] = [
     ("int4", Int4QuantizationConfig(block_size=None, activation_quantizer=AbsMaxQuantizer())),
     ("float8", None),
 ]
-#: Equations with axes summed, missing in either operand, and moved.
+#: Equations with axes that are summed, missing in either operand, and moved.
 EQUATIONS = [
     *("ab,bc->ac", "ab,bc->ca", "abc,cd->abd", "abc,cde->abde", "abcd,cde->abe", "abc,cd->dab", "abc,bcd->ad"),
     *("abcd,dce->abe", "abc,dc->abd", "abcd,ecd->abe", "abc,acd->abd", "abc,dcb->ad", "abcde,cedf->abf"),
     *("abcd,cdb->ab", "abc,cb->ab", "abc,bc->ab"),
 ]
-#: Those of which a policy doesn't tell all.
+#: Modes that a policy doesn't describe completely.
 UNTOLD = (1, 2, 6)
 
 
@@ -57,7 +57,7 @@ def words() -> Any:
 
 
 def axes() -> Any:
-    """Equations that sum over several axes, the last or another, and one with letters that no operand lacks."""
+    """Equations that sum over several axes, the last or another, and one with letters that both operands have."""
     x = entry = keras.Input((4, 6))
     x = layers.EinsumDense("abc,cde->abde", output_shape=(4, 3, 5), bias_axes="de")(x)
     x = layers.EinsumDense("abde,def->abf", output_shape=(4, 7), bias_axes="f", activation="tanh")(x)
@@ -67,7 +67,7 @@ def axes() -> Any:
 
 
 def inside() -> Any:
-    """A layer that is shared, a model called twice, layers in models, and some that aren't quantised."""
+    """A shared layer, a model called twice, nested layers, and some that aren't quantized."""
     left, right = keras.Input((6,)), keras.Input((6,))
     shared = layers.Dense(5, activation="relu")
     encoder = keras.Sequential([keras.Input((5,)), layers.Dense(4), layers.BatchNormalization(), layers.Dense(3)])
@@ -138,7 +138,7 @@ def test_quantised_model_predicts_keras_numbers_and_is_saved_for_keras(make: Any
         model.save(tmp_path / f"model{ending}")
         ours = layergraph.load_model(tmp_path / f"model{ending}")
         results = [predictions(ours, arrays)]
-        # Of projections, Keras can be told a policy alone; and it can't read its own float8 from an .h5.
+        # Keras's projections can only be given a policy; and it can't read its own float8 from an .h5.
         if (make is attention and way in UNTOLD) or (mode == "float8" and ending == ".h5"):
             with pytest.raises(ConfigError, match=r"projection|float8"):
                 ours.save(path)
@@ -174,7 +174,7 @@ def test_quantised_model_of_other_types(mode: str, policy: str, tmp_path: Path) 
 
 
 def calibrated(config_class: Any, bits: int, group: int) -> tuple[Any, list[np.ndarray]]:
-    """A model whose blocks were calibrated on data."""
+    """A model whose blocks were calibrated with data."""
     entry = keras.Input((5,), dtype="int32")
     embedding = layers.Embedding(20, 8)
     blocks = [
@@ -190,7 +190,7 @@ def calibrated(config_class: Any, bits: int, group: int) -> tuple[Any, list[np.n
     structure = {"pre_block_layers": [embedding], "sequential_blocks": blocks}
     config = config_class(
         [data[i : i + 1] for i in range(8)],
-        # Asked for, and not used.
+        # Requested, but not used.
         str,
         weight_bits=bits,
         group_size=group,
@@ -216,11 +216,11 @@ def calibrated(config_class: Any, bits: int, group: int) -> tuple[Any, list[np.n
 def test_calibrated_kernels(config_class: Any, bits: int, group: int, tmp_path: Path) -> None:
     model, arrays = calibrated(config_class, bits, group)
     for layer in model._flatten_layers():
-        # Layers in it can't be written.
+        # Its layers can't be written.
         if getattr(layer, "quantization_config", None) is not None:
             layer.quantization_config.quantization_layer_structure = None
     expected = expected_of(model, arrays)
-    # Keras leaves the zeros out of a `.keras`.
+    # Keras omits the zero points in a `.keras`.
     model.save(tmp_path / "model.h5")
     ours = layergraph.load_model(tmp_path / "model.h5")
     ours.save(tmp_path / "ours.keras")
@@ -244,7 +244,7 @@ def test_low_rank_changes_are_in_the_kernels_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_training_moves_what_keras_moves(mode: str, tmp_path: Path) -> None:
-    """Biases and layers that aren't quantised; gradients go through as if nothing was rounded."""
+    """Biases and unquantized layers; gradients are those without rounding."""
     entry = keras.Input((6,))
     x = layers.Dense(6, activation="tanh")(layers.BatchNormalization()(entry))
     model = keras.Model(entry, layers.Dense(2)(layers.LayerNormalization()(layers.Dense(4)(x))))
@@ -272,7 +272,7 @@ def test_training_in_float8_is_refused(tmp_path: Path) -> None:
 def test_layers_that_nothing_quantises_are_refused(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3, 4)), layers.LSTM(2, name="lstm", dtype="int8_from_float32")])
     model.save(tmp_path / "model.keras")
-    with pytest.raises(UnsupportedModelError, match=r"'lstm'.*LSTM.*dtype.*quantises nothing"):
+    with pytest.raises(UnsupportedModelError, match=r"'lstm'.*LSTM.*dtype.*without quantization"):
         layergraph.load_model(tmp_path / "model.keras")
 
 
@@ -288,7 +288,7 @@ def test_axes_of_equations_are_analysed_as_in_keras(equation: str) -> None:
 
 
 def laid_out_by_keras(scale: Any, order: list[int], expanded: list[int], squeezed: list[int]) -> Any:
-    """As EinsumDense of Keras does it."""
+    """As in Keras's EinsumDense."""
     scale = ops.transpose(scale, order)
     if expanded:
         scale = ops.expand_dims(scale, axis=expanded)

@@ -139,7 +139,7 @@ def test_states_of_wrong_shapes_are_refused() -> None:
 
 @pytest.mark.parametrize(("kind", "count"), [("LSTM", 2), ("GRU", 1), ("SimpleRNN", 1)])
 def test_states_of_one_row_are_those_of_all_and_of_other_rows_are_refused(kind: str, count: int) -> None:
-    """Keras multiplies, which repeats one row; torch's LSTM reads past the end of it, whatever lies there."""
+    """Keras multiplies, which broadcasts a single row; torch's LSTM would read past its end."""
 
     def model(k: Any, rows: int | None) -> Any:
         x, *states = k.Input((5, 3)), *(k.Input(batch_shape=(rows, 4)) for _ in range(count))
@@ -224,7 +224,7 @@ def test_wrong_options_are_named(make: Callable[[], Any], message: str) -> None:
 
 
 def test_inputs_of_wrong_shapes_are_refused() -> None:
-    with pytest.raises(GraphError, match=r"expected \(rows, steps, features\)"):
+    with pytest.raises(GraphError, match=r"expected \(rows, timesteps, features\)"):
         layers.LSTM(3)(layergraph.Input((4,)))
     shared = layers.LSTM(3)
     shared(layergraph.Input((5, 4)))
@@ -310,7 +310,7 @@ def test_dropout_has_keras_distribution(kind: str, rates: tuple[float, float]) -
 def test_masks_fall_on_the_gates_that_keras_drops(
     kind: str, options: dict[str, Any], rates: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are given the same masks, in the order in which they ask for them."""
+    """Both get the same dropout masks, in the order of their requests."""
     drawn: dict[str, list[tuple[tuple[int, ...], float]]] = {"ours": [], "theirs": []}
 
     def mask(who: str, shape: tuple[int, ...], rate: float) -> torch.Tensor:
@@ -347,7 +347,7 @@ def test_one_draw_of_dropout_holds_for_all_steps() -> None:
 
 
 def test_a_layer_as_activation_of_another_width_is_refused() -> None:
-    with pytest.raises(GraphError, match=r"gives shape \(None, 2\), expected \(None, 3\)"):
+    with pytest.raises(GraphError, match=r"returns shape \(None, 2\), expected \(None, 3\)"):
         layers.LSTM(3, activation=layers.Dense(2))(layergraph.Input((4, 5)))
 
 

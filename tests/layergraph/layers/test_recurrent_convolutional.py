@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused() -> None:
     layer = layers.ConvLSTM1D(2, 2)
     (x,) = random_arrays([SHAPES["ConvLSTM1D"]])
     for shape in ((2,), (2, 4, 6, 2)):
-        with pytest.raises(GraphError, match=r"expected \(rows, steps\) or more axes"):
+        with pytest.raises(GraphError, match=r"expected \(rows, timesteps\) or more axes"):
             layer(x, mask=np.ones(shape, bool))
     layer(x, mask=np.ones((2, 4, 6), bool))
     good, wide = np.zeros((2, 6, 2), "float32"), np.zeros((2, 7, 2), "float32")
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_masks_of_dropout_are_one_for_each_gate_and_for_all_steps(
     rates: tuple[float, float], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the definition, a gate and a step at a time."""
+    """By definition, one gate and timestep at a time."""
     drawn: list[torch.Tensor] = []
 
     def mask(run: Any, like: torch.Tensor, rate: float) -> torch.Tensor:

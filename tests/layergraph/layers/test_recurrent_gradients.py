@@ -1,4 +1,4 @@
-"""The GRU with gradients of its own beside torch's GRU, in float64."""
+"""The GRU with explicit gradients compared with torch's GRU, in float64."""
 
 import itertools
 

@@ -46,7 +46,7 @@ CASES = [
 
 
 def random_borders(count: int, seed: int) -> list[LayerCase]:
-    """Padding and cropping, given as one number, one an axis or a pair an axis, in both layouts."""
+    """Padding and cropping given as one number, one per axis or a pair per axis, in both layouts."""
     rng = np.random.default_rng(seed)
     cases = []
     for _ in range(count):
@@ -111,8 +111,8 @@ def test_wrong_option_is_named(class_name: str, options: dict[str, object], said
 @pytest.mark.parametrize(
     ("class_name", "options", "shape", "said"),
     [
-        ("Reshape", {"target_shape": (7,)}, (3, 4), r"can't bring rows of shape \(3, 4\) to \(7,\)"),
-        ("Reshape", {"target_shape": (-1, 5)}, (3, 4), r"can't bring rows of shape \(3, 4\) to \(-1, 5\)"),
+        ("Reshape", {"target_shape": (7,)}, (3, 4), r"can't reshape rows of shape \(3, 4\) to \(7,\)"),
+        ("Reshape", {"target_shape": (-1, 5)}, (3, 4), r"can't reshape rows of shape \(3, 4\) to \(-1, 5\)"),
         ("Permute", {"dims": (2, 1)}, (3, 4, 5), "rank 4, expected 3"),
         ("RepeatVector", {"n": 2}, (3, 4), "rank 3, expected 2"),
         ("ZeroPadding2D", {}, (3, 4), "rank 3, expected 4"),
@@ -130,7 +130,7 @@ def test_input_that_does_not_fit_is_refused(
 def test_second_call_of_a_reshape_is_checked_too() -> None:
     layer = LAYERS["Reshape"]((6,))
     layer(layergraph.Input((2, 3)))
-    with pytest.raises(GraphError, match="can't bring rows"):
+    with pytest.raises(GraphError, match="can't reshape rows"):
         layer(layergraph.Input((2, 4)))
 
 
@@ -138,7 +138,7 @@ def test_second_call_of_a_reshape_is_checked_too() -> None:
 def test_data_that_can_not_be_reshaped_is_refused(target: tuple[int, ...]) -> None:
     x = layergraph.Input((None, 4))
     plan = layergraph.Model(x, LAYERS["Reshape"](target)(x)).plan()
-    with pytest.raises(DataError, match=r"rows of shape \(5, 4\) can't be brought to"):
+    with pytest.raises(DataError, match=r"can't reshape rows of shape \(5, 4\) to"):
         plan.run({plan.input_specs[0].name: np.zeros((2, 5, 4), "float32")})
 
 

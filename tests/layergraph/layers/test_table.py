@@ -1,4 +1,4 @@
-"""The tables of layers and operations, and the names that `layergraph.layers` gives."""
+"""The tables of layers and operations, and the names in `layergraph.layers`."""
 
 import layergraph.layers
 import pytest

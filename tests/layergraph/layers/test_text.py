@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parents[2] / "fixtures" / "text"
 
 @dataclass
 class TextCase:
-    """A layer with options, its inputs, and what Keras on TensorFlow made of them."""
+    """A layer with options, its inputs, and the results of Keras on TensorFlow."""
 
     generation: str
     class_name: str
@@ -52,7 +52,7 @@ def array(values: Any) -> np.ndarray:
 
 
 def plain(result: np.ndarray) -> np.ndarray:
-    """Bytes as text, so that they compare."""
+    """Bytes as text, for comparison."""
     return np.array([x.decode() for x in result.ravel()]).reshape(result.shape) if result.dtype == object else result
 
 
@@ -66,7 +66,7 @@ def test_layer_gives_tensorflow_numbers(case: TextCase) -> None:
     inputs = [symbolic(x) for x in arrays]
     config = dict(case.config)
     if case.generation == "keras2" and case.class_name == "Discretization" and config["output_mode"] == "int":
-        # What tf.keras writes into its configs.
+        # Configs written by tf.keras.
         config["dtype"] = "int64"
     layer = LAYERS[case.class_name].from_config(config)
     output = layer(inputs if len(inputs) > 1 else inputs[0])
@@ -116,14 +116,14 @@ def test_counts_can_be_weighed() -> None:
 
 
 def test_hashes_are_googles() -> None:
-    # From farmhash's and SipHash's own tests.
+    # Test vectors of farmhash and SipHash.
     assert fingerprint64(b"") == 0x9AE16A3B2F90404F
     key = tuple(int.from_bytes(bytes(range(i, i + 8)), "little") for i in (0, 8))
     assert siphash(bytes(range(15)), key) == 0xA129CA6149BE45E5
     assert joined(1, 2) != joined(2, 1)
 
 
-#: What tf.fingerprint of TensorFlow 2.15 gives for bytes 11, 48, 85, ..., by their number.
+#: TensorFlow 2.15's tf.fingerprint of bytes 11, 48, 85, ..., by their number.
 FINGERPRINTS = {
     1: 0x4271B80E2915C76A,
     3: 0x373A2B2A12E0C581,
@@ -154,7 +154,7 @@ def test_texts_of_any_length_are_hashed_as_in_tensorflow(size: int) -> None:
 
 @pytest.mark.parametrize("bins", [1, 2, 3, 4, 9])
 def test_boundaries_are_those_that_keras_finds(bins: int) -> None:
-    """Also where there are fewer values than bins."""
+    """Also with fewer values than bins."""
     summary = np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 1.0]], "float32")
     found = layers.Discretization(num_bins=bins)._quantiles(summary)
     np.testing.assert_allclose(found, get_bin_boundaries(summary, bins), rtol=1e-6)
@@ -233,7 +233,7 @@ def test_saved_layers_are_their_configs() -> None:
     [
         (lambda: layers.StringLookup(vocabulary="/etc/passwd"), "files are never opened"),
         (lambda: layers.TextVectorization(vocabulary="https://x/y"), "files are never opened"),
-        (lambda: layers.StringLookup(vocabulary=["a", "a"]), "has a term twice"),
+        (lambda: layers.StringLookup(vocabulary=["a", "a"]), "has a repeated term"),
         (lambda: layers.StringLookup(vocabulary=["b", "", "a"], mask_token=""), "reserved"),
         (lambda: layers.StringLookup(vocabulary=["a", 3]), "holds 3, expected text"),
         (lambda: layers.StringLookup(vocabulary=["\ud800"]), "expected text"),
@@ -255,7 +255,7 @@ def test_saved_layers_are_their_configs() -> None:
         (lambda: layers.Hashing(3, salt=[1, 2, 3]), "option 'salt'"),
         (lambda: layers.Hashing(3, dtype="float32"), "option 'dtype'"),
         (lambda: layers.Discretization(), "both missing"),
-        (lambda: layers.Discretization([1.0, 0.0]), "expected rising numbers"),
+        (lambda: layers.Discretization([1.0, 0.0]), "expected increasing numbers"),
         (lambda: layers.CategoryEncoding(3, "int"), "option 'output_mode'"),
     ],
 )
@@ -313,7 +313,7 @@ def test_a_vocabulary_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_strings_have_values_only_where_they_were_given() -> None:
     assert Strings.of(np.array([["a", "b"]])).reshape(2, 1).values.tolist() == [[b"a"], [b"b"]]
-    with pytest.raises(DataError, match="only shapes are known"):
+    with pytest.raises(DataError, match="only its shape is known"):
         _ = Strings((2,)).values
     assert layers.StringLookup(vocabulary=["a"])(np.array(["a"])).tolist() == [1]
     assert isinstance(layers.Hashing(3)(np.array([1])), torch.Tensor)

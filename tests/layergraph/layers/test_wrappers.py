@@ -172,7 +172,7 @@ STEPWISE = {
 
 
 def steps_apart() -> Any:
-    """Rows whose steps have other means."""
+    """Rows whose timesteps have different means."""
     rng = np.random.default_rng(3)
     return rng.standard_normal((6, 4, 3)).astype("float32") + np.arange(4, dtype="float32")[:, None]
 
@@ -230,7 +230,7 @@ def test_in_keras_2_penalties_are_of_all_steps_together_and_of_a_model_twice() -
     [
         ({"layer": layers.Dense(3)}, "expected a recurrent layer"),
         ({"layer": layers.LSTM(3), "merge_mode": "add"}, "option 'merge_mode'"),
-        ({"layer": layers.LSTM(3), "backward_layer": layers.LSTM(3)}, "go the same way"),
+        ({"layer": layers.LSTM(3), "backward_layer": layers.LSTM(3)}, "have the same go_backwards"),
         (
             {"layer": layers.LSTM(3), "backward_layer": layers.LSTM(3, go_backwards=True, return_sequences=True)},
             "differ in return_sequences",
@@ -244,7 +244,7 @@ def test_layers_that_do_not_go_together_are_refused(options: dict, message: str)
 
 
 def test_time_distributed_needs_steps() -> None:
-    with pytest.raises(GraphError, match=r"expected a tensor \(rows, steps, ...\)"):
+    with pytest.raises(GraphError, match=r"expected a tensor \(rows, timesteps, ...\)"):
         layers.TimeDistributed(layers.Dense(3))(layergraph.Input((4,)))
     with pytest.raises(GraphError, match="got a mask of shape"):
         layers.TimeDistributed(layers.Dense(3))(

@@ -49,7 +49,7 @@ def test_an_architecture_without_its_weights_or_with_several_is_refused(names: l
     (tmp_path / "net.json").write_text(model().to_json())
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(CorruptFileError, match=f"holds no weights, and {len(names)} files of weights are beside it"):
+    with pytest.raises(CorruptFileError, match=f"has no weights, and there are {len(names)} weight files next to it"):
         layergraph.load_model(tmp_path / "net.json")
 
 
@@ -248,10 +248,10 @@ def first(whole: dict[str, Any]) -> dict[str, Any]:
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "no groups": (lambda whole: whole.update(weightsManifest=3), "weightsManifest is no list of groups"),
+    "no groups": (lambda whole: whole.update(weightsManifest=3), "weightsManifest isn't a list of groups"),
     "too many groups": (
         lambda whole: whole.update(weightsManifest=[{"paths": [], "weights": []}] * 10_001),
-        "weightsManifest is no list of groups",
+        "weightsManifest isn't a list of groups",
     ),
     "a group that is none": (
         lambda whole: whole["weightsManifest"].append(3),
@@ -270,12 +270,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "another type": (lambda whole: first(whole).update(dtype="string"), "weight '.*' has type 'string'"),
     "another quantisation": (
         lambda whole: first(whole).update(quantization={"dtype": "int8"}),
-        "weight '.*' is quantised as 'int8'",
+        "weight '.*' is quantized as 'int8'",
     ),
-    "more than there is": (lambda whole: first(whole).update(shape=[5]), r"takes \d+ bytes, its files have \d+"),
+    "more than there is": (lambda whole: first(whole).update(shape=[5]), r"has \d+ bytes, but its files have \d+"),
     "a file twice": (
         lambda whole: whole["weightsManifest"][0]["paths"].append("group1-shard1of2.bin"),
-        "names the file 'group1-shard1of2.bin' of weights twice, or too many files",
+        "refers to weight file 'group1-shard1of2.bin' twice, or to too many files",
     ),
     "a topology without layers": (
         lambda whole: whole.update(modelTopology={"model_config": 3}),
@@ -303,7 +303,7 @@ def test_a_config_is_only_so_long(tmp_path: Path) -> None:
     write_shards(tmp_path, model())
     size = (tmp_path / "model.json").stat().st_size
     open_archive(tmp_path, LoadLimits(config_bytes=size)).close()
-    with pytest.raises(CorruptFileError, match=f"has {size} bytes, at most {size - 1} are read"):
+    with pytest.raises(CorruptFileError, match=f"has {size} bytes, expected at most {size - 1}"):
         open_archive(tmp_path, LoadLimits(config_bytes=size - 1))
 
 
@@ -311,7 +311,7 @@ def test_a_shard_that_is_cut_off_while_it_is_open_is_told(tmp_path: Path) -> Non
     write_shards(tmp_path, model())
     with open_archive(tmp_path) as archive:
         os.truncate(tmp_path / "group1-shard2of2.bin", 10)
-        with pytest.raises(CorruptFileError, match=r"array '.*' is cut off"):
+        with pytest.raises(CorruptFileError, match=r"array '.*' is truncated"):
             archive.weights.arrays[-1].read()
 
 

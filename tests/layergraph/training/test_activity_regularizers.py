@@ -224,7 +224,7 @@ def test_configs_tell_it_as_keras_does(kind: str) -> None:
 def test_layers_for_which_keras_has_none_refuse_it(kind: str, given: tuple[Any, ...]) -> None:
     with pytest.raises((TypeError, ValueError)):
         getattr(keras.layers, kind)(*given, activity_regularizer="l2")
-    with pytest.raises(ConfigError, match="option 'activity_regularizer' is 'l2', expected nothing"):
+    with pytest.raises(ConfigError, match="option 'activity_regularizer' is 'l2', expected None"):
         getattr(layers, kind)(*given, activity_regularizer="l2")
 
 

@@ -96,10 +96,10 @@ def test_the_best_k_are_of_as_many_classes_as_there_are():
         ("[1, 2, 3, 4]", "has more than 3 values"),
         ("[[[1]]]", "is nested more than 2 deep"),
         ("[" * 100_000, "characters"),
-        ('"a long text"', "has 13 characters, at most 12 are read"),
+        ('"a long text"', "has 13 characters, expected at most 12"),
         ("NaN", "has the value NaN"),
         ("1e999", "has the number 1e999"),
-        ("{", "is no JSON"),
+        ("{", "isn't valid JSON"),
     ],
 )
 def test_json_has_limits_of_its_own(text, said):

@@ -286,7 +286,7 @@ def bad_specs():
         "role": (spec(arrays=[pb.DataArray(dtype=f32, shape=[6, 2])]), invalid, "got no role"),
         "dtype": (spec(arrays=[pb.DataArray(role=x, shape=[6, 2])]), invalid, "got no dtype"),
         "loss": (spec(compile=pb.CompileSettings(optimizer='"sgd"', loss='"msee"')), invalid, "did you mean 'mse'"),
-        "json": (spec(compile=pb.CompileSettings(optimizer="sgd")), invalid, "optimizer: 'sgd' is no JSON"),
+        "json": (spec(compile=pb.CompileSettings(optimizer="sgd")), invalid, "optimizer: 'sgd' isn't valid JSON"),
         "deep json": (spec(compile=pb.CompileSettings(loss="[" * 10**5)), invalid, "is nested more than 64 deep"),
         "class_weight": (spec(class_weight="[1]"), invalid, "class_weight: expected an object"),
         "compile": (

@@ -1,4 +1,4 @@
-"""Attention of queries to values by their keys (keras.layers.Attention, AdditiveAttention)."""
+"""Attention layers without heads (keras.layers.Attention, AdditiveAttention)."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from layergraph.layers.regularization import dropped
 class _DotAttention(Layer):
     """Attention on a list [query, value] or [query, value, key]: softmax(scores) @ value.
 
-    Query (rows, Tq, d), value (rows, Tv, d'), key (rows, Tv, d). The value's mask takes values out of the softmax, the
-    query's mask sets outputs to 0 and goes on.
+    Query (rows, Tq, d), value (rows, Tv, d'), key (rows, Tv, d). The value's mask excludes values from the softmax; the
+    query's mask sets outputs to 0 and is the mask of the output.
     """
 
     dropout: float = option(fraction, default=0.0)
     seed: Any = option(anything, default=None)
-    #: What tf.keras before 2.10 had as an option of the layer, and is an argument of its call now.
+    #: An option of the layer in tf.keras before 2.10; now an argument of the call.
     causal: bool = option(boolean, default=False, kw_only=True)
 
     supports_masking = True
 
     def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """How much each query has to do with each key: (rows, Tq, Tv)."""
+        """Scores of each query and key: (rows, Tq, Tv)."""
         raise NotImplementedError(f"{type(self).__name__} has no scores")
 
     def check_inputs(self, inputs: Any) -> None:
-        """Raises GraphError for anything but a list of two or three."""
+        """Raises GraphError unless `inputs` is a list of two or three."""
         if not isinstance(inputs, (list, tuple)) or len(inputs) not in (2, 3):
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): got {inputs}, expected a list [query, value] or "
@@ -52,7 +52,7 @@ class _DotAttention(Layer):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
     ) -> Any:
-        """The attended values, and with `return_attention_scores` the weights (rows, Tq, Tv)."""
+        """Returns the attended values and, with `return_attention_scores`, the weights (rows, Tq, Tv)."""
         self.check_inputs(inputs)
         query, value = inputs[0], as_many_steps(context, inputs[1], inputs[-1])
         query_mask, value_mask = (None, None) if mask is None else mask[:2]
@@ -63,7 +63,7 @@ class _DotAttention(Layer):
             causal = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
             allowed = causal if allowed is None else allowed & causal
         if allowed is not None:
-            # Keras subtracts rather than fills, so that a row without any value still tells its scores apart.
+            # Keras subtracts rather than fills, so a row without any allowed value still has different weights.
             scores = torch.where(allowed, scores, scores - (65504.0 if scores.dtype == torch.float16 else 1e9))
         weights = torch.softmax(scores, -1)
         kept = dropped(context, weights, self.dropout) if context.training and self.dropout else weights
@@ -73,7 +73,7 @@ class _DotAttention(Layer):
         return [outputs, weights] if return_attention_scores else outputs
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The query's mask."""
+        """Returns the query's mask."""
         return None if mask is None else mask[0]
 
     def get_config(self) -> dict[str, Any]:
@@ -87,8 +87,8 @@ class _DotAttention(Layer):
 class Attention(_DotAttention):
     """Dot-product attention of Luong et al., 2015 (keras.layers.Attention).
 
-    use_scale    scores are multiplied by a learned number
-    score_mode   'dot': query @ key; 'concat': a learned number times the sum of tanh(scale * (query + key))
+    use_scale    multiplies the scores by a trainable scalar
+    score_mode   'dot': query @ key; 'concat': a trainable scalar times the sum of tanh(scale * (query + key))
     """
 
     use_scale: bool = option(boolean, default=False)
@@ -97,7 +97,7 @@ class Attention(_DotAttention):
     seed: Any = option(anything, default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the two numbers, where there are any."""
+        """Creates the scalar weights."""
         self.check_inputs(input_shape)
         if self.use_scale:
             self.add_weight("scale", (), Ones())
@@ -105,7 +105,7 @@ class Attention(_DotAttention):
             self.add_weight("concat_score_weight", (), Ones())
 
     def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """How much each query has to do with each key."""
+        """Scores of each query and key."""
         if self.score_mode == "dot":
             scores = query @ key.transpose(-1, -2)
             return scores * w.scale if self.use_scale else scores
@@ -115,9 +115,9 @@ class Attention(_DotAttention):
 
 
 class AdditiveAttention(_DotAttention):
-    """Attention of Bahdanau et al., 2014 (keras.layers.AdditiveAttention): scores sum scale * tanh(query + key).
+    """Attention of Bahdanau et al., 2014 (keras.layers.AdditiveAttention): scores are sum(scale * tanh(query + key)).
 
-    use_scale   whether each feature has a learned factor
+    use_scale   whether `scale` is a trainable vector, one factor per feature
     """
 
     use_scale: bool = option(boolean, default=True)
@@ -125,13 +125,13 @@ class AdditiveAttention(_DotAttention):
     seed: Any = option(anything, default=None, kw_only=True)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the factors."""
+        """Creates the scale."""
         self.check_inputs(input_shape)
         if self.use_scale:
             self.add_weight("scale", (input_shape[0][-1],), GlorotUniform())
 
     def scores(self, w: Weights, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """How much each query has to do with each key."""
+        """Scores of each query and key."""
         both = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
         return (w.scale * both if self.use_scale else both).sum(-1)
 

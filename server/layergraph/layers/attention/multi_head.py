@@ -1,4 +1,4 @@
-"""Attention by several heads at once (keras.layers.MultiHeadAttention, GroupQueryAttention)."""
+"""Multi-head attention (keras.layers.MultiHeadAttention, GroupQueryAttention)."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from layergraph.layers.quantized.stored import StoredForm, stored_quantization
 from layergraph.layers.regularization import dropped
 from layergraph.regularizers import regularizer
 
-#: Options that the projections take over.
+#: Options passed on to the projections.
 _PROJECTION_OPTIONS = (
     *("kernel_regularizer", "bias_regularizer", "activity_regularizer"),
     *("kernel_constraint", "bias_constraint"),
 )
 
 
-#: Where the gate's projection lies in files.
+#: Group of the gate's projection in files.
 _GATE = "_gate_dense"
 
 
@@ -62,13 +62,13 @@ def _axes(value: Any) -> tuple[int, ...] | None:
 
 
 class ProjectedAttention(ShapedLayer):
-    """Attention whose queries, keys and values are projections of the inputs.
+    """Attention on projections of the inputs.
 
-    Masks of query (rows, T), value and key (rows, S) are combined with `attention_mask` (rows, T, S) and, where asked
-    for, the causal one. The query's mask goes on.
+    Masks of query (rows, T), value and key (rows, S) are combined with `attention_mask` (rows, T, S) and, with
+    `use_causal_mask`, the causal mask. The output has the query's mask.
 
-    mask_rule   what becomes of a query that may attend to nothing: as in `keras3` or in `keras2`. The file's version
-                tells
+    mask_rule   result for a query with no key to attend to: as in `keras3` or as in `keras2`. Set from the file's
+                version
     """
 
     dropout: float = option(fraction, default=0.0, kw_only=True)
@@ -89,32 +89,32 @@ class ProjectedAttention(ShapedLayer):
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
 
-    #: Beginning of the projections' groups in files.
+    #: Prefix of the projections' groups in files.
     group_prefix: ClassVar[str]
-    #: Whether activity regularisation counts the outputs once more, beside those of the last projection.
+    #: Whether activity regularisation covers the layer's outputs in addition to those of the last projection.
     penalizes_outputs: ClassVar[bool] = False
 
     if TYPE_CHECKING:
 
         @property
         def attention_axes(self) -> tuple[int, ...]:
-            """Axes of the query over which attention goes."""
+            """Axes of the query that attention is applied over."""
 
     def setup(self) -> None:
-        """Has no projections yet."""
-        #: By group: the options of each but its policy, and the shape of its inputs.
+        """Starts without projections; `build` adds them."""
+        #: By group: the options of each projection except its dtype policy, and the shape of its inputs.
         self._projections: dict[str, tuple[dict[str, Any], Shape]] = {}
 
     def project(
         self, group: str, name: str, equation: str, sizes: Sequence[Any], bias_axes: str, shape: Shape, **more: Any
     ) -> None:
-        """Adds a projection of inputs of `shape`, which lies under `group` in files."""
+        """Adds a projection of inputs of `shape`, stored under `group` in files."""
         options = {
             "equation": equation,
             "output_shape": list(sizes),
             "bias_axes": bias_axes if self.use_bias else None,
-            "kernel_initializer": _again(self.kernel_initializer),
-            "bias_initializer": _again(self.bias_initializer),
+            "kernel_initializer": _copied(self.kernel_initializer),
+            "bias_initializer": _copied(self.bias_initializer),
             **{key: getattr(self, key) for key in _PROJECTION_OPTIONS},
             "name": name,
             **more,
@@ -134,9 +134,10 @@ class ProjectedAttention(ShapedLayer):
         self.sublayers[group] = made
 
     def quantize_as_stored(self, group: str, arrays: Mapping[str, StoredForm], config: Any) -> None:
-        """Makes a projection such that a file's arrays fit, by name or position; `config` is that of other layers.
+        """Replaces a projection by the quantized one that a file's arrays, by name or position, belong to; `config` is
+        the quantization config of other layers.
 
-        Keras writes nothing of how projections are quantised, and opens no such file itself.
+        Keras doesn't store how projections are quantized, and can't load such files itself.
         """
         projection = self.sublayers[group]
         found = stored_quantization(projection, arrays) if type(projection) is EinsumDense else None
@@ -147,16 +148,16 @@ class ProjectedAttention(ShapedLayer):
                 self._make_projection(group, policy, config)
 
     def check_shapes(self, query_shape: Any, value_shape: Any, key_shape: Any) -> None:
-        """Raises GraphError for a call without values, or where there isn't a key for each value."""
+        """Raises GraphError if there is no value, a rank is below 3, or keys and values differ in number."""
         if value_shape is None or min(len(query_shape), len(value_shape), len(key_shape or value_shape)) < 3:
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): got query {query_shape}, value {value_shape}, "
-                f"key {key_shape}, expected shapes (rows, steps, features)"
+                f"key {key_shape}, expected shapes (rows, timesteps, features)"
             )
         if key_shape is not None and not _may_be_equal(value_shape[1:-1], key_shape[1:-1]):
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): got values of shape {value_shape} and keys of shape "
-                f"{key_shape}, expected as many keys as values"
+                f"{key_shape}, expected equal numbers of keys and values"
             )
 
     def forward(  # type: ignore[override]  # as every layer, it names the arguments of its calls
@@ -173,7 +174,7 @@ class ProjectedAttention(ShapedLayer):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
     ) -> Any:
-        """The attended values, and with `return_attention_scores` the weights (rows, heads, T, S)."""
+        """Returns the outputs and, with `return_attention_scores`, the attention weights (rows, heads, T, S)."""
         if key is not None:
             value = as_many_steps(context, value, key)
             value_mask = None if value_mask is None else as_many_steps(context, value_mask, key)
@@ -212,7 +213,7 @@ class ProjectedAttention(ShapedLayer):
         value: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The attended values, and the weights (rows, heads, T, S): what torch's kernel doesn't do."""
+        """Returns the attended values and the weights (rows, heads, T, S), for cases that torch's kernel lacks."""
         if key.shape[-2] < query.shape[-2]:
             repeats = query.shape[-2] // key.shape[-2]
             key, value = (x.repeat_interleave(repeats, -2) for x in (key, value))
@@ -240,7 +241,7 @@ class ProjectedAttention(ShapedLayer):
         *,
         want_masks: bool,
     ) -> tuple[Any, Any]:
-        """As any layer's, but activity regularisation is the projections', and only in some layers the outputs'."""
+        """Like any layer's, but only some layers penalize the outputs' activity in addition to the projections'."""
         outputs = self.forward(context, w, *args, **kwargs)
         if self.penalizes_outputs:
             self.penalize(context, outputs)
@@ -256,17 +257,18 @@ class ProjectedAttention(ShapedLayer):
 
 
 class MultiHeadAttention(ProjectedAttention):
-    """Several heads attend, each in a space of its own (Vaswani et al., 2017; keras.layers.MultiHeadAttention).
+    """Attention with several heads, each with its own projections (keras.layers.MultiHeadAttention; Vaswani et al.,
+    2017).
 
-    key_dim          features of each head's queries and keys; scores are divided by its square root
-    value_dim        features of each head's values, by default key_dim
-    output_shape     features of the output, by default the query's
-    attention_axes   axes of the query over which attention goes, by default all but rows and features
-    use_gate         the attended values are multiplied by sigmoid(projection of the query)
-    sliding_window   a query sees only keys less than so many steps away
+    key_dim          number of features of each head's queries and keys; scores are divided by its square root
+    value_dim        number of features of each head's values, by default key_dim
+    output_shape     number of features of the output, by default the query's
+    attention_axes   axes of the query that attention is applied over, by default all but batch and features
+    use_gate         multiplies the attended values by sigmoid(projection of the query)
+    sliding_window   a query attends only to keys fewer timesteps away than this
     """
 
-    # Options that the base class has, too, are given by position after these, which type checkers don't see.
+    # Options of the base class that are positional here, after these; type checkers don't see the order.
     num_heads: int = option(positive_int)  # type: ignore[misc]
     key_dim: int = option(positive_int)  # type: ignore[misc]
     value_dim: int | None = option(optional(positive_int), default=None)
@@ -278,18 +280,18 @@ class MultiHeadAttention(ProjectedAttention):
     group_prefix = ""
 
     def setup(self) -> None:
-        """Values have as many features as keys where nothing is said."""
+        """Sets the default of `value_dim`."""
         super().setup()
         self.value_dim = self.value_dim or self.key_dim
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = super()._positional(args, kwargs)
-        # Keras takes the mask that travels with the query, and no other.
+        # Keras uses the query's own mask and ignores the argument.
         kwargs.pop("query_mask", None)
         return args, kwargs
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None, *rest: Any) -> None:
-        """Creates the projections. Raises GraphError for shapes that don't go together."""
+        """Creates the projections. Raises GraphError for incompatible shapes."""
         self.check_shapes(query_shape, value_shape, key_shape)
         ranks = len(query_shape) - 1, len(value_shape) - 1
         if self.attention_axes is None:
@@ -298,7 +300,7 @@ class MultiHeadAttention(ProjectedAttention):
         if any(not 0 < axis < min(ranks) for axis in self.attention_axes) or not self.attention_axes:
             raise GraphError(
                 f"layer '{self.name}' (MultiHeadAttention): attention_axes is {self.attention_axes}, expected axes of "
-                f"query {query_shape} and value {value_shape}, without rows and features"
+                f"query {query_shape} and value {value_shape}, other than batch and features"
             )
         key_heads, value_heads = (self.num_heads, self.key_dim), (self.num_heads, self.value_dim)
         into, axes = _projection_equation(ranks[0], 1, 2)
@@ -317,9 +319,10 @@ class MultiHeadAttention(ProjectedAttention):
 
 
 class GroupQueryAttention(ProjectedAttention):
-    """Several heads attend, groups of them to the same keys and values (Ainslie et al., 2023).
+    """Attention with several query heads per key and value head (keras.layers.GroupQueryAttention; Ainslie et al.,
+    2023).
 
-    This is keras.layers.GroupQueryAttention. Query (rows, T, d), value and key (rows, S, d).
+    Query (rows, T, d), value and key (rows, S, d).
     """
 
     head_dim: int = option(positive_int)
@@ -332,11 +335,11 @@ class GroupQueryAttention(ProjectedAttention):
 
     @property
     def group_name(self) -> str:
-        """Keras has another name for the class inside than outside."""
+        """Keras's internal name of the class differs from its public one."""
         return "grouped_query_attention"
 
     def setup(self) -> None:
-        """Raises ConfigError where the heads can't be shared alike."""
+        """Raises ConfigError if the query heads can't be divided evenly among the key and value heads."""
         super().setup()
         if self.num_query_heads % self.num_key_value_heads:
             raise ConfigError(
@@ -345,12 +348,12 @@ class GroupQueryAttention(ProjectedAttention):
             )
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None, *rest: Any) -> None:
-        """Creates the projections. Raises GraphError for shapes that don't go together."""
+        """Creates the projections. Raises GraphError for incompatible shapes."""
         self.check_shapes(query_shape, value_shape, key_shape)
         if len(query_shape) != 3 or len(value_shape) != 3:
             raise GraphError(
                 f"layer '{self.name}' (GroupQueryAttention): got query {query_shape} and value {value_shape}, expected "
-                "shapes (rows, steps, features)"
+                "shapes (rows, timesteps, features)"
             )
         queries, keys = (None, self.num_query_heads, self.head_dim), (None, self.num_key_value_heads, self.head_dim)
         self.project("_query_dense", "query", "bqm,muh->bquh", queries, "uh", query_shape)
@@ -362,31 +365,31 @@ class GroupQueryAttention(ProjectedAttention):
         self.project("_output_dense", "attention_output", "bquh,uhm->bqm", (None, query_shape[-1]), "m", attended)
 
 
-def _again(given: Any) -> Any:
-    """The same initializer once more: one with a seed gives the same numbers each time, as in Keras."""
+def _copied(given: Any) -> Any:
+    """A copy of an initializer: as in Keras, one with a seed returns the same values for each projection."""
     return type(given).from_config(given.get_config())
 
 
 def _may_be_equal(first: Shape, second: Shape) -> bool:
-    """Whether two shapes are the same as far as they are known."""
+    """Whether two shapes agree on all axes that are known in both."""
     return len(first) == len(second) and all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
 
 
 def _all_of(masks: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """Where all masks that exist hold."""
+    """The logical and of the masks that aren't None, or None."""
     known = [mask for mask in masks if mask is not None]
     return functools.reduce(torch.logical_and, known) if known else None
 
 
 def _free(rank: int, sizes: Sequence[int | None]) -> tuple[int | None, ...]:
-    """The output shape of a projection: the free axes have any length."""
+    """The output shape of a projection: the free axes have unknown lengths."""
     return (*(None,) * (rank - 1), *sizes)
 
 
 def _projection_equation(free: int, bound: int, made: int) -> tuple[str, str]:
-    """Equation and bias axes of a projection that sums over the last `bound` axes (Keras's _build_proj_equation).
+    """Returns equation and bias axes of a projection over the last `bound` axes (Keras's _build_proj_equation).
 
-    `free` counts the axes that stay, the rows included.
+    `free` is the number of axes that are kept, including the batch axis; `made` that of new ones.
     """
     kept = ascii_lowercase[:free]
     summed = ascii_lowercase[free : free + bound]
@@ -395,7 +398,7 @@ def _projection_equation(free: int, bound: int, made: int) -> tuple[str, str]:
 
 
 def _attention_equations(rank: int, axes: Sequence[int]) -> tuple[str, str]:
-    """(key, query) -> scores and (weights, value) -> outputs, over `axes` (Keras's _build_attention_equation)."""
+    """Returns the equations of scores and of outputs for attention over `axes` (Keras's _build_attention_equation)."""
     target = ascii_lowercase[:rank]
     others = iter(ascii_lowercase[rank:])
     source = "".join(next(others) if axis in axes else target[axis] for axis in range(rank))

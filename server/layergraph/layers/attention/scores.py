@@ -1,4 +1,4 @@
-"""Masks and softmax of attention scores, as Keras's generations compute them."""
+"""Masks and softmax of attention scores, as in the different generations of Keras."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from layergraph.functional.call_context import CallContext
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """Which keys a query may attend to if none may come after it: boolean (1, queries, keys)."""
+    """Boolean mask (1, queries, keys): True for keys at or before the query's timestep."""
     return torch.ones((1, queries, keys), dtype=torch.bool, device=device).tril()
 
 
 def window_mask(queries: int, keys: int, width: int, device: torch.device) -> torch.Tensor:
-    """Which keys lie less than `width` steps from a query: boolean (1, queries, keys)."""
+    """Boolean mask (1, queries, keys): True for keys fewer than `width` timesteps from the query."""
     steps = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)
     return (steps.abs() < width).unsqueeze(0)
 
 
 def with_axes_at(mask: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
-    """The mask with axes of 1 put in at `axis` until it has `rank` of them."""
+    """Inserts axes of length 1 at `axis` until the mask has rank `rank`."""
     while mask.ndim < rank:
         mask = mask.unsqueeze(axis)
     return mask
 
 
 def as_many_steps(context: CallContext, x: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Values, or their mask, as many as keys: where only one of the numbers is known, data brings what agrees."""
+    """In shape inference, gives values, or their mask, the number of timesteps of `key` if either is unknown."""
     known = context.symbolic_dims
     if known is None or not (known.is_unknown(x, 1) or known.is_unknown(key, 1)):
         return x
@@ -38,9 +38,10 @@ def as_many_steps(context: CallContext, x: torch.Tensor, key: torch.Tensor) -> t
 def masked_softmax(
     scores: torch.Tensor, mask: torch.Tensor | None, axes: tuple[int, ...], *, additive: bool
 ) -> torch.Tensor:
-    """Softmax over `axes` in which only elements count where the mask holds.
+    """Softmax over `axes` of the elements where the mask is True.
 
-    Where none does, Keras 3 gives zeros. Keras 2 (`additive`) lowers the scores, so that such a row counts all alike.
+    Where it is False for all, the result is zeros, as in Keras 3. With `additive`, as in Keras 2, a large negative
+    number is added instead, so such a row has equal weights.
     """
     if mask is not None:
         half = scores.dtype == torch.float16
@@ -64,10 +65,10 @@ def fused_attention(
     causal: bool,
     additive: bool,
 ) -> torch.Tensor:
-    """softmax(query @ key / sqrt(d)) @ value for (rows, steps, heads, d) (keras.ops.dot_product_attention).
+    """softmax(query @ key / sqrt(d)) @ value for (rows, timesteps, heads, d) (keras.ops.dot_product_attention).
 
-    Fewer key than query heads are each used by several query heads in a row. A row that attends to nothing attends to
-    all alike, as in Keras.
+    Each key head is used by several consecutive query heads if there are fewer key heads. A row with nothing to attend
+    to gets equal weights, as in Keras.
     """
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if key.shape[1] < query.shape[1]:
@@ -81,7 +82,7 @@ def fused_attention(
 
 
 def _lowest(dtype: torch.dtype, additive: bool) -> float:
-    """What Keras adds to scores that don't count."""
+    """The number that Keras adds to masked scores."""
     if additive:
         return -65504.0 if dtype == torch.float16 else -1e9
     return -0.7 * (65500.0 if dtype == torch.float16 else 3.38953e38)

@@ -26,12 +26,12 @@ from layergraph.regularizers import regularizer
 
 
 class WindowedConvolution(SpatialLayer):
-    """What convolutions over sliding windows share: a kernel (*kernel_size, inputs, outputs), strides and dilation."""
+    """Base of convolutions over sliding windows: a kernel (*kernel_size, inputs, outputs), strides and dilation."""
 
     storage = StorageLayout(null_regularizer=True)
 
     if TYPE_CHECKING:
-        # Subclasses declare these options, where they stand in the order of Keras's arguments.
+        # Subclasses declare these options, at their positions in Keras's arguments.
         @property
         def kernel_size(self) -> tuple[int, ...]: ...
         @property
@@ -52,14 +52,14 @@ class WindowedConvolution(SpatialLayer):
         def bias_constraint(self) -> Any: ...
 
     def setup(self) -> None:
-        """Brings sizes to one value an axis, and takes an activation layer in."""
+        """Expands sizes to one value per axis, and registers an activation layer as a sublayer."""
         for name in ("kernel_size", "strides", "dilation_rate"):
             self.each_axis(name)
         self.check_padding(self.padding)
         adopt_activation(self, self.activation)
 
     def refuse_strided_dilation(self) -> None:
-        """Raises ConfigError where both strides and dilation are above 1: Keras doesn't define that."""
+        """Raises ConfigError if both strides and dilation are above 1: Keras doesn't support that."""
         if max(self.strides) > 1 and max(self.dilation_rate) > 1:
             raise ConfigError(
                 f"{type(self).__name__}: option 'strides' is {self.strides} with dilation_rate {self.dilation_rate}, "
@@ -68,12 +68,12 @@ class WindowedConvolution(SpatialLayer):
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Steps that a dilated kernel spans on each axis."""
+        """Number of steps that a dilated kernel spans on each axis."""
         pairs = zip(self.kernel_size, self.dilation_rate, strict=True)
         return tuple((size - 1) * rate + 1 for size, rate in pairs)
 
     def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The outputs before the activation."""
+        """Computes the outputs before the activation."""
         raise NotImplementedError
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ class WindowedConvolution(SpatialLayer):
         return activate(self.activation, context, w, self.convolved(w, x))
 
     def build_activation(self, input_shape: Any) -> None:
-        """Builds a layer that is the activation for what the convolution will give it. To be called last in `build`."""
+        """Builds an activation layer for the shape of the convolution's output. Called last in `build`."""
         if not isinstance(self.activation, Layer):
             return
         w = bind_meta(self)
@@ -92,7 +92,7 @@ class WindowedConvolution(SpatialLayer):
         self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))
 
     def add_bias(self, channels: int) -> None:
-        """Creates the bias, if there is one."""
+        """Creates the bias, if `use_bias`."""
         if self.use_bias:
             self.add_weight(
                 "bias",
@@ -103,7 +103,7 @@ class WindowedConvolution(SpatialLayer):
             )
 
     def pads(self, lengths: tuple[int, ...]) -> Pads:
-        """Zeros around each spatial axis. Raises DataError if no window fits."""
+        """Returns the zeros before and after each spatial axis. Raises DataError if a window is longer than an axis."""
         windows = self.windows
         self.check_windows(lengths, windows if self.padding == "valid" else [1] * self.rank)
         if self.padding == "same":
@@ -113,11 +113,11 @@ class WindowedConvolution(SpatialLayer):
         return [(0, 0)] * self.rank
 
     def plain_convolution(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        """The convolution of an input in Keras's layout, without strides, padding and dilation."""
+        """Convolves an input in Keras's layout without strides, padding and dilation."""
         return self.from_torch(_convolution(self.to_torch(x), kernel_to_torch(kernel), None))
 
     def convolve(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
-        """The convolution of an input in Keras's layout with a kernel (*kernel_size, inputs / groups, outputs)."""
+        """Convolves an input in Keras's layout with a kernel (*kernel_size, inputs / groups, outputs)."""
         x, padding = self.framed(x.to(kernel.dtype))
         y = _convolution(
             x,
@@ -131,9 +131,9 @@ class WindowedConvolution(SpatialLayer):
         return self.from_torch(y)
 
     def framed(self, x: torch.Tensor, zeros: Pads | None = None) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """An input in Keras's layout as torch's convolutions take it, and the padding that is left to them.
+        """Returns an input in torch's layout, padded where torch can't, and the padding left to the convolution.
 
-        `zeros` are put around each spatial axis first.
+        `zeros` is additional padding around each spatial axis.
         """
         zeros = zeros or [(0, 0)] * self.rank
         lengths = tuple(length + before + after for length, (before, after) in zip(self.lengths(x), zeros, strict=True))
@@ -142,8 +142,8 @@ class WindowedConvolution(SpatialLayer):
         x = self.to_torch(x)
         even = [before for before, after in pads if before == after]
         if len(even) < self.rank:
-            # torch pads both sides alike; the rest is done here, the last axis first, as torch wants it. It stands
-            # right before the convolution, where other engines take it for the convolution's own.
+            # torch pads both sides equally; uneven padding is done here, the last axis first, as torch expects it. It
+            # comes right before the convolution, where other engines fuse it with the convolution.
             x, even = functional.pad(x, [size for pair in reversed(pads) for size in pair]), [0] * self.rank
         return x, self.torch_sizes(even, 0)
 
@@ -154,31 +154,31 @@ def _convolution(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | Non
 
 
 def pointwise(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A convolution with windows of one step, of an input in torch's layout."""
+    """Convolves an input in torch's layout with a kernel of spatial size 1."""
     return _convolution(x, kernel_to_torch(kernel), bias)
 
 
 def kernel_to_torch(kernel: torch.Tensor) -> torch.Tensor:
-    """A view of a kernel (*spatial, a, b) as torch has it, (b, a, *spatial); of rank 1 with a height of 1."""
+    """Views a kernel (*spatial, a, b) in torch's layout (b, a, *spatial); of rank 1 with a height of 1."""
     if kernel.ndim == 3:
         kernel = kernel.unsqueeze(0)
     return kernel.movedim((-1, -2), (0, 1))
 
 
 def kernel_memory_order(rank: int, channels_first: bool) -> tuple[int, ...]:
-    """How a kernel (*spatial, a, b) lies in memory so that torch, which sees (b, a, *spatial), need not copy it.
+    """Memory order of a kernel (*spatial, a, b) in which torch, which sees (b, a, *spatial), needn't copy it.
 
-    Its convolutions of channels-last images want channels-last kernels, (b, *spatial, a).
+    torch's channels-last convolutions use channels-last kernels, (b, *spatial, a).
     """
     spatial = range(rank)
     return (rank + 1, rank, *spatial) if channels_first else (rank + 1, *spatial, rank)
 
 
 class _Convolution(WindowedConvolution):
-    """activation(kernel * x + bias) over sliding windows.
+    """activation(convolution(x, kernel) + bias) over sliding windows.
 
     Input (rows, *spatial, channels), kernel (*kernel_size, channels / groups, filters), output
-    (rows, *spatial, filters); with data_format='channels_first' channels and filters come second.
+    (rows, *spatial, filters); with data_format='channels_first' channels and filters are axis 1.
     """
 
     filters: int = option(positive_int)
@@ -199,7 +199,7 @@ class _Convolution(WindowedConvolution):
     bias_constraint: Any = option(constraint, default=None)
 
     def setup(self) -> None:
-        """Checks strides against dilation, and groups against filters."""
+        """Checks strides against dilation, and groups against filters. Raises ConfigError."""
         super().setup()
         self.refuse_strided_dilation()
         if self.filters % self.groups:
@@ -208,12 +208,12 @@ class _Convolution(WindowedConvolution):
             )
 
     def check_rank(self, rank: int) -> None:
-        """Raises GraphError for an input without rows. tf.keras takes any number of axes as rows."""
+        """Raises GraphError if the rank is too low. As in tf.keras, inputs may have several batch axes."""
         if rank < self.rank + 2 or (rank > self.rank + 2 and self.channels_first):
             super().check_rank(rank)
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias."""
+        """Creates kernel and bias. Raises GraphError if the channels aren't a multiple of the groups."""
         channels = self.channels_of(input_shape)
         if channels % self.groups:
             raise GraphError(
@@ -232,7 +232,7 @@ class _Convolution(WindowedConvolution):
         self.build_activation(input_shape)
 
     def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """kernel * x + bias."""
+        """Computes the convolution, plus bias."""
         bias = w.bias if self.use_bias else None
         if x.ndim > self.rank + 2:
             rows = x.shape[: -self.rank - 1]
@@ -242,7 +242,7 @@ class _Convolution(WindowedConvolution):
 
 
 class Conv1D(_Convolution):
-    """Convolution over one axis; padding='causal' looks only back (keras.layers.Conv1D)."""
+    """Convolution over one axis; with padding='causal' no output depends on later steps (keras.layers.Conv1D)."""
 
     rank = 1
     causal = True

@@ -1,4 +1,4 @@
-"""Convolutions that treat each channel by itself, alone or before a mixing of them."""
+"""Depthwise and separable convolutions (keras.layers.DepthwiseConv*, SeparableConv*)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from layergraph.regularizers import regularizer
 
 
 def depthwise_kernel(kernel: torch.Tensor) -> torch.Tensor:
-    """A kernel (*spatial, channels, multiplier) as one of `channels` groups: (*spatial, 1, channels * multiplier).
+    """Reshapes a kernel (*spatial, channels, multiplier) to `channels` groups: (*spatial, 1, channels * multiplier).
 
-    The multiplier runs fastest in both orders, so it is a view.
+    A view, since the multiplier is the fastest axis in both.
     """
     return kernel.flatten(-2).unsqueeze(-2)
 
 
 class _DepthwiseConvolution(WindowedConvolution):
-    """Each channel convolved with `depth_multiplier` kernels of its own, plus bias, through the activation.
+    """Convolves each channel with its own `depth_multiplier` kernels, plus bias and activation.
 
     Input (rows, *spatial, channels), kernel (*kernel_size, channels, depth_multiplier), output
-    (rows, *spatial, channels * depth_multiplier) with the multiplier running fastest.
+    (rows, *spatial, channels * depth_multiplier), where the multiplier is the fastest index.
     """
 
     kernel_size: Any = option(anything)
@@ -62,7 +62,7 @@ class _DepthwiseConvolution(WindowedConvolution):
         self.build_activation(input_shape)
 
     def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Each channel's convolutions, plus bias."""
+        """Computes each channel's convolutions, plus bias."""
         groups = w.kernel.shape[-2]
         return self.convolve(x, depthwise_kernel(w.kernel), w.bias if self.use_bias else None, groups)
 
@@ -80,7 +80,7 @@ class DepthwiseConv2D(_DepthwiseConvolution):
 
 
 class _SeparableConvolution(WindowedConvolution):
-    """A depthwise convolution, then one with windows of one step that mixes the channels, plus bias and activation.
+    """A depthwise convolution, then a pointwise one that mixes the channels, plus bias and activation.
 
     Input (rows, *spatial, channels), depthwise kernel (*kernel_size, channels, depth_multiplier), pointwise kernel
     (1, ..., channels * depth_multiplier, filters), output (rows, *spatial, filters).
@@ -128,7 +128,7 @@ class _SeparableConvolution(WindowedConvolution):
         self.build_activation(input_shape)
 
     def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Both convolutions, plus bias."""
+        """Computes both convolutions, plus bias."""
         groups = w.depthwise_kernel.shape[-2]
         y = self.convolve(x, depthwise_kernel(w.depthwise_kernel), None, groups)
         y = pointwise(self.to_torch(y), w.pointwise_kernel, w.bias if self.use_bias else None)
@@ -136,7 +136,7 @@ class _SeparableConvolution(WindowedConvolution):
 
 
 class SeparableConv1D(_SeparableConvolution):
-    """Separable convolution over one axis; tf.keras also knows padding='causal' (keras.layers.SeparableConv1D)."""
+    """Separable convolution over one axis; padding='causal' as in tf.keras (keras.layers.SeparableConv1D)."""
 
     rank = 1
     causal = True

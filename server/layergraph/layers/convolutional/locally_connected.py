@@ -1,4 +1,4 @@
-"""Convolutions whose windows have a kernel each (tf.keras.layers.LocallyConnected1D, LocallyConnected2D)."""
+"""Convolutions with a separate kernel per window (tf.keras.layers.LocallyConnected1D, LocallyConnected2D)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from layergraph.layers.activation_functions import Activation, activate, activat
 from layergraph.layers.spatial import SpatialLayer, data_format, padding
 from layergraph.regularizers import regularizer
 
-#: Where a window meets an input, and at which place of the window: (window, place, input), all positions in C order.
-Meetings = Iterator[tuple[int, int, int]]
+#: Pairs of window and input that overlap, with the place within the window: (window, place, input), in C order.
+Overlaps = Iterator[tuple[int, int, int]]
 
 
 def _implementation(value: Any) -> int:
@@ -32,15 +32,15 @@ def _implementation(value: Any) -> int:
 
 
 class _LocallyConnected(SpatialLayer):
-    """activation(x * kernel + bias) with a kernel and a bias for each window.
+    """activation(x * kernel + bias) with a separate kernel and bias per window.
 
     Input (rows, *spatial, channels), output (rows, *windows, filters); with data_format='channels_first' channels and
-    filters come second.
+    filters are axis 1.
 
     implementation   how the kernel is stored: 1 as (windows, places in a window * channels, filters), places and
-                     channels in C order (channels first if the data has them so); 2 as the dense matrix from all inputs
-                     to all outputs, of which only what lies in a window counts; 3 as the entries of that matrix
-                     (outputs, inputs) that count, in C order
+                     channels in C order (channels first if the data format is); 2 as the dense matrix from all inputs
+                     to all outputs, of which only entries within a window are used; 3 as these entries of the matrix
+                     (outputs, inputs), in C order
     """
 
     filters: int = option(positive_int)
@@ -60,7 +60,7 @@ class _LocallyConnected(SpatialLayer):
     implementation: int = option(_implementation, default=1)
 
     def setup(self) -> None:
-        """Brings sizes to one value an axis. Raises ConfigError for padding that the first implementation lacks."""
+        """Expands sizes to one value per axis. Raises ConfigError for implementation 1 with padding."""
         for name in ("kernel_size", "strides"):
             self.each_axis(name)
         self.check_padding(self.padding)
@@ -71,18 +71,19 @@ class _LocallyConnected(SpatialLayer):
         adopt_activation(self, self.activation)
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias. Raises GraphError where lengths are unknown, or no window fits."""
+        """Creates kernel and bias. Raises GraphError if a length is unknown, or shorter than a window."""
         channels = self.channels_of(input_shape)
         lengths = tuple(input_shape[axis] for axis in self.spatial_axes)
         if any(length is None for length in lengths):
             raise GraphError(
-                f"layer '{self.name}' ({type(self).__name__}): got shape {input_shape}, every axis but the rows must "
-                "have a known length"
+                f"layer '{self.name}' ({type(self).__name__}): got shape {input_shape}, expected known lengths of all "
+                "axes but the batch axis"
             )
         windows = self._windows(lengths)
         if min(windows) < 1:
             raise GraphError(
-                f"layer '{self.name}' ({type(self).__name__}): windows {self.kernel_size} don't fit in {lengths}"
+                f"layer '{self.name}' ({type(self).__name__}): got lengths {lengths}, expected at least the "
+                f"kernel size {self.kernel_size}"
             )
         self.add_weight(
             "kernel",
@@ -104,7 +105,7 @@ class _LocallyConnected(SpatialLayer):
             self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))
 
     def _windows(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        """Windows along each axis."""
+        """Number of windows along each axis."""
         sizes = zip(lengths, self.kernel_size, self.strides, strict=True)
         if self.padding == "same":
             return tuple(-(-length // stride) for length, _, stride in sizes)
@@ -118,12 +119,12 @@ class _LocallyConnected(SpatialLayer):
                 return (channels, *lengths, self.filters, *windows)
             return (*lengths, channels, *windows, self.filters)
         axes = zip(lengths, windows, self.kernel_size, self.strides, strict=True)
-        meetings = math.prod(sum(1 for _ in self._along(*axis)) for axis in axes)
-        return (meetings * channels * self.filters,)
+        overlaps = math.prod(sum(1 for _ in self._along(*axis)) for axis in axes)
+        return (overlaps * channels * self.filters,)
 
-    def _along(self, length: int, windows: int, size: int, stride: int) -> Meetings:
-        """Where windows meet inputs along one axis."""
-        # With 'same' padding Keras puts windows around every stride-th input, unlike in a convolution.
+    def _along(self, length: int, windows: int, size: int, stride: int) -> Overlaps:
+        """Yields the overlaps of windows and inputs along one axis."""
+        # With 'same' padding Keras centres windows on every stride-th input, unlike in a convolution.
         before = size // 2 if self.padding == "same" else 0
         for window in range(windows):
             for place in range(size):
@@ -142,7 +143,7 @@ class _LocallyConnected(SpatialLayer):
             y = self._by_matrix(x, self._matrix(w.kernel, x, lengths, windows))
             y = y.reshape(-1, *self._ordered(windows, self.filters))
         if self.use_bias:
-            # The bias has the filters last. With channels first Keras reads it in another shape, but doesn't move them.
+            # The bias has the filters last. With channels_first Keras reshapes rather than transposes it.
             y = y + (w.bias.reshape(self.filters, *windows) if self.channels_first else w.bias)
         return activate(self.activation, context, w, y)
 
@@ -167,38 +168,38 @@ class _LocallyConnected(SpatialLayer):
     def _matrix(
         self, kernel: torch.Tensor, x: torch.Tensor, lengths: tuple[int, ...], windows: tuple[int, ...]
     ) -> torch.Tensor:
-        """The dense matrix (inputs, outputs) of implementations 2 and 3."""
+        """Returns the dense matrix (inputs, outputs) of implementations 2 and 3."""
         channels = x.shape[1 if self.channels_first else -1]
         inputs, outputs = math.prod(lengths) * channels, math.prod(windows) * self.filters
-        meets = torch.ones((), dtype=torch.bool, device=kernel.device)
+        overlapping = torch.ones((), dtype=torch.bool, device=kernel.device)
         for length, count, size, stride in zip(lengths, windows, self.kernel_size, self.strides, strict=True):
             one = torch.zeros(length, count, dtype=torch.bool)
             for window, _, at in self._along(length, count, size, stride):
                 one[at, window] = True
-            meets = meets[..., None, None] & one.to(kernel.device)
-        # (in 1, out 1, in 2, out 2, ...) to (in ..., out ...), with an axis for the channels of both
+            overlapping = overlapping[..., None, None] & one.to(kernel.device)
+        # (in 1, out 1, in 2, out 2, ...) to (in ..., out ...), with an axis for the channels of each
         ins, outs = range(0, 2 * self.rank, 2), range(1, 2 * self.rank, 2)
-        meets = meets.permute(*ins, *outs)
-        meets = meets.unsqueeze(0 if self.channels_first else self.rank)
-        meets = meets.unsqueeze(self.rank + 1 if self.channels_first else 2 * self.rank + 1)
+        overlapping = overlapping.permute(*ins, *outs)
+        overlapping = overlapping.unsqueeze(0 if self.channels_first else self.rank)
+        overlapping = overlapping.unsqueeze(self.rank + 1 if self.channels_first else 2 * self.rank + 1)
         shape = (*self._ordered(lengths, channels), *self._ordered(windows, self.filters))
-        meets = meets.expand(shape).reshape(inputs, outputs)
+        overlapping = overlapping.expand(shape).reshape(inputs, outputs)
         if self.implementation == 2:
-            return torch.where(meets, kernel.reshape(inputs, outputs), 0)
+            return torch.where(overlapping, kernel.reshape(inputs, outputs), 0)
         if kernel.is_meta:
             return kernel.new_empty((inputs, outputs))
         flat = torch.zeros(outputs, inputs, dtype=kernel.dtype, device=kernel.device)
-        return flat.masked_scatter(meets.t(), kernel).t()
+        return flat.masked_scatter(overlapping.t(), kernel).t()
 
 
 class LocallyConnected1D(_LocallyConnected):
-    """Windows over one axis (tf.keras.layers.LocallyConnected1D)."""
+    """Separate kernels per window over one axis (tf.keras.layers.LocallyConnected1D)."""
 
     rank = 1
 
 
 class LocallyConnected2D(_LocallyConnected):
-    """Windows over images (tf.keras.layers.LocallyConnected2D)."""
+    """Separate kernels per window over images (tf.keras.layers.LocallyConnected2D)."""
 
     rank = 2
 

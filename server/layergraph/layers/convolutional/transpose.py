@@ -21,7 +21,7 @@ from layergraph.regularizers import regularizer
 
 
 def transposed_length(length: int, window: int, stride: int, mode: str, output_padding: int | None) -> int:
-    """Output length of one axis (Keras's deconv_output_length); `window` is the dilated kernel's."""
+    """Returns the output length of one axis (Keras's deconv_output_length); `window` is the dilated kernel's length."""
     if mode == "same":
         return length * stride if output_padding is None else (length - 1) * stride + window % 2 + output_padding
     extra = max(stride - window, 0) if output_padding is None else output_padding
@@ -29,10 +29,10 @@ def transposed_length(length: int, window: int, stride: int, mode: str, output_p
 
 
 class _TransposedConvolution(WindowedConvolution):
-    """The gradient of a convolution, used forwards: every input step adds a kernel to the output.
+    """The gradient of a convolution with respect to its input: every input step adds a kernel to the output.
 
     Input (rows, *spatial, channels), kernel (*kernel_size, filters, channels), output (rows, *spatial, filters). With
-    padding='same' an axis of length n gets n * stride steps, or what `output_padding` says.
+    padding='same' the output length is length * stride, unless `output_padding` is set.
     """
 
     filters: int = option(positive_int)
@@ -53,7 +53,7 @@ class _TransposedConvolution(WindowedConvolution):
     bias_constraint: Any = option(constraint, default=None)
 
     def setup(self) -> None:
-        """Checks strides against dilation and output padding."""
+        """Checks strides against dilation and output padding. Raises ConfigError."""
         super().setup()
         self.refuse_strided_dilation()
         if self.output_padding is None:
@@ -80,7 +80,7 @@ class _TransposedConvolution(WindowedConvolution):
         self.build_activation(input_shape)
 
     def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The transposed convolution, plus bias."""
+        """Computes the transposed convolution, plus bias."""
         x = x.to(w.kernel.dtype)
         lengths = self.lengths(x)
         self.check_windows(lengths, [1] * self.rank)
@@ -99,7 +99,7 @@ class _TransposedConvolution(WindowedConvolution):
         return self.cropped(self.from_torch(y), [(0, steps) for steps in surplus])
 
     def _borders(self, lengths: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]:
-        """For each axis: what torch crops on both sides, what it adds after, and what is then left over after.
+        """Returns, per axis: steps that torch crops on both sides, steps that it adds after, and steps to crop after.
 
         TensorFlow crops as much before as 'same' padding of the forward convolution would add there.
         """

@@ -1,4 +1,4 @@
-"""Core layers: Dense, Embedding, Masking and those that only pass data on (keras.layers.core)."""
+"""Core layers: Dense, Embedding, Masking and Identity (keras.layers.core)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from layergraph.config.options import boolean, option, positive_int
 from layergraph.constraints import constraint
 from layergraph.errors import DataError, GraphError
-from layergraph.functional import runtime_assertions as demands
+from layergraph.functional import runtime_assertions
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -42,11 +42,11 @@ class Dense(Layer):
     supports_masking = True
 
     def setup(self) -> None:
-        """Takes an activation layer in."""
+        """Registers an activation layer as a sublayer."""
         adopt_activation(self, self.activation)
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias. Raises GraphError for inputs of fewer than two axes."""
+        """Creates kernel and bias. Raises GraphError if the inputs' rank is below 2."""
         if len(input_shape) < 2:
             raise GraphError(f"layer '{self.name}' (Dense): got shape {input_shape}, expected (rows, ..., features)")
         self.add_kernel_and_bias(input_shape[-1])
@@ -55,7 +55,7 @@ class Dense(Layer):
             self.activation.build_for((outputs,))
 
     def add_kernel_and_bias(self, features: int | None) -> None:
-        """Creates both, for inputs of so many features."""
+        """Creates kernel and bias for this number of input features."""
         self.add_whole_kernel(features)
         self.add_bias()
 
@@ -70,7 +70,7 @@ class Dense(Layer):
         )
 
     def add_bias(self) -> None:
-        """Creates the bias, if there is one."""
+        """Creates the bias, if `use_bias`."""
         if self.use_bias:
             self.add_weight(
                 "bias",
@@ -81,16 +81,16 @@ class Dense(Layer):
             )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """activation(x @ kernel + bias)."""
+        """Computes activation(x @ kernel + bias)."""
         if x.dtype != w.kernel.dtype:
             x = x.to(w.kernel.dtype)
         return activate(self.activation, context, w, product(x, w.kernel, w.bias if self.use_bias else None))
 
 
 class Embedding(Layer):
-    """A learned vector for each id (keras.layers.Embedding). Ids (...), outputs (..., output_dim).
+    """A trainable vector for each id (keras.layers.Embedding). Ids (...), outputs (..., output_dim).
 
-    mask_zero   id 0 is padding: the mask that goes on is `ids != 0`
+    mask_zero   whether id 0 is padding: the output's mask is `ids != 0`
     """
 
     input_dim: int = option(positive_int)
@@ -102,11 +102,11 @@ class Embedding(Layer):
 
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
-    # Ids of a float type are cast to integers, never rounded to the computing type first.
+    # Floating-point ids are cast to integers directly, not to the compute dtype first.
     autocast = False
 
     def __init__(self, *args: Any, weights: Any = None, input_length: Any = None, **kwargs: Any) -> None:
-        # `input_length` is Keras 2's; Keras 3 takes it and does nothing with it.
+        # `input_length` is an option of Keras 2; Keras 3 accepts and ignores it.
         super().__init__(*args, **kwargs)
         if weights is not None:
             self.build(None)
@@ -124,23 +124,23 @@ class Embedding(Layer):
         )
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The vectors of the ids. Raises DataError for an id that has none."""
+        """Looks up the vectors of the ids. Raises DataError for an id outside of the table."""
         ids = self.known_ids(inputs)
         vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
 
     def known_ids(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The inputs as ids. Raises DataError for one that has no vector."""
+        """Converts the inputs to ids. Raises DataError for an id outside of the table."""
         ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
         return ids if ids.is_meta or not ids.numel() else self._in_range(ids)
 
     def _in_range(self, ids: torch.Tensor) -> torch.Tensor:
-        """The ids. Raises DataError for one that has no vector."""
-        if demands.recorded():
-            # An engine must not look beyond the table, whatever it is given.
-            near = ids.clamp(0, self.input_dim - 1)
-            demands.note(near == ids)
-            return near
+        """Returns the ids. Raises DataError for an id outside of the table."""
+        if runtime_assertions.is_recording():
+            # An engine must not read beyond the table, whatever its inputs.
+            clamped = ids.clamp(0, self.input_dim - 1)
+            runtime_assertions.record(clamped == ids)
+            return clamped
         lowest, highest = (int(bound) for bound in torch.aminmax(ids))
         if lowest < 0 or highest >= self.input_dim:
             wrong = lowest if lowest < 0 else highest
@@ -148,23 +148,23 @@ class Embedding(Layer):
         return ids
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """Which ids aren't 0, if 0 is padding."""
+        """False for id 0, if `mask_zero`; otherwise None."""
         return inputs != 0 if self.mask_zero else None
 
 
 class Masking(Layer):
-    """Masks the steps in which all features equal `mask_value`, and sets them to 0 (keras.layers.Masking)."""
+    """Masks timesteps at which all features equal `mask_value`, and sets them to 0 (keras.layers.Masking)."""
 
     mask_value: Any = option(constant, default=0.0)
 
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The inputs, 0 where masked."""
+        """Returns the inputs, with 0 at masked timesteps."""
         return torch.where(self._mask(inputs)[..., None], inputs, 0)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """Which steps count."""
+        """False at timesteps to skip."""
         return self._mask(inputs)
 
     def _mask(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -172,12 +172,12 @@ class Masking(Layer):
 
 
 class Identity(Layer):
-    """Gives what it gets, any nesting of tensors (keras.layers.Identity)."""
+    """Returns its inputs, any nested structure of tensors (keras.layers.Identity)."""
 
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
-        """The inputs."""
+        """Returns the inputs."""
         return inputs
 
 

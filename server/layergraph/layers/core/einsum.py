@@ -1,4 +1,4 @@
-"""Dense layers over any axes, by Einstein's notation (keras.layers.EinsumDense)."""
+"""Dense layers over any axes, in Einstein notation (keras.layers.EinsumDense)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.regularizers import regularizer
 
-#: Input, kernel and output, with an ellipsis before, after, or nowhere, as Keras takes them.
+#: Input, kernel and output, with an ellipsis before, after, or nowhere, as Keras supports them.
 _FORMS = (
     (re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)"), ""),
     (re.compile(r"\.\.\.([a-zA-Z]+),([a-zA-Z]+)->\.\.\.([a-zA-Z]+)"), "left"),
@@ -37,11 +37,11 @@ _FORMS = (
 
 
 class ShapedLayer(Layer):
-    """A layer with an option `output_shape`, kept apart from the shape of its outputs, which all layers tell."""
+    """A layer with an option `output_shape`, which is separate from the property of the same name."""
 
     @property
     def output_shape(self) -> Any:
-        """Shape of the outputs of all calls. Raises AttributeError where they differ."""
+        """Shape of the outputs of all calls. Raises AttributeError if they differ."""
         return super().output_shape
 
     @output_shape.setter
@@ -49,18 +49,18 @@ class ShapedLayer(Layer):
         self.partial_output_shape: tuple[int | None, ...] | None = value
 
     def option_value(self, name: str) -> Any:
-        """The option, not the property."""
+        """Returns the option, not the property."""
         return self.partial_output_shape if name == "output_shape" else super().option_value(name)
 
 
 def lengths(value: Any) -> tuple[int | None, ...]:
-    """Validator: one length, or several, None where it is unknown."""
+    """Validator: one length or several; None for unknown ones."""
     return list_of(optional(positive_int))(value if isinstance(value, (list, tuple)) else (value,))
 
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """A parsed equation: the letters of each operand, and on which side axes are left out."""
+    """A parsed equation: the letters of each operand, and the side of the ellipsis ('left', 'right' or '')."""
 
     inputs: str
     kernel: str
@@ -69,17 +69,17 @@ class Equation:
 
     @property
     def text(self) -> str:
-        """The equation as torch takes it."""
+        """The equation in torch's syntax."""
         before, after = ("..." if self.elided == side else "" for side in ("left", "right"))
         return f"{before}{self.inputs}{after},{self.kernel}->{before}{self.outputs}{after}"
 
 
 def equation(value: Any) -> str:
-    """Validator: an equation of the form that Keras takes."""
+    """Validator: an equation of a form that Keras supports."""
     parsed = parse(text(value).replace(" ", ""))
     letters = parsed.inputs, parsed.kernel, parsed.outputs
     if any(len(set(operand)) < len(operand) for operand in letters):
-        raise Expected("an equation in which no operand has a letter twice")
+        raise Expected("an equation in which no operand repeats a letter")
     for letter in parsed.outputs:
         if letter not in parsed.inputs + parsed.kernel:
             raise Expected(f"an equation whose output '{letter}' is in an operand")
@@ -90,7 +90,7 @@ def equation(value: Any) -> str:
 
 
 def parse(value: str) -> Equation:
-    """The parts of an equation. Raises Expected."""
+    """Parses an equation. Raises Expected."""
     for form, elided in _FORMS:
         if len(value) <= 256 and (found := form.fullmatch(value)):
             return Equation(found[1], found[2], found[3], elided)
@@ -101,8 +101,8 @@ class EinsumDense(ShapedLayer):
     """activation(einsum(equation, x, kernel) + bias) (keras.layers.EinsumDense).
 
     equation      such as 'abc,cd->abd'; the letters of the second operand are the kernel's axes
-    output_shape  length of each axis of the output that the equation names, but for the rows
-    bias_axes     letters of the output's axes that have a bias of their own
+    output_shape  length of each output axis named in the equation, without the batch axis
+    bias_axes     letters of the output axes that the bias has
     """
 
     equation: str = option(equation)
@@ -119,12 +119,12 @@ class EinsumDense(ShapedLayer):
     storage = StorageLayout(null_regularizer=True)
 
     def setup(self) -> None:
-        """Takes an activation layer in."""
+        """Parses the equation, and registers an activation layer as a sublayer."""
         self.parsed = parse(self.equation.replace(" ", ""))
         adopt_activation(self, self.activation)
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias. Raises GraphError where the shapes don't go together."""
+        """Creates kernel and bias. Raises GraphError for incompatible shapes."""
         self._check_bias_axes()
         self.add_kernel_and_bias(input_shape)
         if isinstance(self.activation, Layer):
@@ -132,7 +132,7 @@ class EinsumDense(ShapedLayer):
             self.activation.build_for((Tensor(outputs, self.compute_dtype, History(self, 0, 0)),))
 
     def add_kernel_and_bias(self, input_shape: Shape) -> None:
-        """Creates both, for inputs of this shape."""
+        """Creates kernel and bias for inputs of this shape."""
         self.add_whole_kernel(input_shape)
         self.add_bias(input_shape)
 
@@ -149,7 +149,7 @@ class EinsumDense(ShapedLayer):
         )
 
     def kernel_shape_for(self, input_shape: Shape) -> tuple[list[int | None], dict[str, int | None]]:
-        """The kernel's shape, and the length of each letter of the output. Raises GraphError."""
+        """Returns the kernel's shape and each output letter's length. Raises GraphError for incompatible shapes."""
         output_shape = self._full_output_shape(input_shape)
         first = len(input_shape) - len(self.parsed.inputs) if self.parsed.elided == "left" else 0
         sizes = dict(zip(self.parsed.outputs, output_shape[first:], strict=False))
@@ -160,7 +160,7 @@ class EinsumDense(ShapedLayer):
         return [sizes[letter] if letter in sizes else given[letter] for letter in self.parsed.kernel], sizes
 
     def add_bias(self, input_shape: Shape) -> None:
-        """Creates the bias, if there is one."""
+        """Creates the bias, if the layer has one."""
         if self.bias_axes is None:
             return
         _, sizes = self.kernel_shape_for(input_shape)
@@ -197,12 +197,12 @@ class EinsumDense(ShapedLayer):
 
     def _misfit(self, input_shape: Shape) -> GraphError:
         return GraphError(
-            f"layer '{self.name}' (EinsumDense): got shape {tuple(input_shape)}, which doesn't fit equation "
+            f"layer '{self.name}' (EinsumDense): got shape {tuple(input_shape)}, expected one compatible with equation "
             f"'{self.equation}' and output_shape {self.partial_output_shape}"
         )
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The outputs."""
+        """Computes activation(einsum(equation, inputs, kernel) + bias)."""
         outputs = torch.einsum(self.parsed.text, inputs.to(w.kernel.dtype), w.kernel)
         if self.bias_axes is not None:
             outputs = outputs + w.bias
@@ -210,7 +210,7 @@ class EinsumDense(ShapedLayer):
 
 
 def _with_axes(given: Any, inputs: Sequence[int], outputs: Sequence[int]) -> Any:
-    """An initializer that counts the kernel's units by the equation, where it counts them at all."""
+    """Sets the input and output axes of an initializer that depends on them, from the equation."""
     if "input_axes" not in given._options or given.input_axes is not None or given.output_axes is not None:
         return given
     return type(given).from_config({**given.get_config(), "input_axes": list(inputs), "output_axes": list(outputs)})

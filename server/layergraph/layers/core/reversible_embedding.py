@@ -1,4 +1,4 @@
-"""Embeddings that go both ways (keras.layers.ReversibleEmbedding)."""
+"""Embeddings that also project vectors back to ids (keras.layers.ReversibleEmbedding)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from layergraph.regularizers import regularizer
 
 
 class ReversibleEmbedding(Embedding):
-    """An embedding; called with `reverse=True`, vectors (..., output_dim) become logits (..., input_dim).
+    """An embedding; with `reverse=True`, maps vectors (..., output_dim) to logits (..., input_dim).
 
-    tie_weights      the way back uses the same weights
-    reverse_dtype    element type in which the way back is computed
-    logit_soft_cap   logits are kept within plus and minus this, by tanh
+    tie_weights      whether the reverse projection uses the same weights
+    reverse_dtype    dtype of the reverse projection
+    logit_soft_cap   bound of the logits' absolute value, applied by tanh
     """
 
     tie_weights: bool = option(boolean, default=True, kw_only=True)
@@ -34,13 +34,13 @@ class ReversibleEmbedding(Embedding):
     logit_soft_cap: float | None = option(optional(number), default=None, kw_only=True)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the embeddings, and those of the way back if they are others."""
+        """Creates the embeddings and, if not tied, the reverse embeddings."""
         super().build(input_shape)
         if not self.tie_weights:
             self.add_weight("reverse_embeddings", (self.output_dim, self.input_dim), self.embeddings_initializer)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
-        """The vectors of ids, or the logits of vectors."""
+        """Looks up the vectors of ids or, with `reverse`, computes the logits of vectors."""
         if not reverse:
             return super().forward(context, w, inputs)
         kernel = w.embeddings.t() if self.tie_weights else w.reverse_embeddings
@@ -58,15 +58,15 @@ class ReversibleEmbedding(Embedding):
         *,
         want_masks: bool,
     ) -> tuple[Any, Any]:
-        """As any layer's; logits have no mask."""
+        """Like any layer's; logits have no mask."""
         outputs, mask = super().execute(context, w, args, kwargs, previous_mask, want_masks=want_masks)
         reverse = args[1] if len(args) > 1 else kwargs.get("reverse", False)
         return outputs, None if reverse else mask
 
 
-def capped(logits: torch.Tensor, most: float | None) -> torch.Tensor:
-    """The logits, kept within plus and minus `most`."""
-    return logits if most is None else torch.tanh(logits / most) * most
+def capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Bounds the logits to (-cap, cap) by tanh; None means no bound."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 LAYERS: dict[str, type[Layer]] = {"ReversibleEmbedding": ReversibleEmbedding}

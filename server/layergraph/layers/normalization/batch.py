@@ -18,15 +18,15 @@ from layergraph.initializers import initializer
 from layergraph.layers.normalization.weights import AffineLayer, axis_length, wide
 from layergraph.regularizers import regularizer
 
-#: Keras's backend.epsilon(), which keeps a masked mean from dividing by zero.
+#: Keras's backend.epsilon(), which prevents a division by zero in a masked mean.
 EPSILON = 1e-7
 
-#: Options of batch renormalization, which is refused.
+#: Options of batch renormalization, which isn't supported.
 _RENORM = ("renorm", "renorm_clipping", "renorm_momentum")
 
 
 def single_axis(value: Any) -> int:
-    """Validator: one axis; old files have it in a list."""
+    """Validator: one axis; old files have a list with one axis."""
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     if isinstance(value, (list, tuple)):
@@ -35,11 +35,11 @@ def single_axis(value: Any) -> int:
 
 
 class BatchNormalization(AffineLayer):
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, one mean and variance for each step of `axis`.
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, with one mean and variance per index of `axis`.
 
-    In training they are the batch's (the variance biased, masked steps left out), and the moving ones follow:
-    moving * momentum + batch's * (1 - momentum). Otherwise, and in a layer that isn't trainable, the moving ones are
-    used (keras.layers.BatchNormalization).
+    In training these are the batch's (biased variance, masked timesteps left out), and the moving averages are updated:
+    moving * momentum + batch's * (1 - momentum). In inference, and if the layer isn't trainable, the moving averages
+    are used (keras.layers.BatchNormalization).
     """
 
     axis: int = option(single_axis, default=-1)
@@ -63,12 +63,12 @@ class BatchNormalization(AffineLayer):
     supports_masking = True
 
     def setup(self) -> None:
-        """Refuses renormalization."""
+        """Raises ConfigError for renormalization."""
         if self.renorm:
             raise ConfigError("BatchNormalization: option 'renorm' is true, expected false: it is not supported")
 
     def build(self, input_shape: Any) -> None:
-        """Creates gamma, beta and the moving statistics."""
+        """Creates gamma, beta and the moving averages."""
         length = axis_length(self, input_shape, self.axis)
         self.add_affine([length], gamma=self.scale, beta=self.center)
         for name, first in (
@@ -80,20 +80,20 @@ class BatchNormalization(AffineLayer):
     def forward(
         self, context: CallContext, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Computes the outputs. Raises DataError in training where a mask doesn't have one axis less than the input."""
+        """Computes the outputs. Raises DataError in training if a mask's rank isn't one less than the inputs'."""
         x = wide(x)
         if context.training and self.trainable:
             mean, variance = self._moments(x, mask, context.shard)
-            # Serving runs in inference mode: a call that asks for training itself must not change what is served.
+            # Serving runs in inference mode: a call with training=True must not change the served model.
             if not torch.is_inference_mode_enabled():
-                self._follow(w.moving_mean, mean)
-                self._follow(w.moving_variance, variance)
+                self._update(w.moving_mean, mean)
+                self._update(w.moving_variance, variance)
         else:
             mean, variance = w.moving_mean.to(x.dtype), w.moving_variance.to(x.dtype)
         factor = torch.rsqrt(variance + self.epsilon)
         if self.scale:
             factor = factor * w.gamma.to(x.dtype)
-        # Not folded into one factor and summand: far from zero, that would lose what x - mean keeps.
+        # Not folded into one factor and shift: far from zero, that would lose the precision of x - mean.
         y = x - self._along(mean, x)
         factor = self._along(factor, x)
         if not self.center:
@@ -106,11 +106,11 @@ class BatchNormalization(AffineLayer):
 
     @property
     def keeps_statistics(self) -> bool:
-        """Not while it is frozen, when it behaves as in inference."""
+        """False while frozen: the layer then computes as in inference."""
         return self.trainable
 
     def as_affine(self, w: Weights) -> tuple[torch.Tensor, torch.Tensor]:
-        """What inference does to each step of the axis, as x * factor + summand."""
+        """Returns (factor, shift): inference computes x * factor + shift along the axis."""
         factor = torch.rsqrt(w.moving_variance + self.epsilon)
         if self.scale:
             factor = factor * w.gamma
@@ -118,7 +118,7 @@ class BatchNormalization(AffineLayer):
         return factor, w.beta - shift if self.center else -shift
 
     def _along(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """One value for each step of the axis, shaped so that it broadcasts."""
+        """Reshapes one value per index of the axis so that it broadcasts."""
         if self.axis % x.ndim == x.ndim - 1:
             return values
         shape = [1] * x.ndim
@@ -128,7 +128,7 @@ class BatchNormalization(AffineLayer):
     def _moments(
         self, x: torch.Tensor, mask: torch.Tensor | None, shard: Shard | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and biased variance of the batch, also of other workers' rows, without masked steps."""
+        """Mean and biased variance of the whole batch, all workers' rows included, without masked timesteps."""
         axes = tuple(axis for axis in range(x.ndim) if axis != self.axis % x.ndim)
         if mask is None and shard is not None:
             values = x.numel() // x.shape[self.axis] // shard.count * shard.total
@@ -148,12 +148,12 @@ class BatchNormalization(AffineLayer):
         variance = whole((x - self._along(mean, x)).where(counts, 0).square().sum(axes)) / count
         return mean, variance
 
-    def _follow(self, moving: torch.Tensor, batch: torch.Tensor) -> None:
+    def _update(self, moving: torch.Tensor, batch: torch.Tensor) -> None:
         with torch.no_grad():
             moving.mul_(self.momentum).add_(batch.to(moving.dtype), alpha=1 - self.momentum)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config, without the options of renormalization, which most releases don't know."""
+        """Keras's config, without the options of renormalization, which most releases don't accept."""
         config = super().get_config()
         for name in _RENORM:
             del config[name]

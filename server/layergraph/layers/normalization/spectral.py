@@ -1,4 +1,4 @@
-"""Spectral normalization: a layer whose kernel is kept at spectral norm 1 (keras.layers.SpectralNormalization)."""
+"""Spectral normalization: divides a layer's kernel by its spectral norm (keras.layers.SpectralNormalization)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from layergraph.functional.weights import Weights
 from layergraph.initializers import TruncatedNormal
 from layergraph.layers.wrappers import _layer, _Wrapper
 
-#: 1 / Keras's backend.epsilon(): the most by which a vector is stretched to length 1.
+#: 1 / Keras's backend.epsilon(): maximum factor by which a vector is scaled to unit length.
 MAX_FACTOR = 1e7
 
 
 class SpectralNormalization(_Wrapper):
-    """Before each step of training, divides the kernel of `layer` by its largest singular value.
+    """Divides the kernel of `layer` by its largest singular value before each training step.
 
-    The value is found by `power_iterations` steps of the power method, which go on from where the last training step
-    left `vector_u`, (1, outputs). In inference the layer computes with its kernel as training left it.
+    The value is estimated by `power_iterations` steps of the power method, starting from `vector_u`, (1, outputs), of
+    the last training step. Inference uses the kernel as it was left by training.
     """
 
     layer: Layer = option(_layer)
     power_iterations: int = option(positive_int, default=1)
 
     def setup(self) -> None:
-        """Takes the layer in."""
+        """Registers the layer as a sublayer."""
         self.hold(layer=self.layer)
 
     def build_for(self, args: tuple[Any, ...]) -> None:
@@ -42,9 +42,9 @@ class SpectralNormalization(_Wrapper):
         super().build_for(args)
 
     def build(self, input_shape: Any) -> None:
-        """Creates `vector_u`. Raises GraphError for a layer with neither kernel nor embeddings."""
+        """Creates `vector_u`. Raises GraphError if the layer has neither kernel nor embeddings."""
         kernel = self._kernel()
-        # In files the kernel is the wrapper's weight, too, and comes before the vector.
+        # In files the kernel is also a weight of the wrapper, before the vector.
         self.own_weights.append(kernel)
         self.add_weight(
             "vector_u", (1, kernel.shape[-1]), TruncatedNormal(stddev=0.02), trainable=False, dtype=kernel.dtype
@@ -60,8 +60,8 @@ class SpectralNormalization(_Wrapper):
         )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs, in the type of the inputs."""
-        # Serving runs in inference mode, and must not change what is served.
+        """Computes the outputs, in the inputs' dtype."""
+        # Serving runs in inference mode and must not change the model's weights.
         if context.training and not torch.is_inference_mode_enabled():
             self._normalize(getattr(w["layer"], self._kernel().name), w.vector_u)
         y, _ = self.layer.execute(context, w["layer"], (x,), {}, None, want_masks=False)
@@ -69,19 +69,19 @@ class SpectralNormalization(_Wrapper):
         return result
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The layer's own: what comes out of it still has it."""
+        """The mask of the layer's output."""
         return self.layer.compute_mask(context, inputs, mask) if self.layer.supports_masking else None
 
     @torch.no_grad()
     def _normalize(self, kernel: torch.Tensor, vector_u: torch.Tensor) -> None:
-        """Divides the kernel by its largest singular value, and keeps the vector; both in place."""
+        """Divides the kernel by its largest singular value and updates `vector_u`, both in place."""
         matrix = kernel.reshape(-1, kernel.shape[-1])
         u = vector_u
         for _ in range(self.power_iterations):
             v = _unit(u @ matrix.t())
             u = _unit(v @ matrix)
         sigma = v @ matrix @ u.t()
-        # A kernel of zeros has no direction; nothing is looked at in Python, so that no device waits.
+        # A zero kernel has no singular vectors. The check stays on the device, to avoid a synchronisation.
         empty = (kernel == 0).all()
         vector_u.copy_(torch.where(empty, vector_u, u))
         kernel.copy_(torch.where(empty, kernel, kernel / sigma))

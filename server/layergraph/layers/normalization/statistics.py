@@ -1,4 +1,4 @@
-"""Normalization over axes of each row (keras.layers.LayerNormalization, GroupNormalization, ...) and over the batch."""
+"""Normalization over axes of each row (keras.layers.LayerNormalization, GroupNormalization, ...)."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def _axes(value: Any) -> tuple[int, ...]:
 
 
 def _trailing(axes: tuple[int, ...], rank: int) -> bool:
-    """Whether the axes are the last ones, in order, as torch's kernels want them."""
+    """Whether the axes are the last ones, in order, as torch's kernels require."""
     return [axis % rank for axis in axes] == list(range(rank - len(axes), rank))
 
 
 class LayerNormalization(AffineLayer):
-    """Each row to mean 0 and variance 1 over `axis`, then gamma and beta (keras.layers.LayerNormalization).
+    """Normalizes each row to mean 0 and variance 1 over `axis`, then applies gamma and beta.
 
-    With the deprecated `rms_scaling`, x * gamma / sqrt(variance) without centring.
+    With the deprecated `rms_scaling`, computes x * gamma / sqrt(variance) without centring. Source:
+    keras.layers.LayerNormalization.
     """
 
     axis: Any = option(one_or_list_of(integer), default=-1)
@@ -59,12 +60,12 @@ class LayerNormalization(AffineLayer):
     autocast = False
 
     def build(self, input_shape: Any) -> None:
-        """Creates gamma and beta, of the lengths of `axis` in order."""
+        """Creates gamma and beta, with the lengths of `axis` in order."""
         lengths = [axis_length(self, input_shape, axis) for axis in _axes(self.axis)]
         self.add_affine(lengths, gamma=self.scale or self.rms_scaling, beta=self.center and not self.rms_scaling)
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
-        """Up to Keras 3.13, the lengths are in the order in which the axes are given, but the numbers are not."""
+        """Up to Keras 3.13, weights have the lengths in the order of `axis` as given, but values in sorted order."""
         for weight, stored in zip(self.own_weights, shapes, strict=True):
             if sorted(weight.shape) == sorted(stored):
                 weight.shape = stored
@@ -73,7 +74,7 @@ class LayerNormalization(AffineLayer):
         """Computes the outputs."""
         axes = _axes(self.axis)
         x = wide(x)
-        gamma, beta = (_in_place(getattr(w, name, None), x, axes) for name in ("gamma", "beta"))
+        gamma, beta = (_broadcastable(getattr(w, name, None), x, axes) for name in ("gamma", "beta"))
         if self.rms_scaling:
             y = x * torch.rsqrt(x.var(axes, correction=0, keepdim=True) + self.epsilon)
             y = y if gamma is None else y * gamma
@@ -86,8 +87,8 @@ class LayerNormalization(AffineLayer):
         return y.to(torch_dtype(self.compute_dtype))
 
 
-def _in_place(weight: torch.Tensor | None, x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor | None:
-    """A weight over some axes of x, shaped so that it broadcasts."""
+def _broadcastable(weight: torch.Tensor | None, x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor | None:
+    """Reshapes a weight over some axes of x so that it broadcasts."""
     if weight is None:
         return None
     shape = [1] * x.ndim
@@ -103,7 +104,7 @@ def _standardised(
     gamma: torch.Tensor | None,
     beta: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, with the biased variance over `axes`."""
+    """Computes (x - mean) / sqrt(variance + epsilon) * gamma + beta, with the biased variance over `axes`."""
     variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
     factor = torch.rsqrt(variance + epsilon)
     if gamma is not None:
@@ -113,17 +114,17 @@ def _standardised(
 
 
 def group_count(value: Any) -> int:
-    """Validator: a number of groups, or -1 for as many as there are channels."""
+    """Validator: a number of groups, or -1 for one group per channel."""
     number = integer(value)
     if number != -1 and number < 1:
-        raise Expected("a positive integer, or -1 for as many groups as channels")
+        raise Expected("a positive integer, or -1 for one group per channel")
     return number
 
 
 class GroupNormalization(AffineLayer):
-    """Groups of channels of each row to mean 0 and variance 1, then gamma and beta (keras.layers.GroupNormalization).
+    """Normalizes groups of channels of each row to mean 0 and variance 1, then applies gamma and beta.
 
-    `groups=-1` makes each channel a group: instance normalization.
+    `groups=-1` makes each channel a group: instance normalization. Source: keras.layers.GroupNormalization.
     """
 
     groups: int = option(group_count, default=32)
@@ -142,7 +143,7 @@ class GroupNormalization(AffineLayer):
     autocast = False
 
     def build(self, input_shape: Any) -> None:
-        """Creates gamma and beta. Raises GraphError where the groups don't divide the channels."""
+        """Creates gamma and beta. Raises GraphError if the channels aren't a multiple of the groups."""
         channels = axis_length(self, input_shape, self.axis)
         if self.groups > channels or channels % self.groups:
             raise GraphError(
@@ -170,7 +171,7 @@ class GroupNormalization(AffineLayer):
 
 
 class UnitNormalization(Layer):
-    """Each row to length 1 over `axis` (keras.layers.UnitNormalization)."""
+    """Scales each row to unit length over `axis` (keras.layers.UnitNormalization)."""
 
     axis: Any = option(one_or_list_of(integer), default=-1)
 
@@ -190,7 +191,7 @@ class RMSNormalization(Layer):
     epsilon: float = option(nonnegative, default=1e-6)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the scale, of the lengths of `axis` in order."""
+        """Creates the scale, with the lengths of `axis` in order."""
         self.add_weight("scale", [axis_length(self, input_shape, axis) for axis in _axes(self.axis)], Ones())
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The scale and shift that follow a normalization, and the type in which it is computed."""
+"""Scale and shift after a normalization, and the dtype of its computation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from layergraph.regularizers import regularizer
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """The input in float32 or wider: statistics in half precision would be noise."""
+    """Returns the input as float32 or wider: statistics in half precision are too inaccurate."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def axis_length(layer: Layer, shape: Any, axis: int) -> int:
-    """Length of an axis of an input. Raises GraphError where the axis doesn't exist, or its length is unknown."""
+    """Returns the length of an input's axis. Raises GraphError if the axis doesn't exist or its length is unknown."""
     if not -len(shape) <= axis < len(shape) or shape[axis] is None:
         raise GraphError(
             f"layer '{layer.name}' ({type(layer).__name__}): axis is {axis}, expected one of known length in {shape}"
@@ -30,7 +30,7 @@ def axis_length(layer: Layer, shape: Any, axis: int) -> int:
 
 
 class AffineLayer(Layer):
-    """A layer with weights gamma, a factor, and beta, a summand."""
+    """A layer with weights gamma (scale) and beta (shift)."""
 
     beta_initializer: Any = option(initializer, default="zeros")
     gamma_initializer: Any = option(initializer, default="ones")
@@ -40,7 +40,7 @@ class AffineLayer(Layer):
     gamma_constraint: Any = option(constraint, default=None)
 
     def add_affine(self, shape: Sequence[int], *, gamma: bool, beta: bool) -> None:
-        """Creates the weights that are wanted, gamma first; they keep their type where a layer computes in another."""
+        """Creates gamma and beta if requested; neither is cast to the layer's compute dtype."""
         if gamma:
             self.add_weight(
                 "gamma",

@@ -1,4 +1,4 @@
-"""Spectrograms of sound (keras.layers.STFTSpectrogram, MelSpectrogram)."""
+"""Spectrograms (keras.layers.STFTSpectrogram, MelSpectrogram)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def _window(value: Any) -> Any:
 
 
 class STFTSpectrogram(Layer):
-    """Short-time Fourier transforms by convolutions (keras.layers.STFTSpectrogram).
+    """Short-time Fourier transform by convolutions (keras.layers.STFTSpectrogram).
 
     Input (rows, samples, channels), output (rows, frames, channels * frequencies), or with `expand_dims`
-    (rows, frames, frequencies, channels); with data_format='channels_first' the channels come before frames or samples.
+    (rows, frames, frequencies, channels); with data_format='channels_first' the channels are axis 1.
 
     mode           log, magnitude, psd, real, imag, angle, or stft: real and imaginary parts
-    frame_length   samples of a frame; `frame_step` samples lie between the beginnings of two, by default half a frame
-    fft_length     length of the transform, by default the next power of two
-    window, periodic, scaling   as keras.initializers.STFT takes them
+    frame_length   number of samples of a frame; `frame_step` is the distance of two frames in samples, by default half
+                   a frame
+    fft_length     length of the transform in samples, by default the next power of two
+    window, periodic, scaling   as in keras.initializers.STFT
     """
 
     mode: str = option(one_of("log", "magnitude", "psd", "real", "imag", "angle", "stft"), default="log")
@@ -50,7 +51,7 @@ class STFTSpectrogram(Layer):
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Raises ConfigError for lengths that don't go together."""
+        """Raises ConfigError for inconsistent lengths."""
         self._step = self.frame_step or max(1, self.frame_length // 2)
         self._fft_length = self.fft_length or 2 ** math.ceil(math.log2(self.frame_length))
         if self._step > self.frame_length:
@@ -68,7 +69,7 @@ class STFTSpectrogram(Layer):
         }
 
     def build(self, input_shape: Any) -> None:
-        """Creates the kernels. Raises GraphError for inputs without channels."""
+        """Creates the kernels. Raises GraphError unless inputs are (rows, samples, channels)."""
         if len(input_shape) != 3:
             raise GraphError(
                 f"layer '{self.name}' (STFTSpectrogram): got shape {input_shape}, expected (rows, samples, channels)"
@@ -77,7 +78,7 @@ class STFTSpectrogram(Layer):
             self.add_weight(f"{side}_kernel", (self.frame_length, 1, self._fft_length // 2 + 1), initializer)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The spectrogram. Raises DataError for sound that is too short."""
+        """Computes the spectrogram. Raises DataError for fewer samples than a frame."""
         first = self.data_format == "channels_first"
         x = inputs if first else inputs.movedim(-1, 1)  # (rows, channels, samples)
         sides = {side: self._transformed(x, getattr(w, f"{side}_kernel")) for side in self._initializers}
@@ -108,18 +109,18 @@ class STFTSpectrogram(Layer):
             return torch.cat([real, imag], 2)
         power = real.square() + imag.square()
         if self.mode == "psd":
-            # All frequencies but the lowest and the highest stand for a negative one, too.
+            # One-sided spectrum: all frequencies but the lowest and the highest also count for the negative one.
             return power + functional.pad(power[:, :, 1:-1], (0, 0, 1, 1))
         magnitude = power.clamp(min=1e-7).sqrt()
         return magnitude if self.mode == "magnitude" else magnitude.clamp(min=1e-7).log()
 
 
 class MelSpectrogram(Layer):
-    """Power of sound on the mel scale (keras.layers.MelSpectrogram). (..., samples) -> (..., num_mel_bins, frames).
+    """Mel-scaled power spectrogram (keras.layers.MelSpectrogram). (..., samples) -> (..., num_mel_bins, frames).
 
-    fft_length, sequence_stride, sequence_length, window   of the short-time Fourier transform
-    sampling_rate, num_mel_bins, min_freq, max_freq        of the mel scale, frequencies in hertz
-    power_to_db, top_db, min_power, ref_power              decibels, at most `top_db` below the loudest of all rows
+    fft_length, sequence_stride, sequence_length, window   options of the short-time Fourier transform, in samples
+    sampling_rate, num_mel_bins, min_freq, max_freq        options of the mel scale, frequencies in hertz
+    power_to_db, top_db, min_power, ref_power              decibels, at most `top_db` below the maximum of all rows
     mag_exp                                                exponent of the magnitude: 1 is energy, 2 is power
     """
 
@@ -138,7 +139,7 @@ class MelSpectrogram(Layer):
     ref_power: float = option(number, default=1.0)
 
     def setup(self) -> None:
-        """Raises ConfigError for lengths or a window that don't go together."""
+        """Raises ConfigError for inconsistent lengths or an unknown window."""
         self.sequence_length = self.sequence_length or self.fft_length
         self.max_freq = self.max_freq or int(self.sampling_rate / 2)
         if self.sequence_length > self.fft_length:
@@ -157,11 +158,11 @@ class MelSpectrogram(Layer):
 
     @property
     def rows_are_independent(self) -> bool:
-        """The loudest of all rows says what is too quiet to tell."""
+        """False with `power_to_db`: the lower limit depends on the maximum of all rows."""
         return not self.power_to_db
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The spectrogram."""
+        """Computes the spectrogram. Raises DataError for too few samples."""
         dtype = torch.float64 if self.compute_dtype == "float64" else torch.float32
         x = inputs.to(dtype)
         if x.shape[-1] <= self.fft_length // 2:
@@ -200,14 +201,14 @@ class MelSpectrogram(Layer):
 
 
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # A tensor made while serving could not be trained with.
+@torch.inference_mode(False)  # An inference tensor couldn't be used in training later.
 def _mel_matrix(bins: int, frequencies: int, rate: float, lowest: float, highest: float) -> torch.Tensor:
-    """How much each frequency counts in each mel bin: (frequencies, bins), in triangles of height 1.
+    """Returns the weight of each frequency in each mel bin: (frequencies, bins), in triangles of height 1.
 
-    HTK's mel scale is 1127 * log(1 + f / 700). As in keras.layers.MelSpectrogram, the lowest frequency is left out.
+    HTK's mel scale is 1127 * log(1 + f / 700). As in keras.layers.MelSpectrogram, the lowest frequency has weight 0.
     """
 
-    # In float32 and in Keras's order: narrow triangles are differences of large numbers, and decibels show the rest.
+    # In float32 and in Keras's order: narrow triangles are differences of large numbers, whose errors decibels amplify.
     def mel(hertz: torch.Tensor) -> torch.Tensor:
         return 1127.0 * torch.log(1.0 + hertz / 700.0)
 

@@ -1,4 +1,4 @@
-"""Random changes of images in training; in inference images pass (keras.layers.RandomFlip and its like)."""
+"""Random image augmentation in training; in inference images pass unchanged (keras.layers.RandomFlip and others)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILL_MODES = ("reflect", "wrap", "constant", "nearest")
 
 
 def bounds(value: Any) -> Any:
-    """Validator: a number, or the lowest and the highest that is drawn."""
+    """Validator: a number, or the lower and upper bound of random values."""
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
             raise Expected("a number, or two of them")
@@ -36,12 +36,12 @@ def bounds(value: Any) -> Any:
 
 
 def _kept(value: Any) -> float:
-    """A number, which stays an integer if it is one: of bits, Keras takes nothing else."""
+    """Keeps integers as integers: Keras accepts nothing else as a number of bits."""
     return value if type(value) is int and abs(value) < 2**31 else number(value)
 
 
 def value_range(value: Any) -> tuple[float, float]:
-    """Validator: the lowest and the highest value of a pixel."""
+    """Validator: the lowest and highest value of a pixel."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise Expected("two numbers, the lowest and the highest value of a pixel")
     lowest, highest = sorted(number(item) for item in value)
@@ -49,27 +49,27 @@ def value_range(value: Any) -> tuple[float, float]:
 
 
 class RandomImageLayer(ImageLayer):
-    """Changes images at random in training."""
+    """Changes images randomly in training."""
 
     seed: Any = option(anything, default=None, kw_only=True)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The images, changed in training. Raises GraphError where that is not supported."""
+        """Returns the images, changed in training. Raises GraphError if the layer isn't supported in training."""
         x = self.converted(inputs)
         if not context.training:
             return x
         return self.from_planes(self.changed(context, self.planes(x)), x.ndim)
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """Images (rows, channels, height, width), each changed by chance of its own."""
+        """Changes images (rows, channels, height, width), each with its own random values."""
         raise GraphError(
-            f"layer '{self.name}' ({type(self).__name__}): its random changes are not supported, "
-            "freeze them out by training without the layer; in inference it passes images"
+            f"layer '{self.name}' ({type(self).__name__}): not supported in training; in inference it passes images "
+            "unchanged, so expected a model without the layer for training"
         )
 
 
 class Unseeded(RandomImageLayer):
-    """A layer whose seed Keras doesn't save."""
+    """A layer whose config lacks the seed, as in Keras."""
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
@@ -79,12 +79,12 @@ class Unseeded(RandomImageLayer):
 
 
 class RandomFlip(RandomImageLayer):
-    """Mirrors images (keras.layers.RandomFlip). mode: horizontal, vertical, horizontal_and_vertical."""
+    """Flips images randomly (keras.layers.RandomFlip). mode: horizontal, vertical, horizontal_and_vertical."""
 
     mode: str = option(one_of("horizontal", "vertical", "horizontal_and_vertical"), default="horizontal_and_vertical")
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """The images, each way mirrored with probability one half."""
+        """Flips the images in each direction with probability 0.5."""
         if "horizontal" in self.mode:
             x = torch.where(_chance(context, x, 0.5), x.flip(3), x)
         if "vertical" in self.mode:
@@ -93,27 +93,27 @@ class RandomFlip(RandomImageLayer):
 
 
 class RandomBrightness(RandomImageLayer):
-    """Adds a number to all pixels of an image, `factor` of the range of values (keras.layers.RandomBrightness)."""
+    """Adds a random number to an image's pixels, `factor` times the value range (keras.layers.RandomBrightness)."""
 
     factor: Any = option(bounds)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """Brighter or darker images."""
+        """Changes the brightness."""
         low, high = self.value_range
         delta = _drawn(context, x, self.factor) * (high - low)
         return (x + delta).clamp(low, high)
 
 
 class RandomContrast(RandomImageLayer):
-    """Moves pixels from or to their channel's mean (keras.layers.RandomContrast)."""
+    """Scales pixels randomly around their channel's mean (keras.layers.RandomContrast)."""
 
     factor: Any = option(bounds)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """Images of more or less contrast."""
-        # Of a single number, Keras 3 only takes the upper half.
+        """Changes the contrast."""
+        # For a single number, Keras 3 uses the upper half only.
         low, high = sorted(self.factor) if isinstance(self.factor, tuple) else (0.0, abs(self.factor))
         scale = _uniform(context, x, 1 - low, 1 + high)
         mean = x.mean((2, 3), keepdim=True)
@@ -121,9 +121,9 @@ class RandomContrast(RandomImageLayer):
 
 
 class RandomCrop(RandomImageLayer):
-    """Cuts a box out of images, of the whole batch the same; smaller ones are resized (keras.layers.RandomCrop).
+    """Crops images at a random position, the same for the batch; smaller images are resized (keras.layers.RandomCrop).
 
-    image_rule   in inference Keras 3 lets images pass; Keras 2 cut them to the aspect ratio and resized them
+    image_rule   in inference `keras3` passes images unchanged; `keras2` crops to the aspect ratio and resizes
     """
 
     height: int = option(positive_int)
@@ -131,14 +131,14 @@ class RandomCrop(RandomImageLayer):
     image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The box, or in inference the images."""
+        """Returns the cropped images, in inference according to `image_rule`."""
         if context.training or self.image_rule == "keras3":
             return super().forward(context, w, inputs)
         x = self.converted(inputs)
         return self.from_planes(smart_resize(self.planes(x), (self.height, self.width)), x.ndim)
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """A box of all images."""
+        """Crops all images at the same position."""
         free = x.shape[2] - self.height, x.shape[3] - self.width
         if min(free) < 0:
             return resize(x, (self.height, self.width), "bilinear")
@@ -153,38 +153,38 @@ class RandomCrop(RandomImageLayer):
 
 
 class RandomGrayscale(Unseeded):
-    """Takes the colours out of a fraction `factor` of images (keras.layers.RandomGrayscale)."""
+    """Converts a fraction `factor` of the images to grayscale (keras.layers.RandomGrayscale)."""
 
     factor: float = option(fraction, default=0.5)
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """Images, some of them grey: the weights of red, green and blue are ITU-R BT.601's."""
+        """Converts some images, with the weights of red, green and blue of ITU-R BT.601."""
         weights = torch.tensor([0.2989, 0.587, 0.114], dtype=x.dtype, device=x.device).reshape(1, 3, 1, 1)
         return torch.where(_chance(context, x, self.factor), (x * weights).sum(1, keepdim=True), x)
 
 
 class RandomInvert(RandomImageLayer):
-    """Makes negatives of images (keras.layers.RandomInvert). factor: how likely, or between what that is drawn."""
+    """Inverts images randomly (keras.layers.RandomInvert). factor: the probability, or the bounds of a random one."""
 
     factor: Any = option(bounds, default=1.0)
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """Images, some of them negatives."""
+        """Inverts some images."""
         low, high = self.factor if isinstance(self.factor, tuple) else (0.0, self.factor)
         chosen = _uniform(context, x, 0, 1) < _uniform(context, x, low, high)
         return torch.where(chosen, self.value_range[1] - x, x)
 
 
 class _Warp(RandomImageLayer):
-    """A random movement of images."""
+    """A random affine transformation of images."""
 
     fill_mode: str = option(one_of(*FILL_MODES), default="reflect", kw_only=True)
     interpolation: str = option(one_of("bilinear", "nearest"), default="bilinear", kw_only=True)
     fill_value: float = option(number, default=0.0, kw_only=True)
 
     def warped(self, x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        """Images whose pixel (x, y, 1) comes from `matrix` @ it: (rows, 2, 3), in pixels from the middle."""
+        """Warps images: pixel (x, y, 1) is sampled at `matrix` @ (x, y, 1); (rows, 2, 3), in pixels from the centre."""
         height, width = x.shape[2:]
         across = torch.arange(width, device=x.device, dtype=x.dtype) - (width - 1) / 2
         down = torch.arange(height, device=x.device, dtype=x.dtype) - (height - 1) / 2
@@ -192,9 +192,9 @@ class _Warp(RandomImageLayer):
         places = torch.stack([xs, ys, torch.ones_like(xs)], -1) @ matrix.to(x.dtype).transpose(1, 2).unsqueeze(1)
         from_x = self._inside(places[..., 0] + (width - 1) / 2, width)
         from_y = self._inside(places[..., 1] + (height - 1) / 2, height)
-        # grid_sample counts from -1 to 1 between the outer edges of the pixels.
+        # grid_sample's coordinates go from -1 to 1 between the outer edges of the pixels.
         if self.fill_mode == "wrap":
-            # Between the last pixel and the first lies what is between the last and the one after it.
+            # One column and row on each side, so that interpolation between the last pixel and the first wraps around.
             x = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="circular")
             from_x, from_y, width, height = from_x + 1, from_y + 1, width + 2, height + 2
         grid = torch.stack([(from_x * 2 + 1) / width - 1, (from_y * 2 + 1) / height - 1], -1)
@@ -210,12 +210,12 @@ class _Warp(RandomImageLayer):
 
 
 class RandomRotation(_Warp):
-    """Turns images around their middle (keras.layers.RandomRotation). factor: fractions of a full turn."""
+    """Rotates images randomly around their centre (keras.layers.RandomRotation). factor: fractions of a full turn."""
 
     factor: Any = option(bounds)
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """The turned images."""
+        """Rotates the images."""
         angle = _drawn(context, x, self.factor).flatten() * (2 * torch.pi)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         matrix = torch.stack([cos, -sin, zero, sin, cos, zero], 1).reshape(-1, 2, 3)
@@ -223,13 +223,13 @@ class RandomRotation(_Warp):
 
 
 class RandomTranslation(_Warp):
-    """Moves images up, down and sideways by a fraction of their size (keras.layers.RandomTranslation)."""
+    """Translates images randomly by a fraction of their size (keras.layers.RandomTranslation)."""
 
     height_factor: Any = option(bounds)
     width_factor: Any = option(bounds)
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """The moved images."""
+        """Translates the images."""
         down = _drawn(context, x, self.height_factor).flatten() * x.shape[2]
         across = _drawn(context, x, self.width_factor).flatten() * x.shape[3]
         one, zero = torch.ones_like(down), torch.zeros_like(down)
@@ -237,13 +237,13 @@ class RandomTranslation(_Warp):
 
 
 class RandomZoom(_Warp):
-    """Zooms into images or out of them (keras.layers.RandomZoom). Positive factors make what is seen smaller."""
+    """Zooms images randomly (keras.layers.RandomZoom). Positive factors zoom out."""
 
     height_factor: Any = option(bounds)
     width_factor: Any = option(optional(bounds), default=None)
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
-        """The zoomed images; without a width factor they keep their aspect ratio."""
+        """Zooms the images; without a width factor the aspect ratio is preserved."""
         down = 1 + _drawn(context, x, self.height_factor).flatten()
         across = down if self.width_factor is None else 1 + _drawn(context, x, self.width_factor).flatten()
         zero = torch.zeros_like(down)
@@ -253,13 +253,13 @@ class RandomZoom(_Warp):
 def _uniform(
     context: CallContext, x: torch.Tensor, low: float | torch.Tensor, high: float | torch.Tensor
 ) -> torch.Tensor:
-    """A number from low to high for each image: (rows, 1, 1, 1)."""
+    """Draws a number from low to high for each image: (rows, 1, 1, 1)."""
     drawn = context.drawn((x.shape[0], 1, 1, 1), x, lambda empty: empty.uniform_(generator=context.generator))
     return low + drawn * (high - low)
 
 
 def _drawn(context: CallContext, x: torch.Tensor, limits: Any) -> torch.Tensor:
-    """A number for each image, between two bounds, or within one on either side of zero."""
+    """Draws a number for each image, between two bounds, or from -limit to limit for one."""
     low, high = limits if isinstance(limits, tuple) else (-abs(limits), abs(limits))
     return _uniform(context, x, low, high)
 

@@ -1,4 +1,4 @@
-"""Random changes of images that are known in inference only, where images pass."""
+"""Random augmentation layers supported in inference only, where images pass unchanged."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _kernel_size(value: Any) -> Any:
 
 
 class _Coloured(RandomImageLayer):
-    """Changes the values of pixels, which lie in `value_range`."""
+    """Changes pixel values, which are within `value_range`."""
 
     value_range: tuple[float, float] = option(value_range, default=(0, 255), kw_only=True)
 
 
 class AugMix(_Coloured):
-    """Mixes chains of random changes (Hendrycks et al., 2020; keras.layers.AugMix)."""
+    """Mixes chains of random augmentations (Hendrycks et al., 2020; keras.layers.AugMix)."""
 
     num_chains: int = option(positive_int, default=3, kw_only=True)
     chain_depth: int = option(positive_int, default=3, kw_only=True)
@@ -42,26 +42,26 @@ class AugMix(_Coloured):
 
 
 class CutMix(RandomImageLayer):
-    """Puts a box of another image into each (Yun et al., 2019; keras.layers.CutMix)."""
+    """Replaces a box in each image by that of another image (Yun et al., 2019; keras.layers.CutMix)."""
 
     factor: Any = option(bounds, default=1.0)
 
 
 class MixUp(RandomImageLayer):
-    """Adds images to others (Zhang et al., 2017; keras.layers.MixUp)."""
+    """Blends pairs of images (Zhang et al., 2017; keras.layers.MixUp)."""
 
     alpha: float = option(nonnegative, default=0.2)
 
 
 class MaxNumBoundingBoxes(Unseeded):
-    """Bounds the number of bounding boxes, which are not images (keras.layers.MaxNumBoundingBoxes)."""
+    """Limits the number of bounding boxes; images are unaffected (keras.layers.MaxNumBoundingBoxes)."""
 
     max_number: int = option(positive_int)
     fill_value: int = option(integer, default=-1)
 
 
 class RandAugment(_Coloured):
-    """A few random changes out of many (Cubuk et al., 2020; keras.layers.RandAugment)."""
+    """Applies a few randomly chosen augmentations (Cubuk et al., 2020; keras.layers.RandAugment)."""
 
     num_ops: int = option(positive_int, default=2, kw_only=True)
     factor: Any = option(bounds, default=0.5, kw_only=True)
@@ -69,7 +69,7 @@ class RandAugment(_Coloured):
 
 
 class RandomColorDegeneration(_Coloured):
-    """Takes some of the colour out (keras.layers.RandomColorDegeneration)."""
+    """Reduces the colour saturation (keras.layers.RandomColorDegeneration)."""
 
     factor: Any = option(bounds)
 
@@ -84,7 +84,7 @@ class RandomColorJitter(_Coloured):
 
 
 class RandomElasticTransform(_Coloured):
-    """Bends images (keras.layers.RandomElasticTransform)."""
+    """Deforms images elastically (keras.layers.RandomElasticTransform)."""
 
     factor: Any = option(bounds, default=1.0)
     scale: Any = option(bounds, default=1.0)
@@ -94,7 +94,7 @@ class RandomElasticTransform(_Coloured):
 
 
 class RandomErasing(_Coloured):
-    """Erases a box (Zhong et al., 2017; keras.layers.RandomErasing)."""
+    """Erases random boxes (Zhong et al., 2017; keras.layers.RandomErasing)."""
 
     factor: Any = option(bounds, default=1.0)
     scale: Any = option(bounds, default=(0.02, 0.33))
@@ -117,13 +117,13 @@ class RandomHeight(RandomImageLayer):
 
 
 class RandomHue(_Coloured):
-    """Turns hues (keras.layers.RandomHue)."""
+    """Shifts hues (keras.layers.RandomHue)."""
 
     factor: Any = option(bounds)
 
 
 class RandomPerspective(RandomImageLayer):
-    """Shows images from aside (keras.layers.RandomPerspective)."""
+    """Applies a perspective transformation (keras.layers.RandomPerspective)."""
 
     factor: Any = option(bounds, default=1.0)
     scale: float = option(fraction, default=1.0)
@@ -132,13 +132,13 @@ class RandomPerspective(RandomImageLayer):
 
 
 class RandomPosterization(_Coloured):
-    """Takes bits off the colours (keras.layers.RandomPosterization)."""
+    """Reduces the number of bits per colour (keras.layers.RandomPosterization)."""
 
     factor: Any = option(bounds)
 
 
 class RandomSaturation(_Coloured):
-    """Changes saturation (keras.layers.RandomSaturation)."""
+    """Changes the saturation (keras.layers.RandomSaturation)."""
 
     factor: Any = option(bounds)
 
@@ -164,14 +164,14 @@ class RandomWidth(RandomHeight):
 
 
 class Solarization(_Coloured):
-    """Turns bright pixels around (keras.layers.Solarization)."""
+    """Inverts pixels above a threshold (keras.layers.Solarization)."""
 
     addition_factor: Any = option(bounds, default=0.0)
     threshold_factor: Any = option(bounds, default=0.0)
 
 
 class Equalization(Unseeded):
-    """Spreads values evenly, in training only, as Keras does (keras.layers.Equalization)."""
+    """Equalizes histograms, in training only as in Keras (keras.layers.Equalization)."""
 
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
     bins: int = option(positive_int, default=256)

@@ -30,21 +30,21 @@ from layergraph.initializers import Zeros
 from layergraph.layers.preprocessing.encoding import MODES, encoded
 from layergraph.layers.preprocessing.hashes import CROSS_KEY, fingerprint64, joined, siphash
 
-#: Earlier names of output modes.
+#: Keras 2's names of output modes.
 _OLDER_MODES = {"binary": "multi_hot", "tf-idf": "tf_idf"}
 
 _UNSIGNED = 0xFFFFFFFFFFFFFFFF
 
 
 def dense_only(value: Any) -> bool:
-    """Validator: outputs are never sparse here."""
+    """Validator: false, as sparse outputs aren't supported."""
     if boolean(value):
         raise Expected("false: sparse outputs are not supported")
     return False
 
 
 def output_mode(*modes: str) -> Any:
-    """Validator: one of the modes, by its name or its older one."""
+    """Validator: an output mode, by its name or that of Keras 2."""
     accepted = one_of(*modes)
 
     def validate(value: Any) -> str:
@@ -61,17 +61,17 @@ def salt(value: Any) -> tuple[int, int] | None:
         return None
     parts = value if isinstance(value, (list, tuple)) else (value, value)
     if len(parts) != 2 or any(type(part) is not int or not -(2**63) <= part < 2**64 for part in parts):
-        raise Expected("one or two integers of 64 bits")
+        raise Expected("one or two 64-bit integers")
     return parts[0], parts[1]
 
 
 def bucket(data: bytes, count: int, key: tuple[int, int] | None) -> int:
-    """The bucket of `count` that text falls into (tf.strings.to_hash_bucket_fast, or _strong with a key)."""
+    """Returns the hash bucket of text, below `count` (tf.strings.to_hash_bucket_fast, or _strong with a key)."""
     return (fingerprint64(data) if key is None else siphash(data, key)) % count
 
 
 def as_text(x: Any) -> Strings:
-    """Numbers as the text by which TensorFlow hashes them; text as it is."""
+    """Converts numbers to the text that TensorFlow hashes; text is returned unchanged."""
     if isinstance(x, Strings):
         return x
     if x.is_meta:
@@ -83,27 +83,27 @@ def as_text(x: Any) -> Strings:
 
 
 class _Categories(Layer):
-    """A layer that gives categories. It takes its inputs in whatever type they come."""
+    """A layer whose outputs are categories. Inputs aren't cast."""
 
     autocast = False
 
     def output_dtype(self) -> torch.dtype:
-        """Element type of what comes out."""
+        """Dtype of the outputs."""
         return torch_dtype(self.compute_dtype)
 
     @property
     def rows_are_independent(self) -> bool:
-        """Where rows have a single element, the whole batch is one sample for multi_hot and count."""
+        """False for multi_hot and count if rows are single elements: the whole batch is then one sample."""
         ranks = {len(tensor.shape) for node in self.inbound_nodes for tensor in node.input_tensors}
         return getattr(self, "output_mode", "int") in ("int", "one_hot") or min(ranks, default=2) > 1
 
 
 class CategoryEncoding(_Categories):
-    """Categories as vectors over `num_tokens` (keras.layers.CategoryEncoding).
+    """Encodes categories as vectors of length `num_tokens` (keras.layers.CategoryEncoding).
 
     output_mode   one_hot: (...) or (..., 1) -> (..., num_tokens); multi_hot, count: (rows, n) -> (rows, num_tokens)
 
-    `count_weights`, an argument of the call, weighs each category in mode 'count'.
+    The call argument `count_weights` weights each category in mode 'count'.
     """
 
     num_tokens: int = option(positive_int)
@@ -113,9 +113,9 @@ class CategoryEncoding(_Categories):
     def forward(
         self, context: CallContext, w: Weights, inputs: torch.Tensor, count_weights: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The vectors. Raises DataError for a category that isn't there."""
+        """Computes the vectors. Raises DataError for a category outside of 0 to num_tokens - 1."""
         if count_weights is not None and self.output_mode != "count":
-            raise GraphError(f"count_weights goes with output_mode 'count', got '{self.output_mode}'")
+            raise GraphError(f"count_weights requires output_mode 'count', got '{self.output_mode}'")
         if not inputs.is_meta and inputs.numel():
             lowest, highest = (int(bound) for bound in torch.aminmax(inputs))
             if lowest < 0 or highest >= self.num_tokens:
@@ -134,10 +134,10 @@ class CategoryEncoding(_Categories):
 
 
 class Discretization(_Categories):
-    """The number of the bin in which each value lies (keras.layers.Discretization).
+    """Maps each value to the index of its bin (keras.layers.Discretization).
 
-    bin_boundaries   where bins meet: n of them make n + 1 bins, each with its lower boundary
-    num_bins         instead of boundaries: they are quantiles of the `summary` that a file holds
+    bin_boundaries   boundaries of bins: n of them make n + 1 bins, which include their lower boundary
+    num_bins         instead of boundaries: they are then quantiles of the `summary` stored in the file
     """
 
     bin_boundaries: Any = option(optional(list_of(number)), default=None)
@@ -149,30 +149,30 @@ class Discretization(_Categories):
     regularizes_activity = False
 
     def setup(self) -> None:
-        """Raises ConfigError where nothing says what the bins are."""
+        """Raises ConfigError if the options don't define bins, or boundaries aren't sorted."""
         if self.bin_boundaries is None and not self.num_bins:
-            raise ConfigError("Discretization: options 'bin_boundaries' and 'num_bins' are both missing")
+            raise ConfigError("Discretization: options 'bin_boundaries' and 'num_bins' are both missing, expected one")
         bounds = self.bin_boundaries or ()
         if any(b < a for a, b in itertools.pairwise(bounds)):
-            raise ConfigError("Discretization: option 'bin_boundaries' is not in order, expected rising numbers")
+            raise ConfigError("Discretization: option 'bin_boundaries' is not sorted, expected increasing numbers")
 
     def output_dtype(self) -> torch.dtype:
-        """int32 for numbers of bins; tf.keras says int64 in the config, where Keras 3 has a floating-point type."""
+        """int32 for bin indices, unless the config has an integer dtype: tf.keras's has int64, Keras 3's a float."""
         asked = super().output_dtype()
         return torch.int32 if self.output_mode == "int" and asked.is_floating_point else asked
 
     def build(self, input_shape: Any) -> None:
-        """Makes place for the summary of what tf.keras saw in `adapt`, if there are no boundaries."""
+        """Creates the summary of the data seen by tf.keras's `adapt`, if there are no boundaries."""
         if self.bin_boundaries is None:
             self.add_weight("summary", (2, 0), Zeros(), trainable=False, dtype="float32", autocast=False)
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
-        """Takes a summary of any length."""
+        """Accepts a summary of any length."""
         if self.own_weights and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] == 2:
             self.own_weights[0].shape = shapes[0]
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The numbers of the bins, encoded. Raises DataError if the layer never learned its bins."""
+        """Computes the bin indices, encoded. Raises DataError if the layer was never adapted."""
         values = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
         if self.bin_boundaries is not None:
             bounds = torch.tensor(self.bin_boundaries, dtype=values.dtype, device=values.device)
@@ -187,9 +187,9 @@ class Discretization(_Categories):
         return int(self.num_bins or 0) if self.bin_boundaries is None else len(self.bin_boundaries) + 1
 
     def _quantiles(self, summary: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Boundaries of bins with as many values each (Keras's get_bin_boundaries)."""
+        """Returns boundaries of bins with equal numbers of values (Keras's get_bin_boundaries)."""
         if not summary.size:
-            raise DataError(f"layer '{self.name}' (Discretization) has no bins: it was never adapted to data")
+            raise DataError(f"layer '{self.name}' (Discretization): has no bins, expected a layer adapted to data")
         share = 1.0 / self._bins()
         if summary.shape[1] * share < 1:
             return summary[0, :-1]
@@ -198,7 +198,7 @@ class Discretization(_Categories):
         return np.asarray(places[:-1], np.float32)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config, which has no `trainable`: Keras doesn't take it back here."""
+        """Keras 3's config; `trainable` is left out, since Keras's constructor doesn't accept it."""
         config = super().get_config()
         del config["trainable"]
         return config
@@ -211,12 +211,12 @@ def _mask_value(value: Any) -> Any:
 
 
 class Hashing(_Categories):
-    """The bucket into which the hash of each value falls (keras.layers.Hashing).
+    """Maps each value to its hash bucket (keras.layers.Hashing).
 
-    Text is hashed as it is, integers as their decimal digits, other numbers without their fraction.
+    Text is hashed as is, integers as decimal digits, other numbers truncated to integers.
 
     num_bins     number of buckets
-    mask_value   the value that falls into bucket 0, which then has no others
+    mask_value   the value mapped to bucket 0, which is then reserved for it
     salt         key of SipHash, two integers or one for both; without it FarmHash is used
     """
 
@@ -227,18 +227,18 @@ class Hashing(_Categories):
     sparse: bool = option(dense_only, default=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Buckets are integers where nothing is said.
+        # Bucket indices are integers by default.
         if kwargs.get("dtype") is None and (args[3] if len(args) > 3 else kwargs.get("output_mode", "int")) == "int":
             kwargs["dtype"] = "int64"
         super().__init__(*args, **kwargs)
 
     def setup(self) -> None:
-        """Raises ConfigError for buckets of a type that isn't one of integers."""
+        """Raises ConfigError if the dtype of bucket indices isn't int32 or int64."""
         if self.output_mode == "int" and self.compute_dtype not in ("int32", "int64"):
             raise ConfigError(f"Hashing: option 'dtype' is '{self.compute_dtype}', expected 'int32' or 'int64'")
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
-        """The buckets, encoded."""
+        """Computes the buckets, encoded."""
         if self.output_mode == "one_hot" and inputs.ndim > 1 and inputs.shape[-1] == 1:
             inputs = inputs.reshape(*inputs.shape[:-1])
         hashed = as_text(inputs)
@@ -262,9 +262,9 @@ class Hashing(_Categories):
 
 
 class HashedCrossing(_Categories):
-    """The bucket into which several values together fall (keras.layers.HashedCrossing).
+    """Maps a combination of values to its hash bucket (keras.layers.HashedCrossing).
 
-    Takes a list of tensors of one shape, (rows,) or (rows, 1), of text or integers.
+    Takes a list of tensors of equal shapes, (rows,) or (rows, 1), of text or integers.
     """
 
     num_bins: int = option(positive_int)
@@ -272,13 +272,13 @@ class HashedCrossing(_Categories):
     sparse: bool = option(dense_only, default=False)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Buckets are integers where nothing is said.
+        # Bucket indices are integers by default.
         if kwargs.get("dtype") is None and (args[1] if len(args) > 1 else kwargs.get("output_mode", "int")) == "int":
             kwargs["dtype"] = "int64"
         super().__init__(*args, **kwargs)
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
-        """The buckets, encoded. Raises GraphError for inputs that don't go together."""
+        """Computes the buckets, encoded. Raises GraphError for incompatible inputs."""
         self._check(inputs)
         shape = tuple(inputs[0].shape)
         if any(x.is_meta for x in inputs):
@@ -300,7 +300,7 @@ class HashedCrossing(_Categories):
             raise GraphError(f"{what}: got {[str(x.dtype) for x in inputs]}, expected text or integers")
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config, which has no `trainable`: Keras doesn't take it back here."""
+        """Keras 3's config; `trainable` is left out, since Keras's constructor doesn't accept it."""
         config = super().get_config()
         del config["trainable"]
         return config

@@ -1,22 +1,23 @@
-"""How categories come out of the layers that find them: as numbers, or as vectors over all categories."""
+"""Encoding of categories: as indices, or as vectors over all categories."""
 
 from __future__ import annotations
 
 import torch
 
-#: Validated names of output modes, but for 'tf_idf'.
+#: Validated names of output modes, except 'tf_idf'.
 MODES = ("int", "one_hot", "multi_hot", "count")
 
 
 def encoded(
     indices: torch.Tensor, mode: str, depth: int, dtype: torch.dtype, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Indices in one of the `MODES` (Keras's encode_categorical_inputs); those outside of 0 to depth - 1 don't count.
+    """Encodes indices in one of the `MODES` (Keras's encode_categorical_inputs); those outside of 0 to depth - 1 are
+    ignored.
 
-    int         as they are
-    one_hot     (..., depth), with a last axis of 1 replaced
+    int         the indices
+    one_hot     (..., depth); a last axis of length 1 is replaced
     multi_hot   1 for each category that occurs along axis 1, or along the only axis
-    count       how often, or the sum of `weights`
+    count       number of occurrences, or sum of `weights`
     """
     if mode == "int":
         return indices.to(dtype)
@@ -32,7 +33,7 @@ def encoded(
     axis = 1 if indices.ndim > 1 else 0
     if mode == "count":
         return vectors.sum(axis)
-    # A maximum over no elements is no number; over one more zero it is zero.
+    # amax over no elements raises an error; with an additional zero it gives zero.
     zero = vectors.new_zeros(()).expand(*vectors.shape[:axis], 1, *vectors.shape[axis + 1 :])
     return torch.cat([zero, vectors], axis).amax(axis)
 

@@ -1,4 +1,4 @@
-"""The hashes by which TensorFlow puts text into buckets: FarmHash's Fingerprint64 and SipHash-2-4."""
+"""Hash functions of TensorFlow's string buckets: FarmHash's Fingerprint64 and SipHash-2-4."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _long(data: bytes, size: int) -> int:
 
 
 def joined(first: int, second: int) -> int:
-    """One fingerprint of two (tsl::FingerprintCat64)."""
+    """Combines two fingerprints into one (tsl::FingerprintCat64)."""
     result = first ^ _CAT ^ _mixed(second * _CAT & _MASK) * _CAT & _MASK
     result = result * _CAT & _MASK
     return _mixed(_mixed(result) * _CAT & _MASK)

@@ -1,4 +1,4 @@
-"""Contrast of images, evened out in training and inference (keras.layers.AutoContrast and CLAHE)."""
+"""Contrast equalization, in training and inference (keras.layers.AutoContrast and CLAHE)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from layergraph.functional.weights import Weights
 from layergraph.layers.preprocessing.augmentation import value_range
 from layergraph.layers.preprocessing.images import ImageLayer
 
-#: Values that a pixel is told apart by.
+#: Number of levels of a pixel.
 _LEVELS = 256
 
 
 def ranged(x: torch.Tensor, source: tuple[float, float], target: tuple[float, float]) -> torch.Tensor:
-    """Values of one range in another."""
+    """Rescales values from one range to another."""
     if source == target:
         return x
     return (x - source[0]) / (source[1] - source[0]) * (target[1] - target[0]) + target[0]
 
 
 class AutoContrast(ImageLayer):
-    """Each channel of an image stretched to the whole range of values (keras.layers.AutoContrast)."""
+    """Stretches each channel of an image to the full range of values (keras.layers.AutoContrast)."""
 
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The stretched images; what has a single value stays as it is."""
+        """Computes the stretched images; constant channels stay unchanged."""
         original = self.converted(inputs)
         x = ranged(original, self.value_range, (0, 255))
-        # Keras takes axes 1 and 2 for height and width, wherever the channels are.
+        # Keras treats axes 1 and 2 as height and width, whatever the data format.
         low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
         scale = 255.0 / (high - low)
         stretched = ranged((x * scale - low * scale).clamp(0, 255), (0, 255), self.value_range)
@@ -40,12 +40,12 @@ class AutoContrast(ImageLayer):
 
 
 class ContrastLimitedAdaptiveHistogramEqualization(ImageLayer):
-    """Values spread evenly in each of some tiles, between which pixels are interpolated (Zuiderveld, 1994).
+    """Equalizes the histogram of each tile, with interpolation between tiles (CLAHE; Zuiderveld, 1994).
 
-    This is keras.layers.ContrastLimitedAdaptiveHistogramEqualization.
+    Source: keras.layers.ContrastLimitedAdaptiveHistogramEqualization.
 
-    clip_limit       how many times more pixels than on average may have one value; 0 is any number
-    tile_grid_size   numbers of tiles down and across
+    clip_limit       maximum number of pixels of one level, relative to the average; 0 means no limit
+    tile_grid_size   number of tiles vertically and horizontally
     """
 
     value_range: tuple[float, float] = option(value_range, default=(0, 255))
@@ -53,7 +53,7 @@ class ContrastLimitedAdaptiveHistogramEqualization(ImageLayer):
     tile_grid_size: tuple[int, ...] = option(sizes(2), default=(8, 8))
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The equalized images. Raises DataError for images smaller than what a tile lacks."""
+        """Computes the equalized images. Raises DataError for images smaller than the padding of their tiles."""
         x = ranged(self.planes(inputs).to(torch.float32), self.value_range, (0, 255))
         y = ranged(self._equalized(x), (0, 255), self.value_range)
         return self.from_planes(y, inputs.ndim).to(inputs.dtype)
@@ -80,7 +80,7 @@ class ContrastLimitedAdaptiveHistogramEqualization(ImageLayer):
         return torch.lerp(upper, lower, part_down[:, None])[:, :, :height, :width]
 
     def _tables(self, levels: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:
-        """The new value of each level in each tile, with the outermost tiles twice."""
+        """Returns the new value of each level in each tile, with the outermost tiles repeated."""
         rows, channels = levels.shape[:2]
         down, across = self.tile_grid_size
         size = tile[0] * tile[1]
@@ -99,19 +99,19 @@ class ContrastLimitedAdaptiveHistogramEqualization(ImageLayer):
 
 
 def _neighbours(length: int, tile: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each place on an axis the tile before it and how far it is on the way to the next."""
+    """Returns, for each position on an axis, the index of the tile before it and the weight of the next one."""
     places = (torch.arange(length, dtype=torch.float32, device=x.device) - tile / 2.0) / tile + 1.0
     before = places.floor()
     return before.to(torch.int64), places - before
 
 
 def _mirrored(x: torch.Tensor, axis: int, more: int) -> torch.Tensor:
-    """The image with `more` steps after it, which mirror its last ones."""
+    """Pads the end of an axis with `more` steps that mirror its last ones. Raises DataError if it is too short."""
     if not more:
         return x
     if more > x.shape[axis]:
         raise DataError(
-            f"axis {axis} of the image is {x.shape[axis]} long, expected at least {more}, which a tile lacks"
+            f"axis {axis} of the image is {x.shape[axis]} long, expected at least {more}, the padding of its tiles"
         )
     return torch.cat([x, x.narrow(axis, x.shape[axis] - more, more).flip(axis)], axis)
 

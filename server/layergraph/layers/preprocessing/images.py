@@ -1,4 +1,4 @@
-"""Images brought to a size or a range (keras.layers.Rescaling, Resizing, CenterCrop, Normalization)."""
+"""Image resizing and rescaling (keras.layers.Rescaling, Resizing, CenterCrop, Normalization)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from layergraph.layers.spatial import data_format
 
 
 def lower_one_of(*choices: str) -> Any:
-    """Validator: one of a few words, in any case."""
+    """Validator: one of a few words, case-insensitive."""
     accepted = one_of(*choices)
     return lambda value: accepted(value.lower() if isinstance(value, str) else value)
 
@@ -39,7 +39,7 @@ def lower_one_of(*choices: str) -> Any:
 class ImageLayer(Layer):
     """A layer on images (rows, height, width, channels), or (rows, channels, ...) with data_format='channels_first'."""
 
-    #: Whether images come out in the type that the layer computes in, whatever they came in.
+    #: Whether images are cast to the layer's compute dtype.
     converts: ClassVar[bool] = True
 
     data_format: str = option(data_format, default=None, kw_only=True)
@@ -47,15 +47,15 @@ class ImageLayer(Layer):
 
     @property
     def channels_first(self) -> bool:
-        """Whether the channels come before height and width."""
+        """Whether the channels are axis 1 rather than the last."""
         return self.data_format == "channels_first"
 
     def converted(self, x: torch.Tensor) -> torch.Tensor:
-        """The image in the type that the layer computes in."""
+        """Casts the image to the layer's compute dtype, if `converts`."""
         return x.to(torch_dtype(self.compute_dtype)) if self.converts else x
 
     def planes(self, x: torch.Tensor) -> torch.Tensor:
-        """A view (rows, channels, height, width). Raises GraphError for anything but images."""
+        """Returns a view (rows, channels, height, width). Raises GraphError unless the rank is 3 or 4."""
         if x.ndim not in (3, 4):
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): got an input of rank {x.ndim}, expected images of rank 4"
@@ -64,7 +64,7 @@ class ImageLayer(Layer):
         return x if self.channels_first else x.movedim(-1, 1)
 
     def from_planes(self, y: torch.Tensor, rank: int) -> torch.Tensor:
-        """The way back from `planes`."""
+        """Inverse of `planes`."""
         y = y if self.channels_first else y.movedim(1, -1)
         return y if rank == 4 else y.squeeze(0)
 
@@ -77,20 +77,20 @@ class ImageLayer(Layer):
 
 
 def aspect_box(height: int, width: int, target: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the largest box of the target's aspect ratio in the middle of an image."""
+    """Returns top, left, height and width of the largest centred box with the target's aspect ratio."""
     box_height = max(min(height, int(float(width * target[0]) / target[1])), 1)
     box_width = max(min(width, int(float(height * target[1]) / target[0])), 1)
     return int((height - box_height) / 2), int((width - box_width) / 2), box_height, box_width
 
 
 def smart_resize(x: torch.Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> torch.Tensor:
-    """Planes cut to the target's aspect ratio, then resized (keras.utils.smart_resize)."""
+    """Crops planes to the target's aspect ratio, then resizes them (keras.utils.smart_resize)."""
     top, left, height, width = aspect_box(x.shape[2], x.shape[3], size)
     return resize(x[:, :, top : top + height, left : left + width], size, interpolation)
 
 
 class Rescaling(Layer):
-    """inputs * scale + offset (keras.layers.Rescaling). Either may be a list with a number for each channel."""
+    """inputs * scale + offset (keras.layers.Rescaling). Both may be lists with a number for each channel."""
 
     scale: Any = option(constant)
     offset: Any = option(constant, default=0.0)
@@ -98,20 +98,20 @@ class Rescaling(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The scaled inputs."""
+        """Computes the scaled inputs."""
         dtype = torch_dtype(self.compute_dtype)
         scale, offset = (torch.as_tensor(v, dtype=dtype, device=inputs.device) for v in (self.scale, self.offset))
         return inputs.to(dtype) * scale + offset
 
 
 class Resizing(ImageLayer):
-    """Images in another size (keras.layers.Resizing).
+    """Resizes images (keras.layers.Resizing).
 
     interpolation         bilinear, nearest, bicubic, area, lanczos3, lanczos5, gaussian, mitchellcubic
-    crop_to_aspect_ratio  what would be distorted is cut off at the longer side
-    pad_to_aspect_ratio   what would be distorted gets `fill_value` around the shorter side
-    antialias             the kernel gets wider where images shrink
-    image_rule            in keras3, images of integers stay so; in keras2, they come out in floating point
+    crop_to_aspect_ratio  crops the longer side to the target's aspect ratio first
+    pad_to_aspect_ratio   pads the shorter side with `fill_value` to the target's aspect ratio first
+    antialias             widens the kernel when downsampling
+    image_rule            whether integer images stay integers (keras3) or become floating point (keras2)
     """
 
     height: int = option(positive_int)
@@ -125,17 +125,17 @@ class Resizing(ImageLayer):
     image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def setup(self) -> None:
-        """Raises ConfigError where images are to be cut and filled up at once."""
+        """Raises ConfigError if images are to be both cropped and padded."""
         if self.crop_to_aspect_ratio and self.pad_to_aspect_ratio:
             raise ConfigError(
                 "Resizing: options 'crop_to_aspect_ratio' and 'pad_to_aspect_ratio' are both set, expected one"
             )
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The resized images."""
+        """Computes the resized images."""
         size = (self.height, self.width)
         floating = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
-        # Half precision is too coarse for places in an image.
+        # Half precision is too coarse for positions in an image.
         x = self.planes(floating.to(torch.promote_types(floating.dtype, torch.float32)))
         if self.crop_to_aspect_ratio:
             top, left, height, width = aspect_box(x.shape[2], x.shape[3], size)
@@ -155,7 +155,7 @@ class Resizing(ImageLayer):
         high = max(height, int(float(width * size[0]) / size[1]))
         wide = max(width, int(float(height * size[1]) / size[0]))
         top, left = int((high - height) / 2), int((wide - width) / 2)
-        # The same on both sides: where the rest is odd, Keras leaves one out.
+        # Equal padding on both sides: if the difference is odd, Keras pads one step less.
         return functional.pad(x, (left, left, top, top), value=self.fill_value)
 
     def get_config(self) -> dict[str, Any]:
@@ -166,13 +166,13 @@ class Resizing(ImageLayer):
 
 
 class CenterCrop(ImageLayer):
-    """The middle of images; smaller ones are cut to the target's aspect ratio and resized (keras.layers.CenterCrop)."""
+    """Crops images at the centre; resizes smaller ones, cropped to the aspect ratio (keras.layers.CenterCrop)."""
 
     height: int = option(positive_int)
     width: int = option(positive_int)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The cut images."""
+        """Computes the cropped images."""
         x = self.planes(self.converted(inputs))
         more = x.shape[2] - self.height, x.shape[3] - self.width
         if min(more) >= 0:
@@ -189,7 +189,7 @@ def _axis(value: Any) -> tuple[int, ...]:
 
 
 def _statistics(value: Any) -> Any:
-    """Validator: a number or nested list of numbers; None where the file holds them as weights."""
+    """Validator: a number or nested list of numbers; None if the file has them as weights."""
     if value is None:
         return None
     made = constant(value)
@@ -199,11 +199,11 @@ def _statistics(value: Any) -> Any:
 
 
 class Normalization(Layer):
-    """(inputs - mean) / deviation, or the reverse (keras.layers.Normalization).
+    """(inputs - mean) / deviation, or its inverse (keras.layers.Normalization).
 
-    axis             axes that have a mean and variance for each place on them; None is none
-    mean, variance   numbers for those axes; without them, they are weights
-    invert           inputs * deviation + mean
+    axis             axes with a separate mean and variance for each index; None means none
+    mean, variance   numbers for these axes; None means that they are weights
+    invert           computes inputs * deviation + mean
     """
 
     axis: Any = option(_axis, default=(-1,))
@@ -214,11 +214,11 @@ class Normalization(Layer):
     supports_masking = True
 
     def setup(self) -> None:
-        """Raises ConfigError for a mean without a variance, or of another shape."""
+        """Raises ConfigError unless mean and variance are both given, with equal shapes, or both None."""
         if (self.mean is None) != (self.variance is None) or np.shape(self.mean) != np.shape(self.variance):
             raise ConfigError(
                 f"Normalization: options 'mean' and 'variance' have shapes {np.shape(self.mean)} and "
-                f"{np.shape(self.variance)}, expected both of one shape, or none of them"
+                f"{np.shape(self.variance)}, expected both with equal shapes, or none"
             )
         if np.ndim(self.mean) > len(self.axis):
             raise ConfigError(f"Normalization: option 'mean' has {np.ndim(self.mean)} axes, expected {len(self.axis)}")
@@ -227,28 +227,28 @@ class Normalization(Layer):
         return sorted(axis % rank for axis in self.axis)
 
     def build(self, input_shape: Any) -> None:
-        """Creates mean, variance and count where the config has no numbers."""
+        """Creates mean, variance and count if the config has no numbers."""
         for axis in self.axis:
             axis_length(self, input_shape, axis)
         if self.mean is None:
             shape = [input_shape[axis] for axis in self._kept(len(input_shape))]
             self.add_weight("mean", shape, Zeros(), trainable=False)
             self.add_weight("variance", shape, Ones(), trainable=False)
-            # Rows that were seen in `adapt`: nothing depends on it.
+            # Number of rows seen in `adapt`; not used in the computation.
             self.add_weight("count", (), Zeros(), trainable=False, dtype="int32")
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The standardised inputs."""
+        """Computes the normalized inputs."""
         dtype = torch_dtype(self.compute_dtype)
         x = inputs.to(dtype)
         kept = self._kept(x.ndim)
         known = (w.mean, w.variance) if self.mean is None else (self.mean, self.variance)
-        mean, variance = (self._in_place(torch.as_tensor(v, device=x.device).to(dtype), x, kept) for v in known)
+        mean, variance = (self._broadcastable(torch.as_tensor(v, device=x.device).to(dtype), x, kept) for v in known)
         deviation = variance.sqrt().clamp(min=1e-7)
         return mean + x * deviation if self.invert else (x - mean) / deviation
 
-    def _in_place(self, values: torch.Tensor, x: torch.Tensor, kept: list[int]) -> torch.Tensor:
-        """Values over the last of the kept axes, shaped so that they broadcast to x."""
+    def _broadcastable(self, values: torch.Tensor, x: torch.Tensor, kept: list[int]) -> torch.Tensor:
+        """Reshapes values over the last of the kept axes so that they broadcast to x."""
         shape = [1] * x.ndim
         for length, axis in zip(reversed(values.shape), reversed(kept), strict=False):
             shape[axis] = length

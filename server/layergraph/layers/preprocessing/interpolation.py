@@ -1,4 +1,4 @@
-"""Resizing of images with TensorFlow's kernels (tf.image.resize), half-pixel centres throughout."""
+"""Image resizing with TensorFlow's kernels (tf.image.resize) and half-pixel centres."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _triangle(x: torch.Tensor) -> torch.Tensor:
 
 
 def _cubic(x: torch.Tensor, b: float, c: float) -> torch.Tensor:
-    """The cubics of Mitchell and Netravali, "Reconstruction Filters in Computer Graphics" (1988)."""
+    """Cubic kernels of Mitchell and Netravali, "Reconstruction Filters in Computer Graphics" (1988)."""
     x = x.abs()
     near = (12 - 9 * b - 6 * c) * x**3 + (-18 + 12 * b + 6 * c) * x**2 + 6 - 2 * b
     far = (-b - 6 * c) * x**3 + (6 * b + 30 * c) * x**2 + (-12 * b - 48 * c) * x + 8 * b + 24 * c
@@ -44,7 +44,7 @@ def _gaussian(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x.abs() < 1.5, torch.exp(-2 * x**2), 0.0)
 
 
-#: Interpolation -> its kernel, of the distance in pixels.
+#: Interpolation -> its kernel, a function of the distance in pixels.
 KERNELS: Mapping[str, Kernel] = {
     "bilinear": _triangle,
     "bicubic": _keys,
@@ -54,18 +54,18 @@ KERNELS: Mapping[str, Kernel] = {
     "gaussian": _gaussian,
 }
 
-#: All names of interpolations.
+#: Names of all interpolations.
 INTERPOLATIONS = ("nearest", "area", *KERNELS)
 
 
 def resize(x: torch.Tensor, size: tuple[int, int], interpolation: str, *, antialias: bool = False) -> torch.Tensor:
-    """Images (rows, channels, height, width) in another size, in floating point.
+    """Resizes images (rows, channels, height, width) to `size`, in floating point.
 
-    `antialias` widens the kernel where an image shrinks; 'nearest' and 'area' don't know it.
+    `antialias` widens the kernel when downsampling; it has no effect on 'nearest' and 'area'.
     """
     if interpolation == "nearest":
         return _nearest(x, size)
-    # Where only the shape is asked for, any kernel will do.
+    # On `meta` only the shape matters, which is the same for all kernels.
     if x.is_meta or (interpolation == "bilinear" and not antialias):
         return functional.interpolate(x, size, mode="bilinear", align_corners=False)
     for axis, length in ((2, size[0]), (3, size[1])):
@@ -82,9 +82,9 @@ def _nearest(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # A tensor made while serving could not be trained with.
+@torch.inference_mode(False)  # An inference tensor couldn't be used in training later.
 def _weights(old: int, new: int, interpolation: str, antialias: bool) -> torch.Tensor:
-    """How much each old step counts in each new one: (new, old), rows that sum to 1."""
+    """Returns the weight of each old pixel in each new one: (new, old), with rows that sum to 1."""
     scale = old / new
     steps = torch.arange(old, dtype=torch.float64)
     if interpolation == "area":
@@ -93,10 +93,10 @@ def _weights(old: int, new: int, interpolation: str, antialias: bool) -> torch.T
         return (covered.clamp(min=0) / scale).float()
     centres = (torch.arange(new, dtype=torch.float64)[:, None] + 0.5) * scale - 0.5
     if interpolation == "bicubic" and not antialias:
-        # TensorFlow looks this kernel up in a table with 1024 steps a pixel.
+        # TensorFlow reads this kernel from a table with 1024 entries per pixel.
         centres = (centres * 1024).round() / 1024
     stretch = max(scale, 1.0) if antialias else 1.0
     weights = KERNELS[interpolation]((steps - centres) / stretch)
-    # What falls outside of the image is left out, and the rest counts for it.
+    # Weights outside of the image are dropped, and the others normalised.
     total = weights.sum(1, keepdim=True)
     return torch.where(total.abs() < 1000 * torch.finfo(torch.float32).tiny, 0.0, weights / total).float()

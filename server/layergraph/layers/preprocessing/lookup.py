@@ -1,4 +1,4 @@
-"""Looking values up in a vocabulary (keras.layers.StringLookup, IntegerLookup)."""
+"""Vocabulary lookup (keras.layers.StringLookup, IntegerLookup)."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ Term = str | int
 
 
 def terms(value: Any) -> tuple[Any, ...]:
-    """Validator: a list of terms. A path or a URL, which Keras would open, is none."""
+    """Validator: a list of terms. A path or a URL, which Keras would open, is rejected."""
     if isinstance(value, str):
         raise Expected("a list of terms: files are never opened")
     return list_of(anything)(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 class Lookup(Layer):
-    """A vocabulary. Index 0 is for the mask token, if there is one and indices come out; then come `num_oov_indices`.
+    """A vocabulary lookup. Index 0 is the mask token's, if there is one in mode 'int'; then come `num_oov_indices`.
 
-    max_tokens          most terms, the reserved ones included
-    num_oov_indices     indices for what isn't in the vocabulary; among several of them a hash chooses
-    mask_token          the value that means "nothing here"
-    oov_token           what stands for an unknown value where indices become terms
-    vocabulary          the terms, with or without the reserved ones before them. Files may hold it beside the config
+    max_tokens          maximum number of terms, including the reserved ones
+    num_oov_indices     number of indices for values outside of the vocabulary; a hash chooses among several
+    mask_token          the value for masked inputs
+    oov_token           the term returned for an unknown index with `invert`
+    vocabulary          the terms, with or without the reserved ones first. Files may store it as an asset
     idf_weights         weight of each term in mode 'tf_idf'
-    invert              indices become terms
+    invert              maps indices to terms
     output_mode         int, one_hot, multi_hot, count, tf_idf
-    pad_to_max_tokens   vectors are as long as `max_tokens`
-    vocabulary_size     number of terms, the reserved ones included, where the vocabulary isn't there yet
+    pad_to_max_tokens   makes vectors as long as `max_tokens`
+    vocabulary_size     number of terms, including the reserved ones, until the vocabulary is set
     """
 
     max_tokens: int | None = option(optional(positive_int), default=None)
@@ -79,7 +79,7 @@ class Lookup(Layer):
     of_text: ClassVar[bool]
 
     def setup(self) -> None:
-        """Checks the options and takes the vocabulary in, if it is there."""
+        """Checks the options and sets the vocabulary, if it is given. Raises ConfigError."""
         if self.invert and self.output_mode != "int":
             raise self._wrong("output_mode", "'int' where 'invert' is set")
         if self.pad_to_max_tokens and self.max_tokens is None:
@@ -103,22 +103,22 @@ class Lookup(Layer):
     # The vocabulary.
 
     def term(self, value: Any) -> Term:
-        """Validator of one term. Raises ConfigError."""
+        """Validates one term. Raises ConfigError."""
         raise NotImplementedError(f"{type(self).__name__} has no terms")
 
     @property
     def reserved(self) -> list[Any]:
-        """What stands at the indices before the terms."""
+        """Terms at the indices before those of the vocabulary."""
         masks = int(self.mask_token is not None and self.output_mode == "int")
         return [self.mask_token] * masks + [self.oov_token] * self.num_oov_indices
 
     @property
     def oov_start(self) -> int:
-        """Index of the first place for unknown values."""
+        """First index for values outside of the vocabulary."""
         return len(self.reserved) - self.num_oov_indices
 
     def set_vocabulary(self, vocabulary: Sequence[Any]) -> None:
-        """Takes a vocabulary. Raises ConfigError where it is empty, too long, or has a term twice."""
+        """Sets the vocabulary. Raises ConfigError if it is empty, too long, or has a repeated term."""
         given = [self.term(value) for value in vocabulary]
         reserved = self.reserved
         with_reserved = given[: len(reserved)] == reserved
@@ -128,15 +128,15 @@ class Lookup(Layer):
             raise ConfigError(f"{what} is empty, expected terms")
         distinct = set(known)
         if len(distinct) < len(known):
-            raise ConfigError(f"{what} has a term twice, expected each once")
+            raise ConfigError(f"{what} has a repeated term, expected each once")
         for token in (self.mask_token, self.oov_token if self.invert else None):
             if token is not None and token in distinct:
-                raise ConfigError(f"{what} has {token!r} among the terms, expected it before them: it is reserved")
+                raise ConfigError(f"{what} has {token!r} among the terms, expected this reserved term before them")
         size = len(reserved) + len(known)
         if self.max_tokens is not None and size > self.max_tokens:
-            raise ConfigError(f"{what} makes {size} terms, expected at most {self.max_tokens}, which is max_tokens")
+            raise ConfigError(f"{what} has {size} terms, expected at most {self.max_tokens}, which is max_tokens")
         if self._known is None and self.vocabulary is None and self.vocabulary_size not in (None, size):
-            raise ConfigError(f"{what} makes {size} terms, expected {self.vocabulary_size}, which is vocabulary_size")
+            raise ConfigError(f"{what} has {size} terms, expected {self.vocabulary_size}, which is vocabulary_size")
         if self.idf_weights is not None and len(self.idf_weights) != len(given):
             found = len(self.idf_weights)
             raise ConfigError(f"{type(self).__name__}: option 'idf_weights' has {found} numbers, expected {len(given)}")
@@ -145,32 +145,32 @@ class Lookup(Layer):
         self.index(known, len(reserved))
 
     def index(self, known: list[Any], start: int) -> None:
-        """Makes the terms findable; the first has index `start`."""
+        """Builds the index of the terms; the first has index `start`."""
         raise NotImplementedError(f"{type(self).__name__} has no terms")
 
     def load_asset(self, name: str, content: bytes) -> None:
-        """Takes the vocabulary that a file holds beside the config. Raises ConfigError where it is none."""
+        """Sets the vocabulary from a file's asset. Raises ConfigError if it is invalid."""
         if self._known is not None:
             return
         lines = content.decode("utf-8", "replace").split("\n")
-        # The last term may be empty text, and a line may be ended or not: the number of terms tells.
+        # The last term may be the empty string, and the last line may lack its newline: the number of terms decides.
         while lines and not lines[-1] and len(lines) > (self.vocabulary_size or 0):
             lines.pop()
         self.set_vocabulary([self.term_of_line(line) for line in lines])
 
     def term_of_line(self, line: str) -> Term:
-        """A term as the file spells it. Raises ConfigError."""
+        """Returns a term from its line in a file. Raises ConfigError."""
         return self.term(line)
 
     # Weights.
 
     @property
     def depth(self) -> int:
-        """Length of the vectors. Raises GraphError where nothing says it."""
+        """Length of the vectors. Raises GraphError if it isn't known."""
         size = self.max_tokens if self.pad_to_max_tokens else self.vocabulary_size
         if size is None:
             raise GraphError(
-                f"layer '{self.name}' ({type(self).__name__}): has no vocabulary, and so no length of vectors"
+                f"layer '{self.name}' ({type(self).__name__}): has no vocabulary, which vectors' length depends on"
             )
         return size
 
@@ -183,20 +183,20 @@ class Lookup(Layer):
         weights = np.zeros(shape, np.float32)
         if self.idf_weights is not None:
             start = 0 if self._idf_for_reserved else len(self.reserved)
-            # Nobody counted in how many documents unknown terms are: Keras takes the mean.
+            # Unknown terms have no document frequency: Keras uses the mean weight.
             weights[:start] = np.mean(self.idf_weights)
             weights[start : start + len(self.idf_weights)] = self.idf_weights
         return torch.from_numpy(weights).to(dtype)
 
-    # Computing.
+    # Computation.
 
     def check_known(self) -> None:
-        """Raises DataError where the vocabulary never came."""
+        """Raises DataError if no vocabulary was set."""
         if self._known is None:
             raise DataError(f"layer '{self.name}' ({type(self).__name__}): has no vocabulary")
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
-        """Indices, vectors over the vocabulary, or terms. Raises DataError for a value that has no place."""
+        """Returns indices, vectors over the vocabulary, or terms. Raises DataError for a value without an index."""
         if isinstance(inputs, Strings) is not (self.of_text and not self.invert):
             expected = "text" if self.of_text and not self.invert else "integers"
             raise GraphError(f"layer '{self.name}' ({type(self).__name__}): got {inputs.dtype}, expected {expected}")
@@ -210,7 +210,7 @@ class Lookup(Layer):
         return self.encoded(w, places)
 
     def encoded(self, w: Weights, places: torch.Tensor) -> torch.Tensor:
-        """Indices in the layer's output mode; those below 0 don't count."""
+        """Returns indices in the layer's output mode; negative ones don't count."""
         if self.output_mode == "int":
             return places.to(torch.int32 if self.compute_dtype == "int32" else torch.int64)
         dtype = torch_dtype(self.compute_dtype) if self.compute_dtype.startswith(("float", "bfloat")) else torch.float32
@@ -220,28 +220,28 @@ class Lookup(Layer):
         return (encoded(places, "count", self.depth, torch.float32) * idf).to(dtype)
 
     def places(self, inputs: Any) -> torch.Tensor:
-        """The index of each value, -1 for masked ones where vectors come out."""
+        """Returns the index of each value, -1 for masked ones if the outputs are vectors."""
         raise NotImplementedError(f"{type(self).__name__} has no terms")
 
     def looked_back(self, inputs: torch.Tensor) -> Any:
-        """The term of each index."""
+        """Returns the term of each index."""
         raise NotImplementedError(f"{type(self).__name__} has no terms")
 
     def terms_at(self, places: torch.Tensor) -> list[Any]:
-        """The terms at indices, in flat order; the unknown's where there is none."""
+        """Returns the terms at indices, in flat order; `oov_token` for unknown ones."""
         self.check_known()
         table = [*self.reserved, *(self._known or ())]
         return [table[i] if 0 <= i < len(table) else self.oov_token for i in places.reshape(-1).tolist()]
 
     def no_place(self, value: Any) -> DataError:
-        """What a value gets for which there is no index."""
+        """Returns the error for a value without an index."""
         return DataError(
             f"layer '{self.name}' ({type(self).__name__}): got {brief(value)}, expected a term of the vocabulary, "
             "because num_oov_indices is 0"
         )
 
     def option_value(self, name: str) -> Any:
-        """The option; the weights of a vocabulary that a file held beside its config were there, too."""
+        """Returns the option; `idf_weights` loaded from a file as weights are returned, too."""
         if name == "idf_weights" and self.idf_weights is None and self.own_weights and self.vocabulary is not None:
             return self.own_weights[0].numpy()[: len(self.vocabulary)].tolist()
         return super().option_value(name)
@@ -254,7 +254,7 @@ class Lookup(Layer):
 
 
 class StringLookup(Lookup):
-    """Text to indices of a vocabulary, or back (keras.layers.StringLookup). Terms come out as UTF-8."""
+    """Maps text to indices of a vocabulary, or back (keras.layers.StringLookup). Terms are returned as UTF-8."""
 
     oov_token: Any = option(anything, default="[UNK]")
     vocabulary: Any = option(optional(terms), default=None)
@@ -263,7 +263,7 @@ class StringLookup(Lookup):
     of_text = True
 
     def term(self, value: Any) -> Term:
-        """Text, as UTF-8 can hold it."""
+        """Validates text that UTF-8 can encode. Raises ConfigError."""
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -271,15 +271,15 @@ class StringLookup(Lookup):
         return value
 
     def index(self, known: list[Any], start: int) -> None:
-        """Makes the terms findable."""
+        """Builds the index of the terms."""
         self._indices = {term.encode("utf-8"): start + i for i, term in enumerate(known)}
 
     def places(self, inputs: Strings) -> torch.Tensor:
-        """The index of each piece of text."""
+        """Returns the index of each string."""
         return torch.from_numpy(inputs.numbers(self.place))
 
     def place(self, item: bytes) -> int:
-        """The index of one piece of text."""
+        """Returns the index of one string."""
         if self.mask_token is not None and item == self.mask_token.encode("utf-8"):
             return 0 if self.output_mode == "int" else -1
         found = self._indices.get(item)
@@ -290,7 +290,7 @@ class StringLookup(Lookup):
         return self.oov_start + (bucket(item, self.num_oov_indices, self.salt) if self.num_oov_indices > 1 else 0)
 
     def looked_back(self, inputs: torch.Tensor) -> Any:
-        """The term of each index."""
+        """Returns the term of each index."""
         shape = tuple(inputs.shape)
         if inputs.is_meta:
             return Strings(shape)
@@ -305,9 +305,9 @@ class StringLookup(Lookup):
 
 
 class IntegerLookup(Lookup):
-    """Integers to indices of a vocabulary, or back (keras.layers.IntegerLookup).
+    """Maps integers to indices of a vocabulary, or back (keras.layers.IntegerLookup).
 
-    oov_method   among several indices for unknown values, 'floormod' chooses by the remainder, 'farmhash' by a hash
+    oov_method   how an index for unknown values is chosen among several: 'floormod' by remainder, 'farmhash' by hash
     """
 
     oov_token: Any = option(anything, default=-1)
@@ -317,13 +317,13 @@ class IntegerLookup(Lookup):
     of_text = False
 
     def setup(self) -> None:
-        """Checks the options and takes the vocabulary in, if it is there."""
+        """Checks the options and sets the vocabulary, if it is given. Raises ConfigError."""
         if self.salt is not None and self.oov_method != "farmhash":
-            raise self._wrong("salt", "none unless 'oov_method' is 'farmhash'")
+            raise self._wrong("salt", "None unless 'oov_method' is 'farmhash'")
         super().setup()
 
     def term(self, value: Any) -> Term:
-        """An integer of 64 bits."""
+        """Validates a 64-bit integer. Raises ConfigError."""
         if isinstance(value, np.integer):
             value = int(value)
         if type(value) is not int or not -(2**63) <= value < 2**63:
@@ -331,19 +331,19 @@ class IntegerLookup(Lookup):
         return value
 
     def term_of_line(self, line: str) -> Term:
-        """An integer as the file spells it."""
+        """Returns an integer from its line in a file. Raises ConfigError."""
         try:
             return self.term(int(line[:32]))
         except ValueError:
             raise ConfigError(f"{type(self).__name__}: its vocabulary holds {brief(line)}, expected integers") from None
 
     def index(self, known: list[Any], start: int) -> None:
-        """Makes the terms findable."""
+        """Builds the index of the terms."""
         self._sorted, order = torch.sort(torch.tensor(known, dtype=torch.int64))
         self._order = order + start
 
     def places(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The index of each integer."""
+        """Returns the index of each integer."""
         values = inputs.to(torch.int64).cpu()
         nearest = torch.searchsorted(self._sorted, values).clamp(max=len(self._sorted) - 1)
         found = self._sorted[nearest] == values
@@ -367,7 +367,7 @@ class IntegerLookup(Lookup):
         return torch.zeros_like(values)
 
     def looked_back(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The integer of each index."""
+        """Returns the integer of each index."""
         if inputs.is_meta:
             return inputs.to(torch.int64)
         return torch.tensor(self.terms_at(inputs.to(torch.int64)), dtype=torch.int64).reshape(inputs.shape)

@@ -1,4 +1,4 @@
-"""Layers one after another as one (keras.layers.Pipeline)."""
+"""A sequence of layers as one layer (keras.layers.Pipeline)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layergraph.functional.weights import Weights
 
 
 def _layers(value: Any) -> tuple[Layer, ...]:
-    """Validator: layers, or Keras's serialised forms of them."""
+    """Validator: layers, or Keras's serialised forms of layers."""
     if not isinstance(value, (list, tuple)):
         raise Expected("a list of layers")
     return tuple(_layer(item) for item in value)
@@ -27,7 +27,7 @@ def _layer(value: Any) -> Layer:
     if isinstance(value, Layer):
         return value
     if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
-        # Here, because the table holds this layer, too.
+        # Imported here, as the table contains this layer, too.
         from layergraph.layers.table import LAYERS
 
         known = LAYERS.get(value.get("class_name", ""))
@@ -37,7 +37,7 @@ def _layer(value: Any) -> Layer:
 
 
 class Pipeline(Layer):
-    """Takes what it gets through `layers`, one after another (keras.layers.Pipeline)."""
+    """Applies `layers` one after another (keras.layers.Pipeline)."""
 
     layers: tuple[Layer, ...] = option(_layers)
 
@@ -45,7 +45,7 @@ class Pipeline(Layer):
     regularizes_activity = False
 
     def setup(self) -> None:
-        """Takes the layers in, by the names of their groups in files."""
+        """Registers the layers as sublayers, by the names of their groups in files."""
         used: Counter[str] = Counter()
         for layer in self.layers:
             used[layer.group_name] += 1
@@ -53,7 +53,7 @@ class Pipeline(Layer):
             self.sublayers[f"layers/{layer.group_name}{number}"] = layer
 
     def build_for(self, args: tuple[Any, ...]) -> None:
-        """Builds the layers, each for what the one before it gives."""
+        """Builds each layer for the output of the one before."""
         if not self.built:
             outputs = args[0]
             with scopes.building(self):
@@ -68,7 +68,7 @@ class Pipeline(Layer):
         return Input(batch_shape=tuple(leaf.shape), dtype=dtype)
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> Any:
-        """What the last layer gives."""
+        """Computes the output of the last layer."""
         for name, layer in self.sublayers.items():
             takes_mask = mask is not None and "mask" in layer.mask_argument_names
             kwargs = {"mask": mask} if takes_mask else {}
@@ -76,7 +76,7 @@ class Pipeline(Layer):
         return inputs
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config, which has the name and the layers."""
+        """Keras 3's config: name and layers only."""
         config = super().get_config()
         return {"name": config["name"], "layers": config["layers"]}
 

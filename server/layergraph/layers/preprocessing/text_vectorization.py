@@ -1,4 +1,4 @@
-"""Text to sequences of indices, or to vectors over a vocabulary (keras.layers.TextVectorization)."""
+"""Text to token indices, or to vectors over a vocabulary (keras.layers.TextVectorization)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from layergraph.layers.preprocessing.categorical import dense_only, output_mode
 from layergraph.layers.preprocessing.encoding import MODES
 from layergraph.layers.preprocessing.lookup import StringLookup, terms
 
-#: Letters that Keras strips. They are ASCII, as are those that it makes small.
+#: Characters that Keras strips. Stripping and lower-casing are limited to ASCII.
 _PUNCTUATION = string.punctuation.encode("ascii")
 
 
@@ -46,13 +46,13 @@ def _dense(value: Any) -> bool:
 
 
 class TextVectorization(Layer):
-    """Pieces of text, (rows,) or (rows, 1), standardised, split into tokens, and looked up.
+    """Standardizes text, (rows,) or (rows, 1), splits it into tokens, and looks them up.
 
-    standardize              lower_and_strip_punctuation, lower, strip_punctuation, or nothing
-    split                    whitespace, character, or nothing: then each element of (rows, n) is a token
-    ngrams                   tokens are joined to all runs of so many of them; one number means up to so many
-    output_mode              int: (rows, tokens), 0 after the last; multi_hot, count, tf_idf: (rows, terms)
-    output_sequence_length   sequences are cut or filled up to it; without it, to the longest of the rows
+    standardize              lower_and_strip_punctuation, lower, strip_punctuation, or None
+    split                    whitespace, character, or None: then each element of (rows, n) is a token
+    ngrams                   lengths of the n-grams made of tokens; one number means all lengths up to it
+    output_mode              int: (rows, tokens), padded with 0; multi_hot, count, tf_idf: (rows, terms)
+    output_sequence_length   sequences are truncated or padded to it; None means the longest of the batch
     """
 
     max_tokens: int | None = option(optional(positive_int), default=None)
@@ -77,10 +77,10 @@ class TextVectorization(Layer):
     storage = StorageLayout(named=True, assets=("vocabulary.txt",))
 
     def setup(self) -> None:
-        """Makes the lookup. Raises ConfigError for options that don't go together."""
+        """Creates the lookup. Raises ConfigError for inconsistent options."""
         if self.output_mode != "int" and self.output_sequence_length is not None:
             raise ConfigError(
-                f"TextVectorization: option 'output_sequence_length' is {self.output_sequence_length}, expected none "
+                f"TextVectorization: option 'output_sequence_length' is {self.output_sequence_length}, expected None "
                 f"in mode '{self.output_mode}'"
             )
         if self.output_mode == "one_hot" and self.split is not None:
@@ -101,27 +101,27 @@ class TextVectorization(Layer):
 
     @property
     def rows_are_independent(self) -> bool:
-        """Sequences without a length of their own are as long as the longest beside them."""
+        """False if sequences have no fixed length: they are padded to the longest of the batch."""
         return self.output_mode != "int" or self.output_sequence_length is not None or self.split is None
 
     def set_vocabulary(self, vocabulary: Any) -> None:
-        """Takes a vocabulary. Raises ConfigError where it is empty, too long, or has a term twice."""
+        """Sets the vocabulary. Raises ConfigError if it is empty, too long, or has a repeated term."""
         self.lookup.set_vocabulary(vocabulary)
 
     def load_asset(self, name: str, content: bytes) -> None:
-        """Takes the vocabulary that a file holds beside the config. Raises ConfigError where it is none."""
+        """Sets the vocabulary from a file's asset. Raises ConfigError if it is invalid."""
         self.lookup.load_asset(name, content)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights of the terms in mode 'tf_idf', which files hold in two places."""
+        """Creates the weights of the terms in mode 'tf_idf', which files store twice."""
         self.lookup.build(input_shape)
         self.lookup.built = True
         self.own_weights = list(self.lookup.own_weights)
 
-    # Computing.
+    # Computation.
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
-        """The sequences or vectors. Raises GraphError for anything but text."""
+        """Returns indices or vectors. Raises GraphError unless inputs are text of a supported shape."""
         if not isinstance(inputs, Strings):
             raise GraphError(f"layer '{self.name}' (TextVectorization): got {inputs.dtype}, expected text")
         shape = inputs.shape
@@ -134,14 +134,14 @@ class TextVectorization(Layer):
         if len(shape) > 2 or (self.split is not None and len(shape) != 1):
             raise GraphError(f"layer '{self.name}' (TextVectorization): got shape {inputs.shape}, expected (rows, n)")
         if inputs.is_meta:
-            # How many tokens there are, the data decides.
+            # The number of tokens is known in execution only.
             unknown = self.split is not None or self.ngrams
             length = context.symbolic_dims.length if unknown and context.symbolic_dims is not None else shape[-1]
             return self._encoded(w, torch.empty((shape[0], length), dtype=torch.int64, device="meta"))
         self.lookup.check_known()
         rows = [self._tokens(row) for row in inputs.values.reshape(shape[0], *(shape[1:] or (1,))).tolist()]
         longest = max(map(len, rows), default=0)
-        # Token -1 is none: it is filled up with 0 in sequences and doesn't count in vectors.
+        # Index -1 means no token: it becomes 0 in sequences and doesn't count in vectors.
         places = torch.full((len(rows), longest), -1, dtype=torch.int64)
         for i, row in enumerate(rows):
             places[i, : len(row)] = torch.tensor([self.lookup.place(token) for token in row], dtype=torch.int64)
@@ -157,7 +157,7 @@ class TextVectorization(Layer):
         return places.clamp(min=0)
 
     def _tokens(self, row: list[bytes]) -> list[bytes]:
-        """The tokens of one row."""
+        """Returns the tokens of one row."""
         pieces = [self._standardized(piece) for piece in row]
         if self.split == "whitespace":
             pieces = [token for piece in pieces for token in piece.split()]
@@ -184,7 +184,7 @@ class TextVectorization(Layer):
 
 
 def _ngrams(tokens: list[bytes], width: int) -> Iterator[bytes]:
-    """All runs of `width` tokens, joined by spaces."""
+    """Yields all sequences of `width` consecutive tokens, joined by spaces."""
     return (b" ".join(tokens[i : i + width]) for i in range(len(tokens) - width + 1))
 
 

@@ -1,1 +1,1 @@
-"""Layers that `model.quantize` of Keras 3 left."""
+"""Layers quantized by Keras 3's `model.quantize`."""

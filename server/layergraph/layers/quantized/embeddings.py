@@ -1,4 +1,4 @@
-"""Embeddings kept in few bits, as `model.quantize` of Keras 3 leaves them."""
+"""Embeddings quantized by Keras 3's `model.quantize`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from layergraph.layers.quantized.quantizers import AbsMaxQuantizer, dequantized,
 
 
 class QuantizedEmbedding(QuantizedLayer, Embedding):
-    """An Embedding of int8 or int4, with a scale for each id, or for each block of an id's vector."""
+    """An int8 or int4 Embedding, with a scale per id, or per block of an id's vector."""
 
     storage = replace(QuantizedLayer.storage, null_regularizer=True)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the embeddings, and what belongs to them."""
+        """Creates the embeddings and their scales."""
         packed = self.quantization.mode == "int4"
         self.add_array(
             "embeddings", (self.input_dim, (self.output_dim + 1) // 2 if packed else self.output_dim), "int8"
@@ -36,12 +36,12 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
         self.add_array("g_idx", (self.output_dim,), "float32")
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
-        """Keras 3.2 has a scale for each feature instead."""
+        """Adapts to Keras 3.2, which has a scale per feature instead."""
         if self.quantization.mode == "int8" and shapes[1:] == [(self.output_dim,)]:
             self.own_weights[1].shape = shapes[1]
 
     def bind(self, binder: Binder) -> Any:
-        """The weights; the embeddings of int4 as one number each."""
+        """Returns the weights; int4 embeddings are unpacked to one value per element."""
         w = super().bind(binder)
         w.unscaled = False
         if self.quantization.mode == "int4":
@@ -49,13 +49,13 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
         return w
 
     def bind_unscaled(self, binder: Binder) -> Any:
-        """The weights, for integers as they are kept."""
+        """Returns weights for lookups of the stored integers without scaling."""
         w = self.bind(binder)
         w.unscaled = True
         return w
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """The vectors of the ids. Raises DataError for an id that has none."""
+        """Looks up the vectors of the ids. Raises DataError for an id outside of the table."""
         ids = self.known_ids(inputs)
         vectors: torch.Tensor = torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
         if w.unscaled:
@@ -67,10 +67,10 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
 
 
 class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
-    """A ReversibleEmbedding of int8 or int4. It makes no masks, as in Keras."""
+    """An int8 or int4 ReversibleEmbedding. It creates no masks, as in Keras."""
 
     def build(self, input_shape: Any) -> None:
-        """Creates the embeddings, and those of the way back if they are others."""
+        """Creates the embeddings and, if not tied, the reverse embeddings."""
         super().build(input_shape)
         if self.tie_weights:
             return
@@ -85,11 +85,11 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
 
     @property
     def activation_quantizer(self) -> AbsMaxQuantizer | None:
-        """What makes integers of the vectors on the way back; as long as nothing is said, there is one."""
+        """Quantizer of the vectors in the reverse projection; AbsMaxQuantizer if there is no config."""
         return AbsMaxQuantizer() if self.quantization_config is None else super().activation_quantizer
 
     def bind(self, binder: Binder) -> Any:
-        """The weights, and the kernel of the way back, (output_dim, input_dim), and by what to divide."""
+        """Returns the weights, with the reverse kernel, (output_dim, input_dim), and its divisor."""
         w = super().bind(binder)
         values, scale, zero = w.embeddings.t(), w.embeddings_scale.t(), getattr(w, "embeddings_zero", None)
         zero = None if zero is None else zero.t()
@@ -104,7 +104,7 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
         return w
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
-        """The vectors of ids, or the logits of vectors."""
+        """Looks up the vectors of ids or, with `reverse`, computes the logits of vectors."""
         if not reverse:
             return super().forward(context, w, inputs)
         quantizer, scale = self.activation_quantizer, None
@@ -120,5 +120,5 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
         return capped(logits, self.logit_soft_cap)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """None."""
+        """None, as in Keras."""
         return None

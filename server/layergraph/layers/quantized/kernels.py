@@ -1,7 +1,7 @@
-"""Kernels in few bits: how Keras 3 keeps them, and what they are multiplied as.
+"""Quantized kernels: how Keras 3 stores them and multiplies with them.
 
-A kernel is a matrix of rows, over which a product sums, and columns. Where inputs are quantised as well, integers are
-multiplied, as float32, which holds their sums, and the product is divided by the scales.
+A kernel is stored as a matrix with rows, which a product sums over, and columns. If inputs are quantized as well, the
+product is one of integers, computed in float32, which represents their sums, and is divided by the scales.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _ZEROS, _ONES = initializer("zeros"), initializer("ones")
 
 
 def _quantized_policy(value: Any) -> DTypePolicy:
-    """Validator: a policy that quantises."""
+    """Validator: a dtype policy with quantization."""
     policy = any_dtype_policy(value)
     if policy.quantization is None:
-        raise ConfigError(f"dtype policy '{policy.name}' quantises nothing")
+        raise ConfigError(f"dtype policy '{policy.name}' has no quantization, expected one that has")
     return policy
 
 
 class QuantizedLayer(Layer):
-    """What layers whose policy quantises them have in common. Only such a file makes one."""
+    """Base of layers whose dtype policy quantizes them; created from files only."""
 
     dtype: Any = option(_quantized_policy, kw_only=True)
     quantization_config: Any = option(optional(quantization_config), default=None, kw_only=True)
@@ -53,25 +53,25 @@ class QuantizedLayer(Layer):
 
     @property
     def keras_class_name(self) -> str:
-        """The class's name in files is that of the layer that isn't quantised."""
+        """Class name in files: that of the layer without quantization."""
         return type(self).__name__.removeprefix("Quantized")
 
     @property
     def quantization(self) -> Quantization:
-        """How the kernel is kept."""
+        """How the kernel is quantized."""
         found = self.dtype_policy.quantization
         assert found is not None
         return found
 
     @property
     def block(self) -> int | None:
-        """So many rows share a scale; None where all do."""
+        """Number of rows that share a scale; None if all rows share one."""
         config = self.quantization_config
         return _block(config.block_size) if isinstance(config, Int4QuantizationConfig) else self.quantization.block
 
     @property
     def activation_quantizer(self) -> AbsMaxQuantizer | None:
-        """What makes integers of inputs, too."""
+        """Quantizer of the inputs, or None if inputs aren't quantized."""
         if self.quantization_config is not None:
             chosen: AbsMaxQuantizer | None = self.quantization_config.activation_quantizer
             return chosen
@@ -79,21 +79,21 @@ class QuantizedLayer(Layer):
 
     @property
     def goes_by_policy(self) -> bool:
-        """Whether its policy says all."""
+        """Whether the dtype policy alone determines the quantization, so that no config has to be saved."""
         plain = AbsMaxQuantizer().get_config() if self.quantization.mode == "int8" else None
         chosen = self.activation_quantizer
         return plain == (None if chosen is None else chosen.get_config())
 
     def add_array(self, name: str, shape: Shape, dtype: str | None = None) -> None:
-        """An array that no training changes; scales are ones at first."""
+        """Creates an array that isn't trainable; scales are initialised to ones, others to zeros."""
         self.add_weight(name, shape, _ONES if "scale" in name else _ZEROS, trainable=False, dtype=dtype)
 
     def groups(self, rows: int) -> int:
-        """How many scales there are for so many rows."""
+        """Number of scales for this many rows."""
         return 1 if self.block is None else math.ceil(rows / self.block)
 
     def bind_unscaled(self, binder: Binder) -> Any:
-        """The weights for a call past Keras's quantised maths, which takes what is kept as it is."""
+        """Returns weights for calls that bypass Keras's quantized computation and use the stored values directly."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -106,13 +106,13 @@ def _block(size: int | None) -> int | None:
 
 
 class QuantizedKernel(QuantizedLayer):
-    """A layer with one kernel that is quantised: Dense or EinsumDense.
+    """A layer with one quantized kernel: Dense or EinsumDense.
 
-    kernel_shape   of the kernel as it is multiplied
-    rows, columns  of the matrix that it is kept as
+    kernel_shape   shape of the kernel in the product
+    size           rows and columns of the matrix that it is stored as
     """
 
-    #: Keras's name of the zeros of a calibrated kernel.
+    #: Keras's name for the zero points of a calibrated kernel.
     zero_name = "kernel_zero"
 
     def add_kernel(
@@ -123,10 +123,10 @@ class QuantizedKernel(QuantizedLayer):
         packed_shape: tuple[int, ...],
         add_bias: Callable[[], None],
     ) -> None:
-        """Creates kernel, bias and scales in the order of files.
+        """Creates kernel, bias and scales in file order.
 
-        `size` are rows and columns, `scale_shape` that of scales of int8, `packed_shape` the kernel's as int4 before
-        Keras 3.14.
+        `size` is (rows, columns), `scale_shape` the shape of the scales of int8, `packed_shape` that of the int4 kernel
+        before Keras 3.14.
         """
         self.kernel_shape, self.size = shape, size
         self.packed_by_rows, self._packed_shape, self._scale_shape = False, packed_shape, scale_shape
@@ -174,11 +174,11 @@ class QuantizedKernel(QuantizedLayer):
         self.add_array(self.zero_name, (columns, self.groups(rows)), "uint8")
 
     def add_float_kernel(self) -> None:
-        """Creates the kernel of a layer that computes in float8, which keeps it whole."""
+        """Creates the kernel of a float8 layer, which is stored unquantized."""
         raise NotImplementedError
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
-        """Keras 3.11 to 3.13 pack two rows in a byte, and quantise inputs unless something else is said."""
+        """Adapts to Keras 3.11 to 3.13, which pack two rows per byte and quantize inputs by default."""
         kernel, scale = self.own_weights[0], self.own_weights[-1]
         old = self.quantization.mode == "int4" and self.block is None and shapes
         if old and shapes[0] == self._packed_shape and shapes[0] != kernel.shape:
@@ -187,23 +187,23 @@ class QuantizedKernel(QuantizedLayer):
 
     @property
     def activation_quantizer(self) -> AbsMaxQuantizer | None:
-        """What makes integers of inputs, too."""
+        """Quantizer of the inputs, or None if inputs aren't quantized."""
         if self.packed_by_rows and self.quantization_config is None:
             return AbsMaxQuantizer()
         whole = self.quantization.mode in ("int8", "int4") and self.block is None
         return super().activation_quantizer if whole else None
 
-    # Maths.
+    # Computation.
 
     def bind(self, binder: Binder) -> Any:
-        """The weights; in place of the kernel as it is kept the one that is multiplied, and by what to divide."""
+        """Returns the weights, with the kernel in the form that is multiplied and the divisor of the product."""
         w = super().bind(binder)
         w.divisor, w.unscaled = None, False
         getattr(self, f"_bind_{self.quantization.mode}")(w)
         return w
 
     def bind_unscaled(self, binder: Binder) -> Any:
-        """The weights, the kernel as it is kept. One that was calibrated Keras can't multiply so: it is scaled."""
+        """Returns the weights with the stored kernel values; Keras can't multiply a calibrated kernel unscaled."""
         w = super().bind(binder)
         w.divisor, w.unscaled = None, True
         if self.quantization.mode == "int4":
@@ -216,14 +216,14 @@ class QuantizedKernel(QuantizedLayer):
         return w
 
     def _unpacked(self, stored: torch.Tensor) -> torch.Tensor:
-        """The integers of four bits, (rows, columns) or, of Keras before 3.14, as they are multiplied."""
+        """The int4 values, (rows, columns) or, before Keras 3.14, in the shape of the product's kernel."""
         if not self.packed_by_rows:
             return unpacked(stored, self.size[1], -1)
         axis = next(i for i, n in enumerate(self._packed_shape) if n != self.kernel_shape[i])
         return unpacked(stored, self.kernel_shape[axis], axis)
 
     def _floats(self, values: torch.Tensor) -> torch.Tensor:
-        """Integers as floats; those to be multiplied with integers as float32."""
+        """Integers as floats: float32 if they are multiplied with integers."""
         return values.to(torch_dtype("float32" if self.activation_quantizer is not None else self.compute_dtype))
 
     def _bind_int8(self, w: Weights) -> None:
@@ -240,7 +240,7 @@ class QuantizedKernel(QuantizedLayer):
         w.kernel, w.divisor = self.scaled_later(self._floats(values), w.kernel_scale)
 
     def scaled_later(self, values: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A kernel (rows, columns) and by what its product is divided, from integers and the scale of each column."""
+        """Returns kernel and divisor of the product from integers (rows, columns) and the scale of each column."""
         return (values / scale.to(values.dtype)).reshape(self.kernel_shape), None
 
     def _bind_float8(self, w: Weights) -> None:
@@ -264,7 +264,9 @@ class QuantizedKernel(QuantizedLayer):
         axes: tuple[int, ...],
         aligned: Callable[[torch.Tensor], torch.Tensor] = lambda scale: scale,
     ) -> torch.Tensor:
-        """multiply(x, kernel). `axes` of x are summed over; `aligned` lays their scale out as the product."""
+        """Returns multiply(x, kernel). `axes` of x are summed over; `aligned` permutes their scale to the product's
+        layout. Raises GraphError for training in float8.
+        """
         kind = torch_dtype(self.compute_dtype)
         x = x.to(kind)
         if w.unscaled:
@@ -281,7 +283,7 @@ class QuantizedKernel(QuantizedLayer):
         scale = aligned(scale)
         y = multiply(integers, w.kernel).to(kind) / (scale if w.divisor is None else w.divisor * scale)
         if torch.is_grad_enabled() and x.requires_grad:
-            # The gradient is that of the product with x itself, whatever was rounded.
+            # Straight-through estimator: the gradient is that of the product with the unrounded x.
             plain = multiply(x, w.kernel.to(kind))
             plain = plain if w.divisor is None else plain / w.divisor
             y = y + (plain - plain.detach())

@@ -1,4 +1,4 @@
-"""Quantisers: numbers in few bits and back (keras.quantizers), and the configs that name them."""
+"""Quantizers (keras.quantizers) and the quantization configs that name them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _FLOAT8_MAX = 448.0
 
 
 class AbsMaxQuantizer(Configurable):
-    """Integers of at most `value_range`, each row by its own largest value (keras.quantizers.AbsMaxQuantizer).
+    """Quantizes to integers within `value_range`, each row by its maximum (keras.quantizers.AbsMaxQuantizer).
 
-    axis   over which the largest is taken, where a layer doesn't say it
+    axis   axes of the maximum, where a layer doesn't set them
     """
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
@@ -35,21 +35,21 @@ class AbsMaxQuantizer(Configurable):
     output_dtype: str = option(one_of("int8"), default="int8")
 
     def __call__(self, x: torch.Tensor, axes: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The integers, as float32, and by what x was multiplied for them, which has length 1 along `axes`."""
+        """Returns the integers, as float32, and the scale that x was multiplied by, of length 1 along `axes`."""
         low, high = self.value_range
         largest = x.abs().amax(axes, keepdim=True) + self.epsilon
-        # A Python number divided by a tensor would be its reciprocal times that, which rounds otherwise.
+        # A Python number divided by a tensor is computed as a product with the reciprocal, which rounds differently.
         scale = torch.full_like(largest, high) / largest
         return torch.round(x * scale).clamp(low, high).float(), scale
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config; the axis only where there is one."""
+        """Keras's config, without `axis` if it is None."""
         config = super().get_config()
         return {key: value for key, value in config.items() if key != "axis" or value is not None}
 
 
 def quantizer(value: Any) -> AbsMaxQuantizer:
-    """Validator: a quantiser."""
+    """Validator: a quantizer."""
     return resolve("quantizer", value, {"AbsMaxQuantizer": AbsMaxQuantizer})
 
 
@@ -59,11 +59,11 @@ class _Config(Configurable):
 
 
 class Int8QuantizationConfig(_Config):
-    """Kernels of int8; inputs, too, where there is an activation quantiser."""
+    """int8 kernels; inputs are quantized, too, if there is an activation quantizer."""
 
 
 class Int4QuantizationConfig(_Config):
-    """Kernels of four bits, with a scale for each `block_size` inputs."""
+    """int4 kernels, with a scale for each `block_size` inputs."""
 
     weight_quantizer: Any = option(optional(quantizer), default=None)
     activation_quantizer: Any = option(optional(quantizer), default=None)
@@ -71,15 +71,15 @@ class Int4QuantizationConfig(_Config):
 
 
 class Float8QuantizationConfig(_Config):
-    """Products of float8."""
+    """float8 products."""
 
     def get_config(self) -> dict[str, Any]:
-        """Nothing can be said."""
+        """Empty: the config has no options."""
         return {}
 
 
 class _Calibrated(_Config):
-    """How a kernel was found from data, which says nothing that the policy doesn't."""
+    """How a kernel was calibrated; irrelevant beside the policy."""
 
     dataset: Any = option(anything, default=None)
     tokenizer: Any = option(anything, default=None)
@@ -90,14 +90,14 @@ class _Calibrated(_Config):
     quantization_layer_structure: Any = option(anything, default=None)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config, without the layers that were looked at."""
+        """Keras's config, without the dataset and the layers used in calibration."""
         config = super().get_config()
         del config["weight_quantizer"], config["activation_quantizer"]
         return {**config, "dataset": None, "tokenizer": None, "quantization_layer_structure": None}
 
 
 class GPTQConfig(_Calibrated):
-    """Frantar et al., 2022."""
+    """Config of GPTQ (Frantar et al., 2022)."""
 
     per_channel: Any = option(anything, default=True)
     hessian_damping: float = option(number, default=0.01)
@@ -106,7 +106,7 @@ class GPTQConfig(_Calibrated):
 
 
 class AWQConfig(_Calibrated):
-    """Lin et al., 2023."""
+    """Config of AWQ (Lin et al., 2023)."""
 
     num_grid_points: int = option(integer, default=20)
 
@@ -118,19 +118,19 @@ _CONFIGS: dict[str, type[_Config]] = {
 
 
 def quantization_config(value: Any) -> _Config:
-    """Validator: Keras's object of how a layer was quantised."""
+    """Validator: a quantization config, or Keras's serialised form of one."""
     if not isinstance(value, (dict, _Config)):
-        raise Expected("a quantisation config")
+        raise Expected("a quantization config")
     return resolve("quantization config", value, _CONFIGS)
 
 
-# Numbers.
+# Number formats.
 
 
 def unpacked(stored: torch.Tensor, length: int, axis: int) -> torch.Tensor:
-    """Two numbers of four bits out of each byte, the low one first, along `axis`, `length` of them.
+    """Unpacks two 4-bit numbers per byte, the low one first, to `length` numbers along `axis`.
 
-    Those of signed bytes are signed (keras.quantizers.unpack_int4).
+    Numbers from signed bytes are signed (keras.quantizers.unpack_int4).
     """
     low, high = stored & 15, (stored >> 4) & 15
     if stored.dtype == torch.int8:
@@ -142,13 +142,13 @@ def unpacked(stored: torch.Tensor, length: int, axis: int) -> torch.Tensor:
 def dequantized(
     values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, groups: torch.Tensor, axis: int
 ) -> torch.Tensor:
-    """(values - zero) * scale, of the group of each place along `axis` (Keras's dequantize_with_sz_map)."""
+    """Returns (values - zero) * scale, by the group of each index along `axis` (Keras's dequantize_with_sz_map)."""
     places = groups.to(torch.int32)
     scale, zero = scale.index_select(axis, places), zero.index_select(axis, places)
     return (values - zero.to(scale.dtype)) * scale
 
 
 def float8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """x as float8 has it, e4m3 (keras.quantizers.quantize_and_dequantize)."""
+    """Rounds x to float8 e4m3 (keras.quantizers.quantize_and_dequantize)."""
     scale = scale.to(x.dtype)
     return (x / scale).clamp(-_FLOAT8_MAX, _FLOAT8_MAX).to(torch.float8_e4m3fn).to(x.dtype) * scale

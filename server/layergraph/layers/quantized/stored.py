@@ -1,4 +1,4 @@
-"""What the arrays of a file tell about how a kernel was quantised, where its config tells nothing."""
+"""Infers a kernel's quantization from the arrays of a file, where the config lacks it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layergraph.layers.core.einsum import EinsumDense
 
 
 class StoredForm(Protocol):
-    """An array of a file, of which the form is known."""
+    """An array of a file, of known shape and dtype."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -21,13 +21,13 @@ class StoredForm(Protocol):
 
 
 def stored_quantization(layer: EinsumDense, arrays: Mapping[str, StoredForm]) -> Quantization | None:
-    """How the kernel of a layer that was built without is kept, by arrays with their names or positions.
+    """Returns the quantization of a layer built without one, given the stored arrays by name or position.
 
-    None where the arrays are those of a kernel that is not quantised, or of none that is known.
+    None if the arrays are those of an unquantized kernel, or don't match any known quantization.
     """
     kernel = layer.own_weights[0].shape
     forms = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    # In files, the kernel comes first, but after the bias where it was calibrated.
+    # The kernel comes first in files, except after the bias if it is calibrated.
     bias = len(layer.own_weights) - 1
     stored, count = forms.get("kernel", forms.get("0")), len(forms) - bias
     calibrated = forms.get("kernel", forms.get(str(bias)))

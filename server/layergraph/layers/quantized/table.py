@@ -1,4 +1,4 @@
-"""The closed table of quantised layers: what a layer's class is where its policy quantises it."""
+"""The closed table of quantized layers: the class of a layer whose policy quantizes it."""
 
 from __future__ import annotations
 

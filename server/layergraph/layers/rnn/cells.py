@@ -1,4 +1,4 @@
-"""What recurrent layers compute in a step, and over all of them (keras.layers.SimpleRNNCell, LSTMCell, GRUCell)."""
+"""Recurrent cells: one timestep, and loops over all of them (keras.layers.SimpleRNNCell, LSTMCell, GRUCell)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from layergraph.regularizers import regularizer
 
 States: TypeAlias = Sequence[torch.Tensor]
 
-#: One step: (number of the step, states before) -> states after, the first of which is the output.
+#: One timestep: (its index, states before) -> states after, the first of which is the output.
 Step: TypeAlias = Callable[[int, States], list[torch.Tensor]]
 
-#: Is told the states after each step.
+#: Called with the states after each timestep.
 Watch: TypeAlias = Callable[[States], None]
 
 
 class Cell(Layer):
-    """Weights and maths of a recurrent layer, shared by the layer and the cell of its name.
+    """Weights and computation of a recurrent layer, shared by the layer and its cell.
 
-    Steps are numbered in the order in which they are taken: going backwards is the caller's business.
+    Timesteps are indexed in processing order: reversing them for `go_backwards` is up to the caller.
     """
 
     units: int = option(positive_int)
@@ -55,16 +55,16 @@ class Cell(Layer):
     recurrent_dropout: float = option(fraction, default=0.0, kw_only=True)
     seed: Any = option(anything, default=None, kw_only=True)
 
-    #: Matrices that stand side by side in the kernels.
+    #: Number of gates, whose matrices are concatenated in the kernels.
     gates = 1
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
-        """Features of each state. The first is the output's."""
+        """Number of features of each state. The first is the output's."""
         return (self.units,)
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Creates the kernels and the bias."""
+        """Creates kernels and bias."""
         width = self.gates * self.units
         for name, rows, init, penalty, limit in (
             ("kernel", input_shape[-1], self.kernel_initializer, self.kernel_regularizer, self.kernel_constraint),
@@ -76,7 +76,7 @@ class Cell(Layer):
                 self.recurrent_constraint,
             ),
         ):
-            # torch's loops see the transposed kernel.
+            # torch's loops take the transposed kernel.
             self.add_weight(name, (rows, width), init, memory_order=(1, 0), regularizer=penalty, constraint=limit)
         if self.use_bias:
             self.add_weight(
@@ -91,14 +91,14 @@ class Cell(Layer):
                 self._check_activation(chosen)
 
     def _check_activation(self, layer: Layer) -> None:
-        """Raises GraphError for a layer as the activation that gives another shape: steps aren't run to find shapes."""
+        """Raises GraphError if an activation layer changes the shape: shape inference doesn't run the timesteps."""
         gate = Tensor((None, self.units), self.compute_dtype, History(self, 0, 0))
         layer.build_for((gate,))
         shapes = [output.shape for output in infer(Invocation(layer, (gate,), {}, None))]
         if shapes != [gate.shape]:
             raise GraphError(
-                f"layer '{self.name}' ({type(self).__name__}): as its activation, layer '{layer.name}' "
-                f"({type(layer).__name__}) gives shape {shapes[0]}, expected {gate.shape}"
+                f"layer '{self.name}' ({type(self).__name__}): activation layer '{layer.name}' "
+                f"({type(layer).__name__}) returns shape {shapes[0]}, expected {gate.shape}"
             )
 
     def bias_shape(self) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class Cell(Layer):
         return (self.gates * self.units,)
 
     def first_bias(self) -> Any:
-        """The bias's initializer."""
+        """Initializer of the bias."""
         return self.bias_initializer
 
     def scan(
@@ -120,18 +120,18 @@ class Cell(Layer):
         need_states: bool,
         watch: Watch | None = None,
     ) -> Scanned:
-        """Outputs (rows, steps, units) for x (rows, steps, features), and the states after the last step.
+        """Returns outputs (rows, timesteps, units) for x (rows, timesteps, features), and the final states.
 
-        mask          (rows, steps), False where a step is passed over: states stay, the last output is given again
+        mask          (rows, timesteps), False at timesteps to skip: states stay, and the last output is repeated
         need_states   whether the caller uses the states
-        watch         is told what each step gives, before masks: the states, the first of which is the output
+        watch         called with the states after each timestep, before masking; the first one is the output
         """
         x = x.to(w.kernel.dtype)
         if context.training and self.dropout and not self.recurrent_dropout:
             x = x * dropout_mask(context, x[:, 0], self.dropout)[:, None]
         if x.is_meta:
             return self._shapes(w, x, states)
-        # Keras's products take one row of states for all of x; torch's loops read past the end of fewer than x has.
+        # Keras broadcasts a single row of states; torch's loops would read past its end.
         rows = x.shape[0]
         states = [state if state.shape[0] == rows else state.expand(rows, -1) for state in states]
         if watch is None and not (context.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
@@ -144,20 +144,20 @@ class Cell(Layer):
     def fused(
         self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
-        """What `scan` gives, by one of torch's own loops; None where none computes this."""
+        """Computes `scan` by one of torch's fused loops; None if none supports the options."""
         return None
 
     def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
-        """The step over x (rows, steps, features). What doesn't depend on states is computed here, for all steps."""
+        """Returns the step function for x (rows, timesteps, features). What doesn't depend on states is precomputed."""
         raise NotImplementedError
 
     def projected(
         self, context: CallContext, w: Weights, x: torch.Tensor, bias: torch.Tensor | None
     ) -> Sequence[torch.Tensor]:
-        """x @ kernel + bias of each step, by one matrix product (rows, gates * units)."""
+        """Computes x @ kernel + bias of all timesteps, in one product: (rows, gates * units) each."""
         x = x.transpose(0, 1)
         if context.training and self.dropout and self.recurrent_dropout:
-            # With recurrent dropout, Keras drops other inputs for each gate.
+            # With recurrent dropout, Keras uses a different input mask for each gate.
             parts = [
                 (x * dropout_mask(context, x[0], self.dropout)) @ kernel
                 for kernel in w.kernel.chunk(self.gates, dim=-1)
@@ -167,14 +167,14 @@ class Cell(Layer):
         return product(x, w.kernel, bias).unbind(0)
 
     def recurrent_masks(self, context: CallContext, x: torch.Tensor) -> list[torch.Tensor] | None:
-        """What each gate's state is multiplied by, the same in all steps; None without recurrent dropout."""
+        """Returns the dropout mask of each gate's state, shared by all timesteps; None without recurrent dropout."""
         if not (context.training and self.recurrent_dropout):
             return None
         like = x.new_empty((x.shape[0], self.units))
         return [dropout_mask(context, like, self.recurrent_dropout) for _ in range(self.gates)]
 
     def _shapes(self, w: Weights, x: torch.Tensor, states: States) -> Scanned:
-        """Without values, shapes are told rather than computed: thousands of steps on `meta` take seconds."""
+        """Infers shapes on `meta` without running the timesteps: thousands of them take seconds."""
         if x.shape[2] != w.kernel.shape[0]:
             raise GraphError(f"got {x.shape[2]} features, expected {w.kernel.shape[0]}")
         return x.new_empty((x.shape[0], x.shape[1], self.state_sizes[0])), list(states)
@@ -190,7 +190,7 @@ def _watched(step: Step, watch: Watch) -> Step:
 
 
 def _loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None) -> Scanned:
-    """Step by step. `x` tells rows, steps and type."""
+    """Runs the timesteps one by one. `x` provides the number of rows and timesteps, and the dtype."""
     steps = x.shape[1]
     states = list(states)
     output = torch.zeros_like(states[0])
@@ -208,7 +208,7 @@ def _loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None
 
 
 def _recurrent(h: torch.Tensor, kernel: torch.Tensor, masks: list[torch.Tensor] | None) -> torch.Tensor:
-    """h @ kernel, with a mask of its own on h for each gate."""
+    """Computes h @ kernel, with a separate mask on h for each gate."""
     if masks is None:
         return h @ kernel
     return torch.cat([(h * mask) @ part for mask, part in zip(masks, kernel.chunk(len(masks), -1), strict=True)], -1)
@@ -220,7 +220,7 @@ class SimpleCell(Cell):
     def fused(
         self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
-        """By torch's loop, for tanh and relu."""
+        """Uses torch's loop, for tanh and relu."""
         if self.activation not in (tanh, relu):
             return None
         bias = w.bias if self.use_bias else None
@@ -228,32 +228,32 @@ class SimpleCell(Cell):
         return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
 
     def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
-        """The formula above."""
+        """Step function of the formula above."""
         inputs = self.projected(context, w, x, w.bias if self.use_bias else None)
         masks = self.recurrent_masks(context, x)
 
         def take(t: int, states: States) -> list[torch.Tensor]:
-            # A layer as the activation may give another type.
+            # An activation layer may return another dtype.
             return [self.activation(inputs[t] + _recurrent(states[0], w.recurrent_kernel, masks)).to(x.dtype)]
 
         return take
 
 
 class GatedCell(Cell):
-    """A cell with gates, which have an activation of their own."""
+    """A cell with gates, which have a separate activation."""
 
     recurrent_activation: Activation = option(activation, default="sigmoid")
 
     @property
-    def usual(self) -> bool:
-        """Whether activations are those of torch's own loops."""
+    def uses_standard_activations(self) -> bool:
+        """Whether the activations are those of torch's fused loops."""
         return self.activation is tanh and self.recurrent_activation is sigmoid
 
 
 class LstmCell(GatedCell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997), with gates i, f, o and candidate g:
 
-    c = f * c + i * g, h = o * activation(c). Kernels hold i, f, g, o side by side.
+    c = f * c + i * g, h = o * activation(c). Kernels concatenate i, f, g, o.
     """
 
     unit_forget_bias: bool = option(boolean, default=True, kw_only=True)
@@ -266,14 +266,14 @@ class LstmCell(GatedCell):
         return (self.units, self.units)
 
     def first_bias(self) -> Any:
-        """Ones for the forget gate, if asked for."""
+        """Initializer of the bias: ones for the forget gate with `unit_forget_bias`."""
         return ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer
 
     def fused(
         self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
-        """By torch's loop, for tanh and sigmoid."""
-        if not self.usual:
+        """Uses torch's loop, for tanh and sigmoid."""
+        if not self.uses_standard_activations:
             return None
         loop, first_steps = recurrent_kernels.lstm(w.kernel, w.recurrent_kernel, w.bias if self.use_bias else None)
         if mask is None:
@@ -281,7 +281,7 @@ class LstmCell(GatedCell):
         return recurrent_kernels.masked(loop, x, states, mask, first_steps if need_states else None)
 
     def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
-        """The formula above."""
+        """Step function of the formula above."""
         inputs = self.projected(context, w, x, w.bias if self.use_bias else None)
         masks = self.recurrent_masks(context, x)
         gate, active = self.recurrent_activation, self.activation
@@ -296,7 +296,7 @@ class LstmCell(GatedCell):
 
 
 class ForgetBias:
-    """First bias of an LSTM: what `initializer` gives, but ones for the forget gate (Jozefowicz et al., 2015)."""
+    """Initial bias of an LSTM: `initializer`, but ones for the forget gate (Jozefowicz et al., 2015)."""
 
     def __init__(self, initializer: Initializer) -> None:
         self._initializer = initializer
@@ -310,9 +310,9 @@ class ForgetBias:
 class GruCell(GatedCell):
     """Gated recurrent unit (Cho et al., 2014), with gates z (update) and r (reset), and candidate g:
 
-    h = z * h + (1 - z) * g. Kernels hold z, r, g side by side.
+    h = z * h + (1 - z) * g. Kernels concatenate z, r, g.
 
-    reset_after   r multiplies h @ recurrent_kernel + bias (cuDNN's way, with two biases), not h before it
+    reset_after   whether r multiplies h @ recurrent_kernel + bias (as in cuDNN, with two biases) rather than h
     """
 
     reset_after: bool = option(boolean, default=True, kw_only=True)
@@ -326,14 +326,14 @@ class GruCell(GatedCell):
     def fused(
         self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool
     ) -> Scanned | None:
-        """By torch's loop, for tanh, sigmoid and `reset_after`."""
-        if not (self.usual and self.reset_after):
+        """Uses torch's loop, for tanh, sigmoid and `reset_after`."""
+        if not (self.uses_standard_activations and self.reset_after):
             return None
         loop = recurrent_kernels.gru(w.kernel, w.recurrent_kernel, w.bias if self.use_bias else None)
         return loop(x, states) if mask is None else recurrent_kernels.masked(loop, x, states, mask)
 
     def step(self, context: CallContext, w: Weights, x: torch.Tensor) -> Step:
-        """The formula above."""
+        """Step function of the formula above."""
         bias = recurrent_bias = None
         if self.use_bias:
             bias, recurrent_bias = w.bias.unbind(0) if self.reset_after else (w.bias, None)

@@ -1,4 +1,4 @@
-"""LSTMs whose gates are convolutions (keras.layers.ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)."""
+"""Convolutional LSTMs (keras.layers.ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _GATES = 4
 
 class _ConvLstm(WindowedConvolution, Recurrent):
     """Convolutional LSTM (Shi et al., 2015): c = f * c + i * g, h = o * activation(c), where the gates i, f, o and the
-    candidate g are convolutions of the step (with strides, padding and dilation) and of h (as long as it is).
+    candidate g are convolutions of the input (with strides, padding and dilation) and of h (with 'same' padding).
 
-    Input (rows, steps, *spatial, channels), output (rows, *spatial, filters), or with `return_sequences`
-    (rows, steps, *spatial, filters); with data_format='channels_first' channels and filters stand before the spatial
+    Input (rows, timesteps, *spatial, channels), output (rows, *spatial, filters), or with `return_sequences`
+    (rows, timesteps, *spatial, filters); with data_format='channels_first' channels and filters precede the spatial
     axes. Kernels are (*kernel_size, channels, 4 * filters) and (*kernel_size, filters, 4 * filters).
     """
 
@@ -64,7 +64,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
     storage = replace(Recurrent.storage, path=("cell",), scope="conv_lstm_cell")
 
     def setup(self) -> None:
-        """Brings sizes to one value an axis. Raises ConfigError for strides beside dilation, and for steps first."""
+        """Expands sizes to one value per axis. Raises ConfigError for strides with dilation, and for `time_major`."""
         super().setup()
         if self.time_major:
             raise ConfigError(f"{type(self).__name__}: option 'time_major' is true, expected false")
@@ -104,18 +104,18 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         mask: torch.Tensor | None = None,
         sequences_mask: torch.Tensor | None = None,
     ) -> Any:
-        """Outputs and, if asked for, the states h and c. Raises GraphError for shapes that don't fit."""
+        """Returns outputs and, if requested, the states h and c. Raises GraphError for incompatible shapes."""
         if sequences.ndim != self.rank + 3:
             raise GraphError(
-                f"got shape {tuple(sequences.shape)}, expected (rows, steps and {self.rank + 1} more axes)"
+                f"got shape {tuple(sequences.shape)}, expected (rows, timesteps and {self.rank + 1} more axes)"
             )
         if mask is None and self.mask_rule == "keras2":
             mask = sequences_mask
         mask = mask[0] if isinstance(mask, (list, tuple)) and mask else mask
         if mask is not None and not 2 <= mask.ndim <= self.rank + 2:
-            raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps) or more axes")
+            raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, timesteps) or more axes")
         inputs = self._inputs(context, w, sequences.to(w.kernel.dtype))
-        # The gates are (rows, steps, *spatial, filters * 4) here; states are without the steps.
+        # The gates are (rows, timesteps, *spatial, filters * 4) here; states lack the timesteps.
         states = self._first_states(inputs, self.starting_states(context, len(inputs), initial_state))
         outputs, states = self._scan(context, w, inputs, states, mask)
         self.keep_states(context, states)
@@ -127,12 +127,12 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         return [output, *(state.to(dtype) for state in states)] if self.return_state else output
 
     def _inputs(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The inputs' part in the gates, of all steps at once: they are taken as rows."""
+        """Computes the inputs' part of the gates, for all timesteps at once: they are treated as rows."""
         rows, steps = x.shape[:2]
         flat = x.reshape(rows * steps, *x.shape[2:])
         bias = w.bias if self.use_bias else None
         if context.training and self.dropout:
-            # One mask for all steps, another for each gate.
+            # The same mask at all timesteps, a different one for each gate.
             masks = [dropout_mask(context, x[:, 0], self.dropout)[:, None] for _ in range(_GATES)]
             kernels = w.kernel.chunk(_GATES, -1)
             biases = [None] * _GATES if bias is None else bias.chunk(_GATES)
@@ -167,10 +167,10 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         states: list[torch.Tensor],
         mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The outputs of all steps, in the order in which they are taken, and the states after the last."""
+        """Returns the outputs of all timesteps, in processing order, and the states after the last."""
         steps = range(inputs.shape[1])
         if inputs.is_meta:
-            # All steps are alike in shape; thousands of them on `meta` would take seconds.
+            # All timesteps have the same shape; thousands of them on `meta` would take seconds.
             after = self._step(w, inputs[:, 0], states, None)
             return after[0].unsqueeze(1).expand(-1, len(steps), *after[0].shape[1:]), after
         dropped = None
@@ -205,30 +205,30 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         return [gate(o) * active(c), c]
 
     def _same(self, h: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-        """The convolution of a state, which keeps its lengths."""
+        """Convolves a state with 'same' padding, which preserves its lengths."""
         pads = [same_padding(n, size, 1) for n, size in zip(self.lengths(h), self.kernel_size, strict=True)]
         return self.plain_convolution(self.padded(h, pads), kernel)
 
 
 def _over(counts: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Truth values for the first axes, in as many axes as `like` has."""
+    """Appends axes of length 1 to booleans for the first axes of `like`."""
     return counts.reshape(*counts.shape, *[1] * (like.ndim - counts.ndim))
 
 
 class ConvLSTM1D(_ConvLstm):
-    """Over one spatial axis (keras.layers.ConvLSTM1D)."""
+    """Convolutional LSTM over one spatial axis (keras.layers.ConvLSTM1D)."""
 
     rank = 1
 
 
 class ConvLSTM2D(_ConvLstm):
-    """Over images (keras.layers.ConvLSTM2D)."""
+    """Convolutional LSTM over images (keras.layers.ConvLSTM2D)."""
 
     rank = 2
 
 
 class ConvLSTM3D(_ConvLstm):
-    """Over volumes (keras.layers.ConvLSTM3D)."""
+    """Convolutional LSTM over volumes (keras.layers.ConvLSTM3D)."""
 
     rank = 3
 

@@ -1,7 +1,7 @@
-"""A GRU over whole sequences with its gradients written out, for training on the processor.
+"""A GRU over entire sequences with explicit gradients, for training on the CPU.
 
-torch's own GRU records twenty operations a step there, and goes back through each. Here a step is five operations forth
-and three back, as what doesn't wait for the step before is done for all steps at once.
+torch's own GRU records twenty operations per timestep there, and runs each one's backward. Here a timestep takes five
+operations forward and three backward; what doesn't depend on the previous timestep is computed for all at once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Tensor = torch.Tensor
 
 
 def gru_sequence(x: Tensor, h: Tensor, kernel: Tensor, recurrent_kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """Outputs (rows, steps, units) for x (rows, steps, features) and h (rows, units), with `reset_after`.
+    """Returns outputs (rows, timesteps, units) for x (rows, timesteps, features) and h (rows, units); `reset_after`.
 
-    Gates stand in Keras's order: update z, reset r, candidate c. `bias` is (2, 3 * units), or None. With n, the
-    candidate's share of the state before it is reset:
+    Gates are in Keras's order: update z, reset r, candidate c. `bias` is (2, 3 * units), or None. With n, the
+    candidate's part from the state before the reset:
 
-        c = tanh(x's share + r * n), h = z * h + (1 - z) * c
+        c = tanh(x's part + r * n), h = z * h + (1 - z) * c
     """
     outputs: Tensor = _GruSequence.apply(x, h, kernel, recurrent_kernel, bias)  # type: ignore[no-untyped-call]
     return outputs
@@ -30,7 +30,7 @@ class _GruSequence(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, h: Tensor, kernel: Tensor, recurrent_kernel: Tensor, bias: Tensor | None
     ) -> Tensor:
-        """Takes all steps, and keeps what the way back needs."""
+        """Runs all timesteps, and saves what the backward pass needs."""
         (rows, steps, features), units = x.shape, h.shape[1]
         by_time = x.transpose(0, 1).reshape(steps * rows, features)
         flat = by_time @ kernel if bias is None else torch.addmm(bias[0], by_time, kernel)
@@ -43,7 +43,7 @@ class _GruSequence(torch.autograd.Function):
         states = x.new_empty((steps + 1, rows, units))
         states[0] = h
         inner = x.new_empty((steps, rows, units))
-        _take_steps(both, candidates, states, inner, recurrent_kernel, candidate_bias)
+        _run_timesteps(both, candidates, states, inner, recurrent_kernel, candidate_bias)
         ctx.save_for_backward(by_time, kernel, recurrent_kernel, gates, states, inner)
         ctx.biased = bias is not None
         return states[1:].transpose(0, 1)
@@ -51,19 +51,19 @@ class _GruSequence(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all arguments, each product with a kernel's gradient one for all steps."""
+        """Computes the gradients of all arguments; those of kernels and inputs in one product for all timesteps."""
         by_time, kernel, recurrent_kernel, gates, states, inner = ctx.saved_tensors
         steps, rows, units = inner.shape
         grads, start = _gate_gradients(grad.transpose(0, 1), recurrent_kernel, gates, states, inner)
         flat = grads.view(steps * rows, 4 * units)
-        # The candidate's share of x, z and r; then z, r and the candidate's share of the state.
+        # The candidate's part from x, z and r; then z, r and the candidate's part from the state.
         of_inputs, of_states = flat[:, : 3 * units], flat[:, units:]
         want_x, _, want_kernel, want_recurrent, want_bias = ctx.needs_input_grad
         x_grad = kernel_grad = recurrent_grad = bias_grad = None
         if want_x:
             turned = kernel.t().roll(units, 0)
             x_grad = (of_inputs @ turned).view(steps, rows, -1).transpose(0, 1)
-        # In the memory order of the kernels, for the optimizer's sake.
+        # In the memory order of the kernels, which the optimizer then doesn't have to change.
         if want_kernel:
             kernel_grad = (of_inputs.t() @ by_time).roll(-units, 0).t()
         if want_recurrent:
@@ -74,10 +74,10 @@ class _GruSequence(torch.autograd.Function):
         return x_grad, start, kernel_grad, recurrent_grad, bias_grad
 
 
-def _take_steps(
+def _run_timesteps(
     both: Tensor, candidates: Tensor, states: Tensor, inner: Tensor, kernel: Tensor, candidate_bias: Tensor | None
 ) -> None:
-    """Fills `states` from the second on, `inner` with n, and makes gates of x's shares in them: (steps, rows, ...)."""
+    """Fills `states` from index 1 on, `inner` with n, and makes x's parts gates in place: (timesteps, rows, ...)."""
     units = inner.shape[2]
     gates_kernel, candidate_kernel = kernel[:, : 2 * units], kernel[:, 2 * units :]
     h, *after = states.unbind(0)
@@ -95,9 +95,9 @@ def _take_steps(
 def _gate_gradients(
     grad: Tensor, kernel: Tensor, gates: Tensor, states: Tensor, inner: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients before the activations (steps, rows, 4, units): of c, z, r and n; and that of the first state.
+    """Returns gradients before the activations, (timesteps, rows, 4, units): of c, z, r and n; and of the first state.
 
-    First as they are for a gradient of 1 of h, all steps at once; then times h's gradient, from the last step back.
+    First those for a gradient of 1 of h, for all timesteps; then multiplied by h's gradient, from the last one back.
     """
     steps, rows, units = inner.shape
     z, r, c = gates.chunk(3, -1)

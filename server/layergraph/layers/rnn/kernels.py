@@ -1,8 +1,8 @@
-"""torch's own recurrent loops, for weights and masks as Keras has them.
+"""torch's fused recurrent loops, for Keras's weights and masks.
 
-They are many times faster than a loop in Python, and fit where activations are the usual ones. They know no masks: rows
-are packed so that the steps that count come first, which gives the same numbers, because what comes later changes
-nothing before it.
+They are many times faster than a loop in Python, and apply if the activations are the standard ones. They don't support
+masks: the unmasked timesteps of each row are moved to the front, which gives the same numbers, because later timesteps
+don't affect earlier ones.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import torch
 
 from layergraph.layers.rnn.gradients import gru_sequence
 
-#: (outputs of all steps, states after the last).
+#: (outputs of all timesteps, states after the last).
 Scanned: TypeAlias = tuple[torch.Tensor, list[torch.Tensor]]
 
-#: A loop over (rows, steps, features) from given states.
+#: A loop over (rows, timesteps, features) from given states.
 Loop: TypeAlias = "Callable[[torch.Tensor, Sequence[torch.Tensor]], Scanned]"
 
 
 def fits(x: torch.Tensor) -> bool:
-    """Whether torch's loops take the data: there is some, of a type that the processor's kernels have."""
+    """Whether torch's loops support the input: it isn't empty, and its dtype has kernels on the device."""
     return x.numel() > 0 and (x.is_cuda or x.dtype in (torch.float32, torch.float64))
 
 
 def lstm(
     kernel: torch.Tensor, recurrent_kernel: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[Loop, Callable[[torch.Tensor, Sequence[torch.Tensor], torch.Tensor], Scanned]]:
-    """An LSTM with tanh and sigmoid, over whole rows and over the first `lengths` steps of each.
+    """LSTM with tanh and sigmoid: a loop over entire rows, and one over the first `lengths` timesteps of each row.
 
-    Keras's gates i, f, c, o stand in torch's order; Keras has one bias where torch adds two.
+    Keras's gates i, f, c, o are in torch's order; Keras has one bias where torch adds two.
     """
     weights = [kernel.t(), recurrent_kernel.t()]
     if bias is not None:
@@ -56,7 +56,7 @@ def lstm(
             torch.nn.utils.rnn.PackedSequence(data, *packed[1:]), batch_first=True, total_length=x.shape[1]
         )
         ends = [state[0][packed.unsorted_indices] for state in (h, c)]
-        # A row without any step that counts keeps its state.
+        # A row with all timesteps masked keeps its state.
         counts = (lengths > 0)[:, None]
         return y, [torch.where(counts, end, state) for end, state in zip(ends, states, strict=True)]
 
@@ -64,9 +64,9 @@ def lstm(
 
 
 def gru(kernel: torch.Tensor, recurrent_kernel: torch.Tensor, bias: torch.Tensor | None) -> Loop:
-    """A GRU with tanh, sigmoid and `reset_after`. Keras's gates z, r, h are torch's z, r, n in the order r, z, n.
+    """GRU with tanh, sigmoid and `reset_after`. Keras's gates z, r, h are torch's z, r, n, stored as r, z, n.
 
-    Where gradients are recorded on the processor, it is our own.
+    With gradients on the CPU, `gru_sequence` replaces torch's loop.
     """
 
     def reordered(gates: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def gru(kernel: torch.Tensor, recurrent_kernel: torch.Tensor, bias: torch.Tensor
 def simple_rnn(
     kernel: torch.Tensor, recurrent_kernel: torch.Tensor, bias: torch.Tensor | None, *, rectified: bool
 ) -> Loop:
-    """A plain recurrent network with tanh, or relu if `rectified`."""
+    """Simple recurrent network with tanh, or relu if `rectified`."""
     weights = [kernel.t(), recurrent_kernel.t()]
     if bias is not None:
         weights += [bias, torch.zeros_like(bias)]
@@ -111,15 +111,15 @@ def masked(
     mask: torch.Tensor,
     first_steps: Callable[[torch.Tensor, Sequence[torch.Tensor], torch.Tensor], Scanned] | None = None,
 ) -> Scanned:
-    """`whole` over the steps that `mask` (rows, steps) counts: at the others the state stays, and the output is that of
-    the step before, or 0 where there is none.
+    """Runs `whole` over the timesteps where `mask` (rows, timesteps) is True: at the others the state stays, and the
+    output is that of the timestep before, or 0 if there is none.
 
-    Only outputs give the state after a row's last step, so what has more states than its output needs `first_steps`.
+    The state after a row's last timestep is taken from the outputs, so layers with further states need `first_steps`.
     """
     rows, steps, features = x.shape
     counted = mask.to(torch.int64).cumsum(1)
     lengths = counted[:, -1]
-    # Steps that count go to the front, all others to one place behind the last, which is cut off.
+    # Unmasked timesteps go to the front, all others to an extra place at the end, which is cut off.
     place = torch.where(mask, counted - 1, steps)[:, :, None].expand(-1, -1, features)
     compact = x.new_zeros((rows, steps + 1, features)).scatter(1, place, x)[:, :steps]
     if first_steps is not None:

@@ -22,26 +22,26 @@ from layergraph.functional.weights import Weights
 from layergraph.layers.rnn.cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
 from layergraph.layers.rnn.kernels import Scanned
 
-#: For each cell, what is told its steps.
+#: The watch of each cell, or None.
 Watches: TypeAlias = Sequence[Watch | None]
 
-#: Options that only say how something is computed, or that the file's version tells; Keras doesn't save them.
+#: Options that don't affect results, or are set from the file's version; Keras doesn't save them.
 _UNSAVED = ("use_cudnn", "implementation", "mask_rule")
 
 
 class Recurrent(Layer):
-    """Takes a cell over the steps of (rows, steps, features); gives (rows, units), the output of the last step.
+    """Runs a cell over (rows, timesteps, features); returns the output of the last timestep, (rows, units).
 
-    return_sequences       gives the outputs of all steps, (rows, steps, units)
-    return_state           gives the states after the last step too
-    go_backwards           takes the steps from last to first; outputs come in that order
-    stateful               each batch of a training starts where the one before ended, row by row; elsewhere each call
-                           starts from zeros: a server's calls belong to different callers
-    zero_output_for_mask   gives 0 for masked steps rather than the output before
-    time_major             steps come before rows, in inputs and outputs; only in files of tf.keras
-    mask_rule              whether the inputs' mask holds beside tensors of `initial_state`: only in `keras2`
+    return_sequences       returns the outputs of all timesteps, (rows, timesteps, units)
+    return_state           also returns the states after the last timestep
+    go_backwards           processes the timesteps from last to first; outputs are in that order
+    stateful               each training batch starts from the final states of the one before, row by row; otherwise
+                           each call starts from zeros: a server's calls come from different clients
+    zero_output_for_mask   returns 0 at masked timesteps rather than the previous output
+    time_major             timesteps are axis 0 of inputs and outputs; only in files of tf.keras
+    mask_rule              whether the inputs' mask is used even if `initial_state` has tensors: only in `keras2`
 
-    In a masked step states stay and the output before is given again (0 if there is none).
+    At a masked timestep the states stay, and the previous output is repeated (0 if there is none).
     """
 
     return_sequences: bool = option(boolean, default=False, kw_only=True)
@@ -59,7 +59,7 @@ class Recurrent(Layer):
     storage = StorageLayout(null_regularizer=True)
 
     def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
-        """The cells that lie on one another, each with its bound weights."""
+        """Returns the stacked cells, each with its bound weights."""
         raise NotImplementedError
 
     def forward(
@@ -71,9 +71,9 @@ class Recurrent(Layer):
         mask: torch.Tensor | None = None,
         sequences_mask: torch.Tensor | None = None,
     ) -> Any:
-        """Outputs and, if asked for, states. Raises GraphError for shapes that don't fit."""
+        """Returns outputs and, if requested, states. Raises GraphError for incompatible shapes."""
         if sequences.ndim != 3:
-            raise GraphError(f"got shape {tuple(sequences.shape)}, expected (rows, steps, features)")
+            raise GraphError(f"got shape {tuple(sequences.shape)}, expected (rows, timesteps, features)")
         if self.time_major:
             sequences = sequences.transpose(0, 1)
             mask, sequences_mask = (m if m is None else m.transpose(0, 1) for m in (mask, sequences_mask))
@@ -87,8 +87,8 @@ class Recurrent(Layer):
         if mask is not None and self.go_backwards:
             mask = mask.flip(1)
         for watches in self.rehearsals(context):
-            self._through(context, cells, watches, sequences[:, :1], starts, None, need_states=False)
-        x, ends = self._through(
+            self._run_cells(context, cells, watches, sequences[:, :1], starts, None, need_states=False)
+        x, ends = self._run_cells(
             context, cells, self.watches(context), x, starts, mask, need_states=self.return_state or keeps
         )
         self.keep_states(context, ends)
@@ -100,7 +100,7 @@ class Recurrent(Layer):
             output = output.transpose(0, 1)
         return [output, *(state.to(dtype) for state in ends)] if self.return_state else output
 
-    def _through(
+    def _run_cells(
         self,
         context: CallContext,
         cells: list[tuple[Cell, Any]],
@@ -111,7 +111,7 @@ class Recurrent(Layer):
         *,
         need_states: bool,
     ) -> Scanned:
-        """Outputs of the last cell in all steps, and the states of all cells after the last one."""
+        """Returns the last cell's outputs at all timesteps, and the final states of all cells."""
         ends: list[torch.Tensor] = []
         for (cell, weights), watch in zip(cells, watches or [None] * len(cells), strict=True):
             here, starts = starts[: len(cell.state_sizes)], starts[len(cell.state_sizes) :]
@@ -120,27 +120,27 @@ class Recurrent(Layer):
         return x, ends
 
     def watches(self, context: CallContext) -> Watches | None:
-        """What is told the steps of each cell, if anything is."""
+        """Watches of the cells, or None."""
         return None
 
     def rehearsals(self, context: CallContext) -> list[Watches]:
-        """What is told the first step that is to be taken beforehand, for each time that it is."""
+        """Watches for extra runs of the first timestep before the sequence, one per run."""
         return []
 
     def starting_states(self, context: CallContext, rows: int, given: Any) -> Any:
-        """What the batch before ended with, if the layer keeps that and nothing else is given."""
+        """Returns the previous batch's final states if the layer is stateful and no states are given."""
         if not self.stateful or context.states is None or any(state is not None for state in flatten(given)):
             return given
         kept = context.states.get(self)
         return kept if kept and len(kept[0]) == rows else None
 
     def keep_states(self, context: CallContext, states: list[torch.Tensor]) -> None:
-        """Has the next batch start from these."""
+        """Stores the states that the next batch starts from."""
         if self.stateful and context.states is not None:
             context.states[self] = [state.detach() for state in states]
 
     def _starts(self, cells: list[tuple[Cell, Any]], x: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
-        """The states to start from, in the type that the cells compute in: those given, or zeros."""
+        """Returns the initial states, given or zeros, in the cells' compute dtypes."""
         sizes = [size for cell, _ in cells for size in cell.state_sizes]
         dtypes = [torch_dtype(cell.compute_dtype) for cell, _ in cells for _ in cell.state_sizes]
         given = [state for state in flatten(initial_state) if state is not None]
@@ -152,14 +152,14 @@ class Recurrent(Layer):
         return [state.to(dtype) for state, dtype in zip(given, dtypes, strict=True)]
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The mask of the steps, if all are given; states have none."""
+        """The timesteps' mask if sequences are returned; states have none."""
         known = next(iter(flatten(mask)), None) if self.return_sequences else None
         return [known] if self.return_state else known
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
         config = {key: value for key, value in super().get_config().items() if key not in _UNSAVED}
-        # Keras 3 doesn't know it, so that it refuses a model which it would compute wrongly.
+        # Keras 3 lacks the option, so it rejects a model that it would compute wrongly.
         return config if self.time_major else {key: value for key, value in config.items() if key != "time_major"}
 
 
@@ -168,24 +168,24 @@ def _last(x: torch.Tensor) -> torch.Tensor:
 
 
 def _fitting_mask(mask: Any, x: torch.Tensor) -> torch.Tensor | None:
-    """The mask as (rows, steps) of booleans. Raises GraphError for another shape."""
+    """Returns the mask as booleans (rows, timesteps). Raises GraphError for another shape."""
     if isinstance(mask, (list, tuple)):
         mask = mask[0] if mask else None
     if mask is None:
         return None
     fitting: torch.Tensor = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
     if fitting.ndim != 2 or (fitting.shape != x.shape[:2] and not x.is_meta):
-        raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, steps) = {tuple(x.shape[:2])}")
+        raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, timesteps) = {tuple(x.shape[:2])}")
     return fitting.to(torch.bool)
 
 
 class _OwnCell(Recurrent):
-    """A recurrent layer that is its own cell: the weights lie in it, and in files under `cell`."""
+    """A recurrent layer that is its own cell: it owns the weights, which files store under `cell`."""
 
     storage = replace(Recurrent.storage, path=("cell",))
 
     def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
-        """The layer itself."""
+        """Returns the layer itself."""
         assert isinstance(self, Cell)
         return [(self, w)]
 
@@ -209,27 +209,27 @@ class GRU(GruCell, _OwnCell):
 
 
 class _OneStep(Layer):
-    """A cell called as a layer: inputs (rows, features) and states give the output and the states after it."""
+    """A cell called as a layer: maps inputs (rows, features) and states to the output and the next states."""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, states: Any = None) -> Any:
-        """One step. Raises GraphError without states."""
+        """Computes one timestep. Raises GraphError without states."""
         if states is None:
-            raise GraphError("a cell is called on inputs and states, got no states")
+            raise GraphError("a cell must be called on inputs and states, got no states")
         assert isinstance(self, Cell)
         outputs, ends = self.scan(context, w, inputs[:, None], flatten(states), None, need_states=True)
         return [outputs[:, 0], *ends]
 
 
 class SimpleRNNCell(SimpleCell, _OneStep):
-    """The step of a SimpleRNN (keras.layers.SimpleRNNCell)."""
+    """One timestep of a SimpleRNN (keras.layers.SimpleRNNCell)."""
 
 
 class LSTMCell(LstmCell, _OneStep):
-    """The step of an LSTM (keras.layers.LSTMCell)."""
+    """One timestep of an LSTM (keras.layers.LSTMCell)."""
 
 
 class GRUCell(GruCell, _OneStep):
-    """The step of a GRU (keras.layers.GRUCell)."""
+    """One timestep of a GRU (keras.layers.GRUCell)."""
 
 
 _CELLS: Mapping[str, type[Layer]] = {"GRUCell": GRUCell, "LSTMCell": LSTMCell, "SimpleRNNCell": SimpleRNNCell}
@@ -253,17 +253,17 @@ def _cells(value: Any) -> list[Cell]:
         raise Expected("a list of cells")
     cells = [_cell(item) for item in value]
     if not all(isinstance(cell, Cell) for cell in cells):
-        raise Expected("a list of cells, without stacks in it")
+        raise Expected("a list of cells without stacks")
     return cells
 
 
 class StackedRNNCells(Layer):
-    """Cells on one another, each taking what the one below gives (keras.layers.StackedRNNCells)."""
+    """Stacked cells, each applied to the output of the one before (keras.layers.StackedRNNCells)."""
 
     cells: list[Cell] = option(_cells)
 
     def setup(self) -> None:
-        """Takes the cells in, under the names that they have in files."""
+        """Registers the cells as sublayers, by their names in files."""
         counts: Counter[str] = Counter()
         for cell in self.cells:
             name = snake_case(type(cell).__name__)
@@ -271,7 +271,7 @@ class StackedRNNCells(Layer):
             counts[name] += 1
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Builds each cell for what the one below gives."""
+        """Builds each cell for the output of the one before."""
         for cell in self.cells:
             if not cell.built:
                 cell.build(input_shape)
@@ -280,7 +280,7 @@ class StackedRNNCells(Layer):
 
 
 def _penalty(context: CallContext, cell: Cell, stack: StackedRNNCells | None = None) -> Watch:
-    """Adds activity regularisation of a step of a cell, and of its part in a step of the stack."""
+    """Returns a watch that adds activity regularisation of a cell's timestep, and of its part in the stack's."""
 
     def add(states: States) -> None:
         cell.penalize(context, [states[0], *states])
@@ -291,9 +291,9 @@ def _penalty(context: CallContext, cell: Cell, stack: StackedRNNCells | None = N
 
 
 class RNN(Recurrent):
-    """A recurrent layer made of a cell, or of several on one another (keras.layers.RNN).
+    """A recurrent layer made of a cell, or of several stacked ones (keras.layers.RNN).
 
-    With `return_state`, the states of a stack come as a list for each cell.
+    With `return_state`, the states of a stack are returned as one list per cell.
     """
 
     cell: Any = option(_cell)
@@ -301,7 +301,7 @@ class RNN(Recurrent):
     storage = StorageLayout()
 
     def setup(self) -> None:
-        """Takes the cell in."""
+        """Registers the cell as a sublayer."""
         self.sublayers["cell"] = self.cell
 
     def build(self, input_shape: Any, *others: Any) -> None:
@@ -312,13 +312,13 @@ class RNN(Recurrent):
             self.cell.built = True
 
     def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
-        """The cell, or those of the stack."""
+        """Returns the cell, or those of the stack."""
         if isinstance(self.cell, Cell):
             return [(self.cell, w["cell"])]
         return [(cell, w["cell"][name]) for name, cell in self.cell.sublayers.items()]
 
     def watches(self, context: CallContext) -> Watches | None:
-        """What adds activity regularisation of the cells: of the output and of each state, in each step."""
+        """Watches that add activity regularisation of the cells: of the output and each state, at each timestep."""
         if context.losses is None or all(layer.activity_regularizer is None for layer in self.cell.walk_layers()):
             return None
         if isinstance(self.cell, Cell):
@@ -326,7 +326,7 @@ class RNN(Recurrent):
         return [_penalty(context, cell, self.cell) for cell in self.cell.cells]
 
     def rehearsals(self, context: CallContext) -> list[Watches]:
-        """Keras counts the penalties of steps, too, that it takes to draw dropout for a stack, and to see shapes."""
+        """Keras also counts penalties of timesteps that it runs to create a stack's dropout masks or infer shapes."""
         watches = self.watches(context)
         if watches is None:
             return []
@@ -336,7 +336,7 @@ class RNN(Recurrent):
         return drawing if self.unroll else [*drawing, watches]
 
     def output_structure(self, outputs: list[Any]) -> Structure:
-        """As Keras nests the states of a stack."""
+        """Nests the states of a stack as Keras does."""
         if isinstance(self.cell, Cell) or not self.return_state:
             return super().output_structure(outputs)
         nested, rest = [outputs[0]], outputs[1:]
