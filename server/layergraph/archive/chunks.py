@@ -73,7 +73,9 @@ def _inflated(data: bytes, largest: int, name: str, path: Path) -> bytes:
         plain = inflate.decompress(data, largest + 1)
     except zlib.error:
         raise CorruptFileError(path, f"array '{name}' has a damaged chunk") from None
-    if len(plain) > largest or not inflate.eof:
+    if len(plain) <= largest and not inflate.eof:
+        raise CorruptFileError(path, f"array '{name}' has a truncated chunk")
+    if len(plain) > largest:
         raise CorruptFileError(path, f"array '{name}' has a chunk that inflates to more than {largest} bytes")
     return plain
 

@@ -99,7 +99,7 @@ def _window(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return np.asarray(value, "float32")
     if value not in ("hann", "hamming"):
-        raise Expected("'hann', 'hamming', numbers or nothing")
+        raise Expected("'hann', 'hamming', numbers or None")
     return value
 
 

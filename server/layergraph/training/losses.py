@@ -316,7 +316,7 @@ def _axes(value: Any) -> tuple[int, ...] | None:
     try:
         return None if value is None else list_of(integer)(value if isinstance(value, (list, tuple)) else (value,))
     except Expected:
-        raise Expected("an integer, a list of integers, or nothing") from None
+        raise Expected("an integer, a list of integers, or None") from None
 
 
 class Dice(Loss):

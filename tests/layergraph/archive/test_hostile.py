@@ -168,6 +168,11 @@ def damaged_chunk(group: h5py.Group, name: str) -> None:
     made.id.write_direct_chunk((0, 0), b"x" * 48)
 
 
+def truncated_chunk(group: h5py.Group, name: str) -> None:
+    made = group.create_dataset(name, (4, 3), "f4", chunks=(4, 3), compression="gzip")
+    made.id.write_direct_chunk((0, 0), zlib.compress(b"\0" * 48)[:-2])
+
+
 def damaged_member() -> bytes:
     """A deflated config whose first bytes aren't valid deflate data."""
     data = bytearray(keras(compression=zipfile.ZIP_DEFLATED))
@@ -323,6 +328,11 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
         lambda: keras(weights=state(replaced(inflating_chunk(47)))),
         CorruptFileError,
         "has a chunk of 47 bytes, expected 48",
+    ),
+    "a truncated chunk": (
+        lambda: keras(weights=state(replaced(truncated_chunk))),
+        CorruptFileError,
+        "has a truncated chunk",
     ),
     "a damaged chunk": (
         lambda: keras(weights=state(replaced(damaged_chunk))),

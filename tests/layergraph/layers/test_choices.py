@@ -188,6 +188,21 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ConfigError,
         "option 'mean' is .* expected numbers",
     ),
+    "a mean without a variance": (
+        lambda: layers.Normalization(mean=1.0),
+        ConfigError,
+        "got option 'mean' without 'variance', expected both or none",
+    ),
+    "a variance without a mean": (
+        lambda: layers.Normalization(variance=[1.0]),
+        ConfigError,
+        "got option 'variance' without 'mean', expected both or none",
+    ),
+    "a mean and a variance of other shapes": (
+        lambda: layers.Normalization(mean=[1.0], variance=[1.0, 2.0]),
+        ConfigError,
+        r"have shapes \(1,\) and \(2,\), expected equal shapes",
+    ),
     "rows of steps for a layer of Keras 1": (
         lambda: MaxoutDense(3, name="m")(layergraph.Input((2, 3))),
         GraphError,

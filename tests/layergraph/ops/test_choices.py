@@ -167,7 +167,7 @@ def test_a_short_time_transform_takes_any_window(window: Any) -> None:
 
 
 def test_a_window_has_the_length_of_the_sequences() -> None:
-    with pytest.raises(ConfigError, match="expected 'hann', 'hamming', numbers or nothing"):
+    with pytest.raises(ConfigError, match="expected 'hann', 'hamming', numbers or None"):
         OPERATIONS["STFT"](4, 2, 4, window="kaiser")
     with pytest.raises(GraphError, match=r"window has shape \(3,\), expected \(4,\)"):
         made("STFT", np.zeros((1, 8), "float32"), sequence_length=4, sequence_stride=2, fft_length=4, window=[1, 2, 3])

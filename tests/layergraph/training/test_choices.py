@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "axes that are no numbers": (
         lambda: LOSSES["Dice"](axis="all"),
         ConfigError,
-        "expected an integer, a list of integers, or nothing",
+        "expected an integer, a list of integers, or None",
     ),
     "the scale's own settings": (
         lambda: OPTIMIZERS["LossScaleOptimizer"].from_config({"inner_optimizer": "sgd", "weight_decay": 0.1}),

@@ -48,9 +48,7 @@ def output_mode(*modes: str) -> Any:
     accepted = one_of(*modes)
 
     def validate(value: Any) -> str:
-        return accepted(
-            {"binary": "multi_hot", "tf-idf": "tf_idf"}.get(value, value) if isinstance(value, str) else value
-        )
+        return accepted(_OLDER_MODES.get(value, value) if isinstance(value, str) else value)
 
     return validate
 

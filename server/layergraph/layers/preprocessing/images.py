@@ -215,10 +215,13 @@ class Normalization(Layer):
 
     def setup(self) -> None:
         """Raises ConfigError unless mean and variance are both given, with equal shapes, or both None."""
-        if (self.mean is None) != (self.variance is None) or np.shape(self.mean) != np.shape(self.variance):
+        if (self.mean is None) != (self.variance is None):
+            given, missing = ("variance", "mean") if self.mean is None else ("mean", "variance")
+            raise ConfigError(f"Normalization: got option '{given}' without '{missing}', expected both or none")
+        if np.shape(self.mean) != np.shape(self.variance):
             raise ConfigError(
                 f"Normalization: options 'mean' and 'variance' have shapes {np.shape(self.mean)} and "
-                f"{np.shape(self.variance)}, expected both with equal shapes, or none"
+                f"{np.shape(self.variance)}, expected equal shapes"
             )
         if np.ndim(self.mean) > len(self.axis):
             raise ConfigError(f"Normalization: option 'mean' has {np.ndim(self.mean)} axes, expected {len(self.axis)}")
