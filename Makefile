@@ -128,7 +128,7 @@ fuzz-tensorflow_training: $(STAMP)
 
 .PHONY: guide-training
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
-	$(TESTS) $(BIN)/python tests/proofs/guide_training.py
+	$(TESTS) $(BIN)/python tests/proofs/guide_training.py $(ARGS)
 
 .PHONY: engines
 engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
@@ -141,7 +141,7 @@ applications: $(STAMP) ## Compare every model of keras.applications with stock K
 
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
-	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS)
+	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)

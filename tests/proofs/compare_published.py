@@ -1,11 +1,11 @@
-"""Loads real models that other people publish in packages, and compares them with the Kerases that can read them.
+"""Compares models that others publish in packages with the Kerases that can read them: `make published`.
 
-python tests/proofs/compare_published.py FOLDER [--peer 'NAME=COMMAND' ...] [PACKAGE ...]
+    make published PEERS="--peer 'Keras 2.15=/opt/tf215/bin/python' --peer ..." ARGS='PACKAGE ...'
 
-Packages are downloaded to FOLDER and unpacked, never installed or imported (but pip runs the `setup.py` of those that
-have no wheel). A peer is a command that starts an interpreter with some Keras: 'Keras 2.15=/opt/tf215/bin/python'; the
-Keras 3 of this environment is one always. Each computes the same random inputs; outputs are compared, and the output of
-every layer that is called once, each relative to its largest value. Custom layers come from published_layers.py.
+Packages are downloaded to build/published and unpacked, never installed or imported (but pip runs the `setup.py` of
+those without a wheel). A peer is a command that starts an interpreter with some Keras; the Keras 3 of this environment
+is always one. Each computes the same random inputs. Compared are the outputs, and the output of every layer that is
+called once, each relative to its largest value. Custom layers come from `tests/support/published_layers.py`.
 """
 
 from __future__ import annotations
