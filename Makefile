@@ -19,6 +19,9 @@ SECONDS ?= 600
 # `--seed 7` if SEED is 7, and nothing if it isn't set.
 flag = $(if $($(2)),--$(1) '$($(2))')
 SEEDS = $(COUNT) $(call flag,seed,SEED) $(call flag,case,CASE)
+# The command of a Python with another Keras, and a folder with a Keras 3 for the Python of VENV. An error if a target needs it.
+PEER ?= $(error PEER is not set: the command of a Python with another Keras)
+KERAS ?= $(error KERAS is not set: a folder made by `pip install --no-deps --target FOLDER keras==3.8.0`)
 # Where the scripts of tests/ find one another.
 TESTS := PYTHONPATH=tests:tests/support:tests/generators:tests/proofs
 
@@ -116,7 +119,6 @@ fuzz-workers: $(STAMP)
 	$(TESTS) GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz/workers.py $(SEEDS)
 
 fuzz-keras3: $(STAMP)
-	@test -d '$(KERAS)' || { echo 'KERAS is no folder: pip install --no-deps --target FOLDER keras==3.8.0'; exit 2; }
 	rm -rf build/fuzz/keras3
 	$(TESTS):$(KERAS) $(BIN)/python tests/fuzz/keras3.py make build/fuzz/keras3 $(SEEDS)
 	$(TESTS) $(BIN)/python tests/fuzz/keras3.py check build/fuzz/keras3 $(call flag,case,CASE)
@@ -147,7 +149,6 @@ published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS 
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
 
-# PEER in these is a Python with another Keras: by its command, of any folder.
 .PHONY: round-trips
 round-trips: $(STAMP) ## Open with PEER (TensorFlow 2.15) its models that were saved here: every layer, COUNT random graphs (COUNT=200)
 	rm -rf build/round-trips

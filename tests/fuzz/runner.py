@@ -130,6 +130,8 @@ def _run_case(fuzzer: Fuzzer, options: argparse.Namespace, seed: int) -> Outcome
             return fuzzer.check(seed, Path(folder))
     folder = options.folder / str(seed)
     if options.step == "check":
+        if not folder.is_dir():
+            raise Skipped(f"there is no {folder}")
         return fuzzer.check(seed, folder)
     assert fuzzer.make is not None
     with _new(folder):
