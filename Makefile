@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-N ?= 200
 T ?= grpcio
 KILLS ?= 30
 WORKERS ?= 1
@@ -13,12 +12,16 @@ CONTAINER ?= docker
 IMAGE_ARGS ?=
 ARGS ?=
 PEERS ?=
-COUNT ?= 300
-SEED ?= 1
+FUZZ ?= graphs
 JOBS ?= 2
-ROOM ?=
 SECONDS ?= 600
-MUTANT ?=
+# COUNT, SEED, CASE and MUTANT have no value here: each script has defaults of its own. `$(call flag,seed,SEED)` is
+# `--seed 7` if SEED is 7, and nothing if it isn't set.
+flag = $(if $($(2)),--$(1) '$($(2))')
+SEEDS = $(COUNT) $(call flag,seed,SEED) $(call flag,case,CASE)
+# The command of a Python with another Keras, and a folder with a Keras 3 for the Python of VENV. An error if a target needs it.
+PEER ?= $(error PEER is not set: the command of a Python with another Keras)
+KERAS ?= $(error KERAS is not set: a folder made by `pip install --no-deps --target FOLDER keras==3.8.0`)
 # Where the scripts of tests/ find one another.
 TESTS := PYTHONPATH=tests:tests/support:tests/generators:tests/proofs
 
@@ -105,25 +108,29 @@ docs-check: $(STAMP)
 manifests: $(STAMP) ## Validate the Kubernetes manifests offline
 	$(BIN)/python -m pytest -q tests/deploy
 
-.PHONY: fuzz-graphs
-fuzz-graphs: $(STAMP) ## Compare N random graphs with stock Keras (N=200)
-	$(TESTS) $(BIN)/python tests/fuzz/graphs.py $(N)
+FUZZERS := graphs operations engines training
+.PHONY: fuzz $(addprefix fuzz-,$(FUZZERS) workers keras3 tensorflow_training)
+fuzz: fuzz-$(FUZZ) ## Compare COUNT random cases from SEED on, or CASE alone (FUZZ=graphs, operations, engines, training, workers, keras3 with KERAS=folder, tensorflow_training with PEER=Python)
 
-.PHONY: fuzz-engines
-fuzz-engines: $(STAMP) ## Compare each engine with torch on N random graphs (N=100)
-	$(TESTS) $(BIN)/python tests/fuzz/engines.py $(N)
+$(addprefix fuzz-,$(FUZZERS)): fuzz-%: $(STAMP)
+	$(TESTS) $(BIN)/python tests/fuzz/$*.py $(SEEDS)
 
-.PHONY: fuzz-operations
-fuzz-operations: $(STAMP) ## Compare N random graphs of operations with stock Keras (N=200)
-	$(TESTS) $(BIN)/python tests/fuzz/operations.py $(N)
+fuzz-workers: $(STAMP)
+	$(TESTS) GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz/workers.py $(SEEDS)
+
+fuzz-keras3: $(STAMP)
+	rm -rf build/fuzz/keras3
+	$(TESTS):$(KERAS) $(BIN)/python tests/fuzz/keras3.py make build/fuzz/keras3 $(SEEDS)
+	$(TESTS) $(BIN)/python tests/fuzz/keras3.py check build/fuzz/keras3 $(call flag,case,CASE)
+
+fuzz-tensorflow_training: $(STAMP)
+	rm -rf build/fuzz/tensorflow_training
+	$(TESTS) $(PEER) tests/fuzz/tensorflow_training.py make build/fuzz/tensorflow_training $(SEEDS)
+	$(TESTS) $(BIN)/python tests/fuzz/tensorflow_training.py check build/fuzz/tensorflow_training $(call flag,case,CASE)
 
 .PHONY: guide-training
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
-	$(TESTS) $(BIN)/python tests/proofs/guide_training.py
-
-.PHONY: fuzz-training
-fuzz-training: $(STAMP) ## Compare N random training runs with stock Keras (N=200)
-	$(TESTS) $(BIN)/python tests/fuzz/training.py $(N)
+	$(TESTS) $(BIN)/python tests/proofs/guide_training.py $(ARGS)
 
 .PHONY: engines
 engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
@@ -136,39 +143,41 @@ applications: $(STAMP) ## Compare every model of keras.applications with stock K
 
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
-	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS)
+	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
 
-.PHONY: fuzz-tensorflow-training
-fuzz-tensorflow-training: $(STAMP) ## Compare how N random models of Keras 2.15 go on (N=200, PYTHON_2_15=that Python)
-	rm -rf build/tensorflow-training
-	$(TESTS) $(PYTHON_2_15) tests/fuzz/tensorflow_training.py make build/tensorflow-training $(N) 0
-	$(TESTS) $(BIN)/python tests/fuzz/tensorflow_training.py check build/tensorflow-training
-
 .PHONY: round-trips
-round-trips: $(STAMP) ## Open with Keras 2.15 its models that were saved here: layers, N random graphs (N=200, PYTHON_2_15=that Python)
+round-trips: $(STAMP) ## Open with PEER (TensorFlow 2.15) its models that were saved here: every layer, COUNT random graphs (COUNT=200)
 	rm -rf build/round-trips
-	$(TESTS) $(PYTHON_2_15) tests/proofs/round_trips.py make build/round-trips $(N)
+	$(TESTS) $(PEER) tests/proofs/round_trips.py make build/round-trips $(or $(COUNT),200)
 	$(TESTS) $(BIN)/python tests/proofs/round_trips.py back build/round-trips
-	$(TESTS) $(PYTHON_2_15) tests/proofs/round_trips.py check build/round-trips
+	$(TESTS) $(PEER) tests/proofs/round_trips.py check build/round-trips
 
 .PHONY: compiled-round-trips
-compiled-round-trips: $(STAMP) ## Train on with PYTHON_HOME (its tf.keras 1.14 to 2.15, or Keras 3) compiled models that were saved and trained here
+compiled-round-trips: $(STAMP) ## Train on with PEER (tf.keras 1.14 to 2.15, or Keras 3) compiled models that were saved and trained here
 	rm -rf build/compiled-round-trips
-	$(TESTS) $(PYTHON_HOME) tests/proofs/compare_round_trips.py make build/compiled-round-trips
+	$(TESTS) $(PEER) tests/proofs/compare_round_trips.py make build/compiled-round-trips
 	$(TESTS) $(BIN)/python tests/proofs/compare_round_trips.py pass build/compiled-round-trips
-	$(TESTS) $(PYTHON_HOME) tests/proofs/compare_round_trips.py check build/compiled-round-trips
+	$(TESTS) $(PEER) tests/proofs/compare_round_trips.py check build/compiled-round-trips
 
-.PHONY: fuzz-workers
-fuzz-workers: $(STAMP) ## Compare two workers with one process on N random models (N=200)
-	$(TESTS) GLOO_SOCKET_IFNAME=lo $(BIN)/torchrun --standalone --local-addr localhost --nproc-per-node 2 tests/fuzz/workers.py $(N)
+.PHONY: structures
+structures: $(STAMP) ## Compare COUNT random graphs that PEER (TensorFlow 1 or 2) builds and saves (COUNT=100 SEED=0)
+	rm -rf build/structures
+	$(TESTS) $(PEER) tests/generators/make_structures.py build/structures $(or $(COUNT),100) $(SEED)
+	$(TESTS) $(BIN)/python tests/proofs/compare_structures.py build/structures
+
+.PHONY: exports
+exports: $(STAMP) ## Open with PEER (TensorFlow 2.15) what is saved here for Keras 2, and train it on
+	rm -rf build/exports
+	$(TESTS) $(BIN)/python tests/proofs/compare_exports.py write build/exports
+	$(TESTS) $(PEER) tests/proofs/compare_exports.py check build/exports
 
 .PHONY: mutants
 mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do tests fail? (COUNT=300 SEED=1 ROOM= MUTANT= JOBS=2)
-	$(BIN)/python tests/mutants --count $(COUNT) --seed $(SEED) --jobs $(JOBS) --room '$(ROOM)' --mutant '$(MUTANT)' $(ARGS)
+	$(BIN)/python tests/mutants $(call flag,count,COUNT) $(call flag,seed,SEED) --jobs $(JOBS) $(call flag,room,ROOM) $(call flag,mutant,MUTANT) $(ARGS)
 
 .PHONY: attack
 attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transport native --workers 1 --only Watch')

@@ -1,7 +1,7 @@
-"""Compares each engine with eager torch on random graphs: `python tests/fuzz/engines.py [COUNT [FIRST_SEED]]`.
+"""Compares each engine with eager torch on random graphs: `make fuzz FUZZ=engines COUNT=100 SEED=0`.
 
-Engines take the place of torch wherever they give its numbers on tuning's own inputs, so what is looked for here are
-other numbers of rows, other lengths, and other data, for which they don't, and other errors. A failure prints its seed.
+An engine replaces torch if their outputs agree on the inputs of tuning. The fuzzer tries other numbers of rows, other
+lengths, other data, and inputs that are refused: outputs and error texts must still be torch's.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-import warnings
-from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -25,6 +24,7 @@ from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.tuning.result import Choice
 from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, UNMERGED
 from random_graphs import random_model
+from runner import Fuzzer, run
 
 ENGINES = ("onnxruntime", "torchscript", "openvino")
 #: More threads than one, so that an engine of one thread differs, and rows have parts.
@@ -102,27 +102,24 @@ def variants(model: Any) -> list[str]:
     return [engine + ending for engine in ENGINES for ending in endings]
 
 
-def main(count: int, first: int) -> int:
-    """Checks `count` seeds from `first` on; the exit status is 1 if any failed."""
-    warnings.filterwarnings("ignore")
-    failed, dropped = [], Counter[str]()
-    for seed in range(first, first + count):
-        model = random_model(layergraph, seed, rich=seed % 2 == 1)
-        rng = np.random.default_rng(seed)
-        model.set_weights([w + rng.uniform(0.05, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()])
-        for engine in variants(model):
-            try:
-                reason = check_engine(model, engine, seed)
-            except Exception as error:
-                failed.append(seed)
-                print(f"seed {seed}: {engine}: {str(error)[:300]}", flush=True)
-            else:
-                dropped[f"{engine}: {reason[:90]}" if reason else f"{engine} computed"] += 1
-    print(f"{count} graphs, {len(failed)} mismatches" + (f": seeds {failed}" if failed else ""))
-    for reason, times in dropped.most_common():
-        print(f"  {times} {reason}")
-    return 1 if failed else 0
+def check(seed: int, folder: Path) -> list[str]:
+    """Checks all engines on the graph of a seed; returns what became of each. Raises AssertionError if one differs."""
+    layergraph.clear_session()
+    layergraph.utils.set_random_seed(seed)
+    model = random_model(layergraph, seed, rich=seed % 2 == 1)
+    rng = np.random.default_rng(seed)
+    model.set_weights([w + rng.uniform(0.05, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()])
+    outcomes, failures = [], []
+    for engine in variants(model):
+        try:
+            reason = check_engine(model, engine, seed)
+        except Exception as error:
+            failures.append(f"{engine}: {type(error).__name__}: {str(error)[:300]}")
+        else:
+            outcomes.append(f"{engine}: {reason[:90]}" if reason else f"{engine} computed")
+    assert not failures, "\n".join(failures)
+    return outcomes
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    sys.exit(run(Fuzzer("engines", "graphs", check, count=100)))

@@ -1,17 +1,13 @@
-"""Compares random graphs with stock Keras: `python tests/fuzz/graphs.py [COUNT [FIRST_SEED]]`.
+"""Compares random graphs with stock Keras: `make fuzz FUZZ=graphs COUNT=200 SEED=0`.
 
 Each graph is built by stock Keras, saved as `.keras` and as `.h5`, loaded here, and must predict the same; it is also
-built here, saved, and opened by stock Keras. A failure prints its seed; `fuzz_graphs.py 1 SEED` replays it.
+built here, saved, and opened by stock Keras.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import tempfile
-import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +18,17 @@ import layergraph
 import numpy as np
 from oracles import assert_close, perturb
 from random_graphs import random_inputs, random_model
+from runner import Fuzzer, run
 
 
-def check_graph(seed: int, folder: Path) -> None:
-    """Raises AssertionError, or whatever went wrong, where the graph of that seed is not treated as Keras treats it."""
+def check(seed: int, folder: Path) -> None:
+    """Builds, saves, loads and computes the graph of a seed on both sides.
+
+    Raises AssertionError if outputs differ by more than 1e-5, or the error of the side that failed.
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    layergraph.clear_session()
     rich = seed % 2 == 1
     model = random_model(keras, seed, rich=rich)
     perturb(model, seed)
@@ -51,23 +54,5 @@ def _flat(outputs: Any) -> list[np.ndarray]:
     return [output.detach().numpy() for output in keras.tree.flatten(outputs)]
 
 
-def main(count: int, first: int) -> int:
-    """Checks `count` seeds from `first` on; the exit status is 1 if any failed."""
-    warnings.filterwarnings("ignore")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    failed = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(first, first + count):
-            try:
-                check_graph(seed, Path(folder))
-            except Exception:
-                failed.append(seed)
-                print(f"seed {seed}: {traceback.format_exc(limit=-2)}", flush=True)
-            if (seed - first + 1) % 50 == 0:
-                print(f"{seed - first + 1} graphs, {len(failed)} mismatches", flush=True)
-    print(f"{count} graphs, {len(failed)} mismatches" + (f": seeds {failed}" if failed else ""))
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200, int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    sys.exit(run(Fuzzer("graphs", "graphs", check)))

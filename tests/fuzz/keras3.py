@@ -1,53 +1,48 @@
-"""Compares random graphs of any Keras 3 with what is made of their files here.
+"""Compares random graphs of another release of Keras 3: `make fuzz FUZZ=keras3 KERAS=FOLDER COUNT=200 SEED=0`.
 
-`PYTHONPATH=KERAS python tests/fuzz/keras3.py make FOLDER COUNT FIRST_SEED` has the Keras in that folder build, save and
-compute them; `python tests/fuzz/keras3.py check FOLDER` loads and compares. A failure prints its seed.
+KERAS is a folder made by `pip install --no-deps --target FOLDER keras==3.8.0`, or the like. The step `make` has that
+Keras build, compute and save the graphs; `check` loads their files here, and compares.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
 
 import numpy as np
+from runner import Fuzzer, Skipped, run
 
 
-def make(folder: Path, count: int, first: int) -> None:
-    """Writes the graphs of `count` seeds, as far as this Keras computes and saves them."""
+def make(seed: int, folder: Path) -> str:
+    """Writes the graph of a seed; returns the release of Keras. Raises Skipped if Keras can't compute or save it."""
     import keras
     from random_wide_graphs import WideMaker
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in range(first, first + count):
-        keras.utils.set_random_seed(seed)
-        keras.backend.clear_session()
-        rng = np.random.default_rng(seed)
-        try:
-            model = WideMaker(keras, seed).model()
-            _move(model, rng)
-            arrays = [_data(tensor, rng) for tensor in keras.tree.flatten(model.input)]
-            outputs = model(keras.tree.pack_sequence_as(model.input, arrays), training=False)
-            results = [np.asarray(keras.ops.convert_to_numpy(y)) for y in keras.tree.flatten(outputs)]
-            # NumPy lacks bfloat16.
-            results = [y.astype("float32") if str(y.dtype) == "bfloat16" else y for y in results]
-            model.save(folder / f"{seed}.keras")
-        except Exception as wrong:
-            print(f"seed {seed}: {type(wrong).__name__}: {str(wrong)[:150]!r}")
-            continue
-        try:
-            model.save(folder / f"{seed}.h5")
-        except Exception:
-            (folder / f"{seed}.h5").unlink(missing_ok=True)
-        named = {f"in_{i}": array for i, array in enumerate(arrays)} | {f"out_{i}": y for i, y in enumerate(results)}
-        np.savez(folder / f"{seed}.npz", **named)
-    print(f"Keras {keras.__version__}: {len(list(folder.glob('*.npz')))} graphs of {count}")
+    keras.utils.set_random_seed(seed)
+    keras.backend.clear_session()
+    rng = np.random.default_rng(seed)
+    try:
+        model = WideMaker(keras, seed).model()
+        _move(model, rng)
+        arrays = [_data(tensor, rng) for tensor in keras.tree.flatten(model.input)]
+        outputs = model(keras.tree.pack_sequence_as(model.input, arrays), training=False)
+        results = [np.asarray(keras.ops.convert_to_numpy(y)) for y in keras.tree.flatten(outputs)]
+        # NumPy lacks bfloat16.
+        results = [y.astype("float32") if str(y.dtype) == "bfloat16" else y for y in results]
+        model.save(folder / "model.keras")
+    except Exception as error:
+        raise Skipped(f"{type(error).__name__}: {error}") from error
+    try:
+        model.save(folder / "model.h5")
+    except Exception:
+        (folder / "model.h5").unlink(missing_ok=True)
+    named = {f"in_{i}": array for i, array in enumerate(arrays)} | {f"out_{i}": y for i, y in enumerate(results)}
+    np.savez(folder / "numbers.npz", **named)
+    return f"made by Keras {keras.__version__}"
 
 
 def _move(model: Any, rng: np.random.Generator) -> None:
@@ -69,27 +64,22 @@ def _data(tensor: Any, rng: np.random.Generator) -> np.ndarray[Any, Any]:
     return rng.standard_normal(shape).astype("float32")
 
 
-def check(folder: Path) -> int:
-    """Loads and compares all graphs of a folder; the exit status is 1 if any failed."""
+def check(seed: int, folder: Path) -> None:
+    """Raises AssertionError, with the names of the files, if the files of a seed give other numbers."""
     import layergraph
 
-    failed: set[str] = set()
-    graphs = sorted(folder.glob("*.npz"), key=lambda path: int(path.stem))
-    for path in graphs:
-        arrays = np.load(path)
-        inputs = [arrays[f"in_{i}"] for i in range(sum(name.startswith("in_") for name in arrays))]
-        wanted = [arrays[f"out_{i}"] for i in range(sum(name.startswith("out_") for name in arrays))]
-        for ending in (".keras", ".h5"):
-            file = path.with_suffix(ending)
-            if not file.exists():
-                continue
-            try:
-                _compare(layergraph.load_model(file), inputs, wanted)
-            except Exception:
-                failed.add(path.stem)
-                print(f"{file}: {traceback.format_exc(limit=-1)[-700:]}", flush=True)
-    print(f"{folder}: {len(graphs)} graphs, {len(failed)} mismatches: {sorted(failed)}")
-    return 1 if failed else 0
+    arrays = np.load(folder / "numbers.npz")
+    inputs = [arrays[f"in_{i}"] for i in range(sum(name.startswith("in_") for name in arrays))]
+    wanted = [arrays[f"out_{i}"] for i in range(sum(name.startswith("out_") for name in arrays))]
+    errors = {}
+    for file in sorted(folder.glob("model.*")):
+        try:
+            _compare(layergraph.load_model(file), inputs, wanted)
+        except Exception as error:
+            errors[file.name] = error
+    if errors:
+        texts = [f"{name}: {type(error).__name__}: {error}" for name, error in errors.items()]
+        raise AssertionError("\n".join(texts)) from next(iter(errors.values()))
 
 
 def _compare(model: Any, inputs: list[Any], wanted: list[Any]) -> None:
@@ -101,9 +91,4 @@ def _compare(model: Any, inputs: list[Any], wanted: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    if sys.argv[1] == "make":
-        make(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
-    else:
-        sys.exit(check(Path(sys.argv[2])))
+    sys.exit(run(Fuzzer("keras3", "graphs", check, make, peer="KERAS")))

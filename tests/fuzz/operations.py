@@ -1,16 +1,12 @@
-"""Compares random graphs of operations with stock Keras 3: `python tests/fuzz/operations.py [COUNT [FIRST_SEED]]`.
+"""Compares random graphs of operations with stock Keras 3: `make fuzz FUZZ=operations COUNT=200 SEED=0`.
 
-Every tensor of a graph is an output, so the first that differs is the operation at fault. A failure prints its seed;
-`fuzz_operations.py 1 SEED` replays it.
+Every tensor of a graph is an output, so the first that differs is the operation at fault.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ import keras
 import layergraph
 import numpy as np
 from random_operations import OperationMaker, Step, data
+from runner import Fuzzer, Skipped, run
 
 ops = keras.ops
 
@@ -383,8 +380,9 @@ STEPS: list[Step] = [
 ]  # fmt: skip
 
 
-def made(seed: int) -> tuple[Any, list[np.ndarray], list[np.ndarray]] | None:
-    """The graph of that seed, data, and what Keras makes of it; None where Keras itself can't."""
+def made(seed: int) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+    """The graph of a seed, data, and Keras's outputs for them. Raises Skipped if Keras can't compute it."""
+    keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     maker = OperationMaker(seed, lambda t: t.shape, lambda t: str(t.dtype))
     inputs = [
@@ -401,22 +399,22 @@ def made(seed: int) -> tuple[Any, list[np.ndarray], list[np.ndarray]] | None:
     try:
         model = keras.Model(inputs, outputs)
         expected = keras.tree.flatten(model.predict_on_batch(arrays))
-    except Exception:
-        return None
+    except Exception as error:
+        raise Skipped(f"{type(error).__name__}: {error}") from error
     return model, arrays, [np.asarray(value) for value in expected]
 
 
-def fault(seed: int, folder: Path) -> str | None:
-    """What differs from Keras in the graph of that seed; "" where there is none to compare."""
-    graph = made(seed)
-    if graph is None:
-        return ""
-    model, arrays, expected = graph
+def check(seed: int, folder: Path) -> None:
+    """Raises AssertionError, with the first operation at fault, if the graph of a seed gives other numbers than Keras.
+
+    Raises Skipped if Keras can't compute or save it.
+    """
+    model, arrays, expected = made(seed)
     ending = ".h5" if seed % 5 == 0 else ".keras"
     try:
         model.save(folder / f"model{ending}")
-    except Exception:
-        return ""
+    except Exception as error:
+        raise Skipped(f"{type(error).__name__}: {error}") from error
     loaded = layergraph.load_model(folder / f"model{ending}")
     results = list(loaded.plan().run(dict(zip(loaded.input_names, arrays, strict=True))).values())
     halves = any(value.dtype.name in ("float16", "bfloat16") for value in [*expected, *arrays])
@@ -427,35 +425,15 @@ def fault(seed: int, folder: Path) -> str | None:
         options = {k: v for k, v in operation.get_config().items() if k != "name"}
         node = operation._inbound_nodes[tensor._keras_history.node_index].arguments
         what = f"{type(operation).__name__} {str(options)[:150]} of {str([*node.args, node.kwargs])[:250]}"
-        if got.shape != want.shape or (sure and got.dtype.name != want.dtype.name.replace("bfloat16", "float32")):
-            return f"{what}: {got.dtype}{got.shape}, expected {want.dtype}{want.shape}"
+        same = got.shape == want.shape
+        same &= not sure or got.dtype.name == want.dtype.name.replace("bfloat16", "float32")
+        assert same, f"{what}: got {got.dtype}{got.shape}, expected {want.dtype}{want.shape}"
         # What was computed in 16 bits before differs too.
         loose = 2e-2 if halves else 1e-5
         a, b = (np.asarray(v, "complex128" if v.dtype.kind == "c" else "float64") for v in (got, want))
-        if not np.allclose(a, b, rtol=loose, atol=loose, equal_nan=True):
-            return f"{what}: differs by {np.nanmax(np.abs(a - b))}"
-    return None
-
-
-def main(count: int, first: int) -> int:
-    """Checks `count` seeds from `first` on; the exit status is 1 if any failed."""
-    warnings.filterwarnings("ignore")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    failed, skipped = [], 0
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(first, first + count):
-            try:
-                found = fault(seed, Path(folder))
-            except Exception as wrong:
-                found = f"{type(wrong).__name__}: {wrong}"
-            if found == "":
-                skipped += 1
-            elif found:
-                failed.append(seed)
-                print(f"seed {seed}: {found[:500]}", flush=True)
-    print(f"{count - skipped} graphs, {len(failed)} mismatches, {skipped} that Keras can't compute")
-    return 1 if failed else 0
+        close = np.allclose(a, b, rtol=loose, atol=loose, equal_nan=True)
+        assert close, f"{what}: differs by {np.nanmax(np.abs(a - b))}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200, int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    sys.exit(run(Fuzzer("operations", "graphs", check)))

@@ -1,12 +1,10 @@
-"""Compares how models half-trained by tf.keras 2.15 go on here and there, with random models and optimizers.
+"""Trains on random models that tf.keras 2.15 half-trained: `make fuzz FUZZ=tensorflow_training PEER=PYTHON COUNT=200`.
 
-    PYTHON_OF_2_15 tests/fuzz/tensorflow_training.py make FOLDER COUNT FIRST_SEED
-    python tests/fuzz/tensorflow_training.py check FOLDER
-
-`make` trains each model for an epoch or so, saves it with its optimizer's state, and trains it on. `check` loads the
-file here and trains it on with the same rows: logs and weights must be those. What 2.15 computes otherwise than Keras
-3, where Keras 3 is the reference, isn't drawn: averages of weights, clipped gradients of embeddings, variances of
-images in BatchNormalization, masks and sample weights in metrics that are no mean, penalties of frozen layers.
+PEER is a Python with TensorFlow 2.15. Under it, the step `make` trains each model for an epoch or so, saves it with its
+optimizer's state, and trains it on. The step `check` loads the file here and trains it on with the same rows: logs and
+weights must be equal. Where 2.15 and Keras 3 compute differently, Keras 3 is the reference, and models leave it out:
+averages of weights, clipped gradients of embeddings, variances of images in BatchNormalization, masks and sample
+weights in metrics that aren't means, penalties of frozen layers.
 """
 
 from __future__ import annotations
@@ -14,11 +12,11 @@ from __future__ import annotations
 import json
 import random
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from runner import Fuzzer, run
 
 TOLERANCE = 1e-4
 ROWS, STEPS, WORDS = 12, 5, 9
@@ -218,8 +216,8 @@ class Maker:
         return made, legacy
 
 
-def make(folder: Path, seed: int) -> None:
-    """Writes a case: the file, the rows, and what became of it."""
+def make(seed: int, folder: Path) -> str:
+    """Writes the case of a seed: the file, the rows, and what 2.15 then trains; returns the release of TensorFlow."""
     maker = Maker(seed)
     model, losses, metrics, labels = maker.model()
     optimizer, legacy = maker.optimizer()
@@ -251,25 +249,24 @@ def make(folder: Path, seed: int) -> None:
     epochs = maker.random.choice((1, 2) if ending == "h5" else (0, 1, 2))
     if epochs:
         model.fit(data, y, epochs=epochs, verbose=0, sample_weight=weights, **fit)
-    path = folder / str(seed)
-    path.mkdir(parents=True)
-    model.save(path / f"model.{ending}")
+    model.save(folder / f"model.{ending}")
     if maker.batch is not None:
         model.reset_states()
     arrays = {f"x{i}": a for i, a in enumerate(maker.data)} | {f"y{i}": a for i, a in enumerate(labels)}
     if weights is not None:
         arrays["w"] = weights
-    np.savez(path / "rows.npz", **arrays)
+    np.savez(folder / "rows.npz", **arrays)
     plateau = {"monitor": "loss", "factor": 0.5, "patience": 0, "min_delta": 10.0}
     callbacks = [maker.keras.callbacks.ReduceLROnPlateau(**plateau)] if patient else []
     history = model.fit(data, y, epochs=2, verbose=0, sample_weight=weights, callbacks=callbacks, **fit).history
-    np.savez(path / "after.npz", *[weight.numpy() for weight in model.trainable_weights])
+    np.savez(folder / "after.npz", *[weight.numpy() for weight in model.trainable_weights])
     config = json.loads(json.dumps(optimizer.get_config(), default=str))
     about = {"fit": fit, "logs": history, "optimizer": type(optimizer).__name__, "legacy": legacy, "config": config}
     about["callbacks"] = [{"class_name": "ReduceLROnPlateau", "config": plateau}] if patient else []
     history.pop("lr", None)
     about.update(losses=losses, metrics=metrics, epochs=epochs, layers=[type(x).__name__ for x in model.layers])
-    (path / "case.json").write_text(json.dumps(about))
+    (folder / "case.json").write_text(json.dumps(about))
+    return f"made by TensorFlow {maker.tf.__version__}"
 
 
 def difference(got: Any, want: Any) -> float:
@@ -280,14 +277,14 @@ def difference(got: Any, want: Any) -> float:
     return float(np.max(np.abs(got - want) / (1 + np.abs(want)), initial=0.0))
 
 
-def check(path: Path) -> str | None:
-    """What differs, in words; None if nothing does."""
+def check(seed: int, folder: Path) -> None:
+    """Raises AssertionError if the case in the folder trains on otherwise than it did under 2.15."""
     import layergraph
     from layergraph.training.callbacks.table import callback
 
-    about = json.loads((path / "case.json").read_text())
-    rows, after = np.load(path / "rows.npz"), np.load(path / "after.npz")
-    model = layergraph.load_model(next(path.glob("model.*")))
+    about = json.loads((folder / "case.json").read_text())
+    rows, after = np.load(folder / "rows.npz"), np.load(folder / "after.npz")
+    model = layergraph.load_model(next(folder.glob("model.*")))
     x, y = ([rows[name] for name in sorted(rows.files) if name[0] == kind] for kind in "xy")
     weights = rows["w"] if "w" in rows.files else None
     given = (x if len(x) > 1 else x[0], y if len(y) > 1 else y[0])
@@ -304,38 +301,13 @@ def check(path: Path) -> str | None:
         if (d := difference(history.get(n, []), v)) > TOLERANCE and np.isfinite(v).all()
     }
     for place, (own, name) in enumerate(zip(model.trainable_weights, after.files, strict=True)):
-        if (apart := difference(own.numpy(), after[name])) > TOLERANCE:
-            wrong[f"weight {place} {own.path}"] = apart
-    if not wrong:
-        return None
+        if (by := difference(own.numpy(), after[name])) > TOLERANCE:
+            wrong[f"weight {place} {own.path}"] = by
     kept = {n: v for n, v in about["config"].items() if v not in (None, False)}
     head = f"{about['optimizer']} legacy={about['legacy']} {about['layers']} {about['losses']} epochs {about['epochs']}"
-    return f"{head}\n  {kept}\n  {about['fit']}\n  " + ", ".join(f"{n}: {v:.1e}" for n, v in list(wrong.items())[:8])
-
-
-def main(arguments: list[str]) -> int:
-    """Makes or checks cases; the exit status is 1 if any differs."""
-    role, folder = arguments[0], Path(arguments[1])
-    if role == "make":
-        count, first = int(arguments[2]), int(arguments[3])
-        for seed in range(first, first + count):
-            make(folder, seed)
-        return 0
-    failed = []
-    cases = sorted(
-        (path for path in folder.iterdir() if (path / "case.json").exists()), key=lambda path: int(path.name)
-    )
-    for path in cases:
-        try:
-            wrong = check(path)
-        except Exception:
-            wrong = traceback.format_exc(limit=-2)
-        if wrong:
-            failed.append(path.name)
-            print(f"seed {path.name}: {wrong}", flush=True)
-    print(f"{len(cases)} runs, {len(failed)} mismatches: {failed}")
-    return 1 if failed else 0
+    apart = ", ".join(f"{name}: {value:.1e}" for name, value in list(wrong.items())[:8])
+    assert not wrong, f"{head}\n  {kept}\n  {about['fit']}\n  {apart}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(Fuzzer("tensorflow_training", "runs", check, make, peer="PEER")))

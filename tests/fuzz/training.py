@@ -1,23 +1,19 @@
-"""Compares random training runs with stock Keras: `python tests/fuzz/training.py [COUNT [FIRST_SEED]]`.
+"""Compares random training runs with stock Keras: `make fuzz FUZZ=training COUNT=200 SEED=0`.
 
-Each model is built, compiled and saved by stock Keras and loaded here; both train on the same rows, and must give the
-same logs in the same order, weights, predictions, evaluation and optimizer state. Then Keras's half-trained file goes
-on here, and the file of here in Keras. A failure prints its seed; `fuzz_training.py 1 SEED` replays it.
+Each model is built, compiled and saved by stock Keras and loaded here. Both train on the same rows, and must give the
+same logs in the same order, weights, predictions, evaluation and optimizer state. Then the file that Keras saved is
+trained on here, and the file saved here by Keras.
 
-Where numbers differ, Keras trains once more from weights moved by a few units in the last place: what that moves as far
-as the two differ (a kink, a sign, a gradient that is zero but for rounding) says nothing.
+If numbers differ, Keras trains again from weights moved by a few units in the last place. A difference no larger than
+the effect of that (at a kink, a sign, a gradient that is zero but for rounding) is rounding, not a mismatch.
 """
 
 from __future__ import annotations
 
 import csv
-import logging
 import os
 import sys
-import tempfile
 import traceback
-import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,16 +28,13 @@ import numpy as np
 from layergraph.training.callbacks.table import callback
 from random_compile_settings import Settings, random_settings
 from random_trained_models import Array, Draw, Made, random_trained_model
+from runner import Fuzzer, Skipped, run
 
 #: How far apart numbers may be; in half precision, which rounds at each operation, much further.
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 HALF = ("mixed_bfloat16", "mixed_float16", "bfloat16")
 POLICIES = (*HALF, "float64")
 Numbers = dict[str, Any]
-
-
-class Refused(Exception):
-    """Stock Keras itself doesn't run the case."""
 
 
 @dataclass(slots=True)
@@ -369,12 +362,15 @@ def describe(case: Case) -> str:
 
 
 def check(seed: int, folder: Path) -> str:
-    """Raises AssertionError where a run differs; gives how it ended else."""
+    """Trains the model of a seed on both sides; returns how the comparison ended.
+
+    Raises AssertionError if the sides differ, Skipped if Keras can't run the case.
+    """
     try:
         case = compiled_by_keras(seed)
     except NotImplementedError as refused:
         # torch has no orthogonal matrices of bfloat16.
-        raise Refused(f"the model: {refused}") from refused
+        raise Skipped(f"the model: {refused}") from refused
     path = folder / f"model{case.ending}"
     for side in ("theirs", "ours"):
         (folder / side).mkdir()
@@ -384,7 +380,7 @@ def check(seed: int, folder: Path) -> str:
         saved_by_keras(case.made.model, path)
         want = trained_by_keras(case, folder / "theirs")
     except Exception as refused:
-        raise Refused(f"{type(refused).__name__}: {str(refused).strip().splitlines()[-1][:150]}") from refused
+        raise Skipped(f"{type(refused).__name__}: {str(refused).strip().splitlines()[-1][:150]}") from refused
     try:
         ours = layergraph.load_model(path)
         if case.compile_here:
@@ -422,7 +418,7 @@ def continued(case: Case, ours: Any, folder: Path) -> str:
     try:
         want = trained_by_keras(case, folder / "theirs")
     except Exception as refused:
-        raise Refused(f"a second time: {type(refused).__name__}") from refused
+        raise Skipped(f"a second time: {type(refused).__name__}") from refused
     want = {name: value for name, value in want.items() if not name.startswith("files")}
     ends = []
     for name in names:
@@ -468,7 +464,7 @@ def refrozen(case: Case, folder: Path) -> str:
         ours.compile(**serialised(arguments))
         want = trained_by_keras(case, folder / "theirs")
     except Exception as refused:
-        raise Refused(f"frozen: {type(refused).__name__}") from refused
+        raise Skipped(f"frozen: {type(refused).__name__}") from refused
     try:
         got = trained_here(ours, case, folder / "ours")
     except Exception as wrong:
@@ -495,30 +491,5 @@ def moved_on(case: Case, loaded: Callable[[], Any], folder: Path, want: Numbers)
     return most
 
 
-def main(count: int, first: int) -> int:
-    """Checks `count` seeds from `first` on; the exit status is 1 if any failed."""
-    warnings.filterwarnings("ignore")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    ends: Counter[str] = Counter()
-    failed = []
-    for seed in range(first, first + count):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                ends[check(seed, Path(folder))] += 1
-            except Refused as why:
-                ends["refused by Keras"] += 1
-                if count == 1 or "-v" in sys.argv:
-                    print(f"seed {seed}: Keras: {why}")
-            except Exception as wrong:
-                failed.append(seed)
-                text = str(wrong) if isinstance(wrong, AssertionError) else traceback.format_exc(limit=-3)
-                print(f"seed {seed}:\n{text}", flush=True)
-        if (seed - first + 1) % 50 == 0:
-            print(f"{seed - first + 1} runs, {len(failed)} mismatches", flush=True)
-    print(f"{count} runs, {len(failed)} mismatches" + (f": seeds {failed}" if failed else "") + f"; {dict(ends)}")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    given = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
-    sys.exit(main(given[0] if given else 200, given[1] if len(given) > 1 else 0))
+    sys.exit(run(Fuzzer("training", "runs", check)))

@@ -1,8 +1,8 @@
-"""Compares several workers with one process: `torchrun --nproc-per-node 2 tests/fuzz/workers.py [COUNT [FIRST_SEED]]`.
+"""Compares training by two workers with training by one process: `make fuzz FUZZ=workers COUNT=200 SEED=0`.
 
-Each seed is a random small model with data, compile settings and callbacks. All processes train it alone, then together
-from the same weights: logs must agree to 1e-5, and all workers must end with the very same weights. Seeds go through
-the kinds of models in turn.
+torchrun starts the script once per worker. Each seed is a random small model with data, compile settings and callbacks;
+the kinds of models take turns. Every process trains the model alone, then all train it together from the same weights:
+logs must agree to 1e-5, and all workers must end with the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.training.callbacks.table import callback
 from layergraph.training.workers import Workers
+from runner import Fuzzer, run
 from torch import distributed
 
 TOLERANCE, HALF_TOLERANCE = 1e-5, 2e-2
@@ -211,8 +214,17 @@ def trained(case: Case, how: dict[str, Any], workers: Workers | None) -> tuple[d
     return history.history, after
 
 
-def check(seed: int, workers: Workers) -> str:
-    """What differs for a seed; empty where nothing does."""
+@cache
+def group() -> Workers:
+    """The processes that torchrun started."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    return Workers()
+
+
+def check(seed: int, folder: Path) -> None:
+    """Raises AssertionError, in all workers, if the model of a seed trains otherwise with several of them."""
+    workers = group()
     choose, numbers = random.Random(seed), np.random.default_rng(seed)
     torch.manual_seed(seed)
     kind = KINDS[seed % len(KINDS)]
@@ -237,9 +249,9 @@ def check(seed: int, workers: Workers) -> str:
     }
     alone, together = trained(case, how, None), trained(case, how, workers)
     whole = torch.cat([torch.as_tensor(weight, dtype=torch.float64).flatten() for weight in together[1]])
-    told = whole.clone()
-    distributed.broadcast(told, 0)
-    problems = [] if torch.equal(whole, told) else [f"worker {workers.rank} has other weights than the first"]
+    first = whole.clone()
+    distributed.broadcast(first, 0)
+    problems = [] if torch.equal(whole, first) else [f"worker {workers.rank} has other weights than the first"]
     if workers.first:
         problems += [
             f"{log}: {values} alone, {together[0].get(log)} together"
@@ -248,29 +260,18 @@ def check(seed: int, workers: Workers) -> str:
         ]
         far = max(np.abs(one - other).max() for one, other in zip(alone[1], together[1], strict=True))
         problems += [f"weights differ by {far}"] if far > WEIGHT_TOLERANCE and case.tolerance == TOLERANCE else []
-    return f"{kind.__name__}, {how}: {'; '.join(problems)}" if problems else ""
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, problems)
+    problems = [problem for each in found for problem in each]
+    assert not problems, f"{kind.__name__}, {how}: {'; '.join(problems)}"
 
 
 def close(one: Any, other: Any, tolerance: float) -> bool:
     return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-def main(count: int, first: int) -> int:
-    """Checks `count` seeds from `first` on; the exit status is 1 if any failed."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    workers = Workers()
-    failed = 0
-    for seed in range(first, first + count):
-        problem = check(seed, workers)
-        if problem:
-            failed += 1
-            print(f"seed {seed}: {problem}", flush=True)
-    distributed.destroy_process_group()
-    if workers.first:
-        print(f"{count} models, {failed} mismatches")
-    return int(failed > 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main(int((sys.argv[1:] or ["200"])[0]), int((sys.argv[2:] or ["0"])[0])))
+    status = run(Fuzzer("workers", "models", check, end_on_error=True))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.exit(status)

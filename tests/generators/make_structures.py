@@ -1,8 +1,10 @@
-"""Writes random structures with another Keras: `PYTHON make_structures.py FOLDER [COUNT [FIRST_SEED]]`.
+"""Builds and saves random graphs with another Keras: `make structures PEER=PYTHON COUNT=100 SEED=0`.
 
-PYTHON is an interpreter with TensorFlow 2 (and so tf.keras), or with Keras 2.2 or 2.3 on TensorFlow 1. Each model comes
-as `<seed>.h5`, from 2.13 on as `<seed>.keras`, too, and for every third seed as a folder with `model.json` and weights;
-`<seed>.npz` has the numbers that Keras gives: `input_<i>` and `output_<i>`. `compare_structures.py` reads them.
+    PYTHONPATH=tests/generators PYTHON tests/generators/make_structures.py FOLDER [COUNT [FIRST_SEED]]    # alone
+
+PYTHON has TensorFlow 2 (and so tf.keras), or Keras 2.2 or 2.3 on TensorFlow 1. Each model is saved as `<seed>.h5`, from
+Keras 2.13 on also as `<seed>.keras`, and for every third seed also as a folder with `model.json` and weights.
+`<seed>.npz` holds inputs and Keras's outputs: `input_<i>` and `output_<i>`. `compare_structures.py` reads them.
 """
 
 from __future__ import annotations

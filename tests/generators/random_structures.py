@@ -1,8 +1,8 @@
 """Random graphs as tf.keras and Keras 2 on several backends build them: models cut out of others, layers shared between
-models, states and masks as arguments, wrappers over models, functions of TensorFlow.
+models, states and masks as arguments, wrappers around models, functions of TensorFlow.
 
-Runs in Python 3.7, too, with whichever Keras `make_structures.py` gives it. A step that this Keras refuses is tried
-again as another.
+Runs under Python 3.7 too, with the Keras that `make_structures.py` passes. A step that this Keras refuses is replaced
+by another one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Random models to be trained, in stock Keras, with data for them: what `fuzz_training.py` trains on both sides.
+"""Random models to be trained, in stock Keras, with data for them: `tests/fuzz/training.py` trains them on both sides.
 
-Sizes are small and data few, so that thousands of runs fit into an hour. Nothing draws random numbers in training.
+Models and data are small, so that thousands of runs take an hour. Training draws no random numbers.
 """
 
 from __future__ import annotations

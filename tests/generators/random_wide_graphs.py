@@ -1,6 +1,6 @@
-"""Random graphs of all families of layers, with options and ways of calling that few models have, of any Keras 3.
+"""Random graphs of all families of layers of any Keras 3, with options and ways of calling that are rare in models.
 
-A step that this Keras refuses is tried again as another, so that one generator does for all releases.
+A step that this Keras refuses is replaced by another one, so that one generator serves all releases.
 """
 
 from __future__ import annotations

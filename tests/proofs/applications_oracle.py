@@ -1,7 +1,9 @@
-"""Stock Keras's part of compare_applications.py: `python applications_oracle.py NAME FOLDER` builds a model of
-keras.applications with random weights, saves it, and writes two images and what it answers to them, also in float64.
+"""The part of `compare_applications.py` that stock Keras runs, in a process of its own.
 
-Runs under any Keras 3; KERAS_BACKEND names its backend.
+    python tests/proofs/applications_oracle.py NAME FOLDER
+
+Builds a model of keras.applications with random weights, saves it, and writes two images and the model's outputs for
+them, also in float64. Runs under any Keras 3; KERAS_BACKEND names its backend.
 """
 
 from __future__ import annotations

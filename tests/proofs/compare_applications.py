@@ -1,10 +1,10 @@
-"""Every model of keras.applications against stock Keras: python tests/proofs/compare_applications.py [NAME ...].
+"""Compares every model of keras.applications with stock Keras: `make applications`, or ARGS='NAME ...' for some.
 
-Random weights and small images; each model is built, saved and asked by stock Keras in a process of its own
-(applications_oracle.py) and loaded here. The outputs, before the softmax, must agree to 1e-4 of the largest value;
-where Keras's own are about as far from what it gives in float64, ours may be one and a half times as far from that. The
-NASNets don't exist on Keras's torch backend: `--tensorflow PYTHON` names an interpreter with Keras 3 on TensorFlow for
-them, or for all with `--all-by-tensorflow`. Takes some minutes and several GiB of memory.
+Random weights and small images. Stock Keras builds, saves and computes each model in a process of its own
+(`applications_oracle.py`); the file is loaded here. The outputs, before the softmax, must agree to 1e-4 of the largest
+value. Where Keras itself is about that far from its own result in float64, the result here may be 1.5 times as far from
+it. The NASNets don't exist on Keras's torch backend: `--tensorflow PYTHON` names an interpreter with Keras 3 on
+TensorFlow for them; `--all-by-tensorflow` uses it for all. Takes some minutes and several GiB of memory.
 """
 
 from __future__ import annotations

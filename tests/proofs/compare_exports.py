@@ -1,9 +1,7 @@
-"""Compares `.h5` exports with tf.keras 2.15, which lives in an environment of its own:
+"""Compares models saved here as `.h5` of Keras 2 with tf.keras 2.15: `make exports PEER=PYTHON`.
 
-    python tests/proofs/compare_exports.py write FOLDER      # here
-    python tests/proofs/compare_exports.py check FOLDER      # where TensorFlow 2.15 is installed
-
-Predictions must agree, and training must go on with the losses that it would have had here.
+PEER is a Python with TensorFlow 2.15. The step `write` saves the models here; `check`, under PEER, opens them. Outputs
+must be equal, and training must go on with the losses that it has here.
 """
 
 from __future__ import annotations

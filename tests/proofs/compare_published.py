@@ -1,11 +1,11 @@
-"""Loads real models that other people publish in packages, and compares them with the Kerases that can read them.
+"""Compares models that others publish in packages with the Kerases that can read them: `make published`.
 
-python tests/proofs/compare_published.py FOLDER [--peer 'NAME=COMMAND' ...] [PACKAGE ...]
+    make published PEERS="--peer 'Keras 2.15=/opt/tf215/bin/python' --peer ..." ARGS='NAME_OF_PACKAGE ...'
 
-Packages are downloaded to FOLDER and unpacked, never installed or imported (but pip runs the `setup.py` of those that
-have no wheel). A peer is a command that starts an interpreter with some Keras: 'Keras 2.15=/opt/tf215/bin/python'; the
-Keras 3 of this environment is one always. Each computes the same random inputs; outputs are compared, and the output of
-every layer that is called once, each relative to its largest value. Custom layers come from published_layers.py.
+Packages are downloaded to build/published and unpacked, never installed or imported (but pip runs the `setup.py` of
+those without a wheel). A peer is a command that starts an interpreter with some Keras; the Keras 3 of this environment
+is always one. Each computes the same random inputs. Compared are the outputs, and the output of every layer that is
+called once, each relative to its largest value. Custom layers come from `tests/support/published_layers.py`.
 """
 
 from __future__ import annotations
@@ -148,11 +148,16 @@ def compare(case: Case, number: int, answers: dict[str, Path]) -> tuple[str, boo
     return cells, bool(same) and max(worst, deepest) < TOLERANCE
 
 
+def name_of(package: str) -> str:
+    """The package's name without its version."""
+    return re.split("[=@]", package.removeprefix("npm:"))[0]
+
+
 def prepared(folder: Path, wanted: list[str], scratch: Path) -> Iterator[Case]:
     """The models, each with inputs. Raises LayerGraphError for one that isn't loaded."""
     number = 0
     for package, names in MODELS.items():
-        if wanted and re.split("[=@]", package.removeprefix("npm:"))[0] not in wanted:
+        if wanted and name_of(package) not in wanted:
             continue
         root = unpacked(package, folder)
         for name in names:
@@ -171,6 +176,9 @@ def main() -> int:
     parser.add_argument("packages", nargs="*", metavar="PACKAGE")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     options = parser.parse_intermixed_args()
+    names = [name_of(package) for package in MODELS]
+    if unknown := sorted(set(options.packages) - set(names)):
+        parser.error(f"got packages {unknown}, expected some of {names}")
     peers = [Peer(name, shlex.split(command)) for name, _, command in (text.partition("=") for text in options.peer)]
     peers.append(Peer("Keras 3", ["env", "KERAS_BACKEND=torch", sys.executable]))
     load_plugins(["published_layers"])

@@ -1,15 +1,17 @@
-"""Compares how compiled models go on after they have come here and gone home, with the Keras that they are from.
+"""Compares how compiled models train on after a round trip: `make compiled-round-trips PEER=PYTHON`.
 
-    PYTHON compare_round_trips.py make FOLDER     # any Python from 3.7 on, with tf.keras or Keras 3
-    python compare_round_trips.py pass FOLDER     # here
-    PYTHON compare_round_trips.py check FOLDER    # the first one again; .h5 or .keras behind it: only these
+PEER is a Python from 3.7 on, with tf.keras or Keras 3. The three steps, each also by itself with
+PYTHONPATH=tests:tests/support:tests/generators:tests/proofs before it:
 
-A word behind the folder of `make` chooses the cases that have it in their names. The name of a format (`keras3`,
-`keras2_h5`, ...) behind that of `pass` and of `check` has files written in it, and opened by the Keras of that format.
+    PYTHON tests/proofs/compare_round_trips.py make FOLDER [WORD]       # with PEER; WORD: only cases named so
+    python tests/proofs/compare_round_trips.py pass FOLDER [FORMAT]     # here
+    PYTHON tests/proofs/compare_round_trips.py check FOLDER [FORMAT]    # with PEER; .h5 or .keras: only these files
 
 `make` trains each model for an epoch, saves it in each of its formats, and trains it on. `pass` loads each file, saves
-it in the format that it came in, trains the model for an epoch, and saves it again. `check` opens both and trains them
-on: logs must be those of the model that never left, wherever the stock file goes on so.
+it in the format that it came in, trains the model for an epoch, and saves it again. `check` opens both files and trains
+them on: logs must equal those of the model that never left its Keras, if the file that this Keras itself saved goes on
+so. With a FORMAT (`keras3`, `keras2_h5`, ...) `pass` saves files in it, and `check`, with a Keras of that format, opens
+them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Loads what `make_structures.py` wrote and compares the numbers: `python compare_structures.py FOLDER...`."""
+"""Compares the graphs that `make_structures.py` saved with Keras's outputs: `make structures PEER=PYTHON COUNT=100`.
+
+PYTHONPATH=tests/support python tests/proofs/compare_structures.py FOLDER...    # alone
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Trains the guide's models through a server and in stock Keras: `python tests/proofs/guide_training.py [NAME ...]`.
+"""Trains the guide's models through a server and in stock Keras: `make guide-training`, or ARGS='NAME ...' for some.
 
-All ten, at the guide's sizes, but for a video of small frames: three epochs, a last partial batch, and validation.
-Every log of every epoch must be Keras's to 1e-4.
+All ten at the guide's sizes, except for a video with small frames: three epochs, a last partial batch, and validation.
+Every log of every epoch must equal Keras's to 1e-4.
 """
 
 from __future__ import annotations

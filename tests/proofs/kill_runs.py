@@ -1,10 +1,10 @@
-"""kill -9 at random moments: `tests/proofs/kill_runs.py [KILLS [WORKERS [SEED]]] [--attacks]`. All runs must end as the
-unbroken one; with `--attacks` also where the server is attacked all the while.
+"""Kills training runs and servers at random moments: `make kills KILLS=30 WORKERS=1 ARGS=--attacks`.
 
-A server of its own process trains a small model, by several workers if one likes; in turns the training process, or one
-of its workers, or the server, or both are killed after a random time: while it starts, trains, writes a checkpoint (one
-after each step), or publishes. Then the run goes on, by ResumeRun or at the server's next start. After every kill each
-version in the repository must be whole.
+A server in a process of its own trains a small model with WORKERS workers. A kill -9 hits the training process or one
+of its workers, the server, or both in turn, after a random time: while it starts, trains, writes a checkpoint (one
+after each step), or publishes. Then the run goes on, by ResumeRun or at the server's next start, and must end as the
+unbroken run did, bit for bit. After every kill each version in the repository must be whole. With `--attacks` the
+server is attacked all the while.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Much data, little memory: `make large-data GB=10`. Streams so many gigabytes, trains, and watches memory.
+"""Trains on much data with little memory: `make large-data GB=10`.
 
 The client makes the rows as it sends them. At no time may the server's process take more than SERVER_BYTES beyond what
-it took before, nor the training process more than its budget. Pages of files that are mapped don't count: the system
-takes them back at need. The disk has to hold the data once.
+it took before, nor the training process more than its budget. Pages of mapped files don't count, since the system takes
+them back when it needs them. The disk must hold the data once.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Stock Keras's part of compare_published.py, run by the interpreter of any Keras from 2.0 on:
+"""The part of `compare_published.py` that stock Keras runs, under the interpreter of any Keras from 2.0 on.
 
-python published_oracle.py JOBS.json RESULTS
+    PYTHON tests/proofs/published_oracle.py JOBS.json RESULTS
 
 JOBS is a list of [model, inputs.npz]. For the i-th, RESULTS/i.npz gets the model's outputs and the output of each layer
-that is called once; a model that this Keras can't read has no file.
+that is called once. A model that this Keras can't read has no file.
 """
 
 import json

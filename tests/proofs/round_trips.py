@@ -1,11 +1,9 @@
-"""Models of another Keras that were loaded and saved here, opened by that Keras again:
+"""Compares models of another Keras before and after a round trip: `make round-trips PEER=PYTHON COUNT=200`.
 
-    PYTHON round_trips.py make FOLDER [COUNT]    # where that Keras is installed: every layer, COUNT random graphs
-    python round_trips.py back FOLDER            # here: each file loaded, and saved for the Keras it came from
-    PYTHON round_trips.py check FOLDER           # where that Keras is installed
-
-`check` compares what the files give with what the models gave that they came from; of compiled models also how training
-goes on. The exit status is 1 if a file doesn't open or gives other numbers.
+PEER is a Python with that Keras. The step `make` has it save every layer and COUNT random graphs, `back` loads each
+file here and saves it for the Keras that it came from, and `check` has that Keras open what was saved: outputs must be
+equal, and for compiled models also the logs of further training. The exit status is 1 if a file doesn't open or
+differs.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 
 SERVER = Path(layerserve_server.__file__).parent
 PAGE = SERVER.parents[1] / "ARCHITECTURE.md"
-HEADLINE = "## The way of a Predict, from bytes to bytes"
+HEADLINE = "## The path of a Predict request, from bytes to bytes"
 #: Files of layerserve_server that a newcomer has to read at most.
 MOST_FILES = 12
 
