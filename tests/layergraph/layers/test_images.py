@@ -297,7 +297,7 @@ def test_changes_that_are_not_supported_say_so_in_training(name: str) -> None:
         (lambda: layers.CenterCrop(3, 3, data_format="first"), "option 'data_format'"),
         (lambda: layers.Rescaling("x"), "option 'scale'"),
         (lambda: layers.Normalization(mean=1.0), "expected both"),
-        (lambda: layers.Normalization(mean=[1.0, 2.0], variance=[1.0]), "expected both"),
+        (lambda: layers.Normalization(mean=[1.0, 2.0], variance=[1.0]), "expected equal shapes"),
         (lambda: layers.Normalization(axis=None, mean=[1.0], variance=[1.0]), "has 1 axes"),
         (lambda: layers.RandomFlip("both"), "option 'mode'"),
         (lambda: layers.RandomRotation([1, 2, 3]), "option 'factor'"),
