@@ -60,8 +60,8 @@ class Front(NamedTuple):
     def of(cls, limits: Limits) -> Front:
         """Makes a monitor and a budget for these limits."""
         connections = Connections(limits)
-        memory = MemoryBudget(limits.max_buffered_bytes, connections.kept)
-        connections.after_look = HeapTrimmer(memory).look
+        memory = MemoryBudget(limits.max_buffered_bytes, connections.buffered)
+        connections.after_check = HeapTrimmer(memory).check
         return cls(connections, memory)
 
 

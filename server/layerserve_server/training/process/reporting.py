@@ -80,8 +80,8 @@ class Reporter(Callback):
 
     def _report_step(self, epoch: int, epochs: int, logs: Mapping[str, Any] | None) -> None:
         now = time.monotonic()
-        least = STEP_SECONDS if now - self._began < LIVELY_SECONDS else LATER_STEP_SECONDS
-        if now - self._reported >= least or self._place.step == self._steps:
+        interval = STEP_SECONDS if now - self._began < LIVELY_SECONDS else LATER_STEP_SECONDS
+        if now - self._reported >= interval or self._place.step == self._steps:
             self._reported = now
             self._writer.write(events.Step(epoch, epochs, self._place.step, self._steps, numbers(logs)))
 
