@@ -270,15 +270,15 @@ class BatchQueue:
 
     def _insert(self, request: QueuedRequest) -> None:
         """Inserts a request after those of a higher priority, or of the same priority and an earlier or equal turn."""
-        place = len(self._queue)
-        while place:
-            before = self._queue[place - 1]
+        index = len(self._queue)
+        while index:
+            before = self._queue[index - 1]
             if before.priority > request.priority or (
                 before.priority == request.priority and before.turn <= request.turn
             ):
                 break
-            place -= 1
-        self._queue.insert(place, request)
+            index -= 1
+        self._queue.insert(index, request)
 
     def _expected(self, rows: int) -> float:
         """Returns an upper estimate of the thread time of a batch with this number of rows, in seconds."""

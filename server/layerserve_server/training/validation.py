@@ -113,14 +113,14 @@ def _check_lengths(request: RunRequest) -> None:
     for name, texts in (
         ("freeze", request.freeze),
         ("unfreeze", request.unfreeze),
-        *((f"data {place}", (array.name, array.path, array.key)) for place, array in enumerate(request.data)),
+        *((f"data {index}", (array.name, array.path, array.key)) for index, array in enumerate(request.data)),
     ):
         if (length := max(map(len, texts), default=0)) > MAX_TEXT:
             raise InvalidRequestError(f"{name}: got a text of {length} characters, expected at most {MAX_TEXT}")
-    for place, array in enumerate(request.data):
+    for index, array in enumerate(request.data):
         if len(array.shape) > data_root.MAX_AXES:
             raise InvalidTensorError(
-                f"data {place}: got {len(array.shape)} axes, expected at most {data_root.MAX_AXES}"
+                f"data {index}: got {len(array.shape)} axes, expected at most {data_root.MAX_AXES}"
             )
 
 

@@ -391,8 +391,8 @@ def level(counts: Sequence[int], total: int) -> int:
     4
     """
     left = total
-    for place, count in enumerate(counts):
-        others = len(counts) - place
+    for index, count in enumerate(counts):
+        others = len(counts) - index
         if count * others > left:
             return max(1, left // others)
         left -= count

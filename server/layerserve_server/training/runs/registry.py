@@ -219,7 +219,7 @@ class Runs:
         events.append(run.folder, events.Queued(max(0, busy + len(before) - slots + 1)))
         run.log.refresh()
         run.phase = Phase.WAITING
-        behind = next((place for place, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
+        behind = next((index for index, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
         self._waiting.insert(behind, run)
         # All threads, since only those of its kind can take it.
         self._changed.notify_all()
@@ -431,10 +431,10 @@ class Runs:
         elif run.log.newest(events.Queued) is None:
             self._end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
         elif not self._limits.auto_resume or not self._limits.slots:
-            self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
+            self._end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
         elif run.futile >= MAX_FUTILE:
             reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
-            self._end(run, Failed(reason, *run.place, resumable=True))
+            self._end(run, Failed(reason, *run.position, resumable=True))
         else:
             logger.info("resuming a run", extra={"run": run.id})
             with self._changed:
@@ -470,7 +470,7 @@ class Runs:
         except Exception:
             logger.exception("the run failed with an internal error", extra={"run": run.id})
             run.process.signal(signal.SIGKILL)
-            self._end(run, Failed("internal error; see the server's log", *run.place))
+            self._end(run, Failed("internal error; see the server's log", *run.position))
 
     def _launch(self, run: Run) -> None:
         # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
@@ -514,16 +514,16 @@ class Runs:
         """Ends a run whose process has ended: publishes its result, or records why there is none."""
         result = RunResult.read(run.folder)
         if run.cancelled_at is not None:
-            self._end(run, Cancelled(run.place[0]))
+            self._end(run, Cancelled(run.position[0]))
         elif run.overspent:
-            self._end(run, Failed(f"the run was ended: {run.overspent}", *run.place))
+            self._end(run, Failed(f"the run was ended: {run.overspent}", *run.position))
         elif result is None or result.stopped:
             if self._stops_soon():
                 self._interrupt(run)
                 return
             signalled = "the training process was stopped by a signal that the server didn't send"
             interrupted = result is not None or not run.process.ended_by_itself
-            self._end(run, Failed(signalled if result else run.process.death, *run.place, resumable=interrupted))
+            self._end(run, Failed(signalled if result else run.process.death, *run.position, resumable=interrupted))
         elif result.kind == "failed":
             self._end(run, Failed(safe_text(result.reason), result.epoch, result.step, result.resumable))
         else:
@@ -540,7 +540,7 @@ class Runs:
     def _interrupt(self, run: Run) -> None:
         """Leaves a run to the next server, or fails it without `auto_resume`: this server is stopping."""
         if not self._limits.auto_resume:
-            self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
+            self._end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
             return
         with self._changed:
             run.phase = Phase.ENDED
