@@ -234,5 +234,5 @@ def address(host: str, port: int) -> str:
     """Returns the address to listen on, as gRPC writes it. A host "unix:PATH" is a socket in the file system."""
     if host.startswith("unix:"):
         return host
-    # An IPv6 address has colons of its own.
+    # An IPv6 address contains colons, so it is put in brackets.
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -69,7 +69,7 @@ class TrainingProcess:
 
     @property
     def lives(self) -> bool:
-        """Whether a training process holds the run's lock, whoever started it."""
+        """Whether a training process holds the run's lock, no matter which server started it."""
         try:
             with (self._folder / CHILD_LOCK).open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
