@@ -48,7 +48,7 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
 
 def _check(what: str, needed: int, limit_name: str, limit: int | None) -> None:
     if limit is not None and needed > limit:
-        raise TooLargeError(f"the run needs at least {needed} bytes of {what}, expected at most {limit}: {limit_name}")
+        raise TooLargeError(f"the run needs at least {needed} bytes of {what}, expected at most {limit} ({limit_name})")
 
 
 def _free_bytes(folder: Path) -> int | None:
