@@ -123,7 +123,7 @@ class AsyncClient:
         return Models(map(read_model_info, reply.versions))
 
     async def model(self, name: str, *, version: int | None = None, label: str | None = None) -> ModelInfo:
-        """One version of a model: the newest that is ready, or the one with this number or label.
+        """Return a version of a model: the one with this number or label, or else the newest that is ready.
 
         Raises ModelNotFound, VersionNotFound, LabelNotFound.
         """

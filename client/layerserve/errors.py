@@ -274,10 +274,10 @@ class TrainingFailed(Aborted):
         self, run_id: str = "", reason: str = "", epoch: int = 0, step: int = 0, *, resumable: bool = False
     ) -> None:
         self.run_id, self.reason, self.epoch, self.step, self.resumable = run_id, reason, epoch, step, resumable
-        super().__init__(f"training run {run_id!r} failed{_place(epoch, step)}: {reason}")
+        super().__init__(f"training run {run_id!r} failed{_position_text(epoch, step)}: {reason}")
 
 
-def _place(epoch: int, step: int) -> str:
+def _position_text(epoch: int, step: int) -> str:
     if not epoch:
         return ""
     return f" in epoch {epoch}, step {step}" if step else f" in epoch {epoch}"

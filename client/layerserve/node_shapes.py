@@ -166,7 +166,7 @@ class NodeShapes(Mapping[str, LayerNodes]):
         return f"NodeShapes({self.model!r} version {self.version}: {len(self)} layers)"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Returns the table for notebooks."""
         return nodes_table(self).html()
 
 

@@ -47,8 +47,8 @@ class PlainProgress:
         if isinstance(event, StepProgress):
             if self._live and time.monotonic() - self._drawn >= REDRAW_SECONDS:
                 self._drawn = time.monotonic()
-                place = f"epoch {event.epoch}/{event.epochs} - step {event.step}/{event.steps_per_epoch}"
-                self._write(f"{place} - {format_logs(event.logs)}", "")
+                position = f"epoch {event.epoch}/{event.epochs} - step {event.step}/{event.steps_per_epoch}"
+                self._write(f"{position} - {format_logs(event.logs)}", "")
         elif isinstance(event, EpochEnd):
             self._write(
                 f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"

@@ -1,4 +1,4 @@
-"""A densely connected network: layers are called on tensors, and give tensors."""
+"""A densely connected network: layers are called on tensors and return tensors."""
 
 from layergraph import Input, Model
 from layergraph.layers import Dense

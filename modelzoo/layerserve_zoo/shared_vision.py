@@ -1,4 +1,4 @@
-"""A shared vision model: one image model looks at two digits, to tell whether they are the same."""
+"""A shared vision model: one image model encodes two digits, to classify whether they are the same."""
 
 from layergraph import Input, Model
 from layergraph.layers import Conv2D, Dense, Flatten, MaxPooling2D, concatenate

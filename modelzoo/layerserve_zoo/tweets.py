@@ -1,4 +1,4 @@
-"""Shared layers: one LSTM encodes two tweets, to tell whether they are from the same person."""
+"""Shared layers: one LSTM encodes two tweets, to classify whether they are from the same person."""
 
 from layergraph import Input, Model
 from layergraph.layers import LSTM, Dense, concatenate

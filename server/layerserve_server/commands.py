@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 #: Exit status for invalid settings and arguments, as in shells and argparse.
 USAGE = 2
 #: Time between two checks whether the server has stopped, in seconds.
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 #: Time between two checks whether the server has started, in seconds.
-START_LOOK_SECONDS = 0.02
+START_CHECK_SECONDS = 0.02
 #: Time for a server that receives a signal during startup to complete the startup, in seconds.
 LAST_MOMENT_SECONDS = 1.0
 
@@ -80,7 +80,7 @@ def serve(argv: Sequence[str]) -> int:
     ending = threading.Thread(target=app.stop, args=(settings.grace_seconds,), daemon=True)
     ending.start()
     while ending.is_alive() and not again:
-        again = signals.wait(LOOK_SECONDS)
+        again = signals.wait(CHECK_SECONDS)
     if again:
         app.stop(0.0)
     return 0
@@ -112,7 +112,7 @@ def _started_or_signalled(signals: Signals, settings: Settings) -> tuple[App | N
     threading.Thread(target=start, name="start", daemon=True).start()
     first = None
     while first is None and not starting.done():
-        first = signals.wait(START_LOOK_SECONDS)
+        first = signals.wait(START_CHECK_SECONDS)
     if first is None:
         return starting.result(), None
     try:

@@ -459,12 +459,12 @@ def config_path(argv: Sequence[str], environment: Mapping[str, str]) -> Path | N
 
 def json_logs(argv: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Whether logs are JSON. Doesn't need valid settings, so that errors in them can be logged as JSON."""
-    wanted = spelled("log_format", argv, environment)
+    log_format = spelled("log_format", argv, environment)
     path = config_path(argv, environment)
-    if wanted is None and path is not None:
+    if log_format is None and path is not None:
         with suppress(SettingsError):
-            wanted = read_file(path).get("log_format")
-    return wanted == "json"
+            log_format = read_file(path).get("log_format")
+    return log_format == "json"
 
 
 def spelled(name: str, argv: Sequence[str], environment: Mapping[str, str]) -> str | None:

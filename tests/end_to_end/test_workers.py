@@ -121,7 +121,7 @@ def test_a_run_that_loses_a_worker_goes_on_bit_for_bit(client: Client, repositor
 
 
 def test_what_cannot_be_shared_out_is_refused_before_the_run(client: Client) -> None:
-    with pytest.raises(InvalidArgument, match="workers: got 3, expected at most 2, which the"):
+    with pytest.raises(InvalidArgument, match="workers: got 3, expected at most 2, the server"):
         start(client, workers=3)
     with pytest.raises(InvalidArgument, match="got 2 for batches of 1 rows, expected at most one per row"):
         start(client, batch_size=1)

@@ -19,7 +19,7 @@ WIDTH = 40
 def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
     """Returns values as a line of bars, scaled to their minimum and maximum, with "·" for values that aren't finite."""
     count = min(width, len(values))
-    parts = [values[len(values) * place // count : len(values) * (place + 1) // count] for place in range(count)]
+    parts = [values[len(values) * index // count : len(values) * (index + 1) // count] for index in range(count)]
     means = [sum(part) / len(part) for part in parts]
     finite = [mean for mean in means if math.isfinite(mean)]
     low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)

@@ -44,8 +44,8 @@ class ConnectionOptions:
     timeout: float
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(version_text())
         raise typer.Exit
 
@@ -83,8 +83,8 @@ def connection_options(
     ] = False,
 ) -> None:
     """Serve Keras models, and use and train them on a server."""
-    wanted = tls or ca is not None or cert is not None or key is not None
-    context.obj = ConnectionOptions(token, TLS(ca, cert, key) if wanted else None, timeout or math.inf)
+    use_tls = tls or ca is not None or cert is not None or key is not None
+    context.obj = ConnectionOptions(token, TLS(ca, cert, key) if use_tls else None, timeout or math.inf)
 
 
 def connect(context: typer.Context, address: str) -> Client:

@@ -47,13 +47,13 @@ class Option:
             return
         encoded = self.kind.encode(self.name, value)
         if encoded is not None:
-            self.kind.write(*self._place(spec), encoded)
+            self.kind.write(*self._message_and_field(spec), encoded)
 
     def read(self, spec: Any) -> Any:
         """Returns the option's value in a spec; None if it isn't set."""
-        return self.kind.read(*self._place(spec))
+        return self.kind.read(*self._message_and_field(spec))
 
-    def _place(self, spec: Any) -> tuple[Any, str]:
+    def _message_and_field(self, spec: Any) -> tuple[Any, str]:
         *parts, field = self.path.split(".")
         for part in parts:
             spec = getattr(spec, part)

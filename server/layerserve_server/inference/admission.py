@@ -101,25 +101,27 @@ def fit_input(spec: TensorSpec, array: Array) -> Array:
 
 def fit_shape(label: str, spec: TensorSpec, array: Array) -> Array:
     """Returns an array with the rank of a spec. Raises InvalidTensorError if its rank or a length differs."""
-    want = spec.shape
+    expected = spec.shape
     shape = array.shape
-    if len(shape) == len(want) - 1 and want[-1] == 1 and shape:
+    if len(shape) == len(expected) - 1 and expected[-1] == 1 and shape:
         array = array[..., np.newaxis]
-    elif len(shape) == len(want) + 1 and shape[-1] == 1 and len(shape) > 1:
+    elif len(shape) == len(expected) + 1 and shape[-1] == 1 and len(shape) > 1:
         array = array[..., 0]
-    if len(array.shape) != len(want):
+    if len(array.shape) != len(expected):
         hint = ""
-        if len(shape) == len(want) - 1 and all(w in (None, g) for w, g in zip(want[1:], shape, strict=True)):
+        if len(shape) == len(expected) - 1 and all(
+            length in (None, got) for length, got in zip(expected[1:], shape, strict=True)
+        ):
             hint = "; add a first axis of length 1 for a single row"
         raise InvalidTensorError(
             f"{label}: got {len(shape)} axes, shape {shape_text(shape)}, "
-            f"expected {len(want)} axes, shape {shape_text(want)}{hint}"
+            f"expected {len(expected)} axes, shape {shape_text(expected)}{hint}"
         )
-    for axis, (length, wanted) in enumerate(zip(array.shape, want, strict=True)):
-        if wanted not in (None, length):
+    for axis, (length, required) in enumerate(zip(array.shape, expected, strict=True)):
+        if required not in (None, length):
             raise InvalidTensorError(
                 f"{label}: got length {length} on axis {axis}, shape {shape_text(shape)}, "
-                f"expected {wanted}, shape {shape_text(want)}"
+                f"expected {required}, shape {shape_text(expected)}"
             )
     return array
 
@@ -135,29 +137,29 @@ def fit_dtype(label: str, array: Array, dtype: str) -> Array:
         if kind != dtype:
             raise InvalidTensorError(f"{label}: got dtype {dtype_name(array)}, expected {dtype}")
         return array
-    want = numpy_dtype(dtype)
-    if array.dtype == want:
+    target = numpy_dtype(dtype)
+    if array.dtype == target:
         return array
-    to = kind_of(want)
-    if kind == "bool" and to != "bool":
-        return array.astype(want)
-    if kind == "float" and to == "float":
+    target_kind = kind_of(target)
+    if kind == "bool" and target_kind != "bool":
+        return array.astype(target)
+    if kind == "float" and target_kind == "float":
         with np.errstate(over="raise"):
             try:
-                return array.astype(want)
+                return array.astype(target)
             except FloatingPointError:
                 raise InvalidTensorError(
                     f"{label}: got a finite {dtype_name(array)} that is too large for {dtype}"
                 ) from None
-    if kind == "int" and to == "int":
-        bounds = np.iinfo(want.name)
+    if kind == "int" and target_kind == "int":
+        bounds = np.iinfo(target.name)
         check_range(label, array, int(bounds.min), int(bounds.max), dtype)
-        return array.astype(want)
-    if kind == "int" and to == "float":
+        return array.astype(target)
+    if kind == "int" and target_kind == "float":
         # All integers up to 2 to the power of the significand's bits can be represented.
         exact = 2 ** (MANTISSA_BITS[dtype] + 1)
         check_range(label, array, -exact, exact, dtype)
-        return array.astype(want)
+        return array.astype(target)
     raise InvalidTensorError(
         f"{label}: got dtype {dtype_name(array)}, expected {dtype}; convert the array before sending it"
     )

@@ -147,7 +147,7 @@ class BatchQueue:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         #: Whether there is a leader, a thread that runs batches. It checks the queue again before it stops leading.
-        self._led = False
+        self._has_leader = False
         self._closed = False
         #: Fair queueing: the virtual time, in rows served to a client that always has requests queued; and by client,
         #: the virtual time of its next request.
@@ -163,7 +163,7 @@ class BatchQueue:
         self._waits: list[float] = []
         self._ran: list[tuple[int, int, float]] = []
         #: Thread time of batches in seconds, by the bit length of their number of rows; infinite if unknown.
-        self._took = [math.inf] * (max_batch_rows.bit_length() + 1)
+        self._thread_seconds = [math.inf] * (max_batch_rows.bit_length() + 1)
 
     def put(self, request: QueuedRequest) -> None:
         """Adds a request to the queue. One of the methods `run...` must be called afterwards.
@@ -180,7 +180,7 @@ class BatchQueue:
                     f"exceed the limit of {self._max_queue_rows}",
                     retry_after=self._wait_seconds(),
                 )
-            self._give_turn(request)
+            self._set_turn(request)
             self._insert(request)
             self._queued_rows += request.rows
             if self._gathering:
@@ -197,15 +197,15 @@ class BatchQueue:
         Returns False, and does nothing, if the model isn't quick with this number of rows, there is a leader, the queue
         isn't empty, or a request is larger than a batch. Then each request must be added with `put`.
         """
-        most = self.max_batch_rows
-        if group.request_rows > most or self._expected(min(group.rows, most)) >= QUICK_SECONDS:
+        max_rows = self.max_batch_rows
+        if group.request_rows > max_rows or self._expected(min(group.rows, max_rows)) >= QUICK_SECONDS:
             return False
         with self._lock:
-            if self._led or self._queue or self._closed:
+            if self._has_leader or self._queue or self._closed:
                 return False
-            self._led = True
+            self._has_leader = True
         try:
-            for part in group.parts(most):
+            for part in group.parts(max_rows):
                 if self._drop_expired(part):
                     self._run(part, report_first=False)
         finally:
@@ -217,9 +217,9 @@ class BatchQueue:
     def run(self) -> None:
         """Runs batches in this thread, unless there is a leader, until the queue is empty or its thread takes over."""
         with self._lock:
-            if self._led or not self._queue:
+            if self._has_leader or not self._queue:
                 return
-            self._led = True
+            self._has_leader = True
         self._lead()
 
     def run_if_quick(self) -> None:
@@ -232,7 +232,7 @@ class BatchQueue:
     def run_in_background(self) -> None:
         """Wakes the queue's own thread to run batches, unless there is a leader. Returns immediately."""
         with self._wake:
-            if self._led or self._closed:
+            if self._has_leader or self._closed:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=f"batches of {self._name}", daemon=True)
@@ -255,7 +255,7 @@ class BatchQueue:
         """Number of rows in the queue."""
         return self._queued_rows
 
-    def _give_turn(self, request: QueuedRequest) -> None:
+    def _set_turn(self, request: QueuedRequest) -> None:
         """Sets a request's turn by start-time fair queueing (Goyal, Vin and Cheng, 1996).
 
         Clients with queued requests are served equal numbers of rows, so that none is delayed by one that sends
@@ -270,23 +270,23 @@ class BatchQueue:
 
     def _insert(self, request: QueuedRequest) -> None:
         """Inserts a request after those of a higher priority, or of the same priority and an earlier or equal turn."""
-        place = len(self._queue)
-        while place:
-            before = self._queue[place - 1]
+        index = len(self._queue)
+        while index:
+            before = self._queue[index - 1]
             if before.priority > request.priority or (
                 before.priority == request.priority and before.turn <= request.turn
             ):
                 break
-            place -= 1
-        self._queue.insert(place, request)
+            index -= 1
+        self._queue.insert(index, request)
 
     def _expected(self, rows: int) -> float:
         """Returns an upper estimate of the thread time of a batch with this number of rows, in seconds."""
-        size = min(rows.bit_length(), len(self._took) - 1)
+        size = min(rows.bit_length(), len(self._thread_seconds) - 1)
         for smaller in range(size, -1, -1):
-            if self._took[smaller] < math.inf:
-                return self._took[smaller] * 2.0 ** (size - smaller)
-        return min(self._took)
+            if self._thread_seconds[smaller] < math.inf:
+                return self._thread_seconds[smaller] * 2.0 ** (size - smaller)
+        return min(self._thread_seconds)
 
     def _wait_seconds(self) -> float:
         """Returns the estimated time until the queue is empty, in seconds, from 0.01 to 10."""
@@ -295,11 +295,11 @@ class BatchQueue:
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not self._closed and (self._led or not self._queue):
+                while not self._closed and (self._has_leader or not self._queue):
                     self._wake.wait()
                 if self._closed:
                     return
-                self._led = True
+                self._has_leader = True
             self._lead(None)
 
     def _gather(self) -> None:
@@ -331,7 +331,7 @@ class BatchQueue:
                 if turns is None:
                     self._gather()
                 if not self._queue:
-                    self._led = False
+                    self._has_leader = False
                     return
                 pieces, refused = self._form()
             for request, error in refused:
@@ -346,7 +346,7 @@ class BatchQueue:
             self._report()
             if turns is not None and turns <= 0:
                 with self._lock:
-                    self._led = False
+                    self._has_leader = False
                 self.run_in_background()
                 return
 
@@ -454,8 +454,8 @@ class BatchQueue:
         # Thread time, without the time spent waiting for other threads. The first batch often takes much longer than
         # the rest, so its time is soon outweighed.
         busy = time.thread_time() - busy
-        size = min(rows.bit_length(), len(self._took) - 1)
-        self._took[size] = min(busy, (self._took[size] + busy) / 2)
+        size = min(rows.bit_length(), len(self._thread_seconds) - 1)
+        self._thread_seconds[size] = min(busy, (self._thread_seconds[size] + busy) / 2)
         self._last = began + seconds, seconds, requests + len(self._queue)
         self._ran.append((rows, requests, seconds))
         return results

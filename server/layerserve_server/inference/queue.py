@@ -63,7 +63,7 @@ class QueuedRequest:
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
-    #: Position among the requests of its priority (see BatchQueue._give_turn).
+    #: Position among the requests of its priority (see BatchQueue._set_turn).
     turn: float = 0.0
     _parts: list[Arrays] | None = None
     _taken: int = 0
@@ -103,8 +103,8 @@ class QueuedRequest:
         start = self._taken
         stop = min(self.rows, start + room) if self.joinable else self.rows
         self._taken = stop
-        whole = start == 0 and stop == self.rows
-        arrays = self.arrays if whole else {name: array[start:stop] for name, array in self.arrays.items()}
+        undivided = start == 0 and stop == self.rows
+        arrays = self.arrays if undivided else {name: array[start:stop] for name, array in self.arrays.items()}
         return Piece(self, arrays, stop - start)
 
     def add_part(self, part: Arrays) -> None:

@@ -33,9 +33,9 @@ class SharedWeights:
         import torch
 
         weights = [weight for weight in model.weights if isinstance(weight.value, torch.Tensor)]
-        places, size = [], 0
+        offsets, size = [], 0
         for weight in weights:
-            places.append(size)
+            offsets.append(size)
             size += -(-weight.value.numel() * weight.value.element_size() // ALIGNMENT) * ALIGNMENT
         file = self._folder / _key(path)
         if not size:
@@ -44,22 +44,22 @@ class SharedWeights:
             if shutil.disk_usage(self._folder).free < size:
                 logger.warning("not enough shared memory for the weights of %s: %d bytes", path.name, size)
                 return
-            self._write(file, [_in_order(weight) for weight in weights], places, size)
+            self._write(file, [_in_order(weight) for weight in weights], offsets, size)
         memory = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
-        for weight, place in zip(weights, places, strict=True):
+        for weight, offset in zip(weights, offsets, strict=True):
             own = _in_order(weight)
-            shared = memory[place : place + own.numel() * own.element_size()].view(own.dtype).view(own.shape)
+            shared = memory[offset : offset + own.numel() * own.element_size()].view(own.dtype).view(own.shape)
             weight.bind(shared if weight.memory_order is None else shared.permute(_back(weight.memory_order)))
 
-    def _write(self, file: Path, tensors: list[Any], places: list[int], size: int) -> None:
+    def _write(self, file: Path, tensors: list[Any], offsets: list[int], size: int) -> None:
         """Writes a file by rename, so that no process maps an incomplete one. Concurrent writers write equal files."""
         import torch
 
         written = file.with_name(f"{file.name}.{os.getpid()}")
         with written.open("wb") as out:
             out.truncate(size)
-            for tensor, place in zip(tensors, places, strict=True):
-                out.seek(place)
+            for tensor, offset in zip(tensors, offsets, strict=True):
+                out.seek(offset)
                 out.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
         written.rename(file)
 

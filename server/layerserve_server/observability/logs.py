@@ -47,9 +47,9 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-def middle_cut(text: str, most: int = MAX_TEXT) -> str:
+def middle_cut(text: str, limit: int = MAX_TEXT) -> str:
     """Returns the text, with its middle cut out if it is too long: a traceback is informative at its ends."""
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-(limit // 2) :]}"
 
 
 def set_up(level: str, kind: str, stream: TextIO | None = None) -> None:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 #: Folder of a memory filesystem that all processes share.
 MEMORY = Path("/dev/shm")
 #: Delay before a worker that ended is restarted, in seconds.
-AGAIN_SECONDS = 1.0
+RESTART_SECONDS = 1.0
 #: Timeout for reading a worker's metrics, in seconds.
 METRICS_SECONDS = 2.0
 #: Time for a worker to exit after the grace period of its calls, in seconds.
@@ -119,7 +119,7 @@ class Supervisor:
                     pipe.close()
             if not self._stopping.is_set():
                 logger.error("a worker process ended with status %d; restarting it", code)
-                self._stopping.wait(AGAIN_SECONDS)
+                self._stopping.wait(RESTART_SECONDS)
 
     def _configuration(self, grpc_port: int) -> dict[str, object]:
         settings = self._settings
@@ -152,10 +152,10 @@ class AllMetrics(CollectorRegistry):
         for name, family in families.items():
             if not sums[name]:
                 continue
-            whole = Metric(name, family.documentation, family.type)
+            total = Metric(name, family.documentation, family.type)
             for (sample_name, labels), value in sums[name].items():
-                whole.add_sample(sample_name, dict(labels), value)
-            yield whole
+                total.add_sample(sample_name, dict(labels), value)
+            yield total
 
 
 def threads(settings: Settings) -> int:

@@ -274,8 +274,8 @@ class Repository:
                 entry = entries[version]
             else:
                 # If none is ready, the newest that hasn't failed is the next to become ready.
-                whole = [number for number, entry in entries.items() if entry.state is not State.FAILED]
-                entry = entries[self._default(entries) or max(whole or entries)]
+                working = [number for number, entry in entries.items() if entry.state is not State.FAILED]
+                entry = entries[self._default(entries) or max(working or entries)]
             if not any_state:
                 entry.check_usable()
             return entry
@@ -449,9 +449,11 @@ class Repository:
             for entries in self._models.values():
                 default = self._default(entries)
                 old += [entry for number, entry in entries.items() if entry.loaded is not None and number != default]
-            asked = [entry for entry in old if entry.on_demand]
-            asked.sort(key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else 0.0), reverse=True)
-            kept = asked[: self._max_old_versions] if keep is None else asked[: max(1, self._max_old_versions)]
+            on_demand = [entry for entry in old if entry.on_demand]
+            on_demand.sort(
+                key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else 0.0), reverse=True
+            )
+            kept = on_demand[: self._max_old_versions] if keep is None else on_demand[: max(1, self._max_old_versions)]
             for entry in old:
                 if entry not in kept:
                     self._unload(entry)

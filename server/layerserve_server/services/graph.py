@@ -46,13 +46,13 @@ class GraphService:
 
 
 def _chosen(table: Sequence[Any], paths: Iterable[str], model: str) -> Sequence[Any]:
-    wanted = set(paths)
-    if not wanted:
+    requested = set(paths)
+    if not requested:
         return table
     known = {layer.path for layer in table}
-    for path in sorted(wanted - known):
+    for path in sorted(requested - known):
         raise UnknownLayerError(f"model '{model}': {unknown_name('layer', path, known)}")
-    return [layer for layer in table if layer.path in wanted]
+    return [layer for layer in table if layer.path in requested]
 
 
 def _layer(layer: Any) -> graph_pb2.LayerNodes:

@@ -104,7 +104,7 @@ class TrainingService:
     def train(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Train: creates a run, receives its data, and yields its events until it ends.
 
-        Raises as `Repository.lease`, `Runs.begin`, `UploadSlots.place` and `Upload` do.
+        Raises as `Repository.lease`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
         return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
 
@@ -128,7 +128,7 @@ class TrainingService:
                 stream.about(base.name, base.version)
                 return self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
 
-        with self._uploads.place(stream.peer):
+        with self._uploads.occupy(stream.peer):
             run = await stream.blocking(begin)
             accepted = run.log.events[0]
             try:
@@ -386,7 +386,7 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         reason=failed.reason if failed else "",
         epochs_done=run.epochs_done,
         epochs=request.epochs,
-        steps_done=0 if log.ended else run.place[1],
+        steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
         logs=_logs(run.logs),
         seed=request.seed,

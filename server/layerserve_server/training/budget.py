@@ -46,9 +46,9 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     _check("memory", memory, "available", available_memory())
 
 
-def _check(what: str, needed: int, whose: str, there: int | None) -> None:
-    if there is not None and needed > there:
-        raise TooLargeError(f"the run needs at least {needed} bytes of {what}, expected at most {there}: {whose}")
+def _check(what: str, needed: int, limit_name: str, limit: int | None) -> None:
+    if limit is not None and needed > limit:
+        raise TooLargeError(f"the run needs at least {needed} bytes of {what}, expected at most {limit} ({limit_name})")
 
 
 def _free_bytes(folder: Path) -> int | None:

@@ -34,7 +34,7 @@ class Converter:
         """`memory_bytes` is the maximum memory of a conversion in addition to its model's."""
         self._parent = parent
         self._memory_bytes = memory_bytes
-        self._places = threading.BoundedSemaphore(MAX_CONVERSIONS)
+        self._slots = threading.BoundedSemaphore(MAX_CONVERSIONS)
 
     @contextlib.contextmanager
     def converted(self, source: Path, format: str, parameters: int) -> Iterator[Path]:
@@ -44,13 +44,13 @@ class Converter:
         read, TooLargeError if the limit of memory or time is exceeded, BusyError if MAX_CONVERSIONS others are in
         progress, and UnavailableError if no process can be started.
         """
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             raise BusyError("other files are being converted; try again in a moment", retry_after=RETRY_SECONDS)
         try:
             with tempfile.TemporaryDirectory(prefix="layerserve-conversion-") as folder:
                 yield self._convert(source, Path(folder), format, parameters)
         finally:
-            self._places.release()
+            self._slots.release()
 
     def _convert(self, source: Path, folder: Path, format: str, parameters: int) -> Path:
         what = f"converting file {source.name}"

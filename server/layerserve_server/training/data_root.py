@@ -244,12 +244,12 @@ class _Npy(_Reader):
                 f"{self.label}: got shape {shape}, expected at most {MAX_AXES} axes of non-negative length"
             )
 
-    def _check_size(self, there: int) -> None:
+    def _check_size(self, available: int) -> None:
         """Raises InvalidTensorError if the array has more bytes than its part of the file."""
-        if (needed := _bytes(self._shape, self._dtype)) > there:
+        if (needed := _bytes(self._shape, self._dtype)) > available:
             raise InvalidTensorError(
-                f"{self.label}: the file is shorter than its array: got {max(0, there)} bytes, expected {needed} for "
-                f"shape {self._shape}"
+                f"{self.label}: the file is shorter than its array: got {max(0, available)} bytes, expected {needed} "
+                f"for shape {self._shape}"
             )
 
     def described(self, stamp: tuple[int, ...]) -> FiledArray:

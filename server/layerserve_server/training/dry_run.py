@@ -33,7 +33,7 @@ MAX_DRY_RUNS = 2
 #: Maximum fraction of the available memory that a dry run may use.
 MEMORY_SHARE = 0.75
 #: Memory that a dry run may always use, in bytes.
-LEAST_BYTES = 1 << 30
+MIN_BYTES = 1 << 30
 #: Maximum length of a logged traceback, and of its reason in the client's error, in characters.
 MAX_TRACE = 8000
 MAX_REASON = 300
@@ -121,7 +121,7 @@ def job_limits(seconds: float, memory_bytes: int, parameters: int) -> JobLimits:
     memory = memory_bytes + 2 * TRAINING_BYTES * parameters
     available = available_memory()
     if available is not None:
-        memory = min(memory, max(LEAST_BYTES, int(MEMORY_SHARE * available)))
+        memory = min(memory, max(MIN_BYTES, int(MEMORY_SHARE * available)))
     return JobLimits(seconds, memory)
 
 

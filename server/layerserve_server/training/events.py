@@ -205,7 +205,7 @@ class EventLog:
     _held_bytes: int = 0
     #: Sequence number of the newest event dropped from memory, and (sequence, offset) of every MARKED_EVENTS-th event.
     _dropped: int = -1
-    _places: list[tuple[int, int]] = field(default_factory=list)
+    _marks: list[tuple[int, int]] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -234,7 +234,7 @@ class EventLog:
             for event, offset, size in self._lines(self._offset):
                 self._offset = offset + size
                 if event.sequence % MARKED_EVENTS == 0:
-                    self._places.append((event.sequence, offset))
+                    self._marks.append((event.sequence, offset))
                 self._add(event, size)
                 new.append(event)
         if new:
@@ -256,8 +256,8 @@ class EventLog:
     def _trim(self) -> None:
         """Drops the oldest steps and epochs, except the last one before any other event, which has its position."""
         kept, sizes = [], []
-        for place, (event, size) in enumerate(zip(self.events, self._sizes, strict=True)):
-            pair = self.events[place : place + 2]
+        for index, (event, size) in enumerate(zip(self.events, self._sizes, strict=True)):
+            pair = self.events[index : index + 2]
             passing = len(pair) == 2 and all(isinstance(one.what, (Step, Epoch)) for one in pair)
             if passing and self._held_bytes > KEPT_BYTES:
                 self._held_bytes -= size
@@ -296,10 +296,10 @@ class EventLog:
 
     def _page(self, sequence: int) -> list[Event]:
         """Reads up to KEPT_EVENTS events from this sequence number on from the file."""
-        at = bisect.bisect_right(self._places, (max(0, sequence), sys.maxsize)) - 1
+        at = bisect.bisect_right(self._marks, (max(0, sequence), sys.maxsize)) - 1
         found: list[Event] = []
         newest = self.events[-1].sequence
-        for event, offset, _ in self._lines(self._places[at][1] if at >= 0 else 0):
+        for event, offset, _ in self._lines(self._marks[at][1] if at >= 0 else 0):
             if offset >= self._offset or len(found) == KEPT_EVENTS:
                 break
             if event.sequence >= sequence:

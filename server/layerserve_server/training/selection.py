@@ -1,4 +1,4 @@
-"""Selection of the published weights: those of the best epoch, and only if they improve on the base version."""
+"""Options of publication: the best epoch's weights, and only weights that improve on the base version."""
 
 from __future__ import annotations
 

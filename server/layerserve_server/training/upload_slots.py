@@ -22,7 +22,7 @@ class UploadSlots:
         self._peers: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, peer: str) -> Iterator[None]:
+    def occupy(self, peer: str) -> Iterator[None]:
         """Occupies a slot within the block. `peer` is the client's address, empty if unknown.
 
         Raises BusyError if all slots, or those of this address, are occupied.

@@ -83,11 +83,11 @@ def checked(
     return checked_request
 
 
-def check_workers(request: RunRequest, most: int) -> None:
-    """Raises InvalidRequestError if a request has more workers than `most`, or than rows in a batch."""
-    if not 1 <= request.workers <= most:
+def check_workers(request: RunRequest, max_workers: int) -> None:
+    """Raises InvalidRequestError if a request has more workers than `max_workers`, or than rows in a batch."""
+    if not 1 <= request.workers <= max_workers:
         raise InvalidRequestError(
-            f"workers: got {request.workers}, expected at most {most}, the server's setting max_workers"
+            f"workers: got {request.workers}, expected at most {max_workers}, the server's setting max_workers"
         )
     if request.workers > request.batch_size >= 1:
         raise InvalidRequestError(
@@ -97,7 +97,7 @@ def check_workers(request: RunRequest, most: int) -> None:
 
 def _check_lengths(request: RunRequest) -> None:
     """Checks the lengths of texts and lists, before anything else is done with them."""
-    for name, length, most, unit in (
+    for name, length, limit, unit in (
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
         ("description", len(request.description), MAX_DESCRIPTION, "characters"),
         ("monitor", len(request.monitor or ()), MAX_TEXT, "characters"),
@@ -108,19 +108,19 @@ def _check_lengths(request: RunRequest) -> None:
         ("callbacks", len(request.callbacks or ()), MAX_CALLBACKS, "callbacks"),
         ("class_weight", len(request.class_weight or ()), MAX_CLASSES, "classes"),
     ):
-        if length > most:
-            raise InvalidRequestError(f"{name}: got {length} {unit}, expected at most {most}")
+        if length > limit:
+            raise InvalidRequestError(f"{name}: got {length} {unit}, expected at most {limit}")
     for name, texts in (
         ("freeze", request.freeze),
         ("unfreeze", request.unfreeze),
-        *((f"data {place}", (array.name, array.path, array.key)) for place, array in enumerate(request.data)),
+        *((f"data {index}", (array.name, array.path, array.key)) for index, array in enumerate(request.data)),
     ):
         if (length := max(map(len, texts), default=0)) > MAX_TEXT:
             raise InvalidRequestError(f"{name}: got a text of {length} characters, expected at most {MAX_TEXT}")
-    for place, array in enumerate(request.data):
+    for index, array in enumerate(request.data):
         if len(array.shape) > data_root.MAX_AXES:
             raise InvalidTensorError(
-                f"data {place}: got {len(array.shape)} axes, expected at most {data_root.MAX_AXES}"
+                f"data {index}: got {len(array.shape)} axes, expected at most {data_root.MAX_AXES}"
             )
 
 

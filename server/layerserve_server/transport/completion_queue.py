@@ -90,7 +90,7 @@ class Poller:
         #: time at which sending began, in seconds, and the size in bytes.
         self.receiving: dict[PolledCall, float] = {}
         self.sending: dict[PolledCall, tuple[float, int]] = {}
-        batches.coming = self.receiving.keys()
+        batches.receiving = self.receiving.keys()
 
     def start(self) -> None:
         """Starts the server as grpcio's own `start` does, with this poller's thread in place of grpcio's."""

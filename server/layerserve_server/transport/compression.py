@@ -66,9 +66,9 @@ def decompressed(message: bytes, limit: int, memory: MemoryBudget) -> bytes:
         memory.give(taken)
 
 
-def _inflate(inflation: zlib._Decompress, data: bytes, most: int) -> bytes:
+def _inflate(inflation: zlib._Decompress, data: bytes, max_length: int) -> bytes:
     try:
-        piece = inflation.decompress(data, most)
+        piece = inflation.decompress(data, max_length)
     except zlib.error as error:
         raise InvalidRequestError(f"the message can't be decompressed: {error}") from None
     if inflation.unused_data:

@@ -26,13 +26,13 @@ from layerserve_server.transport.peers import endpoint, endpoint_of
 logger = logging.getLogger(__name__)
 
 #: Maximum time between two checks, in seconds; less while the memory budget fills up.
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 #: Minimum time between two checks: in seconds, and as a multiple of the duration of a check.
-LEAST_SECONDS, LEAST_LOOKS = 0.02, 10.0
+MIN_CHECK_SECONDS, MIN_CHECK_RATIO = 0.02, 10.0
 #: Fraction of the memory budget: if replies since the last check exceed it, the next check runs at once.
-UNSEEN = 0.125
+UNCHECKED_SHARE = 0.125
 #: Fraction of `max_connections` above which connections of the addresses with the most are closed.
-CROWDED = 0.875
+CROWDED_SHARE = 0.875
 #: Maximum bytes of a call on the wire besides its message: both transports limit its metadata.
 CALL_BYTES = 80 * 1024
 #: Memory per received byte of an incomplete message: the libraries read into buffers that they hardly fill.
@@ -40,7 +40,7 @@ UNFINISHED_WEIGHT = 2.0
 #: Half-life of the count of incomplete bytes, in seconds: their calls may have been cancelled.
 HALF_LIFE_SECONDS = 60.0
 #: Half-life of the memory of a closed connection, in seconds: its library has to notice that it is closed.
-ENDING_SECONDS = 0.5
+CLOSING_SECONDS = 0.5
 #: Smaller amounts don't count as buffered: they lie in the regular buffers of the kernel and the libraries.
 SLACK_BYTES = 1 << 20
 #: Bytes that every HTTP/2 client sends at once: the preface and the header of a SETTINGS frame.
@@ -63,7 +63,7 @@ TCP_BYTES_OFFSET = 120
 class Traffic:
     """Counts that a transport keeps of one connection."""
 
-    __slots__ = ("calls", "missed", "received", "replied", "resets", "seen_resets")
+    __slots__ = ("calls", "checked_resets", "missed", "received", "replied", "resets")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -73,7 +73,7 @@ class Traffic:
         #: Calls that the client cancelled.
         self.resets = 0
         #: `resets` at the last check.
-        self.seen_resets = 0
+        self.checked_resets = 0
         #: Checks since the connection was last open.
         self.missed = 0
 
@@ -88,10 +88,10 @@ class Connection:
         self.where = where
         self.began = time.monotonic()
         #: Time at which the client last sent a byte.
-        self.heard = self.began
+        self.last_received = self.began
         #: Received bytes of incomplete messages, and bytes of replies that the client hasn't acknowledged.
-        self.coming = 0.0
-        self.leaving = 0.0
+        self.incomplete = 0.0
+        self.unacknowledged = 0.0
         self.seen = Traffic()
         self.total_received = 0
         self.total_acked = 0
@@ -102,33 +102,33 @@ class Connection:
         self._second = self.began
 
     @property
-    def kept(self) -> int:
+    def buffered(self) -> int:
         """Estimated bytes that the library buffers for the connection."""
-        kept = int(UNFINISHED_WEIGHT * self.coming + self.leaving)
-        return kept if kept > SLACK_BYTES else 0
+        buffered = int(UNFINISHED_WEIGHT * self.incomplete + self.unacknowledged)
+        return buffered if buffered > SLACK_BYTES else 0
 
-    def look(self, traffic: Traffic, now: float, decay: float) -> None:
+    def update(self, traffic: Traffic, now: float, decay: float) -> None:
         """Updates the counts from the kernel's and the transport's. Raises OSError if the connection is closed."""
         info = socket_option(self.descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, TCP_BYTES_OFFSET + TCP_BYTES.size)
         acked, received = TCP_BYTES.unpack_from(info, TCP_BYTES_OFFSET)
         whole = traffic.received - self.seen.received + CALL_BYTES * (traffic.calls - self.seen.calls)
-        self.coming = max(0.0, self.coming * decay + received - self.total_received - whole)
+        self.incomplete = max(0.0, self.incomplete * decay + received - self.total_received - whole)
         replied = traffic.replied - self.seen.replied
-        self.leaving = max(0.0, self.leaving + replied - (acked - self.total_acked))
-        if self.leaving < SLACK_BYTES or acked > self.total_acked:
+        self.unacknowledged = max(0.0, self.unacknowledged + replied - (acked - self.total_acked))
+        if self.unacknowledged < SLACK_BYTES or acked > self.total_acked:
             self.stalled_since = None
         elif self.stalled_since is None:
             self.stalled_since = now
         if received > self.total_received:
-            self.heard = now
+            self.last_received = now
         self.resets = traffic.resets - self.seen.resets
-        traffic.seen_resets = traffic.resets
+        traffic.checked_resets = traffic.resets
         if now - self._second >= 1.0:
             self._second, self.seen.resets = now, traffic.resets
         self.total_received, self.total_acked = received, acked
         self.seen.calls, self.seen.received, self.seen.replied = traffic.calls, traffic.received, traffic.replied
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Shuts the connection down. To the library it looks as if the client had closed it."""
         try:
             # A duplicate can't come to refer to another socket between the check and the shutdown.
@@ -148,7 +148,7 @@ class Connections:
         #: freed any.
         self.relieve: Callable[[tuple[str, int]], bool] = lambda where: False
         #: Called after each check.
-        self.after_look: Callable[[], None] = lambda: None
+        self.after_check: Callable[[], None] = lambda: None
         self._port = 0
         self._traffic: dict[str, Traffic] = {}
         self._connections: dict[int, Connection] = {}
@@ -156,16 +156,16 @@ class Connections:
         self._known: set[int] = set()
         #: The highest descriptor in use.
         self._highest = 0
-        self._kept = 0
+        self._buffered = 0
         #: Bytes of replies passed to the library since the last check.
-        self._unseen = 0
+        self._unchecked = 0
         #: Number of such bytes above which the next check runs at once.
-        self._max_unseen = UNSEEN * limits.max_buffered_bytes
+        self._max_unchecked = UNCHECKED_SHARE * limits.max_buffered_bytes
         #: Bytes that closed connections may still occupy.
-        self._ending = 0.0
-        self._look_now = threading.Event()
+        self._closing = 0.0
+        self._check_now = threading.Event()
         #: Number of closed connections since the last log line, by address and reason.
-        self._ended: Counter[tuple[str, str]] = Counter()
+        self._closed_count: Counter[tuple[str, str]] = Counter()
         #: Messages whose connection is unknown: those received by a server behind the front.
         self.unattributed = Traffic()
         self._seen_unattributed = 0
@@ -190,31 +190,31 @@ class Connections:
     def stop(self) -> None:
         """Closes all connections and stops monitoring."""
         self._stopping.set()
-        self._look_now.set()
+        self._check_now.set()
         if self._thread is not None:
             self._thread.join()
             self._search()
         for connection in self._connections.values():
-            connection.end()
+            connection.close()
         self._connections = {}
 
-    def kept(self) -> int:
+    def buffered(self) -> int:
         """Estimated bytes that the transport's library buffers for all connections, as of the last check."""
-        return self._kept + self._unseen + int(self._ending)
+        return self._buffered + self._unchecked + int(self._closing)
 
     def count_reply(self, traffic: Traffic, size: int) -> None:
         """Counts a reply of `size` bytes that was passed to the transport's library for sending."""
         traffic.replied += size
         if self._thread is not None:
-            self._unseen += size
-            if self._unseen > self._max_unseen:
-                self._look_now.set()
+            self._unchecked += size
+            if self._unchecked > self._max_unchecked:
+                self._check_now.set()
 
     def count_reset(self, traffic: Traffic) -> None:
         """Counts a call that the client cancelled. Above `max_resets_per_second` the next check runs at once."""
         traffic.resets += 1
-        if traffic.resets - traffic.seen_resets > self._limits.max_resets_per_second:
-            self._look_now.set()
+        if traffic.resets - traffic.checked_resets > self._limits.max_resets_per_second:
+            self._check_now.set()
 
     def of(self, peer: str) -> Traffic:
         """Returns the counts of the connection with this peer address, for the transport to update."""
@@ -226,25 +226,25 @@ class Connections:
         return found
 
     def _watch(self) -> None:
-        checked, rest, pause = time.monotonic(), 0.0, LOOK_SECONDS
+        checked, rest, pause = time.monotonic(), 0.0, CHECK_SECONDS
         while not self._stopping.wait(rest):
-            self._look_now.wait(pause - rest)
-            self._look_now.clear()
-            now, kept = time.monotonic(), self._kept
+            self._check_now.wait(pause - rest)
+            self._check_now.clear()
+            now, buffered = time.monotonic(), self._buffered
             try:
                 self._search()
-                self._look(now - checked)
-                self.after_look()
+                self._check(now - checked)
+                self.after_check()
             except Exception:
                 logger.exception("failed to check the connections")
-            rest = min(LOOK_SECONDS, max(LEAST_SECONDS, LEAST_LOOKS * (time.monotonic() - now)))
-            pause = max(rest, self._pause((self._kept - kept) / (now - checked)))
+            rest = min(CHECK_SECONDS, max(MIN_CHECK_SECONDS, MIN_CHECK_RATIO * (time.monotonic() - now)))
+            pause = max(rest, self._pause((self._buffered - buffered) / (now - checked)))
             checked = now
 
     def _pause(self, rate: float) -> float:
         """Returns the time until the next check: half the time until the budget is full at `rate` bytes per second."""
-        left = max(0, self._limits.max_buffered_bytes - self._kept)
-        return min(LOOK_SECONDS, left / rate / 2) if rate > 0 else LOOK_SECONDS
+        left = max(0, self._limits.max_buffered_bytes - self._buffered)
+        return min(CHECK_SECONDS, left / rate / 2) if rate > 0 else CHECK_SECONDS
 
     def _search(self) -> None:
         """Adds new connections and drops closed ones.
@@ -285,27 +285,27 @@ class Connections:
             return None  # a listening socket, or closed meanwhile
         return Connection(descriptor, cookie, where) if where is not None else None
 
-    def _look(self, elapsed: float) -> None:
+    def _check(self, elapsed: float) -> None:
         """Updates all counts, `elapsed` seconds after the last check, and closes connections that violate a limit."""
-        now, self._unseen = time.monotonic(), 0
+        now, self._unchecked = time.monotonic(), 0
         decay = 0.5 ** (elapsed / HALF_LIFE_SECONDS)
-        self._ending *= 0.5 ** (elapsed / ENDING_SECONDS)
+        self._closing *= 0.5 ** (elapsed / CLOSING_SECONDS)
         traffic = self._by_endpoint()
         received = self.unattributed.received + CALL_BYTES * self.unattributed.calls
         forgiven, self._seen_unattributed = received - self._seen_unattributed, received
         for connection in tuple(self._connections.values()):
             try:
-                connection.look(traffic.get(connection.where) or Traffic(), now, decay)
+                connection.update(traffic.get(connection.where) or Traffic(), now, decay)
             except OSError:
                 continue  # closed since the search
-            connection.coming = max(0.0, connection.coming - forgiven)
-            if reason := self._fault(connection, now):
-                self._end(connection, reason)
-        self._end_too_many()
+            connection.incomplete = max(0.0, connection.incomplete - forgiven)
+            if reason := self._reason_to_close(connection, now):
+                self._close(connection, reason)
+        self._close_too_many()
         self._relieve_memory()
-        self._log_ended()
+        self._log_closed()
 
-    def _fault(self, connection: Connection, now: float) -> str:
+    def _reason_to_close(self, connection: Connection, now: float) -> str:
         """Returns the reason to close a connection; empty if there is none."""
         limits = self._limits
         if connection.total_received < HANDSHAKE_BYTES and now - connection.began > limits.handshake_seconds:
@@ -316,46 +316,46 @@ class Connections:
             return f"the client read no data for {limits.stalled_seconds:g} seconds"
         return ""
 
-    def _end_too_many(self) -> None:
+    def _close_too_many(self) -> None:
         """Closes connections of addresses that have more than their share, those longest without data first."""
         by_host: dict[str, list[Connection]] = {}
         for connection in self._connections.values():
             by_host.setdefault(connection.where[0], []).append(connection)
         limits, counts = self._limits, sorted(map(len, by_host.values()))
-        share = min(limits.max_peer_connections, level(counts, int(CROWDED * limits.max_connections)))
+        share = min(limits.max_peer_connections, level(counts, int(CROWDED_SHARE * limits.max_connections)))
         for connections in by_host.values():
             if len(connections) > share:
-                connections.sort(key=lambda one: one.heard)
+                connections.sort(key=lambda one: one.last_received)
                 for connection in connections[: len(connections) - share]:
-                    self._end(connection, f"the address has more than {share} connections")
+                    self._close(connection, f"the address has more than {share} connections")
 
     def _relieve_memory(self) -> None:
         """Relieves or closes the connections with the most buffered bytes, until the total is within the limit."""
         limit = self._limits.max_buffered_bytes
-        for connection in sorted(self._connections.values(), key=lambda one: one.kept, reverse=True):
-            self._kept = self._all_kept()
-            if self._kept <= limit or not connection.kept:
+        for connection in sorted(self._connections.values(), key=lambda one: one.buffered, reverse=True):
+            self._buffered = self._total_buffered()
+            if self._buffered <= limit or not connection.buffered:
                 return
             if self.relieve(connection.where):
-                connection.coming = 0.0
+                connection.incomplete = 0.0
             else:
-                self._ending += connection.kept
-                self._end(connection, "it had the most buffered bytes, and their total exceeds the limit")
-        self._kept = self._all_kept()
+                self._closing += connection.buffered
+                self._close(connection, "it had the most buffered bytes, and their total exceeds the limit")
+        self._buffered = self._total_buffered()
 
-    def _all_kept(self) -> int:
-        kept = sum(one.kept for one in self._connections.values())
+    def _total_buffered(self) -> int:
+        buffered = sum(one.buffered for one in self._connections.values())
         # Received bytes may have been forwarded to another process, and then don't occupy memory of this one.
-        return min(kept, own_memory()) if kept > self._limits.max_buffered_bytes / 2 else kept
+        return min(buffered, own_memory()) if buffered > self._limits.max_buffered_bytes / 2 else buffered
 
-    def _end(self, connection: Connection, reason: str) -> None:
-        self._ended[connection.where[0], reason] += 1
-        connection.end()
+    def _close(self, connection: Connection, reason: str) -> None:
+        self._closed_count[connection.where[0], reason] += 1
+        connection.close()
         self._connections.pop(connection.cookie, None)
 
-    def _log_ended(self) -> None:
-        ended, self._ended = self._ended, Counter()
-        for (host, reason), count in ended.items():
+    def _log_closed(self) -> None:
+        closed, self._closed_count = self._closed_count, Counter()
+        for (host, reason), count in closed.items():
             logger.warning("closed %d connection%s of %s: %s", count, "s" if count > 1 else "", host, reason)
 
     def _by_endpoint(self) -> dict[tuple[str, int], Traffic]:
@@ -393,8 +393,8 @@ def level(counts: Sequence[int], total: int) -> int:
     4
     """
     left = total
-    for place, count in enumerate(counts):
-        others = len(counts) - place
+    for index, count in enumerate(counts):
+        others = len(counts) - index
         if count * others > left:
             return max(1, left // others)
         left -= count

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 #: Time between two checks of a condition, in seconds.
-LOOK_SECONDS = 0.01
+CHECK_SECONDS = 0.01
 
 
 class Ending:
@@ -29,7 +29,7 @@ class Ending:
     def wait(self, condition: Callable[[], bool]) -> bool:
         """Waits until a condition holds or the grace period is over. Returns whether it holds."""
         while not (holds := condition()) and time.monotonic() < self._over:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(CHECK_SECONDS)
         return holds
 
 
@@ -37,4 +37,4 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
     """Waits until a condition holds, for `seconds` at most."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)

@@ -65,7 +65,7 @@ class EventBatches:
         #: Calls that aren't answered yet.
         self.open: set[BatchedCall] = set()
         #: Those of them whose request is still being received. Set by the transport.
-        self.coming: Collection[BatchedCall] = ()
+        self.receiving: Collection[BatchedCall] = ()
         #: Whether further calls are refused.
         self.stopping = False
 
@@ -88,7 +88,7 @@ class EventBatches:
                 raise limits.too_large(len(request))
             if self.stopping:
                 raise UnavailableError(STOPPING)
-            if len(self.open) - len(self.coming) > limits.max_calls:
+            if len(self.open) - len(self.receiving) > limits.max_calls:
                 raise BusyError(f"all {limits.max_calls} calls of this server are in use", retry_after=0.1)
             if request.startswith(COMPRESSED):
                 short = decompressed_if_short(request)

@@ -60,8 +60,8 @@ class Front(NamedTuple):
     def of(cls, limits: Limits) -> Front:
         """Makes a monitor and a budget for these limits."""
         connections = Connections(limits)
-        memory = MemoryBudget(limits.max_buffered_bytes, connections.kept)
-        connections.after_look = HeapTrimmer(memory).look
+        memory = MemoryBudget(limits.max_buffered_bytes, connections.buffered)
+        connections.after_check = HeapTrimmer(memory).check
         return cls(connections, memory)
 
 
@@ -234,5 +234,5 @@ def address(host: str, port: int) -> str:
     """Returns the address to listen on, as gRPC writes it. A host "unix:PATH" is a socket in the file system."""
     if host.startswith("unix:"):
         return host
-    # An IPv6 address has colons of its own.
+    # An IPv6 address contains colons, so it is put in brackets.
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

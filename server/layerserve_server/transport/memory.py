@@ -64,7 +64,7 @@ class HeapTrimmer:
         #: Peak of the memory in use since the heap was last trimmed, in bytes.
         self._most = 0
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Checks the memory in use. Called periodically, from one thread."""
         used = self._memory.used
         self._most = max(self._most, used)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 #: One in this many streams is reserved for other methods than the busiest one, so that none can take all.
 OTHERS_SHARE = 4
 #: Maximum time between two checks for idle and stalled streams, in seconds.
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 #: Time for handlers to end at shutdown, after their streams were interrupted, in seconds.
 END_SECONDS = 2.0
 #: Error of streams that arrive while too many others wait to be started.
@@ -197,16 +197,16 @@ class Streams:
                 logger.exception("failed to process an event of a stream")
         self._report_refused()
 
-    def _look(self) -> None:
+    def _check_stalled(self) -> None:
         """Ends idle and stalled streams."""
-        self._look_later()
+        self._schedule_check()
         now = time.monotonic()
         for stream in tuple(self._open):
-            stream.look(now, self.limits.stream_idle_seconds, self.limits.stalled_seconds)
+            stream.check_stalled(now, self.limits.stream_idle_seconds, self.limits.stalled_seconds)
 
-    def _look_later(self) -> None:
+    def _schedule_check(self) -> None:
         seconds = min(self.limits.stream_idle_seconds, self.limits.stalled_seconds)
-        self.loop.call_later(min(LOOK_SECONDS, seconds / 4), self._look)
+        self.loop.call_later(min(CHECK_SECONDS, seconds / 4), self._check_stalled)
 
     def _end(self) -> None:
         self.stopping = True
@@ -231,7 +231,7 @@ class Streams:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self._look_later()
+        self._schedule_check()
         self.loop.run_forever()
         self.loop.close()
 
@@ -367,7 +367,7 @@ class ServerStream:
 
     # Called by `Streams`.
 
-    def look(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
+    def check_stalled(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
         """Interrupts the stream if the client has sent nothing, or read nothing, for too long."""
         if self._waits_since is not None and now - self._waits_since > idle_seconds:
             self.interrupt(IdleStreamError(f"the client sent no message for {idle_seconds:g} seconds"))

@@ -390,7 +390,7 @@ def test_only_a_quick_model_runs_where_a_burst_was_taken(make):
     queue, _ = make(execute)
     for value in (1, 1, 2, 1):
         assert column(wait_here(queue, [value], queue.run_if_quick)) == [value]
-        while queue._led:  # whoever ran this has still to cease to
+        while queue._has_leader:  # whoever ran this has still to cease to
             time.sleep(0.001)
     here = threading.current_thread()
     # The first time nothing is known, and after a long batch the model isn't quick.
@@ -494,7 +494,7 @@ def test_a_request_that_has_begun_ends_between_its_batches_only_if_nobody_wants_
 def quick_queue(make, **limits):
     """A queue that knows its model to be quick."""
     queue, observer = make(lambda outputs, arrays: {"y": arrays["x"]}, **limits)
-    queue._took = [0.0] * len(queue._took)
+    queue._thread_seconds = [0.0] * len(queue._thread_seconds)
     return queue, observer
 
 
@@ -571,7 +571,7 @@ def test_requests_that_came_together_run_at_once_and_are_counted_after_their_ans
         return {"y": arrays["x"]}
 
     queue, observer = make(execute)
-    queue._took = [0.0] * len(queue._took)
+    queue._thread_seconds = [0.0] * len(queue._thread_seconds)
     now = time.monotonic()
     callers = [Caller(1.0, arrived=now - 0.25), Caller(2.0, arrived=now - 0.5)]
     group = Together(callers)
@@ -583,7 +583,7 @@ def test_requests_that_came_together_run_at_once_and_are_counted_after_their_ans
     assert counted == [[], []]
     assert observer.batches == [(2, 2)]
     assert observer.waits == pytest.approx([0.25, 0.5], abs=0.1)
-    assert not queue._led
+    assert not queue._has_leader
 
 
 def test_as_many_of_those_that_came_together_run_as_fit_into_a_batch(make):
@@ -614,7 +614,7 @@ def test_who_came_while_others_ran_is_run_after_them(make):
         return {"y": arrays["x"]}
 
     queue, _observer = make(execute)
-    queue._took = [0.0] * len(queue._took)
+    queue._thread_seconds = [0.0] * len(queue._thread_seconds)
     assert runs(queue)
     assert column(futures[0]) == [5]
 
@@ -623,9 +623,9 @@ def test_nothing_runs_at_once_in_a_queue_that_is_closed_or_slow(make):
     queue, _ = quick_queue(make, max_batch_rows=8)
     for rows, quick in ((1, True), (2, True), (3, True), (4, False), (8, False), (16, False)):
         # Twice the rows may take twice as long.
-        queue._took = [0.0, batching.QUICK_SECONDS / 4, *[math.inf] * (len(queue._took) - 2)]
+        queue._thread_seconds = [0.0, batching.QUICK_SECONDS / 4, *[math.inf] * (len(queue._thread_seconds) - 2)]
         assert runs(queue, rows) == quick
-    queue._took = [0.0] * len(queue._took)
+    queue._thread_seconds = [0.0] * len(queue._thread_seconds)
     assert not runs(queue, 9)  # more than a batch has
     queue.close()
     assert not runs(queue)
@@ -633,12 +633,12 @@ def test_nothing_runs_at_once_in_a_queue_that_is_closed_or_slow(make):
 
 def test_results_with_other_rows_are_never_handed_out_to_those_that_came_together(make):
     queue, _ = make(lambda outputs, arrays: {"y": arrays["x"][:1]})
-    queue._took = [0.0] * len(queue._took)
+    queue._thread_seconds = [0.0] * len(queue._thread_seconds)
     callers = [Caller(1.0), Caller(2.0)]
     assert queue.run_together(Together(callers))
     assert all(re.match("output 'y' has shape", str(caller.answer)) for caller in callers)
     assert [type(caller.answer) for caller in callers] == [RuntimeError] * 2
-    assert not queue._led
+    assert not queue._has_leader
 
 
 def queued(queue, callers, max_wait):
@@ -668,7 +668,7 @@ def test_who_is_refused_or_at_fault_is_so_with_a_queue_and_without(make, run):
         return {"y": arrays["x"] * 2}
 
     queue, observer = make(execute, max_batch_rows=16)
-    queue._took = [0.0] * len(queue._took)
+    queue._thread_seconds = [0.0] * len(queue._thread_seconds)
     now = time.monotonic()
     callers = [
         Caller(1.0, deadline=now + 100),

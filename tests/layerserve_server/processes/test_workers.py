@@ -204,7 +204,7 @@ def processes(monkeypatch):
 
     def make_processes(program, count=2):
         monkeypatch.setattr(supervisor, "COMMAND", (sys.executable, "-c", program))
-        monkeypatch.setattr(supervisor, "AGAIN_SECONDS", 0.01)
+        monkeypatch.setattr(supervisor, "RESTART_SECONDS", 0.01)
         made.append(Supervisor(Settings(workers=count)))
         return made[-1]
 

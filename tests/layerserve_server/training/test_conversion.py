@@ -99,11 +99,11 @@ def test_a_process_that_dies_costs_its_caller_only(died: JobDiedError, said: str
 def test_no_more_than_so_many_at_once(converter: Converter, tmp_path: Path) -> None:
     path = saved(tmp_path / "m.keras")
     for _ in range(conversion.MAX_CONVERSIONS):
-        converter._places.acquire()
+        converter._slots.acquire()
     with pytest.raises(BusyError) as caught, converter.converted(path, "", 10):
         pass
     assert caught.value.retry_after == conversion.RETRY_SECONDS
-    converter._places.release()
+    converter._slots.release()
     with converter.converted(path, "", 10):
         pass
 

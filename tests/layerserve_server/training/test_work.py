@@ -19,7 +19,7 @@ from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.process import main as child
 from layerserve_server.training.process import reporting, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
-from layerserve_server.training.process.reporting import EvaluationReporter, Place, Reporter
+from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, result_file
@@ -252,7 +252,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.mark.parametrize("kind", [Reporter, EvaluationReporter])
 def test_steps_are_told_often_at_first_and_then_less(kind: type[Reporter], clock: list[float], tmp_path: Path) -> None:
-    reporter = kind(EventWriter(tmp_path), Place())
+    reporter = kind(EventWriter(tmp_path), Position())
     reporter.set_params({"epochs": 2, "steps": 100, "rows": 400, "resumed": False})
     evaluates = kind is EvaluationReporter
     begin, end = (
@@ -286,7 +286,7 @@ def test_steps_are_told_often_at_first_and_then_less(kind: type[Reporter], clock
 
 def test_an_epoch_says_how_long_it_took_by_the_clock_of_the_run(clock: list[float], tmp_path: Path) -> None:
     """Whenever the event is read: here both are at the end."""
-    reporter = Reporter(EventWriter(tmp_path), Place())
+    reporter = Reporter(EventWriter(tmp_path), Position())
     reporter.set_params({"epochs": 2, "steps": 1, "rows": 4, "resumed": False})
     reporter.on_train_begin()
     for epoch, seconds in enumerate((0.038, 2.5)):

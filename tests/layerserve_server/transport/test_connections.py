@@ -15,7 +15,7 @@ import pytest
 from echo_servers import ECHO
 from layerserve_server import system_memory
 from layerserve_server.transport import connections, memory
-from layerserve_server.transport.connections import LOOK_SECONDS, Connection, Connections, Traffic, level
+from layerserve_server.transport.connections import CHECK_SECONDS, Connection, Connections, Traffic, level
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.peers import endpoint, host_of
@@ -76,7 +76,7 @@ class Pair:
 
     def look(self):
         self.watched._search()
-        self.watched._look(0.0)
+        self.watched._check(0.0)
 
     @property
     def connection(self) -> Connection:
@@ -116,12 +116,12 @@ def test_bytes_of_messages_that_are_not_whole_are_counted(pair):
     pair.send(3 << 20)
     pair.look()
     # Buffers of the libraries are half empty.
-    assert pair.watched.kept() == 2 * ((3 << 20) + HELLO)
+    assert pair.watched.buffered() == 2 * ((3 << 20) + HELLO)
     # The message came whole, and is counted by whoever took it.
     pair.traffic.calls += 1
     pair.traffic.received += 3 << 20
     pair.look()
-    assert pair.watched.kept() == 0
+    assert pair.watched.buffered() == 0
 
 
 def test_a_connection_whose_messages_never_end_is_ended(pair, monkeypatch):
@@ -134,12 +134,12 @@ def test_a_connection_whose_messages_never_end_is_ended(pair, monkeypatch):
     pair.look()
     assert pair.ended()
     # It goes on to count until its library has noticed.
-    took = pair.watched.kept()
+    took = pair.watched.buffered()
     assert took > 8 << 20
-    pair.watched._look(connections.ENDING_SECONDS)
-    assert pair.watched.kept() == pytest.approx(took / 2, abs=1)
-    pair.watched._look(100.0)
-    assert pair.watched.kept() == 0
+    pair.watched._check(connections.CLOSING_SECONDS)
+    assert pair.watched.buffered() == pytest.approx(took / 2, abs=1)
+    pair.watched._check(100.0)
+    assert pair.watched.buffered() == 0
 
 
 def test_what_went_on_to_another_process_is_not_kept(pair, monkeypatch):
@@ -151,7 +151,7 @@ def test_what_went_on_to_another_process_is_not_kept(pair, monkeypatch):
     pair.watched.unattributed.received += 9 << 20
     pair.watched.unattributed.calls += 1
     pair.look()
-    assert pair.connection.coming == 0
+    assert pair.connection.incomplete == 0
 
 
 def test_calls_whose_requests_still_come_are_refused_before_their_connection_is_ended(pair, monkeypatch):
@@ -171,7 +171,7 @@ def test_a_caller_that_takes_no_replies_is_ended(pair, monkeypatch):
     pair.look()
     pair.traffic.replied += 5 << 20
     pair.look()
-    assert pair.watched.kept() == (5 << 20) + 2 * HELLO
+    assert pair.watched.buffered() == (5 << 20) + 2 * HELLO
     clock[0] += LIMITS.stalled_seconds - 1
     pair.look()
     assert not pair.ended()
@@ -184,14 +184,14 @@ def test_replies_count_as_soon_as_they_are_given_out(pair):
     """Many more would be given out until the next look; it comes at once where they are much."""
     pair.look()
     pair.watched.count_reply(pair.traffic, 1 << 20)
-    assert pair.watched.kept() == 1 << 20
-    assert not pair.watched._look_now.is_set()
+    assert pair.watched.buffered() == 1 << 20
+    assert not pair.watched._check_now.is_set()
     pair.look()
-    assert pair.watched.kept() == (1 << 20) + 2 * HELLO  # once, as what is left on the connection
+    assert pair.watched.buffered() == (1 << 20) + 2 * HELLO  # once, as what is left on the connection
     pair.watched.count_reply(pair.traffic, (1 << 20) + 1)  # an eighth of all is a MiB
-    assert pair.watched._look_now.is_set()
+    assert pair.watched._check_now.is_set()
     pair.look()
-    assert pair.watched.kept() == (2 << 20) + 1 + 2 * HELLO
+    assert pair.watched.buffered() == (2 << 20) + 1 + 2 * HELLO
 
 
 def test_a_caller_that_takes_its_replies_slowly_stays(pair, monkeypatch):
@@ -240,7 +240,7 @@ class Crowd:
     def look(self):
         """Looks; gives the numbers of the connections that are ended."""
         self.watched._search()
-        self.watched._look(0.0)
+        self.watched._check(0.0)
         ended = []
         for number, caller in enumerate(self.callers):
             caller.settimeout(0)
@@ -306,13 +306,13 @@ def test_a_level_cuts_no_more_than_it_must(seed):
 
 def test_connections_are_looked_at_more_often_while_memory_fills_up():
     watched = Connections(LIMITS)  # 8 MiB in all
-    assert watched._pause(0.0) == LOOK_SECONDS
-    assert watched._pause(-1.0) == LOOK_SECONDS
-    assert watched._pause(1 << 20) == LOOK_SECONDS
+    assert watched._pause(0.0) == CHECK_SECONDS
+    assert watched._pause(-1.0) == CHECK_SECONDS
+    assert watched._pause(1 << 20) == CHECK_SECONDS
     assert watched._pause(64 << 20) == pytest.approx(1 / 16)
-    watched._kept = 6 << 20
+    watched._buffered = 6 << 20
     assert watched._pause(32 << 20) == pytest.approx(1 / 32)
-    watched._kept = 20 << 20
+    watched._buffered = 20 << 20
     assert watched._pause(16 << 20) == 0.0
 
 
@@ -324,17 +324,17 @@ def test_looks_take_little_of_the_time_however_much_there_is_to_see(pair, monkey
     def look(elapsed):
         looks.append(time.monotonic())
         time.sleep(took)
-        pair.watched._kept += 100 << 20 if hurried else 0
+        pair.watched._buffered += 100 << 20 if hurried else 0
         if hurried:
-            pair.watched._look_now.set()
+            pair.watched._check_now.set()
 
-    monkeypatch.setattr(pair.watched, "_look", look)
+    monkeypatch.setattr(pair.watched, "_check", look)
     watching = threading.Thread(target=pair.watched._watch)
     pair.watched._thread = watching
     watching.start()
     time.sleep(1.0)
     pair.watched.stop()
-    least = max(connections.LEAST_SECONDS, connections.LEAST_LOOKS * took) if hurried else LOOK_SECONDS
+    least = max(connections.MIN_CHECK_SECONDS, connections.MIN_CHECK_RATIO * took) if hurried else CHECK_SECONDS
     pauses = [later - earlier for earlier, later in pairwise(looks)]
     assert pauses
     assert min(pauses) >= 0.5 * least  # they begin late by turns on a busy machine
@@ -345,13 +345,13 @@ def test_calls_that_are_cancelled_without_end_are_seen_at_once(pair):
     pair.look()
     for _ in range(LIMITS.max_resets_per_second):
         pair.watched.count_reset(pair.traffic)
-    assert not pair.watched._look_now.is_set()
+    assert not pair.watched._check_now.is_set()
     pair.look()
     pair.watched.count_reset(pair.traffic)
-    assert not pair.watched._look_now.is_set()  # since the last look it is one
+    assert not pair.watched._check_now.is_set()  # since the last look it is one
     for _ in range(LIMITS.max_resets_per_second):
         pair.watched.count_reset(pair.traffic)
-    assert pair.watched._look_now.is_set()
+    assert pair.watched._check_now.is_set()
     pair.look()
     assert pair.ended()
 
@@ -456,7 +456,7 @@ def test_memory_that_callers_no_longer_take_is_returned_to_the_system(monkeypatc
         (0, 2),
     ):
         outside[0] = used
-        looks.look()
+        looks.check()
         assert len(returned) == times, used
 
 
@@ -466,8 +466,8 @@ def test_a_server_returns_what_it_does_not_need(serve_echo, monkeypatch, wait_un
     monkeypatch.setattr(memory, "trim_heap", lambda: returned.append(threading.current_thread().name))
     _, _, server, _ = serve_echo({"max_buffered_bytes": 1 << 30})
     server.memory.add(100 << 20)
-    wait_until(lambda: server._connections._kept == 0)
-    threading.Event().wait(3 * LOOK_SECONDS)
+    wait_until(lambda: server._connections._buffered == 0)
+    threading.Event().wait(3 * CHECK_SECONDS)
     assert returned == []
     server.memory.give(100 << 20)
     wait_until(lambda: returned == ["connections"])

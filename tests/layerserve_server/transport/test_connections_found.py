@@ -69,7 +69,7 @@ def test_another_connection_on_the_same_descriptor_is_another_one(listener: sock
             watched._search()
             (second,) = watched._connections.values()
             assert second is not first
-            first.end()  # it is closed: nothing happens to the one that has its descriptor now
+            first.close()  # it is closed: nothing happens to the one that has its descriptor now
             again.sendall(b"x")
             assert other.recv(1) == b"x"
 
@@ -79,8 +79,8 @@ def test_a_connection_that_came_after_the_last_look_is_ended_with_the_others(
 ) -> None:
     watched = Connections(LIMITS)
     looked = threading.Event()
-    look = watched._look
-    monkeypatch.setattr(watched, "_look", lambda elapsed: look(elapsed) or looked.set())
+    look = watched._check
+    monkeypatch.setattr(watched, "_check", lambda elapsed: look(elapsed) or looked.set())
     watched.start(listener.getsockname()[1])
     assert looked.wait(30)
     # The watching is held up from here on, as by a busy machine: what comes now, no look has seen.

@@ -75,10 +75,10 @@ class CoalescedCalls:
         return [self._part([call]) for call in self.requests]
 
     def parts(self, max_rows: int) -> Sequence[CoalescedCalls]:
-        most = max_rows // self.request_rows
-        if len(self.requests) <= most:
+        count = max_rows // self.request_rows
+        if len(self.requests) <= count:
             return (self,)
-        return [self._part(self.requests[start : start + most]) for start in range(0, len(self.requests), most)]
+        return [self._part(self.requests[start : start + count]) for start in range(0, len(self.requests), count)]
 
     def _part(self, calls: Sequence[Call]) -> CoalescedCalls:
         return CoalescedCalls(calls, self._template, self._layouts, self._endpoint)

@@ -42,7 +42,7 @@ class Encoder:
             array = results[name]
             content, size = array.tobytes(), array.nbytes // len(ids)
             head = self._tensors.head(name, array[:rows])
-            columns.append([head + content[place * size : (place + 1) * size] for place in range(len(ids))])
+            columns.append([head + content[index * size : (index + 1) * size] for index in range(len(ids))])
         messages = [self._head + b"".join(parts) for parts in zip(*columns, strict=True)]
         return [
             message + prediction_pb2.PredictResponse(id=id).SerializeToString() if id else message

@@ -142,7 +142,7 @@ def template_of(
             ids.append(span)
         elif number == _Request.INPUTS_FIELD_NUMBER:
             inner = list(fields(message, span))
-            found = [place for which, place in inner if which == _Tensor.DATA_FIELD_NUMBER]
+            found = [found_span for which, found_span in inner if which == _Tensor.DATA_FIELD_NUMBER]
             if len(found) != 1 or any(which == GROUP for which, _ in inner):
                 return None
             data += found

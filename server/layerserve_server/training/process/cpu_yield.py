@@ -12,12 +12,12 @@ from layergraph.training.callbacks.callback import Callback
 from layerserve_server.training.process.cpu_usage import SERVER, seconds_served, seconds_waited, serving_processes
 
 #: Minimum time of training between two checks for contention, in seconds.
-TRAINS = 0.05
+MIN_TRAIN_SECONDS = 0.05
 #: On contention, training pauses for this multiple of its processor time, and at most this number of seconds.
-RESTS, MOST_RESTS = 9.0, 5.0
+REST_RATIO, MAX_REST_SECONDS = 9.0, 5.0
 #: Contention: training waited for a core for more than the first fraction of the time, and the server computed for more
 #: than the second fraction.
-WAITED, SERVED = 0.3, 0.75
+WAITED_SHARE, SERVED_SHARE = 0.3, 0.75
 
 
 class CpuYield(Callback):
@@ -36,7 +36,7 @@ class CpuYield(Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         os.sched_yield()
-        if time.monotonic() - self._began > TRAINS:
+        if time.monotonic() - self._began > MIN_TRAIN_SECONDS:
             self._rest_on_contention()
 
     def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -50,10 +50,10 @@ class CpuYield(Callback):
     def _rest_on_contention(self) -> None:
         took = time.monotonic() - self._began
         waited = seconds_waited() - self._waited
-        if waited > WAITED * took:
-            if seconds_served(self._serving) - self._served > SERVED * took:
+        if waited > WAITED_SHARE * took:
+            if seconds_served(self._serving) - self._served > SERVED_SHARE * took:
                 # If other processes use the cores, too, training may hardly have computed, and pauses briefly.
-                time.sleep(min(RESTS * max(took - waited, 0.0), MOST_RESTS))
+                time.sleep(min(REST_RATIO * max(took - waited, 0.0), MAX_REST_SECONDS))
             # Workers come and go. Finding them is slow, so it is done on contention only.
             self._serving = serving_processes(self._server)
         self._begin()

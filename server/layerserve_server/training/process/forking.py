@@ -34,7 +34,7 @@ from layerserve_server.training.process.warm_parent import MAX_REPLY, JobLimits,
 from layerserve_server.training.runs.folder import CHILD_OUTPUT
 
 #: Time between two checks of a job, in seconds.
-LOOK_SECONDS = 0.01
+CHECK_SECONDS = 0.01
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def _supervise(channel: socket.socket, jobs: Mapping[str, Job]) -> None:
     late = False
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
         late = time.monotonic() > deadline
-        if hangup.poll(LOOK_SECONDS * 1000) or late:
+        if hangup.poll(CHECK_SECONDS * 1000) or late:
             os.kill(child, signal.SIGKILL)
             ended = os.waitpid(child, 0)
             break

@@ -25,7 +25,7 @@ from layerserve_server.training.result import Interruption, RunResult, StopReque
 from layerserve_server.training.runs.folder import CHILD_LOCK
 
 if TYPE_CHECKING:
-    from layerserve_server.training.process.reporting import Place
+    from layerserve_server.training.process.reporting import Position
 
 
 #: Name of a run's process; Linux allows 15 characters.
@@ -48,44 +48,44 @@ def main(folder: Path) -> int:
 def _work(folder: Path, request: RunRequest) -> int:
     """Executes one process's part of a run. Returns the exit status."""
     signal.signal(signal.SIGTERM, _stop)
-    from layerserve_server.training.process.reporting import Place
+    from layerserve_server.training.process.reporting import Position
 
-    place = Place()
+    position = Position()
     result: RunResult | None
     try:
-        result = _execute(folder, request, place)
+        result = _execute(folder, request, position)
     except StopRequest:
         # torchrun stops all workers if one fails; the process that launched them reports the reason.
-        result = None if workers.started_here() else RunResult("cancelled", epoch=place.epoch)
+        result = None if workers.started_here() else RunResult("cancelled", epoch=position.epoch)
     except Interruption:
-        result = RunResult("interrupted", epoch=place.epoch)
+        result = RunResult("interrupted", epoch=position.epoch)
     except Exception as error:
         if workers.under_torchrun() and workers.lost_peer(error):
             return workers.LOST_PEER
-        result = _failure(error, place)
+        result = _failure(error, position)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if result is not None:
         result.write(folder)
     return 0
 
 
-def _execute(folder: Path, request: RunRequest, place: Place) -> RunResult | None:
+def _execute(folder: Path, request: RunRequest, position: Position) -> RunResult | None:
     """Trains or evaluates. Returns the result; None for all workers but the first."""
     # Imported late, since it imports torch: errors in the request are found before.
     from layerserve_server.training.process import work
 
     if request.kind is Kind.EVALUATION:
-        return work.evaluate(folder, request, place)
+        return work.evaluate(folder, request, position)
     if not workers.under_torchrun():
-        return work.train(folder, request, place, None)
+        return work.train(folder, request, position, None)
     joined = workers.join()
     if joined.first:
-        return work.train(folder, request, place, joined)
+        return work.train(folder, request, position, joined)
     work.help_training(folder, request, joined)
     return None
 
 
-def _failure(error: Exception, place: Place) -> RunResult:
+def _failure(error: Exception, position: Position) -> RunResult:
     """Returns the result for an error. The traceback of an unexpected error goes to the run's log."""
     from layergraph.errors import LayerGraphError, NonFiniteLossError
 
@@ -94,14 +94,16 @@ def _failure(error: Exception, place: Place) -> RunResult:
     if isinstance(error, NonFiniteLossError):
         return RunResult("failed", str(error), error.epoch, error.step)
     if isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory")):
-        return RunResult("failed", "out of memory", place.epoch, place.step, resumable=True)
+        return RunResult("failed", "out of memory", position.epoch, position.step, resumable=True)
     if isinstance(error, (LayerGraphError, ServerError)):
-        return RunResult("failed", str(error), place.epoch, place.step)
+        return RunResult("failed", str(error), position.epoch, position.step)
     if isinstance(error, OSError) and error.strerror:
         reason = f"the run's files can't be read or written: {error.strerror}"
-        return RunResult("failed", reason, place.epoch, place.step, resumable=True)
+        return RunResult("failed", reason, position.epoch, position.step, resumable=True)
     traceback.print_exc()
-    return RunResult("failed", f"internal error ({type(error).__name__}); see the run's log", place.epoch, place.step)
+    return RunResult(
+        "failed", f"internal error ({type(error).__name__}); see the run's log", position.epoch, position.step
+    )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -23,7 +23,7 @@ LIVELY_SECONDS = 120.0
 
 
 @dataclass(slots=True)
-class Place:
+class Position:
     """Current epoch and step of a process, counted from 1; 0 outside of one."""
 
     epoch: int = 0
@@ -33,13 +33,13 @@ class Place:
 class Reporter(Callback):
     """Writes training events. Logs are read only when an event is due, since reading them synchronizes the device."""
 
-    def __init__(self, writer: EventWriter, place: Place) -> None:
+    def __init__(self, writer: EventWriter, position: Position) -> None:
         super().__init__()
         self.logs: dict[str, float] = {}
         #: The current epoch or, between epochs, the next one; from 1.
         self._next_epoch = 1
         self._writer = writer
-        self._place = place
+        self._position = position
         self._began = self._epoch_began = time.monotonic()
         self._reported = 0.0
 
@@ -49,12 +49,12 @@ class Reporter(Callback):
 
     def state(self) -> dict[str, Any]:
         """Returns the state for a checkpoint."""
-        return {"epoch": self._next_epoch, "step": self._place.step, "logs": self.logs}
+        return {"epoch": self._next_epoch, "step": self._position.step, "logs": self.logs}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores the state of a checkpoint. Called after `on_train_begin`."""
-        self._next_epoch, self._place.step, self.logs = state["epoch"], state["step"], dict(state["logs"])
-        self._place.epoch = min(self._next_epoch, self._epochs)
+        self._next_epoch, self._position.step, self.logs = state["epoch"], state["step"], dict(state["logs"])
+        self._position.epoch = min(self._next_epoch, self._epochs)
         self._writer.write(events.Resumed(state["epoch"], state["step"]))
         self._report_start()
 
@@ -62,28 +62,28 @@ class Reporter(Callback):
         self._writer.write(events.Started(self._epochs, self._steps, self.params["rows"]))
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._place.epoch = self._next_epoch = epoch + 1
+        self._position.epoch = self._next_epoch = epoch + 1
         self._epoch_began = time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._place.step = batch + 1
+        self._position.step = batch + 1
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._report_step(self._place.epoch, self._epochs, logs)
+        self._report_step(self._position.epoch, self._epochs, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.logs = numbers(logs)
-        self._place.step = 0
+        self._position.step = 0
         self._next_epoch = epoch + 2
         seconds = time.monotonic() - self._epoch_began
-        self._writer.write(events.Epoch(self._place.epoch, self._epochs, self.logs, seconds))
+        self._writer.write(events.Epoch(self._position.epoch, self._epochs, self.logs, seconds))
 
     def _report_step(self, epoch: int, epochs: int, logs: Mapping[str, Any] | None) -> None:
         now = time.monotonic()
-        least = STEP_SECONDS if now - self._began < LIVELY_SECONDS else LATER_STEP_SECONDS
-        if now - self._reported >= least or self._place.step == self._steps:
+        interval = STEP_SECONDS if now - self._began < LIVELY_SECONDS else LATER_STEP_SECONDS
+        if now - self._reported >= interval or self._position.step == self._steps:
             self._reported = now
-            self._writer.write(events.Step(epoch, epochs, self._place.step, self._steps, numbers(logs)))
+            self._writer.write(events.Step(epoch, epochs, self._position.step, self._steps, numbers(logs)))
 
     @property
     def _epochs(self) -> int:
@@ -98,11 +98,11 @@ class EvaluationReporter(Reporter):
     """Writes the events of an evaluation, as of one epoch."""
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self._place.epoch = 1
+        self._position.epoch = 1
         self._writer.write(events.Started(1, self._steps, self.params["rows"]))
 
     def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._place.step = batch + 1
+        self._position.step = batch + 1
 
     def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._report_step(1, 1, logs)
@@ -117,7 +117,7 @@ def numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
     for name, value in (logs or {}).items():
         if np.ndim(value):
             first = np.ravel(value)[:MAX_NUMBERS]
-            found.update({f"{name}[{place}]": float(item) for place, item in enumerate(first)})
+            found.update({f"{name}[{index}]": float(item) for index, item in enumerate(first)})
         else:
             found[name] = float(value)
     return found

@@ -18,7 +18,7 @@ from layerserve_server.training.result import ended_by_signal
 from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 
 #: Time between two checks of a training process, in seconds. Events reach their watchers with this delay at most.
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 
 
 class TrainingProcess:
@@ -69,7 +69,7 @@ class TrainingProcess:
 
     @property
     def lives(self) -> bool:
-        """Whether a training process holds the run's lock, whoever started it."""
+        """Whether a training process holds the run's lock, no matter which server started it."""
         try:
             with (self._folder / CHILD_LOCK).open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -93,9 +93,9 @@ class TrainingProcess:
             return None
 
     def wait(self) -> bool:
-        """Waits LOOK_SECONDS. Returns whether the process is still alive."""
+        """Waits CHECK_SECONDS. Returns whether the process is still alive."""
         # Not subprocess's own wait with a timeout, which polls a hundred times a second in the serving process.
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
         try:
             return self.lives if self._started is None else self._started.poll() is None
         except ChildProcessError:

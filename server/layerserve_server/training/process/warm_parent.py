@@ -199,12 +199,12 @@ class WarmParent:
         self._process = self._control = None
 
 
-def received(channel: socket.socket, most: int | None = None) -> bytes:
-    """Receives until the other end is closed. Raises OSError if there are more than `most` bytes, or on an error."""
+def received(channel: socket.socket, limit: int | None = None) -> bytes:
+    """Receives until the other end is closed. Raises OSError if there are more than `limit` bytes, or on an error."""
     parts, length = [], 0
     while part := channel.recv(1 << 16):
         parts.append(part)
         length += len(part)
-        if most is not None and length > most:
+        if limit is not None and length > limit:
             raise OSError("the reply is too long")
     return b"".join(parts)

@@ -27,7 +27,7 @@ from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.gpu import gpu
 from layerserve_server.training.process.priority import lower_priority
-from layerserve_server.training.process.reporting import EvaluationReporter, Place, Reporter, numbers
+from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, FILES, result_file
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from layergraph.training.workers import Workers
 
 
-def train(folder: Path, request: RunRequest, place: Place, workers: Workers | None) -> RunResult:
+def train(folder: Path, request: RunRequest, position: Position, workers: Workers | None) -> RunResult:
     """Trains, from the latest checkpoint if there is one, and writes the trained model to the folder.
 
     With several workers this is the part of the first one, which alone writes files.
@@ -54,7 +54,7 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
     signal.signal(INTERRUPT, lambda *_: checkpoints.interrupt())
     if EventLog.read(folder).newest(events.Started) and not checkpoints.path.exists():
         writer.write(events.Resumed())
-    reporter = Reporter(writer, place)
+    reporter = Reporter(writer, position)
     configured = configured_callbacks(request, folder / FILES)
     best = [BestEpoch(folder, request)] if request.publish == "best" else []
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
@@ -68,7 +68,7 @@ def train(folder: Path, request: RunRequest, place: Place, workers: Workers | No
     withheld = why_withheld(load_model, base, result, request, arrays)
     writer.close()
     return RunResult(
-        "trained", epoch=place.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
+        "trained", epoch=position.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
     )
 
 
@@ -80,12 +80,12 @@ def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     model.fit(**fit_arguments(request, arrays), checkpoints=Checkpoints(folder / CHECKPOINTS), workers=workers)
 
 
-def evaluate(folder: Path, request: RunRequest, place: Place) -> RunResult:
+def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Evaluates the model, and returns the metrics in the result's logs."""
     _, model, arrays = _prepared(folder, request)
     writer = EventWriter(folder)
     began = time.monotonic()
-    reporter = EvaluationReporter(writer, place)
+    reporter = EvaluationReporter(writer, position)
     lower_priority(request.nice)
     logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_yielding(request)]))
     writer.close()

@@ -103,7 +103,7 @@ def _write_unless_written(folder: Path, result: RunResult) -> None:
 def lost(folder: Path, failures: Mapping[int, Any]) -> RunResult:
     """Returns the result of a run whose workers failed. `failures` are torchrun's, by rank."""
     step = EventLog.read(folder).newest(events.Step)
-    place = (step.epoch, step.step) if step is not None else (0, 0)
+    position = (step.epoch, step.step) if step is not None else (0, 0)
     # In the order in which torchrun saw them end: the first one's end may have caused the others'.
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
     # torchrun ends the remaining workers with SIGTERM.
@@ -112,11 +112,11 @@ def lost(folder: Path, failures: Mapping[int, Any]) -> RunResult:
     killed.sort(key=lambda rank: -codes[rank] == signal.SIGABRT)
     if killed:
         reason = f"worker {killed[0]} of the run {ended_by_signal(-codes[killed[0]])}"
-        return RunResult("failed", reason, *place, resumable=True)
+        return RunResult("failed", reason, *position, resumable=True)
     broken = [rank for rank, code in codes.items() if code not in (LOST_PEER, -signal.SIGTERM)]
     if broken:
-        return RunResult("failed", f"internal error in worker {broken[0]}; see the run's log", *place)
-    return RunResult("failed", "a worker of the run was lost", *place, resumable=True)
+        return RunResult("failed", f"internal error in worker {broken[0]}; see the run's log", *position)
+    return RunResult("failed", "a worker of the run was lost", *position, resumable=True)
 
 
 def _signal_workers(number: int) -> None:

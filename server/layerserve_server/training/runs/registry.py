@@ -108,9 +108,9 @@ class Runs:
         #: Runs that other servers own.
         self._elsewhere: dict[str, Run] = {}
         #: Ids of runs whose folders are being created.
-        self._making: set[str] = set()
+        self._creating: set[str] = set()
         #: Whether the runs in the folder have been read at startup. Requests about runs are refused until then.
-        self._found = False
+        self._scanned = False
         #: Held during a scan of the folder.
         self._scanning = threading.Lock()
         self._waiting: list[Run] = []
@@ -124,7 +124,7 @@ class Runs:
     def start(self) -> None:
         """Reads the runs in the folder, resumes interrupted ones, and starts the slots."""
         self._scan()
-        self._found = True
+        self._scanned = True
         self._prune()
         self._report()
         for slot in range(self._limits.slots):
@@ -166,7 +166,7 @@ class Runs:
         """
         if not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
-        self._check_found()
+        self._check_scanned()
         with self._changed:
             self._check_queue()
             self._beginning += 1
@@ -183,7 +183,7 @@ class Runs:
             if request.publish:
                 self._repository.check_writable(request.model)
             self._dry_run(base.found.path, request, base.parameter_count)
-            run = self._make(request, base.found.path)
+            run = self._create(request, base.found.path)
         finally:
             with self._changed:
                 self._beginning -= 1
@@ -219,7 +219,7 @@ class Runs:
         events.append(run.folder, events.Queued(max(0, busy + len(before) - slots + 1)))
         run.log.refresh()
         run.phase = Phase.WAITING
-        behind = next((place for place, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
+        behind = next((index for index, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
         self._waiting.insert(behind, run)
         # All threads, since only those of its kind can take it.
         self._changed.notify_all()
@@ -285,7 +285,7 @@ class Runs:
         Raises UnknownRunError if there is none, RunElsewhereError if another server owns it, and UnavailableError until
         the runs have been read at startup.
         """
-        self._check_found()
+        self._check_scanned()
         with self._changed:
             run = self._runs.get(run_id)
         if run is not None:
@@ -314,12 +314,12 @@ class Runs:
 
         Raises UnavailableError until the runs have been read at startup.
         """
-        self._check_found()
+        self._check_scanned()
         with self._changed:
             return _newest_first(self._runs.values(), model)
 
-    def _check_found(self) -> None:
-        if not self._found:
+    def _check_scanned(self) -> None:
+        if not self._scanned:
             raise UnavailableError("the server is starting and hasn't read its runs yet; try again in a moment")
 
     def _own(self, run: Run) -> None:
@@ -339,11 +339,11 @@ class Runs:
 
     # Creating and finding runs.
 
-    def _make(self, request: RunRequest, base: Path) -> Run:
+    def _create(self, request: RunRequest, base: Path) -> Run:
         folder = self._folder / new_id()
         run = Run(folder.name, folder, request, EventLog(folder))
         with self._changed:
-            self._making.add(run.id)
+            self._creating.add(run.id)
         try:
             (folder / BASE).mkdir(parents=True)
             # First, so that no other server on this folder takes the run over.
@@ -362,12 +362,12 @@ class Runs:
                 self._runs[run.id] = run
         finally:
             with self._changed:
-                self._making.discard(run.id)
+                self._creating.discard(run.id)
         return run
 
     def scan(self) -> None:
         """Scans the folder for runs of other servers, and takes over those whose server is gone."""
-        if self._found and self._scan():
+        if self._scanned and self._scan():
             self._prune()
             self._report()
 
@@ -388,7 +388,7 @@ class Runs:
                 for run in changed:
                     if run.phase is Phase.ENDED:
                         self._runs.pop(run.id, None)
-                known = {*self._runs, *self._making}
+                known = {*self._runs, *self._creating}
             taken = [self._take(name, self._elsewhere.get(name)) for name in sorted(names - known)]
             self._elsewhere = {run.id: run for run in taken if run is not None}
             return not known.issuperset(self._runs)
@@ -405,7 +405,7 @@ class Runs:
             run.log.refresh()
         except (OSError, ValueError, KeyError, TypeError):
             # After startup it is most likely a run that another server is creating.
-            if not self._found:
+            if not self._scanned:
                 logger.warning("can't read a run from its folder", extra={"run": name})
             return None
         if not owned and not run.log.ended:
@@ -431,10 +431,10 @@ class Runs:
         elif run.log.newest(events.Queued) is None:
             self._end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
         elif not self._limits.auto_resume or not self._limits.slots:
-            self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
+            self._end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
         elif run.futile >= MAX_FUTILE:
             reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
-            self._end(run, Failed(reason, *run.place, resumable=True))
+            self._end(run, Failed(reason, *run.position, resumable=True))
         else:
             logger.info("resuming a run", extra={"run": run.id})
             with self._changed:
@@ -470,7 +470,7 @@ class Runs:
         except Exception:
             logger.exception("the run failed with an internal error", extra={"run": run.id})
             run.process.signal(signal.SIGKILL)
-            self._end(run, Failed("internal error; see the server's log", *run.place))
+            self._end(run, Failed("internal error; see the server's log", *run.position))
 
     def _launch(self, run: Run) -> None:
         # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
@@ -514,16 +514,16 @@ class Runs:
         """Ends a run whose process has ended: publishes its result, or records why there is none."""
         result = RunResult.read(run.folder)
         if run.cancelled_at is not None:
-            self._end(run, Cancelled(run.place[0]))
+            self._end(run, Cancelled(run.position[0]))
         elif run.overspent:
-            self._end(run, Failed(f"the run was ended: {run.overspent}", *run.place))
+            self._end(run, Failed(f"the run was ended: {run.overspent}", *run.position))
         elif result is None or result.stopped:
             if self._stops_soon():
                 self._interrupt(run)
                 return
             signalled = "the training process was stopped by a signal that the server didn't send"
             interrupted = result is not None or not run.process.ended_by_itself
-            self._end(run, Failed(signalled if result else run.process.death, *run.place, resumable=interrupted))
+            self._end(run, Failed(signalled if result else run.process.death, *run.position, resumable=interrupted))
         elif result.kind == "failed":
             self._end(run, Failed(safe_text(result.reason), result.epoch, result.step, result.resumable))
         else:
@@ -540,7 +540,7 @@ class Runs:
     def _interrupt(self, run: Run) -> None:
         """Leaves a run to the next server, or fails it without `auto_resume`: this server is stopping."""
         if not self._limits.auto_resume:
-            self._end(run, Failed(SERVER_STOPPED, *run.place, resumable=True))
+            self._end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
             return
         with self._changed:
             run.phase = Phase.ENDED

@@ -138,8 +138,8 @@ class Run:
     @property
     def futile(self) -> int:
         """Number of latest resumes at the same position: without progress in between."""
-        places = [what for what in self.log.backwards() if isinstance(what, events.Resumed)]
-        return next((count for count, place in enumerate(places) if place != places[0]), len(places))
+        positions = [what for what in self.log.backwards() if isinstance(what, events.Resumed)]
+        return next((count for count, position in enumerate(positions) if position != positions[0]), len(positions))
 
     @property
     def seconds(self) -> float:
@@ -162,7 +162,7 @@ class Run:
         return self.log.time_of(events.Accepted) or 0.0
 
     @property
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """Latest known epoch and step, from 1; step 0 between epochs, (0, 0) before the start."""
         for what in self.log.backwards():
             if isinstance(what, (events.Step, events.Resumed)):

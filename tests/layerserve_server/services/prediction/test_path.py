@@ -101,7 +101,7 @@ def test_a_request_goes_through_the_files_that_are_listed_and_no_others(
 
     with app.repository.lease("double") as version:
         # As after some requests: the model is known to be quick.
-        version.queue._took = [0.0] * len(version.queue._took)
+        version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
     first = traced()
     traced()
     assert traced() == way + lists["counted"]

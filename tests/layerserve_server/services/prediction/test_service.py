@@ -48,7 +48,7 @@ class Service:
         with self.repository.lease("double") as version:
             self.version = version
         if quick:
-            self.version.queue._took = [0.0] * len(self.version.queue._took)
+            self.version.queue._thread_seconds = [0.0] * len(self.version.queue._thread_seconds)
 
     def burst(self, *requests, **options):
         """Calls that come together."""
@@ -107,7 +107,7 @@ def test_a_request_that_is_refused_holds_its_version_no_longer(make, case, quick
         waiting = QueuedRequest(("y",), {"x": np.ones((2, 2))}, 2, True, lambda pending: None)
         queue.put(waiting)
         assert queue.queued_rows == 2
-        queue._led = True  # as while a batch runs
+        queue._has_leader = True  # as while a batch runs
     # The first time it is read by protobuf, then known by its bytes.
     for _ in range(3):
         (call,) = service.burst(request)
@@ -213,7 +213,7 @@ def test_different_requests_of_a_burst_for_one_model_are_one_batch(make):
 def test_a_request_waits_as_long_as_it_wants_to_and_by_its_priority(make):
     service = make(quick=False)
     queue = service.version.queue
-    queue._led = True  # as while a batch runs
+    queue._has_leader = True  # as while a batch runs
     arrived = time.monotonic() - 0.5
     # Both ways of reading a request.
     for _ in range(2):
@@ -223,4 +223,4 @@ def test_a_request_waits_as_long_as_it_wants_to_and_by_its_priority(make):
         (-3, arrived + 0.7, arrived + 9, arrived)
     ] * 2
     assert queue._queue[0].give_up is None
-    queue._led = False
+    queue._has_leader = False

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from layerserve_server.training.process import cpu_yield as give_way
 from layerserve_server.training.process.cpu_usage import SERVER, seconds_served, seconds_waited, serving_processes
-from layerserve_server.training.process.cpu_yield import MOST_RESTS, RESTS, TRAINS, CpuYield
+from layerserve_server.training.process.cpu_yield import MAX_REST_SECONDS, MIN_TRAIN_SECONDS, REST_RATIO, CpuYield
 
 BUSY = (
     "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint('done', flush=True)\n"
@@ -90,13 +90,13 @@ def test_it_rests_where_it_waits_and_the_server_computes(
     monkeypatch.setattr(give_way.time, "sleep", slept.append)
     callback = CpuYield()
     for batch in range(5):
-        now[0] += 0.6 * TRAINS
+        now[0] += 0.6 * MIN_TRAIN_SECONDS
         callback.on_train_batch_end(batch)
     # In proportion to what it computed: it isn't to stand still where it hardly does.
-    assert slept == (pytest.approx([RESTS * (1 - waited) * 1.2 * TRAINS] * 2) if rests else [])
+    assert slept == (pytest.approx([REST_RATIO * (1 - waited) * 1.2 * MIN_TRAIN_SECONDS] * 2) if rests else [])
     now[0] += 100
     callback.on_train_batch_end(5)
-    assert slept[2:] == ([pytest.approx(min(MOST_RESTS, RESTS * (1 - waited) * 100))] if rests else [])
+    assert slept[2:] == ([pytest.approx(min(MAX_REST_SECONDS, REST_RATIO * (1 - waited) * 100))] if rests else [])
 
 
 def test_workers_that_come_later_are_found_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +110,6 @@ def test_workers_that_come_later_are_found_where_it_waits(monkeypatch: pytest.Mo
     callback = CpuYield()
     there[0] = [7, 8]
     for batch, rests in enumerate((0, 1, 2)):
-        now[0] += 1.2 * TRAINS
+        now[0] += 1.2 * MIN_TRAIN_SECONDS
         callback.on_train_batch_end(batch)
         assert len(slept) == rests, "the new one computes, and is known from the first look on"

@@ -9,7 +9,7 @@ import pytest
 from layergraph.errors import DataError, NonFiniteLossError
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training.process.main import _failure
-from layerserve_server.training.process.reporting import Place, numbers
+from layerserve_server.training.process.reporting import Position, numbers
 from layerserve_server.training.result import RunResult
 
 
@@ -29,7 +29,7 @@ def test_every_end_has_its_reason(error, reason, place, resumable, capsys):
     try:
         raise error
     except Exception as raised:  # as in the process, so that there is a traceback
-        outcome = _failure(raised, Place(1, 2))
+        outcome = _failure(raised, Position(1, 2))
     assert reason in outcome.reason
     assert ((outcome.epoch, outcome.step), outcome.resumable) == (place, resumable)
     assert ("secret" in capsys.readouterr().err) == ("internal" in reason)

@@ -70,7 +70,7 @@ def test_its_state_is_what_its_events_tell(tmp_path, happened, state):
 )
 def test_its_place_is_where_training_was_last_seen(tmp_path, happened, place, done):
     run = run_of(tmp_path, *happened)
-    assert (run.place, run.epochs_done) == (place, done)
+    assert (run.position, run.epochs_done) == (place, done)
 
 
 @pytest.mark.parametrize(
