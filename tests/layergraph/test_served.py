@@ -43,7 +43,7 @@ def test_both_give_the_same_and_the_reference_needs_no_plan(make: Any, monkeypat
     def refuse(*_: Any, **__: Any) -> None:
         raise NotImplementedError
 
-    for name in ("__call__", "carry_out"):
+    for name in ("__call__", "execute"):
         monkeypatch.setattr(Program, name, refuse)
     for name in ("run", "run_eagerly", "forward", "forward_nested"):
         monkeypatch.setattr(Plan, name, refuse)

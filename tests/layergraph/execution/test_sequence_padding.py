@@ -44,10 +44,10 @@ def attention(entry: Tensor) -> Tensor:
 
 
 PADDED = [
-    (last_state, SequencePadding({"words": 0}, {}, alike=False, unmasked=frozenset())),
-    (both_ways, SequencePadding({"words": 0}, {"bidirectional": "words"}, alike=False, unmasked=frozenset())),
-    (backwards, SequencePadding({"words": 0}, {}, alike=False, unmasked=frozenset())),
-    (attention, SequencePadding({"words": 0}, {}, alike=False, unmasked=frozenset({"words"}))),
+    (last_state, SequencePadding({"words": 0}, {}, equal_lengths=False, unmasked=frozenset())),
+    (both_ways, SequencePadding({"words": 0}, {"bidirectional": "words"}, equal_lengths=False, unmasked=frozenset())),
+    (backwards, SequencePadding({"words": 0}, {}, equal_lengths=False, unmasked=frozenset())),
+    (attention, SequencePadding({"words": 0}, {}, equal_lengths=False, unmasked=frozenset({"words"}))),
 ]
 
 
@@ -57,7 +57,7 @@ def test_masks_that_reach_all_readers_make_padding_exact(make: Any, expected: Se
     model = Model(entry, make(entry))
     lengths = dict(zip(model.output_names, expected.lengths.values(), strict=False))
     assert check_padding(model.plan()) == SequencePadding(
-        expected.fills, lengths, alike=expected.alike, unmasked=expected.unmasked
+        expected.fills, lengths, equal_lengths=expected.equal_lengths, unmasked=expected.unmasked
     )
 
 
@@ -71,14 +71,14 @@ def test_two_texts_have_lengths_of_their_own() -> None:
     left, right, shared = words("left"), words("right"), layers.LSTM(3)
     embedding = layers.Embedding(WORDS, 4, mask_zero=True)
     model = Model([left, right], layers.concatenate([shared(embedding(left)), shared(embedding(right))]))
-    assert not check_padding(model.plan()).alike
+    assert not check_padding(model.plan()).equal_lengths
 
 
 def test_sequences_that_are_added_are_of_one_length() -> None:
     left, right = words("left"), words("right")
     model = Model([left, right], layers.GRU(3)(layers.add([embedded(left), embedded(right)])))
     padding = check_padding(model.plan())
-    assert padding.alike
+    assert padding.equal_lengths
     assert padding.group({"left": np.ones((1, 5), np.int32), "right": np.ones((1, 5), np.int32)}) == (3, 3)
     assert padding.group({"left": np.ones((1, 5), np.int32), "right": np.ones((1, 6), np.int32)}) is None
 
@@ -115,12 +115,12 @@ def mask_that_hides_nothing(entry: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (unmasked_recurrent, "layer 'reader' (LSTM) looks at steps that no mask hides"),
-        (pooled, "layer 'reader' (GlobalMaxPooling1D) looks at steps that no mask hides"),
-        (convolved, "layer 'reader' (Conv1D) gives other numbers for a step where padding follows"),
-        (reversed_sequence, "layer 'reader' (GRU) gives other numbers for a step where padding follows"),
-        (doubled, "layer 'reader' (UpSampling1D) makes more or fewer steps than it gets, or moves them"),
-        (last_step, "looks at steps that no mask hides"),
+        (unmasked_recurrent, "layer 'reader' (LSTM) uses timesteps that no mask hides"),
+        (pooled, "layer 'reader' (GlobalMaxPooling1D) uses timesteps that no mask hides"),
+        (convolved, "layer 'reader' (Conv1D) gives other numbers for a timestep if padding follows"),
+        (reversed_sequence, "layer 'reader' (GRU) gives other numbers for a timestep if padding follows"),
+        (doubled, "layer 'reader' (UpSampling1D) changes the number of timesteps, or moves them"),
+        (last_step, "uses timesteps that no mask hides"),
         (mask_that_hides_nothing, "the mask of layer 'reader' (Concatenate) doesn't hide padding"),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_largest_number_over_time_isnt_taken_for_exact_by_chance() -> None:
 
 
 def test_requests_are_grouped_by_powers_of_two() -> None:
-    padding = SequencePadding({"x": 0}, {}, alike=False, unmasked=frozenset({"x"}))
+    padding = SequencePadding({"x": 0}, {}, equal_lengths=False, unmasked=frozenset({"x"}))
 
     def group(*values: int) -> Any:
         return padding.group({"x": np.array([values], np.int32)})
@@ -239,7 +239,7 @@ class Maker:
         masked = self.pick(0.0, 0.0, 0.2, 1.0)
         request = {}
         for spec in model.input_specs:
-            if not padding.alike:
+            if not padding.equal_lengths:
                 length = int(self.rng.integers(1, 30))
             array = self.rng.standard_normal((rows, length, *spec.shape[2:]))
             if array.ndim == 2:

@@ -59,7 +59,7 @@ def cuda(source: ExportedGraph, precision: str = "float32") -> Engine:
         finally:
             lanes.put(lane)
 
-    return partial(in_halves, run, source.demand_count) if source.batched else run
+    return partial(in_halves, run, source.assertion_count) if source.batched else run
 
 
 def _on_device(source: ExportedGraph, device: torch.device) -> Any:
@@ -70,7 +70,9 @@ def _on_device(source: ExportedGraph, device: torch.device) -> Any:
     return moved(source.graph, device)
 
 
-def in_halves(run: Callable[[Sequence[Array]], list[Array]], demand_count: int, arrays: Sequence[Array]) -> list[Array]:
+def in_halves(
+    run: Callable[[Sequence[Array]], list[Array]], assertion_count: int, arrays: Sequence[Array]
+) -> list[Array]:
     """What `run` gives; where the GPU has too little memory for so many rows, one half of them after the other."""
     try:
         return run(arrays)
@@ -80,11 +82,11 @@ def in_halves(run: Callable[[Sequence[Array]], list[Array]], demand_count: int, 
             raise
     torch.cuda.empty_cache()
     half = len(arrays[0]) // 2
-    first = in_halves(run, demand_count, [array[:half] for array in arrays])
-    second = in_halves(run, demand_count, [array[half:] for array in arrays])
+    first = in_halves(run, assertion_count, [array[:half] for array in arrays])
+    second = in_halves(run, assertion_count, [array[half:] for array in arrays])
     pairs = list(zip(first, second, strict=True))
-    outputs, demands = pairs[: len(pairs) - demand_count], pairs[len(pairs) - demand_count :]
-    return [*(np.concatenate(pair) for pair in outputs), *(np.logical_and(*pair) for pair in demands)]
+    outputs, assertions = pairs[: len(pairs) - assertion_count], pairs[len(pairs) - assertion_count :]
+    return [*(np.concatenate(pair) for pair in outputs), *(np.logical_and(*pair) for pair in assertions)]
 
 
 def rung_of(rows: int) -> int:
@@ -129,7 +131,7 @@ class _Rung:
         stream: torch.cuda.Stream,
     ) -> None:
         self._stream = stream
-        self._demand_count = source.demand_count
+        self._assertion_count = source.assertion_count
         shapes = [(rows, *sample.shape[1:]) for sample in source.samples]
         pairs = list(zip(shapes, source.samples, strict=True))
         self._sent = [torch.empty(shape, dtype=sample.dtype, pin_memory=True) for shape, sample in pairs]
@@ -153,7 +155,7 @@ class _Rung:
         for output, received in zip(self._outputs, self._received, strict=True):
             received.copy_(output, non_blocking=True)
         self._stream.synchronize()
-        count = len(self._received) - self._demand_count
+        count = len(self._received) - self._assertion_count
         found = [received.numpy() for received in self._received]
         return [*(array[:rows].copy() for array in found[:count]), *(array.copy() for array in found[count:])]
 

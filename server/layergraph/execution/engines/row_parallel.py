@@ -17,10 +17,10 @@ import numpy as np
 from layergraph.execution.engines.exported_graph import Array, Engine
 
 
-def row_parallel(engine: Engine, threads: int, demand_count: int) -> Engine:
+def row_parallel(engine: Engine, threads: int, assertion_count: int) -> Engine:
     """`engine`, which computes rows apart and has one thread, with up to `threads` parts of the rows at a time.
 
-    `demand_count` of its outputs, the last ones, are demands: each must hold for all parts.
+    `assertion_count` of its outputs, the last ones, are assertions: each must hold for all parts.
     """
 
     def run(arrays: Sequence[Array]) -> Sequence[Array]:
@@ -32,8 +32,11 @@ def row_parallel(engine: Engine, threads: int, demand_count: int) -> Engine:
         parts = [[array[begin:end] for array in arrays] for begin, end in pairwise(ends)]
         others = [_pool().submit(engine, part) for part in parts[1:]]
         columns = list(zip(engine(parts[0]), *[other.result() for other in others], strict=True))
-        demands = columns[len(columns) - demand_count :]
-        return [*map(np.concatenate, columns[: len(columns) - demand_count]), *(np.asarray(all(d)) for d in demands)]
+        assertions = columns[len(columns) - assertion_count :]
+        return [
+            *map(np.concatenate, columns[: len(columns) - assertion_count]),
+            *(np.asarray(all(d)) for d in assertions),
+        ]
 
     return run
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph
-from layergraph.execution.tracing import emptied
+from layergraph.execution.tracing import clear_graph
 
 
 def torchscript(source: ExportedGraph) -> Engine:
@@ -20,7 +20,7 @@ def torchscript(source: ExportedGraph) -> Engine:
         frozen = torch.jit.optimize_for_inference(torch.jit.freeze(source.graph.eval()))
         graph = frozen.graph
         # Its first input is the module, which a frozen one needs no more. As a function of its own it goes when the
-        # engine does; what torch keeps is emptied then.
+        # engine does; what torch keeps is clear_graph then.
         graph.eraseInput(0)
         function = torch._C._create_function_from_graph("forward", graph)
 
@@ -28,5 +28,5 @@ def torchscript(source: ExportedGraph) -> Engine:
         with torch.inference_mode():
             return [output.numpy() for output in function(*(torch.from_numpy(array) for array in arrays))]
 
-    weakref.finalize(run, emptied, graph)
+    weakref.finalize(run, clear_graph, graph)
     return run

@@ -51,5 +51,5 @@ def test_a_step_must_leave_what_is_kept(clock: Clock, seconds: float, kept: floa
     if fits:
         given.require(seconds, kept)
         return
-    with pytest.raises(NoTimeError, match=f"{5.0 - kept:.1f} s, and it was expected to take {seconds:.1f}"):
+    with pytest.raises(NoTimeError, match=f"{5.0 - kept:.1f} s remain, expected to take {seconds:.1f} s"):
         given.require(seconds, kept)
