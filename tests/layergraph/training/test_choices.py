@@ -88,7 +88,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a nesting that ends too early": (
         lambda: at_path("metrics", [["mae"]], (1, 0)),
         ConfigError,
-        "metrics: got a list of 1, expected a nesting as that of the outputs",
+        "metrics: got a list of 1, expected the nesting of the outputs",
     ),
     "a class that predictions don't have": (
         lambda: model(metrics=[METRICS["Precision"](class_id=2, name="p")]).fit(X, Y),

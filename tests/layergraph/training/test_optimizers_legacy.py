@@ -137,7 +137,7 @@ def test_several_workers_do_not_know_the_rows(options: dict[str, float], refused
     if not refused:
         check_shareable(model)
         return
-    with pytest.raises(ConfigError, match="goes by the rows of embeddings"):
+    with pytest.raises(ConfigError, match="depends on which rows of embeddings"):
         check_shareable(model)
 
 

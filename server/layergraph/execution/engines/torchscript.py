@@ -1,4 +1,4 @@
-"""TorchScript: torch's own operations, without Python between them."""
+"""TorchScript: torch's own operations without Python in between."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from layergraph.execution.tracing import clear_graph
 
 
 def torchscript(source: ExportedGraph) -> Engine:
-    """The graph, frozen: weights are constants, and what depends on them alone is computed now."""
+    """The graph, frozen: weights are constants, and operations on constants are folded. Raises CannotTraceError."""
     with torch.no_grad(), warnings.catch_warnings():
-        # torch calls TorchScript old, and has nothing yet that is as fast on small graphs without a compiler.
+        # torch warns that TorchScript is deprecated, but has no replacement that is as fast on small graphs without a
+        # compiler.
         warnings.simplefilter("ignore")
         frozen = torch.jit.optimize_for_inference(torch.jit.freeze(source.graph.eval()))
         graph = frozen.graph
-        # Its first input is the module, which a frozen one needs no more. As a function of its own it goes when the
-        # engine does; what torch keeps is clear_graph then.
+        # The first input is the module, which is unused in a frozen graph. A separate function is freed with the
+        # engine; the graph, which torch keeps, is cleared then.
         graph.eraseInput(0)
         function = torch._C._create_function_from_graph("forward", graph)
 
