@@ -1,4 +1,4 @@
-"""Constraints: what a weight is projected onto after each update, by Keras's formulas."""
+"""Constraints: projections of weights after each update, by Keras's formulas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Constraint(Configurable):
     """A projection: weight -> weight of the same shape (keras.constraints.Constraint)."""
 
     def __call__(self, w: torch.Tensor) -> torch.Tensor:
-        """The projected weight; `w` itself is left alone."""
+        """Returns the projected weight; `w` is unchanged."""
         raise NotImplementedError
 
 
@@ -36,7 +36,7 @@ class NonNeg(Constraint):
 
 
 class MaxNorm(Constraint):
-    """Norms over `axis` of at most `max_value` (keras.constraints.MaxNorm); smaller ones shrink by epsilon."""
+    """Clips norms over `axis` to `max_value` (keras.constraints.MaxNorm); smaller norms shrink by epsilon."""
 
     max_value: float = option(nonnegative, default=2.0)
     axis: Axes = option(one_or_list_of(integer), default=0)
@@ -47,7 +47,7 @@ class MaxNorm(Constraint):
 
 
 class UnitNorm(Constraint):
-    """Norms over `axis` of 1 (keras.constraints.UnitNorm)."""
+    """Scales norms over `axis` to 1 (keras.constraints.UnitNorm)."""
 
     axis: Axes = option(one_or_list_of(integer), default=0)
 
@@ -56,7 +56,7 @@ class UnitNorm(Constraint):
 
 
 class MinMaxNorm(Constraint):
-    """Norms over `axis` pulled into [min_value, max_value] at `rate` (keras.constraints.MinMaxNorm)."""
+    """Moves norms over `axis` into [min_value, max_value] by `rate` (keras.constraints.MinMaxNorm)."""
 
     min_value: float = option(nonnegative, default=0.0)
     max_value: float = option(nonnegative, default=1.0)
@@ -76,7 +76,7 @@ CONSTRAINTS: Mapping[str, type[Constraint]] = {
     "MinMaxNorm": MinMaxNorm,
 }
 
-#: Other names that Keras's `get` knows.
+#: Other names that Keras's `get` accepts.
 ALIASES: Mapping[str, str] = {snake_case(name): name for name in CONSTRAINTS}
 
 
@@ -85,7 +85,7 @@ def constraint(value: Any) -> Constraint | None:
     return None if value is None else resolve("constraint", value, CONSTRAINTS, ALIASES)
 
 
-# Keras has its classes by a function's spelling as well, and `get` for what an option takes.
+# Keras also has its classes under function names, and `get` for the values that an option accepts.
 max_norm = MaxNorm
 min_max_norm = MinMaxNorm
 non_neg = NonNeg

@@ -1,16 +1,16 @@
-"""Errors of layergraph. What a user can mend is one of these; anything else is a defect of ours.
+"""Errors of layergraph. Errors that a user can fix are one of these; any other exception is a bug.
 
 LayerGraphError
 ├── ModelFileError              a model file can't be used
-│   ├── CorruptFileError        it is damaged, truncated, or no model file at all
-│   ├── UnsupportedModelError   it needs what layergraph doesn't have; `problems` lists all of it
-│   └── UnsafeFileError         it does what a model file has no business doing
-├── ConfigError                 an option of a layer, optimizer, loss or metric is wrong
+│   ├── CorruptFileError        it is damaged, truncated, or no model file
+│   ├── UnsupportedModelError   it needs features that layergraph lacks; `problems` lists all of them
+│   └── UnsafeFileError         it contains something that a model file must not contain
+├── ConfigError                 an option of a layer, optimizer, loss or metric is invalid
 ├── GraphError                  layers and tensors don't fit together
 ├── DataError                   arrays don't fit the model
 │   └── UnknownTensorError      a name is no tensor of the model
-├── NotCompiledError            training was asked of a model without optimizer or loss
-└── NonFiniteLossError          training gave a loss that is NaN or infinite
+├── NotCompiledError            a model without optimizer or loss can't be trained
+└── NonFiniteLossError          the loss became NaN or infinite in training
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 
 
 class LayerGraphError(Exception):
-    """Root of all errors that layergraph raises on purpose."""
+    """Base class of all errors that layergraph raises on purpose."""
 
 
 class ModelFileError(LayerGraphError):
-    """A model file can't be used. `path` names the file, `problems` everything found wrong, one text each."""
+    """A model file can't be used. `path` is the file, `problems` has one text for each problem found."""
 
     def __init__(self, path: str | Path, problems: str | Sequence[str]) -> None:
         self.path = str(path)
@@ -36,24 +36,24 @@ class ModelFileError(LayerGraphError):
         super().__init__(f"{Path(path).name}: {text}")
 
 
-#: Problems that one message names at the most: a file can be made to have millions.
+#: Maximum number of problems in one message: a crafted file can have millions.
 MAX_PROBLEMS = 50
 
 
 class CorruptFileError(ModelFileError):
-    """The file is damaged, truncated, or no model file at all."""
+    """The file is damaged, truncated, or no model file."""
 
 
 class UnsupportedModelError(ModelFileError):
-    """The file needs what layergraph doesn't have, such as custom classes; `problems` lists all of it."""
+    """The file needs features that layergraph lacks, such as custom classes; `problems` lists all of them."""
 
 
 class UnsafeFileError(ModelFileError):
-    """The file does what a model file has no business doing, such as pointing at other files."""
+    """The file contains something that a model file must not contain, such as references to other files."""
 
 
 class ConfigError(LayerGraphError, ValueError):
-    """An option of a layer, optimizer, loss or metric is wrong. The text names owner, option and value."""
+    """An option of a layer, optimizer, loss or metric is invalid. The text has owner, option and value."""
 
 
 class GraphError(LayerGraphError, ValueError):
@@ -61,7 +61,7 @@ class GraphError(LayerGraphError, ValueError):
 
 
 class DataError(LayerGraphError, ValueError):
-    """Arrays don't fit the model. The text names the array, what came and what was expected."""
+    """Arrays don't fit the model. The text has the array's name, what it got and what was expected."""
 
 
 class UnknownTensorError(DataError):
@@ -69,11 +69,11 @@ class UnknownTensorError(DataError):
 
 
 class NotCompiledError(LayerGraphError, RuntimeError):
-    """Training was asked of a model without optimizer or loss."""
+    """A model without optimizer or loss can't be trained."""
 
 
 class NonFiniteLossError(LayerGraphError, ArithmeticError):
-    """Training gave a loss that is NaN or infinite. `epoch` and `step` count from 1."""
+    """The loss became NaN or infinite in training. `epoch` and `step` count from 1."""
 
     def __init__(self, value: float, epoch: int, step: int) -> None:
         self.value = value
@@ -83,7 +83,7 @@ class NonFiniteLossError(LayerGraphError, ArithmeticError):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """Text for a name that isn't in a table: the near names, or all of them where they are few.
+    """Returns the text for a name that isn't in a table: with similar names, or all names if there are few.
 
     Example: unknown_name("optimizer", "adm", TABLE) -> "unknown optimizer 'adm'; did you mean 'adam'?"
     """

@@ -1,4 +1,4 @@
-"""First values of weights, by Keras's names and formulas."""
+"""Initial values of weights, by Keras's names and formulas."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from layergraph.errors import ConfigError
 
 Shape = tuple[int, ...]
 
-#: Standard deviation of a standard normal cut off at two deviations.
+#: Standard deviation of a standard normal distribution truncated at two standard deviations.
 TRUNCATED_STDDEV = 0.87962566103423978
 
 
 class Initializer(Configurable):
-    """Gives the first value of a weight (keras.initializers.Initializer)."""
+    """Computes the initial value of a weight (keras.initializers.Initializer)."""
 
     def __call__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """A new tensor of `shape` and `dtype`. Raises ConfigError where the initializer can't fill that shape."""
+        """Returns a new tensor. Raises ConfigError if the initializer doesn't support the shape."""
         raise NotImplementedError
 
 
@@ -80,12 +80,12 @@ class Constant(Initializer):
             return value.expand(shape).clone()
         except RuntimeError:
             raise ConfigError(
-                f"Constant: value of shape {tuple(value.shape)} doesn't fit a weight of {shape}"
+                f"Constant: got a value of shape {tuple(value.shape)}, expected one that broadcasts to {shape}"
             ) from None
 
 
 class Identity(Initializer):
-    """`gain` x the identity matrix, for two dimensions only (keras.initializers.Identity)."""
+    """`gain` x the identity matrix, for two axes only (keras.initializers.Identity)."""
 
     gain: float = option(number, default=1.0)
 
@@ -102,7 +102,7 @@ def _window(value: Any) -> str | list[float] | None:
 
 
 class STFT(Initializer):
-    """Kernel of a short-time Fourier transform: shape (frame, 1, frequencies) (keras.initializers.STFT)."""
+    """Kernel of a short-time Fourier transform, of shape (frame, 1, frequencies) (keras.initializers.STFT)."""
 
     side: str = option(one_of("real", "imag"), default="real")
     window: Any = option(_window, default="hann")
@@ -154,7 +154,7 @@ WINDOWS: Mapping[str, Callable[..., torch.Tensor]] = {
 
 
 def seed(value: Any) -> int | None:
-    """Validator: an integer, None, or Keras's serialised SeedGenerator, of which the first seed counts."""
+    """Validator: an integer, None, or Keras's serialised SeedGenerator, whose initial seed is used."""
     if isinstance(value, Mapping):
         config = value.get("config")
         value = config.get("seed") if isinstance(config, Mapping) else None
@@ -167,19 +167,19 @@ def seed(value: Any) -> int | None:
 
 
 class RandomInitializer(Initializer):
-    """Draws values: with a seed the very ones that Keras's torch backend draws, without one from torch's generator."""
+    """Random values: with a seed the same as Keras's on torch, without one from torch's global generator."""
 
     seed: int | None = option(seed, default=None, kw_only=True)
 
     def _generator(self) -> torch.Generator | None:
-        # Keras draws [seed, 0] and seeds torch with their sum as an unsigned 32-bit number.
+        # Keras creates [seed, 0] and seeds torch with their sum as an unsigned 32-bit number.
         return None if self.seed is None else torch.Generator().manual_seed(self.seed & 0xFFFFFFFF)
 
     def _normal(self, shape: Shape, dtype: torch.dtype, mean: float, stddev: float) -> torch.Tensor:
         return torch.normal(mean, stddev, shape, generator=self._generator(), dtype=dtype)
 
     def _truncated_normal(self, shape: Shape, dtype: torch.dtype, mean: float, stddev: float) -> torch.Tensor:
-        # Of four draws the first within two deviations is taken, as Keras's torch backend does.
+        # As in Keras's torch backend: the first of four draws within two standard deviations.
         draws = self._normal((*shape, 4), dtype, 0.0, 1.0)
         chosen = ((draws > -2) & (draws < 2)).max(-1, keepdim=True)[1]
         return draws.gather(-1, chosen).squeeze(-1).mul_(stddev).add_(mean)
@@ -200,7 +200,7 @@ class RandomNormal(RandomInitializer):
 
 
 class TruncatedNormal(RandomInitializer):
-    """Normal without what lies beyond two deviations (keras.initializers.TruncatedNormal)."""
+    """Normal, truncated at two standard deviations (keras.initializers.TruncatedNormal)."""
 
     mean: float = option(number, default=0.0)
     stddev: float = option(number, default=0.05)
@@ -228,7 +228,7 @@ def _distribution(value: Any) -> str:
 
 
 def _fans(shape: Shape, input_axes: tuple[int, ...] | None, output_axes: tuple[int, ...] | None) -> tuple[int, int]:
-    """Units that come in and go out (Keras's compute_fans); kernels are (..., inputs, outputs)."""
+    """Numbers of input and output units (Keras's compute_fans); kernels are (..., inputs, outputs)."""
     if input_axes is not None and output_axes is not None:
         return math.prod(shape[axis] for axis in input_axes), math.prod(shape[axis] for axis in output_axes)
     if len(shape) < 2:
@@ -238,12 +238,12 @@ def _fans(shape: Shape, input_axes: tuple[int, ...] | None, output_axes: tuple[i
     return shape[-2] * field, shape[-1] * field
 
 
-#: Options that came with late releases of Keras 3.
+#: Options that late releases of Keras 3 added.
 LATER_INITIALIZER_OPTIONS = frozenset({"input_axes", "output_axes"})
 
 
 class _Scaled(RandomInitializer):
-    """What `VarianceScaling` and its named settings share: variance scale / units, the units counted by mode."""
+    """Base of `VarianceScaling` and its named variants: variance = scale / units, with units by mode."""
 
     #: scale, mode, distribution
     settings: ClassVar[tuple[float, str, str]]
@@ -252,7 +252,7 @@ class _Scaled(RandomInitializer):
     output_axes: tuple[int, ...] | None = option(optional(list_of(integer)), default=None, kw_only=True)
 
     def get_config(self) -> dict[str, Any]:
-        """Without axes that aren't set: older releases of Keras 3 don't know them, and refuse the file."""
+        """The config, without unset axes: earlier releases of Keras 3 refuse files with these options."""
         config = super().get_config()
         return {
             key: value for key, value in config.items() if key not in LATER_INITIALIZER_OPTIONS or value is not None
@@ -275,7 +275,11 @@ class _Scaled(RandomInitializer):
 
 
 class VarianceScaling(_Scaled):
-    """Variance `scale` / n, n being units in, out, or their mean (keras.initializers.VarianceScaling)."""
+    """Variance `scale` / n, where n is the input units, output units, or their mean
+    (keras.initializers.VarianceScaling).
+
+    `mode` is "fan_in", "fan_out" or "fan_avg".
+    """
 
     scale: float = option(number, default=1.0)
     mode: str = option(one_of("fan_in", "fan_out", "fan_avg"), default="fan_in")
@@ -333,7 +337,7 @@ class HeNormal(_Scaled):
 
 
 class Orthogonal(RandomInitializer):
-    """`gain` x a random orthogonal matrix; leading axes are joined into rows (keras.initializers.Orthogonal)."""
+    """`gain` x a random orthogonal matrix; leading axes are flattened into rows (keras.initializers.Orthogonal)."""
 
     gain: float = option(number, default=1.0)
     seed: int | None = option(seed, default=None)
@@ -345,7 +349,7 @@ class Orthogonal(RandomInitializer):
         drawn = self._normal((max(rows, columns), min(rows, columns)), dtype, 0.0, 1.0)
         wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
         q, r = torch.linalg.qr(drawn.to(wide))
-        # Signs of r's diagonal make q uniform over the orthogonal matrices.
+        # Multiplying by the signs of r's diagonal makes q uniform over the orthogonal matrices.
         q = q * r.diagonal().sign()
         square = q.T if rows < columns else q
         return torch.mul(square, self.gain).reshape(shape).to(dtype)
@@ -376,7 +380,7 @@ INITIALIZERS: Mapping[str, type[Initializer]] = {
     )
 }
 
-#: Other names that Keras's `get` knows.
+#: Other names that Keras's `get` accepts.
 ALIASES: Mapping[str, str] = {
     **{snake_case(name): name for name in INITIALIZERS},
     "IdentityInitializer": "Identity",
@@ -394,7 +398,7 @@ def initializer(value: Any) -> Initializer:
     return resolve("initializer", value, INITIALIZERS, ALIASES)
 
 
-# Keras has its classes by a function's spelling as well, and `get` for what an option takes.
+# Keras also has its classes under function names, and `get` for the values that an option accepts.
 glorot_normal = GlorotNormal
 glorot_uniform = GlorotUniform
 he_normal = HeNormal

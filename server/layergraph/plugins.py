@@ -1,24 +1,24 @@
-"""Classes of one's own: what an operator adds to the tables of layers.
+"""Plugins: custom classes that operators add to the table of layers.
 
     from layergraph.plugins import register_layer, replace_lambda
 
-    @register_layer("my_package")            # in files: my_package>Scale, as Keras registers it
+    @register_layer("my_package")            # in files: my_package>Scale, as registered in Keras
     class Scale(Layer): ...
 
-    @register_keras_serializable("my_package")   # the same, by Keras's name of it; functions are activations
+    @register_keras_serializable("my_package")   # the same under Keras's name; functions are activations
     class Shift(Layer): ...
 
-    @replace_lambda("halve")                 # stands for the Lambda layer named `halve`
+    @replace_lambda("halve")                 # replaces the Lambda layer named `halve`
     class Halve(Layer): ...
 
     @register_activation("my_package")       # a function of a tensor
     def squash(x): ...
 
-Files of Keras name a class or function that was never registered by its bare name: without a package, as
-`register_layer()`, such a name is found. A lambda as an activation is `register_activation(name="<lambda>")`.
+Keras files contain unregistered classes and functions by their bare names, which are found without a package, as by
+`register_layer()`. A lambda as an activation is `register_activation(name="<lambda>")`.
 
 Modules with such classes are imported because a setting or an installed package's entry point (group
-`layergraph.layers`) names them. No file ever does: a file's names are only looked up in what is there.
+`layergraph.layers`) names them, never because of a file: a file's names are only looked up among registered ones.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ A = TypeVar("A", bound=Activation)
 S = TypeVar("S")
 T = TypeVar("T")
 
-#: The package of what is registered without one.
+#: Prefix of classes and functions that are registered without a package.
 _NO_PACKAGE = "Custom>"
 
 _classes: dict[str, type[Layer]] = {}
 _lambdas: dict[str, type[Layer]] = {}
 _activations: dict[str, Activation] = {}
-#: What a caller brings for one reading.
+#: Objects of `custom_object_scope`.
 _scope: ContextVar[Mapping[str, Any]] = ContextVar("custom_objects", default=MappingProxyType({}))
 
 
 def register_layer(package: str = "Custom", name: str | None = None) -> Callable[[L], L]:
-    """Adds a class under `package>name`, as keras.saving.register_keras_serializable does.
+    """Registers a layer class as `package>name`, like keras.saving.register_keras_serializable.
 
-    Raises ConfigError for a name that another class has.
+    Raises ConfigError if another class has that name.
     """
 
     def register(layer: L) -> L:
@@ -71,9 +71,9 @@ def register_layer(package: str = "Custom", name: str | None = None) -> Callable
 
 
 def register_keras_serializable(package: str = "Custom", name: str | None = None) -> Callable[[S], S]:
-    """Adds a class of layers, or an activation, under `package>name` (keras.saving.register_keras_serializable).
+    """Registers a layer class or an activation as `package>name` (keras.saving.register_keras_serializable).
 
-    Raises ConfigError for a name that is taken, and for what is neither a class of layers nor a function.
+    Raises ConfigError if the name is taken, and for objects that are neither a layer class nor a function.
     """
 
     def register(made: S) -> S:
@@ -82,16 +82,16 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
         elif not isinstance(made, type) and callable(made):
             register_activation(package, name)(made)
         else:
-            raise ConfigError(f"got {brief(made)} to register, expected a class of layers or an activation function")
+            raise ConfigError(f"got {brief(made)} to register, expected a layer class or an activation function")
         return made
 
     return register
 
 
 def replace_lambda(layer_name: str) -> Callable[[L], L]:
-    """Adds a class that stands for every Lambda layer of that name. It is made with `name`, `trainable` and `dtype`.
+    """Registers a class to replace every Lambda layer with that name. It gets `name`, `trainable` and `dtype`.
 
-    Raises ConfigError for a name that has a class.
+    Raises ConfigError if the name has a class already.
     """
 
     def register(layer: L) -> L:
@@ -102,15 +102,15 @@ def replace_lambda(layer_name: str) -> Callable[[L], L]:
 
 
 def register_activation(package: str = "Custom", name: str | None = None) -> Callable[[A], A]:
-    """Adds an activation, a function of a tensor, under `package>name`, as register_keras_serializable does.
+    """Registers an activation, a function of a tensor, as `package>name`, like register_keras_serializable.
 
-    Raises ConfigError for a name that another function has.
+    Raises ConfigError if another function has that name.
     """
 
     def register(function: A) -> A:
         key = f"{package}>{name or function.__name__}"
 
-        # Its name is what a saved model says of it.
+        # Saved models contain the function's __name__.
         @functools.wraps(function)
         def named(x: torch.Tensor) -> torch.Tensor:
             return function(x)
@@ -124,8 +124,8 @@ def register_activation(package: str = "Custom", name: str | None = None) -> Cal
 
 @contextmanager
 def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Names in files and configs -> classes of layers and activation functions, for what is read inside of it, in this
-    thread (keras.saving.custom_object_scope).
+    """Makes `objects`, names -> layer classes and activation functions, available to models loaded in this thread while
+    the context is active (keras.saving.custom_object_scope).
     """
     token = _scope.set({**_scope.get(), **objects})
     try:
@@ -146,12 +146,12 @@ def _add(table: dict[str, Any], key: str, made: Any, what: str) -> None:
 
 
 def _origin(made: Any) -> Any:
-    """The class, or the function that was registered."""
+    """The registered class or function itself."""
     return getattr(made, "__wrapped__", made)
 
 
 def load_plugins(modules: Iterable[str] = ()) -> list[str]:
-    """Imports installed plugins and the named modules; gives the names of all that is registered then.
+    """Imports installed plugins and the given modules; returns the names of everything that is registered.
 
     Raises ConfigError for a module that can't be imported.
     """
@@ -171,18 +171,18 @@ def _import(module: str) -> None:
 
 
 def custom_layers() -> Mapping[str, type[Layer]]:
-    """What is registered, by the name that files have for it; Lambda replacements as `Lambda>` and the layer's name."""
+    """Registered classes by their names in files; replacements of Lambda layers are `Lambda>` and the layer's name."""
     lambdas = {lambda_class(name): layer for name, layer in _lambdas.items()}
     return {**_bare(_classes), **_classes, **_in_scope(classes=True), **lambdas}
 
 
 def registered_name(layer: type[Layer]) -> str | None:
-    """`package>Name`, under which a class is registered; a class derived from it has no such name."""
+    """`package>Name` of a registered class; None for other classes, including subclasses of one."""
     return next((name for name, known in _classes.items() if known is layer), None)
 
 
 def custom_activations() -> Mapping[str, Activation]:
-    """The functions that are registered, by the names that files have for them."""
+    """Registered functions by their names in files."""
     return {**_bare(_activations), **_activations, **_in_scope(classes=False)}
 
 
@@ -191,10 +191,10 @@ def _bare(table: Mapping[str, T]) -> dict[str, T]:
 
 
 def lambda_class(layer_name: str) -> str:
-    """The class name that stands for the Lambda layer of that name."""
+    """The class name of the replacement for a Lambda layer."""
     return f"Lambda>{layer_name}"
 
 
 def replaced_lambdas() -> Mapping[str, str]:
-    """Names of Lambda layers -> the class names that stand for them, as `custom_layers` has them."""
+    """Names of Lambda layers -> class names of their replacements, as in `custom_layers`."""
     return {name: lambda_class(name) for name in _lambdas}

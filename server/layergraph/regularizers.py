@@ -16,17 +16,17 @@ class Regularizer(Configurable):
     """A penalty: tensor -> scalar (keras.regularizers.Regularizer)."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The penalty of `x`, a scalar of its type."""
+        """The penalty of `x`, a scalar of its dtype."""
         raise NotImplementedError
 
 
 def _or(default: float) -> Validator[float]:
-    """Keras takes None for the default."""
+    """Validator: a number of at least 0; as in Keras, None is the default."""
     return lambda value: default if value is None else nonnegative(value)
 
 
 def _times(strength: float, x: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """strength x total. Keras rounds the strength to the type of `x`, so that outputs of whole numbers cost 0."""
+    """strength x total. As in Keras, the strength is rounded to the dtype of `x`: integer outputs cost 0."""
     return total * (strength if x.dtype in (torch.float32, torch.float64) else x.new_full((), strength))
 
 
@@ -55,7 +55,7 @@ class L1(Regularizer):
 
 
 class L2(Regularizer):
-    """l2 x sum x^2, without a half (keras.regularizers.L2)."""
+    """l2 x sum x^2, without a factor of 1/2 (keras.regularizers.L2)."""
 
     l2: float = option(_or(0.01), default=0.01)
 
@@ -73,7 +73,7 @@ class OrthogonalRegularizer(Regularizer):
         if x.ndim != 2:
             raise ConfigError(f"OrthogonalRegularizer: got shape {tuple(x.shape)}, expected two dimensions")
         vectors = x if self.mode == "rows" else x.T
-        # Keras's normalize: the inverse norm is at most 1e7.
+        # As in Keras's normalize, the inverse norm is clipped to 1e7.
         unit = vectors * torch.rsqrt(vectors.square().sum(1, keepdim=True).clamp_min(1e-14))
         size = len(unit)
         others = (unit @ unit.T) * (1.0 - torch.eye(size, dtype=x.dtype, device=x.device))
@@ -87,7 +87,7 @@ REGULARIZERS: Mapping[str, type[Regularizer]] = {
     "OrthogonalRegularizer": OrthogonalRegularizer,
 }
 
-#: Other names that Keras's `get` knows.
+#: Other names that Keras's `get` accepts.
 ALIASES: Mapping[str, str] = {**{snake_case(name): name for name in REGULARIZERS}, "l1_l2": "L1L2"}
 
 
@@ -96,7 +96,7 @@ def regularizer(value: Any) -> Regularizer | None:
     return None if value is None else resolve("regularizer", value, REGULARIZERS, ALIASES)
 
 
-# Keras has its classes by a function's spelling as well, and `get` for what an option takes.
+# Keras also has its classes under function names, and `get` for the values that an option accepts.
 l1 = L1
 l2 = L2
 l1_l2 = L1L2

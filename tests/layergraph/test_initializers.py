@@ -73,7 +73,7 @@ def test_names_classes_and_dicts(given):
 def test_array_constants_and_their_serialised_form():
     ours = initializer({"class_name": "Constant", "config": {"value": [1.0, 2.0]}})
     assert ours((3, 2)).tolist() == [[1.0, 2.0]] * 3
-    with pytest.raises(ConfigError, match=r"value of shape \(2,\) doesn't fit a weight of \(2, 3\)"):
+    with pytest.raises(ConfigError, match=r"value of shape \(2,\), expected one that broadcasts to \(2, 3\)"):
         ours((2, 3))
 
 

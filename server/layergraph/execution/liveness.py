@@ -40,13 +40,13 @@ def with_frees(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
     return freeing[::-1]
 
 
-def mask_wants(steps: Sequence[Step], outputs: Sequence[int]) -> list[bool]:
+def masks_needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[bool]:
     """For each step, whether the masks of its outputs are needed; `outputs` are the slots whose masks are returned."""
     wanted = set(outputs)
-    wants = []
+    flags = []
     for step in reversed(steps):
         want = any(slot in wanted for slot in step.targets)
         if want or step.call.takes_masks:
             wanted.update(step.sources)
-        wants.append(want)
-    return wants[::-1]
+        flags.append(want)
+    return flags[::-1]

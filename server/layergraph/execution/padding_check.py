@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 
 from layergraph.errors import LayerGraphError
-from layergraph.execution.liveness import mask_wants
+from layergraph.execution.liveness import masks_needed
 from layergraph.execution.plan import Plan
 from layergraph.execution.samples import NoSamplesError, Sampler
 from layergraph.execution.sequence_padding import Array, SequencePadding
@@ -59,23 +59,23 @@ _CALL_TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 
 
 class UnpaddableError(LayerGraphError):
-    """Padding would change a model's results, or can't be shown not to. The text says where."""
+    """Padding would change a model's results, or can't be verified not to; the message names the layer."""
 
 
 @dataclass(frozen=True)
 class _Sequences:
     """A value with sequences along axis 1.
 
-    origin  index of the input that has the same sequence lengths
-    masked  whether it has a mask that hides padding
-    fill    value behind the sequences; None for arbitrary values, False for masks that are passed as tensors
-    shown   for a mask that is passed as a tensor: whether it hides no timestep unless an input masks it
+    origin      index of the input that has the same sequence lengths
+    masked      whether it has a mask that hides padding
+    fill        value behind the sequences; None for arbitrary values, False for masks that are passed as tensors
+    shows_all   for a mask that is passed as a tensor: whether it hides no timestep unless an input masks it
     """
 
     origin: int
     masked: bool = False
     fill: float | int | None = None
-    shown: bool = False
+    shows_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def _sequence_inputs(plan: Plan) -> list[str]:
         if spec.dtype == Strings.dtype:
             raise UnpaddableError(f"input '{spec.name}' takes text")
         if None in spec.shape[2:]:
-            raise UnpaddableError(f"input '{spec.name}' leaves open more than the length of sequences: {spec.shape}")
+            raise UnpaddableError(f"input '{spec.name}' has shape {spec.shape}, expected no open axis behind axis 1")
         if len(spec.shape) > 1 and spec.shape[1] is None:
             names.append(spec.name)
     if not names:
-        raise UnpaddableError("no input has sequences of any length")
+        raise UnpaddableError("no input has sequences of variable length")
     return names
 
 
@@ -147,14 +147,14 @@ class _Check:
             self._states[slots[spec.name]] = given
         read = {slot for step in plan.steps for slot in step.sources} | set(outputs)
         masking: set[int] = set()
-        for step, want in zip(plan.steps, mask_wants(plan.steps, []), strict=True):
+        for step, want in zip(plan.steps, masks_needed(plan.steps, []), strict=True):
             states = self._try(step, want)
             for target, state in zip(step.targets, states, strict=True):
                 if state is not None:
                     self._states[target] = state
                 elif target in read:
                     raise UnpaddableError(f"{_name(step)} changes the number of timesteps, or moves them")
-            if any(state is not None and (state.masked or getattr(state, "shown", False)) for state in states):
+            if any(state is not None and (state.masked or getattr(state, "shows_all", False)) for state in states):
                 masking.update(step.sources)
         ends = {spec.name: self._states[slot] for spec, slot in zip(plan.output_specs, outputs, strict=True)}
         return SequencePadding(
@@ -183,18 +183,18 @@ class _Check:
                 wrong = error
             else:
                 return [_agreed(step, states) for states in zip(*found, strict=True)]
-        raise UnpaddableError(f"{_name(step)} refuses sequences of random lengths: {str(wrong).splitlines()[0]}")
+        raise UnpaddableError(f"{_name(step)} fails for sequences of random lengths: {str(wrong).splitlines()[0]}")
 
 
 def _agreed(step: Step, states: Sequence[State | None]) -> State | None:
-    """The state that holds in all rounds. Raises UnpaddableError if they differ in more than `fill` and `shown`."""
+    """The state that holds in all rounds. Raises UnpaddableError if they differ in more than `fill` and `shows_all`."""
     first = states[0]
     if isinstance(first, _Sequences):
-        plain = replace(first, fill=None, shown=False)
-        if all(isinstance(s, _Sequences) and replace(s, fill=None, shown=False) == plain for s in states):
+        plain = replace(first, fill=None, shows_all=False)
+        if all(isinstance(s, _Sequences) and replace(s, fill=None, shows_all=False) == plain for s in states):
             filled = all(isinstance(s, _Sequences) and s.fill is False for s in states)
-            shown = filled and all(isinstance(s, _Sequences) and s.shown for s in states)
-            return replace(plain, fill=False, shown=shown) if filled else plain
+            shows_all = filled and all(isinstance(s, _Sequences) and s.shows_all for s in states)
+            return replace(plain, fill=False, shows_all=shows_all) if filled else plain
     elif all(state == first for state in states):
         return first
     raise UnpaddableError(f"{_name(step)} gives outputs whose shapes depend on the lengths in another way")
@@ -267,7 +267,7 @@ class _Round:
             mask[hidden_row] = False
         if values.dtype == torch.bool and state.fill is False:
             garbage = torch.zeros_like(values)
-            if self._masked or not state.shown:
+            if self._masked or not state.shows_all:
                 values[hidden_row] = False
             else:
                 values[(..., -1) if values.ndim > 2 else ...] = True
@@ -333,21 +333,22 @@ class _Round:
     def _mask_state(
         self, value: torch.Tensor, parts: Sequence[torch.Tensor], lengths: Sequence[int]
     ) -> tuple[bool | None, bool]:
-        """`fill` and `shown` of a value that may be a mask: fill is False if it is False behind every sequence.
+        """`fill` and `shows_all` of a value that may be a mask: fill is False if it is False behind every sequence.
 
-        A timestep with several elements is shown by any of them, as for the tensor that Masking computes its mask from.
+        A timestep with several elements is shows_all by any of them, as for the tensor that Masking computes its mask
+        from.
         """
         if value.dtype != torch.bool or any(bool(value[row, n:].any()) for row, n in enumerate(lengths)):
             return None, False
-        shown = [part.flatten(2).any(2) if part.ndim > 2 else part for part in parts]
-        return False, self._masked or all(bool(steps.all()) for steps in shown)
+        shows_all = [part.flatten(2).any(2) if part.ndim > 2 else part for part in parts]
+        return False, self._masked or all(bool(steps.all()) for steps in shows_all)
 
     def _hides(self, mask: torch.Tensor, parts: Sequence[Mask], lengths: Sequence[int]) -> bool:
         for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
             if part is None or not torch.equal(part[0], mask[row, :length]) or bool(mask[row, length:].any()):
                 raise UnpaddableError(f"the mask of {_name(self._step)} doesn't hide padding")
             if not self._masked and not bool(part.all()):
-                raise UnpaddableError(f"the mask of {_name(self._step)} hides steps that no input masks")
+                raise UnpaddableError(f"the mask of {_name(self._step)} hides timesteps that no input masks")
         return True
 
 

@@ -16,7 +16,7 @@ import torch
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
 from layergraph.execution.batch_independence import is_batch_independent
-from layergraph.execution.liveness import marking, mask_wants, needed, with_frees
+from layergraph.execution.liveness import marking, masks_needed, needed, with_frees
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.passes.pool_before_relu import pool_first
 from layergraph.execution.program import Program, inference_program
@@ -63,7 +63,7 @@ class Plan:
             self._outputs = [scopes[calls][id(tensor)] for calls, tensor in found]
         except KeyError:
             raise GraphError(
-                "a tensor inside of a model whose inputs are converted on the way in can't be named"
+                "a tensor inside of a nested model whose inputs are converted can't be an output"
             ) from None
         self.steps = with_frees(needed(layout.steps, self._outputs), self._outputs)
         # Keras executes all calls of a nested model, even if their outputs are unused: their side effects count.
@@ -82,7 +82,9 @@ class Plan:
             TensorSpec(name, tensor.shape, tensor.dtype) for name, (_, tensor) in zip(names, found, strict=True)
         )
         self._slot_count = layout.slot_count
-        self._mask_wants = {want: mask_wants(self._forwarded, self._outputs if want else []) for want in (False, True)}
+        self._masks_needed = {
+            want: masks_needed(self._forwarded, self._outputs if want else []) for want in (False, True)
+        }
         self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self._forwarded)
         self._batched: bool | None = None
         self._bound: list[Any] | None = None
@@ -334,8 +336,8 @@ class Plan:
     def _execute(
         self, context: CallContext, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        wants = self._mask_wants[output_masks]
-        Program(self._reordered(), wants, weights, self._inputs, self._outputs, self._slot_count).execute(
+        needs_masks = self._masks_needed[output_masks]
+        Program(self._reordered(), needs_masks, weights, self._inputs, self._outputs, self._slot_count).execute(
             context, values, masks
         )
         return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]

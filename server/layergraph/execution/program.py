@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layergraph.execution.liveness import mask_wants, with_frees
+from layergraph.execution.liveness import masks_needed, with_frees
 from layergraph.execution.passes.fold_embedding import project_embeddings
 from layergraph.execution.passes.fusion import fuse
 from layergraph.execution.passes.merge_shared_calls import join_calls
@@ -23,13 +23,13 @@ from layergraph.functional.invocation import Mask
 class Program:
     """Steps over numbered slots, which hold the values and masks of one run.
 
-    wants             for each step, whether the masks of its outputs are needed
+    needs_masks       for each step, whether the masks of its outputs are needed
     weights           bound weights of each step
     inputs, outputs   slots of the program's inputs and outputs
     """
 
     steps: Sequence[Step]
-    wants: Sequence[bool]
+    needs_masks: Sequence[bool]
     weights: Sequence[Any]
     inputs: Sequence[int]
     outputs: Sequence[int]
@@ -37,7 +37,7 @@ class Program:
 
     def execute(self, context: CallContext, values: list[Any], masks: list[Mask]) -> None:
         """Fills the slots of all outputs, and clears slots that no later step reads."""
-        for step, want, w in zip(self.steps, self.wants, self.weights, strict=True):
+        for step, want, w in zip(self.steps, self.needs_masks, self.weights, strict=True):
             outputs, made = step.call(
                 context, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
             )
@@ -83,4 +83,4 @@ def inference_program(
         weights = [bind(step.call.layer) for step in steps]
         if not packed:
             weights = project_embeddings(steps, outputs, weights)
-    return Program(steps, mask_wants(steps, []), weights, inputs, outputs, slot_count)
+    return Program(steps, masks_needed(steps, []), weights, inputs, outputs, slot_count)

@@ -54,7 +54,7 @@ class Sampler:
                     except LayerGraphError:
                         continue
                     return
-        raise NoSamplesError("no random inputs were found that it takes")
+        raise NoSamplesError("no random inputs were found that the model accepts")
 
     def _small(self, lengths: tuple[int, int]) -> bool:
         """Whether inputs of such lengths take little memory."""

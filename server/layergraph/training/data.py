@@ -128,7 +128,7 @@ def as_array(what: str, value: Any) -> Array:
     except ValueError:
         raise DataError(f"{what}: rows have different lengths, expected an array") from None
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise DataError(f"{what}: got type {array.dtype}, expected numbers")
+        raise DataError(f"{what}: got dtype {array.dtype}, expected numbers")
     if array.ndim == 0:
         raise DataError(f"{what}: got a single number, expected an array with rows")
     return array

@@ -35,7 +35,7 @@ def check_labels(output: str, labels: Array, predictions: Shape, loss: Loss) -> 
     kept = (*predictions[:axis], 1, *predictions[axis + 1 :])
     if not _fits(shape, without) and not _fits(shape, kept):
         raise DataError(
-            f"labels of output '{output}': got shape {shape}, expected class numbers of shape {without}"
+            f"labels of output '{output}': got shape {shape}, expected class indices of shape {without}"
             + (" (one-hot labels need categorical_crossentropy)" if _fits(shape, predictions) else "")
         )
     classes = predictions[axis]
@@ -59,7 +59,7 @@ def _same_shape(got: tuple[int, ...], expected: Shape) -> bool:
 
 def _sparse_hint(got: tuple[int, ...], expected: Shape) -> str:
     sparse = _fits(got, expected[:-1]) or _fits(got, (*expected[:-1], 1))
-    return " (class numbers need sparse_categorical_crossentropy)" if sparse else ""
+    return " (class indices need sparse_categorical_crossentropy)" if sparse else ""
 
 
 def _check_range(output: str, labels: Array, classes: int, ignored: int | None) -> None:

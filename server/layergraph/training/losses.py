@@ -411,9 +411,7 @@ class FunctionLoss(Loss):
         return self.given(*same_rank(y_true, y_pred))
 
     def get_config(self) -> dict[str, Any]:
-        raise ConfigError(
-            f"loss '{self.name}' is a Python function and can't be saved; compile with a loss of the table"
-        )
+        raise ConfigError(f"loss '{self.name}' is a Python function and can't be saved; compile with a built-in loss")
 
 
 def loss(value: Any) -> Loss:

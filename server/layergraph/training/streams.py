@@ -160,7 +160,7 @@ class Stream:
         Raises DataError if it doesn't fit, ConfigError for class_weight with a source that isn't indexed.
         """
         if class_weight is not None and not given.indexed:
-            raise ConfigError(f"class_weight: {given.kind} gives sample weights itself, as the third of each batch")
+            raise ConfigError(f"class_weight: got {given.kind}, expected its batches to have sample weights instead")
         self.source = given
         self._model = model
         self._compiled = compiled

@@ -256,7 +256,7 @@ class Trainer(Functional):
             seed = random.randrange(2**31) if resumed is None else int(resumed["run"]["seed"])
         if workers is not None:
             if isinstance(training, Stream) or isinstance(validation, Stream):
-                raise ConfigError("workers share rows of arrays; got batches")
+                raise ConfigError("workers: got batches, expected arrays, whose rows can be split between workers")
             check_shareable(self)
             workers.take_over([weight.value for weight in self.weights])
             (seed,) = map(int, workers.agree(seed))
@@ -267,7 +267,7 @@ class Trainer(Functional):
         epoch_batches: Epochs | StreamEpochs
         if isinstance(training, Stream):
             if checkpoints is not None and not training.source.indexed:
-                raise ConfigError(f"a run with checkpoints needs arrays or a PyDataset; got {training.source.kind}")
+                raise ConfigError(f"checkpoints: got {training.source.kind}, expected arrays or a PyDataset")
             epoch_batches = StreamEpochs(training, seed=seed, shuffle=shuffle, number=initial_epoch)
         else:
             epoch_batches = Epochs(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
@@ -452,7 +452,7 @@ def _check_alone(batches: Source, **given: Any) -> None:
     """Raises DataError for arguments that batches contain already, or that can't be used with batches."""
     for name, value in given.items():
         if value is not None:
-            raise DataError(f"{name}: expected none beside {batches.kind}, whose batches are (x, y) or (x, y, weights)")
+            raise DataError(f"{name}: expected None with {batches.kind}, whose batches are (x, y) or (x, y, weights)")
 
 
 def _count(rows: Data | Stream, size: int) -> int | None:

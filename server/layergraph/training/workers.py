@@ -48,9 +48,9 @@ class Workers:
 
     def agree(self, *numbers: float) -> list[float]:
         """Returns the first worker's numbers on all workers."""
-        told = torch.tensor(numbers, dtype=torch.float64)
-        distributed.broadcast(told, 0)
-        return [float(number) for number in told]
+        agreed = torch.tensor(numbers, dtype=torch.float64)
+        distributed.broadcast(agreed, 0)
+        return [float(number) for number in agreed]
 
     def take_over(self, tensors: Sequence[Tensor]) -> None:
         """Copies the values of the first worker's tensors."""

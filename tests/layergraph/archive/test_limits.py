@@ -56,7 +56,7 @@ SAID = {
     "nesting": "models and layers are nested more than {less} deep",
     "layers": "has more than {less} layers",
     "nodes": "has more than {less} calls of layers",
-    "calls": "repeats more than {less} calls of layers by calling nested models again and again",
+    "calls": "repeats more than {less} calls of layers by calling nested models repeatedly",
     "name_length": "a layer's name is 'a_long_name', expected a text",
     "weight_bytes": "its weights take 140 bytes, at most {less} are read",
     "activation_bytes": r"one row of its output, of shape \(None, 4\), takes 16 bytes, at most {less} are allowed",
@@ -104,5 +104,5 @@ def test_ranges_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(GraphError, match="has too many elements"):
             Arange(name="r")(start, stop, step)
     for start, number in ((one, 11), (two, 6)):
-        with pytest.raises(GraphError, match=f"{number} numbers between two are too many"):
+        with pytest.raises(GraphError, match=f"{number} numbers per range"):
             Linspace(num=number, name="l")(start, 1.0)

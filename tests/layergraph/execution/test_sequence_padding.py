@@ -134,8 +134,8 @@ def test_what_looks_behind_the_last_step_is_refused(make: Any, reason: str) -> N
 @pytest.mark.parametrize(
     ("shape", "dtype", "reason"),
     [
-        ((5,), "int32", "no input has sequences of any length"),
-        ((None, None), "float32", "leaves open more than the length of sequences"),
+        ((5,), "int32", "no input has sequences of variable length"),
+        ((None, None), "float32", "expected no open axis behind axis 1"),
         ((None,), "string", "takes text"),
     ],
 )

@@ -439,7 +439,7 @@ def test_other_mistakes_are_named() -> None:
         Silent(name="s")(layergraph.Input((2,)))
     with pytest.raises(ConfigError, match="initializer 'no_such'"):
         layergraph.layers.Layer().add_weight(shape=(2,), initializer="no_such")
-    with pytest.raises(ConfigError, match="expected a class of layers or an activation function"):
+    with pytest.raises(ConfigError, match="expected a layer class or an activation function"):
         layergraph.utils.register_keras_serializable()(int)
 
 
@@ -494,7 +494,7 @@ def test_what_a_file_says_in_a_config_stays_data(classes: Any, tmp_path: Path) -
         layer["config"]["units"] = {"class_name": "Evil", "module": "os", "config": {"command": "true"}}
         return config
 
-    with pytest.raises(CorruptFileError, match="layer 'one': can't be called on what the file says: int"):
+    with pytest.raises(CorruptFileError, match="layer 'one': can't be called with its arguments: int"):
         layergraph.load_model(rewritten(tmp_path / "m.keras", change))
 
     def more(config: Any) -> Any:

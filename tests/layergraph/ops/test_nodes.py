@@ -312,7 +312,7 @@ def test_subscripts_are_those_of_numpy(key: Any) -> None:
 def test_integers_divided_by_zero_are_refused() -> None:
     x = layergraph.Input((2,), dtype="int32", name="x")
     for y in (x // x, x % x):
-        with pytest.raises(DataError, match="divided by zero"):
+        with pytest.raises(DataError, match="division by zero"):
             layergraph.Model(x, y).plan().run({"x": np.array([[1, 0]], "int32")})
 
 

@@ -84,7 +84,7 @@ def test_what_2_15_wrote_is_written_again(case: str, container: str) -> None:
     model = as_filed(case, container, built(SETTINGS[case]["model"]))
     written = writer(model)
     got = written.training_config() if container == "h5" else written.compile_config()
-    assert not written.unsayable
+    assert not written.unsupported
     assert got["loss_weights"] == want["loss_weights"]
     assert resolved(got["loss"], losses.loss) == resolved(want["loss"], losses.loss)
     for key in ("metrics", "weighted_metrics"):
@@ -253,9 +253,9 @@ def test_what_a_release_lacks_is_refused_by_name(arguments: dict[str, Any], mino
     for release, refused in ((minor, True), (15, False)):
         written = Keras2Compile(model, Release(release))
         written.training_config()
-        assert bool(written.unsayable) is refused
+        assert bool(written.unsupported) is refused
         if refused:
-            assert re.search(rf"{named}.* is unknown to it", written.unsayable[0])
+            assert re.search(rf"{named}.* isn't supported", written.unsupported[0])
 
 
 def made_metric(kind: str, **options: Any) -> Any:
@@ -293,7 +293,7 @@ def test_accuracy_is_that_of_the_labels_which_the_loss_takes() -> None:
 def test_what_keras_2_lacks_is_refused_by_name(arguments: dict[str, Any], named: str, tmp_path: Path) -> None:
     model = tabular(layergraph)
     model.compile(**{"optimizer": "sgd", "loss": "mse", **arguments})
-    with pytest.raises(ConfigError, match=rf"{named}.* is unknown to it.*save it for Keras 3"):
+    with pytest.raises(ConfigError, match=rf"{named}.* isn't supported.*save it for Keras 3"):
         model.save(tmp_path / "m.h5", generation=2)
     assert not list(tmp_path.iterdir())
     model.save(tmp_path / "m.h5", generation=3)

@@ -46,7 +46,7 @@ def test_an_unknown_format_is_refused() -> None:
 def test_what_a_format_lacks_is_named_with_those_that_can() -> None:
     model = small()
     model.compile("muon", "mse")
-    with pytest.raises(ConfigError, match=r"'keras2_h5': .*optimizer Muon is unknown to it.*'keras3' or 'keras3_h5'"):
+    with pytest.raises(ConfigError, match=r"'keras2_h5': .*optimizer Muon isn't supported.*'keras3' or 'keras3_h5'"):
         chosen_format(model, "keras2_h5")
 
 

@@ -154,6 +154,6 @@ def test_a_layer_in_several_models_is_refused(tmp_path: Path) -> None:
     shared = layergraph.layers.Dense(3, name="shared")
     entry, x = layergraph.Input((3,)), layergraph.Input((3,))
     inner = layergraph.Model(entry, shared(entry))
-    with pytest.raises(ConfigError, match=r"layer 'shared' lies in several models .* use \.keras"):
+    with pytest.raises(ConfigError, match=r"layer 'shared' is in several models .* use \.keras"):
         layergraph.Model(x, shared(inner(x))).save(tmp_path / "m.h5")
     assert not list(tmp_path.iterdir())

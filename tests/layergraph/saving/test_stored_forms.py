@@ -157,7 +157,7 @@ def test_what_keras_2_lacks_is_refused_by_name(tmp_path: Path) -> None:
     model = layergraph.load_model(FIXTURES / "headline.h5")
     added = layergraph.layers.RMSNormalization(name="late")(model.outputs[0])
     longer = layergraph.Model(model.inputs, [added, model.outputs[0] + 1.0])
-    with pytest.raises(ConfigError, match=r"no \.h5 file of Keras 2 can hold .*'late'.*Add.*save it for Keras 3"):
+    with pytest.raises(ConfigError, match=r"a \.h5 file of Keras 2 can't store .*'late'.*Add.*save it for Keras 3"):
         longer.save(tmp_path / "m.h5", generation=2)
     with pytest.raises(ConfigError, match="got generation 4, expected 2 or 3"):
         longer.save(tmp_path / "m.h5", generation=4)

@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a class that predictions don't have": (
         lambda: model(metrics=[METRICS["Precision"](class_id=2, name="p")]).fit(X, Y),
         DataError,
-        r"metric 'p': class_id is 2, predictions have shape \(None, 2\)",
+        r"metric 'p': class_id is 2, expected a class of predictions \(None, 2\)",
     ),
     "a class under zero": (
         lambda: model(metrics=[METRICS["Recall"](class_id=-1, name="p")]).fit(X, Y),
@@ -124,17 +124,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a mean with weights": (
         lambda: METRICS["Mean"](name="m").update(torch.ones(2), torch.ones(2), torch.ones(2)),
         ConfigError,
-        "metric 'm' takes no sample weights beside labels and predictions",
+        "metric 'm' doesn't support sample weights",
     ),
     "a sum with weights": (
         lambda: METRICS["Sum"](name="s").update(torch.ones(2), torch.ones(2), torch.ones(2)),
         ConfigError,
-        "metric 's' takes no sample weights beside labels and predictions",
+        "metric 's' doesn't support sample weights",
     ),
     "a Python function in a file": (
         lambda: metrics.metric(lambda y_true, y_pred: y_pred).get_config(),
         ConfigError,
-        "is a Python function and can't be saved; use one of the table",
+        "is a Python function and can't be saved; use a built-in metric",
     ),
     "axes that are no numbers": (
         lambda: LOSSES["Dice"](axis="all"),
@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the scale's own settings": (
         lambda: OPTIMIZERS["LossScaleOptimizer"].from_config({"inner_optimizer": "sgd", "weight_decay": 0.1}),
         ConfigError,
-        "LossScaleOptimizer: set 'weight_decay' of the inner optimizer",
+        "LossScaleOptimizer: got option 'weight_decay', expected it on the inner optimizer",
     ),
     "a weight that two expressions match": (
         lambda: several("y/.*", ".*kernel").optimizer_map["y/kernel"],
@@ -379,7 +379,7 @@ class NoBatches(keras.utils.PyDataset):
 
 def test_what_only_data_or_logs_show_is_refused_when_training_begins() -> None:
     made = model(metrics=[strange])
-    with pytest.raises(ConfigError, match="mode 'auto' doesn't know whether 'strange' should be large or small"):
+    with pytest.raises(ConfigError, match="mode 'auto' can't determine whether 'strange' should be large or small"):
         made.fit(
             X, Y, verbose=0, callbacks=[callback({"class_name": "EarlyStopping", "config": {"monitor": "strange"}})]
         )

@@ -80,5 +80,5 @@ def test_one_array_for_several_outputs_is_refused(tmp_path: Path) -> None:
     theirs.save(tmp_path / "model.keras")
     ours = layergraph.load_model(tmp_path / "model.keras")
     ours.compile("sgd", "mse")
-    with pytest.raises(DataError, match=r"got an array at \[1\], expected a nesting"):
+    with pytest.raises(DataError, match=r"got an array at \[1\], expected the nesting"):
         ours.fit(X, Y[:2], verbose=0)

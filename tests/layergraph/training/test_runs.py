@@ -104,7 +104,7 @@ def test_refused_data_decides_nothing():
 @pytest.mark.parametrize(
     ("loss", "y", "message"),
     [
-        ("categorical_crossentropy", CLASSES, r"\(class numbers need sparse_categorical_crossentropy\)"),
+        ("categorical_crossentropy", CLASSES, r"\(class indices need sparse_categorical_crossentropy\)"),
         ("mse", X, r"got shape \(20, 4\), expected \(None, 3\)"),
         ("mse", X[:, :1], r"got shape \(20, 1\), expected \(None, 3\)"),
     ],

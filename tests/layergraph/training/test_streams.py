@@ -181,7 +181,7 @@ def test_class_weights_of_a_dataset():
         model.compile("sgd", "sparse_categorical_crossentropy")
     fit = {"epochs": 2, "class_weight": {0: 1.0, 1: 3.0}, "shuffle": False, "verbose": 0}
     same(ours.fit(Labelled(), **fit), theirs.fit(Labelled(), **fit), ours, theirs)
-    with pytest.raises(ConfigError, match="class_weight: a generator gives sample weights itself"):
+    with pytest.raises(ConfigError, match="class_weight: got a generator"):
         ours.fit(for_ever(), steps_per_epoch=1, class_weight={0: 1.0}, verbose=0)
 
 
@@ -201,7 +201,7 @@ def test_a_run_on_a_dataset_goes_on_where_it_was_broken_off(tmp_path):
     again, _ = models()
     again.fit(Dataset(), epochs=3, seed=3, checkpoints=checkpoints, verbose=0)
     assert all((a == b).all() for a, b in zip(whole.get_weights(), again.get_weights(), strict=True))
-    with pytest.raises(ConfigError, match="a run with checkpoints needs arrays or a PyDataset; got a generator"):
+    with pytest.raises(ConfigError, match="checkpoints: got a generator, expected arrays or a PyDataset"):
         again.fit(for_ever(), steps_per_epoch=2, checkpoints=Checkpoints(tmp_path / "other"), verbose=0)
 
 
@@ -251,9 +251,9 @@ class Rows(IterableDataset):
         ({"x": X, "y": Endless()}, DataError, "got Endless"),
         ({"x": X, "y": Y, "validation_data": Endless()}, DataError, r"got Endless, expected \(x, y\)"),
         ({"x": TensorDataset(torch.tensor(X))}, DataError, "DataLoader, which also makes batches of a torch Dataset"),
-        ({"x": Dataset(), "y": Y}, DataError, "y: expected none beside a PyDataset"),
-        ({"x": loader(), "sample_weight": W}, DataError, "sample_weight: expected none beside a DataLoader"),
-        ({"x": for_ever(), "validation_split": 0.5}, DataError, "validation_split: expected none beside a generator"),
+        ({"x": Dataset(), "y": Y}, DataError, "y: expected None with a PyDataset"),
+        ({"x": loader(), "sample_weight": W}, DataError, "sample_weight: expected None with a DataLoader"),
+        ({"x": for_ever(), "validation_split": 0.5}, DataError, "validation_split: expected None with a generator"),
         ({"x": iter([(1, 2, 3, 4)])}, DataError, "a generator gave tuple of 4 items, expected batches"),
         ({"x": iter([None])}, DataError, "a generator gave NoneType of no items"),
         ({"x": iter([(X[:, :2], Y)])}, DataError, r"got shape \(10, 2\), expected \(None, 3\)"),
@@ -314,5 +314,5 @@ def test_callbacks_may_be_given_as_in_a_request(given):
 def test_workers_share_no_batches():
     ours, _ = models()
     for arguments in ({"x": Dataset()}, {"x": X, "y": Y, "validation_data": Dataset()}):
-        with pytest.raises(ConfigError, match="workers share rows of arrays; got batches"):
+        with pytest.raises(ConfigError, match="workers: got batches, expected arrays"):
             ours.fit(**arguments, workers=object(), verbose=0)

@@ -36,7 +36,7 @@ def cuda(source: ExportedGraph, precision: str = "float32") -> Engine:
     """The graph on all GPUs; each batch runs on the next free one.
 
     precision   "tf32" rounds the operands of matrix products and convolutions to 10 bits of mantissa; "bfloat16" and
-                "float16" compute them in these dtypes (autocast). All three need a proof (see `reduce_precision`).
+                "float16" compute them in these dtypes (autocast). See `tuner.reduce_precision`.
 
     Raises UnfitError if there is no GPU, if a GPU has too little free memory, or if a 16-bit precision is set for a
     model that computes in 16 bits already.

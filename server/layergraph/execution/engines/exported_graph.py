@@ -22,7 +22,7 @@ _tracing = threading.Lock()
 
 
 class UnfitError(Exception):
-    """An engine can't run a plan, or isn't installed; the text says why."""
+    """An engine can't run a plan, or isn't installed; the message has the reason."""
 
 
 class Engine(Protocol):

@@ -78,11 +78,11 @@ def _kind(step: Step, level: int) -> tuple[Any, ...] | None:
         return None
     if call.is_single:
         first = call.tensors[0]
-        alike: Any = (first.shape, first.dtype, first.mask_shape is None)
+        common: Any = (first.shape, first.dtype, first.mask_shape is None)
     else:
         # The same node in several calls of the nested model around it: other nodes may differ in their arguments.
-        alike = tuple(id(tensor) for tensor in tensors)
-    return (level, id(call.layer), call.training, alike)
+        common = tuple(id(tensor) for tensor in tensors)
+    return (level, id(call.layer), call.training, common)
 
 
 class _Joiner:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class NoTimeError(Exception):
-    """A step was left out since it would have ended too late; the text says how long it was expected to take."""
+    """A step was left out since it would have ended too late; the message has its expected duration."""
 
 
 class Allowance:

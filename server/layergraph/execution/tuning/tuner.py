@@ -87,7 +87,7 @@ def tune(
     """
     unknown = [name for name in engines if name not in ENGINES and name != EAGER]
     if unknown:
-        raise ValueError(f"engine '{unknown[0]}' isn't known: expected one of {', '.join((EAGER, *ENGINES))}")
+        raise ValueError(f"unknown engine '{unknown[0]}', expected one of {', '.join((EAGER, *ENGINES))}")
     allowance = Allowance(math.inf if pin else seconds, stopped)
     kept = 0.0 if pin or known else seconds * _KEPT_FOR_TIMING
     if known:
@@ -131,16 +131,16 @@ def tune(
 def reduce_precision(
     plan: Plan,
     precision: str,
-    proof: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
+    compare: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
     threads: int = 0,
     *,
     shared: bool = False,
 ) -> Tuning:
     """Returns a tuning with one engine that computes in `precision`, for all row counts.
 
-    `proof` compares the outputs of the function it is given with known ones, and returns the largest difference. Raises
-    what `proof` raises; UnfitError if there is no such engine; NoSamplesError or CannotTraceError for a plan that only
-    torch can run.
+    `compare` compares the outputs of the function it is given with known ones, and returns the largest difference.
+    Raises what `compare` raises; UnfitError if there is no such engine; NoSamplesError or CannotTraceError for a plan
+    that only torch can run.
     """
     bench = _Bench(plan, (1,), 1.0, Allowance(math.inf), shared=shared)
     source = bench.source(threads or torch.get_num_threads(), joined=plan.batched)
@@ -153,7 +153,7 @@ def reduce_precision(
         arrays = [inputs[spec.name] for spec in plan.input_specs]
         return dict(zip((spec.name for spec in plan.output_specs), engine(arrays), strict=False))
 
-    off = proof(run)
+    off = compare(run)
     tuned = Tuned(precision, engine, exact=False)
     return Tuning((Choice(1, precision, {}, tuned, off),), {})
 
@@ -202,7 +202,7 @@ class _Bench:
             try:
                 expected = self._plan.run_eagerly(case)
             except Exception:
-                logger.debug("a model doesn't take unusual rows", exc_info=True)
+                logger.debug("the model refuses unusual inputs", exc_info=True)
                 continue
             self._cases.append(case)
             self._expected.append(expected)

@@ -140,7 +140,7 @@ def test_termination_by_a_loss_that_is_no_number(capsys):
     their = theirs.fit(x, Y, callbacks=[keras.callbacks.TerminateOnNaN()], **fit)
     assert own.epoch == their.epoch == [0]
     assert np.isnan(own.history["loss"][0])
-    assert "Batch 1: the loss is no number" in capsys.readouterr().out
+    assert "Batch 1: the loss isn't finite" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
