@@ -335,8 +335,8 @@ class _Round:
     ) -> tuple[bool | None, bool]:
         """`fill` and `shows_all` of a value that may be a mask: fill is False if it is False behind every sequence.
 
-        A timestep with several elements is shows_all by any of them, as for the tensor that Masking computes its mask
-        from.
+        A timestep with several elements counts as unmasked if any of them is True, as in the tensor that Masking
+        computes its mask from.
         """
         if value.dtype != torch.bool or any(bool(value[row, n:].any()) for row, n in enumerate(lengths)):
             return None, False

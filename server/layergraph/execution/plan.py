@@ -150,7 +150,7 @@ class Plan:
             except _SHAPE_ERRORS:
                 if not joined or not self._opens:
                     raise
-                # Lengths may become different inside the model, as after cropping: then they always do.
+                # Lengths may differ further on in the model, as after cropping. If so, they differ in every run.
                 outputs = self._run_program(values, empty, joined=False)
                 self._joins = False
                 return outputs
@@ -366,7 +366,7 @@ class _Layout:
         for node in graph.nodes:
             if node.is_input or all(id(t) in slots for t in node.output_tensors):
                 continue
-            mode = training if node.training is None else node.training
+            training_mode = training if node.training is None else node.training
             inner = node.layer.inner_model
             given = [leaf for leaf in flatten(list(node.args)) if isinstance(leaf, Tensor)]
             if inner is not None and not node.kwargs.keys() - {"mask"} and inner.takes_as_they_are(given):
@@ -374,11 +374,11 @@ class _Layout:
                 inner_slots = {id(t): entry for t, entry in zip(inner.inputs, entries, strict=True)}
                 nested = (*calls, node)
                 scopes[nested] = inner_slots
-                self.open_graph(inner.graph, inner_slots, nested, mode, scopes)
+                self.open_graph(inner.graph, inner_slots, nested, training_mode, scopes)
                 targets = [inner_slots[id(t)] for t in inner.outputs]
             else:
                 targets = [self.new_slot() for _ in node.output_tensors]
-                invocation = Invocation(node.layer, node.args, node.kwargs, mode)
+                invocation = Invocation(node.layer, node.args, node.kwargs, training_mode)
                 sources = tuple(slots[id(t)] for t in invocation.tensors)
                 self.steps.append(Step(invocation, sources, tuple(targets), made=tuple(node.output_tensors)))
                 if len(self.steps) > MAX_CALLS:

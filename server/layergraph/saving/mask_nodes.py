@@ -99,7 +99,7 @@ class WrittenGraph:
         return self._masks.get(id(leaf)) if isinstance(leaf, Tensor) else None
 
     def _without_mask(self, layer: Layer, leaf: Any) -> Any:
-        """The tensor itself, or the result of an Add of 0, which has no mask, if it has one."""
+        """The tensor; if it has a mask, the tensor plus 0, since results of operations have no mask."""
         return leaf if self._mask_of(leaf) is None else self._operate(layer, "Add", leaf, 0)
 
     def _output_masks(self, node: Node) -> Sequence[Mask]:

@@ -170,7 +170,7 @@ def binary_focal_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> Tensor:
-    """mean (1 - p_t)^gamma x binary crossentropy, p_t being the probability of the label; `alpha` balances classes."""
+    """mean (1 - p_t)^gamma x binary crossentropy, p_t the label's probability; `alpha` is for class balancing only."""
     y_true = _smoothed_binary(y_true, label_smoothing)
     y_pred = torch.sigmoid(y_pred) if from_logits else y_pred
     right = y_true * y_pred + (1 - y_true) * (1 - y_pred)

@@ -1,4 +1,4 @@
-"""Padding of sequences: allowed where masks make it exact, refused with the layer that looks behind the last step."""
+"""Padding of sequences is allowed if masks make it exact, and refused with the name of the layer that depends on it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def last_step(entry: Tensor) -> Tensor:
 
 
 def mask_that_hides_nothing(entry: Tensor) -> Tensor:
-    """Of several masks Keras 3 takes a step that any of them shows."""
+    """In Keras 3, a timestep of several merged inputs is valid if any mask shows it."""
     return layers.LSTM(2)(layers.Concatenate(name="reader")([embedded(entry), embedded(entry, masked=False)]))
 
 
@@ -146,7 +146,7 @@ def test_inputs_without_sequences_are_refused(shape: Any, dtype: str, reason: st
 
 
 def test_a_largest_number_over_time_isnt_taken_for_exact_by_chance() -> None:
-    """Padded zeros change the largest of negative numbers only."""
+    """Padded zeros change the maximum of negative numbers only."""
     entry = Input((None, 2), dtype="int32")
     with pytest.raises(UnpaddableError):
         check_padding(Model(entry, layers.GlobalMaxPooling1D()(entry)).plan())
@@ -167,7 +167,7 @@ def test_requests_are_grouped_by_powers_of_two() -> None:
 
 
 class Maker:
-    """A random model of layers of which some let masks through, some use them, and some look at everything."""
+    """A random model of layers, some of which pass masks through, some use them, and some use all timesteps."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -189,7 +189,7 @@ class Maker:
 
     def recurrent(self, x: Tensor, *, sequences: bool) -> Tensor:
         kind = self.pick(layers.LSTM, layers.GRU, layers.SimpleRNN)
-        # No activation without bounds: such a layer makes much of rounding, with or without padding.
+        # No unbounded activation: such a layer amplifies rounding errors, with and without padding.
         layer = kind(4, return_sequences=sequences, go_backwards=self.chance(0.1))
         return layers.Bidirectional(layer, merge_mode=self.pick("sum", "ave"))(x) if self.chance(0.3) else layer(x)
 
@@ -282,7 +282,7 @@ def test_masks_that_are_calculated_are_seen(tmp_path: Path) -> None:
 
 
 def test_masks_that_hide_more_than_padding_are_refused_where_that_matters() -> None:
-    """Attention takes the mean of all steps where a mask hides all, as it does here for small numbers."""
+    """Attention averages all timesteps if a mask hides all of them, as it does here for small numbers."""
     entry = words()
     shown = entry > 5
     x = embedded(entry, masked=False)

@@ -1,4 +1,4 @@
-"""A stack of layers: what is put on it and taken away, and where its input comes from."""
+"""A stack of layers: adding and removing layers, and where its input shape comes from."""
 
 from __future__ import annotations
 

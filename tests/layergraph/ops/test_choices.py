@@ -1,4 +1,4 @@
-"""Choices of operations that few files make: NumPy's numbers for them, and what is refused."""
+"""Rarely used options of operations: NumPy's numbers, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGES = RNG.uniform(0, 1, (2, 5, 6, 3)).astype("float32")
 
 
 def made(name: str, *args: Any, **options: Any) -> list[np.ndarray]:
-    """What an operation makes of arrays. Options of a call are given as `call`."""
+    """Result of an operation on arrays. Options of the call are given as `call`."""
     call = options.pop("call", {})
     return [each.detach().numpy() for each in flatten(OPERATIONS[name](**options)(*args, **call))]
 
@@ -185,7 +185,7 @@ def test_layer_normalization_over_other_axes(axes: Any) -> None:
 
 
 def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, allowed: Any = None) -> np.ndarray:
-    """By its definition, a head at a time."""
+    """Attention by its definition, one head at a time."""
     y = np.zeros_like(query)
     for row, head in np.ndindex(query.shape[0], query.shape[2]):
         at = head * key.shape[2] // query.shape[2]
@@ -218,7 +218,7 @@ def test_faked_quantisation_has_bounds_for_all_or_for_each_place_of_an_axis(axis
     if axis is None:
         low, high = low[0], high[0]
     found = made("FakeQuantWithMinMaxVars", x, low, high, num_bits=4, narrow_range=narrow, axis=axis)[0]
-    # Keras on torch takes the last axis for any, where it means another on TensorFlow.
+    # Keras on torch always uses the last axis, where TensorFlow has another meaning.
     turned = x.T if axis == 0 else x
     oracle = fake_quant_with_min_max_vars(torch.tensor(turned), low, high, 4, narrow, None if axis is None else -1)
     expected = oracle.detach().numpy()
@@ -262,7 +262,7 @@ def test_images_of_integers_are_scaled_within_their_values() -> None:
 
 
 def test_types_of_images_span_their_values() -> None:
-    """tf.image.convert_image_dtype: by whole factors between integers."""
+    """tf.image.convert_image_dtype: integers are converted by whole factors."""
 
     def converted(values: list[float], given: str, wanted: str, **call: Any) -> list[float]:
         (found,) = made("tf>ConvertImage", np.array(values, given), call={"dtype": wanted, **call})

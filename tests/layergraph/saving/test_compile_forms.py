@@ -1,4 +1,4 @@
-"""What models were compiled with, in files of each generation; `compare_round_trips` has the Kerases themselves."""
+"""Compile arguments in files of each generation; `compare_round_trips` tests them with real Keras releases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def built(name: str) -> Any:
 
 
 def as_filed(case: str, container: str, model: Any = None) -> Any:
-    """The case's model as if it had come from such a file."""
+    """The case's model as if it had been loaded from such a file."""
     about = SETTINGS[case]
     model = BUILDERS[about["model"]](layergraph) if model is None else model
     raw, problems = about[container], Diagnostics()
@@ -49,7 +49,7 @@ def writer(model: Any) -> Keras2Compile:
 
 
 def resolved(value: Any, make: Any) -> Any:
-    """A structure with classes and options in place of words, names and functions."""
+    """A structure with classes and options in place of names and functions."""
     if isinstance(value, list):
         return [resolved(item, make) for item in value]
     if isinstance(value, dict) and "class_name" not in value:
@@ -62,7 +62,7 @@ def resolved(value: Any, make: Any) -> Any:
 
 def assert_same_optimizer(got: dict[str, Any], want: dict[str, Any]) -> None:
     assert got["class_name"] == want["class_name"]
-    # There some new classes are found in the module keras.optimizers.experimental first.
+    # In the module keras.optimizers.experimental, some newer classes are found first.
     assert got.get("module") in (want.get("module"), str(want.get("module")).removesuffix(".experimental"))
     got, want = got["config"], want["config"]
     assert set(got) - {"name"} == set(want) - {"name"}
@@ -71,7 +71,7 @@ def assert_same_optimizer(got: dict[str, Any], want: dict[str, Any]) -> None:
             assert_same_optimizer(got[key], value)
         elif isinstance(value, dict):
             assert got[key]["module"] == value["module"]
-            # Schedules without a name have their class's here.
+            # Here, schedules without a name have their class's name.
             assert {**got[key]["config"], "name": None} == {**value["config"], "name": None}
         elif key != "name":
             assert got[key] == (pytest.approx(value) if isinstance(value, float) else value), key
@@ -199,7 +199,7 @@ def test_releases_that_repeat_names_of_outputs_get_none(minor: int, prefix: str)
 
 
 def test_tensorflow_1_gets_words() -> None:
-    """It names logs by them, and makes no objects of classes' names. It lacks younger words."""
+    """It names logs by metric names, and doesn't resolve names of classes. It lacks newer names."""
     model = recommender(layergraph)
     model.compile("sgd", "huber", metrics={"click": ["acc", "AUC"], "rating": "root_mean_squared_error"})
     written = Keras2Compile(model, Release(2)).training_config()
@@ -323,7 +323,7 @@ def test_a_legacy_optimizer_goes_on_from_an_h5(legacy: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_plain_sgd_has_momenta_in_keras_2(suffix: str, tmp_path: Path) -> None:
-    """Without them it takes no iteration either, and schedules begin anew."""
+    """Without them it loads no iteration either, and schedules restart."""
     model = tabular(layergraph)
     schedule = {"initial_learning_rate": 0.5, "decay_steps": 1, "decay_rate": 0.5}
     rate = {"class_name": "ExponentialDecay", "config": schedule}
@@ -354,7 +354,7 @@ def test_words_of_keras_2_are_objects_in_keras_3() -> None:
     ids=["classes", "one-hot", "binary"],
 )
 def test_crossentropies_that_shapes_decide_are_written_as_what_they_are(build: Any, loss: str, kind: str) -> None:
-    """tf.keras 2.15 decides of "crossentropy" and "ce" as of "accuracy"; Keras 3 has no such metrics."""
+    """tf.keras 2.15 resolves "crossentropy" and "ce" like "accuracy"; Keras 3 has no such metrics."""
     model = build(layergraph)
     model.compile("sgd", loss, metrics=["acc", "ce"], weighted_metrics=["crossentropy"])
     for trained in (False, True):

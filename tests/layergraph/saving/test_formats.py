@@ -1,4 +1,4 @@
-"""Which format a model has, and which can hold it."""
+"""The format of a model, and which formats can store it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_layer_in_several_models_is_for_keras_files_alone() -> None:
 
 
 def test_the_optimizer_of_a_model_that_was_not_trained_goes_back_whole(tmp_path: Path) -> None:
-    """Keras takes all of its state or none."""
+    """Keras loads its state only as a whole."""
     small().save(tmp_path / "m.keras", generation=2)
     with open_archive(tmp_path / "m.keras") as archive:
         assert len(archive.optimizer_weights) == 1 + 2 * 2

@@ -1,4 +1,4 @@
-"""Evaluation of averaged weights, against stock Keras."""
+"""Evaluation with averaged weights, against stock Keras."""
 
 import keras
 import numpy as np

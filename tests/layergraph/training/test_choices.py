@@ -1,4 +1,4 @@
-"""Choices in training that few runs make: what is refused, by which text, and numbers of rare options."""
+"""Rare options in training: error texts, and numbers."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_an_output_without_a_loss_needs_no_labels() -> None:
 
 
 def test_weights_of_losses_in_a_dict_go_by_sorted_names_beside_a_list() -> None:
-    """As in Keras 3, where a list of losses comes with a dict of weights."""
+    """As in Keras 3 for a list of losses with a dict of weights."""
     x = Input((3,), name="x")
     made = Model(x, [layers.Dense(2, name="second")(x), layers.Dense(2, name="first")(x)])
     made.compile("sgd", ["mse", "mse"], loss_weights={"second": 0.0, "first": 1.0})
@@ -258,7 +258,7 @@ def test_weights_take_or_lose_axes_of_one() -> None:
 
 
 def test_functions_of_the_table_are_their_classes() -> None:
-    """Given by themselves, losses and metrics are those of that name, and can be saved."""
+    """Loss and metric functions are converted to the classes of the same name, and can be saved."""
     loss = losses.loss(LOSSES["MeanAbsoluteError"].function)
     assert type(loss) is LOSSES["MeanAbsoluteError"]
     own = losses.loss(lambda y_true, y_pred: y_pred)
@@ -282,7 +282,7 @@ def test_scalars_of_a_checkpoint_are_plain_numbers() -> None:
 
 
 def test_several_optimizers_go_on_from_a_state() -> None:
-    """Those of all weights, with the count of steps."""
+    """The states of all weights, with the number of steps."""
 
     def trained(steps: int, state: Any = None, weights: Any = None) -> tuple[Any, Model]:
         made = model(optimizer=several(".*kernel"))
@@ -305,7 +305,7 @@ def test_several_optimizers_go_on_from_a_state() -> None:
 
 
 class Steps(Callback):
-    """Notes what it is told of batches."""
+    """Records the arguments of batch hooks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -368,7 +368,7 @@ def strange(y_true: Any, y_pred: Any) -> Any:
 
 
 class NoBatches(keras.utils.PyDataset):
-    """A dataset that has none."""
+    """A dataset without batches."""
 
     def __len__(self) -> int:
         return 0

@@ -1,4 +1,4 @@
-"""Sizes in training settings have limits, checked as numbers: nothing of that size is made first."""
+"""Limits on sizes in training settings are checked before anything of that size is allocated."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Training on batches as they come: PyDataset, DataLoader and generators, beside stock Keras."""
+"""Training on iterables of batches: PyDataset, DataLoader and generators, compared with stock Keras."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def models():
 
 
 class Dataset(keras.utils.PyDataset):
-    """Says what it is asked."""
+    """Records its calls."""
 
     def __init__(self, weights=False, parts=PARTS):
         super().__init__()
@@ -59,7 +59,7 @@ class Dataset(keras.utils.PyDataset):
 
 
 class Sequence:
-    """What Keras 2's keras.utils.Sequence is: not one of Keras 3's classes."""
+    """Like Keras 2's keras.utils.Sequence, which is no class of Keras 3."""
 
     def __len__(self):
         return len(PARTS)
@@ -105,7 +105,7 @@ def test_the_same_run_as_keras(data, options):
     ours, theirs = models()
     own = ours.fit(data(), shuffle=False, verbose=0, **options)
     with warnings.catch_warnings():
-        # That data runs out: the epoch ends.
+        # If the data runs out, the epoch ends.
         warnings.simplefilter("ignore")
         their = theirs.fit(data(), shuffle=False, verbose=0, **options)
     same(own, their, ours, theirs)
@@ -138,7 +138,7 @@ def test_hooks_and_batches_come_in_keras_order():
         model.fit(training, validation_data=validation, epochs=2, shuffle=False, verbose=0)
         asked.append((training.asked, validation.asked))
     assert asked[0][0] == asked[1][0]
-    # Before training, ours also looks whether the validation data fits; Keras ends an epoch before each evaluation.
+    # Before training, ours also checks the validation data; Keras ends an epoch before each evaluation.
     assert asked[0][1] == ["begin", 0, "end", *["begin", 0, 1, "end"] * 2]
     assert asked[1][1] == ["end", "begin", 0, 1, "end"] * 2
 
@@ -148,7 +148,7 @@ def test_a_datasets_batches_are_shuffled_and_its_rows_are_not():
     data = Dataset()
     ours.fit(data, epochs=6, seed=1, verbose=0)
     begun = [place for place, what in enumerate(data.asked) if what == "begin"]
-    # Behind a look at the first batch.
+    # After reading the first batch.
     epochs = [data.asked[place + 1 : place + 5] for place in begun[1:]]
     assert all(sorted(numbers) == [0, 1, 2, 3] for numbers in epochs)
     assert len({tuple(numbers) for numbers in epochs}) > 1
@@ -229,7 +229,7 @@ def test_data_that_runs_out_is_told():
 
 
 class Endless:
-    """What NumPy would ask for items without end."""
+    """An object that NumPy would convert item by item without end."""
 
     def __len__(self):
         return 2**40

@@ -90,7 +90,7 @@ class LegacySGD(_ByRows, SGD):
 
 
 class LegacyAdam(_ByRows, Adam):
-    """Adam that clips the gradients of lookups before summing them by row (keras.optimizers.legacy.Adam)."""
+    """Adam that clips gradients before summing them by row; updates all rows (keras.optimizers.legacy.Adam)."""
 
     serialized_as = "Adam"
 

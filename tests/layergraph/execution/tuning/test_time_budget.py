@@ -1,4 +1,4 @@
-"""The time that tuning may take, on a clock that the tests move."""
+"""The time budget of tuning, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 
 
 class Clock:
-    """Stands in for the module `time`."""
+    """Replaces the module `time`."""
 
     now = 100.0
 
