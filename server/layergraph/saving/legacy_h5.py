@@ -3,7 +3,8 @@
 For Keras 2, a model is written for the release that it came from, or else for 2.15, with the optimizer's state.
 
 Stock Keras 3 loads no optimizer state from an `.h5`: with one in the file, even one that it wrote itself, training
-fails until the model is compiled again. So for Keras 3 the state is only kept in `.keras` files.
+fails until the model is compiled again. So for Keras 3 the state is in a group that only layergraph reads; use `.keras`
+files to pass it to Keras.
 """
 
 from __future__ import annotations
