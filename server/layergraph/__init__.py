@@ -1,4 +1,4 @@
-"""Keras graphs on torch, as a library: read, build, run, train and save functional models without Keras.
+"""Keras graphs on torch: load, build, run, train and save functional models without Keras.
 
 import layergraph
 from layergraph import Input, Model, layers
@@ -6,7 +6,7 @@ from layergraph import Input, Model, layers
 x = Input((784,))
 model = Model(x, layers.Dense(10, activation="softmax")(x))
 
-Names are Keras's: `import layergraph as keras` is enough for much of what its guides do.
+Names are Keras's: `import layergraph as keras` is sufficient for many of its guides.
 """
 
 import importlib
@@ -62,7 +62,7 @@ operators.install(operations)
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first used, so that `import layergraph` takes no longer for them.
+    # Imported on first use, which keeps `import layergraph` fast.
     if name in __all__:
         return importlib.import_module(f"layergraph.{name}")
     raise AttributeError(f"module 'layergraph' has no attribute '{name}'")

@@ -1,8 +1,8 @@
-"""Proof beside a model file: `golden.npz`, inputs with the outputs that Keras gave for them.
+"""Checks a model against `golden.npz` beside its file: inputs with the outputs that Keras computed for them.
 
-The file has arrays named `input/NAME` and `output/NAME`, by the names of the model (or all of either in the model's
-order, by any names), and two numbers: an output may differ by `atol` + `rtol` x |expected|. Whoever has Keras writes
-one with deploy/make_golden.py.
+The file has arrays `input/NAME` and `output/NAME` with the model's names (or all inputs, or all outputs, in the model's
+order with any names), and two numbers: outputs may differ by `atol` + `rtol` x |expected|. deploy/make_golden.py writes
+it with Keras.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from layergraph.models.model import Model
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 RTOL, ATOL = 1e-4, 1e-5
-#: Rows of a proof made here, and the length of axes that the model leaves open.
+#: Rows of a golden file created here, and the length of axes that the model leaves open.
 ROWS, LENGTH = 2, 8
-#: Most bytes of one array.
+#: Maximum size of one array in bytes.
 _MOST_BYTES = 256 * MIB
 _KINDS = "biuf"
 
 
 class GoldenMismatchError(ModelFileError):
-    """A model doesn't give the outputs beside its file; `problems` says for each by how much."""
+    """A model's outputs differ from its golden file's; `problems` has a text for each output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What a model must give."""
+    """Inputs and the expected outputs of a model, with tolerances."""
 
     inputs: Arrays
     outputs: Arrays
@@ -47,42 +47,42 @@ class Golden:
 
 
 def golden_path(model_file: Path) -> Path:
-    """Where a model file's proof lies: `golden.npz` in a version folder, else `NAME.golden.npz` beside the file."""
+    """Path of a model's golden file: `golden.npz` in a version folder, else `NAME.golden.npz` beside the model file."""
     in_version = model_file.parent.name.isdecimal()
     return model_file.with_name("golden.npz" if in_version else f"{model_file.stem}.golden.npz")
 
 
 def check_golden(model: Model, path: Path) -> None:
-    """Compares the model with the proof at `path`.
+    """Compares the model's outputs with the golden file at `path`.
 
-    Raises GoldenMismatchError where an output misses it, CorruptFileError for a proof that is damaged or of another
-    model.
+    Raises GoldenMismatchError if an output differs by more than the tolerances, CorruptFileError for a file that is
+    damaged or of another model.
     """
-    _hold_to(model, path, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
+    _compare(model, path, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
 
 
 def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0, *, shared: bool = False) -> None:
-    """Lets an engine compute in `precision` (int8, bfloat16, float16), which must keep within the proof's tolerances.
+    """Computes the model in `precision` (int8, bfloat16, float16) if its outputs stay within the golden tolerances.
 
-    Raises what `check_golden` raises, and what `tuning.reduce_precision` does.
+    Raises the errors of `check_golden` and of `tuner.reduce_precision`.
     """
     from layergraph.execution.tuning import tuner as tuning
 
-    def proof(run: Callable[[Arrays], Arrays]) -> float:
-        return _hold_to(model, path, lambda inputs, _: run(inputs))
+    def compare(run: Callable[[Arrays], Arrays]) -> float:
+        return _compare(model, path, lambda inputs, _: run(inputs))
 
-    model.plan().use(tuning.reduce_precision(model.plan(), precision, proof, threads, shared=shared))
+    model.plan().use(tuning.reduce_precision(model.plan(), precision, compare, threads, shared=shared))
 
 
-def _hold_to(model: Model, path: Path, run: Callable[[Arrays, Arrays], Arrays]) -> float:
-    """Holds what `run` makes of the proof's inputs to its outputs, and gives the largest difference."""
+def _compare(model: Model, path: Path, run: Callable[[Arrays, Arrays], Arrays]) -> float:
+    """Compares the outputs of `run` for the golden inputs with the golden outputs; returns the largest difference."""
     golden = read_golden(path)
     try:
         inputs = _named(golden.inputs, model.input_names)
         outputs = _named(golden.outputs, model.output_names)
         results = run(inputs, outputs)
     except (DataError, GraphError) as wrong:
-        raise CorruptFileError(path, f"is no proof of this model: {wrong}") from wrong
+        raise CorruptFileError(path, f"is not for this model: {wrong}") from wrong
     problems = [text for name, want in outputs.items() if (text := _difference(name, results[name], want, golden))]
     if problems:
         raise GoldenMismatchError(path, problems)
@@ -91,14 +91,14 @@ def _hold_to(model: Model, path: Path, run: Callable[[Arrays, Arrays], Arrays]) 
 
 
 def _named(arrays: Arrays, names: Sequence[str]) -> Arrays:
-    """The arrays by the model's names. Keras has none for some outputs; if all are there, their order tells."""
+    """The arrays by the model's names. Keras has no names for some outputs; complete arrays are matched by order."""
     if len(arrays) == len(names) and arrays.keys() != set(names):
         return dict(zip(names, arrays.values(), strict=True))
     return arrays
 
 
 def _difference(name: str, got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], golden: Golden) -> str:
-    """By how much an output differs; nothing where it doesn't."""
+    """How an output differs from the expected one; an empty text if it doesn't."""
     if got.shape != want.shape:
         return f"output '{name[:80]}' has shape {got.shape}, expected {want.shape}"
     if np.allclose(got, want, golden.rtol, golden.atol, equal_nan=True):
@@ -106,7 +106,7 @@ def _difference(name: str, got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]
     wide_got, wide_want = got.astype(np.float64), want.astype(np.float64)
     with np.errstate(invalid="ignore"):
         excess = np.abs(wide_got - wide_want) - golden.rtol * np.abs(wide_want)
-    # A NaN on one side alone is the worst that there is.
+    # A NaN on one side only counts as the largest difference.
     excess[np.isnan(excess)] = np.inf
     excess[np.isnan(wide_got) & np.isnan(wide_want)] = -np.inf
     at = np.unravel_index(int(np.argmax(excess)), excess.shape)
@@ -119,19 +119,19 @@ def _difference(name: str, got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]
 
 
 def make_golden(model: Model, seed: int = 0) -> Golden:
-    """What this engine gives for random inputs: a proof that later versions of it answer the same.
+    """Computes the outputs for random inputs, with which later versions of layergraph can be compared.
 
-    Raises GraphError for inputs of text, which nothing random stands for.
+    Raises GraphError for text inputs, which can't be random.
     """
     random = np.random.default_rng(seed)
     inputs = {}
     for spec in model.input_specs:
         shape = [size or (ROWS if axis == 0 else LENGTH) for axis, size in enumerate(spec.shape)]
         if spec.dtype.startswith(("int", "uint", "bool")):
-            # 0 and 1 are indices of any table.
+            # 0 and 1 are valid indices of any table.
             inputs[spec.name] = random.integers(0, 2, shape).astype(spec.dtype)
         elif spec.dtype == "string":
-            raise GraphError(f"input '{spec.name}' takes text; make a golden.npz with texts of your own")
+            raise GraphError(f"input '{spec.name}' takes text; make a golden.npz with your own texts")
         else:
             wide = spec.dtype if spec.dtype in ("float16", "float32", "float64") else "float32"
             inputs[spec.name] = random.standard_normal(shape).astype(wide)
@@ -139,7 +139,7 @@ def make_golden(model: Model, seed: int = 0) -> Golden:
 
 
 def write_golden(golden: Golden, path: Path) -> None:
-    """Writes a proof. Raises OSError where that can't be done."""
+    """Writes a golden file. Raises OSError if it can't be written."""
     arrays: dict[str, Any] = {f"input/{name}": array for name, array in golden.inputs.items()}
     arrays |= {f"output/{name}": array for name, array in golden.outputs.items()}
     with path.open("wb") as file:
@@ -147,7 +147,7 @@ def write_golden(golden: Golden, path: Path) -> None:
 
 
 def read_golden(path: Path) -> Golden:
-    """Reads a proof; nothing in it is trusted. Raises CorruptFileError or UnsafeFileError."""
+    """Reads a golden file without trusting its content. Raises CorruptFileError or UnsafeFileError."""
     with open_regular(path) as file:
         members = KerasZip(file, path, LoadLimits())
         arrays = {name.removesuffix(".npy"): _array(members, name, path) for name in members.names}

@@ -103,7 +103,7 @@ def _window(value: Any) -> str | list[float] | None:
 
 
 class STFT(Initializer):
-    """Kernel of a short-time Fourier transform: shape (frame, 1, frequencies) (keras.initializers.STFT)."""
+    """Kernel of a short-time Fourier transform, of shape (frame, 1, frequencies) (keras.initializers.STFT)."""
 
     side: str = option(one_of("real", "imag"), default="real")
     window: Any = option(_window, default="hann")

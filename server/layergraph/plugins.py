@@ -2,10 +2,10 @@
 
     from layergraph.plugins import register_layer, replace_lambda
 
-    @register_layer("my_package")            # in files: my_package>Scale, as Keras registers it
+    @register_layer("my_package")            # in files: my_package>Scale, as registered in Keras
     class Scale(Layer): ...
 
-    @register_keras_serializable("my_package")   # the same, by Keras's name of it; functions are activations
+    @register_keras_serializable("my_package")   # the same under Keras's name; functions are activations
     class Shift(Layer): ...
 
     @replace_lambda("halve")                 # replaces the Lambda layer named `halve`

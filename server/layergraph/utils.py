@@ -1,4 +1,4 @@
-"""Small functions beside models, by Keras's names (keras.utils)."""
+"""Utilities by Keras's names (keras.utils)."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Array = np.ndarray[Any, Any]
 
 
 def set_random_seed(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's random numbers (keras.utils.set_random_seed).
+    """Seeds the random generators of Python, NumPy and torch (keras.utils.set_random_seed).
 
-    Runs of training with equal seeds are equal. Raises ConfigError unless `seed` is an integer from 0 to 2**32 - 1.
+    Training runs with equal seeds are equal. Raises ConfigError unless `seed` is an integer from 0 to 2**32 - 1.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise ConfigError(f"set_random_seed: got seed {seed!r}, expected an integer from 0 to 4294967295")
@@ -41,9 +41,9 @@ def set_random_seed(seed: int) -> None:
 
 
 def to_categorical(x: Any, num_classes: int | None = None) -> Array:
-    """Class numbers of any shape (...,), or (..., 1), as one-hot vectors (..., num_classes) of float64.
+    """Converts class indices of shape (...) or (..., 1) to one-hot vectors (..., num_classes) of float64.
 
-    `num_classes` is by default the largest number and one. Raises DataError for a number that isn't below it. Source:
+    `num_classes` is the largest index plus 1 by default. Raises DataError for an index out of range. Source:
     keras.utils.to_categorical.
     """
     numbers = np.asarray(x, dtype="int64")
@@ -57,7 +57,7 @@ def to_categorical(x: Any, num_classes: int | None = None) -> Array:
 
 
 def normalize(x: Any, axis: int = -1, order: int = 2) -> Array:
-    """`x` divided by its norms of that order along `axis`; vectors of zeros stay (keras.utils.normalize)."""
+    """`x` divided by its norms of that order along `axis`; zero vectors are unchanged (keras.utils.normalize)."""
     values = np.asarray(x)
     norms = np.atleast_1d(np.linalg.norm(values, order, axis))
     norms[norms == 0] = 1
@@ -72,18 +72,18 @@ def split_dataset(
     shuffle: bool = False,
     seed: int | None = None,
 ) -> tuple[Any, Any]:
-    """The rows of an array, or of a tuple, list or dict of arrays of as many rows each, in two parts.
+    """Splits the rows of an array, or of a tuple, list or dict of arrays with the same number of rows, into two parts.
 
-    left_size, right_size   a number of rows (int) or a share of them (float); one of the two may be left out
-    shuffle, seed           whether rows are mixed before, and by which seed
+    left_size, right_size   number of rows (int) or fraction of them (float); one of the two may be omitted
+    shuffle, seed           whether to shuffle the rows first, and the seed
 
-    Gives arrays nested as the given ones, where Keras gives a `tf.data.Dataset`. Raises ConfigError for sizes that are
-    missing or too large. Source: keras.utils.split_dataset.
+    Returns arrays nested like the given ones, where Keras returns a `tf.data.Dataset`. Raises ConfigError for missing
+    or too large sizes, DataError for different numbers of rows. Source: keras.utils.split_dataset.
     """
     names, arrays = _parts(dataset)
     counts = {len(array) for array in arrays}
     if len(counts) != 1:
-        raise DataError(f"split_dataset: got arrays of {sorted(counts)} rows, expected as many in each")
+        raise DataError(f"split_dataset: got arrays of {sorted(counts)} rows, expected the same number in each")
     (rows,) = counts
     left, right = (_rows(size, rows) for size in (left_size, right_size))
     if left is None and right is None:
@@ -116,5 +116,5 @@ def _rows(size: float | None, rows: int) -> int | None:
     if size is None or isinstance(size, int):
         return size
     if not 0 < size < 1:
-        raise ConfigError(f"split_dataset: got a share of {size}, expected one between 0 and 1")
+        raise ConfigError(f"split_dataset: got a fraction of {size}, expected one between 0 and 1")
     return round(size * rows)

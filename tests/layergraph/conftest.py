@@ -1,4 +1,4 @@
-"""The oracle is stock Keras on torch; it must be told so before it is imported."""
+"""The oracle of these tests is stock Keras on torch, whose backend must be set before it is imported."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ import pytest
 
 os.environ["KERAS_BACKEND"] = "torch"
 
-#: Set by `make engines`: what computes plans in all tests, where it can.
+#: Set by `make engines`: the engine that computes plans in all tests, if it can.
 ENGINE = os.environ.get("LAYERGRAPH_TEST_ENGINE", "")
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """The same weights in each run: one of some hundred has a number so near to the kink of `relu` that runs part."""
+    """Seeds initial weights: one seed in some hundred has a value so near to the kink of `relu` that results differ."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -21,7 +21,7 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session", autouse=bool(ENGINE))
 def _engine() -> Iterator[None]:
-    """Lets the engine compute every plan that it gives eager torch's numbers for, and tells how many those were."""
+    """Uses the engine for every plan on which it agrees with eager torch, and reports how many plans those were."""
     from layergraph.execution.plan import Plan
 
     eagerly, refused, taken = Plan.run, [], []

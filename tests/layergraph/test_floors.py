@@ -1,4 +1,4 @@
-"""The floors of layergraph, as ARCHITECTURE.md prints them, and that what holds them finds each kind of import."""
+"""The import layers of layergraph, as printed in ARCHITECTURE.md; their check finds each kind of import."""
 
 import pytest
 from floors import printed_floors, room_of, sources, wrong_imports

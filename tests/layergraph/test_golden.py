@@ -1,4 +1,4 @@
-"""Proofs beside model files."""
+"""Golden files beside model files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model() -> layergraph.Model:
     return layergraph.Model([x, ids], [hidden, layergraph.layers.Dense(2, name="b")(hidden)])
 
 
-def test_a_proof_made_here_holds(tmp_path: Path) -> None:
+def test_a_golden_file_made_here_holds(tmp_path: Path) -> None:
     made = model()
     write_golden(make_golden(made), tmp_path / "golden.npz")
     check_golden(made, tmp_path / "golden.npz")
@@ -52,7 +52,7 @@ def test_a_model_that_misses_it_says_where_and_by_how_much(tmp_path: Path) -> No
 
 
 def test_keras_writes_one_with_the_script(tmp_path: Path) -> None:
-    """The names of inputs and of nearly all outputs are Keras's; where one isn't, the order tells."""
+    """Names of inputs and of nearly all outputs are Keras's; where an output has no name, the order is used."""
     x, ids = keras.Input((None, 4), name="x"), keras.Input((3,), dtype="int32", name="ids")
     shared = keras.layers.Dense(3, name="shared")
     words = keras.layers.Embedding(5, 4)(ids)
@@ -73,7 +73,7 @@ def test_where_it_lies() -> None:
 
 
 @pytest.mark.parametrize("content", ["pickle", "bomb", "short", "text", "nothing", "other model"])
-def test_a_proof_is_not_trusted(content: str, tmp_path: Path) -> None:
+def test_a_golden_file_is_not_trusted(content: str, tmp_path: Path) -> None:
     path = tmp_path / "golden.npz"
     header = (
         b"\x93NUMPY\x01\x00v\x00"

@@ -1,11 +1,12 @@
-"""Which packages the engine pulls in."""
+"""Which packages layergraph imports."""
 
 import subprocess
 import sys
 
 import pytest
 
-#: What layergraph must do without: the wire, the server, and whatever could run code from a model file.
+#: Packages that layergraph must not import: the protocol, the server, and anything that could run code from a model
+#: file.
 ELSEWHERE = ("grpc", "google.protobuf", "layerserve", "layerserve_server", "layerserve_zoo", "keras", "tensorflow")
 
 

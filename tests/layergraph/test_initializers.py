@@ -47,7 +47,7 @@ def test_stft_kernels(options):
 
 
 def test_every_initializer_has_a_case():
-    # Whose kernels have a shape of their own: test_stft_kernels.
+    # Its kernels have a shape of their own: test_stft_kernels.
     assert {name for name, _ in CASES} == set(INITIALIZERS) - {"STFT"}
 
 

@@ -1,4 +1,4 @@
-"""Layers of an operator's own: registered by modules that a setting names, found by the names in files."""
+"""Custom layers: registered by modules that a setting names, found by the names in files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Scale(keras.layers.Layer):
 
 
 def custom(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Saves a stock model with custom code; gives an input and what it answers."""
+    """Saves a stock Keras model with custom code; returns an input and the expected output."""
     x = keras.Input((3,), name="x")
     y = keras.layers.Lambda(lambda t: t / 2, name="halve")(Scale(3.0, name="scale")(x))
     model = keras.Model(x, keras.layers.TimeDistributed(Scale(2.0, name="inner"))(keras.layers.Reshape((1, 3))(y)))
@@ -101,7 +101,7 @@ def test_custom_classes_are_listed_until_a_plugin_has_them(plugin: str, ending: 
 
 
 def legacy(tmp_path: Path) -> Path:
-    """An architecture as Keras 2 writes it: its custom classes and functions have no package."""
+    """An architecture as Keras 2 writes it: custom classes and functions have no package."""
 
     def layer(class_name: str, name: str, before: str, **config: Any) -> dict[str, Any]:
         calls = [[[before, 0, 0, {}]]] if before else []
@@ -166,7 +166,7 @@ def test_two_functions_of_one_name_are_refused(plugin: str) -> None:
 
 
 def test_a_file_imports_nothing(plugin: str, tmp_path: Path) -> None:
-    """Its module lies on the path and its class would fit, but no setting names it."""
+    """A module on the path has a matching class, but no setting names it."""
     custom(tmp_path / "m.keras")
     with pytest.raises(UnsupportedModelError):
         layergraph.load_model(tmp_path / "m.keras")

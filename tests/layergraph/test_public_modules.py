@@ -1,4 +1,4 @@
-"""The public modules, by Keras's names: what they hold, and that it is what Keras has there."""
+"""The public modules with Keras's names: their contents, compared with Keras's."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ PUBLIC: dict[str, str] = {
     """,
 }
 
-#: What Keras doesn't have there: a callback of this package, and modules that it has elsewhere.
+#: Names that Keras doesn't have there: a callback of this package, and modules that it has elsewhere.
 OURS = {"": {"clear_session", "load_model"}, "callbacks": {"JSONLogger"}}
 
 
@@ -108,7 +108,7 @@ def test_a_module_holds_its_public_names(module: str) -> None:
 
 
 def test_modules_are_there_without_being_imported() -> None:
-    """As `import layergraph as keras` finds them; what they hold is imported when it is first looked at."""
+    """As for `import layergraph as keras`; they are imported on first access."""
     program = """
 import sys, layergraph as keras
 modules = ("losses", "metrics", "callbacks", "optimizers", "utils", "ops.functions")
@@ -161,7 +161,7 @@ def numbers(model: Any, weights: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def same(one: Any, other: Any) -> None:
-    """Two models of the same names and shapes give the same numbers with the same weights."""
+    """Two models with the same names, shapes and weights have the same outputs."""
     assert [layer.name for layer in one.layers] == [layer.name for layer in other.layers]
     weights = [np.random.default_rng(1).standard_normal(w.shape).astype("f4") for w in one.get_weights()]
     for got, expected in zip(numbers(one, weights), numbers(other, weights), strict=True):
@@ -269,7 +269,7 @@ def test_normalize(axis: int, order: float) -> None:
 
 
 def test_normalize_along_the_first_axis() -> None:
-    """Keras takes an axis of 0 for the last one."""
+    """Keras treats axis 0 as the last axis."""
     assert np.allclose(utils.normalize([[3.0, 0.0], [4.0, 0.0]], axis=0), [[0.6, 0], [0.8, 0]])
 
 
@@ -323,7 +323,7 @@ def test_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Ops as functions.
 
-#: Functions that take something else than tensors, and so are left out.
+#: Functions that take arguments other than tensors, and are left out.
 NOT_OFFERED = """
     associative_scan bartlett batch_normalization blackman cond custom_gradient dtype empty eye fori_loop hamming
     hanning identity is_tensor jvp kaiser layer_normalization map rearrange rms_normalization scan switch tri vectorize

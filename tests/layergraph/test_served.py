@@ -1,4 +1,4 @@
-"""The helper that compares what a server answers with a reference: they must differ when one of them is wrong."""
+"""The helper that compares a server's replies with a reference finds differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from served import check_served, reference, served
 
 
 def shared_encoder() -> tuple[Model, list[np.ndarray]]:
-    """Two images through one nested model; the order of subtraction shows a swap."""
+    """Two images through one nested model; the order of subtraction reveals a swap."""
     inner = Input((6, 5, 2))
     encoder = Model(inner, layers.GlobalAveragePooling2D()(layers.Conv2D(3, 2, activation="relu")(inner)))
     left, right = Input((6, 5, 2)), Input((6, 5, 2))
@@ -26,7 +26,7 @@ def shared_encoder() -> tuple[Model, list[np.ndarray]]:
 
 
 def masked() -> tuple[Model, list[np.ndarray]]:
-    """A mask that goes through a nested model."""
+    """A mask that passes through a nested model."""
     inner = Input((5, 4))
     recurrent = Model(inner, layers.LSTM(3)(layers.Dense(4)(inner)))
     entry = Input((5,), dtype="int32")
@@ -43,7 +43,7 @@ def test_both_give_the_same_and_the_reference_needs_no_plan(make: Any, monkeypat
     def refuse(*_: Any, **__: Any) -> None:
         raise NotImplementedError
 
-    for name in ("__call__", "carry_out"):
+    for name in ("__call__", "execute"):
         monkeypatch.setattr(Program, name, refuse)
     for name in ("run", "run_eagerly", "forward", "forward_nested"):
         monkeypatch.setattr(Plan, name, refuse)

@@ -1,1 +1,1 @@
-"""From a graph to numbers: the plan of a run, and the arrays that go through it."""
+"""Execution of a graph: the plan of a run, its steps, and the arrays it takes and returns."""

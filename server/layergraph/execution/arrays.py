@@ -1,4 +1,4 @@
-"""NumPy arrays in and out of a plan."""
+"""Conversion between NumPy arrays and the tensors of a plan."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from layergraph.functional.tensor import Shape, TensorSpec
 
 
 def check_fit(what: str, got: tuple[int, ...], expected: Shape) -> None:
-    """Raises DataError if an array of shape `got` doesn't fit `expected`."""
+    """Raises DataError if `got`, the shape of an array, doesn't match `expected`."""
     if len(got) != len(expected) or any(e is not None and e != g for g, e in zip(got, expected, strict=True)):
         raise DataError(f"{what}: got shape {got}, expected {expected}")
 
 
 def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> Any:
-    """The array as a tensor of the input's type, sharing memory where it can. Raises DataError for other kinds of data.
+    """Returns the array as a tensor of the input's dtype, sharing memory if possible. Text becomes `Strings`.
 
-    Types are converted as Keras does: any number to floating point, integers to other integers. Text becomes `Strings`.
+    Dtypes are converted as in Keras: any number to floating point, integers to other integers. Raises DataError for
+    other conversions.
     """
     if array.dtype == spec.dtype and array.flags.c_contiguous and array.flags.writeable and array.dtype.isnative:
-        # What is there already, in a few hundred nanoseconds; below is for everything else.
+        # The common case takes a few hundred nanoseconds.
         return torch.from_numpy(array)
     if spec.dtype == Strings.dtype:
         if dtype_name(array.dtype) != Strings.dtype:
@@ -45,7 +46,7 @@ def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> Any:
 
 
 def to_numpy(value: torch.Tensor | Strings) -> np.ndarray[Any, Any]:
-    """The values as an array in C order; bfloat16, which NumPy lacks, as float32, and text as objects of `bytes`."""
+    """Returns the values as an array in C order; bfloat16, which NumPy lacks, as float32; text as `bytes` objects."""
     if isinstance(value, Strings):
         return value.values
     if value.is_inference() and value.device.type == "cpu" and value.is_contiguous() and value.dtype != torch.bfloat16:
@@ -57,9 +58,9 @@ def to_numpy(value: torch.Tensor | Strings) -> np.ndarray[Any, Any]:
 
 
 def is_finite(array: np.ndarray[Any, Any]) -> bool:
-    """Whether there is neither NaN nor an infinity; squares that overflow count as one."""
+    """Whether an array has no NaN or infinity. False, too, if the sum of its squares overflows."""
     if array.dtype.kind != "f":
         return True
     flat = array.reshape(-1)
-    # One pass in BLAS, several times as fast as looking at each number.
+    # One BLAS call is several times as fast as numpy.isfinite.
     return math.isfinite(np.dot(flat, flat))

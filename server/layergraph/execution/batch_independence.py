@@ -1,8 +1,8 @@
-"""Whether a call keeps rows apart, so that rows of several callers can be computed together.
+"""Whether the rows of a batch are independent, so that rows of several requests can be computed together.
 
-Keras's layers do, in inference. An operation may do anything to the first axis (take its mean, turn it round, divide by
-its length), and so may a layer that is given an axis, or a plugin's: those are tried, on three rows at once and on each
-row alone.
+The rows of Keras layers are independent in inference. Operations may do anything to the first axis (average it, reverse
+it, divide by its length), and so may layers with an axis option and plugin layers. Those are tested: their result for a
+batch of three rows must equal their results for each row alone.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from layergraph.functional.strings import Strings
 from layergraph.functional.symbolic_dims import SymbolicDims
 
 _ROWS = 3
-#: Lengths for unknown axes: the first that the call takes.
+#: Lengths tried for unknown axes; the first that the call accepts is used.
 _LENGTHS = (8, 64, 1031)
-#: Largest difference between a row alone and beside others; other orders of adding make small ones.
+#: Largest difference between a row computed alone and in a batch, to allow for other orders of summation.
 _TOLERANCE = 1e-3
-#: Options that may name the first axis.
+#: Names of options that may refer to the first axis.
 _AXES = ("axis", "axes")
 
 
 def is_batch_independent(steps: Sequence[Step]) -> bool:
-    """Whether no call's result for a row depends on the rows beside it."""
+    """Whether each call's result for a row is independent of the other rows in the batch."""
     tried: dict[tuple[Any, ...], bool] = {}
     for step in steps:
         if not all(layer.rows_are_independent for layer in step.call.layer.walk_layers()):
@@ -39,7 +39,7 @@ def is_batch_independent(steps: Sequence[Step]) -> bool:
             continue
         key = (id(step.call.layer), step.call.training, *(id(tensor) for tensor in step.call.tensors))
         if key not in tried:
-            tried[key] = _keeps_apart(step)
+            tried[key] = _rows_independent(step)
         if not tried[key]:
             return False
     return True
@@ -48,34 +48,34 @@ def is_batch_independent(steps: Sequence[Step]) -> bool:
 def _may_mix(step: Step) -> bool:
     layer = step.call.layer
     if any(tensor.dtype == Strings.dtype for tensor in step.call.tensors):
-        return False  # Text is looked up word by word.
+        return False  # Text is looked up element by element.
     own = all(type(inner).__module__.startswith("layergraph.") for inner in layer.walk_layers())
     trains = step.call.training is True
     return layer.is_operation or not own or trains or any(_names_axis(inner) for inner in layer.walk_layers())
 
 
 def _names_axis(layer: Layer) -> bool:
-    """Whether an option may name the first axis."""
+    """Whether an option may refer to the first axis."""
     return any(_may_be_first(getattr(layer, name, -1)) for name in _AXES)
 
 
 def _may_be_first(axis: Any) -> bool:
-    """The last axis, which most options name, isn't the first, nor is one that is counted from the first on."""
+    """Whether an axis may be the first. The last axis (-1), which most options name, and positive axes can't be."""
     if isinstance(axis, (list, tuple)):
         return any(map(_may_be_first, axis))
     return not isinstance(axis, int) or axis == 0 or axis < -1
 
 
-def _keeps_apart(step: Step) -> bool:
+def _rows_independent(step: Step) -> bool:
     for length in _LENGTHS:
         try:
-            return _same_alone(step, length)
+            return _equals_single_rows(step, length)
         except Exception:
             continue
     return False
 
 
-def _same_alone(step: Step, length: int) -> bool:
+def _equals_single_rows(step: Step, length: int) -> bool:
     call = step.call
     generator = torch.Generator().manual_seed(0)
     sizes = SymbolicDims(_ROWS, length)
@@ -86,7 +86,7 @@ def _same_alone(step: Step, length: int) -> bool:
     ]
     with torch.inference_mode(False), torch.no_grad():
         weights = Binder(lambda weight: weight.value)(call.layer)
-    # As in serving, where a call that trains moves no statistics.
+    # As in serving, where a call with training=True updates no statistics.
     with torch.inference_mode():
 
         def outputs(rows: slice) -> list[torch.Tensor]:
@@ -102,7 +102,7 @@ def _same_alone(step: Step, length: int) -> bool:
 
 def _equal(whole: Any, parts: list[Any]) -> bool:
     if whole.ndim == 0 or whole.shape[0] != _ROWS:
-        # Something that all rows share, such as the length of another axis.
+        # A value shared by all rows, such as the length of another axis.
         return all(part.shape == whole.shape and _close(part, whole) for part in parts)
     return all(part.shape[0] == 1 for part in parts) and _close(torch.cat(parts), whole)
 
@@ -111,7 +111,7 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a.shape != b.shape:
         return False
     if torch.equal(a, b):
-        return True  # As it is mostly; in 64 bits, an image of some size is a gigabyte.
+        return True  # The usual case, without float64 copies, which may take a gigabyte for images.
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     return torch.allclose(a.to(torch.float64), b.to(torch.float64), rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)

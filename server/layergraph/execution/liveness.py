@@ -1,4 +1,4 @@
-"""Which steps and masks are needed, and until when values are."""
+"""Which steps and masks are needed, and after which step a value can be freed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layergraph.functional.layer import Layer
 
 
 def needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
-    """The steps that the outputs need."""
+    """The steps that `outputs` depend on."""
     wanted = set(outputs)
     kept = []
     for step in reversed(steps):
@@ -21,7 +21,7 @@ def needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
 
 
 def marking(steps: Sequence[Step]) -> list[int]:
-    """Outputs of the steps that leave something behind beside them: penalties of outputs, statistics, states."""
+    """Outputs of the steps with side effects: activity penalties, statistics, states."""
     return [step.targets[0] for step in steps if any(map(_leaves_marks, step.call.layer.walk_layers()))]
 
 
@@ -31,7 +31,7 @@ def _leaves_marks(layer: Layer) -> bool:
 
 
 def with_frees(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
-    """The steps, each with the slots that nothing after it reads: their memory is given back at once."""
+    """The steps, each with the slots that no later step reads, so that memory is freed as early as possible."""
     alive = set(outputs)
     freeing = []
     for step in reversed(steps):
@@ -40,13 +40,13 @@ def with_frees(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
     return freeing[::-1]
 
 
-def mask_wants(steps: Sequence[Step], outputs: Sequence[int]) -> list[bool]:
-    """Whether somebody after it needs the masks of a step's outputs; `outputs` are those whose masks are asked for."""
+def masks_needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[bool]:
+    """For each step, whether the masks of its outputs are needed; `outputs` are the slots whose masks are returned."""
     wanted = set(outputs)
-    wants = []
+    flags = []
     for step in reversed(steps):
         want = any(slot in wanted for slot in step.targets)
         if want or step.call.takes_masks:
             wanted.update(step.sources)
-        wants.append(want)
-    return wants[::-1]
+        flags.append(want)
+    return flags[::-1]

@@ -1,4 +1,4 @@
-"""Masks that the call of a model names: steps before the model's own give them to its inputs."""
+"""Masks passed explicitly to a nested model's call: steps before the model's own attach them to its inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layergraph.functional.weights import Weights
 
 
 class _NamedMask(Layer):
-    """Passes a tensor on as it is, with another mask."""
+    """Returns a tensor unchanged, with another mask."""
 
     supports_masking: ClassVar[bool] = True
     autocast: ClassVar[bool] = False
@@ -25,5 +25,5 @@ class _NamedMask(Layer):
 
 
 def named_mask(tensor: Tensor, mask: Tensor | None) -> Invocation:
-    """A call that gives `tensor` the mask, or takes away the one it has."""
+    """A call that replaces the mask of `tensor`; None removes it."""
     return Invocation(_NamedMask(name="mask"), (tensor,), {"mask": NO_MASK if mask is None else mask})

@@ -1,10 +1,10 @@
 """Whether a model's masks make padding exact, so that sequences of different lengths can be computed together.
 
-Call by call, in the order of the plan: each is tried with random steps, on every row alone and on all rows padded to
-one length. Behind the steps the model's inputs hold the value that is padded with; all that is computed from them may
-hold anything there, and so holds large random numbers. A call may give sequences that are right up to their length
-(and a mask, if somebody needs one, that hides the rest), or what doesn't depend on padding at all. By induction the
-outputs are right for any data. In the end the whole plan is tried once, as it is going to be run.
+Each call of the plan, in order, is run on random sequences: each row alone, and all rows padded to one length. Behind
+the sequences, the model's inputs hold the padding value. All other values may hold anything there, so they are filled
+with large random numbers. An output of a call must either be a sequence that is right up to its length (with a mask
+that hides the rest, if a later call needs one), or be independent of padding. By induction, the model's outputs are
+right. Finally the whole plan is run once on padded rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 
 from layergraph.errors import LayerGraphError
-from layergraph.execution.liveness import mask_wants
+from layergraph.execution.liveness import masks_needed
 from layergraph.execution.plan import Plan
 from layergraph.execution.samples import NoSamplesError, Sampler
 from layergraph.execution.sequence_padding import Array, SequencePadding
@@ -31,8 +31,8 @@ from layergraph.functional.symbolic_dims import SymbolicDims
 from layergraph.functional.tensor import Shape, Tensor
 
 _ROWS = 3
-#: Rounds of random numbers, in each of which a padded zero shows in another way: lengths of the rows' sequences, what
-#: they are padded to, the numbers' sign (0: either), and whether some steps are masked already.
+#: Rounds of random numbers, each of which reveals a padded zero in another way: sequence lengths of the rows, padded
+#: length, sign of the numbers (0: either), and whether some timesteps are masked already.
 _ROUNDS = (
     ((1, 5, 8), 9, 0, False),
     ((2, 1, 4), 5, -1, False),
@@ -40,45 +40,47 @@ _ROUNDS = (
     ((3, 8, 1), 9, 0, True),
     ((5, 2, 6), 8, 0, True),
 )
-#: What integers are drawn from, the first that a call takes: words and classes have few, what counts or measures many;
-#: and whether floats are drawn so as well, which some models take words as.
+#: Ranges of random integers (low, high), and whether floats are whole numbers of that range, too, as some models take
+#: token ids as floats. The first that a call accepts is used: ids and classes have few values, counts have many.
 _DRAWS = (
     *((-50, 50, False), (0, 50, False), (0, 5, False), (0, 2, False)),
     *((0, 50, True), (0, 5, True), (0, 2, True)),
 )
-#: How much longer the sequences of the next input are, where inputs have lengths of their own.
-_APART = 12
+#: Difference in length between the sequences of two inputs whose lengths are independent.
+_LENGTH_GAP = 12
 #: Length of other axes that a value leaves open.
-_STEPS = 4
-#: How much larger than the steps' numbers those are that lie behind them.
+_OPEN_LENGTH = 4
+#: Factor by which the numbers behind a sequence are larger than those in it.
 _GARBAGE = 30.0
-#: Part of the steps that are masked.
+#: Fraction of timesteps that are masked.
 _MASKED = 0.3
-#: Largest differences of a call, by its precision, relative to what is larger of 1 and the number.
+#: Tolerances for 32 and 16 bits: largest difference relative to max(1, |expected|).
 _CALL_TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 
 
 class UnpaddableError(LayerGraphError):
-    """Padding would change a model's numbers, or can't be shown not to. The text says where."""
+    """Padding would change a model's results, or can't be verified not to; the message names the layer."""
 
 
 @dataclass(frozen=True)
 class _Sequences:
-    """A value with sequences along axis 1: of which input they have the length, and whether a mask hides the rest.
+    """A value with sequences along axis 1.
 
-    fill    what lies behind the steps; None for anything. Masks that are passed as values are known by it
-    shown   of a mask that is passed as a value: whether it hides no step while none is masked
+    origin      index of the input that has the same sequence lengths
+    masked      whether it has a mask that hides padding
+    fill        value behind the sequences; None for arbitrary values, False for masks that are passed as tensors
+    shows_all   for a mask that is passed as a tensor: whether it hides no timestep unless an input masks it
     """
 
     origin: int
     masked: bool = False
     fill: float | int | None = None
-    shown: bool = False
+    shows_all: bool = False
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """A value that padding doesn't change."""
+    """A value that is independent of padding."""
 
     masked: bool = False
 
@@ -87,16 +89,16 @@ State: TypeAlias = "_Sequences | _Whole"
 
 
 def check_padding(plan: Plan) -> SequencePadding:
-    """How the sequences of a plan's inputs can be padded. Raises UnpaddableError."""
+    """How the sequences of a plan's inputs can be padded. Raises UnpaddableError if they can't be."""
     names = _sequence_inputs(plan)
     if not plan.batched:
-        raise UnpaddableError("its rows can't be computed together")
+        raise UnpaddableError("the rows of its batches aren't independent")
     refusal: UnpaddableError | None = None
-    # What allows the most comes first.
-    for alike in (False, True) if len(names) > 1 else (False,):
+    # The least restrictive conditions are tried first.
+    for equal_lengths in (False, True) if len(names) > 1 else (False,):
         for unmasked in (False, True):
             try:
-                padding = _Proof(plan, names, alike=alike, unmasked=unmasked).padding()
+                padding = _Check(plan, names, equal_lengths=equal_lengths, unmasked=unmasked).padding()
                 _try_plan(plan, padding)
             except UnpaddableError as reason:
                 refusal = reason
@@ -112,26 +114,26 @@ def _sequence_inputs(plan: Plan) -> list[str]:
         if spec.dtype == Strings.dtype:
             raise UnpaddableError(f"input '{spec.name}' takes text")
         if None in spec.shape[2:]:
-            raise UnpaddableError(f"input '{spec.name}' leaves open more than the length of sequences: {spec.shape}")
+            raise UnpaddableError(f"input '{spec.name}' has shape {spec.shape}, expected no open axis behind axis 1")
         if len(spec.shape) > 1 and spec.shape[1] is None:
             names.append(spec.name)
     if not names:
-        raise UnpaddableError("no input has sequences of any length")
+        raise UnpaddableError("no input has sequences of variable length")
     return names
 
 
-class _Proof:
-    """One try: with sequences `alike` in their lengths or not, and with steps that are masked already or none."""
+class _Check:
+    """One attempt: with inputs of equal or different lengths, and with some timesteps masked already or none."""
 
-    def __init__(self, plan: Plan, names: Sequence[str], *, alike: bool, unmasked: bool) -> None:
+    def __init__(self, plan: Plan, names: Sequence[str], *, equal_lengths: bool, unmasked: bool) -> None:
         self._plan = plan
         self._names = names
-        self._alike = alike
+        self._equal_lengths = equal_lengths
         self._unmasked = unmasked
         self._states: dict[int, State] = {}
 
     def padding(self) -> SequencePadding:
-        """What has been shown. Raises UnpaddableError."""
+        """How the inputs can be padded. Raises UnpaddableError if a call's results depend on padding."""
         plan = self._plan
         inputs, outputs = plan.slots
         slots = {spec.name: slot for spec, slot in zip(plan.input_specs, inputs, strict=True)}
@@ -140,30 +142,30 @@ class _Proof:
             given: State = _Whole()
             if spec.name in self._names:
                 fills[spec.name] = _fill(plan.steps, slots[spec.name], spec.dtype)
-                origin = 0 if self._alike else self._names.index(spec.name)
+                origin = 0 if self._equal_lengths else self._names.index(spec.name)
                 given = _Sequences(origin, fill=fills[spec.name])
             self._states[slots[spec.name]] = given
         read = {slot for step in plan.steps for slot in step.sources} | set(outputs)
         masking: set[int] = set()
-        for step, want in zip(plan.steps, mask_wants(plan.steps, []), strict=True):
+        for step, want in zip(plan.steps, masks_needed(plan.steps, []), strict=True):
             states = self._try(step, want)
             for target, state in zip(step.targets, states, strict=True):
                 if state is not None:
                     self._states[target] = state
                 elif target in read:
-                    raise UnpaddableError(f"{_name(step)} makes more or fewer steps than it gets, or moves them")
-            if any(state is not None and (state.masked or getattr(state, "shown", False)) for state in states):
+                    raise UnpaddableError(f"{_name(step)} changes the number of timesteps, or moves them")
+            if any(state is not None and (state.masked or getattr(state, "shows_all", False)) for state in states):
                 masking.update(step.sources)
         ends = {spec.name: self._states[slot] for spec, slot in zip(plan.output_specs, outputs, strict=True)}
         return SequencePadding(
             fills=fills,
             lengths={name: self._names[s.origin] for name, s in ends.items() if isinstance(s, _Sequences)},
-            alike=self._alike,
+            equal_lengths=self._equal_lengths,
             unmasked=frozenset(name for name in fills if self._unmasked and slots[name] in masking),
         )
 
     def _try(self, step: Step, want_masks: bool) -> list[State | None]:
-        """What a call's outputs are; None for one whose shape is neither. Raises UnpaddableError."""
+        """The states of a call's outputs; None for an output of any other shape. Raises UnpaddableError."""
         states = [self._states[slot] for slot in step.sources]
         if not any(isinstance(state, _Sequences) for state in states):
             return [_Whole(tensor.mask_shape is not None and want_masks) for tensor in step.made]
@@ -181,25 +183,25 @@ class _Proof:
                 wrong = error
             else:
                 return [_agreed(step, states) for states in zip(*found, strict=True)]
-        raise UnpaddableError(f"{_name(step)} refuses sequences of random lengths: {str(wrong).splitlines()[0]}")
+        raise UnpaddableError(f"{_name(step)} fails for sequences of random lengths: {str(wrong).splitlines()[0]}")
 
 
 def _agreed(step: Step, states: Sequence[State | None]) -> State | None:
-    """What holds in all rounds. Raises UnpaddableError where they differ in more than what may lie behind the steps."""
+    """The state that holds in all rounds. Raises UnpaddableError if they differ in more than `fill` and `shows_all`."""
     first = states[0]
     if isinstance(first, _Sequences):
-        plain = replace(first, fill=None, shown=False)
-        if all(isinstance(s, _Sequences) and replace(s, fill=None, shown=False) == plain for s in states):
+        plain = replace(first, fill=None, shows_all=False)
+        if all(isinstance(s, _Sequences) and replace(s, fill=None, shows_all=False) == plain for s in states):
             filled = all(isinstance(s, _Sequences) and s.fill is False for s in states)
-            shown = filled and all(isinstance(s, _Sequences) and s.shown for s in states)
-            return replace(plain, fill=False, shown=shown) if filled else plain
+            shows_all = filled and all(isinstance(s, _Sequences) and s.shows_all for s in states)
+            return replace(plain, fill=False, shows_all=shows_all) if filled else plain
     elif all(state == first for state in states):
         return first
-    raise UnpaddableError(f"{_name(step)} gives other shapes for other lengths")
+    raise UnpaddableError(f"{_name(step)} gives outputs whose shapes depend on the lengths in another way")
 
 
 class _Round:
-    """One call, tried with sequences of some lengths."""
+    """One call, run on sequences of some lengths."""
 
     def __init__(
         self,
@@ -228,7 +230,7 @@ class _Round:
         self._origins = sorted({state.origin for state in states if isinstance(state, _Sequences)})
 
     def outputs(self, want_masks: bool) -> list[State | None]:
-        """What the outputs are."""
+        """The states of the outputs."""
         together = self._run(None, want_masks)
         alone = [self._run(row, want_masks) for row in range(_ROWS)]
         return [
@@ -237,14 +239,18 @@ class _Round:
         ]
 
     def _length(self, origin: int, row: int | None) -> int:
-        """Steps of a row's sequences, or of padded ones."""
-        return (self._longest if row is None else self._lengths[row]) + origin * _APART
+        """Number of timesteps of a row's sequences, or of the padded ones if `row` is None."""
+        return (self._longest if row is None else self._lengths[row]) + origin * _LENGTH_GAP
 
     def _random(self, tensor: Tensor, state: State, hidden_row: int) -> tuple[torch.Tensor, Mask]:
-        """Values and mask of all rows, padded; where steps are masked, all of one row are."""
+        """Values and mask of all rows, padded. If timesteps are masked, those of `hidden_row` all are."""
         if not isinstance(state, _Sequences):
-            shape = _sized(tensor.shape, _STEPS)
-            mask = self._coins(_sized(tensor.mask_shape, _STEPS)) if state.masked and tensor.mask_shape else None
+            shape = _sized(tensor.shape, _OPEN_LENGTH)
+            mask = (
+                self._random_mask(_sized(tensor.mask_shape, _OPEN_LENGTH))
+                if state.masked and tensor.mask_shape
+                else None
+            )
             return self._numbers(shape, tensor.dtype), mask
         longest = self._length(state.origin, None)
         shape = _sized(tensor.shape, longest)
@@ -257,11 +263,11 @@ class _Round:
             garbage = garbage * _GARBAGE
         mask = torch.ones(_sized(tensor.mask_shape or tensor.shape[:2], longest), dtype=torch.bool)
         if self._masked:
-            mask = self._coins(mask.shape)
+            mask = self._random_mask(mask.shape)
             mask[hidden_row] = False
         if values.dtype == torch.bool and state.fill is False:
             garbage = torch.zeros_like(values)
-            if self._masked or not state.shown:
+            if self._masked or not state.shows_all:
                 values[hidden_row] = False
             else:
                 values[(..., -1) if values.ndim > 2 else ...] = True
@@ -269,7 +275,7 @@ class _Round:
             garbage = torch.full_like(values, state.fill)
             values = torch.where(values == state.fill, (values == 0).to(values.dtype), values)
             if values.ndim > 2 and values.shape[-1] > 1:
-                values[..., 0] = state.fill  # That alone masks no step.
+                values[..., 0] = state.fill  # A single feature that equals the fill masks no timestep.
             values = torch.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values, garbage)
         for row in range(_ROWS):
             length = self._length(state.origin, row)
@@ -284,11 +290,11 @@ class _Round:
         low, high = (self._low if kind.is_signed else 0), (2 if kind == torch.bool else self._high)
         return torch.randint(low, high, shape, generator=self._generator).to(kind)
 
-    def _coins(self, shape: Sequence[int]) -> torch.Tensor:
+    def _random_mask(self, shape: Sequence[int]) -> torch.Tensor:
         return torch.rand(tuple(shape), generator=self._generator) >= _MASKED
 
     def _run(self, row: int | None, want_masks: bool) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Outputs and masks of one row at its own length, or of all rows padded."""
+        """Outputs and masks of one row at its own length, or of all rows padded if `row` is None."""
         call = self._step.call
         values, masks = list(self._values), list(self._masks)
         if row is not None:
@@ -310,7 +316,7 @@ class _Round:
         name = _name(self._step)
         if all(part.shape[1:] == value.shape[1:] for part in parts):
             if not all(_close(part, _rows_of(value, part, row)) for row, part in enumerate(parts)):
-                raise UnpaddableError(f"{name} looks at steps that no mask hides")
+                raise UnpaddableError(f"{name} uses timesteps that no mask hides")
             return _Whole(mask is not None)
         for origin in self._origins:
             lengths = [self._length(origin, row) for row in range(_ROWS)]
@@ -319,34 +325,35 @@ class _Round:
                 continue
             for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
                 if not _close(part, value[row : row + 1, :length]):
-                    raise UnpaddableError(f"{name} gives other numbers for a step where padding follows")
+                    raise UnpaddableError(f"{name} gives other numbers for a timestep if padding follows")
             hides = mask is not None and self._hides(mask, part_masks, lengths)
-            return _Sequences(origin, hides, *self._told(value, parts, lengths))
+            return _Sequences(origin, hides, *self._mask_state(value, parts, lengths))
         return None
 
-    def _told(
+    def _mask_state(
         self, value: torch.Tensor, parts: Sequence[torch.Tensor], lengths: Sequence[int]
     ) -> tuple[bool | None, bool]:
-        """Of a value that may be a mask: False, if nothing else lies behind the steps, and whether it shows all steps.
+        """`fill` and `shows_all` of a value that may be a mask: fill is False if it is False behind every sequence.
 
-        One that has several numbers for a step shows it by any of them, as one that Masking is made from does.
+        A timestep with several elements counts as unmasked if any of them is True, as in the tensor that Masking
+        computes its mask from.
         """
         if value.dtype != torch.bool or any(bool(value[row, n:].any()) for row, n in enumerate(lengths)):
             return None, False
-        shown = [part.flatten(2).any(2) if part.ndim > 2 else part for part in parts]
-        return False, self._masked or all(bool(steps.all()) for steps in shown)
+        shows_all = [part.flatten(2).any(2) if part.ndim > 2 else part for part in parts]
+        return False, self._masked or all(bool(steps.all()) for steps in shows_all)
 
     def _hides(self, mask: torch.Tensor, parts: Sequence[Mask], lengths: Sequence[int]) -> bool:
         for row, (part, length) in enumerate(zip(parts, lengths, strict=True)):
             if part is None or not torch.equal(part[0], mask[row, :length]) or bool(mask[row, length:].any()):
                 raise UnpaddableError(f"the mask of {_name(self._step)} doesn't hide padding")
             if not self._masked and not bool(part.all()):
-                raise UnpaddableError(f"the mask of {_name(self._step)} hides steps that no input masks")
+                raise UnpaddableError(f"the mask of {_name(self._step)} hides timesteps that no input masks")
         return True
 
 
 def _try_plan(plan: Plan, padding: SequencePadding) -> None:
-    """Runs the plan on rows of different lengths, alone and padded. Raises UnpaddableError where numbers differ."""
+    """Runs the plan on rows of different lengths, alone and padded. Raises UnpaddableError if the results differ."""
     try:
         sampler = Sampler(plan.input_specs, plan.run_eagerly)
     except NoSamplesError as reason:
@@ -359,15 +366,15 @@ def _try_plan(plan: Plan, padding: SequencePadding) -> None:
         for name, expected in plan.run(part).items():
             off = difference([own[name]], [expected])
             if not off <= TOLERANCE:
-                raise UnpaddableError(f"output '{name}' differs by {off:.2g} where a row is padded")
+                raise UnpaddableError(f"output '{name}' differs by {off:.2g} for a padded row")
 
 
 def _sample(plan: Plan, padding: SequencePadding, sampler: Sampler, seed: int, length: int) -> dict[str, Array]:
-    """A random row, whose inputs have sequences of `length` steps or, where they may, of some more."""
+    """A random row whose inputs have `length` timesteps; more for later inputs if lengths may differ."""
     part = {}
     for spec, array in zip(plan.input_specs, sampler.rows(1, seed=seed), strict=True):
         if spec.name in padding.fills:
-            more = 0 if padding.alike else 2 * list(padding.fills).index(spec.name)
+            more = 0 if padding.equal_lengths else 2 * list(padding.fills).index(spec.name)
             array = array[:, : length + more].copy()
             if spec.name in padding.unmasked:
                 fill = padding.fills[spec.name]
@@ -377,7 +384,7 @@ def _sample(plan: Plan, padding: SequencePadding, sampler: Sampler, seed: int, l
 
 
 def _fill(steps: Sequence[Step], slot: int, dtype: str) -> float | int:
-    """What a mask is made from by one of the layers that take an input (keras.layers.Masking's value), or 0."""
+    """The padding value of an input: the mask_value of a layer that reads it (keras.layers.Masking), else 0."""
     found = (getattr(step.call.layer, "mask_value", None) for step in steps if slot in step.sources)
     fill = next((value for value in found if isinstance(value, (int, float))), 0)
     cast: float | int = torch.tensor(fill).to(torch_dtype(dtype)).item()
@@ -394,12 +401,12 @@ def _sized(shape: Shape, steps: int) -> tuple[int, ...]:
 
 
 def _part(value: torch.Tensor, row: int, steps: slice) -> torch.Tensor:
-    """One row, and some of its steps."""
+    """One row, and some of its timesteps."""
     return value[row : row + 1, steps] if value.ndim > 1 else value[row : row + 1]
 
 
 def _rows_of(value: torch.Tensor, part: torch.Tensor, row: int) -> torch.Tensor:
-    """What `part` must be; a value without rows is that of all rows."""
+    """The expected value of `part`; a value without a row axis is shared by all rows."""
     return value[row : row + 1] if value.ndim and value.shape[0] == _ROWS and part.shape[:1] == (1,) else value
 
 

@@ -1,6 +1,6 @@
-"""Plans: the calls that some outputs of a model need, in order, with nested models laid open.
+"""Plans: the calls that some outputs of a model need, in order, with nested models expanded.
 
-A plan is made from the graph alone; weights are bound when it first runs.
+A plan is built from the graph alone; weights are bound on the first run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
 from layergraph.execution.batch_independence import is_batch_independent
-from layergraph.execution.liveness import marking, mask_wants, needed, with_frees
+from layergraph.execution.liveness import marking, masks_needed, needed, with_frees
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.passes.pool_before_relu import pool_first
 from layergraph.execution.program import Program, inference_program
@@ -33,19 +33,20 @@ from layergraph.functional.nest import flatten
 from layergraph.functional.node import Node
 from layergraph.functional.tensor import Tensor, TensorSpec
 
-#: Calls that one plan holds at the most. Nested models that call each other twice grow without bound otherwise.
+#: Maximum number of calls in a plan. Without it, nested models that call each other twice would grow without bound.
 MAX_CALLS = 200_000
-#: Lengths for which an engine has been tried, remembered for one plan at the most.
+#: Maximum number of length combinations per engine whose agreement with eager torch is remembered.
 MAX_LENGTHS = 20_000
-#: What torch raises for lengths that an operation doesn't take; IndexError where there is nothing to reduce.
-_UNFIT = (RuntimeError, IndexError)
+#: Exceptions of torch for lengths that an operation doesn't accept; IndexError if there is nothing to reduce.
+_SHAPE_ERRORS = (RuntimeError, IndexError)
 _version = attrgetter("_version")
 
 
 class Plan:
-    """How to compute some tensors of a model. Many threads can run one plan at a time.
+    """How to compute some tensors of a model. Several threads may run one plan concurrently.
 
-    `input_specs` are the inputs that the outputs need, `output_specs` what comes back, in order.
+    `input_specs` are the inputs that the outputs depend on, `output_specs` the outputs, in order. Raises GraphError for
+    more than MAX_CALLS calls, or for an inner tensor that can't be an output.
     """
 
     def __init__(self, model: Functional, outputs: Sequence[str] | None = None) -> None:
@@ -62,17 +63,17 @@ class Plan:
             self._outputs = [scopes[calls][id(tensor)] for calls, tensor in found]
         except KeyError:
             raise GraphError(
-                "a tensor inside of a model whose inputs are converted on the way in can't be named"
+                "a tensor inside of a nested model whose inputs are converted can't be an output"
             ) from None
         self.steps = with_frees(needed(layout.steps, self._outputs), self._outputs)
-        # Keras carries out all of a nested model, also outputs that nobody reads: what that leaves behind counts.
+        # Keras executes all calls of a nested model, even if their outputs are unused: their side effects count.
         marks = marking(layout.steps) if outputs is None and len(self.steps) < len(layout.steps) else []
-        #: What `forward` carries out.
+        #: The steps that `forward` executes.
         self._forwarded = with_frees(needed(layout.steps, [*self._outputs, *marks]), self._outputs)
         used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
         everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
         self._all_inputs = [slots[id(tensor)] for tensor in model.inputs]
-        #: Whether no input is there for nothing.
+        #: Whether every input of the model is used.
         self.needs_all_inputs = used.issuperset(self._all_inputs)
         kept = [(spec, slot) for spec, slot in everything if outputs is None or slot in used]
         self.input_specs: tuple[TensorSpec, ...] = tuple(spec for spec, _ in kept)
@@ -81,7 +82,9 @@ class Plan:
             TensorSpec(name, tensor.shape, tensor.dtype) for name, (_, tensor) in zip(names, found, strict=True)
         )
         self._slot_count = layout.slot_count
-        self._mask_wants = {want: mask_wants(self._forwarded, self._outputs if want else []) for want in (False, True)}
+        self._masks_needed = {
+            want: masks_needed(self._forwarded, self._outputs if want else []) for want in (False, True)
+        }
         self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self._forwarded)
         self._batched: bool | None = None
         self._bound: list[Any] | None = None
@@ -89,24 +92,24 @@ class Plan:
         self._programs: dict[bool, Program] = {}
         self._tuning: Tuning | None = None
         self._tuned_state = 0
-        #: Each input's name, its lengths behind the rows, and whether any number of rows fits.
+        #: For each input: name, shape without the row axis, and whether the number of rows is open.
         self._plain_inputs = [(s.name, s.shape[1:], s.shape[:1] == (None,)) for s in self.input_specs]
         self._output_names = [spec.name for spec in self.output_specs]
-        #: NumPy's types of the inputs, for which comparing is quicker than with names; those that it lacks are None.
+        #: NumPy dtypes of the inputs, which compare faster than names; None for dtypes that NumPy lacks.
         self._dtypes = [np.dtype(s.dtype) if s.dtype in np.sctypeDict else None for s in self.input_specs]
-        #: Axes of each input, besides the rows, whose length is left open.
+        #: For each input, the axes other than the rows whose length is open.
         self._open_axes = [[i for i, size in enumerate(s.shape) if i and size is None] for s in self.input_specs]
         self._opens = any(self._open_axes)
-        #: Inputs with any number of rows, which is that of all of them where an engine computes.
+        #: Inputs with an open number of rows, which must be the same for all of them if an engine computes.
         self._row_inputs = [at for at, spec in enumerate(self.input_specs) if spec.shape[:1] == (None,)]
-        #: Whether calls of a shared layer have fit together so far.
+        #: Whether merged calls of shared layers have run without shape errors so far.
         self._joins = True
         self._values: list[torch.Tensor] | None = None
         self._lock = threading.Lock()
 
     @property
     def batched(self) -> bool:
-        """Whether every input and output has the rows as its first axis: then rows of several callers can be joined."""
+        """Whether axis 0 of all inputs and outputs holds independent rows, so that several requests can be joined."""
         if self._batched is None:
             specs = (*self.input_specs, *self.output_specs)
             with self._lock:
@@ -114,13 +117,13 @@ class Plan:
         return self._batched
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Computes the outputs for arrays by input name. Raises DataError if one is missing or doesn't fit."""
+        """Computes the outputs for arrays by input name. Raises DataError if an array is missing or doesn't fit."""
         arrays: list[np.ndarray[Any, Any]] = []
         for name, lengths, any_rows in self._plain_inputs:
             array = inputs.get(name)
             if array is None:
                 raise DataError(f"input '{name}' is missing; got {sorted(inputs)}")
-            # What fits in the plainest way is seen at once: a small model takes ten microseconds altogether.
+            # The common case is checked first: a small model takes ten microseconds in total.
             shape = array.shape
             if not any_rows or not shape or shape[1:] != lengths:
                 check_fit(f"input '{name}'", shape, self.input_specs[len(arrays)].shape)
@@ -135,50 +138,50 @@ class Plan:
     def run_eagerly(
         self, arrays: Sequence[np.ndarray[Any, Any]], empty: list[str] | None = None
     ) -> list[np.ndarray[Any, Any]]:
-        """The outputs by torch, call by call, for arrays in the order of `input_specs`. Raises DataError.
+        """Computes the outputs with torch, call by call, for arrays in the order of `input_specs`.
 
-        The shapes of tensors without a number that come up on the way are added to `empty`.
+        Shapes of empty intermediate tensors are appended to `empty`. Raises DataError if the arrays don't fit.
         """
         values = [as_tensor(array, spec) for array, spec in zip(arrays, self.input_specs, strict=True)]
         joined = self._may_join(arrays)
         try:
             try:
-                return self._carried_out(values, empty, joined=joined)
-            except _UNFIT:
+                return self._run_program(values, empty, joined=joined)
+            except _SHAPE_ERRORS:
                 if not joined or not self._opens:
                     raise
-                # Lengths may differ further on, as after cropping: then they always do.
-                outputs = self._carried_out(values, empty, joined=False)
+                # Lengths may differ further on in the model, as after cropping. If so, they differ in every run.
+                outputs = self._run_program(values, empty, joined=False)
                 self._joins = False
                 return outputs
-        except _UNFIT as wrong:
+        except _SHAPE_ERRORS as wrong:
             fixed = not self._opens and len({array.shape[:1] for array in arrays}) == 1
             if "alloc" in str(wrong) or (fixed and all(array.size for array in arrays)):
                 raise
-            # What the model leaves open, rows too, fits each input alone, but not one another or a layer's windows.
+            # Lengths that the model leaves open may fit each input, but not the other inputs or a layer's window.
             shapes = {spec.name: array.shape for spec, array in zip(self.input_specs, arrays, strict=True)}
             raise DataError(f"inputs of shapes {shapes} don't fit the model: {str(wrong).splitlines()[0]}") from wrong
 
     def _may_join(self, arrays: Sequence[np.ndarray[Any, Any]]) -> bool:
-        """Whether calls of a shared layer may be one call: not those on sequences of different lengths."""
+        """Whether calls of a shared layer may be merged: not if they get sequences of different lengths."""
         if not self._joins or not self.batched or len({len(array) for array in arrays}) != 1:
             return False
         opened = zip(arrays, self._open_axes, strict=True)
         return len({tuple(array.shape[axis] for axis in axes) for array, axes in opened if axes}) <= 1
 
-    def _carried_out(
+    def _run_program(
         self, values: Sequence[torch.Tensor], empty: list[str] | None, *, joined: bool
     ) -> list[np.ndarray[Any, Any]]:
         program = self.program(joined=joined)
         if empty is not None:
-            program = program.watched(empty)
+            program = program.recording_empty(empty)
         with torch.inference_mode():
             return [to_numpy(value) for value in program(values)]
 
     def _run_tuned(self, arrays: list[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
-        """The outputs by the engine that is fastest for so many rows; None where only eager torch will do."""
+        """The outputs of the fastest engine for this number of rows; None if eager torch must compute them."""
         assert self._tuning is not None
-        # Not by the properties, which `use` has asked: a small model takes ten microseconds altogether.
+        # Not `self.batched`, whose value `use` has set: a small model takes ten microseconds in total.
         rows = len(arrays[0]) if self._batched else 1
         found = self._tuning.found
         tuned = found[rows] if rows in found else self._tuning.for_rows(rows)
@@ -189,22 +192,22 @@ class Plan:
         for at, array in enumerate(arrays):
             if array.dtype != self._dtypes[at] or not array.flags.c_contiguous:
                 array = arrays[at] = as_tensor(array, self.input_specs[at]).numpy()
-            # Engines have kernels in which it depends on a number's place whether NaN is the largest of some, and
-            # kernels that end the process where there is no number (ONNX Runtime's GRU).
+            # In some engines' kernels the maximum of values with NaN depends on their order, and some kernels crash on
+            # empty tensors (ONNX Runtime's GRU).
             if not array.size or (tuned.finite and not is_finite(array)):
                 return None
         lengths = self._lengths(arrays) if self._opens else ()
-        proven = tuned.lengths.get(lengths) if lengths else True
-        if proven is None:
-            return self._proven(tuned, lengths, arrays)
-        return self._answered(tuned, arrays) if proven else None
+        agrees = tuned.lengths.get(lengths) if lengths else True
+        if agrees is None:
+            return self._run_new_lengths(tuned, lengths, arrays)
+        return self._by_engine(tuned, arrays) if agrees else None
 
-    def _answered(self, tuned: Tuned, arrays: Sequence[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
-        """An engine's outputs; None where it fails or refuses."""
+    def _by_engine(self, tuned: Tuned, arrays: Sequence[np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]] | None:
+        """An engine's outputs; None if it fails, or if a runtime assertion doesn't hold."""
         try:
             outputs = tuned.run(arrays)
         except Exception:
-            # Eager torch says what is wrong with the data, or computes what the engine can't.
+            # Eager torch reports what is wrong with the data, or computes what the engine can't.
             return None
         count = len(self._output_names)
         if len(outputs) == count:
@@ -212,21 +215,21 @@ class Plan:
         return outputs[:count] if all(outputs[count:]) else None
 
     def _lengths(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Lengths:
-        """The lengths of all open axes."""
+        """Lengths of the open axes of all inputs."""
         opened = zip(arrays, self._open_axes, strict=True)
         return tuple(tuple(array.shape[axis] for axis in axes) for array, axes in opened)
 
-    def _proven(
+    def _run_new_lengths(
         self, tuned: Tuned, lengths: Lengths, arrays: Sequence[np.ndarray[Any, Any]]
     ) -> Sequence[np.ndarray[Any, Any]]:
-        """Eager torch's outputs, for lengths that an engine has for the first time, which is held to them.
+        """The outputs of eager torch for lengths that an engine gets for the first time, compared to the engine's.
 
-        A layer may decide by lengths how to compute (where to pad an odd one), and the graph knows one way. It comes
-        after eager torch: an engine may end the process for what that refuses, and for what is empty on the way.
+        A layer may compute in another way for other lengths (where to pad an odd one), but the graph has recorded one.
+        Eager torch runs first, since an engine may crash on data that torch refuses, and on empty intermediate tensors.
         """
         empty: list[str] = []
         expected = self.run_eagerly(arrays, empty)
-        outputs = None if empty else self._answered(tuned, arrays)
+        outputs = None if empty else self._by_engine(tuned, arrays)
         if outputs is None:
             agrees = False
         elif tuned.exact:
@@ -238,26 +241,26 @@ class Plan:
         return expected
 
     def tune(self, **options: Any) -> Tuning:
-        """Times engines on this plan and uses the fastest from now on (see `tuning.tune` for the options).
+        """Times engines on this plan and uses the fastest from now on (see `tuner.tune` for the options).
 
-        An engine has the weights of now: once one changes, torch computes, until this is called again.
+        Engines hold copies of the weights. When a weight changes, torch computes until this is called again.
         """
         from layergraph.execution.tuning.tuner import tune
 
         return self.use(tune(self, **options))
 
     def use(self, tuning: Tuning) -> Tuning:
-        """Lets the engines of `tuning` compute, until a weight changes."""
+        """Uses the engines of `tuning` until a weight changes."""
         self._batched = self.batched
         self._tuning = tuning
         self._tuned_state = self._weights_state()
         if tuning.choices and all(choice.tuned for choice in tuning.choices):
-            # Packed kernels are a copy of weights, which torch is hardly going to need.
+            # Packed kernels are copies of the weights, which torch will hardly need now.
             self._programs = {}
         return tuning
 
     def _weights_state(self) -> int:
-        """A number that changes with any weight."""
+        """Sum of the weights' versions, which changes with any weight."""
         if self._values is None:
             layers = dict.fromkeys(layer for step in self.steps for layer in step.call.layer.walk_layers())
             self._values = [weight.value for layer in layers for weight in layer.own_weights]
@@ -265,11 +268,11 @@ class Plan:
 
     @property
     def engines(self) -> Sequence[Choice]:
-        """What `tune` chose, by row count; empty before."""
+        """The choices of `tune`, by number of rows; empty before it is called."""
         return self._tuning.choices if self._tuning else ()
 
     def forward(self, context: CallContext, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Outputs and their masks for tensors in the order of `input_specs`; gradients flow if torch records them."""
+        """Returns outputs and masks for tensors in the order of `input_specs`. Differentiable."""
         slots: list[Any] = [None] * self._slot_count
         for slot, value in zip(self._inputs, tensors, strict=True):
             slots[slot] = value
@@ -284,7 +287,7 @@ class Plan:
         *,
         want_masks: bool,
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """As a part of another run: with given weights, and masks that come with all of the model's inputs."""
+        """Runs the plan as part of another run: with given weights, and with masks for all of the model's inputs."""
         slots: list[Any] = [None] * self._slot_count
         slot_masks: list[Mask] = [None] * self._slot_count
         for slot, value, mask in zip(self._all_inputs, tensors, masks, strict=True):
@@ -293,15 +296,15 @@ class Plan:
 
     @property
     def slots(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Where the steps find the inputs, and where they leave the outputs."""
+        """Slots of the inputs and of the outputs."""
         return self._inputs, self._outputs
 
     def bind(self, binder: Binder) -> list[Any]:
-        """The weights of each step of `forward`."""
+        """The bound weights of each step of `forward`."""
         return [binder(step.call.layer) for step in self._forwarded]
 
     def program(self, *, joined: bool = False) -> Program:
-        """The steps for inference: fewer and larger ones. Made when first needed."""
+        """The optimised steps for inference, created on first use."""
         program = self._programs.get(joined)
         if program is None:
             with self._lock:
@@ -317,7 +320,7 @@ class Plan:
 
     def _weights(self) -> list[Any]:
         if self._mixed:
-            # A cast of a weight is part of the gradient's way, and stale once the weight has changed.
+            # In mixed precision, the cast of a weight is part of its gradient, and stale once the weight changes.
             return self.bind(Binder(lambda weight: weight.value))
         if self._bound is None:
             with self._lock, torch.inference_mode(False), torch.no_grad():
@@ -325,7 +328,7 @@ class Plan:
         return self._bound
 
     def _reordered(self) -> Sequence[Step]:
-        """The steps in an order that is faster, where gradients stay the same too. Made when first needed."""
+        """The steps in a faster order with the same outputs and gradients, created on first use."""
         if self._forward_steps is None:
             self._forward_steps = pool_first(self._forwarded, self._outputs)
         return self._forward_steps
@@ -333,15 +336,15 @@ class Plan:
     def _execute(
         self, context: CallContext, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        wants = self._mask_wants[output_masks]
-        Program(self._reordered(), wants, weights, self._inputs, self._outputs, self._slot_count).carry_out(
+        needs_masks = self._masks_needed[output_masks]
+        Program(self._reordered(), needs_masks, weights, self._inputs, self._outputs, self._slot_count).execute(
             context, values, masks
         )
         return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
 
 
 class _Layout:
-    """Lays a graph out as steps over numbered slots."""
+    """Flattens a graph into steps over numbered slots."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -359,11 +362,11 @@ class _Layout:
         training: bool | None,
         scopes: dict[tuple[Node, ...], dict[int, int]],
     ) -> None:
-        """Adds the steps of `graph`, whose inputs have their slots; `calls` are those of the models around it."""
+        """Adds the steps of `graph`, whose inputs have slots; `calls` are the calls of the models around it."""
         for node in graph.nodes:
             if node.is_input or all(id(t) in slots for t in node.output_tensors):
                 continue
-            said = training if node.training is None else node.training
+            training_mode = training if node.training is None else node.training
             inner = node.layer.inner_model
             given = [leaf for leaf in flatten(list(node.args)) if isinstance(leaf, Tensor)]
             if inner is not None and not node.kwargs.keys() - {"mask"} and inner.takes_as_they_are(given):
@@ -371,19 +374,19 @@ class _Layout:
                 inner_slots = {id(t): entry for t, entry in zip(inner.inputs, entries, strict=True)}
                 nested = (*calls, node)
                 scopes[nested] = inner_slots
-                self.open_graph(inner.graph, inner_slots, nested, said, scopes)
+                self.open_graph(inner.graph, inner_slots, nested, training_mode, scopes)
                 targets = [inner_slots[id(t)] for t in inner.outputs]
             else:
                 targets = [self.new_slot() for _ in node.output_tensors]
-                invocation = Invocation(node.layer, node.args, node.kwargs, said)
+                invocation = Invocation(node.layer, node.args, node.kwargs, training_mode)
                 sources = tuple(slots[id(t)] for t in invocation.tensors)
                 self.steps.append(Step(invocation, sources, tuple(targets), made=tuple(node.output_tensors)))
                 if len(self.steps) > MAX_CALLS:
-                    raise GraphError(f"the model makes more than {MAX_CALLS} calls once nested models are laid open")
+                    raise GraphError(f"the model makes more than {MAX_CALLS} calls once nested models are expanded")
             slots.update({id(t): slot for t, slot in zip(node.output_tensors, targets, strict=True)})
 
     def _with_named_masks(self, node: Node, given: Sequence[Tensor], slots: dict[int, int]) -> list[int]:
-        """Where a model's inputs lie, with the masks that its call names in place of those that come along."""
+        """Slots of a nested model's inputs, with the masks that its call names instead of those of the tensors."""
         entries = []
         for tensor, source in zip(given, Invocation(node.layer, node.args, node.kwargs).previous_masks, strict=True):
             if source is not None and not source[1]:

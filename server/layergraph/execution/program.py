@@ -1,4 +1,4 @@
-"""Programs: steps with their weights, ready to be carried out."""
+"""Programs: steps bound to their weights, ready to execute."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layergraph.execution.liveness import mask_wants, with_frees
+from layergraph.execution.liveness import masks_needed, with_frees
 from layergraph.execution.passes.fold_embedding import project_embeddings
 from layergraph.execution.passes.fusion import fuse
 from layergraph.execution.passes.merge_shared_calls import join_calls
@@ -21,23 +21,23 @@ from layergraph.functional.invocation import Mask
 
 @dataclass(frozen=True)
 class Program:
-    """Steps over numbered slots.
+    """Steps over numbered slots, which hold the values and masks of one run.
 
-    wants     whether somebody needs the masks of each step's outputs
-    weights   each step's, bound
-    inputs, outputs   the slots in which values come and go
+    needs_masks       for each step, whether the masks of its outputs are needed
+    weights           bound weights of each step
+    inputs, outputs   slots of the program's inputs and outputs
     """
 
     steps: Sequence[Step]
-    wants: Sequence[bool]
+    needs_masks: Sequence[bool]
     weights: Sequence[Any]
     inputs: Sequence[int]
     outputs: Sequence[int]
     slot_count: int
 
-    def carry_out(self, context: CallContext, values: list[Any], masks: list[Mask]) -> None:
-        """Fills the slots of all outputs, and empties those that nobody reads any more."""
-        for step, want, w in zip(self.steps, self.wants, self.weights, strict=True):
+    def execute(self, context: CallContext, values: list[Any], masks: list[Mask]) -> None:
+        """Fills the slots of all outputs, and clears slots that no later step reads."""
+        for step, want, w in zip(self.steps, self.needs_masks, self.weights, strict=True):
             outputs, made = step.call(
                 context, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
             )
@@ -48,19 +48,19 @@ class Program:
                 values[slot] = masks[slot] = None
 
     def __call__(self, tensors: Sequence[Any]) -> list[Any]:
-        """The outputs in inference, for values of the inputs that come without masks."""
+        """Returns the outputs in inference mode for input values without masks."""
         slots: list[Any] = [None] * self.slot_count
         for slot, value in zip(self.inputs, tensors, strict=True):
             slots[slot] = value
-        self.carry_out(CallContext(losses=None), slots, [None] * self.slot_count)
+        self.execute(CallContext(losses=None), slots, [None] * self.slot_count)
         return [slots[slot] for slot in self.outputs]
 
-    def watched(self, empty: list[str]) -> Program:
-        """The same, and the shapes of tensors without a number that its steps give are added to `empty`."""
-        return replace(self, steps=[replace(step, call=partial(_watch, step.call, empty)) for step in self.steps])
+    def recording_empty(self, empty: list[str]) -> Program:
+        """A copy of this program that appends the shapes of empty tensors among its steps' outputs to `empty`."""
+        return replace(self, steps=[replace(s, call=partial(_record_empty, s.call, empty)) for s in self.steps])
 
 
-def _watch(call: Any, empty: list[str], *arguments: Any, **options: Any) -> Any:
+def _record_empty(call: Any, empty: list[str], *arguments: Any, **options: Any) -> Any:
     outputs, masks = call(*arguments, **options)
     empty.extend(str(tuple(v.shape)) for v in outputs if isinstance(v, torch.Tensor) and not v.numel())
     return outputs, masks
@@ -69,11 +69,11 @@ def _watch(call: Any, empty: list[str], *arguments: Any, **options: Any) -> Any:
 def inference_program(
     steps: Sequence[Step], inputs: Sequence[int], outputs: Sequence[int], slot_count: int, *, packed: bool, joined: bool
 ) -> Program:
-    """Fewer and larger steps, for inference on rows without masks.
+    """Optimises steps into fewer and larger ones, for inference on inputs without masks.
 
-    packed   kernels lie as the processor's convolutions want them, which only torch itself understands; else weights
-             are those of now, and embeddings multiplied beforehand where that saves work
-    joined   calls of a shared layer that don't wait for one another are one call; for rows that stay apart
+    packed   lay kernels out for oneDNN's convolutions, a format only torch understands. Otherwise the current weights
+             are used, and embedding tables are multiplied in advance where that saves work
+    joined   merge independent calls of a shared layer into one; only for programs whose rows are independent
     """
     with torch.inference_mode(False), torch.no_grad():
         if joined:
@@ -83,4 +83,4 @@ def inference_program(
         weights = [bind(step.call.layer) for step in steps]
         if not packed:
             weights = project_embeddings(steps, outputs, weights)
-    return Program(steps, mask_wants(steps, []), weights, inputs, outputs, slot_count)
+    return Program(steps, masks_needed(steps, []), weights, inputs, outputs, slot_count)

@@ -1,4 +1,4 @@
-"""Random inputs that a plan takes, to try engines on."""
+"""Random inputs that a plan accepts, on which engines are tried."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-#: Two lengths for axes that a model leaves open, the first that it takes.
+#: Pairs of lengths for axes that a model leaves open; the first pair that the model accepts is used.
 _LENGTHS = ((64, 48), (256, 224), (16, 12), (1024, 900), (12_000, 11_000))
-#: What integers, and floats that words come as, stay below: the largest that the model takes.
+#: Exclusive upper bounds of random integers, and of floats that hold token ids; the largest that the model accepts is
+#: used.
 _BOUNDS = (1000, 100, 10, 3, 2, 1)
-#: Numbers that one row of an input may have at the most: trying must not take a server's memory.
+#: Maximum number of elements in one row of an input, to limit the memory that sampling takes on a server.
 _MOST_NUMBERS = 1 << 20
 
 
 class NoSamplesError(Exception):
-    """No random inputs were found that a plan takes."""
+    """No random inputs that a plan accepts were found."""
 
 
 class Sampler:
-    """Makes random inputs by row count, once it is known what the plan takes.
+    """Generates random inputs for any number of rows, after finding lengths and bounds that the plan accepts.
 
-    `run` carries the plan out, and raises LayerGraphError for inputs that don't fit. Raises NoSamplesError if there are
-    none, or the model takes text.
+    `run` executes the plan and raises LayerGraphError for inputs that don't fit. Raises NoSamplesError if no random
+    inputs are accepted, or if an input's dtype is string or bfloat16.
 
-    open_axes   whether the model leaves lengths open besides the number of rows
+    open_axes   whether the model leaves axes other than the rows open
     """
 
     def __init__(self, specs: Sequence[TensorSpec], run: Callable[[list[Array]], Any]) -> None:
         if any(spec.dtype in (Strings.dtype, "bfloat16") for spec in specs):
-            raise NoSamplesError("an input has no type that engines share")
+            raise NoSamplesError("an input has a dtype that engines don't support (string or bfloat16)")
         self._specs = specs
         self.open_axes = any(None in spec.shape[1:] for spec in specs)
         whole = any(not spec.dtype.startswith("float") for spec in specs)
@@ -53,7 +54,7 @@ class Sampler:
                     except LayerGraphError:
                         continue
                     return
-        raise NoSamplesError("no random inputs were found that it takes")
+        raise NoSamplesError("no random inputs were found that the model accepts")
 
     def _small(self, lengths: tuple[int, int]) -> bool:
         """Whether inputs of such lengths take little memory."""

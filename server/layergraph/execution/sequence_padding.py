@@ -1,6 +1,6 @@
-"""Sequences of different lengths as one batch: padded at the end, computed together, and cut back.
+"""Batches of sequences with different lengths: padded at the end, computed together, and cut to length again.
 
-What may be padded, and with what, is found out by `sequence_proof`.
+Which inputs may be padded, and with which values, is determined by `padding_check`.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 @dataclass(frozen=True)
 class SequencePadding:
-    """How a model's sequences (axis 1 of some inputs) are padded without changing a number.
+    """How a model's sequences (axis 1 of some inputs) can be padded without changing any result.
 
-    fills      what goes behind the last step, for each input that has sequences: a value that masks hide
-    lengths    the input whose steps an output has, for each output that has sequences
-    alike      whether all sequences of one request have the same length
-    unmasked   inputs of which no step may be masked already (hold nothing but the fill): attention, for one, gives
-               masked steps the mean of all steps, of which padding makes more
+    fills          padding value of each input that has sequences: a value that masks hide
+    lengths        for each output that has sequences, the input that determines their length
+    equal_lengths  whether all inputs of one request must have sequences of equal length
+    unmasked       inputs that must have no masked timestep (one that holds only the padding value): attention, for
+                   one, gives masked timesteps the mean of all timesteps, which padding changes
     """
 
     fills: Mapping[str, float | int]
     lengths: Mapping[str, str]
-    alike: bool
+    equal_lengths: bool
     unmasked: frozenset[str]
 
     def group(self, arrays: Mapping[str, Array]) -> tuple[int, ...] | None:
-        """What a request's sequences may be padded together with: equal for lengths up to the same power of two.
+        """A key for requests that can be padded together: sequence lengths rounded up to powers of two.
 
-        So padding is less than half of a batch, and no short sequence takes as long as a very long one. None for a
-        request that can't be padded.
+        So padding is less than half of a batch, and no short sequence takes as long as a very long one. Returns None
+        for a request that can't be padded.
         """
         lengths = [arrays[name].shape[1] for name in self.fills]
-        if not all(lengths) or (self.alike and len(set(lengths)) > 1):
+        if not all(lengths) or (self.equal_lengths and len(set(lengths)) > 1):
             return None
         if any(_has_masked_step(arrays[name], self.fills[name]) for name in self.unmasked):
             return None
         return tuple((length - 1).bit_length() for length in lengths)
 
     def join(self, parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-        """The rows of all parts, by input, each sequence as long as the longest."""
+        """Concatenates the rows of all parts, by input, with each sequence padded to the longest."""
         return {name: self._join(name, [part[name] for part in parts]) for name in parts[0]}
 
     def _join(self, name: str, arrays: Sequence[Array]) -> Array:
@@ -60,7 +60,7 @@ class SequencePadding:
         return joined
 
     def cut(self, results: Mapping[str, Array], part: Mapping[str, Array]) -> dict[str, Array]:
-        """The results for the rows of one part, without those of its padding."""
+        """The results for the rows of one part, without the padded timesteps."""
         return {
             name: result[:, : part[self.lengths[name]].shape[1]] if name in self.lengths else result
             for name, result in results.items()

@@ -1,4 +1,4 @@
-"""Steps: one call of a plan, and where its tensors lie."""
+"""Steps: the calls of a plan, and the slots of their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from layergraph.functional.tensor import Tensor
 
 @dataclass(slots=True)
 class Step:
-    """One call (an `Invocation`, or what stands for one): where its inputs lie among the values, and its outputs go.
+    """One call (an `Invocation` or a substitute) with the slots of its inputs (`sources`) and outputs (`targets`).
 
-    `frees` are the slots that nothing after it reads; `made` says of what shape and type the outputs are.
+    `frees` are the slots that no later step reads; `made` has the shapes and dtypes of the outputs.
     """
 
     call: Any

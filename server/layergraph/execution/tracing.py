@@ -1,7 +1,7 @@
-"""A program as a TorchScript graph: what other engines than Python take.
+"""Tracing a program into a TorchScript graph, the input of every engine except eager torch.
 
-Tracing records the operations of one run, so it is only right where no Python looks at the data, and where lengths that
-change from call to call stay in the graph while all others become numbers. Both are seen to here.
+Tracing records the operations of one run. The graph is right for other inputs only if no Python code branches on values
+of tensors, and if axis lengths that may change stay symbolic while all others become constants. Both are checked here.
 """
 
 from __future__ import annotations
@@ -17,72 +17,73 @@ from layergraph.execution.passes.channels_first import cancel_permutations
 from layergraph.execution.program import Program
 from layergraph.functional.runtime_assertions import recording
 
-#: How torch's tracer says that data left the graph; that lengths do is taken care of.
-_LEFT_THE_GRAPH = ("NumPy", "Python list")
+#: Parts of the warnings by which torch's tracer reports values converted to Python. Conversions of lengths are left
+#: out, since `_fix_lengths` handles them.
+_VALUE_WARNINGS = ("NumPy", "Python list")
 
-#: Arguments of `addcmul` with the one that says where the result goes.
+#: Number of inputs of `aten::addcmul` with its `out` argument.
 _ADDCMUL_WITH_OUT = 5
 
 
 class CannotTraceError(Exception):
-    """A program that is no graph of tensor operations."""
+    """A program can't be expressed as a graph of tensor operations."""
 
 
 class Traced(torch.nn.Module):
-    """A program with the demands of its layers: outputs, then one boolean scalar for each demand."""
+    """A program with its runtime assertions: the outputs, then one boolean scalar per assertion."""
 
     def __init__(self, program: Program) -> None:
         super().__init__()
         self._program = program
-        self.demand_count = 0
+        self.assertion_count = 0
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The outputs, then whether each demand is met."""
-        with recording() as demands:
+        """Returns the outputs, then whether each runtime assertion holds."""
+        with recording() as assertions:
             outputs = self._program(tensors)
-        self.demand_count = len(demands)
-        # An output that is an input, or another output, must be a value of its own.
-        return (*(output.clone() if _is_any(output, tensors) else output for output in outputs), *demands)
+        self.assertion_count = len(assertions)
+        # TorchScript outputs must be distinct values: clone an output that is an input or another output.
+        return (*(output.clone() if _is_any(output, tensors) else output for output in outputs), *assertions)
 
 
 def trace(
     program: Program, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], *, batched: bool = False
 ) -> tuple[Any, int]:
-    """The graph (a `torch.jit.ScriptModule`) and how many of its outputs are demands.
+    """Returns the graph (a `torch.jit.ScriptModule`) and how many of its outputs are runtime assertions.
 
-    `first` and `second` are inputs that differ in every length that may change, `batched` says that all inputs have as
-    many rows. Raises CannotTraceError.
+    `first` and `second` are inputs that differ in every length that may change; `batched` means that all inputs have
+    the same number of rows. Raises CannotTraceError if the program can't be traced.
     """
     if any(getattr(step.call, "training", None) for step in program.steps):
-        raise CannotTraceError("a call asks for training, which changes weights outside of torch's inference mode")
+        raise CannotTraceError("a call has training=True, which changes weights outside of torch's inference mode")
     module, empty = Traced(program).eval(), list[str]()
     with torch.no_grad():
-        # Weights are made ready when they are first used; that may look at them.
-        program.watched(empty)(first)
+        # Run once before tracing: weights are prepared on first use, which may read their values.
+        program.recording_empty(empty)(first)
     if empty:
-        raise CannotTraceError(f"a tensor on the way is empty, which ends the process in some kernels: {empty[0]}")
-    with torch.no_grad(), _Looking():  # type: ignore[no-untyped-call]
+        raise CannotTraceError(f"an intermediate tensor is empty, which crashes some kernels: {empty[0]}")
+    with torch.no_grad(), _NoDataAccess():  # type: ignore[no-untyped-call]
         module(*first)
     graphs = []
     for tensors in (first, second):
-        with warnings.catch_warnings(record=True) as said, torch.no_grad():
+        with warnings.catch_warnings(record=True) as caught, torch.no_grad():
             warnings.simplefilter("always")
             graphs.append(torch.jit.trace(module, tuple(tensors), check_trace=False))  # type: ignore[no-untyped-call]
-        for warning in said:
-            if any(text in str(warning.message) for text in _LEFT_THE_GRAPH):
+        for warning in caught:
+            if any(text in str(warning.message) for text in _VALUE_WARNINGS):
                 raise CannotTraceError(str(warning.message).splitlines()[0])
     traced, other = graphs
     _fix_lengths(traced.graph, other.graph, batched=batched)
-    emptied(other.graph)
+    clear_graph(other.graph)
     _spell_out(traced.graph)
     cancel_permutations(traced.graph)
-    return traced, module.demand_count
+    return traced, module.assertion_count
 
 
-def emptied(graph: Any) -> None:
-    """Takes everything out of a graph that isn't needed any more.
+def clear_graph(graph: Any) -> None:
+    """Removes all nodes and outputs of a graph that is no longer needed.
 
-    torch keeps what was ever traced for as long as the process lives, and the weights with it, as constants.
+    torch keeps every traced graph until the process ends, and with it the weights, which are constants of the graph.
     """
     for _ in range(len(list(graph.outputs()))):
         graph.eraseOutput(0)
@@ -90,12 +91,12 @@ def emptied(graph: Any) -> None:
         node.destroy()
 
 
-class _Looking(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses operations that give a value to Python."""
+class _NoDataAccess(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses operations that pass a tensor's value to Python."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten._local_scalar_dense.default:
-            raise CannotTraceError("a layer looks at its data to decide what to do")
+            raise CannotTraceError("a layer branches on the values of its data")
         return function(*args, **(kwargs or {}))
 
 
@@ -104,17 +105,17 @@ def _is_any(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
 
 
 def _fix_lengths(graph: Any, other: Any, *, batched: bool) -> None:
-    """Makes numbers of all lengths that are the same in both graphs, as engines want them where they can have them.
+    """Replaces all lengths that are equal in both graphs by constants, which engines optimise best.
 
-    Those that differ just as one axis of an input does are read there: what lies between can be fused into larger
-    operations then, and torch's own fusion gets lengths of sums wrong.
+    A length that differs in the same way as exactly one axis of an input is read from that input: the operations in
+    between can then be fused, and torch's own fusion gets lengths of sums wrong.
     """
     known: dict[tuple[int, int], list[tuple[Any, int]]] = {}
     for value, twin in zip(list(graph.inputs())[1:], list(other.inputs())[1:], strict=True):
         for axis, lengths in enumerate(zip(value.type().sizes() or (), twin.type().sizes() or (), strict=True)):
             known.setdefault(lengths, []).append((value, axis))
     if batched:
-        # The rows of one input are those of all.
+        # All inputs have the same number of rows, so the first input's is enough.
         known = {lengths: places[:1] if {a for _, a in places} == {0} else places for lengths, places in known.items()}
     sizes, twins = (g.findAllNodes("aten::size") for g in (graph, other))
     if len(sizes) != len(twins):
@@ -129,7 +130,7 @@ def _fix_lengths(graph: Any, other: Any, *, batched: bool) -> None:
                 length = graph.insertConstant(here[axis])
             node.output().replaceAllUsesWith(length)
         elif len(known.get((here[axis], there[axis]), ())) == 1:
-            # Of several axes that are as long in both, it could be any.
+            # If several input axes have these two lengths, the length could come from any of them.
             ((value, place),) = known[here[axis], there[axis]]
             with graph.insert_point_guard(node):
                 constant = graph.insertConstant(place)
@@ -140,7 +141,7 @@ def _fix_lengths(graph: Any, other: Any, *, batched: bool) -> None:
 
 
 def _spell_out(graph: Any) -> None:
-    """Writes with fewer operations what is there, as every exporter knows it."""
+    """Rewrites operations into simpler ones that every exporter supports."""
     for node in graph.findAllNodes("aten::movedim"):
         rank = node.inputsAt(0).type().dim()
         source, destination = (node.inputsAt(i).toIValue() for i in (1, 2))
@@ -150,11 +151,11 @@ def _spell_out(graph: Any) -> None:
         permuted.output().setType(node.output().type())
         node.output().replaceAllUsesWith(permuted.output())
     for node in graph.findAllNodes("aten::addcmul"):
-        # Where the result goes is eager torch's matter.
+        # `out` is meaningful in eager torch only.
         if node.inputsSize() == _ADDCMUL_WITH_OUT:
             node.removeInput(_ADDCMUL_WITH_OUT - 1)
     for node in graph.findAllNodes("aten::log_sigmoid"):
-        # As the logarithm of what is rounded to 0, it would be infinite.
+        # log(sigmoid(x)), the usual decomposition, is -inf where sigmoid underflows to 0.
         value = node.inputsAt(0)
         with graph.insert_point_guard(node):
             for kind, rest in (("aten::neg", ()), ("aten::softplus", (1.0, 20.0)), ("aten::neg", ())):
@@ -170,7 +171,7 @@ def _spell_out(graph: Any) -> None:
 
 
 def _moved(rank: int, source: Any, destination: Any) -> list[int]:
-    """The order of axes after `movedim`."""
+    """Order of the axes after `movedim`."""
     sources = [axis % rank for axis in (source if isinstance(source, list) else [source])]
     targets = [axis % rank for axis in (destination if isinstance(destination, list) else [destination])]
     placed = dict(zip(targets, sources, strict=True))

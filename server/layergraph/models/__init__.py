@@ -1,4 +1,4 @@
-"""Models: what a user makes, reads and saves, on top of graph, execution, training and files (keras.models)."""
+"""Models, on top of graph, execution, training and saving (keras.models)."""
 
 from layergraph.models.cloning import clone_model, model_from_json
 from layergraph.models.loading import load_model

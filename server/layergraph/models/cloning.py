@@ -1,4 +1,4 @@
-"""Models from the descriptions of others, with weights of their own: Keras's clone_model and model_from_json."""
+"""New models from the architecture of others: Keras's clone_model and model_from_json."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from layergraph.plugins import custom_object_scope
 
 
 def model_from_json(json_string: str, custom_objects: Mapping[str, Any] | None = None) -> Model:
-    """The model that `Model.to_json` of this package or of Keras describes, with new weights, compiled as it was.
+    """Returns the model of a JSON text by `Model.to_json`, ours or Keras's, with new weights, compiled if the text is.
 
-    Raises ConfigError for a text that isn't JSON, errors.ModelFileError for a model that can't be made. Source:
+    Raises ConfigError for a text that isn't JSON, errors.ModelFileError for a model that can't be created. Source:
     keras.models.model_from_json.
     """
     try:
@@ -36,15 +36,16 @@ def model_from_json(json_string: str, custom_objects: Mapping[str, Any] | None =
 def clone_model(
     model: Functional, input_tensors: Any = None, clone_function: Callable[[Layer], Layer] | None = None
 ) -> Model:
-    """A model of the same architecture, with new layers of the same names and new weights; it isn't compiled.
+    """Returns an uncompiled model of the same architecture, with new layers of the same names and new weights.
 
-    input_tensors    a symbolic tensor, or a list of them, in place of the model's inputs
-    clone_function   gives the new layer for each layer but inputs and operations; by default one of the same config
+    input_tensors    a symbolic tensor, or a list of them, instead of the model's inputs
+    clone_function   returns the new layer for each layer except inputs and operations; by default one of equal config
 
-    Raises GraphError for other inputs than the model takes. Source: keras.models.clone_model.
+    Raises ConfigError for another number of inputs, GraphError for inputs that don't fit. Source:
+    keras.models.clone_model.
     """
     kind: Any = type(model)
-    # Classes that aren't registered are known from the model itself.
+    # Classes that aren't registered are taken from the model itself.
     classes = {type(layer).__name__: type(layer) for layer in model.walk_layers() if layer.computes_by_call}
     fresh: Model = kind.from_config(model.get_config(), classes)
     if input_tensors is None and clone_function is None:
@@ -61,12 +62,12 @@ def clone_model(
 
 
 def _has_function(layer: Layer) -> bool:
-    """Whether `clone_function` says what stands for a layer."""
+    """Whether `clone_function` is called for a layer."""
     return not isinstance(layer, InputLayer) and not layer.is_operation
 
 
 def _called_again(model: Functional, clone: Mapping[Layer, Layer], inputs: list[Tensor] | None) -> Model:
-    """The calls of a model made by other layers, from its inputs or from those that are given."""
+    """Repeats the calls of a model with other layers, from its inputs or from given ones."""
     given = model.inputs if inputs is None else inputs
     if len(given) != len(model.inputs):
         raise ConfigError(f"clone_model: got {len(given)} input tensors, expected {len(model.inputs)}")

@@ -1,4 +1,4 @@
-"""A model's graph as a drawing: the DOT text of graphviz, and what graphviz makes of it (keras.utils.plot_model)."""
+"""Drawings of a model's graph: DOT text, and images by graphviz (keras.utils.plot_model)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 
-#: What `dot` is asked to write.
+#: Output formats of `dot`.
 _FORMATS = ("png", "svg", "pdf", "jpg")
 
 
@@ -26,12 +26,11 @@ def model_to_dot(
     dpi: int = 200,
     show_trainable: bool = False,
 ) -> str:
-    """The graph as DOT text: a box for each layer, an arrow for each tensor that goes from one to another.
+    """Returns the graph as DOT text: a box for each layer, an arrow for each pair of connected layers.
 
-    rankdir   "TB" draws from the top to the bottom, "LR" from left to right
+    rankdir   "TB" for top to bottom, "LR" for left to right
 
-    Raises GraphError for a model that has no graph yet. Source: keras.utils.model_to_dot, which gives an object of
-    pydot.
+    Raises GraphError for a model that isn't built. Source: keras.utils.model_to_dot, which returns a pydot object.
     """
     lines = [f"digraph {_quoted(model.name)} {{", f"  graph [rankdir={_quoted(rankdir)}, dpi={int(dpi)}]"]
     lines.append('  node [shape=box, fontname="Helvetica"]')
@@ -54,9 +53,9 @@ def plot_model(
     dpi: int = 200,
     show_trainable: bool = False,
 ) -> Path:
-    """Writes a drawing of the graph: `.png`, `.svg`, `.pdf` and `.jpg` by graphviz, `.dot` without it. Gives the path.
+    """Writes a drawing of the graph: `.png`, `.svg`, `.pdf` or `.jpg` by graphviz, `.dot` without it. Returns the path.
 
-    Raises ConfigError for another ending, and where graphviz isn't installed or fails. Source: keras.utils.plot_model.
+    Raises ConfigError for another suffix, and if graphviz isn't installed or fails. Source: keras.utils.plot_model.
     """
     path = Path(to_file)
     text = model_to_dot(model, show_shapes, show_dtype, show_layer_names, rankdir, dpi, show_trainable)
@@ -95,11 +94,11 @@ def _details(model: Functional, layer: Layer, shapes: bool, dtype: bool, trainab
 
 
 def _arrows(model: Functional) -> list[tuple[Layer, Layer]]:
-    """From layer to layer, each pair once."""
+    """Pairs of connected layers, each once."""
     nodes = [node for node in model.graph.nodes if not node.is_input]
     return list(dict.fromkeys((t.history.layer, node.layer) for node in nodes for t in flatten(node.input_tensors)))
 
 
 def _quoted(text: str) -> str:
-    """A text as DOT writes it: a layer may have any name."""
+    """A DOT string; names of layers may contain any characters."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,4 +1,4 @@
-"""A GraphSpec -> its Model, by making the calls again, as Keras does."""
+"""Builds the model of a GraphSpec by repeating the calls of its layers, as Keras does."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from layergraph.models.sequential import Sequential
 from layergraph.ops import operations
 from layergraph.plugins import custom_layers
 
-#: What torch and Python raise for arguments that don't fit.
-_UNFIT = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
+#: Exceptions of torch and Python for arguments that don't fit.
+_CALL_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
 
-#: Says whether an option that no layer of ours has can be left out: (key, value).
+#: Whether an option that our layers lack may be ignored: (key, value).
 Ignores = Callable[[str, Any], bool]
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """A model, and for it and every model in it the layers in the order of the file, by which weights are numbered."""
+    """A model, and by model the layers in the order of the file, by which weights are numbered."""
 
     model: Model
     file_order: dict[Functional, tuple[Layer, ...]] = field(default_factory=dict)
 
 
 def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics) -> None:
-    """Adds every class and option to `problems` that layergraph doesn't have, in all nested models and wrappers."""
-    # Each with the layers that hold it.
+    """Adds every unsupported class and option to `problems`, including those of nested models and wrappers."""
+    # Each item with the path of the layers that contain it.
     waiting: list[tuple[GraphSpec | LayerSpec, str]] = [(spec, "")]
     while waiting:
         item, where = waiting.pop()
@@ -74,25 +74,25 @@ def _unsupported(spec: LayerSpec, label: str, ignores: Ignores) -> Iterator[str]
         value = brief(spec.config[key])
         yield f"{label} ({spec.class_name}): option {brief_name(key)} = {value} is not supported"
     for key in spec.config.keys() & known._options.keys():
-        # Layers in options are looked at by themselves.
+        # Layers in options are checked on their own.
         if not any(isinstance(leaf, LayerSpec) for leaf in flatten([spec.config[key]])):
             try:
                 known.validated(key, spec.config[key])
             except ConfigError as wrong:
                 yield f"{label}: {wrong}"
             except LayerGraphError:
-                # Told with its own error where the layer is made.
+                # Reported when the layer is created.
                 pass
 
 
 def rebuild(spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMITS) -> Rebuilt:
-    """Makes the model. Its weights have shapes, but no values yet.
+    """Builds the model, with weights that have shapes but no values yet.
 
-    Raises ConfigError or GraphError, which name the layer; also where one row would take more memory than `limits` say.
+    Raises ConfigError or GraphError, which name the layer; also if one row would take more memory than `limits` allow.
     """
-    repeated = _laid_open(spec, whole=True) - _laid_open(spec, whole=False)
+    repeated = _expanded_calls(spec, whole=True) - _expanded_calls(spec, whole=False)
     if repeated > limits.calls:
-        raise GraphError(f"repeats more than {limits.calls} calls of layers by calling nested models again and again")
+        raise GraphError(f"repeats more than {limits.calls} calls of layers by calling nested models repeatedly")
     builder = _Builder(ignores)
     model = builder.model(spec)
     for inner in builder.file_order:
@@ -101,23 +101,23 @@ def rebuild(spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMI
     return Rebuilt(model, builder.file_order)
 
 
-def _laid_open(spec: GraphSpec, *, whole: bool) -> int:
-    """Calls of layers with nested models laid open (`whole`: each time that a model is called, else once).
+def _expanded_calls(spec: GraphSpec, *, whole: bool) -> int:
+    """Number of calls of layers, including those of nested models, counted per call of the model if `whole`, else once.
 
-    Models that each call the one before twice make any number. The reader has bounded how deep they nest.
+    It grows exponentially if each model calls the one before twice. The reader limits how deep models are nested.
     """
     total = 0
     for layer in spec.layers:
         calls = 1 if spec.sequential else len(layer.calls)
         if layer.graph is not None:
-            total += (calls if whole else 1) * _laid_open(layer.graph, whole=whole)
+            total += (calls if whole else 1) * _expanded_calls(layer.graph, whole=whole)
         else:
             total += calls
     return total
 
 
 def _check_activations(model: Functional, most: int) -> None:
-    """A file of a few kilobytes can repeat or pad its input to terabytes."""
+    """Limits the size of tensors: a file of a few kilobytes can repeat or pad its input to terabytes."""
     for node in model.graph.nodes:
         for tensor in node.output_tensors:
             if tensor.dtype == "string":
@@ -131,15 +131,15 @@ def _check_activations(model: Functional, most: int) -> None:
 
 
 def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> list[str]:
-    """Keys of the config that the class doesn't have and that can't be left out."""
+    """Keys of the config that the class doesn't have and that can't be ignored."""
     if known.computes_by_call:
-        # Its `__init__` says what it takes.
+        # Its `__init__` checks its options.
         return []
     return [key for key, value in spec.config.items() if key not in known._options and not ignores(key, value)]
 
 
 def _class_of(spec: LayerSpec) -> type[Layer] | None:
-    """The class of a layer: another where its policy quantises it."""
+    """The class of a layer, which may be a quantised one by its policy."""
     known = _class_table(spec).get(spec.class_name)
     quantised = known is not None and not spec.operation and quantization(spec.config.get("dtype")) is not None
     return QUANTIZED.get(spec.class_name, known) if quantised else known
@@ -148,7 +148,7 @@ def _class_of(spec: LayerSpec) -> type[Layer] | None:
 def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
     if spec.operation:
         return operations()
-    # What is registered adds to the table, and replaces nothing.
+    # Registered classes add to the table, but don't replace its classes.
     return LAYERS if spec.class_name in LAYERS else custom_layers()
 
 
@@ -156,11 +156,11 @@ class _Builder:
     def __init__(self, ignores: Ignores) -> None:
         self.ignores = ignores
         self.file_order: dict[Functional, tuple[Layer, ...]] = {}
-        #: Layers that several models of the file hold.
+        #: Layers that several models of the file share, by shared id.
         self.shared: dict[int, Layer] = {}
 
     def model(self, spec: GraphSpec) -> Model:
-        """The model of a spec, nested models first."""
+        """Creates the model of a spec, nested models first."""
         layers = {item.name: self.layer(item) for item in spec.layers}
         name = spec.name or None
         model: Model
@@ -181,16 +181,16 @@ class _Builder:
         return model
 
     def layer(self, spec: LayerSpec) -> Layer:
-        """The layer of a spec; the one made before if models share it."""
-        # Each graph has inputs of its own, even where a file says they are one.
+        """Creates the layer of a spec, or returns the existing one if models share it."""
+        # Each graph has its own inputs, even if a file marks them as shared.
         if spec.shared_id is None or spec.class_name == "InputLayer":
-            return self._made(spec)
+            return self._new_layer(spec)
         known = self.shared.get(spec.shared_id)
         if known is None or known.name != spec.name:
-            known = self.shared[spec.shared_id] = self._made(spec)
+            known = self.shared[spec.shared_id] = self._new_layer(spec)
         return known
 
-    def _made(self, spec: LayerSpec) -> Layer:
+    def _new_layer(self, spec: LayerSpec) -> Layer:
         if spec.graph is not None:
             model = self.model(spec.graph)
             model.name = spec.name or model.name
@@ -212,17 +212,17 @@ class _Builder:
             layer = known.from_config(config)
         except LayerGraphError as wrong:
             raise ConfigError(f"{label}: {wrong}") from wrong
-        except _UNFIT as wrong:
-            # A plugin's own `__init__` or `from_config`.
+        except _CALL_ERRORS as wrong:
+            # Raised by a plugin's `__init__` or `from_config`.
             raise ConfigError(
-                f"{label}: class {brief_name(spec.class_name)} can't be made from its config: {wrong}"
+                f"{label}: class {brief_name(spec.class_name)} can't be created from its config: {wrong}"
             ) from wrong
         if spec.stored is not None:
             layer.stored_form = StoredForm(spec.stored)
         return layer
 
     def _option(self, value: Any) -> Any:
-        """An option's value, with the layers in it made."""
+        """An option's value, in which layers are created."""
         if isinstance(value, LayerSpec):
             return self.layer(value)
         if isinstance(value, list):
@@ -231,7 +231,7 @@ class _Builder:
 
 
 class _Calls:
-    """The calls of one graph. Each is made once the tensors it needs are there, and the layer's calls before it."""
+    """The calls of one graph. Each is made once its tensors and the layer's earlier calls exist."""
 
     def __init__(self, spec: GraphSpec, layers: Mapping[str, Layer]) -> None:
         self._layers = layers
@@ -245,7 +245,7 @@ class _Calls:
             self._calls.update({(item.name, index): call for index, call in enumerate(item.calls)})
 
     def make_all(self) -> None:
-        """Makes all calls, in linear time. Raises GraphError that names layers whose inputs are never there."""
+        """Makes all calls, in linear time. Raises GraphError that names a layer whose inputs never exist."""
         missing: dict[tuple[str, int], int] = {}
         waiting_for: dict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
         for key, call in self._calls.items():
@@ -279,7 +279,7 @@ class _Calls:
             )
 
     def tensors(self, structure: Structure) -> Structure:
-        """The structure with a tensor for each reference. Raises GraphError for one that leads nowhere."""
+        """The structure with references replaced by tensors. Raises GraphError for an invalid reference."""
         if isinstance(structure, TensorRef):
             made = self._made.get((structure.layer, structure.node))
             if made is None or not 0 <= structure.tensor < len(made):
@@ -304,9 +304,9 @@ class _Calls:
         except LayerGraphError as wrong:
             text = str(wrong)
             raise GraphError(text if layer.name in text else f"layer {brief_name(key[0])}: {text}") from wrong
-        except _UNFIT as wrong:
-            # Arguments of a kind that the layer's maths doesn't look for.
+        except _CALL_ERRORS as wrong:
+            # Arguments of a kind that the layer doesn't check for.
             reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
-            raise GraphError(f"layer {brief_name(key[0])}: can't be called on what the file says: {reason}") from wrong
+            raise GraphError(f"layer {brief_name(key[0])}: can't be called with its arguments: {reason}") from wrong
         self._made[key] = flatten(outputs)
         layer.inbound_nodes[-1].stored = self.tensors(call.stored)

@@ -1,4 +1,4 @@
-"""Model files -> models."""
+"""Loading models from files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def load_model(
     *,
     limits: LoadLimits = DEFAULT_LIMITS,
 ) -> Model:
-    """The model in the file at `path`, or in the version folder `path`: `.keras` of Keras 3, `.h5` of Keras 2 and 3.
+    """Loads the model at `path`, a file or a version folder: `.keras` of Keras 2 and 3, `.h5` of Keras 1 to 3.
 
-    custom_objects   names in the file -> classes of layers and activation functions, beside those that are registered
-    compile          whether the model is compiled as the file says
+    custom_objects   names in the file -> classes of layers and activation functions, in addition to registered ones
+    compile          whether to compile the model as in the file
 
-    Nothing in the file is run or imported, and no other file is opened. Raises errors.ModelFileError: CorruptFileError,
-    UnsafeFileError, or UnsupportedModelError, which names everything that is missing here.
+    Nothing in the file is executed or imported, and no other file is opened. Raises errors.ModelFileError:
+    CorruptFileError, UnsafeFileError, or UnsupportedModelError, which lists everything that isn't supported.
     """
     with open_archive(path, limits) as archive, custom_object_scope(custom_objects or {}):
         try:
@@ -65,7 +65,7 @@ def _model(archive: ModelArchive, is_compiled: bool) -> Model:
 
 
 def described_model(described: Any, limits: LoadLimits) -> Model:
-    """The model that an object as in a `config.json` describes, with new weights; compiled, if the object says how.
+    """Creates the model of an object like a `config.json`, with new weights; compiled if the object has the arguments.
 
     Raises errors.ModelFileError.
     """
@@ -90,12 +90,12 @@ def described_model(described: Any, limits: LoadLimits) -> Model:
 def _compile(model: Model, given: Mapping[str, Any], generation: Generation) -> None:
     problems = Diagnostics()
     config = compile_config(given, generation, model.output_names, problems, custom_activations())
-    # A custom loss makes a model untrainable here, but it can be served.
+    # A model with an unsupported loss can't be trained, but it can be served.
     model.compile_config = None if problems else config
 
 
 def vocabulary() -> Vocabulary:
-    """The names that a file may use: those of the tables, and what plugins have registered by now."""
+    """The names that a file may use: those of the tables, and those that plugins have registered so far."""
     return Vocabulary(LAYERS, operations(), replaced_lambdas(), custom_activations())
 
 
@@ -109,7 +109,7 @@ def _rebuilt(config: Mapping[str, Any], generation: Generation, path: Path, limi
 
 
 def _remember_options(model: Model) -> None:
-    """Takes note of what options are as the file has them, also of the InputLayers of Sequentials."""
+    """Stores the values of options as loaded from the file, also for the InputLayers of Sequentials."""
     for layer in model.walk_layers():
         if layer.stored_form is not None:
             for known in (layer, *layer.stored_form.layers):

@@ -1,4 +1,4 @@
-"""Models as users have them: a graph that runs, trains, and is written to files."""
+"""The Model class: a graph that runs, trains, and is saved to files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from layergraph.training.trainer import Trainer
 if TYPE_CHECKING:
     from layergraph.saving.formats import Format
 
-#: Plans kept for different choices of outputs.
+#: Maximum number of cached plans, for different choices of outputs.
 MAX_PLANS = 64
 
 
 class Model(Trainer):
     """A model from input tensors to output tensors (keras.Model in its functional form).
 
-    inputs, outputs   tensors, or any nesting of them in lists and dicts; inputs need not come from `Input`
+    inputs, outputs   tensors, or any nesting of them in lists and dicts; inputs need not be created by `Input`
     name              default `functional`, `functional_1`, ...
 
-    Raises GraphError if the inputs don't lead to the outputs.
+    Raises GraphError if the outputs don't depend on the inputs alone.
     """
 
     def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
@@ -45,7 +45,7 @@ class Model(Trainer):
         self._plans = {}
 
     def plan(self, outputs: Sequence[str] | None = None) -> Plan:
-        """How to compute the outputs of those names, by default all of the model's. Raises UnknownTensorError.
+        """Returns the plan for outputs by name, by default all outputs. Raises UnknownTensorError.
 
         A name is an output of the model or any tensor of the graph: `layer`, `layer:node`, `layer:node:tensor`, and
         `outer/inner` inside a nested model.
@@ -61,9 +61,9 @@ class Model(Trainer):
             return self._plans[key]
 
     def to(self, device: str | torch.device) -> Self:
-        """Moves the weights to a device of torch ("cuda"), where training and evaluation then are; gives back itself.
+        """Moves the weights to a torch device ("cuda"), on which training and evaluation then run, and returns itself.
 
-        To be called before the model runs. Rows come from the processor's memory, and files are written from there.
+        Must be called before the model runs. Data comes from CPU memory, and files are written from there.
         """
         for weight in self.weights:
             weight.bind(weight.value.to(device))
@@ -72,28 +72,28 @@ class Model(Trainer):
 
     @property
     def engines(self) -> Sequence[Choice]:
-        """What computes the outputs, by row count, as `plan().tune()` found; empty while it is torch, call by call."""
+        """The engines by row count, as `plan().tune()` has chosen them; empty for eager torch."""
         return self.plan().engines
 
     def get_config(self) -> dict[str, Any]:
-        """The graph as Keras 3 writes it."""
-        # What writes files is imported when first used: it takes a tenth of the time of `import layergraph`.
+        """The graph in Keras 3's format."""
+        # Imported on first use: the modules for saving take a tenth of the time of `import layergraph`.
         from layergraph.saving.graph_config import graph_config
 
         return graph_config(self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
-        """The model of a `get_config`, of this package or of Keras, with new weights (keras.Model.from_config).
+        """Creates a model, with new weights, from a `get_config`, ours or Keras's (keras.Model.from_config).
 
-        `custom_objects` are names -> classes of layers and functions, beside those that are registered. Raises
-        errors.ModelFileError for a model that can't be made, ConfigError for values that JSON doesn't have.
+        `custom_objects` are names -> classes of layers and functions, in addition to registered ones. Raises
+        errors.ModelFileError for a model that can't be created, ConfigError for values that JSON can't represent.
         """
         from layergraph.models.loading import described_model
 
         kind = "Functional" if "input_layers" in config else "Sequential"
         try:
-            # Tuples become the lists that files have.
+            # Tuples become lists, as in files.
             described = json.loads(json.dumps({"class_name": kind, "config": config}))
         except (TypeError, ValueError) as wrong:
             raise ConfigError(f"from_config: got a config that JSON can't hold: {wrong}") from wrong
@@ -102,10 +102,10 @@ class Model(Trainer):
         return made  # type: ignore[no-any-return]
 
     def to_json(self, **kwargs: Any) -> str:
-        """The architecture, and how the model is compiled, as JSON text (keras.Model.to_json).
+        """Returns the architecture and the compile arguments as JSON text (keras.Model.to_json).
 
-        `kwargs` are those of json.dumps. `models.model_from_json` reads the text, here and in Keras. Raises ConfigError
-        for what a file of Keras 3 can't hold.
+        `kwargs` are those of json.dumps. `models.model_from_json` loads the text, here and in Keras. Raises ConfigError
+        if Keras 3's format can't represent the model.
         """
         from layergraph.saving.model_file import keras_config
         from layergraph.saving.sharing import WrittenModel
@@ -113,28 +113,28 @@ class Model(Trainer):
         return json.dumps(keras_config(self, WrittenModel(self)), **kwargs)
 
     def save(self, path: str | Path, generation: int | None = None) -> None:
-        """Writes a `.keras` (or `.h5`) file that stock Keras opens.
+        """Saves the model as a `.keras` or `.h5` file that stock Keras loads.
 
-        `generation` is the Keras that shall open it, 2 or 3. By default a model of Keras 2 goes back to the release
-        that it came from, but in a `.keras` only if it came in one; all others are written for Keras 3.
+        `generation` is the generation of Keras to save for, 2 or 3. By default a model from Keras 2 is saved for the
+        release that it came from, but as a `.keras` only if it came in one; all others are saved for Keras 3.
 
-        Raises ConfigError for another ending, and for what such a file can't hold.
+        Raises ConfigError for another suffix, and if such a file can't store the model.
         """
         from layergraph.saving.model_file import save_model
 
         save_model(self, Path(path), generation)
 
     def save_weights(self, path: str | Path) -> None:
-        """Writes the weights, and the optimizer's state, into a `.weights.h5` file of Keras 3."""
+        """Saves the weights and the optimizer's state as a `.weights.h5` file of Keras 3."""
         from layergraph.saving.model_file import save_weights
 
         save_weights(self, Path(path))
 
     def saved_format(self, name: str = "") -> Format:
-        """The format of that name ("keras3", "keras3_h5", "keras2", "keras2_h5"), or the one that the model came in.
+        """The format with a name ("keras3", "keras3_h5", "keras2", "keras2_h5"), or the one that the model came in.
 
-        Raises ConfigError for another name, and where the format can't hold the model: the text says what it can't
-        hold, and which formats can.
+        Raises ConfigError for another name, and if the format can't store the model: the message has what it can't
+        store, and which formats can store it.
         """
         from layergraph.saving.formats import chosen_format
 

@@ -1,4 +1,4 @@
-"""Sequential models: a stack of layers, each called on what the one before gives."""
+"""Sequential models: a stack of layers, each called on the output of the one before."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from layergraph.models.model import Model
 
 
 class Sequential(Model):
-    """A stack of layers (keras.Sequential). It has a graph once its input shape is known.
+    """A stack of layers (keras.Sequential). Its graph exists once its input shape is known.
 
-    layers   layers and, first, an `Input`; else the first layer's `input_shape=` or the first call says the shape
+    layers   layers and optionally, first, an `Input`; otherwise the shape is the first layer's `input_shape=`, or taken
+             from the first call
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Sequential(Model):
         super().__init__(None, None, name=name, trainable=trainable)
         self._stack: list[Layer] = []
         self._input: Tensor | None = None
-        #: What each layer of the stack gives.
+        #: The output of each layer of the stack.
         self._ends: list[Any] = []
         for layer in layers or ():
             self._put(layer)
@@ -39,7 +40,7 @@ class Sequential(Model):
 
     @property
     def keras_class_name(self) -> str:
-        """The class's name in files."""
+        """The class name in files."""
         return "Sequential"
 
     @property
@@ -48,7 +49,7 @@ class Sequential(Model):
         return list(self._stack)
 
     def add(self, layer: Layer | Tensor) -> None:
-        """Puts a layer on top. Raises GraphError if it is none, or if its name is taken."""
+        """Adds a layer on top. Raises GraphError if it is no layer, or if its name is taken."""
         self._put(layer)
         self._rebuild()
 
@@ -63,7 +64,7 @@ class Sequential(Model):
             self._input = layer.inbound_nodes[0].outputs
         else:
             if layer.name in self.sublayers:
-                raise GraphError(f"model '{self.name}': there is a layer named {layer.name!r} already")
+                raise GraphError(f"model '{self.name}': it has a layer named {layer.name!r} already")
             if not self._stack and self._input is None:
                 shape = _known_input_shape(layer)
                 self._input = None if shape is None else Input(batch_shape=shape)
@@ -71,7 +72,7 @@ class Sequential(Model):
             self.sublayers[layer.name] = layer
 
     def pop(self) -> Layer:
-        """Takes the top layer away."""
+        """Removes the top layer and returns it. Raises GraphError if there is none."""
         if not self._stack:
             raise GraphError(f"model '{self.name}' has no layers")
         layer = self._stack.pop()
@@ -81,7 +82,7 @@ class Sequential(Model):
         return layer
 
     def build_for(self, args: tuple[Structure, ...]) -> None:
-        """Takes the shape of the first call's argument as the input's."""
+        """Takes the input shape from the arguments of the first call. Raises GraphError for several inputs."""
         if self._graph is None:
             tensors = flatten(args[0])
             if len(tensors) != 1:
@@ -92,7 +93,7 @@ class Sequential(Model):
             self._rebuild()
 
     def _rebuild(self) -> None:
-        """Makes the calls that are missing. Those made before stay, so that each layer has one node in the stack."""
+        """Makes missing calls. Earlier calls are kept, so that each layer has one node in the stack."""
         self._graph = None
         self.built = False
         if self._input is None or not self._stack:
@@ -105,7 +106,7 @@ class Sequential(Model):
 
 
 def _known_input_shape(layer: Layer) -> Shape | None:
-    """What a first layer says of its input: `input_shape=`, or its own input if it is a model."""
+    """The input shape by a first layer: its `input_shape=`, or its own input if it is a model."""
     if layer.announced_shape is not None:
         return layer.announced_shape
     inner = layer.inner_model

@@ -1,6 +1,6 @@
-"""Operations as nodes: what Keras writes for masks, for arithmetic on tensors, and for keras.ops.
+"""Operations: nodes for masks, arithmetic on tensors, and keras.ops.
 
-`layergraph.ops.matmul(a, b)` and its like are functions by Keras's names, of symbolic tensors and of torch tensors.
+`layergraph.ops.matmul(a, b)` etc. are functions with Keras's names, for symbolic tensors and torch tensors.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from layergraph.functional.layer import Layer
 
 
 def operations() -> Mapping[str, type[Layer]]:
-    """The closed table of operations."""
-    # Imported when first used: a fifth of the time of `import layergraph`, and many models have none.
+    """The table of all operations, by name."""
+    # Imported on first use: it takes a fifth of the time of `import layergraph`, and many models use none.
     from layergraph.ops.table import OPERATIONS
 
     return OPERATIONS
 
 
 def __getattr__(name: str) -> Any:
-    # The table of functions needs the modules of this folder, which are asked for here before they are imported.
+    # The table of functions imports this folder's modules, whose names are looked up here before they exist.
     if not name.startswith("_") and not Path(__file__).with_name(f"{name}.py").exists():
         from layergraph.ops.functions import FUNCTIONS
 

@@ -1,4 +1,4 @@
-"""Operations that turn, mirror, pad and regroup the elements of an array (keras.ops.numpy and nn)."""
+"""Operations that rotate, flip, pad and regroup the elements of an array (keras.ops.numpy and nn)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from layergraph.ops.shapes import lengths_of, listed
 
 
 class Identity(Operation):
-    """tf.identity and the like."""
+    """tf.identity and similar functions."""
 
     keras_module = "layergraph.ops"
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
-        """x as it is."""
+        """x unchanged."""
         return x
 
 
@@ -43,7 +43,7 @@ class Pad(Operation):
     mode: str = option(one_of("constant", "reflect", "symmetric", "edge"), default="constant")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, constant_values: Any = None) -> torch.Tensor:
-        """x with more around it."""
+        """The padded x."""
         widths = _pairs(self.pad_width, x.ndim)
         if self.mode == "constant":
             flat = [n for pair in reversed(widths) for n in pair]
@@ -85,7 +85,7 @@ class Rot90(Operation):
     axes: Any = option(list_of(integer), default=(0, 1))
 
     def forward(self, context: CallContext, w: Weights, array: torch.Tensor) -> torch.Tensor:
-        """Quarter turns."""
+        """x rotated by k quarter turns."""
         return torch.rot90(array, self.k, list(self.axes))
 
 
@@ -95,7 +95,7 @@ class Flip(Operation):
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x backwards along axes, by default all."""
+        """x flipped along axes, by default all."""
         return x.flip(list(range(x.ndim)) if self.axis is None else listed(self.axis))
 
 
@@ -103,7 +103,7 @@ class Fliplr(Operation):
     """keras.ops.fliplr."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The second axis backwards."""
+        """x flipped along the second axis."""
         return x.flip(1)
 
 
@@ -111,7 +111,7 @@ class Flipud(Operation):
     """keras.ops.flipud."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The first axis backwards."""
+        """x flipped along the first axis."""
         return x.flip(0)
 
 
@@ -122,7 +122,7 @@ class Roll(Operation):
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x moved round along axes."""
+        """x shifted cyclically along axes."""
         return x.roll(self.shift) if self.axis is None else x.roll(self.shift, self.axis)
 
 
@@ -134,7 +134,7 @@ class Tile(Operation):
     repeats: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: Any, repeats: Any = None) -> Any:
-        """x many times over. `repeats` in the call may hold tensors."""
+        """x repeated as a whole. `repeats` as an argument of the call may contain tensors."""
         x = torch.as_tensor(x)
         return x.tile(lengths_of(self.repeats if repeats is None else repeats))
 
@@ -146,7 +146,7 @@ class Repeat(Operation):
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Each element many times."""
+        """x with each element repeated."""
         return x.repeat_interleave(self.repeats, self.axis)
 
 
@@ -168,13 +168,13 @@ class _Blocks(Operation):
     data_format: str = option(one_of("channels_last", "channels_first"), default="channels_last")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The image with other axes."""
+        """The regrouped image."""
         last = self.data_format == "channels_last"
         y = self.moved(x if last else x.movedim(1, -1), self.block_size)
         return y if last else y.movedim(-1, 1)
 
     def moved(self, x: torch.Tensor, block: int) -> torch.Tensor:
-        """How elements move, with the channels last."""
+        """The regrouped elements of x, channels last; defined by subclasses."""
         raise NotImplementedError
 
 
@@ -198,7 +198,7 @@ class SpaceToDepth(_Blocks):
         return y.reshape(rows, height // block, width // block, depth * block**2)
 
 
-#: What a pattern of `rearrange` is made of: names, and groups of names in parentheses.
+#: Parts of a `rearrange` pattern: names, and groups of names in parentheses.
 _PATTERN = re.compile(r"\w+|\([\w\s]*\)")
 
 
@@ -211,7 +211,7 @@ class Rearrange(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, tensor: torch.Tensor, pattern: str, **axes_lengths: int
     ) -> torch.Tensor:
-        """The elements in the order of the pattern's right side. Raises GraphError for one that doesn't fit."""
+        """The elements in the order of the pattern's right side. Raises GraphError if it doesn't fit."""
         before, arrow, after = str(pattern).partition("->")
         old, new = ([part.strip("()").split() for part in _PATTERN.findall(side)] for side in (before, after))
         names = [name for group in old for name in group]
@@ -221,7 +221,7 @@ class Rearrange(Operation):
         for group, length in zip(old, tensor.shape, strict=True):
             open_names = [name for name in group if name not in lengths]
             if len(open_names) > 1:
-                raise GraphError(f"pattern is {str(pattern)[:80]!r}: the lengths of {open_names} are not told")
+                raise GraphError(f"pattern is {str(pattern)[:80]!r}, expected axes_lengths for {open_names}")
             for name in open_names:
                 lengths[name] = length // math.prod(lengths[other] for other in group if other != name)
         x = tensor.reshape([lengths[name] for name in names])

@@ -14,7 +14,7 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 
-#: Candidates that each step of a beam search looks at.
+#: Maximum number of candidates in a step of beam search.
 _MOST = 1_000_000
 
 
@@ -36,7 +36,7 @@ class CTCLoss(_Ctc):
         target_length: Any,
         output_length: Any,
     ) -> torch.Tensor:
-        """The loss of each row. `output` are logits (rows, steps, classes). Raises DataError for impossible lengths."""
+        """The loss by row. `output` are logits (rows, steps, classes). Raises DataError for lengths out of range."""
         steps, symbols = (torch.as_tensor(n, device=output.device).long() for n in (output_length, target_length))
         if output.is_meta:
             return output.new_empty(output.shape[0], dtype=torch.promote_types(output.dtype, torch.float32))
@@ -47,7 +47,7 @@ class CTCLoss(_Ctc):
             if given.numel() and not 0 <= int(given.min()) <= int(given.max()) <= most:
                 raise DataError(f"{name}_length is up to {int(given.max())}, expected from 0 to {most}")
         if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < output.shape[2]:
-            raise DataError(f"a target is not among {output.shape[2]} classes")
+            raise DataError(f"a target is out of range for {output.shape[2]} classes")
         return functional.ctc_loss(
             logs.transpose(0, 1), target.long(), steps, symbols, blank=self.mask_index, reduction="none"
         )
@@ -65,7 +65,7 @@ class CTCDecode(_Ctc):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, sequence_lengths: Any
     ) -> list[torch.Tensor]:
-        """The classes (paths, rows, steps), then -1; and a score for each path of each row."""
+        """The classes (paths, rows, steps), padded with -1, and the scores (rows, paths)."""
         x = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if x.is_meta:
             count = 1 if self.strategy == "greedy" else self.top_paths
@@ -77,7 +77,7 @@ class CTCDecode(_Ctc):
         if self.strategy == "greedy":
             return self._greedy(x, lengths, blank)
         if self.beam_width * x.shape[2] > _MOST:
-            raise GraphError(f"a beam of {self.beam_width} over {x.shape[2]} classes is wider than {_MOST}")
+            raise GraphError(f"beam_width {self.beam_width} times {x.shape[2]} classes is more than {_MOST}")
         logs = torch.log_softmax(x, -1).cpu().double().numpy()
         found = [
             _best_paths(row[: max(int(length), 1)], self.beam_width, self.top_paths, blank)
@@ -106,16 +106,16 @@ class CTCDecode(_Ctc):
 
 
 def _check_rows(lengths: torch.Tensor, rows: int, name: str) -> None:
-    """Lengths that a model holds as a constant are for as many rows as they are."""
+    """Raises DataError unless there is a length for each row: constants in a model fix the number of rows."""
     if lengths.shape != (rows,):
         raise DataError(f"{name} has shape {tuple(lengths.shape)}, expected ({rows},), one for each row")
 
 
 def _best_paths(logs: Any, width: int, count: int, blank: int) -> list[tuple[tuple[int, ...], float]]:
-    """The likeliest paths of one row (steps, classes), best first, and the logarithms of their likelihoods.
+    """The most probable paths of one row (steps, classes), best first, with the logarithms of their probabilities.
 
     Prefix beam search (Hannun et al. 2014, "First-pass large vocabulary continuous speech recognition"): a prefix has
-    two scores, of readings that end in its last class and of those that end in a blank.
+    two scores, for alignments that end in its last class and for those that end in a blank.
     """
     first = np.argsort(-logs[0], kind="stable")[:width].tolist()
     prefixes: list[tuple[int, ...]] = [() if c == blank else (c,) for c in first]
@@ -126,7 +126,7 @@ def _best_paths(logs: Any, width: int, count: int, blank: int) -> list[tuple[tup
         last = np.array([prefix[-1] if prefix else blank for prefix in prefixes])
         total = np.logaddexp(emitted, blanked)
         longer = total[:, None] + step
-        # A class after itself is one more of it after a blank alone.
+        # A class only repeats in a prefix if there is a blank in between.
         rows = np.arange(len(prefixes))
         longer[rows, last] = blanked + step[last]
         longer[:, blank] = -np.inf

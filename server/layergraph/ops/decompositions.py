@@ -1,4 +1,4 @@
-"""Decompositions of matrices, and what is found by them (keras.ops.linalg)."""
+"""Decompositions of matrices, and functions based on them (keras.ops.linalg)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Matrix(Operation):
     keras_module = "keras.src.ops.linalg"
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
-        """The operation. Raises DataError where a matrix has no such decomposition."""
+        """Executes the operation. Raises DataError if a matrix has no such decomposition."""
         try:
             return super().execute(*args, **kwargs)
         except _NoDecomposition as wrong:
@@ -32,7 +32,7 @@ class Cholesky(_Matrix):
     upper: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The root."""
+        """The triangular factor."""
         return torch.linalg.cholesky(x, upper=self.upper)
 
 
@@ -42,7 +42,7 @@ class CholeskyInverse(_Matrix):
     upper: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The inverse of a matrix whose root x is."""
+        """The inverse of the matrix with the Cholesky factor x."""
         return torch.cholesky_inverse(x, upper=self.upper)
 
 
@@ -58,7 +58,7 @@ class Eig(_Matrix):
     """keras.ops.eig."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Eigenvalues and eigenvectors, complex."""
+        """Complex eigenvalues and eigenvectors."""
         return list(torch.linalg.eig(x))
 
 
@@ -84,7 +84,7 @@ class Lstsq(_Matrix):
     rcond: float | None = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
-        """The x for which a @ x is nearest to b. Singular values under `rcond` of the largest count as 0."""
+        """The least-squares solution of a @ x = b. Singular values below `rcond` x the largest are treated as 0."""
         a, b = as_tensors(a, b)
         vector = b.ndim == a.ndim - 1
         b = b.unsqueeze(-1) if vector else b
@@ -101,7 +101,7 @@ class LuFactor(_Matrix):
     """keras.ops.lu_factor."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Both triangles in one matrix, and which rows were exchanged, counted from 0 (torch counts from 1)."""
+        """Both triangles in one matrix, and the pivots, counted from 0 (torch counts from 1)."""
         factors, pivots = torch.linalg.lu_factor(x)
         return [factors, pivots - 1]
 
@@ -112,7 +112,7 @@ class MatrixRank(_Matrix):
     tol: float | None = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The rank: singular values above `tol`."""
+        """The rank: the number of singular values above `tol`."""
         return torch.linalg.matrix_rank(x, atol=self.tol).to(torch.int32)
 
 
@@ -140,7 +140,7 @@ class Solve(_Matrix):
     """keras.ops.solve."""
 
     def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
-        """The x for which a @ x = b."""
+        """The solution of a @ x = b."""
         return torch.linalg.solve(*as_tensors(a, b))
 
 
@@ -150,7 +150,7 @@ class SolveTriangular(_Matrix):
     lower: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
-        """The x for which a @ x = b."""
+        """The solution of a @ x = b."""
         a, b = as_tensors(a, b)
         vector = b.ndim == a.ndim - 1
         x = torch.linalg.solve_triangular(a, b.unsqueeze(-1) if vector else b, upper=not self.lower)
@@ -164,7 +164,7 @@ class SVD(_Matrix):
     compute_uv: bool = option(boolean, default=True)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Left vectors, singular values, right vectors; or the values alone."""
+        """Left vectors, singular values and right vectors, or the singular values alone."""
         if not self.compute_uv:
             return torch.linalg.svdvals(x)
         return list(torch.linalg.svd(x, self.full_matrices))

@@ -44,7 +44,7 @@ class Diag(_Offset):
     """keras.ops.diag."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The diagonal of a matrix, or the matrix of a diagonal."""
+        """The diagonal of a matrix, or a matrix with a diagonal."""
         return torch.diag(x, self.k)
 
 
@@ -52,7 +52,7 @@ class Diagflat(_Offset):
     """keras.ops.diagflat."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The matrix whose diagonal holds all elements."""
+        """The matrix with all elements on its diagonal."""
         return torch.diagflat(x, self.k)
 
 
@@ -60,7 +60,7 @@ class Tril(_Offset):
     """keras.ops.tril."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """What is on and below a diagonal."""
+        """The elements on and below a diagonal."""
         return torch.tril(x, self.k)
 
 
@@ -68,7 +68,7 @@ class Triu(_Offset):
     """keras.ops.triu."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """What is on and above a diagonal."""
+        """The elements on and above a diagonal."""
         return torch.triu(x, self.k)
 
 

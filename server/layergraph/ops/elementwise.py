@@ -1,4 +1,4 @@
-"""Operations element by element: arithmetic, comparisons, logic, functions (keras.ops.numpy and keras.ops.nn)."""
+"""Elementwise operations: arithmetic, comparisons, logic, functions (keras.ops.numpy and keras.ops.nn)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors
 
 
 def _floating(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The function on floating-point numbers; integers become float32, as Keras makes them."""
+    """The function on floating-point numbers; as in Keras, integers are converted to float32."""
     return lambda x: function(x if x.is_floating_point() else x.to(torch.float32))
 
 
 def _by_nonzero(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A division. Raises DataError where integers are divided by zero."""
+    """A division. Raises DataError for a division of integers by zero."""
 
     def divided(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
         integers = not (x1.is_floating_point() or x2.is_floating_point())
         if integers and not x2.is_meta and bool((x2 == 0).any()):
-            raise DataError("integers are divided by zero")
+            raise DataError("integer division by zero")
         return function(x1, x2)
 
     return divided
@@ -115,7 +115,7 @@ _UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **{name: _floating(function) for name, function in _FLOATING.items()},
 }
 
-#: Where Keras keeps them, if not among NumPy's.
+#: Keras's modules of operations that aren't in keras.src.ops.numpy.
 _MODULES: Mapping[str, frozenset[str]] = {
     "keras.src.ops.core": frozenset({"StopGradient"}),
     "keras.src.ops.math": frozenset({"Erf", "Rsqrt"}),
@@ -170,7 +170,7 @@ _BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
 
 
 class Cast(Typed):
-    """x in another element type (keras.ops.cast)."""
+    """x in another dtype (keras.ops.cast)."""
 
     computes_values = True
 
@@ -182,13 +182,13 @@ class Cast(Typed):
 
 
 class Array(Cast):
-    """x, in another type where one is asked for (keras.ops.array)."""
+    """x, in another dtype if the option is set (keras.ops.array)."""
 
     keras_module = Operation.keras_module
 
 
 class ConvertToTensor(Cast):
-    """x, in another type where one is asked for (keras.ops.convert_to_tensor); always a dense tensor."""
+    """x, in another dtype if the option is set, as a dense tensor (keras.ops.convert_to_tensor)."""
 
     keras_module = "keras.src.ops.core"
 
@@ -196,13 +196,13 @@ class ConvertToTensor(Cast):
     ragged: Any = option(optional(boolean), default=None)
 
     def setup(self) -> None:
-        """Raises ConfigError where another kind of tensor is asked for."""
+        """Raises ConfigError for a sparse or ragged tensor."""
         if self.sparse or self.ragged:
             raise ConfigError("ConvertToTensor: sparse and ragged tensors are not supported, expected dense ones")
 
 
 class SaturateCast(Typed):
-    """x in another element type, cut off at what that type holds (keras.ops.saturate_cast)."""
+    """x in another dtype, clipped to its range (keras.ops.saturate_cast)."""
 
     keras_module = "keras.src.ops.core"
 
@@ -218,13 +218,13 @@ class SaturateCast(Typed):
         lowest, highest = max(given.min, limits.min), min(given.max, limits.max)
         if x.is_floating_point() and not wanted.is_floating_point:
             bound = torch.tensor(highest, dtype=x.dtype)
-            # The type's largest integer may be none of x's numbers; then the one below is meant.
+            # The largest integer may not be representable in x's dtype: use the largest representable number below.
             highest = float(bound if int(bound) <= highest else torch.nextafter(bound, torch.zeros_like(bound)))
         return x.clamp(lowest, highest).to(wanted)
 
 
 class View(Typed):
-    """The bits of x read as another element type (keras.ops.view)."""
+    """The bits of x reinterpreted in another dtype (keras.ops.view)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The same bytes."""
@@ -232,7 +232,7 @@ class View(Typed):
 
 
 class ZerosLike(Typed):
-    """Zeros in the shape of x (keras.ops.zeros_like)."""
+    """Zeros with the shape of x (keras.ops.zeros_like)."""
 
     computes_values = True
 
@@ -242,11 +242,11 @@ class ZerosLike(Typed):
 
 
 class EmptyLike(ZerosLike):
-    """What nobody may rely on, in the shape of x (keras.ops.empty_like)."""
+    """An array with the shape of x and unspecified values (keras.ops.empty_like)."""
 
 
 class OnesLike(Typed):
-    """Ones in the shape of x (keras.ops.ones_like)."""
+    """Ones with the shape of x (keras.ops.ones_like)."""
 
     computes_values = True
 
@@ -256,13 +256,13 @@ class OnesLike(Typed):
 
 
 class Clip(Operation):
-    """x cut off at both ends (keras.ops.clip)."""
+    """x clipped to a range (keras.ops.clip)."""
 
     x_min: Any = option(anything)
     x_max: Any = option(anything)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x within the bounds."""
+        """The clipped x."""
         x = x.to(torch.int32) if x.dtype is torch.bool else x
         low, high = (
             torch.as_tensor(bound, device=x.device) if isinstance(bound, (list, tuple, np.ndarray)) else bound
@@ -274,14 +274,14 @@ class Clip(Operation):
 
 
 class Where(Operation):
-    """x1 where the condition holds, else x2 (keras.ops.where)."""
+    """x1 where the condition is true, else x2 (keras.ops.where)."""
 
     computes_values = True
 
     def forward(
         self, context: CallContext, w: Weights, condition: torch.Tensor, x1: Any = None, x2: Any = None
     ) -> torch.Tensor:
-        """The choice. With the condition alone the indices where it holds: (axes, places)."""
+        """The chosen elements; for a condition alone, the indices where it is true: (axes, count)."""
         if x1 is not None and x2 is not None:
             if not (isinstance(x1, torch.Tensor) or isinstance(x2, torch.Tensor)):
                 kind = torch.float32 if isinstance(x1, float) or isinstance(x2, float) else torch.int32
@@ -351,7 +351,7 @@ class Gelu(Operation):
 
 
 class Softmax(Operation):
-    """keras.ops.softmax. Without an axis over all elements."""
+    """keras.ops.softmax; over all elements if the axis is None."""
 
     keras_module = "keras.src.ops.nn"
 
@@ -380,9 +380,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "Celu": Celu,
     "Clip": Clip,
     "Elu": Elu,
-    "EmptyLike": type(
-        "EmptyLike", (ZerosLike,), {"__doc__": "keras.ops.empty_like; what is in it, nobody may rely on."}
-    ),
+    "EmptyLike": type("EmptyLike", (ZerosLike,), {"__doc__": "keras.ops.empty_like; its values are unspecified."}),
     "Gelu": Gelu,
     "LeakyRelu": LeakyRelu,
     "LogSoftmax": LogSoftmax,

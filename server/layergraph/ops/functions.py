@@ -1,4 +1,4 @@
-"""Operations as functions, by Keras's names (keras.ops): of symbolic tensors, as nodes, and of torch tensors."""
+"""Operations as functions with Keras's names (keras.ops), for symbolic tensors and torch tensors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, Typed
 from layergraph.ops.table import OPERATIONS
 
-#: Options that every operation has, and that no function of Keras takes.
+#: Options of layers, which no function of Keras has.
 _OF_LAYERS = frozenset({"name", "trainable", "dtype", "activity_regularizer"})
-#: Keras's order of arguments where it isn't tensors, then options.
+#: Keras's order of arguments, where it isn't tensors first, then options.
 _ORDERS: Mapping[str, str] = {
     "average": "x axis weights",
     "bincount": "x weights minlength sparse",
@@ -39,9 +39,9 @@ _ORDERS: Mapping[str, str] = {
     "percentile": "x q axis method keepdims",
     "quantile": "x q axis method keepdims",
 }
-#: Names of Keras that aren't those of the class in snake case.
+#: Keras's names that aren't the class's in snake case.
 _ALIASES: Mapping[str, str] = {"hard_swish": "hard_silu", "swish": "silu", "abs": "absolute"}
-#: Name -> the operation that computes it.
+#: Name -> class of the operation.
 _KINDS: dict[str, type[Operation]] = {}
 #: Keras's names of the first argument.
 _FIRST = ("x", "inputs", "variable", "operands", "xs")
@@ -57,52 +57,52 @@ def _function(name: str, kind: type[Operation]) -> Callable[..., Any]:
     def function(*args: Any, **kwargs: Any) -> Any:
         if len(args) > len(order):
             raise GraphError(f"ops.{name}: got {len(args)} arguments by position, expected at most {order}")
-        given = {**dict(zip(order, args, strict=False)), **{_said(key): value for key, value in kwargs.items()}}
-        tensors = {key: value for key, value in given.items() if _goes_in(key, value, takes, kind)}
+        given = {**dict(zip(order, args, strict=False)), **{_first_as_x(key): value for key, value in kwargs.items()}}
+        tensors = {key: value for key, value in given.items() if _is_call_argument(key, value, takes, kind)}
         options = {key: value for key, value in given.items() if key not in tensors}
-        ordered = {_own(key, takes, kind): tensors[key] for key in takes if key in tensors}
-        return _carried_out(name, kind, options, ordered)
+        ordered = {_own_name(key, takes, kind): tensors[key] for key in takes if key in tensors}
+        return _execute(name, kind, options, ordered)
 
     function.__name__ = name
     function.__doc__ = f"keras.ops.{name}({', '.join(order)}), of symbolic tensors or torch tensors."
     return function
 
 
-def _said(key: str) -> str:
+def _first_as_x(key: str) -> str:
     return "x" if key in _FIRST else key
 
 
-def _own(key: str, takes: tuple[str, ...], kind: type[Operation]) -> str:
+def _own_name(key: str, takes: tuple[str, ...], kind: type[Operation]) -> str:
     """The operation's own name of an argument."""
     return kind.call_argument_names[takes.index(key)]
 
 
-def _goes_in(key: str, value: Any, takes: tuple[str, ...], kind: type[Operation]) -> bool:
-    """Whether an argument is one of the call. Some can be an option as well, where they hold no tensor."""
+def _is_call_argument(key: str, value: Any, takes: tuple[str, ...], kind: type[Operation]) -> bool:
+    """Whether an argument is passed to the call. Some arguments are options if they contain no tensor."""
     if key not in takes:
         return False
     return key not in kind._options or any(isinstance(leaf, (Tensor, torch.Tensor)) for leaf in flatten(value))
 
 
-def _carried_out(name: str, kind: type[Operation], options: dict[str, Any], given: dict[str, Structure]) -> Any:
+def _execute(name: str, kind: type[Operation], options: dict[str, Any], given: dict[str, Structure]) -> Any:
     if any(isinstance(leaf, Tensor) for leaf in flatten(given)):
         return kind(**options)(**given)
     try:
-        operation = _remembered(name, tuple(options.items()))
+        operation = _cached(name, tuple(options.items()))
     except TypeError:
-        # An option that can't be hashed, such as a list.
+        # Some options can't be hashed, such as lists.
         operation = kind(name=name, **options)
     args, kwargs = operation._positional((), _as_tensors(given))
     return operation.forward(CallContext(losses=None), Weights(), *args, **kwargs)
 
 
 @functools.lru_cache(1024)
-def _remembered(name: str, options: tuple[tuple[str, Any], ...]) -> Operation:
+def _cached(name: str, options: tuple[tuple[str, Any], ...]) -> Operation:
     return _KINDS[name](name=name, **dict(options))
 
 
 def _as_tensors(given: dict[str, Structure]) -> dict[str, Structure]:
-    """Arrays as tensors on the device of the others; where there is no tensor, the first argument as one."""
+    """Converts arrays to tensors on the device of the others; without any tensor, converts the first argument."""
     leaves = [leaf for leaf in flatten(given) if isinstance(leaf, torch.Tensor)]
     device = leaves[0].device if leaves else None
 
@@ -117,23 +117,23 @@ def _as_tensors(given: dict[str, Structure]) -> dict[str, Structure]:
 
 
 def shape(x: Any) -> tuple[Any, ...]:
-    """The lengths of the axes: numbers, and None for what is unknown of a symbolic tensor (keras.ops.shape)."""
+    """Lengths of the axes; None for unknown lengths of a symbolic tensor (keras.ops.shape)."""
     lengths: Shape = tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
     return lengths
 
 
 def zeros(shape: Any, dtype: Any = None) -> torch.Tensor:
-    """A torch tensor of zeros, by default of float32 (keras.ops.zeros)."""
+    """A torch tensor of zeros, float32 by default (keras.ops.zeros)."""
     return torch.zeros(shape, dtype=_type(dtype))
 
 
 def ones(shape: Any, dtype: Any = None) -> torch.Tensor:
-    """A torch tensor of ones, by default of float32 (keras.ops.ones)."""
+    """A torch tensor of ones, float32 by default (keras.ops.ones)."""
     return torch.ones(shape, dtype=_type(dtype))
 
 
 def convert_to_numpy(x: Any) -> np.ndarray[Any, Any]:
-    """A torch tensor's values as an array (keras.ops.convert_to_numpy)."""
+    """Returns a torch tensor's values as an array (keras.ops.convert_to_numpy)."""
     return np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x)
 
 
@@ -149,7 +149,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
             name = snake_case(class_name)
             _KINDS[name] = kind
             made[name] = _function(name, kind)
-            # `MaxPool` is max_pool, but `LogSumExp` logsumexp.
+            # Keras's names vary: `MaxPool` is max_pool, but `LogSumExp` is logsumexp.
             made.setdefault(name.replace("_", ""), made[name])
     made.update({alias: made[name] for alias, name in _ALIASES.items() if name in made})
     own = {function.__name__: function for function in (shape, zeros, ones, convert_to_numpy)}
@@ -157,7 +157,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
 
 def einsum(subscripts: str, *operands: Any) -> Any:
-    """Sums of products of tensors by Einstein's notation (keras.ops.einsum)."""
+    """Sums of products of tensors in Einstein notation (keras.ops.einsum)."""
     if any(isinstance(operand, Tensor) for operand in operands):
         return OPERATIONS["Einsum"](subscripts=subscripts)(*operands)
     return torch.einsum(subscripts, *operands)

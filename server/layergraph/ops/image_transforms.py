@@ -1,4 +1,4 @@
-"""Images whose pixels are taken from other places (keras.ops.image)."""
+"""Geometric transforms of images (keras.ops.image)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _reflected(index: torch.Tensor, length: int) -> torch.Tensor:
     return torch.div(_mirrored(2 * index + 1, 2 * length + 1) - 1, 2, rounding_mode="floor")
 
 
-#: Which pixel stands for one outside of the image; scipy.ndimage's modes.
+#: Index of the pixel used for a position outside of the image, by scipy.ndimage's modes.
 _OUTSIDE: Mapping[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
     "constant": lambda index, length: index.clamp(0, length - 1),
     "nearest": lambda index, length: index.clamp(0, length - 1),
@@ -46,11 +46,11 @@ def sampled(
     *,
     by_row: bool = False,
 ) -> torch.Tensor:
-    """Elements of x at coordinates, which may lie between its elements: one tensor for each axis, of the same shape.
+    """Samples x at coordinates, which may be fractional: one tensor per axis, all of the same shape.
 
-    Order 0 takes the nearest element, order 1 weighs the neighbours. With fill mode 'constant' those outside are
-    `fill_value`. `by_row`: the first axis of x and of each tensor are rows, each with coordinates of its own. Axes of x
-    that are left over stay.
+    Order 0 takes the nearest element, order 1 interpolates linearly. With fill mode 'constant', positions outside of x
+    get `fill_value`. With `by_row`, the first axis of x and of each tensor is rows, each with its own coordinates.
+    Remaining axes of x are kept.
     """
     rows: tuple[torch.Tensor, ...] = ()
     if by_row:
@@ -75,7 +75,7 @@ def sampled(
 
 
 def _neighbours(at: torch.Tensor, order: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Indices of one axis with their weights."""
+    """Indices along one axis with their weights."""
     if order == 0:
         return [((torch.round(at) if at.is_floating_point() else at).to(torch.int64), None)]
     low = torch.floor(at)
@@ -94,12 +94,12 @@ class MapCoordinates(Operation):
     fill_value: float = option(number, default=0)
 
     def setup(self) -> None:
-        """Raises ConfigError for splines."""
+        """Raises ConfigError for spline orders above 1."""
         if self.order not in (0, 1):
             raise ConfigError(f"MapCoordinates: option 'order' is {self.order}, expected 0 or 1")
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, coordinates: Any) -> torch.Tensor:  # type: ignore[override]
-        """The elements of x there."""
+        """The elements at the coordinates."""
         axes = [torch.as_tensor(at, device=inputs.device) for at in coordinates]
         if len(axes) != inputs.ndim:
             raise GraphError(f"got coordinates of {len(axes)} axes, expected {inputs.ndim}")
@@ -107,7 +107,7 @@ class MapCoordinates(Operation):
 
 
 class _Projection(Operation):
-    """Images (height, width, channels), or rows of them, each pixel of which is taken from another place."""
+    """Base of projective transforms of an image (height, width, channels) or rows of them."""
 
     keras_module = _IMAGE
 
@@ -118,7 +118,7 @@ class _Projection(Operation):
     fill_mode: Any = "constant"
 
     def projected(self, images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-        """The images by factors (rows or 1, 8): a0 a1 a2 b0 b1 b2 c0 c1 of tf's projective transforms."""
+        """The images transformed by factors (rows or 1, 8): a0 a1 a2 b0 b1 b2 c0 c1 of TensorFlow's transforms."""
         if images.is_meta:
             return torch.empty_like(images)
         single = images.ndim == 3
@@ -145,7 +145,7 @@ class AffineTransform(_Projection):
     data_format: Any = option(optional(one_of("channels_last", "channels_first")), default=None)
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor, transform: Any) -> torch.Tensor:  # type: ignore[override]
-        """The images, moved by one transform or by one for each row."""
+        """The images transformed by one transform, or by one per row."""
         factors = torch.as_tensor(transform, device=images.device)
         return self.projected(images, factors if factors.ndim == 2 else factors.unsqueeze(0))
 
@@ -156,7 +156,7 @@ class PerspectiveTransform(_Projection):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, images: torch.Tensor, start_points: Any, end_points: Any
     ) -> torch.Tensor:
-        """The images, moved so that what was at four points (x, y) is at four others."""
+        """The images transformed so that four start points (x, y) are mapped to four end points."""
         starts, ends = (
             torch.as_tensor(points, device=images.device).to(images.dtype).reshape(-1, 4, 2)
             for points in (start_points, end_points)
@@ -210,7 +210,7 @@ class ScaleAndTranslate(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, images: torch.Tensor, output_shape: Any, scale: Any, translation: Any
     ) -> torch.Tensor:
-        """The images, scaled and moved along some axes."""
+        """The images scaled and translated along some axes."""
         shape = tuple(int(n) for n in output_shape)
         if len(shape) != images.ndim:
             raise GraphError(f"output_shape is {shape}, expected {images.ndim} lengths")
@@ -225,7 +225,7 @@ class ScaleAndTranslate(Operation):
         return torch.minimum(torch.maximum(y.round(), images.min()), images.max()).to(images.dtype)
 
     def _weights(self, old: int, new: int, scale: torch.Tensor, translation: torch.Tensor) -> torch.Tensor:
-        """How much each old element counts in each new one: (old, new)."""
+        """Weights of the old elements in each new one: (old, new)."""
         inverse = 1 / scale
         width = inverse.clamp_min(1) if self.antialias else 1
         source = (

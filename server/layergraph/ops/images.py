@@ -22,7 +22,7 @@ class _ImageOperation(Operation):
 
     @property
     def last(self) -> bool:
-        """Whether the channels are the last axis."""
+        """Whether channels are the last axis."""
         return bool(self.data_format != "channels_first")
 
 
@@ -38,7 +38,7 @@ class Resize(_ImageOperation):
     fill_value: float = option(number, default=0.0)
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> Any:
-        """The images in another size."""
+        """The resized images."""
         layer = Resizing(
             height=self.size[0],
             width=self.size[1],
@@ -58,7 +58,7 @@ class RGBToGrayscale(_ImageOperation):
     """keras.ops.image.rgb_to_grayscale."""
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> Any:
-        """The brightness of each pixel."""
+        """The luminance of each pixel."""
         axis = -1 if self.last else -3
         x = images if images.is_floating_point() else images.to(torch.float32)
         weights = torch.tensor([0.2989, 0.5870, 0.1140], dtype=x.dtype, device=x.device)
@@ -67,7 +67,7 @@ class RGBToGrayscale(_ImageOperation):
 
 
 def rgb_to_hsv(images: torch.Tensor, axis: int) -> torch.Tensor:
-    """Hue, saturation and value for red, green and blue along an axis."""
+    """Converts red, green and blue along `axis` to hue, saturation and value."""
     r, g, b = images.unbind(axis)
     value, lowest = images.amax(axis), images.amin(axis)
     spread = value - lowest
@@ -81,7 +81,7 @@ def rgb_to_hsv(images: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def hsv_to_rgb(images: torch.Tensor, axis: int) -> torch.Tensor:
-    """Red, green and blue for hue, saturation and value along an axis."""
+    """Converts hue, saturation and value along `axis` to red, green and blue."""
     hue, saturation, value = images.unbind(axis)
     dh = (hue % 1.0) * 6
     parts = [(dh - 3).abs() - 1, 2 - (dh - 2).abs(), 2 - (dh - 4).abs()]
@@ -109,12 +109,12 @@ class _Edges(_ImageOperation):
     target_width: int | None = option(optional(positive_int), default=None)
 
     def axes(self, images: torch.Tensor) -> tuple[int, int]:
-        """Height and width."""
+        """Indices of the height and width axes."""
         return (images.ndim - 3, images.ndim - 2) if self.last else (images.ndim - 2, images.ndim - 1)
 
     @staticmethod
     def sides(length: int, before: int | None, after: int | None, change: int | None) -> tuple[int, int]:
-        """What goes before and after, of which two of three numbers tell the third; `change` is of the whole length."""
+        """Amounts before and after, from two of three numbers; `change` is the total change of the length."""
         if change is None:
             return before or 0, after or 0
         if before is None:
@@ -131,14 +131,14 @@ class PadImages(_Edges):
     right_padding: int | None = option(optional(nonnegative_int), default=None)
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """The images with zeros around. Raises GraphError if they are larger already."""
+        """The images padded with zeros. Raises GraphError if they are larger than the target."""
         high, wide = self.axes(images)
         height, width = images.shape[high], images.shape[wide]
         more = [None if t is None else t - n for t, n in ((self.target_height, height), (self.target_width, width))]
         rows = self.sides(height, self.top_padding, self.bottom_padding, more[0])
         columns = self.sides(width, self.left_padding, self.right_padding, more[1])
         if min(*rows, *columns) < 0:
-            raise GraphError(f"images of {height} x {width} can't be padded to less")
+            raise GraphError(f"images of {height} x {width} can't be padded to a smaller size")
         flat = [*columns, *rows] if not self.last else [0, 0, *columns, *rows]
         return torch.nn.functional.pad(images, flat)
 
@@ -152,7 +152,7 @@ class CropImages(_Edges):
     right_cropping: int | None = option(optional(nonnegative_int), default=None)
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """The images without their edges. Raises GraphError if nothing is left."""
+        """The cropped images. Raises GraphError if nothing would be left."""
         high, wide = self.axes(images)
         for axis, before, after, target in (
             (high, self.top_cropping, self.bottom_cropping, self.target_height),
@@ -161,7 +161,7 @@ class CropImages(_Edges):
             length = images.shape[axis]
             first, last = self.sides(length, before, after, None if target is None else length - target)
             if min(first, last) < 0 or first + last >= length:
-                raise GraphError(f"{first} and {last} can't be cut off an axis of {length}")
+                raise GraphError(f"can't crop {first} and {last} pixels from an axis of length {length}")
             images = images.narrow(axis, first, length - first - last)
         return images
 
@@ -175,7 +175,7 @@ class ExtractPatches(_ImageOperation):
     padding: str = option(anything, default="valid")
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """Each window as the channels of a pixel: rows, columns and channels of the window in C order."""
+        """Each window as the channels of a pixel, in C order of the window's rows, columns and channels."""
         x = images if self.last else images.movedim(-3, -1)
         single = x.ndim == 3
         x = x.unsqueeze(0) if single else x

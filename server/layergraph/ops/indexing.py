@@ -1,4 +1,4 @@
-"""Operations that take a part of an array by index (keras.ops.numpy and core)."""
+"""Indexing and slicing (keras.ops.numpy and core)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GetItem(Operation):
     computes_values = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, key: Any) -> torch.Tensor:  # type: ignore[override]
-        """The part of x. Slices with a negative step, which torch lacks, are taken from the flipped axis."""
+        """The indexed part. Slices with a negative step, which torch lacks, are taken from the flipped axis."""
         keys = key if isinstance(key, tuple) else tuple(key) if isinstance(key, list) else (key,)
         keys = tuple(_plain_slice(k) for k in keys)
         if Ellipsis in [k for k in keys if not isinstance(k, torch.Tensor)]:
@@ -42,10 +42,10 @@ class GetItem(Operation):
                 last = x.shape[axis] - 1
                 k = slice(last - picked.start, last - picked[-1] + 1, -k.step) if len(picked) else slice(0, 0)
             if context.symbolic_dims is not None and isinstance(k, slice) and context.symbolic_dims.is_unknown(x, axis):
-                # What is left of an unknown length is unknown, as Keras says: data may be shorter than the slice.
+                # As in Keras, a slice of an unknown length has an unknown length: data may be shorter than the slice.
                 k = slice(None)
             if isinstance(k, torch.Tensor) and k.ndim == 0 and k.dtype is not torch.bool:
-                # Its value may be known with the data alone.
+                # The index may depend on the data.
                 x, k = x.index_select(axis, _within(k, x.shape[axis]).reshape(1)), 0
             forward.append(k)
             axis += k is not None
@@ -53,15 +53,15 @@ class GetItem(Operation):
 
 
 def _within(indices: Any, length: int) -> torch.Tensor:
-    """Indices from the start, for some that may count from the end. Raises DataError for one out of range."""
+    """Non-negative indices, for indices that may count from the end. Raises DataError for one out of range."""
     chosen: torch.Tensor = indices.to(torch.int64)
     if not chosen.is_meta and bool(((chosen < -length) | (chosen >= length)).any()):
-        raise DataError(f"an index is not among {length} elements")
+        raise DataError(f"an index is out of range for {length} elements")
     return torch.where(chosen < 0, chosen + length, chosen)
 
 
 def _plain_slice(key: Any) -> Any:
-    """A slice, whose ends may be tensors of one element; in Keras 2's files it is {"start", "stop", "step"}."""
+    """A slice, whose ends may be tensors of one element; in Keras 2's files {"start", "stop", "step"}."""
     if not isinstance(key, dict):
         return key
     ends = (key.get(name) for name in ("start", "stop", "step"))
@@ -74,7 +74,7 @@ class Take(Operation):
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
-        """Elements of x by index along an axis; negative ones count from the end."""
+        """Elements by index along an axis; negative indices count from the end."""
         chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
         if self.axis is None:
             x, axis = x.reshape(-1), 0
@@ -91,14 +91,14 @@ class TakeAlongAxis(Operation):
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
-        """One element for each index. Raises DataError for one out of range."""
+        """One element per index. Raises DataError for an index out of range."""
         chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
         axis = self.axis
         if axis is None:
             x, chosen, axis = x.reshape(-1), chosen.reshape(-1), 0
         length = x.shape[axis]
         if not chosen.is_meta and chosen.numel() and not -length <= int(chosen.min()) <= int(chosen.max()) < length:
-            raise DataError(f"an index is not among {length} elements")
+            raise DataError(f"an index is out of range for {length} elements")
         return torch.take_along_dim(x, torch.where(chosen < 0, chosen + length, chosen), axis)
 
 
@@ -109,7 +109,7 @@ class Slice(Operation):
     shape: Any = option(list_of(integer))
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, start_indices: Any) -> torch.Tensor:  # type: ignore[override]
-        """A block of x from some place."""
+        """A block of the inputs, starting at the indices."""
         starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices
         for axis, (start, length) in enumerate(zip(starts, self.shape, strict=True)):
             length = inputs.shape[axis] - whole(start) if length < 0 else length
@@ -125,7 +125,7 @@ class SliceUpdate(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, start_indices: Any, updates: torch.Tensor
     ) -> torch.Tensor:
-        """x with a block of it replaced."""
+        """The inputs with a block replaced."""
         starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices
         place = tuple(slice(whole(s), whole(s) + n) for s, n in zip(starts, updates.shape, strict=True))
         result = inputs.clone()

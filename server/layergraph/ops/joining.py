@@ -1,4 +1,4 @@
-"""Operations that join arrays and part them (keras.ops.numpy)."""
+"""Operations that join and split arrays (keras.ops.numpy)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Concatenate(Operation):
     axis: int | None = option(optional(integer), default=0)
 
     def forward(self, context: CallContext, w: Weights, xs: Any) -> torch.Tensor:
-        """The tensors in a row, in the widest of their types. Lists of numbers may stand among them, as in shapes."""
+        """The concatenated tensors, in their widest dtype. As in shapes, some of them may be lists of numbers."""
         xs = [x if isinstance(x, torch.Tensor) else _listed(x, xs) for x in xs]
         if self.axis is None:
             return torch.cat([x.reshape(-1) for x in xs])
@@ -35,7 +35,7 @@ class Concatenate(Operation):
 
 
 def _listed(numbers: Any, others: Any) -> torch.Tensor:
-    """A list of numbers, of which some may be tensors without axes, in the type of the first tensor."""
+    """A list of numbers and tensors without axes as a tensor, in the dtype of the first tensor."""
     like = next((x for x in others if isinstance(x, torch.Tensor)), None)
     given = numbers if isinstance(numbers, (list, tuple)) else [numbers]
     like = next((x for x in given if isinstance(x, torch.Tensor)), like)
@@ -55,7 +55,7 @@ class Stack(Operation):
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> torch.Tensor:
         """The tensors along a new axis."""
-        # Numbers may stand among them, as in a shape.
+        # As in shapes, some of them may be numbers.
         like = next((item for item in x if isinstance(item, torch.Tensor)), None)
         return torch.stack(
             [item if isinstance(item, torch.Tensor) or like is None else torch.as_tensor(item).to(like) for item in x],
@@ -69,18 +69,18 @@ class Append(Operation):
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """The second behind the first."""
+        """The second tensor after the first."""
         a, b = as_tensors(x1, x2)
         return torch.cat([a.reshape(-1), b.reshape(-1)]) if self.axis is None else torch.cat([a, b], self.axis)
 
 
 class _Joined(Operation):
     def forward(self, context: CallContext, w: Weights, xs: Any) -> torch.Tensor:
-        """The arrays as one."""
+        """The joined arrays."""
         return self.joined(list(xs))
 
     def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
-        """How they are joined."""
+        """Joins the arrays; defined by subclasses."""
         raise NotImplementedError
 
 
@@ -114,7 +114,7 @@ class AddN(_Joined):
     keras_module = "layergraph.ops"
 
     def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
-        """Their sum."""
+        """The sum of the tensors."""
         total = xs[0]
         for x in xs[1:]:
             total = total + x
@@ -130,15 +130,17 @@ class Split(Operation):
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts. Raises GraphError if equal parts don't come out."""
+        """The parts. Raises GraphError if the axis can't be split equally."""
         if isinstance(self.indices_or_sections, int):
             unknown = context.symbolic_dims is not None and context.symbolic_dims.is_unknown(x, self.axis % x.ndim)
             if unknown:
-                # Whether it can be divided, data will tell.
+                # Whether an unknown length is divisible is only known at run time.
                 part = x.narrow(self.axis, 0, -(-x.shape[self.axis] // self.indices_or_sections))
                 return [part] * self.indices_or_sections
             if x.shape[self.axis] % self.indices_or_sections:
-                raise GraphError(f"can't split {x.shape[self.axis]} elements in {self.indices_or_sections} equal parts")
+                raise GraphError(
+                    f"can't split {x.shape[self.axis]} elements into {self.indices_or_sections} equal parts"
+                )
             return list(torch.tensor_split(x, self.indices_or_sections, self.axis))
         return list(torch.tensor_split(x, list(self.indices_or_sections), self.axis))
 
@@ -189,7 +191,7 @@ class ArraySplit(Operation):
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts, which may differ in length."""
+        """The parts, whose lengths may differ."""
         given = self.indices_or_sections
         return list(torch.tensor_split(x, given if isinstance(given, int) else list(given), self.axis))
 
@@ -202,11 +204,11 @@ class SplitSizes(Operation):
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts. One length may be -1."""
+        """The parts. One length may be -1. Raises GraphError if lengths don't add up."""
         rest = x.shape[self.axis] - sum(n for n in self.sizes if n >= 0)
         sizes = [rest if n < 0 else n for n in self.sizes]
         if min(sizes) < 0 or sum(sizes) != x.shape[self.axis]:
-            raise GraphError(f"can't split {x.shape[self.axis]} elements in parts of {list(self.sizes)}")
+            raise GraphError(f"can't split {x.shape[self.axis]} elements into parts of {list(self.sizes)}")
         return list(torch.split(x, sizes, self.axis))
 
 

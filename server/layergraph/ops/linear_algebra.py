@@ -14,7 +14,7 @@ from layergraph.ops.operation import Operation, as_tensors
 _LINALG = "keras.src.ops.linalg"
 
 
-def _alike(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _promoted(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
     a, b = as_tensors(x1, x2)
     dtype = torch.promote_types(a.dtype, b.dtype)
     return a.to(dtype), b.to(dtype)
@@ -24,8 +24,8 @@ class Dot(Operation):
     """keras.ops.dot."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """NumPy's dot: over the last axis of the first and the second last of the other."""
-        a, b = _alike(x1, x2)
+        """NumPy's dot: sums over the last axis of the first and the second-last axis of the second tensor."""
+        a, b = _promoted(x1, x2)
         if a.ndim == 0 or b.ndim == 0:
             return a * b
         return torch.tensordot(a, b, dims=([a.ndim - 1], [max(b.ndim - 2, 0)]))
@@ -35,8 +35,8 @@ class Vdot(Operation):
     """keras.ops.vdot."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The product of all elements."""
-        a, b = _alike(x1, x2)
+        """The dot product of the flattened tensors."""
+        a, b = _promoted(x1, x2)
         return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
@@ -44,16 +44,16 @@ class Inner(Operation):
     """keras.ops.inner."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Over the last axes."""
-        return torch.inner(*_alike(x1, x2))
+        """Sums of products over the last axes."""
+        return torch.inner(*_promoted(x1, x2))
 
 
 class Outer(Operation):
     """keras.ops.outer."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Each with each."""
-        a, b = _alike(x1, x2)
+        """Products of all pairs of elements."""
+        a, b = _promoted(x1, x2)
         return torch.outer(a.reshape(-1), b.reshape(-1))
 
 
@@ -69,8 +69,8 @@ class Tensordot(Operation):
     axes: Any = option(_axes, default=2)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Over the axes."""
-        a, b = _alike(x1, x2)
+        """Sums of products over the axes."""
+        a, b = _promoted(x1, x2)
         if isinstance(self.axes, int):
             return torch.tensordot(a, b, dims=self.axes)
         left, right = ([axis] if isinstance(axis, int) else list(axis) for axis in self.axes)
@@ -86,8 +86,8 @@ class Cross(Operation):
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The cross product of vectors of length 3, or 2, whose third element is 0."""
-        a, b = _alike(x1, x2)
+        """The cross product of vectors of length 3, or 2 with an implicit third element of 0."""
+        a, b = _promoted(x1, x2)
         first, second, result = (self.axisa, self.axisb, self.axisc) if self.axis is None else (self.axis,) * 3
         a, b = a.movedim(first, -1), b.movedim(second, -1)
         flat = a.shape[-1] == b.shape[-1] == 2
@@ -100,8 +100,8 @@ class Kron(Operation):
     """keras.ops.kron."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Each element of the first times the second."""
-        return torch.kron(*_alike(x1, x2))
+        """The Kronecker product."""
+        return torch.kron(*_promoted(x1, x2))
 
 
 class CDist(Operation):
@@ -110,8 +110,8 @@ class CDist(Operation):
     keras_module = "keras.src.ops.math"
 
     def forward(self, context: CallContext, w: Weights, x: Any, y: Any) -> Any:  # type: ignore[override]
-        """The distance of each row from each."""
-        a, b = _alike(x, y)
+        """Distances of all pairs of rows."""
+        a, b = _promoted(x, y)
         return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1).sqrt()
 
 
@@ -119,7 +119,7 @@ class Corrcoef(Operation):
     """keras.ops.corrcoef."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The correlation of each row with each."""
+        """Correlation coefficients of all pairs of rows."""
         x = x if x.is_floating_point() else x.to(torch.float64 if x.dtype is torch.int64 else torch.float32)
         return x.new_empty((x.shape[0],) * 2) if x.is_meta else torch.corrcoef(x)
 
@@ -130,8 +130,8 @@ class Correlate(Operation):
     mode: str = option(one_of("valid", "same", "full"), default="valid")
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The sum of products at each shift of two vectors."""
-        a, b = (x if x.is_floating_point() else x.to(torch.float32) for x in _alike(x1, x2))
+        """Sums of products at each shift of two vectors."""
+        a, b = (x if x.is_floating_point() else x.to(torch.float32) for x in _promoted(x1, x2))
         y = torch.nn.functional.conv1d(a[None, None], b[None, None], padding=b.shape[0] - 1)[0, 0]
         length = {
             "valid": max(a.shape[0], b.shape[0]) - min(a.shape[0], b.shape[0]) + 1,
@@ -151,7 +151,7 @@ class Norm(Operation):
     keepdims: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The norm of vectors, or of matrices with two axes."""
+        """The norm of vectors, or of matrices for two axes."""
         x = x if x.is_floating_point() else x.to(torch.float32)
         axes = self.axis if self.axis is None or isinstance(self.axis, int) else list(self.axis)
         if self.ord is None or self.ord == "euclidean":

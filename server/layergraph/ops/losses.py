@@ -27,7 +27,7 @@ class BinaryCrossentropy(_Loss):
     from_logits: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss of each element."""
+        """The loss by element."""
         target = target.to(output.dtype)
         if self.from_logits:
             return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
@@ -40,7 +40,7 @@ class _Crossentropy(_Loss):
     axis: int = option(integer, default=-1)
 
     def logarithms(self, output: torch.Tensor) -> torch.Tensor:
-        """Of the probabilities."""
+        """Logarithms of the probabilities."""
         if self.from_logits:
             return torch.log_softmax(output, self.axis)
         p = output / output.sum(self.axis, keepdim=True)
@@ -51,7 +51,7 @@ class CategoricalCrossentropy(_Crossentropy):
     """keras.ops.categorical_crossentropy."""
 
     def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss of each row."""
+        """The loss by row."""
         return -(target * self.logarithms(output)).sum(self.axis)
 
 
@@ -59,7 +59,7 @@ class SparseCategoricalCrossentropy(_Crossentropy):
     """keras.ops.sparse_categorical_crossentropy."""
 
     def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss of each row."""
+        """The loss by row."""
         target = target.to(torch.int64)
         if target.ndim == output.ndim and target.shape[-1] == 1:
             target = target.squeeze(-1)

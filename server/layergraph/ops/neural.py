@@ -1,4 +1,4 @@
-"""Operations of neural networks: normalization, attention, one-hot codes (keras.ops.nn)."""
+"""Operations of neural networks: normalisation, attention, one-hot encoding (keras.ops.nn)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RMSNorm(_Neural):
     epsilon: Any = option(anything, default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, scale: Any = None) -> torch.Tensor:
-        """x by its root mean square."""
+        """x divided by its root mean square."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
         wide = at_least_float32(x)
         y = wide * torch.rsqrt(wide.square().mean(_axes(self.axis), keepdim=True) + epsilon)
@@ -64,7 +64,7 @@ class LayerNorm(_Neural):
     def forward(
         self, context: CallContext, w: Weights, x: torch.Tensor, gamma: Any = None, beta: Any = None
     ) -> torch.Tensor:
-        """x by its mean and variance over the axes."""
+        """x normalised by its mean and variance over the axes."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
         wide = at_least_float32(x)
         axes = sorted(axis % x.ndim for axis in _axes(self.axis))
@@ -96,7 +96,7 @@ class BatchNorm(_Neural):
         offset: Any = None,
         scale: Any = None,
     ) -> Any:
-        """x by the mean and variance of each channel."""
+        """x normalised by the mean and variance of each channel."""
         shape = [1] * x.ndim
         shape[self.axis] = -1
         mean, variance, offset, scale = (
@@ -126,9 +126,9 @@ class DotProductAttention(_Neural):
         mask: Any = None,
         scale: Any = None,
     ) -> torch.Tensor:
-        """Attention over (rows, steps, heads, features). Raises GraphError for a cap on the scores."""
+        """Attention over (rows, steps, heads, features). Raises GraphError for attn_logits_soft_cap."""
         if self.attn_logits_soft_cap is not None:
-            raise GraphError("a soft cap on scores is not supported")
+            raise GraphError("attn_logits_soft_cap is not supported")
         groups = query.shape[2] // key.shape[2]
         if groups > 1:
             key, value = key.repeat_interleave(groups, 2), value.repeat_interleave(groups, 2)
@@ -157,13 +157,13 @@ class OneHot(_Neural):
         super().__init__(*args, **kwargs)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """1 at the place of each integer, which is nowhere for one out of range."""
+        """1 at the index of each integer; all 0 for integers out of range."""
         classes = torch.arange(self.num_classes, device=x.device)
         y = (x.to(torch.int64).unsqueeze(-1) == classes).to(torch_dtype(self.element_type))
         return y.movedim(-1, self.axis)
 
     def get_config(self) -> dict[str, Any]:
-        """Name, type and options."""
+        """Name, dtype and options."""
         return {**super().get_config(), "dtype": self.element_type}
 
 
@@ -179,12 +179,12 @@ class MultiHot(_Neural):
         super().__init__(*args, **kwargs)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """1 at the places of all integers of a row."""
+        """1 at the indices of all integers of a row."""
         codes = OneHot(self.num_classes, self.axis, dtype=self.element_type, name="op").forward(context, w, inputs)
         return codes.amax(1 if inputs.ndim > 1 else 0)
 
     def get_config(self) -> dict[str, Any]:
-        """Name, type and options."""
+        """Name, dtype and options."""
         return {**super().get_config(), "dtype": self.element_type}
 
 
@@ -200,7 +200,7 @@ class FakeQuantWithMinMaxVars(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, min_vals: Any, max_vals: Any
     ) -> Any:
-        """x at the nearest of 2^bits steps between the bounds, which are moved so that 0 is a step."""
+        """x rounded to 2^num_bits levels between the bounds, which are adjusted so that 0 is a level."""
         shape = [1] * inputs.ndim
         if self.axis is not None:
             shape[self.axis] = -1

@@ -1,4 +1,4 @@
-"""More functions of numbers, element by element (keras.ops.numpy, nn and math)."""
+"""More elementwise functions (keras.ops.numpy, nn and math)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _of_two_floats(function: Callable[..., torch.Tensor]) -> Callable[..., torch
 
 def _fmod(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
     if not (x1.is_floating_point() or x2.is_floating_point()) and not x2.is_meta and bool((x2 == 0).any()):
-        raise DataError("integers are divided by zero")
+        raise DataError("integer division by zero")
     return torch.fmod(x1, x2)
 
 
@@ -90,7 +90,7 @@ _BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
     "RightShift": torch.bitwise_right_shift,
 }
 
-#: TensorFlow's own, which Keras 3 has no operation for: their names can't clash with Keras's.
+#: TensorFlow functions without an equivalent in Keras 3. The prefix keeps their names distinct from Keras's.
 _TENSORFLOW: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
     "tf>SquaredDifference": lambda x1, x2: (x1 - x2).square(),
     "tf>Xdivy": lambda x1, x2: torch.where(x1 == 0, torch.zeros_like(x1 * x2), x1 / x2),
@@ -102,7 +102,7 @@ _MATH = frozenset({"Erfc", "Erfinv"})
 
 
 class Round(Operation):
-    """keras.ops.round: halves go to the even neighbour."""
+    """keras.ops.round: halves are rounded to even."""
 
     decimals: int = option(integer, default=0)
 
@@ -121,7 +121,7 @@ class NanToNum(Operation):
     neginf: Any = option(anything, default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with other numbers for what is none."""
+        """x with NaN and infinities replaced."""
         return torch.nan_to_num(x, self.nan, self.posinf, self.neginf) if x.is_floating_point() else x
 
 
@@ -133,7 +133,7 @@ class Isclose(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8
     ) -> torch.Tensor:
-        """Whether the two are nearly the same."""
+        """Whether elements are equal within the tolerances."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
         return torch.isclose(a.to(dtype), b.to(dtype), rtol, atol, self.equal_nan)
@@ -147,7 +147,7 @@ class AllClose(Operation):
     equal_nan: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """Whether all elements of the two are nearly the same."""
+        """Whether all elements are equal within the tolerances."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
         return torch.isclose(a.to(dtype), b.to(dtype), self.rtol, self.atol, self.equal_nan).all()
@@ -157,7 +157,7 @@ class FullLike(Typed):
     """keras.ops.full_like."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, fill_value: Any) -> torch.Tensor:  # type: ignore[override]
-        """The value in the shape of x."""
+        """The value, broadcast to the shape of x."""
         like = self.converted(x.new_empty(()))
         value = fill_value if isinstance(fill_value, torch.Tensor) else torch.as_tensor(fill_value, device=x.device)
         return value.to(like.dtype).expand(x.shape)
@@ -181,7 +181,7 @@ class HardShrink(_Shrink):
     """keras.ops.hard_shrink."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x where it is beyond the threshold, else 0."""
+        """x where its absolute value is above the threshold, else 0."""
         return torch.nn.functional.hardshrink(x, self.threshold)
 
 
@@ -194,7 +194,7 @@ class Threshold(Operation):
     default_value: float = option(number)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x where it is above the threshold, else the default."""
+        """x where it is above the threshold, else the default value."""
         return torch.where(x > self.threshold, x, torch.as_tensor(self.default_value, dtype=x.dtype, device=x.device))
 
 
@@ -228,7 +228,7 @@ class Sparsemax(_AlongAxis):
     """keras.ops.sparsemax."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The projection on the simplex."""
+        """The projection onto the simplex."""
         return activations.sparsemax(x.movedim(self.axis, -1)).movedim(-1, self.axis)
 
 

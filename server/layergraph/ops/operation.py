@@ -1,4 +1,4 @@
-"""Operations: layers without weights that a file lists beside the layers (keras.Operation)."""
+"""Operations: layers without weights, which files list among the layers (keras.Operation)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from layergraph.functional.weights import Weights
 
 
 class Operation(Layer):
-    """An operation. Options are those of the file; tensors and plain values come as arguments of the call."""
+    """An operation. Its options are those in the file; tensors and plain values are arguments of the call."""
 
     is_operation: ClassVar[bool] = True
     regularizes_activity: ClassVar[bool] = False
-    # Operations compute in the types that they are given.
+    # Operations compute in the dtypes of their arguments.
     autocast: ClassVar[bool] = False
     keras_module: ClassVar[str] = "keras.src.ops.numpy"
-    #: Whether it takes any number of tensors, and arguments of any name.
+    #: Whether it accepts any number of tensors, and arguments of any name.
     variadic: ClassVar[bool] = False
 
     def _positional(
@@ -42,16 +42,16 @@ class Operation(Layer):
 
 
 class Typed(Operation):
-    """An operation whose option `dtype` is the element type of what comes out; None leaves it as it is."""
+    """An operation with an option `dtype` for its result; None for no conversion."""
 
     def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-        # A layer's `dtype` is a policy; this is none.
+        # The `dtype` of a layer is a policy, that of an operation isn't.
         self.element_type = None if dtype is None else self.validated("dtype", dtype)
         super().__init__(*args, **kwargs)
 
     @classmethod
     def validated(cls, name: str, value: Any) -> Any:
-        """The normal form of an option's value; of `dtype` it is an element type's name."""
+        """The normalised value of an option; for `dtype`, the name of a dtype. Raises ConfigError."""
         if name != "dtype" or value is None:
             return super().validated(name, value)
         try:
@@ -60,26 +60,26 @@ class Typed(Operation):
             raise ConfigError(f"{cls.__name__}: option 'dtype' is {brief(value)}, expected {wrong}") from None
 
     def converted(self, x: torch.Tensor) -> torch.Tensor:
-        """x in the type asked for."""
+        """x in the dtype of the option."""
         return x if self.element_type is None else x.to(torch_dtype(self.element_type))
 
     def get_config(self) -> dict[str, Any]:
-        """Name, type and options."""
+        """Name, dtype and options."""
         return {**super().get_config(), "dtype": self.element_type}
 
 
 def _element_type(value: Any) -> str:
-    """Validator: an element type; between operations it may be a complex one."""
+    """Validator: a dtype; complex ones are allowed between operations."""
     return value if value in ("complex64", "complex128") else dtype(value)
 
 
 def unknown_length(context: CallContext) -> int:
-    """What stands for a length that data alone will tell, while shapes are inferred."""
+    """Placeholder, during shape inference, for a length that depends on the data."""
     return context.symbolic_dims.length if context.symbolic_dims is not None else 1
 
 
 class Unary(Operation):
-    """A function of one tensor, element by element."""
+    """An elementwise function of one tensor."""
 
     computes_values = True
 
@@ -91,7 +91,7 @@ class Unary(Operation):
 
 
 class Binary(Operation):
-    """A function of two operands, of which one may be a plain number. They broadcast."""
+    """A function of two operands, which broadcast. One of them may be a plain number."""
 
     computes_values = True
 
@@ -103,8 +103,8 @@ class Binary(Operation):
 
 
 def as_tensors(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both operands as tensors. A plain number doesn't widen the other's type; a tensor without axes does, which torch
-    would treat like a number.
+    """Both operands as tensors. A plain number doesn't change the other's dtype, but a tensor without axes does, unlike
+    in torch.
     """
     if isinstance(x1, torch.Tensor) and isinstance(x2, torch.Tensor):
         if x1.dtype is not x2.dtype and (x1.ndim == 0 or x2.ndim == 0):
@@ -116,12 +116,12 @@ def as_tensors(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """x in a type in which sums and quotients are exact enough: halves and integers in float32."""
+    """x in at least float32, in which sums and quotients are precise enough."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def as_floats(x: torch.Tensor) -> torch.Tensor:
-    """x, where it holds no floating-point numbers in float32."""
+    """x, converted to float32 unless it is floating-point or complex."""
     return x if x.is_floating_point() or x.is_complex() else x.to(torch.float32)
 
 
@@ -130,9 +130,9 @@ def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
         return x
     if isinstance(x, float) and like.ndim == 0 and (like.is_floating_point() or like.is_complex()):
         return torch.tensor(x, device=like.device).to(like.dtype)
-    # Not at once on `meta`, where torch reads no element and sees no fault in lists of different lengths.
+    # Not directly on `meta`, where torch doesn't read elements and so accepts lists of different lengths.
     made = torch.as_tensor(x).to(like.device)
-    # Keras's integers have 32 bits, where they fit.
+    # Python integers are int32 in Keras if they fit.
     if made.dtype is torch.int64 and not isinstance(x, np.ndarray) and like.dtype is not torch.int64:
         narrow = made.to(torch.int32)
         return narrow if made.ndim or -(2**31) <= x < 2**31 else made
@@ -140,7 +140,7 @@ def _as_tensor(x: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 def function_node(name: str, function: Callable[..., Any], **flags: bool) -> type[Operation]:
-    """A function of TensorFlow as an operation: what is called with goes to `function` as it is."""
+    """An operation for a TensorFlow function, whose arguments are passed to `function` unchanged."""
 
     def forward(self: Operation, context: CallContext, w: Weights, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -150,6 +150,6 @@ def function_node(name: str, function: Callable[..., Any], **flags: bool) -> typ
 
 
 def operation(kind: type[Operation], name: str, module: str, function: Callable[..., Any]) -> type[Operation]:
-    """An operation of that kind and Keras's name and module, computed by `function`."""
+    """An operation class with Keras's name and module, computed by `function`."""
     members = {"function": staticmethod(function), "keras_module": module, "__doc__": f"{module}.{name}."}
     return type(name, (kind,), members)

@@ -1,4 +1,4 @@
-"""Numbers one after the other: ranges, and powers (keras.ops.numpy)."""
+"""Ranges and powers (keras.ops.numpy)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, Typed, as_tensors
 
-#: Elements that a range has at the most.
+#: Maximum number of elements of a range.
 _LONGEST = 10_000_000
 
 
@@ -27,7 +27,7 @@ class Arange(Typed):
         first, last = (0, start) if stop is None else (start, stop)
         values = [x.item() if isinstance(x, torch.Tensor) else x for x in (first, last, 1 if step is None else step)]
         if values[2] == 0 or abs(values[1] - values[0]) / abs(values[2]) > _LONGEST:
-            raise GraphError(f"a range of {values} has too many elements")
+            raise GraphError(f"a range of {values} has too many elements, expected at most {_LONGEST}")
         integers = all(isinstance(x, int) for x in values)
         return self.converted(torch.arange(*values, dtype=torch.int32 if integers else torch.float32))
 
@@ -38,10 +38,10 @@ class _Spaced(Typed):
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, start: Any, stop: Any) -> Any:  # type: ignore[override]
-        """Numbers from start to stop along a new axis. Raises GraphError for too many."""
+        """Numbers from start to stop along a new axis. Raises GraphError if there are too many."""
         first, last = as_tensors(start, stop)
         if self.num * max(first.numel(), last.numel()) > _LONGEST and not first.is_meta:
-            raise GraphError(f"{self.num} numbers between two are too many")
+            raise GraphError(f"got {self.num} numbers per range, expected at most {_LONGEST} in total")
         widest = torch.promote_types(torch.promote_types(first.dtype, last.dtype), torch.float32)
         widest = widest if self.element_type is None else torch_dtype(self.element_type)
         computed = widest if widest.is_floating_point else torch.float32
@@ -49,7 +49,7 @@ class _Spaced(Typed):
         return y.to(widest).movedim(0, self.axis)
 
     def between(self, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """The numbers, along the first axis."""
+        """The numbers along the first axis."""
         parts = self.num - 1 if self.endpoint else self.num
         steps = torch.arange(self.num, dtype=first.dtype, device=first.device) / max(parts, 1)
         return first + steps.reshape(-1, *[1] * first.ndim) * (last - first)
@@ -61,7 +61,7 @@ class Linspace(_Spaced):
     retstep: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, start: Any, stop: Any) -> Any:  # type: ignore[override]
-        """Evenly spaced numbers, and how far apart they are if asked for."""
+        """Evenly spaced numbers, and their distance if `retstep`."""
         y = super().forward(context, w, start, stop)
         if not self.retstep:
             return y
@@ -76,7 +76,7 @@ class Logspace(_Spaced):
     base: float = option(number, default=10)
 
     def between(self, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """The powers of the base."""
+        """Powers of the base with evenly spaced exponents."""
         return torch.pow(self.base, super().between(first, last))
 
 
@@ -84,7 +84,7 @@ class Geomspace(_Spaced):
     """keras.ops.geomspace."""
 
     def between(self, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Numbers each of which is as many times the one before."""
+        """Numbers with a constant ratio."""
         return 10 ** super().between(first.abs().log10(), last.abs().log10()) * first.sign()
 
 
@@ -95,7 +95,7 @@ class Vander(Operation):
     increasing: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The powers of each element."""
+        """Powers of each element."""
         return torch.vander(x, self.N, self.increasing)
 
 

@@ -1,4 +1,4 @@
-"""Operations that sum up along axes (keras.ops.numpy), and products of matrices."""
+"""Reductions along axes (keras.ops.numpy), and matrix products."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from layergraph.config.options import boolean, integer, number, one_or_list_of, 
 from layergraph.functional.call_context import CallContext
 from layergraph.ops.operation import Operation, as_floats, as_tensors
 
-#: Small integers are summed in int32, as Keras does.
+#: Dtypes that are summed in int32, as in Keras.
 SUMMED_IN_INT32 = (torch.bool, torch.uint8, torch.int8, torch.int16)
 
 
 class Reduction(Operation):
-    """Over one axis, several, or all."""
+    """Base of reductions over one axis, several, or all."""
 
     computes_values = True
 
@@ -23,25 +23,25 @@ class Reduction(Operation):
     keepdims: bool = option(boolean, default=False)
 
     def axes(self, x: torch.Tensor) -> list[int]:
-        """The axes, all if none is named."""
+        """The reduced axes; all of them by default."""
         if self.axis is None:
             return list(range(x.ndim))
         return [self.axis] if isinstance(self.axis, int) else list(self.axis)
 
 
 class Any(Reduction):
-    """Whether any element holds (keras.ops.any)."""
+    """Whether any element is true (keras.ops.any)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The answer."""
+        """Whether any element is true."""
         return torch.any(x.to(torch.bool), self.axes(x), self.keepdims)
 
 
 class All(Reduction):
-    """Whether all elements hold (keras.ops.all)."""
+    """Whether all elements are true (keras.ops.all)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The answer."""
+        """Whether all elements are true."""
         return torch.all(x.to(torch.bool), self.axes(x), self.keepdims)
 
 
@@ -63,7 +63,7 @@ class Mean(Reduction):
 
 
 class Max(Reduction):
-    """keras.ops.max. `initial` counts as one more element."""
+    """keras.ops.max. `initial` is treated as one more element."""
 
     initial: float | None = option(optional(number), default=None)
 
@@ -74,7 +74,7 @@ class Max(Reduction):
 
 
 class Min(Reduction):
-    """keras.ops.min. `initial` counts as one more element."""
+    """keras.ops.min. `initial` is treated as one more element."""
 
     initial: float | None = option(optional(number), default=None)
 
@@ -85,7 +85,7 @@ class Min(Reduction):
 
 
 class Var(Reduction):
-    """keras.ops.var: divided by the number of elements."""
+    """keras.ops.var, without Bessel's correction."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The variance."""
@@ -94,7 +94,7 @@ class Var(Reduction):
 
 
 class Std(Reduction):
-    """keras.ops.std: divided by the number of elements."""
+    """keras.ops.std, without Bessel's correction."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The standard deviation."""
@@ -125,7 +125,7 @@ class Argmax(_Arg):
     """keras.ops.argmax."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Where the largest element is."""
+        """Index of the largest element."""
         return torch.argmax(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
 
@@ -133,7 +133,7 @@ class Argmin(_Arg):
     """keras.ops.argmin."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Where the smallest element is."""
+        """Index of the smallest element."""
         return torch.argmin(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
 
@@ -155,19 +155,19 @@ class Einsum(Operation):
     subscripts: str = option(text)
 
     def forward(self, context: CallContext, w: t.Any, *operands: t.Any) -> torch.Tensor:
-        """The sum of products that the subscripts say."""
+        """Sums of products by the subscripts."""
         like = next(x for x in operands if isinstance(x, torch.Tensor))
         tensors = [torch.as_tensor(x, device=like.device) for x in operands]
         dtype = tensors[0].dtype
         for x in tensors[1:]:
             dtype = torch.promote_types(dtype, x.dtype)
-        # Sums of bytes don't fit in bytes.
+        # Sums of int8 would overflow.
         dtype = torch.int32 if dtype is torch.int8 else dtype
         return torch.einsum(self.subscripts, *(x.to(dtype) for x in tensors))
 
 
 class Normalize(Operation):
-    """keras.ops.normalize of order 2: x / its length, which is at least `epsilon`."""
+    """keras.ops.normalize: x divided by its norm, which is clipped to at least `epsilon`."""
 
     keras_module = "keras.src.ops.nn"
 
@@ -176,7 +176,7 @@ class Normalize(Operation):
     epsilon: t.Any = option(lambda value: 1e-7 if value is None else number(value), default=None)
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """x scaled."""
+        """The normalised x."""
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
         if self.order == 2:
             x = as_floats(x)

@@ -1,4 +1,4 @@
-"""Operations that put values where indices say: scatters, segments, counts (keras.ops.core, math and numpy)."""
+"""Scatters, segment reductions and counts (keras.ops.core, math and numpy)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, unknown_length
 
-#: Places that data alone may ask for.
+#: Maximum length of a result whose length depends on the data.
 _MOST = 10_000_000
 
 
 def _among(indices: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
-    """Tuples of indices (n, axes) as places (n,) of the flattened axes. Raises DataError for one out of range."""
+    """Flat indices (n,) for tuples of indices (n, axes). Raises DataError for an index out of range."""
     sizes = torch.tensor(lengths, device=indices.device)
     indices = indices.to(torch.int64)
     indices = torch.where(indices < 0, indices + sizes, indices)
     if not indices.is_meta and bool(((indices < 0) | (indices >= sizes)).any()):
-        raise DataError(f"an index is not within {lengths}")
+        raise DataError(f"an index is out of range for shape {lengths}")
     strides = [math.prod(lengths[axis + 1 :]) for axis in range(len(lengths))]
     return (indices * torch.tensor(strides, device=indices.device)).sum(-1)
 
@@ -45,7 +45,7 @@ class Scatter(Operation):
     shape: Any = option(optional(list_of(nonnegative_int)), default=None)
 
     def forward(self, context: CallContext, w: Weights, indices: Any, values: Any, shape: Any = None) -> Any:  # type: ignore[override]
-        """Zeros with the values added at the indices. Keras up to 3.10 gave `shape` in the call."""
+        """Zeros with the values added at the indices. Keras up to 3.10 passes `shape` in the call."""
         lengths = tuple(int(n) for n in (self.shape if shape is None else shape))
         like = values if isinstance(values, torch.Tensor) else indices
         values = torch.as_tensor(values, device=like.device)
@@ -67,7 +67,7 @@ class ScatterUpdate(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, indices: Any, updates: Any
     ) -> torch.Tensor:
-        """x with the updates at the indices."""
+        """The inputs with the updates at the indices."""
         indices = torch.as_tensor(indices, device=inputs.device)
         updates = torch.as_tensor(updates, device=inputs.device).to(inputs.dtype)
         axes = indices.shape[-1]
@@ -96,17 +96,17 @@ class _Segment(Operation):
     neutral: ClassVar[float]
 
     def forward(self, context: CallContext, w: Weights, data: torch.Tensor, segment_ids: Any) -> torch.Tensor:  # type: ignore[override]
-        """One row for each segment; rows of segments out of range count nowhere."""
+        """One row per segment; rows with a segment id out of range are ignored."""
         ids = torch.as_tensor(segment_ids, device=data.device).to(torch.int64)
         count = self.num_segments
         if count is None:
-            # Data tells how many there are, so any number may come out.
+            # The number of segments depends on the data.
             count = unknown_length(context) if ids.is_meta else int(ids.max()) + 1
             if count > _MOST:
-                raise DataError(f"a segment's number is {count - 1}, expected at most {_MOST}")
+                raise DataError(f"got segment id {count - 1}, expected at most {_MOST}")
         ids = torch.where((ids < 0) | (ids >= count), count, ids)
         where = ids.reshape(-1, *[1] * (data.ndim - 1)).expand(data.shape)
-        # In float32, as Keras: empty segments of a maximum are -inf, in an integer the smallest.
+        # In float32, as in Keras: empty segments are -inf for a maximum, the smallest integer after the conversion.
         empty = torch.full((count + 1, *data.shape[1:]), self.neutral, device=data.device)
         return empty.scatter_reduce(0, where, data.float(), self.reduce)[:-1].to(data.dtype)
 
@@ -136,7 +136,7 @@ class SegmentProd(_Segment):
 
 
 class Bincount(Operation):
-    """keras.ops.bincount, of one row or of each."""
+    """keras.ops.bincount, of a vector or of each row."""
 
     minlength: int = option(nonnegative_int, default=0)
     sparse: bool = option(boolean, default=False)
@@ -147,13 +147,13 @@ class Bincount(Operation):
             raise ConfigError("Bincount: option 'sparse' is true, expected false")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """How often there is each number. Raises DataError for negative ones."""
+        """Counts of each number. Raises DataError for negative or too large numbers."""
         if x.is_meta:
             length = unknown_length(context)
             return x.new_empty((*x.shape[:-1], length), dtype=torch.int32)
         largest = int(x.max()) if x.numel() else -1
         if largest > _MOST or (x.numel() and int(x.min()) < 0):
-            raise DataError(f"numbers to count go from {int(x.min())} to {largest}, expected from 0 to {_MOST}")
+            raise DataError(f"got numbers from {int(x.min())} to {largest}, expected from 0 to {_MOST}")
         counts = torch.zeros((*x.shape[:-1], max(self.minlength, largest + 1)), dtype=torch.int32, device=x.device)
         return counts.scatter_add(-1, x.to(torch.int64), torch.ones_like(x, dtype=torch.int32))
 

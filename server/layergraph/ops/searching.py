@@ -1,4 +1,4 @@
-"""Order and search: sorting, the largest, where values belong (keras.ops.numpy and math)."""
+"""Sorting and searching (keras.ops.numpy and math)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sort(Operation):
     axis: int | None = option(optional(integer), default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x in order."""
+        """The sorted elements."""
         return torch.sort(x.reshape(-1)).values if self.axis is None else torch.sort(x, self.axis).values
 
 
@@ -39,7 +39,7 @@ class Argsort(Operation):
     axis: int | None = option(optional(integer), default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The indices in order of the values."""
+        """The indices that sort the elements."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x, dim=axis, stable=True).to(torch.int32)
 
@@ -53,7 +53,7 @@ class TopK(Operation):
     sorted: bool = option(boolean, default=True)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The largest of the last axis, and where they are."""
+        """The largest elements of the last axis, and their indices."""
         values, indices = torch.topk(x, self.k, sorted=True)
         return [values, indices.to(torch.int32)]
 
@@ -68,7 +68,7 @@ class InTopK(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, targets: torch.Tensor, predictions: torch.Tensor
     ) -> torch.Tensor:
-        """Whether the target is among the k best; ties count."""
+        """Whether the target is among the k largest predictions, including ties."""
         chosen = predictions.gather(-1, targets.to(torch.int64)[:, None])
         return (predictions > chosen).sum(-1) < self.k
 
@@ -77,7 +77,7 @@ class Digitize(Operation):
     """keras.ops.digitize."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, bins: Any) -> torch.Tensor:  # type: ignore[override]
-        """In which bin each value is."""
+        """Index of the bin of each value."""
         edges = torch.as_tensor(bins, device=x.device)
         return torch.bucketize(x.contiguous(), edges.to(x.dtype) if x.is_floating_point() else edges, right=True).to(
             torch.int32
@@ -90,19 +90,19 @@ class SearchSorted(Operation):
     side: str = option(one_of("left", "right"), default="left")
 
     def forward(self, context: CallContext, w: Weights, sorted_sequence: Any, values: Any) -> torch.Tensor:  # type: ignore[override]
-        """Where values would go in a sorted sequence."""
+        """Indices at which values would be inserted into a sorted sequence."""
         sequence, wanted = as_tensors(sorted_sequence, values)
         return torch.searchsorted(sequence, wanted, side=self.side).to(torch.int32)
 
 
 class Argpartition(Operation):
-    """keras.ops.argpartition. Keras compares the numbers as int32."""
+    """keras.ops.argpartition. As in Keras, values are compared as int32."""
 
     kth: int = option(nonnegative_int)
     axis: int | None = option(optional(integer), default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The indices with those of the smallest first."""
+        """Indices of the elements, those of the smallest first."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x.to(torch.int32), dim=axis, stable=True).to(torch.int32)
 
@@ -113,7 +113,7 @@ class CountNonzero(Operation):
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """How many elements are not 0."""
+        """Number of elements that aren't 0."""
         if self.axis == ():
             return (x != 0).to(torch.int32)
         return torch.count_nonzero(x, self.axis).to(torch.int32)
@@ -123,7 +123,7 @@ class Nonzero(Operation):
     """keras.ops.nonzero."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """Where elements are not 0: for each axis the indices. Their number is known with the data alone."""
+        """Indices of the elements that aren't 0, by axis. Their number depends on the data."""
         if x.is_meta:
             return [x.new_empty(unknown_length(context), dtype=torch.int32) for _ in range(x.ndim)]
         return [axis.to(torch.int32) for axis in torch.nonzero(x, as_tuple=True)]
@@ -136,7 +136,7 @@ class IsIn(Operation):
     invert: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """Whether each element is among others."""
+        """Whether each element of x1 is in x2."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
         dtype = torch.int32 if dtype is torch.bool else dtype
@@ -149,7 +149,7 @@ class UnravelIndex(Operation):
     shape: Any = option(list_of(positive_int))
 
     def forward(self, context: CallContext, w: Weights, indices: torch.Tensor) -> list[torch.Tensor]:
-        """The index in each axis."""
+        """The index along each axis."""
         return [index.to(indices.dtype) for index in torch.unravel_index(indices, list(self.shape))]
 
 
@@ -160,7 +160,7 @@ class Histogram(Operation):
     range: Any = option(optional(list_of(number)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """How many elements each bin has, and the edges of the bins."""
+        """Number of elements in each bin, and the edges of the bins."""
         x = x.reshape(-1) if x.is_floating_point() else x.reshape(-1).to(torch.float32)
         if x.is_meta:
             return [x.new_empty(self.bins), x.new_empty(self.bins + 1)]
@@ -174,7 +174,7 @@ class Select(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, condlist: Any, choicelist: Any, default: Any = 0
     ) -> torch.Tensor:
-        """The choice of the first condition that holds."""
+        """The choice for the first condition that is true."""
         like = next(item for item in [*condlist, *choicelist] if isinstance(item, torch.Tensor))
         y = torch.as_tensor(default, device=like.device)
         for condition, choice in reversed(list(zip(condlist, choicelist, strict=True))):
@@ -196,21 +196,21 @@ class Unique(Operation):
     fill_value: Any = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The different elements in order; without `size` as many as the data has."""
+        """The sorted distinct elements; without `size`, their number depends on the data."""
         flat, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis % x.ndim)
         shape = x.shape if self.axis is None else (flat.shape[axis],)
         if x.is_meta:
             count = self.size or unknown_length(context)
             values = flat.new_empty((*flat.shape[:axis], count, *flat.shape[axis + 1 :]))
             index, inverse, counts = (flat.new_empty(n, dtype=torch.int64) for n in ((count,), shape, (count,)))
-            return self._asked(values, index, inverse, counts)
+            return self._requested(values, index, inverse, counts)
         values, inverse, counts = torch.unique(flat, return_inverse=True, return_counts=True, dim=axis)
         order = torch.arange(flat.shape[axis], device=x.device)
         index = order.new_empty(values.shape[axis]).scatter_reduce(0, inverse, order, "amin", include_self=False)
         fill = 0 if self.fill_value is None else self.fill_value
-        # Keras fills up the indices with 1.
+        # Keras pads the indices with 1.
         values, index, counts = self._sized(values, axis, fill), self._sized(index, 0, 1), self._sized(counts, 0, 0)
-        return self._asked(values, index, inverse.reshape(shape), counts)
+        return self._requested(values, index, inverse.reshape(shape), counts)
 
     def _sized(self, x: torch.Tensor, axis: int, fill: float) -> torch.Tensor:
         length = x.shape[axis]
@@ -221,9 +221,9 @@ class Unique(Operation):
         more = torch.full((*x.shape[:axis], self.size - length, *x.shape[axis + 1 :]), fill, device=x.device)
         return torch.cat([x, more.to(x.dtype)], axis)
 
-    def _asked(self, *found: torch.Tensor) -> Any:
+    def _requested(self, *found: torch.Tensor) -> Any:
         wanted = (True, self.return_index, self.return_inverse, self.return_counts)
-        results = [item for item, asked in zip(found, wanted, strict=True) if asked]
+        results = [item for item, include in zip(found, wanted, strict=True) if include]
         return results if len(results) > 1 else results[0]
 
 

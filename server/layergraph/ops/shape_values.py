@@ -1,4 +1,4 @@
-"""Numbers that shapes tell, and arrays filled with one number (tf.shape, keras.ops.full and the like)."""
+"""Values derived from shapes, and arrays filled with one value (keras.ops.size, keras.ops.full, ...)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from layergraph.ops.operation import Operation, Typed
 
 
 def whole(value: Any) -> int:
-    """A number of a shape: a plain one, or a tensor of one element whose value is known."""
+    """An integer of a shape: a number, or a tensor of one element with a known value."""
     return int(value.item()) if isinstance(value, torch.Tensor) else int(value)
 
 
@@ -46,7 +46,7 @@ class Full(Typed):
     shape: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, fill_value: Any, shape: Any = None) -> torch.Tensor:
-        """One value everywhere. `shape` in the call may hold tensors."""
+        """An array of one value. `shape` as an argument of the call may contain tensors."""
         lengths = self.shape if shape is None else shape
         lengths = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths
         lengths = [whole(n) for n in (lengths if isinstance(lengths, (list, tuple)) else [lengths])]

@@ -1,4 +1,4 @@
-"""Operations that give an array another shape, or its axes another order (keras.ops.numpy)."""
+"""Operations that change an array's shape or the order of its axes (keras.ops.numpy)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def listed(value: Any) -> list[int]:
 
 
 def lengths_of(value: Any) -> list[int]:
-    """Numbers of a shape, some of which, or all, may be tensors whose values are known."""
+    """The integers of a shape, which may be, or contain, tensors with known values."""
     if isinstance(value, torch.Tensor):
         value = value.tolist()
     return [int(n) for n in (value if isinstance(value, (list, tuple)) else [value])]
@@ -72,17 +72,17 @@ class Reshape(Operation):
     newshape: Any = option(optional(one_or_list_of(lambda n: -1 if n is None else integer(n))), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, newshape: Any = None) -> torch.Tensor:
-        """x in another shape. `newshape` in the call may hold tensors."""
+        """x in another shape. `newshape` as an argument of the call may contain tensors."""
         lengths = lengths_of(self.newshape if newshape is None else newshape)
         known = context.symbolic_dims
         if known is not None and not _fits(x, lengths) and any(known.is_unknown(x, axis) for axis in range(x.ndim)):
-            # What stands for an unknown length need not be what data will have: rows times steps, for one.
+            # The placeholder of an unknown length may not be divisible where real data is, e.g. rows times steps.
             return x.new_empty(known.fill(tuple(None if n == -1 else n for n in lengths)))
         return x.reshape(lengths)
 
 
 def _fits(x: torch.Tensor, lengths: list[int]) -> bool:
-    """Whether x has as many elements as a shape, of which one length may be -1."""
+    """Whether x has the number of elements of a shape, in which one length may be -1."""
     known = math.prod(n for n in lengths if n != -1)
     return x.numel() == known if -1 not in lengths else known > 0 and x.numel() % known == 0
 
@@ -91,7 +91,7 @@ class Ravel(Operation):
     """keras.ops.ravel."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x in one row."""
+        """x as a vector."""
         return x.reshape(-1)
 
 
@@ -101,7 +101,7 @@ class Transpose(Operation):
     axes: Any = option(optional(list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with its axes in another order, by default reversed."""
+        """x with its axes in another order, reversed by default."""
         return x.permute(self.axes or tuple(range(x.ndim))[::-1])
 
 
@@ -112,7 +112,7 @@ class Swapaxes(Operation):
     axis2: int = option(integer)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with two axes exchanged."""
+        """x with two axes swapped."""
         return x.transpose(self.axis1, self.axis2)
 
 
@@ -123,7 +123,7 @@ class Moveaxis(Operation):
     destination: Any = option(one_or_list_of(integer))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with axes elsewhere."""
+        """x with axes moved."""
         return x.movedim(listed(self.source), listed(self.destination))
 
 
@@ -134,7 +134,7 @@ class BroadcastTo(Operation):
     shape: Any = option(optional(list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, shape: Any = None) -> torch.Tensor:
-        """x in a larger shape. `shape` in the call may hold tensors."""
+        """x broadcast to a shape. `shape` as an argument of the call may contain tensors."""
         return x.broadcast_to(lengths_of(self.shape if shape is None else shape))
 
 

@@ -1,4 +1,4 @@
-"""Fourier transforms, whose complex arrays are pairs of real ones, and complex numbers (keras.ops.math)."""
+"""Fourier transforms on pairs of real and imaginary parts, and complex numbers (keras.ops.math)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Spectral(Operation):
 
 
 def _complex(pair: Any) -> torch.Tensor:
-    """One complex tensor. Raises GraphError for what is no pair of floats."""
+    """A complex tensor of a pair of real and imaginary parts. Raises GraphError if it isn't a pair."""
     if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise GraphError("got one tensor, expected a pair of real and imaginary parts")
     real, imaginary = pair
@@ -34,7 +34,7 @@ def _pair(x: torch.Tensor) -> list[torch.Tensor]:
 
 
 class FFT(_Spectral):
-    """keras.ops.fft. Keras 3.0 to 3.3 had an axis in files, which was always the last."""
+    """keras.ops.fft. Files of Keras 3.0 to 3.3 have an option `axis`, which is always the last axis."""
 
     axis: int = option(integer, default=-1)
 
@@ -57,7 +57,7 @@ class IFFT2(_Spectral):
     """keras.ops.ifft2."""
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> list[torch.Tensor]:
-        """The inverse, along the last two axes."""
+        """The inverse transform along the last two axes."""
         return _pair(torch.fft.ifft2(_complex(x)))
 
 
@@ -67,7 +67,7 @@ class RFFT(_Spectral):
     fft_length: int | None = option(optional(positive_int), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """Of real numbers, along the last axis."""
+        """The transform of real numbers along the last axis."""
         return _pair(torch.fft.rfft(x, self.fft_length))
 
 
@@ -77,7 +77,7 @@ class IRFFT(_Spectral):
     fft_length: int | None = option(optional(positive_int), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
-        """Back to real numbers."""
+        """The inverse transform to real numbers."""
         return torch.fft.irfft(_complex(x), self.fft_length)
 
 
@@ -93,7 +93,7 @@ class ExtractSequences(_Spectral):
 
 
 def _window(value: Any) -> Any:
-    """Validator: a window's name, its values, or none."""
+    """Validator: a window's name, its values, or None."""
     if value is None or isinstance(value, np.ndarray):
         return value
     if isinstance(value, (list, tuple)):
@@ -111,12 +111,12 @@ class _ShortTime(_Spectral):
     center: bool = option(boolean, default=True)
 
     def setup(self) -> None:
-        """Raises ConfigError for windows that are longer than the transform."""
+        """Raises ConfigError for windows longer than the transform."""
         if self.fft_length < self.sequence_length:
             raise ConfigError(f"fft_length is {self.fft_length}, expected at least {self.sequence_length}")
 
     def window_values(self, like: torch.Tensor) -> torch.Tensor:
-        """As many as a window is long."""
+        """The values of the window (sequence_length,)."""
         if self.window is None:
             return torch.ones(self.sequence_length, dtype=like.dtype, device=like.device)
         if isinstance(self.window, str):
@@ -155,10 +155,10 @@ class ISTFT(_ShortTime):
     center: bool = option(boolean, default=True)
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> torch.Tensor:
-        """The signal that has such windows."""
+        """The signal of these spectra."""
         spectrum = _complex(x)
         plain = self.sequence_length == self.fft_length and self.center and self.window is not None
-        # torch looks at values, to tell whether each step is in some window.
+        # torch.istft reads values to check that the windows cover all timesteps.
         if plain and not spectrum.is_meta:
             return self._by_torch(spectrum)
         frames = torch.fft.irfft(spectrum, self.fft_length)
@@ -179,7 +179,7 @@ class ISTFT(_ShortTime):
         return y.reshape(*spectrum.shape[:-2], -1)
 
     def _inverse_window(self, like: torch.Tensor) -> torch.Tensor:
-        """The window over the sum of the squares of all windows at that step (tf.signal.inverse_stft_window_fn)."""
+        """The window divided by the sum of squares of all overlapping windows (tf.signal.inverse_stft_window_fn)."""
         before = (self.fft_length - self.sequence_length) // 2
         after = self.fft_length - self.sequence_length - before
         window = functional.pad(self.window_values(like), (before, after))
@@ -189,7 +189,7 @@ class ISTFT(_ShortTime):
         return window / total[: self.fft_length]
 
     def _overlapped(self, frames: torch.Tensor) -> torch.Tensor:
-        """The windows added up, each some steps behind the one before."""
+        """The sum of the windows, each shifted by the stride."""
         count, size = frames.shape[-2:]
         length = self.sequence_stride * (count - 1) + size
         flat = frames.reshape(-1, count, size).transpose(1, 2)
@@ -211,7 +211,7 @@ class Polar(Operation):
     keras_module = "keras.src.ops.nn"
 
     def forward(self, context: CallContext, w: Weights, abs_: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The complex numbers of such lengths and angles."""
+        """Complex numbers with these absolute values and angles."""
         return torch.polar(abs_, angle)
 
 

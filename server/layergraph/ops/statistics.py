@@ -1,4 +1,4 @@
-"""Sums along an axis, order statistics, and reductions that pass over NaN (keras.ops.numpy)."""
+"""Cumulative sums, order statistics, and reductions that ignore NaN (keras.ops.numpy)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def _floating(x: torch.Tensor) -> torch.Tensor:
 
 
 class _ByFunction(Reduction):
-    """Over the axes, flattened to the last one, by `function` of (x, the last axis)."""
+    """A reduction by `function`, applied to the last axis after flattening the reduced axes into it."""
 
     function: t.ClassVar[Callable[[torch.Tensor], torch.Tensor]]
 
     def flattened(self, x: torch.Tensor) -> torch.Tensor:
-        """x with the axes that are reduced as its last one."""
+        """x with the reduced axes flattened into the last one."""
         axes = sorted(axis % x.ndim for axis in self.axes(x))
         kept = [axis for axis in range(x.ndim) if axis not in axes]
         return x.permute(*kept, *axes).flatten(len(kept)) if axes else x.unsqueeze(-1)
 
     def kept(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The result with the reduced axes of length 1, if asked for."""
+        """The result, with the reduced axes of length 1 if `keepdims`."""
         if not self.keepdims:
             return y
         for axis in sorted(axis % x.ndim for axis in self.axes(x)):
@@ -63,7 +63,7 @@ def _zeroed(x: torch.Tensor, value: float) -> torch.Tensor:
 
 
 def _or_nan(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """NaN where all of x is."""
+    """y, with NaN where all elements of x are NaN."""
     return torch.where(torch.isnan(x).all(-1), torch.full_like(y, torch.nan), y) if x.is_floating_point() else y
 
 
@@ -85,13 +85,13 @@ class _Quantile(_ByFunction):
     method: str = option(one_of("linear", "lower", "higher", "midpoint", "nearest"), default="linear")
 
     scale: t.ClassVar[float] = 1.0
-    passes_over_nan: t.ClassVar[bool] = False
+    ignores_nan: t.ClassVar[bool] = False
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor, q: t.Any) -> torch.Tensor:  # type: ignore[override]
-        """The quantiles; those of several q come first."""
+        """The quantiles; for several q, along a new first axis."""
         values = at_least_float32(x)
         level = torch.as_tensor(q, dtype=values.dtype, device=values.device) / self.scale
-        function = torch.nanquantile if self.passes_over_nan else torch.quantile
+        function = torch.nanquantile if self.ignores_nan else torch.quantile
         y = function(self.flattened(values), level, -1, interpolation=self.method)
         y = y.to(x.dtype if x.is_floating_point() else y.dtype)
         if not self.keepdims:
@@ -114,14 +114,14 @@ class Percentile(_Quantile):
 class Nanquantile(_Quantile):
     """keras.ops.nanquantile."""
 
-    passes_over_nan = True
+    ignores_nan = True
 
 
 class Nanpercentile(_Quantile):
     """keras.ops.nanpercentile."""
 
     scale = 100.0
-    passes_over_nan = True
+    ignores_nan = True
 
 
 class Average(Operation):
@@ -130,7 +130,7 @@ class Average(Operation):
     axis: t.Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor, weights: t.Any = None) -> t.Any:
-        """The mean, weighted if there are weights."""
+        """The mean, weighted if weights are given."""
         x = _floating(x)
         axes = list(range(x.ndim)) if self.axis is None else [self.axis] if isinstance(self.axis, int) else self.axis
         if weights is None:
@@ -151,7 +151,7 @@ class _Cumulative(Typed):
     neutral: t.ClassVar[float | None] = None
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """What there is up to each element."""
+        """The cumulative results along the axis."""
         if self.neutral is not None:
             x = _zeroed(x, self.neutral)
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
@@ -173,7 +173,7 @@ class Nanargmax(_NanArg):
     """keras.ops.nanargmax."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Where the largest number is."""
+        """Index of the largest number."""
         filled = torch.nan_to_num(x, -torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
         return torch.argmax(filled, self.axis, self.keepdims).to(torch.int32)
 
@@ -182,7 +182,7 @@ class Nanargmin(_NanArg):
     """keras.ops.nanargmin."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Where the smallest number is."""
+        """Index of the smallest number."""
         filled = torch.nan_to_num(x, torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
         return torch.argmin(filled, self.axis, self.keepdims).to(torch.int32)
 
@@ -194,7 +194,7 @@ class Diff(Operation):
     axis: int = option(integer, default=-1)
 
     def forward(self, context: CallContext, w: t.Any, a: torch.Tensor) -> torch.Tensor:
-        """Differences of neighbours."""
+        """Differences between neighbouring elements."""
         return torch.diff(a, self.n, self.axis)
 
 

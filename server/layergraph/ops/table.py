@@ -1,4 +1,4 @@
-"""The closed table of operations: what a file may name as one."""
+"""The closed table of operations that a file may name."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ OPERATIONS: Mapping[str, type[Layer]] = merged(
 )
 
 for _name, _known in OPERATIONS.items():
-    # TensorFlow's own are told from Keras's of the same name by a prefix, in files too.
+    # The prefix distinguishes TensorFlow's operations from Keras's of the same name, in files, too.
     if _name.startswith("tf>"):
         _known.__name__ = _name

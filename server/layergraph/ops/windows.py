@@ -1,4 +1,4 @@
-"""Pooling and convolution with kernels that are tensors (keras.ops.nn)."""
+"""Pooling and convolution with tensors as kernels (keras.ops.nn)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Window(Operation):
 
 
 def _of_rank(layers: dict[str, type[Layer]], name: str, x: torch.Tensor, ending: str = "D") -> type[Layer]:
-    """The layer of that name for as many spatial axes as x has."""
+    """The layer class of that name for the number of x's spatial axes. Raises GraphError if there is none."""
     known = layers.get(f"{name}{x.ndim - 2}{ending}")
     if known is None:
         raise GraphError(f"got an input of {x.ndim} axes, expected rows, channels, and 1 to 3 more")
@@ -42,7 +42,7 @@ class _Pool(_Window):
     layer_name = ""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> Any:
-        """One value for each window."""
+        """One value per window."""
         kind = _of_rank(pooling.LAYERS, self.layer_name, inputs)
         layer = kind(
             pool_size=self.pool_size,
@@ -73,7 +73,7 @@ class _AdaptivePool(_Window):
     layer_name = ""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> Any:
-        """One value for each of so many windows."""
+        """One value per window, with the windows determined by the output size."""
         kind = _of_rank(pooling_whole.LAYERS, self.layer_name, inputs)
         layer = kind(output_size=self.output_size, data_format=self.data_format, name="op")
         return layer.forward(context, w, inputs)
@@ -98,7 +98,7 @@ class _Convolve(_Window):
     dilation_rate: Any = option(anything, default=1)
 
     def options(self, kernel: torch.Tensor) -> dict[str, Any]:
-        """Those of the layer that computes it."""
+        """Options of the layer that computes the convolution."""
         return {
             "kernel_size": tuple(kernel.shape[:-2]),
             "strides": self.strides,
@@ -127,7 +127,7 @@ class DepthwiseConv(_Convolve):
     """keras.ops.depthwise_conv."""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
-        """Each channel by itself."""
+        """The convolution of each channel with its own kernels."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional_depthwise.LAYERS, "DepthwiseConv", inputs)
         layer = kind(depth_multiplier=kernel.shape[-1], **self.options(kernel))
@@ -160,7 +160,7 @@ class SeparableConv(_Convolve):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, depthwise_kernel: Any, pointwise_kernel: Any
     ) -> torch.Tensor:
-        """Each channel by itself, and then all of each pixel."""
+        """A depthwise convolution followed by a pointwise one."""
         depthwise = DepthwiseConv(self.strides, self.padding, self.data_format, self.dilation_rate, name="op")
         pointwise = Conv(1, "valid", self.data_format, name="op")
         return pointwise.forward(context, w, depthwise.forward(context, w, inputs, depthwise_kernel), pointwise_kernel)
@@ -175,12 +175,12 @@ class Unfold(_Window):
     stride: Any = option(sizes(2), default=1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Each window as a column."""
+        """The windows as columns."""
         return functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
 
 
 class Fold(_Window):
-    """keras.ops.fold: adds up columns to images."""
+    """keras.ops.fold: sums columns into images."""
 
     output_size: Any = option(sizes(2))
     kernel_size: Any = option(sizes(2))

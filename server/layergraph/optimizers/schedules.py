@@ -1,4 +1,4 @@
-"""Learning rate schedules by Keras's names (keras.optimizers.schedules)."""
+"""Learning-rate schedules by Keras's names (keras.optimizers.schedules)."""
 
 from layergraph.training.optimizers.schedules import (
     CosineDecay,

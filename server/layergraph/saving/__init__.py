@@ -1,6 +1,6 @@
-"""Models -> files that stock Keras opens; and where in a file each weight lies.
+"""Saving models to files that stock Keras loads, and the positions of weights in files.
 
-The names of keras.saving that a plugin needs are here, too.
+Also has the functions of keras.saving that plugins use.
 """
 
 from layergraph.plugins import custom_object_scope, register_keras_serializable

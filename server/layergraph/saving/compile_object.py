@@ -1,4 +1,4 @@
-"""The arguments of `compile` -> as Keras 3 writes them."""
+"""Serialises the arguments of `compile` in Keras 3's format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODULES = {
     "metrics": "keras.metrics",
     "weighted_metrics": "keras.metrics",
 }
-#: Names of losses and metrics that Keras 3 doesn't look up, mostly Keras 2's.
+#: Names of losses and metrics that Keras 3 doesn't resolve, mostly Keras 2's.
 _NAMES_OF_KERAS2 = {
     "loss": frozenset(
         {
@@ -35,9 +35,9 @@ _FUNCTION = {"module": "builtins", "class_name": "function", "registered_name": 
 
 
 def compile_object(model: Trainer, *, names: bool = True) -> dict[str, Any]:
-    """`compile_config` of `config.json`; without `names`, which Keras 3 doesn't find for an `.h5`, all are objects.
+    """`compile_config` of `config.json`, for a compiled model.
 
-    `model` is compiled.
+    Without `names`, which Keras 3 doesn't resolve in an `.h5`, all losses and metrics are written as objects.
     """
     compiled = model.compilation
     assert compiled is not None, "it is compiled"
@@ -50,7 +50,7 @@ def compile_object(model: Trainer, *, names: bool = True) -> dict[str, Any]:
 
 
 def _in_lists(config: dict[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-    """One loss or metric, and one list for all outputs, which Keras 2 takes, as Keras 3 wants them."""
+    """Expands a single loss or metric, or one list for all outputs (Keras 2), to the lists that Keras 3 expects."""
     config, count = dict(config), len(outputs)
     if config["loss"] is not None and is_single(config["loss"]) and count > 1:
         config["loss"] = [config["loss"]] * count
@@ -67,7 +67,7 @@ def _in_lists(config: dict[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
 
 
 def _holds_crossentropy(given: Any) -> bool:
-    """Whether there is a word that Keras 2 alone decides by shapes."""
+    """Whether there is a name that only Keras 2 resolves by shapes."""
     if isinstance(given, str):
         return metrics.by_shapes(given) and not metrics.is_accuracy(given)
     if isinstance(given, Mapping):
@@ -76,7 +76,7 @@ def _holds_crossentropy(given: Any) -> bool:
 
 
 def _by_output(model: Trainer, compiled: Compiled, *, weighted: bool) -> list[Any]:
-    """The metrics of each output, or those of the only one, as what shapes have made of words, or will."""
+    """The metrics of each output, or of the only one, with names resolved by shapes."""
 
     def written(metric: Metric | ByShapes, index: int) -> Any:
         if isinstance(metric, ByShapes):
@@ -91,7 +91,7 @@ def _by_output(model: Trainer, compiled: Compiled, *, weighted: bool) -> list[An
 
 
 def _named(key: str, value: Any, names: bool) -> Any:
-    """Losses and metrics as objects where Keras 3 lacks their names."""
+    """Losses and metrics, as objects where Keras 3 doesn't resolve their names."""
     if isinstance(value, list):
         return [_named(key, item, names) for item in value]
     if isinstance(value, Mapping):
@@ -114,10 +114,10 @@ def _with_module(module: str, value: Any) -> Any:
         return {key: _with_module(module, item) for key, item in value.items()}
     config = value.get("config")
     if isinstance(config, Mapping):
-        # Objects inside of others are schedules of the learning rate, and optimizers inside of optimizers.
+        # Objects in a config are schedules of the learning rate, and inner optimizers.
         inside = dict.fromkeys(("inner_optimizer", "optimizer_map", "default_optimizer"), "keras.optimizers")
         config = {k: _with_module(inside.get(k, "keras.optimizers.schedules"), item) for k, item in config.items()}
         if value["class_name"] == "MeanMetricWrapper" and isinstance(config.get("fn"), str):
-            # A name alone Keras 3 doesn't look up.
+            # Keras 3 doesn't resolve a plain name here.
             config["fn"] = {**_FUNCTION, "config": config["fn"]}
     return {"module": module, "class_name": value["class_name"], "config": config, "registered_name": None}

@@ -1,4 +1,4 @@
-"""The formats that models are saved in: for which Keras, and in which container."""
+"""The formats for saving models: the generation of Keras, and the container."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layergraph.training.trainer import Trainer
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One of them: its name, the generation of Keras that opens its files, and their suffix."""
+    """One format: its name, the generation of Keras that loads its files, and their suffix."""
 
     name: str
     generation: int
@@ -31,9 +31,9 @@ FORMATS: Mapping[str, Format] = {
 
 
 def own_format(model: Trainer) -> Format:
-    """The format that the model came in; `keras3` for one made in Python.
+    """The format that the model was loaded from; `keras3` for a model created in Python.
 
-    An `.h5` stands for what lies in several files: an architecture beside its weights, and models of TensorFlow.js.
+    An `.h5` stands for models in several files: an architecture beside its weights, and models of TensorFlow.js.
     """
     suffix = model.file_suffix or ".keras"
     generation = default_generation(model, suffix)
@@ -41,10 +41,10 @@ def own_format(model: Trainer) -> Format:
 
 
 def chosen_format(model: Trainer, name: str = "") -> Format:
-    """The format of that name, or the model's own.
+    """The format with a name, or the model's own format for "".
 
-    Raises ConfigError for an unknown one, and where it can't hold the model: the text says what it can't hold, and
-    which formats can.
+    Raises ConfigError for an unknown name, and if the format can't store the model: the message has what it can't
+    store, and which formats can store it.
     """
     if name and name not in FORMATS:
         raise ConfigError(unknown_name("format", name, FORMATS))

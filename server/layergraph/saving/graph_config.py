@@ -1,4 +1,4 @@
-"""Models and layers -> the configs that Keras 3 writes."""
+"""Configs of models and layers in Keras 3's format."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from layergraph.saving.keras2.activations import IN_KERAS3
 from layergraph.saving.layouts import registered_name
 from layergraph.saving.sharing import WrittenModel
 
-#: The Keras whose files ours are like.
+#: The Keras version that saved files claim.
 KERAS_VERSION = "3.15.0"
 
-#: Ends of option names -> the module in which Keras looks for the class.
+#: Suffixes of option names -> the module in which Keras looks for the class.
 _MODULES = {
     "_initializer": "keras.initializers",
     "_regularizer": "keras.regularizers",
@@ -31,7 +31,7 @@ _MODULES = {
 
 
 def model_object(model: Functional, written: WrittenModel) -> dict[str, Any]:
-    """A model, the whole or one in it, as `config.json` has it."""
+    """The serialised form of a model, whole or nested, as in `config.json`."""
     sequential = model.keras_class_name == "Sequential"
     return {
         "module": "keras" if sequential else "keras.src.models.functional",
@@ -42,7 +42,7 @@ def model_object(model: Functional, written: WrittenModel) -> dict[str, Any]:
 
 
 def graph_config(model: Functional, written: WrittenModel | None = None) -> dict[str, Any]:
-    """The config of a Functional or Sequential model, by itself or in a whole one (keras.Model.get_config)."""
+    """The config of a Functional or Sequential model, on its own or inside of `written` (keras.Model.get_config)."""
     written = WrittenModel(model) if written is None else written
     head = {"name": model.name, "trainable": model.trainable}
     if model.keras_class_name == "Sequential":
@@ -60,7 +60,7 @@ def graph_config(model: Functional, written: WrittenModel | None = None) -> dict
 
 
 def layer_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
-    """A layer, without its calls."""
+    """The serialised form of a layer, without its calls."""
     described = model_object(layer, written) if isinstance(layer, Functional) else _plain_object(layer, written)
     number = written.shared.get(layer)
     return described if number is None else {**described, "shared_object_id": number}
@@ -75,12 +75,12 @@ def _plain_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
         config[key] = _layers(inner, written) if _holds_layers(inner) else _with_module(key, config[key])
         if key.endswith("activation") and isinstance(inner, Layer) and inner.own_weights:
-            # Keras builds it only when it first computes, and so finds no place for its weights.
+            # Keras builds it on its first call, too late to load its weights, unless there is a build_config.
             config[key]["build_config"] = {"input_shape": [None, *inner.own_weights[0].shape]}
-    # A class that isn't registered goes by its own name, as in Keras: who reads the file says what it is.
+    # As in Keras, a class that isn't registered has its own name; the loader must supply the class.
     registered = registered_name(layer) or (layer.keras_class_name if layer.computes_by_call else None)
     result = {
-        # Keras finds what is registered by its name alone.
+        # Keras looks registered classes up by their names alone.
         "module": None if registered else layer.keras_module,
         "class_name": layer.keras_class_name,
         "config": config,
@@ -100,7 +100,7 @@ def _layers(value: Any, written: WrittenModel) -> Any:
 
 
 def _with_module(key: str, value: Any) -> Any:
-    """A serialised initializer, regularizer, constraint or policy with the module that Keras wants beside it."""
+    """A serialised initializer, regularizer, constraint or policy, with the module that Keras requires."""
     if key == "dtype" and value is not None:
         return _policy(value)
     if key == "quantization_config" and isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def _with_module(key: str, value: Any) -> Any:
 
 
 def _policy(value: str | Mapping[str, Any]) -> Any:
-    """A policy's name, or its object where it quantises or is a map."""
+    """A policy's name as an object; its own object if it quantises or is a map."""
     if isinstance(value, str):
         return {"module": "keras", "class_name": "DTypePolicy", "config": {"name": value}, "registered_name": None}
     parts = value["config"].get("policy_map")
@@ -125,7 +125,7 @@ def _policy(value: str | Mapping[str, Any]) -> Any:
 
 
 def _in_module(module: str, value: Any) -> Any:
-    """An object, and those in its config, with the module that Keras wants beside it."""
+    """An object, and the objects in its config, with the module that Keras requires."""
     if not isinstance(value, Mapping) or "class_name" not in value:
         return value
     config = {key: _in_module(module, item) for key, item in value["config"].items()}
@@ -139,7 +139,7 @@ def _holds_tensor(written: Any) -> bool:
 
 
 class _Calls:
-    """The calls of one graph, with the numbers that Keras will give them."""
+    """The calls of one graph, with the indices that Keras will give them."""
 
     def __init__(self, model: Functional, written: WrittenModel) -> None:
         self._model = model
@@ -148,7 +148,7 @@ class _Calls:
         self.graph = self._masks.graph
 
     def layer(self, layer: Layer) -> dict[str, Any]:
-        """A layer with its calls."""
+        """The serialised form of a layer, with its calls."""
         described = layer_object(layer, self._written)
         first = self._written.first_call(self._model, layer)
         if first:
@@ -157,7 +157,7 @@ class _Calls:
         return {**described, "name": layer.name, "inbound_nodes": nodes}
 
     def end(self, structure: Structure) -> Structure:
-        """Inputs or outputs as [layer, node, tensor]. Here, and only here, Keras counts a Functional's calls from 1."""
+        """Inputs or outputs as [layer, node, tensor]. Only here, Keras counts a Functional's calls from 1."""
         if isinstance(structure, Tensor):
             layer, number, tensor_index = self._history(structure)
             functional = isinstance(layer, Functional) and layer.keras_class_name == "Functional"
@@ -177,7 +177,7 @@ class _Calls:
             kwargs["training"] = node.training
         args = [self._argument(value) for value in self._masks.args_of(node)]
         if not node.layer.is_operation and node.layer.inner_model is None:
-            # Keras takes only tensors by position.
+            # Keras only accepts tensors as positional arguments.
             plain = [i for i, arg in enumerate(args) if not _holds_tensor(arg)]
             named = args[plain[0] :] if plain else []
             args = args[: len(args) - len(named)]
@@ -185,13 +185,13 @@ class _Calls:
         return {"args": args, "kwargs": kwargs}
 
     def _argument(self, value: Any) -> Any:
-        """A value of a call's arguments, with Keras's marks for what JSON lacks."""
+        """A value of a call's arguments, with Keras's objects for values that JSON lacks."""
         if isinstance(value, Tensor):
             layer, number, index = self._history(value)
             config = {"shape": list(value.shape), "dtype": value.dtype, "keras_history": [layer.name, number, index]}
             return {"class_name": "__keras_tensor__", "config": config}
         if isinstance(value, (list, tuple)):
-            # Keras makes no difference here, and reads no tuples back.
+            # Keras treats lists and tuples the same here, and doesn't load tuples.
             return [self._argument(item) for item in value]
         if isinstance(value, Mapping):
             return {key: self._argument(item) for key, item in value.items()}

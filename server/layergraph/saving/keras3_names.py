@@ -1,4 +1,4 @@
-"""Names that Keras 3 takes: of layers and models, all but those with a slash, which separates names in its paths."""
+"""Checks names for Keras 3, which refuses '/' in names of layers and models since it separates names in paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from layergraph.functional.layer import Layer
 
 
 def check_names(model: Functional) -> None:
-    """Raises ConfigError for names that Keras 3 refuses, so that it would refuse the file."""
+    """Raises ConfigError for names that Keras 3 refuses."""
     layers = dict.fromkeys([*_inputs(model), *model.walk_layers()])
     found = [layer.name for layer in layers if "/" in layer.name]
     if found:
@@ -16,8 +16,8 @@ def check_names(model: Functional) -> None:
             f" and {len(found) - 5} more" if len(found) > 5 else ""
         )
         raise ConfigError(
-            f"save: Keras 3 takes no names of layers and models with '/' in them: {listed}; "
-            "give them others where the model is made, or save it for Keras 2"
+            f"save: Keras 3 doesn't allow '/' in names of layers and models: {listed}; "
+            "rename them where the model is created, or save it for Keras 2"
         )
 
 

@@ -1,4 +1,4 @@
-"""Where in a file a model's weights lie: Keras 3's layout by class and position, and the legacy one by order."""
+"""Positions of a model's weights in files: by class and index in Keras 3's layout, by order in the legacy one."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 from layergraph.layers.table import LAYERS
 
-#: For each model, its layers in the order by which its file numbers them.
+#: For each model, its layers in the order in which its file numbers them.
 FileOrder = Mapping[Functional, Sequence[Layer]]
 
 
 def class_name(layer: Layer) -> str:
-    """The class's name in files of Keras 2: `package>Name` for one that is registered."""
+    """The class name in Keras 2 files: `package>Name` for a registered class."""
     return registered_name(layer) or layer.keras_class_name
 
 
 def registered_name(layer: Layer) -> str | None:
-    """`package>Name` of a class that a plugin has registered; a class derived from it has no such name."""
+    """`package>Name` of a class registered by a plugin; None for other classes, including subclasses of one."""
     kind = type(layer)
     return None if LAYERS.get(kind.__name__) is kind else plugins.registered_name(kind)
 
 
 def layers_of(model: Functional, order: FileOrder) -> Sequence[Layer]:
-    """The layers of a model in the order of its file; a model made in Python has Keras's order."""
+    """The layers of a model in the order of its file; in Keras's order for a model created in Python."""
     known = order.get(model)
     return model.layers if known is None else known
 
@@ -35,10 +35,10 @@ def layers_of(model: Functional, order: FileOrder) -> Sequence[Layer]:
 def state_groups(
     root: Layer, order: FileOrder, times: Callable[[Layer], int] = lambda layer: 1
 ) -> Iterator[tuple[str, Layer]]:
-    """Each layer with its group in a `.weights.h5`: (`layers/conv2d_1`, layer), depth first, as Keras saves them.
+    """Yields each layer with its group in a `.weights.h5`, e.g. ("layers/conv2d_1", layer), depth-first as Keras does.
 
-    A layer that lies in several models comes with each of its groups; Keras saves it in the first, and so what is in it
-    comes once. `times` says how often a layer is counted among those of its class.
+    A layer that several models share is yielded with each of its groups, but layers inside of it only once, as Keras
+    saves them in the first group. `times` is how often a layer counts in the numbering of its class.
     """
     waiting: list[tuple[str, Layer]] = [("", root)]
     seen: set[Layer] = set()
@@ -54,13 +54,13 @@ def state_groups(
 def state_groups_once(
     root: Layer, order: FileOrder, identity: Callable[[Layer], Hashable]
 ) -> Iterator[tuple[str, Layer]]:
-    """As `state_groups`, but a model's layer that was met before (one of the same `identity`) isn't counted again.
+    """Like `state_groups`, but layers of a model with the `identity` of an earlier one aren't counted again.
 
-    What is in a wrapper is its own: the two directions of a Bidirectional may be alike.
+    Layers inside of a wrapper are always separate: the two directions of a Bidirectional may be equal.
     """
     seen: set[Hashable] = set()
     visited: set[Layer] = set()
-    # What a model's layers are counted as depends on all that lies in those before them.
+    # How a model's layers are counted depends on everything inside the layers before them.
     walks: list[Iterator[tuple[str, Layer]]] = [iter([("", root)])]
     while walks:
         step = next(walks[-1], None)
@@ -94,19 +94,19 @@ def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int]) -> I
 
 
 def variables_path(group: str, layer: Layer) -> str:
-    """The group of a layer's own variables, which are named by their position in `own_variables`."""
+    """The group of a layer's own variables, which are named by their index in `own_variables`."""
     return "/".join(part for part in (group, *layer.storage.path, "vars") if part)
 
 
 def own_variables(layer: Layer) -> list[Weight]:
-    """A layer's own weights as files number them: mostly those created trainable first, frozen or not."""
+    """A layer's own weights in the order of files: usually those created as trainable first, even if frozen since."""
     if layer.storage.as_made:
         return list(layer.own_weights)
     return sorted(layer.own_weights, key=lambda weight: not weight.created_trainable)
 
 
 def depth_first(layer: Layer, order: FileOrder) -> list[Weight]:
-    """All weights of a layer, each once: its own, then those of the layers in it, in the order of the file."""
+    """All distinct weights of a layer: its own, then those of layers inside of it, in the order of the file."""
     found: dict[Weight, None] = {}
     for _, inner in state_groups(layer, order):
         found.update(dict.fromkeys(own_variables(inner)))
@@ -114,15 +114,15 @@ def depth_first(layer: Layer, order: FileOrder) -> list[Weight]:
 
 
 def legacy_order(layer: Layer, order: FileOrder) -> list[Weight]:
-    """A layer's weights as legacy H5 files order them: what training changes, then what it doesn't."""
+    """A layer's weights in the order of legacy H5 files: trainable ones, then the others."""
     weights = depth_first(layer, order)
     return _partitioned(weights, [weight.trainable for weight in weights])
 
 
 def legacy_orders(layer: Layer, order: FileOrder) -> list[list[Weight]]:
-    """Orders in which Keras's releases have written a layer's weights, the likeliest first.
+    """Orders in which releases of Keras have written a layer's weights, the most likely first.
 
-    They differ where a layer in a model is frozen, or was frozen only after the model was built.
+    They differ if a layer in a model is frozen, or was frozen only after the model was built.
     """
     plain = depth_first(layer, order)
     by_creation = _partitioned(plain, [weight.created_trainable for weight in plain])

@@ -1,9 +1,10 @@
-"""Models -> whole-model `.h5` files, the format that Keras 2 and 3 share.
+"""Saving models as `.h5` files, the whole-model format of Keras 2 and 3.
 
-For Keras 2 a model is written for the release that it came from, or else for 2.15, with the state of the optimizer.
+For Keras 2, a model is written for the release that it came from, or else for 2.15, with the optimizer's state.
 
-Stock Keras 3 reads no optimizer's state from an `.h5`: with one in the file, its own files too, training fails there
-until the model is compiled again. Its state goes through `.keras`.
+Stock Keras 3 loads no optimizer state from an `.h5`: with one in the file, even one that it wrote itself, training
+fails until the model is compiled again. So for Keras 3 the state is in a group that only layergraph reads; use `.keras`
+files to pass it to Keras.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizers.optimizer import Variable
 from layergraph.training.trainer import Trainer
 
-#: Largest attribute that HDF5 keeps beside a group.
+#: Maximum size in bytes of an HDF5 attribute.
 _ATTRIBUTE_BYTES = 64512
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What is written: configs of one generation, the order of the layers, and what `compile` was given."""
+    """The parts of a file: configs of one generation, the order of the layers, and the arguments of `compile`."""
 
     keras_version: str
     config: Mapping[str, Any]
@@ -49,7 +50,7 @@ class _Form:
 def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) -> None:
     """Writes the model into an open HDF5 file, for Keras of a `generation` (2 or 3).
 
-    Raises ConfigError for what no `.h5` of the generation can say.
+    Raises ConfigError if an `.h5` of that generation can't store the model.
     """
     compiled, keras2 = model.compilation, generation == 2
     form = _form(model, keras3_version, generation)
@@ -68,7 +69,7 @@ def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) ->
         optimizer.build(model.trainable_weights)
         if keras2:
             state = keras2_state(optimizer, Release.of(form.keras_version))
-            # Legacy ones make theirs in the first step, and some fail at one that is there where no step can be.
+            # Legacy optimizers create their state in the first step, and some fail to load one without any step.
             if state[0].name == "iteration" or optimizer.iterations:
                 _write_variables(file.create_group("optimizer_weights"), state)
         else:
@@ -76,7 +77,7 @@ def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) ->
 
 
 def check_h5(model: Trainer, keras3_version: str, generation: int) -> None:
-    """Raises ConfigError for what no `.h5` of the generation can say."""
+    """Raises ConfigError if an `.h5` of that generation can't store the model."""
     _form(model, keras3_version, generation)
 
 
@@ -90,7 +91,7 @@ def _keras3_form(model: Trainer, keras_version: str) -> _Form:
     if written.shared:
         name = next(iter(written.shared)).name
         raise ConfigError(
-            f"save: layer '{name}' lies in several models or wrappers, which an .h5 file can't say; use .keras"
+            f"save: layer '{name}' is in several models or wrappers, which an .h5 file can't store; use .keras"
         )
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Functional)}
     if (compiled := model.compilation) is not None:
@@ -104,7 +105,7 @@ def _keras2_form(model: Trainer) -> _Form:
     if model.compiled:
         writer = Keras2Compile(model, Release.of(keras2_version(model)))
         training = writer.training_config()
-        problems = writer.unsayable
+        problems = writer.unsupported
     config = checked_config(model, ".h5", problems)
     return _Form(keras2_version(model), config, file_orders(model), training)
 
@@ -126,7 +127,7 @@ def _write_weights(model: Trainer, form: _Form, group: Any) -> None:
     _write_names(group, "layer_names", [layer.name for layer in [*inputs, *layers]])
     _write_text(group, "backend", "tensorflow")
     _write_text(group, "keras_version", form.keras_version)
-    # Sorted, so that the group `a` is there before its name turns up in `a/b`.
+    # Sorted, so that group `a` exists before its name is used in `a/b`.
     for layer in sorted([*inputs, *layers], key=lambda layer: layer.name):
         _write_arrays(group.require_group(layer.name), legacy_order(layer, form.order))
     _write_names(group.create_group("top_level_model_weights"), "weight_names", [])
@@ -151,12 +152,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _write_text(group: Any, attribute: str, text: str) -> None:
-    # As bytes: Keras up to 2.3, which needs h5py 2, gets a str for other texts, and decodes all.
+    # As bytes: Keras up to 2.3 with h5py 2 would read str for other texts, and decodes all of them.
     group.attrs[attribute] = text.encode("utf-8")
 
 
 def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:
-    """A list of texts, in parts where HDF5 takes no larger attribute, as Keras writes it."""
+    """Writes a list of names, split into several attributes if it is too large for one, as Keras does."""
     array = np.array([name.encode("utf-8") for name in names])
     parts = 1
     while any(part.nbytes > _ATTRIBUTE_BYTES for part in np.array_split(array, parts)):
@@ -172,7 +173,7 @@ def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:
 
 
 def _keras3_training(model: Trainer) -> dict[str, Any]:
-    """`training_config` as Keras 3 writes it: losses and metrics without the modules that a `.keras` has."""
+    """`training_config` in Keras 3's format: losses and metrics without the modules that a `.keras` has."""
     config = compile_object(model, names=False)
     optimizer = config.pop("optimizer")
     config = {key: _without_modules(value) for key, value in config.items()}
@@ -188,6 +189,6 @@ def _without_modules(value: Any) -> Any:
         return {key: _without_modules(item) for key, item in value.items()}
     function = value["config"].get("fn")
     if value["class_name"] == "MeanMetricWrapper" and isinstance(function, Mapping):
-        # The mean of a function is the function's name here.
+        # In an .h5, the mean of a function is written as the function's name.
         return function["config"]
     return {"class_name": value["class_name"], "config": value["config"]}

@@ -1,9 +1,9 @@
-"""Masks as operations of the graph, as Keras 3 writes them.
+"""Masks as operations of the graph, as in Keras 3's files.
 
-Here masks travel beside tensors. In Keras 3 they are tensors of the graph: `compute_mask` makes operations, and the
-call that takes a mask names it as an argument. A file that leaves them out makes Keras add those operations while it
-rebuilds the model, under names that may be taken; and where a model follows Keras 2's rules for masks, its own
-operations are the only way to say so.
+In layergraph, masks accompany tensors. In Keras 3 they are tensors of the graph: `compute_mask` creates operations, and
+a call that takes a mask has it as an argument. If a file leaves them out, Keras adds these operations while it rebuilds
+the model, under names that may be taken already. And if a model follows Keras 2's rules for masks, explicit operations
+are the only way to express them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from layergraph.ops import operations
 
 
 class _Unknown:
-    """Stands for a mask that only a run knows: Keras finds it then, too."""
+    """A mask that is only known at run time, in Keras as well."""
 
 
 _UNKNOWN = _Unknown()
 Mask: TypeAlias = "Tensor | _Unknown | None"
-#: Makes a node of an operation: (class name, arguments, options).
+#: Creates a node of an operation: (class name, arguments, options).
 Operate: TypeAlias = Callable[..., Tensor]
 
 
 class WrittenGraph:
-    """A model's graph as its file has it: with the masks as operations.
+    """A model's graph as it is saved: with masks as operations.
 
-    graph   calls, layers in the order by which Keras will number them, and numbers of the calls
+    graph   nodes, layers in the order in which Keras will number them, and call indices
     """
 
     def __init__(self, model: Functional) -> None:
@@ -52,11 +52,11 @@ class WrittenGraph:
         self.graph: Graph = map_graph(model.graph.inputs, model.graph.outputs, self._needs) if changed else model.graph
 
     def args_of(self, node: Node) -> tuple[Structure, ...]:
-        """The call's positional arguments."""
+        """Positional arguments of the call."""
         return self._args.get(node, node.args)
 
     def kwargs_of(self, node: Node) -> Mapping[str, Structure]:
-        """The call's keyword arguments, with the masks that it takes."""
+        """Keyword arguments of the call, including its masks."""
         return self._kwargs.get(node, node.kwargs)
 
     def _needs(self, node: Node) -> list[Tensor]:
@@ -65,22 +65,22 @@ class WrittenGraph:
 
     def _add(self, node: Node) -> None:
         layer = node.layer
-        self._leave_masks_out(node)
+        self._drop_masks(node)
         sources = {} if layer.is_operation else _mask_sources(node)
         masks = {name: map_structure(self._mask_of, source) for name, source in sources.items()}
         written = {name: mask for name, mask in masks.items() if _is_known(mask)}
         if written:
             self._kwargs[node] = {**node.kwargs, **written}
-        if type(layer).__name__ in _LOOKING and getattr(layer, "mask_rule", "") == "keras2":
+        if type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2":
             self._args[node] = tuple(
                 map_structure(lambda leaf: self._without_mask(layer, leaf), arg) for arg in node.args
             )
         for tensor, mask in zip(node.output_tensors, self._output_masks(node), strict=True):
-            # Whether there is a mask, shape inference has told.
+            # Shape inference has determined whether there is a mask.
             self._masks[id(tensor)] = None if tensor.mask_shape is None else mask
 
-    def _leave_masks_out(self, node: Node) -> None:
-        """Where a call says that no mask goes in: Keras 3 can only be handed tensors that have none."""
+    def _drop_masks(self, node: Node) -> None:
+        """Handles a call with a mask of None: in Keras 3 its tensors must have no mask."""
         mask, tensors = node.kwargs.get("mask"), flatten(list(node.args[:1]))
         parts = flatten(mask) if isinstance(node.layer, Functional) and mask is not NO_MASK else [mask] * len(tensors)
         if not any(part is NO_MASK for part in parts):
@@ -99,7 +99,7 @@ class WrittenGraph:
         return self._masks.get(id(leaf)) if isinstance(leaf, Tensor) else None
 
     def _without_mask(self, layer: Layer, leaf: Any) -> Any:
-        """The tensor again, if it has a mask: no mask follows it through an operation."""
+        """The tensor; if it has a mask, the tensor plus 0, since results of operations have no mask."""
         return leaf if self._mask_of(leaf) is None else self._operate(layer, "Add", leaf, 0)
 
     def _output_masks(self, node: Node) -> Sequence[Mask]:
@@ -115,14 +115,14 @@ class WrittenGraph:
         given: list[Mask] = [None if mask is NO_MASK else mask for mask in named]
         if any(mask is _UNKNOWN for mask in given):
             return [_UNKNOWN] * len(tensors)
-        make = _MADE.get(type(node.layer).__name__)
+        make = _MASK_RULES.get(type(node.layer).__name__)
         if make is not None:
             return [make(node.layer, flatten(first), given, self._operate)]
-        # Layers that pass masks on pass their first one.
+        # Layers that pass masks through pass their first one.
         return [given[0] if given[0] is not None else _UNKNOWN] * len(tensors)
 
     def _operate(self, layer: Layer, kind: str, *args: Any, **options: Any) -> Tensor:
-        """A new operation on tensors, named after the layer whose mask it makes."""
+        """Creates an operation on tensors, named after the layer whose mask it computes."""
         number, name = 0, f"{layer.name}_mask"
         while name in self._names:
             number += 1
@@ -133,13 +133,13 @@ class WrittenGraph:
 
 
 def _mask_sources(node: Node) -> dict[str, Structure]:
-    """The arguments of Keras's `call` that take masks -> the tensors whose masks go there."""
+    """Mask arguments of Keras's `call` -> the tensors whose masks they take."""
     layer = node.layer
     if isinstance(layer, Functional):
-        # Keras hands the masks of a model's only argument in; inside they go with its inputs.
+        # Keras passes masks only to a model with a single argument; inside they accompany its inputs.
         return {"mask": node.args[0]} if len(node.args) == 1 and not node.kwargs else {}
     if type(layer).__name__ in _MERGING:
-        # They look at the masks of their inputs themselves.
+        # Merging layers read the masks of their inputs themselves.
         return {}
     sources = Invocation(layer, node.args, node.kwargs, node.training).mask_sources
     beside_states = sources.pop("sequences_mask", None)
@@ -162,7 +162,7 @@ def _masking(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Opera
 
 
 def _merging(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Operate) -> Mask:
-    """Keras 3: OR of all; Keras 2: AND of those that are there (keras.layers.Add.compute_mask)."""
+    """Keras 3: OR of all masks; Keras 2: AND of the existing ones (keras.layers.Add.compute_mask)."""
     known = [mask for mask in given if mask is not None]
     result = known[0]
     for mask in known[1:]:
@@ -171,7 +171,7 @@ def _merging(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Opera
 
 
 def _concatenate(layer: Any, inputs: list[Tensor], given: list[Mask], operate: Operate) -> Mask:
-    """keras.layers.Concatenate.compute_mask: masks as wide as their inputs, joined, and any (Keras 2: all) of them."""
+    """keras.layers.Concatenate.compute_mask: expanded masks, concatenated, then any (Keras 2: all)."""
     wide: list[Mask] = []
     for tensor, mask in zip(inputs, given, strict=True):
         if mask is None:
@@ -185,11 +185,11 @@ def _concatenate(layer: Any, inputs: list[Tensor], given: list[Mask], operate: O
     return operate(layer, "Any" if layer.mask_rule == "keras3" else "All", joined, axis=-1)
 
 
-#: Merging layers that in Keras 3 leave masked elements out.
-_LOOKING = frozenset({"Maximum", "Minimum", "Multiply"})
+#: Merging layers that skip masked elements in Keras 3.
+_SKIPS_MASKED = frozenset({"Maximum", "Minimum", "Multiply"})
 _MERGING = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Subtract"})
-#: Layers that make a mask rather than pass one on.
-_MADE: Mapping[str, Callable[[Any, list[Tensor], list[Mask], Operate], Mask]] = {
+#: Layers that compute a mask rather than pass one through.
+_MASK_RULES: Mapping[str, Callable[[Any, list[Tensor], list[Mask], Operate], Mask]] = {
     "Embedding": _embedding,
     "Masking": _masking,
     "Concatenate": _concatenate,

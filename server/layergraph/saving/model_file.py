@@ -1,4 +1,4 @@
-"""Models -> `.keras` and `.h5` files, whole or not at all."""
+"""Saving models as `.keras` and `.h5` files, atomically."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ from layergraph.training.trainer import Trainer
 
 
 def save_model(model: Trainer, path: Path, generation: int | None = None) -> None:
-    """Writes the model, with its compile arguments and optimizer state, so that stock Keras opens it.
+    """Saves the model, with its compile arguments and optimizer state, such that stock Keras loads it.
 
-    `generation` is the Keras that shall open it, 2 or 3; by default what `default_generation` says.
+    `generation` is the generation of Keras to save for, 2 or 3; None for `default_generation`.
 
-    The file appears, or replaces another, only once it is complete and on disk. Raises ConfigError for a path that
-    doesn't end in `.keras` or `.h5` or for what a file of this format and generation can't hold, OSError where it can't
-    be written.
+    The file is created or replaced atomically, once its content is complete and on disk. Raises ConfigError if the path
+    doesn't end in `.keras` or `.h5`, or if such a file can't store the model; OSError if it can't be written.
     """
     writers: dict[str, Callable[[Trainer, Path, int], None]] = {".keras": _write_keras, ".h5": _write_h5}
     write = writers.get(path.suffix)
@@ -50,7 +49,7 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
         raise ConfigError(f"save: got generation {generation!r}, expected 2 or 3")
     generation = generation or default_generation(model, path.suffix)
     check_quantized(model, path.suffix)
-    # Hidden, and with no suffix of a model, so that a repository never takes it for one.
+    # A hidden file without a model's suffix, so that a repository never loads it.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         write(model, unfinished, generation)
@@ -62,7 +61,7 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
 
 
 def check_model(model: Trainer, suffix: str, generation: int) -> None:
-    """Raises ConfigError where a file of this suffix and generation can't hold the model; reads no weights."""
+    """Raises ConfigError if a file of this suffix and generation can't store the model; reads no weights."""
     check_quantized(model, suffix)
     if suffix == ".h5":
         check_h5(model, KERAS_VERSION, generation)
@@ -73,16 +72,16 @@ def check_model(model: Trainer, suffix: str, generation: int) -> None:
 
 
 def default_generation(model: Trainer, suffix: str) -> int:
-    """The generation of Keras for which a model is written into a file of this suffix.
+    """The generation of Keras that a model is saved for by default, in a file with this suffix.
 
-    A model that came from Keras 2 goes back in an `.h5`, and in a `.keras` if it came in one: most of Keras 2 has none.
+    A model from Keras 2 is saved for Keras 2 as an `.h5`, and as a `.keras` if it came in one: few releases have these.
     """
     from_keras2 = (model.keras_version or "").startswith(("1.", "2."))
     return 2 if from_keras2 and suffix in (".h5", model.file_suffix) else 3
 
 
 def save_weights(model: Trainer, path: Path) -> None:
-    """Writes a `.weights.h5` file of Keras 3, whole or not at all. Raises OSError where it can't be written."""
+    """Saves the weights as a `.weights.h5` file of Keras 3, atomically. Raises OSError if it can't be written."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with h5py.File(unfinished, "w") as file:
@@ -126,7 +125,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
 
 
 def keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
-    """The object that a `config.json` of Keras 3 holds. Raises ConfigError for what it can't hold."""
+    """The content of a `config.json` of Keras 3. Raises ConfigError if it can't store the model."""
     check_names(model)
     config = model_object(model, written)
     if (compiled := model.compilation) is not None:
@@ -141,16 +140,16 @@ def _write_h5(model: Trainer, path: Path, generation: int) -> None:
 
 
 def _write_state(model: Trainer, written: WrittenModel, file: Any) -> None:
-    """The layout of `.weights.h5`. A layer that lies in several models is written in each place: Keras reads it so."""
+    """Writes the layout of `.weights.h5`. As Keras expects, a shared layer is written in each of its places."""
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Functional)}
     _write_groups(file, ((variables_path(path, layer), layer) for path, layer in state_groups(model, order)))
     optimizer = model.optimizer
     if optimizer is not None:
-        # Keras wants the state whole: without slots it takes none of it, and warns.
+        # Keras ignores an incomplete state, with a warning, so slots must exist.
         optimizer.build(model.trainable_weights)
         _write_variables(file, "optimizer/vars", optimizer.variables)
         for path, variables in optimizer.inner_states.items():
-            # Keras writes the state of optimizers inside twice, and reads both.
+            # Keras saves the state of inner optimizers twice, and loads both.
             _write_variables(file, f"optimizer/{path}/vars", variables)
 
 

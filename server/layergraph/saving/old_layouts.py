@@ -1,7 +1,7 @@
-"""Arrays as older Kerases laid them out -> as Keras 3 does: Keras 1's twelve arrays of an LSTM, Theano's mirrored
-kernels, cuDNN's matrices.
+"""Converts arrays in the layouts of older Keras versions to Keras 3's: Keras 1's twelve arrays of an LSTM, Theano's
+flipped kernels, cuDNN's matrices.
 
-Formulas are those by which Keras 2.3 loads such files (keras.engine.saving.preprocess_weights_for_loading).
+The formulas are those of Keras 2.3 (keras.engine.saving.preprocess_weights_for_loading).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """An array that is put together from stored ones when it is read."""
+    """An array that is computed from stored ones when it is read."""
 
     parts: tuple[StoredArray | ShardArray | Derived, ...]
     shape: tuple[int, ...]
@@ -30,23 +30,23 @@ class Derived:
 
     @property
     def name(self) -> str:
-        """That of the first part."""
+        """Name of the first part."""
         return self.parts[0].name
 
     @property
     def dtype(self) -> str:
-        """That of the first part."""
+        """Dtype of the first part."""
         return self.parts[0].dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the parts in memory."""
+        """Total bytes of the parts in memory."""
         return sum(part.nbytes for part in self.parts)
 
     def read(self) -> Array:
-        """The values. Raises CorruptFileError."""
+        """Returns the values. Raises CorruptFileError if a part can't be read."""
         values = self.compute(*(part.read() for part in self.parts))
-        # A mirrored axis of length 1 counts as contiguous, and torch takes no negative strides.
+        # NumPy considers a flipped axis of length 1 contiguous, but torch refuses its negative stride.
         return values.copy() if min(values.strides, default=0) < 0 else np.ascontiguousarray(values)
 
 
@@ -55,14 +55,14 @@ Stored: TypeAlias = "StoredArray | ShardArray | Derived"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which Keras wrote a file: `keras1` tells its first major version, `mirrored` that Theano computed."""
+    """The origin of a file: whether it is Keras 1's (`keras1`), and whether Theano was its backend (`mirrored`)."""
 
     keras1: bool = False
     mirrored: bool = False
 
 
 def origin_of(keras_version: str | None, backend: str | None) -> Origin:
-    """By what the file says of itself. Keras 1 doesn't name its backend; the names of its weights tell it."""
+    """The origin by a file's metadata. Keras 1 doesn't store its backend, which the names of weights reveal."""
     return Origin((keras_version or "").strip().startswith(("0.", "1.")), backend == "theano")
 
 
@@ -72,7 +72,7 @@ def modern(
     arrays: Sequence[StoredArray | ShardArray],
     origin: Origin,
 ) -> list[Stored]:
-    """The arrays for `weights`, one each, in Keras 3's layout; those that need no change, or fit none, as they are."""
+    """The arrays for `weights`, one each, in Keras 3's layout; unchanged if none of the conversions applies."""
     result: list[Stored] = []
     waiting: list[Stored] = list(arrays)
     for layer, run in itertools.groupby(weights, key=lambda weight: owners[weight]):
@@ -84,7 +84,7 @@ def modern(
 
 
 def _stored_count(layer: Layer, weights: Sequence[Weight], arrays: Sequence[Stored], origin: Origin) -> int:
-    """How many arrays hold these weights: in Keras 1 three for each gate, but where they were computed as one."""
+    """Number of arrays that hold these weights: in Keras 1, three per gate unless the gates were fused."""
     gates = _GATES.get(type(layer).__name__)
     if not origin.keras1 or gates is None or len(weights) != 3 or len(arrays) < 3 * gates:
         return len(weights)
@@ -109,17 +109,17 @@ def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[Stored], origi
 # Recurrent layers.
 
 _GATES = {"LSTM": 4, "GRU": 3, "ConvLSTM2D": 4}
-#: Where Keras 1 stores the gates that now stand in this order: an LSTM's i, c, f, o; a GRU's z, r, h.
+#: Positions in Keras 1's files of the gates in today's order: an LSTM's i, c, f, o; a GRU's z, r, h.
 _KERAS1_GATES = {4: (0, 2, 1, 3), 3: (0, 1, 2)}
 
 
 def _joined(arrays: Sequence[Stored], gates: int, *, outputs_first: bool) -> list[Stored]:
-    """Kernel, recurrent kernel and bias from those of each gate."""
+    """Concatenates the arrays of each gate into kernel, recurrent kernel and bias."""
     result: list[Stored] = []
     for index in range(3):
         parts = tuple(arrays[3 * gate + index] for gate in _KERAS1_GATES[gates])
         shape = parts[0].shape
-        # Convolution kernels with channels first have their outputs first; `_convolution` turns them round.
+        # Convolution kernels with channels first have the outputs on axis 0; `_convolution` transposes them.
         axis = 0 if outputs_first else -1
         if any(part.shape != shape for part in parts) or not shape:
             return list(arrays)
@@ -130,9 +130,9 @@ def _joined(arrays: Sequence[Stored], gates: int, *, outputs_first: bool) -> lis
 
 
 def _from_cudnn(arrays: list[Stored], weights: Sequence[Weight], gates: int) -> list[Stored]:
-    """cuDNN's layout, which its two biases for each gate tell, in that of the ordinary layers.
+    """Converts cuDNN's layout, which is recognised by its two biases per gate, to that of the ordinary layers.
 
-    Each gate's input kernel is a buffer in C order that is read in Fortran order, its recurrent kernel is transposed.
+    Each gate's input kernel is stored in C order but read in Fortran order; its recurrent kernel is transposed.
     """
     if len(arrays) != 3 or len(arrays[1].shape) != 2 or arrays[2].shape != (2 * gates * arrays[1].shape[0],):
         return arrays
@@ -160,7 +160,7 @@ def _from_cudnn(arrays: list[Stored], weights: Sequence[Weight], gates: int) -> 
 
 
 def _convolution(layer: Layer, weight: Weight, array: Stored, origin: Origin) -> Stored:
-    """A kernel with its axes and its direction as Keras 3 has them."""
+    """A kernel with Keras 3's order of axes, flipped if Theano wrote it."""
     if origin.keras1:
         array = _keras1_kernel(layer, weight, array)
     rank = len(weight.shape) - 2
@@ -168,12 +168,12 @@ def _convolution(layer: Layer, weight: Weight, array: Stored, origin: Origin) ->
     if mirrored and type(layer).__name__ in _MIRRORED and len(array.shape) == len(weight.shape):
         mirror = (slice(None, None, -1),) * rank
         array = Derived((array,), array.shape, lambda values: values[mirror])
-    # Keras 2's first releases wrote (outputs, inputs, rows, columns) with channels first.
+    # Early releases of Keras 2 wrote (outputs, inputs, rows, columns) for channels first.
     return array if array.shape == weight.shape else _transposed(array, (3, 2, 0, 1), weight.shape)
 
 
 def _named_by_theano(name: str) -> bool:
-    """Variables of TensorFlow are called `kernel:0`, Theano's `kernel`; ones without a name are numbered."""
+    """Whether a weight's name is Theano's: `kernel`, without TensorFlow's `:0`. Weights without a name are numbered."""
     last = name.rpartition("/")[2]
     return ":" not in last and not last.startswith("param_")
 
@@ -203,13 +203,13 @@ def _channels_first(layer: Layer) -> bool:
 
 
 def _transposed(array: Stored, axes: Sequence[int], wanted: tuple[int, ...]) -> Stored:
-    """The array with its axes in another order, if that gives the wanted shape."""
+    """The transposed array if its shape is `wanted`, else the array itself."""
     if len(axes) != len(array.shape) or tuple(array.shape[axis] for axis in axes) != wanted:
         return array
     return Derived((array,), wanted, lambda values: values.transpose(axes))
 
 
-#: Layers whose kernels Theano uses the other way round.
+#: Layers whose kernels Theano flips (true convolution instead of cross-correlation).
 _MIRRORED = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "ConvLSTM2D")
 _KERNELS: Mapping[str, Callable[[Layer, Weight, Stored, Origin], Stored]] = dict.fromkeys(
     (*_MIRRORED, "SeparableConv2D"), _convolution

@@ -1,4 +1,4 @@
-"""The optimizer's arrays in a model file, read when training first needs them: serving never does."""
+"""The optimizer's state in a model file, which is read only when training starts: serving doesn't need it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Array = np.ndarray[Any, Any]
 
 
 class OptimizerState(Sequence[Array]):
-    """The arrays in the optimizer's order. The file is opened again for them.
+    """The arrays in the optimizer's order. The file is opened again to read them.
 
-    Raises CorruptFileError on first use if the file is another by then, or is damaged.
+    Raises CorruptFileError on first access if the file was replaced since, or is damaged.
     """
 
     def __init__(self, archive: ModelArchive) -> None:
@@ -42,7 +42,7 @@ class OptimizerState(Sequence[Array]):
 
     def _read(self) -> list[Array]:
         if _identity(self._path) != self._file:
-            raise CorruptFileError(self._path, "was replaced since the model was loaded; its optimizer state is gone")
+            raise CorruptFileError(self._path, "was replaced since the model was loaded; its optimizer state is lost")
         with open_archive(self._path, self._limits) as archive:
             stored = archive.optimizer_weights
             wanted, most = sum(array.nbytes for array in stored), self._limits.inflated_bytes(archive.stored_bytes)

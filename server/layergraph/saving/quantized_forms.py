@@ -1,4 +1,4 @@
-"""Quantised layers that no file can say such that Keras opens it: they are refused before one is written."""
+"""Checks for quantised layers that can't be saved such that Keras loads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layergraph.layers.quantized.kernels import QuantizedKernel
 
 
 def check_quantized(model: Functional, suffix: str) -> None:
-    """Raises ConfigError for the first layer that a file of this suffix can't say."""
+    """Raises ConfigError for the first layer that can't be saved in a file with this suffix."""
     inside = {
         inner for layer in model.walk_layers() if isinstance(layer, ProjectedAttention) for inner in layer.walk_layers()
     }
@@ -18,9 +18,9 @@ def check_quantized(model: Functional, suffix: str) -> None:
             continue
         label = f"save: layer '{layer.name}' ({layer.keras_class_name})"
         if layer.packed_by_rows:
-            raise ConfigError(f"{label} is packed as by Keras 3.11 to 3.13, which later ones can't read")
+            raise ConfigError(f"{label} is packed as by Keras 3.11 to 3.13, which later releases can't read")
         if layer in inside and not layer.goes_by_policy:
-            raise ConfigError(f"{label}: Keras can't be told how the inputs of an attention's projection are quantised")
-        # Which Keras orders otherwise in writing than in reading.
+            raise ConfigError(f"{label}: no file can store how inputs of attention projections are quantised")
+        # Keras saves these arrays in another order than it loads them.
         if suffix == ".h5" and layer.quantization.mode == "float8":
-            raise ConfigError(f"{label} computes in float8, of which Keras reads no .h5; use .keras")
+            raise ConfigError(f"{label} computes in float8, which Keras can't load from an .h5; use .keras")

@@ -1,7 +1,7 @@
-"""Which layer each array of a TensorFlow.js model belongs to: only its name tells.
+"""Finds the layers of the arrays of a TensorFlow.js model by the arrays' names.
 
-The converter writes layers in the order of the alphabet (`dense_10` before `dense_2`), TensorFlow.js itself writes them
-in the model's, and it reads them by name.
+The converter writes layers in alphabetical order (`dense_10` before `dense_2`), TensorFlow.js itself in the model's
+order, and it loads them by name.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.saving.layouts import FileOrder, depth_first, layers_of, state_groups
 
-#: Parts of a name, which are tried in all combinations. Keras writes a handful.
+#: Maximum number of parts of a name, of which all combinations are tried. Keras uses a handful.
 _MOST_PARTS = 32
 
 
 def arrays_by_layer(
     model: Functional, order: FileOrder, arrays: Sequence[ShardArray]
 ) -> dict[str, Sequence[ShardArray]] | None:
-    """The arrays of each of the model's own layers, in the file's order; None where a name doesn't tell its layer."""
+    """The arrays of each of the model's own layers, in the file's order; None if a name matches no unique layer."""
     owners = _owners(model, order)
     found: dict[str, list[ShardArray]] = {}
     for array in arrays:
@@ -32,7 +32,7 @@ def arrays_by_layer(
 
 
 def _owners(model: Functional, order: FileOrder) -> dict[str, Layer | None]:
-    """Layer names, those in nested models too -> the model's own layer that holds them, None if several do."""
+    """Names of all layers -> the layer of the model itself that contains them; None if several do."""
     owners: dict[str, Layer | None] = {}
     for layer in layers_of(model, order):
         if not depth_first(layer, order):
@@ -43,7 +43,7 @@ def _owners(model: Functional, order: FileOrder) -> dict[str, Layer | None]:
 
 
 def _scopes(name: str) -> Iterator[str]:
-    """What may be a layer's name in `model/block/conv/kernel`: the outermost first, the longest of its kind first."""
+    """Candidates for a layer's name in `model/block/conv/kernel`: outermost first, then longest first."""
     parts = name.split("/", _MOST_PARTS + 1)[:-1]
     if len(parts) > _MOST_PARTS:
         return

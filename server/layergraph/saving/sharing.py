@@ -1,8 +1,8 @@
-"""Layers that lie in several places of a model: how a file says that they are one.
+"""Layers that several models or wrappers share, and how a file marks them as the same.
 
-Keras makes a layer with a `shared_object_id` once. But it counts a layer's calls over all models that it lies in, in
-the order in which it rebuilds them, and takes a file's numbers of calls for such: stock Keras can't open its own files
-of a layer that a model and its submodel share. So the calls are numbered here as Keras will count them.
+Keras creates a layer with a `shared_object_id` once. But it numbers a layer's calls across all models that share it, in
+the order in which it rebuilds them, while its files number them by model: stock Keras can't load its own files of a
+layer that a model and its submodel share. So calls are numbered here as Keras will count them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from layergraph.functional.input import InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.saving.mask_nodes import WrittenGraph
 
-#: Layer -> the number by which a file says that it is one and the same in several places.
+#: Layer -> its `shared_object_id`.
 SharedIds = Mapping[Layer, int]
 
 
 class WrittenModel:
-    """A model with all models in it, as a file has them.
+    """A model with all nested models, as it is saved.
 
-    graphs   each model's graph, but for Sequentials
-    shared   numbers of the layers that lie in several places
+    graphs   the graph of each model that isn't Sequential
+    shared   ids of the layers that are in several places
     """
 
     def __init__(self, model: Functional) -> None:
@@ -36,16 +36,16 @@ class WrittenModel:
         self._rebuild(model)
 
     def first_call(self, model: Functional, layer: Layer) -> int:
-        """The number that Keras will give the first call of `layer` in `model`."""
+        """The index that Keras will give the first call of `layer` in `model`."""
         return self._first.get((model, layer), 0)
 
     def layers(self, model: Functional) -> list[Layer]:
-        """The layers of a model in the order in which Keras will have them, and number their weights."""
+        """The layers of a model in the order in which Keras will create them and number their weights."""
         graph = self.graphs.get(model)
         return model.layers if graph is None else [layer for layer in graph.graph.layers if not layer.is_operation]
 
     def _rebuild(self, model: Functional) -> None:
-        """Counts the calls that Keras makes, as it rebuilds a model: first the models in it, then its own calls."""
+        """Counts the calls that Keras makes when it rebuilds a model: first nested models, then its own calls."""
         if model in self._rebuilt:
             return
         self._rebuilt.add(model)
@@ -56,13 +56,13 @@ class WrittenModel:
         self._first.update({(model, layer): self._calls[layer] for layer in layers if self._calls[layer]})
         graph = self.graphs.get(model)
         for place, layer in enumerate(layers):
-            # A Sequential is rebuilt with each layer that is added.
+            # A Sequential is rebuilt after each added layer.
             calls = len(layers) - place if graph is None else len(graph.graph.nodes_of(layer))
             self._calls[layer] += 0 if isinstance(layer, InputLayer) else calls
 
 
 def _shared(model: Functional) -> list[Layer]:
-    """The layers that several layers hold. Each model has inputs of its own, whatever a file says."""
+    """The layers that are in several others. InputLayers are never shared, even if a file marks them so."""
     holders = Counter(
         inner
         for layer in model.walk_layers()
@@ -73,7 +73,7 @@ def _shared(model: Functional) -> list[Layer]:
 
 
 def _models_in(layer: Layer) -> Iterator[Functional]:
-    """The models that a layer holds, or is."""
+    """The models that a layer contains, or the layer itself if it is one."""
     if isinstance(layer, Functional):
         yield layer
         return

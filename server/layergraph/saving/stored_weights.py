@@ -1,4 +1,4 @@
-"""A file's arrays -> the weights of a rebuilt model. All are compared with the config before one is read."""
+"""Loading weights from files: all arrays are compared with the model before any of them is read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from layergraph.saving.layouts import (
 from layergraph.saving.old_layouts import Origin, Stored, modern, origin_of
 from layergraph.saving.shard_owners import arrays_by_layer
 
-#: Kinds of numbers; a weight of one is never filled from another.
+#: Kinds of dtypes; a weight is never loaded from an array of another kind.
 _KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "bool"}
 
 
@@ -43,7 +43,7 @@ class _Match:
 
 
 def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
-    """Fills the model's weights from the file.
+    """Loads the model's weights from the file.
 
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
@@ -62,7 +62,7 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
     elif (named := arrays_by_layer(model, order, archive.weights.arrays)) is not None:
         matches = list(_by_order(model, order, named, origin, problems))
     else:
-        matches = list(_in_one_row(model, order, archive.weights, origin, problems))
+        matches = list(_by_position(model, order, archive.weights, origin, problems))
     _compare(matches, problems)
     if problems:
         raise CorruptFileError(archive.path, list(problems.texts))
@@ -72,13 +72,13 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
 
 
 def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
-    """Makes projections of attention such as the file's arrays are: of those, configs don't tell."""
+    """Quantises projections of attention layers if the file's arrays are quantised; configs don't say so."""
     weights = archive.weights
     groups = _groups(model, order, archive.keras_version or "")
     attentions = [(path, layer) for path, layer in groups if isinstance(layer, ProjectedAttention)]
-    # What was said when the whole model was quantised, other layers tell.
-    said = [layer.quantization_config for layer in model.walk_layers() if isinstance(layer, QuantizedLayer)]
-    config = next((one for one in said if one is not None), None)
+    # Quantising a whole model sets the same config in other layers, too.
+    configs = [layer.quantization_config for layer in model.walk_layers() if isinstance(layer, QuantizedLayer)]
+    config = next((one for one in configs if one is not None), None)
     named: dict[tuple[str, ...], dict[str, StoredArray | ShardArray]] = {}
     if attentions and not isinstance(weights, (StateTree, ShardedWeights)):
         for array in (array for arrays in weights.layers().values() for array in arrays):
@@ -94,7 +94,7 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
 
 
 def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:
-    """The groups of all layers. Keras 2.13 counts a layer that has weights twice."""
+    """The groups of all layers. Keras 2.13 counts a layer with weights twice."""
     if not version.startswith("2.13."):
         return state_groups(model, order)
     return state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
@@ -103,7 +103,7 @@ def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple
 def _by_path(
     model: Functional, order: FileOrder, tree: StateTree, problems: Diagnostics, version: str
 ) -> Iterator[_Match]:
-    """Keras 3's layout. A layer in several models is stored in one of its groups, and not always is it told as one."""
+    """Matches by Keras 3's layout. A layer in several models is stored in one of its groups, and may not be marked."""
     groups: dict[Layer, list[str]] = {}
     placed = list(_groups(model, order, version))
     for path, layer in placed:
@@ -130,9 +130,9 @@ def _by_path(
 
 
 def _counted_once(model: Functional, order: FileOrder, tree: StateTree) -> dict[Layer, list[StoredArray]] | None:
-    """The arrays of the layers where those that several models hold are counted in the first alone (Keras 2.14, 2.15).
+    """Arrays by layer if layers that several models share are counted once (Keras 2.14 and 2.15).
 
-    None where some would have none.
+    None if some layers would have no arrays.
     """
     identity = functools.cache(_identity)
     found = {
@@ -144,13 +144,13 @@ def _counted_once(model: Functional, order: FileOrder, tree: StateTree) -> dict[
 
 
 def _identity(layer: Layer) -> tuple[type, str, str]:
-    """The same for two layers that were one in the Keras that wrote the file, which so wrote their weights once."""
+    """Equal for layers that were one layer in the Keras that wrote the file, which stored their weights once."""
     return type(layer), layer.name, repr(layer.get_config())
 
 
 def _places(placed: Sequence[tuple[str, Layer]]) -> dict[Layer, Hashable]:
-    """Identities of layers that have weights; of those in a wrapper, its identity and the place in it: the two
-    directions of a Bidirectional may be alike.
+    """Identities of the layers with weights. For a layer in a wrapper: the wrapper's identity and the position in it,
+    as the two directions of a Bidirectional may be equal.
     """
     at = dict(placed)
     identity = functools.cache(_identity)
@@ -164,8 +164,8 @@ def _places(placed: Sequence[tuple[str, Layer]]) -> dict[Layer, Hashable]:
 
 
 def _spellings(path: str) -> Iterator[str]:
-    """The path of a group in all releases that write this layout."""
-    # Keras 2.15 has a leading underscore before the projections of an attention.
+    """The path of a group in all releases that have this layout."""
+    # Keras 2.15 has a leading underscore in names of attention projections.
     for spelt in (path, re.sub(r"/(\w+_dense/vars)$", r"/_\1", path)):
         yield spelt
         # Keras 2.13 and 2.14.
@@ -173,7 +173,7 @@ def _spellings(path: str) -> Iterator[str]:
 
 
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:
-    """The arrays of a group, which are named by position or, in some releases, by name; none where it doesn't exist."""
+    """The arrays of a group, which are named by index or, in some releases, by name; empty if there is no group."""
     group = next((group for spelt in _spellings(path) if (group := tree.root.group(spelt)) is not None), None)
     count = 0 if group is None else len(group)
     if group is None or count == 0:
@@ -191,7 +191,7 @@ def _by_order(
     origin: Origin,
     problems: Diagnostics,
 ) -> Iterator[_Match]:
-    """The legacy layout. Layers match by name where all names agree, otherwise by order alone: names may mislead."""
+    """Matches by the legacy layout: layers by name if all names match, otherwise by order, as names may be wrong."""
     layers = [layer for layer in layers_of(model, order) if depth_first(layer, order)]
     by_name = {layer.name: layer for layer in layers}
     if by_name.keys() != stored.keys() and len(layers) != len(stored):
@@ -204,7 +204,7 @@ def _by_order(
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
     for layer, found in pairs:
         candidates = [(weights, modern(weights, owners, found, origin)) for weights in legacy_orders(layer, order)]
-        weights, arrays = max(candidates, key=lambda candidate: _likeness(*candidate))
+        weights, arrays = max(candidates, key=lambda candidate: _match_score(*candidate))
         if len(weights) != len(arrays):
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
@@ -215,10 +215,10 @@ def _by_order(
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
-def _in_one_row(
+def _by_position(
     model: Functional, order: FileOrder, sharded: ShardedWeights, origin: Origin, problems: Diagnostics
 ) -> Iterator[_Match]:
-    """TensorFlow.js where names don't tell: the trainable weights first, or layer by layer, in either order."""
+    """Matches arrays of TensorFlow.js whose names don't identify layers: trainable weights first, or layer by layer."""
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
     candidates = legacy_orders(model, order)
     layers = layers_of(model, order)
@@ -226,15 +226,15 @@ def _in_one_row(
         by_layer = [weight for layer in sequence for weight in legacy_orders(layer, order)[0]]
         candidates.append(list(dict.fromkeys(by_layer)))
     rows = [(weights, modern(weights, owners, sharded.arrays, origin)) for weights in candidates]
-    weights, arrays = max(rows, key=lambda row: _likeness(*row))
+    weights, arrays = max(rows, key=lambda row: _match_score(*row))
     if len(weights) != len(arrays):
         problems.add(f"the file has {len(arrays)} weights, expected {len(weights)}")
         return
     yield from (_Match(owners[weight], weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
-def _likeness(weights: Sequence[Weight], arrays: Sequence[Stored]) -> tuple[int, int]:
-    """How many shapes and how many names agree."""
+def _match_score(weights: Sequence[Weight], arrays: Sequence[Stored]) -> tuple[int, int]:
+    """Numbers of matching shapes and of matching names."""
     pairs = list(zip(weights, arrays, strict=False))
     shapes = sum(weight.shape == array.shape for weight, array in pairs)
     return shapes, sum(weight.name == array.name.rpartition("/")[2].partition(":")[0] for weight, array in pairs)
@@ -250,7 +250,7 @@ def _compare(matches: Sequence[_Match], problems: Diagnostics) -> None:
             )
         elif _kind(array.dtype) != _kind(weight.dtype):
             problems.add(
-                f"{_label(match.layer)}: weight '{weight.name}' has type {array.dtype} in the file, "
+                f"{_label(match.layer)}: weight '{weight.name}' has dtype {array.dtype} in the file, "
                 f"expected {weight.dtype}"
             )
 
@@ -260,7 +260,7 @@ def _kind(dtype: str) -> str:
 
 
 def _check_budget(matches: Sequence[_Match], archive: ModelArchive) -> None:
-    """A few stored bytes can be named many times, or be unwritten: the sum is bounded, too."""
+    """Limits the total size: a few stored bytes may be referenced many times, or not be allocated at all."""
     wanted = sum(match.array.nbytes for match in matches)
     most = archive.limits.inflated_bytes(archive.stored_bytes)
     if wanted > most:

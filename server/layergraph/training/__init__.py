@@ -1,1 +1,1 @@
-"""Training by Keras's formulas: losses, metrics, optimizers and the loop."""
+"""Training by Keras's formulas: losses, metrics, optimizers and the training loop."""

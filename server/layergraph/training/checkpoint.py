@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, in one file that is whole or not there."""
+"""Checkpoints: the complete state of a run in one file, which is replaced atomically."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import torch
 
 from layergraph.errors import CorruptFileError
 
-#: Written into each checkpoint; another number is another layout.
+#: Version of the file's layout, written into each checkpoint.
 FORMAT = 1
 NAME = "training.ckpt"
-#: Stands for a NumPy array among what torch writes, which is tensors only.
+#: Marks NumPy arrays, since torch.load with weights_only reads only tensors.
 _ARRAY = "__array__"
 
 
 class Checkpoints:
-    """The checkpoint of a run in `folder`, and when it is written: always the newest one, which replaces the last.
+    """The checkpoint of a run in `folder`, and when it is written; each one replaces the one before.
 
-    every_steps      after so many batches, counted over epochs
-    every_seconds    after the first batch so many seconds after the last one
-    every_epoch      at the end of an epoch; with `every_seconds` only if the last one is older than that
-    remove           the checkpoint goes once the run has ended
+    every_steps      write after this number of batches, counted across epochs
+    every_seconds    write after the first batch that ends this many seconds after the last checkpoint
+    every_epoch      write at the end of each epoch; with `every_seconds` only if the last checkpoint is older than that
+    remove           remove the checkpoint when the run has finished
     """
 
     def __init__(
@@ -52,20 +52,20 @@ class Checkpoints:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the checkpoint's file."""
         return self.folder / NAME
 
     def ask(self) -> None:
-        """Has a checkpoint written after the current batch. May be called from a signal handler."""
+        """Requests a checkpoint after the current batch. Safe to call from a signal handler."""
         self._asked = True
 
     def due_after_batch(self) -> bool:
-        """Whether to write one now. To be asked once after each batch."""
+        """Whether a checkpoint is due. Must be called exactly once after each batch."""
         self._steps += 1
         return self._asked or (self.every_steps is not None and self._steps >= self.every_steps) or self._is_old(False)
 
     def due_after_epoch(self) -> bool:
-        """Whether to write one now. To be asked at the end of each epoch."""
+        """Whether a checkpoint is due. Must be called at the end of each epoch."""
         return self._asked or (self.every_epoch and self._is_old(True))
 
     def _is_old(self, without_limit: bool) -> bool:
@@ -74,7 +74,7 @@ class Checkpoints:
         return time.monotonic() - self._written >= self.every_seconds
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint; whenever the process is killed, the old one or the new one is there, whole."""
+        """Replaces the checkpoint atomically: if the process is killed, the old or the new one is there, complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, {"format": FORMAT, **state})
         self._asked = False
@@ -82,7 +82,7 @@ class Checkpoints:
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The state of the checkpoint, None where there is none. Raises CorruptFileError."""
+        """The state in the checkpoint; None if there is none. Raises CorruptFileError if it can't be read."""
         for unfinished in self.folder.glob(f".{NAME}.*.tmp"):
             unfinished.unlink(missing_ok=True)
         if not self.path.exists():
@@ -95,12 +95,12 @@ class Checkpoints:
 
     def _unpickled(self, file: BinaryIO) -> Any:
         try:
-            # torch doesn't compare the checksums that it writes.
+            # torch.load doesn't verify the checksums that torch.save writes.
             with zipfile.ZipFile(file) as members:
                 if members.testzip() is not None:
                     raise ValueError("a checksum is wrong")
             file.seek(0)
-            # Nothing but tensors and plain values is unpickled.
+            # weights_only: nothing but tensors and plain values is unpickled.
             return _with_arrays(torch.load(file, map_location="cpu", weights_only=True))
         except (RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as wrong:
             raise CorruptFileError(self.path, "is no checkpoint, or is damaged") from wrong
@@ -111,7 +111,7 @@ class Checkpoints:
 
 
 def write_whole(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes tensors, arrays and plain values to `path`, which is replaced once all is on the disk."""
+    """Writes tensors, arrays and plain values to `path`, replacing it atomically once all is on the disk."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with unfinished.open("wb") as file:

@@ -1,7 +1,7 @@
-"""What `compile` is given, matched to the outputs of a model: optimizer, losses with weights, metrics, and their names.
+"""Matches the arguments of `compile` to a model's outputs: optimizer, losses with weights, metrics, and their names.
 
-Keras 3 is the reference for what goes with which output. Where it refuses what Keras 2 takes (one loss with a list of
-weights, one list of metrics for all outputs), Keras 2's meaning holds.
+Keras 3 is the reference for which argument applies to which output. Arguments that only Keras 2 accepts (one loss with
+a list of weights, one list of metrics for all outputs) have Keras 2's meaning.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from layergraph.training.optimizers import table as optimizers
 from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.options import number
 
-#: Most metrics of a model: each epoch logs them all.
+#: Maximum number of metrics of a model; each epoch logs all of them.
 MOST_METRICS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ByShapes:
-    """A word ("accuracy", "crossentropy") of which the shapes of the first batch decide."""
+    """A name ("accuracy", "crossentropy") that is resolved by the shapes of the first batch."""
 
     word: str
 
 
 def is_single(value: object) -> bool:
-    """Whether `value` stands for one loss or metric rather than for several: serialised ones are dicts too."""
+    """Whether `value` is one loss or metric rather than several; a serialised one is a dict, too."""
     if isinstance(value, Mapping):
         return "class_name" in value
     return not isinstance(value, (list, tuple))
 
 
-#: Where an output lies in a nesting of dicts and lists: ("heads", "left") or (0, "left").
+#: Path of an output in nested dicts and lists: ("heads", "left") or (0, "left").
 Path = tuple[str | int, ...]
 
 
 def output_paths(structure: Any, path: Path = ()) -> list[Path]:
-    """Where outputs lie in a model's structure of them, in flat order: dicts by sorted keys, as Keras flattens them."""
+    """Paths of a model's outputs in flat order: dicts by sorted keys, as Keras flattens them."""
     if isinstance(structure, Mapping):
         return [found for key in sorted(structure) for found in output_paths(structure[key], (*path, key))]
     if isinstance(structure, (list, tuple)):
@@ -56,7 +56,10 @@ def output_paths(structure: Any, path: Path = ()) -> list[Path]:
 
 
 def at_path(what: str, given: Any, path: Path) -> Any:
-    """What is given for the output at `path`: an item of the nesting, or what is given for all outputs below it."""
+    """The item for the output at `path`: the one in the nesting, or one that applies to all outputs below it.
+
+    Raises ConfigError if `given` isn't nested like the outputs.
+    """
     for key in path:
         if given is None or is_single(given):
             return given
@@ -65,26 +68,29 @@ def at_path(what: str, given: Any, path: Path) -> Any:
         elif isinstance(key, int) and key < len(given):
             given = given[key]
         else:
-            raise ConfigError(f"{what}: got a list of {len(given)}, expected a nesting as that of the outputs")
+            raise ConfigError(f"{what}: got a list of {len(given)}, expected the nesting of the outputs")
     return given
 
 
 def labels_at(given: Any, path: Path) -> Any:
-    """The labels of the output at `path` in a nesting as that of the outputs. Raises DataError for too few arrays."""
+    """The labels of the output at `path`. Raises DataError if they aren't nested like the outputs."""
     for place, key in enumerate(path):
         if given is not None and not isinstance(given, (Mapping, list, tuple)):
-            raise DataError(f"labels: got an array at {list(path[:place])}, expected a nesting as that of the outputs")
+            raise DataError(f"labels: got an array at {list(path[:place])}, expected the nesting of the outputs")
         given = at_path("labels", given, (key,))
     return given
 
 
 def is_flat(given: Any, outputs: int) -> bool:
-    """Whether something is given as a list with an item for each output, whatever the outputs' nesting."""
+    """Whether `given` is a list with an item per output, regardless of the outputs' nesting."""
     return isinstance(given, (list, tuple)) and len(given) == outputs and all(map(is_single, given))
 
 
 class Compiled:
-    """Optimizer, and by output in flat order: loss, its weight, metrics. Raises ConfigError for what isn't known."""
+    """The optimizer, and by output in flat order: loss, loss weight, metrics.
+
+    Raises ConfigError for unknown names and arguments that don't fit the outputs.
+    """
 
     def __init__(
         self,
@@ -99,9 +105,9 @@ class Compiled:
         weighted_metrics: Any = None,
     ) -> None:
         self.output_names = tuple(output_names)
-        #: What Keras calls them: outputs of one layer have its name, all of them.
+        #: Keras's names of the outputs: all outputs of one layer have its name.
         self.shown_names = self.output_names if shown_names is None else tuple(shown_names)
-        #: Where the outputs lie, if in dicts or lists inside of others.
+        #: Paths of the outputs, if they are nested more than one level deep.
         self.paths = tuple(paths) if paths is not None and any(len(path) > 1 for path in paths) else None
         self.optimizer: BaseOptimizer = optimizers.optimizer(optimizer)
         self._given = {
@@ -120,7 +126,7 @@ class Compiled:
             raise ConfigError(f"metrics: got {metrics_given} for all outputs together, expected at most {MOST_METRICS}")
 
     def _flattened(self, what: str, given: Any) -> Any:
-        """A nesting as that of the outputs as a list in flat order; a dict by the names that Keras has by our own."""
+        """A nesting like that of the outputs as a list in flat order; a dict with Keras's names with our own names."""
         if given is None or is_single(given):
             return given
         if self.paths is None:
@@ -133,12 +139,12 @@ class Compiled:
         given = self._flattened(what, given)
         return [[_metric(m) for m in several] for several in _several_by_output(what, given, self.output_names)]
 
-    # Known once shapes are.
+    # Resolved by shapes.
 
     def resolve(self, label_shapes: Sequence[Shape | None], output_shapes: Sequence[Shape]) -> None:
-        """Decides what depends on shapes, once: later data with other shapes changes nothing, as in Keras.
+        """Resolves what depends on shapes, once: as in Keras, later data with other shapes has no effect.
 
-        Raises DataError where an output has a loss or metrics and no labels, or shapes that a metric isn't for.
+        Raises DataError if an output with a loss or metrics has no labels, or if a metric doesn't support the shapes.
         """
         for index, (labels, outputs) in enumerate(zip(label_shapes, output_shapes, strict=True)):
             several = [self._metrics[index], self._weighted_metrics[index]]
@@ -159,7 +165,7 @@ class Compiled:
 
     @contextmanager
     def undecided_on_error(self) -> Iterator[None]:
-        """Takes back what shapes decided if the data turns out not to fit."""
+        """Undoes `resolve` if the data turns out not to fit."""
         before = self._losses[:], [m[:] for m in self._metrics], [m[:] for m in self._weighted_metrics]
         try:
             yield
@@ -168,27 +174,27 @@ class Compiled:
             raise
 
     def loss(self, index: int) -> Loss | None:
-        """The loss of an output, if it has one."""
+        """The loss of an output; None if it has none. Raises DataError if it isn't resolved yet."""
         loss = self._losses[index]
         if isinstance(loss, ByShapes):
-            raise DataError(f"loss '{loss.word}' of output '{self.output_names[index]}' needs labels to be decided")
+            raise DataError(f"loss '{loss.word}' of output '{self.output_names[index]}' needs labels to be resolved")
         return loss
 
     def has_loss(self, index: int) -> bool:
-        """Whether an output has a loss, decided by labels or not."""
+        """Whether an output has a loss, resolved or not."""
         return self._losses[index] is not None
 
     @property
     def given(self) -> Mapping[str, Any]:
-        """What `compile` was given beside the optimizer, by its arguments' names."""
+        """The arguments of `compile` other than the optimizer, by name."""
         return self._given
 
     def listed_metrics(self, *, weighted: bool = False) -> list[list[Metric | ByShapes]]:
-        """All metrics by output, or all weighted ones; those of which no labels have decided yet are words."""
+        """All metrics, or weighted metrics, by output; those not resolved yet as ByShapes."""
         return [list(ones) for ones in (self._weighted_metrics if weighted else self._metrics)]
 
     def likely_metric(self, word: str, index: int, output_shape: Shape) -> Metric:
-        """What a word will mean for an output, by the labels that its loss takes."""
+        """The metric that a name will be resolved to for an output, by the labels that its loss takes."""
         loss = self.loss(index)
         classes = loss is not None and loss.labels_are_classes
         return metrics.metric_for_shapes(word, output_shape[:-1] if classes else output_shape, output_shape)
@@ -198,16 +204,16 @@ class Compiled:
         return self._losses[index] is not None or bool(self._metrics[index] or self._weighted_metrics[index])
 
     def metrics(self, index: int) -> list[Metric]:
-        """The metrics of an output that no sample weights reach."""
+        """The metrics of an output that are computed without sample weights."""
         return [m for m in self._metrics[index] if isinstance(m, Metric)]
 
     def weighted_metrics(self, index: int) -> list[Metric]:
-        """The metrics of an output that take sample weights."""
+        """The metrics of an output that are computed with sample weights."""
         return [m for m in self._weighted_metrics[index] if isinstance(m, Metric)]
 
     @property
     def shown_losses(self) -> dict[int, str]:
-        """Outputs whose own loss is logged, with the name: all that have one, if at least two have."""
+        """Index -> log name of the outputs' own losses: of all outputs with a loss, if there are at least two."""
         having = [index for index, loss in enumerate(self._losses) if loss is not None]
         return {index: f"{self._shown_name(index)}_loss" for index in having} if len(having) > 1 else {}
 
@@ -217,7 +223,7 @@ class Compiled:
         return {**known, **{name: item for name, item in given.items() if name not in names.values()}}
 
     def _shown_name(self, index: int) -> str:
-        # As in Keras: the path, in which an output's name stands for its place in a list.
+        # As in Keras: the path, with the output's name in place of its index in a list.
         path = () if self.paths is None else self.paths[index]
         keys = path if path and isinstance(path[-1], str) else (*path[:-1], self.shown_names[index])
         return "/".join(map(str, keys))
@@ -225,15 +231,15 @@ class Compiled:
     # Logs.
 
     def reset_metrics(self) -> None:
-        """Forgets all batches."""
+        """Resets the state of all metrics."""
         for index in range(len(self.output_names)):
             for metric in (*self.metrics(index), *self.weighted_metrics(index)):
                 metric.reset()
 
     def named_metrics(self) -> dict[str, Metric]:
-        """The metrics by the names they are logged under (Keras's CompileMetrics.result).
+        """The metrics by their log names (Keras's CompileMetrics.result).
 
-        A name that comes again gets _1, _2; one of a weighted metric is prefixed with `weighted_` first.
+        Repeated names get the suffixes _1, _2; that of a weighted metric is prefixed with `weighted_` first.
         """
         named: dict[str, Metric] = {}
         seen: Counter[str] = Counter()
@@ -249,7 +255,7 @@ class Compiled:
         return named
 
     def in_keras_order(self, logs: Mapping[str, Result]) -> list[Result]:
-        """The logs as `evaluate` lists them: loss, metrics without prefix, losses of outputs, then the rest by name."""
+        """The logs in the order of `evaluate`: loss, metrics without prefix, losses of outputs, the rest by name."""
         own = [m.name for index in range(len(self.output_names)) for m in self.metrics(index)]
         own += [m.name for index in range(len(self.output_names)) for m in self.weighted_metrics(index)]
         first = ["loss", *own, *self.shown_losses.values()]
@@ -258,7 +264,7 @@ class Compiled:
     # Files.
 
     def keras_config(self) -> dict[str, Any]:
-        """Keras 3's `compile_config`. Raises ConfigError for Python functions, which no file can hold."""
+        """Keras 3's `compile_config`. Raises ConfigError for Python functions, which can't be serialised."""
         return {
             "optimizer": optimizer.keras_form(self.optimizer),
             "loss": _written(self._given["loss"], lambda item: losses.keras_form(losses.loss(item))),
@@ -294,7 +300,7 @@ def _losses_by_output(given: Any, names: Sequence[str]) -> list[Any]:
     if is_single(given):
         return [given] * len(names)
     if isinstance(given, Mapping):
-        # Outputs that a dict doesn't name have no loss, as in Keras 2; Keras 3 wants them named.
+        # As in Keras 2, outputs that a dict doesn't name have no loss; Keras 3 requires all names.
         return _by_name("loss", given, names)
     if len(given) != len(names):
         raise ConfigError(f"loss: got a list of {len(given)}, expected one for each output: {list(names)}")
@@ -331,7 +337,7 @@ def _several_by_output(what: str, given: Any, names: Sequence[str]) -> list[list
     if is_single(given):
         return [[given] for _ in names]
     if len(names) == 1:
-        # One output: all metrics are its own, however they are nested.
+        # One output: all metrics apply to it, however they are nested.
         if isinstance(given, Mapping):
             return [_flat(_by_name(what, given, names))]
         return [_flat(given)]
@@ -354,7 +360,7 @@ def _flat(given: Any) -> list[Any]:
 
 
 def _written(given: Any, serialise: Callable[[Any], Any]) -> Any:
-    """A structure as JSON. Names stay names: what they resolve to may depend on shapes."""
+    """A structure as JSON. Names are kept, since their resolution may depend on shapes."""
     if given is None or isinstance(given, (str, bool, int, float)):
         return given
     if is_single(given):
@@ -365,9 +371,9 @@ def _written(given: Any, serialise: Callable[[Any], Any]) -> Any:
 
 
 def compile_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of training, as arguments of `compile`.
+    """Arguments of `compile` from a file's config.
 
-    Takes `compile_config` of a Keras 3 file, and what `config.compiled` makes of others.
+    Accepts `compile_config` of a Keras 3 file, and the results of `config.compiled` for other files.
     """
     config = _without_tuples(config)
     taken = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
@@ -376,7 +382,7 @@ def compile_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_tuples(value: Any) -> Any:
-    """JSON in which Keras 3's {"class_name": "__tuple__", "items": [...]} are lists."""
+    """JSON with Keras 3's {"class_name": "__tuple__", "items": [...]} replaced by lists."""
     if isinstance(value, Mapping):
         if value.get("class_name") == "__tuple__" and isinstance(value.get("items"), list):
             return [_without_tuples(item) for item in value["items"]]

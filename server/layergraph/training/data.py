@@ -1,7 +1,7 @@
-"""Data of a run: arrays matched to inputs and outputs, checked, and cut into batches.
+"""Training data: arrays matched to inputs and outputs, checked, and split into batches.
 
-Arrays in memory become tensors once, without a copy where the type fits; arrays mapped from a file stay there, and only
-the rows of a batch are read.
+Arrays in memory become tensors once, without a copy if the dtype fits. Of memory-mapped arrays, only the rows of a
+batch are read.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from layergraph.training.workers import Workers
 Array = np.ndarray[Any, Any]
 Tensor = torch.Tensor
 
-#: What data may be, for messages.
+#: Accepted kinds of data, for error messages.
 TAKEN = (
     "an array, a list or dict of arrays, or batches: a keras.utils.PyDataset, a generator, or a "
     "torch.utils.data.DataLoader, which also makes batches of a torch Dataset"
 )
-#: Rows that a batch takes: a range, or their numbers.
+#: Rows of a batch: a slice, or their indices.
 Rows = slice | Tensor
 
 
 class Column:
-    """One array of the data, whose rows come out as tensors of `dtype` on `device`."""
+    """One array of the data, whose rows are taken as tensors of `dtype` on `device`."""
 
     def __init__(self, array: Array, dtype: torch.dtype, device: torch.device) -> None:
         self.rows = len(array)
@@ -41,7 +41,7 @@ class Column:
         self.array = array
         self._dtype = dtype
         self._device = device
-        # torch has no read-only tensors; what may not be written is read by batches, as mapped files are.
+        # torch has no read-only tensors, so read-only arrays are copied batch by batch, as mapped files are.
         in_memory = not isinstance(array, np.memmap) and array.flags.writeable
         self._tensor = self._converted(array) if in_memory else None
         self._mapped = MappedRows(array)
@@ -58,14 +58,14 @@ class Column:
         return torch.from_numpy(array).to(self._dtype)
 
     def take(self, rows: Rows) -> Tensor:
-        """The rows as a tensor; a range of an array in memory is a view of it."""
+        """Returns rows as a tensor; a slice of an array in memory is a view of it."""
         if self._tensor is None:
             chosen = np.array(self.array[rows]) if isinstance(rows, slice) else self._mapped.take(rows.numpy())
             return self._sent(self._converted(chosen))
         return self._sent(self._tensor[rows] if isinstance(rows, slice) else self._tensor.index_select(0, rows))
 
     def _sent(self, part: Tensor) -> Tensor:
-        """The rows where they are needed. A GPU copies them itself, out of pinned memory, while it computes."""
+        """Copies rows to the device. For a GPU through pinned memory, asynchronously, while it computes."""
         if self._device.type == "cuda":
             part = part.pin_memory()
         return part.to(self._device, non_blocking=True)
@@ -73,9 +73,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of all columns: inputs in the model's order; labels and weights by output, None where there are none.
+    """Rows of all columns: inputs in the model's order; labels and weights by output, None for outputs without.
 
-    With a shard the inputs are those of one worker's rows; labels and weights are whole, as outputs will be gathered.
+    With a shard, the inputs are one worker's rows; labels and weights are of the whole batch, as outputs are gathered.
     """
 
     rows: int
@@ -95,7 +95,7 @@ class Data:
     weights: list[Column | None]
 
     def batch(self, rows: Rows, count: int, workers: Workers | None = None) -> Batch:
-        """Some rows, or what one of the workers needs of them."""
+        """Returns `count` rows as a batch; with `workers`, the inputs are this worker's shard."""
         shard = None if workers is None else workers.shard(count)
         own = rows if shard is None else shard.chosen(rows)
         return Batch(
@@ -107,19 +107,19 @@ class Data:
         )
 
     def batches(self, size: int, workers: Workers | None = None) -> Iterator[Batch]:
-        """All rows, `size` at a time, the last batch with what is left."""
+        """All rows in batches of `size`; the last batch may be smaller."""
         for start in range(0, self.rows, size):
             stop = min(start + size, self.rows)
             yield self.batch(slice(start, stop), stop - start, workers)
 
 
 def steps_of(rows: int, size: int) -> int:
-    """Number of batches."""
+    """Number of batches of `size` for `rows`."""
     return -(-rows // size)
 
 
 def as_array(what: str, value: Any) -> Array:
-    """Any array-like as an array of numbers, without a copy of what is one. Raises DataError."""
+    """Converts an array-like to an array of numbers, without a copy of arrays. Raises DataError for other data."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     _check_array_like(what, value)
@@ -128,18 +128,18 @@ def as_array(what: str, value: Any) -> Array:
     except ValueError:
         raise DataError(f"{what}: rows have different lengths, expected an array") from None
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise DataError(f"{what}: got type {array.dtype}, expected numbers")
+        raise DataError(f"{what}: got dtype {array.dtype}, expected numbers")
     if array.ndim == 0:
         raise DataError(f"{what}: got a single number, expected an array with rows")
     return array
 
 
-#: What objects have whose content NumPy takes as it is.
+#: Attributes of objects that NumPy converts as a whole.
 _ARRAY_LIKE = ("__array__", "__array_interface__", "__buffer__", "__dlpack__")
 
 
 def _check_array_like(what: str, value: Any) -> None:
-    """Raises DataError for an object that NumPy would ask for one item after another, be there ever so many."""
+    """Raises DataError for an object that NumPy would convert item by item, however many items it has."""
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     plain = isinstance(value, (np.ndarray, np.generic, torch.Tensor, int, float, str, bytes, list, tuple, range))
@@ -157,9 +157,9 @@ def _is_buffer(value: Any) -> bool:
 
 
 def matched(what: str, given: Any, names: Sequence[str]) -> list[Any]:
-    """One item for each name: of a dict by name, of a list by position, or the one array there is.
+    """One item for each name: of a dict by name, of a list by position, or a single array.
 
-    Raises DataError for unknown and missing names and for another number of arrays.
+    Raises DataError for unknown names in a dict, and for another number of arrays.
     """
     if isinstance(given, Mapping):
         for name in given:
@@ -186,13 +186,13 @@ def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array]:
         what = f"input '{spec.name}'"
         if given is None:
             raise DataError(f"{what} is missing")
-        # A fixed number of rows is that of batches, as in Keras.
+        # As in Keras, a fixed number of rows applies to batches.
         arrays.append(_adapted(what, as_array(what, given), (None, *spec.shape[1:])))
     return arrays
 
 
 def _adapted(what: str, array: Array, expected: Shape) -> Array:
-    """The array in the rank of the input: as Keras does, a last axis of length 1 is added or dropped."""
+    """The array with the rank of the input: as in Keras, a last axis of length 1 is added or dropped."""
     given = array.shape
     if array.ndim == len(expected) - 1 and expected[-1] == 1:
         array = array[..., None]
@@ -205,12 +205,12 @@ def _adapted(what: str, array: Array, expected: Shape) -> Array:
 
 
 def input_columns(arrays: Sequence[Array], specs: Sequence[TensorSpec], device: torch.device) -> list[Column]:
-    """Columns of the types that the inputs have."""
+    """Columns with the dtypes of the inputs."""
     return [Column(a, torch_dtype(spec.dtype), device) for a, spec in zip(arrays, specs, strict=True)]
 
 
 def same_rows(arrays: Mapping[str, Array | None]) -> int:
-    """The number of rows that all arrays have. Raises DataError where they differ."""
+    """The common number of rows of all arrays. Raises DataError if they differ."""
     counts = {what: len(array) for what, array in arrays.items() if array is not None}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{what} has {count}" for what, count in counts.items())
@@ -219,7 +219,7 @@ def same_rows(arrays: Mapping[str, Array | None]) -> int:
 
 
 def check_rows(arrays: Mapping[str, Array | None]) -> int:
-    """The number of rows that all arrays have. Raises DataError where they differ or there are none."""
+    """The common number of rows of all arrays. Raises DataError if they differ or there are none."""
     rows = same_rows(arrays)
     if rows == 0:
         raise DataError("data has no rows")
@@ -227,9 +227,9 @@ def check_rows(arrays: Mapping[str, Array | None]) -> int:
 
 
 def class_weights(labels: Array, weights: Mapping[int, float]) -> Array:
-    """A weight for each row by the class of its label; classes without one weigh 1 (Keras 3).
+    """A weight for each row by the class of its label; classes without a weight get 1 (Keras 3).
 
-    Labels with a last axis longer than 1 are one-hot, others are rounded class numbers.
+    Labels with a last axis longer than 1 are one-hot; others are class indices, rounded.
     """
     if labels.ndim > 1 and labels.shape[-1] != 1:
         classes = np.argmax(labels, -1)
@@ -241,7 +241,7 @@ def class_weights(labels: Array, weights: Mapping[int, float]) -> Array:
 
 
 def split(structure: Any, at: int) -> tuple[Any, Any]:
-    """Rows before and from `at` of all arrays in lists and dicts; None stays None."""
+    """Splits all arrays in lists and dicts into the rows before `at` and the rest; None stays None."""
     return _mapped(structure, lambda a: a[:at]), _mapped(structure, lambda a: a[at:])
 
 

@@ -1,4 +1,4 @@
-"""What `fit` is given, matched to a model: arrays for its inputs, and labels and weights by output, all checked."""
+"""Matches the data of `fit` to a model: arrays for its inputs, labels and sample weights by output, all checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from layergraph.training.losses import Loss
 
 
 def model_device(model: Functional) -> torch.device:
-    """Where the weights are."""
+    """The device of the model's weights."""
     weights = model.weights
     return weights[0].value.device if weights else torch.device("cpu")
 
@@ -32,9 +32,9 @@ def adapt_data(
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
 ) -> Data:
-    """Checked columns for a model. What depends on shapes in `compiled` is decided by them.
+    """Returns checked columns for a model. Resolves by their shapes what depends on shapes in `compiled`.
 
-    Raises DataError where shapes, rows, names or labels don't fit.
+    Raises DataError if shapes, rows, names or labels don't fit; ConfigError for class_weight that can't be used.
     """
     with compiled.undecided_on_error():
         return _adapt_data(model, compiled, x, y, sample_weight, class_weight)
@@ -51,7 +51,7 @@ def _adapt_data(
     names = model.output_names
     inputs = data.input_arrays(x, model.input_specs)
     labels = _label_arrays(y, compiled)
-    # A fixed number of rows is that of batches.
+    # As in Keras, a fixed number of rows applies to batches.
     shapes: list[Shape] = [(None, *spec.shape[1:]) for spec in model.output_specs]
     compiled.resolve([None if a is None else a.shape for a in labels], shapes)
     if class_weight is not None:
@@ -87,18 +87,18 @@ def _adapt_data(
 def split_rows(
     model: Functional, x: Any, y: Any, weight: Any, share: float
 ) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
-    """x, y and weights of the rows to train on, and of the last ones for validation. Raises DataError."""
+    """x, y and weights of the rows to train on, and of the last rows, for validation. Raises DataError."""
     arrays = data.input_arrays(x, model.input_specs)
     rows = data.check_rows({"x": arrays[0]})
     at = int(np.floor(rows * (1.0 - share)))
     if not 0 < share < 1 or at in (0, rows):
-        raise DataError(f"validation_split is {share}, expected a share that leaves rows on both sides of {rows}")
+        raise DataError(f"validation_split is {share}, expected a fraction that leaves rows on both sides of {rows}")
     halves = [data.split(part, at) for part in (arrays, y, weight)]
     return (halves[0][0], halves[1][0], halves[2][0]), (halves[0][1], halves[1][1], halves[2][1])
 
 
 def _label_arrays(y: Any, compiled: Compiled) -> list[Array | None]:
-    """Labels by output. A list may leave out outputs without a loss, as in Keras."""
+    """Labels by output. As in Keras, a list may leave out outputs without a loss."""
     names = compiled.output_names
     wanted = [name for index, name in enumerate(names) if compiled.needs_labels(index)]
     if y is None:
@@ -129,7 +129,7 @@ def _from_classes(labels: Sequence[Array | None], weights: Mapping[int, float], 
 
 
 def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | None]:
-    """Sample weights by output; one array is for all outputs."""
+    """Sample weights by output; a single array applies to all outputs."""
     if given is None:
         return [None] * len(names)
     single = not isinstance(given, (Mapping, list, tuple))
@@ -140,7 +140,7 @@ def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | None]:
 
 
 def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: Loss | None) -> None:
-    """Weights are by row, or by row and step: the beginning of the predictions' shape without the axis of a loss."""
+    """Raises DataError unless weights have a leading part of the predictions' shape, without the axis of the loss."""
     if weights is None or getattr(loss, "axis", -1) != -1:
         return
     last = weights.ndim == max(2, len(predictions)) and weights.shape[-1] == 1
@@ -154,6 +154,6 @@ def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: L
 
 
 def _label_dtype(labels: Array, loss: Loss | None) -> torch.dtype:
-    """Class numbers stay integers; all other labels get the type of the predictions."""
+    """int64 for class indices, float32 for all other labels."""
     classes = loss.labels_are_classes if loss is not None else labels.dtype.kind in "iu"
     return torch.int64 if classes else torch.float32

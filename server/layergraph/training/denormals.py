@@ -1,4 +1,4 @@
-"""Numbers too small to be normal, which processors compute with a hundred times as slowly as with others."""
+"""Denormal floats, with which processors compute up to a hundred times as slowly as with normal ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _DENORMAL = 1e-40
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Takes them for 0 in this thread, and in those that torch starts meanwhile, as TensorFlow does everywhere.
+    """Flushes denormals to zero in this thread and in threads that torch starts meanwhile, as TensorFlow does.
 
-    Threads that torch has started before go on as they were: who trains much sets it when the process starts.
-    Gradients that fade over the steps of a sequence become such numbers: without this, recurrent layers train five
-    times as slowly on processors that handle them in microcode.
+    Threads that torch has started before aren't affected, so processes that mainly train should set this at start.
+    Gradients that vanish over the timesteps of a sequence become denormal: without this, recurrent layers train five
+    times as slowly on processors that handle denormals in microcode.
     """
     before = are_flushed()
     torch.set_flush_denormal(True)
@@ -28,5 +28,5 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def are_flushed() -> bool:
-    """Whether this thread takes them for 0."""
+    """Whether denormals are flushed to zero in this thread."""
     return bool(torch.tensor(_DENORMAL) * 1.0 == 0.0)

@@ -1,4 +1,4 @@
-"""The rows of a run, batch after batch, pass after pass, from any place on."""
+"""Batches of a run over consecutive epochs, from any batch on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from layergraph.training.workers import Workers
 
 
 def epoch_order(rows: int, seed: int, number: int) -> torch.Tensor:
-    """Row numbers in the shuffled order of a pass: the same for the same seed and number, however a run got there."""
+    """Shuffled row indices of an epoch, which depend on `seed` and the epoch's `number` only."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
     return torch.randperm(rows, generator=generator)
 
 
 class Epochs:
-    """Batches of `size` rows; after the last one of a pass the next pass begins.
+    """Batches of `size` rows over consecutive epochs.
 
-    number   of the current pass; without steps_per_epoch it is the epoch
-    done     batches of the pass that were taken
+    number   index of the current epoch over the data; without steps_per_epoch it is the epoch of `fit`
+    done     number of batches taken from it
     """
 
     def __init__(
@@ -34,32 +34,32 @@ class Epochs:
 
     @property
     def rows(self) -> int:
-        """Rows of a pass."""
+        """Rows per epoch."""
         return self._rows.rows
 
     def start_at(self, number: int, done: int) -> None:
-        """Goes to a place."""
+        """Continues at batch `done` of epoch `number`."""
         self.number, self.done = number, done
         self._order = epoch_order(self._rows.rows, self._seed, number) if self.shuffle else None
 
     @property
     def finished(self) -> bool:
-        """Whether the pass has no batch left."""
+        """Whether the epoch has no batch left."""
         return self.done >= self.steps
 
     def start_next_if_finished(self) -> None:
-        """Begins the next pass where the current one has ended."""
+        """Begins the next epoch if the current one has ended."""
         if self.finished:
             self.start_at(self.number + 1, 0)
 
     def epoch_begins(self) -> None:
-        """Arrays have nothing to do for an epoch."""
+        """No-op: arrays have no hooks for epochs."""
 
     def epoch_ends(self) -> None:
-        """Arrays have nothing to do for an epoch."""
+        """No-op: arrays have no hooks for epochs."""
 
     def take(self) -> Batch | None:
-        """The next batch; the last one of a pass has what is left."""
+        """Returns the next batch; the last one of an epoch may have fewer rows."""
         start = self.done * self.size
         stop = min(start + self.size, self._rows.rows)
         self.done += 1

@@ -1,4 +1,4 @@
-"""One call of `fit`: epochs of steps with validation, callbacks and checkpoints, from the first or a checkpoint on."""
+"""One call of `fit`: epochs with validation, callbacks and checkpoints, from the start or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What is evaluated after epochs: `rows` in batches of `size`, at most `steps` of them, each `frequency` epochs."""
+    """Validation after each epoch, or every `frequency` epochs: `rows` in batches of `size`, at most `steps` of them.
+
+    A sequence as `frequency` lists the epochs to validate after, counted from 1.
+    """
 
     rows: Data | Stream
     size: int
@@ -36,21 +39,21 @@ class Validation:
     frequency: int | Sequence[int] = 1
 
     def follows(self, epoch: int) -> bool:
-        """Whether there is an evaluation after that epoch."""
+        """Whether validation runs after an epoch (counted from 0)."""
         if isinstance(self.frequency, int):
             return (epoch + 1) % self.frequency == 0
         return epoch + 1 in self.frequency
 
 
 class Fit:
-    """A run: `run` carries it out, and its place at any batch's end can be kept and taken up again."""
+    """A training run, which can be checkpointed after any batch and resumed from there."""
 
     def __init__(
         self,
         model: Trainer,
         compiled: Compiled,
         loop: Loop,
-        passes: Epochs | StreamEpochs,
+        batches: Epochs | StreamEpochs,
         validation: Validation | None,
         hooks: Callbacks,
         *,
@@ -64,7 +67,7 @@ class Fit:
         self._model = model
         self._compiled = compiled
         self._loop = loop
-        self._passes = passes
+        self._batches = batches
         self._validation = validation
         self._hooks = hooks
         self._epochs = epochs
@@ -73,13 +76,17 @@ class Fit:
         self._stops_on_nan = on_nan == "stop"
         self._checkpoints = checkpoints
         self._workers = workers
-        #: The epoch that is going on or comes next, and how many of its batches are done.
+        #: The current or next epoch, and how many of its batches are done.
         self._epoch = epochs.start
         self._step = 0
         self._logs: dict[str, Any] = {}
 
     def run(self, resumed: dict[str, Any] | None) -> None:
-        """Trains to the end; `resumed` is the state of a checkpoint to go on from."""
+        """Trains until the last epoch; `resumed` is the state of a checkpoint to continue from.
+
+        Raises DataError if the checkpoint is of another run or the data ends too soon, NonFiniteLossError if the loss
+        isn't finite and `on_nan` is "stop".
+        """
         self._hooks.call("on_train_begin", {})
         if resumed is not None:
             self._restore(resumed)
@@ -98,38 +105,38 @@ class Fit:
         self._agree()
         if self._step == 0:
             self._loop.reset()
-        self._passes.epoch_begins()
+        self._batches.epoch_begins()
         with self._loop.recording():
             self._run_steps()
-        self._passes.epoch_ends()
+        self._batches.epoch_ends()
         logs: dict[str, Any] = dict(self._loop.logs())
         if self._validation is not None and self._validation.follows(epoch):
             found = tested(self._loop, self._validation, self._hooks, workers=self._workers)
             logs.update({f"val_{name}": value for name, value in found.items()})
-            # As in Keras: `weighted_accuracy` comes after `val_loss`.
+            # As in Keras, the order is that of the full names: `weighted_accuracy` comes after `val_loss`.
             logs = dict(sorted(logs.items()))
         self._hooks.call("on_epoch_end", epoch, logs)
         self._agree()
         self._logs = logs
         self._epoch, self._step = epoch + 1, 0
-        self._passes.start_next_if_finished()
+        self._batches.start_next_if_finished()
         if self._checkpoints is not None and self._checkpoints.due_after_epoch():
             self._checkpoints.write(self.state())
 
     def _run_steps(self) -> None:
         begin = self._hooks.defining("on_train_batch_begin")
         end = self._hooks.defining("on_train_batch_end")
-        loop, passes, model, checkpoints = self._loop, self._passes, self._model, self._checkpoints
-        # An epoch also ends where a pass does, however many steps it was to have, as in Keras 3.
-        last = self._steps or passes.steps or sys.maxsize
-        while self._step < last and not passes.finished:
+        loop, batches, model, checkpoints = self._loop, self._batches, self._model, self._checkpoints
+        # As in Keras 3, an epoch also ends with the data, even before steps_per_epoch.
+        last = self._steps or batches.steps or sys.maxsize
+        while self._step < last and not batches.finished:
             step = self._step
-            batch = passes.take()
+            batch = batches.take()
             if batch is None:
                 if step == 0:
                     raise DataError(
-                        f"the data has no batch left for epoch {self._epoch + 1}; expected as many as epochs and "
-                        "steps_per_epoch ask for, or data that can be gone through again"
+                        f"the data has no batch left for epoch {self._epoch + 1}; expected enough for all epochs and "
+                        "steps_per_epoch, or data that can be iterated repeatedly"
                     )
                 return
             for callback in begin:
@@ -149,7 +156,7 @@ class Fit:
                 checkpoints.write(self.state())
 
     def _agree(self) -> None:
-        """Has all workers do what the first one's callbacks have decided: stop, or take another learning rate."""
+        """Broadcasts what the first worker's callbacks have decided: whether to stop, and the learning rate."""
         if self._workers is None:
             return
         rated = self._compiled.optimizer.rated
@@ -167,7 +174,7 @@ class Fit:
             "run": self._identity(),
             "epoch": self._epoch,
             "step": self._step,
-            "pass": (self._passes.number, self._passes.done),
+            "pass": (self._batches.number, self._batches.done),
             "stopped": self._model.stop_training,
             "weights": [weight.value.detach() for weight in self._model.weights],
             "optimizer": self._compiled.optimizer.state(),
@@ -178,13 +185,13 @@ class Fit:
         }
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same where a run goes on."""
+        """Arguments and sizes that must be equal when a run is resumed."""
         return {
             "seed": self._seed,
-            "rows": self._passes.rows,
-            "batch_size": self._passes.size,
-            "batches": self._passes.steps,
-            "shuffle": self._passes.shuffle,
+            "rows": self._batches.rows,
+            "batch_size": self._batches.size,
+            "batches": self._batches.steps,
+            "shuffle": self._batches.shuffle,
             "steps_per_epoch": self._steps,
             "optimizer": type(self._compiled.optimizer).__name__,
             "metrics": sorted(self._compiled.named_metrics()),
@@ -194,7 +201,7 @@ class Fit:
     def _restore(self, state: dict[str, Any]) -> None:
         own = self._identity()
         for what, value in own.items():
-            # What earlier releases didn't note can't be compared.
+            # Checkpoints of earlier releases lack some entries.
             kept = state["run"].get(what, value)
             if kept != value:
                 raise DataError(f"the checkpoint is of another run: {what} is {kept}, expected {value}")
@@ -207,20 +214,20 @@ class Fit:
             kept = state["metrics"][name]
             metric.restore({k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})
         self._epoch, self._step = state["epoch"], state["step"]
-        self._passes.start_at(*state["pass"])
+        self._batches.start_at(*state["pass"])
         self._model.stop_training = state["stopped"]
         self._logs = state["logs"]
         kept_of: dict[str, list[Any]] = {}
         for kind, kept in state["callbacks"]:
             kept_of.setdefault(kind, []).append(kept)
         for callback in self._hooks.all:
-            # By class and turn: a run that goes on may show its progress differently.
+            # Matched by class and order, since other callbacks (progress) may differ in a resumed run.
             if kept_of.get(type(callback).__name__):
                 callback.restore(kept_of[type(callback).__name__].pop(0))
 
 
 def tested(loop: Loop, on: Validation, hooks: Callbacks, *, workers: Workers | None) -> dict[str, Result]:
-    """Logs of an evaluation, which all workers make together, if there are any."""
+    """Runs an evaluation, on all workers together if there are any, and returns its logs."""
     begin, end = hooks.defining("on_test_batch_begin"), hooks.defining("on_test_batch_end")
     hooks.call("on_test_begin", {})
     loop.reset()

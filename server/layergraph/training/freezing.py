@@ -1,4 +1,4 @@
-"""Which layers of a model are trained, by patterns of their names."""
+"""Freezing and unfreezing layers of a model by patterns of their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layergraph.training.trainer import Trainer
 
 
 def layer_paths(model: Functional) -> dict[str, Layer]:
-    """All layers by path: `layer`, and `outer/inner` inside of a nested model; outer ones first."""
+    """All layers by path: `layer`, or `outer/inner` inside of a nested model; outer layers first."""
     return dict(_paths(model, ""))
 
 
@@ -25,10 +25,10 @@ def _paths(model: Functional, prefix: str) -> Iterator[tuple[str, Layer]]:
 
 
 def freeze(model: Trainer, patterns: Sequence[str]) -> list[str]:
-    """Keeps layers from being trained, as `layer.trainable = False` does in Keras: with all below them.
+    """Freezes layers and all layers inside of them, as `layer.trainable = False` does in Keras.
 
-    A pattern is a path in which `*`, `?` and `[...]` stand for other characters, slashes among them. Gives the paths of
-    the layers that match. A state that the model's optimizer has is kept for the weights that are still trained.
+    Patterns are paths with the wildcards `*`, `?` and `[...]`, which also match slashes (fnmatch). Returns the paths of
+    the matching layers. The optimizer keeps its state for the weights that are still trained.
 
     Raises ConfigError for a pattern that matches no layer; nothing is changed then.
     """
@@ -36,9 +36,9 @@ def freeze(model: Trainer, patterns: Sequence[str]) -> list[str]:
 
 
 def unfreeze(model: Trainer, patterns: Sequence[str]) -> list[str]:
-    """Has layers trained, with all below them; otherwise as `freeze`.
+    """Makes layers, and all layers inside of them, trainable; see `freeze`.
 
-    A layer inside of a frozen model is trained too, and layers of a model that is frozen as a whole, the others not.
+    Layers inside of a frozen model are trained, too. If the whole model is frozen, only the matching ones are trained.
     """
     return _set_trainable(model, patterns, trainable=True)
 
@@ -52,7 +52,7 @@ def _set_trainable(model: Trainer, patterns: Sequence[str], *, trainable: bool) 
     if not chosen:
         return []
     if model.compiled:
-        # What the file has of the optimizer belongs to the weights that were trained up to now.
+        # The optimizer's state in the file belongs to the weights that have been trainable so far: load it first.
         _ = model.optimizer
     if trainable and not model.trainable:
         model.trainable = True

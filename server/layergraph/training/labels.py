@@ -1,4 +1,4 @@
-"""Whether labels fit a loss: said before a run starts, not by a crash in its middle."""
+"""Checks labels against a loss before a run starts, instead of failing in its middle."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from layergraph.training.losses import CTC, Circle, FunctionLoss, Loss, SparseCa
 
 Array = np.ndarray[Any, Any]
 
-#: Values looked at in one go, so that a mapped file is never held in memory.
+#: Number of values checked at a time, so that a mapped file is never loaded as a whole.
 CHUNK = 1 << 20
 
 
 def check_labels(output: str, labels: Array, predictions: Shape, loss: Loss) -> None:
-    """Raises DataError if labels don't fit the shape of the predictions, or name classes that there are not."""
+    """Raises DataError if labels don't fit the shape of the predictions, or have class indices out of range."""
     if isinstance(loss, (FunctionLoss, Circle)):
         return
     shape = tuple(labels.shape)
@@ -35,7 +35,7 @@ def check_labels(output: str, labels: Array, predictions: Shape, loss: Loss) -> 
     kept = (*predictions[:axis], 1, *predictions[axis + 1 :])
     if not _fits(shape, without) and not _fits(shape, kept):
         raise DataError(
-            f"labels of output '{output}': got shape {shape}, expected class numbers of shape {without}"
+            f"labels of output '{output}': got shape {shape}, expected class indices of shape {without}"
             + (" (one-hot labels need categorical_crossentropy)" if _fits(shape, predictions) else "")
         )
     classes = predictions[axis]
@@ -49,7 +49,7 @@ def _fits(got: tuple[int, ...], expected: Shape) -> bool:
 
 
 def _same_shape(got: tuple[int, ...], expected: Shape) -> bool:
-    """Equal but for a last axis of length 1 that one of them lacks."""
+    """Whether shapes are equal, except for a last axis of length 1 that one of them lacks."""
     return (
         _fits(got, expected)
         or (len(expected) == len(got) + 1 and expected[-1] == 1 and _fits(got, expected[:-1]))
@@ -59,7 +59,7 @@ def _same_shape(got: tuple[int, ...], expected: Shape) -> bool:
 
 def _sparse_hint(got: tuple[int, ...], expected: Shape) -> str:
     sparse = _fits(got, expected[:-1]) or _fits(got, (*expected[:-1], 1))
-    return " (class numbers need sparse_categorical_crossentropy)" if sparse else ""
+    return " (class indices need sparse_categorical_crossentropy)" if sparse else ""
 
 
 def _check_range(output: str, labels: Array, classes: int, ignored: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The loop: steps of training and evaluation, with running losses and metrics kept on the device."""
+"""Training and evaluation steps, with running losses and metrics kept on the device."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Tensor = torch.Tensor
 
 
 class Loop:
-    """One model with what it was compiled with: takes batches in, and says how it goes.
+    """Trains or evaluates one compiled model batch by batch, and keeps its running losses and metrics.
 
-    Gradients are only recorded inside of `recording`. Nothing waits for the device but `logs` and `check_finite`.
+    Gradients are only recorded inside of `recording`. Only `logs` and `check_finite` synchronise with the device.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class Loop:
         workers: Workers | None = None,
         states: dict[object, list[Tensor]] | None = None,
     ) -> None:
-        """With `workers` batches have shards, and every worker makes the same calls.
+        """With `workers`, batches have shards, and every worker makes the same calls.
 
-        `states` are what stateful layers have kept so far, and are changed.
+        `states` are the states of stateful layers so far, updated in place. Raises NotCompiledError if the model has no
+        loss and no regularizer.
         """
         self._plan = model.plan()
         self._states = {} if states is None else states
@@ -49,7 +50,7 @@ class Loop:
         self._generator = generator
         weights = model.trainable_weights
         self._leaves = [weight.value for weight in weights]
-        # Keras 3 leaves regularizers of frozen weights out.
+        # As in Keras 3, regularizers of frozen weights don't count.
         self._penalties = [(w.regularizer, w.value) for w in weights if w.regularizer is not None]
         outputs = range(len(compiled.output_names))
         self._losses = [(i, loss, compiled.loss_weights[i]) for i in outputs if (loss := compiled.loss(i)) is not None]
@@ -59,7 +60,7 @@ class Loop:
         self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
         self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]
         self._named_metrics = compiled.named_metrics()
-        # Workers add up whole gradients only.
+        # Workers can only add up dense gradients.
         self._row_gradients = workers is None and takes_row_gradients(model, compiled.optimizer)
         self._replica = Replica(self._leaves, self._scaled) if workers is not None and self._leaves else None
         device = self._leaves[0].device if self._leaves else torch.device("cpu")
@@ -70,7 +71,7 @@ class Loop:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Lets torch record gradients of the trainable weights; outside of it weights are plain data."""
+        """Lets torch record gradients of the trainable weights, which don't require gradients outside of it."""
         for leaf in self._leaves:
             leaf.requires_grad_(True)
         try:
@@ -81,7 +82,7 @@ class Loop:
                 leaf.requires_grad_(False)
 
     def reset(self) -> None:
-        """Starts running losses and metrics anew."""
+        """Resets running losses and metrics."""
         self._total.zero_()
         for shown in self._shown.values():
             shown.zero_()
@@ -89,7 +90,7 @@ class Loop:
         self._compiled.reset_metrics()
 
     def train(self, batch: Batch) -> None:
-        """One step: loss, gradients, update. To be called inside of `recording`."""
+        """One training step: loss, gradients, update. Must be called inside of `recording`."""
         context = CallContext(
             training=True,
             generator=self._generator,
@@ -105,17 +106,17 @@ class Loop:
             self._compiled.optimizer.apply(torch.autograd.grad(total, self._leaves, allow_unused=True))
 
     def _scaled(self, batch: Batch, context: CallContext) -> Tensor:
-        """What the optimizer wants the gradients of."""
+        """The loss, scaled by the optimizer, that gradients are taken of."""
         return self._compiled.optimizer.scaled(self._measured(batch, context))
 
     def test(self, batch: Batch) -> None:
-        """Measures without training."""
+        """One evaluation step: updates losses and metrics."""
         with torch.no_grad():
             context = CallContext(training=False, generator=self._generator, shard=batch.shard, states=self._states)
             self._measured(batch, context)
 
     def _measured(self, batch: Batch, context: CallContext) -> Tensor:
-        """The total loss of a batch, by which losses and metrics have been updated."""
+        """Computes the total loss of a batch, and updates running losses and metrics."""
         outputs, masks = self._plan.forward(context, batch.inputs)
         if batch.shard is not None:
             outputs, masks = _whole(batch, batch.shard, outputs, masks)
@@ -125,7 +126,7 @@ class Loop:
             assert labels is not None, "checked before the run"
             value = loss(labels, outputs[index], batch.weights[index], masks[index])
             if value.ndim:
-                # Without reduction the vector's sum drives the gradient.
+                # As in Keras: a loss without reduction is summed for the gradient.
                 value = value.sum()
             if self._shown:
                 self._shown[index].add_(value.detach(), alpha=batch.rows)
@@ -158,7 +159,7 @@ class Loop:
             metric.update(labels, predictions, weights)
 
     def logs(self) -> dict[str, Result]:
-        """Means over the rows since `reset`, by Keras's names, sorted. Waits for the device."""
+        """Means over the rows since `reset`, sorted by Keras's names. Synchronises with the device."""
         rows = max(1, self._rows)
         found: dict[str, Result] = {"loss": float(self._total) / rows}
         found.update({name: metric.result() for name, metric in self._named_metrics.items()})
@@ -167,7 +168,7 @@ class Loop:
         return dict(sorted(found.items()))
 
     def state(self) -> dict[str, Any]:
-        """Running losses and randomness, for `restore`; metrics have their own."""
+        """Running losses and the random state, for `restore`; metrics have their own state."""
         return {
             "total": self._total.clone(),
             "shown": {index: shown.clone() for index, shown in self._shown.items()},
@@ -177,18 +178,18 @@ class Loop:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state`."""
+        """Restores a `state`."""
         self._total.copy_(state["total"])
         for index, shown in self._shown.items():
             shown.copy_(state["shown"][index])
         self._rows = state["rows"]
         self._generator.set_state(state["generator"])
-        # Earlier releases kept none.
+        # Checkpoints of earlier releases have none.
         for layer, kept in zip(self._stateful, state.get("states", ()), strict=False):
             self._states[layer] = [value.to(self._last.device) for value in kept]
 
     def check_finite(self, epoch: int, step: int) -> None:
-        """Raises NonFiniteLossError if the last batch's loss is no number; `epoch` and `step` count from 0."""
+        """Raises NonFiniteLossError if the last batch's loss isn't finite; `epoch` and `step` count from 0."""
         value = float(self._last)
         if not math.isfinite(value):
             raise NonFiniteLossError(value, epoch + 1, step + 1)
@@ -197,7 +198,7 @@ class Loop:
 def _whole(
     batch: Batch, shard: Shard, outputs: list[Tensor], masks: list[Tensor | None]
 ) -> tuple[list[Tensor], list[Tensor | None]]:
-    """Outputs and masks of all workers' rows, for the outputs that are measured."""
+    """Outputs and masks of all workers' rows, for the outputs with labels."""
     measured = [labels is not None for labels in batch.labels]
     return (
         [shard.gathered(o) if used else o for o, used in zip(outputs, measured, strict=True)],
@@ -206,26 +207,26 @@ def _whole(
 
 
 def _summed(shard: Shard | None, penalties: list[Tensor] | None) -> Sequence[Tensor]:
-    """The penalties of activities in the whole batch: each is a mean over rows, of which a worker has some."""
+    """Activity penalties of the whole batch: each is a mean over rows, of which a worker has a shard."""
     if shard is None or not penalties:
         return penalties or ()
     return shard.summed(torch.stack(penalties) * (shard.count / shard.total)).unbind()
 
 
 def takes_row_gradients(model: Functional, optimizer: BaseOptimizer) -> bool:
-    """Whether each step may touch only those rows of embeddings that were looked up, with the same numbers."""
+    """Whether steps may update only the rows of embeddings that were looked up, with equal results."""
     found = [layer for layer in model.walk_layers() if isinstance(layer, Embedding)]
     return (
         bool(found)
         and optimizer.takes_rows
-        # Other embeddings may use their weights in other ways; what is cast, penalised or projected is so as a whole.
+        # Subclasses may use their weights in other ways; casts, regularizers and constraints need all rows.
         and all(type(layer) is Embedding and layer.compute_dtype == layer.dtype for layer in found)
         and not any(w.regularizer or w.constraint for layer in found for w in layer.weights)
     )
 
 
 class RunningLogs(Mapping[str, Result]):
-    """The logs so far, read from the device when they are looked at."""
+    """The logs so far, read from the device on first access."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -250,7 +251,7 @@ class RunningLogs(Mapping[str, Result]):
 
 
 def new_generator(seed: int | None, device: torch.device) -> torch.Generator:
-    """A source of randomness; without a seed a random one."""
+    """A random generator on `device`, with a random seed if `seed` is None."""
     generator = torch.Generator(device)
     if seed is None:
         generator.seed()

@@ -11,16 +11,16 @@ from torch.nn import functional
 #: Keras's backend.epsilon().
 EPSILON = 1e-7
 
-#: Up to so many classes it is faster to take logarithms of all than to pick one first.
+#: Maximum number of classes for which taking the logarithms of all is faster than gathering one first.
 FEW_CLASSES = 64
 
 Tensor = torch.Tensor
 
 
 def same_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """Drops or adds a last axis of length 1 where the ranks differ by one (Keras's squeeze_or_expand_to_same_rank).
+    """Drops or adds a last axis of length 1 if the ranks differ by one (Keras's squeeze_or_expand_to_same_rank).
 
-    Without it (N,) against (N, 1) would broadcast to (N, N).
+    Without it, (N,) and (N, 1) would broadcast to (N, N).
     """
     if y_true.ndim == y_pred.ndim + 1 and y_true.shape[-1] == 1:
         return (y_true, y_pred[..., None]) if y_pred.ndim == 1 else (y_true[..., 0], y_pred)
@@ -51,17 +51,17 @@ def mean_squared_logarithmic_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def normalized(x: Tensor, axis: int) -> Tensor:
-    """`x` over its norm along `axis`; the inverse norm is at most 1 / epsilon (Keras's normalize)."""
+    """x / |x| along `axis`, with the inverse norm clipped to at most 1 / epsilon (Keras's normalize)."""
     return x * torch.rsqrt(x.square().sum(axis, keepdim=True).clamp_min(EPSILON**2))
 
 
 def cosine_similarity(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
-    """-cos of the angle: -1 is alike."""
+    """-cos of the angle along `axis`: -1 for equal directions."""
     return -(normalized(y_true, axis) * normalized(y_pred, axis)).sum(axis)
 
 
 def huber(y_true: Tensor, y_pred: Tensor, delta: float = 1.0) -> Tensor:
-    """Mean of e^2 / 2 up to `delta`, and linear beyond, over the last axis."""
+    """mean e^2 / 2 for |e| <= delta, delta |e| - delta^2 / 2 beyond, over the last axis; e = p - y."""
     error = (y_pred - y_true).abs()
     return torch.where(error <= delta, 0.5 * error.square(), delta * error - 0.5 * delta**2).mean(-1)
 
@@ -73,7 +73,7 @@ def log_cosh(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def _signed(y_true: Tensor) -> Tensor:
-    """Labels 0 and 1 as -1 and 1, but only where all labels of the batch are 0 or 1."""
+    """Labels 0 and 1 as -1 and 1, if all labels of the batch are 0 or 1; else the labels."""
     binary = ((y_true == 0) | (y_true == 1)).all()
     return torch.where(binary, 2.0 * y_true - 1.0, y_true)
 
@@ -109,8 +109,8 @@ def poisson(y_true: Tensor, y_pred: Tensor) -> Tensor:
 def _binary_crossentropies(y_true: Tensor, y_pred: Tensor, from_logits: bool) -> Tensor:
     if from_logits:
         return functional.binary_cross_entropy_with_logits(y_pred, y_true, reduction="none")
-    # Not torch's binary_cross_entropy, which refuses labels outside 0 .. 1 (Keras's guide itself trains with such) and
-    # predictions that are NaN, on a GPU for good.
+    # Not torch's binary_cross_entropy, which refuses labels outside 0 .. 1 (Keras's guide trains with some) and NaN
+    # predictions; on a GPU that error makes the context unusable.
     y_pred = y_pred.clamp(EPSILON, 1.0 - EPSILON)
     return (y_true - 1.0) * torch.log1p(-y_pred) - y_true * torch.log(y_pred)
 
@@ -120,35 +120,35 @@ def _smoothed_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
 
 
 def _smoothed_classes(y_true: Tensor, label_smoothing: float) -> Tensor:
-    # Keras counts the classes on the last axis, whatever `axis` says.
+    # Keras counts the classes on the last axis, regardless of `axis`.
     return y_true * (1.0 - label_smoothing) + label_smoothing / y_true.shape[-1] if label_smoothing else y_true
 
 
 def _log_probabilities(y_pred: Tensor, from_logits: bool, axis: int) -> Tensor:
-    """Logs of the class probabilities; what doesn't add up to 1 is made to, then clipped, as Keras does."""
+    """Logarithms of the class probabilities, which are normalised to a sum of 1 and clipped, as in Keras."""
     if from_logits:
         return functional.log_softmax(y_pred, axis)
     return _clipped_log(y_pred if _adds_up_to_1(y_pred, axis) else y_pred / y_pred.sum(axis, keepdim=True))
 
 
 def _clipped_log(share: Tensor) -> Tensor:
-    """log of what is clipped to [epsilon, 1 - epsilon].
+    """log of `share`, clipped to [epsilon, 1 - epsilon].
 
-    By hardtanh, which differs from clamp in the gradient at the ends alone: 0, where a softmax leaves 1e-7 of it. Back,
-    clamp is four operations, which small models notice.
+    Uses hardtanh, whose gradient differs from clamp's only at the bounds, where it is 0 and a softmax scales it by 1e-7
+    anyway. The backward pass of clamp takes four operations, which slows small models down.
     """
     return functional.hardtanh(share, EPSILON, 1.0 - EPSILON).log()
 
 
 def _adds_up_to_1(y_pred: Tensor, axis: int) -> bool:
-    """Whether a softmax over `axis` has just made the predictions, so that a division by their sum changes nothing.
+    """Whether the predictions are the direct output of a softmax over `axis`, so that dividing by their sum is a no-op.
 
-    Nor does it change their gradient: what the sum adds is the same for all classes, and the softmax takes it away.
+    It doesn't change the gradient, either: the sum adds the same amount for all classes, which the softmax cancels.
     """
     made_by: Any = y_pred.grad_fn
     if made_by is None or made_by.name() != "SoftmaxBackward0":
         return False
-    # torch keeps a negative axis as the unsigned number with the same bits.
+    # torch stores a negative axis as the unsigned number with the same bits.
     dim = int(made_by._saved_dim) & 0xFF
     return dim in (axis & 0xFF, axis % y_pred.ndim)
 
@@ -170,7 +170,7 @@ def binary_focal_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> Tensor:
-    """Binary crossentropy x (1 - probability of the right answer)^gamma; `alpha` counts only with class balancing."""
+    """mean (1 - p_t)^gamma x binary crossentropy, p_t the label's probability; `alpha` is for class balancing only."""
     y_true = _smoothed_binary(y_true, label_smoothing)
     y_pred = torch.sigmoid(y_pred) if from_logits else y_pred
     right = y_true * y_pred + (1 - y_true) * (1 - y_pred)
@@ -196,7 +196,7 @@ def categorical_focal_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
 ) -> Tensor:
-    """-sum alpha (1 - p)^gamma y log p over `axis`; `alpha` is one number, or one for each class."""
+    """-sum alpha (1 - p)^gamma y log p over `axis`; `alpha` is a number, or one per class."""
     y_true = _smoothed_classes(y_true, label_smoothing)
     y_pred = torch.softmax(y_pred, axis) if from_logits else y_pred
     log_p = _log_probabilities(y_pred, False, axis)
@@ -207,21 +207,21 @@ def categorical_focal_crossentropy(
 def sparse_categorical_crossentropy(
     y_true: Tensor, y_pred: Tensor, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
 ) -> Tensor:
-    """-log of the probability of class `y_true` along `axis`; 0 where it is `ignore_class`."""
+    """-log of the probability of class `y_true` along `axis`; 0 where `y_true` is `ignore_class`."""
     labels = _class_numbers(y_true, y_pred, axis)
     if ignore_class is not None:
         valid = labels != ignore_class
         labels = labels.where(valid, 0)
-        # Predictions are dropped as well, so that a NaN there reaches nothing.
+        # Predictions are masked, too, so that a NaN there doesn't spread.
         y_pred = y_pred.where(valid.unsqueeze(axis), torch.zeros((), dtype=y_pred.dtype, device=y_pred.device))
     if from_logits:
-        # torch wants the classes on axis 1.
+        # torch expects the classes on axis 1.
         loss = functional.cross_entropy(y_pred.movedim(axis, 1), labels, reduction="none")
     elif _few_probabilities(y_pred, axis):
-        # Half the steps of what follows, which is most of the time that small models spend on their loss.
+        # Half the operations of the general case, which take most of a small model's time for its loss.
         loss = functional.nll_loss(_clipped_log(y_pred), labels, reduction="none")
     else:
-        # As `_log_probabilities`, but only for the class that counts: logarithms of all would cost most of the time.
+        # As `_log_probabilities`, but only for the labels' classes: logarithms of all would take most of the time.
         right = y_pred.gather(axis, labels.unsqueeze(axis)).squeeze(axis)
         share = right if _adds_up_to_1(y_pred, axis) else right / y_pred.sum(axis)
         loss = -torch.log(share.clamp(EPSILON, 1.0 - EPSILON))
@@ -229,7 +229,7 @@ def sparse_categorical_crossentropy(
 
 
 def mean_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, axis: int) -> Tensor | None:
-    """The mean of the above by torch's own reduction, which saves steps forth and back; None where it isn't quicker."""
+    """The mean of sparse_categorical_crossentropy by torch's own reduction; None where that isn't faster."""
     if not _few_probabilities(y_pred, axis):
         return None
     return functional.nll_loss(_clipped_log(y_pred), _class_numbers(y_true, y_pred, axis))
@@ -247,14 +247,14 @@ def _few_probabilities(y_pred: Tensor, axis: int) -> bool:
 def categorical_generalized_cross_entropy(y_true: Tensor, y_pred: Tensor, q: float = 0.5) -> Tensor:
     """(1 - p^q) / q with the probability p of class `y_true`.
 
-    Keras documents labels (N, 1) too, but their one-hot form (N, 1, classes) meets each row of predictions there.
+    Keras documents labels (N, 1), too, but broadcasts their one-hot form (N, 1, classes) against all predictions.
     """
     one_hot = functional.one_hot(y_true.long(), y_pred.shape[-1]).to(y_pred.dtype)
     return (1 - (y_pred * one_hot).sum(-1).pow(q)) / q
 
 
 def ctc(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Connectionist temporal classification of (N, length) labels, 0 filling up, and (N, steps, classes) logits."""
+    """Connectionist temporal classification: (N, length) labels, padded with 0, and (N, steps, classes) logits."""
     labels = y_true.long()
     steps = torch.full((len(y_pred),), y_pred.shape[1], dtype=torch.long)
     log_p = functional.log_softmax(y_pred.transpose(0, 1), -1)
@@ -266,7 +266,7 @@ def _total(x: Tensor, axis: tuple[int, ...] | None) -> Tensor:
 
 
 def dice(y_true: Tensor, y_pred: Tensor, axis: tuple[int, ...] | None = None) -> Tensor:
-    """1 - 2 sum y p / (sum y + sum p + epsilon); over everything, one number for the batch, unless `axis` is given."""
+    """1 - 2 sum y p / (sum y + sum p + epsilon) over `axis`; over all axes, one number for the batch, if None."""
     both = _total(y_true * y_pred, axis)
     return 1 - 2.0 * both / (_total(y_true, axis) + _total(y_pred, axis) + EPSILON)
 
@@ -274,7 +274,7 @@ def dice(y_true: Tensor, y_pred: Tensor, axis: tuple[int, ...] | None = None) ->
 def tversky(
     y_true: Tensor, y_pred: Tensor, alpha: float = 0.5, beta: float = 0.5, axis: tuple[int, ...] | None = None
 ) -> Tensor:
-    """1 - both / (both + alpha x missed + beta x wrongly found + epsilon), as Keras 3 assigns alpha and beta."""
+    """1 - tp / (tp + alpha fn + beta fp + epsilon) over `axis`, with alpha and beta as in Keras 3."""
     both = _total(y_true * y_pred, axis)
     missed = _total((1 - y_pred) * y_true, axis)
     wrong = _total(y_pred * (1 - y_true), axis)
@@ -284,7 +284,7 @@ def tversky(
 def circle(
     y_true: Tensor, y_pred: Tensor, remove_diagonal: bool = True, gamma: float = 80.0, margin: float = 0.4
 ) -> Tensor:
-    """Circle loss of l2-normalised embeddings with class labels, one value for each row (Sun et al., 2020)."""
+    """Circle loss of l2-normalised embeddings with class labels, one value per row (Sun et al., 2020)."""
     distance = (1 - y_pred @ y_pred.T).clamp_min(0.0)
     labels = y_true.long().reshape(-1, 1)
     same = labels == labels.T

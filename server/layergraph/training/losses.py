@@ -31,7 +31,7 @@ Tensor = torch.Tensor
 
 
 def reduction(value: Any) -> str | None:
-    """Validator: how the values of a batch become one number. Keras 2's 'auto' is the mean over the values."""
+    """Validator: the reduction of a batch's values. Keras 2's 'auto' is the mean over the values."""
     if value == "auto":
         return "sum_over_batch_size"
     accepted = one_of("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
@@ -39,7 +39,7 @@ def reduction(value: Any) -> str | None:
 
 
 def weights_like(values: Tensor, weights: Tensor) -> Tensor:
-    """Weights with axes of length 1 appended, so that they broadcast over `values`; one axis too many is dropped."""
+    """Weights with axes appended so that they broadcast over `values`; a last axis of length 1 too many is dropped."""
     if weights.ndim == values.ndim + 1 and weights.shape[-1] == 1:
         return weights[..., 0]
     while weights.ndim < values.ndim:
@@ -48,15 +48,15 @@ def weights_like(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def reduced(values: Tensor, weights: Tensor | None, mask: Tensor | None, how: str | None) -> Tensor:
-    """One number for a batch (Keras's reduce_weighted_values).
+    """Reduces the values of a batch to one number (Keras's reduce_weighted_values); `how` is a reduction.
 
-    The divisor is the number of values, not the sum of weights; masked-out values don't count. Keras scales the
-    weights of valid values by total / valid for that, so that with broadcast masks the result is the same mean.
+    The mean's divisor is the number of values, not the sum of weights; masked values don't count. As Keras does, the
+    weights of valid values are scaled by total / valid for that, so that broadcast masks give the same mean.
     """
     if mask is not None:
         valid = mask.to(values.dtype)
         if how in ("sum_over_batch_size", "mean"):
-            # No valid value at all gives 0 rather than NaN.
+            # Without any valid value, the result is 0 rather than NaN.
             count = valid.sum()
             valid = valid * torch.where(count > 0, valid.numel() / count.clamp_min(1.0), 0.0)
         if weights is None:
@@ -77,18 +77,18 @@ def reduced(values: Tensor, weights: Tensor | None, mask: Tensor | None, how: st
 
 
 class Loss(Configurable):
-    """A loss of one output (keras.losses.Loss): labels and predictions -> a scalar.
+    """A loss of one output (keras.losses.Loss): (labels, predictions) -> scalar.
 
-    reduction   'sum_over_batch_size' and 'mean': over all values; 'mean_with_sample_weight'; 'sum'; None for none
+    reduction   'sum_over_batch_size' or 'mean': mean over all values; 'mean_with_sample_weight'; 'sum'; None or 'none'
     """
 
     reduction: str | None = option(reduction, default="sum_over_batch_size", kw_only=True)
     name: str | None = option(optional(text), default=None, kw_only=True)
     dtype: Any = option(anything, default=None, kw_only=True)
 
-    #: Values by sample: (labels, predictions, **options).
+    #: Values by sample: (labels, predictions, **options) -> tensor.
     function: ClassVar[Callable[..., Tensor]]
-    #: Whether labels are class numbers rather than values of the shape of the predictions.
+    #: Whether labels are class indices rather than values of the predictions' shape.
     labels_are_classes: ClassVar[bool] = False
 
     def setup(self) -> None:
@@ -96,24 +96,24 @@ class Loss(Configurable):
         self._arguments = {name: getattr(self, name) for name in self._options if name not in shared}
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """A value for each sample (or step, pixel): the shape of the predictions without the axis reduced over."""
+        """The values by sample (or timestep, pixel): the predictions' shape without the reduced axis."""
         y_true, y_pred = same_rank(y_true, y_pred)
         if not self.labels_are_classes and y_true.dtype != y_pred.dtype:
             y_true = y_true.to(y_pred.dtype)
         return type(self).function(y_true, y_pred, **self._arguments)
 
     def own_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
-        """Which values count, where the loss itself leaves some out."""
+        """The mask of values that count, for a loss that ignores some; else None."""
         return None
 
     def quick_mean(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-        """The mean over all values, where that takes fewer steps than by way of them; else None."""
+        """The mean over all values, if it can be computed without the values themselves; else None."""
         return None
 
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """The loss of a batch in float32. `mask` is that of the predictions: (N, steps) booleans."""
+        """Computes the loss of a batch in float32. `mask` is the predictions' mask: booleans (N, timesteps)."""
         if y_pred.dtype not in (torch.float32, torch.float64):
             y_pred = y_pred.float()
         plain = sample_weight is None and mask is None and self.reduction == "sum_over_batch_size"
@@ -129,7 +129,7 @@ class Loss(Configurable):
         return reduced(values, sample_weight, mask, self.reduction)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config. (Keras itself forgets options of some losses when it writes them; it reads them all.)"""
+        """Keras 3's config. (Keras omits the options of some losses when it saves them, but loads all of them.)"""
         config = super().get_config()
         del config["dtype"]
         config["name"] = self.name or default_name(type(self))
@@ -137,12 +137,12 @@ class Loss(Configurable):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        # Keras 2 writes the wrapped function as well.
+        # Keras 2 also writes the wrapped function.
         return cls(**{name: value for name, value in config.items() if name != "fn"})
 
 
 def default_name(loss: type[Loss]) -> str:
-    """The name that Keras gives a loss without one."""
+    """Keras's default name of a loss."""
     names = {"KLDivergence": "kl_divergence", "Huber": "huber_loss", "CTC": "ctc"}
     return names.get(loss.__name__) or snake_case(loss.__name__)
 
@@ -179,7 +179,7 @@ class CosineSimilarity(Loss):
 
 
 class Huber(Loss):
-    """Squares of small errors, amounts of large ones (keras.losses.Huber)."""
+    """Squared small errors, absolute large ones (keras.losses.Huber)."""
 
     function = functions.huber
     delta: float = option(number, default=1.0)
@@ -222,7 +222,7 @@ class Poisson(Loss):
 
 
 class BinaryCrossentropy(Loss):
-    """Crossentropy of independent yes/no answers (keras.losses.BinaryCrossentropy)."""
+    """Crossentropy of independent binary labels (keras.losses.BinaryCrossentropy)."""
 
     function = functions.binary_crossentropy
     from_logits: bool = option(boolean, default=False)
@@ -231,7 +231,7 @@ class BinaryCrossentropy(Loss):
 
 
 class BinaryFocalCrossentropy(Loss):
-    """Binary crossentropy that weighs down what is easy (keras.losses.BinaryFocalCrossentropy)."""
+    """Binary crossentropy with lower weights for easy examples (keras.losses.BinaryFocalCrossentropy)."""
 
     function = functions.binary_focal_crossentropy
     apply_class_balancing: bool = option(boolean, default=False)
@@ -256,7 +256,7 @@ def _one_or_each(value: Any) -> float | tuple[float, ...]:
 
 
 class CategoricalFocalCrossentropy(Loss):
-    """Categorical crossentropy that weighs down what is easy (keras.losses.CategoricalFocalCrossentropy)."""
+    """Categorical crossentropy with lower weights for easy examples (keras.losses.CategoricalFocalCrossentropy)."""
 
     function = functions.categorical_focal_crossentropy
     alpha: float | tuple[float, ...] = option(_one_or_each, default=0.25)
@@ -267,7 +267,7 @@ class CategoricalFocalCrossentropy(Loss):
 
 
 class SparseCategoricalCrossentropy(Loss):
-    """Crossentropy of class numbers (keras.losses.SparseCategoricalCrossentropy)."""
+    """Crossentropy of class indices (keras.losses.SparseCategoricalCrossentropy)."""
 
     function = functions.sparse_categorical_crossentropy
     labels_are_classes = True
@@ -285,7 +285,7 @@ class SparseCategoricalCrossentropy(Loss):
 
 
 class CategoricalGeneralizedCrossEntropy(Loss):
-    """(1 - p^q) / q of class numbers (keras.losses.CategoricalGeneralizedCrossEntropy)."""
+    """(1 - p^q) / q of class indices (keras.losses.CategoricalGeneralizedCrossEntropy)."""
 
     function = functions.categorical_generalized_cross_entropy
     labels_are_classes = True
@@ -300,7 +300,7 @@ class CategoricalGeneralizedCrossEntropy(Loss):
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         if sample_weight is not None and sample_weight.ndim == 1 and y_true.ndim == y_pred.ndim:
-            # Of labels (N, 1) Keras makes (N, N) values, to whose columns weights (N,) go.
+            # For labels (N, 1), Keras computes values (N, N), over whose columns weights (N,) broadcast.
             sample_weight = sample_weight[None]
         return super().__call__(y_true, y_pred, sample_weight, mask)
 
@@ -320,14 +320,14 @@ def _axes(value: Any) -> tuple[int, ...] | None:
 
 
 class Dice(Loss):
-    """1 - twice the overlap over both areas (keras.losses.Dice)."""
+    """1 - 2 |A and B| / (|A| + |B|) (keras.losses.Dice)."""
 
     function = functions.dice
     axis: tuple[int, ...] | None = option(_axes, default=None)
 
 
 class Tversky(Loss):
-    """Dice with weights for what is missed and what is wrongly found (keras.losses.Tversky)."""
+    """Dice with weights for false positives and false negatives (keras.losses.Tversky)."""
 
     function = functions.tversky
     alpha: float = option(number, default=0.5)
@@ -336,7 +336,7 @@ class Tversky(Loss):
 
 
 class Circle(Loss):
-    """Circle loss of embeddings; only rows with a positive loss count (keras.losses.Circle)."""
+    """Circle loss of embeddings, averaged over rows with a positive loss (keras.losses.Circle)."""
 
     function = functions.circle
     labels_are_classes = True
@@ -376,7 +376,7 @@ LOSSES: Mapping[str, type[Loss]] = {
     )
 }
 
-#: Names of functions, short names, and Keras 2's names. A function's defaults are those of its class.
+#: Function names, short names and Keras 2's names -> class names. A function has the defaults of its class.
 ALIASES: Mapping[str, str] = {
     **{known.function.__name__: name for name, known in LOSSES.items()},
     "bce": "BinaryCrossentropy",
@@ -396,12 +396,12 @@ ALIASES: Mapping[str, str] = {
     "huber_loss": "Huber",
 }
 
-#: Losses of which the shapes of labels and predictions decide.
+#: Names of losses that are resolved by the shapes of labels and predictions.
 BY_SHAPES = ("crossentropy", "ce")
 
 
 class FunctionLoss(Loss):
-    """A loss given as a Python function (labels, predictions) -> values. It can't be saved by value."""
+    """A loss given as a Python function (labels, predictions) -> values. It can't be serialised."""
 
     def __init__(self, given: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__(name=getattr(given, "__name__", "loss"))
@@ -411,13 +411,14 @@ class FunctionLoss(Loss):
         return self.given(*same_rank(y_true, y_pred))
 
     def get_config(self) -> dict[str, Any]:
-        raise ConfigError(
-            f"loss '{self.name}' is a Python function and can't be saved; compile with a loss of the table"
-        )
+        raise ConfigError(f"loss '{self.name}' is a Python function and can't be saved; compile with a built-in loss")
 
 
 def loss(value: Any) -> Loss:
-    """What keras.losses.get takes: a name, a loss, a function, or a serialised form of these. Raises ConfigError."""
+    """Returns the loss for a name, a loss, a function, or a serialised form (keras.losses.get).
+
+    Raises ConfigError for unknown names.
+    """
     if isinstance(value, FunctionLoss):
         return value
     if isinstance(value, Mapping) and value.get("class_name") == "function":
@@ -434,7 +435,7 @@ def loss(value: Any) -> Loss:
 
 
 def loss_for_shapes(labels: tuple[int | None, ...], predictions: tuple[int | None, ...]) -> Loss:
-    """The crossentropy that "crossentropy" stands for, by the shapes of a batch of labels and predictions."""
+    """The loss that "crossentropy" stands for, by the shapes of a batch of labels and predictions."""
     if predictions[-1] == 1:
         return BinaryCrossentropy()
     sparse = len(labels) < len(predictions) or labels[-1] == 1
@@ -442,5 +443,5 @@ def loss_for_shapes(labels: tuple[int | None, ...], predictions: tuple[int | Non
 
 
 def keras_form(value: Loss) -> dict[str, Any]:
-    """The loss as Keras 3 writes it into a file."""
+    """Keras 3's serialised form of a loss."""
     return {"module": "keras.losses", **serialized(value), "registered_name": None}

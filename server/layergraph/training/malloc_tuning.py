@@ -1,7 +1,8 @@
-"""Memory that one step frees and the next takes again: while a model trains, the process keeps it.
+"""Keeps memory that one training step frees for the next one.
 
-By itself glibc gives large blocks back to the system when they are freed. Each step then takes them anew, page by page,
-and each page comes zeroed: a third of the time that recurrent layers train, which keep all steps for the gradients.
+By default glibc returns large blocks to the system when they are freed. Each step then allocates them again, page by
+page, and the kernel zeroes each page: a third of the training time of recurrent layers, which keep all timesteps for
+the gradients.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Numbers of glibc's parameters (malloc.h).
+#: Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Bytes up to which freed blocks are kept; a parameter is a C int.
+#: Largest threshold in bytes; mallopt takes a C int.
 _ALL = 2**31 - 1
-#: What glibc at most comes to by itself, in bytes, as programs free ever larger blocks.
+#: Upper limit in bytes of glibc's dynamic mmap threshold.
 _USUAL_MMAP_THRESHOLD = 32 * 1024**2
-#: Free bytes that the process may keep after a run: the next one is often of the same model.
+#: Free bytes that the process may keep after a run, since the next run is often of the same model.
 _KEPT_AFTERWARDS = 512 * 1024**2
-#: By which users set the same.
+#: Environment variables with which users set these parameters.
 _VARIABLES = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
 _lock = threading.Lock()
@@ -30,7 +31,7 @@ _users = 0
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Has freed memory kept for the block, and then gives it back if it is much. Blocks may overlap."""
+    """Keeps freed memory while the context is active; on exit, returns it if it is much. Contexts may overlap."""
     glibc = _glibc()
     if glibc is None:
         yield
@@ -43,7 +44,7 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The process's allocator, if it is glibc's and nobody has set it up otherwise."""
+    """The C library, if it is glibc and malloc isn't configured by environment variables; else None."""
     try:
         library = ctypes.CDLL(None)
     except (OSError, TypeError):
@@ -57,7 +58,7 @@ def _begin(glibc: ctypes.CDLL) -> None:
     with _lock:
         _users += 1
         if _users == 1:
-            # Before 2.35 there is a limit to what is taken.
+            # glibc before 2.35 limits the mmap threshold.
             if not glibc.mallopt(_MMAP_THRESHOLD, _ALL):
                 glibc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_THRESHOLD)
             glibc.mallopt(_TRIM_THRESHOLD, _ALL)
@@ -75,7 +76,7 @@ def _end(glibc: ctypes.CDLL) -> None:
 
 
 class _Statistics(ctypes.Structure):
-    """What mallinfo2 gives (malloc.h)."""
+    """The struct of mallinfo2 (malloc.h)."""
 
     _fields_ = tuple(
         (name, ctypes.c_size_t)
@@ -87,7 +88,7 @@ class _Statistics(ctypes.Structure):
 
 
 def _free_bytes(glibc: ctypes.CDLL) -> float:
-    """Bytes that are free but not given back; before 2.33 nobody knows."""
+    """Bytes that are free but not returned to the system; infinite before glibc 2.33, which can't report them."""
     if not hasattr(glibc, "mallinfo2"):
         return math.inf
     glibc.mallinfo2.restype = _Statistics

@@ -1,4 +1,4 @@
-"""Rows of an array that is mapped from a file, read in any order, also where the file is larger than memory."""
+"""Random access to the rows of a memory-mapped array, for files larger than memory, too."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-#: Takes for which rows are asked for ahead once the system had to read, before it is tried without again.
+#: Number of takes that prefetch rows after one had to wait for the disk; then it is tried without again.
 ADVISED_TAKES = 1000
-#: Only Linux counts by thread.
+#: Only Linux counts page faults per thread.
 _OF_THREAD: int = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 
 class MappedRows:
-    """Rows of `array`, which is mapped from a file.
+    """Rows of `array`, which is memory-mapped from a file.
 
-    For a page that isn't in memory the system also reads those around it. Where rows are taken in random order and
-    memory is too small for the file, nearly all of that is read in vain: 2 seconds for 256 rows of 16 KiB, measured
-    with 10 GB in a container of 1 GiB. Rows that are asked for ahead are read alone, many at once: 20 milliseconds.
-    Asking costs a call for each row; so it is left out while all that is taken lies in memory.
+    On a page fault the system also reads the pages around it. If rows are taken in random order and the file doesn't
+    fit into memory, nearly all of that is wasted: 2 seconds for 256 rows of 16 KiB, measured with 10 GB in a container
+    of 1 GiB. Rows that are prefetched with madvise are read alone and concurrently: 20 milliseconds. Prefetching costs
+    a system call per row, so it is skipped as long as the rows are in memory.
     """
 
     def __init__(self, array: Array) -> None:
@@ -34,7 +34,7 @@ class MappedRows:
         self._advised_takes = 0
 
     def take(self, rows: Array) -> Array:
-        """A copy of the rows with these numbers."""
+        """Returns a copy of the rows with these indices."""
         if self._map is None:
             return np.array(self._array[rows])
         if self._advised_takes:
@@ -55,7 +55,7 @@ class MappedRows:
 
 
 def _map_of(array: Array) -> mmap.mmap | None:
-    """The mapping that the array is a view of, if the system takes advice on one."""
+    """The mapping that the array is a view of; None if there is none or the system has no madvise."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -63,5 +63,5 @@ def _map_of(array: Array) -> mmap.mmap | None:
 
 
 def _reads() -> int:
-    """How often this thread has waited for the disk."""
+    """Number of page faults of this thread that had to wait for the disk."""
     return resource.getrusage(_OF_THREAD).ru_majflt

@@ -1,6 +1,6 @@
-"""Validators of training settings: those of `config.options` with limits, since callers of a server name them too.
+"""Validators of training settings: those of `config.options` with limits, since clients of a server may set them.
 
-A setting is checked as a number before anything is made of that size.
+A setting is validated before anything of its size is allocated.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from layergraph.config.options import Expected, Validator
 
 T = TypeVar("T")
 
-#: Largest number that float32 holds, in which optimizers, losses and metrics compute.
+#: Largest float32, the dtype of optimizers, losses and metrics.
 LARGEST = float(np.finfo(np.float32).max)
-#: Most items of a list.
+#: Maximum number of items in a list.
 MOST_ITEMS = 100_000
-#: Most thresholds that a metric counts at: spread evenly, or given, where each is compared with each prediction.
+#: Maximum number of evenly spaced thresholds of a metric, and of given ones, each compared with each prediction.
 MOST_THRESHOLDS = 100_000
 MOST_GIVEN_THRESHOLDS = 10_000
-#: Most classes of a metric that counts pairs of classes.
+#: Maximum number of classes of a metric with a confusion matrix.
 MOST_CLASSES = 4096
-#: Most patterns of weights or layers.
+#: Maximum number of patterns of weights or layers.
 MOST_PATTERNS = 1000
-#: Most characters of a name, a path or a pattern.
+#: Maximum number of characters of a name, a path or a pattern.
 MOST_CHARACTERS = 1000
 
 
 def number(value: Any) -> float:
-    """A finite number of float32."""
+    """Validator: a finite number in the range of float32."""
     result = options.number(value)
     if abs(result) > LARGEST:
-        raise Expected(f"a number of float32, from {-LARGEST:.3g} to {LARGEST:.3g}")
+        raise Expected(f"a number in the range of float32, from {-LARGEST:.3g} to {LARGEST:.3g}")
     return result
 
 
 def nonnegative(value: Any) -> float:
-    """A finite number of float32, zero or more."""
+    """Validator: a finite number in the range of float32, 0 or more."""
     return options.nonnegative(number(value))
 
 
 def text(value: Any) -> str:
-    """A text of some length."""
+    """Validator: a string of at most MOST_CHARACTERS characters."""
     result = options.text(value)
     if len(result) > MOST_CHARACTERS:
         raise Expected(f"at most {MOST_CHARACTERS} characters")
@@ -51,7 +51,7 @@ def text(value: Any) -> str:
 
 
 def count(most: int, least: int = 1) -> Validator[int]:
-    """An integer from `least` to `most`."""
+    """Validator: an integer from `least` to `most`."""
 
     def validate(value: Any) -> int:
         result = options.nonnegative_int(value)
@@ -63,7 +63,7 @@ def count(most: int, least: int = 1) -> Validator[int]:
 
 
 def list_of(validate: Validator[T], most: int = MOST_ITEMS) -> Validator[tuple[T, ...]]:
-    """A list or tuple of up to `most` items."""
+    """Validator: a list or tuple of at most `most` items."""
     accept = options.list_of(validate)
 
     def accept_some(value: Any) -> tuple[T, ...]:
@@ -75,7 +75,7 @@ def list_of(validate: Validator[T], most: int = MOST_ITEMS) -> Validator[tuple[T
 
 
 def one_or_list_of(validate: Validator[T], most: int = MOST_ITEMS) -> Validator[T | tuple[T, ...]]:
-    """One value, or a list of up to `most` of them."""
+    """Validator: one value, or a list of at most `most` values."""
     several = list_of(validate, most)
 
     def accept(value: Any) -> T | tuple[T, ...]:

@@ -1,4 +1,4 @@
-"""Progress of a run on the terminal, as Keras shows it."""
+"""Progress of a run on the terminal, in Keras's format."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TextIO
 
 from layergraph.training.callbacks.callback import Callback, Logs
 
-#: Seconds between two drawings of the bar.
+#: Minimum seconds between two redraws of the bar.
 INTERVAL = 0.1
 WIDTH = 20
 
 
 class Progress(Callback):
-    """verbose 1: a bar that moves, and the running logs; verbose 2: one line an epoch."""
+    """Shows progress: with verbose 1 a moving bar and the running logs, with verbose 2 one line per epoch."""
 
     def __init__(self, verbose: int, stream: TextIO | None = None) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Progress(Callback):
         self._training = False
         self._start = self._drawn = 0.0
         self._width = 0
-        #: Steps done in the epoch, for data of which nothing says how many there are.
+        #: Steps done in the epoch, for data whose number of steps isn't known.
         self._done = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -107,7 +107,7 @@ class Progress(Callback):
 
 
 def clock(seconds: float) -> str:
-    """`59s`, `1:05`, `1:01:05`."""
+    """A duration as `59s`, `1:05` or `1:01:05`."""
     whole = int(seconds)
     if whole >= 3600:
         return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
@@ -115,19 +115,19 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In seconds, milliseconds or microseconds, whichever is readable."""
+    """A duration in seconds, milliseconds or microseconds, whichever is readable."""
     if seconds >= 1:
         return f"{seconds:.0f}s"
     return f"{seconds * 1e3:.0f}ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f}us"
 
 
 def described(logs: Mapping[str, Any]) -> str:
-    """` - accuracy: 0.9000 - loss: 3.1000e-04`."""
+    """Logs as ` - accuracy: 0.9000 - loss: 3.1000e-04`."""
     return "".join(f" - {name}: {number(value)}" for name, value in sorted(logs.items()))
 
 
 def number(value: Any) -> str:
-    """Four decimals; small ones with an exponent."""
+    """A number with four decimals; small ones in scientific notation."""
     try:
         value = float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Which weights training moves: those that a loss or a regularizer depends on."""
+"""Which weights get gradients: those that a loss or a regularizer depends on."""
 
 from __future__ import annotations
 

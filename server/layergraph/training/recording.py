@@ -34,7 +34,7 @@ from layergraph.training.options import number, text
 
 
 def _path(value: Any) -> str:
-    """Validator: a path; plain text, so that it can be written into a config."""
+    """Validator: a path, returned as a string, so that it can be part of a config."""
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str) or not value or "\0" in value:
@@ -43,7 +43,7 @@ def _path(value: Any) -> str:
 
 
 def _separator(value: Any) -> str:
-    """Validator: what Python's csv module takes between cells."""
+    """Validator: a delimiter that Python's csv module accepts."""
     if len(text(value)) != 1 or value in '\r\n\0"':
         raise Expected("one character between cells, such as ','")
     return str(value)
@@ -54,16 +54,16 @@ def _frequency(value: Any) -> str | int:
 
 
 class FileCallback(Configurable, Callback):
-    """Base of callbacks that write into files."""
+    """Base of callbacks that write files."""
 
-    #: Options that are paths.
+    #: Names of the options that are paths.
     paths: ClassVar[tuple[str, ...]] = ()
 
     def setup(self) -> None:
         self.params = {}
 
     def confine(self, folder: Path) -> None:
-        """Takes paths as paths inside of `folder`. Raises ConfigError for those that lead out of it."""
+        """Makes paths relative to `folder`. Raises ConfigError for absolute paths and for paths with '..'."""
         for name in self.paths:
             given = Path(getattr(self, name))
             if given.is_absolute() or ".." in given.parts:
@@ -71,12 +71,12 @@ class FileCallback(Configurable, Callback):
             setattr(self, name, str(folder / given))
 
 
-#: How a log may be written in a file's name. No width or precision has three digits, which would pad it to any length.
+#: Accepted format specs of logs in file names. Width and precision have at most two digits, which limits the padding.
 _FORMAT = re.compile(r"(.?[<>=^])?[-+ ]?#?0?[0-9]{0,2}[,_]?(\.[0-9]{1,2})?[a-zA-Z%]?")
 
 
 def _check_pattern(what: str, pattern: str) -> None:
-    """Raises ConfigError for a file name that names logs otherwise than `{loss:.2f}`. Nothing is expanded for that."""
+    """Raises ConfigError for a file name with fields other than logs such as `{loss:.2f}`. Nothing is expanded."""
     try:
         fields = [(field, form or "") for _, field, form, _ in string.Formatter().parse(pattern) if field is not None]
     except ValueError as wrong:
@@ -89,13 +89,13 @@ def _check_pattern(what: str, pattern: str) -> None:
 
 
 class ModelCheckpoint(Monitor, FileCallback):
-    """Saves the model after epochs, or so many batches (keras.callbacks.ModelCheckpoint): whole files, or none.
+    """Saves the model after epochs, or after a number of batches (keras.callbacks.ModelCheckpoint).
 
-    filepath                  may name logs: `best-{epoch:02d}-{val_loss:.2f}.keras`; epochs and batches count from 1
-    save_best_only            only where the monitored log improves
-    save_weights_only         weights alone, to a path that ends in `.weights.h5`
+    filepath                  may contain logs: `best-{epoch:02d}-{val_loss:.2f}.keras`; epochs and batches count from 1
+    save_best_only            save only if the monitored log improves
+    save_weights_only         save only the weights, to a path that ends in `.weights.h5`
     save_freq                 'epoch', or a number of batches
-    initial_value_threshold   what the log has to beat at first; another run goes on with the best of the one before
+    initial_value_threshold   value that the log must improve on first; a later `fit` continues with the best so far
     """
 
     paths = ("filepath",)
@@ -112,9 +112,9 @@ class ModelCheckpoint(Monitor, FileCallback):
 
     def setup(self) -> None:
         super().setup()
-        # In Keras both outlive a run.
+        # In Keras, `best` and `batches` persist across calls of fit.
         self.best = self.initial_value_threshold
-        #: Batches since the last file.
+        #: Batches since the last save.
         self.batches = 0
         self._epoch = 0
         endings = (".weights.h5",) if self.save_weights_only else (".keras", ".h5")
@@ -148,7 +148,7 @@ class ModelCheckpoint(Monitor, FileCallback):
     def _save(self, logs: Logs, **place: int) -> None:
         if self.save_best_only:
             value = logs.get(self.monitor)
-            # As in Keras: without the log, as in batches without validation, the file is written.
+            # As in Keras: if the log is missing, as for batches without validation, the model is saved.
             if value is not None and np.ndim(value) == 0:
                 if not self.improves(value, self.best):
                     return
@@ -167,13 +167,14 @@ class ModelCheckpoint(Monitor, FileCallback):
 
 
 class BackupAndRestore(FileCallback):
-    """Keeps the state of a run in `backup_dir`, from which `fit` goes on (keras.callbacks.BackupAndRestore).
+    """Saves the state of a run in `backup_dir`, from which `fit` resumes (keras.callbacks.BackupAndRestore).
 
-    Beyond Keras's, the place in the epoch, the order of rows and randomness are kept too: a run that was broken off
-    ends with the very weights it would have had. `double_checkpoint` is for files that can tear, which these can't.
+    Unlike Keras's, it also saves the position in the epoch, the order of rows and the random state: an interrupted run
+    ends with the same weights as an uninterrupted one. `double_checkpoint` has no effect, since files are replaced
+    atomically.
 
     save_freq           'epoch', or a number of batches
-    delete_checkpoint   the backup goes once the run has ended
+    delete_checkpoint   remove the backup when the run has finished
     """
 
     paths = ("backup_dir",)
@@ -184,13 +185,13 @@ class BackupAndRestore(FileCallback):
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """What `fit` is to use."""
+        """The checkpoints that `fit` uses."""
         steps = None if self.save_freq == "epoch" else int(self.save_freq)
         return Checkpoints(self.backup_dir, every_steps=steps, every_epoch=steps is None, remove=self.delete_checkpoint)
 
 
 class _LineLogger(FileCallback):
-    """Base of callbacks that append a line for each epoch. A run that goes on drops lines behind its checkpoint."""
+    """Base of callbacks that append a line per epoch. A resumed run drops the lines after its checkpoint."""
 
     paths = ("filename",)
     filename: str
@@ -198,7 +199,7 @@ class _LineLogger(FileCallback):
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return Path(self.filename)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -207,12 +208,12 @@ class _LineLogger(FileCallback):
             self.path.write_bytes(b"")
 
     def size(self) -> int:
-        """Bytes in the file; 0 where there is none."""
+        """Size of the file in bytes; 0 if there is none."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def write(self, text: str) -> None:
-        """Appends whole lines."""
-        # newline="": the csv module ends lines itself.
+        """Appends complete lines."""
+        # newline="": the csv module writes line ends itself.
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(text)
 
@@ -225,7 +226,7 @@ class _LineLogger(FileCallback):
 
 
 class CSVLogger(_LineLogger):
-    """Logs of epochs as CSV (keras.callbacks.CSVLogger): `epoch` from 0, then the logs of the first epoch by name."""
+    """Logs of epochs as CSV (keras.callbacks.CSVLogger): `epoch` from 0, then the first epoch's logs by name."""
 
     filename: str = option(_path)
     separator: str = option(_separator, default=",")
@@ -247,7 +248,7 @@ class CSVLogger(_LineLogger):
         if self._names is None:
             self._names = sorted(logs)
             if not any(name.startswith("val_") for name in self._names):
-                # Validation may only come in later epochs.
+                # Validation may only run in later epochs.
                 self._names += [f"val_{name}" for name in self._names]
         lines = io.StringIO(newline="")
         writer = csv.writer(lines, delimiter=self.separator)
@@ -258,12 +259,12 @@ class CSVLogger(_LineLogger):
 
 
 def _cell(value: Any) -> Any:
-    """Several numbers in one cell, as Keras writes them."""
+    """Several numbers in one cell, in Keras's format."""
     return f'"[{", ".join(map(str, value))}]"' if np.ndim(value) else value
 
 
 class JSONLogger(_LineLogger):
-    """Logs of epochs as lines of JSON: {"epoch": 0, "loss": ...}. Numbers that are none or infinite are null."""
+    """Logs of epochs as lines of JSON: {"epoch": 0, "loss": ...}. NaN and infinities are null."""
 
     filename: str = option(_path)
     append: bool = option(boolean, default=False)
@@ -280,11 +281,11 @@ def _plain(value: Any) -> Any:
 
 
 class TensorBoard(FileCallback):
-    """Logs as TensorBoard events (keras.callbacks.TensorBoard): `log_dir`/train and `log_dir`/validation.
+    """Logs as TensorBoard events (keras.callbacks.TensorBoard) in `log_dir`/train and `log_dir`/validation.
 
-    Tags are Keras's: `epoch_loss`, `epoch_accuracy`, `epoch_learning_rate`, and `batch_loss` where `update_freq` is a
-    number of batches or 'batch'. Histograms, graphs and profiles are not written. Needs the package tensorboard; raises
-    ConfigError without it.
+    Tags are Keras's: `epoch_loss`, `epoch_accuracy`, `epoch_learning_rate`, and `batch_loss` if `update_freq` is
+    'batch' or a number of batches. Histograms, graphs and profiles are not written. Raises ConfigError if the package
+    tensorboard isn't installed.
     """
 
     paths = ("log_dir",)

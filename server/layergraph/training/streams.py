@@ -1,7 +1,7 @@
-"""Data that comes as batches: Keras's PyDataset, torch's DataLoader, and generators. None of it is gathered.
+"""Data that comes as batches: Keras's PyDataset, torch's DataLoader, and generators. Batches are never collected.
 
-Each batch is matched and checked by itself, as arrays are as a whole. Which object is which is told by what it can do,
-since Keras need not be installed.
+Each batch is matched to the model and checked on its own. Objects are recognised by their methods, since Keras need not
+be installed.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from layergraph.training.workers import Workers
 
 
 class Source:
-    """Batches as they come: x, (x, y) or (x, y, sample_weight).
+    """An iterable of batches: x, (x, y) or (x, y, sample_weight).
 
-    count    batches of a pass; None where that isn't known
-    kind     the word for messages
+    count    batches per epoch; None if unknown
+    kind     name of the kind of data in error messages
     """
 
     count: int | None = None
     kind = ""
-    #: Whether any batch can be asked for, so that batches can be shuffled, and a run resumed.
+    #: Whether batches can be accessed by index, so that they can be shuffled and a run can be resumed.
     indexed = False
 
     def first(self) -> Any:
-        """The first batch, which the first pass has too. Raises DataError where there is none."""
+        """The first batch, which the first epoch returns again. Raises DataError if there is none."""
         raise NotImplementedError
 
-    def passed(self, order: Iterable[int] | None) -> Iterator[Any]:
-        """A pass; `order` are the numbers of its batches, for an indexed source."""
+    def epoch_batches(self, order: Iterable[int] | None) -> Iterator[Any]:
+        """Batches of one epoch; `order` are their indices, for an indexed source."""
         raise NotImplementedError
 
     def epoch_begins(self) -> None:
@@ -50,9 +50,9 @@ class Source:
 
 
 class _Dataset(Source):
-    """Keras 3's PyDataset, or Keras 2's Sequence: batches by number, and hooks of epochs.
+    """Keras 3's PyDataset, or Keras 2's Sequence: batches by index, and callbacks for epochs.
 
-    They are fetched one by one: `workers`, `use_multiprocessing` and `max_queue_size` say nothing here.
+    Batches are fetched one by one; `workers`, `use_multiprocessing` and `max_queue_size` have no effect.
     """
 
     kind = "a PyDataset"
@@ -65,13 +65,13 @@ class _Dataset(Source):
             raise DataError("the PyDataset has no batches")
 
     def first(self) -> Any:
-        # An epoch of one batch, as Keras on torch looks at the first one.
+        # Runs as an epoch of one batch, as Keras on torch does to infer shapes.
         self.epoch_begins()
         found = self._given[0]
         self.epoch_ends()
         return found
 
-    def passed(self, order: Iterable[int] | None) -> Iterator[Any]:
+    def epoch_batches(self, order: Iterable[int] | None) -> Iterator[Any]:
         return (self._given[number] for number in (order or ()))
 
     def epoch_begins(self) -> None:
@@ -82,27 +82,27 @@ class _Dataset(Source):
 
 
 class _Iterated(Source):
-    """Base of sources that only go forward: the first batch is looked at, and kept for the first pass."""
+    """Base of sources that can only be iterated: the first batch is kept for the first epoch."""
 
     def __init__(self) -> None:
-        self._held: Iterator[Any] | None = None
+        self._kept: Iterator[Any] | None = None
 
-    def begun(self) -> Iterator[Any]:
-        """A new pass."""
+    def new_iterator(self) -> Iterator[Any]:
+        """A new iterator over the batches."""
         raise NotImplementedError
 
     def first(self) -> Any:
-        rest = self.begun()
+        rest = self.new_iterator()
         try:
             found = next(rest)
         except StopIteration:
             raise DataError(f"{self.kind} gives no batch") from None
-        self._held = chain([found], rest)
+        self._kept = chain([found], rest)
         return found
 
-    def passed(self, order: Iterable[int] | None) -> Iterator[Any]:
-        held, self._held = self._held, None
-        return self.begun() if held is None else held
+    def epoch_batches(self, order: Iterable[int] | None) -> Iterator[Any]:
+        held, self._kept = self._kept, None
+        return self.new_iterator() if held is None else held
 
 
 class _Loader(_Iterated):
@@ -115,12 +115,12 @@ class _Loader(_Iterated):
         self._given = given
         self.count = len(given) if hasattr(given.dataset, "__len__") else None
 
-    def begun(self) -> Iterator[Any]:
+    def new_iterator(self) -> Iterator[Any]:
         return iter(self._given)
 
 
 class _Generator(_Iterated):
-    """An iterator: what it has given is gone."""
+    """An iterator, which can be consumed only once."""
 
     kind = "a generator"
 
@@ -128,12 +128,12 @@ class _Generator(_Iterated):
         super().__init__()
         self._given = given
 
-    def begun(self) -> Iterator[Any]:
+    def new_iterator(self) -> Iterator[Any]:
         return self._given
 
 
 def source(given: Any) -> Source | None:
-    """What gives batches, if `given` does; None for anything else."""
+    """A source of batches for `given`; None if it is none."""
     if isinstance(given, DataLoader):
         return _Loader(given)
     counted = hasattr(given, "num_batches") or hasattr(given, "__len__")
@@ -149,15 +149,18 @@ def _nothing() -> None:
 class Stream:
     """Batches of a source, matched to a model and checked one by one."""
 
-    #: Rows aren't known before they have come.
+    #: The number of rows isn't known in advance.
     rows = 0
 
     def __init__(
         self, model: Functional, compiled: Compiled, given: Source, class_weight: Mapping[int, float] | None = None
     ) -> None:
-        """Looks at the first batch, whose shapes decide what depends on shapes. Raises DataError, also for it."""
+        """Reads the first batch, whose shapes resolve what depends on shapes.
+
+        Raises DataError if it doesn't fit, ConfigError for class_weight with a source that isn't indexed.
+        """
         if class_weight is not None and not given.indexed:
-            raise ConfigError(f"class_weight: {given.kind} gives sample weights itself, as the third of each batch")
+            raise ConfigError(f"class_weight: got {given.kind}, expected its batches to have sample weights instead")
         self.source = given
         self._model = model
         self._compiled = compiled
@@ -165,7 +168,7 @@ class Stream:
         self.matched(given.first())
 
     def matched(self, raw: Any) -> Batch:
-        """A batch as tensors. Raises DataError where it doesn't fit the model."""
+        """Converts a batch to tensors. Raises DataError if it doesn't fit the model."""
         x, y, weight = self._parts(raw)
         found: Data = adapt_data(self._model, self._compiled, x, y, weight, self._class_weight)
         return found.batch(slice(0, found.rows), found.rows)
@@ -182,22 +185,22 @@ class Stream:
         return x, y, weight
 
     def batches(self, size: int, workers: Workers | None = None) -> Iterator[Batch]:
-        """A pass in order, its batches of the size that they have. Raises DataError where none is left."""
-        passes = StreamEpochs(self, seed=0, shuffle=False, number=0)
-        passes.epoch_begins()
+        """Batches of one epoch, in order and of their own size. Raises DataError if none is left."""
+        epoch = StreamEpochs(self, seed=0, shuffle=False, number=0)
+        epoch.epoch_begins()
         try:
-            while not passes.finished and (batch := passes.take()) is not None:
+            while not epoch.finished and (batch := epoch.take()) is not None:
                 yield batch
-            if not passes.done:
+            if not epoch.done:
                 raise DataError(f"{self.source.kind} has no batch left")
         finally:
-            passes.epoch_ends()
+            epoch.epoch_ends()
 
 
 class StreamEpochs:
-    """As `Passes`, of a stream: batches of the size that they have, in one pass after another.
+    """Batches of a stream, of their own size, over consecutive epochs (see `Epochs`).
 
-    The batches of a PyDataset are shuffled where `shuffle` says so; rows never are.
+    With `shuffle`, batches of an indexed source are shuffled; rows never are.
     """
 
     size = 0
@@ -212,27 +215,27 @@ class StreamEpochs:
         self.start_at(number, 0)
 
     def start_at(self, number: int, done: int) -> None:
-        """Goes to a place. Raises ConfigError for one within what only goes forward."""
+        """Continues at batch `done` of epoch `number`. Raises ConfigError if the source can't start there."""
         if done and not self._source.indexed:
-            raise ConfigError(f"{self._source.kind} can't be taken up in the middle; expected arrays or a PyDataset")
+            raise ConfigError(f"{self._source.kind} can't be resumed in the middle; expected arrays or a PyDataset")
         self.number, self.done = number, done
         self._left: Iterator[Any] | None = None
         self._ended = False
 
     @property
     def finished(self) -> bool:
-        """Whether the pass is known to have no batch left."""
+        """Whether the epoch is known to have no batch left."""
         return self._ended or (self.steps is not None and self.done >= self.steps)
 
     def start_next_if_finished(self) -> None:
-        """Begins the next pass where the current one has ended."""
+        """Begins the next epoch if the current one has ended."""
         if self.finished:
             self.start_at(self.number + 1, 0)
 
     def take(self) -> Batch | None:
-        """The next batch; None where the source has ended sooner than it said, or said nothing."""
+        """Returns the next batch; None if the source has ended before `steps`, or has no known length."""
         if self._left is None:
-            self._left = self._source.passed(self._order())
+            self._left = self._source.epoch_batches(self._order())
         try:
             raw = next(self._left)
         except StopIteration:
@@ -242,7 +245,7 @@ class StreamEpochs:
         return self._stream.matched(raw)
 
     def _order(self) -> Iterable[int] | None:
-        """Numbers of the batches that the pass still has."""
+        """Indices of the epoch's remaining batches; None for a source that isn't indexed."""
         if not self._source.indexed:
             return None
         if self.steps is None:
@@ -252,14 +255,14 @@ class StreamEpochs:
         return epoch_order(self.steps, self._seed, self.number)[self.done :].tolist()
 
     def epoch_begins(self) -> None:
-        """Tells the source."""
+        """Calls the source's hook for the begin of an epoch."""
         self._source.epoch_begins()
 
     def epoch_ends(self) -> None:
-        """Tells the source."""
+        """Calls the source's hook for the end of an epoch."""
         self._source.epoch_ends()
 
     @property
     def kind(self) -> str:
-        """The word for messages."""
+        """Name of the kind of data in error messages."""
         return self._source.kind

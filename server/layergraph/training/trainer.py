@@ -1,4 +1,4 @@
-"""compile, fit, evaluate and predict: what models have beside their graph."""
+"""compile, fit, evaluate and predict: the methods of a model for training."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ from layergraph.training.recording import BackupAndRestore
 from layergraph.training.streams import Source, Stream, StreamEpochs, source
 from layergraph.training.workers import Workers, check_shareable
 
-#: Rows of a batch unless said otherwise.
+#: Default batch size.
 BATCH_SIZE = 32
 
 
 class Trainer(Functional):
-    """A graph that trains. Arguments are Keras's, with the same meaning and order. `models.Model` completes it.
+    """A trainable graph. Methods have Keras's arguments, in order and meaning. `models.Model` is the full class.
 
-    A model read from a file knows what it was compiled with (`compile_config`) and the state of its optimizer
-    (`optimizer_state`); both are used when training starts, unless `compile` was called.
+    A model loaded from a file has the file's `compile_config` and `optimizer_state`, which are used when training
+    starts unless `compile` was called.
     """
 
     def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(inputs, outputs, name, trainable)
         self._compiled: Compiled | None = None
         self._filed_config: Mapping[str, Any] | None = None
-        #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is made.
+        #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is created.
         self.optimizer_state: Sequence[Array] | None = None
-        #: Set by a callback to end the run after the batch.
+        #: Set by a callback to end the run after the current batch.
         self.stop_training = False
-        #: What the last `fit` gave back.
+        #: The return value of the last `fit`.
         self.history: History | None = None
-        #: What stateful layers ended the last batch with.
+        #: States of stateful layers after the last batch.
         self._states: dict[object, list[torch.Tensor]] = {}
 
     def reset_states(self) -> None:
-        """Has stateful layers start from zeros again, as they do in a model just made."""
+        """Resets the states of stateful layers to zeros."""
         self._states.clear()
 
     # Compile.
@@ -78,14 +78,14 @@ class Trainer(Functional):
         jit_compile: bool | str | None = "auto",
         auto_scale_loss: bool = True,
     ) -> None:
-        """Says how to train: optimizer, and for the outputs losses, their weights, and metrics.
+        """Configures training: the optimizer, and losses, loss weights and metrics by output.
 
-        Each is a name, an object, or Keras's {"class_name", "config"}; losses and metrics one for all outputs, a list
-        in the order of the outputs, or a dict by output name. With `auto_scale_loss` an optimizer of a model that
-        computes in float16 gets a LossScaleOptimizer around it. How batches are executed (run_eagerly,
-        steps_per_execution, jit_compile) is layergraph's own affair.
+        Each is a name, an object, or Keras's {"class_name", "config"}. Losses and metrics are one for all outputs, a
+        list in the order of the outputs, or a dict by output name. With `auto_scale_loss`, the optimizer of a model
+        that computes in float16 is wrapped into a LossScaleOptimizer. run_eagerly, steps_per_execution and jit_compile
+        are accepted for compatibility and have no effect.
 
-        Raises ConfigError for what isn't known or doesn't fit the outputs.
+        Raises ConfigError for unknown names and for arguments that don't fit the outputs.
         """
         self._compiled = self._compiled_with(
             auto_scale_loss,
@@ -100,21 +100,21 @@ class Trainer(Functional):
     def _compiled_with(self, auto_scale_loss: bool, **arguments: Any) -> Compiled:
         paths = output_paths(self.graph.outputs)
         compiled = Compiled(self.output_names, paths=paths, shown_names=self.output_layer_names, **arguments)
-        # Keras asks its process-wide policy, which a model of a file doesn't know.
+        # Keras checks its global policy, which a model loaded from a file doesn't have.
         if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self.walk_layers()):
             compiled.optimizer = with_scale(compiled.optimizer)
         return compiled
 
     @property
     def compiled(self) -> bool:
-        """Whether there is something to train with: from `compile`, or from the file."""
+        """Whether `compile` was called or the file has a compile_config."""
         return self._compiled is not None or self._filed_config is not None
 
     @property
     def compile_config(self) -> dict[str, Any] | None:
-        """Arguments of `compile` as JSON: those of the call, else those of the file; None without either.
+        """Arguments of `compile` as JSON: those of the call, else those of the file; None if there are neither.
 
-        Raises ConfigError where a loss or metric is a Python function.
+        Raises ConfigError if a loss or metric is a Python function.
         """
         if self._compiled is not None:
             return self._compiled.keras_config()
@@ -129,22 +129,22 @@ class Trainer(Functional):
 
     @property
     def optimizer(self) -> BaseOptimizer | None:
-        """The optimizer, with the state that it had in the file; None before `compile`."""
+        """The optimizer, with its state from the file; None before `compile`."""
         return self._ready().optimizer if self.compiled else None
 
     @property
     def compilation(self) -> Compiled | None:
-        """What to train with, the optimizer's state of the file loaded; None before `compile`."""
+        """The compiled losses, metrics and optimizer, with its state from the file; None before `compile`."""
         return self._ready() if self.compiled else None
 
     @property
     def metrics_names(self) -> list[str]:
-        """Names of the logs, sorted. Metrics that depend on shapes are among them once data was seen."""
+        """Names of the logs, sorted. Metrics that depend on shapes are included once data was seen."""
         ready = self._ready()
         return sorted({"loss", *ready.shown_losses.values(), *ready.named_metrics()})
 
     def log_direction(self, name: str) -> str | None:
-        """Whether a log is better when it goes "up" or "down"; None where that isn't known."""
+        """Whether a log improves by going "up" or "down"; None if unknown."""
         ready = self._ready()
         if name == "loss" or name in ready.shown_losses.values():
             return "down"
@@ -152,14 +152,14 @@ class Trainer(Functional):
         return None if metric is None else metric.direction
 
     def _ready(self) -> Compiled:
-        """What to train with, the optimizer's state loaded. Raises NotCompiledError."""
+        """The compiled losses, metrics and optimizer, with its state loaded. Raises NotCompiledError."""
         if self._compiled is None:
             if self._filed_config is None:
                 raise NotCompiledError(
                     f"model '{self.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
                 )
             arguments = compile_arguments(self._filed_config)
-            # A state without a scale goes on without one: Keras saved it where its process-wide policy was another.
+            # Without a scale in the state, no scale is added: Keras saved it with another global policy.
             scaled = self.optimizer_state is None or is_scaled_state(self.optimizer_state)
             self._compiled = self._compiled_with(scaled, **arguments)
         if self.optimizer_state is not None:
@@ -173,7 +173,7 @@ class Trainer(Functional):
         try:
             optimizer.load(state)
         except DataError as misfit:
-            # Legacy optimizers of Keras 2 keep nothing for weights that no gradient has reached.
+            # Legacy optimizers of Keras 2 have no state for weights that never got a gradient.
             optimizer.build(reached_weights(self, compiled))
             try:
                 optimizer.load(state)
@@ -209,33 +209,32 @@ class Trainer(Functional):
         *,
         stop_on_nan: bool = False,
     ) -> History:
-        """Trains for some epochs and gives back their logs.
+        """Trains for some epochs and returns their logs.
 
-        x, y                arrays, lists in the order of inputs and outputs, or dicts by name; first axis rows.
-                            Arrays mapped from a file (`np.load(..., mmap_mode="r")`) are read batch by batch.
-                            Or x gives batches (x, y) or (x, y, sample_weight), which are taken as they come: a
-                            keras.utils.PyDataset, whose batches are shuffled, a torch.utils.data.DataLoader, or a
-                            generator, of which steps_per_epoch says what an epoch is
+        x, y                arrays, lists in the order of inputs and outputs, or dicts by name; the first axis is rows.
+                            Memory-mapped arrays (`np.load(..., mmap_mode="r")`) are read batch by batch. x may also be
+                            an iterable of batches (x, y) or (x, y, sample_weight): a keras.utils.PyDataset, whose
+                            batches are shuffled, a torch.utils.data.DataLoader, or a generator, for which
+                            steps_per_epoch sets the length of an epoch
         callbacks           callbacks, their names, or Keras's {"class_name", "config"}
-        validation_split    share of the rows, from the end, that are evaluated after each epoch and not trained on
-        validation_data     (x, y) or (x, y, sample_weight) to be evaluated after each epoch, or what gives batches
-        class_weight        weight by class number, for models with one output; not together with sample_weight
-        sample_weight       by row (or row and step), for all outputs, or a list or dict by output
-        steps_per_epoch     an epoch ends after so many batches, and the next goes on behind them; one also ends where
-                            the rows end
-        validation_steps    only the first batches are evaluated
-        validation_freq     epochs from one evaluation to the next, or a list of epochs, from 1
-        seed                of shuffling and of layers that draw; None for a random one
-        on_nan              what happens when the loss is NaN or infinite: "continue", as in Keras, or "stop", which
-                            raises NonFiniteLossError, for which each step waits for the device
-        checkpoints         where the state of the run is kept. If one is there already, the run goes on from it, with
-                            the same data and arguments: to the very weights it would have had without a break
-        workers             the group of processes that make this call alike, and train one model together: the logs and
-                            weights are those of one process. Callbacks and checkpoints are the first one's
-        stop_on_nan         an earlier name: True is on_nan="stop"
+        validation_split    fraction of the rows, from the end, that are validated on and not trained on
+        validation_data     (x, y), (x, y, sample_weight) or batches to evaluate after each epoch
+        class_weight        weight by class index, for models with one output; not together with sample_weight
+        sample_weight       by row (or row and timestep), for all outputs, or a list or dict by output
+        steps_per_epoch     batches per epoch; the next epoch continues behind them. An epoch also ends with the data
+        validation_steps    number of batches to evaluate, from the first
+        validation_freq     epochs between validations, or a list of epochs, counted from 1
+        seed                of shuffling and of random layers; None for a random one
+        on_nan              if the loss is NaN or infinite: "continue", as in Keras, or "stop", which raises
+                            NonFiniteLossError and synchronises with the device after each step
+        checkpoints         where the state of the run is saved. If a checkpoint exists, the run is resumed from it and
+                            must have the same data and arguments; it ends with the weights of an uninterrupted run
+        workers             group of processes that all make this call and train one model together. Logs and weights
+                            equal those of one process; callbacks and checkpoints are the first worker's
+        stop_on_nan         deprecated: True is on_nan="stop"
 
-        The order of an epoch depends on seed and epoch number only. Raises DataError for data that doesn't fit, before
-        anything is trained, and NotCompiledError.
+        The order of rows in an epoch depends on seed and epoch only. Raises DataError for data that doesn't fit, before
+        training starts, ConfigError for invalid arguments, and NotCompiledError before `compile`.
         """
         compiled = self._ready()
         on_nan = "stop" if stop_on_nan else on_nan
@@ -257,7 +256,7 @@ class Trainer(Functional):
             seed = random.randrange(2**31) if resumed is None else int(resumed["run"]["seed"])
         if workers is not None:
             if isinstance(training, Stream) or isinstance(validation, Stream):
-                raise ConfigError("workers share rows of arrays; got batches")
+                raise ConfigError("workers: got batches, expected arrays, whose rows can be split between workers")
             check_shareable(self)
             workers.take_over([weight.value for weight in self.weights])
             (seed,) = map(int, workers.agree(seed))
@@ -265,15 +264,15 @@ class Trainer(Functional):
                 callbacks, verbose, checkpoints = [], 0, None
         loop = Loop(self, compiled, new_generator(seed, model_device(self)), workers, self._states)
         compiled.optimizer.build(self.trainable_weights)
-        passes: Epochs | StreamEpochs
+        epoch_batches: Epochs | StreamEpochs
         if isinstance(training, Stream):
             if checkpoints is not None and not training.source.indexed:
-                raise ConfigError(f"a run with checkpoints needs arrays or a PyDataset; got {training.source.kind}")
-            passes = StreamEpochs(training, seed=seed, shuffle=shuffle, number=initial_epoch)
+                raise ConfigError(f"checkpoints: got {training.source.kind}, expected arrays or a PyDataset")
+            epoch_batches = StreamEpochs(training, seed=seed, shuffle=shuffle, number=initial_epoch)
         else:
-            passes = Epochs(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
+            epoch_batches = Epochs(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
         self.history = history = History()
-        steps = steps_per_epoch or passes.steps
+        steps = steps_per_epoch or epoch_batches.steps
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
         names = self.metrics_names
         hooks.params["logs"] = [*names, *(f"val_{name}" for name in names if validation is not None)]
@@ -283,7 +282,7 @@ class Trainer(Functional):
             self,
             compiled,
             loop,
-            passes,
+            epoch_batches,
             None
             if validation is None
             else Validation(validation, _batch_size(validation_batch_size or size), validation_steps, validation_freq),
@@ -308,7 +307,7 @@ class Trainer(Functional):
         class_weight: Mapping[int, float] | None = None,
         batches: Source | None = None,
     ) -> Data | Stream:
-        """Arrays, or what gives batches, matched to the model."""
+        """Matches arrays, or an iterable of batches, to the model."""
         batches = source(x) if batches is None else batches
         if batches is None:
             return adapt_data(self, compiled, x, y, sample_weight, class_weight)
@@ -323,7 +322,7 @@ class Trainer(Functional):
         class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """One step on one batch. Gives the loss before it, with metrics as a list, or a dict by name."""
+        """Trains on one batch. Returns the loss before the step, in a list with metrics, or a dict by name."""
         compiled = self._ready()
         batch = adapt_data(self, compiled, x, y, sample_weight, class_weight)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
@@ -346,11 +345,9 @@ class Trainer(Functional):
         callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """Loss and metrics on data, or its first `steps` batches: one number, a list in Keras's order, or a dict.
+        """Computes loss and metrics: one number, a list in Keras's order, or a dict. `steps` limits the batches.
 
-        Data is what `fit` takes.
-
-        Raises as `fit` does.
+        Takes the data, and raises the errors, of `fit`.
         """
         compiled = self._ready()
         rows = self._data(compiled, x, y, sample_weight)
@@ -361,7 +358,7 @@ class Trainer(Functional):
         return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
-        """Loss and metrics on one batch."""
+        """Computes loss and metrics on one batch."""
         compiled = self._ready()
         batch = adapt_data(self, compiled, x, y, sample_weight)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
@@ -384,7 +381,7 @@ class Trainer(Functional):
         verbose: int | str = 0,
         callbacks: Callback | Iterable[Callback] | None = None,
     ) -> Any:
-        """Outputs for arrays, as NumPy arrays nested as the model's outputs are; zero rows give zero rows."""
+        """Returns outputs as NumPy arrays nested as the model's outputs; no rows give outputs without rows."""
         arrays = data.input_arrays(x, self.input_specs)
         count = data.same_rows({f"input '{s.name}'": a for s, a in zip(self.input_specs, arrays, strict=True)})
         columns = data.input_columns(arrays, self.input_specs, model_device(self))
@@ -409,18 +406,18 @@ class Trainer(Functional):
         return self.output_structure([part[0] if len(part) == 1 else np.concatenate(part) for part in parts])
 
     def predict_on_batch(self, x: Any) -> Any:
-        """Outputs for one batch."""
+        """Returns the outputs for one batch."""
         arrays = data.input_arrays(x, self.input_specs)
         return self.predict(arrays if len(arrays) > 1 else arrays[0], batch_size=max(1, len(arrays[0])))
 
     # Files.
 
     def save(self, path: str | Path, generation: int | None = None) -> None:
-        """Writes the model into a `.keras` or `.h5` file, for that generation of Keras."""
+        """Saves the model as a `.keras` or `.h5` file, in the format of that generation of Keras."""
         raise NotImplementedError(f"{type(self).__name__} can't be saved")
 
     def save_weights(self, path: str | Path) -> None:
-        """Writes the weights into a `.weights.h5` file."""
+        """Saves the weights as a `.weights.h5` file."""
         raise NotImplementedError(f"{type(self).__name__} can't be saved")
 
     def _hooks(
@@ -437,12 +434,12 @@ class Trainer(Functional):
         verbose = 1 if verbose == "auto" else int(verbose)
         shown = [Progress(verbose)] if verbose else []
         params = {"epochs": epochs, "steps": steps, "rows": rows, "verbose": verbose}
-        # As in Keras the caller's callbacks come first: what they add to the logs is shown and kept.
+        # As in Keras, the caller's callbacks come first, so that logs they add are shown and recorded.
         return Callbacks([*own, *shown, *more], self, params)
 
 
 def _made(callbacks: Any) -> list[Callback]:
-    """The callbacks; names and serialised ones are made. Raises ConfigError."""
+    """The callbacks, of which names and serialised ones are created. Raises ConfigError."""
     if callbacks is None:
         return []
     several = (
@@ -452,10 +449,10 @@ def _made(callbacks: Any) -> list[Callback]:
 
 
 def _check_alone(batches: Source, **given: Any) -> None:
-    """Raises DataError for arguments that say again what batches hold, or can't be done with them."""
+    """Raises DataError for arguments that batches contain already, or that can't be used with batches."""
     for name, value in given.items():
         if value is not None:
-            raise DataError(f"{name}: expected none beside {batches.kind}, whose batches are (x, y) or (x, y, weights)")
+            raise DataError(f"{name}: expected None with {batches.kind}, whose batches are (x, y) or (x, y, weights)")
 
 
 def _count(rows: Data | Stream, size: int) -> int | None:
@@ -488,7 +485,7 @@ def _steps(given: int | None) -> int | None:
 
 
 def _backup(callbacks: Iterable[Callback]) -> Checkpoints | None:
-    """The checkpoints that a BackupAndRestore among the callbacks asks for."""
+    """The checkpoints of the first BackupAndRestore among the callbacks."""
     for one in callbacks:
         if isinstance(one, BackupAndRestore):
             return one.checkpoints

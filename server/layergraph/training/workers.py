@@ -1,7 +1,7 @@
-"""Several processes that train one model together: torch.distributed's group, as the loop sees it.
+"""Data-parallel training in several processes (torch.distributed).
 
-Every worker has the whole model and, of each batch, some rows. Outputs are gathered before losses and metrics, so that
-these are the batch's own whatever they do with it, and DistributedDataParallel takes the mean of the gradients.
+Every worker has the whole model and a shard of each batch. Outputs are gathered before losses and metrics are computed,
+which therefore equal those of the whole batch, and DistributedDataParallel averages the gradients.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 
-#: Penalties of activities that are sums over rows: of these each worker can add its own.
+#: Activity regularizers that are sums over rows, so that each worker can add its own share.
 ADDITIVE = (L1, L2, L1L2)
 
 
 class Workers:
-    """This process's place in the group that `torch.distributed.init_process_group` has made, or torchrun will.
+    """This process's rank in the group of `torch.distributed.init_process_group`.
 
-    All of them make the same calls in the same order. What one of them decides alone, such as the first one's
-    callbacks, is told to the others by `agree`.
+    All workers make the same calls in the same order. What one worker alone decides, such as the callbacks of the first
+    one, is broadcast by `agree`.
     """
 
     def __init__(self) -> None:
@@ -39,21 +39,21 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that has callbacks, writes files and measures."""
+        """Whether this is the first worker, which runs callbacks, writes files and measures time."""
         return self.rank == 0
 
     def shard(self, rows: int) -> Shard | None:
-        """Its part of a batch of `rows`; None for fewer rows than workers, of which all compute all."""
+        """This worker's shard of a batch of `rows`; None if there are fewer rows than workers: each computes all."""
         return Shard.of(rows, self.rank, self.count)
 
     def agree(self, *numbers: float) -> list[float]:
-        """The first worker's numbers."""
-        told = torch.tensor(numbers, dtype=torch.float64)
-        distributed.broadcast(told, 0)
-        return [float(number) for number in told]
+        """Returns the first worker's numbers on all workers."""
+        agreed = torch.tensor(numbers, dtype=torch.float64)
+        distributed.broadcast(agreed, 0)
+        return [float(number) for number in agreed]
 
     def take_over(self, tensors: Sequence[Tensor]) -> None:
-        """Makes the tensors those of the first worker."""
+        """Copies the values of the first worker's tensors."""
         with torch.no_grad():
             for tensor in tensors:
                 whole = tensor.detach().contiguous()
@@ -62,19 +62,19 @@ class Workers:
 
 
 class Replica:
-    """A worker's copy of what is trained. `loss` computes the whole batch's loss of its arguments."""
+    """A worker's replica of the trained weights (`leaves`). `loss` computes the loss of the whole batch."""
 
     def __init__(self, leaves: Sequence[Tensor], loss: Callable[..., Tensor]) -> None:
         self._leaves = leaves
         for leaf in leaves:
             leaf.requires_grad_(True)
-        # Weights of outputs without a loss get no gradient, and which those are DDP finds out itself.
+        # Weights that only outputs without a loss depend on get no gradient; DDP detects which these are.
         self._module = DistributedDataParallel(_Trained(leaves, loss), find_unused_parameters=True)
         for leaf in leaves:
             leaf.requires_grad_(False)
 
     def gradients(self, *arguments: Any) -> list[Tensor | None]:
-        """The loss's gradients by the leaves, None where it doesn't depend on one."""
+        """Gradients of the loss by the leaves; None for a leaf that the loss doesn't depend on."""
         self._module(*arguments).backward()
         found = [leaf.grad for leaf in self._leaves]
         for leaf in self._leaves:
@@ -83,13 +83,13 @@ class Replica:
 
 
 class _Trained(torch.nn.Module):
-    """Weights and a loss of them, as DistributedDataParallel wants them."""
+    """Weights and a loss as the module that DistributedDataParallel requires."""
 
     def __init__(self, leaves: Sequence[Tensor], loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self._loss = loss
         for place, leaf in enumerate(leaves):
-            # Plans hold these very tensors, so that no new ones can stand for them: torch takes any so marked.
+            # Plans hold these very tensors, so new Parameters can't replace them; torch accepts tensors marked so.
             leaf._is_param = True
             self.register_parameter(str(place), cast("torch.nn.Parameter", leaf))
 
@@ -98,14 +98,14 @@ class _Trained(torch.nn.Module):
 
 
 def check_shareable(model: Trainer) -> None:
-    """Raises ConfigError, with names of layers, where batches can't be shared out to the same numbers."""
+    """Raises ConfigError, with the names of layers, if training on several workers would change the results."""
     from layergraph.training.loop import takes_row_gradients
 
     reasons = []
     optimizer = model.optimizer
     if optimizer is not None and optimizer.leaves_others and takes_row_gradients(model, optimizer):
-        # Workers add up whole gradients, which don't tell what was looked up.
-        reasons.append(f"Keras 2's optimizer '{optimizer.name}' goes by the rows of embeddings that were looked up")
+        # Workers add up dense gradients, which don't show which rows were looked up.
+        reasons.append(f"Keras 2's optimizer '{optimizer.name}' depends on which rows of embeddings were looked up")
     for layer in model.walk_layers():
         penalty = layer.activity_regularizer
         if penalty is not None and not isinstance(penalty, ADDITIVE):
@@ -113,7 +113,7 @@ def check_shareable(model: Trainer) -> None:
         if getattr(layer, "stateful", False):
             reasons.append(f"layer '{layer.name}' ({type(layer).__name__}) is stateful")
         if not layer.rows_are_independent:
-            reasons.append(f"layer '{layer.name}' ({type(layer).__name__}) looks at all rows of a batch")
+            reasons.append(f"layer '{layer.name}' ({type(layer).__name__}) depends on all rows of a batch")
     if not reasons and not model.plan().batched:
         reasons.append("an input or output doesn't have the rows as its first axis")
     if reasons:

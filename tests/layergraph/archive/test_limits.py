@@ -104,5 +104,5 @@ def test_ranges_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(GraphError, match="has too many elements"):
             Arange(name="r")(start, stop, step)
     for start, number in ((one, 11), (two, 6)):
-        with pytest.raises(GraphError, match=f"{number} numbers between two are too many"):
+        with pytest.raises(GraphError, match=f"{number} numbers per range"):
             Linspace(num=number, name="l")(start, 1.0)

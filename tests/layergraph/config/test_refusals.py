@@ -154,7 +154,7 @@ FUNCTIONAL: dict[str, Case] = {
     "a name twice in a stack": (
         lambda: Sequential([layers.ReLU(name="a"), layers.ReLU(name="a")]),
         GraphError,
-        "there is a layer named 'a' already",
+        "it has a layer named 'a' already",
     ),
     "an empty stack": (lambda: Sequential().pop(), GraphError, "has no layers"),
     "a stack without a graph": (lambda: Sequential([layers.ReLU()]).plan(), GraphError, "has no graph yet"),
@@ -249,7 +249,7 @@ OPERATION_CASES: dict[str, Case] = {
     "unequal parts": (
         lambda: operation("Split", ONES, indices_or_sections=2, axis=1),
         GraphError,
-        "can't split 3 elements in 2 equal parts",
+        "can't split 3 elements into 2 equal parts",
     ),
     "an axis that is longer": (
         lambda: operation("Squeeze", ONES, axis=1),
@@ -264,23 +264,23 @@ OPERATION_CASES: dict[str, Case] = {
     "no such element": (
         lambda: operation("Take", ONES, np.array([3]), axis=1),
         DataError,
-        "an index is not among 3 elements",
+        "an index is out of range for 3 elements",
     ),
     "no such element from the end": (
         lambda: operation("TakeAlongAxis", ONES, np.array([[-4]]), axis=1),
         DataError,
-        "an index is not among 3 elements",
+        "an index is out of range for 3 elements",
     ),
-    "divided by zero": (
+    "division by zero": (
         lambda: operation("FloorDivide", np.array([1]), np.array([0])),
         DataError,
-        "integers are divided by zero",
+        "integer division by zero",
     ),
     "no positive matrix": (lambda: operation("Cholesky", RANDOM_MATRIX), DataError, "Cholesky: "),
     "too many between": (
         lambda: operation("Linspace", ONES, ONES, num=10**9),
         GraphError,
-        "numbers between two are too many",
+        "numbers per range",
     ),
     "a range without end": (
         lambda: operation("Arange", 0.0, 1e12, dtype="float32"),

@@ -1,4 +1,4 @@
-"""Which models keep rows apart, so that a server may join the rows of several callers."""
+"""Which models have independent rows, so that a server may join the rows of several requests."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_inputs_of_different_rows_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("entry", "axis", "shape"), [((None, 3), 1, (2, 0, 3)), ((4, 3), None, (0, 4, 3))])
 def test_nothing_to_take_the_largest_of_is_refused(tmp_path, entry, axis, shape):
-    """torch raises IndexError then."""
+    """torch raises IndexError for an empty maximum."""
     x = Input(entry)
     Model(x, ops.max(x, axis=axis)).save(tmp_path / "model.keras")
     plan = load_model(tmp_path / "model.keras").plan()

@@ -1,4 +1,4 @@
-"""Padding of sequences: allowed where masks make it exact, refused with the layer that looks behind the last step."""
+"""Padding of sequences is allowed if masks make it exact, and refused with the name of the layer that depends on it."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def attention(entry: Tensor) -> Tensor:
 
 
 PADDED = [
-    (last_state, SequencePadding({"words": 0}, {}, alike=False, unmasked=frozenset())),
-    (both_ways, SequencePadding({"words": 0}, {"bidirectional": "words"}, alike=False, unmasked=frozenset())),
-    (backwards, SequencePadding({"words": 0}, {}, alike=False, unmasked=frozenset())),
-    (attention, SequencePadding({"words": 0}, {}, alike=False, unmasked=frozenset({"words"}))),
+    (last_state, SequencePadding({"words": 0}, {}, equal_lengths=False, unmasked=frozenset())),
+    (both_ways, SequencePadding({"words": 0}, {"bidirectional": "words"}, equal_lengths=False, unmasked=frozenset())),
+    (backwards, SequencePadding({"words": 0}, {}, equal_lengths=False, unmasked=frozenset())),
+    (attention, SequencePadding({"words": 0}, {}, equal_lengths=False, unmasked=frozenset({"words"}))),
 ]
 
 
@@ -57,7 +57,7 @@ def test_masks_that_reach_all_readers_make_padding_exact(make: Any, expected: Se
     model = Model(entry, make(entry))
     lengths = dict(zip(model.output_names, expected.lengths.values(), strict=False))
     assert check_padding(model.plan()) == SequencePadding(
-        expected.fills, lengths, alike=expected.alike, unmasked=expected.unmasked
+        expected.fills, lengths, equal_lengths=expected.equal_lengths, unmasked=expected.unmasked
     )
 
 
@@ -71,14 +71,14 @@ def test_two_texts_have_lengths_of_their_own() -> None:
     left, right, shared = words("left"), words("right"), layers.LSTM(3)
     embedding = layers.Embedding(WORDS, 4, mask_zero=True)
     model = Model([left, right], layers.concatenate([shared(embedding(left)), shared(embedding(right))]))
-    assert not check_padding(model.plan()).alike
+    assert not check_padding(model.plan()).equal_lengths
 
 
 def test_sequences_that_are_added_are_of_one_length() -> None:
     left, right = words("left"), words("right")
     model = Model([left, right], layers.GRU(3)(layers.add([embedded(left), embedded(right)])))
     padding = check_padding(model.plan())
-    assert padding.alike
+    assert padding.equal_lengths
     assert padding.group({"left": np.ones((1, 5), np.int32), "right": np.ones((1, 5), np.int32)}) == (3, 3)
     assert padding.group({"left": np.ones((1, 5), np.int32), "right": np.ones((1, 6), np.int32)}) is None
 
@@ -108,19 +108,19 @@ def last_step(entry: Tensor) -> Tensor:
 
 
 def mask_that_hides_nothing(entry: Tensor) -> Tensor:
-    """Of several masks Keras 3 takes a step that any of them shows."""
+    """In Keras 3, a timestep of several merged inputs is valid if any mask shows it."""
     return layers.LSTM(2)(layers.Concatenate(name="reader")([embedded(entry), embedded(entry, masked=False)]))
 
 
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (unmasked_recurrent, "layer 'reader' (LSTM) looks at steps that no mask hides"),
-        (pooled, "layer 'reader' (GlobalMaxPooling1D) looks at steps that no mask hides"),
-        (convolved, "layer 'reader' (Conv1D) gives other numbers for a step where padding follows"),
-        (reversed_sequence, "layer 'reader' (GRU) gives other numbers for a step where padding follows"),
-        (doubled, "layer 'reader' (UpSampling1D) makes more or fewer steps than it gets, or moves them"),
-        (last_step, "looks at steps that no mask hides"),
+        (unmasked_recurrent, "layer 'reader' (LSTM) uses timesteps that no mask hides"),
+        (pooled, "layer 'reader' (GlobalMaxPooling1D) uses timesteps that no mask hides"),
+        (convolved, "layer 'reader' (Conv1D) gives other numbers for a timestep if padding follows"),
+        (reversed_sequence, "layer 'reader' (GRU) gives other numbers for a timestep if padding follows"),
+        (doubled, "layer 'reader' (UpSampling1D) changes the number of timesteps, or moves them"),
+        (last_step, "uses timesteps that no mask hides"),
         (mask_that_hides_nothing, "the mask of layer 'reader' (Concatenate) doesn't hide padding"),
     ],
 )
@@ -134,8 +134,8 @@ def test_what_looks_behind_the_last_step_is_refused(make: Any, reason: str) -> N
 @pytest.mark.parametrize(
     ("shape", "dtype", "reason"),
     [
-        ((5,), "int32", "no input has sequences of any length"),
-        ((None, None), "float32", "leaves open more than the length of sequences"),
+        ((5,), "int32", "no input has sequences of variable length"),
+        ((None, None), "float32", "expected no open axis behind axis 1"),
         ((None,), "string", "takes text"),
     ],
 )
@@ -146,14 +146,14 @@ def test_inputs_without_sequences_are_refused(shape: Any, dtype: str, reason: st
 
 
 def test_a_largest_number_over_time_isnt_taken_for_exact_by_chance() -> None:
-    """Padded zeros change the largest of negative numbers only."""
+    """Padded zeros change the maximum of negative numbers only."""
     entry = Input((None, 2), dtype="int32")
     with pytest.raises(UnpaddableError):
         check_padding(Model(entry, layers.GlobalMaxPooling1D()(entry)).plan())
 
 
 def test_requests_are_grouped_by_powers_of_two() -> None:
-    padding = SequencePadding({"x": 0}, {}, alike=False, unmasked=frozenset({"x"}))
+    padding = SequencePadding({"x": 0}, {}, equal_lengths=False, unmasked=frozenset({"x"}))
 
     def group(*values: int) -> Any:
         return padding.group({"x": np.array([values], np.int32)})
@@ -167,7 +167,7 @@ def test_requests_are_grouped_by_powers_of_two() -> None:
 
 
 class Maker:
-    """A random model of layers of which some let masks through, some use them, and some look at everything."""
+    """A random model of layers, some of which pass masks through, some use them, and some use all timesteps."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -189,7 +189,7 @@ class Maker:
 
     def recurrent(self, x: Tensor, *, sequences: bool) -> Tensor:
         kind = self.pick(layers.LSTM, layers.GRU, layers.SimpleRNN)
-        # No activation without bounds: such a layer makes much of rounding, with or without padding.
+        # No unbounded activation: such a layer amplifies rounding errors, with and without padding.
         layer = kind(4, return_sequences=sequences, go_backwards=self.chance(0.1))
         return layers.Bidirectional(layer, merge_mode=self.pick("sum", "ave"))(x) if self.chance(0.3) else layer(x)
 
@@ -239,7 +239,7 @@ class Maker:
         masked = self.pick(0.0, 0.0, 0.2, 1.0)
         request = {}
         for spec in model.input_specs:
-            if not padding.alike:
+            if not padding.equal_lengths:
                 length = int(self.rng.integers(1, 30))
             array = self.rng.standard_normal((rows, length, *spec.shape[2:]))
             if array.ndim == 2:
@@ -282,7 +282,7 @@ def test_masks_that_are_calculated_are_seen(tmp_path: Path) -> None:
 
 
 def test_masks_that_hide_more_than_padding_are_refused_where_that_matters() -> None:
-    """Attention takes the mean of all steps where a mask hides all, as it does here for small numbers."""
+    """Attention averages all timesteps if a mask hides all of them, as it does here for small numbers."""
     entry = words()
     shown = entry > 5
     x = embedded(entry, masked=False)

@@ -494,7 +494,7 @@ def test_what_a_file_says_in_a_config_stays_data(classes: Any, tmp_path: Path) -
         layer["config"]["units"] = {"class_name": "Evil", "module": "os", "config": {"command": "true"}}
         return config
 
-    with pytest.raises(CorruptFileError, match="layer 'one': can't be called on what the file says: int"):
+    with pytest.raises(CorruptFileError, match="layer 'one': can't be called with its arguments: int"):
         layergraph.load_model(rewritten(tmp_path / "m.keras", change))
 
     def more(config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A graph made again from a spec that no file was checked for: what isn't known is refused there, too."""
+"""Building a model from a spec that no file reader has checked: unknown classes and options are refused, too."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_masks_of_a_model_are_as_many_as_its_inputs() -> None:
 
 
 def test_tensors_of_a_call_are_written_by_position_and_all_else_by_name() -> None:
-    """As Keras takes them: no tensor is lost behind a name that a later release may change."""
+    """As in Keras: tensors are positional, since later releases may rename arguments."""
     x = Input((3, 4), name="x")
     attended = layers.MultiHeadAttention(2, 3, name="a")(x, x, use_causal_mask=True)
     _, node = (layer["inbound_nodes"] for layer in Model(x, attended).get_config()["layers"])

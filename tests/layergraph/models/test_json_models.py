@@ -107,7 +107,7 @@ def test_shards_give_keras_numbers(quantised: bool, trainable_first: bool, tmp_p
 
 
 def many_of_a_kind() -> Any:
-    """Layers that only their names tell apart, some in a nested model."""
+    """Layers that only differ in their names, some of them in a nested model."""
     inner = keras.Sequential(
         [keras.Input((6, 4)), keras.layers.Dense(4, name="inner"), keras.layers.Dense(4, name="a")], name="nest"
     )

@@ -1,4 +1,4 @@
-"""Loading takes time linear in what a file holds, and nothing for what nested models repeat."""
+"""Loading takes time linear in the size of a file, and none for calls that nested models repeat."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_four_times_as_much_takes_about_four_times_as_long(make: Callable[[int],
 
     seconds(10)
     short = min(seconds(100) for _ in range(2))
-    # Quadratic time would be sixteen times as much.
+    # Quadratic time would take sixteen times as long.
     assert min(seconds(400) for _ in range(2)) < 9 * max(short, 0.002)
 
 

@@ -1,4 +1,4 @@
-"""Model files of both generations give Keras's numbers."""
+"""Model files of both generations, loaded, have Keras's numbers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_files_of_tf_keras_215_give_its_numbers(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["counted", "weightless"])
 def test_a_file_of_keras_213_counts_layers_with_weights_twice(name: str) -> None:
-    """Several Dense and BatchNormalization layers, also in nested models, between layers without weights; and nested
-    models of which only some have weights.
+    """Several Dense and BatchNormalization layers, also in nested models, with layers without weights in between; and
+    nested models of which only some have weights.
     """
     path = FIXTURES.parent / f"keras2_13_{name}.keras"
     model = layergraph.load_model(path)
@@ -86,7 +86,7 @@ def test_other_types_are_read(ending: str, tmp_path: Path) -> None:
 
 
 def with_low_rank_changes() -> Any:
-    """A model whose kernels have adapters beside them."""
+    """A model whose kernels have LoRA adapters."""
     inputs = keras.Input((4,), dtype="int32")
     x = keras.layers.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d")(keras.layers.Embedding(9, 6)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, use_bias=False)(x))

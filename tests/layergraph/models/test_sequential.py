@@ -1,4 +1,4 @@
-"""A stack of layers: what is put on it and taken away, and where its input comes from."""
+"""A stack of layers: adding and removing layers, and where its input shape comes from."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def test_without_a_shape_the_first_call_says_it() -> None:
 def test_an_input_comes_first_and_names_are_given_once() -> None:
     with pytest.raises(GraphError, match="model 's': an Input can only come first"):
         Sequential([Dense(2), Input((4,))], name="s")
-    with pytest.raises(GraphError, match="there is a layer named 'same' already"):
+    with pytest.raises(GraphError, match="it has a layer named 'same' already"):
         Sequential([Input((4,)), Dense(2, name="same"), Dense(2, name="same")])

@@ -37,7 +37,7 @@ def test_operations_give_keras_numbers(family: str, tmp_path: Path) -> None:
 
 
 def computed(name: str, options: dict[str, Any], *args: Any) -> Any:
-    """What an operation makes of arrays, as a node of a model whose inputs they are."""
+    """Result of an operation on arrays, as a node of a model whose inputs they are."""
     inputs = [layergraph.Input(arg.shape[1:], dtype=arg.dtype.name, name=f"x{k}") for k, arg in enumerate(args)]
     model = layergraph.Model(inputs, OPERATIONS[name](**options)(*inputs))
     return list(model.plan().run({f"x{k}": arg for k, arg in enumerate(args)}).values())
@@ -76,7 +76,7 @@ def test_operations_that_keras_on_torch_computes_otherwise(
     ],
 )
 def test_transposed_convolution_gives_keras_numbers(options: dict[str, Any]) -> None:
-    # Keras 3.15 makes the node, and mixes up its options when it computes it: this is the function.
+    # Keras 3.15 creates the node, but mixes up its options when it computes it: this is the function.
     image = np.random.default_rng(5).standard_normal((2, 5, 4, 4)).astype("float32")
     image = image.transpose(0, 3, 1, 2).copy() if "data_format" in options else image
     x = layergraph.Input(image.shape[1:], name="x")

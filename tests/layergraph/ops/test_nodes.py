@@ -1,4 +1,4 @@
-"""Operations as nodes: models of keras.ops saved by stock Keras give its numbers here."""
+"""Operations as nodes: models with keras.ops, saved by stock Keras, have its numbers here."""
 
 import importlib
 from collections.abc import Callable
@@ -128,7 +128,7 @@ MODELS: dict[str, Model] = {
 
 
 def more(x: Any, y: Any, i: Any) -> dict[str, Any]:
-    """Outputs of further operations, by name; all in a few models, to be quick."""
+    """Outputs of more operations, by name; all in a few models, for speed."""
     j = ops.abs(i) + 1
     image, square = (
         ops.expand_dims(x, -1),
@@ -312,7 +312,7 @@ def test_subscripts_are_those_of_numpy(key: Any) -> None:
 def test_integers_divided_by_zero_are_refused() -> None:
     x = layergraph.Input((2,), dtype="int32", name="x")
     for y in (x // x, x % x):
-        with pytest.raises(DataError, match="divided by zero"):
+        with pytest.raises(DataError, match="division by zero"):
             layergraph.Model(x, y).plan().run({"x": np.array([[1, 0]], "int32")})
 
 
@@ -338,7 +338,7 @@ def test_an_operation_has_the_config_that_keras_writes() -> None:
         assert ours.keras_module == type(operation).__module__
 
 
-#: Keras on torch can't compute these as nodes; test_ops_families has their tests.
+#: Operations that Keras on torch can't compute as nodes; test_ops_families has their tests.
 ELSEWHERE = {"ConvTranspose", "CountNonzero", "Cross", "FakeQuantWithMinMaxVars", "Histogram", "Nonzero"}
 #: Mish stands in files only as an operation that Keras writes for itself; the others are other names of operations, or
 #: those of tf.shape and its like, which the fixtures of TensorFlow prove.
@@ -358,7 +358,7 @@ def test_every_operation_has_a_case() -> None:
     assert sorted(ours - made - ELSEWHERE - OTHER_NAMES) == []
 
 
-#: What takes functions is code; what is random gives no number to compare.
+#: Operations that take functions, and random ones, whose results can't be compared.
 REFUSED = {"AssociativeScan", "Cond", "ForiLoop", "JVP", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop"} | {
     "ElasticTransform"
 }

@@ -1,4 +1,4 @@
-"""Reshaping: which shapes fit a tensor, before it is known how long its axes are."""
+"""Reshaping: which shapes fit a tensor whose lengths aren't all known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models were compiled with, in files of each generation; `compare_round_trips` has the Kerases themselves."""
+"""Compile arguments in files of each generation; `compare_round_trips` tests them with real Keras releases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def built(name: str) -> Any:
 
 
 def as_filed(case: str, container: str, model: Any = None) -> Any:
-    """The case's model as if it had come from such a file."""
+    """The case's model as if it had been loaded from such a file."""
     about = SETTINGS[case]
     model = BUILDERS[about["model"]](layergraph) if model is None else model
     raw, problems = about[container], Diagnostics()
@@ -49,7 +49,7 @@ def writer(model: Any) -> Keras2Compile:
 
 
 def resolved(value: Any, make: Any) -> Any:
-    """A structure with classes and options in place of words, names and functions."""
+    """A structure with classes and options in place of names and functions."""
     if isinstance(value, list):
         return [resolved(item, make) for item in value]
     if isinstance(value, dict) and "class_name" not in value:
@@ -62,7 +62,7 @@ def resolved(value: Any, make: Any) -> Any:
 
 def assert_same_optimizer(got: dict[str, Any], want: dict[str, Any]) -> None:
     assert got["class_name"] == want["class_name"]
-    # There some new classes are found in the module keras.optimizers.experimental first.
+    # In the module keras.optimizers.experimental, some newer classes are found first.
     assert got.get("module") in (want.get("module"), str(want.get("module")).removesuffix(".experimental"))
     got, want = got["config"], want["config"]
     assert set(got) - {"name"} == set(want) - {"name"}
@@ -71,7 +71,7 @@ def assert_same_optimizer(got: dict[str, Any], want: dict[str, Any]) -> None:
             assert_same_optimizer(got[key], value)
         elif isinstance(value, dict):
             assert got[key]["module"] == value["module"]
-            # Schedules without a name have their class's here.
+            # Here, schedules without a name have their class's name.
             assert {**got[key]["config"], "name": None} == {**value["config"], "name": None}
         elif key != "name":
             assert got[key] == (pytest.approx(value) if isinstance(value, float) else value), key
@@ -84,7 +84,7 @@ def test_what_2_15_wrote_is_written_again(case: str, container: str) -> None:
     model = as_filed(case, container, built(SETTINGS[case]["model"]))
     written = writer(model)
     got = written.training_config() if container == "h5" else written.compile_config()
-    assert not written.unsayable
+    assert not written.unsupported
     assert got["loss_weights"] == want["loss_weights"]
     assert resolved(got["loss"], losses.loss) == resolved(want["loss"], losses.loss)
     for key in ("metrics", "weighted_metrics"):
@@ -199,7 +199,7 @@ def test_releases_that_repeat_names_of_outputs_get_none(minor: int, prefix: str)
 
 
 def test_tensorflow_1_gets_words() -> None:
-    """It names logs by them, and makes no objects of classes' names. It lacks younger words."""
+    """It names logs by metric names, and doesn't resolve names of classes. It lacks newer names."""
     model = recommender(layergraph)
     model.compile("sgd", "huber", metrics={"click": ["acc", "AUC"], "rating": "root_mean_squared_error"})
     written = Keras2Compile(model, Release(2)).training_config()
@@ -253,9 +253,9 @@ def test_what_a_release_lacks_is_refused_by_name(arguments: dict[str, Any], mino
     for release, refused in ((minor, True), (15, False)):
         written = Keras2Compile(model, Release(release))
         written.training_config()
-        assert bool(written.unsayable) is refused
+        assert bool(written.unsupported) is refused
         if refused:
-            assert re.search(rf"{named}.* is unknown to it", written.unsayable[0])
+            assert re.search(rf"{named}.* isn't supported", written.unsupported[0])
 
 
 def made_metric(kind: str, **options: Any) -> Any:
@@ -293,7 +293,7 @@ def test_accuracy_is_that_of_the_labels_which_the_loss_takes() -> None:
 def test_what_keras_2_lacks_is_refused_by_name(arguments: dict[str, Any], named: str, tmp_path: Path) -> None:
     model = tabular(layergraph)
     model.compile(**{"optimizer": "sgd", "loss": "mse", **arguments})
-    with pytest.raises(ConfigError, match=rf"{named}.* is unknown to it.*save it for Keras 3"):
+    with pytest.raises(ConfigError, match=rf"{named}.* isn't supported.*save it for Keras 3"):
         model.save(tmp_path / "m.h5", generation=2)
     assert not list(tmp_path.iterdir())
     model.save(tmp_path / "m.h5", generation=3)
@@ -323,7 +323,7 @@ def test_a_legacy_optimizer_goes_on_from_an_h5(legacy: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_plain_sgd_has_momenta_in_keras_2(suffix: str, tmp_path: Path) -> None:
-    """Without them it takes no iteration either, and schedules begin anew."""
+    """Without them it loads no iteration either, and schedules restart."""
     model = tabular(layergraph)
     schedule = {"initial_learning_rate": 0.5, "decay_steps": 1, "decay_rate": 0.5}
     rate = {"class_name": "ExponentialDecay", "config": schedule}
@@ -354,7 +354,7 @@ def test_words_of_keras_2_are_objects_in_keras_3() -> None:
     ids=["classes", "one-hot", "binary"],
 )
 def test_crossentropies_that_shapes_decide_are_written_as_what_they_are(build: Any, loss: str, kind: str) -> None:
-    """tf.keras 2.15 decides of "crossentropy" and "ce" as of "accuracy"; Keras 3 has no such metrics."""
+    """tf.keras 2.15 resolves "crossentropy" and "ce" like "accuracy"; Keras 3 has no such metrics."""
     model = build(layergraph)
     model.compile("sgd", loss, metrics=["acc", "ce"], weighted_metrics=["crossentropy"])
     for trained in (False, True):

@@ -1,4 +1,4 @@
-"""Which format a model has, and which can hold it."""
+"""The format of a model, and which formats can store it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_unknown_format_is_refused() -> None:
 def test_what_a_format_lacks_is_named_with_those_that_can() -> None:
     model = small()
     model.compile("muon", "mse")
-    with pytest.raises(ConfigError, match=r"'keras2_h5': .*optimizer Muon is unknown to it.*'keras3' or 'keras3_h5'"):
+    with pytest.raises(ConfigError, match=r"'keras2_h5': .*optimizer Muon isn't supported.*'keras3' or 'keras3_h5'"):
         chosen_format(model, "keras2_h5")
 
 
@@ -59,7 +59,7 @@ def test_a_layer_in_several_models_is_for_keras_files_alone() -> None:
 
 
 def test_the_optimizer_of_a_model_that_was_not_trained_goes_back_whole(tmp_path: Path) -> None:
-    """Keras takes all of its state or none."""
+    """Keras loads its state only as a whole."""
     small().save(tmp_path / "m.keras", generation=2)
     with open_archive(tmp_path / "m.keras") as archive:
         assert len(archive.optimizer_weights) == 1 + 2 * 2

@@ -1,4 +1,4 @@
-"""Since when Keras 2 has what a model is compiled with, by the sources of its releases."""
+"""Which release of Keras 2 added what, by the sources of the releases."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from layergraph.saving.keras2 import releases
 
 FOUND = json.loads((Path(__file__).parents[2] / "fixtures" / "keras2_classes.json").read_text())
-#: What 2.2.4-tf has is what all have.
+#: 2.2.4-tf is the oldest release that is tested for.
 FIRST = 2
-#: Words that `compile` itself takes for metrics, whatever the module has.
+#: Metric names that `compile` resolves itself, independently of the module.
 WORDS = {"accuracy", "acc", "crossentropy", "ce"}
 
 

@@ -1,4 +1,4 @@
-"""Whole-model `.h5` files: opened here and by stock Keras 3; compare_exports.py opens them with tf.keras 2.15."""
+"""Whole-model `.h5` files, loaded here and by stock Keras 3; compare_exports.py loads them with tf.keras 2.15."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from random_graphs import random_inputs, random_model
 
 pytestmark = [
     pytest.mark.filterwarnings(ENDING_MASKS),
-    # Keras 3 says so of every LeakyReLU that Keras 2 wrote.
+    # Keras 3 warns of this for every LeakyReLU of Keras 2.
     pytest.mark.filterwarnings("ignore:Argument `alpha` is deprecated"),
 ]
-#: Files whose numbers Keras 3 computes otherwise, or which it can't open at all, whoever wrote them.
+#: Files for which Keras 3 computes other numbers, or which it can't load at all, even if Keras wrote them.
 OF_KERAS2_ALONE = {"attention", "pooling", "structures"}
 
 
@@ -128,7 +128,7 @@ def test_training_goes_on(name: str, generation: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "muon"])
 def test_stock_keras_3_trains_what_it_opens(name: str, tmp_path: Path) -> None:
-    """It loses the state of any `.h5`'s optimizer: its own files' too."""
+    """It doesn't load the optimizer's state from any `.h5`, not even from its own."""
     model = trained(layergraph, name)
     model.save(tmp_path / "m.h5")
     opened = keras.models.load_model(tmp_path / "m.h5")
@@ -154,6 +154,6 @@ def test_a_layer_in_several_models_is_refused(tmp_path: Path) -> None:
     shared = layergraph.layers.Dense(3, name="shared")
     entry, x = layergraph.Input((3,)), layergraph.Input((3,))
     inner = layergraph.Model(entry, shared(entry))
-    with pytest.raises(ConfigError, match=r"layer 'shared' lies in several models .* use \.keras"):
+    with pytest.raises(ConfigError, match=r"layer 'shared' is in several models .* use \.keras"):
         layergraph.Model(x, shared(inner(x))).save(tmp_path / "m.h5")
     assert not list(tmp_path.iterdir())

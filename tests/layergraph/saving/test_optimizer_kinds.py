@@ -1,4 +1,4 @@
-"""Keras 2's legacy optimizers and those of the same names: which compute alike, and what files make of that."""
+"""Keras 2's legacy optimizers and the newer ones of the same names: which compute the same, and how they are saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from layergraph.training.optimizers.legacy import LEGACY
 from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
 
-#: Name -> options with which it is tried.
+#: Name -> options with which it is tested.
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {}),
     ("SGD", {"momentum": 0.9}),
@@ -47,7 +47,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 
 
 def embedded(rows: bool) -> Model:
-    """A small model; with `rows` one that looks words up."""
+    """A small model; with `rows` one with an embedding."""
     if not rows:
         x = Input((3,), name="x")
         return Model(x, layers.Dense(1, name="y")(x))
@@ -62,7 +62,7 @@ def legacy(name: str, **options: Any) -> Optimizer:
 
 
 def moved(made: Optimizer, rows: bool) -> np.ndarray[Any, Any]:
-    """Where two weights are after some steps; of the first one only some rows have gradients, some of them twice."""
+    """Two weights after some steps; only some rows of the first have gradients, some of them twice."""
     random = np.random.default_rng(3)
 
     def real(*shape: int) -> torch.Tensor:
@@ -86,7 +86,7 @@ def moved(made: Optimizer, rows: bool) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize(("name", "options"), KINDS, ids=str)
 def test_they_differ_where_their_steps_do(name: str, options: dict[str, Any], rows: bool) -> None:
-    """`make_legacy_rows.py` and stock Keras say that each is right by itself."""
+    """`make_legacy_rows.py` and stock Keras confirm each of them."""
     one, other = legacy(name, **options), OPTIMIZERS[name].from_config({"learning_rate": 0.05, **options})
     assert isinstance(other, Optimizer)
     model = embedded(rows)
@@ -118,7 +118,7 @@ def test_every_legacy_optimizer_is_tried() -> None:
                 },
             ),
             False,
-            "'decay' goes on top of a schedule",
+            "'decay' is applied in addition to a schedule",
         ),
     ],
     ids=["RMSprop", "Nadam", "SGD", "Adam", "decay"],
@@ -147,7 +147,7 @@ def test_releases_without_new_optimizers_get_the_legacy_one_that_computes_alike(
     model.compile(OPTIMIZERS["Adam"].from_config({"learning_rate": 0.5, "amsgrad": True}), "mse")
     writer = early(model)
     written = writer.training_config()["optimizer_config"]
-    assert not writer.unsayable
+    assert not writer.unsupported
     assert written["class_name"] == "Adam"
     assert set(written["config"]) == {"name", "learning_rate", "decay", "beta_1", "beta_2", "epsilon", "amsgrad"}
     assert early(model, 11).training_config()["optimizer_config"]["class_name"] == "Custom>Adam"
@@ -169,28 +169,28 @@ def test_keras_by_itself_gets_its_own_words(name: str, minor: int, keys: set[str
     release = Release(minor, in_tensorflow=False)
     writer = Keras2Compile(model, release)
     assert set(writer.training_config()["optimizer_config"]["config"]) == keys
-    assert not writer.unsayable
+    assert not writer.unsupported
     model.optimizer.build(model.trainable_weights)
     placeholders = [variable.name for variable in keras2_state(model.optimizer, release) if "vhat" in variable.name]
     assert placeholders == (["vhat_0", "vhat_1"] if name == "Adam" else [])
 
 
 def test_averages_that_nobody_takes_are_no_obstacle() -> None:
-    """RMSprop of 2.15 says how often they would replace the weights."""
+    """RMSprop of 2.15 has an option for how often they would replace the weights."""
     model = embedded(False)
     model.compile({"class_name": "RMSprop", "config": {"momentum": 0.5, "ema_overwrite_frequency": 100}}, "mse")
     writer = early(model)
     writer.training_config()
-    assert not writer.unsayable
+    assert not writer.unsupported
 
 
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ("rmsprop", r"its optimizer RMSprop computes otherwise \(the legacy one adds epsilon"),
-        ("nadam", r"its optimizer Nadam computes otherwise \(the legacy one has 0.004"),
-        ("adamw", r"optimizer AdamW is unknown to it"),
-        ("lion", r"optimizer Lion is unknown to it"),
+        ("rmsprop", r"its optimizer RMSprop computes differently \(the legacy one adds epsilon"),
+        ("nadam", r"its optimizer Nadam computes differently \(the legacy one has the exponent 0.004"),
+        ("adamw", r"optimizer AdamW isn't supported"),
+        ("lion", r"optimizer Lion isn't supported"),
         ({"class_name": "Adam", "config": {"weight_decay": 0.1}}, r"option 'weight_decay' of optimizer Adam"),
         ({"class_name": "SGD", "config": {"use_ema": True}}, r"option 'use_ema' of optimizer SGD"),
     ],
@@ -201,7 +201,7 @@ def test_releases_without_new_optimizers_get_no_other(given: Any, named: str) ->
     writer = early(model)
     writer.training_config()
     with pytest.raises(AssertionError, match=named):
-        assert not writer.unsayable, writer.unsayable
+        assert not writer.unsupported, writer.unsupported
 
 
 def test_the_state_of_a_new_optimizer_has_the_legacy_order(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_the_state_of_a_new_optimizer_has_the_legacy_order(tmp_path: Path) -> No
     with h5py.File(tmp_path / "home.h5") as file:
         names = [name.decode() for name in file["optimizer_weights"].attrs["weight_names"]]
         assert json.loads(file.attrs["training_config"])["optimizer_config"]["class_name"] == "Adam"
-        # h5py 2 gives a str for any other text, which Keras up to 2.3 can't decode.
+        # h5py 2 returns str for other texts, which Keras up to 2.3 can't decode.
         assert all(h5py.check_string_dtype(file.attrs.get_id(name).dtype).encoding == "ascii" for name in file.attrs)
     assert names[0] == "iter:0"
     assert [name.split("_")[-1] for name in names[1:]] == ["momentum:0"] * 2 + ["velocity:0"] * 2

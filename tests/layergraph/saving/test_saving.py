@@ -1,4 +1,4 @@
-"""Saved models open in stock Keras and predict the same."""
+"""Saved models, loaded by stock Keras, have the same predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _quiet() -> None:
 
 
 def check_saved(model: Any, inputs: list[np.ndarray], expected: list[np.ndarray], path: Path) -> None:
-    """Saves, opens with stock Keras and with layergraph, and compares."""
+    """Saves a model, loads it with stock Keras and with layergraph, and compares the predictions."""
     model.save(path)
     reopened = keras.models.load_model(path, compile=False)
     for got, want in zip(predict(reopened, inputs), expected, strict=True):
@@ -83,7 +83,7 @@ def test_a_model_of_keras_2_opens_in_keras_3(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["masks", "recurrent", "activations"])
 def test_a_model_of_keras_2_keeps_its_rules(name: str, tmp_path: Path) -> None:
-    """The saved file says which generation it follows, and so a file saved from it does."""
+    """A saved file stores which generation's rules it follows, and so does a file saved from that model."""
     with np.load(FIXTURES / f"{name}.npz") as arrays:
         inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
     layergraph.load_model(FIXTURES / f"{name}.h5").save(tmp_path / "once.keras")
@@ -91,7 +91,7 @@ def test_a_model_of_keras_2_keeps_its_rules(name: str, tmp_path: Path) -> None:
 
 
 def masks_under_default_names(api: Any) -> Any:
-    """Masks that Keras turns into operations whose names the layers have taken."""
+    """Masks that Keras turns into operations with names that layers have already."""
     make = api.layers
     ids, x = api.Input((5,), dtype="int32", name="ids"), api.Input((5, 4), name="x")
     first, second, third = make.Embedding(4, 4, mask_zero=True)(ids), make.Masking(0.5)(x), make.Dense(4)(x)
@@ -119,7 +119,7 @@ def layer_as_activation(api: Any) -> Any:
 
 
 def shared_between_models(api: Any) -> Any:
-    """One layer in a model, in two submodels (one a stack), and in a wrapper; one submodel in two places."""
+    """One layer in a model, in two submodels (one Sequential), and in a wrapper; one submodel in two places."""
     make = api.layers
     shared = make.Dense(4, activation="tanh", name="shared")
     entry = api.Input((4,), name="entry")
@@ -146,7 +146,7 @@ def test_a_model_made_here_is_saved(build: Any, tmp_path: Path) -> None:
 
 
 def test_a_shared_layer_stays_one(tmp_path: Path) -> None:
-    """Training tells: two copies would take two steps."""
+    """Training shows it: two copies would be updated twice."""
     model = shared_between_models(layergraph)
     model.compile("sgd", ["mse"] * 4)
     x = np.random.default_rng(0).standard_normal((8, 4)).astype("f4")
@@ -161,7 +161,7 @@ def test_a_shared_layer_stays_one(tmp_path: Path) -> None:
 
 
 def test_a_model_that_has_not_been_trained_opens_without_a_warning(tmp_path: Path) -> None:
-    """Warnings are errors here: Keras gives one for an optimizer without slots."""
+    """Warnings are errors here: Keras warns of an optimizer without slots."""
     model = compiled(layergraph)
     model.save(tmp_path / "ours.keras")
     opened = keras.models.load_model(tmp_path / "ours.keras")
@@ -200,7 +200,7 @@ def test_compile_arguments_and_optimizer_state_go_to_stock_keras_and_back(tmp_pa
         got = model.train_on_batch(x, y, return_dict=True)
         for key, value in want.items():
             assert got[key] == pytest.approx(value, abs=1e-5), key
-        # The fourth step is Adam's fourth only where the state of the first three came along.
+        # The fourth step equals Adam's fourth step only if the state of the first three was saved.
         for got_weights, want_weights in zip(model.get_weights(), stock.get_weights(), strict=True):
             assert_close(got_weights, want_weights, 1e-5)
 
@@ -253,7 +253,7 @@ def test_an_activation_layer_stands_for_its_own_option_alone(tmp_path: Path) -> 
 @pytest.mark.parametrize("named", ["input", "layer", "inner", "in inner", "wrapped", "whole"])
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_names_that_keras_3_refuses_are_refused(named: str, suffix: str, tmp_path: Path) -> None:
-    """It takes none with a slash: a file with one it can't open."""
+    """Keras 3 can't load a file with a slash in a name."""
 
     def name(of: str) -> str:
         return f"a/{of[:5]}" if of == named else of[:5]
@@ -265,7 +265,7 @@ def test_names_that_keras_3_refuses_are_refused(named: str, suffix: str, tmp_pat
     each = layergraph.layers.TimeDistributed(layergraph.layers.Dense(3, name=name("wrapped")), name="each")(x)
     flat = layergraph.layers.Dense(3, name=name("layer"))(layergraph.layers.Flatten(name="flat")(each))
     model = layergraph.Model(x, inner(flat), name=name("whole"))
-    with pytest.raises(ConfigError, match=rf"no names .* with '/' in them: 'a/{named[:5]}'; give them others"):
+    with pytest.raises(ConfigError, match=rf"'/' in names of layers and models: 'a/{named[:5]}'; rename them"):
         model.save(tmp_path / f"m{suffix}", generation=3)
     assert not list(tmp_path.iterdir())
     model.save(tmp_path / "m.h5", generation=2)

@@ -1,4 +1,4 @@
-"""What a model of Keras 2 is written as: what its file says, but for what has changed since."""
+"""Models from Keras 2 files are saved as in their files, except for what has changed since."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model_config(path: Path) -> Any:
 
 
 def zipped(path: Path) -> tuple[Any, Any, dict[str, np.ndarray]]:
-    """Version, config, and the arrays of the layers by group of a `.keras` file."""
+    """Version, config, and the arrays of the layers by group, from a `.keras` file."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         metadata, config = json.loads(archive.read("metadata.json")), json.loads(archive.read("config.json"))
@@ -37,13 +37,13 @@ def zipped(path: Path) -> tuple[Any, Any, dict[str, np.ndarray]]:
             file.visititems(
                 lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {})
             )
-    # What the model is compiled with is another matter.
+    # Compile arguments are tested elsewhere.
     of_layers = {name: array for name, array in arrays.items() if not re.search(r"(^|/)(optimizer|metrics)/", name)}
     return metadata["keras_version"], {**config, "compile_config": None}, of_layers
 
 
 def without_numbers(config: Any) -> Any:
-    """Without the numbers of objects inside of one that has such a number."""
+    """Without the ids of objects inside of an object that has an id."""
     if isinstance(config, list):
         return [without_numbers(item) for item in config]
     if isinstance(config, dict):
@@ -78,7 +78,7 @@ def test_a_keras_file_of_keras_2_stays_as_it_is(path: Path, tmp_path: Path) -> N
     version, config, arrays = zipped(tmp_path / "m.keras")
     expected_version, expected_config, expected = zipped(path)
     assert (version, without_numbers(config)) == (expected_version, without_numbers(expected_config))
-    # What 2.15 doesn't say to be shared it makes twice, and then finds the arrays of one alone in its own file.
+    # 2.15 creates layers that aren't marked as shared twice, but stores the arrays of one of them only.
     twice = path.stem in ("cut_out", "frozen")
     assert arrays.keys() >= expected.keys() if twice else arrays.keys() == expected.keys()
     for name, array in expected.items():
@@ -157,7 +157,7 @@ def test_what_keras_2_lacks_is_refused_by_name(tmp_path: Path) -> None:
     model = layergraph.load_model(FIXTURES / "headline.h5")
     added = layergraph.layers.RMSNormalization(name="late")(model.outputs[0])
     longer = layergraph.Model(model.inputs, [added, model.outputs[0] + 1.0])
-    with pytest.raises(ConfigError, match=r"no \.h5 file of Keras 2 can hold .*'late'.*Add.*save it for Keras 3"):
+    with pytest.raises(ConfigError, match=r"a \.h5 file of Keras 2 can't store .*'late'.*Add.*save it for Keras 3"):
         longer.save(tmp_path / "m.h5", generation=2)
     with pytest.raises(ConfigError, match="got generation 4, expected 2 or 3"):
         longer.save(tmp_path / "m.h5", generation=4)
@@ -182,7 +182,7 @@ def test_a_vocabulary_beside_the_config_goes_into_it(suffix: str, tmp_path: Path
 
 
 def test_tensorflow_1_writes_a_type_into_initializers(tmp_path: Path) -> None:
-    """As 1.14 does into each; its files are read, and have it again."""
+    """As 1.14 does for each initializer; its files are loaded, and saved with it."""
     path = shutil.copy(FIXTURES / "dense.h5", tmp_path / "m.h5")
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
@@ -199,7 +199,7 @@ def test_tensorflow_1_writes_a_type_into_initializers(tmp_path: Path) -> None:
 
 
 def test_a_legacy_state_without_weights_that_no_gradient_reached_is_taken(tmp_path: Path) -> None:
-    """Keras 2 up to 2.10 keeps nothing for what an output without a loss alone depends on."""
+    """Keras 2 up to 2.10 has no state for weights that only outputs without a loss depend on."""
     model = recommender(layergraph)
     optimizer = {"class_name": "Adam", "config": {"learning_rate": 0.01, "decay": 0.0}}
     model.compile(optimizer, [None, "mse"])

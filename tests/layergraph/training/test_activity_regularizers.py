@@ -22,7 +22,7 @@ def two(layer: Any) -> Callable[[Any], Any]:
     return lambda x: layer([x, K.Dense(x.shape[-1])(x)])
 
 
-#: What comes -> what a layer, or a few of them, make of sequences (rows, 6, 4).
+#: Input -> layers that get sequences (rows, 6, 4).
 LAYERS: dict[str, Callable[[Any], Any]] = {
     "Activation": lambda x: K.Activation("tanh", activity_regularizer=penalty())(x),
     "LeakyReLU": lambda x: K.LeakyReLU(activity_regularizer=penalty())(x),
@@ -117,7 +117,7 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
 
 
 def trained(made: Any, folder: Path) -> tuple[Any, Any]:
-    """The layers with a loss behind them, in Keras and read from its file here."""
+    """The layers followed by a loss, in Keras, and loaded from its file here."""
     entry = keras.Input((6, 4))
     h = made(entry)
     h = K.GlobalAveragePooling1D()(h)

@@ -1,4 +1,4 @@
-"""Evaluation of averaged weights, against stock Keras."""
+"""Evaluation with averaged weights, against stock Keras."""
 
 import keras
 import numpy as np
@@ -55,5 +55,5 @@ def test_predictions_are_those_of_the_averages_and_the_weights_come_back():
 
 def test_an_optimizer_without_averages_is_refused():
     ours, _ = models({})
-    with pytest.raises(ConfigError, match="averages no weights, expected one with use_ema"):
+    with pytest.raises(ConfigError, match="has no averages, expected one with use_ema"):
         ours.fit(X, Y, verbose=0, callbacks=[SwapEMAWeights()])

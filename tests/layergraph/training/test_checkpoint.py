@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was broken off anywhere ends with the very weights of one that wasn't."""
+"""Checkpoints: a run that was interrupted anywhere ends with the weights of an uninterrupted one."""
 
 import json
 import os
@@ -49,7 +49,7 @@ class Killed(Exception):
 
 
 class KillAfter(Callback):
-    """Breaks a run off after so many batches; its own count of them is no part of the run."""
+    """Interrupts a run after some batches; its counter isn't part of the run's state."""
 
     def __init__(self, batches):
         super().__init__()
@@ -127,7 +127,7 @@ def test_the_place_in_the_rows_is_kept_over_epochs(tmp_path, steps_per_epoch):
 
 
 def test_a_killed_process_goes_on(tmp_path):
-    """SIGKILL at any moment, also while a checkpoint is being written."""
+    """SIGKILL at any moment, including while a checkpoint is being written."""
     script = tmp_path / "train.py"
     script.write_text(
         textwrap.dedent(
@@ -187,7 +187,7 @@ def test_files_of_callbacks_go_on_too(tmp_path):
     unbroken.fit(X, y, callbacks=files(tmp_path / "a"), **FIT)
     run = model()
     run.compile(**arguments)
-    # Lines of the third epoch are written twice: its checkpoint is missing.
+    # Lines of the third epoch are written twice, since its checkpoint is missing.
     with pytest.raises(Killed):
         run.fit(X, y, callbacks=[*files(tmp_path / "b"), KillAfterEpoch()], checkpoints=Checkpoints(tmp_path), **FIT)
     run = model()
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changed, message):
 
 
 class Stopper(Callback):
-    """Ends the run with the batch of a number, counted over epochs, or with an epoch."""
+    """Stops the run after a batch, counted across epochs, or after an epoch."""
 
     def __init__(self, batch=None, epoch=None):
         super().__init__()
@@ -287,7 +287,7 @@ class Stopper(Callback):
 
 
 class KillAtTheEnd(Callback):
-    """Breaks a run off once it has nothing more to train."""
+    """Interrupts a run after all of its training."""
 
     def on_train_end(self, logs=None):
         raise Killed
@@ -295,7 +295,7 @@ class KillAtTheEnd(Callback):
 
 @pytest.mark.parametrize(("stopper", "batches"), [({"batch": 6}, 6), ({"epoch": 1}, 8)], ids=["batch", "epoch"])
 def test_a_run_that_was_stopped_stays_so(tmp_path, stopper, batches):
-    """Its checkpoint is all that is left of it: who goes on from there may have other callbacks."""
+    """Only the checkpoint is left of it: a resumed run may have other callbacks."""
     with pytest.raises(Killed):
         model().fit(X, Y, callbacks=[Stopper(**stopper), KillAtTheEnd()], checkpoints=Checkpoints(tmp_path), **FIT)
     run, unbroken = model(), model()
@@ -316,7 +316,7 @@ def test_a_run_goes_on_that_was_not_stopped(tmp_path):
 
 
 class Trap:
-    """Runs code of a file's author when it is unpickled."""
+    """Runs code of the file's author when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -335,7 +335,7 @@ def test_a_checkpoint_never_runs_code(tmp_path, place):
     with pytest.raises(CorruptFileError, match="is no checkpoint, or is damaged"):
         checkpoints.read()
     assert not (tmp_path / "trapped").exists()
-    # Who trusts the file does run it.
+    # Without weights_only, the code does run.
     torch.load(checkpoints.path, weights_only=False)
     assert (tmp_path / "trapped").exists()
 
@@ -348,7 +348,7 @@ def test_another_format_is_refused(tmp_path, state):
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_last(tmp_path, monkeypatch):
-    """Else a machine that loses its power has neither: data, the new name, the folder, in this order."""
+    """Otherwise a machine that loses power has neither: data, new name and folder are synced in this order."""
     events = synced(monkeypatch)
     Checkpoints(tmp_path).write({"value": np.arange(1000)})
     name, size = Checkpoints(tmp_path).path.name, Checkpoints(tmp_path).path.stat().st_size

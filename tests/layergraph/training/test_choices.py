@@ -1,4 +1,4 @@
-"""Choices in training that few runs make: what is refused, by which text, and numbers of rare options."""
+"""Rare options in training: error texts, and numbers."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a nesting that ends too early": (
         lambda: at_path("metrics", [["mae"]], (1, 0)),
         ConfigError,
-        "metrics: got a list of 1, expected a nesting as that of the outputs",
+        "metrics: got a list of 1, expected the nesting of the outputs",
     ),
     "a class that predictions don't have": (
         lambda: model(metrics=[METRICS["Precision"](class_id=2, name="p")]).fit(X, Y),
         DataError,
-        r"metric 'p': class_id is 2, predictions have shape \(None, 2\)",
+        r"metric 'p': class_id is 2, expected a class of predictions \(None, 2\)",
     ),
     "a class under zero": (
         lambda: model(metrics=[METRICS["Recall"](class_id=-1, name="p")]).fit(X, Y),
@@ -124,17 +124,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a mean with weights": (
         lambda: METRICS["Mean"](name="m").update(torch.ones(2), torch.ones(2), torch.ones(2)),
         ConfigError,
-        "metric 'm' takes no sample weights beside labels and predictions",
+        "metric 'm' doesn't support sample weights",
     ),
     "a sum with weights": (
         lambda: METRICS["Sum"](name="s").update(torch.ones(2), torch.ones(2), torch.ones(2)),
         ConfigError,
-        "metric 's' takes no sample weights beside labels and predictions",
+        "metric 's' doesn't support sample weights",
     ),
     "a Python function in a file": (
         lambda: metrics.metric(lambda y_true, y_pred: y_pred).get_config(),
         ConfigError,
-        "is a Python function and can't be saved; use one of the table",
+        "is a Python function and can't be saved; use a built-in metric",
     ),
     "axes that are no numbers": (
         lambda: LOSSES["Dice"](axis="all"),
@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "the scale's own settings": (
         lambda: OPTIMIZERS["LossScaleOptimizer"].from_config({"inner_optimizer": "sgd", "weight_decay": 0.1}),
         ConfigError,
-        "LossScaleOptimizer: set 'weight_decay' of the inner optimizer",
+        "LossScaleOptimizer: got option 'weight_decay', expected it on the inner optimizer",
     ),
     "a weight that two expressions match": (
         lambda: several("y/.*", ".*kernel").optimizer_map["y/kernel"],
@@ -205,7 +205,7 @@ def test_an_output_without_a_loss_needs_no_labels() -> None:
 
 
 def test_weights_of_losses_in_a_dict_go_by_sorted_names_beside_a_list() -> None:
-    """As in Keras 3, where a list of losses comes with a dict of weights."""
+    """As in Keras 3 for a list of losses with a dict of weights."""
     x = Input((3,), name="x")
     made = Model(x, [layers.Dense(2, name="second")(x), layers.Dense(2, name="first")(x)])
     made.compile("sgd", ["mse", "mse"], loss_weights={"second": 0.0, "first": 1.0})
@@ -258,7 +258,7 @@ def test_weights_take_or_lose_axes_of_one() -> None:
 
 
 def test_functions_of_the_table_are_their_classes() -> None:
-    """Given by themselves, losses and metrics are those of that name, and can be saved."""
+    """Loss and metric functions are converted to the classes of the same name, and can be saved."""
     loss = losses.loss(LOSSES["MeanAbsoluteError"].function)
     assert type(loss) is LOSSES["MeanAbsoluteError"]
     own = losses.loss(lambda y_true, y_pred: y_pred)
@@ -282,7 +282,7 @@ def test_scalars_of_a_checkpoint_are_plain_numbers() -> None:
 
 
 def test_several_optimizers_go_on_from_a_state() -> None:
-    """Those of all weights, with the count of steps."""
+    """The states of all weights, with the number of steps."""
 
     def trained(steps: int, state: Any = None, weights: Any = None) -> tuple[Any, Model]:
         made = model(optimizer=several(".*kernel"))
@@ -305,7 +305,7 @@ def test_several_optimizers_go_on_from_a_state() -> None:
 
 
 class Steps(Callback):
-    """Notes what it is told of batches."""
+    """Records the arguments of batch hooks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -368,7 +368,7 @@ def strange(y_true: Any, y_pred: Any) -> Any:
 
 
 class NoBatches(keras.utils.PyDataset):
-    """A dataset that has none."""
+    """A dataset without batches."""
 
     def __len__(self) -> int:
         return 0
@@ -379,7 +379,7 @@ class NoBatches(keras.utils.PyDataset):
 
 def test_what_only_data_or_logs_show_is_refused_when_training_begins() -> None:
     made = model(metrics=[strange])
-    with pytest.raises(ConfigError, match="mode 'auto' doesn't know whether 'strange' should be large or small"):
+    with pytest.raises(ConfigError, match="mode 'auto' can't determine whether 'strange' should be large or small"):
         made.fit(
             X, Y, verbose=0, callbacks=[callback({"class_name": "EarlyStopping", "config": {"monitor": "strange"}})]
         )

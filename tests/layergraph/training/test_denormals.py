@@ -1,4 +1,4 @@
-"""Numbers too small to be normal count as 0 while a model trains, and only then."""
+"""Denormal floats are flushed to zero while a model trains, and only then."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not torch.set_flush_denormal(False), reason="the
 
 
 class Look(Callback):
-    """Notes whether they count as 0."""
+    """Records whether they are flushed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training on another device than the processor, which stands for a GPU: all tensors lie there, and numbers agree."""
+"""Training on a pretend device in place of a GPU: all tensors are on it, and numbers are equal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def images() -> Model:
 def words() -> Model:
     ids = Entry((7,), dtype="int32")
     y = layers.Embedding(9, 4, mask_zero=True)(ids)
-    # Kernels of whole sequences are the processor's and the GPU's; with other activations it goes step by step.
+    # Kernels for whole sequences only exist for CPU and GPU; with other activations, layers compute step by step.
     y = layers.Bidirectional(layers.LSTM(3, activation="relu", return_sequences=True, recurrent_dropout=0.2))(y)
     y = layers.LayerNormalization()(layers.MultiHeadAttention(2, 3)(y, y))
     return Model(ids, layers.Dense(3, activation="softmax")(layers.GRU(3, activation="relu")(y)))
@@ -48,7 +48,7 @@ MODELS: dict[str, Callable[[], Model]] = {"dense": dense, "images": images, "wor
 
 @pytest.fixture(autouse=True)
 def _randomness_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device that stands for a GPU has none."""
+    """The pretend device has no random generator."""
     monkeypatch.setattr(
         "layergraph.training.trainer.new_generator", lambda seed, device: torch.Generator().manual_seed(seed or 0)
     )
@@ -71,7 +71,7 @@ def trained(
     checkpoints: Checkpoints | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The logs of some epochs, with evaluation, and the weights then."""
+    """The logs of some epochs, with evaluation, and the weights afterwards."""
     model = make()
     rng = np.random.default_rng(1)
     model.set_weights([rng.uniform(0.05, 0.5, w.shape).astype(w.dtype) for w in model.get_weights()])
@@ -108,7 +108,7 @@ def test_each_optimizer_steps_there(name: str) -> None:
 
 @pytest.mark.parametrize("before", [DEVICE, PROCESSOR])
 def test_a_run_goes_on_there_from_a_checkpoint(before: torch.device, tmp_path: Any) -> None:
-    """Of another device too: a checkpoint lies in the processor's memory."""
+    """Also from another device's checkpoint, which contains CPU tensors."""
     settings = {"metrics": ["auc", "categorical_accuracy"], "loss": "categorical_crossentropy"}
     whole, weights = trained(dense, PROCESSOR, one_hot=True, **settings)
     trained(dense, before, one_hot=True, epochs=1, checkpoints=Checkpoints(tmp_path), **settings)
@@ -120,7 +120,7 @@ def test_a_run_goes_on_there_from_a_checkpoint(before: torch.device, tmp_path: A
 
 
 def test_tensors_of_both_devices_do_not_mix() -> None:
-    """Otherwise the tests above would say nothing."""
+    """Otherwise the tests above would prove nothing."""
     with PretendDevice(), pytest.raises(RuntimeError, match="from elsewhere"):
         torch.zeros(2, device=DEVICE) + torch.zeros(2)
 

@@ -1,4 +1,4 @@
-"""Half-trained `.keras` files, with every optimizer: runs of stock Keras go on here, and ours in stock Keras."""
+"""Half-trained `.keras` files with every optimizer: training continues from stock Keras to layergraph and back."""
 
 import keras
 import layergraph
@@ -86,7 +86,7 @@ def test_a_file_of_keras_whose_optimizer_never_stepped(tmp_path, make):
 
 @pytest.mark.parametrize("inner", ["Nadam", "Adafactor", "RMSprop", "Muon"])
 def test_scaled_runs_go_on_either_way(tmp_path, inner):
-    """Inside of a LossScaleOptimizer Keras loses track of Nadam's product and of Adafactor's empty places."""
+    """Inside of a LossScaleOptimizer, Keras doesn't track Nadam's product and Adafactor's placeholders."""
     theirs = build(keras, keras.layers)
     scaled = keras.optimizers.LossScaleOptimizer(getattr(keras.optimizers, inner)(0.01))
     theirs.compile(scaled, "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -95,13 +95,13 @@ def test_scaled_runs_go_on_either_way(tmp_path, inner):
     ours = layergraph.load_model(tmp_path / "theirs.keras")
     check(ours, theirs)
     if inner != "Nadam":
-        # Whose product starts anew where Keras reads such a file, its own too.
+        # Nadam's product restarts when Keras loads such a file, including its own.
         ours.save(tmp_path / "ours.keras")
         check(ours, keras.saving.load_model(tmp_path / "ours.keras"))
 
 
 def test_a_half_precision_model_whose_losses_were_not_scaled(tmp_path):
-    """Keras asks the policy of the process, not those of the layers, whether to scale losses."""
+    """Keras checks its global policy, not those of the layers, for whether to scale losses."""
     x = keras.Input((5,), name="x")
     h = keras.layers.Dense(6, dtype="mixed_float16", name="h")(x)
     theirs = keras.Model(x, keras.layers.Dense(3, activation="softmax", name="out")(h))
@@ -122,7 +122,7 @@ def test_a_file_of_an_optimizer_that_never_stepped(tmp_path):
 
 @pytest.mark.parametrize("schedule", [False, True])
 def test_nadams_product_before_the_slots(schedule):
-    """Where Keras up to 3.8 has it."""
+    """The order of Keras up to 3.8."""
     rate = {
         "class_name": "ExponentialDecay",
         "config": {"initial_learning_rate": 0.5, "decay_steps": 1, "decay_rate": 0.5},
@@ -137,7 +137,7 @@ def test_nadams_product_before_the_slots(schedule):
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
 def test_the_average_of_a_single_weight_without_momentum_goes_on(ending, tmp_path):
-    """Beside a rate it is as many arrays as Keras 2.15 has of unused momenta."""
+    """With a learning rate, it has as many arrays as Keras 2.15 has for unused momenta."""
     x = keras.Input((3,))
     theirs = keras.Model(x, keras.layers.Dense(2, use_bias=False)(x))
     theirs.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "mse")

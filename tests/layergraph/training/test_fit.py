@@ -1,4 +1,4 @@
-"""Whole runs against stock Keras: same weights, same data, no shuffling; logs with names and order, and weights."""
+"""Whole runs against stock Keras: same weights, same data, no shuffling; compares logs, names, order, weights."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ def one_hot(count, classes):
 
 
 def both(build):
-    """The model in Keras and here, with the same weights."""
+    """The model in Keras and here, with equal weights."""
     theirs, ours = build(keras), build(OURS)
     ours.set_weights(theirs.get_weights())
     return ours, theirs
@@ -60,7 +60,7 @@ def headline(k):
 
 
 def masked(k):
-    """A mask reaches the loss: (rows, steps, classes) with zeros filled up."""
+    """A mask that reaches the loss: (rows, steps, classes), padded with zeros."""
     x = k.Input((7,), dtype="int32", name="x")
     h = k.layers.Embedding(9, 5, mask_zero=True)(x)
     return k.Model(x, k.layers.Dense(4, activation="softmax", name="out")(h))
@@ -78,7 +78,7 @@ def check_weights(ours, theirs):
 
 
 def check_fit(build, compile_arguments, x, y, their_compile=None, **fit):
-    """Compiles, trains three epochs and compares everything; `their_compile` where Keras wants another spelling."""
+    """Compiles, trains three epochs and compares everything; `their_compile` are Keras's arguments if they differ."""
     ours, theirs = both(build)
     ours.compile(**compile_arguments)
     theirs.compile(**(their_compile or compile_arguments))
@@ -158,7 +158,7 @@ def test_the_headline_model_for_20_steps(loss, loss_weights, as_dicts):
     inputs = {"main_input": x[0], "aux_input": x[1]} if as_dicts else list(x)
     labels = {"main_output": y, "aux_output": y} if as_dicts else [y, y]
     ours_given = {"optimizer": "rmsprop", "loss": loss, "loss_weights": loss_weights}
-    # Keras 3 refuses a list of weights beside one loss; Keras 2, whose guide has it so, gives each output the loss.
+    # Keras 3 refuses a list of weights with one loss; in Keras 2, whose guide uses it, each output gets the loss.
     theirs_given = {**ours_given, "loss": [loss] * 2} if isinstance(loss, str) and loss_weights else ours_given
     ours, theirs = both(headline)
     ours.compile(**ours_given)
@@ -336,7 +336,7 @@ def test_batch_normalization_trained_and_frozen():
         h = k.layers.BatchNormalization(trainable=False)(h)
         return k.Model(x, k.layers.Dense(3, activation="softmax")(h))
 
-    # Adam would blow up the rounding errors of the gradient of a bias that normalisation takes away.
+    # Adam would amplify rounding errors in the gradient of a bias that normalisation cancels.
     check_fit(build, {"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"}, X, CLASSES, validation_split=0.3)
 
 
@@ -453,7 +453,7 @@ METRICS_OF_ONE = [
 
 
 def test_logs_are_in_the_order_of_their_names():
-    """`weighted_...` comes after `val_...`, as do outputs whose names do."""
+    """`weighted_...` comes after `val_...`, and so do outputs with such names."""
     ours, theirs = both(dense)
     for model in (ours, theirs):
         model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=["accuracy"])
@@ -464,7 +464,7 @@ def test_logs_are_in_the_order_of_their_names():
 
 
 def test_metrics_with_several_values():
-    """History has arrays where a metric has a number for each class or threshold."""
+    """History has arrays for metrics with a number per class or threshold."""
     ours, theirs = both(dense)
     ours.compile("adam", "categorical_crossentropy", metrics=METRICS_OF_ONE)
     their_metrics = [
@@ -486,7 +486,7 @@ MIXED_CASES = [("mixed_bfloat16", 2e-2), ("mixed_float16", 5e-3), ("float64", 1e
 
 @pytest.mark.parametrize(("policy", "tolerance"), MIXED_CASES)
 def test_mixed_precision(policy, tolerance):
-    """Weights stay float32, layers compute in half precision; with float16 the loss is scaled without being told."""
+    """Weights stay float32, layers compute in half precision; with float16 the loss is scaled by default."""
 
     def build(k):
         x = k.Input((6,), name="x")
@@ -504,7 +504,7 @@ def test_mixed_precision(policy, tolerance):
     ours.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     assert type(ours.optimizer).__name__ == type(theirs.optimizer).__name__
     options = {"epochs": 3, "batch_size": 16, "shuffle": False, "verbose": 0}
-    # Validation, and a prediction, see the weights as they are by then.
+    # Validation and prediction use the current weights.
     options["validation_data"] = (X[:20], CLASSES[:20])
     history, expected = (model.fit(X, CLASSES, **options).history for model in (ours, theirs))
     for name in ("loss", "val_loss"):
@@ -562,7 +562,7 @@ def list_of_dicts(k):
     ids=["dict of dicts", "list of dicts"],
 )
 def test_nested_outputs(build, loss, y):
-    """Without metrics: in nestings Keras 3 pairs them with the wrong outputs."""
+    """Without metrics, which Keras 3 pairs with the wrong outputs in nestings."""
     ours, theirs = both(build)
     for model in (ours, theirs):
         model.compile("adam", loss)
@@ -582,7 +582,7 @@ def test_metrics_of_nested_outputs():
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 @pytest.mark.parametrize("kind", ["penalty", "statistics"])
 def test_what_a_nested_model_computes_for_nobody_counts(kind):
-    """Its penalties are in the loss, and its statistics move, though nobody reads that output."""
+    """Its penalties are part of the loss, and its statistics are updated, although the output is unused."""
 
     def build(k):
         entry = k.Input((6,))

@@ -1,4 +1,4 @@
-"""Freezing by patterns, beside what stock Keras trains with the same layers frozen by hand."""
+"""Freezing by patterns, compared with stock Keras with the same layers frozen."""
 
 import keras
 import layergraph

@@ -1,4 +1,4 @@
-"""Training in half precision: rounded where stock Keras rounds, so that losses stay together."""
+"""Training in half precision: rounded where stock Keras rounds, so that losses stay equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from oracles import keras
 
-#: Layers whose bias Keras adds to a product, or a convolution, that it has rounded before.
+#: Layers whose bias Keras adds to a product or convolution after rounding it.
 BODIES: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
     "Dense": ((5,), lambda x: keras.layers.Dense(4, "tanh")(keras.layers.Dense(6, "elu")(x))),
     "Dense of steps": ((5, 3), lambda x: keras.layers.Flatten()(keras.layers.Dense(4, "tanh")(x))),

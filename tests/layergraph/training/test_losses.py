@@ -54,7 +54,7 @@ CASES = [
     ("SparseCategoricalCrossentropy", {"axis": 1}, RNG.integers(0, 6, (3, 4)), STEPS),
     ("CategoricalGeneralizedCrossEntropy", {}, CLASSES, PROBABILITY),
     ("CategoricalGeneralizedCrossEntropy", {"q": 0.8}, CLASSES, PROBABILITY),
-    # As Keras broadcasts it, (5, 5) values.
+    # Keras broadcasts these to (5, 5) values.
     ("CategoricalGeneralizedCrossEntropy", {}, CLASSES[:, None], PROBABILITY),
     ("CTC", {}, np.array([[1, 2, 0], [3, 1, 1], [2, 0, 0]]), STEPS),
     ("Dice", {}, YES_NO, PROBABILITY),
@@ -132,7 +132,7 @@ def test_ignored_classes_and_a_mask_count_together():
 
 
 def test_row_weights_reach_all_steps_of_a_row():
-    """Keras 2 appends axes to the weights; Keras 3 wants (N, 1), which gives the same."""
+    """Keras 2 appends axes to the weights; Keras 3 expects (N, 1), which is equivalent."""
     loss_of = LOSSES["SparseCategoricalCrossentropy"]()
     labels, predictions = torch.tensor(STEP_CLASSES), torch.tensor(STEPS)
     weights = torch.tensor([1.0, 0.0, 3.0])
@@ -164,7 +164,7 @@ def test_ranks_that_differ_by_one_do_not_broadcast(name, y_shape, p_shape):
 @pytest.mark.parametrize("shape", [(6, 5), (6, 100), (4, 3, 5)])
 @pytest.mark.parametrize("scale", [1.0, 12.0, 60.0])
 def test_predictions_of_a_softmax_have_the_gradients_that_others_have(name, shape, scale):
-    """Right behind a softmax the division by the sum is left out; the clipping at both ends is not."""
+    """Directly after a softmax, the division by the sum is left out, but not the clipping."""
     generator = torch.Generator().manual_seed(3)
     logits = (torch.randn(shape, generator=generator) * scale).requires_grad_()
     labels = torch.randint(0, shape[-1], shape[:-1], generator=generator)

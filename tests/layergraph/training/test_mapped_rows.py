@@ -1,4 +1,4 @@
-"""Rows of arrays that are mapped from files."""
+"""Rows of memory-mapped arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""While a model trains the process keeps what steps free, and gives much of it back afterwards."""
+"""While a model trains, the process keeps the memory that steps free; afterwards it returns it if it is much."""
 
 import resource
 
@@ -9,9 +9,9 @@ from layergraph.training.malloc_tuning import keep_freed_memory
 
 pytestmark = pytest.mark.skipif(module._glibc() is None, reason="another allocator than glibc's as it comes")
 
-#: More than the process keeps without a run.
+#: Bytes, more than the process keeps without a run.
 BYTES = 640 * 1024**2
-#: Pages in it, if they are as large as they get.
+#: Number of pages in it, for the largest page size.
 PAGES = BYTES // (2 * 1024**2)
 
 
@@ -20,7 +20,7 @@ def _use() -> None:
 
 
 def _pages_given() -> int:
-    """Pages that the system had to give for a large block which has just been freed, to take it again."""
+    """Number of pages that the system provides for allocating a large block again that has just been freed."""
     _use()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     _use()

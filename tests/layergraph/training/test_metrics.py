@@ -27,7 +27,7 @@ def probability(*shape):
 
 
 def coarse(*shape):
-    """Probabilities that fall on thresholds, 0 and 1 among them."""
+    """Probabilities at the thresholds, including 0 and 1."""
     return lambda rows: (RNG.integers(0, 11, (rows, *shape)) / 10).astype("float32")
 
 
@@ -72,7 +72,7 @@ CASES = [
     ("Hinge", {}, batches(yes_no(4), real(4))),
     ("SquaredHinge", {}, batches(yes_no(4), real(4))),
     ("CategoricalHinge", {}, batches(one_hot(4), real(4))),
-    # Labels (N,) and predictions (N, 1), either way: Keras makes (N, N) of them for these, and only for these.
+    # Labels (N,) and predictions (N, 1), or vice versa: only for these metrics, Keras broadcasts to (N, N).
     *[
         (name, {}, batches(*shapes))
         for name in ("KLDivergence", "Poisson", "Hinge", "SquaredHinge", "CategoricalHinge", "MeanAbsoluteError")
@@ -142,16 +142,16 @@ CASES = [
     ("Mean", {}, batches(real(), probability())),
     ("Sum", {}, batches(real(), probability())),
 ]
-#: Metrics of labels with predictions as weights: there is no place for others.
+#: Metrics of labels with predictions as weights, which don't support sample weights.
 UNWEIGHTED = ("Mean", "Sum")
 IDS = [f"{name}-{options}" for name, options, _ in CASES]
 
 
 def weights_for(name, y, p):
-    """Weights by row; where Keras 3 wants them by step, they are there."""
+    """Weights by row; by timestep where Keras 3 requires them."""
     weight = RNG.uniform(0, 2, len(y)).astype("float32")
     if "IoU" in name:
-        # Keras cuts them to integers, and wants one for each pair.
+        # Keras truncates them to integers, and requires one for each pair.
         pairs = y.shape[:-1] if "OneHot" in name else y.shape
         return RNG.integers(0, 3, pairs).astype("int32")
     if y.ndim == 2 and p.ndim == 3:
@@ -184,19 +184,19 @@ def test_values(name, options, data, weighted):
     assert np.all(ours.result() == 0.0)
 
 
-#: What Keras 3 has no more.
+#: Metrics that Keras 3 lacks.
 KERAS_2 = {"MeanRelativeError"}
 
 
 def test_every_metric_has_a_case():
     assert {name for name, *_ in CASES} == set(METRICS) - KERAS_2
     theirs = {name for name in dir(keras.metrics) if isinstance(getattr(keras.metrics, name), type)}
-    # MeanMetricWrapper wraps a function; test_keras_2_wrappers_and_serialised_functions has it.
+    # MeanMetricWrapper wraps a function; see test_keras_2_wrappers_and_serialised_functions.
     assert theirs - set(METRICS) == {"Metric", "MeanMetricWrapper"}
 
 
 def test_overlaps_count_fractions_of_weights():
-    """Keras does so with a float type; by default it cuts weights to integers."""
+    """As in Keras with a float dtype; by default it truncates weights to integers."""
     y, p = classes(3)(20), classes(3)(20)
     weights = torch.tensor(RNG.uniform(0, 1, 20).astype("float32"))
     ours, theirs = METRICS["MeanIoU"](3), keras.metrics.MeanIoU(3, dtype="float32")
@@ -299,7 +299,7 @@ def test_what_is_wrong_is_named(given, message):
 
 
 def test_micro_scores_with_a_column_of_weights():
-    """As Keras computes them; other averages it doesn't."""
+    """As in Keras, which doesn't support it for other averages."""
     ours, theirs = METRICS["F1Score"](average="micro", threshold=0.5), keras.metrics.F1Score("micro", threshold=0.5)
     for rows in (6, 3):
         y, p = yes_no(4)(rows), probability(4)(rows)

@@ -93,7 +93,7 @@ CASES = [
 
 @dataclass
 class Pair:
-    """The same weights in both worlds."""
+    """Equal weights in Keras and here."""
 
     ours: list[Weight]
     theirs: list[keras.Variable]
@@ -151,7 +151,7 @@ def run(ours, theirs, weights, steps=STEPS, missing=(), seed=5):
 
 
 def take_over(ours, weights):
-    """Our weights become Keras's, and `ours` is ready for a state."""
+    """Copies Keras's weights to ours, and builds `ours`."""
     for own, their in zip(weights.ours, weights.theirs, strict=True):
         own.assign(their.numpy())
     ours.build(weights.ours)
@@ -162,7 +162,7 @@ def check(ours, theirs, weights, tolerance=2e-5):
         np.testing.assert_allclose(own.numpy(), their.numpy(), rtol=tolerance, atol=tolerance)
     assert len(ours.variables) == len(theirs.variables)
     for own, their in zip(ours.variables, theirs.variables, strict=True):
-        # Keras leaves Nadam's product without a name.
+        # Keras doesn't name Nadam's product.
         assert own.name == "u_product" or own.name.rsplit("_", 1)[-1] == their.name.rsplit("_", 1)[-1]
         np.testing.assert_allclose(own.numpy(), their.numpy(), rtol=1e-4, atol=1e-5, err_msg=own.name)
 
@@ -246,7 +246,7 @@ def test_averages_beside_a_schedule_are_no_momenta_of_keras_2():
     run(made("SGD", options)[0], theirs, weights, steps=3)
     take_over(ours, weights)
     state = [variable.numpy() for variable in theirs.variables]
-    # As 2.15 saves it: averages, then momenta that nothing uses.
+    # As 2.15 saves it: averages, then unused momenta.
     for arrays in (state, [*state, *[np.ones(shape, "float32") for shape in SHAPES]]):
         ours.load(arrays)
         check(ours, theirs, weights)

@@ -1,4 +1,4 @@
-"""Optimizers of tf.keras 2.15's files: rows of embeddings, states and configs that Keras 3 has no more."""
+"""Optimizers of tf.keras 2.15's files: rows of embeddings, states and configs that Keras 3 lacks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_written_out_again_they_are_keras_3s(name: str) -> None:
 
 
 def test_momenta_that_sgd_does_not_use() -> None:
-    """Keras 2.15 keeps them without momentum too."""
+    """Keras 2.15 saves them without momentum, too."""
     ours = optimizer({"class_name": "Custom>SGD", "config": {"learning_rate": 0.5, "is_legacy_optimizer": False}})
     ours.build(weights((2, 3), (3,)))
     ours.load([np.array(5), np.ones((2, 3), "float32"), np.ones(3, "float32")])
@@ -125,7 +125,7 @@ def test_decay_goes_on_top_of_a_schedule() -> None:
         rates.append(ours.rate())
         ours.apply([torch.ones(1)])
     assert rates == pytest.approx([0.5, 0.25 / 1.5, 0.125 / 2])
-    # Keras 3 can't say it.
+    # Keras 3 can't express it.
     assert keras_form(ours)["config"]["learning_rate"]["class_name"] == "ExponentialDecay"
 
 
@@ -137,12 +137,12 @@ def test_several_workers_do_not_know_the_rows(options: dict[str, float], refused
     if not refused:
         check_shareable(model)
         return
-    with pytest.raises(ConfigError, match="goes by the rows of embeddings"):
+    with pytest.raises(ConfigError, match="depends on which rows of embeddings"):
         check_shareable(model)
 
 
 def test_a_decaying_rate_can_be_changed_and_is_written_as_a_schedule() -> None:
-    """As ReduceLROnPlateau does in 2.15: the number is changed, and decays as before."""
+    """As with ReduceLROnPlateau in 2.15: the number changes, and decays as before."""
     ours = optimizer({"class_name": "SGD", "config": {"learning_rate": 0.5, "decay": 0.5}})
     ours.build(weights((1,)))
     ours.apply([torch.ones(1)])
@@ -161,7 +161,7 @@ def test_a_decaying_rate_can_be_changed_and_is_written_as_a_schedule() -> None:
 
 
 def test_states_of_keras_by_itself() -> None:
-    """Keras 2.3.1 keeps one number for each velocity that Adam doesn't; up to 2.2 some have no iteration."""
+    """Keras 2.3.1 has a placeholder for each velocity that Adam doesn't keep; up to 2.2 some have no iteration."""
     ours = optimizer({"class_name": "Adam", "config": {"learning_rate": 0.5, "decay": 0.0, "amsgrad": False}})
     ours.build(weights((2, 3), (3,)))
     moments = [np.full(shape, value, "float32") for value in (1, 2) for shape in ((2, 3), (3,))]

@@ -1,4 +1,4 @@
-"""How outputs are nested and named, in training: names of logs, losses and labels, against stock Keras."""
+"""Nested and named outputs in training: names of logs, losses and labels, against stock Keras."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Y = [RNG.standard_normal((10, 2)).astype("float32") for _ in range(3)]
 
 
 def model(nest: Callable[[Any, Any, Any], Any]) -> keras.Model:
-    """One layer called twice, and another: three outputs, nested as `nest` does."""
+    """One layer called twice, and another: three outputs, nested by `nest`."""
     inputs = keras.Input((4,))
     twice, other = keras.layers.Dense(2, name="twice"), keras.layers.Dense(2, name="other")
     hidden = keras.layers.Dense(4, activation="tanh", name="hidden")(inputs)
     return keras.Model(inputs, nest(twice(inputs), twice(hidden), other(inputs)))
 
 
-#: How outputs are nested; what is given for losses, their weights and metrics; and labels, nested in their own way.
+#: Nesting of the outputs; losses, loss weights and metrics; and labels with their own nesting.
 CASES: dict[str, tuple[Callable[[Any, Any, Any], Any], dict[str, Any], Any]] = {
     "one layer's outputs": (lambda a, b, c: [a, b, c], {"loss": ["mse", "mae", "mse"], "metrics": [["mae"]] * 3}, Y),
     "by the layer's name": (
@@ -80,5 +80,5 @@ def test_one_array_for_several_outputs_is_refused(tmp_path: Path) -> None:
     theirs.save(tmp_path / "model.keras")
     ours = layergraph.load_model(tmp_path / "model.keras")
     ours.compile("sgd", "mse")
-    with pytest.raises(DataError, match=r"got an array at \[1\], expected a nesting"):
+    with pytest.raises(DataError, match=r"got an array at \[1\], expected the nesting"):
         ours.fit(X, Y[:2], verbose=0)

@@ -1,4 +1,4 @@
-"""The bar of `fit`, `evaluate` and `predict`: what it says where nobody knows how many steps there are."""
+"""The progress bar of `fit`, `evaluate` and `predict` if the number of steps is unknown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_last_line_has_the_steps_done_where_none_are_known(steps: int | None
 
 @pytest.fixture(name="clock")
 def _clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Now, as the only item of a list that tests change."""
+    """The current time, as the only item of a list that tests change."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now

@@ -1,4 +1,4 @@
-"""Runs: what bad input gets, shuffling, mapped files, callbacks, progress, NaN, and what files say of training."""
+"""Runs: invalid input, shuffling, mapped files, callbacks, progress, NaN, and compile arguments in files."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_compile_names_what_is_wrong(options, message):
         (X[:0], CLASSES[:0], "data has no rows"),
         (X[:, :3], CLASSES, r"input 'x': got shape \(20, 3\), expected \(None, 4\)"),
         (X[..., None, None], CLASSES, r"input 'x': got shape \(20, 4, 1, 1\)"),
-        (X.astype(str), CLASSES, "input 'x': got type <U"),
+        (X.astype(str), CLASSES, "input 'x': got dtype <U"),
         ([[1.0, 2.0], [3.0]], CLASSES, "input 'x': rows have different lengths"),
         ({"z": X}, CLASSES, "inputs: unknown name 'z'"),
         (None, CLASSES, "input 'x' is missing"),
@@ -104,7 +104,7 @@ def test_refused_data_decides_nothing():
 @pytest.mark.parametrize(
     ("loss", "y", "message"),
     [
-        ("categorical_crossentropy", CLASSES, r"\(class numbers need sparse_categorical_crossentropy\)"),
+        ("categorical_crossentropy", CLASSES, r"\(class indices need sparse_categorical_crossentropy\)"),
         ("mse", X, r"got shape \(20, 4\), expected \(None, 3\)"),
         ("mse", X[:, :1], r"got shape \(20, 1\), expected \(None, 3\)"),
     ],

@@ -1,4 +1,4 @@
-"""Stateful layers: batches of a training start where the ones before ended, as in stock Keras."""
+"""Stateful layers: each batch in training starts with the states of the one before, as in stock Keras."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_convolutional_layer_goes_on(tmp_path: Path) -> None:
 
 
 def test_training_goes_on_from_batch_to_batch(tmp_path: Path) -> None:
-    """Keras on torch fails to train such a model; given the states as inputs it does."""
+    """Keras on torch fails to train such a model, except with the states as inputs."""
     original = saved(tmp_path / "model.keras", layers.LSTM(2, stateful=True))
     inputs, h, c = keras.Input((5, 3)), keras.Input((2,)), keras.Input((2,))
     output, *ends = layers.LSTM(2, return_state=True)(inputs, initial_state=[h, c])
@@ -82,11 +82,11 @@ def test_training_goes_on_from_batch_to_batch(tmp_path: Path) -> None:
 
 
 class Killed(Exception):
-    """Ends a run from outside."""
+    """Interrupts a run."""
 
 
 class Killer(Callback):
-    """Ends it in the second epoch."""
+    """Interrupts a run in the second epoch."""
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.model.optimizer.iterations == 5:
@@ -120,7 +120,7 @@ def test_states_begin_anew_when_asked_to_and_for_other_numbers_of_rows(tmp_path:
 
 
 def test_states_go_on_in_outputs_that_nobody_reads(tmp_path: Path) -> None:
-    """A nested model is carried out whole: the next batch starts where its call ended."""
+    """A nested model is executed as a whole: the next batch starts with the states of its call."""
     entry, inside = (keras.Input(batch_shape=(ROWS, *X.shape[1:])) for _ in range(2))
     recurrent = layers.GRU(2, stateful=True)
     inner = keras.Model(inside, [recurrent(inside), layers.Dense(1)(layers.Flatten()(inside))])

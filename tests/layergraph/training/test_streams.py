@@ -1,4 +1,4 @@
-"""Training on batches as they come: PyDataset, DataLoader and generators, beside stock Keras."""
+"""Training on iterables of batches: PyDataset, DataLoader and generators, compared with stock Keras."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def models():
 
 
 class Dataset(keras.utils.PyDataset):
-    """Says what it is asked."""
+    """Records its calls."""
 
     def __init__(self, weights=False, parts=PARTS):
         super().__init__()
@@ -59,7 +59,7 @@ class Dataset(keras.utils.PyDataset):
 
 
 class Sequence:
-    """What Keras 2's keras.utils.Sequence is: not one of Keras 3's classes."""
+    """Like Keras 2's keras.utils.Sequence, which is no class of Keras 3."""
 
     def __len__(self):
         return len(PARTS)
@@ -105,7 +105,7 @@ def test_the_same_run_as_keras(data, options):
     ours, theirs = models()
     own = ours.fit(data(), shuffle=False, verbose=0, **options)
     with warnings.catch_warnings():
-        # That data runs out: the epoch ends.
+        # If the data runs out, the epoch ends.
         warnings.simplefilter("ignore")
         their = theirs.fit(data(), shuffle=False, verbose=0, **options)
     same(own, their, ours, theirs)
@@ -138,7 +138,7 @@ def test_hooks_and_batches_come_in_keras_order():
         model.fit(training, validation_data=validation, epochs=2, shuffle=False, verbose=0)
         asked.append((training.asked, validation.asked))
     assert asked[0][0] == asked[1][0]
-    # Before training, ours also looks whether the validation data fits; Keras ends an epoch before each evaluation.
+    # Before training, ours also checks the validation data; Keras ends an epoch before each evaluation.
     assert asked[0][1] == ["begin", 0, "end", *["begin", 0, 1, "end"] * 2]
     assert asked[1][1] == ["end", "begin", 0, 1, "end"] * 2
 
@@ -148,7 +148,7 @@ def test_a_datasets_batches_are_shuffled_and_its_rows_are_not():
     data = Dataset()
     ours.fit(data, epochs=6, seed=1, verbose=0)
     begun = [place for place, what in enumerate(data.asked) if what == "begin"]
-    # Behind a look at the first batch.
+    # After reading the first batch.
     epochs = [data.asked[place + 1 : place + 5] for place in begun[1:]]
     assert all(sorted(numbers) == [0, 1, 2, 3] for numbers in epochs)
     assert len({tuple(numbers) for numbers in epochs}) > 1
@@ -181,7 +181,7 @@ def test_class_weights_of_a_dataset():
         model.compile("sgd", "sparse_categorical_crossentropy")
     fit = {"epochs": 2, "class_weight": {0: 1.0, 1: 3.0}, "shuffle": False, "verbose": 0}
     same(ours.fit(Labelled(), **fit), theirs.fit(Labelled(), **fit), ours, theirs)
-    with pytest.raises(ConfigError, match="class_weight: a generator gives sample weights itself"):
+    with pytest.raises(ConfigError, match="class_weight: got a generator"):
         ours.fit(for_ever(), steps_per_epoch=1, class_weight={0: 1.0}, verbose=0)
 
 
@@ -201,7 +201,7 @@ def test_a_run_on_a_dataset_goes_on_where_it_was_broken_off(tmp_path):
     again, _ = models()
     again.fit(Dataset(), epochs=3, seed=3, checkpoints=checkpoints, verbose=0)
     assert all((a == b).all() for a, b in zip(whole.get_weights(), again.get_weights(), strict=True))
-    with pytest.raises(ConfigError, match="a run with checkpoints needs arrays or a PyDataset; got a generator"):
+    with pytest.raises(ConfigError, match="checkpoints: got a generator, expected arrays or a PyDataset"):
         again.fit(for_ever(), steps_per_epoch=2, checkpoints=Checkpoints(tmp_path / "other"), verbose=0)
 
 
@@ -229,7 +229,7 @@ def test_data_that_runs_out_is_told():
 
 
 class Endless:
-    """What NumPy would ask for items without end."""
+    """An object that NumPy would convert item by item without end."""
 
     def __len__(self):
         return 2**40
@@ -251,9 +251,9 @@ class Rows(IterableDataset):
         ({"x": X, "y": Endless()}, DataError, "got Endless"),
         ({"x": X, "y": Y, "validation_data": Endless()}, DataError, r"got Endless, expected \(x, y\)"),
         ({"x": TensorDataset(torch.tensor(X))}, DataError, "DataLoader, which also makes batches of a torch Dataset"),
-        ({"x": Dataset(), "y": Y}, DataError, "y: expected none beside a PyDataset"),
-        ({"x": loader(), "sample_weight": W}, DataError, "sample_weight: expected none beside a DataLoader"),
-        ({"x": for_ever(), "validation_split": 0.5}, DataError, "validation_split: expected none beside a generator"),
+        ({"x": Dataset(), "y": Y}, DataError, "y: expected None with a PyDataset"),
+        ({"x": loader(), "sample_weight": W}, DataError, "sample_weight: expected None with a DataLoader"),
+        ({"x": for_ever(), "validation_split": 0.5}, DataError, "validation_split: expected None with a generator"),
         ({"x": iter([(1, 2, 3, 4)])}, DataError, "a generator gave tuple of 4 items, expected batches"),
         ({"x": iter([None])}, DataError, "a generator gave NoneType of no items"),
         ({"x": iter([(X[:, :2], Y)])}, DataError, r"got shape \(10, 2\), expected \(None, 3\)"),
@@ -314,5 +314,5 @@ def test_callbacks_may_be_given_as_in_a_request(given):
 def test_workers_share_no_batches():
     ours, _ = models()
     for arguments in ({"x": Dataset()}, {"x": X, "y": Y, "validation_data": Dataset()}):
-        with pytest.raises(ConfigError, match="workers share rows of arrays; got batches"):
+        with pytest.raises(ConfigError, match="workers: got batches, expected arrays"):
             ours.fit(**arguments, workers=object(), verbose=0)

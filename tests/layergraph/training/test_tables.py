@@ -1,4 +1,4 @@
-"""The tables of training know every public class of stock Keras that needs no code of the user."""
+"""The tables of training contain every public class of stock Keras that needs no user code."""
 
 import inspect
 from pathlib import Path
@@ -13,7 +13,7 @@ from layergraph.training.metrics import table as metrics
 from layergraph.training.optimizers import table as optimizers
 from layergraph.training.optimizers.schedules import SCHEDULES
 
-#: Classes of Keras that are in no table, and why.
+#: Classes of Keras that are in no table, with the reason.
 ELSEWHERE = {
     "base classes": {
         "Callback", "Constraint", "Initializer", "LearningRateSchedule", "Loss", "Metric", "Optimizer", "Regularizer",
@@ -25,7 +25,7 @@ ELSEWHERE = {
     "sends logs to an address of the configuration's choice": {"RemoteMonitor"},
     "writes the format of a package that is not here": {"OrbaxCheckpoint"},
 }  # fmt: skip
-#: What is here and not in Keras 3: Keras 2's, and logs as JSON.
+#: Classes that Keras 3 lacks: Keras 2's, and logs as JSON.
 BEYOND = {"MeanRelativeError", "JSONLogger"}
 TABLES = [
     (keras.optimizers, optimizers.OPTIMIZERS),
@@ -40,7 +40,7 @@ TABLES = [
 
 
 def class_names(module: ModuleType) -> set[str]:
-    """Names of the public classes, those with two names once."""
+    """Names of the public classes; one name for classes with two."""
     return {value.__name__ for value in vars(module).values() if inspect.isclass(value)}
 
 

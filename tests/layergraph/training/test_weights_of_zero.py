@@ -1,4 +1,4 @@
-"""Sample weights that are all zero, or negative: what metrics and losses say of them, beside stock Keras."""
+"""Sample weights that are all zero, or negative: results of metrics and losses, compared with stock Keras."""
 
 import warnings
 
@@ -27,10 +27,10 @@ OPTIONS = {
     "PrecisionAtRecall": {"recall": 0.5},
     "RecallAtPrecision": {"precision": 0.5},
 }
-#: Metrics that take class numbers: for labels, and for predictions too.
+#: Metrics whose labels, and for some predictions, are class indices.
 SPARSE = {"SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy", "SparseCategoricalCrossentropy"}
 NUMBERS = {"Accuracy", "IoU", "MeanIoU"}
-#: What takes no weights, is not in Keras 3, or takes other shapes.
+#: Metrics without sample weights, those that Keras 3 lacks, or with other shapes.
 ELSEWHERE = {"Mean", "Sum", "MeanRelativeError", "CTC", "CategoricalGeneralizedCrossEntropy"}
 
 
@@ -49,7 +49,7 @@ def test_metrics(name, weights):
     ours, theirs = METRICS[name](**OPTIONS.get(name, {})), getattr(keras.metrics, name)(**OPTIONS.get(name, {}))
     ours.update(torch.tensor(y), torch.tensor(p), torch.tensor(WEIGHTS[weights]))
     with warnings.catch_warnings():
-        # Keras cuts the weights of IoU metrics to integers, and says so.
+        # Keras truncates the weights of IoU metrics to integers, with a warning.
         warnings.simplefilter("ignore")
         theirs.update_state(y, p, sample_weight=WEIGHTS[weights])
     expected = keras.ops.convert_to_numpy(theirs.result())

@@ -1,4 +1,4 @@
-"""Several workers train to the numbers of one process."""
+"""Training with several workers has the results of one process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FUZZ = Path(__file__).parents[2] / "fuzz" / "workers.py"
 
 
 def test_workers_give_the_numbers_of_one_process() -> None:
-    """One model of each kind (tests/fuzz/workers.py makes as many as one likes)."""
+    """One model of each kind; tests/fuzz/workers.py generates any number."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
     ended = subprocess.run(
         [*command, "--nproc-per-node", "2", str(FUZZ), "8"],

@@ -53,7 +53,7 @@ def test_the_file_is_there_until_the_block_ends(converter: Converter, tmp_path: 
 def test_what_a_format_cannot_hold_is_refused(converter: Converter, tmp_path: Path) -> None:
     path = saved(tmp_path / "m.keras")
     with (
-        pytest.raises(InvalidRequestError, match="optimizer Muon is unknown to it"),
+        pytest.raises(InvalidRequestError, match="optimizer Muon isn't supported"),
         converter.converted(path, "keras2_h5", 10),
     ):
         pass

@@ -1,1 +1,1 @@
-"""Engines: what can carry a plan out besides torch, call by call."""
+"""Engines: alternatives to eager torch for executing a plan."""

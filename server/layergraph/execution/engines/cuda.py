@@ -1,9 +1,9 @@
-"""CUDA: the recorded graph on every GPU of the machine, as CUDA graphs for a ladder of row counts.
+"""CUDA: the traced graph on every GPU of the machine, as CUDA graphs for a ladder of row counts.
 
-A CUDA graph is one launch for all kernels of a model, for tensors of one size in one place. So there is one for each
-power of two of rows, made when it is first needed; a batch takes the next one that has room, and repeats its last row
-in what is left. Inputs and outputs go through pinned memory, so that copies and kernels follow one another on a stream
-without the processor waiting in between. cuDNN has the recurrent kernels.
+A CUDA graph launches all kernels of a model at once, for tensors of fixed sizes and addresses. There is one for each
+power of two of rows, captured on first use; a batch uses the next larger one, padded with copies of its last row.
+Inputs and outputs go through pinned memory, so that copies and kernels are queued on a stream without the CPU waiting
+in between. Recurrent layers use cuDNN's kernels.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ import torch
 from layergraph.execution.engines.devices import moved, weight_bytes
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
 
-#: Precisions of 16 bits.
+#: Precisions of 16 bits, as dtypes.
 SHORT = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-#: Batches that one GPU has at a time: one copies while the other computes.
+#: Concurrent batches per GPU: one copies while the other computes.
 LANES = 2
-#: The top of the ladder. Larger batches, and those with open lengths, launch their kernels one by one.
+#: Rows of the largest CUDA graph. Larger batches, and those with open lengths, launch their kernels one by one.
 LARGEST_GRAPH = 256
-#: How often the weights must fit into the free memory: what a step needs beside them isn't known before.
+#: Required free memory as a multiple of the weights' bytes; the memory of activations isn't known in advance.
 _ROOM = 2
-#: Runs before a recording, in which libraries choose kernels and take their memory.
+#: Runs before a capture, in which libraries choose kernels and allocate memory.
 _WARM_UPS = 3
 
 
 def cuda(source: ExportedGraph, precision: str = "float32") -> Engine:
-    """The graph on all GPUs, each batch on the next one that is free.
+    """The graph on all GPUs; each batch runs on the next free one.
 
-    precision   "tf32" rounds what matrix products and convolutions multiply to 10 bits of mantissa; "bfloat16" and
-                "float16" have them computed in these types (autocast). All of them need a proof.
+    precision   "tf32" rounds the operands of matrix products and convolutions to 10 bits of mantissa; "bfloat16" and
+                "float16" compute them in these dtypes (autocast). See `tuner.reduce_precision`.
 
-    Raises UnfitError where there is no GPU, one has too little free memory, or the model has 16 bits itself and is to
-    compute in them.
+    Raises UnfitError if there is no GPU, if a GPU has too little free memory, or if a 16-bit precision is set for a
+    model that computes in 16 bits already.
     """
     if not torch.cuda.is_available():
         raise UnfitError("there is no CUDA device")
     if precision in SHORT and source.has_halves:
-        raise UnfitError("it computes in 16 bits as it is")
+        raise UnfitError("the model computes in 16 bits already")
     lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
     devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     graphs = {device: _on_device(source, device) for device in devices}
@@ -59,7 +59,7 @@ def cuda(source: ExportedGraph, precision: str = "float32") -> Engine:
         finally:
             lanes.put(lane)
 
-    return partial(in_halves, run, source.demand_count) if source.batched else run
+    return partial(in_halves, run, source.assertion_count) if source.batched else run
 
 
 def _on_device(source: ExportedGraph, device: torch.device) -> Any:
@@ -70,25 +70,27 @@ def _on_device(source: ExportedGraph, device: torch.device) -> Any:
     return moved(source.graph, device)
 
 
-def in_halves(run: Callable[[Sequence[Array]], list[Array]], demand_count: int, arrays: Sequence[Array]) -> list[Array]:
-    """What `run` gives; where the GPU has too little memory for so many rows, one half of them after the other."""
+def in_halves(
+    run: Callable[[Sequence[Array]], list[Array]], assertion_count: int, arrays: Sequence[Array]
+) -> list[Array]:
+    """Returns the outputs of `run`; if the GPU has too little memory for the batch, computes it in two halves."""
     try:
         return run(arrays)
     except RuntimeError as wrong:
-        # Not always torch's OutOfMemoryError: TorchScript makes others of what it runs into.
+        # Not always torch's OutOfMemoryError: TorchScript raises other errors in its place.
         if "out of memory" not in str(wrong) or len(arrays[0]) == 1:
             raise
     torch.cuda.empty_cache()
     half = len(arrays[0]) // 2
-    first = in_halves(run, demand_count, [array[:half] for array in arrays])
-    second = in_halves(run, demand_count, [array[half:] for array in arrays])
+    first = in_halves(run, assertion_count, [array[:half] for array in arrays])
+    second = in_halves(run, assertion_count, [array[half:] for array in arrays])
     pairs = list(zip(first, second, strict=True))
-    outputs, demands = pairs[: len(pairs) - demand_count], pairs[len(pairs) - demand_count :]
-    return [*(np.concatenate(pair) for pair in outputs), *(np.logical_and(*pair) for pair in demands)]
+    outputs, assertions = pairs[: len(pairs) - assertion_count], pairs[len(pairs) - assertion_count :]
+    return [*(np.concatenate(pair) for pair in outputs), *(np.logical_and(*pair) for pair in assertions)]
 
 
 def rung_of(rows: int) -> int:
-    """The row count of the CUDA graph for so many rows: the next power of two."""
+    """Rows of the CUDA graph for a batch of `rows`: the next power of two."""
     return 1 << (rows - 1).bit_length()
 
 
@@ -119,7 +121,7 @@ class _Lane:
 
 
 class _Rung:
-    """What is computed for one row count as a CUDA graph, with the memory it reads and writes."""
+    """The CUDA graph for one row count, with the memory that it reads and writes."""
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ class _Rung:
         stream: torch.cuda.Stream,
     ) -> None:
         self._stream = stream
-        self._demand_count = source.demand_count
+        self._assertion_count = source.assertion_count
         shapes = [(rows, *sample.shape[1:]) for sample in source.samples]
         pairs = list(zip(shapes, source.samples, strict=True))
         self._sent = [torch.empty(shape, dtype=sample.dtype, pin_memory=True) for shape, sample in pairs]
@@ -146,27 +148,27 @@ class _Rung:
         for array, sent, tensor in zip(arrays, self._sent, self._inputs, strict=True):
             memory = sent.numpy()
             memory[:rows] = array
-            # Any other row might ask for what eager torch refuses, such as an id that an embedding lacks.
+            # Any other row might violate a runtime assertion, such as an id outside an embedding table.
             memory[rows:] = array[-1]
             tensor.copy_(sent, non_blocking=True)
         self._graph.replay()
         for output, received in zip(self._outputs, self._received, strict=True):
             received.copy_(output, non_blocking=True)
         self._stream.synchronize()
-        count = len(self._received) - self._demand_count
+        count = len(self._received) - self._assertion_count
         found = [received.numpy() for received in self._received]
         return [*(array[:rows].copy() for array in found[:count]), *(array.copy() for array in found[count:])]
 
 
 def computed(graph: Any, precision: str, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The graph's outputs, computed in a precision; 16 bits come out as float32."""
+    """Outputs of the graph, computed in a precision; 16-bit outputs are returned as float32."""
     with _in_precision(precision, inputs[0].device.type):
         return [output.float() if output.dtype in SHORT.values() else output for output in graph(*inputs)]
 
 
 @contextmanager
 def _in_precision(precision: str, device: str) -> Iterator[None]:
-    """Products in that precision; kernels by trial, without torch's own fusion."""
+    """Sets the precision of products; cuDNN picks kernels by benchmark, and torch's own fusion is off."""
     tf32 = precision == "tf32"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -174,7 +176,7 @@ def _in_precision(precision: str, device: str) -> Iterator[None]:
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32),
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-            # What it keeps of weights in short would not outlive the recording of a CUDA graph.
+            # autocast's cache of cast weights doesn't outlive the capture of a CUDA graph.
             torch.autocast(device, SHORT.get(precision), enabled=precision in SHORT, cache_enabled=False),
         ):
             yield

@@ -1,4 +1,4 @@
-"""A recorded graph on another device than the one it was recorded on."""
+"""Moves a traced graph to another device."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 
 
 def moved(graph: Any, device: torch.device) -> Any:
-    """A frozen copy of a `torch.jit.ScriptModule` that computes on `device`: what it takes and gives lies there.
+    """Returns a frozen copy of a `torch.jit.ScriptModule` that computes on `device`, with inputs and outputs there.
 
-    Recording has written down the device of every weight, and of what layers make on the way.
+    Traces contain the device of each weight and of each tensor that layers create, so those are replaced.
     """
     with warnings.catch_warnings():
-        # torch calls TorchScript old.
+        # torch warns that TorchScript is deprecated.
         warnings.simplefilter("ignore")
         frozen = torch.jit.freeze(graph.eval())
     _move(frozen.graph, frozen.graph, device)
-    # Types hold devices as well.
+    # Types contain devices, too.
     torch._C._jit_pass_erase_shape_information(frozen.graph)
     return frozen
 
 
 def weight_bytes(graph: Any) -> int:
-    """Bytes of all tensors that the graph holds."""
+    """Total bytes of the tensors among the graph's constants."""
     return sum(
         tensor.nbytes for constant in _constants(graph.graph) for tensor in _tensors(constant.output().toIValue())
     )
@@ -51,8 +51,8 @@ def _constants(block: Any) -> Any:
 def _tensors(value: Any) -> list[torch.Tensor]:
     """The tensors of a constant, which may be a list of them.
 
-    Single numbers aren't counted: torch takes them from the processor's memory for work on any device, and those that
-    lengths are computed with have to be there.
+    Scalars are left out: torch accepts CPU scalars in operations on any device, and those that lengths are computed
+    with must stay on the CPU.
     """
     several = value if isinstance(value, (list, tuple)) else (value,)
     return [one for one in several if isinstance(one, torch.Tensor) and one.ndim]

@@ -1,4 +1,4 @@
-"""What engines are made from: a plan, and its graph, which is recorded once for all of them."""
+"""The input of all engines: a program and its graph, which is traced once."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import numpy as np
 import torch
 
 from layergraph.execution.program import Program
-from layergraph.execution.tracing import emptied, trace
+from layergraph.execution.tracing import clear_graph, trace
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _REMAINDERS = ("aten::remainder", "aten::fmod", "aten::floor_divide")
-#: One at a time: a recording changes what this process does with warnings.
+#: Serialises tracing, which changes the process's warning filters.
 _tracing = threading.Lock()
 
 
 class UnfitError(Exception):
-    """An engine can't run a plan, or isn't installed; the text says why."""
+    """An engine can't run a plan, or isn't installed; the message has the reason."""
 
 
 class Engine(Protocol):
-    """Carries a plan out. Many threads can call one at a time."""
+    """Executes a plan. Safe to call from several threads concurrently."""
 
     def __call__(self, arrays: Sequence[Array]) -> Sequence[Array]:
-        """The outputs, then the demands, for arrays of the inputs' types in the plan's order."""
+        """The outputs, then the runtime assertions, for arrays in the plan's order and of the inputs' dtypes."""
 
 
 class ExportedGraph:
-    """A program, and inputs for it in two sizes that differ in every length that may change.
+    """A program, and sample inputs of two sizes that differ in every length that may change.
 
-    threads   that an engine may use
-    batched   whether rows of several batches can be joined, and a batch taken apart
-    shared    whether other work has the same cores, so that an engine's threads must not wait busily for the next call
+    threads   number of threads that an engine may use
+    batched   whether rows are independent, so that batches can be joined and split
+    shared    whether other work uses the same cores, so that an engine's threads must not spin between calls
     """
 
     def __init__(
@@ -78,32 +78,32 @@ class ExportedGraph:
 
     @property
     def function(self) -> Any:
-        """A copy of the graph as a `torch.jit.ScriptFunction`, which goes with its users. Raises CannotTraceError."""
+        """A copy of the graph as a `torch.jit.ScriptFunction`, freed with its users. Raises CannotTraceError."""
         graph = self.graph.graph.copy()
-        # The module: weights are constants, so nothing is asked of it.
+        # The first input is the module, which is unused since weights are constants.
         graph.eraseInput(0)
         return torch._C._create_function_from_graph("forward", graph)
 
     def with_threads(self, threads: int) -> ExportedGraph:
-        """The same graph for so many threads; it goes when this source is released. Raises CannotTraceError."""
-        assert self.graph is not None  # recorded now, so that both have the one recording
+        """The same graph with another number of threads; released with this one. Raises CannotTraceError."""
+        assert self.graph is not None  # traced now, so that both share one trace
         other = copy(self)
         other.threads = threads
         return other
 
     def release(self) -> None:
-        """Lets the graph's weights go: no more engines are made from it."""
+        """Frees the graph's weights; no more engines can be built from it."""
         if "_traced" in self.__dict__:
-            emptied(self.__dict__.pop("_traced")[0].graph)
+            clear_graph(self.__dict__.pop("_traced")[0].graph)
 
     @property
     def kinds(self) -> set[str]:
-        """The graph's operations, with their namespaces. Raises CannotTraceError."""
+        """Kinds of the graph's operations, with their namespaces. Raises CannotTraceError."""
         return {node.kind() for node in self.graph.graph.nodes()}
 
     @property
     def has_halves(self) -> bool:
-        """Whether the graph computes anything in floating point of 16 bits. Raises CannotTraceError."""
+        """Whether any operation of the graph computes in float16 or bfloat16. Raises CannotTraceError."""
         return any(
             value.type().kind() == "TensorType" and value.type().scalarType() in ("Half", "BFloat16")
             for node in self.graph.graph.nodes()
@@ -112,9 +112,9 @@ class ExportedGraph:
 
     @property
     def has_remainders(self) -> bool:
-        """Whether the graph computes remainders, or quotients rounded down, of floats. Raises CannotTraceError.
+        """Whether the graph computes remainders or floor divisions of floats. Raises CannotTraceError.
 
-        torch's are exact. Others divide and round, and give 0 for 6 mod 0.1, whose remainder is nearly 0.1.
+        torch's are exact. Other engines divide and round: they give 0 for 6 mod 0.1, whose exact remainder is near 0.1.
         """
         return any(
             node.output().type().scalarType() in ("Float", "Double")
@@ -124,6 +124,6 @@ class ExportedGraph:
         )
 
     @property
-    def demand_count(self) -> int:
-        """How many of the graph's outputs are demands. Raises CannotTraceError."""
+    def assertion_count(self) -> int:
+        """How many of the graph's outputs are runtime assertions. Raises CannotTraceError."""
         return self._traced[1]

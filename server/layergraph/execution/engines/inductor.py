@@ -1,4 +1,4 @@
-"""torch.compile: operations fused into C++ that is compiled here. Takes a compiler, and many seconds."""
+"""torch.compile: operations fused into C++, which is compiled on this machine. Needs a compiler and many seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layergraph.execution.engines.exported_graph import Array, Engine, ExportedG
 
 
 def inductor(source: ExportedGraph) -> Engine:
-    """The graph, compiled with its weights as constants. Raises UnfitError without a C++ compiler."""
+    """The graph, compiled with its weights as constants. Raises UnfitError if there is no C++ compiler."""
     if not (shutil.which("g++") or shutil.which("clang++")):
         raise UnfitError("there is no C++ compiler")
     import torch._inductor.config as settings

@@ -1,4 +1,4 @@
-"""Engines that compute with less than 32 bits. They give other numbers, so they need a proof and its tolerances."""
+"""Engines that compute with fewer than 32 bits. Their outputs differ, so they are checked with wider tolerances."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from layergraph.execution.engines.open_vino import open_vino
 
 
 def int8(source: ExportedGraph) -> Engine:
-    """Weights of matrix products in 8 bits, inputs quantised as they come (ONNX Runtime's dynamic quantisation)."""
+    """Matrix products with 8-bit weights and dynamically quantised inputs (ONNX Runtime's quantize_dynamic).
+
+    Raises UnfitError if 'onnxruntime' or 'onnx' isn't installed.
+    """
     try:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -33,7 +36,7 @@ def int8(source: ExportedGraph) -> Engine:
 
 
 def _name_constants(graph: Any) -> None:
-    """Makes initializers of constants: weights are what the quantisation looks for among those alone."""
+    """Turns constants into initializers, the only place where quantize_dynamic looks for weights."""
     constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
     for node in constants:
         tensor = node.attribute[0].t
@@ -43,16 +46,16 @@ def _name_constants(graph: Any) -> None:
 
 
 def short(source: ExportedGraph, precision: str) -> Engine:
-    """Computes in a type of 16 bits: on the GPU where there is one, else OpenVINO on the processor."""
+    """Computes in 16 bits: on the GPU if there is one, else with OpenVINO on the CPU. Raises UnfitError."""
     if torch.cuda.is_available():
         return cuda(source, precision)
     return open_vino(source, _OPEN_VINO[precision])
 
 
-#: What OpenVINO calls them.
+#: OpenVINO's names of the precisions.
 _OPEN_VINO = {"bfloat16": "bf16", "float16": "f16"}
 
-#: Precision -> what makes an engine that computes in it.
+#: Precision -> function that builds an engine with it.
 PRECISIONS: Mapping[str, Callable[[ExportedGraph], Engine]] = {
     "int8": int8,
     "bfloat16": partial(short, precision="bfloat16"),

@@ -1,4 +1,4 @@
-"""OpenVINO, from the graph by its own reader of TorchScript."""
+"""OpenVINO, which imports the graph with its own TorchScript frontend."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LIMITS = np.iinfo(np.int32)
 
 
 def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
-    """A compiled model on the processor, computing in `precision` (f32, bf16, f16) where the processor can.
+    """A compiled model on the CPU, computing in `precision` (f32, bf16, f16) if the CPU supports it.
 
-    Raises UnfitError where OpenVINO isn't installed, or for remainders.
+    Raises UnfitError if OpenVINO isn't installed, or if the graph computes remainders of floats.
     """
-    # OpenVINO reports each conversion to a web service, from a fork of this process, which keeps a server's locks and
-    # may hang for ever where other threads are at work. Without this package it takes a stub of its own.
+    # OpenVINO reports each conversion to a web service from a fork of this process. The fork inherits the server's
+    # locks and may hang for ever if other threads hold them. Without this package, OpenVINO uses a stub.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         import openvino
     except ImportError as missing:
         raise UnfitError("the package 'openvino' isn't installed") from missing
     if source.has_remainders:
-        raise UnfitError("it computes remainders of floats, which OpenVINO rounds")
-    # Without being told, it takes every length for one that may change, and leaves out what needs to know it.
+        raise UnfitError("the model computes remainders of floats, which OpenVINO rounds")
+    # By default, every length is dynamic, which rules out optimisations that need constant lengths.
     shapes = [
         openvino.PartialShape([-1 if axis in opened else size for axis, size in enumerate(sample.shape)])
         for sample, opened in zip(source.samples, source.open_axes, strict=True)
@@ -40,9 +40,9 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
         settings["INFERENCE_NUM_THREADS"] = str(source.threads)
     compiled = openvino.compile_model(model, "CPU", settings)
     count = len(compiled.outputs)
-    # Its integers have 32 bits, and of wider ones it takes the lower half.
+    # OpenVINO's integers have 32 bits; of wider ones it keeps the lower half.
     wide = [i for i, sample in enumerate(source.samples) if sample.dtype in _WIDE]
-    # A request holds the values of one call.
+    # An infer request holds the values of one call, so each thread has its own.
     own = threading.local()
 
     def run(arrays: Sequence[Array]) -> list[Array]:
@@ -50,7 +50,7 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
             own.request = compiled.create_infer_request()
         for i in wide:
             if arrays[i].size and not _LIMITS.min <= arrays[i].min() <= arrays[i].max() <= _LIMITS.max:
-                raise UnfitError("its integers have 32 bits")
+                raise UnfitError("OpenVINO's integers have 32 bits")
         results = own.request.infer(list(arrays), share_inputs=True)
         return [np.asarray(results[i]) for i in range(count)]
 

@@ -1,7 +1,7 @@
-"""Rows shared out between threads, each with an engine that has one thread.
+"""Splits the rows of a batch between threads, each of which runs a single-threaded engine.
 
-An engine's own threads share out each operation, for which those of a recurrent layer, a small product for every step,
-are too short.
+An engine's own threads split single operations. Those of a recurrent layer, a small product per timestep, are too short
+for that.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 from layergraph.execution.engines.exported_graph import Array, Engine
 
 
-def row_parallel(engine: Engine, threads: int, demand_count: int) -> Engine:
-    """`engine`, which computes rows apart and has one thread, with up to `threads` parts of the rows at a time.
+def row_parallel(engine: Engine, threads: int, assertion_count: int) -> Engine:
+    """Runs `engine`, whose rows must be independent, on up to `threads` parts of the rows at a time.
 
-    `demand_count` of its outputs, the last ones, are demands: each must hold for all parts.
+    The last `assertion_count` outputs are runtime assertions, each of which must hold for all parts.
     """
 
     def run(arrays: Sequence[Array]) -> Sequence[Array]:
@@ -32,13 +32,16 @@ def row_parallel(engine: Engine, threads: int, demand_count: int) -> Engine:
         parts = [[array[begin:end] for array in arrays] for begin, end in pairwise(ends)]
         others = [_pool().submit(engine, part) for part in parts[1:]]
         columns = list(zip(engine(parts[0]), *[other.result() for other in others], strict=True))
-        demands = columns[len(columns) - demand_count :]
-        return [*map(np.concatenate, columns[: len(columns) - demand_count]), *(np.asarray(all(d)) for d in demands)]
+        assertions = columns[len(columns) - assertion_count :]
+        return [
+            *map(np.concatenate, columns[: len(columns) - assertion_count]),
+            *(np.asarray(all(d)) for d in assertions),
+        ]
 
     return run
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """Those of all engines: whose parts come together wait for one another, as they would for a core."""
+    """The threads of all engines. Concurrent batches wait for one another, as they would for a core."""
     return ThreadPoolExecutor(os.cpu_count(), "rows")

@@ -12,7 +12,7 @@ from layergraph.execution.engines.onnx.runtime import onnx_runtime
 from layergraph.execution.engines.open_vino import open_vino
 from layergraph.execution.engines.torchscript import torchscript
 
-#: torch, call by call: every plan runs on it, and all others are held to its numbers.
+#: torch, call by call: runs every plan, and is the reference for all other engines.
 EAGER = "eager"
 
 ENGINES: Mapping[str, Callable[[ExportedGraph], Engine]] = {
@@ -23,9 +23,9 @@ ENGINES: Mapping[str, Callable[[ExportedGraph], Engine]] = {
     "inductor": inductor,
 }
 
-#: Engine -> whether it makes of NaN and infinities what eager torch does. To others only finite inputs are given.
+#: Engine -> whether it handles NaN and infinities as eager torch does. Other engines get finite inputs only.
 KEEPS_NOT_FINITE: Mapping[str, Callable[[ExportedGraph], bool]] = {"onnxruntime": keeps_not_finite}
 
-#: Those that are tried unless others are asked for, most promising first, as time may not suffice for all. `inductor`
+#: Engines that are tried by default, most promising first, as time may not suffice for all. `inductor` is left out: it
 #: takes longer than all of them together.
 DEFAULT_ENGINES = ("cuda", "onnxruntime", "openvino", "torchscript")

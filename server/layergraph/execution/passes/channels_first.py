@@ -1,9 +1,8 @@
-"""Images channels-first from end to end: permutations in a recorded graph cancel one another out.
+"""Converts images to channels-first throughout a traced graph, by cancelling permutations.
 
-Keras's images are channels-last, torch's convolutions channels-first. Each of them stands between two permutations,
-which cost torch nothing, being views. Other engines copy an image for each that they can't get rid of, and combine
-only such operations as stand next to one another. So each permutation goes behind what follows it, until it meets its
-inverse.
+Keras's images are channels-last, torch's convolutions channels-first, so each convolution stands between two
+permutations. They cost torch nothing, being views, but other engines copy the image for each one left, and fuse only
+adjacent operations. So each permutation is moved behind the operations that follow it, until it meets its inverse.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 _PERMUTE = "aten::permute"
-#: Each number of the result comes from those at its place. Each also exists in place, with `_` behind its name.
+#: Operations that compute each element from those at the same position. Their in-place variants end with `_`.
 _ELEMENTWISE = frozenset(
     f"aten::{name}{place}"
     for name in (
@@ -25,15 +24,15 @@ _ELEMENTWISE = frozenset(
     )
     for place in ("", "_")
 )
-#: They take the axes away that they are given, or leave them, of length 1.
+#: Operations that remove the given axes, or keep them with length 1.
 _REDUCTIONS = ("aten::mean", "aten::sum", "aten::amax", "aten::amin")
-#: What they take at the least where axes are named.
+#: Minimum number of inputs of a reduction over given axes.
 _REDUCTION_INPUTS = 3
 
 
 def cancel_permutations(graph: Any) -> None:
-    """Brings each permutation as far down as it can go, and drops those that do nothing."""
-    for node in list(graph.nodes()):  # Copied: moves put permutations behind a node.
+    """Moves each permutation as far down as possible, and removes those that cancel out."""
+    for node in list(graph.nodes()):  # Copied, since moves insert permutations behind a node.
         kind = node.kind()
         move = _MOVES.get(kind, _elementwise if kind in _ELEMENTWISE else None)
         if move is not None:
@@ -44,7 +43,7 @@ def cancel_permutations(graph: Any) -> None:
 
 
 def _permuted(value: Any) -> tuple[Any, list[int]] | None:
-    """What a value is a permutation of, and the order of axes."""
+    """The tensor that a value is a permutation of, and the order of axes; None if it isn't one."""
     node = value.node()
     if node.kind() != _PERMUTE:
         return None
@@ -53,7 +52,7 @@ def _permuted(value: Any) -> tuple[Any, list[int]] | None:
 
 
 def _permute(graph: Any, node: Any) -> None:
-    """A permutation of a permutation is one, or nothing at all."""
+    """Merges a permutation of a permutation into one, or into none."""
     below = _permuted(node.inputsAt(0))
     own = _permuted(node.output())
     if below is None or own is None:
@@ -88,7 +87,7 @@ def _elementwise(graph: Any, node: Any) -> None:
 
 
 def _constant_in_order(graph: Any, node: Any, value: Any, order: Sequence[int]) -> Any:
-    """A constant with its axes where they are before a permutation; None for another value."""
+    """A constant with its axes in the order before a permutation; None if the value isn't a constant."""
     constant = value.toIValue() if value.node().kind() == "prim::Constant" else None
     if not isinstance(constant, torch.Tensor) or constant.ndim > len(order):
         return None
@@ -124,7 +123,7 @@ def _pad(graph: Any, node: Any) -> None:
         return
     source, order = below
     sizes = [(0, 0)] * len(order)
-    # Before and after for each axis, the last one first.
+    # torch lists (before, after) pairs from the last axis on.
     for i in range(len(flat) // 2):
         sizes[order[len(order) - 1 - i]] = (flat[2 * i], flat[2 * i + 1])
     node.replaceInput(0, source)
@@ -133,7 +132,7 @@ def _pad(graph: Any, node: Any) -> None:
 
 
 def _pad_late(graph: Any, node: Any) -> None:
-    """A permutation that alone reads a padding goes before it: padding is a convolution's own where it comes last."""
+    """Moves a padding behind the permutation that alone reads it, next to the convolution that can take it over."""
     uses = node.output().uses()
     after = uses[0].user if len(uses) == 1 else None
     own = _permuted(after.output()) if after is not None and after.kind() == _PERMUTE else None
@@ -157,7 +156,7 @@ def _pad_late(graph: Any, node: Any) -> None:
 
 
 def _flat(sizes: list[tuple[int, int]]) -> list[int]:
-    """Before and after for each axis as `pad` takes them: the last axis first, and none that is left as it is."""
+    """(before, after) pairs in the order of `pad`: from the last axis on, without leading axes that aren't padded."""
     first = next((axis for axis, pair in enumerate(sizes) if pair != (0, 0)), len(sizes))
     return [size for pair in reversed(sizes[first:]) for size in pair]
 
@@ -165,7 +164,7 @@ def _flat(sizes: list[tuple[int, int]]) -> list[int]:
 def _reduce(graph: Any, node: Any) -> None:
     below = _permuted(node.inputsAt(0))
     if node.inputsSize() < _REDUCTION_INPUTS:
-        return  # It is of all axes.
+        return  # A reduction over all axes.
     axes, keeps = node.inputsAt(1).toIValue(), node.inputsAt(2).toIValue()
     if below is None or not isinstance(axes, list) or not axes or not isinstance(keeps, bool):
         return
@@ -191,7 +190,7 @@ def _squeeze(graph: Any, node: Any) -> None:
 
 
 def _unsqueeze(graph: Any, node: Any) -> None:
-    """The new axis comes before the same axis in both orders, so that one height of 1 meets the next one's."""
+    """Inserts the new axis before the same axis in both orders, so that an axis of length 1 meets the next squeeze."""
     value = node.inputsAt(0)
     axis = node.inputsAt(1).toIValue()
     below = _permuted(value)
@@ -220,7 +219,7 @@ def _size(graph: Any, node: Any) -> None:
 
 
 def _permute_behind(graph: Any, node: Any, order: Sequence[int]) -> None:
-    """Lets all who read a node's output read a permutation of it, which has its type of before."""
+    """Makes all users of a node's output read a permutation of it, which gets the output's former type."""
     output = node.output()
     before = output.type()
     if list(order) == sorted(order):

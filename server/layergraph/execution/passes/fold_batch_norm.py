@@ -1,7 +1,7 @@
-"""Batch normalisation as one operation, for engines: as several, one that reads an image each, they can't fuse it.
+"""Batch normalisation as one operation, for engines that can't fuse its usual several, each of which reads the image.
 
-torch computes it as x * factor + summand, which far from zero loses what subtracting the mean first keeps, so only
-normalisations with small factors and summands become one.
+torch computes it as x * factor + summand, which is less exact far from zero than subtracting the mean first, so only
+normalisations with small factors and summands are replaced.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
 from layergraph.layers.normalization.batch import BatchNormalization
 
-#: Largest factor and summand: 16 times the rounding of a number about 1 stays below 1e-6 of it.
+#: Largest factor and summand: the rounding error of a number near 1, times 16, stays below 1e-6.
 _MOST = 16.0
 
 
 def whole_normalization(step: Step) -> Step:
-    """The step, as one operation where that is as exact; of a layer that takes one tensor, for inference."""
+    """Returns the step as one operation if that is as exact. The layer must have one input and run in inference."""
     layer = step.call.layer
     if type(layer) is not BatchNormalization or len(step.call.tensors[0].shape) < 2:
         return step
@@ -32,7 +32,7 @@ def whole_normalization(step: Step) -> Step:
 
 
 class WholeNormalization:
-    """A batch normalisation by moving statistics, in the place of a step's `Invocation`."""
+    """A batch normalisation by moving statistics; substitutes a step's `Invocation`."""
 
     takes_masks = False
 
@@ -42,10 +42,10 @@ class WholeNormalization:
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Carries the call out. No masks come, and none go."""
+        """Executes the call. Takes and returns no masks."""
         layer = self.layer
         gamma, beta = (w.gamma if layer.scale else None), (w.beta if layer.center else None)
-        # torch has the channels after the rows.
+        # torch expects channels on axis 1.
         x = values[0].movedim(layer.axis, 1)
         y = torch.nn.functional.batch_norm(
             x, w.moving_mean, w.moving_variance, gamma, beta, training=False, eps=layer.epsilon

@@ -1,8 +1,8 @@
-"""Embeddings that only a recurrent layer reads, multiplied with its kernel beforehand.
+"""Multiplies embedding tables in advance with the kernel of the recurrent layer that alone reads them.
 
-A recurrent layer first multiplies each step with its kernel. Where steps are rows of a table, the table times the
-kernel gives the same, once and for all: what is left to multiply is narrower, by a matrix of ones on its diagonal,
-since no engine's recurrent layer goes without.
+A recurrent layer first multiplies each timestep by its kernel. If timesteps are rows of a table, table @ kernel gives
+the same, once and for all. The remaining product is narrower, with an identity matrix as its kernel, since no engine's
+recurrent layer can do without one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from layergraph.layers.core.basic import Embedding
 from layergraph.layers.rnn.recurrent import GRU, LSTM, SimpleRNN
 
 _RECURRENT = (SimpleRNN, LSTM, GRU)
-#: Multiplications that a table may take, about a second's.
+#: Maximum number of multiplications for one table; they take about a second.
 _MOST_WORK = 5e10
 
 
 def project_embeddings(steps: Sequence[Step], outputs: Sequence[int], weights: Sequence[Any]) -> list[Any]:
-    """The weights of each step, with tables of embeddings that are multiplied already where that saves work.
+    """Returns the weights of each step, with embedding tables projected where that saves work.
 
-    `outputs` are the slots that are asked for. Weights that change later aren't followed.
+    `outputs` are the slots of the program's outputs. The projected tables don't follow later changes of the weights.
     """
     readers = Counter(slot for step in steps for slot in step.sources)
     readers.update(outputs)
@@ -45,14 +45,14 @@ def project_embeddings(steps: Sequence[Step], outputs: Sequence[int], weights: S
 
 
 def _is(step: Step, kinds: tuple[type, ...]) -> bool:
-    """Whether a call of a layer of these kinds computes in float32, for inference, and takes one tensor at the most."""
+    """Whether a step calls a layer of these kinds in float32, for inference, with one input and one output."""
     call = step.call
     plain = type(call.layer) in kinds and len(step.sources) == len(step.targets) == 1 and not call.training
     return plain and call.layer.compute_dtype == "float32"
 
 
 def _projected(table: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor | None:
-    """The table times the kernel; None where that is no smaller, or isn't finite: infinity times 0 is none."""
+    """table @ kernel; None if that is no narrower than the table, or not finite (infinity times 0 is NaN)."""
     rows, features = table.shape
     width = kernel.shape[1]
     if table.dtype != torch.float32 or width >= features or rows * features * width > _MOST_WORK:

@@ -1,7 +1,7 @@
-"""Zeros around images, as the padding of what reads them: an image is copied once less.
+"""Zeros around images as the padding of the layer that reads them, which saves a copy of the image.
 
-A max pooling pads with minus infinity, so only zeros around values that are never negative can be its padding. An
-average pooling leaves padding out of its count, so that zeros can't be.
+Max pooling pads with minus infinity, so it can take over only zeros around values that are never negative. Average
+pooling excludes padding from its count, so it can't take over zeros.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _NEVER_NEGATIVE: tuple[Function, ...] = (relu, relu6, sigmoid, softplus)
 
 
 def is_padding(layer: Layer) -> bool:
-    """Whether a layer only puts zeros around what comes."""
+    """Whether a layer does nothing but pad with zeros."""
     return type(layer) in _PADDING
 
 
 def never_negative(call: Any) -> bool:
-    """Whether no output of a call is below 0 (a NaN may be among them)."""
+    """Whether no output of a call is below 0; it may be NaN."""
     layer = call.layer
     if type(layer) is ReLU:
-        # Its threshold isn't below 0 either: see its options.
+        # Its threshold isn't negative either, which its options ensure.
         return not layer.negative_slope
     function = getattr(call, "function", layer.activation if type(layer) is Activation else None)
     return any(function is known for known in _NEVER_NEGATIVE)
 
 
 class PaddedPooling:
-    """A max pooling of an image with zeros around it, which nowhere matter, in the place of an `Invocation`."""
+    """Max pooling of an image with zeros around it, which change no maximum; substitutes an `Invocation`."""
 
     takes_masks = False
 
@@ -48,7 +48,7 @@ class PaddedPooling:
 
     @staticmethod
     def takes(layer: Any, zeros: Pads) -> bool:
-        """Whether torch pools with such a padding: alike on both sides, and no window without a step of the image."""
+        """Whether torch can pool with this padding: equal on both sides, and no window inside the padding."""
         return all(
             before == after and 2 * before <= size for (before, after), size in zip(zeros, layer.pool_size, strict=True)
         )
@@ -56,7 +56,7 @@ class PaddedPooling:
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Carries the call out. No masks come, and none go."""
+        """Executes the call. Takes and returns no masks."""
         layer, x = self.layer, values[0]
         if not x.numel():
             return [layer.forward(context, w, layer.padded(x, self._zeros))], [None]

@@ -1,7 +1,7 @@
-"""Fewer, larger calls for inference: a convolution with the zeros before it, and what follows it.
+"""Fuses a convolution with the zero padding before it, and the normalisation and activation after it, for inference.
 
-Zeros become the convolution's own padding, a normalisation goes into kernel and bias, the kernel is packed once as the
-processor's convolutions want it, and the activation is applied in place. Training runs the graph as it is.
+Zeros become the convolution's own padding, a normalisation is folded into kernel and bias, the kernel is packed once
+for oneDNN's convolutions, and the activation is applied in place. Training executes the graph as it is.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from layergraph.layers.spatial import Pads
 _DEPTHWISE = (DepthwiseConv1D, DepthwiseConv2D)
 _CONVOLUTIONS = (Conv1D, Conv2D, *_DEPTHWISE)
 _POOLING = (MaxPooling1D, MaxPooling2D)
-#: A normalisation that scales or shifts by more than this is applied to the result: a kernel that holds it would
-#: lose what subtracting the mean first keeps.
+#: A normalisation with larger factors or summands is applied after the convolution: folded into the kernel, it would be
+#: less exact than subtracting the mean first.
 _MAX_FACTOR = 1e4
 
 
 def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list[Step]:
-    """The steps, with each convolution and what belongs to it as one. `outputs` are the slots that are asked for.
+    """Returns the steps, with each convolution and its neighbours as one. `outputs` are the slots of the outputs.
 
-    With `packed`, kernels are laid out for the processor's convolutions; else steps are those that engines fuse.
+    With `packed`, kernels are laid out for oneDNN's convolutions; otherwise the steps are those that engines can fuse.
     """
     readers = Counter(slot for step in steps for slot in step.sources)
     readers.update(outputs)
@@ -62,9 +62,9 @@ def fuse(steps: Sequence[Step], outputs: Sequence[int], *, packed: bool) -> list
 
 
 def _chain(first: Step, readers: Counter[int], following: dict[int, Step]) -> list[Step]:
-    """A convolution, zeros before it, its normalisation and its activation, where nobody else reads what is between.
+    """A convolution with its zero padding, normalisation and activation, if nothing else reads the values in between.
 
-    Else nothing.
+    Empty if `first` doesn't start such a chain.
     """
     chain = [first]
     if _pads(first):
@@ -92,7 +92,7 @@ def _chain(first: Step, readers: Counter[int], following: dict[int, Step]) -> li
 
 
 def _padded_pooling(first: Step, readers: Counter[int], following: dict[int, Step], rectified: set[int]) -> list[Step]:
-    """Zeros around what is never negative, and the max pooling that alone reads them; else nothing."""
+    """Zero padding of values that are never negative, and the max pooling that alone reads it; otherwise empty."""
     if not _pads(first) or first.sources[0] not in rectified or readers[first.targets[0]] != 1:
         return []
     after = following.get(first.targets[0])
@@ -117,7 +117,7 @@ def _zeros(step: Step) -> Pads:
 
 
 def _plain(step: Step) -> bool:
-    """Whether a call takes one float32 tensor and no mask, and computes in float32 as in inference."""
+    """Whether a call has one float32 input without a mask, and computes in float32 as in inference."""
     call = step.call
     if not call.is_single or call.training or call.layer.compute_dtype != "float32":
         return False
@@ -125,15 +125,15 @@ def _plain(step: Step) -> bool:
 
 
 def _normalizes(step: Step, convolution: Any) -> bool:
-    """Whether a call is a normalisation of the axis in which the convolution before it has its channels."""
+    """Whether a call normalises the axis of the channels of the convolution before it."""
     layer = step.call.layer
     rank = len(step.call.tensors[0].shape)
     return type(layer) is BatchNormalization and layer.axis % rank == (1 if convolution.channels_first else rank - 1)
 
 
 def _function(layer: Layer) -> Function | None:
-    """The activation function that a layer is, if it is one that can be applied here."""
-    # Not of a subclass: a plugin's may compute otherwise.
+    """The activation function that a layer applies, if it can be fused."""
+    # No subclasses: a plugin's may compute something else.
     if type(layer) is Activation and not isinstance(layer.activation, Layer):
         function: Function = layer.activation
         return function
@@ -143,7 +143,7 @@ def _function(layer: Layer) -> Function | None:
 
 
 def _joined(chain: list[Step], *, packed: bool) -> Step:
-    """One step for the chain."""
+    """The chain as one step."""
     zeros = _zeros(chain[0]) if is_padding(chain[0].call.layer) else None
     layers = [step.call.layer for step in (chain if zeros is None else chain[1:])]
     if isinstance(layers[0], _POOLING):
@@ -156,7 +156,7 @@ def _joined(chain: list[Step], *, packed: bool) -> Step:
 
 
 class _Folded(NamedTuple):
-    """Kernel and bias with the normalisation in them; `late` has the weights of one that couldn't go in."""
+    """Kernel and bias with the folded normalisation; `late` has the weights of one that couldn't be folded."""
 
     versions: list[int]
     kernel: torch.Tensor
@@ -166,9 +166,9 @@ class _Folded(NamedTuple):
 
 
 class FusedConvolution:
-    """activation(normalization(convolution(padded(x)))) as one call, in the place of a step's `Invocation`.
+    """activation(normalization(convolution(padded(x)))) as one call; substitutes a step's `Invocation`.
 
-    The kernel is made when the call is first carried out, and anew when training has changed a weight.
+    The kernel is folded on the first call, and again after training has changed a weight.
     """
 
     takes_masks = False
@@ -194,7 +194,7 @@ class FusedConvolution:
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Carries the call out. No masks come, and none go."""
+        """Executes the call. Takes and returns no masks."""
         layer = self.layer
         x, padding = layer.framed(values[0], self._zeros)
         strides, dilation = layer.torch_sizes(layer.strides), layer.torch_sizes(layer.dilation_rate)
@@ -213,7 +213,7 @@ class FusedConvolution:
         return [self._activated(y)], [None]
 
     def _activated(self, y: torch.Tensor) -> torch.Tensor:
-        # Not by the convolution's own post-operation, which makes 0 of NaN.
+        # Not as the convolution's post-operation in oneDNN, which turns NaN into 0.
         if self.function is relu:
             return torch.relu_(y)
         if self.function is relu6:
@@ -236,7 +236,7 @@ class FusedConvolution:
                     bias = summand if bias is None else bias * factor + summand
                 else:
                     late = weights
-            # As the images lie: torch would put them in the kernel's order otherwise.
+            # In the memory format of the images; torch would convert them to the kernel's format.
             order = torch.contiguous_format if self.layer.channels_first else torch.channels_last
             kernel = kernel_to_torch(kernel).contiguous(memory_format=order)
             packed = self._packed and x.device.type == "cpu" and x.numel() > 0

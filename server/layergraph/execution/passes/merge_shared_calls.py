@@ -1,7 +1,7 @@
-"""Calls of a shared layer or model that don't wait for one another, as one call on all their rows.
+"""Merges independent calls of a shared layer or model into one call on all their rows.
 
-Two tweets through one LSTM are one batch of twice the rows. What follows them both is joined as well, so that rows are
-put together once, at the start, and taken apart where the calls part.
+Two texts through one LSTM are one batch of twice the rows. Common calls after it are merged, too, so that rows are
+concatenated once, at the start, and split where the calls diverge.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from layergraph.functional.strings import Strings
 
 
 def join_calls(steps: Sequence[Step], outputs: Sequence[int], slot_count: int) -> tuple[list[Step], int]:
-    """The steps with joined calls, and how many slots they use. Only for rows that stay apart."""
+    """Returns the steps with merged calls, and the number of slots. Only for programs whose rows are independent."""
     levels = _levels(steps)
     masked = _masked(steps)
     groups: dict[Any, list[Step]] = {}
-    # Calls on one level can't wait for one another, so joining them makes no circle.
+    # Calls on one level don't depend on one another, so merging them can't create a cycle.
     for number, step in sorted(enumerate(steps), key=lambda pair: levels[pair[0]]):
         kind = _kind(step, levels[number])
         groups.setdefault(number if kind is None else (*kind, masked[number]), []).append(step)
@@ -36,12 +36,12 @@ def join_calls(steps: Sequence[Step], outputs: Sequence[int], slot_count: int) -
 
 
 def joins(steps: Sequence[Step]) -> bool:
-    """Whether any of them are joined calls."""
+    """Whether any of the steps are merged calls."""
     return any(isinstance(step.call, Together) for step in steps)
 
 
 def _levels(steps: Sequence[Step]) -> list[int]:
-    """How many steps at least must come before each."""
+    """The length of the longest chain of steps before each step."""
     of_slot: dict[int, int] = {}
     levels = []
     for step in steps:
@@ -52,9 +52,9 @@ def _levels(steps: Sequence[Step]) -> list[int]:
 
 
 def _masked(steps: Sequence[Step]) -> list[tuple[bool, ...]]:
-    """For each step, with which of its inputs a mask may come.
+    """For each step, which of its inputs may have a mask.
 
-    What a model's calls say of their tensors doesn't tell: it holds for the model by itself, without masks.
+    The masks recorded in a model's graph don't suffice: they hold for calls of the model without masks.
     """
     slots: set[int] = set()
     of_steps = []
@@ -69,7 +69,7 @@ def _masked(steps: Sequence[Step]) -> list[tuple[bool, ...]]:
 
 
 def _kind(step: Step, level: int) -> tuple[Any, ...] | None:
-    """What calls must have in common to be joined; None for a call that can't be."""
+    """A key that is equal for calls that can be merged; None for a call that can't be."""
     call = step.call
     if not isinstance(call, Invocation) or not call.tensors or not step.made:
         return None
@@ -78,15 +78,15 @@ def _kind(step: Step, level: int) -> tuple[Any, ...] | None:
         return None
     if call.is_single:
         first = call.tensors[0]
-        alike: Any = (first.shape, first.dtype, first.mask_shape is None)
+        common: Any = (first.shape, first.dtype, first.mask_shape is None)
     else:
-        # One call of the graph, in several calls of the model around it: others may differ in their arguments.
-        alike = tuple(id(tensor) for tensor in tensors)
-    return (level, id(call.layer), call.training, alike)
+        # The same node in several calls of the nested model around it: other nodes may differ in their arguments.
+        common = tuple(id(tensor) for tensor in tensors)
+    return (level, id(call.layer), call.training, common)
 
 
 class _Joiner:
-    """Writes steps down, and knows which slots are parts of a joined one."""
+    """Collects steps, and keeps track of which slots are parts of a merged one."""
 
     def __init__(self, slot_count: int) -> None:
         self.steps: list[Step] = []
@@ -95,7 +95,7 @@ class _Joiner:
         self._parts: dict[int, tuple[int, int, int]] = {}
 
     def add(self, group: list[Step]) -> None:
-        """Writes calls of one kind down, as one."""
+        """Adds calls of equal kind as one step."""
         first = group[0]
         if len(group) == 1:
             self.take_apart(first.sources)
@@ -111,7 +111,7 @@ class _Joiner:
         self.steps.append(Step(first.call, tuple(sources), tuple(targets), made=first.made))
 
     def take_apart(self, slots: Iterable[int]) -> None:
-        """Makes sure that these slots are filled."""
+        """Adds steps that fill these slots, if they are parts of merged ones."""
         for slot in slots:
             part = self._parts.pop(slot, None)
             if part is not None:
@@ -119,7 +119,7 @@ class _Joiner:
                 self.steps.append(Step(Part(index, count), (whole,), (slot,)))
 
     def _together(self, slots: tuple[int, ...]) -> int:
-        """The slot in which the values of all of these lie one after the other."""
+        """The slot that holds the values of all these slots, concatenated."""
         if slots not in self._joined:
             self.take_apart(slots)
             self._joined[slots] = self._new_slot()
@@ -132,7 +132,7 @@ class _Joiner:
 
 
 class Together:
-    """Puts rows one after the other, in the place of a step's `Invocation`."""
+    """Concatenates rows; substitutes a step's `Invocation`."""
 
     layer = Layer(name="together")
     takes_masks = True
@@ -140,13 +140,13 @@ class Together:
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """All rows, and their masks, if all have one."""
+        """All rows, and their masks if all have one."""
         known = [mask for mask in masks if mask is not None]
         return [torch.cat(values)], [torch.cat(known) if known and len(known) == len(masks) else None]
 
 
 class Part:
-    """Takes the rows of one call, the `index`-th of `count`, out of joined ones."""
+    """Takes the rows of the `index`-th of `count` calls out of merged ones."""
 
     layer = Layer(name="part")
     takes_masks = True

@@ -1,7 +1,7 @@
-"""Max pooling before a rectifier instead of after it: the same values and gradients, with a fraction of the work.
+"""Max pooling before a ReLU instead of after it: equal values and gradients, for a fraction of the work.
 
-A rectifier keeps the order of values, so that the largest of a window is the largest afterwards as well. Where several
-are equal only afterwards, they are all at a bound of the rectifier, and none of them has a gradient.
+A ReLU keeps the order of values, so the largest of a window is still the largest afterwards. If several become equal
+only by the ReLU, all of them are at one of its bounds, where the gradient is 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RECTIFIERS = (relu, relu6)
 
 
 def pool_first(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
-    """The steps, of which rectifiers that only a max pooling reads are applied behind it. Slots stay as they are."""
+    """Returns the steps with each ReLU that only a max pooling reads moved behind it. Slots don't change."""
     readers = Counter(slot for step in steps for slot in step.sources)
     readers.update(outputs)
     pooling = {step.sources[0]: place for place, step in enumerate(steps) if _plain(step, _POOLING)}
@@ -45,7 +45,7 @@ def pool_first(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
 
 
 def _plain(step: Step, kinds: tuple[type[Layer], ...]) -> bool:
-    """Whether a call of a layer of these kinds takes one tensor without a mask and penalises no output."""
+    """Whether a step calls a layer of these kinds on one tensor without a mask and without an activity regularizer."""
     call = step.call
     return (
         type(call.layer) in kinds
@@ -56,7 +56,7 @@ def _plain(step: Step, kinds: tuple[type[Layer], ...]) -> bool:
 
 
 def _rectifier(step: Step) -> Function | None:
-    """The rectifier that a call ends with, or that it is."""
+    """The ReLU that a call ends with, or is; None if it has none."""
     layer: Any = step.call.layer
     if _plain(step, (*_CONVOLUTIONS, Activation)):
         return next((function for function in _RECTIFIERS if layer.activation is function), None)
@@ -66,7 +66,7 @@ def _rectifier(step: Step) -> Function | None:
 
 
 class _Unrectified:
-    """A call without the rectifier at its end."""
+    """A call without the ReLU at its end."""
 
     takes_masks = False
 
@@ -76,13 +76,13 @@ class _Unrectified:
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Carries the call out."""
+        """Executes the call."""
         convolves = isinstance(self.layer, _CONVOLUTIONS)
         return [self.layer.convolved(w, values[0]) if convolves else values[0]], [None]
 
 
 class _Rectified:
-    """A call with a rectifier behind it."""
+    """A call followed by a ReLU."""
 
     takes_masks = False
 
@@ -94,6 +94,6 @@ class _Rectified:
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        """Carries the call out."""
+        """Executes the call."""
         outputs, made = self._call(context, w, values, masks, want_masks=want_masks)
         return [self._function(outputs[0])], made

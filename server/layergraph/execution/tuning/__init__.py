@@ -1,1 +1,1 @@
-"""Which engine computes a plan."""
+"""Selection of the engine that computes a plan."""

@@ -1,4 +1,4 @@
-"""How far an engine's outputs are from eager torch's."""
+"""Differences between an engine's outputs and eager torch's."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-#: Largest difference from eager torch, relative to what is larger of 1 and the number.
+#: Largest difference from eager torch, relative to max(1, |expected|).
 TOLERANCE = 1e-5
-#: As much on data that clients send, which may be of any size: what it is to show are mistakes, not rounding.
+#: The same for data of clients, which may be of any magnitude: this check is for mistakes, not for rounding.
 LOOSE_TOLERANCE = 1e-4
 
 
-#: Numbers that are compared at a time, so that their copies in float64 stay in the processor's cache.
+#: Number of elements compared at a time, so that their float64 copies fit into the CPU's cache.
 _BLOCK = 1 << 16
 
 
 def difference(got: Sequence[Array], expected: Sequence[Array]) -> float:
-    """The largest difference, relative to what is larger of 1 and the number; infinite if shapes or types differ."""
+    """Largest difference relative to max(1, |expected|); infinite if shapes or dtypes differ."""
     worst = 0.0
     for a, b in zip(got, expected, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
@@ -44,12 +44,12 @@ def _largest(got: Array, expected: Array) -> float:
     y = expected.astype(np.float64)
     off = np.abs(got.astype(np.float64) - y)
     off /= np.maximum(1.0, np.abs(y))
-    # The engine's own infinities make the difference infinite; so do its NaNs.
+    # Infinities and NaNs that only the engine gives make the difference infinite.
     largest = float(off.max(initial=0.0))
     return math.inf if math.isnan(largest) else largest
 
 
 def same_kind(got: Sequence[Array], expected: Sequence[Array]) -> bool:
-    """Whether shapes and types are the same."""
+    """Whether shapes and dtypes are equal."""
     pairs = zip(got, expected, strict=True)
     return all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)

@@ -1,4 +1,4 @@
-"""What tuning chose: which engine for how many rows."""
+"""The result of tuning: an engine for each row count."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TypeAlias
 
 from layergraph.execution.engines.exported_graph import Engine
 
-#: Lengths of the inputs' open axes.
+#: Lengths of the open axes of all inputs.
 Lengths: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """An engine that has shown eager torch's numbers.
+    """An engine whose outputs equal eager torch's.
 
-    exact     whether it is held to eager torch's numbers; an engine of less precision is held to its shapes
-    finite    whether it is held to them for finite inputs alone, and must get no others
-    lengths   whether it gave what eager torch gives, for lengths that have come so far
+    exact     whether its numbers must equal eager torch's; for a lower precision, only shapes and dtypes must
+    finite    whether that holds for finite inputs only; it must get no others then
+    lengths   for each combination of lengths so far, whether its outputs agreed with eager torch's
     """
 
     name: str
@@ -31,12 +31,12 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is used for about `rows` rows.
+    """The engine for about `rows` rows.
 
     engine         its name
-    milliseconds   the time of a call (the lower quartile) with each engine that was timed
+    milliseconds   duration of a call (lower quartile) with each engine that was timed
     tuned          the engine itself; None for eager torch
-    difference     the largest difference to the proof's outputs, for an engine of less precision; else 0
+    difference     largest difference from the expected outputs, for an engine of lower precision; else 0
     """
 
     rows: int
@@ -48,15 +48,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A choice for each row count that was timed, and why engines were dropped."""
+    """A choice for each timed row count, and for each dropped engine the reason."""
 
     choices: tuple[Choice, ...]
     dropped: Mapping[str, str]
-    #: What `for_rows` found, so that it is found once.
+    #: Cache of `for_rows`.
     found: dict[int, Tuned | None] = field(default_factory=dict, repr=False, compare=False)
 
     def for_rows(self, rows: int) -> Tuned | None:
-        """The engine of the row count that is nearest, by ratio; None is eager torch."""
+        """The engine of the nearest row count, by ratio; None for eager torch."""
         if rows not in self.found:
             nearest = min(self.choices, key=lambda choice: abs(math.log(max(rows, 1) / choice.rows)), default=None)
             self.found[rows] = nearest.tuned if nearest else None

@@ -1,4 +1,4 @@
-"""The time that tuning may take: asked before each step, by what the steps before it took on the machine as it is."""
+"""The time budget of tuning, checked before each step against the expected duration of the step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 
 class NoTimeError(Exception):
-    """A step was left out, as it would have ended too late; the text says how long it was expected to take."""
+    """A step was left out since it would have ended too late; the message has its expected duration."""
 
 
 class Allowance:
-    """So many seconds of wall clock from now on. There are none left either once `stopped` says so.
+    """A budget of `seconds` of wall clock from now on, which is 0 once `stopped` returns True.
 
-    A step that has begun isn't interrupted, since engines can't be: what takes longer than expected is late by that.
+    Steps can't be interrupted, since engines can't: one that takes longer than expected ends later.
     """
 
     def __init__(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -22,11 +22,11 @@ class Allowance:
 
     @property
     def left(self) -> float:
-        """Seconds that are left, 0 at the least."""
+        """Remaining seconds, at least 0."""
         return 0.0 if self._stopped() else max(self._until - time.monotonic(), 0.0)
 
     def require(self, seconds: float, kept: float = 0.0) -> None:
-        """Raises NoTimeError if a step of so many seconds would not leave `kept` for what comes after it."""
+        """Raises NoTimeError if a step of `seconds` would leave less than `kept` seconds for later steps."""
         left = max(self.left - kept, 0.0)
         if not left or seconds > left:
-            raise NoTimeError(f"there was no time left for it: {left:.1f} s, and it was expected to take {seconds:.1f}")
+            raise NoTimeError(f"no time left: {left:.1f} s remain, expected to take {seconds:.1f} s")

@@ -1,8 +1,8 @@
-"""Which engine carries a plan out fastest, for how many rows: measured, and held to eager torch's numbers.
+"""Finds the fastest engine for a plan at several row counts, among those whose numbers equal eager torch's.
 
-Each engine is built from the plan's graph, run on random rows beside eager torch, dropped if it differs, and timed in
-turns with the others. What is chosen for some row counts goes for those nearest to them. What would end too late, by
-what the steps before it took, is left out.
+Each engine is built from the plan's graph, run on random rows, dropped if its outputs differ from eager torch's, and
+timed in turns with the others. Other row counts use the choice for the nearest one. Steps that are expected to end too
+late, judging by the time of earlier steps, are left out.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Where cores are shared, several threads must be so many times as fast as one to be chosen.
+#: If cores are shared, several threads must be this many times as fast as one to be chosen.
 _WORTH_THREADS = 1.25
-#: Row counts that are timed.
+#: Row counts that are timed by default.
 ROWS = (1, 8, 32)
-#: More row counts at which numbers are compared: graphs must not have learnt those by heart that they were made with.
+#: More row counts at which outputs are compared: a graph must not have the row counts of its trace as constants.
 _CHECKED_ROWS = (1, 3, 5)
-#: An engine must take at most this part of eager torch's time to be chosen over it.
+#: Maximum time of an engine's call, as a fraction of eager torch's, to be chosen over it.
 _WORTH = 0.95
-#: Row counts whose one call would take more than this part of the time are left out.
+#: Maximum time of one call, as a fraction of the total; larger row counts are left out.
 _MOST_OF_THE_TIME = 0.05
-#: So are more rows than the first to compare numbers at, once all together take more than this part with eager torch.
+#: Maximum time of eager torch for all compared rows, as a fraction of the total; at least two row counts are compared.
 _COMPARING = 0.15
-#: Part of the time that building engines leaves for timing them.
+#: Fraction of the time that is reserved for timing, and not spent on building engines.
 _KEPT_FOR_TIMING = 0.25
-#: Rows that are computed, altogether, while a graph is recorded, and for unusual data.
+#: Total rows that are computed while a graph is traced, and for unusual inputs.
 _RECORDED_ROWS = 15
-#: Turns that are timed at the most, for one row count, and calls of an engine in each.
+#: Maximum number of timed turns per row count, and calls of an engine in each turn.
 _MOST_TURNS = 500
 _CALLS_A_TURN = 4
-#: Calls that timing takes at the least.
+#: Minimum number of calls that timing takes.
 _LEAST_CALLS = 3
-#: Seconds of a call from which on threads that still wait busily don't matter.
+#: Duration of a call in seconds above which threads that are still spinning don't matter.
 _SLOW = 0.05
-#: After so many turns, timing ends once it has taken so many seconds: fast calls are timed for longer than other work
-#: on the machine lasts at a time.
+#: Timing ends after this many turns if it has also taken this many seconds, so that fast calls are timed for longer
+#: than other work disturbs the machine at a time.
 _ENOUGH_TURNS = 50
 _ENOUGH_SECONDS = 0.15
 
@@ -76,18 +76,18 @@ def tune(
 ) -> Tuning:
     """Finds the fastest engine for each of `rows`, within `seconds`. Raises ValueError for an unknown engine.
 
-    engines   built in this order, while there is time
-    seconds   of wall clock; a step that was expected to end by then, and takes longer, is late by that
-    threads   how many each engine may use, 0 for torch's number
-    shared    other work has the same cores, as in a server: engines' threads don't wait busily between calls, and one
-              thread is chosen where several are little faster
-    pin       use the first engine that gives eager torch's numbers, whatever its time and that of finding out
-    known     what was found out earlier: only those engines are built, and nothing is timed
-    stopped   asked between steps; once it says so, no further engine is built and nothing more is timed
+    engines   built in this order, while time is left
+    seconds   of wall clock; a step that takes longer than expected may end later
+    threads   number of threads per engine; 0 for torch's number
+    shared    whether other work uses the same cores, as in a server: engines' threads don't spin between calls, and one
+              thread is preferred if several are only slightly faster
+    pin       use the first engine whose outputs equal eager torch's, regardless of its speed and of `seconds`
+    known     an earlier result: only its engines are built, and nothing is timed
+    stopped   called between steps; once it returns True, no more engines are built or timed
     """
     unknown = [name for name in engines if name not in ENGINES and name != EAGER]
     if unknown:
-        raise ValueError(f"engine '{unknown[0]}' isn't known: expected one of {', '.join((EAGER, *ENGINES))}")
+        raise ValueError(f"unknown engine '{unknown[0]}', expected one of {', '.join((EAGER, *ENGINES))}")
     allowance = Allowance(math.inf if pin else seconds, stopped)
     kept = 0.0 if pin or known else seconds * _KEPT_FOR_TIMING
     if known:
@@ -99,7 +99,7 @@ def tune(
         threads = threads or torch.get_num_threads()
         variants = Variants(ENGINES, bench.source, threads, batched=plan.batched)
     except Exception as reason:
-        # A model's layers raise what they like for rows or lengths that don't fit; it is served without engines then.
+        # Layers may raise anything for rows or lengths that don't fit; the model is then served by eager torch.
         return Tuning((), dict.fromkeys(engines, _short(reason)))
     fit: dict[str, Tuned] = {}
 
@@ -109,9 +109,9 @@ def tune(
             tuned = bench.built(name, partial(variants.make, name))
             fit[name] = replace(tuned, finite=not variants.keeps_not_finite(name))
         except Exception as reason:
-            # Engines raise what they like; none of it may keep a model from being served.
+            # Engines may raise anything, and no failure may prevent a model from being served.
             dropped[name] = _short(reason)
-            logger.debug("engine %s is dropped", name, exc_info=True)
+            logger.debug("engine %s dropped", name, exc_info=True)
 
     try:
         for name in engines:
@@ -131,15 +131,16 @@ def tune(
 def reduce_precision(
     plan: Plan,
     precision: str,
-    proof: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
+    compare: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
     threads: int = 0,
     *,
     shared: bool = False,
 ) -> Tuning:
-    """A tuning with one engine that computes in `precision`, for all row counts.
+    """Returns a tuning with one engine that computes in `precision`, for all row counts.
 
-    `proof` holds what it is given to known outputs, and gives the largest difference. Raises what it raises, UnfitError
-    where there is no such engine, and NoSamplesError, CannotTraceError for a plan that only torch runs.
+    `compare` compares the outputs of the function it is given with known ones, and returns the largest difference.
+    Raises what `compare` raises; UnfitError if there is no such engine; NoSamplesError or CannotTraceError for a plan
+    that only torch can run.
     """
     bench = _Bench(plan, (1,), 1.0, Allowance(math.inf), shared=shared)
     source = bench.source(threads or torch.get_num_threads(), joined=plan.batched)
@@ -152,19 +153,19 @@ def reduce_precision(
         arrays = [inputs[spec.name] for spec in plan.input_specs]
         return dict(zip((spec.name for spec in plan.output_specs), engine(arrays), strict=False))
 
-    off = proof(run)
+    off = compare(run)
     tuned = Tuned(precision, engine, exact=False)
     return Tuning((Choice(1, precision, {}, tuned, off),), {})
 
 
 class _Bench:
-    """A plan's random inputs and what eager torch makes of them. Raises NoTimeError if that takes too long."""
+    """A plan's random inputs and the outputs of eager torch. Raises NoTimeError if computing them takes too long."""
 
     def __init__(self, plan: Plan, rows: Sequence[int], seconds: float, allowance: Allowance, *, shared: bool) -> None:
         self._plan = plan
         self._shared = shared
         self._allowance = allowance
-        #: Seconds of a row with each engine, by its quickest call so far.
+        #: Seconds per row of each engine, by its fastest call so far.
         self._rows_seconds: dict[str, float] = {}
         self._sampler = Sampler(plan.input_specs, plan.run_eagerly)
         one = self._sampler.rows(1)
@@ -183,7 +184,7 @@ class _Bench:
         self._longest_build = self._row * _RECORDED_ROWS + self._comparing
 
     def _affordable(self, counts: Sequence[int], seconds: float) -> list[int]:
-        """Those at which numbers are compared: two at the least, since a graph may have learnt one by heart."""
+        """The row counts at which outputs are compared: at least two, as a graph may have one of them as a constant."""
         taken: list[int] = []
         for count in counts:
             if len(taken) > 1 and (sum(taken) + count) * self._row > seconds * _COMPARING:
@@ -193,7 +194,7 @@ class _Bench:
 
     @property
     def expected_seconds(self) -> float:
-        """How long the next engine may take to build and to compare: as long as the slowest so far."""
+        """Expected seconds for building and comparing the next engine: those of the slowest so far."""
         return self._longest_build
 
     def _add_unusual_cases(self) -> None:
@@ -201,25 +202,25 @@ class _Bench:
             try:
                 expected = self._plan.run_eagerly(case)
             except Exception:
-                logger.debug("a model doesn't take unusual rows", exc_info=True)
+                logger.debug("the model refuses unusual inputs", exc_info=True)
                 continue
             self._cases.append(case)
             self._expected.append(expected)
-            # Rounding goes the same way in each of a sum's numbers.
+            # In sums of equal numbers, rounding errors add up instead of cancelling.
             self._tolerances.append(LOOSE_TOLERANCE)
 
     def source(self, threads: int, *, joined: bool) -> ExportedGraph:
-        """What engines are made from, with the calls of shared layers joined or apart."""
+        """What engines are built from, with calls of shared layers merged if `joined`."""
         program = self._plan.inference_program(packed=False, joined=joined)
         first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
         return ExportedGraph(program, first, second, threads, batched=self._plan.batched, shared=self._shared)
 
     def row_seconds(self, name: str) -> float:
-        """Seconds of a row with an engine that was built, by its quickest call."""
+        """Seconds per row of an engine that was built, by its fastest call."""
         return self._rows_seconds[name]
 
     def built(self, name: str, make: Callable[[], Engine]) -> Tuned:
-        """An engine that has shown eager torch's numbers. Raises UnfitError, NoTimeError, or what the engine raises."""
+        """Builds an engine and checks its outputs. Raises UnfitError, NoTimeError, or the engine's own errors."""
         began = time.monotonic()
         try:
             engine = make()
@@ -231,26 +232,26 @@ class _Bench:
                 self._rows_seconds[name] = min(row, self._rows_seconds.get(name, row))
                 off = difference(outputs[: len(expected)], expected)
                 if not off <= tolerance:
-                    raise UnfitError(f"its numbers differ by {off:.2g} for {case[0].shape[0]} rows")
+                    raise UnfitError(f"its outputs differ from eager torch's by {off:.2g} for {case[0].shape[0]} rows")
                 if not all(outputs[len(expected) :]):
-                    raise UnfitError("it refuses data that eager torch takes")
+                    raise UnfitError("it refuses data that eager torch accepts")
             return Tuned(name, engine)
         finally:
             self._longest_build = max(self._longest_build, time.monotonic() - began)
 
     def choices(self, fit: Sequence[Tuned]) -> list[Choice]:
-        """The fastest engine for each row count that there is time for."""
+        """The fastest engine for each row count that can be timed in the time left."""
         found: list[Choice] = []
-        # Where there is no time for all, those go on that were the quickest for fewer rows.
+        # If time doesn't suffice for all engines, those that were fastest for fewer rows are timed.
         before = self._rows_seconds
         for place, rows in enumerate(self._rows):
-            # One row has no parts.
+            # A single row can't be split.
             tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(ROW_PARALLEL)]
             tried.sort(key=lambda tuned: before[tuned.name])
             timed = self._in_time(tried, rows)
             if len(timed) < len(tried):
                 names = ", ".join(tuned.name for tuned in tried if tuned not in timed)
-                logger.info("there is no time left to time %s for %d rows", names, rows)
+                logger.info("no time left to time %s for %d rows", names, rows)
             if not self._allowance.left or (tried and not timed):
                 break
             seconds = self._allowance.left / (len(self._rows) - place)
@@ -265,7 +266,7 @@ class _Bench:
         return found
 
     def _in_time(self, fit: Sequence[Tuned], rows: int) -> list[Tuned]:
-        """The first of those engines that there is time to call as often as it takes, as eager torch is."""
+        """The first of these engines for which time is left to call each of them, and eager torch, repeatedly."""
         needed = _LEAST_CALLS * rows * self._row
         timed = []
         for tuned in fit:
@@ -281,7 +282,10 @@ def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
 
 
 def _best(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float) -> Tuned | None:
-    """The fastest, unless one thread takes less than `worth_threads` times as long; None for eager torch."""
+    """The fastest engine, or a single-threaded one that takes less than `worth_threads` times as long.
+
+    None stands for eager torch.
+    """
     best = min(timed, key=lambda tuned: times[tuned.name], default=None)
     if best is not None and times[best.name] > times[EAGER] * _WORTH:
         best = None
@@ -291,10 +295,10 @@ def _best(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: flo
 
 
 def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Seconds of a call of each: the lower quartile, in turns, so that what else the machine does matters little.
+    """Seconds per call of each function: the lower quartile of calls in turns, so that other load has little effect.
 
-    A turn is several calls, the first of which isn't timed: an engine's threads go on waiting busily for a while, and
-    would slow down whichever comes next. Of slow calls it is one, so that all engines get as many.
+    A turn is several calls, the first of which isn't timed: the previous engine's threads still spin for a while, and
+    would slow down the next one. Slow functions are called once per turn, so that all are called equally often.
     """
     began = time.monotonic()
     until = began + seconds
@@ -322,6 +326,6 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _short(reason: Exception) -> str:
-    # The first line may say no more than where in an engine it was raised.
+    # The first line may contain nothing but a position in an engine's source.
     text = " ".join(str(reason).split())
     return text[:200] if text else type(reason).__name__

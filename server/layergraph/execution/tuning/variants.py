@@ -1,4 +1,4 @@
-"""Engines in several ways, told by the ending of the name: what is the fastest depends on the model and the rows."""
+"""Variants of engines, marked by a suffix of the name. Which is fastest depends on the model and the number of rows."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from layergraph.execution.engines.row_parallel import row_parallel
 from layergraph.execution.engines.table import KEEPS_NOT_FINITE
 from layergraph.execution.passes.merge_shared_calls import joins
 
-#: Calls of a shared layer are apart: joining them copies their inputs, which wins for few rows, and loses for many.
+#: Calls of a shared layer aren't merged. Merging copies their inputs, which pays off for few rows only.
 UNMERGED = "-unmerged"
-#: One thread: for a small model more cost more than they give.
+#: One thread: for a small model, more threads cost more than they gain.
 ONE_THREAD = "-1thread"
-#: One thread for each part of the rows.
+#: Rows split between threads, each with a single-threaded engine.
 ROW_PARALLEL = "-rowparallel"
-_ENDINGS = (UNMERGED, ONE_THREAD, ROW_PARALLEL)
-#: Engines that are tried with one thread, and in parts, if a row takes them less than these seconds.
+_SUFFIXES = (UNMERGED, ONE_THREAD, ROW_PARALLEL)
+#: Engines with single-threaded and row-parallel variants, if a row takes them less than `_SMALL_ROW_SECONDS` seconds.
 _FEW_THREADS = ("onnxruntime", "openvino")
-_SMALL = 0.01
+_SMALL_ROW_SECONDS = 0.01
 
 
 class MakeSource(Protocol):
-    """Makes what engines are made from."""
+    """Exports the plan for engines."""
 
     def __call__(self, threads: int, *, joined: bool) -> ExportedGraph: ...
 
 
 class Variants:
-    """The engines of a table, each in all its ways, for a plan whose rows may be `batched`."""
+    """The engines of a table with all their variants, for a plan whose rows are independent if `batched`."""
 
     def __init__(
         self, table: Mapping[str, Callable[[ExportedGraph], Engine]], source: MakeSource, threads: int, *, batched: bool
@@ -40,41 +40,41 @@ class Variants:
         self._sources = {"": source(threads, joined=batched)}
         if joins(self._sources[""].program.steps):
             self._sources[UNMERGED] = source(threads, joined=False)
-        #: Engines of one thread that were made.
+        #: Single-threaded engines that have been built.
         self._singles: dict[str, Engine] = {}
 
     def others(self, engine: str, row_seconds: float) -> Iterator[str]:
-        """What else an engine of the table is worth trying as, by the seconds of a row."""
+        """Names of the variants of an engine that are worth trying, given its seconds per row."""
         if UNMERGED in self._sources:
             yield engine + UNMERGED
-        if self._threads > 1 and engine in _FEW_THREADS and row_seconds < _SMALL:
+        if self._threads > 1 and engine in _FEW_THREADS and row_seconds < _SMALL_ROW_SECONDS:
             yield engine + ONE_THREAD
             if self._batched:
                 yield engine + ROW_PARALLEL
 
     def make(self, name: str) -> Engine:
-        """Makes an engine. Raises KeyError for a name that isn't known here, and what the engine raises."""
-        engine, ending = _parts(name)
-        if ending not in (ONE_THREAD, ROW_PARALLEL):
-            return self._table[engine](self._sources[ending])
+        """Builds an engine. Raises KeyError for an unknown name, and the engine's own errors."""
+        engine, suffix = _parts(name)
+        if suffix not in (ONE_THREAD, ROW_PARALLEL):
+            return self._table[engine](self._sources[suffix])
         source = self._sources[""].with_threads(1)
         if engine not in self._singles:
             self._singles[engine] = self._table[engine](source)
         single = self._singles[engine]
-        return single if ending == ONE_THREAD else row_parallel(single, self._threads, source.demand_count)
+        return single if suffix == ONE_THREAD else row_parallel(single, self._threads, source.assertion_count)
 
     def keeps_not_finite(self, name: str) -> bool:
-        """Whether an engine makes of NaN and infinities what eager torch does. Raises CannotTraceError."""
+        """Whether an engine handles NaN and infinities as eager torch does. Raises CannotTraceError."""
         keeps = KEEPS_NOT_FINITE.get(_parts(name)[0])
         return keeps is not None and keeps(self._sources[""])
 
     def release(self) -> None:
-        """Lets go what engines are made from: no more are made."""
+        """Releases the exported graphs; no more engines can be built."""
         for source in self._sources.values():
             source.release()
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """An engine of the table, and the ending that says which way; empty for its own."""
-    ending = next((ending for ending in _ENDINGS if name.endswith(ending)), "")
-    return name.removesuffix(ending), ending
+    """An engine's name in the table and its suffix, which may be empty."""
+    suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), "")
+    return name.removesuffix(suffix), suffix

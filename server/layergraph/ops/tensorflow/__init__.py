@@ -1,1 +1,1 @@
-"""Operations of TensorFlow, in files of tf.keras."""
+"""Operations of TensorFlow in files of tf.keras."""

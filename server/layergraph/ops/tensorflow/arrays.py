@@ -1,4 +1,4 @@
-"""Functions of TensorFlow that gather, scatter, mask and make arrays, where Keras 3 has none (tf)."""
+"""TensorFlow functions that index, mask and create arrays, and that Keras 3 lacks (tf)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from layergraph.functional.weights import Weights
 from layergraph.ops.indexing import GetItem
 from layergraph.ops.operation import Operation, function_node, unknown_length
 
-#: Elements that an array made of numbers alone has at the most.
+#: Maximum number of elements of an array created from numbers alone.
 _MOST = 10_000_000
 
 
 def _integers(value: Any) -> list[int]:
-    """A list of numbers, of which some, or all, may be tensors whose values are known."""
+    """A list of integers; it may be, or contain, tensors with known values."""
     value = value.reshape(-1).tolist() if isinstance(value, torch.Tensor) else value
     return [int(n) for n in (value if isinstance(value, (list, tuple)) else [value])]
 
@@ -32,7 +32,7 @@ def _indices(value: Any, like: torch.Tensor) -> torch.Tensor:
 
 def _checked(indices: torch.Tensor, length: int) -> torch.Tensor:
     if not indices.is_meta and bool(((indices < 0) | (indices >= length)).any()):
-        raise DataError(f"an index is not from 0 to {length - 1}")
+        raise DataError(f"an index is out of range, expected from 0 to {length - 1}")
     return indices
 
 
@@ -40,10 +40,10 @@ def _checked(indices: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _gathered(params: Any, indices: Any = None, axis: int | None = None, batch_dims: int = 0, ids: Any = None) -> Any:
-    """tf.gather: slices of `params` along `axis`, for each of the first axes its own."""
+    """tf.gather: slices of `params` along `axis`, by separate indices for each element of the batch axes."""
     indices = ids if indices is None else indices
     if not isinstance(params, torch.Tensor):
-        # A table of constants.
+        # `params` is a constant.
         params = torch.as_tensor(params, device=indices.device)
         params = params.to(torch.int32) if params.dtype is torch.int64 else params
     chosen = _indices(indices, params)
@@ -73,7 +73,7 @@ def _gathered_nd(params: torch.Tensor, indices: Any, batch_dims: int = 0) -> tor
 
 
 def _places(indices: torch.Tensor, shape: list[int]) -> torch.Tensor:
-    """Tuples of indices as places of the flattened first axes."""
+    """Flat indices of the first axes for tuples of indices."""
     axes = indices.shape[-1]
     for at in range(axes):
         _checked(indices[..., at], shape[at])
@@ -110,14 +110,14 @@ def _scatter_nd(indices: Any, updates: Any, shape: Any) -> torch.Tensor:
 
 
 class BooleanMask(Operation):
-    """tf.boolean_mask. How many elements stay, data alone tells."""
+    """tf.boolean_mask. The number of elements depends on the data."""
 
     keras_module = "layergraph.ops"
 
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, tensor: torch.Tensor, mask: Any, axis: int | None = None
     ) -> torch.Tensor:
-        """The elements where the mask holds, in a row."""
+        """The elements where the mask is true, along one axis."""
         holds = torch.as_tensor(mask, device=tensor.device).to(torch.bool)
         first = axis or 0
         rest = tensor.shape[first + holds.ndim :]
@@ -133,7 +133,7 @@ class Where(Operation):
     keras_module = "layergraph.ops"
 
     def forward(self, context: CallContext, w: Weights, condition: torch.Tensor) -> torch.Tensor:
-        """The indices where it holds: (places, axes)."""
+        """The indices where the condition is true: (count, axes)."""
         if condition.is_meta:
             return condition.new_empty((unknown_length(context), condition.ndim), dtype=torch.int64)
         return torch.nonzero(condition)
@@ -145,7 +145,7 @@ class Unique(Operation):
     keras_module = "layergraph.ops"
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The different elements in the order in which they come first, and for each element which of them it is."""
+        """The distinct elements in order of first occurrence, and each element's index among them."""
         if x.is_meta:
             return [x.new_empty(unknown_length(context)), x.new_empty(x.shape[0], dtype=torch.int32)]
         values, inverse = torch.unique(x, return_inverse=True)
@@ -156,7 +156,7 @@ class Unique(Operation):
 
 
 class StridedSlice(Operation):
-    """tf.strided_slice with places that are tensors, whose values shapes told."""
+    """tf.strided_slice whose bounds are tensors with values derived from shapes."""
 
     keras_module = "layergraph.ops"
     reads_values = True
@@ -166,13 +166,13 @@ class StridedSlice(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, x: torch.Tensor, begin: Any, end: Any, strides: Any, **masks: int
     ) -> Any:
-        """The part of x."""
+        """The slice of x."""
         key = subscript(_integers(begin), _integers(end), _integers(strides), masks)
         return GetItem(name="op").forward(context, w, x, key)
 
 
 def _sliced(x: torch.Tensor, begin: Any, size: Any) -> torch.Tensor:
-    """tf.slice. A size of -1 is all that is left."""
+    """tf.slice. A size of -1 extends to the end."""
     for axis, (start, length) in enumerate(zip(_integers(begin), _integers(size), strict=True)):
         x = x.narrow(axis, start, x.shape[axis] - start if length == -1 else length)
     return x
@@ -186,7 +186,7 @@ def _reversed_sequence(
     seq_dim: int | None = None,
     batch_dim: int | None = None,
 ) -> torch.Tensor:
-    """tf.reverse_sequence: the first so many steps of each row backwards."""
+    """tf.reverse_sequence: reverses the first `seq_lengths` steps of each row."""
     steps = (seq_axis if seq_axis is not None else seq_dim) or 0
     rows = (batch_axis if batch_axis is not None else batch_dim) or 0
     y = x.movedim((rows, steps), (0, 1))
@@ -197,11 +197,11 @@ def _reversed_sequence(
     return y.gather(1, source).movedim((0, 1), (rows, steps))
 
 
-# Arrays made of numbers.
+# Arrays created from numbers.
 
 
 def _sequence_mask(lengths: Any, maxlen: Any = None, dtype: str = "bool") -> torch.Tensor:
-    """tf.sequence_mask: for each length so many ones, then zeros."""
+    """tf.sequence_mask: for each length, that many ones, then zeros."""
     given = torch.as_tensor(lengths)
     most = int(given.max()) if maxlen is None else _integers(maxlen)[0]
     if not 0 <= most * max(given.numel(), 1) <= _MOST and not given.is_meta:
@@ -221,16 +221,16 @@ def _one_hot(
     classes = torch.arange(_integers(depth)[0], device=indices.device)
     on, off = 1 if on_value is None else on_value, 0 if off_value is None else off_value
     given = [torch.as_tensor(v) for v in (on_value, off_value) if v is not None]
-    told = None if dtype is None else torch_dtype(dtype)
-    kind = told or (torch.float32 if not given else given[0].dtype)
-    kind = torch.int32 if kind is torch.int64 and told is None and not isinstance(on_value, torch.Tensor) else kind
+    explicit = None if dtype is None else torch_dtype(dtype)
+    kind = explicit or (torch.float32 if not given else given[0].dtype)
+    kind = torch.int32 if kind is torch.int64 and explicit is None and not isinstance(on_value, torch.Tensor) else kind
     on, off = (torch.as_tensor(v, device=indices.device).to(kind) for v in (on, off))
     y = torch.where(indices.unsqueeze(-1) == classes, on, off)
     return y.movedim(-1, -1 if axis is None else axis)
 
 
 def _filled(value: float) -> Callable[..., torch.Tensor]:
-    """tf.zeros and tf.ones of a shape in which tensors may stand."""
+    """tf.zeros and tf.ones of a shape that may contain tensors."""
 
     def filled(shape: Any, dtype: str = "float32") -> torch.Tensor:
         return torch.full((), value, dtype=torch_dtype(dtype)).expand(_integers(shape))
@@ -243,7 +243,7 @@ def _eye(num_rows: Any, num_columns: Any = None, batch_shape: Any = None, dtype:
     rows = _integers(num_rows)[0]
     columns = rows if num_columns is None else _integers(num_columns)[0]
     if rows * columns > _MOST:
-        raise GraphError(f"a matrix of {rows} x {columns} is too large")
+        raise GraphError(f"got a matrix of {rows} x {columns}, expected at most {_MOST} elements")
     return torch.eye(rows, columns, dtype=torch_dtype(dtype)).expand(*_integers(batch_shape or []), rows, columns)
 
 
@@ -252,14 +252,14 @@ def _linspace(start: Any, stop: Any, num: Any, axis: int = 0) -> torch.Tensor:
     first, last = torch.as_tensor(start), torch.as_tensor(stop)
     count = _integers(num)[0]
     if not 0 < count * max(first.numel(), 1) <= _MOST and not first.is_meta:
-        raise GraphError(f"{count} numbers between two are too many")
+        raise GraphError(f"got {count} numbers per range, expected from 1 to {_MOST} in total")
     steps = torch.arange(count, device=first.device, dtype=torch.float32).reshape(-1, *[1] * first.ndim)
     y = first + (last - first) * steps / max(count - 1, 1)
     return y.movedim(0, axis)
 
 
 def _repeated(x: torch.Tensor, repeats: Any, axis: int | None = None) -> torch.Tensor:
-    """tf.repeat: each element as often as is told, for all or for each."""
+    """tf.repeat: repeats each element, by one number for all or one for each."""
     x, along = (x.reshape(-1), 0) if axis is None else (x, axis)
     counts = _integers(repeats)
     if min(counts) < 0 or sum(counts) > _MOST:
@@ -271,7 +271,7 @@ def _repeated(x: torch.Tensor, repeats: Any, axis: int | None = None) -> torch.T
 
 
 def _space_to_batch(x: torch.Tensor, block_shape: Any, paddings: Any) -> torch.Tensor:
-    """tf.space_to_batch: the pixels of a block go to different rows."""
+    """tf.space_to_batch: moves the pixels of a block to separate rows."""
     blocks = _integers(block_shape)
     pads = [[int(n) for n in pair] for pair in (paddings.tolist() if isinstance(paddings, torch.Tensor) else paddings)]
     rest = x.ndim - 1 - len(blocks)
@@ -287,7 +287,7 @@ def _space_to_batch(x: torch.Tensor, block_shape: Any, paddings: Any) -> torch.T
 
 
 def _batch_to_space(x: torch.Tensor, block_shape: Any, crops: Any) -> torch.Tensor:
-    """tf.batch_to_space: the way back."""
+    """tf.batch_to_space: the inverse."""
     blocks = _integers(block_shape)
     count = len(blocks)
     rows = x.shape[0] // math.prod(blocks)
@@ -301,7 +301,7 @@ def _batch_to_space(x: torch.Tensor, block_shape: Any, crops: Any) -> torch.Tens
 
 
 def _shape(x: torch.Tensor, out_type: str = "int32") -> torch.Tensor:
-    """tf.shape, on the processor: it is used to tell other shapes."""
+    """tf.shape, on the CPU, since other shapes are computed from it."""
     return torch.tensor(list(x.shape), dtype=torch_dtype(out_type))
 
 
@@ -321,7 +321,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "ScatterUpdate": _scattered("update"),
     "SpaceToBatch": _space_to_batch,
 }
-#: Those that need the values of what a shape told; and of them, those that make values of such values.
+#: Functions that need values derived from shapes as arguments, and of those the ones whose results are such values.
 _OF_SHAPES: Mapping[str, Callable[..., Any]] = {"Repeat": _repeated, "Slice": _sliced, "SequenceMask": _sequence_mask}
 _OF_VALUES: Mapping[str, Callable[..., Any]] = {
     "Eye": _eye,

@@ -1,4 +1,4 @@
-"""Functions of TensorFlow on images, or a single one, with the channels last, where Keras 3 has none (tf.image)."""
+"""TensorFlow functions on images (height, width, channels) or rows of them that Keras 3 lacks (tf.image)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from layergraph.ops.image_filters import SSIM
 from layergraph.ops.images import hsv_to_rgb, rgb_to_hsv
 from layergraph.ops.operation import Operation, function_node
 
-#: Interpolations by number, in files of old releases.
+#: Interpolation methods by number, as in files of old releases.
 _METHODS = {0: "bilinear", 1: "nearest", 2: "bicubic", 3: "area"}
 
 
@@ -37,7 +37,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _fitting(images: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """The largest size within `size` that keeps the ratio of the sides."""
+    """The largest size within `size` that keeps the aspect ratio."""
     height, width = images.shape[-3:-1]
     scale = min(size[0] / height, size[1] / width)
     return round(scale * height), round(scale * width)
@@ -50,7 +50,7 @@ def _resize(
     preserve_aspect_ratio: bool = False,
     antialias: bool = False,
 ) -> torch.Tensor:
-    """tf.image.resize: floats come out, but for the nearest pixels."""
+    """tf.image.resize, whose result is float32 except for method "nearest"."""
     wanted, name = _pair(size), _METHODS.get(method, method)
     wanted = _fitting(images, wanted) if preserve_aspect_ratio else wanted
     x = images if name == "nearest" else images.to(torch.float32)
@@ -65,7 +65,7 @@ def _resize_old(
     nearest: bool = False,
     method: Any = None,
 ) -> torch.Tensor:
-    """tf.compat.v1.image.resize: without half-pixel centres, and with corners aligned if asked for."""
+    """tf.compat.v1.image.resize: no half-pixel centres by default, and optionally aligned corners."""
     wanted = _pair(size)
     nearest = nearest or _METHODS.get(method, method) == "nearest"
     single = images.ndim == 3
@@ -94,8 +94,8 @@ def _resize_old(
 def _resize_with_pad(
     image: torch.Tensor, target_height: int, target_width: int, method: Any = "bilinear", antialias: bool = False
 ) -> torch.Tensor:
-    """tf.image.resize_with_pad: as large as fits, with zeros around."""
-    # In float32, as TensorFlow divides: it decides where the last pixel goes.
+    """tf.image.resize_with_pad: resized to fit, padded with zeros."""
+    # In float32, as TensorFlow computes it, since rounding determines the position of the last pixel.
     sides, targets = (np.array(pair, np.float32) for pair in (image.shape[-3:-1], (target_height, target_width)))
     exact = sides / np.max(sides / targets)
     top, left = (max(0, int(n)) for n in np.floor((targets - exact) / 2))
@@ -122,7 +122,7 @@ def _cropped(
 
 
 def _cropped_or_padded(image: torch.Tensor, target_height: int, target_width: int) -> torch.Tensor:
-    """tf.image.resize_with_crop_or_pad: about the centre."""
+    """tf.image.resize_with_crop_or_pad, centred."""
     height, width = image.shape[-3:-1]
     x = _cropped(
         image,
@@ -155,12 +155,12 @@ _RGB_OF_YUV = [[1.0, 1.0, 1.0], [0.0, -0.394642334, 2.03206185], [1.13988303, -0
 
 
 def _mixed(table: list[list[float]]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Each pixel's channels times a table."""
+    """Multiplies each pixel's channels by a matrix."""
     return lambda images: images @ torch.tensor(table, dtype=images.dtype, device=images.device)
 
 
 def _as_floats(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The function on images in [0, 1], which come back in their own type."""
+    """The function on images in [0, 1]; the result is converted back to the images' dtype."""
 
     def changed(images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         x = _converted(images, "float32") if not images.is_floating_point() else images
@@ -173,7 +173,7 @@ def _as_floats(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
 
 
 def _converted(image: torch.Tensor, dtype: str, saturate: bool = False) -> torch.Tensor:
-    """tf.image.convert_image_dtype: integers span their type, floats go from 0 to 1."""
+    """tf.image.convert_image_dtype: integers use the range of their dtype, floats [0, 1]."""
     wanted = torch_dtype(dtype)
     if wanted is image.dtype:
         return image
@@ -212,7 +212,7 @@ def _gamma(image: torch.Tensor, gamma: float = 1, gain: float = 1) -> torch.Tens
 
 
 def _standardized(image: torch.Tensor) -> torch.Tensor:
-    """tf.image.per_image_standardization: the deviation counts at least as that of one pixel."""
+    """tf.image.per_image_standardization: the standard deviation is at least 1 / sqrt(number of elements)."""
     x = image if image.is_floating_point() else image.to(torch.float32)
     axes = (-3, -2, -1)
     count = x.shape[-1] * x.shape[-2] * x.shape[-3]
@@ -267,18 +267,18 @@ def _crop_and_resize(
     extrapolation_value: float = 0.0,
     box_ind: Any = None,
 ) -> torch.Tensor:
-    """tf.image.crop_and_resize: boxes (y1, x1, y2, x2) of the images' sides, each of one image, in one size."""
+    """tf.image.crop_and_resize: boxes (y1, x1, y2, x2), relative to the images' sides, resized to one size."""
     height, width = _pair(crop_size)
     x = image.to(torch.float32)
     edges = torch.as_tensor(boxes, dtype=torch.float32, device=x.device)
     of = torch.as_tensor(box_indices, device=x.device).to(torch.int64)
     if not of.is_meta and of.numel() and not 0 <= int(of.min()) <= int(of.max()) < x.shape[0]:
-        raise DataError(f"a box is of an image that isn't among {x.shape[0]}")
+        raise DataError(f"box_indices has an index out of range for {x.shape[0]} images")
     rows = _box_steps(edges[:, 0], edges[:, 2], height, x.shape[1])
     columns = _box_steps(edges[:, 1], edges[:, 3], width, x.shape[2])
     inside = _within(rows, x.shape[1])[:, :, None] & _within(columns, x.shape[2])[:, None, :]
     if method == "nearest":
-        # Halves go away from 0, where torch's go to the even number.
+        # TensorFlow rounds halves away from 0, torch.round to even.
         down, across = ((at + 0.5).floor().long() for at in (rows, columns))
         y = _pixels(x, of, down, across)
     else:
@@ -292,7 +292,7 @@ def _crop_and_resize(
 
 
 def _box_steps(first: torch.Tensor, last: torch.Tensor, count: int, length: int) -> torch.Tensor:
-    """Where the pixels of a crop lie: (boxes, count)."""
+    """Positions of a crop's pixels: (boxes, count)."""
     if count == 1:
         return (0.5 * (first + last) * (length - 1)).unsqueeze(1)
     step = (last - first) * (length - 1) / (count - 1)

@@ -1,4 +1,4 @@
-"""Functions of TensorFlow on matrices, where Keras 3 has none or means something else (tf.linalg)."""
+"""TensorFlow functions on matrices that Keras 3 lacks or defines differently (tf.linalg)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _vector_product(a: Any, b: Any, transpose_a: bool = False, adjoint_a: bool =
 
 
 def _band(x: torch.Tensor, num_lower: Any, num_upper: Any) -> torch.Tensor:
-    """tf.linalg.band_part: what is near the diagonal; a negative number keeps all on that side."""
+    """tf.linalg.band_part: a band around the diagonal; a negative number keeps all elements on that side."""
     row = torch.arange(x.shape[-2], device=x.device)[:, None]
     column = torch.arange(x.shape[-1], device=x.device)
     lower, upper = int(num_lower), int(num_upper)
@@ -85,7 +85,7 @@ def _pseudo_inverse(a: torch.Tensor, rcond: Any = None) -> Any:
 
 
 def _singular(tensor: torch.Tensor, full_matrices: bool = False, compute_uv: bool = True) -> Any:
-    """tf.linalg.svd: the values first, and the right vectors as columns."""
+    """tf.linalg.svd: singular values first, right vectors as columns."""
     if not compute_uv:
         return torch.linalg.svdvals(tensor)
     left, values, right = torch.linalg.svd(tensor, full_matrices)
@@ -101,7 +101,7 @@ def _rank(a: torch.Tensor, tol: Any = None) -> Any:
 
 
 def _norm(tensor: torch.Tensor, ord: Any = "euclidean", axis: Any = None, keepdims: Any = None) -> Any:
-    """tf.norm: of vectors, or of matrices where two axes are named."""
+    """tf.norm of vectors, or of matrices for two axes."""
     axes = axis if axis is None or isinstance(axis, int) else [int(a) for a in axis]
     if ord in ("euclidean", "fro") or (ord == 2 and not isinstance(axes, list)):
         return torch.linalg.vector_norm(tensor, 2, axes, bool(keepdims))
@@ -111,7 +111,7 @@ def _norm(tensor: torch.Tensor, ord: Any = "euclidean", axis: Any = None, keepdi
 
 
 def _normalized(tensor: torch.Tensor, ord: Any = "euclidean", axis: Any = None) -> list[torch.Tensor]:
-    """tf.linalg.normalize: the tensor by its norm, and the norm."""
+    """tf.linalg.normalize: the tensor divided by its norm, and the norm."""
     norm = _norm(tensor, ord, axis, True)
     if axis is None:
         norm = norm.reshape([1] * tensor.ndim)

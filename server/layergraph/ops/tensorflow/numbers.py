@@ -1,4 +1,4 @@
-"""Functions of TensorFlow on numbers, where Keras 3 has none or means something else (tf.math, tf.nn)."""
+"""TensorFlow functions on numbers that Keras 3 lacks or defines differently (tf.math, tf.nn)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from layergraph.errors import DataError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.ops.operation import Operation, as_tensors, function_node
 
-#: Integers that TensorFlow divides to float32; the longer ones to float64.
+#: Integers that TensorFlow divides as float32; wider ones as float64.
 _SHORT = (torch.int8, torch.uint8, torch.int16, torch.uint16)
-#: Numbers that data alone may ask to be counted.
+#: Maximum length of a result whose length depends on the data.
 _MOST = 10_000_000
 
 
 def axes_of(x: torch.Tensor, axis: Any) -> list[int]:
-    """Axes as a list: all where none is named."""
+    """Axes as a list; all of them by default."""
     if axis is None:
         return list(range(x.ndim))
     return [int(axis)] if isinstance(axis, int) else [int(a) for a in axis]
@@ -48,15 +48,15 @@ def _divided_no_nan(x: Any, y: Any) -> torch.Tensor:
 def _floor_divided(x: Any, y: Any) -> torch.Tensor:
     a, b = as_tensors(x, y)
     if a.is_floating_point() or b.is_floating_point():
-        # The quotient is rounded before it is cut off, where Python's isn't: 1 // 0.1 is 10.
+        # As in TensorFlow, the quotient is rounded before floor: 1 // 0.1 is 10, but 9 in Python.
         return torch.floor(a / b)
     if not b.is_meta and bool((b == 0).any()):
-        raise DataError("integers are divided by zero")
+        raise DataError("integer division by zero")
     return torch.floor_divide(a, b)
 
 
 def _without_nan(x: Any, y: Any, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """The function where the first (of xlog1py) or the second (of multiply_no_nan) isn't 0, else 0."""
+    """The function on broadcast operands, which returns 0 where one of them is 0 (xlog1py, multiply_no_nan)."""
     a, b = torch.broadcast_tensors(*as_tensors(x, y))  # type: ignore[no-untyped-call]
     return function(a, b)
 
@@ -124,19 +124,19 @@ def _mean(x: torch.Tensor, axis: Any = None, keepdims: bool = False) -> torch.Te
         return x
     if x.is_floating_point() or x.is_complex():
         return x.mean(axes, bool(keepdims))
-    # The mean of integers is one, cut off.
+    # The mean of integers is an integer, truncated.
     count = x.numel() // max(torch.sum(x, axes).numel(), 1)
     return torch.div(torch.sum(x, axes, bool(keepdims), dtype=x.dtype), count, rounding_mode="trunc")
 
 
 def _euclidean(x: torch.Tensor, axis: Any = None, keepdims: bool = False) -> Any:
     wide = x if x.is_floating_point() else x.to(torch.float64)
-    # The length of integers is one, cut off.
+    # The norm of integers is an integer, truncated.
     return torch.linalg.vector_norm(wide, 2, axes_of(x, axis), bool(keepdims)).to(x.dtype)
 
 
 def _largest(x: torch.Tensor, k: Any = 1, sorted: bool = True) -> list[torch.Tensor]:
-    """Of equal elements the first comes first."""
+    """Equal elements keep their order."""
     values, places = torch.sort(x, dim=-1, descending=True, stable=True)
     return [values[..., : int(k)], places[..., : int(k)].to(torch.int32)]
 
@@ -213,12 +213,12 @@ def _segments(how: str) -> Callable[..., torch.Tensor]:
 
     def reduced(data: torch.Tensor, segment_ids: Any, num_segments: int | None = None) -> torch.Tensor:
         ids = torch.as_tensor(segment_ids).to(torch.int64)
-        # Where their number is told, the largest of none is the lowest number there is; else it is 0.
+        # With num_segments, the maximum of an empty segment is the dtype's smallest number; without, it is 0.
         starts_from_first = how == "mean" or (num_segments is None and how in ("amax", "amin"))
         if num_segments is None:
             num_segments = data.shape[0] if ids.is_meta else int(ids.max()) + 1
         if not 0 <= int(num_segments) <= _MOST:
-            raise DataError(f"got {num_segments} segments, expected at most {_MOST}")
+            raise DataError(f"got {num_segments} segments, expected from 0 to {_MOST}")
         if data.is_meta:
             return data.new_empty((int(num_segments), *data.shape[ids.ndim :]))
         flat = data.reshape(ids.numel(), *data.shape[ids.ndim :])
@@ -240,11 +240,11 @@ def _bincount(
     maxlength: int | None = None,
     dtype: str = "int32",
 ) -> torch.Tensor:
-    """All numbers counted; those from `maxlength` on are left out."""
+    """Counts of all numbers below `maxlength`."""
     flat = arr.reshape(-1).to(torch.int64)
     length = maxlength if flat.is_meta else int(flat.max()) + 1
     if length is None or length > _MOST:
-        raise DataError(f"numbers to count go up to {length}, expected less than {_MOST}")
+        raise DataError(f"got numbers up to {length}, expected less than {_MOST}")
     length = min(max(length, minlength or 0), maxlength if maxlength is not None else length + (minlength or 0))
     factors = torch.ones_like(flat) if weights is None else torch.as_tensor(weights, device=arr.device).reshape(-1)
     factors = factors.to(torch_dtype(dtype)) if weights is None else factors
@@ -253,7 +253,7 @@ def _bincount(
 
 
 def _histogram(values: torch.Tensor, value_range: Any, nbins: int = 100, dtype: str = "int32") -> torch.Tensor:
-    """How many values each of equal bins has; those beyond count in the outermost."""
+    """Number of values in each bin of equal width; values out of range count in the outermost bins."""
     low, high = (torch.as_tensor(v, device=values.device).to(values.dtype) for v in value_range)
     bins = (nbins * (values.reshape(-1) - low) / (high - low)).floor().clamp(0, nbins - 1).to(torch.int64)
     counts = torch.zeros(nbins, dtype=torch.int64, device=values.device)

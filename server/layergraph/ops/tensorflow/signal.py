@@ -1,4 +1,4 @@
-"""Functions of TensorFlow on signals, whose spectra are complex numbers (tf.signal)."""
+"""TensorFlow functions on signals, with complex spectra (tf.signal)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _framed(
     pad_value: float = 0,
     axis: int = -1,
 ) -> torch.Tensor:
-    """tf.signal.frame: windows of an axis, which become that axis and a new one behind it."""
+    """tf.signal.frame: windows of an axis, which becomes two axes (windows, frame_length)."""
     length, step = int(frame_length), int(frame_step)
     axis = axis % signal.ndim
     x = signal.movedim(axis, -1)
@@ -48,9 +48,9 @@ def _stft(
     window_fn: Any = "hann",
     pad_end: bool = False,
 ) -> Any:
-    """tf.signal.stft. A window that a function made isn't in the file; without one it is Hann's."""
+    """tf.signal.stft. Windows made by a function aren't stored in files; the default is a Hann window."""
     if window_fn not in ("hann", None):
-        raise GraphError("a window made by a function is not supported, expected the default one or none")
+        raise GraphError("window_fn is a function, which is not supported, expected the default or none")
     frames = _framed(signals, frame_length, frame_step, pad_end)
     if window_fn is not None:
         frames = frames * _hann(int(frame_length), frames)
@@ -71,7 +71,7 @@ def _inverse_stft(
 ) -> torch.Tensor:
     """tf.signal.inverse_stft."""
     if window_fn not in ("hann", None):
-        raise GraphError("a window made by a function is not supported, expected the default one or none")
+        raise GraphError("window_fn is a function, which is not supported, expected the default or none")
     length = int(frame_length)
     frames = torch.fft.irfft(stfts, int(fft_length) if fft_length else _next_power(length))
     frames = functional.pad(frames[..., :length], (0, max(0, length - frames.shape[-1])))
@@ -107,7 +107,7 @@ def _dct(x: torch.Tensor, type: int = 2, n: Any = None, axis: int = -1, norm: An
 
 
 def _idct(x: torch.Tensor, type: int = 2, n: Any = None, axis: int = -1, norm: Any = None) -> Any:
-    """tf.signal.idct: the transform of the other type."""
+    """tf.signal.idct: the DCT of the inverse type."""
     return _cosines(x, {2: 3, 3: 2}.get(type, type), n, axis, norm)
 
 

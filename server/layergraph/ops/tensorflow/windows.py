@@ -1,4 +1,4 @@
-"""Functions of TensorFlow on windows of images, with kernels as arguments (tf.nn)."""
+"""TensorFlow functions on windows of images, with kernels as arguments (tf.nn)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _format(data_format: Any) -> str:
 
 
 def _sizes(value: Any, rank: int, data_format: Any) -> Any:
-    """Sizes of the spatial axes: TensorFlow may give one for all, or those of rows and channels with them."""
+    """Sizes of the spatial axes. TensorFlow accepts one for all axes, or sizes that include rows and channels."""
     if value is None or isinstance(value, int):
         return (value or 1,) * rank
     sizes = [int(n) for n in value]
@@ -37,7 +37,7 @@ def _sizes(value: Any, rank: int, data_format: Any) -> Any:
 
 
 def _padded(x: torch.Tensor, padding: Any, data_format: Any) -> tuple[torch.Tensor, str]:
-    """x and the padding's name; explicit paddings are added to x."""
+    """x and the padding mode; explicit paddings are applied to x."""
     if isinstance(padding, str):
         return x, padding.lower()
     pads = [int(n) for pair in reversed(padding) for n in pair]
@@ -148,7 +148,7 @@ def _transposed(
     dilations: Any = None,
     filter: Any = None,
 ) -> torch.Tensor:
-    """The gradient of a convolution whose input has `output_shape`. Its kernels are (..., out, in)."""
+    """A transposed convolution to `output_shape`. Kernels are (..., out, in)."""
     rank = x.ndim - 2
     kernel = _floats(filters if filter is None else filter, x)
     steps, rates = (_sizes(v, rank, data_format) for v in (strides, dilations))
@@ -178,14 +178,14 @@ def _biased(value: torch.Tensor, bias: Any, data_format: Any = None) -> torch.Te
 def _local_response(
     x: torch.Tensor, depth_radius: int = 5, bias: float = 1, alpha: float = 1, beta: float = 0.5
 ) -> torch.Tensor:
-    """x by the sum of squares of the channels around each."""
+    """x normalised by the sum of squares of neighbouring channels (tf.nn.local_response_normalization)."""
     squares = functional.pad(x.square(), (depth_radius, depth_radius))
     total = squares.unfold(-1, 2 * depth_radius + 1, 1).sum(-1)
     return x * (bias + alpha * total) ** -beta
 
 
 def _morphology(sign: int) -> Callable[..., torch.Tensor]:
-    """tf.nn.dilation2d and erosion2d: the largest sum, or smallest difference, of a window and the filter."""
+    """tf.nn.dilation2d and erosion2d: maximum of sums, or minimum of differences, of a window and the filter."""
 
     def computed(
         x: torch.Tensor, filters: Any, strides: Any, padding: str, data_format: str = "NHWC", dilations: Any = 1

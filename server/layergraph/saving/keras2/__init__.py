@@ -1,1 +1,1 @@
-"""Files of Keras 2."""
+"""Saving models for Keras 2."""

@@ -1,4 +1,4 @@
-"""Activations of Keras 2 that Keras 3 computes otherwise, put together of what it has."""
+"""Activations that Keras 3 computes differently from Keras 2, expressed with layers of Keras 3."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def _layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
 
 
 def _stack(name: str, *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers on one another, used as an activation; layergraph reads the name beside them."""
+    """A stack of layers, used as an activation; layergraph reads the name beside them."""
     config = {"name": name, "trainable": True, "layers": list(layers)}
     stack = {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None}
     return {**stack, OWN_KEY: {ACTIVATION: name}}
 
 
-#: Our name of an activation -> what Keras 3 takes in its place.
+#: Our name of an activation -> its serialised form for Keras 3.
 IN_KERAS3: Mapping[str, Mapping[str, Any]] = {
-    # clip(0.2 x + 0.5, 0, 1), where Keras 3's own has a slope of 1/6.
+    # clip(0.2 x + 0.5, 0, 1); Keras 3's hard_sigmoid has a slope of 1/6.
     "keras2_hard_sigmoid": _stack(
         "keras2_hard_sigmoid",
         _layer("Rescaling", "slope", scale=0.2, offset=0.5),

@@ -1,6 +1,6 @@
-"""Models -> what a `.keras` file of tf.keras 2.13 to 2.15 holds: the config, and the arrays by group.
+"""Contents of `.keras` files of tf.keras 2.13 to 2.15: the config, and the arrays by group.
 
-The zip is that of Keras 3. Configs and calls are those of an `.h5` of Keras 2.
+The zip file is as in Keras 3, configs and calls are as in an `.h5` of Keras 2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layergraph.saving.keras2.releases import Release
 from layergraph.saving.layouts import depth_first, own_variables, state_groups, state_groups_once, variables_path
 from layergraph.training.trainer import Trainer
 
-#: The first release whose `.keras` files hold models.
+#: Minor version of the first release whose `.keras` files contain models.
 _FIRST_MINOR = 12
 _FUNCTIONAL = {"module": "keras.src.engine.functional", "registered_name": "Functional"}
 _SEQUENTIAL = {"module": "keras", "registered_name": None}
@@ -30,12 +30,12 @@ def archive_version(model: Trainer) -> str:
 
 
 def archive_config(model: Trainer) -> dict[str, Any]:
-    """`config.json`. Raises ConfigError for what no such file can hold."""
+    """The content of `config.json`. Raises ConfigError if such a file can't store the model."""
     compile_config, problems = None, []
     if model.compiled:
         writer = Keras2Compile(model, Release.of(archive_version(model)))
         compile_config = writer.compile_config()
-        problems = writer.unsayable
+        problems = writer.unsupported
     config = checked_config(model, ".keras", problems)
     if "module" not in config:
         sequential = model.keras_class_name == "Sequential"
@@ -44,12 +44,12 @@ def archive_config(model: Trainer) -> dict[str, Any]:
 
 
 def archive_groups(model: Trainer) -> Iterator[tuple[str, Layer]]:
-    """The model, and each layer that has arrays, with their group as the release of `archive_version` looks for it."""
-    # Inputs and operations are numbered by their classes, too, but nothing of theirs is looked for.
+    """The model, and each layer with arrays, with their groups in the release of `archive_version`."""
+    # Inputs and operations are numbered among their classes, too, but have no groups.
     order = file_orders(model)
     version = archive_version(model)
     if version.startswith(("2.12.", "2.13.")):
-        # A layer that has weights is met twice, and counted each time.
+        # These releases visit a layer with weights twice, and count it each time.
         groups = state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
     else:
         groups = state_groups_once(model, order, lambda layer: layer)
@@ -57,7 +57,7 @@ def archive_groups(model: Trainer) -> Iterator[tuple[str, Layer]]:
         inner for layer in model.walk_layers() if isinstance(layer, ProjectedAttention) for inner in layer.walk_layers()
     }
     for path, layer in groups:
-        # Of the model itself, Keras opens the group unasked.
+        # Keras requires the group of the model itself, even if it is empty.
         if layer is not model and not own_variables(layer):
             continue
         group = variables_path(path, layer)

@@ -1,6 +1,6 @@
-"""The arguments of `compile` -> as Keras 2 reads them in its files.
+"""Serialises the arguments of `compile` in Keras 2's format.
 
-Forms are those of tf.keras 2.15, with what an earlier release has otherwise.
+The format is that of tf.keras 2.15, with the differences of earlier releases.
 """
 
 from __future__ import annotations
@@ -46,34 +46,34 @@ from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, V
 from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule
 from layergraph.training.trainer import Trainer
 
-#: The release that brings what none has.
+#: A minor version after all releases, for names that none has.
 _NEVER = 99
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
-#: What is an optimizer around the other one there.
+#: The option that is a separate optimizer in Keras 2.
 _SCALE = "loss_scale_factor"
 
 
 class Keras2Compile:
-    """What a model was compiled with, as a release of Keras 2 reads it.
+    """The compile arguments of a model in the format of a release of Keras 2.
 
-    unsayable    what it can't hold, for people, after a config was written
+    unsupported  problems: arguments that the release doesn't support, collected while a config is written
     """
 
     def __init__(self, model: Trainer, release: Release = LAST) -> None:
-        """`model` is compiled."""
+        """`model` must be compiled."""
         compiled = model.compilation
         assert compiled is not None, "it is compiled"
-        self.unsayable: list[str] = []
+        self.unsupported: list[str] = []
         self._model = model
         self._release = release
         self._compiled: Compiled = compiled
         self._log_names = {id(metric): name for name, metric in compiled.named_metrics().items()}
 
     def training_config(self) -> dict[str, Any]:
-        """The attribute of an `.h5`, which has metrics with the names that the logs have, and no words for them."""
-        given, words = self._compiled.given, self._release.keeps_words
+        """`training_config` of an `.h5`, whose metrics are objects with the names of the logs."""
+        given, words = self._compiled.given, self._release.stores_names
         optimizer = self._optimizer(self._compiled.optimizer)
-        # A plain name means a legacy optimizer.
+        # A class name without the prefix is a legacy optimizer.
         custom = "Custom>" if optimizer["module"] == "keras.optimizers" else ""
         return {
             "loss": _mapped(given["loss"], self._loss),
@@ -82,7 +82,7 @@ class Keras2Compile:
                 _mapped(given["weighted_metrics"], self._given_metric) if words else self._metrics(weighted=True)
             ),
             "loss_weights": given["loss_weights"],
-            **({"sample_weight_mode": None} if self._release.wants_weight_mode else {}),
+            **({"sample_weight_mode": None} if self._release.requires_weight_mode else {}),
             "optimizer_config": {
                 "class_name": custom + optimizer["class_name"],
                 "config": optimizer["config"],
@@ -90,7 +90,7 @@ class Keras2Compile:
         }
 
     def compile_config(self) -> dict[str, Any]:
-        """The part of a `.keras`, which has what `compile` was given."""
+        """`compile_config` of a `.keras`, which has the arguments of `compile`."""
         given = self._compiled.given
         return {
             "optimizer": self._optimizer(self._compiled.optimizer),
@@ -105,23 +105,25 @@ class Keras2Compile:
             "jit_compile": None,
         }
 
-    def _lacks(self, what: str) -> None:
-        self.unsayable.append(f"{what} is unknown to it")
+    def _add_unsupported(self, what: str) -> None:
+        self.unsupported.append(f"{what} isn't supported")
 
     def _too_new(
         self, what: str, made: Configurable, config: Mapping[str, Any], since: Mapping[str, Mapping[str, int]]
     ) -> list[str]:
-        """Options that came after the release. They are unsayable where they say anything."""
+        """Names of options added after the release. They are problems unless they have their defaults."""
         kind = made.serialized_as or type(made).__name__
-        options = [name for name, first in since.get(kind, {}).items() if not self._release.knows(first)]
-        return self._said(what, made, config, options)
+        options = [name for name, first in since.get(kind, {}).items() if not self._release.has(first)]
+        return self._check_options(what, made, config, options)
 
-    def _said(self, what: str, made: Configurable, config: Mapping[str, Any], options: Sequence[str]) -> list[str]:
-        """Those of the options that the config has; noted as unsayable where they aren't what they are by default."""
+    def _check_options(
+        self, what: str, made: Configurable, config: Mapping[str, Any], options: Sequence[str]
+    ) -> list[str]:
+        """Names of the options that the config has. They are problems unless they have their defaults."""
         found = [name for name in options if name in config]
         for name in found:
             if made.option_value(name) != made._options[name].default:
-                self._lacks(f"option '{name}' of {what}")
+                self._add_unsupported(f"option '{name}' of {what}")
         return found
 
     # Optimizers.
@@ -133,7 +135,7 @@ class Keras2Compile:
                 optimizer.inner_optimizer, {**config, "dynamic_growth_steps": optimizer.dynamic_growth_steps}
             )
         if isinstance(optimizer, Optimizer) and optimizer.loss_scale_factor is not None:
-            # What Keras 3 has as an option is an optimizer around it here.
+            # An option in Keras 3; in Keras 2 a LossScaleOptimizer around the optimizer.
             config = {"dynamic": False, "initial_scale": optimizer.loss_scale_factor}
             return self._scaled(optimizer, {**config, "dynamic_growth_steps": None})
         return self._unscaled(optimizer)
@@ -141,7 +143,7 @@ class Keras2Compile:
     def _scaled(self, inner: Optimizer, config: Mapping[str, Any]) -> dict[str, Any]:
         kind = "LossScaleOptimizerV3" if self._is_new(inner) else "LossScaleOptimizer"
         if not self._release.scales_losses:
-            self._lacks("optimizer LossScaleOptimizer")
+            self._add_unsupported("optimizer LossScaleOptimizer")
         return {
             "module": "keras.src.mixed_precision.loss_scale_optimizer",
             "class_name": kind,
@@ -150,7 +152,7 @@ class Keras2Compile:
         }
 
     def _is_new(self, optimizer: BaseOptimizer) -> bool:
-        """Whether it is written as none of the legacy ones."""
+        """Whether it is written as one of the newer optimizers."""
         return self._release.has_new_optimizers and not (isinstance(optimizer, Optimizer) and optimizer.legacy)
 
     def _unscaled(self, optimizer: BaseOptimizer) -> dict[str, Any]:
@@ -161,12 +163,12 @@ class Keras2Compile:
 
     def _plain(self, optimizer: BaseOptimizer) -> dict[str, Any]:
         kind = kind_of(optimizer)
-        known = kind in OPTIMIZERS and self._release.knows(OPTIMIZERS_SINCE.get(kind, 0))
+        known = kind in OPTIMIZERS and self._release.has(OPTIMIZERS_SINCE.get(kind, 0))
         if not known or not isinstance(optimizer, Optimizer):
-            self._lacks(f"optimizer {kind}")
+            self._add_unsupported(f"optimizer {kind}")
             return {"class_name": kind, "config": {}}
         if optimizer.gradient_accumulation_steps is not None:
-            self._lacks(f"option 'gradient_accumulation_steps' of optimizer {kind}")
+            self._add_unsupported(f"option 'gradient_accumulation_steps' of optimizer {kind}")
         config = {
             name: serialized(optimizer.option_value(name))
             for name in optimizer._options
@@ -175,7 +177,7 @@ class Keras2Compile:
         rate = optimizer.learning_rate
         if optimizer.rate_decay:
             if isinstance(rate, Schedule):
-                self._lacks(f"option 'decay' beside a schedule of optimizer {kind}")
+                self._add_unsupported(f"option 'decay' with a schedule of optimizer {kind}")
             else:
                 rate = InverseTimeDecay(rate, 1, optimizer.rate_decay)
         name = kind if optimizer.name is None else optimizer.name
@@ -183,36 +185,36 @@ class Keras2Compile:
         return {"class_name": kind, "config": {**config, **own}}
 
     def _as_legacy(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The legacy optimizer that computes as this one."""
+        """The legacy optimizer that computes the same."""
         kind, legacy = kind_of(optimizer), legacy_form(optimizer)
         if legacy is None:
-            self._lacks(f"optimizer {kind}")
+            self._add_unsupported(f"optimizer {kind}")
             return {"class_name": kind, "config": {}}
         if found := differences(optimizer, self._model):
-            self.unsayable.append(f"its optimizer {kind} computes otherwise ({'; '.join(found)})")
+            self.unsupported.append(f"its optimizer {kind} computes differently ({'; '.join(found)})")
         self._not_legacy(f"optimizer {kind}", optimizer)
         legacy.name = optimizer.name
         return self._legacy(legacy)
 
     def _not_legacy(self, what: str, optimizer: Optimizer) -> None:
-        """Notes options that no legacy optimizer has."""
+        """Adds options that no legacy optimizer has to the problems."""
         idle = (_SCALE,) if optimizer.use_ema else (_SCALE, "ema_momentum", "ema_overwrite_frequency")
-        self._said(what, optimizer, optimizer.get_config(), [name for name in NOT_LEGACY if name not in idle])
+        self._check_options(what, optimizer, optimizer.get_config(), [name for name in NOT_LEGACY if name not in idle])
 
     def _legacy(self, optimizer: Optimizer) -> dict[str, Any]:
         kind = kind_of(optimizer)
         what = f"the legacy optimizer {kind}"
         self._not_legacy(what, optimizer)
         later = self._too_new(what, optimizer, optimizer.get_config(), OPTIMIZER_OPTIONS_SINCE)
-        # The only options that a legacy optimizer writes when they are set alone.
+        # A legacy optimizer writes these options only if they are set.
         idle = {name for name in _CLIPS if getattr(optimizer, name) is None}
         config = {
             name: serialized(optimizer.option_value(name))
             for name in optimizer._options
             if name not in NOT_LEGACY and name not in idle and name not in later
         }
-        if optimizer.global_clipnorm is not None and not self._release.knows(4):
-            self._lacks(f"option 'global_clipnorm' of {what}")
+        if optimizer.global_clipnorm is not None and not self._release.has(4):
+            self._add_unsupported(f"option 'global_clipnorm' of {what}")
         name = kind if optimizer.name is None else optimizer.name
         rate = self._rate(optimizer.learning_rate)
         written = {**config, "name": name, "learning_rate": rate, "decay": optimizer.legacy_decay}
@@ -222,19 +224,19 @@ class Keras2Compile:
         }
 
     def _alone(self, optimizer: Optimizer, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A legacy optimizer's config as Keras by itself has it."""
+        """A legacy optimizer's config in the format of standalone Keras."""
         kind = kind_of(optimizer)
         if kind == "Ftrl":
-            self._lacks(f"optimizer {kind}")
+            self._add_unsupported(f"optimizer {kind}")
         if isinstance(optimizer.learning_rate, Schedule):
-            self._lacks(f"a schedule of optimizer {kind}")
-        unknown = self._said(
+            self._add_unsupported(f"a schedule of optimizer {kind}")
+        unknown = self._check_options(
             f"optimizer {kind}", optimizer, config, ["momentum", "centered"] if kind == "RMSprop" else []
         )
-        # Its sums start at 0, and what they are by now is in the state.
+        # There, accumulators start at 0, but the state contains their current values.
         config = {k: v for k, v in config.items() if k not in (*unknown, "name", "initial_accumulator_value")}
         names = {"decay": "schedule_decay"} if kind == "Nadam" else {}
-        if not self._release.knows(3):
+        if not self._release.has(3):
             names["learning_rate"] = "lr"
         return {names.get(key, key): value for key, value in config.items()}
 
@@ -254,21 +256,21 @@ class Keras2Compile:
         if given is None:
             return None
         if isinstance(given, str) and given.lower() in losses.BY_SHAPES:
-            # 2.15 has it among the metrics alone.
-            self._lacks(f"loss '{given}'")
+            # 2.15 has this name only among the metrics.
+            self._add_unsupported(f"loss '{given}'")
             return given
         resolved = losses.loss(given)
         kind = type(resolved).__name__
-        if kind not in LOSSES or not self._release.knows(LOSSES_SINCE.get(kind, 0)):
-            self._lacks(f"loss {kind}")
+        if kind not in LOSSES or not self._release.has(LOSSES_SINCE.get(kind, 0)):
+            self._add_unsupported(f"loss {kind}")
             return None
         if isinstance(given, str):
-            # TensorFlow 1 makes no objects of names of classes.
-            known = given in LOSSES and self._release.knows(3)
-            if known or self._release.knows(LOSS_NAMES_SINCE.get(given, _NEVER)):
+            # TensorFlow 1 doesn't resolve names of classes.
+            known = given in LOSSES and self._release.has(3)
+            if known or self._release.has(LOSS_NAMES_SINCE.get(given, _NEVER)):
                 return given
             name = LOSS_NAMES.get(kind, snake_case(kind))
-            if self._release.knows(LOSS_NAMES_SINCE.get(name, _NEVER)):
+            if self._release.has(LOSS_NAMES_SINCE.get(name, _NEVER)):
                 return name
         return {"class_name": kind, "config": self._loss_config(resolved, kind)}
 
@@ -276,15 +278,15 @@ class Keras2Compile:
         config = loss.get_config()
         reduction = "none" if config["reduction"] is None else config["reduction"]
         if reduction not in REDUCTIONS:
-            self._lacks(f"reduction '{reduction}' of loss {kind}")
-        later = self._said(f"loss {kind}", loss, config, LATER_LOSS_OPTIONS.get(kind, ()))
+            self._add_unsupported(f"reduction '{reduction}' of loss {kind}")
+        later = self._check_options(f"loss {kind}", loss, config, LATER_LOSS_OPTIONS.get(kind, ()))
         later += self._too_new(f"loss {kind}", loss, config, LOSS_OPTIONS_SINCE)
         return {**{name: value for name, value in config.items() if name not in later}, "reduction": reduction}
 
     # Metrics.
 
     def _metrics(self, *, weighted: bool = False) -> Any:
-        """By output, even where there is one, with the names that the logs have: 2.15 takes them as they are."""
+        """Metrics by output, even for a single one, with the names of the logs, which 2.15 doesn't change."""
         listed = self._compiled.listed_metrics(weighted=weighted)
         if not any(listed):
             return None
@@ -296,29 +298,29 @@ class Keras2Compile:
             if self._release.prefixes_metrics:
                 name = name.removeprefix(self._prefix(index))
             if given.name == kind:
-                # Keras 3 logs a class by its name as it is spelled, Keras 2 by the name that its objects have.
+                # A metric given by its class's name has that name in Keras 3's logs, and the default name in Keras 2's.
                 name = name.removesuffix(kind) + (given.default_name or snake_case(kind))
             return self._metric_object(given, name)
-        # A word would mean the accuracy of labels that have the outputs' shape.
+        # Keras 2 would resolve the name to the accuracy of labels with the outputs' shape.
         prefix = "" if self._release.prefixes_metrics else self._prefix(index)
         likely = self._compiled.likely_metric(given.word, index, self._model.output_specs[index].shape)
         return self._metric_object(likely, f"{prefix}{given.word}")
 
     def _prefix(self, index: int) -> str:
-        """What stands before the names of an output's metrics in the logs."""
+        """Prefix of an output's metrics in the logs."""
         return f"{self._compiled.shown_names[index]}_" if len(self._compiled.output_names) > 1 else ""
 
     def _metric_object(self, metric: Metric, name: str) -> dict[str, Any]:
         kind = type(metric).__name__
-        if kind not in METRICS or not self._release.knows(METRICS_SINCE.get(kind, 0)):
-            # The means of functions among them: 2.15 writes those of losses that are no metrics, and can't read them.
-            self._lacks(f"metric '{metric.name}' ({kind})")
+        if kind not in METRICS or not self._release.has(METRICS_SINCE.get(kind, 0)):
+            # Includes means of functions: 2.15 writes those of losses that are no metrics, but can't load them.
+            self._add_unsupported(f"metric '{metric.name}' ({kind})")
         config = metric.get_config()
-        later = self._said(f"metric {kind}", metric, config, LATER_METRIC_OPTIONS.get(kind, ()))
+        later = self._check_options(f"metric {kind}", metric, config, LATER_METRIC_OPTIONS.get(kind, ()))
         later += self._too_new(f"metric {kind}", metric, config, METRIC_OPTIONS_SINCE)
         config = {key: value for key, value in config.items() if key not in later}
         if metric.default_dtype == config.get("dtype") == "int32":
-            # There the overlaps can't count in integers, which they do in Keras 3 unless told otherwise.
+            # Keras 2 can't count overlaps in integers, Keras 3's default.
             config["dtype"] = "float32"
         return {"class_name": kind, "config": {**config, "name": name}}
 
@@ -330,11 +332,11 @@ class Keras2Compile:
         if not isinstance(given, str):
             return described
         since = METRICS_SINCE.get(given, 0) if given in METRICS else METRIC_NAMES_SINCE.get(given, _NEVER)
-        return given if self._release.knows(since) else described
+        return given if self._release.has(since) else described
 
 
 def _in_module(module: str, value: Any) -> Any:
-    """Objects with what a `.keras` says of them beside class and config."""
+    """Objects with the additional keys that a `.keras` has."""
     if isinstance(value, Mapping):
         if "class_name" in value:
             return {"module": module, **value, "registered_name": None}
@@ -343,7 +345,7 @@ def _in_module(module: str, value: Any) -> Any:
 
 
 def _mapped(given: Any, write: Callable[[Any], Any]) -> Any:
-    """A structure with each loss in it written."""
+    """A structure of losses or metrics, with `write` applied to each."""
     if is_single(given):
         return write(given)
     if isinstance(given, Mapping):
@@ -352,13 +354,13 @@ def _mapped(given: Any, write: Callable[[Any], Any]) -> Any:
 
 
 def keras2_state(optimizer: BaseOptimizer, release: Release = LAST) -> list[Variable]:
-    """The optimizer's arrays in the release's order: those of the inner one alone where the loss is scaled."""
+    """The optimizer's arrays in the release's order; with loss scaling only those of the inner optimizer."""
     inner = optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
-    assert isinstance(inner, Optimizer), "all others are unsayable"
+    assert isinstance(inner, Optimizer), "all others are unsupported"
     legacy = inner.legacy or not release.has_new_optimizers
     iteration, *slots = inner.keras2_variables(legacy=legacy)
     slots += [] if legacy else inner.keras2_idle()
     if not release.in_tensorflow and kind_of(inner) == "Adam" and not inner.option_value("amsgrad"):
-        # Keras by itself wants one number for each.
+        # Standalone Keras requires one placeholder per weight.
         slots += [Variable(f"vhat_{index}", np.zeros(1, np.float32)) for index, _ in enumerate(inner.weights)]
     return [Variable("iter" if legacy else "iteration", np.array(iteration.value, np.int64)), *slots]

@@ -1,9 +1,9 @@
-"""Models -> the configs that Keras 2 writes.
+"""Configs of models in Keras 2's format.
 
-A model from a file of Keras 2 has its configs and calls again as that file has them, whatever its release. Others are
-written as tf.keras 2.15 does, where Keras 3 reads them as well: operations, tensors as keyword arguments and younger
-classes can't be written so, and some layers mean other numbers in Keras 2 than in Keras 3. Both is noted beside the
-config.
+A model from a Keras 2 file is written with the configs and calls of that file, whatever its release. Other models are
+written as by tf.keras 2.15, in the parts of its format that Keras 3 also loads: operations, tensors as keyword
+arguments and newer classes can't be written so, and some layers compute other numbers in Keras 2 than in Keras 3. Both
+kinds of problems are returned with the config.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from layergraph.layers.preprocessing.text_vectorization import TextVectorization
 from layergraph.saving.keras2.options import ABSENT_LAYERS, ACTIVATIONS, LATER_OPTIONS, OLD_NAMES
 from layergraph.saving.layouts import class_name
 
-#: The last release, which models are written for that come from no other.
+#: The last release, for which models are written that come from no other.
 KERAS2_VERSION = "2.15.0"
-#: Layers that combine masks, each generation in its own way.
+#: Layers that combine masks, which Keras 2 and 3 do differently.
 _MERGING = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract"})
 _MODULES = {"Sequential": "keras", "Functional": "keras.src.models"}
 _RECURRENT = frozenset({"SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional"})
@@ -39,47 +39,47 @@ _RECURRENT = frozenset({"SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional"})
 
 @dataclass(slots=True)
 class Keras2Model:
-    """A model as tf.keras 2.15 writes it.
+    """A model in tf.keras 2.15's format.
 
     config           {"class_name": ..., "config": ...}
-    unsayable        what can't be said so: without it, the config is the model's
-    differs          where Keras 3 has other numbers for the same config, as far as `of_keras2` tells
-    of_keras2        whether the numbers of those are Keras 2's, for each
+    unsupported      problems: parts of the model that the format can't express
+    keras2_only      parts of the model whose numbers are those of Keras 2, and differ in Keras 3 with the same config
+    keras3_only      parts of the model whose numbers are those of Keras 3, and differ in Keras 2 with the same config
     """
 
     config: dict[str, Any] = field(default_factory=dict)
-    unsayable: list[str] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
     keras2_only: list[str] = field(default_factory=list)
     keras3_only: list[str] = field(default_factory=list)
 
 
 def keras2_model(model: Functional, *, as_stored: bool = False) -> Keras2Model:
-    """The model's config, and what keeps it from meaning the same in both generations.
+    """Returns the model's config, and what keeps it from meaning the same in both generations.
 
-    `as_stored` writes what came from a file of Keras 2 as that file has it; Keras 3 need not read that.
+    With `as_stored`, parts that came from a Keras 2 file are written as in that file, even if Keras 3 can't load them.
     """
     writer = _Writer(as_stored=as_stored)
     writer.result.config = writer.model(model)
-    # Beside the config stands what the model is compiled with now.
+    # The current compile arguments are written beside the config.
     writer.result.config.pop("compile_config", None)
     return writer.result
 
 
 def checked_config(model: Functional, suffix: str, problems: Sequence[str] = ()) -> dict[str, Any]:
-    """The config of a model that goes to Keras 2.
+    """The config of a model that is saved for Keras 2.
 
-    Raises ConfigError that names what a file there can't hold, beside other `problems` that were found already.
+    Raises ConfigError that lists what such a file can't store, and any other `problems` found before.
     """
-    said = keras2_model(model, as_stored=True)
-    problems = [*said.unsayable, *(f"{what} computes as in Keras 3" for what in said.keras3_only), *problems]
+    written = keras2_model(model, as_stored=True)
+    problems = [*written.unsupported, *(f"{what} computes as in Keras 3" for what in written.keras3_only), *problems]
     if problems:
         listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ConfigError(f"save: no {suffix} file of Keras 2 can hold the model: {listed}; save it for Keras 3")
-    return said.config
+        raise ConfigError(f"save: a {suffix} file of Keras 2 can't store the model: {listed}; save it for Keras 3")
+    return written.config
 
 
 def file_order(model: Functional) -> Sequence[Layer]:
-    """The layers of a model, inputs and operations among them, in the order of the file that it came from."""
+    """The layers of a model, with inputs and operations, in the order of the file that it was loaded from."""
     stored = model.stored_form
     layers: Sequence[Layer] = model.graph.layers if model.built else model.layers
     if stored is None or set(stored.layers) != set(layers):
@@ -88,7 +88,7 @@ def file_order(model: Functional) -> Sequence[Layer]:
 
 
 def file_orders(model: Functional) -> dict[Functional, list[Layer]]:
-    """Of a model and of each model in it, the layers without operations, in the order of the file."""
+    """For a model and each nested model, the layers without operations, in the order of the file."""
     orders = {}
     for one in (one for one in model.walk_layers() if isinstance(one, Functional)):
         own = set(one.layers)
@@ -102,7 +102,7 @@ class _Writer:
         self._as_stored = as_stored
 
     def model(self, model: Functional) -> dict[str, Any]:
-        """A model, the whole or one in it."""
+        """The serialised form of a model, whole or nested."""
         content, head = self._head(model)
         if model.keras_class_name == "Sequential":
             layers = [self.layer(layer) for layer in [*self._sequence_inputs(model), *model.layers]]
@@ -125,7 +125,7 @@ class _Writer:
         return {**content, "config": {**(head or {}), "layers": layers, **ends}}
 
     def _head(self, model: Functional) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """A model's object without its config, and that without its layers; None where they are all of it."""
+        """A model's object without its config, and its config without layers; None if that is only the layers."""
         stored = model.stored_form if self._as_stored else None
         if stored is None:
             return {"class_name": model.keras_class_name}, {"name": model.name, "trainable": model.trainable}
@@ -134,32 +134,32 @@ class _Writer:
         return content, _written_over(config, model, stored) if isinstance(config, Mapping) else None
 
     def _sequence_inputs(self, model: Functional) -> list[Layer]:
-        """The InputLayer of a Sequential, unless its file says the shape in another place, or doesn't say it."""
+        """The InputLayer of a Sequential, unless its file has the shape in another place, or not at all."""
         if self._as_stored and model.stored_form is not None:
             return [layer for layer in model.stored_form.layers if isinstance(layer, InputLayer) and layer.stored_form]
         if not model.built:
-            self.result.unsayable.append(f"model '{model.name}' has no input shape")
+            self.result.unsupported.append(f"model '{model.name}' has no input shape")
             return []
         return [tensor.history.layer for tensor in model.inputs]
 
     def layer(self, layer: Layer) -> dict[str, Any]:
-        """A layer, without its calls."""
+        """The serialised form of a layer, without its calls."""
         if isinstance(layer, Functional):
             return self.model(layer)
         if self._as_stored and layer.stored_form is not None and layer.stored_form.holds(layer):
             return self._stored_layer(layer, layer.stored_form)
         kind = class_name(layer)
         if isinstance(layer.get_config().get("dtype"), dict):
-            self.result.unsayable.append(f"layer '{layer.name}' is quantised")
+            self.result.unsupported.append(f"layer '{layer.name}' is quantised")
         if layer.is_operation or kind in ABSENT_LAYERS:
-            self.result.unsayable.append(f"{kind} (layer '{layer.name}') is unknown to it")
+            self.result.unsupported.append(f"{kind} (layer '{layer.name}') isn't supported")
         config = dict(layer.get_config())
         later, old_names = LATER_OPTIONS.get(kind, ()), OLD_NAMES.get(kind, {})
         written: dict[str, Any] = {}
         for key, value in config.items():
             if key in later:
                 if value not in (None, False, "auto", getattr(type(layer)._options.get(key), "default", None)):
-                    self.result.unsayable.append(f"{kind} (layer '{layer.name}') has no option '{key}'")
+                    self.result.unsupported.append(f"{kind} (layer '{layer.name}') has no option '{key}'")
                 continue
             written[old_names.get(key, key)] = self._option(layer, key, value)
         if isinstance(layer, InputLayer):
@@ -181,15 +181,15 @@ class _Writer:
         return {**stored.content, "config": config}
 
     def _stored_inner(self, layer: Layer, content: Any, inner: Any) -> Any:
-        """Layers in a layer's config, which may be frozen by now."""
+        """Layers in a layer's config, whose `trainable` may have changed."""
         if isinstance(content, list) and isinstance(inner, (list, tuple)) and len(content) == len(inner):
             return [self._stored_inner(layer, *pair) for pair in zip(content, inner, strict=True)]
         if not isinstance(inner, Layer) or not isinstance(content, Mapping):
             return content
         if inner.stored_form is not None:
-            # It may be one that lies in a model, too, where it has its name beside its config.
+            # A layer that is also in a model has its name beside its config there.
             return {key: value for key, value in self.layer(inner).items() if key != "name" or key in content}
-        # Bidirectional computes with copies of its layers, which have other names. If it is frozen, so are they.
+        # Bidirectional computes with copies of its layers, which have other names. They are frozen with it.
         config = content.get("config")
         if not layer.trainable or not isinstance(config, Mapping) or inner.trainable == config.get("trainable", True):
             return content
@@ -210,7 +210,7 @@ class _Writer:
         return value
 
     def _inner(self, layer: Layer) -> dict[str, Any]:
-        """A layer that another holds. Keras 3 finds its class only where a module tells; 2.15 has the same modules."""
+        """A layer inside of another. Keras 3 needs a module to find its class; 2.15 has the same modules."""
         described = self.layer(layer)
         module = _MODULES.get(described["class_name"], "keras.layers")
         return {"module": module, **described, "registered_name": None}
@@ -227,12 +227,12 @@ class _Writer:
         if value == "hard_sigmoid":
             self.result.keras3_only.append(f"hard_sigmoid of layer '{layer.name}'")
         if not isinstance(value, str) or value not in ACTIVATIONS:
-            self.result.unsayable.append(f"the activation of layer '{layer.name}' is unknown to it")
+            self.result.unsupported.append(f"the activation of layer '{layer.name}' isn't supported")
             return value
         return ACTIVATIONS[value]
 
     def _call(self, node: Node, graph: Graph) -> list[Any]:
-        """One call: [[layer, node, tensor, keyword arguments], ...] for each tensor of its first argument."""
+        """One call: a list of [layer, node, tensor, keyword arguments], one for each tensor of its first argument."""
         if self._as_stored and node.stored is not None:
             written: list[Any] = self._stored_call(node.stored, graph)
             return written
@@ -242,18 +242,18 @@ class _Writer:
         kwargs = {} if node.training is None else {"training": node.training}
         for name, value in node.kwargs.items():
             if any(isinstance(leaf, Tensor) for leaf in flatten(value)):
-                self.result.unsayable.append(f"{label} takes tensors as '{name}'")
+                self.result.unsupported.append(f"{label} takes tensors as '{name}'")
             if any(leaf is NO_MASK for leaf in flatten(value)):
                 self.result.keras2_only.append(f"a mask of None for layer '{layer.name}'")
             kwargs[name] = map_structure(lambda leaf: None if leaf is NO_MASK else leaf, value)
         first = node.args[0] if node.args else None
         tensors = [first] if isinstance(first, Tensor) else list(first) if isinstance(first, (list, tuple)) else []
         if len(node.args) > 1:
-            # Beside its input, a recurrent layer takes its first states: in one list.
+            # A recurrent layer takes its initial states after its input, in one list.
             states = flatten(list(node.args[1:]))
             tensors += states
             if kind not in _RECURRENT or isinstance(first, (list, tuple)):
-                self.result.unsayable.append(f"{label} has {len(node.args)} arguments")
+                self.result.unsupported.append(f"{label} has {len(node.args)} arguments")
             else:
                 self.result.keras2_only.append(f"states of layer '{layer.name}'")
         if (
@@ -261,7 +261,7 @@ class _Writer:
             or not all(isinstance(tensor, Tensor) for tensor in tensors)
             or (isinstance(first, (list, tuple)) and len(first) < 2)
         ):
-            self.result.unsayable.append(f"{label} takes no plain list of tensors")
+            self.result.unsupported.append(f"{label} takes no plain list of tensors")
             return []
         if kind in _MERGING and any(tensor.mask_shape is not None for tensor in tensors):
             rule = getattr(layer, "mask_rule", "keras3")
@@ -270,7 +270,7 @@ class _Writer:
         return [[*self._history(tensor, graph), kwargs] for tensor in tensors]
 
     def _stored_call(self, value: Any, graph: Graph) -> Any:
-        """A call as its file has it, with today's names and numbers of the tensors."""
+        """A call as in its file, with the current names and indices of the tensors."""
         if isinstance(value, Tensor):
             return self._history(value, graph)
         if isinstance(value, tuple):
@@ -285,13 +285,13 @@ class _Writer:
     def _copies(self, layer: Layer) -> int:
         """How often each call of a layer is written.
 
-        tf.keras 2.15 counts a model's own building as its call 0, Keras 3 doesn't. Where each call of a model is
-        written twice, the odd numbers mean the same in both.
+        tf.keras 2.15 counts the building of a model as its call 0, Keras 3 doesn't. If each call of a model is written
+        twice, the odd indices mean the same in both.
         """
         return 2 if isinstance(layer, Functional) and self._numbers_as_stored(layer) is None else 1
 
     def _numbers_as_stored(self, layer: Layer) -> int | None:
-        """The number of the first call of a model, if it is counted as in the file that it came from."""
+        """The index of a model's first call, if calls are counted as in the file that it was loaded from."""
         return layer.stored_form.first_call if self._as_stored and layer.stored_form is not None else None
 
     def _history(self, tensor: Tensor, graph: Graph) -> list[Any]:
@@ -303,7 +303,7 @@ class _Writer:
         return [layer.name, number, tensor_index]
 
     def _ends(self, structure: Structure, graph: Graph) -> Structure:
-        """Inputs or outputs. Keras 2 writes one as a list of one, which Keras 3 takes for a list."""
+        """Inputs or outputs. Keras 2 writes a single one as a list of one, which Keras 3 would load as a list."""
         end = self._end(structure, graph)
         return [end] if self._as_stored and isinstance(structure, Tensor) else end
 
@@ -316,7 +316,7 @@ class _Writer:
 
 
 def _written_over(config: Mapping[str, Any], layer: Layer, stored: StoredForm) -> dict[str, Any]:
-    """A stored config with the layer's name, and whether it is trainable, where they have changed."""
+    """A stored config with the layer's current `name` and `trainable`, if they have changed."""
     written = dict(config)
     if layer.name != stored.name and "name" in config:
         written["name"] = layer.name
@@ -326,12 +326,12 @@ def _written_over(config: Mapping[str, Any], layer: Layer, stored: StoredForm) -
 
 
 def _vocabulary(lookup: Lookup) -> dict[str, Any]:
-    """The terms that lay beside the config in a `.keras` file, as options, which an `.h5` has, too."""
+    """The vocabulary, which a `.keras` file stores beside the config, as options, which an `.h5` can store."""
     if lookup.vocabulary is None:
         return {}
     terms: dict[str, Any] = {"vocabulary": list(lookup.vocabulary), "has_input_vocabulary": True}
     weights = next((weight.numpy().tolist() for weight in lookup.own_weights if weight.name == "idf_weights"), None)
-    # Those of vectors that are padded have zeros behind them, those of terms the weights of reserved ones before them.
+    # Padded weights have zeros at the end; before those of the terms are the weights of reserved ones.
     return (
         terms
         if weights is None

@@ -1,4 +1,4 @@
-"""What tf.keras 2.15 lacks of Keras 3, as tables."""
+"""Tables of the classes and options of Keras 3 that tf.keras 2.15 lacks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _RECURRENT = ("implementation", "use_cudnn", "seed")
 _LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization")
 
-#: Layers that it doesn't have, or whose weights or options it writes in a form of its own.
+#: Layers that it lacks, or whose weights or options it writes in a format of its own.
 ABSENT_LAYERS = frozenset(
     {
         "AdaptiveAveragePooling1D",
@@ -24,7 +24,7 @@ ABSENT_LAYERS = frozenset(
     }
 )
 
-#: Options that it doesn't have. They can be left out where they say nothing.
+#: Options that it lacks. They can be left out if they have no effect.
 LATER_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "GRU": _RECURRENT,
     "LSTM": _RECURRENT,
@@ -41,13 +41,13 @@ LATER_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "MultiHeadAttention": ("flash_attention", "seed", "sliding_window", "use_gate"),
 }
 
-#: Layer -> option -> its name there.
+#: Layer -> option -> its name in 2.15.
 OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "InputLayer": {"batch_shape": "batch_input_shape"},
     "LeakyReLU": {"negative_slope": "alpha"},
 }
 
-#: Activations that it has -> their name there.
+#: Activations that it has -> their name in 2.15.
 ACTIVATIONS: Mapping[str, str] = {
     **{
         name: name
@@ -109,9 +109,9 @@ OPTIMIZERS = frozenset(
         "SGD",
     }
 )
-#: Options of optimizers that it doesn't have.
+#: Options of optimizers that it lacks.
 LATER_OPTIMIZER_OPTIONS = ("loss_scale_factor", "gradient_accumulation_steps")
-#: Options of losses that it doesn't have.
+#: Options of losses that it lacks.
 LATER_LOSS_OPTIONS: Mapping[str, tuple[str, ...]] = {"SparseCategoricalCrossentropy": ("axis",)}
 
 METRICS = frozenset(
@@ -161,5 +161,5 @@ METRICS = frozenset(
         "TruePositives",
     }
 )
-#: Options of metrics that it doesn't have.
+#: Options of metrics that it lacks.
 LATER_METRIC_OPTIONS: Mapping[str, tuple[str, ...]] = {"SparseTopKCategoricalAccuracy": ("from_sorted_ids",)}

@@ -1,6 +1,6 @@
-"""Releases of Keras 2: what each can read of how a model was compiled.
+"""Releases of Keras 2, and which compile arguments each of them can load.
 
-Read in the sources of Keras 2.0.8 to 2.3.1, of TensorFlow 1.14 to 2.5, and of Keras 2.6 to 2.15.
+Taken from the sources of Keras 2.0.8 to 2.3.1, of TensorFlow 1.14 to 2.5, and of Keras 2.6 to 2.15.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One of them: 2.`minor`, by itself or in TensorFlow.
+    """Release 2.`minor`, of standalone Keras or in TensorFlow.
 
     TensorFlow 1.13 to 2.1 call theirs 2.2.4-tf, TensorFlow 2.2 has 2.3.0-tf, and TensorFlow 2.3 and 2.4 have 2.4.0.
     """
@@ -22,45 +22,45 @@ class Release:
 
     @classmethod
     def of(cls, version: str) -> Release:
-        """That of a `keras_version`; the last where it says none."""
+        """The release of a `keras_version`; the last one if it has none."""
         found = re.match(r"2\.(\d+)", version)
         if not found:
             return LAST
         return cls(int(found[1]), in_tensorflow=int(found[1]) > 3 or version.endswith("-tf"))
 
     @property
-    def keeps_words(self) -> bool:
-        """Whether its `.h5` has metrics as words, by which it also names their logs, each version in its own way."""
+    def stores_names(self) -> bool:
+        """Whether its `.h5` stores names like "accuracy", which then also name the logs, in a way that varies."""
         return self.minor < 3 or not self.in_tensorflow
 
     @property
     def prefixes_metrics(self) -> bool:
-        """Whether it puts the output's name before that of a metric which it reads from a file, too."""
+        """Whether it prefixes the names of metrics that it loads from a file with the output's name, too."""
         return self.minor < 5
 
     @property
-    def wants_weight_mode(self) -> bool:
-        """Whether it looks for `sample_weight_mode`, which is None wherever weights go by rows."""
+    def requires_weight_mode(self) -> bool:
+        """Whether it requires `sample_weight_mode`, which is None if weights are by row."""
         return self.minor < 4
 
     @property
     def has_new_optimizers(self) -> bool:
-        """Whether there are others than those which 2.11 calls legacy."""
+        """Whether it has other optimizers than those that 2.11 calls legacy."""
         return self.minor >= 11
 
     @property
     def scales_losses(self) -> bool:
-        """Whether it reads a LossScaleOptimizer in today's form."""
+        """Whether it can load a LossScaleOptimizer in today's format."""
         return self.minor >= 4
 
-    def knows(self, since: int) -> bool:
-        """Whether it has what came with 2.`since`."""
+    def has(self, since: int) -> bool:
+        """Whether it has what was added in 2.`since`."""
         return self.minor >= since
 
 
 LAST = Release(15)
 
-#: Losses and metrics by their classes, optimizers -> the release that they came with, where it isn't 2.2.4-tf.
+#: Classes of losses, metrics and optimizers -> the release that added them, if after 2.2.4-tf.
 LOSSES_SINCE: Mapping[str, int] = {"BinaryFocalCrossentropy": 8, "CategoricalFocalCrossentropy": 13}
 METRICS_SINCE: Mapping[str, int] = {
     "PrecisionAtRecall": 3,
@@ -74,7 +74,7 @@ METRICS_SINCE: Mapping[str, int] = {
     "R2Score": 13,
 }
 OPTIMIZERS_SINCE: Mapping[str, int] = {"Adafactor": 11, "AdamW": 11, "Lion": 13}
-#: Names of losses and of metrics that all have.
+#: Names of losses and metrics that all releases have.
 _NAMES = (
     *("binary_crossentropy", "categorical_crossentropy", "categorical_hinge", "hinge", "poisson"),
     *("kullback_leibler_divergence", "logcosh", "sparse_categorical_crossentropy", "squared_hinge"),
@@ -95,7 +95,7 @@ METRIC_NAMES_SINCE: Mapping[str, int] = {
     **dict.fromkeys(("binary_focal_crossentropy", "categorical_focal_crossentropy"), 13),
     **dict.fromkeys(("kl_divergence", "kld", "KLD"), 13),
 }
-#: Losses by their classes -> the name that all have, where it isn't the class's in another spelling.
+#: Classes of losses -> the name that all releases have, if it isn't the class's in snake case.
 LOSS_NAMES: Mapping[str, str] = {
     "Huber": "huber_loss",
     "KLDivergence": "kullback_leibler_divergence",
@@ -104,7 +104,7 @@ LOSS_NAMES: Mapping[str, str] = {
 
 _IOU = {"axis": 10, "ignore_class": 10, "sparse_y_pred": 10}
 _AT = {"class_id": 5}
-#: Class -> option -> the release that it came with, where it is a later one than the class.
+#: Class -> option -> the release that added it, if after the class.
 LOSS_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {
     "BinaryCrossentropy": {"axis": 6},
     "CategoricalCrossentropy": {"axis": 6},
@@ -124,6 +124,6 @@ METRIC_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {
     "SparseCategoricalCrossentropy": {"ignore_class": 10},
     "SpecificityAtSensitivity": _AT,
 }
-#: The same of optimizers and of schedules. 2.4.0 is also TensorFlow 2.3's, which lacks `beta`.
+#: The same for optimizers and schedules. 2.4.0 is also TensorFlow 2.3's, which lacks `beta`.
 OPTIMIZER_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {"Ftrl": {"beta": 5}}
 SCHEDULE_OPTIONS_SINCE: Mapping[str, Mapping[str, int]] = {"CosineDecay": {"warmup_steps": 13, "warmup_target": 13}}

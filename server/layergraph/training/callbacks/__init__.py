@@ -1,1 +1,1 @@
-"""Callbacks."""
+"""Callbacks of training runs."""

@@ -1,4 +1,4 @@
-"""Callbacks that watch a log and act on it, by Keras's rules: stop, keep the best weights, lower the learning rate."""
+"""Callbacks that monitor a log, by Keras's rules: stop, keep the best weights, reduce the learning rate."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def _amount(value: Any) -> float:
 
 
 class Monitor(Configurable, Callback):
-    """Base of callbacks that compare a log with the best so far.
+    """Base of callbacks that compare a log with its best value so far.
 
     monitor     name of the log
-    mode        "min" or "max" is better; "auto" asks the metric: losses and errors want to be small
-    min_delta   what a value must be better by to count as better; its sign doesn't matter
+    mode        whether "min" or "max" is better; "auto" depends on the metric: losses and errors are minimised
+    min_delta   minimum improvement; its sign is ignored
 
-    Values are compared in float32, as Keras on torch does, where a log that differs in later digits is a tie. A NaN is
-    better than nothing and than no number. Raises ConfigError when training begins, if no epoch will have the log or
-    "auto" can't decide, and after an epoch whose log is several numbers.
+    Values are compared in float32, as Keras on torch does, so logs that differ in later digits are equal. NaN is an
+    improvement only if there is no best value yet. Raises ConfigError when training begins, if no epoch will have the
+    log or the mode can't be determined, and after an epoch whose log is several numbers.
     """
 
     monitor: str = option(text, default="val_loss", kw_only=True)
     mode: str = option(one_of("auto", "min", "max"), default="auto", kw_only=True)
     min_delta: float = option(_amount, default=0.0, kw_only=True)
 
-    #: Attributes that a run which goes on has to know.
+    #: Names of the attributes that are the callback's state.
     state_names: ClassVar[tuple[str, ...]] = ("best",)
 
     def setup(self) -> None:
@@ -64,35 +64,35 @@ class Monitor(Configurable, Callback):
         direction = self.model.log_direction(self.monitor.removeprefix("val_"))
         if direction is None:
             raise ConfigError(
-                f"{type(self).__name__}: mode 'auto' doesn't know whether '{self.monitor}' should be large or small; "
-                "give mode 'min' or 'max'"
+                f"{type(self).__name__}: mode 'auto' can't determine whether '{self.monitor}' should be large or "
+                "small; set mode to 'min' or 'max'"
             )
         return 1.0 if direction == "up" else -1.0
 
     def improves(self, value: float, reference: float | None) -> bool:
-        """Whether `value` beats `reference` by more than `min_delta`."""
+        """Whether `value` improves on `reference` by more than `min_delta`. Raises ConfigError for several numbers."""
         if np.ndim(value):
             raise ConfigError(f"{type(self).__name__}: log '{self.monitor}' is {np.size(value)} numbers, expected one")
         if reference is None:
             return True
-        # Subtracted from what Keras logs, a float32, and only then rounded again.
+        # As in Keras: min_delta is subtracted from the float32 log, and the result is rounded to float32 again.
         reduced = _rounded(_rounded(value) - self._sign * self.min_delta)
         return self._sign * reduced > self._sign * _rounded(reference)
 
 
 def _no_such_log(name: str, known: Sequence[str]) -> str:
-    """Why no epoch will have a log. The one that callbacks watch by default is there with validation only."""
+    """Why no epoch will have a log. The default log `val_loss` only exists with validation."""
     if name.startswith("val_") and name.removeprefix("val_") in known:
         return f"no epoch has the log '{name}', since there is no validation; known: {', '.join(sorted(known))}"
     return unknown_name("log", name, known)
 
 
 class EarlyStopping(Monitor):
-    """Ends a run whose monitored log has not improved for `patience` epochs (keras.callbacks.EarlyStopping).
+    """Stops a run whose monitored log hasn't improved for `patience` epochs (keras.callbacks.EarlyStopping).
 
-    baseline               patience only starts anew for values that beat it
-    restore_best_weights   at the end, also of a run that was not stopped, the best epoch's weights come back
-    start_from_epoch       epochs before it don't count
+    baseline               patience restarts only for values that improve on it
+    restore_best_weights   restore the best epoch's weights at the end, even if the run wasn't stopped early
+    start_from_epoch       epochs before it are ignored
     """
 
     monitor: str = option(text, default="val_loss")
@@ -134,10 +134,10 @@ class EarlyStopping(Monitor):
 
 
 class ReduceLROnPlateau(Monitor):
-    """Multiplies the rate by `factor` after `patience` epochs without improvement (keras.callbacks.ReduceLROnPlateau).
+    """Multiplies the learning rate by `factor` after `patience` epochs without improvement.
 
-    Logs `learning_rate`, as it was in the epoch; of a MultiOptimizer `learning_rate_<name>` of each. Raises ConfigError
-    for an optimizer with a schedule.
+    Logs the epoch's `learning_rate`; for a MultiOptimizer `learning_rate_<name>` of each optimizer. Raises ConfigError
+    for an optimizer with a schedule (keras.callbacks.ReduceLROnPlateau).
     """
 
     monitor: str = option(text, default="val_loss")
@@ -190,9 +190,9 @@ class ReduceLROnPlateau(Monitor):
 
 
 class TerminateOnNaN(Configurable, Callback):
-    """Ends a run after the batch that makes the loss no number; its epoch is still logged (keras.callbacks).
+    """Stops a run after a batch whose loss is NaN or infinite; its epoch is still logged (keras.callbacks).
 
-    raise_error   raises NonFiniteLossError instead: nothing of the epoch is logged
+    raise_error   raise NonFiniteLossError instead, without logging the epoch
     """
 
     raise_error: bool = option(boolean, default=False)
@@ -208,7 +208,7 @@ class TerminateOnNaN(Configurable, Callback):
         if logs and not math.isfinite(logs["loss"]):
             if self.raise_error:
                 raise NonFiniteLossError(logs["loss"], self._epoch + 1, batch + 1)
-            print(f"Batch {batch}: the loss is no number; training ends")
+            print(f"Batch {batch}: the loss isn't finite; stopping training")
             self.model.stop_training = True
 
 
@@ -221,10 +221,10 @@ def _schedule(value: Any) -> Any:
 
 
 class LearningRateScheduler(Configurable, Callback):
-    """Sets the rate at the start of each epoch (keras.callbacks.LearningRateScheduler). Logs as ReduceLROnPlateau does.
+    """Sets the learning rate at the start of each epoch, and logs it (keras.callbacks.LearningRateScheduler).
 
-    schedule   one of the learning-rate schedules, asked with the epoch, from 0; or a function (epoch, rate) -> rate, or
-               (epoch) -> rate, as Keras takes it
+    schedule   a learning-rate schedule, called with the epoch, from 0; or, as in Keras, a function (epoch, rate) ->
+               rate or (epoch) -> rate
 
     Raises ConfigError for an optimizer with a schedule of its own.
     """
@@ -259,7 +259,7 @@ class LearningRateScheduler(Configurable, Callback):
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """An optimizer with a number for a rate, which is logged as `log`. Rates are float32 in Keras, also in logs."""
+    """An optimizer with a constant learning rate, logged as `log`. As in Keras, rates and their logs are float32."""
 
     log: str
     optimizer: BaseOptimizer
@@ -267,7 +267,7 @@ class Rated:
 
 
 def rated(callback: Callback) -> list[Rated]:
-    """The model's optimizer, or those of a MultiOptimizer. Raises ConfigError where a rate is a schedule."""
+    """The model's optimizer, or those of a MultiOptimizer. Raises ConfigError if a learning rate is a schedule."""
     found = []
     for log, optimizer in () if callback.model.optimizer is None else callback.model.optimizer.rated:
         rate = optimizer.learning_rate
@@ -278,11 +278,11 @@ def rated(callback: Callback) -> list[Rated]:
 
 
 def _rounded(value: float) -> float:
-    """The number as float32 holds it."""
+    """The number rounded to float32."""
     with np.errstate(over="ignore"):
         return float(np.float32(value))
 
 
 def logged_rates(callback: Callback) -> dict[str, float]:
-    """The rates as they are, by the names of their logs."""
+    """The current learning rates, by the names of their logs."""
     return {one.log: one.rate for one in rated(callback)}

@@ -1,4 +1,4 @@
-"""Callbacks by Keras's names, as a run's configuration gives them."""
+"""Callbacks by Keras's names, for the configuration of a run."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ CALLBACKS: Mapping[str, type[Callback]] = {
 
 
 def callback(value: Any, folder: Path | None = None) -> Callback:
-    """A callback, its name, or {"class_name", "config"}. Raises ConfigError.
+    """Returns a callback for an object, a name, or {"class_name", "config"}. Raises ConfigError for unknown ones.
 
-    `folder` is the one that files are written to, for configurations that someone else has written: paths are inside of
-    it, and those that lead out are refused.
+    `folder` confines the paths of untrusted configurations: they are relative to it, and paths that lead out of it
+    raise ConfigError.
     """
     if isinstance(value, Callback):
         return value

@@ -1,4 +1,4 @@
-"""Metrics of yes/no predictions at thresholds: counts of the four outcomes, and what follows from them."""
+"""Metrics of binary predictions at thresholds: counts of the confusion matrix, and ratios and areas from them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from layergraph.training.options import (
 
 Tensor = torch.Tensor
 
-#: What predictions beside the k best count as, and the threshold that all others pass (Keras's NEG_INF).
+#: Value of predictions other than the k best, and the threshold below all others (Keras's NEG_INF).
 LOWEST = -1e10
 
 
 class Counts:
-    """True and false positives by threshold, and how many labels are positive and negative: all weighted sums.
+    """True and false positives by threshold, and numbers of positive and negative labels, as weighted sums.
 
-    Tensors have the shape (thresholds,) or, with labels counted apart, (thresholds, labels).
+    Tensors have the shape (thresholds,) or, for metrics by label, (thresholds, labels).
     """
 
     def __init__(self, thresholds: Sequence[float]) -> None:
         self._thresholds = np.asarray(thresholds, np.float64)
         steps = len(thresholds) - 1
-        # Thresholds i / steps need no comparison with each of them (Keras's is_evenly_distributed_thresholds).
+        # Thresholds i / steps don't need a comparison with each of them (Keras's is_evenly_distributed_thresholds).
         self._even = steps >= 2 and np.allclose(self._thresholds, np.arange(steps + 1) / steps, atol=EPSILON)
         self._sums: tuple[Tensor, ...] | None = None
 
@@ -52,7 +52,7 @@ class Counts:
 
     @property
     def sums(self) -> tuple[Tensor, ...] | None:
-        """Everything that was counted."""
+        """All sums, as the state of a metric; None before the first batch."""
         return self._sums
 
     @sums.setter
@@ -60,7 +60,7 @@ class Counts:
         self._sums = value
 
     def take(self, labels: Tensor, predictions: Tensor, weights: Tensor | None) -> None:
-        """Counts (N, labels) of both; `weights` broadcast to them."""
+        """Adds (N, labels) labels and predictions; `weights` broadcast to them."""
         positive = labels.bool().to(torch.float64)
         negative = 1.0 - positive
         if weights is not None:
@@ -81,26 +81,26 @@ class Counts:
         return torch.where(above, amounts[None], 0.0).sum(1)
 
     def _buckets(self, predictions: Tensor, amounts: Tensor) -> Tensor:
-        """The same for even thresholds: one pass over the predictions, summed up from the highest threshold down."""
+        """The same for evenly spaced thresholds: a histogram, summed up from the highest threshold down."""
         count = len(self._thresholds)
         places = (torch.ceil(predictions.clamp(0.0, 1.0) * (count - 1)) - 1).long()
         if self._thresholds[0] < 0.0 or self._thresholds[-1] > 1.0:
             places = places.clamp_min(0)
-        # A prediction of 0 is above no threshold: it goes to a bucket of its own, which is dropped.
+        # A prediction of 0 is above no threshold: it goes to an extra bucket, which is dropped.
         places = places.where(places >= 0, count)
         buckets = amounts.new_zeros((count + 1, amounts.shape[1]))
         return buckets.scatter_add_(0, places, amounts)[:count].flip(0).cumsum(0).flip(0)
 
 
 class _Confusion(Metric):
-    """Base of metrics that count outcomes at `thresholds`."""
+    """Base of metrics on confusion matrices at `thresholds`."""
 
     state_names = ("sums",)
     top_k: int | None = None
     class_id: int | None = None
 
     def thresholds_used(self) -> Sequence[float]:
-        """The thresholds to count at."""
+        """The thresholds at which predictions are counted."""
         raise NotImplementedError
 
     def setup(self) -> None:
@@ -112,7 +112,7 @@ class _Confusion(Metric):
 
     @property
     def sums(self) -> tuple[Tensor, ...] | None:
-        """What has been counted."""
+        """The metric's state."""
         return self._counts.sums
 
     @sums.setter
@@ -122,11 +122,15 @@ class _Confusion(Metric):
     def check_shapes(self, labels: Shape, predictions: Shape) -> None:
         classes = predictions[-1] if predictions else 1
         if self.top_k is not None and classes is not None and self.top_k > classes:
-            raise DataError(f"metric '{self.name}': top_k is {self.top_k}, predictions have shape {predictions}")
+            raise DataError(
+                f"metric '{self.name}': top_k is {self.top_k}, expected at most {classes} for predictions {predictions}"
+            )
         if self.class_id is None:
             return
         if len(predictions) < 2 or (classes is not None and not 0 <= self.class_id < classes):
-            raise DataError(f"metric '{self.name}': class_id is {self.class_id}, predictions have shape {predictions}")
+            raise DataError(
+                f"metric '{self.name}': class_id is {self.class_id}, expected a class of predictions {predictions}"
+            )
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         y_pred, y_true = same_rank(y_pred.float(), y_true)
@@ -135,13 +139,13 @@ class _Confusion(Metric):
             best = y_pred.topk(self.top_k, -1).indices
             y_pred = torch.full_like(y_pred, LOWEST).scatter(-1, best, y_pred.gather(-1, best))
         if self.class_id is not None:
-            # A slice, so that weights still go with the rows.
+            # A slice keeps the axis, so that weights still broadcast.
             chosen = slice(self.class_id, self.class_id + 1)
             y_true, y_pred = y_true[..., chosen], y_pred[..., chosen]
         self.count(y_true, y_pred, weights)
 
     def count(self, y_true: Tensor, y_pred: Tensor, weights: Tensor | None) -> None:
-        """Counts all elements alike."""
+        """Counts all elements together."""
         if weights is not None:
             weights = weights.expand(y_pred.shape).reshape(-1, 1)
         self._counts.take(y_true.reshape(-1, 1), y_pred.reshape(-1, 1), weights)
@@ -157,12 +161,12 @@ class _Confusion(Metric):
 
 
 def _single(values: Tensor) -> Result:
-    """The one number, or all of them."""
+    """The only number, or all of them."""
     return float(values[0]) if len(values) == 1 else np.asarray(values.float().cpu())
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, 0 where the whole is 0."""
+    """part / whole; 0 where `whole` is 0."""
     return torch.where(whole == 0, 0.0, part / whole)
 
 
@@ -170,7 +174,7 @@ _thresholds = one_or_list_of(fraction, MOST_GIVEN_THRESHOLDS)
 
 
 class _AtThresholds(_Confusion):
-    """Base of metrics with one result for each threshold that was given."""
+    """Base of metrics with one result per given threshold."""
 
     thresholds: float | tuple[float, ...] | None = option(optional(_thresholds), default=None)
 
@@ -181,38 +185,38 @@ class _AtThresholds(_Confusion):
 
 
 class TruePositives(_AtThresholds):
-    """Weighted number of positive labels predicted so (keras.metrics.TruePositives)."""
+    """Weighted number of positive labels that are predicted positive (keras.metrics.TruePositives)."""
 
     def result(self) -> Result:
         return _single(self.outcomes()[0])
 
 
 class FalsePositives(_AtThresholds):
-    """Weighted number of negative labels predicted positive (keras.metrics.FalsePositives)."""
+    """Weighted number of negative labels that are predicted positive (keras.metrics.FalsePositives)."""
 
     def result(self) -> Result:
         return _single(self.outcomes()[1])
 
 
 class TrueNegatives(_AtThresholds):
-    """Weighted number of negative labels predicted so (keras.metrics.TrueNegatives)."""
+    """Weighted number of negative labels that are predicted negative (keras.metrics.TrueNegatives)."""
 
     def result(self) -> Result:
         return _single(self.outcomes()[2])
 
 
 class FalseNegatives(_AtThresholds):
-    """Weighted number of positive labels predicted negative (keras.metrics.FalseNegatives)."""
+    """Weighted number of positive labels that are predicted negative (keras.metrics.FalseNegatives)."""
 
     def result(self) -> Result:
         return _single(self.outcomes()[3])
 
 
 class Precision(_AtThresholds):
-    """Share of the positive predictions that are right (keras.metrics.Precision).
+    """Fraction of the positive predictions that are true (keras.metrics.Precision).
 
-    top_k      only the k best predictions of a row count as positive
-    class_id   only this class counts
+    top_k      only the k largest predictions of a row count as positive
+    class_id   index of the only class that is counted
     """
 
     direction = "up"
@@ -226,7 +230,7 @@ class Precision(_AtThresholds):
 
 
 class Recall(_AtThresholds):
-    """Share of the positive labels that were found (keras.metrics.Recall); options as Precision's."""
+    """Fraction of the positive labels that are predicted positive (keras.metrics.Recall); options as for Precision."""
 
     direction = "up"
     thresholds: float | tuple[float, ...] | None = option(optional(_thresholds), default=None)
@@ -239,13 +243,13 @@ class Recall(_AtThresholds):
 
 
 class _AtConstraint(_Confusion):
-    """Base of metrics that are the best of one share where another one is at least a given value."""
+    """Base of metrics that maximise one ratio over the thresholds at which another is at least a given value."""
 
     direction = "up"
     num_thresholds: int = option(count(MOST_THRESHOLDS), default=200)
     class_id: int | None = option(optional(integer), default=None)
 
-    #: The option that holds the value.
+    #: Name of the option with that value.
     constraint: ClassVar[str]
 
     def thresholds_used(self) -> Sequence[float]:
@@ -254,12 +258,12 @@ class _AtConstraint(_Confusion):
         return [index / (self.num_thresholds - 1) for index in range(self.num_thresholds)]
 
     def shares(self) -> tuple[Tensor, Tensor]:
-        """What has to reach the value, and what is looked for, by threshold."""
+        """The constrained ratio and the maximised ratio, by threshold."""
         raise NotImplementedError
 
     def result(self) -> Result:
         constrained, wanted = self.shares()
-        # Keras compares in float32.
+        # As in Keras, compared in float32.
         feasible = constrained.float() >= float(getattr(self, self.constraint))
         return float(torch.where(feasible, wanted, 0.0).max())
 
@@ -317,7 +321,7 @@ class RecallAtPrecision(_AtConstraint):
 
 
 def _word(*choices: str) -> Any:
-    """Validator: one of the words, capitalised or not, in the spelling of `choices`."""
+    """Validator: one of the words in any case, returned in the spelling of `choices`."""
 
     def validate(value: Any) -> str:
         for choice in choices:
@@ -333,9 +337,9 @@ class AUC(_Confusion):
 
     curve              'ROC', 'PR' or 'PRGAIN'
     summation_method   'interpolation', 'minoring' or 'majoring' of the curve between thresholds
-    multi_label        the mean of an area for each label, weighted by `label_weights`
-    label_weights      without multi_label, weights of the labels' predictions
-    from_logits        predictions go through a sigmoid first
+    multi_label        average of one area per label, weighted by `label_weights`
+    label_weights      without multi_label, weights of the predictions by label
+    from_logits        apply a sigmoid to the predictions first
     """
 
     direction = "up"

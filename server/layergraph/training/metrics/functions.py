@@ -11,24 +11,24 @@ Tensor = torch.Tensor
 
 
 def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Whether label and prediction are equal."""
+    """Whether label and prediction are equal, element by element."""
     y_true, y_pred = same_rank(y_true, y_pred)
     return y_true.to(y_pred.dtype) == y_pred
 
 
 def binary_accuracy(y_true: Tensor, y_pred: Tensor, threshold: float = 0.5) -> Tensor:
-    """Whether the label equals 1 where the prediction is strictly above `threshold`, 0 elsewhere."""
+    """Whether the label equals 1 where the prediction is above `threshold`, 0 elsewhere."""
     y_true, y_pred = same_rank(y_true, y_pred)
     return (y_pred > threshold).to(y_true.dtype) == y_true
 
 
 def categorical_accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Whether the largest prediction is where the largest label is."""
+    """Whether the largest prediction has the index of the largest label."""
     return y_true.argmax(-1) == y_pred.argmax(-1)
 
 
 def sparse_categorical_accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Whether the largest prediction is at class `y_true`."""
+    """Whether the largest prediction has the index `y_true`."""
     return _class_numbers(y_true, y_pred) == y_pred.argmax(-1)
 
 
@@ -37,14 +37,14 @@ def _class_numbers(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def top_k_categorical_accuracy(y_true: Tensor, y_pred: Tensor, k: int = 5) -> Tensor:
-    """Whether the class with the largest label is among the `k` best predictions; ties count as in."""
+    """Whether the class of the largest label is among the `k` largest predictions, including ties."""
     return sparse_top_k_categorical_accuracy(y_true.argmax(-1), y_pred, k)
 
 
 def sparse_top_k_categorical_accuracy(
     y_true: Tensor, y_pred: Tensor, k: int = 5, from_sorted_ids: bool = False
 ) -> Tensor:
-    """Whether class `y_true` is among the `k` best predictions, or among the first `k` class numbers predicted."""
+    """Whether class `y_true` is among the `k` largest predictions, or among the first `k` predicted class indices."""
     labels = _class_numbers(y_true, y_pred).long()
     if from_sorted_ids:
         return (labels[..., None] == y_pred[..., :k]).any(-1)
@@ -53,7 +53,7 @@ def sparse_top_k_categorical_accuracy(
 
 
 def cosine_similarity(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
-    """The cosine itself: as a metric 1 is alike, as a loss -1."""
+    """The cosine of the angle along `axis`: 1 for equal directions; the loss is -1."""
     y_true, y_pred = same_rank(y_true, y_pred)
     return -loss_functions.cosine_similarity(y_true, y_pred, axis)
 
@@ -65,7 +65,7 @@ def squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def pearson_correlation(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
-    """Mean product of both, standardised, along `axis`."""
+    """Mean product of the standardised labels and predictions along `axis`."""
     y_true, y_pred = same_rank(y_true, y_pred)
     return (_standardised(y_true, axis) * _standardised(y_pred, axis)).mean(axis)
 
@@ -76,9 +76,9 @@ def _standardised(x: Tensor, axis: int) -> Tensor:
 
 
 def concordance_correlation(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
-    """2 x covariance / (both variances + squared distance of the means + epsilon) along `axis`.
+    """2 covariance / (both variances + squared distance of the means + epsilon) along `axis`.
 
-    As in Keras, the labels too are centred at the mean of the predictions; in the mean that makes no difference.
+    As in Keras, labels are centred by the mean of the predictions, too, which doesn't change the mean.
     """
     y_true, y_pred = same_rank(y_true, y_pred)
     true_mean, pred_mean = y_true.mean(axis, keepdim=True), y_pred.mean(axis, keepdim=True)

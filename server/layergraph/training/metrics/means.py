@@ -1,4 +1,4 @@
-"""Metrics that are means of something, by Keras's names."""
+"""Metrics that are means of values, by Keras's names."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Tensor = torch.Tensor
 
 
 class Accuracy(FunctionMean):
-    """Share of predictions that equal their label (keras.metrics.Accuracy)."""
+    """Fraction of predictions that equal their label (keras.metrics.Accuracy)."""
 
     function = functions.accuracy
     direction = "up"
 
 
 class BinaryAccuracy(FunctionMean):
-    """Share of right yes/no answers (keras.metrics.BinaryAccuracy)."""
+    """Fraction of correct binary predictions (keras.metrics.BinaryAccuracy)."""
 
     function = functions.binary_accuracy
     direction = "up"
@@ -35,21 +35,21 @@ class BinaryAccuracy(FunctionMean):
 
 
 class CategoricalAccuracy(FunctionMean):
-    """Share of right classes, labels one-hot (keras.metrics.CategoricalAccuracy)."""
+    """Fraction of correct classes, for one-hot labels (keras.metrics.CategoricalAccuracy)."""
 
     function = functions.categorical_accuracy
     direction = "up"
 
 
 class SparseCategoricalAccuracy(FunctionMean):
-    """Share of right classes, labels class numbers (keras.metrics.SparseCategoricalAccuracy)."""
+    """Fraction of correct classes, for class indices as labels (keras.metrics.SparseCategoricalAccuracy)."""
 
     function = functions.sparse_categorical_accuracy
     direction = "up"
 
 
 class TopKCategoricalAccuracy(FunctionMean):
-    """Share of labels among the k best, one-hot (keras.metrics.TopKCategoricalAccuracy)."""
+    """Fraction of labels among the k best predictions, one-hot (keras.metrics.TopKCategoricalAccuracy)."""
 
     function = functions.top_k_categorical_accuracy
     direction = "up"
@@ -57,7 +57,7 @@ class TopKCategoricalAccuracy(FunctionMean):
 
 
 class SparseTopKCategoricalAccuracy(FunctionMean):
-    """Share of labels among the k best, class numbers (keras.metrics.SparseTopKCategoricalAccuracy)."""
+    """Fraction of labels among the k best predictions, class indices (keras.metrics.SparseTopKCategoricalAccuracy)."""
 
     function = functions.sparse_top_k_categorical_accuracy
     direction = "up"
@@ -83,9 +83,9 @@ class CategoricalCrossentropy(LossMean):
 
 
 class SparseCategoricalCrossentropy(FunctionMean):
-    """Mean crossentropy of class numbers (keras.metrics.SparseCategoricalCrossentropy).
+    """Mean crossentropy for class indices as labels (keras.metrics.SparseCategoricalCrossentropy).
 
-    As in Keras 3, ignored classes count as 0 without sample weights, and not at all with them.
+    As in Keras 3, ignored classes count as 0 without sample weights, and are left out with sample weights.
     """
 
     function = loss_functions.sparse_categorical_crossentropy
@@ -130,13 +130,13 @@ class MeanAbsoluteError(LossMean):
 
 
 class MeanAbsolutePercentageError(LossMean):
-    """Mean of errors in percent of the labels (keras.metrics.MeanAbsolutePercentageError)."""
+    """Mean of absolute errors in percent of the labels (keras.metrics.MeanAbsolutePercentageError)."""
 
     function = loss_functions.mean_absolute_percentage_error
 
 
 class MeanSquaredLogarithmicError(LossMean):
-    """Mean of squared errors of logarithms (keras.metrics.MeanSquaredLogarithmicError)."""
+    """Mean of squared differences of logarithms (keras.metrics.MeanSquaredLogarithmicError)."""
 
     function = loss_functions.mean_squared_logarithmic_error
 
@@ -187,19 +187,19 @@ class RootMeanSquaredError(MeanOfValues):
 
     def result(self) -> float:
         mean = super().result()
-        # Negative weights may make it so.
+        # Negative sample weights may make the mean negative.
         return math.sqrt(mean) if mean >= 0 else math.nan
 
 
 def _normalizer(value: Any) -> Any:
-    """Validator: a number, or lists of numbers."""
+    """Validator: a number, or nested lists of numbers."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         value = value.tolist()
     return tuple(_normalizer(item) for item in value) if isinstance(value, (list, tuple)) else number(value)
 
 
 class MeanRelativeError(MeanOfValues):
-    """Mean of |y - p| / normalizer, 0 where that is 0 (Keras 2's keras.metrics.MeanRelativeError)."""
+    """Mean of |y - p| / normalizer, 0 where the normalizer is 0 (Keras 2's keras.metrics.MeanRelativeError)."""
 
     direction = "down"
     normalizer: Any = option(_normalizer)
@@ -211,7 +211,7 @@ class MeanRelativeError(MeanOfValues):
 
 
 class PearsonCorrelation(LossMean):
-    """Mean correlation of labels and predictions along `axis` (keras.metrics.PearsonCorrelation)."""
+    """Mean Pearson correlation of labels and predictions along `axis` (keras.metrics.PearsonCorrelation)."""
 
     function = functions.pearson_correlation
     direction = "up"
@@ -219,7 +219,7 @@ class PearsonCorrelation(LossMean):
 
 
 class ConcordanceCorrelation(LossMean):
-    """Mean concordance of labels and predictions along `axis` (keras.metrics.ConcordanceCorrelation)."""
+    """Mean concordance correlation of labels and predictions along `axis` (keras.metrics.ConcordanceCorrelation)."""
 
     function = functions.concordance_correlation
     direction = "up"
@@ -227,7 +227,7 @@ class ConcordanceCorrelation(LossMean):
 
 
 class Sum(Metric):
-    """Weighted sum (keras.metrics.Sum). As a metric of an output Keras has it add labels, weighted by predictions."""
+    """Weighted sum (keras.metrics.Sum). As a metric of an output, as in Keras, the labels weighted by predictions."""
 
     state_names = ("_total",)
 
@@ -236,7 +236,7 @@ class Sum(Metric):
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         if sample_weight is not None:
-            raise ConfigError(f"metric '{self.name}' takes no sample weights beside labels and predictions")
+            raise ConfigError(f"metric '{self.name}' doesn't support sample weights")
         total = (y_true * weights_like(y_true, y_pred)).sum(dtype=torch.float64)
         self._total = total if self._total is None else self._total + total
 

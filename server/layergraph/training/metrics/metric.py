@@ -1,4 +1,4 @@
-"""What all metrics do alike: names, state, and means of values."""
+"""Base classes of metrics: names, state, and means of values."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from layergraph.training.options import text
 
 Tensor = torch.Tensor
 
-#: What a metric says: a number, or one for each class or threshold.
+#: Result of a metric: a number, or one per class or threshold.
 Result = float | np.ndarray[Any, Any]
 
 
 class Metric(Configurable):
-    """A number about all batches since the last `reset` (keras.metrics.Metric)."""
+    """A value over all batches since the last `reset` (keras.metrics.Metric)."""
 
     name: str = option(optional(text), default=None, kw_only=True)
     dtype: Any = option(anything, default=None, kw_only=True)
 
-    #: The name of one without a name, where it isn't the class's in snake case.
+    #: Default name, if it isn't the class's name in snake case.
     default_name: ClassVar[str | None] = None
-    #: Whether more is better ("up"), less ("down"), or neither is known.
+    #: Whether the metric improves by going "up" or "down"; None if unknown.
     direction: ClassVar[str | None] = None
-    #: Whether a mask of the predictions leaves out what it masks. Keras 3: only the means of functions.
+    #: Whether masked predictions are left out: in Keras 3 only by means of functions.
     masked: ClassVar[bool] = False
-    #: Attributes that hold what has been taken in: tensors, numbers or None.
+    #: Names of the attributes that are the state: tensors, numbers or None.
     state_names: ClassVar[tuple[str, ...]] = ()
-    #: The type that Keras writes for a metric without one.
+    #: The dtype that Keras saves for a metric without one.
     default_dtype: ClassVar[str] = "float32"
 
     def setup(self) -> None:
@@ -47,27 +47,27 @@ class Metric(Configurable):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all batches."""
+        """Resets the state."""
         raise NotImplementedError
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Takes a batch in; nothing waits for the device."""
+        """Adds a batch to the state, without synchronising with the device."""
         raise NotImplementedError
 
     def result(self) -> Result:
-        """The number so far, or several; 0 before the first batch. Waits for the device."""
+        """The value so far, or several; 0 before the first batch. Synchronises with the device."""
         raise NotImplementedError
 
     def check_shapes(self, labels: Shape, predictions: Shape) -> None:
-        """Raises DataError where the metric isn't for labels and predictions of these shapes."""
+        """Raises DataError if the metric doesn't support labels and predictions of these shapes."""
 
     @property
     def state(self) -> dict[str, Any]:
-        """A copy of what has been taken in, for `restore`."""
+        """A copy of the state, for `restore`."""
         return {name: _copied(getattr(self, name)) for name in self.state_names}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state`."""
+        """Restores a `state`."""
         for name in self.state_names:
             setattr(self, name, _copied(state[name]))
 
@@ -77,7 +77,7 @@ class Metric(Configurable):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        # Keras 2 writes the wrapped function of some classes as well.
+        # For some classes, Keras 2 also writes the wrapped function.
         return cls(**{name: value for name, value in config.items() if name != "fn"})
 
 
@@ -86,8 +86,9 @@ def _copied(value: Any) -> Any:
 
 
 class Mean(Metric):
-    """Weighted mean (keras.metrics.Mean). As a metric of an output, Keras has it average the labels with predictions as
-    weights.
+    """Weighted mean (keras.metrics.Mean).
+
+    As a metric of an output, as in Keras, the mean of the labels weighted by the predictions.
     """
 
     state_names = ("_total", "_count")
@@ -98,13 +99,13 @@ class Mean(Metric):
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         if sample_weight is not None:
-            raise ConfigError(f"metric '{self.name}' takes no sample weights beside labels and predictions")
+            raise ConfigError(f"metric '{self.name}' doesn't support sample weights")
         self.accumulate(y_true, y_pred)
 
     def accumulate(self, values: Tensor, weights: Tensor | None = None) -> None:
-        """Takes values in as Keras's Mean does: all axes but the first are averaged, weights together with values."""
+        """Adds values as Keras's Mean does: all axes but the first are averaged, for weights as well as values."""
         if self._total is None:
-            # Sums of many batches in float32 would lose digits.
+            # float32 sums over many batches would lose digits.
             self._total = torch.zeros((), dtype=torch.float64, device=values.device)
         if weights is None:
             rows = values.shape[0] if values.ndim else 1
@@ -124,15 +125,15 @@ class Mean(Metric):
 
 
 def _per_row(values: Tensor) -> float:
-    """1 over the number of elements that a row has."""
+    """1 / the number of elements per row."""
     return 1.0 / max(1, math.prod(values.shape[1:]))
 
 
 class MeanOfValues(Mean):
-    """Weighted mean of what `values` gives for each sample."""
+    """Weighted mean of `values`."""
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """A value for each sample, step or element; booleans count as 0 and 1."""
+        """The values by sample, timestep or element; booleans count as 0 and 1."""
         raise NotImplementedError
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
@@ -154,11 +155,11 @@ class FunctionMean(MeanOfValues):
 
 
 class LossMean(FunctionMean):
-    """Mean of a loss function, for which ranks and types of the labels are fitted first."""
+    """Mean of a loss function, whose labels are first adapted in rank and dtype."""
 
     direction = "down"
-    #: Whether labels (N,) meet predictions (N, 1) row by row. Keras's functions of the others leave that to the loss
-    #: around them, so as metrics they broadcast both to (N, N): each prediction with all labels of the batch.
+    #: Whether labels (N,) are paired with predictions (N, 1) by row. Some functions in Keras leave that to their loss
+    #: class, so as metrics they broadcast both to (N, N): each prediction with all labels of the batch.
     fits_ranks: ClassVar[bool] = True
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Metrics of segmentations: how far predicted and true areas of a class overlap."""
+"""Metrics of segmentation: the overlap of predicted and true areas of classes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Tensor = torch.Tensor
 
 
 class _Overlap(Metric):
-    """Base: a matrix of pairs of true and predicted classes.
+    """Base of metrics on a confusion matrix of classes.
 
-    ignore_class    labels of this class don't count
-    sparse_y_true   labels are class numbers, not one-hot
-    sparse_y_pred   predictions are class numbers, not scores
-    axis            of one-hot labels and scores
+    ignore_class    label class that is left out
+    sparse_y_true   labels are class indices, not one-hot
+    sparse_y_pred   predictions are class indices, not scores
+    axis            class axis of one-hot labels and of scores
 
-    Pairs with a class that there isn't don't count. Sample weights count as they are; Keras 3 cuts them to integers
+    Pairs with a class out of range are left out. Sample weights may be fractions; Keras 3 truncates them to integers
     unless `dtype` is a float type.
     """
 
@@ -38,7 +38,7 @@ class _Overlap(Metric):
     axis: int = -1
 
     def targets(self) -> Sequence[int]:
-        """Classes of which the result is the mean."""
+        """Classes over which the result is averaged."""
         return range(self.num_classes)
 
     def setup(self) -> None:
@@ -75,14 +75,14 @@ class _Overlap(Metric):
         either = pairs.sum(0) + pairs.sum(1) - both
         chosen = torch.as_tensor(list(self.targets()), device=pairs.device)
         both, either = both[chosen], either[chosen]
-        # Classes that occur nowhere don't count.
+        # Classes that occur neither as label nor as prediction are left out.
         present = either > 1e-9
         share = torch.where(present, both / (either + EPSILON), 0.0)
         return float(share.sum() / (present.sum() + EPSILON))
 
 
 def _for_each(weights: Tensor, count: int) -> Tensor:
-    """A weight for each of `count` pairs; those of rows are for all pixels of the row."""
+    """A weight for each of `count` pairs; weights of rows apply to all pixels of the row."""
     flat = weights.reshape(-1)
     return flat if len(flat) == count else flat.repeat_interleave(count // len(flat))
 
@@ -91,7 +91,7 @@ _classes = list_of(nonnegative_int)
 
 
 class IoU(_Overlap):
-    """Mean overlap (intersection over union) of some classes (keras.metrics.IoU)."""
+    """Mean intersection over union of some classes (keras.metrics.IoU)."""
 
     default_name = "io_u"
     num_classes: int = option(count(MOST_CLASSES))
@@ -106,7 +106,7 @@ class IoU(_Overlap):
 
 
 class BinaryIoU(_Overlap):
-    """Mean overlap of the classes 0 and 1; predictions of at least `threshold` are 1 (keras.metrics.BinaryIoU)."""
+    """Mean IoU of the classes 0 and 1; predictions of at least `threshold` are 1 (keras.metrics.BinaryIoU)."""
 
     default_name = "binary_io_u"
     target_class_ids: tuple[int, ...] = option(_classes, default=(0, 1))
@@ -124,7 +124,7 @@ class BinaryIoU(_Overlap):
 
 
 class MeanIoU(_Overlap):
-    """Mean overlap of all classes (keras.metrics.MeanIoU)."""
+    """Mean IoU of all classes (keras.metrics.MeanIoU)."""
 
     default_name = "mean_io_u"
     num_classes: int = option(count(MOST_CLASSES))
@@ -135,7 +135,7 @@ class MeanIoU(_Overlap):
 
 
 class OneHotIoU(_Overlap):
-    """Mean overlap of some classes, labels one-hot (keras.metrics.OneHotIoU)."""
+    """Mean IoU of some classes, for one-hot labels (keras.metrics.OneHotIoU)."""
 
     default_name = "one_hot_io_u"
     num_classes: int = option(count(MOST_CLASSES))
@@ -153,7 +153,7 @@ class OneHotIoU(_Overlap):
 
 
 class OneHotMeanIoU(_Overlap):
-    """Mean overlap of all classes, labels one-hot (keras.metrics.OneHotMeanIoU)."""
+    """Mean IoU of all classes, for one-hot labels (keras.metrics.OneHotMeanIoU)."""
 
     default_name = "one_hot_mean_io_u"
     num_classes: int = option(count(MOST_CLASSES))

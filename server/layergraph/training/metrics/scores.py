@@ -1,4 +1,4 @@
-"""Scores of whole epochs by class or output: F scores and the coefficient of determination."""
+"""Scores over whole epochs by class or output: F scores and the coefficient of determination."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _threshold(value: Any) -> float:
 class FBetaScore(Metric):
     """(1 + beta^2) precision x recall / (beta^2 precision + recall) by class (keras.metrics.FBetaScore).
 
-    average     None: a number for each class; 'macro': their mean; 'weighted': their mean weighted by the labels of a
-                class; 'micro': of all classes together
-    threshold   predictions above it are positive; None: those of the largest value of a row
+    average     None: a number per class; 'macro': their mean; 'weighted': their mean weighted by the number of labels
+                of each class; 'micro': computed over all classes together
+    threshold   predictions above it are positive; None: the largest prediction of each row is
     """
 
     direction = "up"
@@ -68,7 +68,7 @@ class FBetaScore(Metric):
         if sample_weight is None:
             sums = outcomes.sum(1)
         elif self.average == "micro" and sample_weight.ndim == 2:
-            # Keras broadcasts weights (N, 1) to (N, N, classes): each row counts with the weights of all.
+            # Keras broadcasts weights (N, 1) to (N, N, classes), so each row is weighted by the sum of all weights.
             sums = outcomes.sum(1) * sample_weight.sum()
         else:
             sums = (outcomes * weights_like(y_true, sample_weight)).sum(1)
@@ -106,8 +106,8 @@ class F1Score(FBetaScore):
 class R2Score(Metric):
     """1 - squared errors / squared distances of the labels from their mean (keras.metrics.R2Score).
 
-    class_aggregation   None: a number for each output; 'uniform_average': their mean; 'variance_weighted_average'
-    num_regressors      of the adjusted score; 0 for none
+    class_aggregation   None: a number per output; 'uniform_average': their mean; 'variance_weighted_average'
+    num_regressors      number of regressors for the adjusted score; 0 for the plain score
     """
 
     direction = "up"
@@ -125,7 +125,7 @@ class R2Score(Metric):
     def check_shapes(self, labels: Shape, predictions: Shape) -> None:
         rank = len(predictions)
         if len(labels) == rank - 1 and predictions[-1] == 1:
-            # These lose their last axis; (N,) labels get one instead.
+            # Predictions lose their last axis; labels (N,) get one instead.
             rank = max(2, rank - 1)
         elif len(labels) == rank + 1 and labels[-1] == 1 and rank == 1:
             rank = 2
@@ -136,19 +136,19 @@ class R2Score(Metric):
         y_true, y_pred = same_rank(y_true.to(torch.float64), y_pred.to(torch.float64))
         weights = torch.ones_like(y_true) if sample_weight is None else weights_like(y_true, sample_weight)
         errors = (y_true - y_pred).square()
-        # Labels in one column stand for all outputs, as in Keras.
+        # As in Keras, labels of one column are broadcast to all outputs.
         labels = y_true.expand_as(errors)
         terms = torch.stack([labels, labels.square(), errors, torch.ones_like(errors)])
         sums = (terms * weights).sum(1)  # (4, outputs)
         self._sums = sums if self._sums is None else self._sums + sums
-        # As in Keras all elements count, not rows.
+        # As in Keras, the number of elements, not of rows.
         self._samples += y_true.numel()
 
     def result(self) -> Result:
         if self._sums is None:
             return 0.0
         labels, squares, errors, count = self._sums
-        # In this order labels that are all alike give exactly 0.
+        # Evaluated in this order, equal labels give exactly 0.
         spread = squares - labels * (labels / count)
         scores = 1 - errors / spread
         scores = torch.where(scores.isinf(), 0.0, scores)

@@ -1,4 +1,4 @@
-"""Metrics: numbers about an epoch, accumulated on the device and read when asked for, by Keras's names."""
+"""Table of the metrics by Keras's names. Metrics accumulate on the device and are read on request."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ METRICS: Mapping[str, type[Metric]] = {
     )
 }
 
-#: Names of functions and short names.
+#: Function names and short names -> class names.
 ALIASES: Mapping[str, str] = {
     **{snake_case(name): name for name in METRICS},
     "kl_divergence": "KLDivergence",
@@ -129,12 +129,12 @@ ALIASES: Mapping[str, str] = {
 }
 
 _ACCURACY = ("accuracy", "acc")
-#: Metrics of which the shapes of labels and predictions decide; any case. Keras 3 knows the first two.
+#: Names of metrics that are resolved by the shapes of labels and predictions, in any case. Keras 3 has the first two.
 BY_SHAPES = (*_ACCURACY, "crossentropy", "ce")
 
 
 class GivenFunction(MeanOfValues):
-    """Mean of a Python function (labels, predictions) -> values. It can't be saved by value."""
+    """Mean of a Python function (labels, predictions) -> values. It can't be serialised."""
 
     masked = True
 
@@ -146,11 +146,11 @@ class GivenFunction(MeanOfValues):
         return self.given(y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
-        raise ConfigError(f"metric '{self.name}' is a Python function and can't be saved; use one of the table")
+        raise ConfigError(f"metric '{self.name}' is a Python function and can't be saved; use a built-in metric")
 
 
 class MeanMetricWrapper(MeanOfValues):
-    """Mean of a function of keras.losses, by its name, with its options (keras.metrics.MeanMetricWrapper)."""
+    """Mean of a function of keras.losses, by name, with its options (keras.metrics.MeanMetricWrapper)."""
 
     masked = True
     direction = "down"
@@ -169,19 +169,19 @@ class MeanMetricWrapper(MeanOfValues):
 
 
 def by_shapes(value: object) -> bool:
-    """Whether `value` is a word for the accuracy, or the crossentropy, that fits the shapes."""
+    """Whether `value` is a name of the accuracy or crossentropy that fits the shapes."""
     return isinstance(value, str) and value.lower() in BY_SHAPES
 
 
 def is_accuracy(word: str) -> bool:
-    """Whether a word of `by_shapes` is one for the accuracy."""
+    """Whether a name in BY_SHAPES is the accuracy."""
     return word.lower() in _ACCURACY
 
 
 def metric(value: Any) -> Metric:
-    """What keras.metrics.get takes: a name, a metric, a function, or a serialised form. Raises ConfigError.
+    """Returns the metric for a name, a metric, a function, or a serialised form (keras.metrics.get).
 
-    A string stays the metric's name as it is spelled; Keras logs it so.
+    As in Keras, a string in its own spelling is the metric's name in the logs. Raises ConfigError for unknown names.
     """
     if isinstance(value, Metric):
         return value
@@ -201,7 +201,7 @@ def metric(value: Any) -> Metric:
 
 
 def _from_serialised(value: Mapping[str, Any]) -> Metric:
-    """Keras's {"class_name", "config"}; functions, and those in a MeanMetricWrapper, are told by name."""
+    """The metric of Keras's {"class_name", "config"}; functions, also in a MeanMetricWrapper, are given by name."""
     kind, config = value.get("class_name"), value.get("config")
     if kind == "function":
         return _of_function(_function_name(value), {})
@@ -221,7 +221,7 @@ def _of_function(name: Any, config: Mapping[str, Any]) -> Metric:
     """The mean of a function of keras.metrics or keras.losses."""
     if not isinstance(name, str):
         raise ConfigError(f"metric MeanMetricWrapper: fn is {brief(name)}, expected the name of a function")
-    # There is one function of cosines, with the sign of a loss.
+    # cosine_similarity exists once, in keras.losses, with the sign of the loss.
     if name in losses.ALIASES and (name not in ALIASES or name == "cosine_similarity"):
         return MeanMetricWrapper(name, **config)
     found = metric(name)
@@ -229,7 +229,7 @@ def _of_function(name: Any, config: Mapping[str, Any]) -> Metric:
 
 
 def metric_for_shapes(name: str, labels: tuple[int | None, ...], predictions: tuple[int | None, ...]) -> Metric:
-    """What a word stands for, by the shapes of a batch of labels and predictions."""
+    """The metric that a name in BY_SHAPES stands for, by the shapes of a batch of labels and predictions."""
     accuracy = is_accuracy(name)
     if predictions[-1] == 1:
         return BinaryAccuracy(name=name) if accuracy else BinaryCrossentropy(name=name)
@@ -239,5 +239,5 @@ def metric_for_shapes(name: str, labels: tuple[int | None, ...], predictions: tu
 
 
 def keras_form(value: Metric) -> dict[str, Any]:
-    """The metric as Keras 3 writes it into a file."""
+    """Keras 3's serialised form of a metric."""
     return {"module": "keras.metrics", **serialized(value), "registered_name": None}

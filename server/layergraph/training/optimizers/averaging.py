@@ -1,4 +1,4 @@
-"""The callback that evaluates averaged weights."""
+"""The callback that swaps averaged weights into the model for evaluation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from layergraph.training.optimizers.optimizer import Optimizer
 
 
 class SwapEMAWeights(Configurable, Callback):
-    """Puts the optimizer's averages into the model while it is evaluated (keras.callbacks.SwapEMAWeights).
+    """Swaps the optimizer's averages into the model while it is evaluated (keras.callbacks.SwapEMAWeights).
 
-    swap_on_epoch   also from an epoch's end to the next one's begin: for callbacks behind it that save the model
+    swap_on_epoch   also from the end of an epoch to the next begin, for callbacks after it that save the model
 
     Raises ConfigError for an optimizer without averages (`use_ema`).
     """
@@ -34,14 +34,14 @@ class SwapEMAWeights(Configurable, Callback):
     def _averaging(self) -> list[Optimizer]:
         found = [] if self.model.optimizer is None else self.model.optimizer.averaging
         if not found:
-            raise ConfigError("SwapEMAWeights: the optimizer averages no weights, expected one with use_ema")
+            raise ConfigError("SwapEMAWeights: the optimizer has no averages, expected one with use_ema")
         return found
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._averaging()
 
     def _swap(self, averages: bool) -> None:
-        """Has the model hold averages, or its own weights."""
+        """Puts the averages, or the trained weights, into the model."""
         if averages == self._swapped:
             return
         for optimizer in self._averaging():
@@ -57,7 +57,7 @@ class SwapEMAWeights(Configurable, Callback):
             return
         self._swap(averages=True)
         if epoch == self.params["epochs"] - 1:
-            # The end of training writes the averages into the model: they have to be what it holds now.
+            # `finalize` copies the averages into the model: they must be what the model holds now.
             for optimizer in self._averaging():
                 optimizer.average_anew()
 

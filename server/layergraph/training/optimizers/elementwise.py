@@ -1,4 +1,4 @@
-"""Optimizers whose formulas go element by element: they work on whole lists of weights at once."""
+"""Optimizers with elementwise formulas, applied to lists of weights by torch's _foreach functions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from layergraph.training.options import nonnegative, number
 
 
 class SGD(Optimizer):
-    """m = momentum m - lr g; w += m, or momentum m - lr g once more with nesterov (keras.optimizers.SGD).
+    """m = momentum m - lr g; w += m, or with nesterov momentum m - lr g (keras.optimizers.SGD).
 
-    The rate is inside the buffer, so that a changing rate gives other numbers than torch's SGD.
+    The learning rate is part of m, so results differ from torch's SGD if it changes.
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.01)
@@ -47,7 +47,7 @@ class SGD(Optimizer):
         shapes = [tuple(weight.shape) for weight in self._slots.weights]
         own = shapes * len(self._groups())
         if not self.momentum and [tuple(array.shape) for array in arrays[1:]] == own + shapes:
-            # Keras 2.15 keeps momenta even where there is no momentum; a rate, which it doesn't keep, has no shape.
+            # Keras 2.15 saves momenta even if momentum is 0. (An additional learning rate would have no shape.)
             arrays = arrays[: 1 + len(own)]
         super().load(arrays)
 
@@ -66,7 +66,7 @@ class SGD(Optimizer):
 class RMSprop(Optimizer):
     """v = rho v + (1 - rho) g^2; w -= lr g / sqrt(v + epsilon) (keras.optimizers.RMSprop).
 
-    centered: v - (mean g)^2 in place of v. momentum: w -= m with m = momentum m + lr g / sqrt(...).
+    centered: v - (mean g)^2 instead of v. momentum: w -= m with m = momentum m + lr g / sqrt(...).
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
@@ -114,7 +114,7 @@ class RMSprop(Optimizer):
 class Adam(Optimizer):
     """w -= lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon) (keras.optimizers.Adam; Kingma & Ba, 2014).
 
-    Epsilon is added to the uncorrected root; torch adds it to the corrected one. amsgrad: the largest v so far.
+    Epsilon is added to the uncorrected root; torch adds it to the corrected one. amsgrad: the maximum of v so far.
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
@@ -141,7 +141,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decay of the weights, 0.004 by default (keras.optimizers.AdamW; Loshchilov & Hutter, 2017)."""
+    """Adam with weight decay, 0.004 by default (keras.optimizers.AdamW; Loshchilov & Hutter, 2017)."""
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     weight_decay: float | None = option(nonnegative, default=0.004)
@@ -152,7 +152,7 @@ class AdamW(Adam):
 
 
 class Nadam(Optimizer):
-    """Adam that looks one step ahead (keras.optimizers.Nadam; Dozat, 2015).
+    """Adam with Nesterov momentum (keras.optimizers.Nadam; Dozat, 2015).
 
     u(t) = b1 (1 - 0.96^t / 2); w -= lr (u(t + 1) m / (1 - U u(t + 1)) + (1 - u(t)) g / (1 - U)) / (sqrt(v / (1 - b2^t))
     + epsilon) with U = u(1) ... u(t). In torch the exponent of 0.96 is 0.004 t.
@@ -165,7 +165,7 @@ class Nadam(Optimizer):
 
     def setup(self) -> None:
         super().setup()
-        #: What t is multiplied by in the exponent of 0.96.
+        #: Factor of t in the exponent of 0.96.
         self.momentum_decay = 1.0
         self.u_product = 1.0
 
@@ -180,7 +180,7 @@ class Nadam(Optimizer):
         first = len(state) - len(self.weights) * 2 - 1
         whole = self.built and not self.legacy and len(arrays) == len(state)
         moved = whole and not arrays[first].shape and state[first].value.shape
-        # Up to 3.8 Keras had the product before the slots.
+        # Keras up to 3.8 had u_product before the slots.
         super().load([*arrays[:first], *arrays[first + 1 :], arrays[first]] if moved else arrays)
 
     def complete_scalars(self, known: Sequence[str]) -> None:
@@ -228,7 +228,7 @@ class Adamax(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """a = a + g^2, from 0.1 on; w -= lr g / sqrt(a + epsilon) (keras.optimizers.Adagrad)."""
+    """a = a + g^2, starting at 0.1; w -= lr g / sqrt(a + epsilon) (keras.optimizers.Adagrad)."""
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     initial_accumulator_value: float = option(nonnegative, default=0.1)
@@ -309,7 +309,7 @@ class Lion(Optimizer):
 class Ftrl(Optimizer):
     """Follow the regularized leader (keras.optimizers.Ftrl; McMahan et al., 2013).
 
-    The first weights are not in the linear term, so that the first step jumps, as in Keras.
+    As in Keras, the linear term starts at 0 instead of the initial weights, so the first step is large.
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
@@ -350,10 +350,10 @@ class Ftrl(Optimizer):
 class ScheduleFreeAdamW(Optimizer):
     """AdamW on z; the weights are between z and its mean (keras.optimizers.ScheduleFreeAdamW; Defazio et al., 2024).
 
-    z starts as the weights, and is called `momentum`, as in Keras. warmup_steps: the rate grows from 0 over them.
+    z starts as the weights, and is called `momentum`, as in Keras. warmup_steps: the rate grows linearly from 0.
 
-    As in Keras on torch, whose `momentum_old` is the variable itself, the mean is recovered with z as it is after the
-    step; the paper, and Keras on other backends, take the z of before.
+    As in Keras on torch, where `momentum_old` is the variable itself, the mean is recovered with the z after the step;
+    the paper, and Keras on other backends, use the z before it.
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.0025)
@@ -371,7 +371,7 @@ class ScheduleFreeAdamW(Optimizer):
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         z, velocities, weights = slots.by_name["momentum"], slots.by_name["velocity"], slots.weights
         rate *= min(step / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
-        # Other optimizers of Keras take 1 - 0.999 in double precision, this one in float32.
+        # As in Keras: 1 - beta_2 in float32 here, in double precision in other optimizers.
         kept = float(np.float32(1) - np.float32(self.beta_2))
         torch._foreach_mul_(velocities, 1 - kept)
         torch._foreach_addcmul_(velocities, gradients, gradients, value=kept)
@@ -379,7 +379,7 @@ class ScheduleFreeAdamW(Optimizer):
         torch._foreach_sqrt_(roots)
         torch._foreach_add_(roots, self.epsilon)
         torch._foreach_addcdiv_(z, gradients, roots, value=-rate)
-        # The mean x of all z so far is what the weights y = (1 - b1) z + b1 x hold beside z.
+        # The weights are y = (1 - b1) z + b1 x; x is the mean of all z so far.
         torch._foreach_add_(weights, z, alpha=self.beta_1 - 1)
         torch._foreach_div_(weights, self.beta_1)
         torch._foreach_lerp_(weights, z, 1.0 / step)

@@ -1,8 +1,8 @@
-"""Keras 2's legacy optimizers, where they do not what the newer one of the same name does.
+"""Keras 2's legacy optimizers, where they differ from the newer ones of the same names.
 
-Files bring them with their state (`decay` in the config tells). Those of momentum kind leave the rows of an embedding
-alone, state and all, that are not in the batch; and norms of gradients count a row each time that it is looked up.
-A `.h5` of tf.keras 2.15 holds them as they are; in Keras 3's formats they are its optimizers of the same name.
+They are created from files, by their configs with `decay`. Those with momentum leave the rows of an embedding that
+aren't in the batch unchanged, with their state, and norms of gradients count a row once per lookup. `.h5` files of
+tf.keras 2.15 keep them; Keras 3's formats have the newer optimizers of the same names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, S
 
 
 class _ByRows(Optimizer):
-    """Part of optimizers that change the rows of a batch alone, of weights and of slots."""
+    """Mixin of optimizers that update only the rows in the batch, of weights and slots."""
 
     @property
     def takes_rows(self) -> bool:
@@ -31,7 +31,7 @@ class _ByRows(Optimizer):
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         if len(arrays) == len(self.keras2_variables()) - 1 and arrays[0].shape:
-            # Keras up to 2.2 by itself saves no iteration of some, and begins anew with 0.
+            # Standalone Keras up to 2.2 saves no iteration for some optimizers, and restarts at 0.
             arrays = [np.array(0), *arrays]
         super().load(arrays)
 
@@ -49,7 +49,7 @@ class _ByRows(Optimizer):
             super().apply(gradients)
             return
         if (scale := self.loss_scale_factor) is not None:
-            # Before they are clipped. A scale of its own it has where the file has a fixed one around it.
+            # Divided before clipping. The factor is set if the file has a fixed scale around the optimizer.
             gradients = [None if g is None else g / scale for g in gradients]
         limits = self.clipnorm, self.clipvalue, self.global_clipnorm
         given = [g for g in gradients if g is not None]
@@ -70,7 +70,7 @@ def _with_values(gradient: Tensor, values: Tensor) -> Tensor:
 
 
 class _ByWholes(_ByRows):
-    """Part of optimizers whose slots change as a whole, and of the weights the rows in the batch alone."""
+    """Mixin of optimizers that update slots as a whole, but only those rows of weights that are in the batch."""
 
     def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
         weight = slots.weights[0]
@@ -80,7 +80,7 @@ class _ByWholes(_ByRows):
 
 
 class LegacySGD(_ByRows, SGD):
-    """SGD whose momentum rests where there is no gradient (keras.optimizers.legacy.SGD)."""
+    """SGD whose momentum only changes in rows with a gradient (keras.optimizers.legacy.SGD)."""
 
     serialized_as = "SGD"
 
@@ -90,14 +90,14 @@ class LegacySGD(_ByRows, SGD):
 
 
 class LegacyAdam(_ByRows, Adam):
-    """Adam that clips rows before it adds them up; all rows move (keras.optimizers.legacy.Adam)."""
+    """Adam that clips gradients before summing them by row; updates all rows (keras.optimizers.legacy.Adam)."""
 
     serialized_as = "Adam"
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         used = 1 + 2 * len(self.weights)
         if not self.amsgrad and [tuple(array.shape) for array in arrays[used:]] == [(1,)] * len(self.weights):
-            # Keras by itself, before 3, has one number in place of each largest velocity that it doesn't keep.
+            # Standalone Keras before 3 saves a placeholder for each largest velocity that it doesn't keep.
             arrays = arrays[:used]
         super().load(arrays)
 
@@ -111,25 +111,25 @@ class LegacyAdam(_ByRows, Adam):
 
 
 class LegacyAdamax(_ByRows, Adamax):
-    """Adamax that changes rows in the batch alone (keras.optimizers.legacy.Adamax)."""
+    """Adamax that only updates rows in the batch (keras.optimizers.legacy.Adamax)."""
 
     serialized_as = "Adamax"
 
 
 class LegacyAdadelta(_ByRows, Adadelta):
-    """Adadelta that changes rows in the batch alone (keras.optimizers.legacy.Adadelta)."""
+    """Adadelta that only updates rows in the batch (keras.optimizers.legacy.Adadelta)."""
 
     serialized_as = "Adadelta"
 
 
 class LegacyFtrl(_ByRows, Ftrl):
-    """Ftrl that changes rows in the batch alone (keras.optimizers.legacy.Ftrl)."""
+    """Ftrl that only updates rows in the batch (keras.optimizers.legacy.Ftrl)."""
 
     serialized_as = "Ftrl"
 
 
 class LegacyRMSprop(_ByWholes, RMSprop):
-    """RMSprop with epsilon outside of the root, unless there is momentum (keras.optimizers.legacy.RMSprop)."""
+    """RMSprop with epsilon outside of the root, unless it has momentum (keras.optimizers.legacy.RMSprop)."""
 
     serialized_as = "RMSprop"
 
@@ -180,7 +180,7 @@ class LegacyAdagrad(_ByRows, Adagrad):
 class LegacyNadam(_ByWholes, Nadam):
     """Nadam with 0.96^(0.004 t) (keras.optimizers.legacy.Nadam).
 
-    Its `decay` is the 0.004, not a decay of the rate.
+    Its `decay` is the 0.004, not a decay of the learning rate.
     """
 
     serialized_as = "Nadam"
@@ -192,7 +192,7 @@ class LegacyNadam(_ByWholes, Nadam):
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
         before, step = self.u_product, self.iterations + 1
         super().apply(gradients)
-        # Once a step, however many weights were updated by themselves.
+        # Updated once per step, even if weights were updated one by one.
         self.u_product = float(np.float32(before * self._ahead(step)))
 
     def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:

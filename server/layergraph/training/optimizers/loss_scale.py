@@ -1,4 +1,4 @@
-"""Losses scaled up before the backward pass, so that small gradients survive float16."""
+"""Loss scaling, which keeps small gradients from underflowing in float16."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, T
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.options import number
 
-#: Options of other optimizers that Keras writes here too, all at what they are by default.
+#: Options of other optimizers that Keras also writes here, with their defaults.
 _IDLE = {
     "weight_decay": None,
     "clipnorm": None,
@@ -27,7 +27,7 @@ _IDLE = {
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
 }
-#: Variables of its own: an iteration and a rate that never change, the count of finite steps, and the scale.
+#: Number of own variables: iteration and learning rate, which are unused, the count of finite steps, and the scale.
 _OWN = 4
 
 
@@ -42,10 +42,10 @@ def _inner(value: Any) -> Optimizer:
 
 
 class LossScaleOptimizer(BaseOptimizer):
-    """Scales the loss by what gradients bear (keras.optimizers.LossScaleOptimizer).
+    """Scales the loss by a factor adapted to the gradients (keras.optimizers.LossScaleOptimizer).
 
-    A step with a gradient that isn't finite is left out and halves the scale; `dynamic_growth_steps` finite steps on
-    end double it. Whether gradients are finite decides each step, so that each waits for the device.
+    A step with gradients that aren't finite is skipped and halves the scale; `dynamic_growth_steps` consecutive finite
+    steps double it. Each step synchronises with the device to check the gradients.
     """
 
     inner_optimizer: Optimizer = option(_inner)
@@ -54,7 +54,7 @@ class LossScaleOptimizer(BaseOptimizer):
 
     def setup(self) -> None:
         super().setup()
-        # As in Keras the inner one scales nothing itself.
+        # As in Keras, the inner optimizer doesn't scale the loss itself.
         self.inner_optimizer.loss_scale_factor = None
         self.dynamic_scale = self.initial_scale
         self.step_counter = 0
@@ -62,7 +62,7 @@ class LossScaleOptimizer(BaseOptimizer):
 
     @property  # type: ignore[misc]
     def iterations(self) -> int:  # type: ignore[override]
-        """Steps of the inner optimizer: those left out don't count."""
+        """Steps of the inner optimizer, without skipped ones."""
         return self.inner_optimizer.iterations
 
     @property  # type: ignore[misc]
@@ -99,10 +99,10 @@ class LossScaleOptimizer(BaseOptimizer):
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         if not is_scaled_state(arrays):
-            # Keras 2.15's: the inner one's alone. The scale starts anew, as there.
+            # A state of Keras 2.15 is the inner optimizer's only. As in Keras, the scale is reset.
             self.inner_optimizer.load(arrays)
             return
-        # An optimizer that never stepped has neither count nor scale; the inner one no rate if that is a schedule.
+        # Without any step, there is no count and no scale; with a schedule, the inner optimizer has no learning rate.
         unbuilt = len(arrays) <= _OWN
         own = _OWN // 2 if unbuilt else _OWN
         self.inner_optimizer.load(arrays[own:])
@@ -165,16 +165,16 @@ class LossScaleOptimizer(BaseOptimizer):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         options = dict(config)
-        # Keras 2's; without it the scale is the inner optimizer's (see `fixed_scale`).
+        # Keras 2's option; if false, the scale is the inner optimizer's (see `fixed_scale`).
         options.pop("dynamic", None)
         for name, idle in _IDLE.items():
             if options.pop(name, idle) != idle:
-                raise ConfigError(f"LossScaleOptimizer: set '{name}' of the inner optimizer")
+                raise ConfigError(f"LossScaleOptimizer: got option '{name}', expected it on the inner optimizer")
         return cls(**options)
 
 
 def fixed_scale(config: Mapping[str, Any]) -> Optimizer:
-    """What Keras 2's config with `dynamic` false stands for: the inner optimizer, which scales by one number itself."""
+    """The inner optimizer with a fixed scale, for Keras 2's config with `dynamic` false. Raises ConfigError."""
     try:
         made = _inner(config.get("inner_optimizer"))
         made.loss_scale_factor = number(config.get("initial_scale"))
@@ -184,15 +184,16 @@ def fixed_scale(config: Mapping[str, Any]) -> Optimizer:
 
 
 def is_scaled_state(arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> bool:
-    """Whether the arrays of an optimizer's state are those of one with a LossScaleOptimizer around it.
+    """Whether an optimizer's state is that of a LossScaleOptimizer.
 
-    They begin with its own numbers and the inner one's iteration; without it there are one or two numbers at most.
+    Such a state begins with at least three numbers: its own and the inner iteration. Other states begin with at most
+    two.
     """
     return len(arrays) > _OWN // 2 and not any(array.shape for array in arrays[:_OWN])
 
 
 def with_scale(optimizer: BaseOptimizer) -> BaseOptimizer:
-    """The optimizer with a LossScaleOptimizer around it, if it isn't one itself."""
+    """Wraps the optimizer into a LossScaleOptimizer, unless it is one already."""
     if isinstance(optimizer, Optimizer):
         return LossScaleOptimizer.from_config({"inner_optimizer": optimizer})
     return optimizer

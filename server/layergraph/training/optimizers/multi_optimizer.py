@@ -1,4 +1,4 @@
-"""Several optimizers in one, each for the weights whose paths it is meant for."""
+"""Several optimizers in one, each for the weights with matching paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable, keras_form
 from layergraph.training.options import MOST_PATTERNS, number, text
 
-#: Variables of its own: an iteration, and a rate that is never used.
+#: Number of own variables: the iteration, and an unused learning rate.
 _OWN = 2
 
 
@@ -44,9 +44,10 @@ def _by_pattern(value: Any) -> dict[str, Optimizer]:
 
 
 class OptimizerMap(Configurable):
-    """Which optimizer a weight has (keras.optimizers.OptimizerMap): by its path, or by a regular expression for it.
+    """The optimizer of each weight (keras.optimizers.OptimizerMap), by its path or a regular expression.
 
-    A path that is itself a key comes first; an expression has to match the whole path.
+    A key equal to the path has precedence; regular expressions must match the whole path. Lookup raises ConfigError if
+    several match.
     """
 
     default_optimizer: Optimizer = option(_inner)
@@ -62,7 +63,7 @@ class OptimizerMap(Configurable):
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """Each once, the default one last."""
+        """The distinct optimizers, with the default one last."""
         found: list[Optimizer] = []
         for item in (*self.optimizer_map.values(), self.default_optimizer):
             if not any(item is known for known in found):
@@ -86,11 +87,11 @@ def _map(value: Any) -> OptimizerMap:
 
 
 class MultiOptimizer(BaseOptimizer):
-    """Gives each weight to one of several optimizers (keras.optimizers.MultiOptimizer).
+    """Applies one of several optimizers to each weight (keras.optimizers.MultiOptimizer).
 
-    loss_scale_factor   takes the place of the inner ones'
+    loss_scale_factor   replaces that of the inner optimizers
 
-    There is no learning rate of the whole: callbacks that change it change each one's.
+    There is no common learning rate: callbacks change that of each inner optimizer.
     """
 
     optimizer_map: OptimizerMap = option(_map)
@@ -103,7 +104,7 @@ class MultiOptimizer(BaseOptimizer):
         self.optimizers = self.optimizer_map.optimizers
         for inner in self.optimizers:
             inner.loss_scale_factor = self.loss_scale_factor
-        #: By optimizer, the places of its weights among all.
+        #: For each optimizer, the indices of its weights.
         self._places: list[list[int]] = [[] for _ in self.optimizers]
 
     @property
@@ -126,9 +127,9 @@ class MultiOptimizer(BaseOptimizer):
             inner.build([weights[place] for place in places])
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        """Takes a state out of a file of Keras. Raises DataError where it doesn't fit."""
+        """Loads the state from a Keras file. Raises DataError if it doesn't fit."""
         counts = [len(inner.variables) for inner in self.optimizers]
-        # One that never stepped has no slots.
+        # An optimizer without steps has no slots.
         unbuilt = [sum(not variable.value.shape for variable in inner.variables[:2]) for inner in self.optimizers]
         if len(arrays) == _OWN + sum(unbuilt) and not any(array.shape for array in arrays):
             counts = unbuilt
@@ -152,7 +153,7 @@ class MultiOptimizer(BaseOptimizer):
 
     @property
     def rated(self) -> list[tuple[str, BaseOptimizer]]:
-        # As in Keras: of several with one name, the last one's is logged.
+        # As in Keras, if several have the same name, the last one is logged.
         return [(f"learning_rate_{inner.name}", inner) for inner in self.optimizers]
 
     def rate(self) -> float:

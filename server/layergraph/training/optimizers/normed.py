@@ -1,4 +1,4 @@
-"""Optimizers that look at a weight as a whole: at its norm, its rows and columns, or as a matrix."""
+"""Optimizers that use a weight as a whole: its norm, its rows and columns, or as a matrix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from layergraph.training.options import MOST_PATTERNS, count, list_of, nonnegati
 class Lamb(Optimizer):
     """w -= lr r d with d = m_hat / (sqrt(v_hat) + epsilon), r = |w| / |d| (keras.optimizers.Lamb; You et al., 2019).
 
-    r is 1 where one of the norms is 0. Weight decay is not a part of d.
+    r is 1 if one of the norms is 0. Weight decay is not a part of d.
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
@@ -54,9 +54,9 @@ class Lamb(Optimizer):
 
 
 class Adafactor(Optimizer):
-    """Adam with second moments of matrices by row and column (keras.optimizers.Adafactor; Shazeer & Stern, 2018).
+    """Adam with factored second moments of matrices (keras.optimizers.Adafactor; Shazeer & Stern, 2018).
 
-    The rate is at most 1 / sqrt(t). relative_step: Keras cuts the rate so twice, which is the same.
+    The learning rate is at most 1 / sqrt(t). With relative_step, Keras limits it twice, to the same effect.
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
@@ -74,12 +74,12 @@ class Adafactor(Optimizer):
         if slot not in ("r", "c"):
             return super().first_value(slot, weight)
         if len(shape) < 2:
-            # Keras keeps, and saves, a number that means nothing.
+            # Keras keeps and saves a placeholder.
             return weight.value.new_zeros((), dtype=torch.int32, requires_grad=False)
         return weight.value.new_zeros(shape[:-1] if slot == "r" else (*shape[:-2], shape[-1]), requires_grad=False)
 
     def slot_name(self, slot: str, weight: Trainable) -> str:
-        # Keras gives rows and columns the name of the weight alone.
+        # Keras names row and column moments as the weight itself.
         return weight.path.rsplit("/", 1)[-1] if slot in ("r", "c") else super().slot_name(slot, weight)
 
     def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
@@ -91,7 +91,7 @@ class Adafactor(Optimizer):
         return [variable for variable in super().inner_variables() if variable.name in own or _counts(variable)]
 
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
-        # Keras cuts a schedule's rate here too, whatever relative_step says.
+        # Keras also limits a schedule's rate here, regardless of relative_step.
         relative = min(rate, 1.0 / math.sqrt(step))
         kept = 1.0 - float(step) ** self.beta_2_decay
         rows, columns, velocities = (slots.by_name[name] for name in ("r", "c", "velocity"))
@@ -116,7 +116,7 @@ def _rms(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
 
 
-#: Most Newton-Schulz steps in one update; five are usual.
+#: Maximum number of Newton-Schulz iterations per update; five are usual.
 MOST_STEPS = 100
 
 
@@ -131,13 +131,13 @@ def _patterns(value: object) -> tuple[str, ...]:
 
 
 class Muon(Optimizer):
-    """Momentum of matrices, made orthogonal; AdamW for the rest (keras.optimizers.Muon; Jordan et al., 2024).
+    """Orthogonalised momentum for matrices, AdamW for other weights (keras.optimizers.Muon; Jordan et al., 2024).
 
-    exclude_layers       regular expressions: weights in whose path one is found get AdamW
-    exclude_embeddings   weights with "embedding" in their path get AdamW
-    adam_...             options of AdamW; its rate is learning_rate x adam_lr_ratio
-    ns_steps, muon_a/b/c Newton-Schulz iterations and their coefficients
-    rms_rate             the update is scaled by rms_rate x sqrt of the longer side; None: not at all
+    exclude_layers       regular expressions; weights whose path contains a match use AdamW
+    exclude_embeddings   whether weights with "embedding" in their path use AdamW
+    adam_...             options of AdamW, whose learning rate is learning_rate x adam_lr_ratio
+    ns_steps, muon_a/b/c number of Newton-Schulz iterations and their coefficients
+    rms_rate             the update is scaled by rms_rate x sqrt of the longer side; None for no scaling
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
@@ -196,7 +196,7 @@ class Muon(Optimizer):
                 w.addcdiv_(m, v.sqrt().add_(self.epsilon), value=-alpha)
 
     def _orthogonal(self, x: Tensor) -> Tensor:
-        """Newton-Schulz iterations towards the nearest matrix with orthonormal rows (of a tall one: columns)."""
+        """Newton-Schulz iteration towards the nearest matrix with orthonormal rows, or columns if it is tall."""
         tall = x.shape[0] > x.shape[1]
         x = x.T if tall else x
         x = x / (torch.linalg.matrix_norm(x) + 1e-7)

@@ -1,7 +1,7 @@
-"""What all optimizers do alike: clipping, weight decay, averages, accumulation, constraints and their state.
+"""Base classes of optimizers: clipping, weight decay, averages, gradient accumulation, constraints and state.
 
-A step goes as in Keras 3: gradients are averaged over accumulated steps, clipped, weights decay, the formula of the
-optimizer updates them, averages follow, constraints project, the counter moves.
+The order of a step is Keras 3's: average accumulated gradients, clip, decay weights, apply the optimizer's formula,
+update the averages, apply constraints, increment the iterations.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Tensors = list[Tensor]
 
 
 class Trainable(Protocol):
-    """A weight as optimizers see it: `value` is always the same tensor, updated in place."""
+    """The interface of a weight for optimizers: `value` is always the same tensor, updated in place."""
 
     @property
     def value(self) -> Tensor: ...
@@ -51,30 +51,30 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One array of an optimizer's state, named as Keras names it (`iteration`, `dense_kernel_momentum`)."""
+    """One array of an optimizer's state, with Keras's name (`iteration`, `dense_kernel_momentum`)."""
 
     name: str
     value: np.ndarray[Any, Any] | Tensor
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """A copy as Keras saves it."""
+        """Returns a copy in the dtype that Keras saves."""
         value = self.value.detach().cpu() if isinstance(self.value, Tensor) else self.value
         return np.array(value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value)
 
 
-#: What stands in a list of slots for a weight that has no such slot.
+#: Placeholder in a list of slots for a weight without that slot.
 ABSENT = torch.empty(0)
 
 
 @dataclass(slots=True)
 class Slots:
-    """What is kept for a list of weights: the weights' tensors and, by name, one tensor for each of them, or ABSENT."""
+    """The state of a list of weights: their tensors and, by slot name, one tensor per weight, or ABSENT."""
 
     weights: Tensors
     by_name: dict[str, Tensors]
 
     def chosen(self, indices: Sequence[int]) -> Slots:
-        """The same for some of the weights."""
+        """The slots of some of the weights."""
         return Slots(
             [self.weights[i] for i in indices],
             {name: [tensors[i] for i in indices] for name, tensors in self.by_name.items()},
@@ -82,13 +82,13 @@ class Slots:
 
 
 class BaseOptimizer(Configurable):
-    """What training needs of an optimizer: state for a list of weights, and a step with their gradients."""
+    """The interface of optimizers for training: state for a list of weights, and a step with their gradients."""
 
     name: str | None = option(optional(text), default=None, kw_only=True)
 
-    #: Steps done so far, with those that only accumulated.
+    #: Number of steps, including those that only accumulated gradients.
     iterations: int
-    #: None where weights have different ones.
+    #: None if weights have different ones.
     learning_rate: float | Schedule | None
 
     def setup(self) -> None:
@@ -97,12 +97,12 @@ class BaseOptimizer(Configurable):
 
     @property
     def takes_rows(self) -> bool:
-        """Whether gradients may be sparse tensors, of some rows: where a gradient of 0 leaves a weight as it is."""
+        """Whether gradients may be sparse, i.e. whether a zero gradient leaves a row of a weight unchanged."""
         return False
 
     @property
     def leaves_others(self) -> bool:
-        """Whether rows without a gradient stay as they are where the formula would move them."""
+        """Whether rows without a gradient are left unchanged although the formula would change them."""
         return False
 
     @property
@@ -111,64 +111,64 @@ class BaseOptimizer(Configurable):
         raise NotImplementedError
 
     def build(self, weights: Iterable[Trainable]) -> None:
-        """Makes the state for the trainable weights of a model; what there is of weights among them is kept."""
+        """Creates the state for a model's trainable weights; existing state of these weights is kept."""
         raise NotImplementedError
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        """Takes a state out of a file of Keras. Raises DataError where it doesn't fit; the state stays as it was."""
+        """Loads the state from a Keras file. Raises DataError if it doesn't fit; the state is unchanged then."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """The state as it is, for `restore`: unlike `variables`, numbers have all their digits."""
+        """The exact state, for `restore`; `variables` rounds numbers to Keras's dtypes."""
         raise NotImplementedError
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state` of the same weights."""
+        """Restores a `state` of the same weights."""
         raise NotImplementedError
 
     @property
     def rated(self) -> list[tuple[str, BaseOptimizer]]:
-        """The optimizers that have a learning rate, each with the name of the log of it."""
+        """The optimizers with a learning rate, each with the name of its log."""
         return [("learning_rate", self)]
 
     def rate(self) -> float:
-        """The learning rate of the next step. A schedule is asked with all steps, accumulating ones too."""
+        """The learning rate of the next step. Schedules count all steps, including accumulating ones."""
         raise NotImplementedError
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss of which `apply` wants the gradients."""
+        """Scales the loss; `apply` expects the gradients of the scaled loss."""
         raise NotImplementedError
 
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step. `gradients` go with the weights it was built for; None leaves a weight as it is."""
+        """Applies one step. `gradients` are in the order of `build`; None leaves a weight unchanged."""
         raise NotImplementedError
 
     def finalize(self) -> None:
-        """Ends training: weights that were averaged become the averages."""
+        """Ends training: replaces averaged weights by their averages."""
         raise NotImplementedError
 
     @property
     def averaging(self) -> list[Optimizer]:
-        """The optimizers in it that average weights."""
+        """The optimizers, among this one and its inner ones, that average weights."""
         raise NotImplementedError
 
     @property
     def inner_states(self) -> dict[str, list[Variable]]:
-        """States of the optimizers that this one is made of, by the path under which Keras has them in files."""
+        """States of the inner optimizers, by their paths in Keras files."""
         return {}
 
 
 class Optimizer(BaseOptimizer):
-    """Base of optimizers with a formula (keras.optimizers.Optimizer).
+    """Base of optimizers with an update formula (keras.optimizers.Optimizer).
 
-    weight_decay                   share of a weight x learning rate that each step takes off; None for none
-    clipnorm                       largest norm of one gradient
-    global_clipnorm                largest norm of all gradients together
-    clipvalue                      largest amount of an element of a gradient
-    use_ema, ema_momentum,         running averages of the weights, which replace the weights each
-    ema_overwrite_frequency        so many steps (None: only when training ends)
-    loss_scale_factor              the loss is multiplied, the gradients divided by it
-    gradient_accumulation_steps    update only each n-th step, with the mean of n gradients
+    weight_decay                   each step multiplies weights by 1 - weight_decay x learning rate; None for none
+    clipnorm                       maximum norm of each gradient
+    global_clipnorm                maximum norm of all gradients together
+    clipvalue                      maximum absolute value of a gradient's elements
+    use_ema, ema_momentum,         exponential moving averages of the weights, which replace the weights every
+    ema_overwrite_frequency        that many steps (None: only at the end of training)
+    loss_scale_factor              the loss is multiplied, and the gradients divided, by this
+    gradient_accumulation_steps    update every n-th step with the mean of n gradients
     """
 
     learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
@@ -182,9 +182,9 @@ class Optimizer(BaseOptimizer):
     loss_scale_factor: float | None = option(optional(number), default=None, kw_only=True)
     gradient_accumulation_steps: int | None = option(optional(positive_int), default=None, kw_only=True)
 
-    #: Whether slots alternate weight by weight in states of the legacy optimizer too.
+    #: Whether slots alternate by weight in states of the legacy optimizer, too.
     legacy_alternates: ClassVar[bool] = False
-    #: Options of Keras 2 that change nothing here.
+    #: Options of Keras 2 that have no effect here.
     ignored: ClassVar[tuple[str, ...]] = ("jit_compile", "is_legacy_optimizer")
 
     def setup(self) -> None:
@@ -195,23 +195,23 @@ class Optimizer(BaseOptimizer):
         if self.gradient_accumulation_steps == 1:
             raise ConfigError(f"{type(self).__name__}: gradient_accumulation_steps is 1, expected 2 or more")
         self.iterations = 0
-        #: Whether Keras 2's legacy optimizers have written the config: their states have another order.
+        #: Whether the config was written by a legacy optimizer of Keras 2, whose state has another order.
         self.legacy = False
-        #: Keras 2's `decay`: the rate is divided by 1 + decay x iterations.
+        #: Keras 2's `decay`: the learning rate is divided by 1 + decay x iterations.
         self.rate_decay = 0.0
         self.weights: tuple[Trainable, ...] = ()
         self._slots = Slots([], {})
         self._not_decayed: set[int] = set()
         self._active: tuple[tuple[int, ...], Slots] | None = None
 
-    # What each optimizer defines.
+    # Defined by each optimizer.
 
     def slot_groups(self) -> list[tuple[str, ...]]:
-        """Names of what is kept for each weight, in Keras's order; names in one group alternate weight by weight."""
+        """Names of the slots in Keras's order; slots in one group alternate by weight."""
         return []
 
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
-        """Changes `slots.weights` in place; `step` counts updates from 1."""
+        """Updates `slots.weights` in place; `step` counts updates from 1."""
         raise NotImplementedError
 
     @property
@@ -220,20 +220,20 @@ class Optimizer(BaseOptimizer):
         return self.leaves_rows() and not any(idle) and not self.use_ema and not self.gradient_accumulation_steps
 
     def leaves_rows(self) -> bool:
-        """Whether the formula changes no row of a weight whose gradient is 0; then there is `update_rows`."""
+        """Whether the formula leaves rows with a zero gradient unchanged, and `update_rows` is defined."""
         return False
 
     def update_rows(self, slots: Slots, rows: Tensor, gradients: Tensor, rate: float) -> None:
-        """As `update`, of one weight whose gradient is `gradients` in some `rows`, each there once, and 0 elsewhere."""
+        """Like `update`, for one weight whose gradient is `gradients` in the distinct `rows` and 0 elsewhere."""
         raise NotImplementedError
 
     def decay(self, slots: Slots, rate: float) -> None:
-        """Takes the weight decay off `slots.weights`, before the update."""
+        """Applies weight decay to `slots.weights`, before the update."""
         if self.weight_decay is not None:
             torch._foreach_mul_(self.decayed(slots.weights), 1 - self.weight_decay * rate)
 
     def decayed(self, weights: Tensors) -> Tensors:
-        """Those of the weights that decay."""
+        """The weights that weight decay applies to."""
         if not self._not_decayed:
             return weights
         return [weight for weight in weights if id(weight) not in self._not_decayed]
@@ -242,7 +242,7 @@ class Optimizer(BaseOptimizer):
 
     @property
     def built(self) -> bool:
-        """Whether the state has been made."""
+        """Whether the state has been created."""
         return bool(self.weights)
 
     def build(self, weights: Iterable[Trainable]) -> None:
@@ -261,7 +261,7 @@ class Optimizer(BaseOptimizer):
         self._slots = Slots([weight.value for weight in weights], slots)
 
     def first_value(self, slot: str, weight: Trainable) -> Tensor:
-        """What a slot holds before the first step; ABSENT if the weight has no such slot."""
+        """Initial value of a slot; ABSENT if the weight has no such slot."""
         return torch.zeros_like(weight.value, requires_grad=False)
 
     def slot_name(self, slot: str, weight: Trainable) -> str:
@@ -269,7 +269,7 @@ class Optimizer(BaseOptimizer):
         return f"{weight.path.replace('/', '_')}_{slot}"
 
     def scalars(self) -> list[str]:
-        """Attributes that are state, one number for all weights; Keras has them at the end."""
+        """Names of attributes that are state shared by all weights; they come last in Keras's order."""
         return []
 
     def _groups(self) -> list[tuple[str, ...]]:
@@ -279,7 +279,7 @@ class Optimizer(BaseOptimizer):
 
     @property
     def variables(self) -> list[Variable]:
-        """The state in Keras 3's order: iteration, learning rate (unless it is a schedule), then the slots."""
+        """The state in Keras 3's order: iteration, learning rate (unless it is a schedule), slots, scalars."""
         state = [Variable("iteration", np.array(self.iterations, np.int32))]
         if not self._scheduled:
             state.append(Variable("learning_rate", np.array(self.learning_rate, np.float32)))
@@ -289,12 +289,12 @@ class Optimizer(BaseOptimizer):
         return [*state, *self._slot_variables(self._groups()), *scalars]
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        """Takes a state out of a file of Keras 3 or 2.
+        """Loads the state from a file of Keras 3 or 2.
 
-        2.15's lack the rate and what is one number for all weights; legacy ones have another order. Keras saves an
-        optimizer that has not stepped without slots; they stay as they are then.
+        States of Keras 2.15 lack the learning rate and the scalars; legacy ones have another order. Keras saves an
+        optimizer without steps without slots, which then keep their values.
 
-        Raises DataError where number or shapes differ; the state then stays as it was.
+        Raises DataError if the number or shapes of arrays differ; the state is unchanged then.
         """
         state = self.variables
         unbuilt = state[: 1 if self._scheduled else 2]
@@ -334,20 +334,20 @@ class Optimizer(BaseOptimizer):
                 setattr(self, variable.name, float(array))
 
     def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
-        """The state in Keras 2.15's order: no rate, no scalars; most legacy ones go slot by slot over all weights.
+        """The state in Keras 2.15's order: without learning rate and scalars; most legacy ones slot by slot.
 
-        `legacy` is whether the order is that of a legacy one; by default as the optimizer is.
+        `legacy` is whether the order is a legacy optimizer's; None for `self.legacy`.
         """
         split = (self.legacy if legacy is None else legacy) and not self.legacy_alternates
         groups = [(slot,) for group in self._groups() for slot in group] if split else self._groups()
         return [self.variables[0], *self._slot_variables(groups)]
 
     def keras2_idle(self) -> list[Variable]:
-        """What Keras 2.15 has behind `keras2_variables` and doesn't use: it takes all of a state or none."""
+        """Unused variables that Keras 2.15 has after `keras2_variables`; it loads a state only as a whole."""
         return []
 
     def _alternating_variables(self) -> list[Variable]:
-        """The state in the order before Keras 3.10: each weight's average beside its accumulator."""
+        """The state in the order before Keras 3.10: average and accumulator alternate by weight."""
         if not (self.built and self.use_ema and self.gradient_accumulation_steps):
             return self.variables
         slots = self._slot_variables([("average", "gradient_accumulator")])
@@ -356,12 +356,12 @@ class Optimizer(BaseOptimizer):
         return [*state[:first], *slots, *state[first + len(slots) :]]
 
     def inner_variables(self) -> list[Variable]:
-        """The state as Keras 3 has it inside of a LossScaleOptimizer: without the scalars, which it loses track of."""
+        """The state inside of a LossScaleOptimizer in Keras 3: without the scalars, which aren't tracked there."""
         scalars = self.scalars() if self.built else []
         return self.variables[: -len(scalars)] if scalars else self.variables
 
     def complete_scalars(self, known: Sequence[str]) -> None:
-        """Computes the scalars that a state did not have from the iterations."""
+        """Computes the scalars that a loaded state lacked from the iterations."""
 
     def _slot_variables(self, groups: Iterable[tuple[str, ...]]) -> list[Variable]:
         found = []
@@ -381,21 +381,21 @@ class Optimizer(BaseOptimizer):
         rate = self.learning_rate
         if not self.rate_decay:
             return rate
-        # Keras 3 has a schedule for that; callbacks change the number.
+        # Keras 3 has a schedule for this; here callbacks may still set the learning rate.
         if isinstance(rate, Schedule):
             return Decayed(rate, self.rate_decay)
         return InverseTimeDecay(rate, 1, self.rate_decay)
 
     @property
     def _scheduled(self) -> bool:
-        """Whether the rate is a schedule in Keras 3's form."""
+        """Whether the learning rate is a schedule in Keras 3's form."""
         return bool(self.rate_decay) or isinstance(self.learning_rate, Schedule)
 
     def scaled(self, loss: Tensor) -> Tensor:
         return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
 
     def exclude_from_weight_decay(self, var_list: Iterable[Trainable] = (), var_names: Iterable[str] = ()) -> None:
-        """Spares weights from decay: those given, and those in whose name one of the regular expressions is found."""
+        """Excludes weights from decay: the given ones, and those whose name one of the regular expressions matches."""
         spared = {id(weight.value) for weight in var_list}
         patterns = [re.compile(pattern) for pattern in var_names]
         for weight in self.weights:
@@ -427,7 +427,7 @@ class Optimizer(BaseOptimizer):
         self.iterations += 1
 
     def _apply_rows(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Updates weights with sparse gradients; gives the other gradients, with None for these."""
+        """Updates the weights with sparse gradients; returns the gradients with None in their place."""
         left = list(gradients)
         for index, gradient in enumerate(gradients):
             if gradient is not None and gradient.is_sparse:
@@ -444,7 +444,7 @@ class Optimizer(BaseOptimizer):
             if (self.iterations + 1) % every:
                 return
             gradients = list(torch._foreach_div(sums, float(every)))
-            # All sums start anew, also of weights without a gradient in this step.
+            # Resets all sums, including those of weights without a gradient in this step.
             torch._foreach_zero_(self._slots.by_name["gradient_accumulator"])
         rate = self.rate()
         gradients = self._clipped(gradients)
@@ -463,7 +463,7 @@ class Optimizer(BaseOptimizer):
         if self.global_clipnorm:
             norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(gradients))))
             scale = self.global_clipnorm * torch.minimum(1.0 / norm, torch.full_like(norm, 1.0 / self.global_clipnorm))
-            # A norm that isn't finite makes everything NaN instead of hiding it.
+            # A norm that isn't finite makes all gradients NaN instead of being hidden.
             return list(torch._foreach_mul(gradients, scale + (norm - norm)))
         if self.clipvalue:
             clipped = torch._foreach_clamp_min(gradients, -self.clipvalue)
@@ -472,7 +472,7 @@ class Optimizer(BaseOptimizer):
 
     def _average(self) -> None:
         averages = self._slots.by_name["average"]
-        # The first update's weights are the first average.
+        # The average starts with the weights after the first update.
         momentum = self.ema_momentum if self._updates() else 0.0
         torch._foreach_mul_(averages, momentum)
         torch._foreach_add_(averages, self._slots.weights, alpha=1 - momentum)
@@ -481,7 +481,7 @@ class Optimizer(BaseOptimizer):
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Replaces the weights by their averages, as Keras does at the end of fit. Without averages nothing happens."""
+        """Replaces the weights by their averages, as Keras does at the end of fit. No-op without averages."""
         if self.use_ema and self.built:
             torch._foreach_copy_(self._slots.weights, self._slots.by_name["average"])
 
@@ -491,7 +491,7 @@ class Optimizer(BaseOptimizer):
 
     @torch.no_grad()
     def exchange_averages(self) -> None:
-        """Weights become the averages, and the averages the weights."""
+        """Swaps the weights and their averages."""
         averages = self._slots.by_name["average"]
         weights = [weight.clone() for weight in self._slots.weights]
         torch._foreach_copy_(self._slots.weights, averages)
@@ -499,7 +499,7 @@ class Optimizer(BaseOptimizer):
 
     @torch.no_grad()
     def average_anew(self) -> None:
-        """The averages become the weights as they are."""
+        """Sets the averages to the current weights."""
         torch._foreach_copy_(self._slots.by_name["average"], self._slots.weights)
 
     # Config.
@@ -518,7 +518,7 @@ class Optimizer(BaseOptimizer):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """From Keras 3's config or Keras 2's: `lr`, `decay` and options of its backend are understood."""
+        """Creates an optimizer from a config of Keras 3 or 2, including `lr`, `decay` and Keras 2's ignored options."""
         options = {name: value for name, value in config.items() if name not in cls.ignored}
         if "lr" in options:
             options.setdefault("learning_rate", options.pop("lr"))
@@ -533,7 +533,7 @@ class Optimizer(BaseOptimizer):
 
 
 def _misfit(state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> str | None:
-    """Why arrays can't be that state, in words; None where they can."""
+    """The reason why arrays don't fit a state; None if they do."""
     if len(arrays) != len(state):
         return f"got {len(arrays)} arrays of state, expected {len(state)}"
     for variable, array in zip(state, arrays, strict=True):
@@ -543,19 +543,19 @@ def _misfit(state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | T
 
 
 def is_legacy(config: Mapping[str, Any]) -> bool:
-    """Whether a config is of Keras 2's legacy optimizers, the only ones with `decay` (and once with `lr`).
+    """Whether a config is of Keras 2's legacy optimizers, the only ones with `decay` (and formerly `lr`).
 
-    Nadam's was called `schedule_decay`.
+    For Nadam it was `schedule_decay`.
     """
     own = "decay" in config or "lr" in config or "schedule_decay" in config
     return own and config.get("is_legacy_optimizer") is not False
 
 
 def power(base: float, exponent: float) -> float:
-    """base^exponent in float32, as Keras has it: 1 - 0.999 differs in the fifth digit."""
+    """base^exponent in float32, as in Keras: 1 - 0.999 differs in the fifth digit."""
     return float(np.float32(base) ** np.float32(exponent))
 
 
 def keras_form(value: BaseOptimizer) -> dict[str, Any]:
-    """The optimizer as Keras 3 writes it into a file."""
+    """Keras 3's serialised form of an optimizer."""
     return {"module": "keras.optimizers", **serialized(value), "registered_name": None}

@@ -28,28 +28,28 @@ F32 = np.float32
 
 
 def steps(value: Any) -> float:
-    """Validator: a number of steps above zero; Keras takes fractions too."""
+    """Validator: a positive number of steps; as in Keras, it may be a fraction."""
     result = number(value)
     if F32(result) <= 0:
-        raise Expected("a positive number of steps of float32")
+        raise Expected("a positive number of steps in the range of float32")
     return int(result) if result == int(result) else result
 
 
 def _named(default: str) -> Validator[str]:
-    """Validator: a name; 2.15 writes none where none was given."""
+    """Validator: a name; Keras 2.15 writes null for the default."""
     return lambda value: default if value is None else text(value)
 
 
 class Schedule(Configurable):
-    """A learning rate that depends on the step (keras.optimizers.schedules.LearningRateSchedule)."""
+    """A learning rate as a function of the step (keras.optimizers.schedules.LearningRateSchedule)."""
 
     def __call__(self, step: int) -> float:
-        """The rate for the update after `step` finished ones."""
+        """The learning rate of the update after `step` completed ones."""
         raise NotImplementedError
 
 
 class ExponentialDecay(Schedule):
-    """rate x decay_rate^(step / decay_steps); staircase: whole powers only."""
+    """rate x decay_rate^(step / decay_steps); with staircase, the exponent is rounded down."""
 
     initial_learning_rate: float = option(number)
     decay_steps: float = option(steps)
@@ -64,7 +64,7 @@ class ExponentialDecay(Schedule):
 
 
 class InverseTimeDecay(Schedule):
-    """rate / (1 + decay_rate x step / decay_steps); staircase: whole quotients only."""
+    """rate / (1 + decay_rate x step / decay_steps); with staircase, the quotient is rounded down."""
 
     initial_learning_rate: float = option(number)
     decay_steps: float = option(steps)
@@ -79,7 +79,7 @@ class InverseTimeDecay(Schedule):
 
 
 class PolynomialDecay(Schedule):
-    """(rate - end) (1 - step / decay_steps)^power + end; cycle: over and over, each time stretched."""
+    """(rate - end) (1 - step / decay_steps)^power + end; with cycle, decay_steps becomes its next multiple >= step."""
 
     initial_learning_rate: float = option(number)
     decay_steps: float = option(steps)
@@ -91,7 +91,7 @@ class PolynomialDecay(Schedule):
     def __call__(self, step: int) -> float:
         now, over = F32(step), F32(self.decay_steps)
         if self.cycle:
-            # A step that ends a cycle still belongs to it.
+            # The last step of a cycle belongs to it.
             over = over * (F32(1) if step == 0 else np.ceil(now / over))
         else:
             now = min(now, over)
@@ -100,7 +100,7 @@ class PolynomialDecay(Schedule):
 
 
 class PiecewiseConstantDecay(Schedule):
-    """`values[i]` up to and including step `boundaries[i]`, the last one after all."""
+    """`values[i]` up to and including step `boundaries[i]`, and the last value after all boundaries."""
 
     boundaries: tuple[float, ...] = option(list_of(number))
     values: tuple[float, ...] = option(list_of(number))
@@ -114,15 +114,15 @@ class PiecewiseConstantDecay(Schedule):
             )
 
     def __call__(self, step: int) -> float:
-        # Keras casts boundaries to the type of the step, an integer, and adds up the values of all intervals that the
-        # step is in: where boundaries aren't sorted it may be in several.
+        # Keras casts boundaries to the integer type of the step, and adds up the values of all intervals that contain
+        # the step: if boundaries aren't sorted, it may be in several.
         limits = [-math.inf, *map(int, self.boundaries), math.inf]
         inside = [low < step <= high for low, high in itertools.pairwise(limits)]
         return float(sum((F32(value) for value, here in zip(self.values, inside, strict=True) if here), F32(0)))
 
 
 class CosineDecay(Schedule):
-    """Half a cosine from the rate to `alpha` x the rate, after a linear warmup if `warmup_target` is given."""
+    """Half a cosine from the rate to `alpha` x the rate, after a linear warmup if `warmup_target` is set."""
 
     initial_learning_rate: float = option(number)
     decay_steps: float = option(steps)
@@ -147,7 +147,7 @@ class CosineDecay(Schedule):
 
 
 class CosineDecayRestarts(Schedule):
-    """Cosine decays one after another, each `t_mul` times as long and `m_mul` times as high."""
+    """Consecutive cosine decays, each `t_mul` times as long and `m_mul` times as high as the one before."""
 
     initial_learning_rate: float = option(number)
     first_decay_steps: float = option(steps)
@@ -163,7 +163,7 @@ class CosineDecayRestarts(Schedule):
             restarts = np.floor(done)
             done = done - restarts
         else:
-            # At a restart the last bit of the logarithm decides: it has to be torch's, as in Keras on torch.
+            # At a restart, the last bit of the logarithm matters: use torch's, as Keras on torch does.
             stretch, base = torch.tensor(one - done * (one - t_mul)), torch.tensor(t_mul)
             restarts = F32(torch.floor(torch.log(stretch) / torch.log(base)))
             finished = (one - t_mul**restarts) / (one - t_mul)
@@ -173,9 +173,9 @@ class CosineDecayRestarts(Schedule):
 
 
 class Decayed(Schedule):
-    """A schedule that Keras 2's legacy optimizers divide by 1 + decay x step. Keras 3 has no such thing.
+    """A schedule divided by 1 + decay x step, as in Keras 2's legacy optimizers. Keras 3 has no equivalent.
 
-    In files it is the schedule alone.
+    Files contain only the inner schedule.
     """
 
     def __init__(self, schedule: Schedule, decay: float) -> None:
@@ -198,7 +198,7 @@ SCHEDULES: Mapping[str, type[Schedule]] = {
 
 
 def learning_rate(value: Any) -> float | Schedule:
-    """Validator: a rate of at least 0, a schedule, or a schedule's serialised form."""
+    """Validator: a number of at least 0, a schedule, or a schedule's serialised form."""
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         return nonnegative(value)
     if not isinstance(value, (Schedule, Mapping)):
@@ -207,7 +207,7 @@ def learning_rate(value: Any) -> float | Schedule:
 
 
 def keras_form(value: Schedule) -> dict[str, Any]:
-    """The schedule as Keras 3 writes it into a file."""
+    """Keras 3's serialised form of a schedule."""
     if isinstance(value, Decayed):
         value = value.schedule
     return {"module": "keras.optimizers.schedules", **serialized(value), "registered_name": None}

@@ -1,4 +1,4 @@
-"""Optimizers, by Keras's names and formulas, which are not torch's."""
+"""Table of the optimizers by Keras's names. Their formulas are Keras's, which differ from torch's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OPTIMIZERS: Mapping[str, type[BaseOptimizer]] = {
     )
 }
 
-#: Keras looks for a name in lower case; Keras 2.15 writes "Custom>Adam" into H5 files.
+#: Keras accepts names in lower case; Keras 2.15 writes "Custom>Adam" into H5 files.
 ALIASES: Mapping[str, str] = {
     **{name.lower(): name for name in OPTIMIZERS},
     **{f"Custom>{name}": name for name in OPTIMIZERS},
@@ -56,9 +56,10 @@ ALIASES: Mapping[str, str] = {
 
 
 def optimizer(value: Any) -> BaseOptimizer:
-    """What keras.optimizers.get takes: a name in any case, an optimizer, or a serialised form. Raises ConfigError.
+    """Returns the optimizer for a name in any case, an optimizer, or a serialised form (keras.optimizers.get).
 
-    A config of Keras 2's legacy optimizers gives one with their formula.
+    Configs of Keras 2's legacy optimizers give optimizers with the legacy formulas. Raises ConfigError for unknown
+    names.
     """
     if isinstance(value, str) and value.lower() in ALIASES:
         value = ALIASES[value.lower()]

@@ -1,4 +1,4 @@
-"""The engine for GPUs: what of it needs none, and its numbers where there is one."""
+"""The CUDA engine: its parts that need no GPU, and its results if there is one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def source_of(model: Model) -> ExportedGraph:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_moved_graph_has_nothing_left_where_it_was(name: str) -> None:
-    """On the device without memory, which takes no part in work with tensors that have some."""
+    """On the meta device, which can't take part in operations on tensors with data."""
     model = MODELS[name]()
     source = source_of(model)
     graph = moved(source.graph, torch.device("meta"))
@@ -70,7 +70,7 @@ def test_a_moved_graph_has_nothing_left_where_it_was(name: str) -> None:
     assert {output.device.type for output in outputs} == {"meta"}
     expected = model.plan().run_eagerly([sample.numpy() for sample in source.samples])
     assert [output.shape for output in outputs][: len(expected)] == [array.shape for array in expected]
-    # A normalisation that is folded into a kernel holds nothing any more.
+    # A normalisation that is folded into a kernel has no weights left.
     assert weight_bytes(source.graph) > 3 * model.count_params()
 
 
@@ -99,10 +99,10 @@ def test_a_batch_too_large_for_the_memory_is_halved(error: type[Exception]) -> N
         return [arrays[0] * 2, arrays[1] + 1, np.array((arrays[0] < 9).all())]
 
     arrays = [np.arange(11.0), np.arange(22).reshape(11, 2)]
-    doubled, increased, demand = in_halves(run, 1, arrays)
+    doubled, increased, assertion = in_halves(run, 1, arrays)
     assert np.array_equal(doubled, arrays[0] * 2)
     assert np.array_equal(increased, arrays[1] + 1)
-    assert not demand
+    assert not assertion
     assert calls == [11, 5, 2, 3, 6, 3, 3]
 
 
@@ -122,7 +122,7 @@ def test_rungs_are_powers_of_two() -> None:
 
 @pytest.mark.parametrize("name", ["dense", "words"])
 def test_graphs_compute_in_16_bits(name: str) -> None:
-    """By autocast, which processors have as well, but for convolutions in recorded graphs."""
+    """By autocast, which CPUs have as well, except for convolutions in traced graphs."""
     source = source_of(MODELS[name]())
     with torch.inference_mode():
         exact = computed(source.graph, "float32", source.samples)

@@ -1,4 +1,4 @@
-"""Other engines carry plans out: with eager torch's numbers, its refusals, and only where they may."""
+"""Engines execute plans with eager torch's numbers and refusals, and only where they are allowed to."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_nan_stays_nan(engine: str, tmp_path: Any) -> None:
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_counts_wherever_it_is(engine: str, value: float) -> None:
-    """Vector instructions for the larger of two numbers take the second if one is NaN."""
+    """Vector instructions for the maximum of two numbers return the second one if one is NaN."""
     entry = layergraph.Input((2, 2, 2))
     plan = layergraph.Model(entry, layergraph.layers.GlobalMaxPooling2D()(entry)).plan()
     plan.tune(engines=(engine,), pin=True)
@@ -148,7 +148,7 @@ def test_what_is_not_finite_counts_wherever_it_is(engine: str, value: float) -> 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_what_is_empty_or_refused_on_the_way_reaches_no_engine(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's GRU ends the process where there is no step, or fewer than none."""
+    """ONNX Runtime's GRU crashes on sequences without timesteps or of negative length."""
     seen = []
 
     def watching(source: Any) -> Any:
@@ -178,7 +178,7 @@ def test_what_is_empty_or_refused_on_the_way_reaches_no_engine(length: int, monk
 def test_a_graph_with_an_empty_tensor_runs_on_eager_torch_only() -> None:
     entry = layergraph.Input((5, 3))
     plan = layergraph.Model(entry, layergraph.layers.GRU(4)(entry[:, 5:])).plan()
-    assert "on the way is empty" in plan.tune(engines=("torchscript",), pin=True).dropped["torchscript"]
+    assert "intermediate tensor is empty" in plan.tune(engines=("torchscript",), pin=True).dropped["torchscript"]
 
 
 def test_a_graph_in_which_python_looks_at_data_runs_on_eager_torch_only(tmp_path: Any) -> None:
@@ -186,7 +186,7 @@ def test_a_graph_in_which_python_looks_at_data_runs_on_eager_torch_only(tmp_path
     keras.Model(entry, ops.floor_divide(entry, entry)).save(tmp_path / "model.keras")
     plan = load_model(tmp_path / "model.keras").plan()
     found = plan.tune(engines=("torchscript",))
-    assert "looks at its data" in found.dropped["torchscript"]
+    assert "branches on the values" in found.dropped["torchscript"]
     (got,) = plan.run({plan.input_specs[0].name: np.full((1, 4), 3, "int32")}).values()
     assert got.tolist() == [[1, 1, 1, 1]]
 
@@ -202,7 +202,7 @@ def test_weights_that_change_later_count(plan: Any) -> None:
 
 
 def computing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[ExportedGraph], Engine]:
-    """An engine that computes as torch does, with what it gives changed."""
+    """An engine that computes as torch does, with changed outputs."""
 
     def made(source: ExportedGraph) -> Engine:
         def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -215,7 +215,7 @@ def computing(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[ExportedG
 
 
 def off_by(error: float, value: float = 1.0) -> Callable[[np.ndarray], np.ndarray]:
-    """Adds to the last number, if it is `value` in the graph below."""
+    """Adds to the last number if it is `value` in the graph below."""
     return lambda array: array + np.where(array == value, np.float32(error), np.float32(0))
 
 
@@ -248,11 +248,11 @@ BIG = {"class_name": "Constant", "config": {"value": 1000.0}}
 def test_an_engine_is_held_to_a_hundred_thousandth(
     change: Callable[[np.ndarray], np.ndarray], fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what is larger of 1 and the number."""
+    """Relative to max(1, |expected|)."""
     monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": computing(change)})
     found = ones_and_large().tune(engines=("some",), rows=(1,), pin=True)
     assert [choice.engine for choice in found.choices] == ["some" if fits else "eager"]
-    assert ("its numbers differ by" in found.dropped.get("some", "")) != fits
+    assert ("its outputs differ from eager torch's by" in found.dropped.get("some", "")) != fits
 
 
 def test_an_engine_that_is_right_for_some_row_counts_alone_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_an_engine_that_crashes_is_dropped(plan: Any, monkeypatch: pytest.Monkey
     ids=["as it is", "columns first", "with gaps", "wide", "other bytes"],
 )
 def test_an_engine_gets_arrays_as_it_wants_them(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In C order, of the input's type, in the machine's order of bytes."""
+    """In C order, of the input's dtype, in native byte order."""
     seen: list[np.ndarray] = []
 
     def engine(source: ExportedGraph) -> Engine:
@@ -313,18 +313,18 @@ def test_what_layers_demand_of_their_data_comes_behind_the_outputs() -> None:
     plan = layergraph.Model([entry, other], outputs).plan()
     samples = [[np.ones((rows, 2), "int32") for _ in range(2)] for rows in (2, 3)]
     source = ExportedGraph(plan.inference_program(packed=False, joined=True), *samples, 1, batched=True)
-    assert source.demand_count == 2
+    assert source.assertion_count == 2
     for ids, met in (((4, 6), [True, True]), ((5, 6), [False, True]), ((4, -1), [True, False])):
         found = source.graph(*(torch.full((3, 2), number, dtype=torch.int32) for number in ids))
-        assert [bool(demand) for demand in found[2:]] == met
+        assert [bool(assertion) for assertion in found[2:]] == met
     plain = layergraph.Model(entry, layergraph.layers.Rescaling(2.0)(entry)).plan()
     program = plain.inference_program(packed=False, joined=True)
-    assert ExportedGraph(program, samples[0][:1], samples[1][:1], 1, batched=True).demand_count == 0
+    assert ExportedGraph(program, samples[0][:1], samples[1][:1], 1, batched=True).assertion_count == 0
 
 
 @pytest.mark.parametrize(("error", "fits"), [(0.8e-4, True), (1.3e-4, False)])
 def test_a_new_length_is_held_to_a_ten_thousandth(error: float, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data that clients send may be of any size, where rounding is larger."""
+    """Data of clients may be of any magnitude, with larger rounding errors."""
     entry = layergraph.Input((None, 4))
     plan = layergraph.Model(entry, layergraph.layers.ReLU()(entry)).plan()
     right, wrong = computing(lambda array: array), computing(lambda array: array + np.float32(error))
@@ -344,7 +344,7 @@ def test_a_new_length_is_held_to_a_ten_thousandth(error: float, fits: bool, monk
     x = np.random.default_rng(0).standard_normal((2, 5, 4)).astype("float32")
     lengths.clear()
     answers = [next(iter(plan.run({plan.input_specs[0].name: x}).values())) for _ in range(3)]
-    # The first answer is torch's, whatever the engine gives.
+    # The first answer is torch's, whatever the engine computes.
     np.testing.assert_array_equal(answers[0], np.maximum(x, 0))
     assert len(lengths) == (3 if fits else 1)
     np.testing.assert_allclose(answers[2], np.maximum(x, 0) + (error if fits else 0), atol=1e-6)
@@ -397,7 +397,7 @@ def test_an_engine_that_differs_on_unusual_data_only_is_dropped(
         return lambda arrays: [t.numpy() for t in source.program([torch.from_numpy(changed(a)) for a in arrays])]
 
     monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
-    assert "its numbers differ" in plan.tune(engines=("some",), pin=True).dropped["some"]
+    assert "its outputs differ" in plan.tune(engines=("some",), pin=True).dropped["some"]
 
 
 def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
@@ -409,7 +409,7 @@ def test_a_choice_goes_for_the_row_counts_that_are_nearest() -> None:
 
 @pytest.mark.parametrize("engine", QUICK)
 def test_lengths_that_are_padded_otherwise_stay_right(engine: str, tmp_path: Any) -> None:
-    """An odd length gets a zero more, which a graph recorded with even ones knows nothing of."""
+    """An odd length gets one more zero, which a graph traced with even lengths doesn't add."""
     entry = keras.Input((None, None, 2))
     x = layers.SeparableConv2D(3, 2, strides=2, padding="same")(entry)
     keras.Model(entry, layers.Conv2D(2, 3, strides=2, padding="same")(x)).save(tmp_path / "model.keras")
@@ -423,7 +423,7 @@ def test_lengths_that_are_padded_otherwise_stay_right(engine: str, tmp_path: Any
 
 
 def test_inputs_with_other_rows_than_one_another_are_eager_torchs(tmp_path: Any) -> None:
-    """Calls that are joined take as many rows of each."""
+    """Merged calls need the same number of rows for each."""
     twins().save(tmp_path / "model.keras")
     plan = load_model(tmp_path / "model.keras").plan()
     inputs = data(plan, 3)
@@ -438,7 +438,7 @@ def test_inputs_with_other_rows_than_one_another_are_eager_torchs(tmp_path: Any)
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not there")
 def test_an_engine_that_misses_nan_inside_is_dropped() -> None:
-    """OpenVINO simplifies what is NaN where an image has one colour, and is replaced afterwards."""
+    """OpenVINO optimises away the NaN that appears, and is replaced later, for an image of one colour."""
     entry = layergraph.Input((7, 6, 3))
     plan = layergraph.Model(entry, layergraph.layers.AutoContrast()(entry)).plan()
     plan.tune(engines=("openvino",), pin=True)
@@ -467,7 +467,7 @@ def test_pooling_without_strides_takes_any_length(engine: str, window: int) -> N
 
 
 def test_height_and_width_are_not_mistaken_for_each_other(tmp_path: Any) -> None:
-    """Random inputs have the same length on both."""
+    """Random inputs have the same length on both axes."""
     entry = keras.Input((None, None, 3))
     keras.Model(entry, layers.UpSampling2D(2, interpolation="bilinear")(entry)).save(tmp_path / "model.keras")
     plan = load_model(tmp_path / "model.keras").plan()
@@ -477,7 +477,7 @@ def test_height_and_width_are_not_mistaken_for_each_other(tmp_path: Any) -> None
 
 
 def test_random_inputs_never_take_a_servers_memory() -> None:
-    """Where no small ones fit, larger ones are tried, but not images of twelve thousand by twelve thousand."""
+    """If no small ones fit, larger ones are tried, but not images of 12,000 x 12,000."""
     sizes = []
 
     def refuse(arrays: Any) -> None:
@@ -490,7 +490,7 @@ def test_random_inputs_never_take_a_servers_memory() -> None:
 
 
 def test_random_ids_stay_below_what_every_table_takes() -> None:
-    """Not only those that were drawn first, of which there may be few."""
+    """Not only the ids that were drawn first, which may be few."""
     entry, byte = layergraph.Input((1,), dtype="int32"), layergraph.Input((2,), dtype="uint8")
     x = layergraph.layers.Concatenate()(
         [layergraph.layers.Flatten()(layergraph.layers.Embedding(rows, 2)(i)) for rows, i in ((9, entry), (300, byte))]
@@ -525,14 +525,14 @@ def test_a_model_whose_layers_fail_for_random_rows_is_served_without_engines(
 
 
 def test_engines_that_are_unknown_are_refused(plan: Any) -> None:
-    with pytest.raises(ValueError, match="engine 'tensorrt' isn't known: expected one of eager, "):
+    with pytest.raises(ValueError, match="unknown engine 'tensorrt', expected one of eager, "):
         tune(plan, engines=("tensorrt",))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="not there")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_onnx_runtime_gets_nothing_in_16_bits(dtype: str) -> None:
-    """An LSTM in float16 ends the process that asks it for a session."""
+    """An LSTM in float16 crashes the process when a session is created."""
     entry = layergraph.Input((5, 4))
     plan = layergraph.Model(entry, layergraph.layers.LSTM(3, dtype=dtype)(entry)).plan()
     assert "16 bits" in plan.tune(engines=("onnxruntime",), seconds=60).dropped["onnxruntime"]
@@ -540,7 +540,7 @@ def test_onnx_runtime_gets_nothing_in_16_bits(dtype: str) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="not there")
 def test_sizes_of_padding_are_constants_in_onnx() -> None:
-    """Only then ONNX Runtime makes them part of the convolution."""
+    """Only then does ONNX Runtime fuse them into the convolution."""
     import onnx
 
     entry = layergraph.Input((8, 8, 3))
@@ -564,7 +564,7 @@ def test_sizes_of_padding_are_constants_in_onnx() -> None:
     ],
 )
 def test_means_over_images_are_pooling_in_onnx(tmp_path: Any, axis: Any, keepdims: bool, kind: str) -> None:
-    """Which ONNX Runtime computes in the layout of its convolutions."""
+    """ONNX Runtime computes pooling in the memory layout of its convolutions."""
     import onnx
 
     entry = keras.Input((8, 9, 3))
@@ -579,7 +579,7 @@ def test_means_over_images_are_pooling_in_onnx(tmp_path: Any, axis: Any, keepdim
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not there")
 def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
-    """Its telemetry forks the process, and such a fork keeps the locks of a server that is killed."""
+    """Its telemetry forks the process, and such a fork keeps the locks of a killed server."""
     twins().save(tmp_path / "model.keras")
     found = load_model(tmp_path / "model.keras").plan().tune(engines=("openvino",), pin=True)
     assert not found.dropped
@@ -588,7 +588,7 @@ def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("engine", QUICK)
 def test_nan_that_comes_up_on_the_way_counts(engine: str, tmp_path: Any) -> None:
-    """Of 0 / 0 among other numbers, as ONNX Runtime's ArgMin passes over it."""
+    """NaN of 0 / 0 among other numbers, which ONNX Runtime's ArgMin ignores."""
     entry = keras.Input((6,), dtype="int32")
     keras.Model(entry, ops.argmin(ops.divide(entry, entry), axis=-1)).save(tmp_path / "model.keras")
     plan = load_model(tmp_path / "model.keras").plan()
@@ -601,7 +601,7 @@ def test_nan_that_comes_up_on_the_way_counts(engine: str, tmp_path: Any) -> None
 
 
 def test_different_rows_are_eager_torchs_where_rows_mix_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph may take the rows of one input for those of all."""
+    """A graph may use the number of rows of one input for all of them."""
     seen = []
 
     def watching(source: Any) -> Any:
@@ -626,7 +626,7 @@ def test_different_rows_are_eager_torchs_where_rows_mix_too(tmp_path: Any, monke
 
 @pytest.mark.parametrize("engine", QUICK)
 def test_integers_keep_their_upper_half(engine: str) -> None:
-    """OpenVINO's have 32 bits."""
+    """OpenVINO's integers have 32 bits."""
     entry = layergraph.Input((3,), dtype="int64")
     layer = layergraph.layers.IntegerLookup(vocabulary=[5, 7])
     plan = layergraph.Model(entry, layer(entry)).plan()
@@ -637,7 +637,7 @@ def test_integers_keep_their_upper_half(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", QUICK)
 def test_activations_are_right_far_from_zero(engine: str) -> None:
-    """As tuning's inputs aren't: a logarithm of what is rounded to 0 is infinite."""
+    """Unlike tuning's inputs: the logarithm of a value that is rounded to 0 is infinite."""
     entry = layergraph.Input((200,))
     kinds = ("log_sigmoid", "softplus", "mish", "silu", "gelu", "selu", "tanh", "sigmoid", "softmax", "log_softmax")
     plan = layergraph.Model(entry, [layergraph.layers.Activation(kind)(entry) for kind in kinds]).plan()
@@ -664,7 +664,7 @@ def test_a_call_that_asks_for_training_stays_on_torch_and_moves_no_statistics() 
     entry, layer = layergraph.Input((4,)), layergraph.layers.BatchNormalization()
     plan = layergraph.Model(entry, layer(entry, training=True)).plan()
     before = layer.get_weights()
-    assert "asks for training" in plan.tune(engines=("torchscript",)).dropped["torchscript"]
+    assert "has training=True" in plan.tune(engines=("torchscript",)).dropped["torchscript"]
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -700,6 +700,6 @@ print((resident() - before) / (2048 * 1024 * 4))
 def test_weights_go_with_their_model(engine: str) -> None:
     if not THERE.get(engine, True):
         pytest.skip("not there")
-    # In a process of its own, whose memory is this test's alone.
+    # In a separate process, whose memory is used by this test alone.
     done = subprocess.run([sys.executable, "-c", RELOADS, engine], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 5

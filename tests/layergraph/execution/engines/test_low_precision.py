@@ -1,4 +1,4 @@
-"""Less precision: allowed where the proof beside a file holds, refused where it doesn't."""
+"""Lower precision is used if outputs stay within the golden tolerances, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def model() -> layergraph.Model:
     return layergraph.Model(x, [layers.Dense(3, name="a")(y), layers.Dense(2, activation="sigmoid", name="b")(y)])
 
 
-def proof(made: layergraph.Model, path: Path, tolerance: float) -> Path:
+def golden(made: layergraph.Model, path: Path, tolerance: float) -> Path:
     golden = make_golden(made)
     write_golden(Golden(golden.inputs, golden.outputs, rtol=0.0, atol=tolerance), path)
     return path
 
 
 @pytest.mark.parametrize(("precision", "package"), [("int8", "onnxruntime"), ("bfloat16", "openvino")])
-def test_a_model_computes_in_less_where_its_proof_allows_that(precision: str, package: str, tmp_path: Path) -> None:
+def test_a_model_computes_in_less_where_its_golden_file_allows_it(precision: str, package: str, tmp_path: Path) -> None:
     pytest.importorskip(package)
     made = model()
     expected = made.plan().run({"x": X})
-    reduce_precision(made, proof(made, tmp_path / "golden.npz", 0.5), precision, threads=1)
+    reduce_precision(made, golden(made, tmp_path / "golden.npz", 0.5), precision, threads=1)
     (choice,) = made.engines
     assert (choice.engine, choice.rows) == (precision, 1)
     assert choice.difference < 0.5
@@ -49,11 +49,11 @@ def test_a_model_computes_in_less_where_its_proof_allows_that(precision: str, pa
         assert max(np.abs(got[name] - expected[name]).max() for name in expected) > 1e-6, "it is computed in less"
 
 
-def test_a_proof_that_is_too_strict_keeps_the_precision(tmp_path: Path) -> None:
+def test_a_golden_file_that_is_too_strict_keeps_the_precision(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     made = model()
     with pytest.raises(GoldenMismatchError, match="output 'a' differs by"):
-        reduce_precision(made, proof(made, tmp_path / "golden.npz", 1e-9), "int8")
+        reduce_precision(made, golden(made, tmp_path / "golden.npz", 1e-9), "int8")
     assert made.engines == ()
 
 
@@ -77,7 +77,7 @@ def test_without_a_gpu_there_is_no_tf32(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(reduced.torch.cuda, "is_available", lambda: False)
     made = model()
     with pytest.raises(UnfitError, match="there is no CUDA device"):
-        reduce_precision(made, proof(made, tmp_path / "golden.npz", 1.0), "tf32")
+        reduce_precision(made, golden(made, tmp_path / "golden.npz", 1.0), "tf32")
     assert made.engines == ()
 
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of NaN and infinities in the operations that are said to keep them, wherever they are."""
+"""NaN and infinities at any position, in the operations for which ONNX Runtime is expected to keep them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layergraph.execution.tuning.agreement import difference
 
 pytest.importorskip("onnxruntime")
 
-#: More than two vectors of eight numbers, and some left over.
+#: More than two vectors of eight numbers, and a remainder.
 WIDE = 21
 CASES: dict[str, Callable[[Any], Any]] = {
     name: layers.Activation(name)

@@ -1,4 +1,4 @@
-"""Permutations in recorded graphs cancel one another out, and the graph computes what it did."""
+"""Permutations in traced graphs cancel one another out, and the graph computes the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def permutations(graph: Any) -> int:
 
 
 def check(model: Model, shape: tuple[int, ...]) -> int:
-    """Compares the graph with the model's calls one by one; how many permutations it has."""
+    """Compares the graph with eager calls; returns its number of permutations."""
     made = source(model, shape)
     for rows in (1, 2, 5):
         x = np.random.default_rng(rows).standard_normal((rows, *shape)).astype("float32")
@@ -43,7 +43,7 @@ def check(model: Model, shape: tuple[int, ...]) -> int:
 
 
 def block(rng: random.Random, x: Any, rank: int) -> Any:
-    """Some calls that keep the shape but for the channels."""
+    """Some calls that keep the shape except for the channels."""
     convolve = getattr(layers, f"Conv{rank}D")
     match rng.randrange(8):
         case 0:
@@ -106,7 +106,7 @@ def test_sequences_keep_the_height_that_convolutions_over_one_axis_add() -> None
 
 
 def turned(x: torch.Tensor) -> torch.Tensor:
-    """Channels first."""
+    """Permutes to channels first."""
     return x.permute(0, 3, 1, 2)
 
 
@@ -119,7 +119,7 @@ CHANNELS = torch.linspace(-1, 1, 4).reshape(4, 1, 1)
 WHOLE = torch.linspace(-1, 1, 4 * 3 * 5).reshape(1, 4, 3, 5)
 REST = torch.linspace(-1, 1, 2 * 4 * 3 * 5).reshape(2, 4, 3, 5)
 
-#: What is done to images (rows, 3, 5, 4), and how many permutations are left of it.
+#: Operations on images (rows, 3, 5, 4), and the number of permutations that remain.
 CALLS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
     "there and back": (lambda x: back(turned(x)), 0),
     "there and back from the end": (lambda x: turned(x).permute(0, -2, -1, -3), 0),
@@ -167,11 +167,11 @@ CALLS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
 @pytest.mark.parametrize("name", CALLS)
 def test_permutations_go_behind_what_follows_them(name: str) -> None:
-    """The numbers stay, and the types that the graph tells of its values, which engines go by."""
+    """Numbers stay the same, and so do the graph's value types, which engines rely on."""
     call, left = CALLS[name]
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 5, 4)).astype("float32"))
     traced = torch.jit.trace(call, (x,), check_trace=False)
-    # As the tracer leaves a graph: lists of numbers are constants.
+    # As in traced graphs, lists of numbers are constants.
     torch._C._jit_pass_constant_propagation(traced.graph)
     tracing._spell_out(traced.graph)
     cancel_permutations(traced.graph)
@@ -185,7 +185,7 @@ def test_permutations_go_behind_what_follows_them(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
 def test_an_axis_that_goes_and_comes_back_is_left_alone() -> None:
-    """Behind a permutation, as a convolution over one axis leaves it and the next one takes it."""
+    """Behind a permutation, as one convolution over an axis leaves it and the next one takes it."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 1, 5, 4)).astype("float32"))
     for gone, back_at, left in ((2, 2, 0), (2, -2, 0), (2, 1, 1)):
         traced = torch.jit.trace(

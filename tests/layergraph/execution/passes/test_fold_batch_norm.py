@@ -1,4 +1,4 @@
-"""Batch normalisation as one operation of a recorded graph: the numbers of several."""
+"""Batch normalisation as one operation of a traced graph has the numbers of several operations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_large_summands_do_too(mean: float, whole: int) -> None:
 
 
 class Doubled(BatchNormalization):
-    """A normalisation of a plugin."""
+    """A plugin's normalisation."""
 
     def forward(self, run: Any, w: Any, x: Any, mask: Any = None) -> Any:
         return super().forward(run, w, x, mask) * 2

@@ -1,4 +1,4 @@
-"""Embeddings multiplied with a recurrent kernel beforehand: the same numbers with less work."""
+"""Embeddings multiplied with a recurrent kernel in advance: the same numbers with less work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECURRENT = {
 
 
 def widths(model: Model) -> list[int]:
-    """Columns of each table of embeddings in the program that engines get."""
+    """Columns of each embedding table in the program that engines get."""
     program = model.plan().inference_program(packed=False, joined=True)
     return [w.embeddings.shape[1] for w in program.weights if hasattr(w, "embeddings")]
 
@@ -47,7 +47,7 @@ def test_a_projected_table_gives_the_numbers_of_an_embedding(recurrent: str, mas
 
 
 class Doubled(layers.Embedding):
-    """A table of a plugin, which gives other numbers."""
+    """A plugin's embedding, which returns other numbers."""
 
     def forward(self, run: Any, w: Any, x: Any) -> Any:
         return super().forward(run, w, x) * 2

@@ -1,4 +1,4 @@
-"""Zeros around images as the padding of what reads them: the numbers of stock Keras, which pads for itself."""
+"""Zeros around images as the padding of the layer that reads them: stock Keras's numbers, which pads separately."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _zeros(rng: random.Random, rank: int, layout: str) -> keras.Layer:
 
 
 def _reader(rng: random.Random, rank: int, layout: str) -> keras.Layer:
-    """What reads the zeros: a convolution or a pooling, padding anyhow by itself."""
+    """A layer that reads the zeros: a convolution or a pooling, with any padding of its own."""
     window, stride = rng.randint(1, 4), rng.randint(1, 3)
     padding = rng.choice(["valid", "valid", "same"])
     activation = rng.choice([None, "relu", "sigmoid"])
@@ -45,7 +45,7 @@ def _reader(rng: random.Random, rank: int, layout: str) -> keras.Layer:
 
 
 def _random_model(seed: int) -> keras.Model:
-    """A chain of paddings and their readers, with rectifiers and normalisations between, some values read twice."""
+    """A chain of paddings and their readers, activations and normalisations; some values are read twice."""
     rng = random.Random(seed)
     rank, layout = rng.choice([1, 2, 2]), rng.choice(["channels_last", "channels_last", "channels_first"])
     spatial = [rng.randint(40, 46) for _ in range(rank)]
@@ -92,7 +92,7 @@ def zeros_in_two_places(x: Any) -> Any:
 
 
 def pooled(window: Any = 3, **options: Any) -> Callable[[Any], Any]:
-    """Zeros around what is rectified, and their max pooling."""
+    """Zeros around the output of a ReLU, and max pooling."""
     return lambda x: layers.MaxPooling2D(window, **options)(layers.ZeroPadding2D(1)(layers.ReLU()(x)))
 
 
@@ -138,7 +138,7 @@ def test_zeros_go_into_a_max_pooling_only_where_they_change_nothing(case: str) -
     entry = Input((9, 8, 4))
     model = layergraph.Model(entry, made(entry))
     assert (PaddedPooling.__name__ in _calls(model)) == folds
-    # All below zero in the first image, where zeros would be the largest.
+    # All values in the first image are negative, so zeros would be the maximum.
     x = np.random.default_rng(0).standard_normal((2, 9, 8, 4)).astype("float32")
     x[0] = -np.abs(x[0])
     check_served(model, x)

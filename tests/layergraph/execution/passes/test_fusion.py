@@ -1,4 +1,4 @@
-"""Convolutions with what follows them as one call: the same numbers, fewer calls."""
+"""Convolutions fused with the calls after them: the same numbers, fewer calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def images(rows: int = 2, channels: int = 4) -> np.ndarray:
 
 
 def shaken(model: Model) -> Model:
-    """Statistics and scales off their first values."""
+    """Randomises statistics and scales."""
     rng = np.random.default_rng(1)
     for weight in model.weights:
         value = weight.numpy() + 0.3 * rng.standard_normal(weight.shape)
@@ -70,21 +70,21 @@ def test_what_others_read_stays() -> None:
 
 
 class Halved(layers.BatchNormalization):
-    """A normalisation of a plugin, which computes otherwise."""
+    """A plugin's normalisation, which computes something else."""
 
     def forward(self, run: Any, w: Any, x: Any, mask: Any = None) -> Any:
         return super().forward(run, w, x, mask) / 2
 
 
 class Tripled(layers.Conv2D):
-    """A convolution of a plugin."""
+    """A plugin's convolution."""
 
     def forward(self, run: Any, w: Any, x: Any) -> Any:
         return super().forward(run, w, x) * 3
 
 
 class Shifted(layers.Activation):
-    """An activation of a plugin."""
+    """A plugin's activation."""
 
     def forward(self, run: Any, w: Any, x: Any) -> Any:
         return super().forward(run, w, x) + 1
@@ -104,7 +104,7 @@ def read_before_the_activation(x: Any) -> Any:
     return [layers.ReLU()(normalised), layers.Flatten()(normalised)]
 
 
-#: Graphs in which something doesn't belong to a convolution -> the calls that are left, in order.
+#: Graphs with calls that can't be fused into a convolution -> the remaining calls, in order.
 UNMERGED: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "activated, then normalised": (
         lambda x: layers.BatchNormalization()(convolution(activation="tanh")(x)),
@@ -174,7 +174,7 @@ def test_what_does_not_belong_to_a_convolution_stays_apart(case: str) -> None:
 
 @pytest.mark.parametrize("number", range(5))
 def test_each_weight_that_changes_counts(number: int) -> None:
-    """Those of the convolution, and those of the normalisation."""
+    """Weights of the convolution and of the normalisation."""
     entry = Input((9, 8, 4))
     model = shaken(Model(entry, layers.BatchNormalization()(layers.Conv2D(3, 3)(entry))))
     (before,) = served(model, images())
@@ -215,7 +215,7 @@ def test_nan_stays_nan() -> None:
 
 
 def test_a_normalisation_that_would_lose_precision_is_applied_afterwards() -> None:
-    """Near a mean of 50 with a factor of 30,000: as x * 30,000 - 1,500,000, rounding alone is off by 0.06."""
+    """Near a mean of 50 with a factor of 30,000: for x * 30,000 - 1,500,000, rounding alone is off by 0.06."""
     entry = Input((9, 8, 1))
     model = Model(entry, layers.BatchNormalization(epsilon=0.0)(layers.Conv2D(1, 1, use_bias=False)(entry)))
     model.layers[-2].set_weights([np.ones((1, 1, 1, 1), "float32")])

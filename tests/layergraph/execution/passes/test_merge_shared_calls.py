@@ -1,4 +1,4 @@
-"""Calls of shared layers as one call: the same numbers, fewer calls."""
+"""Calls of shared layers merged into one call: the same numbers, fewer calls."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def encoder() -> Model:
 
 
 def twins() -> Model:
-    """One encoder on two inputs; what follows differs."""
+    """One encoder on two inputs, followed by different layers."""
     left, right, shared = Input((6, 3)), Input((6, 3)), encoder()
     return Model([left, right], layers.subtract([shared(left), layers.ReLU()(shared(right))]))
 
 
 def chain() -> Model:
-    """Calls of one layer that wait for one another."""
+    """Calls of one layer, each on the output of the one before."""
     entry, shared = Input((4,)), layers.Dense(4, activation="tanh")
     return Model(entry, shared(shared(shared(entry))))
 
@@ -51,7 +51,7 @@ def other_lengths() -> Model:
 
 
 def one_masked() -> Model:
-    """A shared model on two sequences, of which one has a mask, which the model's own calls know nothing of."""
+    """A shared model on two sequences, one of them with a mask that isn't recorded in the model's own calls."""
     left, right, inner = Input((6,)), Input((6,)), Input((6, 3))
     shared = Model(inner, layers.GRU(4)(layers.Dense(3)(inner)))
     embedded = [layers.Embedding(9, 3, mask_zero=zero)(x) for x, zero in ((left, True), (right, False))]
@@ -59,46 +59,46 @@ def one_masked() -> Model:
 
 
 def one_layer_masked() -> Model:
-    """A shared layer on two sequences, of which one has a mask."""
+    """A shared layer on two sequences, one of them with a mask."""
     left, right, shared = Input((6,)), Input((6,)), layers.GRU(4)
     embedded = [layers.Embedding(9, 3, mask_zero=zero)(x) for x, zero in ((left, True), (right, False))]
     return Model([left, right], layers.subtract([shared(x) for x in embedded]))
 
 
 def both_masked() -> Model:
-    """A shared layer on two sequences with masks, which go on from it."""
+    """A shared layer on two sequences with masks, which it passes on."""
     left, right, shared = Input((6,)), Input((6,)), layers.Dense(4, activation="tanh")
     embedded = [layers.Embedding(9, 3, mask_zero=True)(x) for x in (left, right)]
     return Model([left, right], [layers.LSTM(3)(shared(x)) for x in embedded])
 
 
 def mask_that_ends() -> Model:
-    """A shared layer on two sequences, of which one had a mask that a layer before it doesn't pass on."""
+    """A shared layer on two sequences, one of which had a mask that an earlier layer doesn't pass on."""
     left, right, shared = Input((6,)), Input((6,)), layers.Dense(4, activation="tanh")
     embedded = [layers.Embedding(9, 3, mask_zero=zero)(x) for x, zero in ((left, True), (right, False))]
     return Model([left, right], layers.subtract([shared(layers.Permute((2, 1))(x)) for x in embedded]))
 
 
 def other_states() -> Model:
-    """A shared layer that starts from a state in one call."""
+    """A shared layer with an initial state in one call."""
     left, right, state, shared = Input((6, 3)), Input((6, 3)), Input((4,)), layers.GRU(4)
     return Model([left, right, state], [shared(left), shared(right, initial_state=state), shared(right)])
 
 
 def other_types() -> Model:
-    """A shared table that is looked up by integers and by floats."""
+    """A shared embedding that gets integers and floats."""
     left, right, shared = Input((6,)), Input((6,), dtype="int32"), layers.Embedding(9, 3)
     return Model([left, right], [shared(left), shared(right)])
 
 
 def both_outputs_twice() -> Model:
-    """Calls whose outputs are outputs, and are read together in another order than they were joined in."""
+    """Calls whose outputs are model outputs, and are also read together in another order than they were merged in."""
     left, right, shared = Input((4,)), Input((4,)), layers.Dense(4, activation="tanh")
     one, two = shared(left), shared(right)
     return Model([left, right], [two, one, layers.subtract([two, one]), shared(layers.subtract([one, two]))])
 
 
-#: Model -> how many calls of layers there are, apart and joined.
+#: Model -> numbers of layer calls, separate and merged.
 MODELS: dict[Any, tuple[int, int]] = {
     twins: (8, 5),
     chain: (3, 3),
@@ -116,12 +116,12 @@ MODELS: dict[Any, tuple[int, int]] = {
 
 
 def calls(program: Program) -> int:
-    """Those of layers, without what puts rows together and takes them apart."""
+    """Names of layer calls, without concatenations and splits."""
     return sum(step.made != () for step in program.steps)
 
 
 def ids_or_numbers(rng: np.random.Generator, rows: int, spec: Any) -> np.ndarray:
-    """Of sequences of numbers, those that tables take."""
+    """Random ids for sequences of numbers, as embeddings need them."""
     shape = (rows, *spec.shape[1:])
     return (
         rng.integers(0, 9, shape).astype(spec.dtype) if shape[1:] == (6,) else rng.normal(size=shape).astype("float32")
@@ -139,8 +139,8 @@ def test_joined_calls_give_the_same_numbers(make: Any, rows: int) -> None:
         array[0, -1] = 0  # a masked step
     for got, expected in zip(served(model, inputs), reference(model, inputs), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
-    apart, joined = (plan.inference_program(packed=False, joined=joined) for joined in (False, True))
-    assert (calls(apart), calls(joined)) == MODELS[make]
+    separate, joined = (plan.inference_program(packed=False, joined=joined) for joined in (False, True))
+    assert (calls(separate), calls(joined)) == MODELS[make]
 
 
 def two_texts() -> Model:

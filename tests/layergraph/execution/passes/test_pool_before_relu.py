@@ -1,4 +1,4 @@
-"""Max pooling before a rectifier: bit for bit the run that pools after it."""
+"""Max pooling before a ReLU: bit for bit the results of pooling after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from served import reference
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((12, 9, 8, 3)).astype("float32")
-#: A window of equal values, and one that is all below zero.
+#: A window of equal values, and one with only negative values.
 X[0], X[1] = 0.0, -1.0
 Y = RNG.standard_normal((12, 2)).astype("float32")
 
@@ -63,20 +63,20 @@ def pooled_twice(x: Any) -> Any:
 
 
 class Shifted(layers.MaxPooling2D):
-    """A pooling of a plugin, in which it matters what is below zero."""
+    """A plugin's pooling, which depends on negative values."""
 
     def forward(self, run: Any, w: Any, x: Any) -> Any:
         return super().forward(run, w, x - 1)
 
 
 class Flipped(layers.Activation):
-    """An activation of a plugin."""
+    """A plugin's activation."""
 
     def forward(self, run: Any, w: Any, x: Any) -> Any:
         return super().forward(run, w, -x)
 
 
-#: Graphs -> whether their pooling comes first.
+#: Graphs -> whether pooling is moved before the activation.
 GRAPHS: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "a convolution": (rectified_by(layers.Conv2D(4, 3, activation="relu")), True),
     "a depthwise convolution": (rectified_by(layers.DepthwiseConv2D(3, activation="relu6")), True),

@@ -1,4 +1,4 @@
-"""The rows that engines are tried on besides random ones."""
+"""The unusual inputs on which engines are tried, in addition to random ones."""
 
 from __future__ import annotations
 

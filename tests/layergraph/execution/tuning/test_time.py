@@ -1,4 +1,4 @@
-"""Tuning keeps to its time, by the wall clock, whatever takes long: on a clock that only what is measured moves."""
+"""Tuning keeps to its time by the wall clock, whatever takes long. The clock only moves by what is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 10.0
 
 
 class Clock:
-    """Stands in for the module `time`."""
+    """Replaces the module `time`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -42,7 +42,7 @@ def plan() -> Any:
 
 
 def slow_torch(plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, row: float) -> None:
-    """Lets eager torch take so many seconds for each row."""
+    """Makes eager torch take this many seconds per row."""
     fast = plan.run_eagerly
 
     def run_eagerly(arrays: Any) -> Any:
@@ -55,7 +55,7 @@ def slow_torch(plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, row: fl
 def engines(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, count: int, *, building: float, row: float
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Engines that take so many seconds to build, and for each row, and the names of those that were built."""
+    """Engines that take some seconds to build and per row, and the names of those that were built."""
     built: list[str] = []
 
     def make(name: str) -> Any:
@@ -99,7 +99,7 @@ def test_engines_that_are_slow_to_compute_are_given_up(
     slow_torch(plan, clock, monkeypatch, 0.001)
     names, _ = engines(clock, monkeypatch, 3, building=0.1, row=row)
     found = plan.tune(engines=names, seconds=SECONDS)
-    # The one call that is under way when time is over goes on to its end: all rows of the largest, or two.
+    # The call in progress when time runs out is completed: all rows of the largest batch, or two.
     assert clock.now <= SECONDS + 32 * row
     assert {choice.engine for choice in found.choices} <= {"eager"}
 
@@ -113,7 +113,7 @@ def test_a_model_that_takes_longer_than_the_time_stays_on_torch(
     assert clock.now <= SECONDS
     assert not built
     assert not found.choices
-    assert "no time left for it" in found.dropped["engine_0"]
+    assert "no time left: " in found.dropped["engine_0"]
 
 
 def test_an_engine_that_is_pinned_is_built_whatever_its_time(
@@ -127,7 +127,7 @@ def test_an_engine_that_is_pinned_is_built_whatever_its_time(
 def test_where_time_is_short_the_best_of_fewer_rows_goes_on(
     plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rather than one that once was quick, while it was compared."""
+    """Rather than an engine that was fast once, while it was compared."""
     slow_torch(plan, clock, monkeypatch, 0.05)
 
     def engine(row: float, once: float) -> Any:
@@ -144,14 +144,14 @@ def test_where_time_is_short_the_best_of_fewer_rows_goes_on(
 
     table = {"lucky": engine(0.045, once=0.03), "steady": engine(0.04, once=0.04)}
     monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", table)
-    # At 8 rows for one of the two.
+    # At 8 rows, for one of the two.
     found = plan.tune(engines=tuple(table), rows=(1, 8), seconds=8.4)
     assert [(choice.rows, choice.engine) for choice in found.choices] == [(1, "steady"), (8, "steady")]
     assert "lucky" not in found.choices[1].milliseconds
 
 
 def test_shared_calls_are_joined_for_few_rows_and_apart_for_many(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as that is faster; what was found is built again from its name."""
+    """Where that is faster; the result is built again from its name."""
     entries, layer = [layergraph.Input((4,)) for _ in range(2)], layergraph.layers.Dense(3)
     plan = layergraph.Model(entries, layergraph.layers.add([layer(entry) for entry in entries])).plan()
     slow_torch(plan, clock, monkeypatch, 0.05)
@@ -200,7 +200,7 @@ def test_one_thread_is_chosen_where_cores_are_shared_and_more_are_little_faster(
 def test_rows_are_shared_out_between_threads_where_that_is_faster(
     plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine whose own threads give nothing. What was found is built again from its name."""
+    """For an engine whose own threads don't help. The result is built again from its name."""
     slow_torch(plan, clock, monkeypatch, 0.05)
     calls: list[tuple[int, int]] = []
 
@@ -247,7 +247,7 @@ def test_quick_calls_are_timed_often_but_not_for_ever(plan: Any, clock: Clock, m
 
 
 def test_the_clock_of_these_tests_is_the_one_that_tuning_reads(plan: Any, clock: Clock) -> None:
-    """Else it would stand still for ever, and these tests couldn't fail."""
+    """Otherwise it would stand still, and these tests couldn't fail."""
     before = time.monotonic()
     assert plan.tune(engines=(), seconds=0.0, stopped=lambda: True).choices == ()
     assert clock.now == 0.0

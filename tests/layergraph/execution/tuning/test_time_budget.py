@@ -1,4 +1,4 @@
-"""The time that tuning may take, on a clock that the tests move."""
+"""The time budget of tuning, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 
 
 class Clock:
-    """Stands in for the module `time`."""
+    """Replaces the module `time`."""
 
     now = 100.0
 
@@ -51,5 +51,5 @@ def test_a_step_must_leave_what_is_kept(clock: Clock, seconds: float, kept: floa
     if fits:
         given.require(seconds, kept)
         return
-    with pytest.raises(NoTimeError, match=f"{5.0 - kept:.1f} s, and it was expected to take {seconds:.1f}"):
+    with pytest.raises(NoTimeError, match=f"{5.0 - kept:.1f} s remain, expected to take {seconds:.1f} s"):
         given.require(seconds, kept)

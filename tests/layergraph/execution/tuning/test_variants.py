@@ -1,4 +1,4 @@
-"""Ways in which an engine is worth a try: few threads only for quick rows, apart only where calls were joined."""
+"""Which variants of an engine are tried: few threads for fast rows only, unmerged calls only if calls were merged."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 from layergraph.execution.tuning.variants import Variants
 
 
-def variants(*, threads: int = 4, batched: bool = True, apart: bool = False) -> Variants:
+def variants(*, threads: int = 4, batched: bool = True, unmerged: bool = False) -> Variants:
     made = Variants.__new__(Variants)
     made._threads, made._batched = threads, batched
-    made._sources = {"": None, "-unmerged": None} if apart else {"": None}  # type: ignore[dict-item]
+    made._sources = {"": None, "-unmerged": None} if unmerged else {"": None}  # type: ignore[dict-item]
     return made
 
 
@@ -22,8 +22,8 @@ def variants(*, threads: int = 4, batched: bool = True, apart: bool = False) -> 
         ({}, "torchscript", 0.0, []),
         ({"threads": 1}, "onnxruntime", 0.0, []),
         ({"batched": False}, "onnxruntime", 0.0, ["-1thread"]),
-        ({"apart": True}, "torchscript", 1.0, ["-unmerged"]),
-        ({"apart": True}, "openvino", 0.0, ["-unmerged", "-1thread", "-rowparallel"]),
+        ({"unmerged": True}, "torchscript", 1.0, ["-unmerged"]),
+        ({"unmerged": True}, "openvino", 0.0, ["-unmerged", "-1thread", "-rowparallel"]),
     ],
 )
 def test_what_is_worth_a_try(options: dict[str, bool], engine: str, seconds: float, others: list[str]) -> None:

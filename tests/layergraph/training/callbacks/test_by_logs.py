@@ -1,4 +1,4 @@
-"""Callbacks that are given logs one epoch after another, beside stock Keras's: ties, NaN, infinity, several runs."""
+"""Callbacks with logs of consecutive epochs, compared with stock Keras's: ties, NaN, infinity, several runs."""
 
 import random
 import warnings
@@ -11,7 +11,7 @@ from layergraph.training.callbacks.table import CALLBACKS, callback
 from layergraph.training.optimizers.table import optimizer
 
 INF, NAN = float("inf"), float("nan")
-#: Some are ties in float32 and none in float64, some are no numbers.
+#: Some values are ties in float32 but not in float64, some aren't finite.
 VALUES = (
     1.0,
     1.0 + 1e-9,
@@ -34,7 +34,7 @@ RUNS = 40
 
 
 class Trained:
-    """What callbacks ask of a model: its weights are the number of the epoch."""
+    """The parts of a model that callbacks use; its weights are the index of the epoch."""
 
     metrics = ()
 
@@ -59,7 +59,7 @@ class Trained:
 
 
 def pair(name, options, rate=0.1):
-    """Ours and Keras's, each with its model."""
+    """Our callback and Keras's, each with its model."""
     ours, theirs = CALLBACKS[name](**options), getattr(keras.callbacks, name)(**options)
     mine, other = Trained(optimizer("sgd")), Trained(keras.optimizers.SGD(rate))
     mine.optimizer.learning_rate = rate
@@ -70,7 +70,7 @@ def pair(name, options, rate=0.1):
 
 
 def run(one, model, values):
-    """Logs of all epochs until training is stopped."""
+    """Passes the logs of all epochs until training is stopped."""
     model.stop_training = False
     one.on_train_begin({})
     shown = []

@@ -1,4 +1,4 @@
-"""Callbacks that watch a log, against stock Keras: which epoch, which weights, which rates."""
+"""Callbacks that monitor a log, against stock Keras: epochs, weights, learning rates."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def test_same_run_as_keras(name, options):
     mine, stock = CALLBACKS[name](**options), getattr(keras.callbacks, name)(**options)
     own = ours.fit(X, Y, callbacks=[mine], **fit)
     their = theirs.fit(X, Y, callbacks=[stock], **fit)
-    # Without weights to restore, Keras doesn't note the best epoch.
+    # Keras only records the best epoch if it restores weights.
     for counter in ("wait", "stopped_epoch", *(["best_epoch"] if "restore_best_weights" in options else [])):
         assert getattr(mine, counter, None) == getattr(stock, counter, None), counter
     assert own.epoch == their.epoch
@@ -90,7 +90,7 @@ def test_the_rates_of_several_optimizers(name, options):
     mine, stock = CALLBACKS[name](**options), getattr(keras.callbacks, name)(**options)
     own = ours.fit(X, Y, callbacks=[mine], **fit)
     their = theirs.fit(X, Y, callbacks=[stock], **fit)
-    # Without weights to restore, Keras doesn't note the best epoch.
+    # Keras only records the best epoch if it restores weights.
     for counter in ("wait", "stopped_epoch", *(["best_epoch"] if "restore_best_weights" in options else [])):
         assert getattr(mine, counter, None) == getattr(stock, counter, None), counter
     assert list(own.history) == list(their.history)
@@ -130,7 +130,7 @@ def test_a_rate_by_a_schedule_of_epochs():
 
 def test_termination_by_a_loss_that_is_no_number(capsys):
     ours, theirs = models()
-    # On torch, Keras's binary crossentropy can't be asked about NaN.
+    # On torch, Keras's binary crossentropy fails for NaN.
     for model in (ours, theirs):
         model.compile("sgd", "mse")
     x = X.copy()
@@ -140,7 +140,7 @@ def test_termination_by_a_loss_that_is_no_number(capsys):
     their = theirs.fit(x, Y, callbacks=[keras.callbacks.TerminateOnNaN()], **fit)
     assert own.epoch == their.epoch == [0]
     assert np.isnan(own.history["loss"][0])
-    assert "Batch 1: the loss is no number" in capsys.readouterr().out
+    assert "Batch 1: the loss isn't finite" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Callbacks that write files, beside stock Keras's."""
+"""Callbacks that write files, compared with stock Keras's."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def models():
 
 def test_every_callback_of_keras_that_a_configuration_can_hold():
     theirs = {name for name in dir(keras.callbacks) if isinstance(getattr(keras.callbacks, name), type)}
-    # Bases, what fit has itself, what Python code or another machine is needed for, and what swaps EMA weights in.
+    # Base classes, callbacks that fit has itself, those that need Python code or another machine, and SwapEMAWeights.
     others = {"Callback", "CallbackList", "History", "ProgbarLogger", "LambdaCallback", "RemoteMonitor"}
     assert theirs - set(CALLBACKS) - others <= {"SwapEMAWeights", "OrbaxCheckpoint"}
 

@@ -120,7 +120,7 @@ def test_a_fork_has_random_numbers_an_environment_and_a_log_of_its_own(
 
 def test_a_format_that_can_not_hold_the_result_is_refused_before_it_is_trained() -> None:
     roles, settings = (Role.X, Role.Y), {"format": "keras2_h5", "compile": {"optimizer": "muon", "loss": "mse"}}
-    with pytest.raises(ConfigError, match="optimizer Muon is unknown to it"):
+    with pytest.raises(ConfigError, match="optimizer Muon isn't supported"):
         prepare_model(model(), request(*roles, **settings)[0])
     prepare_model(model(), request(*roles, **settings, kind=Kind.EVALUATION)[0])
     prepare_model(model(), request(*roles, **{**settings, "format": "keras3_h5"})[0])

@@ -1,1 +1,1 @@
-"""ONNX Runtime, and how the graph is written for it."""
+"""ONNX Runtime, and the export of graphs to ONNX."""

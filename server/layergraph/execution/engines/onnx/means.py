@@ -1,7 +1,7 @@
-"""How a mean over an image is written in ONNX: as pooling, which stays in the layout that convolutions compute in.
+"""Exports a mean over an image to ONNX as global pooling, which keeps the memory layout of convolutions.
 
-ONNX Runtime's convolutions have a layout of their own. A mean over axes, as torch's exporter writes it, needs all of
-the image put back in order; after pooling it is one number a channel.
+ONNX Runtime's convolutions have a memory layout of their own. ReduceMean, torch's export of a mean over axes, needs the
+whole image converted back; after pooling, only one number per channel is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _AXES_BEFORE_AN_IMAGE = 2
 
 
 def mean(g: Any, x: Any, *arguments: Any) -> Any:
-    """Writes aten::mean. `arguments` are axes, whether they are kept, and a type; or, of everything, a type alone."""
+    """Exports aten::mean. `arguments` are axes, keepdim and dtype, or dtype alone for a mean over all axes."""
     if len(arguments) > 1 and x.type().scalarType() == "Float" and symbolic_helper._is_none(arguments[-1]):
         rank, axes = symbolic_helper._get_tensor_rank(x), symbolic_helper._maybe_get_const(arguments[0], "is")
         image = list(range(_AXES_BEFORE_AN_IMAGE, rank or 0))

@@ -1,15 +1,15 @@
-"""Where ONNX Runtime takes NaN and infinities as torch does, so that nobody needs to look for them.
+"""Graphs for which ONNX Runtime handles NaN and infinities as torch does, so that inputs needn't be checked for them.
 
-Its recurrent layers and its largest of several numbers lose NaN, its exact GELU makes NaN of infinity. What dense
-networks and most convolutional ones consist of keeps them, wherever in an array they are; looking would take a small
-one a sixth of its time.
+Its recurrent layers and maximums lose NaN, and its exact GELU turns infinity into NaN. The operations of dense networks
+and most convolutional ones keep them at any position of an array; the check would take a sixth of a small network's
+time.
 """
 
 from __future__ import annotations
 
 from layergraph.execution.engines.exported_graph import ExportedGraph
 
-#: Operations on floats that were tried with each value at each place (by engines/test_not_finite.py of the tests).
+#: Operations on floats that were tested with each value at each position (tests/.../engines/test_not_finite.py).
 KEEPING = frozenset(
     {
         *("aten::_convolution", "aten::abs", "aten::add", "aten::addmm", "aten::avg_pool2d", "aten::batch_norm"),
@@ -19,7 +19,7 @@ KEEPING = frozenset(
         *("aten::softmax", "aten::softplus", "aten::square", "aten::stack", "aten::sub", "aten::sum", "aten::tanh"),
     }
 )
-#: What numbers only pass through, and calculations with lengths.
+#: Operations that only move values, or compute with lengths.
 _MOVING = frozenset(
     {
         *("aten::Int", "aten::expand", "aten::flatten", "aten::permute", "aten::reshape", "aten::select"),
@@ -29,5 +29,5 @@ _MOVING = frozenset(
 
 
 def keeps_not_finite(source: ExportedGraph) -> bool:
-    """Whether NaN and infinities in a plan's inputs become what eager torch makes of them."""
+    """Whether ONNX Runtime's outputs for inputs with NaN or infinities are eager torch's. Raises CannotTraceError."""
     return all(kind in KEEPING or kind in _MOVING for kind in source.kinds if kind.startswith("aten::"))

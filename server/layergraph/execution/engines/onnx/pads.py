@@ -1,7 +1,7 @@
-"""How constant padding is written in ONNX: with its sizes as one constant, not as a calculation.
+"""Exports constant padding to ONNX with its sizes as one constant.
 
-torch's exporter calculates them in eight nodes. ONNX Runtime makes a padding part of the convolution behind it, but
-only where the sizes are a constant from the start.
+torch's exporter computes the sizes with eight nodes. ONNX Runtime fuses a padding into the convolution after it only if
+the sizes are a constant.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch.onnx import symbolic_helper, symbolic_opset11
 
 
 def pad(g: Any, x: Any, sizes: Any, mode: Any, value: Any) -> Any:
-    """Writes aten::pad."""
+    """Exports aten::pad."""
     known = symbolic_helper._maybe_get_const(sizes, "is")
     rank = symbolic_helper._get_tensor_rank(x)
     how = symbolic_helper._parse_arg(mode, "s")
     if how != "constant" or rank is None or not isinstance(known, (list, tuple)):
         return symbolic_opset11.pad(g, x, sizes, mode, value)
-    # torch says before and after for the last axis first; ONNX all befores, then all afters.
+    # torch lists (before, after) pairs from the last axis on; ONNX lists all befores, then all afters, from the first.
     before, after = [0] * rank, [0] * rank
     for i in range(len(known) // 2):
         before[rank - 1 - i], after[rank - 1 - i] = known[2 * i], known[2 * i + 1]

@@ -1,4 +1,4 @@
-"""ONNX Runtime, from the graph by torch's exporter."""
+"""ONNX Runtime, with the graph converted by torch's exporter."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from layergraph.execution.engines.exported_graph import Array, Engine, ExportedG
 from layergraph.execution.engines.onnx.means import mean
 from layergraph.execution.engines.onnx.pads import pad
 
-#: Operator set of ONNX; LayerNormalization and Gelu come with 17 and 20, and torch's exporter writes up to 20.
+#: ONNX operator set. LayerNormalization and Gelu need 17 and 20, and torch's exporter supports up to 20.
 _OPSET = 20
-#: One at a time: the exporter's settings are the process's.
+#: Serialises exports: the exporter's settings are global.
 _exporting = threading.Lock()
 
 
 def onnx_runtime(source: ExportedGraph) -> Engine:
-    """A session on the processor. Raises UnfitError where ONNX Runtime isn't installed, for 16 bits, or remainders."""
+    """A session on the CPU. Raises UnfitError without ONNX Runtime, or for 16 bits or remainders of floats."""
     if source.has_halves:
-        # Hardly any of its kernels for processors have them, and for some layers (LSTM) it ends the process.
-        raise UnfitError("it computes in 16 bits, which ONNX Runtime's kernels for processors don't")
+        # Few CPU kernels of ONNX Runtime support 16 bits, and it crashes for some layers (LSTM).
+        raise UnfitError("the model computes in 16 bits, which ONNX Runtime's CPU kernels don't support")
     if source.has_remainders:
-        raise UnfitError("it computes remainders of floats, which ONNX Runtime rounds")
+        raise UnfitError("the model computes remainders of floats, which ONNX Runtime rounds")
     return session(source, exported(source))
 
 
 def session(source: ExportedGraph, model: bytes) -> Engine:
-    """A session with the model, which is in ONNX's format. Raises UnfitError where ONNX Runtime isn't installed."""
+    """A session for a model in ONNX format. Raises UnfitError if ONNX Runtime isn't installed."""
     try:
         import onnxruntime
     except ImportError as missing:
@@ -41,16 +41,16 @@ def session(source: ExportedGraph, model: bytes) -> Engine:
     options.intra_op_num_threads = source.threads
     options.log_severity_level = 4
     if source.shared:
-        # By themselves they wait busily for more than 20 ms after a call, and keep a core from whoever reads requests.
+        # By default, threads spin for more than 20 ms after a call, and keep a core from the thread reading requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    # An input that no output needs is none of the exported graph.
+    # Inputs that no output depends on aren't part of the exported graph.
     names = [entry.name for entry in opened.get_inputs()]
     places = [_names(source).index(name) for name in names]
     outputs = [entry.name for entry in opened.get_outputs()]
 
-    # What its `run` does before it calls this costs a small model a seventh of its time: it looks for inputs that are
-    # missing, and a plan has them all.
+    # InferenceSession.run first checks for missing inputs, which takes a seventh of a small model's time. A plan has
+    # checked that already.
     call = opened._sess.run
     named = list(zip(names, places, strict=True))
     only = names[0] if len(names) == 1 == len(source.samples) else None
@@ -64,16 +64,16 @@ def session(source: ExportedGraph, model: bytes) -> Engine:
 
 
 def exported(source: ExportedGraph) -> bytes:
-    """The graph in ONNX's format."""
+    """The graph in ONNX format. Raises CannotTraceError."""
     names = _names(source)
     file = io.BytesIO()
     with _exporting, torch.no_grad(), warnings.catch_warnings(), _quiet(), _own_writing():
-        # The exporter that reads TorchScript is the one that keeps recurrent layers whole; torch calls it old.
+        # Only the TorchScript-based exporter keeps recurrent layers whole; torch warns that it is deprecated.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             source.function,
             source.samples,
-            file,  # type: ignore[arg-type]  # as the old exporter takes it
+            file,  # type: ignore[arg-type]  # the old exporter's signature
             dynamo=False,
             input_names=names,
             opset_version=_OPSET,
@@ -88,7 +88,7 @@ def _names(source: ExportedGraph) -> list[str]:
 
 @contextmanager
 def _own_writing() -> Iterator[None]:
-    """Lets torch's exporter write these operations in our way."""
+    """Registers our exports of some operations with torch's exporter."""
     own = {"aten::mean": mean, "aten::pad": pad}
     for name, write in own.items():
         register_custom_op_symbolic(name, write, _OPSET)
@@ -101,7 +101,7 @@ def _own_writing() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch from printing a graph that it can't export, which it does on standard output, past Python's."""
+    """Keeps torch from printing graphs that it can't export. It prints to the C-level stdout, past Python's."""
     log = torch._C._jit_onnx_log
     torch._C._jit_onnx_log = lambda *_: None
     try:
