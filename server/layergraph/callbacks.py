@@ -1,6 +1,6 @@
 """Callbacks of `fit` by Keras's names (keras.callbacks)."""
 
-from layergraph.training.callbacks.callback import Callback, History
+from layergraph.training.callbacks.callback import Callback, History, LambdaCallback
 from layergraph.training.callbacks.monitors import (
     EarlyStopping,
     LearningRateScheduler,
@@ -17,6 +17,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "JSONLogger",
+    "LambdaCallback",
     "LearningRateScheduler",
     "ModelCheckpoint",
     "ReduceLROnPlateau",

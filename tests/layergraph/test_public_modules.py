@@ -33,8 +33,8 @@ PUBLIC: dict[str, str] = {
         sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink
     """,
     "callbacks": """
-        BackupAndRestore CSVLogger Callback EarlyStopping History JSONLogger LearningRateScheduler ModelCheckpoint
-        ReduceLROnPlateau SwapEMAWeights TensorBoard TerminateOnNaN
+        BackupAndRestore CSVLogger Callback EarlyStopping History JSONLogger LambdaCallback LearningRateScheduler
+        ModelCheckpoint ReduceLROnPlateau SwapEMAWeights TensorBoard TerminateOnNaN
     """,
     "constraints": """
         Constraint MaxNorm MinMaxNorm NonNeg UnitNorm get max_norm min_max_norm non_neg unit_norm
@@ -71,7 +71,7 @@ PUBLIC: dict[str, str] = {
         top_k_categorical_accuracy
     """,
     "models": """
-        Model Sequential clone_model load_model model_from_json
+        Model Sequential clone_model load_model model_from_json save_model
     """,
     "optimizers": """
         Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer MultiOptimizer Muon Nadam

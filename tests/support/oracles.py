@@ -58,7 +58,7 @@ def check_layer(case: LayerCase, tolerance: float = 1e-5) -> None:
     expected = flat(model.predict_on_batch(arrays))
 
     ours = LAYERS[case.class_name].from_config(with_meaning(layer.get_config()))
-    # No case has a mask, so a wrong flag would go unnoticed. Embedding computes its mask, and the layers of a Pipeline do.
+    # No case has a mask, so a wrong flag would go unnoticed. Embedding and the layers of a Pipeline compute masks.
     if case.class_name not in ("Embedding", "Pipeline"):
         assert ours.supports_masking == layer.supports_masking
     inputs = [layergraph.Input(batch_shape=known(a), dtype=a.dtype.name) for a in arrays]

@@ -2,7 +2,7 @@
 
 from layergraph.models.cloning import clone_model, model_from_json
 from layergraph.models.loading import load_model
-from layergraph.models.model import Model
+from layergraph.models.model import Model, save_model
 from layergraph.models.sequential import Sequential
 
-__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json"]
+__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]

@@ -112,17 +112,20 @@ class Model(Trainer):
 
         return json.dumps(keras_config(self, WrittenModel(self)), **kwargs)
 
-    def save(self, path: str | Path, generation: int | None = None) -> None:
-        """Saves the model as a `.keras` or `.h5` file that stock Keras loads.
+    def save(self, path: str | Path, generation: int | None = None, *, overwrite: bool = True) -> None:
+        """Saves the model as a `.keras` or `.h5` file that stock Keras loads (keras.Model.save).
 
         `generation` is the generation of Keras to save for, 2 or 3. By default a model from Keras 2 is saved for the
         release that it came from, but as a `.keras` only if it came in one; all others are saved for Keras 3.
 
-        Raises ConfigError for another suffix, and if such a file can't store the model.
+        Raises ConfigError for another suffix, and if such a file can't store the model; FileExistsError without
+        `overwrite` if there is a file. Keras asks the user then.
         """
-        from layergraph.saving.model_file import save_model
+        from layergraph.saving import model_file
 
-        save_model(self, Path(path), generation)
+        if not overwrite and Path(path).exists():
+            raise FileExistsError(f"save: '{path}' exists; expected a new path, or overwrite=True")
+        model_file.save_model(self, Path(path), generation)
 
     def save_weights(self, path: str | Path) -> None:
         """Saves the weights and the optimizer's state as a `.weights.h5` file of Keras 3."""
@@ -139,3 +142,8 @@ class Model(Trainer):
         from layergraph.saving.formats import chosen_format
 
         return chosen_format(self, name)
+
+
+def save_model(model: Model, filepath: str | Path, overwrite: bool = True, *, generation: int | None = None) -> None:
+    """Saves a model (keras.models.save_model). See `Model.save`."""
+    model.save(filepath, generation, overwrite=overwrite)

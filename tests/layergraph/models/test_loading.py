@@ -178,3 +178,17 @@ def test_models_that_call_one_another_twice_are_counted(levels: int) -> None:
             rebuild(spec, lambda key, value: False)
     else:
         assert rebuild(spec, lambda key, value: False).model.outputs[0].shape == (None, 4)
+
+
+def test_save_model_overwrites_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    model = layergraph.Sequential([layergraph.Input((2,)), layergraph.layers.Dense(1)])
+    for _ in range(2):
+        layergraph.models.save_model(model, path)
+    before = path.read_bytes()
+    for save in (lambda: layergraph.models.save_model(model, path, False), lambda: model.save(path, overwrite=False)):
+        with pytest.raises(FileExistsError, match=r"m.keras' exists; expected a new path, or overwrite=True"):
+            save()
+    assert path.read_bytes() == before
+    layergraph.models.save_model(model, tmp_path / "new.h5", False, generation=2)
+    assert np.array_equal(layergraph.load_model(tmp_path / "new.h5").get_weights()[0], model.get_weights()[0])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from layergraph.errors import ConfigError
 
 if TYPE_CHECKING:
     from layergraph.training.trainer import Trainer
 
 Logs = Mapping[str, Any]
+Hook: TypeAlias = Callable[..., Any]
 
 
 class Callback:
@@ -84,6 +87,40 @@ class Callback:
         """Called after a batch of a prediction."""
 
 
+class LambdaCallback(Callback):
+    """Calls functions at the hooks of a run (keras.callbacks.LambdaCallback).
+
+    Arguments are functions, named as the hooks of Callback and called with their arguments. Raises ConfigError for an
+    unknown hook.
+    """
+
+    def __init__(
+        self,
+        on_epoch_begin: Hook | None = None,
+        on_epoch_end: Hook | None = None,
+        on_train_begin: Hook | None = None,
+        on_train_end: Hook | None = None,
+        on_train_batch_begin: Hook | None = None,
+        on_train_batch_end: Hook | None = None,
+        **hooks: Hook | None,
+    ) -> None:
+        super().__init__()
+        hooks |= {
+            "on_epoch_begin": on_epoch_begin,
+            "on_epoch_end": on_epoch_end,
+            "on_train_begin": on_train_begin,
+            "on_train_end": on_train_end,
+            "on_train_batch_begin": on_train_batch_begin,
+            "on_train_batch_end": on_train_batch_end,
+        }
+        for name, function in hooks.items():
+            if not name.startswith("on_") or not hasattr(Callback, name):
+                known = [hook for hook in vars(Callback) if hook.startswith("on_")]
+                raise ConfigError(f"LambdaCallback: got hook '{name}', expected one of {', '.join(known)}")
+            if function is not None:
+                setattr(self, name, function)
+
+
 class History(Callback):
     """Logs of all epochs (keras.callbacks.History), which `fit` returns.
 
@@ -130,8 +167,11 @@ class Callbacks:
             getattr(callback, hook)(*args)
 
     def defining(self, hook: str) -> list[Callback]:
-        """The callbacks whose class overrides `hook`."""
+        """The callbacks that override `hook`."""
         if hook not in self._defining:
             empty = getattr(Callback, hook)
-            self._defining[hook] = [c for c in self.all if getattr(type(c), hook, empty) is not empty]
+            # On the instance, too: a LambdaCallback has its functions there.
+            self._defining[hook] = [
+                c for c in self.all if hook in vars(c) or getattr(type(c), hook, empty) is not empty
+            ]
         return self._defining[hook]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
+from layergraph.training.callbacks.callback import LambdaCallback
 from layergraph.training.callbacks.table import CALLBACKS, callback
 from oracles import case_id
 
@@ -181,3 +182,35 @@ def test_a_schedule_can_not_be_reduced():
     ours.compile({"class_name": "SGD", "config": {"learning_rate": schedule}}, "mse")
     with pytest.raises(ConfigError, match="the learning rate is a schedule"):
         ours.fit(X, Y, callbacks=[CALLBACKS["ReduceLROnPlateau"](monitor="loss")], verbose=0)
+
+
+def test_functions_at_hooks_are_called_as_in_keras():
+    calls = {}
+
+    def recorder(side):
+        calls[side] = []
+
+        def hook(name):
+            def call(number, logs=None):
+                calls[side].append((name, number if isinstance(number, int) else None))
+
+            return call
+
+        names = ("on_epoch_begin", "on_epoch_end", "on_train_begin", "on_train_end")
+        batches = ("on_train_batch_begin", "on_train_batch_end", "on_test_batch_end")
+        return {name: hook(name) for name in (*names, *batches)}
+
+    ours, theirs = models()
+    fit = {"epochs": 2, "batch_size": 8, "shuffle": False, "verbose": 0, "validation_data": VALIDATION}
+    ours.fit(X, Y, callbacks=[LambdaCallback(**recorder("ours"))], **fit)
+    theirs.fit(X, Y, callbacks=[keras.callbacks.LambdaCallback(**recorder("theirs"))], **fit)
+    assert calls["ours"] == calls["theirs"]
+    assert len(calls["ours"]) == 2 * (2 + 3 * 2 + 2) + 2
+
+
+def test_functions_may_come_by_position_and_unknown_hooks_are_refused():
+    began = []
+    LambdaCallback(lambda epoch, logs: began.append(epoch)).on_epoch_begin(3, {})
+    assert began == [3]
+    with pytest.raises(ConfigError, match="got hook 'on_epoch', expected one of on_train_begin, on_train_end"):
+        LambdaCallback(on_epoch=print)
