@@ -61,8 +61,8 @@ def train(
 ) -> None:
     """Train a model and publish the result.
 
-    Ctrl-C stops watching, not the run; `layerserve watch` takes it up again, `layerserve cancel` stops it, `layerserve
-    resume` goes on with one that was interrupted.
+    Ctrl-C stops watching, not the run: `layerserve watch` watches it again, `layerserve cancel` stops it, `layerserve
+    resume` resumes one that was interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
     started, step, epoch, log, resumed, finished, failed or cancelled. With --detach: {"run"}.

@@ -30,7 +30,7 @@ class TrainKeywords(TypedDict, total=False):
     freeze: str | Sequence[str]
     """Layers not to train, such as 'block1_*'."""
     unfreeze: str | Sequence[str]
-    """Layers to train all the same."""
+    """Layers to train although `freeze` names them."""
     callbacks: Any
     """Callbacks, such as EarlyStopping."""
     publish: bool | str

@@ -51,7 +51,9 @@ class RunOptions:
         None, whole(0, 64), "Seed of everything random: the order of rows, dropout.", otherwise="drawn"
     )
     freeze: str | Sequence[str] = option((), Patterns(), "Layers not to train, such as 'block1_*'.", otherwise="none")
-    unfreeze: str | Sequence[str] = option((), Patterns(), "Layers to train all the same.", otherwise="none")
+    unfreeze: str | Sequence[str] = option(
+        (), Patterns(), "Layers to train although `freeze` names them.", otherwise="none"
+    )
     callbacks: Any = option(
         None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"]
     )
@@ -68,7 +70,7 @@ class RunOptions:
         flags=["--if-improved"],
     )
     publish_label: str | None = option(None, Text(), "Label to give to the new version.", otherwise="none")
-    format: str | None = option(None, MODEL_FORMAT, "Format of the file.", otherwise="as the model came")
+    format: str | None = option(None, MODEL_FORMAT, "Format of the file.", otherwise="the model's format")
     priority: int = option(0, whole(-(2**31)), "Runs of a higher priority leave the queue first.")
     workers: int = option(
         1, whole(1), "Processes that train together, each with a part of every batch, if the server allows several."

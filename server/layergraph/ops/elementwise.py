@@ -380,7 +380,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "Celu": Celu,
     "Clip": Clip,
     "Elu": Elu,
-    "EmptyLike": type("EmptyLike", (ZerosLike,), {"__doc__": "keras.ops.empty_like; its values are unspecified."}),
+    "EmptyLike": EmptyLike,
     "Gelu": Gelu,
     "LeakyRelu": LeakyRelu,
     "LogSoftmax": LogSoftmax,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -15,22 +17,24 @@ from prometheus_client.registry import Collector
 class Histogram:
     """Counts of values per bucket, and their sum. Thread-safe."""
 
-    __slots__ = ("_bounds", "_counts", "_lock", "_sum")
+    __slots__ = ("_bucket", "_counts", "_lock", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` are the inclusive upper bounds of all buckets but the last, which is unbounded."""
-        self._bounds = bounds
+        self._bucket = partial(bisect_left, bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
         self._lock = threading.Lock()
 
-    def observe(self, values: Iterable[float]) -> None:
+    def observe(self, values: Sequence[float]) -> None:
         """Adds values."""
-        bounds, counts = self._bounds, self._counts
+        # The values of a batch are counted in C: most fall into one bucket.
+        counts = Counter(map(self._bucket, values))
+        total = sum(values)
         with self._lock:
-            for value in values:
-                counts[bisect_left(bounds, value)] += 1
-                self._sum += value
+            for bucket, count in counts.items():
+                self._counts[bucket] += count
+            self._sum += total
 
     def read(self) -> tuple[list[int], float]:
         """Returns the cumulative counts, one per bucket, and the sum of all values."""

@@ -135,12 +135,6 @@ class Poller:
             oldest = next(iter(self.receiving))
             oldest.fail(BusyError("too many calls are waiting for their request messages", retry_after=RETRY_SECONDS))
 
-    def count(self, peer: str, size: int) -> None:
-        """Counts a complete message of `size` bytes from a peer."""
-        traffic = self.connections.unattributed if peer.startswith("unix:") else self.connections.of(peer)
-        traffic.calls += 1
-        traffic.received += size
-
     def count_reset(self, peer: str, deadline: float | None) -> None:
         """Counts a call that its client cancelled, unless the deadline was about to pass: that is no misbehaviour."""
         if deadline is None or deadline - time.monotonic() > DEADLINE_SLACK_SECONDS:
@@ -171,14 +165,15 @@ class Poller:
 
     def _take(self, event: Any) -> bool:
         """Processes an event. Returns False after the last one."""
-        if event.tag is self._grpcio._REQUEST_CALL_TAG and event.success:
+        tag = event.tag
+        # Only the tags of calls can be called; the others are grpcio's own.
+        if callable(tag):
+            ended = tag(event)
+            return ended is None or self._forget(ended)
+        if tag is self._grpcio._REQUEST_CALL_TAG and event.success:
             self._begin(event)
             return True
-        if not callable(event.tag):
-            # Only calls have tags that can be called: this is one of grpcio's own.
-            return bool(self._grpcio._process_event_and_continue(self._state, event))
-        ended = event.tag(event)
-        return ended is None or self._forget(ended)
+        return bool(self._grpcio._process_event_and_continue(self._state, event))
 
     def _forget(self, call: Operations) -> bool:
         """Removes a call that has ended. Returns False after the last one of a server that stops."""
@@ -328,15 +323,17 @@ class PolledCall(BatchedCall, Operations):
 
     def over(self) -> None:
         self._poller.sending.pop(self, None)
-        self.drop()
+        if self._held:
+            self.drop()
 
     # Events.
 
     def _received(self, event: Any) -> Operations | None:
-        self._poller.receiving.pop(self, None)
+        poller = self._poller
+        poller.receiving.pop(self, None)
         request = event.batch_operations[0].message()
         if request is not None:
-            self._poller.count(self.peer, len(request))
+            poller.connections.of(self.peer).count(len(request))
             self.request = request
             self._batches.take(self, self._handler)
         else:
@@ -404,7 +401,7 @@ class PolledStream(Operations, ServerStream):
     def _message_received(self, event: Any) -> Operations | None:
         message = event.batch_operations[0].message()
         if message is not None:
-            self._poller.count(self._client, len(message))
+            self._poller.connections.of(self._client).count(len(message))
         self._streams.post(partial(self.received, message))
         return self.end_event()
 

@@ -163,8 +163,7 @@ class NativeServer:
     def _take(self, number: int, method: int, request: bytes, client: str, details: Any, now: float) -> None:
         metadata, _, remaining = details
         traffic = self._connections.of(client)
-        traffic.calls += 1
-        traffic.received += len(request)
+        traffic.count(len(request))
         call = NativeCall(
             self, self._methods[method], number, request, now, deadline_in(remaining, now), client, traffic
         )

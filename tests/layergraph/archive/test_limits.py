@@ -56,7 +56,7 @@ SAID = {
     "nesting": "models and layers are nested more than {less} deep",
     "layers": "has more than {less} layers",
     "nodes": "has more than {less} calls of layers",
-    "calls": "repeats more than {less} calls of layers by calling nested models again and again",
+    "calls": "repeats more than {less} calls of layers by calling nested models repeatedly",
     "name_length": "a layer's name is 'a_long_name', expected text",
     "weight_bytes": "its weights take 140 bytes, at most {less} are read",
     "activation_bytes": r"one row of its output, of shape \(None, 4\), takes 16 bytes, at most {less} are allowed",

@@ -40,7 +40,7 @@ class Watched:
         pass
 
 
-PADDING = SequencePadding({"x": 0}, {"steps": "x"}, alike=False, unmasked=frozenset())
+PADDING = SequencePadding({"x": 0}, {"steps": "x"}, equal_lengths=False, unmasked=frozenset())
 
 
 def put(queue, x, answers):

@@ -71,7 +71,7 @@ def checked_config(model: Functional, suffix: str, problems: Sequence[str] = ())
     Raises ConfigError that lists what such a file can't store, and any other `problems` found before.
     """
     written = keras2_model(model, as_stored=True)
-    problems = [*written.unsupported, *(f"{what} computes as in Keras 3" for what in written.keras3_only), *problems]
+    problems = [*written.unsupported, *(f"{what}, computed as in Keras 3" for what in written.keras3_only), *problems]
     if problems:
         listed = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ConfigError(f"save: a {suffix} file of Keras 2 can't store the model: {listed}; save it for Keras 3")
