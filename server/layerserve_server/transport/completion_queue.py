@@ -21,7 +21,7 @@ import grpc
 
 from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodError
 from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
-from layerserve_server.transport.connections import Connections
+from layerserve_server.transport.connections import Connections, Traffic
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
@@ -134,6 +134,10 @@ class Poller:
         if len(self.receiving) > self._limits.max_calls:
             oldest = next(iter(self.receiving))
             oldest.fail(BusyError("too many calls are waiting for their request messages", retry_after=RETRY_SECONDS))
+
+    def traffic(self, peer: str) -> Traffic:
+        """Returns the counts that messages of a peer belong to."""
+        return self.connections.unattributed if peer.startswith("unix:") else self.connections.of(peer)
 
     def count_reset(self, peer: str, deadline: float | None) -> None:
         """Counts a call that its client cancelled, unless the deadline was about to pass: that is no misbehaviour."""
@@ -333,7 +337,7 @@ class PolledCall(BatchedCall, Operations):
         poller.receiving.pop(self, None)
         request = event.batch_operations[0].message()
         if request is not None:
-            poller.connections.of(self.peer).count(len(request))
+            poller.traffic(self.peer).count(len(request))
             self.request = request
             self._batches.take(self, self._handler)
         else:
@@ -401,7 +405,7 @@ class PolledStream(Operations, ServerStream):
     def _message_received(self, event: Any) -> Operations | None:
         message = event.batch_operations[0].message()
         if message is not None:
-            self._poller.connections.of(self._client).count(len(message))
+            self._poller.traffic(self._client).count(len(message))
         self._streams.post(partial(self.received, message))
         return self.end_event()
 

@@ -217,21 +217,14 @@ class Connections:
 
     def count_reset(self, traffic: Traffic) -> None:
         """Counts a call that the client cancelled. Above `max_resets_per_second` the next check runs at once."""
-        if traffic is self.unattributed:
-            return  # the server in front counts them by connection
         traffic.resets += 1
         if traffic.resets - traffic.checked_resets > self._limits.max_resets_per_second:
             self._check_now.set()
 
     def of(self, peer: str) -> Traffic:
-        """Returns the counts of the connection with this peer address, for the transport to update.
-
-        Those of all Unix sockets are `unattributed`: they come from a server in front.
-        """
+        """Returns the counts of the connection with this peer address, for the transport to update."""
         found = self._traffic.get(peer)
         if found is None:
-            if peer.startswith("unix:"):
-                return self.unattributed
             found = Traffic()
             if self._thread is not None:  # otherwise no entry would ever be dropped
                 found = self._traffic.setdefault(peer, found)
