@@ -158,14 +158,16 @@ class Metrics:
     def batches(self, model: str, version: int) -> BatchMetrics:
         """Returns the batch metrics of a version (see inference.batching.BatchObserver)."""
         labels = (model, str(version))
-        made = BatchMetrics(
-            self._rows.labels(*labels),
-            self._joined.labels(*labels),
-            self._batches.labels(*labels),
-            self._compute_seconds.labels(*labels),
-            self._queue_seconds.labels(*labels),
-        )
-        self._batch_metrics[labels] = made
+        made = self._batch_metrics.get(labels)
+        # A version whose file has changed is loaded again: both count into the same series.
+        if made is None:
+            made = self._batch_metrics[labels] = BatchMetrics(
+                self._rows.labels(*labels),
+                self._joined.labels(*labels),
+                self._batches.labels(*labels),
+                self._compute_seconds.labels(*labels),
+                self._queue_seconds.labels(*labels),
+            )
         return made
 
     def watch_queue(self, model: str, version: int, rows: Callable[[], int]) -> None:

@@ -168,6 +168,20 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     assert samples(metrics.registry) == {**expected, f"layerserve_queue_rows {at}": 0}
 
 
+def test_a_version_that_is_loaded_again_counts_on():
+    metrics = Metrics()
+    before = metrics.batches("m", 1)
+    before.batch_ran(2, 1, 0.5)
+    before.requests_waited([0.25])
+    after = metrics.batches("m", 1)
+    after.batch_ran(3, 1, 0.5)
+    before.batch_ran(4, 1, 0.5)  # the old file's last batch
+    found = samples(metrics.registry)
+    assert found["layerserve_rows_total model=m version=1"] == 9
+    assert found["layerserve_batch_rows_count model=m version=1"] == 3
+    assert found["layerserve_queue_seconds_count model=m version=1"] == 1
+
+
 def test_a_version_that_is_freed_leaves_no_series():
     """Else a server whose model is trained each day shows, and keeps, more of them each day."""
     metrics = Metrics()
