@@ -107,8 +107,7 @@ class EventBatches:
         """Decompresses a large request in a pool thread, then calls the handler."""
         if not call.answered:
             call.request = decompressed(call.request, self._limits.max_message_bytes, self.memory)
-            if len(call.request) >= COUNTED_BYTES:
-                call.hold(len(call.request))
+            call.hold(len(call.request))
             handler(call)
 
     def finish(self) -> None:

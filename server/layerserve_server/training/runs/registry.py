@@ -327,13 +327,14 @@ class Runs:
 
         Raises RunElsewhereError if another server owns it, and UnknownRunError if it was removed.
         """
+        removed = UnknownRunError(f"training run '{run.id}' was removed")
+        # This server owns an ended run only while it is removing it.
+        if run.owned:
+            raise removed
         try:
-            # This server owns an ended run only while it is removing it.
-            if run.owned:
-                raise FileNotFoundError(run.folder)
             owned = run.own()
         except OSError as error:
-            raise UnknownRunError(f"training run '{run.id}' was removed") from error
+            raise removed from error
         if not owned:
             raise _owned_elsewhere(run)
 
