@@ -76,7 +76,7 @@ def bench(models: Path, model: str, names: Sequence[str], callers: Sequence[int]
             signal_all(served, signal.SIGSTOP)
         for number in callers:
             for round in range(rounds):
-                # Whoever runs first in one round runs last in the next: a machine that slows down favours nobody.
+                # The order is reversed in every other round, so that a machine that slows down favours no server.
                 for served in servers if round % 2 == 0 else servers[::-1]:
                     signal_all(served, signal.SIGCONT)
                     results.setdefault((served.name, number), []).append(measure(served, number, seconds))

@@ -197,7 +197,7 @@ def _keras(row: Row, inputs: Arrays, labels: Arrays) -> Callable[[], None]:
 
 
 def _plain(row: Row, inputs: Arrays, labels: Arrays) -> Callable[[], None]:
-    """What somebody would write by hand: shuffled rows, outputs before the last activation, torch's own optimizers."""
+    """A loop as written by hand: shuffled rows, outputs before the last activation, torch's own optimizers."""
     import torch
 
     module, loss_of = row.plain()

@@ -169,7 +169,7 @@ def http_status(port: int, path: str, seconds: float = 10.0) -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -390,7 +390,7 @@ def test_only_a_quick_model_runs_where_a_burst_was_taken(make):
     queue, _ = make(execute)
     for value in (1, 1, 2, 1):
         assert column(wait_here(queue, [value], queue.run_if_quick)) == [value]
-        while queue._has_leader:  # whoever ran this has still to cease to
+        while queue._has_leader:  # the thread that led hasn't stopped leading yet
             time.sleep(0.001)
     here = threading.current_thread()
     # The first time nothing is known, and after a long batch the model isn't quick.

@@ -198,7 +198,7 @@ def test_settings_that_are_none_are_told(fields, text):
     assert len(str(caught.value)) < 250
 
 
-# What callers are told of runs.
+# Replies about runs.
 
 
 def one_run(folder, *happened, **changes):
@@ -346,7 +346,7 @@ def test_states_have_the_same_names_on_the_wire(own, theirs, prefix):
     }
 
 
-# What callers are told of models.
+# Replies about models.
 
 
 def test_a_version_is_described_whole():
