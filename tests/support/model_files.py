@@ -9,13 +9,27 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
+import layergraph
 import numpy as np
+from oracles import assert_close
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
 
 
 def numbered(arrays: Any, what: str) -> list[np.ndarray]:
     return [arrays[f"{what}_{i}"] for i in range(sum(name.startswith(f"{what}_") for name in arrays))]
+
+
+def check_fixture(path: Path, tolerance: float = 1e-5) -> layergraph.Model:
+    """Loads a file; its outputs must be those that the `.npz` beside it has for its inputs. Returns the model."""
+    model = layergraph.load_model(path)
+    with np.load(path.with_suffix(".npz")) as arrays:
+        inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
+    result = model.plan().run(dict(zip(model.input_names, inputs, strict=True)))
+    assert len(result) == len(expected)
+    for got, want in zip(result.values(), expected, strict=True):
+        assert_close(got, want, tolerance)
+    return model
 
 
 def masked() -> keras.Model:

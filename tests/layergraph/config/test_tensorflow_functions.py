@@ -18,7 +18,7 @@ from layergraph.config.tensorflow_functions import FUNCTIONS
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
 from layergraph.errors import GraphError
 from layergraph.ops.table import OPERATIONS
-from model_files import numbered
+from model_files import check_fixture
 from oracles import assert_close, keras, perturb
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -32,13 +32,7 @@ X = TensorRef("x", 0, 0)
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_files_of_tf_keras_215_give_its_numbers(path: Path) -> None:
-    model = layergraph.load_model(path)
-    with np.load(path.with_suffix(".npz")) as arrays:
-        inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
-    result = model.plan().run(dict(zip(model.input_names, inputs, strict=True)))
-    assert len(result) == len(expected)
-    for got, want in zip(result.values(), expected, strict=True):
-        assert_close(got, want, 1e-4)
+    check_fixture(path, 1e-4)
 
 
 def in_cudnn_layout(kernel: np.ndarray, recurrent: np.ndarray, bias: np.ndarray, gates: int) -> list[np.ndarray]:

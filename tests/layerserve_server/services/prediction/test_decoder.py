@@ -1,10 +1,10 @@
 """Requests read in place are those that the long way reads; all else is left to it."""
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from fake_plans import Plan, Spec
 from layerserve import tensors
 from layerserve.v1 import tensor_pb2
 from layerserve_server.errors import InvalidRequestError
@@ -12,21 +12,6 @@ from layerserve_server.inference.admission import Admission, admit
 from layerserve_server.services.messages import decode
 from layerserve_server.services.prediction import decoder
 from layerserve_server.services.prediction.decoder import Decoder
-
-
-@dataclass
-class Spec:
-    name: str
-    shape: tuple
-    dtype: str
-
-
-class Plan:
-    batched = True
-
-    def __init__(self, *specs):
-        self.input_specs = specs
-
 
 X, IDS, ANY, FLAG = (
     Spec("x", (None, 2), "float32"),

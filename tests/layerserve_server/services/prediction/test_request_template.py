@@ -1,10 +1,10 @@
 """Requests known again by their bytes say what protobuf reads in them; all others are left to protobuf."""
 
 import random
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from fake_plans import Plan, Spec
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve_server.inference.admission import Admission
@@ -12,21 +12,6 @@ from layerserve_server.services.messages import choice
 from layerserve_server.services.prediction import request_template
 from layerserve_server.services.prediction.decoder import Decoder
 from layerserve_server.services.prediction.request_template import RequestTemplates, template_of
-
-
-@dataclass
-class Spec:
-    name: str
-    shape: tuple
-    dtype: str
-
-
-class Plan:
-    batched = True
-
-    def __init__(self, *specs):
-        self.input_specs = specs
-
 
 X, IDS = Spec("x", (None, 2), "float32"), Spec("ids", (None,), "int64")
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
