@@ -37,6 +37,9 @@ INTERNALS = ("_REQUEST_CALL_TAG", "_ServerStage", "_process_event_and_continue",
 STATE = ("completion_queue", "due", "lock", "rpc_states", "server", "stage")
 #: Maximum time that a poll waits for an event, and time between two checks for stalled calls, in seconds.
 IDLE_SECONDS = 1.0
+#: Number of calls that the core can pass on without a new request for a call. With one, each call waits for the request
+#: that follows the call before; with 32, calls arrive in smaller batches.
+REQUESTED_CALLS = 4
 #: Clients cancel a call when its deadline passes, up to this long before it passes on the server, in seconds.
 DEADLINE_SLACK_SECONDS = 0.1
 #: Time that a reply may stay unsent while messages occupy more than half of the memory budget, in seconds.
@@ -81,6 +84,8 @@ class Poller:
         self.lock = state.lock
         self._fallback = fallback
         self._limits = limits
+        #: Number of requests for calls that the core has, whose events have the tag `_REQUEST_CALL_TAG`.
+        self._requested = REQUESTED_CALLS
         self._unary: dict[bytes, tuple[str, Handler]] = {
             method.encode(): (method, handler if method in routes.prompt else partial(self._work, handler))
             for method, handler in routes.unary.items()
@@ -97,7 +102,8 @@ class Poller:
         with self._state.lock:
             self._state.server.start()
             self._state.stage = self._grpcio._ServerStage.STARTED
-            self._grpcio._request_call(self._state)
+            for _ in range(REQUESTED_CALLS):
+                self._grpcio._request_call(self._state)
         threading.Thread(target=self._serve, name="grpcio", daemon=True).start()
 
     def _serve(self) -> None:
@@ -174,9 +180,15 @@ class Poller:
         if callable(tag):
             ended = tag(event)
             return ended is None or self._forget(ended)
-        if tag is self._grpcio._REQUEST_CALL_TAG and event.success:
-            self._begin(event)
-            return True
+        if tag is self._grpcio._REQUEST_CALL_TAG:
+            if event.success:
+                self._begin(event)
+                return True
+            if self._state.stage is not self._grpcio._ServerStage.STARTED:
+                self._requested -= 1
+                if self._requested:
+                    # grpcio's own code expects one such event when a server stops.
+                    return True
         return bool(self._grpcio._process_event_and_continue(self._state, event))
 
     def _forget(self, call: Operations) -> bool:
@@ -186,20 +198,19 @@ class Poller:
             return not self._grpcio._stop_serving(self._state)
 
     def _begin(self, event: Any) -> None:
-        call: PolledCall | PolledStream | None = None
         state = self._state
-        try:
+        with state.lock:
+            # First, so that a failure below doesn't reduce the number of calls that can arrive.
+            if state.stage is self._grpcio._ServerStage.STARTED:
+                state.server.request_call(state.completion_queue, state.completion_queue, event.tag)
+            else:
+                self._requested -= 1
+                if not self._requested:
+                    state.due.discard(event.tag)
             call = self._call_of(event)
-        finally:
-            # Even after a failure: without this request no further call would arrive.
-            with state.lock:
-                state.due.discard(event.tag)
-                if state.stage is self._grpcio._ServerStage.STARTED:
-                    self._grpcio._request_call(state)
-                if call is not None:
-                    # grpcio doesn't stop the server before these have ended.
-                    state.rpc_states.add(call)
-        call.start()
+            # grpcio doesn't stop the server before these have ended.
+            state.rpc_states.add(call)
+            call.start()
 
     def _call_of(self, event: Any) -> PolledCall | PolledStream:
         name = event.call_details.method
@@ -236,8 +247,9 @@ class Operations:
     if TYPE_CHECKING:
         _poller: Poller
         _core: Any
-        #: Number of events that are still to come.
-        _due: int
+        #: Number of operations started, and of their events processed.
+        _started: int
+        _finished: int
         _cancelled: bool
 
     def begin(self, operations: tuple[Any, ...], tag: Callable[[Any], Operations | None]) -> bool:
@@ -246,16 +258,20 @@ class Operations:
             # The core may have released a cancelled call.
             if self._cancelled:
                 return False
-            self._core.start_server_batch(operations, tag)
-            self._due += 1
+            # Counted before it starts: its event may arrive at once, and is processed without the lock.
+            self._started += 1
+            try:
+                self._core.start_server_batch(operations, tag)
+            except BaseException:
+                self._started -= 1
+                raise
             return True
 
     def end_event(self, event: Any = None) -> Operations | None:
         """Accounts for an event. Also a tag itself, for operations without a result."""
-        with self._poller.lock:
-            self._due -= 1
-            if self._due:
-                return None
+        self._finished += 1
+        if self._finished != self._started:
+            return None
         self.over()
         return self
 
@@ -270,7 +286,7 @@ class Operations:
 class PolledCall(BatchedCall, Operations):
     """A unary call in grpcio's core."""
 
-    __slots__ = ("_cancelled", "_core", "_due", "_handler", "_peer", "_poller")
+    __slots__ = ("_cancelled", "_core", "_finished", "_handler", "_peer", "_poller", "_started")
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: Handler) -> None:
         now = time.monotonic()
@@ -278,7 +294,7 @@ class PolledCall(BatchedCall, Operations):
         self._poller = poller
         self._core = event.call
         self._handler = handler
-        self._due = 0
+        self._started = self._finished = 0
         self._cancelled = False
         self._peer: str | None = None
 
@@ -287,11 +303,9 @@ class PolledCall(BatchedCall, Operations):
         poller, core = self._poller, self._poller.core
         self._batches.begin(self)
         poller.receive(self)
-        with poller.lock:
-            self._core.start_server_batch((core.ReceiveCloseOnServerOperation(0),), self._closed)
-            self._due += 1
-            self._core.start_server_batch((core.ReceiveMessageOperation(0),), self._received)
-            self._due += 1
+        self._core.start_server_batch((core.ReceiveCloseOnServerOperation(0),), self._closed)
+        self._core.start_server_batch((core.ReceiveMessageOperation(0),), self._received)
+        self._started = 2
 
     def client(self) -> object:
         return self.peer
@@ -337,7 +351,8 @@ class PolledCall(BatchedCall, Operations):
         poller.receiving.pop(self, None)
         request = event.batch_operations[0].message()
         if request is not None:
-            poller.traffic(self.peer).count(len(request))
+            self._peer = peer = self._core.peer().decode()
+            poller.traffic(peer).count(len(request))
             self.request = request
             self._batches.take(self, self._handler)
         else:
@@ -370,7 +385,7 @@ class PolledStream(Operations, ServerStream):
         self._poller = poller
         self._core = event.call
         self._handler = handler
-        self._due = 0
+        self._started = self._finished = 0
         self._cancelled = False
         self._begun = False
 
