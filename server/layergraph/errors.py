@@ -64,6 +64,10 @@ class DataError(LayerGraphError, ValueError):
     """Arrays don't match the model. The text names the array, what was received and what was expected."""
 
 
+class ElementError(DataError):
+    """An element of an input is invalid for a layer, such as an id outside of a table. Others may be valid."""
+
+
 class UnknownTensorError(DataError):
     """A name isn't an input, output or tensor of the model."""
 

@@ -31,6 +31,7 @@ from layergraph.functional.graph import Graph
 from layergraph.functional.invocation import Invocation, Mask
 from layergraph.functional.nest import flatten
 from layergraph.functional.node import Node
+from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Tensor, TensorSpec
 
 #: Maximum number of calls in a plan. Without it, nested models that call each other twice would grow without bound.
@@ -271,7 +272,9 @@ class Plan:
         """The choices of `tune`, by number of rows; empty before it is called."""
         return self._tuning.choices if self._tuning else ()
 
-    def forward(self, context: CallContext, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
+    def forward(
+        self, context: CallContext, tensors: Sequence[torch.Tensor | Strings]
+    ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Returns outputs and masks for tensors in the order of `input_specs`. Differentiable."""
         slots: list[Any] = [None] * self._slot_count
         for slot, value in zip(self._inputs, tensors, strict=True):

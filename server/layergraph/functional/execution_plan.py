@@ -10,6 +10,7 @@ import torch
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
+from layergraph.functional.strings import Strings
 
 
 class ExecutionPlan(Protocol):
@@ -22,7 +23,9 @@ class ExecutionPlan(Protocol):
     def bind(self, binder: Binder) -> Any:
         """Returns the bound weights of each step."""
 
-    def forward(self, context: CallContext, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[Mask]]:
+    def forward(
+        self, context: CallContext, tensors: Sequence[torch.Tensor | Strings]
+    ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Computes outputs and their masks from the input tensors, in order; gradients flow if torch records them."""
 
     def forward_nested(

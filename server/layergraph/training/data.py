@@ -1,8 +1,4 @@
-"""Training data: arrays matched to inputs and outputs, checked, and split into batches.
-
-Arrays in memory become tensors once, without a copy if the dtype fits. Of memory-mapped arrays, only the rows of a
-batch are read.
-"""
+"""Training data: arrays matched to inputs and outputs, checked, and split into batches."""
 
 from __future__ import annotations
 
@@ -16,8 +12,10 @@ import torch
 from layergraph.errors import DataError, unknown_name
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.shard import Shard
+from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Shape, TensorSpec
-from layergraph.training.mapped_rows import MappedRows
+from layergraph.training.columns import Column, NumberColumn, Rows, TextColumn
+from layergraph.training.mapped_text import MappedText
 from layergraph.training.workers import Workers
 
 Array = np.ndarray[Any, Any]
@@ -28,47 +26,6 @@ TAKEN = (
     "an array, a list or dict of arrays, or batches: a keras.utils.PyDataset, a generator, or a "
     "torch.utils.data.DataLoader, which also makes batches of a torch Dataset"
 )
-#: Rows of a batch: a slice, or their indices.
-Rows = slice | Tensor
-
-
-class Column:
-    """One array of the data, whose rows are taken as tensors of `dtype` on `device`."""
-
-    def __init__(self, array: Array, dtype: torch.dtype, device: torch.device) -> None:
-        self.rows = len(array)
-        self.shape = tuple(array.shape)
-        self.array = array
-        self._dtype = dtype
-        self._device = device
-        # torch has no read-only tensors, so read-only arrays are copied batch by batch, as mapped files are.
-        in_memory = not isinstance(array, np.memmap) and array.flags.writeable
-        self._tensor = self._converted(array) if in_memory else None
-        self._mapped = MappedRows(array)
-
-    def _converted(self, array: Array) -> Tensor:
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self._dtype)
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-            array = array.astype(np.int64)
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        if any(stride < 0 for stride in array.strides):
-            array = array.copy()
-        return torch.from_numpy(array).to(self._dtype)
-
-    def take(self, rows: Rows) -> Tensor:
-        """Returns rows as a tensor; a slice of an array in memory is a view of it."""
-        if self._tensor is None:
-            chosen = np.array(self.array[rows]) if isinstance(rows, slice) else self._mapped.take(rows.numpy())
-            return self._sent(self._converted(chosen))
-        return self._sent(self._tensor[rows] if isinstance(rows, slice) else self._tensor.index_select(0, rows))
-
-    def _sent(self, part: Tensor) -> Tensor:
-        """Copies rows to the device. For a GPU through pinned memory, asynchronously, while it computes."""
-        if self._device.type == "cuda":
-            part = part.pin_memory()
-        return part.to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +36,7 @@ class Batch:
     """
 
     rows: int
-    inputs: list[Tensor]
+    inputs: list[Tensor | Strings]
     labels: list[Tensor | None]
     weights: list[Tensor | None]
     shard: Shard | None = None
@@ -91,8 +48,8 @@ class Data:
 
     rows: int
     inputs: list[Column]
-    labels: list[Column | None]
-    weights: list[Column | None]
+    labels: list[NumberColumn | None]
+    weights: list[NumberColumn | None]
 
     def batch(self, rows: Rows, count: int, workers: Workers | None = None) -> Batch:
         """Returns `count` rows as a batch; with `workers`, the inputs are this worker's shard."""
@@ -134,6 +91,27 @@ def as_array(what: str, value: Any) -> Array:
     return array
 
 
+def as_text(what: str, value: Any) -> Array | MappedText:
+    """Converts an array-like of text or bytes to an array of rows. Raises DataError for other data."""
+    if isinstance(value, MappedText):
+        return value
+    if isinstance(value, Strings):
+        value = value.values
+    _check_array_like(what, value)
+    try:
+        # Lists as objects: NumPy would make mixed text and bytes one type, and pad all to the longest.
+        array = np.array(value, object) if isinstance(value, (list, tuple)) else np.asarray(value)
+    except ValueError:
+        raise DataError(f"{what}: rows have different lengths, expected an array") from None
+    if array.dtype.kind not in "USOT":
+        raise DataError(f"{what}: got dtype {array.dtype}, expected text")
+    if array.ndim == 0:
+        raise DataError(f"{what}: got a single text, expected an array with rows")
+    return array
+
+
+#: Arrays of rows, of which a list has one for each name.
+_ARRAYS = (np.ndarray, torch.Tensor, MappedText)
 #: Attributes of objects that NumPy converts as a whole.
 _ARRAY_LIKE = ("__array__", "__array_interface__", "__buffer__", "__dlpack__")
 
@@ -176,40 +154,48 @@ def matched(what: str, given: Any, names: Sequence[str]) -> list[Any]:
 
 
 def _holds_arrays(given: Sequence[Any]) -> bool:
-    return len(given) == 1 and (given[0] is None or isinstance(given[0], (np.ndarray, torch.Tensor)))
+    return len(given) == 1 and (given[0] is None or isinstance(given[0], _ARRAYS))
 
 
-def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array]:
+def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array | MappedText]:
     """Arrays for the inputs, in order, adapted and checked. Raises DataError."""
-    arrays = []
+    arrays: list[Array | MappedText] = []
     for spec, given in zip(specs, matched("inputs", x, [spec.name for spec in specs]), strict=True):
         what = f"input '{spec.name}'"
         if given is None:
             raise DataError(f"{what} is missing")
+        array = as_text(what, given) if spec.dtype == Strings.dtype else as_array(what, given)
         # As in Keras, a fixed number of rows applies to batches.
-        arrays.append(_adapted(what, as_array(what, given), (None, *spec.shape[1:])))
+        arrays.append(_adapted(what, array, (None, *spec.shape[1:])))
     return arrays
 
 
-def _adapted(what: str, array: Array, expected: Shape) -> Array:
+def _adapted(what: str, array: Array | MappedText, expected: Shape) -> Array | MappedText:
     """The array with the rank of the input: as in Keras, a last axis of length 1 is added or dropped."""
     given = array.shape
     if array.ndim == len(expected) - 1 and expected[-1] == 1:
-        array = array[..., None]
+        array = array.reshape((*given, 1))
     elif array.ndim == len(expected) + 1 and array.shape[-1] == 1:
-        array = array[..., 0]
+        array = array.reshape(given[:-1])
     fits = array.ndim == len(expected) and all(e in (None, g) for g, e in zip(array.shape, expected, strict=True))
     if not fits:
         raise DataError(f"{what}: got shape {given}, expected {expected}")
     return array
 
 
-def input_columns(arrays: Sequence[Array], specs: Sequence[TensorSpec], device: torch.device) -> list[Column]:
-    """Columns with the dtypes of the inputs."""
-    return [Column(a, torch_dtype(spec.dtype), device) for a, spec in zip(arrays, specs, strict=True)]
+def input_columns(
+    arrays: Sequence[Array | MappedText], specs: Sequence[TensorSpec], device: torch.device
+) -> list[Column]:
+    """Columns with the dtypes of the inputs. Raises DataError for elements that aren't text."""
+    return [
+        TextColumn(f"input '{spec.name}'", array)
+        if spec.dtype == Strings.dtype or isinstance(array, MappedText)
+        else NumberColumn(array, torch_dtype(spec.dtype), device)
+        for array, spec in zip(arrays, specs, strict=True)
+    ]
 
 
-def same_rows(arrays: Mapping[str, Array | None]) -> int:
+def same_rows(arrays: Mapping[str, Array | MappedText | None]) -> int:
     """The common number of rows of all arrays. Raises DataError if they differ."""
     counts = {what: len(array) for what, array in arrays.items() if array is not None}
     if len(set(counts.values())) > 1:
@@ -218,7 +204,7 @@ def same_rows(arrays: Mapping[str, Array | None]) -> int:
     return next(iter(counts.values()), 0)
 
 
-def check_rows(arrays: Mapping[str, Array | None]) -> int:
+def check_rows(arrays: Mapping[str, Array | MappedText | None]) -> int:
     """The common number of rows of all arrays. Raises DataError if they differ or there are none."""
     rows = same_rows(arrays)
     if rows == 0:
@@ -250,6 +236,6 @@ def _mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
         return None
     if isinstance(structure, Mapping):
         return {key: _mapped(item, change) for key, item in structure.items()}
-    if isinstance(structure, (list, tuple)) and any(isinstance(i, (np.ndarray, torch.Tensor)) for i in structure):
+    if isinstance(structure, (list, tuple)) and any(isinstance(item, _ARRAYS) for item in structure):
         return [_mapped(item, change) for item in structure]
-    return change(structure if isinstance(structure, (np.ndarray, torch.Tensor)) else np.asarray(structure))
+    return change(structure if isinstance(structure, _ARRAYS) else np.asarray(structure))

@@ -12,8 +12,9 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.functional import Functional
 from layergraph.functional.tensor import Shape
 from layergraph.training import data
+from layergraph.training.columns import NumberColumn
 from layergraph.training.compile import Compiled, at_path, is_flat, labels_at
-from layergraph.training.data import Array, Column, Data
+from layergraph.training.data import Array, Data
 from layergraph.training.labels import check_labels
 from layergraph.training.losses import Loss
 
@@ -61,12 +62,12 @@ def _adapt_data(
         sample_weight = [at_path("sample_weight", sample_weight, path) for path in compiled.paths]
     weights = _weight_arrays(sample_weight, names)
     device = model_device(model)
-    label_columns: list[Column | None] = []
+    label_columns: list[NumberColumn | None] = []
     for index, array in enumerate(labels):
         loss = compiled.loss(index)
         if array is not None and loss is not None:
             check_labels(names[index], array, shapes[index], loss)
-        label_columns.append(None if array is None else Column(array, _label_dtype(array, loss), device))
+        label_columns.append(None if array is None else NumberColumn(array, _label_dtype(array, loss), device))
     for index, name in enumerate(names):
         _check_weights(name, weights[index], shapes[index], compiled.loss(index))
     rows = data.check_rows(
@@ -80,7 +81,7 @@ def _adapt_data(
         rows,
         data.input_columns(inputs, model.input_specs, device),
         label_columns,
-        [None if a is None else Column(a, torch.float32, device) for a in weights],
+        [None if a is None else NumberColumn(a, torch.float32, device) for a in weights],
     )
 
 

@@ -15,6 +15,7 @@ from layergraph.errors import ConfigError, DataError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
 from layergraph.functional.nest import Structure
+from layergraph.functional.strings import Strings
 from layergraph.training import data
 from layergraph.training.callbacks.callback import Callback, Callbacks, History
 from layergraph.training.callbacks.table import callback
@@ -492,5 +493,7 @@ def _backup(callbacks: Iterable[Callback]) -> Checkpoints | None:
     return None
 
 
-def _as_numpy(tensor: torch.Tensor) -> Array:
+def _as_numpy(tensor: torch.Tensor | Strings) -> Array:
+    if isinstance(tensor, Strings):
+        return tensor.values
     return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy())

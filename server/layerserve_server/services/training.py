@@ -21,6 +21,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
 from layerserve_server.training import events
+from layerserve_server.training.budget import text_room
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
@@ -201,7 +202,7 @@ class TrainingService:
 
     async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Receives a run's data and queues the run. Raises as `Upload` does if the data is invalid or incomplete."""
-        upload = await stream.blocking(lambda: Upload(run.folder, run.request.data))
+        upload = await stream.blocking(lambda: Upload(run.folder, run.request.data, text_room(run.request, run.folder)))
         with upload:
             async for data in stream.requests():
                 if run.log.ended:  # cancelled during the upload

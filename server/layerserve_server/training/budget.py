@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ FILED_BYTES = 12
 #: Number of model files in a run's folder at once: two checkpoints (the old one is kept until the new one is complete),
 #: the best epoch, and the result.
 FILES = 4
+#: Maximum share of the free disk space that a text array may use.
+TEXT_SHARE = 0.25
 #: Time between two measurements of memory, and of disk space, in seconds.
 MEMORY_SECONDS = 0.25
 DISK_SECONDS = 2.0
@@ -44,6 +47,15 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     _check("memory", memory, "its budget", request.budget.max_memory_bytes or None)
     _check("disk", disk, "free", _free_bytes(folder))
     _check("memory", memory, "available", available_memory())
+
+
+def text_room(request: RunRequest, folder: Path) -> int:
+    """Returns the maximum size of a text array of a run, in bytes: its size isn't known before it is uploaded."""
+    free = _free_bytes(folder)
+    room = sys.maxsize if free is None else int(TEXT_SHARE * free)
+    if request.budget.max_disk_bytes:
+        room = min(room, request.budget.max_disk_bytes - request.kept_bytes)
+    return room
 
 
 def _check(what: str, needed: int, limit_name: str, limit: int | None) -> None:

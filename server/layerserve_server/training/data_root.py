@@ -1,7 +1,8 @@
-"""Data files of the server: .npy, .npz and Parquet files below one folder, the data root.
+"""Data files of the server: .npy, .npz and Parquet files below one folder, the data root, with numbers or text.
 
 A path is opened part by part with O_NOFOLLOW from the data root on, so neither a symbolic link nor a concurrent rename
-leads out of it. Uncompressed arrays (.npy, and .npz without compression) are memory-mapped and never read whole.
+leads out of it. Uncompressed arrays of numbers (.npy, and .npz without compression) are memory-mapped and never read
+whole.
 
 Headers aren't trusted: a declared shape is compared with the file's size, and a compressed array is unpacked once to
 count its bytes, unless it is large. `describe` has to run in a separate process with limits on memory and time: parsers
@@ -17,7 +18,7 @@ import stat
 import struct
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -46,6 +47,7 @@ _LOCAL_HEADER = struct.Struct("<26xHH")
 _ARROW_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 _ARROW_INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _ARROW_NUMBERS = {"bool", *_ARROW_INTEGERS, *_ARROW_FLOATS.values()}
+_ARROW_TEXT = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def describe(root: Path, path: str, key: str) -> FiledArray:
 
     Raises NotTrainableError if there is no data root or pyarrow isn't installed, ForbiddenPathError if the path leads
     out of the data root, InvalidRequestError if the file or key doesn't exist, and InvalidTensorError if the elements
-    aren't numbers or their count doesn't match the shape.
+    are neither numbers nor text or their count doesn't match the shape.
     """
     with _open(root, path) as file:
         reader = _Reader.of(path, key, file)
@@ -90,6 +92,16 @@ def unpack(root: Path, path: str, key: str, stamp: tuple[int, ...], target: Path
         np.lib.format.write_array_header_2_0(written, header)
         for piece in _counted(reader, array.shape, NUMPY_DTYPES[array.dtype]):
             written.write(np.ascontiguousarray(piece).data)
+
+
+def unpack_text(
+    root: Path, path: str, key: str, stamp: tuple[int, ...], write: Callable[[Iterable[bytes]], None]
+) -> None:
+    """Passes the elements of an array of text to `write`, some at a time. Raises as `mapped` does."""
+    with _open(root, path, stamp) as file:
+        reader = _Reader.of(path, key, file)
+        for piece in _counted(reader, reader.described(()).shape, NUMPY_DTYPES["string"]):
+            write(piece.ravel().tolist())
 
 
 def _counted(reader: _Reader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
@@ -207,12 +219,15 @@ class _Reader(ABC):
 
     @abstractmethod
     def pieces(self, dtype: np.dtype[Any]) -> Iterator[Array]:
-        """Yields all elements in file order, as arrays of this dtype."""
+        """Yields all elements in file order, as arrays of this dtype; text as `bytes` objects."""
 
     def checked_dtype(self, dtype: np.dtype[Any]) -> str:
         name = str(dtype.name)
+        if dtype.kind in "SU" and dtype.itemsize:
+            return "string"
         if dtype.kind not in "biuf" or name not in NUMPY_DTYPES:
-            raise InvalidTensorError(f"{self.label}: got type {dtype}, expected numbers")
+            hint = "; NumPy pickles objects, save text as an array of str" if dtype.kind == "O" else ""
+            raise InvalidTensorError(f"{self.label}: got type {dtype}, expected numbers or text{hint}")
         return name
 
 
@@ -238,6 +253,8 @@ class _Npy(_Reader):
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         self._shape, self.fortran, self._dtype = read(file)
         self._name = self.checked_dtype(self._dtype)
+        if self._name == "string" and self.fortran and len(self._shape) > 1:
+            raise InvalidTensorError(f"{self.label}: got text in column-major order, expected row-major order")
         if len(self._shape) > MAX_AXES or any(length < 0 for length in self._shape):
             shape = self._shape[: MAX_AXES + 1]
             raise InvalidTensorError(
@@ -253,7 +270,7 @@ class _Npy(_Reader):
             )
 
     def described(self, stamp: tuple[int, ...]) -> FiledArray:
-        return FiledArray(self._name, self._shape, self._offset is not None, stamp)
+        return FiledArray(self._name, self._shape, self._offset is not None and self._name != "string", stamp)
 
     def map(self) -> Array:
         if self._offset is None:
@@ -272,7 +289,10 @@ class _Npy(_Reader):
         while data := self._source.read(CHUNK):
             held += data
             whole = len(held) // size * size
-            yield np.frombuffer(held[:whole], self._dtype).astype(dtype)
+            piece = np.frombuffer(held[:whole], self._dtype)
+            if self._dtype.kind == "U":
+                piece = np.char.encode(piece, "utf-8")
+            yield piece.astype(dtype)
             held = held[whole:]
 
 
@@ -325,10 +345,12 @@ class _Parquet(_Reader):
 
     def _column_dtype(self, column: str) -> np.dtype[Any]:
         kind = self._file.schema_arrow.field(column).type
+        if str(kind.value_type if str(kind).startswith("dictionary<") else kind) in _ARROW_TEXT:
+            return NUMPY_DTYPES["string"]
         # Arrow's `to_pandas_dtype` requires pandas before release 26.
         name = _ARROW_FLOATS.get(str(kind), str(kind))
         if name not in _ARROW_NUMBERS:
-            raise InvalidTensorError(f"{self.label}: column '{column}' has type {kind}, expected numbers")
+            raise InvalidTensorError(f"{self.label}: column '{column}' has type {kind}, expected numbers or text")
         return np.dtype(name)
 
     def map(self) -> Array:
@@ -337,15 +359,41 @@ class _Parquet(_Reader):
     def described(self, stamp: tuple[int, ...]) -> FiledArray:
         rows = self._file.metadata.num_rows
         shape = (rows,) if len(self._columns) == 1 else (rows, len(self._columns))
-        return FiledArray(self.checked_dtype(np.result_type(*self._dtypes)), shape, False, stamp)
+        kinds = [dtype.kind for dtype in self._dtypes]
+        if "O" in kinds and set(kinds) != {"O"}:
+            raise InvalidTensorError(f"{self.label}: got columns of numbers and of text, expected one kind; give a key")
+        name = "string" if "O" in kinds else self.checked_dtype(np.result_type(*self._dtypes))
+        return FiledArray(name, shape, False, stamp)
 
     def pieces(self, dtype: np.dtype[Any]) -> Iterator[Array]:
         for batch in self._file.iter_batches(batch_size=8192, columns=self._columns):
             for name in self._columns:
                 if batch.column(name).null_count:
-                    raise InvalidTensorError(f"{self.label}: column '{name}' has nulls, expected numbers")
+                    raise InvalidTensorError(f"{self.label}: column '{name}' has nulls, expected none")
+            if dtype.kind == "O":
+                yield from self._text_pieces([batch.column(name) for name in self._columns])
+                continue
             columns = [batch.column(name).to_numpy(zero_copy_only=False).astype(dtype) for name in self._columns]
             yield columns[0] if len(columns) == 1 else np.stack(columns, axis=-1)
+
+    def _text_pieces(self, columns: Sequence[Any]) -> Iterator[Array]:
+        """Yields the elements row by row, CHUNK bytes at a time: a dictionary may hold one long text for all rows."""
+        texts, size = [], 0
+        for row in range(len(columns[0])):
+            for column in columns:
+                text = column[row].as_py()
+                texts.append(text.encode() if isinstance(text, str) else text)
+                size += len(texts[-1])
+            if size >= CHUNK:
+                yield _objects(texts)
+                texts, size = [], 0
+        yield _objects(texts)
+
+
+def _objects(texts: Sequence[bytes]) -> Array:
+    held = np.empty(len(texts), object)
+    held[:] = texts
+    return held
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
-from layergraph.errors import ConfigError, DataError, GraphError, NonFiniteLossError, NotCompiledError, unknown_name
+from layergraph.errors import (
+    ConfigError,
+    DataError,
+    ElementError,
+    GraphError,
+    NonFiniteLossError,
+    NotCompiledError,
+    unknown_name,
+)
 
 from layerserve_server import errors
 from layerserve_server.inference.runner import Array
@@ -63,6 +71,8 @@ def load_trainable(path: Path) -> TrainableModel:
 
 #: Number of rows of the placeholder data of a dry run.
 DRY_RUN_ROWS = 2
+#: Each text of these rows. Layers behind one that splits text into words may need several of them.
+DRY_RUN_TEXT = b"word " * 32
 
 
 def prepare_model(model: TrainableModel, request: RunRequest) -> None:
@@ -184,14 +194,14 @@ def larger_is_better(model: TrainableModel, log: str, mode: str | None) -> bool:
 
 
 def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
-    """Trains or evaluates a fresh copy of the model on a few rows of zeros, to find errors before the upload.
+    """Trains or evaluates a fresh copy of the model on a few rows of zeros or text, to find errors before the upload.
 
     Thereby it refuses exactly what `fit` and `evaluate` do. Raises InvalidRequestError for invalid settings,
     InvalidTensorError for shapes of targets or weights that don't match, and NotCompiledError if there is no loss or
     optimizer.
     """
     model = load(path)
-    zeros = [np.zeros(_few_rows(info), info.held_dtype) for info in request.data]
+    few = [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
     try:
         prepare_model(model, request)
         if request.workers > 1:
@@ -199,11 +209,11 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
 
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
-            model.evaluate(**evaluate_arguments(request, zeros))
+            model.evaluate(**evaluate_arguments(request, few))
         else:
-            _dry_run_training(model, request, zeros)
-    except NonFiniteLossError:
-        pass  # The zeros stand only for the shapes and dtypes of the data.
+            _dry_run_training(model, request, few)
+    except (NonFiniteLossError, ElementError):
+        pass  # The elements stand only for the shapes and dtypes of the data.
     except NotCompiledError as error:
         raise errors.NotCompiledError(str(error)) from error
     except DataError as error:
@@ -214,8 +224,8 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
 
 
-def _dry_run_training(model: TrainableModel, request: RunRequest, zeros: Sequence[Array]) -> None:
-    arguments = fit_arguments(request, zeros)
+def _dry_run_training(model: TrainableModel, request: RunRequest, few: Sequence[Array]) -> None:
+    arguments = fit_arguments(request, few)
     arguments |= {"epochs": 1, "batch_size": DRY_RUN_ROWS, "on_nan": "continue"}
     if request.validation_split:
         arguments["validation_split"] = 0.5

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from layerserve.options.training import Budget, RunOptions
+from layerserve.tensors import NUMPY_DTYPES
 
 #: Name of the file in the run's folder.
 REQUEST = "request.json"
@@ -65,12 +66,17 @@ class DataArray:
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
-        """NumPy dtype in which it is stored: float32 for bfloat16, which NumPy doesn't have."""
-        return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
+        """NumPy dtype of its elements in memory: float32 for bfloat16, which NumPy doesn't have, `bytes` for text."""
+        return NUMPY_DTYPES[self.dtype]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its elements are text, whose size isn't known from the shape."""
+        return self.dtype == "string"
 
     @property
     def held_bytes(self) -> int:
-        """Size of all elements as stored, in bytes."""
+        """Size of all elements as stored, in bytes; of text only the positions."""
         return math.prod(self.shape) * self.held_dtype.itemsize
 
     @property

@@ -234,8 +234,8 @@ def _check_array(array: DataArray, inputs: Sequence[TensorSpec]) -> None:
         raise InvalidTensorError(f"{label}: got a scalar, expected a first axis of rows")
     if any(length < 0 for length in array.shape):
         raise InvalidTensorError(f"{label}: got shape {array.shape}, expected no negative length")
-    if array.dtype == "string":
-        raise InvalidTensorError(f"{label}: got dtype string, expected numbers")
+    if array.is_text and array.role.use is not Role.X:
+        raise InvalidTensorError(f"{label}: got dtype string, expected numbers, such as class indices")
     if math.prod(axis for axis in array.shape if axis) > 2**56:
         raise TooLargeError(f"{label}: shape {array.shape} is too large")
     if array.role.use is Role.X:

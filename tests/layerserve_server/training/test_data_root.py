@@ -10,7 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from layerserve_server.errors import ForbiddenPathError, InvalidRequestError, InvalidTensorError, NotTrainableError
+from layerserve_server.errors import (
+    ForbiddenPathError,
+    InvalidRequestError,
+    InvalidTensorError,
+    NotTrainableError,
+    TooLargeError,
+)
 from layerserve_server.training import data_root
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.upload import data_file, read_data
@@ -85,10 +91,85 @@ def test_columns_of_a_parquet_file(root, tmp_path):
     assert (found.dtype, values.tolist()) == ("int64", [4, 5, 6])
     found, values = read(root, tmp_path / "two", "t.parquet", "a,b")
     assert (found.dtype, values.tolist()) == ("float64", [[1, 4], [2, 5], [3, 6]])
-    with pytest.raises(InvalidTensorError, match="column 'text' has type string, expected numbers"):
-        data_root.describe(root, "t.parquet", "text")
+    with pytest.raises(InvalidTensorError, match="got columns of numbers and of text, expected one kind"):
+        data_root.describe(root, "t.parquet", "a,text")
     with pytest.raises(InvalidRequestError, match="unknown column 'c'"):
         data_root.describe(root, "t.parquet", "c")
+
+
+TEXTS = ["", "a", "über", "b" * 300, "", "z"]
+
+
+def test_text_of_a_file_is_unpacked(root, tmp_path):
+    rows = np.array(TEXTS).reshape(3, 2)
+    encoded = [text.encode() for text in TEXTS]
+    np.save(root / "u.npy", rows)
+    np.save(root / "s.npy", np.array(encoded).reshape(3, 2))
+    np.save(root / "big.npy", rows.astype(rows.dtype.newbyteorder(">")))
+    np.savez(root / "plain.npz", x=rows)
+    np.savez_compressed(root / "packed.npz", x=rows)
+    for path in ("u.npy", "s.npy", "big.npy", "plain.npz", "packed.npz"):
+        found, text = read(root, tmp_path / path, path)
+        assert (found.dtype, found.shape, found.mapped) == ("string", (3, 2), False)
+        assert text.take(slice(0, 3)).ravel().tolist() == encoded, path
+        assert read(root, tmp_path / path, path)[1].take(slice(1, 2)).tolist() == [encoded[2:4]]
+
+
+def test_columns_of_text(root, tmp_path):
+    import pyarrow
+
+    words = pyarrow.array(TEXTS)
+    kinds = {
+        "plain": words,
+        "large": words.cast(pyarrow.large_string()),
+        "categories": words.dictionary_encode(),
+        "bytes": words.cast(pyarrow.binary()),
+    }
+    parquet(root / "t.parquet", **kinds, lists=[[text] for text in TEXTS], nulls=["a", None, "b", "c", "d", "e"])
+    encoded = [text.encode() for text in TEXTS]
+    for kind in kinds:
+        found, text = read(root, tmp_path / kind, "t.parquet", kind)
+        assert (found.dtype, found.shape) == ("string", (6,))
+        assert text.take(slice(0, 6)).tolist() == encoded, kind
+    _, text = read(root, tmp_path / "two", "t.parquet", "plain,bytes")
+    assert text.take(slice(1, 3)).tolist() == [[encoded[1]] * 2, [encoded[2]] * 2]
+    with pytest.raises(InvalidTensorError, match=r"column 'lists' has type list.*expected numbers or text"):
+        data_root.describe(root, "t.parquet", "lists")
+    with pytest.raises(InvalidTensorError, match="column 'nulls' has nulls, expected none"):
+        data_root.describe(root, "t.parquet", "nulls")
+
+
+def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):
+    import pyarrow
+
+    # A kilobyte in the file, a gigabyte of text.
+    parquet(root / "t.parquet", words=pyarrow.array(["x" * 100_000] * 10_000).dictionary_encode())
+    assert (root / "t.parquet").stat().st_size < 200_000
+    found = data_root.describe(root, "t.parquet", "words")
+    array = DataArray(Role.X, "x", found.dtype, found.shape, "t.parquet", "words", found.mapped, found.stamp)
+    tracemalloc.start()
+    with pytest.raises(TooLargeError, match="x 'x': got more than 5000000 bytes of text"):
+        read_data(tmp_path, (array,), root, 5_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
+    assert not data_file(tmp_path, 0).exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.array(["a"], object), "expected numbers or text; NumPy pickles objects, save text as an array of str"),
+        (np.asfortranarray([["a", "b"], ["c", "d"]]), "got text in column-major order, expected row-major order"),
+        (np.zeros(3, "datetime64[s]"), "got type datetime64"),
+    ],
+    ids=["objects", "fortran", "dates"],
+)
+def test_arrays_that_are_no_text(root, array, text):
+    np.save(root / "a.npy", array)
+    with pytest.raises(InvalidTensorError) as caught:
+        data_root.describe(root, "a.npy", "")
+    assert text in str(caught.value)
 
 
 def test_nulls_are_no_numbers(root, tmp_path):

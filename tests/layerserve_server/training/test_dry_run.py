@@ -53,6 +53,19 @@ def try_it(parent, tmp_path):
     return dry_run
 
 
+def test_text_of_a_closed_vocabulary_passes(parent, tmp_path):
+    """The text of a dry run isn't in the vocabulary: that shows only with the data."""
+    text = Input((1,), dtype="string", name="x")
+    words = layers.StringLookup(vocabulary=["a", "b"], num_oov_indices=0, output_mode="one_hot")(text)
+    path = tmp_path / "model.keras"
+    Model(text, layers.Dense(3, name="y")(words)).save(path)
+    tried = DryRuns(parent, 20.0, 2 << 30)
+    data = (DataArray(Role.X, "x", "string", (6, 1)), DATA[1])
+    tried(path, replace(GOOD, data=data), 15)
+    with pytest.raises(InvalidRequestError, match="unknown loss"):
+        tried(path, replace(compiled(loss="msee"), data=data), 15)
+
+
 def named(class_name, **config):
     return {"class_name": class_name, "config": config}
 

@@ -205,6 +205,50 @@ def test_chunks_that_do_not_fit(tmp_path, index, data, error, text):
     assert text in str(caught.value)
 
 
+def test_chunks_of_text_become_rows(tmp_path):
+    texts = np.array([["", "a"], ["über", "b" * 300], ["", ""]], object)
+    arrays = (array("x", dtype="string", shape=(3, 2)), array())
+    with Upload(tmp_path, arrays) as upload:
+        upload.add(0, tensors.encode_data(texts[:1], "string"))
+        upload.add(1, X.tobytes())
+        upload.add(0, tensors.encode_data(texts[1:], "string"))
+        upload.check_complete()
+    text, numbers = read_data(tmp_path, arrays)
+    assert text.shape == (3, 2)
+    assert text.take(slice(0, 3)).tolist() == [[t.encode() for t in row] for row in texts.tolist()]
+    np.testing.assert_array_equal(numbers, X)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "text"),
+    [
+        (b"\x01\0\0", InvalidTensorError, "got a chunk that ends within text 0, expected whole texts"),
+        (b"\x01\0\0\0", InvalidTensorError, "got a chunk that ends within text 0"),
+        (b"\x01\0\0\0a\xff\xff\xff\xffb", InvalidTensorError, "got a chunk that ends within text 1"),
+        (bytes(4), InvalidTensorError, "got a chunk of 1 texts, expected whole rows of 2 texts each"),
+        (bytes(4 * 8), InvalidRequestError, "got more than the 3 rows that the spec declares"),
+        (b"\x0b\0\0\0abcdefghijk" + bytes(4), TooLargeError, "got more than 10 bytes of text"),
+    ],
+)
+def test_chunks_of_text_that_do_not_fit(tmp_path, data, error, text):
+    with Upload(tmp_path, (array("x", dtype="string", shape=(3, 2)),), 10) as upload:
+        with pytest.raises(error) as caught:
+            upload.add(0, data)
+        assert text in str(caught.value)
+        with pytest.raises(IncompleteDataError, match="the stream ended after 0 rows, expected 3"):
+            upload.check_complete()
+
+
+def test_text_without_a_byte(tmp_path):
+    arrays = (array("x", dtype="string", shape=(3,)), array("x", dtype="string", shape=(3, 0)))
+    with Upload(tmp_path, arrays) as upload:
+        upload.add(0, bytes(12))
+        upload.check_complete()
+    texts, none = read_data(tmp_path, arrays)
+    assert texts.take(slice(0, 3)).tolist() == [b"", b"", b""]
+    assert none.take(slice(0, 3)).shape == (3, 0)
+
+
 def test_a_bool_that_is_none_is_refused(tmp_path):
     with Upload(tmp_path, (array(dtype="bool"),)) as upload, pytest.raises(InvalidTensorError, match="expected 0 or 1"):
         upload.add(0, b"\x02\x00")

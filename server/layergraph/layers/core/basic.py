@@ -8,7 +8,7 @@ import torch
 
 from layergraph.config.options import boolean, option, positive_int
 from layergraph.constraints import constraint
-from layergraph.errors import DataError, GraphError
+from layergraph.errors import ElementError, GraphError
 from layergraph.functional import runtime_assertions
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
@@ -124,18 +124,18 @@ class Embedding(Layer):
         )
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Looks up the vectors of the ids. Raises DataError for an id outside of the table."""
+        """Looks up the vectors of the ids. Raises ElementError for an id outside of the table."""
         ids = self.known_ids(inputs)
         vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
 
     def known_ids(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Converts the inputs to ids. Raises DataError for an id outside of the table."""
+        """Converts the inputs to ids. Raises ElementError for an id outside of the table."""
         ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
         return ids if ids.is_meta or not ids.numel() else self._in_range(ids)
 
     def _in_range(self, ids: torch.Tensor) -> torch.Tensor:
-        """Returns the ids. Raises DataError for an id outside of the table."""
+        """Returns the ids. Raises ElementError for an id outside of the table."""
         if runtime_assertions.is_recording():
             # An engine must not read beyond the table, whatever its inputs.
             clamped = ids.clamp(0, self.input_dim - 1)
@@ -144,7 +144,7 @@ class Embedding(Layer):
         lowest, highest = (int(bound) for bound in torch.aminmax(ids))
         if lowest < 0 or highest >= self.input_dim:
             wrong = lowest if lowest < 0 else highest
-            raise DataError(f"layer '{self.name}' (Embedding): got id {wrong}, expected 0 to {self.input_dim - 1}")
+            raise ElementError(f"layer '{self.name}' (Embedding): got id {wrong}, expected 0 to {self.input_dim - 1}")
         return ids
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:

@@ -20,7 +20,7 @@ from layergraph.config.options import (
     optional,
     positive_int,
 )
-from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.errors import ConfigError, DataError, ElementError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -111,14 +111,14 @@ class CategoryEncoding(_Categories):
     def forward(
         self, context: CallContext, w: Weights, inputs: torch.Tensor, count_weights: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Computes the vectors. Raises DataError for a category outside of 0 to num_tokens - 1."""
+        """Computes the vectors. Raises ElementError for a category outside of 0 to num_tokens - 1."""
         if count_weights is not None and self.output_mode != "count":
             raise GraphError(f"count_weights requires output_mode 'count', got '{self.output_mode}'")
         if not inputs.is_meta and inputs.numel():
             lowest, highest = (int(bound) for bound in torch.aminmax(inputs))
             if lowest < 0 or highest >= self.num_tokens:
                 wrong = lowest if lowest < 0 else highest
-                raise DataError(
+                raise ElementError(
                     f"layer '{self.name}' (CategoryEncoding): got category {wrong}, expected 0 to {self.num_tokens - 1}"
                 )
         weights = None if count_weights is None else count_weights.to(self.output_dtype())

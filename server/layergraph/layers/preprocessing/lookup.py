@@ -22,7 +22,7 @@ from layergraph.config.options import (
     positive_int,
     text,
 )
-from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.errors import ConfigError, DataError, ElementError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -196,7 +196,7 @@ class Lookup(Layer):
             raise DataError(f"layer '{self.name}' ({type(self).__name__}): has no vocabulary")
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
-        """Returns indices, vectors over the vocabulary, or terms. Raises DataError for a value without an index."""
+        """Returns indices, vectors over the vocabulary, or terms. Raises ElementError for a value without an index."""
         if isinstance(inputs, Strings) is not (self.of_text and not self.invert):
             expected = "text" if self.of_text and not self.invert else "integers"
             raise GraphError(f"layer '{self.name}' ({type(self).__name__}): got {inputs.dtype}, expected {expected}")
@@ -233,9 +233,9 @@ class Lookup(Layer):
         table = [*self.reserved, *(self._known or ())]
         return [table[i] if 0 <= i < len(table) else self.oov_token for i in places.reshape(-1).tolist()]
 
-    def no_place(self, value: Any) -> DataError:
+    def no_place(self, value: Any) -> ElementError:
         """Returns the error for a value without an index."""
-        return DataError(
+        return ElementError(
             f"layer '{self.name}' ({type(self).__name__}): got {brief(value)}, expected a term of the vocabulary, "
             "because num_oov_indices is 0"
         )

@@ -15,6 +15,7 @@ from layergraph.training.checkpoint import Checkpoints
 
 from layerserve_server.inference.runner import load_plugins
 from layerserve_server.training import events
+from layerserve_server.training.budget import text_room
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.model import (
     configured_callbacks,
@@ -108,7 +109,8 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
-    return base, model, read_data(folder, request.data, Path(request.data_root))
+    data = read_data(folder, request.data, Path(request.data_root), text_room(request, folder))
+    return base, model, data
 
 
 def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> Path:
