@@ -95,7 +95,7 @@ KERAS3 = Generation(
         # The dtype policy determines whether a layer is quantized, not the config it was quantized with.
         "quantization_config": ANY,
         "gptq_unpacked_column_size": ANY,
-        # LoRA weights are merged into the kernels of a `.keras`.
+        # LoRA weights are merged into the kernels: by Keras in a `.keras`, by `saving.lora` from an `.h5`.
         "lora_rank": ANY,
         "lora_alpha": ANY,
         "build_input_shape": ANY,

@@ -122,6 +122,8 @@ class Layer(_LayerOptions):
         self._trainable = True
         #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
+        #: Scale of LoRA weights that an `.h5` has beside the kernel, times their rank; None if it has none.
+        self.lora_alpha: float | None = None
         #: Input shape from `input_shape=` or `input_dim=`, for the first layer of a Sequential.
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)
         if self.computes_by_call and "autocast" in kwargs:

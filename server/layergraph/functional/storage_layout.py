@@ -14,6 +14,7 @@ class StorageLayout:
     named              whether its own arrays are stored by name rather than by number
     as_made            whether its own arrays are numbered in order of creation rather than trainable ones first
     assets             names of its files in `assets/`
+    in_keras3_h5       whether Keras 3 writes its own weights into an `.h5`
     null_regularizer   whether its config contains `activity_regularizer` even if it is null
     """
 
@@ -22,4 +23,5 @@ class StorageLayout:
     named: bool = False
     as_made: bool = False
     assets: tuple[str, ...] = ()
+    in_keras3_h5: bool = True
     null_regularizer: bool = False

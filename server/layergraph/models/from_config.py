@@ -219,6 +219,8 @@ class _Builder:
             ) from wrong
         if spec.stored is not None:
             layer.stored_form = StoredForm(spec.stored)
+        if isinstance(alpha := spec.config.get("lora_alpha"), (int, float)):
+            layer.lora_alpha = float(alpha)
         return layer
 
     def _option(self, value: Any) -> Any:

@@ -119,6 +119,12 @@ def legacy_order(layer: Layer, order: FileOrder) -> list[Weight]:
     return _partitioned(weights, [weight.trainable for weight in weights])
 
 
+def left_out_of_keras3_h5(root: Layer) -> set[Weight]:
+    """Weights that Keras 3 doesn't write into an `.h5`."""
+    layers = (layer for layer in root.walk_layers() if not layer.storage.in_keras3_h5)
+    return {weight for layer in layers for weight in layer.own_weights}
+
+
 def legacy_orders(layer: Layer, order: FileOrder) -> list[list[Weight]]:
     """Orders in which releases of Keras have written a layer's weights, the most likely first.
 

@@ -27,7 +27,7 @@ from layergraph.saving.keras2.compile import Keras2Compile, keras2_state
 from layergraph.saving.keras2.config import KERAS2_VERSION, checked_config, file_orders
 from layergraph.saving.keras2.releases import Release
 from layergraph.saving.keras3_names import check_names
-from layergraph.saving.layouts import FileOrder, legacy_order
+from layergraph.saving.layouts import FileOrder, left_out_of_keras3_h5, legacy_order
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.sharing import WrittenModel
 from layergraph.training.optimizers.optimizer import Variable
@@ -39,12 +39,16 @@ _ATTRIBUTE_BYTES = 64512
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The parts of a file: configs of one generation, the order of the layers, and the arguments of `compile`."""
+    """The parts of a file: configs of one generation, the order of the layers, and the arguments of `compile`.
+
+    The weights in `left_out` aren't written.
+    """
 
     keras_version: str
     config: Mapping[str, Any]
     order: FileOrder
     training: Mapping[str, Any] | None
+    left_out: frozenset[Weight] = frozenset()
 
 
 def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) -> None:
@@ -97,7 +101,8 @@ def _keras3_form(model: Trainer, keras_version: str) -> _Form:
     if (compiled := model.compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)
     training = None if compiled is None else _keras3_training(model)
-    return _Form(keras_version, model_object(model, written), order, training)
+    left_out = frozenset(left_out_of_keras3_h5(model))
+    return _Form(keras_version, model_object(model, written), order, training, left_out)
 
 
 def _keras2_form(model: Trainer) -> _Form:
@@ -129,7 +134,8 @@ def _write_weights(model: Trainer, form: _Form, group: Any) -> None:
     _write_text(group, "keras_version", form.keras_version)
     # Sorted, so that group `a` exists before its name is used in `a/b`.
     for layer in sorted([*inputs, *layers], key=lambda layer: layer.name):
-        _write_arrays(group.require_group(layer.name), legacy_order(layer, form.order))
+        weights = [weight for weight in legacy_order(layer, form.order) if weight not in form.left_out]
+        _write_arrays(group.require_group(layer.name), weights)
     _write_names(group.create_group("top_level_model_weights"), "weight_names", [])
 
 

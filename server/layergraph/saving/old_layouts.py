@@ -55,21 +55,23 @@ Stored: TypeAlias = "StoredArray | ShardArray | Derived"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The origin of a file: whether it is Keras 1's (`keras1`), and whether Theano was its backend (`mirrored`)."""
+    """The origin of a file: Keras 1 (`keras1`) or Keras 3 (`keras3`); and whether Theano wrote it (`mirrored`)."""
 
     keras1: bool = False
+    keras3: bool = False
     mirrored: bool = False
 
 
 def origin_of(keras_version: str | None, backend: str | None) -> Origin:
     """The origin by a file's metadata. Keras 1 doesn't store its backend, which the names of weights reveal."""
-    return Origin((keras_version or "").strip().startswith(("0.", "1.")), backend == "theano")
+    version = (keras_version or "").strip()
+    return Origin(version.startswith(("0.", "1.")), version.startswith("3."), backend == "theano")
 
 
 def modern(
     weights: Sequence[Weight],
     owners: Mapping[Weight, Layer],
-    arrays: Sequence[StoredArray | ShardArray],
+    arrays: Sequence[Stored],
     origin: Origin,
 ) -> list[Stored]:
     """The arrays for `weights`, one each, in Keras 3's layout; unchanged if none of the conversions applies."""

@@ -22,12 +22,14 @@ from layergraph.saving.layouts import (
     FileOrder,
     depth_first,
     layers_of,
+    left_out_of_keras3_h5,
     legacy_orders,
     own_variables,
     state_groups,
     state_groups_once,
     variables_path,
 )
+from layergraph.saving.lora import merged_lora
 from layergraph.saving.old_layouts import Origin, Stored, modern, origin_of
 from layergraph.saving.shard_owners import arrays_by_layer
 
@@ -192,7 +194,8 @@ def _by_order(
     problems: Diagnostics,
 ) -> Iterator[_Match]:
     """Matches by the legacy layout: layers by name if all names match, otherwise by order, as names may be wrong."""
-    layers = [layer for layer in layers_of(model, order) if depth_first(layer, order)]
+    held = set(depth_first(model, order)) - (left_out_of_keras3_h5(model) if origin.keras3 else set())
+    layers = [layer for layer in layers_of(model, order) if not held.isdisjoint(depth_first(layer, order))]
     by_name = {layer.name: layer for layer in layers}
     if by_name.keys() != stored.keys() and len(layers) != len(stored):
         absent = [name for name in by_name if name not in stored] or [name for name in stored if name not in by_name]
@@ -202,8 +205,10 @@ def _by_order(
     named = by_name.keys() == stored.keys()
     pairs = [(by_name[name], stored[name]) for name in stored] if named else zip(layers, stored.values(), strict=True)
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
-    for layer, found in pairs:
-        candidates = [(weights, modern(weights, owners, found, origin)) for weights in legacy_orders(layer, order)]
+    for layer, given in pairs:
+        orders = [[weight for weight in weights if weight in held] for weights in legacy_orders(layer, order)]
+        found: Sequence[Stored] = merged_lora(layer, given) if origin.keras3 else given
+        candidates = [(weights, modern(weights, owners, found, origin)) for weights in orders]
         weights, arrays = max(candidates, key=lambda candidate: _match_score(*candidate))
         if len(weights) != len(arrays):
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import layergraph
 import numpy as np
 import pytest
@@ -317,3 +318,16 @@ def test_strings_have_values_only_where_they_were_given() -> None:
         _ = Strings((2,)).values
     assert layers.StringLookup(vocabulary=["a"])(np.array(["a"])).tolist() == [1]
     assert isinstance(layers.Hashing(3)(np.array([1])), torch.Tensor)
+
+
+def test_document_frequencies_of_an_h5_of_keras_3(tmp_path):
+    """They are in the config alone, and have to be saved like that, or Keras 3 can't open the file again."""
+    with np.load(FOLDER / "keras3_idf.npz") as arrays:
+        given, expected = {"ids": arrays["ids"], "text": arrays["text"]}, arrays["output"]
+    model = layergraph.load_model(FOLDER / "keras3_idf.h5")
+    np.testing.assert_allclose(model.predict(given), expected, atol=1e-6)
+    model.save(tmp_path / "again.h5")
+    np.testing.assert_allclose(layergraph.load_model(tmp_path / "again.h5").predict(given), expected, atol=1e-6)
+    with h5py.File(tmp_path / "again.h5") as file:
+        held = {name: len(group.attrs["weight_names"]) for name, group in file["model_weights"].items()}
+    assert {name for name, count in held.items() if count} == {"answer"}

@@ -74,7 +74,7 @@ class Lookup(Layer):
     has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
 
     autocast = False
-    storage = StorageLayout(named=True, assets=("vocabulary.txt",))
+    storage = StorageLayout(named=True, assets=("vocabulary.txt",), in_keras3_h5=False)
     #: Whether terms are text.
     of_text: ClassVar[bool]
 
@@ -193,7 +193,10 @@ class Lookup(Layer):
     def check_known(self) -> None:
         """Raises DataError if no vocabulary was set."""
         if self._known is None:
-            raise DataError(f"layer '{self.name}' ({type(self).__name__}): has no vocabulary")
+            raise DataError(
+                f"layer '{self.name}' ({type(self).__name__}): has no vocabulary; an .h5 holds none that was adapted, "
+                "a .keras does"
+            )
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
         """Returns indices, vectors over the vocabulary, or terms. Raises ElementError for a value without an index."""

@@ -74,7 +74,7 @@ class TextVectorization(Layer):
     has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
 
     autocast = False
-    storage = StorageLayout(named=True, assets=("vocabulary.txt",))
+    storage = StorageLayout(named=True, assets=("vocabulary.txt",), in_keras3_h5=False)
 
     def setup(self) -> None:
         """Creates the lookup. Raises ConfigError for inconsistent options."""

@@ -1,0 +1,58 @@
+"""LoRA weights of an `.h5` against stock Keras, which merges them into kernels in a `.keras` only."""
+
+from __future__ import annotations
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+
+ADAPTED = {
+    "dense": ((3,), lambda: keras.layers.Dense(4)),
+    "dense without bias": ((3,), lambda: keras.layers.Dense(4, use_bias=False)),
+    "einsum": ((5, 3), lambda: keras.layers.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d")),
+    "embedding": ((3,), lambda: keras.layers.Embedding(7, 4)),
+    "conv1d": ((6, 3), lambda: keras.layers.Conv1D(4, 3)),
+    "conv2d": ((6, 6, 3), lambda: keras.layers.Conv2D(4, 3)),
+    "conv3d": ((4, 4, 4, 3), lambda: keras.layers.Conv3D(4, 3)),
+}
+
+
+def randomise(model: keras.Model) -> None:
+    random = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign(random.normal(scale=0.3, size=weight.shape))
+
+
+def same(path, model, x):
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(layergraph.load_model(path).predict(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("alpha", [None, 5])
+@pytest.mark.parametrize("kind", ADAPTED)
+def test_merged_into_the_kernel(tmp_path, kind, alpha, suffix):
+    shape, make = ADAPTED[kind]
+    x, layer = keras.Input(shape), make()
+    model = keras.Model(x, keras.layers.Dense(2)(layer(x)))
+    layer.enable_lora(2, **({} if alpha is None else {"lora_alpha": alpha}))
+    randomise(model)
+    model.save(tmp_path / f"model{suffix}")
+    random = np.random.default_rng(0)
+    same(tmp_path / f"model{suffix}", model, random.integers(0, 7, (2, *shape)))
+
+
+def test_of_several_layers_of_a_nested_model(tmp_path):
+    """Keras writes all trainable weights of the nested model first: the kernels come last, in a row."""
+    inner_x = keras.Input((4,))
+    adapted = [keras.layers.Dense(4, name=name) for name in ("b", "a")]
+    plain = keras.layers.Dense(4, name="plain")
+    inner = keras.Model(inner_x, adapted[1](plain(adapted[0](inner_x))), name="inner")
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(2, name="answer")(inner(x)))
+    for layer in adapted:
+        layer.enable_lora(3, lora_alpha=2)
+    randomise(model)
+    model.save(tmp_path / "model.h5")
+    same(tmp_path / "model.h5", model, np.random.default_rng(0).normal(size=(3, 4)))
