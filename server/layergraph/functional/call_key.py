@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Attributes that don't affect output shapes, and the weights, which are compared separately.
-_IGNORED = frozenset({"name", "inbound_nodes", "built", "_trainable", "announced_shape", "seed", "own_weights"})
+_IGNORED = frozenset(
+    {
+        "name",
+        "inbound_nodes",
+        "built",
+        "_trainable",
+        "announced_shape",
+        "seed",
+        "own_weights",
+        "stored_form",
+        "lora_alpha",
+    }
+)
 _IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 #: Maximum number of items of a value that is compared.
 _MAX_ITEMS = 64

@@ -52,7 +52,8 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
     needs_of = needs_of or _arguments
     flat_inputs = flatten(inputs)
     nodes, first_seen = _walk(flat_inputs, flatten(outputs), needs_of)
-    known = {id(tensor) for tensor in flat_inputs}
+    given = {id(tensor) for tensor in flat_inputs}
+    known = set(given)
     for node in nodes:
         for tensor in needs_of(node):
             if id(tensor) not in known:
@@ -61,7 +62,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
                     f"the inputs {[t.name for t in flat_inputs]}"
                 )
         known.update(id(tensor) for tensor in node.output_tensors)
-        if node.is_input and not any(tensor is given for tensor in node.output_tensors for given in flat_inputs):
+        if node.is_input and given.isdisjoint(id(tensor) for tensor in node.output_tensors):
             raise GraphError(
                 f"graph disconnected: input '{node.layer.name}' is needed but isn't among the inputs "
                 f"{[t.name for t in flat_inputs]}"
@@ -72,7 +73,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
     # Inputs that no output depends on belong to the model, too; Keras lists them first among the layers of depth 0.
     unused = [t.history.layer for t in flat_inputs if t.history.layer not in listed]
     unused_nodes = [
-        t.history.layer.inbound_nodes[t.history.node_index] for t in flat_inputs if t.history.layer in unused
+        t.history.layer.inbound_nodes[t.history.node_index] for t in flat_inputs if t.history.layer not in listed
     ]
     at = next((i for i, layer in enumerate(layers) if depths[layer] == 0), len(layers))
     layers[at:at] = dict.fromkeys(unused)

@@ -140,8 +140,9 @@ def matched(what: str, given: Any, names: Sequence[str]) -> list[Any]:
     Raises DataError for unknown names in a dict, and for another number of arrays.
     """
     if isinstance(given, Mapping):
+        known = set(names)
         for name in given:
-            if name not in names:
+            if name not in known:
                 raise DataError(f"{what}: " + unknown_name("name", name, names))
         return [given.get(name) for name in names]
     if isinstance(given, (list, tuple)) and (len(names) > 1 or _holds_arrays(given)):
