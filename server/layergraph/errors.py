@@ -8,6 +8,7 @@ LayerGraphError
 ├── ConfigError                 an option of a layer, optimizer, loss or metric is invalid
 ├── GraphError                  layers and tensors are incompatible
 ├── DataError                   arrays don't match the model
+│   ├── ElementError            an element is invalid for a layer, such as an id outside of a table
 │   └── UnknownTensorError      a name isn't a tensor of the model
 ├── NotCompiledError            training was requested of a model without optimizer or loss
 └── NonFiniteLossError          the training loss is NaN or infinite
@@ -21,7 +22,17 @@ from pathlib import Path
 
 
 class LayerGraphError(Exception):
-    """Base class of all errors that layergraph raises deliberately."""
+    """Base class of all errors that layergraph raises deliberately. Names from files in its text are printable."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def printable(text: str) -> str:
+    """Escapes control characters and lone surrogates: in a terminal or log they could pass for other output."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class ModelFileError(LayerGraphError):
@@ -29,7 +40,7 @@ class ModelFileError(LayerGraphError):
 
     def __init__(self, path: str | Path, problems: str | Sequence[str]) -> None:
         self.path = str(path)
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems = tuple(map(printable, (problems,) if isinstance(problems, str) else problems))
         shown = self.problems[:MAX_PROBLEMS]
         more = len(self.problems) - len(shown)
         text = "; ".join(shown) + (f"; and {more} more" if more else "")

@@ -27,4 +27,4 @@ def brief_name(name: object) -> str:
     """A name from a file for an error text: quoted, escaped, at most 80 characters."""
     text = str(name) if isinstance(name, str) else repr(name)
     shown = text if len(text) <= 80 else text[:77] + "..."
-    return repr(shown.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return repr(shown)

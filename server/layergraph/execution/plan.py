@@ -33,6 +33,7 @@ from layergraph.functional.nest import flatten
 from layergraph.functional.node import Node
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Tensor, TensorSpec
+from layergraph.functional.torch_errors import meaning
 
 #: Maximum number of calls in a plan. Without it, nested models that call each other twice would grow without bound.
 MAX_CALLS = 200_000
@@ -161,7 +162,7 @@ class Plan:
                 raise
             # Lengths that the model leaves open may fit each input, but not the other inputs or a layer's window.
             shapes = {spec.name: array.shape for spec, array in zip(self.input_specs, arrays, strict=True)}
-            raise DataError(f"inputs of shapes {shapes} don't fit the model: {str(wrong).splitlines()[0]}") from wrong
+            raise DataError(f"inputs of shapes {shapes} don't fit the model: {meaning(wrong)}") from wrong
 
     def _may_join(self, arrays: Sequence[np.ndarray[Any, Any]]) -> bool:
         """Whether calls of a shared layer may be merged: not if they get sequences of different lengths."""

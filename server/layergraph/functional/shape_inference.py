@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from layergraph.errors import DataError, GraphError, LayerGraphError
+from layergraph.functional.axes import check_axes
 from layergraph.functional.binding import bind_meta
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.call_key import CallCache, call_key
@@ -24,6 +25,7 @@ from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.strings import Strings
 from layergraph.functional.symbolic_dims import Given, KnownValues, SymbolicDims, pairs, unified
 from layergraph.functional.tensor import History, Shape, Tensor
+from layergraph.functional.torch_errors import meaning
 
 #: Exceptions that torch and Python raise for incompatible arguments.
 _CALL_ERRORS = (
@@ -72,6 +74,7 @@ def infer(invocation: Invocation) -> list[Inferred]:
 
 def infer_anew(invocation: Invocation) -> list[Inferred]:
     """Like `infer`, but always runs the layer: nothing is taken from the cache."""
+    check_axes(invocation.layer, [tensor.shape for tensor in invocation.tensors])
     given = [(tensor.shape, tensor.mask_shape) for tensor in invocation.tensors]
     if not invocation.layer.is_operation:
         # All tensors of a layer share the batch axis: an unknown batch size is that of the input where it is known.
@@ -137,15 +140,21 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
         raise kind(name + str(wrong).removeprefix(name)) from wrong
     except _CALL_ERRORS as wrong:
         got = map_structure(lambda t: t.shape, invocation.tensors)
-        reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
-        if layer.computes_by_call and "meta" in reason:
-            reason = (
-                f"call depends on the values of tensors, where only shapes are known ({reason}); expected operations "
-                "on tensors alone, such as torch.where or layergraph.ops.where in place of `if`"
-            )
+        reason = _own_words(wrong) if layer.computes_by_call else meaning(wrong)
         raise GraphError(
             f"layer '{layer.name}' ({type(layer).__name__}): can't be called on shapes {got}: {reason}"
         ) from wrong
+
+
+def _own_words(wrong: Exception) -> str:
+    """Returns the text of an error from the `call` of a class that isn't layergraph's."""
+    reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
+    if "meta" not in reason:
+        return reason
+    return (
+        f"call depends on the values of tensors, where only shapes are known ({reason}); expected operations on "
+        "tensors alone, such as torch.where or layergraph.ops.where in place of `if`"
+    )
 
 
 def _has_few_constants(invocation: Invocation) -> bool:

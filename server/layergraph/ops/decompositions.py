@@ -9,6 +9,7 @@ import torch
 from layergraph.config.options import boolean, number, one_of, option, optional
 from layergraph.errors import DataError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.torch_errors import meaning
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, as_tensors
 
@@ -23,7 +24,7 @@ class _Matrix(Operation):
         try:
             return super().execute(*args, **kwargs)
         except _NoDecomposition as wrong:
-            raise DataError(f"{type(self).__name__}: {str(wrong).splitlines()[0]}") from wrong
+            raise DataError(f"{type(self).__name__}: {meaning(wrong)}") from wrong
 
 
 class Cholesky(_Matrix):

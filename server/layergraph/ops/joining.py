@@ -50,6 +50,7 @@ class Stack(Operation):
     """keras.ops.stack."""
 
     computes_values = True
+    inserts_axis = True
 
     axis: int = option(integer, default=0)
 

@@ -148,6 +148,8 @@ class DotProductAttention(_Neural):
 class OneHot(_Neural):
     """keras.ops.one_hot."""
 
+    inserts_axis = True
+
     num_classes: int = option(positive_int)
     axis: int = option(integer, default=-1)
     sparse: bool = option(boolean, default=False)
@@ -169,6 +171,8 @@ class OneHot(_Neural):
 
 class MultiHot(_Neural):
     """keras.ops.multi_hot."""
+
+    inserts_axis = True
 
     num_classes: int = option(positive_int)
     axis: int = option(integer, default=-1)

@@ -33,6 +33,8 @@ class Arange(Typed):
 
 
 class _Spaced(Typed):
+    inserts_axis = True
+
     num: int = option(nonnegative_int, default=50)
     endpoint: bool = option(boolean, default=True)
     axis: int = option(integer, default=0)

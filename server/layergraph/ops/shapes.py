@@ -35,6 +35,7 @@ class ExpandDims(Operation):
     """keras.ops.expand_dims."""
 
     computes_values = True
+    inserts_axis = True
 
     axis: Any = option(one_or_list_of(integer))
 
