@@ -3,10 +3,13 @@
 from layergraph.archive.archive import ModelArchive, open_archive
 from layergraph.archive.hdf5 import LegacyWeights, StateTree, StoredArray
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
+from layergraph.archive.saved_model.bundle import BundleArray
+from layergraph.archive.saved_model.weights import TrackedWeights
 from layergraph.archive.shards import ShardArray, ShardedWeights
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "BundleArray",
     "LegacyWeights",
     "LoadLimits",
     "ModelArchive",
@@ -14,5 +17,6 @@ __all__ = [
     "ShardedWeights",
     "StateTree",
     "StoredArray",
+    "TrackedWeights",
     "open_archive",
 ]

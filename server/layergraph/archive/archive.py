@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from layergraph.archive.files import FileWindow, find_config, find_model, find_weights, open_regular
+from layergraph.archive.files import FileWindow, open_regular
+from layergraph.archive.finding import find_config, find_model, find_weights
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, StoredArray, is_hdf5, reading
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
+from layergraph.archive.other_formats import EXPECTED, described_file, described_zip
+from layergraph.archive.saved_model.bundle import Bundle, BundleArray
+from layergraph.archive.saved_model.metadata import model_config, root_metadata
+from layergraph.archive.saved_model.weights import TrackedWeights
 from layergraph.archive.shards import ShardedWeights
-from layergraph.errors import CorruptFileError, UnsupportedModelError
+from layergraph.errors import CorruptFileError, UnsafeFileError, UnsupportedModelError
 
 CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
+#: Files of a SavedModel folder.
+SAVED_MODEL = "saved_model.pb"
+KERAS_METADATA = "keras_metadata.pb"
+VARIABLES = Path("variables", "variables")
 _METADATA_BYTES = 1 * MIB
 
 
 class ModelArchive:
     """An open model file: its config as parsed JSON, and its weights, not read yet.
 
-    path              path of the file
+    path              path of the file; of a SavedModel folder that of its `saved_model.pb`
+    files             paths of all files that the model was read from
     config            the model's {"class_name": ..., "config": {...}}, as in the file
     training_config   the arguments of `compile`, as in the file; None if the model wasn't compiled
     keras_version     version of the Keras that wrote the file, or None if unknown
     backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
-    weights           StateTree, LegacyWeights or ShardedWeights, by the file's layout
-    stored_bytes      size of the file in bytes
+    weights           StateTree, LegacyWeights, ShardedWeights or TrackedWeights, by the file's layout
+    stored_bytes      size of the files in bytes
 
     It takes ownership of `resources` and releases them in `close`.
     """
@@ -44,14 +54,16 @@ class ModelArchive:
         config: Mapping[str, Any],
         training_config: Mapping[str, Any] | None,
         keras_version: str | None,
-        weights: StateTree | LegacyWeights | ShardedWeights,
+        weights: StateTree | LegacyWeights | ShardedWeights | TrackedWeights,
         stored_bytes: int,
         limits: LoadLimits,
         resources: ExitStack,
         members: KerasZip | None = None,
         backend: str | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.path = path
+        self.files = tuple(files) or (path,)
         self.config = config
         self.training_config = training_config
         self.keras_version = keras_version
@@ -68,7 +80,7 @@ class ModelArchive:
         return ".h5" if self._members is None else ".keras"
 
     @property
-    def optimizer_weights(self) -> list[StoredArray]:
+    def optimizer_weights(self) -> Sequence[StoredArray | BundleArray]:
         """The optimizer's state in its own order, not read yet; empty if the file has none."""
         return self.weights.optimizer_weights()
 
@@ -101,20 +113,23 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
     with ExitStack() as resources:
         file = open_regular(file_path)
         resources.callback(file.close)
+        if file_path.name == SAVED_MODEL:
+            return _open_saved_model(file, file_path, limits, resources)
         if file.read_at(0, 4) == b"PK\x03\x04":
             return _open_zip(file, file_path, limits, resources)
         if is_hdf5(file):
             return _open_hdf5(file, file_path, limits, resources)
         if file_path.suffix == ".json":
             return _open_json(file, file_path, limits, resources)
-        found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5"
-        raise CorruptFileError(file_path, f"{found}; expected a .keras or .h5 model file")
+        what = described_file(file)
+        found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5" if what is None else f"is {what}"
+        raise CorruptFileError(file_path, f"{found}; expected {EXPECTED}")
 
 
 def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
     members = KerasZip(file, path, limits)
     if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
-        raise CorruptFileError(path, f"is a zip without '{missing[0]}'; expected a .keras model file")
+        raise CorruptFileError(path, f"is {described_zip(file)} without '{missing[0]}'; expected a .keras model file")
     config = json_object(members.read(CONFIG, limits.config_bytes), path, CONFIG, limits)
     metadata: Mapping[str, Any] = {}
     if METADATA in members:
@@ -176,6 +191,8 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     whole = _json(file, path, limits)
     if "modelTopology" not in whole:
         weights_path = find_weights(path)
+        if weights_path.suffix == ".index":
+            return _joined_checkpoint(file, path, weights_path, limits, resources)
         weights_file = open_regular(weights_path)
         resources.callback(weights_file.close)
         content = Hdf5File(weights_file, weights_path, weights_file.length, limits)
@@ -202,6 +219,39 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     )
 
 
+def _open_saved_model(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+    if (folder := path.with_name(VARIABLES.parts[0])).is_symlink():
+        raise UnsafeFileError(folder, "is a link, expected a folder")
+    described, described_path = file, path
+    if (metadata_path := path.with_name(KERAS_METADATA)).exists():
+        described, described_path = _opened(metadata_path, resources), metadata_path
+    metadata = root_metadata(described, described_path, limits)
+    config = model_config(metadata, described_path)
+    bundle = Bundle(path.parent / VARIABLES, limits, resources)
+    training, version, backend = (metadata.get(key) for key in ("training_config", "keras_version", "backend"))
+    return ModelArchive(
+        path,
+        config=config,
+        training_config=training if isinstance(training, dict) else None,
+        keras_version=version if isinstance(version, str) else None,
+        backend=backend if isinstance(backend, str) else None,
+        weights=TrackedWeights(bundle, config, limits),
+        stored_bytes=described.length + bundle.stored_bytes,
+        limits=limits,
+        resources=resources,
+        files=tuple(dict.fromkeys((path, described_path, *bundle.files))),
+    )
+
+
+def _opened(path: Path, resources: ExitStack) -> FileWindow:
+    """Opens a file that belongs to a model. Raises UnsafeFileError for links."""
+    if path.is_symlink():
+        raise UnsafeFileError(path, "is a link, expected a regular file")
+    file = open_regular(path)
+    resources.callback(file.close)
+    return file
+
+
 def _json(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str, Any]:
     if file.length > limits.config_bytes:
         raise CorruptFileError(path, f"has {file.length} bytes, expected at most {limits.config_bytes}")
@@ -224,4 +274,25 @@ def _joined(file: FileWindow, path: Path, content: Hdf5File, limits: LoadLimits,
         stored_bytes=file.length + content.stored_bytes,
         limits=limits,
         resources=resources,
+    )
+
+
+def _joined_checkpoint(
+    file: FileWindow, path: Path, index: Path, limits: LoadLimits, resources: ExitStack
+) -> ModelArchive:
+    """Joins an architecture and a checkpoint of TensorFlow."""
+    config = _json(file, path, limits)
+    bundle = Bundle(index.with_suffix(""), limits, resources)
+    version, backend = config.get("keras_version"), config.get("backend")
+    return ModelArchive(
+        path,
+        config=config,
+        training_config=None,
+        keras_version=version if isinstance(version, str) else None,
+        backend=backend if isinstance(backend, str) else None,
+        weights=TrackedWeights(bundle, config, limits),
+        stored_bytes=file.length + bundle.stored_bytes,
+        limits=limits,
+        resources=resources,
+        files=(path, *bundle.files),
     )
