@@ -7,6 +7,7 @@ keras/protobuf/saved_metadata.proto, tensorflow/core/protobuf/saved_model.proto 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,18 @@ from layergraph.archive.saved_model import protobuf
 from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 _META_GRAPHS, _OBJECT_GRAPH, _META_INFO = 2, 7, 1
-_USER_OBJECT = 4
+_CHILDREN, _USER_OBJECT = 1, 4
+_MOST_CHILDREN = 1000
 #: Objects that stand for tuples and shapes.
 _LISTS = frozenset({"__tuple__", "TensorShape"})
-_KEPT = "save the model with model.save('model.h5') in TensorFlow 2, or as .keras"
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """The root object: its metadata as JSON, empty if Keras wrote none, and names of its attributes."""
+
+    metadata: bytes = b""
+    children: frozenset[str] = frozenset()
 
 
 def root_metadata(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str, Any]:
@@ -29,21 +38,22 @@ def root_metadata(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str,
     Raises CorruptFileError, and UnsupportedModelError for a folder that Keras 2 didn't write.
     """
     try:
-        identifier, metadata = _of_root(file, path, limits)
+        root = _root(file, path, limits)
     except protobuf.WireError as wrong:
         raise CorruptFileError(path, f"isn't a protobuf message of a SavedModel: it {wrong}") from None
-    if not metadata:
-        raise UnsupportedModelError(
-            path, f"has no config of layers ({identifier or 'no objects'}): {_written_by(identifier)}"
-        )
-    parsed = json_object(metadata, path, "the model's metadata", limits)
+    if not root.metadata:
+        raise UnsupportedModelError(path, _without_layers(file, path, root))
+    parsed = json_object(root.metadata, path, "the model's metadata", limits)
     return {key: _with_lists(value) for key, value in parsed.items()}
 
 
-def _written_by(identifier: str) -> str:
+def _without_layers(file: FileWindow, path: Path, root: _Root) -> str:
+    writer = "Keras 3's model.export" if "_endpoint_names" in root.children else "tf.saved_model.save"
+    version = tensorflow_version(file) if path.name == "saved_model.pb" else None
+    by = f"{writer} of TensorFlow {version}" if version else writer
     return (
-        "tf.saved_model.save, or Keras 3's model.export, wrote a graph of TensorFlow's operations, "
-        f"which only TensorFlow runs; {_KEPT}"
+        f"is a SavedModel of {by}: operations of TensorFlow without Keras's layers, which only TensorFlow runs; "
+        "expected the model as model.save writes it, a .keras or .h5 file"
     )
 
 
@@ -75,8 +85,7 @@ def tensorflow_version(file: FileWindow) -> str | None:
     return None
 
 
-def _of_root(file: FileWindow, path: Path, limits: LoadLimits) -> tuple[str, bytes]:
-    """Identifier and metadata of the root object."""
+def _root(file: FileWindow, path: Path, limits: LoadLimits) -> _Root:
     if path.name == "saved_model.pb":
         return _in_saved_model(file, path, limits)
     for number, node in protobuf.file_fields(file):
@@ -85,30 +94,33 @@ def _of_root(file: FileWindow, path: Path, limits: LoadLimits) -> tuple[str, byt
         # Other nodes have the configs of layers, which the root's config contains.
         values = dict(protobuf.file_fields(node))
         if _small_text(values.get(3)) == "root":
-            return _small_text(values.get(4)), _content(values.get(5), path, limits)
-    return "", b""
+            return _Root(_content(values.get(5), path, limits))
+    return _Root()
 
 
-def _in_saved_model(file: FileWindow, path: Path, limits: LoadLimits) -> tuple[str, bytes]:
+def _in_saved_model(file: FileWindow, path: Path, limits: LoadLimits) -> _Root:
     for number, graph in protobuf.file_fields(file):
         if number != _META_GRAPHS or not isinstance(graph, FileWindow):
             continue
         # The graph of operations, of tens of megabytes, is skipped.
         for inner, objects in protobuf.file_fields(graph):
             if inner == _OBJECT_GRAPH and isinstance(objects, FileWindow):
-                return _of_first_object(objects, path, limits)
-    return "", b""
+                first = next((node for number, node in protobuf.file_fields(objects) if number == 1), None)
+                return _of_object(first, path, limits) if isinstance(first, FileWindow) else _Root()
+    return _Root()
 
 
-def _of_first_object(objects: FileWindow, path: Path, limits: LoadLimits) -> tuple[str, bytes]:
-    for number, node in protobuf.file_fields(objects):
-        if number == 1 and isinstance(node, FileWindow):
-            for inner, user in protobuf.file_fields(node):
-                if inner == _USER_OBJECT and isinstance(user, FileWindow):
-                    values = dict(protobuf.file_fields(user))
-                    return _small_text(values.get(1)), _content(values.get(3), path, limits)
-            return "", b""
-    return "", b""
+def _of_object(node: FileWindow, path: Path, limits: LoadLimits) -> _Root:
+    """Reads a SavedObject."""
+    metadata, children = b"", set()
+    for number, value in protobuf.file_fields(node):
+        if not isinstance(value, FileWindow):
+            continue
+        if number == _CHILDREN and len(children) < _MOST_CHILDREN:
+            children.add(_small_text(dict(protobuf.file_fields(value)).get(2)))
+        elif number == _USER_OBJECT:
+            metadata = _content(dict(protobuf.file_fields(value)).get(3), path, limits)
+    return _Root(metadata, frozenset(children))
 
 
 def _small_text(value: int | FileWindow | None) -> str:
