@@ -112,7 +112,7 @@ def _in_saved_model(file: FileWindow, path: Path, limits: LoadLimits) -> _Root:
 
 def _of_object(node: FileWindow, path: Path, limits: LoadLimits) -> _Root:
     """Reads a SavedObject."""
-    metadata, children = b"", set()
+    metadata, children = b"", set[str]()
     for number, value in protobuf.file_fields(node):
         if not isinstance(value, FileWindow):
             continue
