@@ -17,7 +17,9 @@ from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
 from layergraph.archive.other_formats import EXPECTED, described_file, described_zip
 from layergraph.archive.saved_model.bundle import Bundle, BundleArray
+from layergraph.archive.saved_model.constants import Constants
 from layergraph.archive.saved_model.metadata import model_config, root_metadata
+from layergraph.archive.saved_model.vocabularies import add_vocabularies
 from layergraph.archive.saved_model.weights import TrackedWeights
 from layergraph.archive.shards import ShardedWeights
 from layergraph.errors import CorruptFileError, UnsafeFileError, UnsupportedModelError
@@ -228,6 +230,8 @@ def _open_saved_model(file: FileWindow, path: Path, limits: LoadLimits, resource
     metadata = root_metadata(described, described_path, limits)
     config = model_config(metadata, described_path)
     bundle = Bundle(path.parent / VARIABLES, limits, resources)
+    weights = TrackedWeights(bundle, config, limits)
+    add_vocabularies(weights, config, lambda: Constants(file, path, limits), path.with_name("assets"), limits)
     training, version, backend = (metadata.get(key) for key in ("training_config", "keras_version", "backend"))
     return ModelArchive(
         path,
@@ -235,7 +239,7 @@ def _open_saved_model(file: FileWindow, path: Path, limits: LoadLimits, resource
         training_config=training if isinstance(training, dict) else None,
         keras_version=version if isinstance(version, str) else None,
         backend=backend if isinstance(backend, str) else None,
-        weights=TrackedWeights(bundle, config, limits),
+        weights=weights,
         stored_bytes=described.length + bundle.stored_bytes,
         limits=limits,
         resources=resources,
@@ -283,6 +287,8 @@ def _joined_checkpoint(
     """Joins an architecture and a checkpoint of TensorFlow."""
     config = _json(file, path, limits)
     bundle = Bundle(index.with_suffix(""), limits, resources)
+    weights = TrackedWeights(bundle, config, limits)
+    add_vocabularies(weights, config, None, None, limits)
     version, backend = config.get("keras_version"), config.get("backend")
     return ModelArchive(
         path,
@@ -290,7 +296,7 @@ def _joined_checkpoint(
         training_config=None,
         keras_version=version if isinstance(version, str) else None,
         backend=backend if isinstance(backend, str) else None,
-        weights=TrackedWeights(bundle, config, limits),
+        weights=weights,
         stored_bytes=file.length + bundle.stored_bytes,
         limits=limits,
         resources=resources,

@@ -170,6 +170,15 @@ class Bundle:
             at += length
         return texts
 
+    def elements(self, key: str, largest: int) -> list[Any]:
+        """Reads a tensor of texts or numbers, of at most `largest` bytes. Raises CorruptFileError."""
+        if self._entry(key).dtype == _STRING:
+            return list(self.texts(key, largest))
+        array = self.array(key, key)
+        if array.nbytes > largest:
+            raise CorruptFileError(self.path, f"'{key[:200]}' has {array.nbytes} bytes, at most {largest} are read")
+        return list(array.read().reshape(-1).tolist())
+
     def read_into(self, key: str, entry: _Entry, values: memoryview, *, checked: bool = True) -> None:
         """Reads the bytes of a tensor. Raises CorruptFileError if they are missing, or their checksum is wrong."""
         shard, path = self._shards[entry.shard], self._shard_paths[entry.shard]

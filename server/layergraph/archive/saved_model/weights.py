@@ -16,6 +16,8 @@ _LAYER: Final = "layer-"
 #: A layer's weights in Keras's order, which SavedModels list and checkpoints don't.
 _VARIABLES: Final = "variables"
 _API: Final = "keras_api"
+#: Attribute of a table; the bundle has its keys and values.
+_TABLE: Final = "table"
 #: Slots of legacy optimizers that alternate by weight; others are written slot by slot.
 _ALTERNATING: Final = frozenset({"accumulator", "linear"})
 
@@ -67,7 +69,7 @@ class TrackedWeights:
 
     def nodes(self) -> dict[str, int]:
         """The graph's nodes of the model's layers, by name."""
-        return self._named(self.root, self._config)
+        return self.named(self.root, self._config)
 
     def optimizer_weights(self) -> list[BundleArray]:
         """The optimizer's variables in the order in which Keras 2 writes them to an `.h5`; empty if there are none."""
@@ -78,7 +80,10 @@ class TrackedWeights:
             return []
         listed = self._graph.child(optimizer, "_variables")
         if listed is not None:
-            return [self._array(node) for node in self._graph.numbered(listed).values() if self._is_variable(node)]
+            # TensorFlow 2.10 doesn't list the number of steps.
+            steps = self._graph.child(optimizer, "_iterations")
+            nodes = dict.fromkeys(([] if steps is None else [steps]) + list(self._graph.numbered(listed).values()))
+            return [self._array(node) for node in nodes if self._is_variable(node)]
         return self._legacy_optimizer_weights(optimizer)
 
     def _legacy_optimizer_weights(self, optimizer: int) -> list[BundleArray]:
@@ -110,18 +115,39 @@ class TrackedWeights:
         names = ", ".join(sorted(nodes[0].children)[:20]) or "nothing"
         raise UnsupportedModelError(self.path, f"has no Functional or Sequential model; its root has {names}")
 
-    def _named(self, node: int, config: Mapping[str, Any]) -> dict[str, int]:
-        """Nodes by the names of the layers, which the graph doesn't have."""
+    def named(self, node: int, config: Mapping[str, Any]) -> dict[str, int]:
+        """Nodes of a model's layers by their names, which the graph doesn't have; `config` is the model's."""
         below = list(self._graph.numbered(node, _LAYER).values())
         layers = _layers_of(config)
         if config.get("class_name") == "Sequential":
             layers = [layer for layer in layers if layer.get("class_name") != "InputLayer"]
             # TensorFlow 2.0 counts the input.
             below = below[1:] if len(below) == len(layers) + 1 else below
-        names = [_name_of(layer) for layer in layers]
+        names = [self.name_of(layer) for layer in layers]
         if len(names) != len(below) or len(set(names)) != len(names):
             return {f"{_LAYER}{index}": layer for index, layer in enumerate(below)}
         return dict(zip(names, below, strict=True))
+
+    def child(self, node: int, name: str) -> int | None:
+        """The object that is an attribute of a node; None if there is none."""
+        return self._graph.child(node, name)
+
+    def table(self, node: int) -> tuple[list[Any], list[Any]] | None:
+        """Keys and values of a table; None if they aren't in the checkpoint. Raises CorruptFileError."""
+        key = self._graph.nodes[node].keys.get(_TABLE)
+        if key is None or f"{key}-keys" not in self._bundle or f"{key}-values" not in self._bundle:
+            return None
+        keys, values = (
+            self._bundle.elements(f"{key}-{part}", self._limits.config_bytes) for part in ("keys", "values")
+        )
+        return keys, values
+
+    @staticmethod
+    def name_of(layer: Mapping[str, Any]) -> str:
+        """Name of the layer with this config."""
+        inner = layer.get("config")
+        name = layer.get("name") or (inner.get("name") if isinstance(inner, Mapping) else None)
+        return str(name)
 
     def _variables(self, node: int) -> list[int]:
         """Nodes of a layer's variables, in Keras's order."""
@@ -171,9 +197,3 @@ def _layers_of(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     inner = config.get("config")
     layers = inner.get("layers") if isinstance(inner, Mapping) else inner
     return [layer for layer in layers if isinstance(layer, Mapping)] if isinstance(layers, list) else []
-
-
-def _name_of(layer: Mapping[str, Any]) -> str:
-    inner = layer.get("config")
-    name = layer.get("name") or (inner.get("name") if isinstance(inner, Mapping) else None)
-    return str(name)
