@@ -131,7 +131,9 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
 def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
     members = KerasZip(file, path, limits)
     if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
-        raise CorruptFileError(path, f"is {described_zip(file)} without '{missing[0]}'; expected a .keras model file")
+        if (what := described_zip(file)) is not None:
+            raise CorruptFileError(path, f"is {what}; expected {EXPECTED}")
+        raise CorruptFileError(path, f"is a zip without '{missing[0]}'; expected a .keras model file")
     config = json_object(members.read(CONFIG, limits.config_bytes), path, CONFIG, limits)
     metadata: Mapping[str, Any] = {}
     if METADATA in members:

@@ -113,12 +113,12 @@ def _described(path: Path) -> str | None:
         file.close()
 
 
-def described_zip(file: FileWindow) -> str:
-    """What a zip that isn't a `.keras` is."""
+def described_zip(file: FileWindow) -> str | None:
+    """What a zip that isn't a `.keras` is; None if it isn't known."""
     # Names of members are in the directory at the end.
     size = 64 * 1024
     names = file.read_at(0, _HEAD_BYTES) + file.read_at(max(0, file.length - size), size)
-    return next((what for name, what in _MEMBERS if name in names), "a zip")
+    return next((what for name, what in _MEMBERS if name in names), None)
 
 
 def _is_onnx(file: FileWindow) -> bool:

@@ -80,10 +80,13 @@ class TrackedWeights:
             return []
         listed = self._graph.child(optimizer, "_variables")
         if listed is not None:
-            # TensorFlow 2.10 doesn't list the number of steps.
-            steps = self._graph.child(optimizer, "_iterations")
-            nodes = dict.fromkeys(([] if steps is None else [steps]) + list(self._graph.numbered(listed).values()))
-            return [self._array(node) for node in nodes if self._is_variable(node)]
+            # TensorFlow 2.10 doesn't list the number of steps. A scalar of Nadam is never listed; with it, the order is
+            # that of Keras 3, which also has the learning rate.
+            scalar = self._graph.child(optimizer, "_u_product")
+            first = ("_iterations",) if scalar is None else ("_iterations", "_learning_rate")
+            named = (self._graph.child(optimizer, name) for name in first)
+            nodes = dict.fromkeys((*named, *self._graph.numbered(listed).values(), scalar))
+            return [self._array(node) for node in nodes if node is not None and self._is_variable(node)]
         return self._legacy_optimizer_weights(optimizer)
 
     def _legacy_optimizer_weights(self, optimizer: int) -> list[BundleArray]:
@@ -189,7 +192,8 @@ class TrackedWeights:
 
     def _array(self, node: int) -> BundleArray:
         known = self._graph.nodes[node]
-        assert known.value_key is not None, "it is a variable"
+        if known.value_key is None:
+            raise CorruptFileError(self.path, f"object {node} of its object graph has no value, expected a variable")
         return self._bundle.array(known.value_key, known.full_name)
 
 
