@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def open_regular(path: Path) -> FileWindow:
         os.close(descriptor)
         raise
     return FileWindow(descriptor, 0, status.st_size, owns=True)
+
+
+def open_own(path: Path, resources: ExitStack) -> FileWindow:
+    """Opens a file that belongs to a model, until `resources` close. Raises UnsafeFileError for links, too."""
+    if path.is_symlink():
+        raise UnsafeFileError(path, "is a link, expected a regular file")
+    file = open_regular(path)
+    resources.callback(file.close)
+    return file
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:

@@ -13,6 +13,8 @@ from layergraph.errors import CorruptFileError
 
 #: Names of the model file in a version folder, by priority; otherwise the only file with one of the suffixes.
 MODEL_NAMES = ("model.keras", "model.h5", "model.hdf5", "saved_model.pb", "model.json")
+#: Ends of the names of weights alone, and of an index of their files.
+WEIGHTS_SUFFIX, INDEX_SUFFIX = ".weights.h5", ".weights.json"
 MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 #: How much of a `checkpoint` file is read.
 _CHECKPOINT_BYTES = 64 * 1024
@@ -27,13 +29,17 @@ def find_model(path: Path) -> Path:
         if not stat.S_ISDIR(path.stat().st_mode):
             return path
         present = [entry.name for entry in os.scandir(path) if entry.name not in _OTHER_JSON]
-        names = sorted(name for name in present if name.endswith(MODEL_SUFFIXES))
+        indexes = [name for name in present if name.endswith(INDEX_SUFFIX)]
+        present = [name for name in present if name not in indexes]
+        # With an index, files of weights are parts.
+        parts = WEIGHTS_SUFFIX if indexes else ()
+        names = sorted(name for name in present if name.endswith(MODEL_SUFFIXES) and not name.endswith(parts))
         names += ["saved_model.pb"] * ("saved_model.pb" in present)
         names = names or sorted(name for name in present if name.endswith(".json"))
     except (OSError, ValueError) as wrong:
         raise CorruptFileError(path, f"can't be opened: {reason(wrong)}") from wrong
     # `model.weights.h5` has weights only; it is the model file only if there is no other.
-    names = [name for name in names if not name.endswith(".weights.h5")] or names
+    names = [name for name in names if not name.endswith(WEIGHTS_SUFFIX)] or names
     for name in MODEL_NAMES:
         if name in names:
             return path / name
@@ -51,7 +57,7 @@ _OTHER_JSON = ("manifest.json", "labels.json")
 def find_config(weights: Path) -> Path | None:
     """Returns the architecture file next to weights: of the same stem, `model.json`, or the only one; or None."""
     stem = weights.name.partition(".")[0]
-    names = _beside(weights, (".json",))
+    names = names_beside(weights, (".json",))
     for name in (f"{stem}.json", f"{stem.removesuffix('_weights')}.json", "model.json"):
         if name in names:
             return weights.parent / name
@@ -59,9 +65,13 @@ def find_config(weights: Path) -> Path | None:
 
 
 def find_weights(config: Path) -> Path:
-    """Returns the weights next to an architecture. Raises CorruptFileError if there are none, or several candidates."""
-    names = _beside(config, (".h5", ".hdf5"))
-    for name in (f"{config.stem}{end}" for end in (".weights.h5", ".h5", ".hdf5", "_weights.h5")):
+    """Returns the weights next to an architecture, or an index of their files.
+
+    Raises CorruptFileError if there are none, or several candidates.
+    """
+    indexes = names_beside(config, (INDEX_SUFFIX,))
+    names = indexes or names_beside(config, (".h5", ".hdf5"))
+    for name in (f"{config.stem}{end}" for end in (INDEX_SUFFIX, WEIGHTS_SUFFIX, ".h5", ".hdf5", "_weights.h5")):
         if name in names:
             return config.parent / name
     if len(names) == 1:
@@ -73,7 +83,7 @@ def find_weights(config: Path) -> Path:
 
 def _checkpoint(config: Path) -> Path | None:
     """Returns the index of the checkpoint next to an architecture: of the same stem, the latest, or the only one."""
-    names = _beside(config, (".index",))
+    names = names_beside(config, (".index",))
     for name in (f"{config.stem}.index", f"{_latest_checkpoint(config)}.index"):
         if name in names:
             return config.parent / name
@@ -95,7 +105,7 @@ def _latest_checkpoint(config: Path) -> str:
     return "" if found is None else found[1].rpartition("/")[2]
 
 
-def _beside(path: Path, suffixes: tuple[str, ...]) -> list[str]:
+def names_beside(path: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Regular files in the folder of `path` with these suffixes; links are excluded."""
     with os.scandir(path.parent) as entries:
         return sorted(

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     sys.path[:1] = []
 
 from layergraph.archive import LegacyWeights, StateTree, TrackedWeights, open_archive
-from layergraph.archive.archive import SAVED_MODEL, VARIABLES
+from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
 from layergraph.errors import LayerGraphError
 
 #: CPU seconds, and bytes of memory, for any file; large files get more.

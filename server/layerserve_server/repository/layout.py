@@ -26,6 +26,8 @@ VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
 #: File names preferred in a version folder, in this order.
 FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
 SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
+#: Ends of the names of weights alone, and of an index of their files.
+WEIGHTS_SUFFIX, INDEX_SUFFIX = ".weights.h5", ".weights.json"
 #: Main file of a SavedModel folder, and the files of the folder that belong to it: folder -> start of their names.
 SAVED_MODEL = "saved_model.pb"
 SAVED_MODEL_PARTS = {".": "keras_metadata.pb", "variables": "variables.", "assets": ""}
@@ -143,9 +145,12 @@ def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
         )
     files = [first for first in FIRST_CHOICES if first in held][:1]
     files = files or [SAVED_MODEL] * (SAVED_MODEL in held)
-    files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES)
+    indexes = {file for file in held if file.endswith(INDEX_SUFFIX)}
+    # With an index, files of weights are parts.
+    parts_of = WEIGHTS_SUFFIX if indexes else ()
+    files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES and not file.endswith(parts_of))
     # An architecture file, with weights beside it or in TensorFlow.js shards.
-    files = files or sorted(file for file in held - {MANIFEST} if Path(file).suffix == ".json")
+    files = files or sorted(file for file in held - {MANIFEST} - indexes if Path(file).suffix == ".json")
     if not files:
         problem = "" if held else "the version's folder has no model file"
         marks = [_fingerprint_of(folder / file) or NOTHING for file in ("", *sorted(held))]

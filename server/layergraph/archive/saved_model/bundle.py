@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from layergraph.archive.allocation import uninitialised
-from layergraph.archive.files import FileWindow, open_regular
+from layergraph.archive.files import open_own
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.saved_model import protobuf
 from layergraph.archive.saved_model.crc32c import crc32c, unmasked
 from layergraph.archive.saved_model.table import read_table
-from layergraph.errors import CorruptFileError, UnsafeFileError, UnsupportedModelError
+from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -96,7 +96,7 @@ class Bundle:
 
     def __init__(self, prefix: Path, limits: LoadLimits, resources: ExitStack) -> None:
         self.path = prefix.with_name(f"{prefix.name}.index")
-        index = _opened(self.path, resources)
+        index = open_own(self.path, resources)
         table = read_table(index, self.path, limits)
         count = self._shard_count(table.pop(b"", None))
         self._entries = table
@@ -107,7 +107,7 @@ class Bundle:
             raise CorruptFileError(
                 self.path, f"lacks {len(missing)} of its {count} data files: {', '.join(missing[:5])}"
             )
-        self._shards = [_opened(one, resources) for one in self._shard_paths]
+        self._shards = [open_own(one, resources) for one in self._shard_paths]
         self.files = (self.path, *self._shard_paths)
         self.stored_bytes = index.length + sum(shard.length for shard in self._shards)
 
@@ -223,14 +223,6 @@ class Bundle:
             text = f"'{key[:200]}' is at bytes {entry.offset} to {entry.offset + entry.size} of {held}"
             raise CorruptFileError(self._shard_paths[entry.shard], text)
         return entry
-
-
-def _opened(path: Path, resources: ExitStack) -> FileWindow:
-    if path.is_symlink():
-        raise UnsafeFileError(path, "is a link, expected a regular file")
-    file = open_regular(path)
-    resources.callback(file.close)
-    return file
 
 
 def _entry(stored: bytes) -> _Entry:
