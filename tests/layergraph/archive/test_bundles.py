@@ -69,6 +69,24 @@ def test_a_written_checkpoint_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.predict(np.array([[1.0, 2.0]]), verbose=0), [[7, 10, 13]])
 
 
+def test_arrays_may_be_in_several_files(tmp_path: Path) -> None:
+    content, checksum = text_content(graph(*NODES))
+    kernel = ARRAYS["one"].tobytes()
+    entries = {key: entry(1, array.shape, 0, array.tobytes(), shard=1) for key, array in ARRAYS.items()}
+    entries["one"] = entry(1, (2, 3), 7, kernel, shard=1)
+    entries["_CHECKPOINTABLE_OBJECT_GRAPH"] = entry(7, (), 0, content, checksum=checksum)
+    write(tmp_path, header=field(1, 2), entries=entries)
+    (tmp_path / "model.data-00000-of-00002").write_bytes(content)
+    rest = b"".join(array.tobytes() for key, array in ARRAYS.items() if key != "one")
+    (tmp_path / "model.data-00001-of-00002").write_bytes(bytes(7) + kernel + rest)
+    with open_archive(tmp_path) as archive:
+        weights: Any = archive.weights
+        np.testing.assert_array_equal(weights.layers()["a"][0].read(), ARRAYS["one"])
+    (tmp_path / "model.data-00001-of-00002").unlink()
+    with pytest.raises(CorruptFileError, match=r"lacks 1 of its 2 data files: model\.data-00001-of-00002"):
+        load_model(tmp_path)
+
+
 # Checksums and compression.
 
 

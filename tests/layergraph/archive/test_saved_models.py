@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from bundle_files import field, graph, node, write_bundle
@@ -83,6 +85,34 @@ def test_a_model_with_a_custom_loss_is_served(tmp_path: Path) -> None:
     metadata = sequential(DENSE, training_config={"loss": "<lambda>", "optimizer_config": optimizer})
     model = load_model(write_folder(tmp_path / "model", metadata, DENSE_ARRAYS, *DENSE_NODES))
     assert model.predict(np.ones((1, 2)), verbose=0).tolist() == [[2.0]]
+
+
+def optimizer_keys(
+    folder: Path, optimizer: dict[str, int], slots: Sequence[tuple[int, str, int]], keys: str, skipped: int = 0
+) -> str:
+    """The order of an optimizer's variables, whose nodes follow those of the model."""
+    root = node({"layer-0": 1, "optimizer": 4})
+    nodes = [root, *DENSE_NODES[1:], node(optimizer, slots=slots), *(node(key=key) for key in keys)]
+    listed = [node({str(index): 5 + index for index in range(skipped, len(keys))})]
+    arrays = {**DENSE_ARRAYS, **dict.fromkeys(keys, np.zeros((), "f4"))}
+    with open_archive(write_folder(folder, sequential(DENSE), arrays, *nodes, *listed)) as archive:
+        return "".join(array.name for array in archive.optimizer_weights)
+
+
+def test_the_order_of_optimizers_states(tmp_path: Path) -> None:
+    """Weight 2 is the kernel, weight 3 the bias; slots may be listed in any order of the weights."""
+    by_slot = [(3, "m", 6), (2, "m", 7), (3, "v", 8), (2, "v", 9)]
+    assert optimizer_keys(tmp_path / "adam", {"iter": 5}, by_slot, "imnvw") == "inmwv"
+    ftrl = [(3, "accumulator", 6), (2, "accumulator", 7), (3, "linear", 8), (2, "linear", 9)]
+    assert optimizer_keys(tmp_path / "ftrl", {"iter": 5}, ftrl, "iabcd") == "ibdac"
+    nadam = {"iter": 5, "momentum_cache": 6}
+    assert optimizer_keys(tmp_path / "nadam", nadam, [(2, "m", 7), (2, "v", 8)], "icmv") == "icmv"
+    # From TensorFlow 2.11, and in the experimental ones of 2.10, which don't list the iterations.
+    assert optimizer_keys(tmp_path / "new", {"_variables": 8, "_iterations": 5}, [], "iab") == "iab"
+    assert optimizer_keys(tmp_path / "experimental", {"_variables": 8, "_iterations": 5}, [], "iab", 1) == "iab"
+    later = {"_iterations": 5, "_learning_rate": 6, "_u_product": 9, "_variables": 10}
+    assert optimizer_keys(tmp_path / "product", later, [], "ilabu", 2) == "ilabu"
+    assert optimizer_keys(tmp_path / "none", {}, [], "") == ""
 
 
 @pytest.mark.parametrize("release", RELEASES[1:])
@@ -163,6 +193,10 @@ def test_a_saved_folder_becomes_a_file(tmp_path: Path) -> None:
         model.save(tmp_path / name, generation=generation)
         result = load_model(tmp_path / name).predict(numbered(arrays, "input"), verbose=0)
         np.testing.assert_allclose(result, arrays["output_0"], rtol=1e-5, atol=1e-6)
+    with h5py.File(tmp_path / "model.h5") as file:
+        config = str(file.attrs["model_config"])
+    # Keras doesn't write tuples as objects there.
+    assert "__tuple__" not in config
 
 
 def test_the_architecture_of_another_model_is_named(tmp_path: Path) -> None:

@@ -124,8 +124,6 @@ class TrackedWeights:
         layers = _layers_of(config)
         if config.get("class_name") == "Sequential":
             layers = [layer for layer in layers if layer.get("class_name") != "InputLayer"]
-            # TensorFlow 2.0 counts the input.
-            below = below[1:] if len(below) == len(layers) + 1 else below
         names = [self.name_of(layer) for layer in layers]
         if len(names) != len(below) or len(set(names)) != len(names):
             return {f"{_LAYER}{index}": layer for index, layer in enumerate(below)}
