@@ -58,7 +58,7 @@ def make_golden(path: Path) -> Path:
     """
     import layergraph
     from layergraph import golden
-    from layergraph.archive.files import find_model
+    from layergraph.archive.finding import find_model
 
     found = find_model(path)
     proof = golden.golden_path(found)

@@ -3,7 +3,8 @@
     PYTHONPATH=tests/generators PYTHON tests/generators/make_structures.py FOLDER [COUNT [FIRST_SEED]]    # alone
 
 PYTHON has TensorFlow 2 (and so tf.keras), or Keras 2.2 or 2.3 on TensorFlow 1. Each model is saved as `<seed>.h5`, from
-Keras 2.13 on also as `<seed>.keras`, and for every third seed also as a folder with `model.json` and weights.
+Keras 2.13 on also as `<seed>.keras`, by tf.keras also as the SavedModel folder `<seed>_saved`, and for two of three
+seeds also as a folder with `model.json` and weights, in HDF5 or as a checkpoint of TensorFlow (`<seed>_checkpoint`).
 `<seed>.npz` holds inputs and Keras's outputs: `input_<i>` and `output_<i>`. `compare_structures.py` reads them.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import warnings
 
@@ -60,6 +62,20 @@ def numbers(maker, model, inputs):
     return [value.numpy() for value in maker.flat(model(packed, training=False))]
 
 
+def save_for_tensorflow(model, stem, with_checkpoint):
+    """Saves a SavedModel folder, unless TensorFlow can't write that of this model, and a checkpoint beside a config."""
+    try:
+        model.save(stem + "_saved", save_format="tf", include_optimizer=False)
+    except Exception as wrong:
+        shutil.rmtree(stem + "_saved", ignore_errors=True)
+        print(f"{stem}: no folder: {type(wrong).__name__}: {str(wrong)[:80]}", flush=True)
+    if with_checkpoint:
+        os.makedirs(stem + "_checkpoint", exist_ok=True)
+        with open(os.path.join(stem + "_checkpoint", "model.json"), "w") as file:
+            file.write(model.to_json())
+        model.save_weights(os.path.join(stem + "_checkpoint", "model"), save_format="tf")
+
+
 def write(seed, folder):
     """Writes one model. Raises what Keras raises where it can't."""
     keras.backend.clear_session()
@@ -75,6 +91,8 @@ def write(seed, folder):
         model = keras.models.load_model(stem + ".h5", compile=False)
     elif hasattr(keras, "saving"):
         model.save(stem + ".keras")
+    if tf:
+        save_for_tensorflow(model, stem, with_checkpoint=seed % 3 == 1)
     if seed % 3 == 0:
         os.makedirs(stem, exist_ok=True)
         with open(os.path.join(stem, "model.json"), "w") as file:

@@ -34,7 +34,8 @@ def compare(path: Path, inputs: list[np.ndarray], expected: list[np.ndarray]) ->
 
 def files_of(numbers: Path) -> Iterator[Path]:
     """What has the model of a file with numbers."""
-    places = (numbers.with_suffix(".h5"), numbers.with_suffix(".keras"), numbers.with_suffix(""))
+    names = (".h5", ".keras", "", "_saved", "_checkpoint")
+    places = (numbers.with_name(f"{numbers.stem}{name}") for name in names)
     return (place for place in places if place.exists())
 
 

@@ -6,14 +6,18 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from layergraph.archive.files import FileWindow, find_config, find_model, find_weights, open_regular
-from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, StoredArray, is_hdf5, reading
+from layergraph.archive.files import FileWindow, open_regular
+from layergraph.archive.finding import find_config, find_model, find_weights
+from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, is_hdf5, reading
+from layergraph.archive.joined import json_file, open_joined
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
+from layergraph.archive.model_archive import ModelArchive
+from layergraph.archive.other_formats import EXPECTED, described_file, described_zip
+from layergraph.archive.saved_model.opening import SAVED_MODEL, open_saved_model
 from layergraph.archive.shards import ShardedWeights
 from layergraph.errors import CorruptFileError, UnsupportedModelError
 
@@ -21,75 +25,6 @@ CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 _METADATA_BYTES = 1 * MIB
-
-
-class ModelArchive:
-    """An open model file: its config as parsed JSON, and its weights, not read yet.
-
-    path              path of the file
-    config            the model's {"class_name": ..., "config": {...}}, as in the file
-    training_config   the arguments of `compile`, as in the file; None if the model wasn't compiled
-    keras_version     version of the Keras that wrote the file, or None if unknown
-    backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
-    weights           StateTree, LegacyWeights or ShardedWeights, by the file's layout
-    stored_bytes      size of the file in bytes
-
-    It takes ownership of `resources` and releases them in `close`.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        config: Mapping[str, Any],
-        training_config: Mapping[str, Any] | None,
-        keras_version: str | None,
-        weights: StateTree | LegacyWeights | ShardedWeights,
-        stored_bytes: int,
-        limits: LoadLimits,
-        resources: ExitStack,
-        members: KerasZip | None = None,
-        backend: str | None = None,
-    ) -> None:
-        self.path = path
-        self.config = config
-        self.training_config = training_config
-        self.keras_version = keras_version
-        self.backend = backend
-        self.weights = weights
-        self.stored_bytes = stored_bytes
-        self.limits = limits
-        self._resources = resources.pop_all()
-        self._members = members
-
-    @property
-    def suffix(self) -> str:
-        """Suffix of the format: `.keras`, or `.h5` for all others."""
-        return ".h5" if self._members is None else ".keras"
-
-    @property
-    def optimizer_weights(self) -> list[StoredArray]:
-        """The optimizer's state in its own order, not read yet; empty if the file has none."""
-        return self.weights.optimizer_weights()
-
-    def asset(self, path: str) -> bytes | None:
-        """Returns the file at `path` below `assets/`, or None. Raises CorruptFileError if it is damaged."""
-        name = f"assets/{path}"
-        if self._members is None or name not in self._members:
-            return None
-        return self._members.read(name, 4 * self.limits.config_bytes)
-
-    def close(self) -> None:
-        """Closes the file; its arrays can't be read afterwards."""
-        self._resources.close()
-
-    def __enter__(self) -> ModelArchive:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMITS) -> ModelArchive:
@@ -101,19 +36,24 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
     with ExitStack() as resources:
         file = open_regular(file_path)
         resources.callback(file.close)
+        if file_path.name == SAVED_MODEL:
+            return open_saved_model(file, file_path, limits, resources)
         if file.read_at(0, 4) == b"PK\x03\x04":
             return _open_zip(file, file_path, limits, resources)
         if is_hdf5(file):
             return _open_hdf5(file, file_path, limits, resources)
         if file_path.suffix == ".json":
             return _open_json(file, file_path, limits, resources)
-        found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5"
-        raise CorruptFileError(file_path, f"{found}; expected a .keras or .h5 model file")
+        what = described_file(file)
+        found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5" if what is None else f"is {what}"
+        raise CorruptFileError(file_path, f"{found}; expected {EXPECTED}")
 
 
 def _open_zip(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
     members = KerasZip(file, path, limits)
     if missing := [name for name in (CONFIG, WEIGHTS) if name not in members]:
+        if (what := described_zip(file)) is not None:
+            raise CorruptFileError(path, f"is {what}; expected {EXPECTED}")
         raise CorruptFileError(path, f"is a zip without '{missing[0]}'; expected a .keras model file")
     config = json_object(members.read(CONFIG, limits.config_bytes), path, CONFIG, limits)
     metadata: Mapping[str, Any] = {}
@@ -145,8 +85,9 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         config_file = open_regular(config_path)
         resources.callback(config_file.close)
         # Other JSON files may be next to weights, such as a vocabulary.
-        if "class_name" in _json(config_file, config_path, limits):
-            return _joined(config_file, config_path, content, limits, resources)
+        config = json_file(config_file, config_path, limits)
+        if "class_name" in config:
+            return open_joined(config, config_file, config_path, path, limits, resources)
     if config_text is None:
         raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (only weights)")
     training_text = root.text("training_config")
@@ -173,14 +114,9 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
 
 def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
     """Opens a `model.json`: of TensorFlow.js with its shards, or an architecture with weights next to it."""
-    whole = _json(file, path, limits)
+    whole = json_file(file, path, limits)
     if "modelTopology" not in whole:
-        weights_path = find_weights(path)
-        weights_file = open_regular(weights_path)
-        resources.callback(weights_file.close)
-        content = Hdf5File(weights_file, weights_path, weights_file.length, limits)
-        resources.callback(content.close)
-        return _joined(file, path, content, limits, resources)
+        return open_joined(whole, file, path, find_weights(path), limits, resources)
     topology = whole["modelTopology"]
     topology = topology if isinstance(topology, dict) else {}
     if whole.get("format") == "graph-model" or "node" in topology:
@@ -197,31 +133,6 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         keras_version=version if isinstance(version, str) else None,
         weights=weights,
         stored_bytes=file.length + weights.stored_bytes,
-        limits=limits,
-        resources=resources,
-    )
-
-
-def _json(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str, Any]:
-    if file.length > limits.config_bytes:
-        raise CorruptFileError(path, f"has {file.length} bytes, expected at most {limits.config_bytes}")
-    return json_object(file.read_at(0, file.length), path, path.name, limits)
-
-
-def _joined(file: FileWindow, path: Path, content: Hdf5File, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
-    """Joins an architecture and weights in either layout, detected by the content of the weights' file."""
-    config = _json(file, path, limits)
-    model = content.root.group("model_weights") or content.root
-    legacy = model.texts("layer_names") is not None
-    version, backend = config.get("keras_version"), config.get("backend")
-    return ModelArchive(
-        path,
-        config=config,
-        training_config=None,
-        keras_version=version if isinstance(version, str) else model.text("keras_version"),
-        backend=backend if isinstance(backend, str) else model.text("backend"),
-        weights=LegacyWeights(content, model, None) if legacy else StateTree(content.root),
-        stored_bytes=file.length + content.stored_bytes,
         limits=limits,
         resources=resources,
     )

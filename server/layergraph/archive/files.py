@@ -1,4 +1,4 @@
-"""Finds a model's files on disk, and reads parts of files."""
+"""Opens files, and reads parts of them."""
 
 from __future__ import annotations
 
@@ -6,74 +6,11 @@ import errno
 import io
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from layergraph.errors import CorruptFileError, UnsafeFileError
-
-#: Names of the model file in a version folder, by priority; otherwise the only file with one of the suffixes.
-MODEL_NAMES = ("model.keras", "model.h5", "model.hdf5", "model.json")
-MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
-
-
-def find_model(path: Path) -> Path:
-    """Returns the model file at `path`: `path` itself, or the model in the version folder `path`.
-
-    Raises CorruptFileError if there is none, or several without a preferred name.
-    """
-    try:
-        if not stat.S_ISDIR(path.stat().st_mode):
-            return path
-        present = [entry.name for entry in os.scandir(path) if entry.name not in _OTHER_JSON]
-        names = sorted(name for name in present if name.endswith(MODEL_SUFFIXES))
-        names = names or sorted(name for name in present if name.endswith(".json"))
-    except (OSError, ValueError) as wrong:
-        raise CorruptFileError(path, f"can't be opened: {_reason(wrong)}") from wrong
-    # `model.weights.h5` has weights only; it is the model file only if there is no other.
-    names = [name for name in names if not name.endswith(".weights.h5")] or names
-    for name in MODEL_NAMES:
-        if name in names:
-            return path / name
-    if len(names) == 1:
-        return path / names[0]
-    if not names:
-        raise CorruptFileError(path, "the folder has no model file; expected model.keras or model.h5")
-    raise CorruptFileError(path, f"the folder has {len(names)} model files: {', '.join(names[:10])}; expected one")
-
-
-#: JSON files of the server that aren't models.
-_OTHER_JSON = ("manifest.json", "labels.json")
-
-
-def find_config(weights: Path) -> Path | None:
-    """Returns the architecture file next to weights: of the same stem, `model.json`, or the only one; or None."""
-    stem = weights.name.partition(".")[0]
-    names = _beside(weights, (".json",))
-    for name in (f"{stem}.json", f"{stem.removesuffix('_weights')}.json", "model.json"):
-        if name in names:
-            return weights.parent / name
-    return weights.parent / names[0] if len(names) == 1 else None
-
-
-def find_weights(config: Path) -> Path:
-    """Returns the weights next to an architecture. Raises CorruptFileError if there are none, or several candidates."""
-    names = _beside(config, (".h5", ".hdf5"))
-    for name in (f"{config.stem}{end}" for end in (".weights.h5", ".h5", ".hdf5", "_weights.h5")):
-        if name in names:
-            return config.parent / name
-    if len(names) == 1:
-        return config.parent / names[0]
-    raise CorruptFileError(config, f"has no weights, and there are {len(names)} weight files next to it; expected one")
-
-
-def _beside(path: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Regular files in the folder of `path` with these suffixes; links are excluded."""
-    with os.scandir(path.parent) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name.endswith(suffixes) and entry.name not in _OTHER_JSON and entry.is_file(follow_symlinks=False)
-        )
 
 
 def open_regular(path: Path) -> FileWindow:
@@ -86,7 +23,7 @@ def open_regular(path: Path) -> FileWindow:
         _require_regular(path, path.stat())
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as wrong:
-        raise CorruptFileError(path, f"can't be opened: {_reason(wrong)}") from wrong
+        raise CorruptFileError(path, f"can't be opened: {reason(wrong)}") from wrong
     try:
         status = os.fstat(descriptor)
         _require_regular(path, status)
@@ -96,12 +33,22 @@ def open_regular(path: Path) -> FileWindow:
     return FileWindow(descriptor, 0, status.st_size, owns=True)
 
 
+def open_own(path: Path, resources: ExitStack) -> FileWindow:
+    """Opens a file that belongs to a model, until `resources` close. Raises UnsafeFileError for links, too."""
+    if path.is_symlink():
+        raise UnsafeFileError(path, "is a link, expected a regular file")
+    file = open_regular(path)
+    resources.callback(file.close)
+    return file
+
+
 def _require_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise UnsafeFileError(path, "isn't a regular file")
 
 
-def _reason(wrong: Exception) -> str:
+def reason(wrong: Exception) -> str:
+    """Why a path can't be opened."""
     return (wrong.strerror or "unreadable") if isinstance(wrong, OSError) else "invalid path"
 
 

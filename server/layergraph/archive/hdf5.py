@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class Hdf5Group:
     """
 
     def __init__(self, file: Hdf5File, group: Any, name: str) -> None:
-        self._file = file
+        self._file = self.file = file
         self._group = group
         self.name = name
         #: Open groups below this one, by path.
@@ -332,10 +332,21 @@ def _dtype_name(path: Path, kind: int, dtype: np.dtype[Any], name: str) -> str:
     raise UnsupportedModelError(path, f"array '{name}' has elements of type {str(dtype)[:80]}, expected numbers")
 
 
+class GroupLike(Protocol):
+    """A group of one file, or of several."""
+
+    def __len__(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    def member_names(self) -> list[str]: ...
+    def group(self, path: str) -> GroupLike | None: ...
+    def array(self, path: str) -> StoredArray | None: ...
+
+
 class StateTree:
     """Weights in Keras 3's layout: `layers/dense/vars/0`."""
 
-    def __init__(self, root: Hdf5Group) -> None:
+    def __init__(self, root: GroupLike) -> None:
         self.root = root
 
     def optimizer_weights(self) -> list[StoredArray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import resource
 import signal
 import subprocess
@@ -24,7 +25,8 @@ if __name__ == "__main__":
     sys.modules["layergraph"] = bare
     sys.path[:1] = []
 
-from layergraph.archive import LegacyWeights, StateTree, open_archive
+from layergraph.archive import LegacyWeights, StateTree, TrackedWeights, open_archive
+from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
 from layergraph.errors import LayerGraphError
 
 #: CPU seconds, and bytes of memory, for any file; large files get more.
@@ -42,7 +44,7 @@ _OUT_OF_MEMORY = 3
 def probe(path: Path, *, seconds: float = SECONDS) -> str:
     """Returns "" if a process survived opening the file, otherwise a text such as "crashes HDF5 (SIGFPE)"."""
     try:
-        size = path.stat().st_size
+        size = _size(path)
     except OSError:
         return ""
     allowed = seconds + size / _BYTES_PER_SECOND
@@ -66,6 +68,17 @@ def probe(path: Path, *, seconds: float = SECONDS) -> str:
     return "needs more memory than its size explains" if done.returncode == _OUT_OF_MEMORY else ""
 
 
+def _size(path: Path) -> int:
+    """Size of a file; of a SavedModel folder or its `saved_model.pb`, that of all files of the folder."""
+    folder = path.parent if path.name == SAVED_MODEL else path
+    if not folder.is_dir():
+        return path.stat().st_size
+    inside = [*os.scandir(folder)]
+    if (variables := folder / VARIABLES.parts[0]).is_dir():
+        inside += os.scandir(variables)
+    return sum(entry.stat(follow_symlinks=False).st_size for entry in inside)
+
+
 def main(path: Path, seconds: int, memory_bytes: int) -> int:
     """Reads the file under the limits and returns the exit status."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -83,7 +96,7 @@ def main(path: Path, seconds: int, memory_bytes: int) -> int:
 
 
 def _walk(weights: object) -> None:
-    if isinstance(weights, LegacyWeights):
+    if isinstance(weights, (LegacyWeights, TrackedWeights)):
         for stored in [*itertools.chain(*weights.layers().values()), *weights.optimizer_weights()]:
             with contextlib.suppress(LayerGraphError):
                 stored.try_reading()

@@ -13,6 +13,9 @@ def adapt(kind: str, config: dict[str, Any]) -> None:
     # Old configs give an Embedding the dtype of its input.
     if kind == "Embedding" and isinstance(config.get("dtype"), str) and config["dtype"].startswith(("int", "uint")):
         config["dtype"] = "float32"
+    if kind == "TextVectorization" and config.get("max_tokens") is None:
+        # TensorFlow 2.3 pads to no number by default.
+        config["pad_to_max_tokens"] = False
     if kind == "InputLayer":
         config.pop("trainable", None)
         if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):

@@ -191,7 +191,12 @@ KERAS2 = Generation(
         "UnifiedLSTM": "LSTM",
         "UnifiedGRU": "GRU",
     },
-    renamed={"LeakyReLU": {"alpha": "negative_slope"}, "InputLayer": {"batch_input_shape": "batch_shape"}},
+    renamed={
+        "LeakyReLU": {"alpha": "negative_slope"},
+        "InputLayer": {"batch_input_shape": "batch_shape"},
+        # TensorFlow 2.3.
+        "IntegerLookup": {"max_values": "max_tokens", "mask_value": "mask_token", "oov_value": "oov_token"},
+    },
     # Options with other defaults in Keras 3, which early configs may lack.
     defaults={
         "GRU": {"reset_after": False},

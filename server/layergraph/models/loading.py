@@ -31,7 +31,8 @@ def load_model(
     *,
     limits: LoadLimits = DEFAULT_LIMITS,
 ) -> Model:
-    """Loads the model at `path`, a file or a version folder: `.keras` of Keras 2 and 3, `.h5` of Keras 1 to 3.
+    """Loads the model at `path`, a file or a version folder: `.keras` of Keras 2 and 3, `.h5` of Keras 1 to 3, a
+    SavedModel folder of tf.keras 2.0 to 2.15, or a `model.json` with weights beside it.
 
     custom_objects   names in the file -> classes of layers and activation functions, in addition to registered ones
     compile          whether to compile the model as in the file

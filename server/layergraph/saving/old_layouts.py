@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from layergraph.archive import ShardArray, StoredArray
+from layergraph.archive import BundleArray, ShardArray, StoredArray
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 
@@ -24,7 +24,7 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 class Derived:
     """An array that is computed from stored ones when it is read."""
 
-    parts: tuple[StoredArray | ShardArray | Derived, ...]
+    parts: tuple[StoredArray | ShardArray | BundleArray | Derived, ...]
     shape: tuple[int, ...]
     compute: Callable[..., Array]
 
@@ -50,7 +50,7 @@ class Derived:
         return values.copy() if min(values.strides, default=0) < 0 else np.ascontiguousarray(values)
 
 
-Stored: TypeAlias = "StoredArray | ShardArray | Derived"
+Stored: TypeAlias = "StoredArray | ShardArray | BundleArray | Derived"
 
 
 @dataclass(frozen=True, slots=True)

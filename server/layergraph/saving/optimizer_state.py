@@ -24,7 +24,7 @@ class OptimizerState(Sequence[Array]):
     def __init__(self, archive: ModelArchive) -> None:
         self._path: Path = archive.path
         self._limits: LoadLimits = archive.limits
-        self._file = _identity(archive.path)
+        self._files = {path: _identity(path) for path in archive.files}
         self._count = len(archive.optimizer_weights)
         self._arrays: list[Array] | None = None
 
@@ -41,7 +41,7 @@ class OptimizerState(Sequence[Array]):
         return self._arrays[index]
 
     def _read(self) -> list[Array]:
-        if _identity(self._path) != self._file:
+        if any(_identity(path) != known for path, known in self._files.items()):
             raise CorruptFileError(self._path, "was replaced since the model was loaded; its optimizer state is lost")
         with open_archive(self._path, self._limits) as archive:
             stored = archive.optimizer_weights

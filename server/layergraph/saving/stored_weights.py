@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from layergraph.archive import ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
+from layergraph.archive import BundleArray, ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
 from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.errors import CorruptFileError
 from layergraph.functional.functional import Functional
@@ -81,7 +81,7 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
     # Quantising a whole model sets the same config in other layers, too.
     configs = [layer.quantization_config for layer in model.walk_layers() if isinstance(layer, QuantizedLayer)]
     config = next((one for one in configs if one is not None), None)
-    named: dict[tuple[str, ...], dict[str, StoredArray | ShardArray]] = {}
+    named: dict[tuple[str, ...], dict[str, StoredArray | ShardArray | BundleArray]] = {}
     if attentions and not isinstance(weights, (StateTree, ShardedWeights)):
         for array in (array for arrays in weights.layers().values() for array in arrays):
             *inside, name = array.name.partition(":")[0].split("/")
@@ -189,7 +189,7 @@ def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[St
 def _by_order(
     model: Functional,
     order: FileOrder,
-    stored: Mapping[str, Sequence[StoredArray | ShardArray]],
+    stored: Mapping[str, Sequence[StoredArray | ShardArray | BundleArray]],
     origin: Origin,
     problems: Diagnostics,
 ) -> Iterator[_Match]:

@@ -1,7 +1,9 @@
 """Layout of a repository, and the search for model files in it.
 
     ROOT/NAME/VERSION/model.keras    (or model.h5, or the only .keras, .h5 or .hdf5 file in the folder)
-    ROOT/NAME/VERSION/model.json     with weights in a .h5 file, or TensorFlow.js shards, in the same folder
+    ROOT/NAME/VERSION/saved_model.pb a SavedModel folder, with `variables/`, as TensorFlow Serving has it
+    ROOT/NAME/VERSION/model.json     with weights in a .h5 file, a checkpoint of TensorFlow, or TensorFlow.js shards, in
+                                     the same folder
     ROOT/NAME.keras                  served as version 1 of NAME
 
 Symbolic links below the root aren't followed. No file is opened here, so a named pipe can't block the search.
@@ -24,6 +26,11 @@ VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
 #: File names preferred in a version folder, in this order.
 FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
 SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
+#: Ends of the names of weights alone, and of an index of their files.
+WEIGHTS_SUFFIX, INDEX_SUFFIX = ".weights.h5", ".weights.json"
+#: Main file of a SavedModel folder, and the files of the folder that belong to it: folder -> start of their names.
+SAVED_MODEL = "saved_model.pb"
+SAVED_MODEL_PARTS = {".": "keras_metadata.pb", "variables": "variables.", "assets": ""}
 #: File beside a published model file, with its origin, size and digest.
 MANIFEST = "manifest.json"
 #: File beside a model file, with golden inputs and outputs.
@@ -38,7 +45,10 @@ Fingerprint: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class FoundVersion:
-    """A version on disk. With a `problem` it can't be loaded, and `fingerprint` is NOTHING or a wrong file's."""
+    """A version on disk. With a `problem` it can't be loaded, and `fingerprint` is NOTHING or a wrong file's.
+
+    `path` is its model file, or its folder if there is none: loading it reports what the folder has.
+    """
 
     name: str
     version: int
@@ -47,6 +57,8 @@ class FoundVersion:
     #: Whether its folder was created by a rename, so that its files are complete.
     published: bool = False
     problem: str = ""
+    #: Further files that the model consists of, relative to the folder of `path`.
+    parts: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -55,8 +67,8 @@ class FoundVersion:
 
     @property
     def size(self) -> int:
-        """Size of the file, in bytes."""
-        return self.fingerprint[2]
+        """Size of the model's files, in bytes."""
+        return sum(self.fingerprint[2 : 5 * (1 + len(self.parts)) : 5])
 
     @property
     def modified(self) -> float:
@@ -77,30 +89,41 @@ def find_in_folder(root: Path) -> list[FoundVersion]:
         elif Path(entry.name).suffix in SUFFIXES:
             name = Path(entry.name).stem
             if MODEL_NAME.fullmatch(name):
-                proof = f"{name}.{PROOF}"
-                found.setdefault((name, 1), find_file(name, 1, Path(entry.path), beside=(proof,)))
+                found.setdefault((name, 1), find_file(name, 1, Path(entry.path), proof=f"{name}.{PROOF}"))
     return list(found.values())
 
 
 def find_file(
-    name: str, version: int, path: Path, *, published: bool = False, beside: Iterable[str] = ()
+    name: str, version: int, path: Path, *, published: bool = False, parts: Iterable[str] = (), proof: str = PROOF
 ) -> FoundVersion:
-    """Returns the version of a model file. Existing files `beside` it belong to it, and to its fingerprint."""
+    """Returns the version of a model file. Its fingerprint includes its `parts`, and its `proof` if there is one."""
     try:
         state = os.lstat(path)
     except OSError as error:
         return FoundVersion(name, version, path, NOTHING, problem=f"{path.name}: {error.strerror}")
     problem = "" if stat.S_ISREG(state.st_mode) else f"{path.name} is {_kind(state.st_mode)}, expected a regular file"
+    parts = tuple(sorted(parts))
     marks = fingerprint(state)
-    for other in sorted(beside):
-        with contextlib.suppress(OSError):
-            marks += fingerprint(os.lstat(path.with_name(other)))
-    return FoundVersion(name, version, path, marks, published, problem)
+    for part in parts:
+        marks += _fingerprint_of(path.parent / part) or NOTHING
+    marks += _fingerprint_of(path.with_name(proof)) or ()
+    return FoundVersion(name, version, path, marks, published, problem, parts)
 
 
 def fingerprint(state: os.stat_result) -> Fingerprint:
     """Returns the fingerprint of a file."""
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _fingerprint_of(path: Path) -> Fingerprint | None:
+    try:
+        return fingerprint(os.lstat(path))
+    except OSError:
+        return None
 
 
 def _find_in_model(name: str, folder: Path) -> Iterator[FoundVersion]:
@@ -121,19 +144,39 @@ def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
             name, version, folder, NOTHING, problem=f"the version's folder can't be read: {error.strerror}"
         )
     files = [first for first in FIRST_CHOICES if first in held][:1]
-    files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES)
+    files = files or [SAVED_MODEL] * (SAVED_MODEL in held)
+    indexes = {file for file in held if file.endswith(INDEX_SUFFIX)}
+    # With an index, files of weights are parts.
+    parts_of = WEIGHTS_SUFFIX if indexes else ()
+    files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES and not file.endswith(parts_of))
     # An architecture file, with weights beside it or in TensorFlow.js shards.
-    files = files or sorted(file for file in held - {MANIFEST} if Path(file).suffix == ".json")
+    files = files or sorted(file for file in held - {MANIFEST} - indexes if Path(file).suffix == ".json")
     if not files:
-        return FoundVersion(name, version, folder, NOTHING, problem="the version's folder has no model file")
+        problem = "" if held else "the version's folder has no model file"
+        marks = [_fingerprint_of(folder / file) or NOTHING for file in ("", *sorted(held))]
+        return FoundVersion(name, version, folder, sum(marks, ()) if held else NOTHING, problem=problem)
     if len(files) > 1:
         listed = ", ".join(files[:5])
         problem = f"the version's folder has {len(files)} model files, expected one or a model.keras: {listed}"
         return FoundVersion(name, version, folder, NOTHING, problem=problem)
-    # The weights of an architecture may be in any of the other files.
-    others = held - {files[0], MANIFEST}
-    beside = others if any(file.endswith(".json") for file in (files[0], *others)) else {PROOF}
-    return find_file(name, version, folder / files[0], published=MANIFEST in held, beside=beside)
+    others = held - {files[0], MANIFEST, PROOF}
+    parts: Iterable[str] = ()
+    if files[0] == SAVED_MODEL:
+        parts = _saved_model_parts(folder)
+    elif any(file.endswith(".json") for file in (files[0], *others)):
+        # The weights of an architecture may be in any of the other files.
+        parts = [file for file in others if _is_regular(folder / file)]
+    return find_file(name, version, folder / files[0], published=MANIFEST in held, parts=parts)
+
+
+def _saved_model_parts(folder: Path) -> Iterator[str]:
+    for inside, start in SAVED_MODEL_PARTS.items():
+        if (folder / inside).is_symlink():
+            continue
+        with contextlib.suppress(OSError), os.scandir(folder / inside) as entries:
+            for entry in entries:
+                if entry.name.startswith(start) and entry.is_file(follow_symlinks=False):
+                    yield os.path.normpath(os.path.join(inside, entry.name))
 
 
 def _kind(mode: int) -> str:

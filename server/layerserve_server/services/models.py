@@ -69,7 +69,7 @@ class ModelService:
         description = self._repository.describe_one(*choice(request.model))
         stream.about(description.name, description.version)
         format = format_name(request.format)
-        several_files = Path(description.path).suffix == ".json"
+        several_files = Path(description.path).suffix in (".json", ".pb")
         with contextlib.ExitStack() as resources:
             version = _version(description)
             path = Path(description.path)

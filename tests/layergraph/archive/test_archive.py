@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from layergraph.archive import LegacyWeights, LoadLimits, StateTree, allocation, open_archive
 from layergraph.archive.allocation import uninitialised
-from layergraph.archive.files import FileWindow, find_model, open_regular
+from layergraph.archive.files import FileWindow, open_regular
+from layergraph.archive.finding import find_model
 from layergraph.archive.hdf5 import Hdf5File, reading
 from layergraph.errors import CorruptFileError, UnsafeFileError
 

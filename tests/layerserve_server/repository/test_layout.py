@@ -122,6 +122,12 @@ def test_another_content_has_another_fingerprint_even_with_the_same_size_and_mti
         (("model.json", "group1-shard1of1.bin"), "group1-shard1of1.bin"),
         (("model.json", "weights.h5"), "model.json"),
         (("model.json", "weights.h5"), "weights.h5"),
+        (("model.json", "model.weights.json", "model_00000.weights.h5"), "model_00000.weights.h5"),
+        (("saved_model.pb", "variables/variables.index"), "variables/variables.index"),
+        (("saved_model.pb", "variables/variables.data-00000-of-00001"), "variables/variables.data-00000-of-00001"),
+        (("saved_model.pb", "keras_metadata.pb"), "keras_metadata.pb"),
+        (("saved_model.pb", "assets/terms.txt"), "assets/terms.txt"),
+        (("model.tflite",), "model.tflite"),
     ],
 )
 def test_a_file_that_belongs_to_the_model_is_part_of_its_fingerprint(tmp_path, held, changed):
@@ -134,6 +140,25 @@ def test_a_file_that_belongs_to_the_model_is_part_of_its_fingerprint(tmp_path, h
     second = found(tmp_path)["m", 1]
     assert second.fingerprint != first.fingerprint
     assert second.modified == 4e9, "the version is not settled before the last of its files is"
+
+
+def test_a_saved_model_folder_is_a_version_with_all_its_files(tmp_path):
+    folder = tmp_path / "m" / "1"
+    for name in ("saved_model.pb", "keras_metadata.pb", "variables/variables.index", "variables/other", "notes.json"):
+        touch(folder / name)
+    (folder / "variables" / "variables.link").symlink_to("/etc/hostname")
+    one = found(tmp_path)["m", 1]
+    assert (one.path, one.problem) == (folder / "saved_model.pb", "")
+    assert one.parts == ("keras_metadata.pb", "variables/variables.index")
+    assert one.size == 3 * len("model")
+    touch(folder / "model.keras")
+    assert found(tmp_path)["m", 1].path == folder / "model.keras"
+
+
+def test_a_folder_of_something_else_is_left_to_the_loader_to_name(tmp_path):
+    touch(tmp_path / "m" / "1" / "model.tflite")
+    one = found(tmp_path)["m", 1]
+    assert (one.path, one.problem) == (tmp_path / "m" / "1", "")
 
 
 def test_other_files_beside_a_model_file_are_no_part_of_it(tmp_path):

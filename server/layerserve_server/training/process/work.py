@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from layergraph import load_model
+from layergraph.archive.finding import find_model
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
 
@@ -103,7 +104,7 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     torch.set_num_threads(max(1, request.threads // request.workers))
     # Before torch starts its threads, which inherit this mode.
     torch.set_flush_denormal(True)
-    (base,) = (folder / BASE).iterdir()
+    base = find_model(folder / BASE)
     load_plugins()
     model = load_model(base)
     prepare_model(model, request)

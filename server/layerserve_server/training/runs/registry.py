@@ -24,6 +24,7 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
+from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, events, validation
@@ -183,7 +184,7 @@ class Runs:
             if request.publish:
                 self._repository.check_writable(request.model)
             self._dry_run(base.found.path, request, base.parameter_count)
-            run = self._create(request, base.found.path)
+            run = self._create(request, base.found)
         finally:
             with self._changed:
                 self._beginning -= 1
@@ -340,7 +341,7 @@ class Runs:
 
     # Creating and finding runs.
 
-    def _create(self, request: RunRequest, base: Path) -> Run:
+    def _create(self, request: RunRequest, base: FoundVersion) -> Run:
         folder = self._folder / new_id()
         run = Run(folder.name, folder, request, EventLog(folder))
         with self._changed:
@@ -350,7 +351,9 @@ class Runs:
             # First, so that no other server on this folder takes the run over.
             run.own()
             # A copy: the version may be replaced or removed while the run waits.
-            shutil.copyfile(base, folder / BASE / base.name)
+            for part in (base.path.name, *base.parts):
+                (folder / BASE / part).parent.mkdir(exist_ok=True)
+                shutil.copyfile(base.path.parent / part, folder / BASE / part, follow_symlinks=False)
             request.write(folder)
             events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
             run.log.refresh()

@@ -1,0 +1,88 @@
+"""An open model file, of any container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from layergraph.archive.hdf5 import LegacyWeights, StateTree, StoredArray
+from layergraph.archive.keras_zip import KerasZip
+from layergraph.archive.limits import LoadLimits
+from layergraph.archive.saved_model.bundle import BundleArray
+from layergraph.archive.saved_model.weights import TrackedWeights
+from layergraph.archive.shards import ShardedWeights
+
+
+class ModelArchive:
+    """An open model file: its config as parsed JSON, and its weights, not read yet.
+
+    path              path of the file; of a SavedModel folder that of its `saved_model.pb`
+    files             paths of all files that the model was read from
+    config            the model's {"class_name": ..., "config": {...}}, as in the file
+    training_config   the arguments of `compile`, as in the file; None if the model wasn't compiled
+    keras_version     version of the Keras that wrote the file, or None if unknown
+    backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
+    weights           StateTree, LegacyWeights, ShardedWeights or TrackedWeights, by the file's layout
+    stored_bytes      size of the files in bytes
+
+    It takes ownership of `resources` and releases them in `close`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        config: Mapping[str, Any],
+        training_config: Mapping[str, Any] | None,
+        keras_version: str | None,
+        weights: StateTree | LegacyWeights | ShardedWeights | TrackedWeights,
+        stored_bytes: int,
+        limits: LoadLimits,
+        resources: ExitStack,
+        members: KerasZip | None = None,
+        backend: str | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        self.path = path
+        self.files = tuple(files) or (path,)
+        self.config = config
+        self.training_config = training_config
+        self.keras_version = keras_version
+        self.backend = backend
+        self.weights = weights
+        self.stored_bytes = stored_bytes
+        self.limits = limits
+        self._resources = resources.pop_all()
+        self._members = members
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the format: `.keras`, or `.h5` for all others."""
+        return ".h5" if self._members is None else ".keras"
+
+    @property
+    def optimizer_weights(self) -> Sequence[StoredArray | BundleArray]:
+        """The optimizer's state in its own order, not read yet; empty if the file has none."""
+        return self.weights.optimizer_weights()
+
+    def asset(self, path: str) -> bytes | None:
+        """Returns the file at `path` below `assets/`, or None. Raises CorruptFileError if it is damaged."""
+        name = f"assets/{path}"
+        if self._members is None or name not in self._members:
+            return None
+        return self._members.read(name, 4 * self.limits.config_bytes)
+
+    def close(self) -> None:
+        """Closes the file; its arrays can't be read afterwards."""
+        self._resources.close()
+
+    def __enter__(self) -> ModelArchive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""SavedModel folders and checkpoints of TensorFlow, read without TensorFlow. All input is untrusted."""
