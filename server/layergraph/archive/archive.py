@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from layergraph.archive.files import FileWindow, find_config, find_model, find_weights, open_regular
+from layergraph.archive.files import (
+    PRESET_CONFIG,
+    PRESET_WEIGHTS,
+    TASK_CONFIG,
+    TASK_WEIGHTS,
+    FileWindow,
+    find_config,
+    find_model,
+    find_weights,
+    is_preset,
+    open_regular,
+)
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, StoredArray, is_hdf5, reading
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
@@ -21,6 +33,8 @@ CONFIG = "config.json"
 METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 _METADATA_BYTES = 1 * MIB
+#: Names of floating-point dtype policies.
+_FLOAT_POLICY = re.compile(r"(mixed_)?b?float\d+")
 
 
 class ModelArchive:
@@ -32,6 +46,7 @@ class ModelArchive:
     keras_version     version of the Keras that wrote the file, or None if unknown
     backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
     weights           StateTree, LegacyWeights or ShardedWeights, by the file's layout
+    task_weights      the weights of a task in a preset folder of KerasHub; `weights` are then those of its backbone
     stored_bytes      size of the file in bytes
 
     It takes ownership of `resources` and releases them in `close`.
@@ -50,6 +65,7 @@ class ModelArchive:
         resources: ExitStack,
         members: KerasZip | None = None,
         backend: str | None = None,
+        task_weights: StateTree | None = None,
     ) -> None:
         self.path = path
         self.config = config
@@ -57,6 +73,7 @@ class ModelArchive:
         self.keras_version = keras_version
         self.backend = backend
         self.weights = weights
+        self.task_weights = task_weights
         self.stored_bytes = stored_bytes
         self.limits = limits
         self._resources = resources.pop_all()
@@ -66,6 +83,11 @@ class ModelArchive:
     def suffix(self) -> str:
         """Suffix of the format: `.keras`, or `.h5` for all others."""
         return ".h5" if self._members is None else ".keras"
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it is a preset folder of KerasHub."""
+        return self.path.name == PRESET_CONFIG
 
     @property
     def optimizer_weights(self) -> list[StoredArray]:
@@ -105,6 +127,8 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
             return _open_zip(file, file_path, limits, resources)
         if is_hdf5(file):
             return _open_hdf5(file, file_path, limits, resources)
+        if file_path.name == PRESET_CONFIG and is_preset(file_path.parent):
+            return _open_preset(file, file_path, limits, resources)
         if file_path.suffix == ".json":
             return _open_json(file, file_path, limits, resources)
         found = "is empty" if file.length == 0 else "is neither a Keras zip nor HDF5"
@@ -145,8 +169,9 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         config_file = open_regular(config_path)
         resources.callback(config_file.close)
         # Other JSON files may be next to weights, such as a vocabulary.
-        if "class_name" in _json(config_file, config_path, limits):
-            return _joined(config_file, config_path, content, limits, resources)
+        config = _json(config_file, config_path, limits)
+        if "class_name" in config:
+            return _joined(config, config_file.length, config_path, content, limits, resources)
     if config_text is None:
         raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (only weights)")
     training_text = root.text("training_config")
@@ -180,7 +205,7 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         resources.callback(weights_file.close)
         content = Hdf5File(weights_file, weights_path, weights_file.length, limits)
         resources.callback(content.close)
-        return _joined(file, path, content, limits, resources)
+        return _joined(whole, file.length, path, content, limits, resources)
     topology = whole["modelTopology"]
     topology = topology if isinstance(topology, dict) else {}
     if whole.get("format") == "graph-model" or "node" in topology:
@@ -202,18 +227,71 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     )
 
 
+def _open_preset(file: FileWindow, path: Path, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+    """Opens a preset folder of KerasHub: of a backbone, or of a task and its backbone."""
+
+    def beside(name: str) -> FileWindow | None:
+        if not path.with_name(name).exists():
+            return None
+        opened = open_regular(path.with_name(name))
+        resources.callback(opened.close)
+        return opened
+
+    def weights(name: str) -> Hdf5File | None:
+        opened = beside(name)
+        if opened is None:
+            return None
+        content = Hdf5File(opened, path.with_name(name), opened.length, limits)
+        resources.callback(content.close)
+        return content
+
+    metadata_file, task_file = beside(METADATA), beside(TASK_CONFIG)
+    version = None
+    if metadata_file is not None:
+        version = _json(metadata_file, path.with_name(METADATA), limits).get("keras_version")
+    content, task_weights = weights(PRESET_WEIGHTS), None
+    if content is None:
+        raise UnsupportedModelError(path, f"its weights are in several files; expected one, {PRESET_WEIGHTS}")
+    config = _json(file, path, limits)
+    if task_file is not None:
+        config = _json(task_file, path.with_name(TASK_CONFIG), limits)
+        task_weights = weights(TASK_WEIGHTS)
+    inner = config.get("config")
+    backbone = inner.get("backbone") if isinstance(inner, dict) else None
+    _widen(backbone if isinstance(backbone, dict) else config)
+    return _joined(config, file.length, path, content, limits, resources, version, task_weights)
+
+
+def _widen(model: Mapping[str, Any]) -> None:
+    """Drops the floating-point dtype policy of a backbone: from a preset, KerasHub loads it in float32."""
+    inner = model.get("config")
+    policy = inner.get("dtype") if isinstance(inner, dict) else None
+    named = policy.get("config") if isinstance(policy, dict) else None
+    name = named.get("name") if isinstance(named, dict) else None
+    if isinstance(inner, dict) and isinstance(name, str) and _FLOAT_POLICY.fullmatch(name):
+        del inner["dtype"]
+
+
 def _json(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str, Any]:
     if file.length > limits.config_bytes:
         raise CorruptFileError(path, f"has {file.length} bytes, expected at most {limits.config_bytes}")
     return json_object(file.read_at(0, file.length), path, path.name, limits)
 
 
-def _joined(file: FileWindow, path: Path, content: Hdf5File, limits: LoadLimits, resources: ExitStack) -> ModelArchive:
+def _joined(
+    config: Mapping[str, Any],
+    config_bytes: int,
+    path: Path,
+    content: Hdf5File,
+    limits: LoadLimits,
+    resources: ExitStack,
+    version: object = None,
+    task: Hdf5File | None = None,
+) -> ModelArchive:
     """Joins an architecture and weights in either layout, detected by the content of the weights' file."""
-    config = _json(file, path, limits)
     model = content.root.group("model_weights") or content.root
     legacy = model.texts("layer_names") is not None
-    version, backend = config.get("keras_version"), config.get("backend")
+    version, backend = config.get("keras_version", version), config.get("backend")
     return ModelArchive(
         path,
         config=config,
@@ -221,7 +299,8 @@ def _joined(file: FileWindow, path: Path, content: Hdf5File, limits: LoadLimits,
         keras_version=version if isinstance(version, str) else model.text("keras_version"),
         backend=backend if isinstance(backend, str) else model.text("backend"),
         weights=LegacyWeights(content, model, None) if legacy else StateTree(content.root),
-        stored_bytes=file.length + content.stored_bytes,
+        stored_bytes=config_bytes + content.stored_bytes + (0 if task is None else task.stored_bytes),
         limits=limits,
         resources=resources,
+        task_weights=None if task is None else StateTree(task.root),
     )
