@@ -2,6 +2,7 @@
 
     ROOT/NAME/VERSION/model.keras    (or model.h5, or the only .keras, .h5 or .hdf5 file in the folder)
     ROOT/NAME/VERSION/model.json     with weights in a .h5 file, or TensorFlow.js shards, in the same folder
+    ROOT/NAME/VERSION/config.json    with model.weights.h5, as in a preset folder of KerasHub
     ROOT/NAME.keras                  served as version 1 of NAME
 
 Symbolic links below the root aren't followed. No file is opened here, so a named pipe can't block the search.
@@ -24,6 +25,8 @@ VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
 #: File names preferred in a version folder, in this order.
 FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
 SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
+#: Files of a preset folder of KerasHub: its config, and its weights in one file or several.
+PRESET, PRESET_WEIGHTS = "config.json", frozenset({"model.weights.h5", "model.weights.json"})
 #: File beside a published model file, with its origin, size and digest.
 MANIFEST = "manifest.json"
 #: File beside a model file, with golden inputs and outputs.
@@ -121,6 +124,7 @@ def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
             name, version, folder, NOTHING, problem=f"the version's folder can't be read: {error.strerror}"
         )
     files = [first for first in FIRST_CHOICES if first in held][:1]
+    files = files or ([PRESET] if PRESET in held and held & PRESET_WEIGHTS else [])
     files = files or sorted(file for file in held if Path(file).suffix in SUFFIXES)
     # An architecture file, with weights beside it or in TensorFlow.js shards.
     files = files or sorted(file for file in held - {MANIFEST} if Path(file).suffix == ".json")

@@ -47,7 +47,8 @@ class PositionEmbedding(Layer):
         Raises DataError for positions outside of the table.
         """
         if has_unknown_steps(context, inputs):
-            return w.embeddings.new_empty(inputs.shape)
+            empty: torch.Tensor = w.embeddings.new_empty(inputs.shape)
+            return empty
         vectors: torch.Tensor
         if positions is not None:
             places = torch.as_tensor(positions, device=inputs.device).to(torch.int64)

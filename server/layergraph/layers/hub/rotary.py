@@ -85,9 +85,9 @@ class RotaryEmbedding(Layer):
             return self._yarn_frequencies(torch.pow(base, even / features), features)
         plain: torch.Tensor = torch.pow(base, -even / (self.denominator_dim or features))
         if self.rope_type == "linear":
-            return plain / self.scaling_factor
+            plain = plain / self.scaling_factor
         if self.rope_type == "dynamic":
-            return plain / self.scaling_factor ** (features / max(1, features - 2))
+            plain = plain / self.scaling_factor ** (features / max(1, features - 2))
         return plain
 
     def _yarn_frequencies(self, wavelengths: torch.Tensor, features: int) -> torch.Tensor:
