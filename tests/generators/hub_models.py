@@ -23,8 +23,9 @@ def _random() -> np.random.Generator:
 
 
 def vectors(*shape: int) -> Any:
-    """Random numbers."""
-    return _random().normal(size=shape).astype("float32")
+    """Random numbers; images have few different ones, so that files can be compressed."""
+    values = _random().normal(size=shape)
+    return (np.round(values * 4) / 4 if values.size > 1000 else values).astype("float32")
 
 
 def ids(*shape: int, high: int = WORDS) -> Any:
@@ -44,7 +45,9 @@ def varied(model: Any) -> Any:
         if "seed" not in weight.name and "int" not in str(weight.dtype):
             near_one = weight.name in ("gamma", "moving_variance")
             low, high = (0.7, 1.3) if near_one else (-0.3, 0.3)
-            weight.assign(random.uniform(low, high, weight.shape))
+            values = random.uniform(low, high, weight.shape)
+            # Large arrays get few different values, so that files can be compressed.
+            weight.assign(np.round(values * 16) / 16 if values.size > 1000 else values)
     return model
 
 
