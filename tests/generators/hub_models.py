@@ -278,6 +278,8 @@ TASKS: dict[str, Callable[[], Any]] = {
     "albert_classifier": lambda: models.AlbertTextClassifier(BACKBONES["albert"](), 3),
     "bert_classifier": lambda: models.BertTextClassifier(BACKBONES["bert"](), 3, activation="softmax"),
     "bert_half_classifier": lambda: models.BertTextClassifier(BACKBONES["bert_half"](), 3),
+    "bert_plain_classifier": lambda: models.BertTextClassifier(BACKBONES["bert_plain"](), 2, dropout=0.0),
+    "bert_plain_masked": lambda: models.BertMaskedLM(BACKBONES["bert_plain"]()),
     "distil_bert_classifier": lambda: models.DistilBertTextClassifier(BACKBONES["distil_bert"](), 3, hidden_dim=5),
     "f_net_classifier": lambda: models.FNetTextClassifier(BACKBONES["f_net"](), 3),
     "roberta_classifier": lambda: models.RobertaTextClassifier(BACKBONES["roberta"](), 3, dropout=0.1),
@@ -296,6 +298,10 @@ TASKS: dict[str, Callable[[], Any]] = {
         BACKBONES["vgg"](), 3, pooling="flatten", pooling_hidden_dim=7
     ),
 }
+
+
+#: Tasks without dropout, whose training can be compared.
+TRAINED = ("bert_plain_classifier", "bert_plain_masked")
 
 
 def arrays_for(model: Any) -> dict[str, Any]:

@@ -32,6 +32,20 @@ def difference(path: Path, arrays: Path, again: Path | None) -> float:
     return max(float(np.abs(np.asarray(a, "float32") - b).max() / max(1, np.abs(b).max())) for a, b in pairs)
 
 
+def training_difference(path: Path) -> float:
+    """The largest difference between the losses of the first steps here and in KerasHub."""
+    model = layergraph.load_model(path)
+    loss = layergraph.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(layergraph.optimizers.Adam(1e-3), loss)
+    with np.load(path.with_suffix(".npz")) as stored:
+        arrays = {key.removeprefix("input_"): stored[key] for key in stored.files if key.startswith("input_")}
+        labels, want = stored["labels"], stored["losses"]
+    options = {"batch_size": len(labels), "epochs": len(want), "shuffle": False, "verbose": 0}
+    got = np.array(model.fit(arrays, labels, **options).history["loss"])
+    print(f"{path.name}: losses {want[0]:.4f} to {want[-1]:.4f}, differ by {np.abs(got - want).max():.1e}")
+    return float(np.abs(got - want).max())
+
+
 def main(folder: Path) -> int:
     """Compares everything in the folder; the exit status is 1 if anything differs."""
     again = folder / "again"
@@ -39,7 +53,7 @@ def main(folder: Path) -> int:
     failed = compared = 0
     worst = 0.0
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".keras", ".h5") or p.is_dir()):
-        if path == again:
+        if path in (again, folder / "training"):
             continue
         compared += 1
         # KerasHub loads presets in float32.
@@ -57,6 +71,7 @@ def main(folder: Path) -> int:
             failed += 1
         elif most == 1e-5:
             worst = max(worst, found)
+    failed += sum(training_difference(path) > 1e-5 for path in sorted((folder / "training").glob("*.keras")))
     print(f"{compared} files and folders compared, {failed} mismatches; float32 to {worst:.1e}")
     return 1 if failed else 0
 

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import keras_hub
 import numpy as np
-from hub_models import BACKBONES, LAYERS, TASKS, hub_model, layer_model, outputs_of
+from hub_models import BACKBONES, LAYERS, ROWS, TASKS, TRAINED, WORDS, hub_model, ids, layer_model, outputs_of
 
 #: Largest difference by compute dtype, relative to the largest output.
 TOLERANCES = {"float16": 5e-3, "bfloat16": 3e-2, "half": 3e-2}
@@ -44,10 +44,25 @@ def make(folder: Path) -> None:
         loaded = base.from_preset(str(preset), **({"preprocessor": None} if name in TASKS else {}))
         outputs = {f"output_{i}": y for i, y in enumerate(outputs_of(loaded, arrays))}
         np.savez(folder / f"preset_{name}.npz", **outputs, **{f"input_{key}": array for key, array in arrays.items()})
+    train(folder / "training")
     print(
         f"{len(LAYERS)} models of layers, {len(BACKBONES)} backbones and {len(TASKS)} tasks by KerasHub "
         f"{keras_hub.__version__} and Keras {keras.__version__}"
     )
+
+
+def train(folder: Path) -> None:
+    """Trains a text classifier and a masked language model for some steps, and writes their losses."""
+    folder.mkdir(exist_ok=True)
+    for name in TRAINED:
+        keras.utils.clear_session()
+        model, arrays = hub_model(name)
+        labels = ids(ROWS, 2, high=WORDS) if "mask_positions" in arrays else ids(ROWS, high=2)
+        model.save(folder / f"{name}.keras")
+        model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        losses = model.fit(arrays, labels, batch_size=ROWS, epochs=8, shuffle=False, verbose=0).history["loss"]
+        given = {f"input_{key}": array for key, array in arrays.items()}
+        np.savez(folder / f"{name}.npz", labels=labels, losses=losses, **given)
 
 
 def check(folder: Path) -> int:

@@ -64,7 +64,7 @@ def test_masked_positions_count_from_both_ends() -> None:
 
 
 def test_a_head_of_another_vocabulary_than_its_embedding_is_refused() -> None:
-    with pytest.raises(ConfigError, match="option 'vocabulary_size' is 5, expected the input_dim.*which is 6"):
+    with pytest.raises(ConfigError, match=r"option 'vocabulary_size' is 5, expected the input_dim.*which is 6"):
         MaskedLMHead(5, token_embedding=ReversibleEmbedding(6, 4))
     with pytest.raises(ConfigError, match="option 'vocabulary_size' is None"):
         MaskedLMHead()
