@@ -50,6 +50,14 @@ class FoundVersion:
     #: Whether its folder was created by a rename, so that its files are complete.
     published: bool = False
     problem: str = ""
+    #: Names of files beside it that belong to it, if they exist.
+    beside: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """The model file, and the regular files beside it that belong to it."""
+        others = [self.path.with_name(name) for name in self.beside]
+        return [self.path, *(path for path in others if path.is_file() and not path.is_symlink())]
 
     @property
     def label(self) -> str:
@@ -95,10 +103,11 @@ def find_file(
         return FoundVersion(name, version, path, NOTHING, problem=f"{path.name}: {error.strerror}")
     problem = "" if stat.S_ISREG(state.st_mode) else f"{path.name} is {_kind(state.st_mode)}, expected a regular file"
     marks = fingerprint(state)
+    beside = list(beside)
     for other in sorted(beside):
         with contextlib.suppress(OSError):
             marks += fingerprint(os.lstat(path.with_name(other)))
-    return FoundVersion(name, version, path, marks, published, problem)
+    return FoundVersion(name, version, path, marks, published, problem, tuple(sorted(beside)))
 
 
 def fingerprint(state: os.stat_result) -> Fingerprint:

@@ -122,6 +122,8 @@ def test_another_content_has_another_fingerprint_even_with_the_same_size_and_mti
         (("model.json", "group1-shard1of1.bin"), "group1-shard1of1.bin"),
         (("model.json", "weights.h5"), "model.json"),
         (("model.json", "weights.h5"), "weights.h5"),
+        (("config.json", "model.weights.h5", "task.json", "task.weights.h5"), "task.weights.h5"),
+        (("config.json", "model.weights.json", "model_00000.weights.h5", "model_00001.weights.h5"), "config.json"),
     ],
 )
 def test_a_file_that_belongs_to_the_model_is_part_of_its_fingerprint(tmp_path, held, changed):
@@ -134,6 +136,18 @@ def test_a_file_that_belongs_to_the_model_is_part_of_its_fingerprint(tmp_path, h
     second = found(tmp_path)["m", 1]
     assert second.fingerprint != first.fingerprint
     assert second.modified == 4e9, "the version is not settled before the last of its files is"
+
+
+def test_the_files_of_a_version_are_all_that_may_belong_to_it(tmp_path):
+    for name in ("config.json", "model.weights.h5", "task.json", "task.weights.h5", "manifest.json"):
+        touch(tmp_path / "m" / "1" / name)
+    (tmp_path / "m" / "1" / "assets").mkdir()
+    (tmp_path / "m" / "1" / "link.h5").symlink_to(tmp_path / "m" / "1" / "task.weights.h5")
+    names = [path.name for path in found(tmp_path)["m", 1].files]
+    assert names == ["config.json", "model.weights.h5", "task.json", "task.weights.h5"]
+    touch(tmp_path / "n" / "1" / "model.keras")
+    touch(tmp_path / "n" / "1" / "other.h5")
+    assert [path.name for path in found(tmp_path)["n", 1].files] == ["model.keras"]
 
 
 def test_other_files_beside_a_model_file_are_no_part_of_it(tmp_path):

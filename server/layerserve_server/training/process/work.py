@@ -98,11 +98,11 @@ def _yielding(request: RunRequest) -> list[Callback]:
 
 
 def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
-    """Returns the base version's file, its model prepared for the request, and the data."""
+    """Returns the base version's folder, its model prepared for the request, and the data."""
     torch.set_num_threads(max(1, request.threads // request.workers))
     # Before torch starts its threads, which inherit this mode.
     torch.set_flush_denormal(True)
-    (base,) = (folder / BASE).iterdir()
+    base = folder / BASE
     load_plugins()
     model = load_model(base)
     prepare_model(model, request)

@@ -183,7 +183,7 @@ class Runs:
             if request.publish:
                 self._repository.check_writable(request.model)
             self._dry_run(base.found.path, request, base.parameter_count)
-            run = self._create(request, base.found.path)
+            run = self._create(request, base.found.files)
         finally:
             with self._changed:
                 self._beginning -= 1
@@ -340,7 +340,7 @@ class Runs:
 
     # Creating and finding runs.
 
-    def _create(self, request: RunRequest, base: Path) -> Run:
+    def _create(self, request: RunRequest, base: Sequence[Path]) -> Run:
         folder = self._folder / new_id()
         run = Run(folder.name, folder, request, EventLog(folder))
         with self._changed:
@@ -350,7 +350,8 @@ class Runs:
             # First, so that no other server on this folder takes the run over.
             run.own()
             # A copy: the version may be replaced or removed while the run waits.
-            shutil.copyfile(base, folder / BASE / base.name)
+            for file in base:
+                shutil.copyfile(file, folder / BASE / file.name)
             request.write(folder)
             events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
             run.log.refresh()
