@@ -59,6 +59,8 @@ def train(folder: Path) -> None:
         model, arrays = hub_model(name)
         labels = ids(ROWS, 2, high=WORDS) if "mask_positions" in arrays else ids(ROWS, high=2)
         model.save(folder / f"{name}.keras")
+        # The same layers as a plain model: a task's own `fit` would preprocess its data.
+        model = keras.Model(model.input, model.output)
         model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         losses = model.fit(arrays, labels, batch_size=ROWS, epochs=8, shuffle=False, verbose=0).history["loss"]
         given = {f"input_{key}": array for key, array in arrays.items()}
