@@ -51,14 +51,23 @@ def varied(model: Any) -> Any:
     return model
 
 
-def _over(layer: Any, shape: tuple[int | None, ...], array: Any, **call: Any) -> Case:
-    """A model of one layer; arrays among the arguments of its call become inputs."""
+#: Arguments of calls whose lengths are open, as those of the first input are.
+_OPEN = ("encoder_sequence", "positions")
+
+
+def _over(layer: Any, shape: tuple[int | None, ...], array: Any, closed: bool = False, **call: Any) -> Case:
+    """A model of one layer; arrays among the arguments of its call become inputs. If `closed`, masks have known lengths
+    although the sequence has not.
+    """
     x = keras.Input(shape, name="x")
     given, arrays = {}, {"x": array}
     for name, value in call.items():
         if isinstance(value, np.ndarray):
             arrays[name] = value
-            given[name] = keras.Input(value.shape[1:], dtype=value.dtype.name, name=name)
+            is_open = name in _OPEN or (name.endswith("_mask") and not closed)
+            free = value.ndim - 1 if value.dtype == "int32" else 1
+            lengths = (*(None,) * free, *value.shape[1 + free :]) if is_open else value.shape[1:]
+            given[name] = keras.Input(lengths, dtype=value.dtype.name, name=name)
         else:
             given[name] = value
     return keras.Model([x, *(v for v in given.values() if hasattr(v, "shape"))], layer(x, **given)), arrays
@@ -168,7 +177,7 @@ _ATTENTION_MASK = (vectors(ROWS, STEPS, STEPS) > -0.5).astype("int32")
 #: Name -> a model made of layers, whose file holds its graph.
 LAYERS: dict[str, Callable[[], Case]] = {
     "encoder": _encoder,
-    "encoder_padding": lambda: _encoder({"padding_mask": padding()}),
+    "encoder_padding": lambda: _encoder({"padding_mask": padding(), "closed": True}),
     "encoder_masks": lambda: _encoder({"padding_mask": padding(), "attention_mask": _ATTENTION_MASK}),
     "encoder_attention": lambda: _encoder({"attention_mask": _ATTENTION_MASK}, dropout=0.2),
     "encoder_scores": lambda: _encoder({"return_attention_scores": True, "padding_mask": padding()}),

@@ -27,7 +27,8 @@ class AlibiBias(Layer):
         if attention_scores.ndim != 4:
             shape = tuple(attention_scores.shape)
             raise GraphError(f"got scores of shape {shape}, expected (rows, heads, queries, keys)")
-        heads, keys = attention_scores.shape[1], attention_scores.shape[3]
+        # A tensor while a graph is recorded.
+        heads, keys = int(attention_scores.shape[1]), attention_scores.shape[3]
         dtype, device = torch_dtype(self.compute_dtype), attention_scores.device
         slopes = torch.tensor(self._slopes(heads), dtype=dtype, device=device)
         distances = torch.arange(1 - keys, 1, device=device).to(dtype)
