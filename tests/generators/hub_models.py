@@ -91,7 +91,8 @@ def _masked_encoder(**options: Any) -> Case:
     def make(y: Any, mask: Any) -> Any:
         y = layers.TransformerEncoder(12, 2, **options)(y)
         y = layers.TransformerEncoder(12, 2)(y, padding_mask=mask)
-        return keras.layers.LSTM(4)(y)
+        # Masked timesteps, too: the attention layer's own masks change them.
+        return [keras.layers.LSTM(4)(y), y]
 
     return _masked(make)
 
