@@ -11,6 +11,7 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.layers.attention.multi_head import MultiHeadAttention
 from layergraph.layers.attention.scores import fused_attention, with_axes_at
+from layergraph.layers.hub.composite import has_unknown_length
 
 
 class CachedMultiHeadAttention(MultiHeadAttention):  # type: ignore[misc]  # as its base, which redeclares options
@@ -51,7 +52,7 @@ class CachedMultiHeadAttention(MultiHeadAttention):  # type: ignore[misc]  # as 
             keys, values = cache.unbind(1)
         queries = self._projected(context, w, "query", query)
         mask = None
-        if attention_mask is not None:
+        if attention_mask is not None and not has_unknown_length(context, (query, value, attention_mask)):
             mask = with_axes_at(attention_mask.bool(), queries.ndim, -2 * len(self.attention_axes) - 1)
         weights = None
         if self.dropout or return_attention_scores or queries.ndim != 4:

@@ -50,6 +50,11 @@ def checked_sequence(layer: Layer, shape: Any) -> tuple[int | None, ...]:
     return tuple(shape)
 
 
+def has_unknown_length(context: CallContext, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether this is shape inference with a length that may differ from the one that it will have to equal."""
+    return context.symbolic_dims is not None and any(context.symbolic_dims.length in x.shape for x in tensors)
+
+
 def merged_mask(
     context: CallContext,
     sequences: Sequence[torch.Tensor],
@@ -70,8 +75,7 @@ def merged_mask(
         if mask is not None and mask.ndim != rank:
             raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected {expected}")
     tensors = [*sequences, *(mask for mask in (padding, attention_mask) if mask is not None)]
-    if context.symbolic_dims is not None and any(context.symbolic_dims.length in x.shape for x in tensors):
-        # In shape inference, an unknown length may differ from the one that it will have to equal.
+    if has_unknown_length(context, tensors):
         return None
     whole = None if attention_mask is None else attention_mask.to(torch.int32)
     if padding is None:
