@@ -141,6 +141,13 @@ engines: $(STAMP) ## Run the tests of the layers with each engine in torch's pla
 applications: $(STAMP) ## Compare every model of keras.applications with stock Keras (ARGS='--tensorflow PYTHON' for NASNet)
 	$(TESTS) $(BIN)/python tests/proofs/compare_applications.py $(ARGS)
 
+.PHONY: hub
+hub: $(STAMP) ## Compare every layer, backbone and task with KerasHub in both directions (PEER=a Python with keras-hub)
+	@rm -rf build/hub
+	KERAS_BACKEND=torch $(TESTS) $(PEER) tests/proofs/hub_oracle.py make build/hub
+	$(TESTS) $(BIN)/python tests/proofs/compare_hub.py build/hub
+	KERAS_BACKEND=torch $(TESTS) $(PEER) tests/proofs/hub_oracle.py check build/hub
+
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
 	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)

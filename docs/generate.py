@@ -6,7 +6,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
+from layergraph.layers.hub.table import PACKAGE
 from layergraph.layers.table import LAYERS
+from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
 from layerserve_server.environment import PREFIX
 from layerserve_server.observability.metrics import Metrics
@@ -48,10 +51,18 @@ def layers() -> str:
     for name, layer in LAYERS.items():
         word = layer.__module__.split(".")[2].partition("_")[0]
         families.setdefault(FAMILIES.get(word, word.capitalize()), []).append(name)
+    hub = [name.removeprefix(PACKAGE) for name in HUB_LAYERS]
+    families["Of KerasHub (in `layergraph.layers.hub`)"] = hub
     about = "Each has Keras's options and is compared with stock Keras. Other classes are refused by name."
-    return page(
-        "Layers", about, table(("family", "classes"), [(one, listed(names)) for one, names in families.items()])
+    body = table(("family", "classes"), [(one, listed(names)) for one, names in families.items()])
+    models = sorted({kind.__name__ for kind in HUB_MODELS.values()})
+    kinds = {"Backbone": "backbones", "Classifier": "classifiers", "MaskedLM": "masked language models"}
+    rows = [(kinds[end], listed([name for name in models if name.endswith(end)])) for end in kinds]
+    hub_models = (
+        "## Models of KerasHub\n\nFiles and preset folders name these classes with their hyperparameters (see "
+        "[serving](serving.md#models-of-kerashub)).\n\n"
     )
+    return page("Layers", about, f"{body}\n{hub_models}{table(('kind', 'classes'), rows)}")
 
 
 def operations() -> str:

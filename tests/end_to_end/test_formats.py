@@ -24,6 +24,10 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("formats")
     (folder / "dense" / "1").mkdir(parents=True)
     shutil.copy(FIXTURES / "dense.h5", folder / "dense" / "1" / "model.h5")
+    (folder / "parts" / "1").mkdir(parents=True)
+    model = load_model(FIXTURES / "dense.h5")
+    (folder / "parts" / "1" / "model.json").write_text(model.to_json())
+    model.save_weights(folder / "parts" / "1" / "model.weights.h5")
     return folder
 
 
@@ -60,6 +64,14 @@ def test_what_training_publishes_goes_home_and_trains_again(client: Client, fold
         assert training["metrics"][0][0]["config"]["name"] == "accuracy"
     second = train(client, version=first, publish="best", format="keras3")
     assert own_format(load_model(folder / "dense" / str(second))).name == "keras3"
+
+
+def test_a_version_in_several_files_is_trained(client: Client, folder: Path) -> None:
+    run = client.train("parts", *rows(client), epochs=1, optimizer="sgd", loss="sparse_categorical_crossentropy").wait()
+    assert (
+        load_model(folder / "parts" / str(run.version)).count_params()
+        == load_model(FIXTURES / "dense.h5").count_params()
+    )
 
 
 def test_a_format_that_cannot_hold_what_was_compiled_is_refused_before_the_run(client: Client) -> None:

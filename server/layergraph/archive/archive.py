@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.files import FileWindow, open_regular
-from layergraph.archive.finding import find_config, find_model, find_weights
+from layergraph.archive.finding import PRESET_CONFIG, find_config, find_model, find_weights, is_preset
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, is_hdf5, reading
 from layergraph.archive.joined import json_file, open_joined
 from layergraph.archive.json_text import json_object
@@ -17,6 +17,7 @@ from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
 from layergraph.archive.model_archive import ModelArchive
 from layergraph.archive.other_formats import EXPECTED, described_file, described_zip
+from layergraph.archive.preset import open_preset
 from layergraph.archive.saved_model.opening import SAVED_MODEL, open_saved_model
 from layergraph.archive.shards import ShardedWeights
 from layergraph.errors import CorruptFileError, UnsupportedModelError
@@ -42,6 +43,8 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
             return _open_zip(file, file_path, limits, resources)
         if is_hdf5(file):
             return _open_hdf5(file, file_path, limits, resources)
+        if file_path.name == PRESET_CONFIG and is_preset(file_path.parent):
+            return open_preset(file, file_path, limits, resources)
         if file_path.suffix == ".json":
             return _open_json(file, file_path, limits, resources)
         what = described_file(file)

@@ -16,6 +16,11 @@ MODEL_NAMES = ("model.keras", "model.h5", "model.hdf5", "saved_model.pb", "model
 #: Ends of the names of weights alone, and of an index of their files.
 WEIGHTS_SUFFIX, INDEX_SUFFIX = ".weights.h5", ".weights.json"
 MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+#: Names in a preset folder of KerasHub: config and weights of the backbone, and of a task on it. An unpacked `.keras`
+#: has the first two.
+PRESET_CONFIG, PRESET_WEIGHTS = "config.json", "model.weights.h5"
+TASK_CONFIG, TASK_WEIGHTS = "task.json", "task.weights.h5"
+PRESET_SHARDS = "model.weights.json"
 #: How much of a `checkpoint` file is read.
 _CHECKPOINT_BYTES = 64 * 1024
 
@@ -38,6 +43,8 @@ def find_model(path: Path) -> Path:
         names = names or sorted(name for name in present if name.endswith(".json"))
     except (OSError, ValueError) as wrong:
         raise CorruptFileError(path, f"can't be opened: {reason(wrong)}") from wrong
+    if not any(name in names for name in MODEL_NAMES) and is_preset(path):
+        return path / PRESET_CONFIG
     # `model.weights.h5` has weights only; it is the model file only if there is no other.
     names = [name for name in names if not name.endswith(WEIGHTS_SUFFIX)] or names
     for name in MODEL_NAMES:
@@ -48,6 +55,16 @@ def find_model(path: Path) -> Path:
     if not names:
         raise CorruptFileError(path, f"the folder {_described(path)}; expected {EXPECTED}")
     raise CorruptFileError(path, f"the folder has {len(names)} model files: {', '.join(names[:10])}; expected one")
+
+
+def is_preset(folder: Path) -> bool:
+    """Whether a folder holds a preset of KerasHub. Links don't count."""
+    weights = (PRESET_WEIGHTS, PRESET_SHARDS)
+    return _is_file(folder / PRESET_CONFIG) and any(_is_file(folder / name) for name in weights)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 #: JSON files of the server that aren't models.

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from layergraph.archive.finding import PRESET_CONFIG
 from layergraph.archive.hdf5 import LegacyWeights, StateTree, StoredArray
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import LoadLimits
@@ -26,6 +27,7 @@ class ModelArchive:
     keras_version     version of the Keras that wrote the file, or None if unknown
     backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
     weights           StateTree, LegacyWeights, ShardedWeights or TrackedWeights, by the file's layout
+    task_weights      the weights of a task in a preset folder of KerasHub; `weights` are then those of its backbone
     stored_bytes      size of the files in bytes
 
     It takes ownership of `resources` and releases them in `close`.
@@ -45,6 +47,7 @@ class ModelArchive:
         members: KerasZip | None = None,
         backend: str | None = None,
         files: Sequence[Path] = (),
+        task_weights: StateTree | None = None,
     ) -> None:
         self.path = path
         self.files = tuple(files) or (path,)
@@ -53,6 +56,7 @@ class ModelArchive:
         self.keras_version = keras_version
         self.backend = backend
         self.weights = weights
+        self.task_weights = task_weights
         self.stored_bytes = stored_bytes
         self.limits = limits
         self._resources = resources.pop_all()
@@ -62,6 +66,11 @@ class ModelArchive:
     def suffix(self) -> str:
         """Suffix of the format: `.keras`, or `.h5` for all others."""
         return ".h5" if self._members is None else ".keras"
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it is a preset folder of KerasHub."""
+        return self.path.name == PRESET_CONFIG
 
     @property
     def optimizer_weights(self) -> Sequence[StoredArray | BundleArray]:

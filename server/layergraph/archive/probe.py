@@ -88,6 +88,7 @@ def main(path: Path, seconds: int, memory_bytes: int) -> int:
     try:
         with open_archive(path) as archive:
             _walk(archive.weights)
+            _walk(archive.task_weights)
     except LayerGraphError:
         pass
     except MemoryError:

@@ -37,6 +37,10 @@ _OPERATION_MODULES = ("keras.src.ops.", "keras.ops", "keras.src.activations", "k
 _INSIDE = frozenset({"layers", "input_layers", "output_layers"})
 #: Layers whose sublayers have dtype policies in a map.
 _WITH_POLICIES = frozenset({"MultiHeadAttention", "GroupQueryAttention"})
+#: Packages of registered names: KerasHub's, and its former one, which classes are still registered under.
+_HUB, _FORMER_HUB = "keras_hub>", "keras_nlp>"
+#: Keys of a model of KerasHub's that describe what happens to data before it.
+_BEFORE_MODEL = frozenset({"preprocessor"})
 #: Operations of Keras 2.
 _KERAS2_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 
@@ -78,11 +82,18 @@ class _Reader:
             keras1.add_missing_ordering(config)
         config = self._as_graph(config)
         name = self._class_name(config, "the model")
-        if name not in _MODELS:
+        if f"{_HUB}{name}" in self.vocabulary.models:
+            # An `.h5` has the class of the whole model without its package.
+            name = f"{_HUB}{name}"
+        if not self._is_model(name):
             if name in REFUSED:
                 raise UnsupportedModelError(self.path, f"the model: {name} {REFUSED[name]}")
             what = f"the model is of class {brief_name(name)}"
-            raise UnsupportedModelError(self.path, f"{what}, expected a Functional or Sequential model")
+            expected = "a Functional or Sequential model"
+            if name.startswith(_HUB):
+                known = sorted(model.removeprefix(_HUB) for model in self.vocabulary.models)
+                expected += f", or one of KerasHub's classes {', '.join(known)}"
+            raise UnsupportedModelError(self.path, f"{what}, expected {expected}")
         return self._graph(config, name)
 
     def _as_graph(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -90,7 +101,26 @@ class _Reader:
 
     # Models.
 
+    def _is_model(self, name: str) -> bool:
+        return name in _MODELS or name in self.vocabulary.models
+
+    def _hub_graph(self, config: Mapping[str, Any], name: str) -> GraphSpec:
+        """Reads a model of one of KerasHub's classes: the class and its hyperparameters."""
+        inner = config.get("config")
+        if not isinstance(inner, dict):
+            raise CorruptFileError(self.path, f"a {name} model: config isn't an object")
+        title = inner.get("name")
+        label = f"model {brief_name(title)} ({name})"
+        with self._deeper():
+            options = {
+                key: self.values.option(label, key, value) for key, value in inner.items() if key not in _BEFORE_MODEL
+            }
+        title = self._name(title) if title is not None else ""
+        return GraphSpec(title, (), architecture=name, hyperparameters=options)
+
     def _graph(self, config: Mapping[str, Any], name: str) -> GraphSpec:
+        if name in self.vocabulary.models:
+            return self._hub_graph(config, name)
         inner = config.get("config")
         # Keras up to 2.2 wrote a Sequential as the bare list of its layers.
         bare = isinstance(inner, list)
@@ -200,7 +230,7 @@ class _Reader:
             return None
         shared = value.get("shared_object_id")
         layer = LayerSpec(name, kind, {}, shared_id=shared if type(shared) is int else None, stored=stored)
-        if kind in _MODELS:
+        if self._is_model(kind):
             layer = replace(layer, graph=self._graph(value, kind), stored=None)
         else:
             layer = replace(layer, config=self._config(value, kind, name), operation=self._is_operation(value, kind))
@@ -303,6 +333,9 @@ class _Reader:
         if name is None:
             found = brief_name(value.get("class_name"))
             raise CorruptFileError(self.path, f"{label}: class_name is {found}, expected text")
+        current = name.replace(_FORMER_HUB, _HUB, 1) if name.startswith(_FORMER_HUB) else name
+        if current in self.vocabulary.models or current in self.vocabulary.layers:
+            name = current
         return self.generation.classes.get(name, name)
 
     def _layer_name(self, value: Any) -> str:

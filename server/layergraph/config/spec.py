@@ -72,7 +72,8 @@ class GraphSpec:
     """A model: its layers in file order, and its input and output tensors.
 
     A Sequential has `sequential=True`, layers without calls, and no `inputs` and `outputs`; its first layer is an
-    InputLayer if the file has an input shape. `stored` is like a `LayerSpec`'s, without the layers.
+    InputLayer if the file has an input shape. A model of one of KerasHub's classes has no layers either, but the class,
+    as `architecture`, and its `hyperparameters`. `stored` is like a `LayerSpec`'s, without the layers.
     """
 
     name: str
@@ -81,6 +82,8 @@ class GraphSpec:
     outputs: Structure = None
     sequential: bool = False
     trainable: bool = True
+    architecture: str = ""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     stored: Mapping[str, Any] | None = field(default=None, compare=False)
 
 

@@ -15,7 +15,9 @@ from layergraph.config.refused import REFUSED
 from layergraph.config.spec import LayerSpec, TensorRef
 
 #: Keys of layers within a layer's config.
-LAYER_KEYS = frozenset({"layer", "layers", "backward_layer", "forward_layer", "cell", "cells"})
+LAYER_KEYS = frozenset(
+    {"layer", "layers", "backward_layer", "forward_layer", "cell", "cells", "token_embedding", "backbone"}
+)
 
 #: Modules whose functions a config may name. Only our own tables are searched for the name.
 _KERAS_MODULES = ("keras", "tf_keras", "tensorflow", "builtins")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 
 
@@ -14,9 +14,11 @@ class Vocabulary:
     operations    class names of operations
     lambdas       names of Lambda layers -> class names of their replacements
     activations   names of custom functions
+    models        class names of KerasHub's models
     """
 
     layers: Container[str]
     operations: Container[str]
     lambdas: Mapping[str, str]
     activations: Container[str]
+    models: Collection[str] = frozenset()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from layergraph.errors import GraphError
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.class_form import ClassForm
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.execution_plan import ExecutionPlan
 from layergraph.functional.graph import Graph, clone_between, map_graph
@@ -83,6 +84,11 @@ class Functional(Layer):
     def keras_class_name(self) -> str:
         """Class name in files."""
         return "Functional"
+
+    @property
+    def class_form(self) -> ClassForm | None:
+        """How files describe a model of one of KerasHub's classes; None for other models."""
+        return None
 
     @property
     def layers(self) -> list[Layer]:

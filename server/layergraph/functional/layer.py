@@ -94,6 +94,8 @@ class Layer(_LayerOptions):
     computes_by_call: ClassVar[bool] = False
     #: Whether `call` has the parameter `training`.
     passes_training: ClassVar[bool] = False
+    #: Whether calls in Keras's files hold the masks of the inputs. Otherwise Keras's `call` finds them itself.
+    masks_in_calls: ClassVar[bool] = True
     #: Whether the output shape depends on values of inputs other than the first, such as a target shape.
     reads_values: ClassVar[bool] = False
     #: Whether shape inference computes with known values rather than shapes only.

@@ -132,6 +132,15 @@ def gelu(x: torch.Tensor, approximate: bool = False) -> torch.Tensor:
     return functional.gelu(x, approximate="tanh" if approximate else "none")
 
 
+def gelu_approximate(x: torch.Tensor) -> torch.Tensor:
+    """gelu computed with tanh, which KerasHub has registered under this name."""
+    return functional.gelu(x, approximate="tanh")
+
+
+# As in files.
+gelu_approximate.__name__ = "keras_hub>gelu_approximate"
+
+
 def glu(x: torch.Tensor, axis: int = -1) -> torch.Tensor:
     """a * sigmoid(b), where a and b are the halves of x along `axis`."""
     return functional.glu(x, axis)
@@ -227,6 +236,11 @@ ACTIVATIONS: Mapping[str, Function] = {
     "hard_swish": hard_silu,
 }
 
+#: KerasHub's functions, by the names of its former package, too.
+_HUB_ACTIVATIONS: Mapping[str, Function] = {
+    f"{package}>gelu_approximate": gelu_approximate for package in ("keras_hub", "keras_nlp")
+}
+
 _REMEDY = "a plugin can register one: layergraph.plugins.register_activation"
 
 
@@ -244,12 +258,14 @@ def activation(value: Any) -> Activation:
     if isinstance(value, str):
         if value in ACTIVATIONS:
             return ACTIVATIONS[value]
-        custom = custom_activations()
+        custom = {**_HUB_ACTIVATIONS, **custom_activations()}
         if value not in custom:
             text = unknown_name("activation", value, [*ACTIVATIONS, *custom])
             raise Expected(f"the name of an activation function; {text} ({_REMEDY})")
         return custom[value]
-    if callable(value) and any(value is known for known in (*_FUNCTIONS, *custom_activations().values())):
+    if callable(value) and any(
+        value is known for known in (*_FUNCTIONS, gelu_approximate, *custom_activations().values())
+    ):
         return value
     raise Expected("the name of an activation function, or an activation layer")
 

@@ -27,6 +27,7 @@ class _Merge(Layer):
     mask_rule: str = option(one_of("keras3", "keras2", "none"), default="keras3", kw_only=True)
 
     supports_masking = True
+    masks_in_calls = False
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
         """Merges the tensors. Raises GraphError unless `inputs` is a list of tensors with compatible shapes."""

@@ -21,8 +21,12 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.tensor import Tensor
+from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.quantized.table import QUANTIZED
 from layergraph.layers.table import LAYERS
+from layergraph.models.hub.architecture import MAX_LAYERS
+from layergraph.models.hub.model import HubModel
+from layergraph.models.hub.table import HUB_MODELS
 from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
 from layergraph.ops import operations
@@ -49,6 +53,11 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics) -
     waiting: list[tuple[GraphSpec | LayerSpec, str]] = [(spec, "")]
     while waiting:
         item, where = waiting.pop()
+        if isinstance(item, GraphSpec) and item.architecture:
+            for problem in _unsupported_hyperparameters(item):
+                problems.add(problem)
+            waiting.extend((leaf, where) for leaf in item.hyperparameters.values() if isinstance(leaf, LayerSpec))
+            continue
         if isinstance(item, GraphSpec):
             waiting.extend((layer, where) for layer in reversed(item.layers))
             continue
@@ -61,6 +70,19 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics) -
             problems.add(problem)
         inner = [leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec)]
         waiting.extend((leaf, inside) for leaf in reversed(inner))
+
+
+def _unsupported_hyperparameters(spec: GraphSpec) -> Iterator[str]:
+    known = HUB_MODELS[spec.architecture]
+    label = f"model {brief_name(spec.name)} ({spec.architecture})"
+    for key, value in spec.hyperparameters.items():
+        if key not in known._options:
+            yield f"{label}: option {brief_name(key)} = {brief(value)} is not supported"
+        elif not isinstance(value, LayerSpec):
+            try:
+                known.validated(key, value)
+            except LayerGraphError as wrong:
+                yield f"{label}: {wrong}"
 
 
 def _unsupported(spec: LayerSpec, label: str, ignores: Ignores) -> Iterator[str]:
@@ -103,9 +125,12 @@ def rebuild(spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMI
 
 def _expanded_calls(spec: GraphSpec, *, whole: bool) -> int:
     """Number of calls of layers, including those of nested models, counted per call of the model if `whole`, else once.
+    A model of KerasHub's counts with the largest number.
 
     It grows exponentially if each model calls the one before twice. The reader limits how deep models are nested.
     """
+    if spec.architecture:
+        return MAX_LAYERS
     total = 0
     for layer in spec.layers:
         calls = 1 if spec.sequential else len(layer.calls)
@@ -148,8 +173,8 @@ def _class_of(spec: LayerSpec) -> type[Layer] | None:
 def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
     if spec.operation:
         return operations()
-    # Registered classes add to the table, but don't replace its classes.
-    return LAYERS if spec.class_name in LAYERS else custom_layers()
+    # Registered classes add to the tables, but don't replace their classes.
+    return next((known for known in (LAYERS, HUB_LAYERS) if spec.class_name in known), custom_layers())
 
 
 class _Builder:
@@ -161,6 +186,8 @@ class _Builder:
 
     def model(self, spec: GraphSpec) -> Model:
         """Creates the model of a spec, nested models first."""
+        if spec.architecture:
+            return self._hub_model(spec)
         layers = {item.name: self.layer(item) for item in spec.layers}
         name = spec.name or None
         model: Model
@@ -178,6 +205,20 @@ class _Builder:
         )
         if spec.stored is not None:
             model.stored_form = StoredForm(spec.stored, layers=tuple(layers.values()))
+        return model
+
+    def _hub_model(self, spec: GraphSpec) -> Model:
+        """Creates a model of one of KerasHub's classes."""
+        options = {key: self._option(value) for key, value in spec.hyperparameters.items()}
+        label = f"model {brief_name(spec.name)} ({spec.architecture})"
+        try:
+            model = HubModel(HUB_MODELS[spec.architecture].from_config(options))
+        except LayerGraphError as wrong:
+            raise ConfigError(f"{label}: {wrong}") from wrong
+        except _CALL_ERRORS as wrong:
+            # Hyperparameters whose layers can't be called on one another.
+            raise ConfigError(f"{label}: its layers can't be called: {str(wrong)[:200]}") from wrong
+        self.file_order[model] = tuple(model.layers)
         return model
 
     def layer(self, spec: LayerSpec) -> Layer:

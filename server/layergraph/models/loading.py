@@ -14,8 +14,10 @@ from layergraph.config.keras_versions import Generation, generation_of
 from layergraph.config.reader import read_graph
 from layergraph.config.vocabulary import Vocabulary
 from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
+from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
+from layergraph.models.hub.table import HUB_MODELS
 from layergraph.models.model import Model
 from layergraph.ops import operations
 from layergraph.plugins import custom_activations, custom_object_scope, replaced_lambdas
@@ -57,6 +59,9 @@ def _model(archive: ModelArchive, is_compiled: bool) -> Model:
     model = rebuilt.model
     load_weights(model, rebuilt.file_order, archive)
     model.keras_version, model.file_suffix = archive.keras_version, archive.suffix
+    if model.class_form is not None:
+        # KerasHub opens no `.h5` of such a model.
+        model.file_suffix = ".keras"
     _remember_options(model)
     if archive.training_config is not None and is_compiled:
         _compile(model, archive.training_config, generation)
@@ -97,7 +102,7 @@ def _compile(model: Model, given: Mapping[str, Any], generation: Generation) -> 
 
 def vocabulary() -> Vocabulary:
     """The names that a file may use: those of the tables, and those that plugins have registered so far."""
-    return Vocabulary(LAYERS, operations(), replaced_lambdas(), custom_activations())
+    return Vocabulary({**LAYERS, **HUB_LAYERS}, operations(), replaced_lambdas(), custom_activations(), HUB_MODELS)
 
 
 def _rebuilt(config: Mapping[str, Any], generation: Generation, path: Path, limits: LoadLimits) -> Rebuilt:

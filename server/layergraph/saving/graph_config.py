@@ -10,6 +10,7 @@ import numpy as np
 from layergraph.config.keras_versions import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
 from layergraph.config.options import serialized
 from layergraph.config.values import LAYER_KEYS
+from layergraph.functional.class_form import ClassForm
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure
@@ -33,12 +34,24 @@ _MODULES = {
 def model_object(model: Functional, written: WrittenModel) -> dict[str, Any]:
     """The serialised form of a model, whole or nested, as in `config.json`."""
     sequential = model.keras_class_name == "Sequential"
+    if (form := model.class_form) is not None:
+        return _class_object(model, form, written)
     return {
         "module": "keras" if sequential else "keras.src.models.functional",
         "class_name": model.keras_class_name,
         "config": graph_config(model, written),
         "registered_name": None if sequential else model.keras_class_name,
     }
+
+
+def _class_object(model: Functional, form: ClassForm, written: WrittenModel) -> dict[str, Any]:
+    """The serialised form of a model of one of KerasHub's classes: its hyperparameters, without its layers."""
+    config = {key: _with_module(key, value) for key, value in form.hyperparameters.items()}
+    if form.backbone is not None:
+        config["backbone"] = layer_object(form.backbone, written)
+    # KerasHub looks its classes up by their registered names.
+    names = {"class_name": model.keras_class_name, "registered_name": form.registered_name}
+    return {"module": None, **names, "config": config}
 
 
 def graph_config(model: Functional, written: WrittenModel | None = None) -> dict[str, Any]:
@@ -160,7 +173,7 @@ class _Calls:
         """Inputs or outputs as [layer, node, tensor]. Only here, Keras counts a Functional's calls from 1."""
         if isinstance(structure, Tensor):
             layer, number, tensor_index = self._history(structure)
-            functional = isinstance(layer, Functional) and layer.keras_class_name == "Functional"
+            functional = isinstance(layer, Functional) and layer.keras_class_name != "Sequential"
             return [layer.name, number + functional, tensor_index]
         if isinstance(structure, Mapping):
             return {key: self.end(item) for key, item in structure.items()}

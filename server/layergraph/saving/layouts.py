@@ -9,6 +9,8 @@ from layergraph import plugins
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
+from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
+from layergraph.layers.hub.table import PACKAGE
 from layergraph.layers.table import LAYERS
 
 #: For each model, its layers in the order in which its file numbers them.
@@ -21,8 +23,11 @@ def class_name(layer: Layer) -> str:
 
 
 def registered_name(layer: Layer) -> str | None:
-    """`package>Name` of a class registered by a plugin; None for other classes, including subclasses of one."""
+    """`package>Name` of a class of KerasHub's or of a plugin; None for other classes, including subclasses of one."""
     kind = type(layer)
+    hub_name = f"{PACKAGE}{kind.__name__}"
+    if HUB_LAYERS.get(hub_name) is kind:
+        return hub_name
     return None if LAYERS.get(kind.__name__) is kind else plugins.registered_name(kind)
 
 

@@ -91,6 +91,11 @@ def _form(model: Trainer, keras3_version: str, generation: int) -> _Form:
 
 def _keras3_form(model: Trainer, keras_version: str) -> _Form:
     check_names(model)
+    if model.class_form is not None:
+        raise ConfigError(
+            f"save: KerasHub doesn't open an .h5 of a whole {model.keras_class_name}, whose name is there without its "
+            "package; use .keras"
+        )
     written = WrittenModel(model)
     if written.shared:
         name = next(iter(written.shared)).name
@@ -127,7 +132,7 @@ def keras2_version(model: Trainer) -> str:
 def _write_weights(model: Trainer, form: _Form, group: Any) -> None:
     layers = form.order.get(model, model.layers)
     inputs = (
-        [] if model.keras_class_name == "Functional" or not model.built else [t.history.layer for t in model.inputs]
+        [] if model.keras_class_name != "Sequential" or not model.built else [t.history.layer for t in model.inputs]
     )
     _write_names(group, "layer_names", [layer.name for layer in [*inputs, *layers]])
     _write_text(group, "backend", "tensorflow")

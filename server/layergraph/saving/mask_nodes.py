@@ -138,8 +138,7 @@ def _mask_sources(node: Node) -> dict[str, Structure]:
     if isinstance(layer, Functional):
         # Keras passes masks only to a model with a single argument; inside they accompany its inputs.
         return {"mask": node.args[0]} if len(node.args) == 1 and not node.kwargs else {}
-    if type(layer).__name__ in _MERGING:
-        # Merging layers read the masks of their inputs themselves.
+    if not layer.masks_in_calls:
         return {}
     sources = Invocation(layer, node.args, node.kwargs, node.training).mask_sources
     beside_states = sources.pop("sequences_mask", None)

@@ -28,7 +28,7 @@ class WrittenModel:
 
     def __init__(self, model: Functional) -> None:
         models = [layer for layer in model.walk_layers() if isinstance(layer, Functional)]
-        self.graphs = {one: WrittenGraph(one) for one in models if one.built and one.keras_class_name == "Functional"}
+        self.graphs = {one: WrittenGraph(one) for one in models if one.built and one.keras_class_name != "Sequential"}
         self.shared: SharedIds = {layer: number for number, layer in enumerate(_shared(model), 1)}
         self._calls: Counter[Layer] = Counter()
         self._first: dict[tuple[Functional, Layer], int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,11 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
                 layer.load_asset(name, content)
     _quantize_projections(model, order, archive)
     origin = origin_of(archive.keras_version, archive.backend)
-    if isinstance(archive.weights, StateTree):
+    form = model.class_form
+    if form is not None and form.backbone is not None and archive.is_preset and isinstance(archive.weights, StateTree):
+        version = archive.keras_version or ""
+        matches = list(_of_preset(model, form.backbone, order, archive, archive.weights, problems, version))
+    elif isinstance(archive.weights, StateTree):
         matches = list(_by_path(model, order, archive.weights, problems, archive.keras_version or ""))
     elif not isinstance(archive.weights, ShardedWeights):
         matches = list(_by_order(model, order, archive.weights.layers(), origin, problems))
@@ -103,13 +107,21 @@ def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple
 
 
 def _by_path(
-    model: Functional, order: FileOrder, tree: StateTree, problems: Diagnostics, version: str
+    model: Functional,
+    order: FileOrder,
+    tree: StateTree,
+    problems: Diagnostics,
+    version: str,
+    only: Collection[Layer] | None = None,
 ) -> Iterator[_Match]:
-    """Matches by Keras 3's layout. A layer in several models is stored in one of its groups, and may not be marked."""
+    """Matches by Keras 3's layout. A layer in several models is stored in one of its groups, and may not be marked.
+
+    Layers other than `only` are left out, if given.
+    """
     groups: dict[Layer, list[str]] = {}
     placed = list(_groups(model, order, version))
     for path, layer in placed:
-        if layer.own_weights:
+        if layer.own_weights and (only is None or layer in only):
             groups.setdefault(layer, []).append(variables_path(path, layer))
     found: dict[Layer, list[StoredArray]] = {}
     for layer, paths in groups.items():
@@ -129,6 +141,26 @@ def _by_path(
         else:
             layer.fit_stored_shapes([array.shape for array in arrays])
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+
+
+def _of_preset(
+    model: Functional,
+    backbone: Functional,
+    order: FileOrder,
+    archive: ModelArchive,
+    tree: StateTree,
+    problems: Diagnostics,
+    version: str,
+) -> Iterator[_Match]:
+    """Matches a task and its backbone, whose weights are in two files, each with groups from its own root on."""
+    yield from _by_path(backbone, order, tree, problems, version)
+    inside = set(backbone.walk_layers())
+    own = [layer for layer in model.walk_layers() if layer not in inside and layer.own_weights]
+    if archive.task_weights is not None:
+        yield from _by_path(model, order, archive.task_weights, problems, version, own)
+    else:
+        for layer in own:
+            problems.add(f"{_label(layer)}: has no weights in the preset")
 
 
 def _counted_once(model: Functional, order: FileOrder, tree: StateTree) -> dict[Layer, list[StoredArray]] | None:

@@ -4,6 +4,7 @@
     ROOT/NAME/VERSION/saved_model.pb a SavedModel folder, with `variables/`, as TensorFlow Serving has it
     ROOT/NAME/VERSION/model.json     with weights in a .h5 file, a checkpoint of TensorFlow, or TensorFlow.js shards, in
                                      the same folder
+    ROOT/NAME/VERSION/config.json    with model.weights.h5, as in a preset folder of KerasHub
     ROOT/NAME.keras                  served as version 1 of NAME
 
 Symbolic links below the root aren't followed. No file is opened here, so a named pipe can't block the search.
@@ -31,6 +32,8 @@ WEIGHTS_SUFFIX, INDEX_SUFFIX = ".weights.h5", ".weights.json"
 #: Main file of a SavedModel folder, and the files of the folder that belong to it: folder -> start of their names.
 SAVED_MODEL = "saved_model.pb"
 SAVED_MODEL_PARTS = {".": "keras_metadata.pb", "variables": "variables.", "assets": ""}
+#: Files of a preset folder of KerasHub: its config, and its weights in one file or several.
+PRESET, PRESET_WEIGHTS = "config.json", frozenset({"model.weights.h5", "model.weights.json"})
 #: File beside a published model file, with its origin, size and digest.
 MANIFEST = "manifest.json"
 #: File beside a model file, with golden inputs and outputs.
@@ -145,6 +148,7 @@ def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
         )
     files = [first for first in FIRST_CHOICES if first in held][:1]
     files = files or [SAVED_MODEL] * (SAVED_MODEL in held)
+    files = files or [PRESET] * (PRESET in held and not held.isdisjoint(PRESET_WEIGHTS))
     indexes = {file for file in held if file.endswith(INDEX_SUFFIX)}
     # With an index, files of weights are parts.
     parts_of = WEIGHTS_SUFFIX if indexes else ()

@@ -3,7 +3,7 @@
 An interrupted run (its process was killed, or the server stopped) keeps all files that it needs to be resumed.
 
 STATE/runs/ID/request.json     the request, with the base version
-STATE/runs/ID/base/            copy of the base version's file; until the run ends
+STATE/runs/ID/base/            copy of the base version's files; until the run ends
 STATE/runs/ID/data/N.npy       uploaded arrays, and arrays unpacked from data files; until the run ends
 STATE/runs/ID/checkpoints/     the latest checkpoint; until the run ends
 STATE/runs/ID/best/            model of the best epoch so far, if that is to be published; until the run ends

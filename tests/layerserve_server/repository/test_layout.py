@@ -128,6 +128,8 @@ def test_another_content_has_another_fingerprint_even_with_the_same_size_and_mti
         (("saved_model.pb", "keras_metadata.pb"), "keras_metadata.pb"),
         (("saved_model.pb", "assets/terms.txt"), "assets/terms.txt"),
         (("model.tflite",), "model.tflite"),
+        (("config.json", "model.weights.h5", "task.json", "task.weights.h5"), "task.weights.h5"),
+        (("config.json", "model.weights.json", "model_00000.weights.h5", "model_00001.weights.h5"), "config.json"),
     ],
 )
 def test_a_file_that_belongs_to_the_model_is_part_of_its_fingerprint(tmp_path, held, changed):
@@ -159,6 +161,15 @@ def test_a_folder_of_something_else_is_left_to_the_loader_to_name(tmp_path):
     touch(tmp_path / "m" / "1" / "model.tflite")
     one = found(tmp_path)["m", 1]
     assert (one.path, one.problem) == (tmp_path / "m" / "1", "")
+
+
+def test_the_files_of_a_preset_are_all_that_may_belong_to_it(tmp_path):
+    for name in ("config.json", "model.weights.h5", "task.json", "task.weights.h5", "manifest.json"):
+        touch(tmp_path / "m" / "1" / name)
+    (tmp_path / "m" / "1" / "assets").mkdir()
+    (tmp_path / "m" / "1" / "link.h5").symlink_to(tmp_path / "m" / "1" / "task.weights.h5")
+    one = found(tmp_path)["m", 1]
+    assert (one.path.name, one.parts) == ("config.json", ("model.weights.h5", "task.json", "task.weights.h5"))
 
 
 def test_other_files_beside_a_model_file_are_no_part_of_it(tmp_path):

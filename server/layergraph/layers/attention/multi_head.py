@@ -113,8 +113,8 @@ class ProjectedAttention(ShapedLayer):
             "equation": equation,
             "output_shape": list(sizes),
             "bias_axes": bias_axes if self.use_bias else None,
-            "kernel_initializer": _copied(self.kernel_initializer),
-            "bias_initializer": _copied(self.bias_initializer),
+            "kernel_initializer": copied(self.kernel_initializer),
+            "bias_initializer": copied(self.bias_initializer),
             **{key: getattr(self, key) for key in _PROJECTION_OPTIONS},
             "name": name,
             **more,
@@ -365,7 +365,7 @@ class GroupQueryAttention(ProjectedAttention):
         self.project("_output_dense", "attention_output", "bquh,uhm->bqm", (None, query_shape[-1]), "m", attended)
 
 
-def _copied(given: Any) -> Any:
+def copied(given: Any) -> Any:
     """A copy of an initializer: as in Keras, one with a seed returns the same values for each projection."""
     return type(given).from_config(given.get_config())
 

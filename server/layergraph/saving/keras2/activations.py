@@ -1,4 +1,4 @@
-"""Activations that Keras 3 computes differently from Keras 2, expressed with layers of Keras 3."""
+"""Activations that a name doesn't describe in Keras 3: those that it computes differently from Keras 2, as layers."""
 
 from __future__ import annotations
 
@@ -27,5 +27,12 @@ IN_KERAS3: Mapping[str, Mapping[str, Any]] = {
         "keras2_hard_sigmoid",
         _layer("Rescaling", "slope", scale=0.2, offset=0.5),
         _layer("ReLU", "clip", max_value=1.0, negative_slope=0.0, threshold=0.0),
-    )
+    ),
+    # Keras looks functions up by their registered names in this form only.
+    "keras_hub>gelu_approximate": {
+        "module": "builtins",
+        "class_name": "function",
+        "config": "keras_hub>gelu_approximate",
+        "registered_name": "function",
+    },
 }

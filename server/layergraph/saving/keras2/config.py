@@ -24,6 +24,7 @@ from layergraph.functional.node import Node
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.tensor import Tensor
 from layergraph.initializers import LATER_INITIALIZER_OPTIONS
+from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.preprocessing.lookup import Lookup
 from layergraph.layers.preprocessing.text_vectorization import TextVectorization
 from layergraph.saving.keras2.options import ABSENT_LAYERS, ACTIVATIONS, LATER_OPTIONS, OLD_NAMES
@@ -103,6 +104,10 @@ class _Writer:
 
     def model(self, model: Functional) -> dict[str, Any]:
         """The serialised form of a model, whole or nested."""
+        if model.class_form is not None:
+            self.result.unsupported.append(
+                f"KerasHub's {model.keras_class_name} (model '{model.name}') isn't supported"
+            )
         content, head = self._head(model)
         if model.keras_class_name == "Sequential":
             layers = [self.layer(layer) for layer in [*self._sequence_inputs(model), *model.layers]]
@@ -151,7 +156,7 @@ class _Writer:
         kind = class_name(layer)
         if isinstance(layer.get_config().get("dtype"), dict):
             self.result.unsupported.append(f"layer '{layer.name}' is quantised")
-        if layer.is_operation or kind in ABSENT_LAYERS:
+        if layer.is_operation or kind in ABSENT_LAYERS or kind in HUB_LAYERS:
             self.result.unsupported.append(f"{kind} (layer '{layer.name}') isn't supported")
         config = dict(layer.get_config())
         later, old_names = LATER_OPTIONS.get(kind, ()), OLD_NAMES.get(kind, {})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-#: Folder with a copy of the base version's file.
+#: Folder with a copy of the base version's files.
 BASE = "base"
 #: Folder with the latest checkpoint.
 CHECKPOINTS = "checkpoints"

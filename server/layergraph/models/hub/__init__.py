@@ -1,0 +1,1 @@
+"""KerasHub's model classes: backbones, and tasks on them."""

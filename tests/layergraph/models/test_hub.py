@@ -1,0 +1,230 @@
+"""Models of KerasHub: files and preset folders that KerasHub wrote, compared with its outputs (make_hub.py)."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import layergraph
+import numpy as np
+import pytest
+from layergraph.errors import ConfigError, CorruptFileError, GraphError, ModelFileError, UnsupportedModelError
+from layergraph.models.hub.encoders import BertBackbone
+from layergraph.models.hub.model import HubModel
+from layergraph.models.hub.table import HUB_MODELS
+from layergraph.models.hub.tasks import BertMaskedLM, BertTextClassifier
+from oracles import assert_close
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "hub"
+FILES = sorted(file for file in FIXTURES.iterdir() if file.suffix in (".keras", ".h5"))
+QUANTIZED = {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8", "source_name": "float32"}}
+SMALL = {"vocabulary_size": 20, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
+
+
+def arrays_of(name: str) -> tuple[dict[str, Any], list[Any]]:
+    """Inputs by name, and outputs in flat order."""
+    with np.load(FIXTURES / "arrays.npz") as stored:
+        given = {key: stored[key] for key in stored.files if key.startswith(f"{name}/")}
+    inputs = {key.partition("/input_")[2]: array for key, array in given.items() if "/input_" in key}
+    return inputs, [given[f"{name}/output_{i}"] for i in range(len(given) - len(inputs))]
+
+
+def check(model: Any, name: str) -> None:
+    """Compares the model's outputs with KerasHub's."""
+    inputs, outputs = arrays_of(name)
+    if len(inputs) == 1:
+        inputs = {model.input_names[0]: next(iter(inputs.values()))}
+    for got, want in zip(model.plan().run(inputs).values(), outputs, strict=True):
+        # Images add up to large numbers.
+        scale = max(1.0, float(np.abs(want).max()))
+        assert_close(np.asarray(got) / scale, want / scale, 1e-5)
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """The preset folder of a fixture."""
+    with zipfile.ZipFile(FIXTURES / f"{name}_preset.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_files_give_the_numbers_of_keras_hub(file: Path) -> None:
+    check(layergraph.load_model(file), file.stem)
+
+
+@pytest.mark.parametrize(
+    "name", ["bert_masked", "vgg_classifier", "mixed", "decoder_crosses", "head", "encoder_masked"]
+)
+def test_what_is_saved_again_is_the_same_model(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "again.keras"
+    layergraph.load_model(FIXTURES / f"{name}.keras").save(file)
+    check(layergraph.load_model(file), name)
+    with zipfile.ZipFile(FIXTURES / f"{name}.keras") as before, zipfile.ZipFile(file) as after:
+        old, new = (json.loads(archive.read("config.json")) for archive in (before, after))
+    assert _described(new) == _described(old)
+    assert _arguments(new) <= _arguments(old)
+
+
+def _described(config: Any) -> Any:
+    """Classes and hyperparameters, as KerasHub reads them."""
+    ignored = {"module", "build_config", "compile_config", "shared_object_id", "inbound_nodes", "input_axes"}
+    if isinstance(config, dict):
+        # Keras's own layers have options that their files may leave out.
+        known = {key: _described(value) for key, value in config.items() if key not in ignored}
+        return known if str(known.get("registered_name")).startswith("keras_hub>") else None
+    return config
+
+
+def _arguments(config: Any) -> set[tuple[str, str]]:
+    """Keyword arguments of calls of KerasHub's layers: it takes no others, and no masks that come with inputs."""
+    layers = [layer for layer in config["config"].get("layers", []) if "keras_hub>" in str(layer["registered_name"])]
+    return {(layer["name"], name) for layer in layers for node in layer["inbound_nodes"] for name in node["kwargs"]}
+
+
+@pytest.mark.parametrize("name", ["bert_classifier", "electra"])
+def test_preset_folders_give_the_numbers_of_keras_hub(name: str, tmp_path: Path) -> None:
+    model = layergraph.load_model(unpacked(name, tmp_path))
+    check(model, name)
+    assert model.file_suffix == ".keras"
+
+
+def test_a_preset_without_the_weights_of_its_task_is_refused(tmp_path: Path) -> None:
+    (unpacked("bert_classifier", tmp_path) / "task.weights.h5").unlink()
+    with pytest.raises(CorruptFileError, match=r"layer 'logits' \(Dense\): has no weights in the preset"):
+        layergraph.load_model(tmp_path)
+
+
+def test_a_preset_with_weights_in_several_files_is_refused(tmp_path: Path) -> None:
+    unpacked("electra", tmp_path)
+    (tmp_path / "model.weights.h5").unlink()
+    (tmp_path / "model.weights.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match="weights are in several files"):
+        layergraph.load_model(tmp_path)
+
+
+def test_a_preset_is_loaded_in_float32(tmp_path: Path) -> None:
+    file = unpacked("bert_classifier", tmp_path) / "task.json"
+    config = json.loads(file.read_text())
+    config["config"]["backbone"]["config"]["dtype"]["config"]["name"] = "mixed_bfloat16"
+    file.write_text(json.dumps(config))
+    check(layergraph.load_model(tmp_path), "bert_classifier")
+
+
+def test_links_in_a_preset_are_not_followed(tmp_path: Path) -> None:
+    folder = unpacked("bert_classifier", tmp_path / "preset")
+    moved = tmp_path / "model.weights.h5"
+    (folder / "model.weights.h5").rename(moved)
+    (folder / "model.weights.h5").symlink_to(moved)
+    with pytest.raises(ModelFileError):
+        layergraph.load_model(folder)
+
+
+def rewritten(name: str, change: Callable[[dict[str, Any]], object], tmp_path: Path) -> Path:
+    """A fixture whose config is changed."""
+    target = tmp_path / f"{name}.keras"
+    with zipfile.ZipFile(FIXTURES / f"{name}.keras") as source, zipfile.ZipFile(target, "w") as out:
+        for member in source.namelist():
+            content = source.read(member)
+            if member == "config.json":
+                config = json.loads(content)
+                change(config)
+                content = json.dumps(config).encode()
+            out.writestr(member, content)
+    return target
+
+
+def test_names_of_the_former_package_are_known(tmp_path: Path) -> None:
+    for name in ("bert_classifier", "encoder_first", "head"):
+        file = rewritten(name, _renamed, tmp_path)
+        check(layergraph.load_model(file), name)
+
+
+def _renamed(config: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(config).replace("keras_hub>", "keras_nlp>").replace("TextClassifier", "Classifier"))
+    config.clear()
+    config.update(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"registered_name": "keras_hub>GemmaBackbone"}, "GemmaBackbone.*one of KerasHub's classes.*BertBackbone"),
+        ({"num_layers": 10**9}, "option 'num_layers' is 1000000000, expected an integer from 0 to 1000"),
+        ({"hidden_dim": 0}, "option 'hidden_dim' is 0, expected a positive integer"),
+        ({"num_heads": 999}, "got 8 features, expected at least 999, one for each head"),
+        ({"colour": "red"}, "option 'colour' = 'red' is not supported"),
+        ({"vocabulary_size": None}, "option 'vocabulary_size' is None"),
+        ({"dtype": QUANTIZED}, "option 'dtype'.*expected a dtype policy without quantization"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(change: dict[str, Any], text: str, tmp_path: Path) -> None:
+    def spoil(config: dict[str, Any]) -> None:
+        for key, value in change.items():
+            (config if key in config else config["config"]["backbone"]["config"])[key] = value
+
+    with pytest.raises(UnsupportedModelError, match=text):
+        layergraph.load_model(rewritten("bert_classifier", spoil, tmp_path))
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    def spoil(config: dict[str, Any]) -> None:
+        config["config"]["backbone"]["config"]["intermediate_dim"] = 2**31
+
+    with pytest.raises(CorruptFileError, match=r"weight 'kernel' has shape \(8, 12\) in the file"):
+        layergraph.load_model(rewritten("bert_classifier", spoil, tmp_path))
+
+
+def test_hyperparameters_that_do_not_fit_together_are_refused() -> None:
+    lengths = {"input_conv_filters": [64], "input_conv_kernel_sizes": [7, 3], "block_type": "basic_block"}
+    stacks = {"stackwise_num_filters": [64], "stackwise_num_blocks": [1], "stackwise_num_strides": [1]}
+    with pytest.raises(ConfigError, match="expected equal numbers"):
+        HUB_MODELS["keras_hub>ResNetBackbone"](**lengths, **stacks)
+    with pytest.raises(ConfigError, match="expected a multiple of num_groups"):
+        HUB_MODELS["keras_hub>AlbertBackbone"](embedding_dim=4, num_groups=2, **SMALL)
+    x = layergraph.Input((4,))
+    masked = BertMaskedLM(backbone=layergraph.Model({"x": x}, x + 1))
+    with pytest.raises(GraphError, match="no ReversibleEmbedding"):
+        HubModel(masked)
+
+
+def test_a_whole_model_of_keras_hub_is_not_saved_where_it_could_not_be_opened(tmp_path: Path) -> None:
+    model = layergraph.load_model(FIXTURES / "bert_classifier.keras")
+    with pytest.raises(ConfigError, match=r"use \.keras"):
+        model.save(tmp_path / "model.h5")
+    with pytest.raises(ConfigError, match="BertTextClassifier"):
+        model.save(tmp_path / "model.keras", generation=2)
+    with pytest.raises(ConfigError, match="TransformerEncoder"):
+        layergraph.load_model(FIXTURES / "encoder_masks.keras").save(tmp_path / "model.keras", generation=2)
+
+
+def test_a_model_that_holds_a_backbone_is_saved_and_loaded(tmp_path: Path) -> None:
+    backbone = HubModel(BertBackbone(**SMALL))
+    outputs = layergraph.layers.Dense(2)(backbone(backbone.input)["pooled_output"])
+    model = layergraph.Model(backbone.input, outputs)
+    rows = {name: np.ones((2, 5), "int32") for name in model.input_names}
+    for suffix in (".keras", ".h5"):
+        model.save(tmp_path / f"model{suffix}")
+        again = layergraph.load_model(tmp_path / f"model{suffix}")
+        assert_close(again.predict(rows), model.predict(rows), 1e-6)
+    with h5py.File(tmp_path / "model.h5") as file:
+        assert '"keras_hub>BertBackbone"' in file.attrs["model_config"]
+
+
+def test_a_text_classifier_trains() -> None:
+    layergraph.utils.set_random_seed(3)
+    model = HubModel(
+        BertTextClassifier(backbone=HubModel(BertBackbone(dropout=0.0, **SMALL)), num_classes=2, dropout=0.0)
+    )
+    ids = np.random.default_rng(0).integers(0, 20, (64, 6)).astype("int32")
+    inputs = {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": np.ones_like(ids)}
+    loss = layergraph.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(layergraph.optimizers.Adam(0.01), loss)
+    before = model.get_weights()
+    history = model.fit(inputs, (ids[:, 0] > 9).astype("int32"), epochs=12, batch_size=16, verbose=0).history["loss"]
+    assert history[-1] < 0.3 * history[0]
+    unchanged = [i for i, (a, b) in enumerate(zip(before, model.get_weights(), strict=True)) if np.array_equal(a, b)]
+    assert unchanged == []
