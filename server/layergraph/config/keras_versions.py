@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Final
 
 from layergraph.config import keras1, keras2, tfjs
+from layergraph.config.masks import MULTI_BACKEND as MULTI_BACKEND_MASKS
+from layergraph.config.masks import tf_keras_masks
 
 #: Any value, in a table of ignored keys.
 ANY: Final = object()
@@ -26,6 +29,7 @@ class Generation:
     activations      activation -> canonical activation
     rules            class name -> options that make a layer compute as in this generation
     masks_left_out   whether `mask=None` in a call suppresses the inputs' masks
+    minor            minor version, for tf.keras
     adapt            further changes of a config with renamed keys, (class name, config)
     """
 
@@ -38,6 +42,7 @@ class Generation:
     activations: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     masks_left_out: bool = False
+    minor: int = 0
     adapt: Callable[[str, dict[str, Any]], None] = lambda kind, config: None
 
     def ignores(self, key: str, value: Any) -> bool:
@@ -53,7 +58,7 @@ FIRST_CALL: Final = "first_call"
 #: Within OWN_KEY: the name of an activation that Keras 3 lacks and composes of layers.
 ACTIVATION: Final = "activation"
 #: Options that make a layer compute as in an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"mask_rule", "image_rule", "step_rule"})
+OWN_OPTIONS: Final = frozenset({"mask_rule", "mask_use", "image_rule", "step_rule"})
 #: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
 
@@ -84,6 +89,7 @@ _WITHOUT_EFFECT: Mapping[str, object] = {
     "input_dtype": ANY,
     "zero_output_for_mask": _NO,
     "mask_rule": ANY,
+    "mask_use": ANY,
 }
 
 KERAS3 = Generation(
@@ -126,6 +132,14 @@ _RULES = {
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
+
+
+def _with_masks(rules: Mapping[str, Mapping[str, Any]], uses: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """Rules with what layers do with masks."""
+    return {
+        name: {**rules.get(name, {}), **({"mask_use": uses[name]} if name in uses else {})} for name in {*rules, *uses}
+    }
+
 
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
 KERAS3_UP_TO_9 = replace(KERAS3, rules={name: {"mask_rule": "keras2"} for name in _ATTENTION})
@@ -201,10 +215,20 @@ KERAS2 = Generation(
         **{f"ConvLSTM{rank}D": {"recurrent_activation": "keras2_hard_sigmoid"} for rank in (1, 2, 3)},
     },
     activations=_ACTIVATIONS,
-    rules=_RULES,
+    rules=_with_masks(_RULES, tf_keras_masks(15)),
     masks_left_out=True,
+    minor=15,
     adapt=keras2.adapt,
 )
+
+
+@cache
+def tf_keras(minor: int) -> Generation:
+    """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.1, 3 for 2.2, 4 for 2.3 and 2.4."""
+    if minor >= KERAS2.minor:
+        return KERAS2
+    return replace(KERAS2, minor=minor, rules=_with_masks(_RULES, tf_keras_masks(minor)))
+
 
 #: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't zero masked timesteps, and whose resizing places
 #: pixels at corners.
@@ -212,7 +236,10 @@ MULTI_BACKEND = replace(
     KERAS2,
     name="multi-backend Keras 2",
     masks_left_out=False,
-    rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}, "UpSampling2D": {"image_rule": "corner"}},
+    rules=_with_masks(
+        {**_RULES, "Bidirectional": {"mask_rule": "keras2"}, "UpSampling2D": {"image_rule": "corner"}},
+        MULTI_BACKEND_MASKS,
+    ),
 )
 
 #: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.
@@ -234,6 +261,7 @@ KERAS1 = Generation(
 
 #: Multi-backend releases; tf.keras of that time writes "2.3.0-tf".
 _MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
+_TF_KERAS = re.compile(r"2\.(\d{1,4})(?!\d)")
 _KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
 _LATEST = 9999
 
@@ -249,7 +277,8 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
         if _MULTI_BACKEND.fullmatch(version):
             return MULTI_BACKEND
         if version.startswith("2."):
-            return KERAS2
+            release = _TF_KERAS.match(version)
+            return tf_keras(int(release[1])) if release else KERAS2
         release = _KERAS3.match(version)
         minor = int(release[1]) if release else _LATEST
         return KERAS3_UP_TO_3 if minor <= 3 else KERAS3_UP_TO_9 if minor <= 9 else KERAS3

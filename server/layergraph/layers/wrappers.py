@@ -125,7 +125,7 @@ class TimeDistributed(_Wrapper):
                 # tf.keras runs the model a second time to compute the masks.
                 self.layer.execute(context, w, (flat,), {}, mask, want_masks=False)
             return self.layer.output_structure(outputs)
-        takes_mask = mask is not None and "mask" in self.layer.mask_argument_names
+        takes_mask = mask is not None and self.layer.uses_masks and "mask" in self.layer.mask_argument_names
         kwargs = {"mask": mask} if takes_mask else {}
         if self.step_rule == "keras2":
             return self.layer.execute(context, w, (flat,), kwargs, None, want_masks=False)[0]

@@ -71,7 +71,9 @@ class WrittenGraph:
         written = {name: mask for name, mask in masks.items() if _is_known(mask)}
         if written:
             self._kwargs[node] = {**node.kwargs, **written}
-        if type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2":
+        # In Keras 3 masks accompany tensors, too: without one, a layer neither uses it nor passes it on.
+        skips = type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2"
+        if skips or layer.mask_use != "keras3":
             self._args[node] = tuple(
                 map_structure(lambda leaf: self._without_mask(layer, leaf), arg) for arg in node.args
             )
