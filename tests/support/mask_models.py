@@ -16,6 +16,8 @@ MORE = (
     ("LSTM", {"units": 3, "return_sequences": True, "zero_output_for_mask": True}),
     ("GRU", {"units": 3, "return_sequences": True, "go_backwards": True}),
 )
+#: To these a sequence is one image, without rows.
+_OF_IMAGES = ("RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing")
 #: Behind a mask that Masking computes, too.
 _BOTH = ("LSTM", "Softmax", "ReLU", "Dense", "BatchNormalization")
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
@@ -37,7 +39,7 @@ def mask_models(keras):
     single = [(name, {**options, **forms[0]}) for name, options, forms, _ in LAYERS if name not in _ON_PAIRS]
     for name, options in [*single, *MORE]:
         key = repr((name, options))
-        if key in seen or name in _ON_PAIRS:
+        if key in seen or name in _ON_PAIRS or name in _OF_IMAGES:
             continue
         seen.add(key)
         for source in ("Masking", "Embedding") if name in _BOTH else ("Embedding",):

@@ -13,6 +13,10 @@ def adapt(kind: str, config: dict[str, Any]) -> None:
     # Old configs give an Embedding the dtype of its input.
     if kind == "Embedding" and isinstance(config.get("dtype"), str) and config["dtype"].startswith(("int", "uint")):
         config["dtype"] = "float32"
+    # Up to 2.8, hashes are integers whatever the layer's type.
+    is_float = isinstance(config.get("dtype"), str) and config["dtype"].startswith("float")
+    if kind == "Hashing" and is_float and config.get("output_mode", "int") == "int":
+        config["dtype"] = "int64"
     if kind == "InputLayer":
         config.pop("trainable", None)
         if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, Final
 
 from layergraph.config import keras1, keras2, tfjs
-from layergraph.config.masks import MULTI_BACKEND as MULTI_BACKEND_MASKS
-from layergraph.config.masks import tf_keras_masks
+from layergraph.config.keras2_releases import MULTI_BACKEND as _MULTI_BACKEND_RULES
+from layergraph.config.keras2_releases import tf_keras_rules
 
 #: Any value, in a table of ignored keys.
 ANY: Final = object()
@@ -134,11 +134,12 @@ _RULES = {
 }
 
 
-def _with_masks(rules: Mapping[str, Mapping[str, Any]], uses: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
-    """Rules with what layers do with masks."""
-    return {
-        name: {**rules.get(name, {}), **({"mask_use": uses[name]} if name in uses else {})} for name in {*rules, *uses}
-    }
+def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Rules of several tables together; later ones go before earlier ones."""
+    rules: dict[str, Mapping[str, Any]] = {}
+    for part in parts:
+        rules.update({name: {**rules.get(name, {}), **own} for name, own in part.items()})
+    return rules
 
 
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
@@ -215,7 +216,7 @@ KERAS2 = Generation(
         **{f"ConvLSTM{rank}D": {"recurrent_activation": "keras2_hard_sigmoid"} for rank in (1, 2, 3)},
     },
     activations=_ACTIVATIONS,
-    rules=_with_masks(_RULES, tf_keras_masks(15)),
+    rules=_joined(_RULES, tf_keras_rules(15)),
     masks_left_out=True,
     minor=15,
     adapt=keras2.adapt,
@@ -227,19 +228,12 @@ def tf_keras(minor: int) -> Generation:
     """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.1, 3 for 2.2, 4 for 2.3 and 2.4."""
     if minor >= KERAS2.minor:
         return KERAS2
-    return replace(KERAS2, minor=minor, rules=_with_masks(_RULES, tf_keras_masks(minor)))
+    return replace(KERAS2, minor=minor, rules=_joined(_RULES, tf_keras_rules(minor)))
 
 
-#: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't zero masked timesteps, and whose resizing places
-#: pixels at corners.
+#: Keras 2.0 to 2.3 on several backends.
 MULTI_BACKEND = replace(
-    KERAS2,
-    name="multi-backend Keras 2",
-    masks_left_out=False,
-    rules=_with_masks(
-        {**_RULES, "Bidirectional": {"mask_rule": "keras2"}, "UpSampling2D": {"image_rule": "corner"}},
-        MULTI_BACKEND_MASKS,
-    ),
+    KERAS2, name="multi-backend Keras 2", masks_left_out=False, minor=0, rules=_joined(_RULES, _MULTI_BACKEND_RULES)
 )
 
 #: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from layergraph.config.masks import MASK_USES
+from layergraph.config.keras2_releases import MASK_USES
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, boolean, brief, option, optional, text
 from layergraph.constraints import constraint as constraint_of
@@ -165,8 +165,8 @@ class Layer(_LayerOptions):
             raise ConfigError(f"{type(self).__name__}: mask_use is {brief(use)}, expected one of {list(MASK_USES)}")
         self.mask_use = use
         self.uses_masks = use in ("keras3", "used")
-        if use in ("none", "used"):
-            vars(self)["supports_masking"] = False
+        if use != "keras3":
+            vars(self)["supports_masking"] = use == "passed"
 
     @property
     def rows_are_independent(self) -> bool:
