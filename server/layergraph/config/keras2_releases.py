@@ -31,7 +31,7 @@ _TF_KERAS: Mapping[str, tuple[int, str]] = {
     **dict.fromkeys(_RANDOM, (_LAST, "passed")),
 }
 
-#: Class -> options in multi-backend Keras 2, whose Bidirectional doesn't zero masked timesteps, and whose resizing places
+#: Class -> options in multi-backend Keras 2: its Bidirectional doesn't zero masked timesteps, its resizing places
 #: pixels at corners.
 MULTI_BACKEND: Mapping[str, Mapping[str, str]] = {
     "Bidirectional": {"mask_rule": "keras2"},
