@@ -10,6 +10,7 @@ inputs and this Keras's outputs: `input_<i>` and `output_<i>`; `.txt` says what 
 
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -21,6 +22,7 @@ import numpy as np
 from layer_models import example, layer_models
 from mask_models import mask_models
 
+MOST_SECONDS = 40
 SUFFIXES = (".h5", ".keras")
 
 
@@ -176,11 +178,17 @@ def write(peer, stem, label, build, random):
         file.write(label)
 
 
+def late(*_):
+    """Ends what takes too long."""
+    raise TimeoutError(f"took more than {MOST_SECONDS} seconds")
+
+
 def main(folder, count="50", first="0", which=""):
     """Writes everything; prints the name of this Keras and what it can't make."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     peer = Peer(which)
+    signal.signal(signal.SIGALRM, late)
     made, failed = 0, []
     for kind, models in (
         ("layers", layer_models(peer.keras)),
@@ -191,11 +199,14 @@ def main(folder, count="50", first="0", which=""):
         if not os.path.isdir(place):
             os.makedirs(place)
         for number, (label, build) in enumerate(models):
+            # TensorFlow 1 never ends with some models.
+            signal.alarm(MOST_SECONDS)
             try:
                 write(peer, os.path.join(place, str(number)), label, build, np.random.RandomState(number))
                 made += 1
             except Exception as wrong:
                 failed.append("{}: {}: {}".format(label, type(wrong).__name__, " ".join(str(wrong).split())[:160]))
+    signal.alarm(0)
     with open(os.path.join(folder, "peer.txt"), "w") as file:
         file.write(peer.name)
     with open(os.path.join(folder, "not_made.txt"), "w") as file:
