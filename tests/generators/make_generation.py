@@ -171,7 +171,7 @@ def write(peer, stem, label, build, random):
             if len(model.inputs) != len(inputs):
                 inputs = [example(peer.shape(tensor), peer.dtype(tensor), random) for tensor in model.inputs]
             outputs = peer.outputs(model, inputs)
-    arrays = {f"input_{i}": array for i, array in enumerate(inputs)}
+    arrays = {f"input_{i}": _array(array) for i, array in enumerate(inputs)}
     arrays.update({f"output_{i}": array for i, array in enumerate(outputs)})
     np.savez(stem + ".npz", **arrays)
     with open(stem + ".txt", "w") as file:

@@ -28,7 +28,7 @@ from model_files import numbered
 
 #: Relative to the largest number of an output: what rounding may do in a deep graph.
 TOLERANCE = 2e-5
-HALF = 2e-2
+HALF, HALVES = 2e-2, ("float16", "bfloat16")
 MAKER = Path(__file__).parents[1] / "generators" / "make_generation.py"
 
 
@@ -68,9 +68,7 @@ def compare(path: Path, inputs: list[np.ndarray], expected: list[np.ndarray]) ->
         result = plan.run({name: array for name, array in given.items() if name in needed})
     except Exception as wrong:
         raise AssertionError(f"{type(wrong).__name__}: {wrong}") from wrong
-    # Ids are compared by their texts.
-    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.walk_layers())
-    tolerance = HALF if half else TOLERANCE
+    tolerance = HALF if computes_in_half(model) else TOLERANCE
     for got, want in zip(result.values(), expected, strict=True):
         assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
         if want.dtype.kind not in "fiub":
@@ -79,6 +77,14 @@ def compare(path: Path, inputs: list[np.ndarray], expected: list[np.ndarray]) ->
         finite = np.abs(want[np.isfinite(want)])
         size = max(1.0, float(finite.max()) if finite.size else 1.0)
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * size)
+
+
+def computes_in_half(model: layergraph.Model) -> bool:
+    """Whether a layer, or a tensor of the graph, is of half precision."""
+    if any(layer.compute_dtype in HALVES for layer in model.walk_layers()):
+        return True
+    nodes = model.graph.nodes if model.built else ()
+    return any(tensor.dtype in HALVES for node in nodes for tensor in node.output_tensors)
 
 
 def compared(folder: Path) -> Counts:
@@ -109,7 +115,8 @@ def _line(wrong: Exception) -> str:
 
 def _reason(text: str) -> str:
     """An error's text without the names of files and layers."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", " ".join(text.split()).rpartition(".h5: ")[2])[:140]
+    text = re.sub(r"^\S+\.(h5|keras): ", "", " ".join(text.split()))
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", text)[:140]
 
 
 def main() -> int:

@@ -36,10 +36,11 @@ _WRAPPED = (
 def mask_models(keras):
     """Pairs of a label, and a function that makes the model or raises what this Keras raises."""
     make, seen = keras.layers, set()
+    is_keras3 = getattr(keras, "__version__", "").startswith("3.")
     single = [(name, {**options, **forms[0]}) for name, options, forms, _ in LAYERS if name not in _ON_PAIRS]
     for name, options in [*single, *MORE]:
         key = repr((name, options))
-        if key in seen or name in _ON_PAIRS or name in _OF_IMAGES:
+        if key in seen or name in _ON_PAIRS or name in _OF_IMAGES or (is_keras3 and name.startswith("Random")):
             continue
         seen.add(key)
         for source in ("Masking", "Embedding") if name in _BOTH else ("Embedding",):

@@ -40,21 +40,23 @@ MULTI_BACKEND: Mapping[str, Mapping[str, str]] = {
     "Softmax": {"mask_use": "passed"},
 }
 
-#: The minor version that TensorFlow 1.13 to 2.1 write. A Sequential without an input shape passes its mask to the call
-#: of its first layer as None there, if that call takes a mask.
-FIRST_TF_KERAS: Final = 2
+#: Minor versions in which a Sequential without an input shape passes None as mask to the call of its first layer, if
+#: that call takes a mask: those of TensorFlow 1.13 to 2.2.
+HIDE_MASK: Final = frozenset({2, 3})
 TAKES_MASK: Final = frozenset(
     {"SimpleRNN", "LSTM", "GRU", "RNN", "ConvLSTM2D", "Bidirectional", "TimeDistributed", "GlobalAveragePooling1D"}
 )
 
 #: Class -> the last minor version in which it computes with images in another way than the later ones.
 _IMAGES: Mapping[str, tuple[int, str]] = {"RandomCrop": (6, "shorter_side")}
+#: TensorFlow 2.3 and 2.4 both write 2.4; only the latter's Softmax uses a mask, and fails if it doesn't fit.
+_MASK_RULES: Mapping[str, tuple[int, str]] = {"Softmax": (4, "fitting")}
 
 
 def tf_keras_rules(minor: int) -> dict[str, dict[str, str]]:
     """Class -> options in tf.keras 2.`minor`, without the layers that are as in 2.15 (images) and Keras 3 (masks)."""
     rules: dict[str, dict[str, str]] = {}
-    for key, table in (("mask_use", _TF_KERAS), ("image_rule", _IMAGES)):
+    for key, table in (("mask_use", _TF_KERAS), ("mask_rule", _MASK_RULES), ("image_rule", _IMAGES)):
         for name, (last, value) in table.items():
             if minor <= last:
                 rules.setdefault(name, {})[key] = value

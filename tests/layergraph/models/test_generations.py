@@ -16,7 +16,7 @@ from oracles import assert_close
 
 FILES = sorted((Path(__file__).parents[2] / "fixtures" / "generations").glob("*.h5"))
 #: Keras 3 has no such computation, and within a Sequential no masks as arguments.
-ONLY_KERAS2 = ("hashing", "randomcrop", "spectralnormalization", "timedistributed", "lstm_in_sequential")
+ONLY_KERAS2 = ("broadcast", "hashing", "randomcrop", "spectralnormalization", "timedistributed", "lstm_in_sequential")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

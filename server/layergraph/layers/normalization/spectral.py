@@ -76,7 +76,9 @@ class SpectralNormalization(_Wrapper):
         return {key: value for key, value in super().get_config().items() if key != "cast_rule"}
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The mask of the layer's output."""
+        """The mask of the layer's output; Keras 3 loses it where it casts the output."""
+        if self.cast_rule == "keras3" and not inputs.is_floating_point():
+            return None
         return self.layer.compute_mask(context, inputs, mask) if self.layer.supports_masking else None
 
     @torch.no_grad()
