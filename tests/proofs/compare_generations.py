@@ -33,13 +33,11 @@ HALF, HALVES = 2e-2, ("float16", "bfloat16")
 KNOWN = (
     (r"Keras 3\.\d", r"Conv\dDTranspose [35] .*", "transposed convolutions are padded otherwise on torch"),
     (r"Keras 3\.[0-8]\.", r"(Max|Average)Pooling\dD [13] .*", "pools are padded otherwise on torch, up to 3.8"),
-    (r"Keras 3\.[0-8]\.", r"graph .*", "pools are padded otherwise on torch, up to 3.8"),
     (
         "TensorFlow 1.13",
         r"masked (\w+ in (Model|Sequential)|ActivityRegularization).*",
         "files of 1.13, in which models pass no masks on, look like those of 1.14, in which they do",
     ),
-    (r"Keras 3\.12\.", r"masks|masked Dense .*float64.*", "3.12 loses masks of tensors that it casts"),
 )
 MAKER = Path(__file__).parents[1] / "generators" / "make_generation.py"
 
